@@ -1,0 +1,1 @@
+"""Ray shells around runtime."""

@@ -1,0 +1,1 @@
+"""Where things run: placement, supervision and the command line."""

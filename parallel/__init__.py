@@ -1,0 +1,1 @@
+"""Mathematics: values and tensors in, values and tensors out."""

@@ -1,0 +1,1 @@
+"""Sampling, verification, the decoding state machine and draft-length control."""

@@ -1,0 +1,158 @@
+"""The nouns of decoding: sampling parameters, draft trees, score rows and verdicts."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from torch import Tensor
+
+
+class DecodeMode(StrEnum):
+    """How draft and verification of one request are arranged."""
+
+    AUTOREGRESSIVE = "autoregressive"
+    """No drafts: one token a target forward."""
+    SPECULATIVE = "speculative"
+    """Draft, then verify (Leviathan et al., arXiv 2211.17192)."""
+    PEARL = "pearl"
+    """Draft while verifying (PEARL, arXiv 2408.11850)."""
+
+
+class VerifierKind(StrEnum):
+    """The acceptance rule; both keep the target's distribution exactly."""
+
+    MATCH = "match"
+    """Sample the target's token and compare: output depends on target and seed alone."""
+    REJECTION = "rejection"
+    """Accept with probability min(1, p/q): accepts most, output depends on the drafts too."""
+
+
+class NodeKind(StrEnum):
+    """How a draft node was drawn, which decides the acceptance rule that is exact for it."""
+
+    POINT = "point"
+    """Chosen by a rule that is not a draw the verifier has to know (a point mass)."""
+    IID = "iid"
+    """Drawn from `draft_probs`, independently of its siblings."""
+    WITHOUT_REPLACEMENT = "without_replacement"
+    """Drawn from `draft_probs` with its earlier siblings removed and the rest renormalised."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """What turns logits into the distribution a request samples from.
+
+    Applied in the order repetition penalty, temperature, top-k, top-p, min-p (the order of transformers).
+    """
+
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_k: int = 0
+    """Keep the k best tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the smallest set of best tokens with at least this mass."""
+    min_p: float = 0.0
+    """Keep tokens with at least this share of the best token's probability."""
+    repetition_penalty: float = 1.0
+    """Divide (positive) or multiply (negative) the logits of tokens already seen; 1 is off."""
+    seed: int = 0
+    """Key of the request's random numbers, 0 <= seed < 2**64."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range, naming the value."""
+        _require(self.temperature >= 0, "temperature", self.temperature, "at least 0 (0 is greedy)")
+        _require(self.top_k >= 0, "top_k", self.top_k, "at least 0 (0 keeps all tokens)")
+        _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+        _require(0 <= self.min_p <= 1, "min_p", self.min_p, "between 0 and 1")
+        _require(
+            self.repetition_penalty > 0, "repetition_penalty", self.repetition_penalty, "above 0"
+        )
+        _require(0 <= self.seed < 2**64, "seed", self.seed, "between 0 and 2**64 - 1")
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the most probable token is always taken."""
+        return self.temperature == 0
+
+
+def _require(holds: bool, name: str, value: float, wanted: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} is {value}: it must be {wanted}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RngKey:
+    """Names one request's stream of random numbers; same key, same numbers."""
+
+    seed: int
+    """The user's seed."""
+    request: int
+    """64 bits drawn from the prompt and the sample index, never from arrival order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparseProbs:
+    """A distribution given on the tokens it can draw; all other tokens have probability 0."""
+
+    ids: tuple[int, ...]
+    probs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftTree:
+    """Draft tokens as a forest under the last committed token; a chain has one child a node.
+
+    Nodes are in topological order: a parent's index is below its children's. Siblings stand in the
+    order they were drawn.
+    """
+
+    token_ids: tuple[int, ...] = ()
+    parents: tuple[int, ...] = ()
+    """Index of each node's parent; -1 is the last committed token."""
+    kinds: tuple[NodeKind, ...] = ()
+    draft_probs: tuple[SparseProbs | None, ...] = ()
+    """The law each node was drawn from, before siblings were removed; None for POINT nodes."""
+
+    def __post_init__(self) -> None:
+        """Refuse trees whose columns disagree."""
+        if not len(self.token_ids) == len(self.parents) == len(self.kinds) == len(self.draft_probs):
+            raise ValueError("a draft tree needs a parent, a kind and a law for every token")
+        if any(not -1 <= parent < node for node, parent in enumerate(self.parents)):
+            raise ValueError(f"parents {self.parents} are not in topological order")
+
+    def __len__(self) -> int:
+        """Return the number of nodes."""
+        return len(self.token_ids)
+
+    @classmethod
+    def chain(
+        cls, token_ids: tuple[int, ...], draft_probs: tuple[SparseProbs, ...] = ()
+    ) -> "DraftTree":
+        """Make a chain: IID nodes where their laws are given, POINT nodes otherwise."""
+        num = len(token_ids)
+        return cls(
+            token_ids=token_ids,
+            parents=tuple(range(-1, num - 1)),
+            kinds=(NodeKind.IID if draft_probs else NodeKind.POINT,) * num,
+            draft_probs=draft_probs or (None,) * num,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """Target (or drafter) logits at one position, on all or on the best tokens."""
+
+    logits: Tensor
+    """[num_candidates], float32."""
+    ids: Tensor | None
+    """[num_candidates], int64, the tokens of `logits`; None when it covers the vocabulary in order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What verification decided about a chain of drafts."""
+
+    num_accepted: int
+    """Leading draft tokens that are kept."""
+    next_token: int | None
+    """The recovered token after a rejection or the bonus token after none; None when all drafts were
+    accepted and no scored position is left."""

@@ -1,0 +1,180 @@
+"""The values that cross a link: between driver and leader, and between leader and drafter.
+
+`runtime/links/codec.py` translates them to and from `protos/paceline/v1/link.proto`.
+"""
+
+from dataclasses import dataclass, field
+
+from parallel.decoding.types import DecodeMode, RngKey, SamplingParams, SparseProbs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """First message of the side that connects."""
+
+    role: str
+    """"driver" or "drafter"."""
+    name: str
+    vocab_size: int = 0
+    """The drafter's vocabulary; 0 for a driver."""
+    capacity: int = 0
+    """Sequences a drafter can hold at once; 0 for a driver."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftOpen:
+    """Tell a drafter what it must know of a request before its first draft."""
+
+    request: int
+    key: RngKey
+    sampling: SamplingParams
+    send_probs: bool
+    """Whether the verifier needs the law of each draft token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftItem:
+    """Ask for a draft of one request after its first `keep` known tokens and `tail`."""
+
+    request: int
+    epoch: int
+    """Grows whenever earlier drafts of the request became void."""
+    keep: int
+    """Tokens the drafter holds that stay valid."""
+    tail: tuple[int, ...]
+    """Tokens that follow them; the draft starts after the last one, at base = keep + len(tail)."""
+    num_draft: int
+    """Draft tokens wanted; 0 only brings the drafter's cache up to date."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftRequest:
+    """One round's work for the drafter."""
+
+    round: int
+    opened: tuple[DraftOpen, ...] = ()
+    items: tuple[DraftItem, ...] = ()
+    closed: tuple[int, ...] = ()
+    """Requests whose cache the drafter frees."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProposalItem:
+    """A drafted chain of one request."""
+
+    request: int
+    epoch: int
+    base: int
+    """Number of tokens before the first draft token."""
+    token_ids: tuple[int, ...]
+    draft_probs: tuple[SparseProbs, ...] = ()
+    """The law of each token; empty when they are POINT drafts."""
+    unknown: bool = False
+    """The drafter holds fewer than `keep` tokens of this request: send it from the start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """The drafter's answer to one DraftRequest."""
+
+    round: int
+    items: tuple[ProposalItem, ...]
+    draft_s: float
+    """Seconds the drafter worked on it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submit:
+    """A request for generation, from driver to leader."""
+
+    request: int
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingParams
+    mode: DecodeMode
+    verifier: str
+    """A VerifierKind value."""
+    max_tokens: int
+    draft_length: int
+    """Draft tokens a round; -1 leaves it to the controller."""
+    ignore_eos: bool = False
+    stop: tuple[str, ...] = ()
+    """Strings that end the output; the text stops before them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """End a request early."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """Tokens that are final, in order."""
+
+    request: int
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestStats:
+    """What one request cost and what speculation did for it."""
+
+    rounds: int = 0
+    """Target forwards that yielded tokens for it, the prefill included."""
+    drafted: int = 0
+    """Draft tokens the target scored."""
+    accepted: int = 0
+    rejected: int = 0
+    """Rounds that ended in a recovered token; accepted / (accepted + rejected) estimates alpha."""
+    missed_drafts: int = 0
+    """Rounds in which the wanted draft did not come in time."""
+    ttft_s: float = 0.0
+    """Seconds from submission to the first token."""
+    total_s: float = 0.0
+    """Seconds from submission to the last token."""
+    draft_s: float = 0.0
+    """Drafting time of its rounds."""
+    hidden_s: float = 0.0
+    """The part of draft_s during which the target did not wait."""
+    drafter_lost: bool = False
+    """The drafter vanished while the request ran; the rest was decoded without it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A request's one good end."""
+
+    request: int
+    reason: str
+    """"stop", "length" or "cancelled"."""
+    stats: RequestStats = field(default_factory=RequestStats)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A request's bad end, or the whole engine's when `request` is None."""
+
+    request: int | None
+    kind: str
+    """Name of the class in runtime/errors.py."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ping:
+    """Asks for a Pong with the same number: liveness and round-trip time."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pong:
+    """Answers a Ping."""
+
+    number: int
+
+
+Message = (
+    Hello | DraftRequest | Proposal | Submit | Cancel | Committed | Finished | Failed | Ping | Pong
+)

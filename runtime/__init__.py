@@ -1,0 +1,1 @@
+"""The effects of one process: devices, links, time, files."""

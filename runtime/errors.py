@@ -1,0 +1,38 @@
+"""Every error Paceline raises for a cause outside its own code.
+
+PacelineError
++-- ConfigError        a value, file or model the user gave cannot be used (exit code 2)
++-- ProtocolError      a peer sent something that breaks the wire contract
++-- PeerError          a peer stopped doing its part
+|   +-- PeerTimeout    it did not answer before a deadline
+|   +-- PeerLost       it is gone
++-- ShapeError         tensors or counts that must agree do not
+"""
+
+
+class PacelineError(Exception):
+    """Root of the tree."""
+
+
+class ConfigError(PacelineError):
+    """A value, file or model the user gave cannot be used; the message says which and what to do."""
+
+
+class ProtocolError(PacelineError):
+    """A peer sent something that breaks the wire contract."""
+
+
+class PeerError(PacelineError):
+    """A peer stopped doing its part; the message names it."""
+
+
+class PeerTimeout(PeerError):
+    """A peer did not answer before a deadline."""
+
+
+class PeerLost(PeerError):
+    """A peer is gone: its process ended or its connection closed."""
+
+
+class ShapeError(PacelineError):
+    """Tensors or counts that must agree do not."""

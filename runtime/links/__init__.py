@@ -1,0 +1,1 @@
+"""Token links: typed messages between two processes."""
