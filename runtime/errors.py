@@ -15,7 +15,7 @@ class PacelineError(Exception):
 
 
 class ConfigError(PacelineError):
-    """A value, file or model the user gave cannot be used; the message says which and what to do."""
+    """A value, file or model the user gave cannot be used; the message names it and the remedy."""
 
 
 class ProtocolError(PacelineError):

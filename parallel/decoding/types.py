@@ -41,7 +41,7 @@ class NodeKind(StrEnum):
 class SamplingParams:
     """What turns logits into the distribution a request samples from.
 
-    Applied in the order repetition penalty, temperature, top-k, top-p, min-p (the order of transformers).
+    Applied in the order repetition penalty, temperature, top-k, top-p, min-p, as transformers does.
     """
 
     temperature: float = 0.0
@@ -144,7 +144,7 @@ class ScoreRow:
     logits: Tensor
     """[num_candidates], float32."""
     ids: Tensor | None
-    """[num_candidates], int64, the tokens of `logits`; None when it covers the vocabulary in order."""
+    """[num_candidates], int64, the tokens of `logits`; None: the whole vocabulary in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,5 +154,5 @@ class Verdict:
     num_accepted: int
     """Leading draft tokens that are kept."""
     next_token: int | None
-    """The recovered token after a rejection or the bonus token after none; None when all drafts were
+    """The recovered token after a rejection, the bonus token after none; None when all drafts were
     accepted and no scored position is left."""
