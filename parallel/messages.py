@@ -28,6 +28,10 @@ class DraftOpen:
     request: int
     key: RngKey
     sampling: SamplingParams
+    num_prompt: int
+    """Length of the prompt: output positions, which key the noise, count from here."""
+    capacity: int
+    """Tokens the request can grow to, drafts included."""
     send_probs: bool
     """Whether the verifier needs the law of each draft token."""
 

@@ -123,6 +123,38 @@ class DraftTree:
         """Return the number of nodes."""
         return len(self.token_ids)
 
+    @property
+    def is_chain(self) -> bool:
+        """Whether each node is the only child of the one before."""
+        return self.parents == tuple(range(-1, len(self.parents) - 1))
+
+    def first(self, num: int) -> "DraftTree":
+        """Return a chain's first `num` nodes, or all if it has fewer."""
+        return self._slice(slice(num))
+
+    def without_first(self, num: int) -> "DraftTree":
+        """Return the chain that remains once the first `num` nodes are committed."""
+        return self._slice(slice(num, None))
+
+    def followed_by(self, other: "DraftTree") -> "DraftTree":
+        """Return the chain of this chain's nodes and then the other's."""
+        return DraftTree(
+            token_ids=self.token_ids + other.token_ids,
+            parents=tuple(range(-1, len(self) + len(other) - 1)),
+            kinds=self.kinds + other.kinds,
+            draft_probs=self.draft_probs + other.draft_probs,
+        )
+
+    def _slice(self, kept: slice) -> "DraftTree":
+        assert self.is_chain
+        token_ids = self.token_ids[kept]
+        return DraftTree(
+            token_ids=token_ids,
+            parents=self.parents[: len(token_ids)],
+            kinds=self.kinds[kept],
+            draft_probs=self.draft_probs[kept],
+        )
+
     @classmethod
     def chain(
         cls, token_ids: tuple[int, ...], draft_probs: tuple[SparseProbs, ...] = ()
@@ -149,10 +181,12 @@ class ScoreRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What verification decided about a chain of drafts."""
+    """What verification decided about drafts."""
 
     num_accepted: int
-    """Leading draft tokens that are kept."""
+    """Draft tokens that are kept: a chain's first ones, or a path of a tree from its root."""
     next_token: int | None
     """The recovered token after a rejection, the bonus token after none; None when all drafts were
     accepted and no scored position is left."""
+    accepted_nodes: tuple[int, ...] = ()
+    """Indices of the kept nodes in the draft tree, root first; filled in by the verifiers."""

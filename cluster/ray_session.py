@@ -1,0 +1,57 @@
+"""A Ray to run on: a local one that ends with us, or one that is there already."""
+
+import logging
+import os
+from types import TracebackType
+
+import ray
+
+from runtime.errors import ConfigError
+
+
+class RaySession:
+    """Connects to Ray on entry; a local Ray that it started is shut down on exit."""
+
+    def __init__(self, address: str | None, *, num_actors: int) -> None:
+        self._address = address
+        self._num_actors = num_actors
+        self._ours = False
+
+    def __enter__(self) -> "RaySession":
+        """Connect.
+
+        Raises:
+            ConfigError: no Ray answers at the address.
+        """
+        if ray.is_initialized():
+            return self
+        self._ours = True
+        if self._address is None:
+            os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+            ray.init(
+                address="local",
+                # Idle ranks cost no core: what matters is that every actor finds a place.
+                num_cpus=max(os.cpu_count() or 1, self._num_actors),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            return self
+        try:
+            ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"no Ray cluster answers at {self._address!r} ({error}): start one with "
+                "`ray start --head`, or leave --ray out to run locally"
+            ) from error
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Disconnect; processes of a local Ray end."""
+        if self._ours:
+            ray.shutdown()

@@ -1,0 +1,108 @@
+"""What a run tells its user: statistics by request, summed, as a table or JSON."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+from rich.table import Table
+
+from cluster.session import Result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """The figures of one request or of several together."""
+
+    mode: str
+    tp: int
+    drafters: int
+    tokens_per_s: float
+    ttft_s: float
+    rounds: int
+    drafted: int
+    accepted: int
+    acceptance_rate: float
+    """accepted / drafted: the share of scored draft tokens that was kept."""
+    mean_accepted_length: float
+    """Tokens committed a round."""
+    overlap: float
+    """Share of the drafting time in which the target was not waiting for it."""
+    alpha: float
+    """accepted / (accepted + rejected): how likely the next draft token is right."""
+    missed_drafts: int
+    drafter_lost: bool
+
+
+def request_stats(result: Result, *, tp: int, drafters: int) -> Stats:
+    """Return the figures of one request."""
+    return _stats([result], result.stats.total_s, tp=tp, drafters=drafters)
+
+
+def total_stats(results: Iterable[Result], wall_s: float, *, tp: int, drafters: int) -> Stats:
+    """Return the figures of a run of `wall_s` seconds; its TTFT is the mean."""
+    return _stats(
+        [result for result in results if not result.error], wall_s, tp=tp, drafters=drafters
+    )
+
+
+def _stats(results: list[Result], wall_s: float, *, tp: int, drafters: int) -> Stats:
+    reports = [result.stats for result in results]
+    num_tokens = sum(len(result.token_ids) for result in results)
+    rounds = sum(report.rounds for report in reports)
+    drafted = sum(report.drafted for report in reports)
+    accepted = sum(report.accepted for report in reports)
+    rejected = sum(report.rejected for report in reports)
+    return Stats(
+        mode=str(results[0].submit.mode) if results else "",
+        tp=tp,
+        drafters=drafters,
+        tokens_per_s=_ratio(num_tokens, wall_s),
+        ttft_s=_ratio(sum(report.ttft_s for report in reports), len(reports)),
+        rounds=rounds,
+        drafted=drafted,
+        accepted=accepted,
+        acceptance_rate=_ratio(accepted, drafted),
+        mean_accepted_length=_ratio(num_tokens, rounds),
+        overlap=_ratio(
+            sum(report.hidden_s for report in reports), sum(report.draft_s for report in reports)
+        ),
+        alpha=_ratio(accepted, accepted + rejected),
+        missed_drafts=sum(report.missed_drafts for report in reports),
+        drafter_lost=any(report.drafter_lost for report in reports),
+    )
+
+
+def stats_json(stats: Stats) -> dict[str, object]:
+    """Return the figures as a JSON object."""
+    return {
+        name: round(value, 4) if isinstance(value, float) else value
+        for name, value in asdict(stats).items()
+    }
+
+
+def stats_table(stats: Stats) -> Table:
+    """Return the figures as a table to print."""
+    table = Table(
+        title=f"{stats.mode}, tp={stats.tp}, drafters={stats.drafters}", show_header=False
+    )
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, value in (
+        ("tokens/s", f"{stats.tokens_per_s:.1f}"),
+        ("time to first token", f"{stats.ttft_s * 1000:.0f} ms"),
+        ("rounds", str(stats.rounds)),
+        ("drafted", str(stats.drafted)),
+        ("accepted", str(stats.accepted)),
+        ("acceptance rate", f"{stats.acceptance_rate:.2f}"),
+        ("mean accepted length", f"{stats.mean_accepted_length:.2f}"),
+        ("overlap", f"{stats.overlap:.0%}"),
+    ):
+        table.add_row(name, value)
+    if stats.missed_drafts:
+        table.add_row("drafts that came too late", str(stats.missed_drafts))
+    if stats.drafter_lost:
+        table.add_row("drafter", "lost during the run")
+    return table
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else 0.0

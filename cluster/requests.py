@@ -1,0 +1,112 @@
+"""From prompts and options to the requests a driver submits."""
+
+from typing import TypeVar
+
+from cluster.options import DecodeOptions, PromptOptions
+from cluster.planning import PlannedModel
+from parallel.decoding.rng import request_key
+from parallel.decoding.types import DecodeMode, SamplingParams, VerifierKind
+from parallel.messages import Submit
+from runtime.errors import ConfigError
+from runtime.prompts import PromptRecord, read_prompts
+from runtime.text import Tokenizer
+
+_VIRTUAL_PROMPTS = 8
+_Kind = TypeVar("_Kind", DecodeMode, VerifierKind)
+
+
+def make_submits(
+    prompts: PromptOptions, decode: DecodeOptions, target: PlannedModel
+) -> list[Submit]:
+    """Tokenize the prompts and check them against the target.
+
+    Raises:
+        ConfigError: an option is out of range, or a prompt is empty or too long.
+    """
+    sampling = _sampling(decode)
+    mode = _enum(DecodeMode, decode.mode, "--mode")
+    verifier = _enum(VerifierKind, decode.verifier, "--verifier")
+    if decode.max_tokens < 1:
+        raise ConfigError(f"--max-tokens is {decode.max_tokens}: ask for at least 1")
+    if decode.draft_length is not None and decode.draft_length < 0:
+        raise ConfigError(f"--draft-length is {decode.draft_length}: it must be at least 0")
+    submits = []
+    for index, prompt_ids in enumerate(_prompt_ids(prompts, target)):
+        if not prompt_ids:
+            raise ConfigError(f"prompt {index} has no tokens: write at least one word")
+        if len(prompt_ids) >= target.max_positions:
+            raise ConfigError(
+                f"prompt {index} has {len(prompt_ids)} tokens, the context of {target.name} holds "
+                f"{target.max_positions}: shorten the prompt"
+            )
+        submits.append(
+            Submit(
+                request=index,
+                prompt_ids=prompt_ids,
+                sampling=sampling,
+                mode=mode,
+                verifier=verifier,
+                max_tokens=decode.max_tokens,
+                draft_length=-1 if decode.draft_length is None else decode.draft_length,
+                ignore_eos=decode.ignore_eos,
+                stop=decode.stop,
+            )
+        )
+    return submits
+
+
+def cache_tokens(submits: list[Submit], max_batch: int, max_positions: int) -> int:
+    """Return the cache that the `max_batch` largest requests need together."""
+    sizes = sorted(
+        (min(len(s.prompt_ids) + s.max_tokens, max_positions) for s in submits), reverse=True
+    )
+    page = 32  # each sequence rounds up to whole pages
+    return sum(size + page for size in sizes[:max_batch])
+
+
+def _sampling(decode: DecodeOptions) -> SamplingParams:
+    try:
+        return SamplingParams(
+            temperature=decode.temperature,
+            top_k=decode.top_k,
+            top_p=decode.top_p,
+            min_p=decode.min_p,
+            repetition_penalty=decode.repetition_penalty,
+            seed=decode.seed,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _enum(kind: type[_Kind], value: str, option: str) -> _Kind:
+    try:
+        return kind(value)
+    except ValueError as error:
+        names = ", ".join(kind)
+        raise ConfigError(f"{option} is {value!r}: choose one of {names}") from error
+
+
+def _prompt_ids(prompts: PromptOptions, target: PlannedModel) -> list[tuple[int, ...]]:
+    if target.tokenizer is None:
+        num_prompts = prompts.num_prompts or _VIRTUAL_PROMPTS
+        return [_virtual_prompt(index, target.vocab_size) for index in range(num_prompts)]
+    if (prompts.prompt is None) == (prompts.prompts is None):
+        raise ConfigError("give either --prompt TEXT or --prompts FILE.jsonl")
+    if prompts.prompts is not None:
+        records = read_prompts(prompts.prompts, limit=prompts.num_prompts)
+    else:
+        records = [PromptRecord(index=0, text=prompts.prompt)]
+    return [_encode(record, target.tokenizer, chat=prompts.chat) for record in records]
+
+
+def _virtual_prompt(index: int, vocab_size: int) -> tuple[int, ...]:
+    return tuple(request_key((index,), sample_index=i) % vocab_size for i in range(16))
+
+
+def _encode(record: PromptRecord, tokenizer: Tokenizer, *, chat: bool) -> tuple[int, ...]:
+    if record.messages is not None:
+        return tuple(tokenizer.encode_chat(record.messages))
+    assert record.text is not None
+    if chat:
+        return tuple(tokenizer.encode_chat([{"role": "user", "content": record.text}]))
+    return tuple(tokenizer.encode(record.text))

@@ -1,0 +1,86 @@
+"""A driver's side of a run: submit requests, take what is committed, watch for deaths."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from cluster.deployment import Deployment
+from parallel.messages import Committed, Failed, Finished, RequestStats, Submit
+from runtime.errors import ConfigError, PacelineError, PeerError, PeerTimeout
+from runtime.links.link import Link
+
+_POLL_S = 0.5
+_SILENCE_S = 120.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Result:
+    """What became of one request."""
+
+    submit: Submit
+    token_ids: list[int] = field(default_factory=list)
+    reason: str = ""
+    stats: RequestStats = field(default_factory=RequestStats)
+    error: str | None = None
+    """Why it was refused; None when it ran."""
+
+
+def run_requests(
+    deployment: Deployment,
+    link: Link,
+    submits: Iterable[Submit],
+    *,
+    on_tokens: Callable[[Submit, tuple[int, ...]], None],
+    on_end: Callable[[Result], None],
+) -> list[Result]:
+    """Run requests to their end and return their results in the order given; blocks.
+
+    Raises:
+        PeerError: a target rank died, or nothing was heard for two minutes.
+        PacelineError: the leader failed.
+    """
+    results = {submit.request: Result(submit=submit) for submit in submits}
+    for result in results.values():
+        link.send(result.submit)
+    open_requests = set(results)
+    silent_s = 0.0
+    while open_requests:
+        try:
+            message = link.recv(_POLL_S)
+        except PeerError:
+            deployment.check()  # the dead rank's name says more than the closed link
+            raise
+        if message is None:
+            deployment.check()
+            silent_s += _POLL_S
+            if silent_s > _SILENCE_S:
+                raise PeerTimeout(
+                    f"the target leader has been silent for {_SILENCE_S:.0f} s with "
+                    f"{len(open_requests)} requests open"
+                )
+            continue
+        silent_s = 0.0
+        match message:
+            case Committed(request=request, token_ids=token_ids):
+                results[request].token_ids.extend(token_ids)
+                on_tokens(results[request].submit, token_ids)
+            case Finished(request=request, reason=reason, stats=stats):
+                results[request].reason, results[request].stats = reason, stats
+                open_requests.discard(request)
+                on_end(results[request])
+            case Failed(request=None, message=text, kind=kind):
+                _raise(deployment, kind, text)
+            case Failed(request=request, message=text) if request is not None:
+                results[request].reason, results[request].error = "error", text
+                open_requests.discard(request)
+                on_end(results[request])
+            case _:
+                raise PacelineError(f"the leader sent an unexpected {type(message).__name__}")
+    return list(results.values())
+
+
+def _raise(deployment: Deployment, kind: str, text: str) -> None:
+    """Raise the leader's failure, or the death behind it once Ray knows of it."""
+    deployment.check()
+    if kind == "ConfigError":
+        raise ConfigError(text)
+    raise PacelineError(f"the target leader failed: {text}")

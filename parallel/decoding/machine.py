@@ -1,0 +1,292 @@
+"""One sequence's decoding as a state machine: plain, draft-then-verify, and PEARL.
+
+PEARL (arXiv 2408.11850, Algorithm 2) drafts a block while the target scores the block before it.
+A round is one BeginRound, the arrival or the miss of a draft if one was asked for, and one
+Verified. Loss, delay and duplication of drafts are events like any other: no schedule of them
+changes what `sample_and_match` commits, only how soon.
+"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from parallel.decoding.types import DecodeMode, DraftTree, Verdict
+
+_NO_DRAFT = DraftTree()
+
+
+class Phase(StrEnum):
+    """What the machine waits for."""
+
+    IDLE = "idle"
+    """BeginRound."""
+    WAITING_DRAFT = "waiting_draft"
+    """A draft, without which nothing is scored (draft-then-verify)."""
+    SCORING = "scoring"
+    """A draft, made while the target's forward runs (PEARL)."""
+    VERIFYING = "verifying"
+    """Verified, once the forward is done."""
+
+
+class Stage(StrEnum):
+    """PEARL's two strategies."""
+
+    PRE_VERIFY = "pre-verify"
+    """Nothing is in flight: the forward tests the first token of the block being drafted."""
+    POST_VERIFY = "post-verify"
+    """A block is in flight and tested while the next one is drafted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """Where a sequence stands; made by `start` and `step` alone."""
+
+    request: int
+    mode: DecodeMode
+    phase: Phase
+    epoch: int
+    """Grows when drafts proposed earlier became void."""
+    num_committed: int
+    """Prompt and output tokens that are final; all but the last may be in the target's cache."""
+    last_token: int
+    """The last committed token, which no forward has read yet."""
+    in_flight: DraftTree = _NO_DRAFT
+    """Drafts after the committed tokens that no verdict has reached (PEARL)."""
+    draft_length: int = 0
+    """Draft tokens asked for in this round."""
+    tested: DraftTree = _NO_DRAFT
+    """What this round's verification tests."""
+    next_block: DraftTree = _NO_DRAFT
+    """The block drafted in this round, whose first token is tested along (PEARL)."""
+    num_rows: int = 0
+    """Rows this round's verification reads."""
+
+    @property
+    def stage(self) -> Stage:
+        """Which of PEARL's strategies the next round follows."""
+        return Stage.POST_VERIFY if len(self.in_flight) else Stage.PRE_VERIFY
+
+    @property
+    def base(self) -> int:
+        """Tokens before the first one of a draft asked for now."""
+        return self.num_committed + len(self.in_flight)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeginRound:
+    """Start a round; legal when IDLE."""
+
+    draft_length: int
+    """Draft tokens to ask for; 0 is a round without drafter, which tests what is in flight."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftArrived:
+    """A draft came; without effect, at any time, unless it answers this round's RequestDraft."""
+
+    epoch: int
+    base: int
+    draft: DraftTree
+    """A chain. Shorter than asked, or empty, is legal; what is too long is cut."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftMissed:
+    """The wait for this round's draft is over; legal after AwaitDraft until a draft arrived."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """The verifier decided on this round's Verify; legal when VERIFYING."""
+
+    verdict: Verdict
+
+
+Event = BeginRound | DraftArrived | DraftMissed | Verified
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestDraft:
+    """Ask the drafter for a chain after the first `base` tokens, those in flight included."""
+
+    epoch: int
+    base: int
+    draft_length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitDraft:
+    """Deliver DraftArrived or DraftMissed: at once if no Score came before, else after it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """Run the target over these tokens; each of them yields one row of logits.
+
+    What a cache holds from `start` on is overwritten: rejected drafts are rolled back so.
+    """
+
+    start: int
+    """Position of the first token: all committed ones but the last precede it."""
+    token_ids: tuple[int, ...]
+    """The last committed token, then the drafts to test."""
+    num_logits: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verify:
+    """Let the verifier test the draft on the first `num_rows` rows of this round's Score.
+
+    Comes once the draft is settled, which may be before the rows are there: deliver Verified when
+    both are. With as many rows as drafts nothing is emitted after the last one.
+    """
+
+    draft: DraftTree
+    num_rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """These tokens, at least one, are final; the round is over."""
+
+    token_ids: tuple[int, ...]
+    num_drafted: int
+    """Draft tokens the target scored: a block's first one counts if all before it passed."""
+    num_accepted: int
+    rejected: bool
+    """Whether the last token replaces a rejected draft."""
+
+
+Command = RequestDraft | AwaitDraft | Score | Verify | Commit
+
+
+def start(*, request: int, mode: DecodeMode, num_committed: int, last_token: int) -> State:
+    """Return the state of a sequence before its first round.
+
+    Args:
+        request: the sequence's number, for the reader of a log.
+        mode: how drafts and verification are arranged.
+        num_committed: tokens it has, at least one.
+        last_token: the last of them.
+
+    Raises:
+        ValueError: there is no token to go on from.
+    """
+    if num_committed < 1:
+        raise ValueError("a sequence needs at least one token to go on from")
+    return State(
+        request=request,
+        mode=mode,
+        phase=Phase.IDLE,
+        epoch=0,
+        num_committed=num_committed,
+        last_token=last_token,
+    )
+
+
+def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
+    """Take an event in and return the new state with the commands to carry out, in order.
+
+    Raises:
+        ValueError: the event cannot happen in this phase, or carries what cannot be.
+    """
+    match event:
+        case BeginRound():
+            return _begin(state, event.draft_length)
+        case DraftArrived():
+            return _arrive(state, event)
+        case DraftMissed():
+            _require_phase(state, event, Phase.WAITING_DRAFT, Phase.SCORING)
+            return _settle(state, _NO_DRAFT)
+        case Verified():
+            _require_phase(state, event, Phase.VERIFYING)
+            return _commit(state, event.verdict)
+
+
+def _begin(state: State, draft_length: int) -> tuple[State, tuple[Command, ...]]:
+    _require_phase(state, BeginRound(draft_length=draft_length), Phase.IDLE)
+    if draft_length < 0:
+        raise ValueError(f"draft_length is {draft_length}: it must be at least 0")
+    pearl = state.mode is DecodeMode.PEARL
+    if draft_length == 0 or state.mode is DecodeMode.AUTOREGRESSIVE:
+        state, verify = _verify(state, state.in_flight, num_rows=len(state.in_flight) + 1)
+        return state, (_score(state, state.in_flight), *verify)
+    request = RequestDraft(epoch=state.epoch, base=state.base, draft_length=draft_length)
+    phase = Phase.SCORING if pearl else Phase.WAITING_DRAFT
+    state = replace(state, phase=phase, draft_length=draft_length)
+    if pearl:
+        return state, (request, _score(state, state.in_flight), AwaitDraft())
+    return state, (request, AwaitDraft())
+
+
+def _arrive(state: State, event: DraftArrived) -> tuple[State, tuple[Command, ...]]:
+    waiting = state.phase in (Phase.WAITING_DRAFT, Phase.SCORING)
+    if not waiting or event.epoch != state.epoch or event.base != state.base:
+        return state, ()
+    if not event.draft.is_chain:
+        raise ValueError(f"request {state.request}: a draft must be a chain")
+    return _settle(state, event.draft.first(state.draft_length))
+
+
+def _settle(state: State, draft: DraftTree) -> tuple[State, tuple[Command, ...]]:
+    """Fix what this round verifies, now that its draft is known."""
+    if state.mode is DecodeMode.PEARL:
+        tested = state.in_flight.followed_by(draft.first(1))
+        state = replace(state, next_block=draft)
+        return _verify(state, tested, num_rows=len(state.in_flight) + 1)
+    score = _score(state, draft)
+    state, verify = _verify(state, draft, num_rows=len(draft) + 1)
+    return state, (score, *verify)
+
+
+def _score(state: State, draft: DraftTree) -> Score:
+    return Score(
+        start=state.num_committed - 1,
+        token_ids=(state.last_token, *draft.token_ids),
+        num_logits=len(draft) + 1,
+    )
+
+
+def _verify(state: State, tested: DraftTree, *, num_rows: int) -> tuple[State, tuple[Command, ...]]:
+    state = replace(state, phase=Phase.VERIFYING, tested=tested, num_rows=num_rows)
+    return state, (Verify(draft=tested, num_rows=num_rows),)
+
+
+def _commit(state: State, verdict: Verdict) -> tuple[State, tuple[Command, ...]]:
+    tested, num_accepted = state.tested, verdict.num_accepted
+    _require_fit(state, verdict)
+    tokens = tested.token_ids[:num_accepted]
+    emitted = verdict.next_token
+    if emitted is not None:
+        tokens += (emitted,)
+    # Without a row after its last token, this round's block is tested for its first one alone.
+    reached_all = num_accepted >= state.num_rows - 1
+    commit = Commit(
+        token_ids=tokens,
+        num_drafted=len(tested) if reached_all else min(len(tested), state.num_rows - 1),
+        num_accepted=num_accepted,
+        rejected=num_accepted < len(tested),
+    )
+    state = State(
+        request=state.request,
+        mode=state.mode,
+        phase=Phase.IDLE,
+        epoch=state.epoch + (emitted is not None),
+        num_committed=state.num_committed + len(tokens),
+        last_token=tokens[-1],
+        in_flight=state.next_block.without_first(1) if emitted is None else _NO_DRAFT,
+    )
+    return state, (commit,)
+
+
+def _require_fit(state: State, verdict: Verdict) -> None:
+    tested = len(state.tested)
+    if not 0 <= verdict.num_accepted <= tested:
+        raise ValueError(f"{verdict.num_accepted} of {tested} tested drafts cannot be accepted")
+    emits = verdict.num_accepted < state.num_rows
+    if emits != (verdict.next_token is not None):
+        raise ValueError(f"verdict {verdict} does not fit {tested} drafts on {state.num_rows} rows")
+
+
+def _require_phase(state: State, event: Event, *phases: Phase) -> None:
+    if state.phase not in phases:
+        raise ValueError(f"request {state.request}: {event} cannot happen when {state.phase}")

@@ -1,0 +1,81 @@
+"""Draft by copying what followed the same n-gram earlier in prompt or output.
+
+Prompt lookup decoding (Saxena 2023; the input-guided case is Aggressive Decoding, Ge et al., arXiv
+2205.10350). No model and no probabilities: its drafts are POINT nodes.
+"""
+
+from collections.abc import Iterable, Sequence
+
+
+class NgramIndex:
+    """Where each n-gram of one sequence occurs; a step costs its new tokens, not its history."""
+
+    def __init__(self, *, max_ngram: int = 4) -> None:
+        if max_ngram < 1:
+            raise ValueError(f"max_ngram is {max_ngram}: it must be at least 1")
+        self._max_ngram = max_ngram
+        self._token_ids: list[int] = []
+        self._ends: dict[tuple[int, ...], list[int]] = {}
+
+    def __len__(self) -> int:
+        """Return the number of tokens."""
+        return len(self._token_ids)
+
+    def append(self, token_ids: Iterable[int]) -> None:
+        """Add tokens at the end."""
+        for token in token_ids:
+            self._token_ids.append(token)
+            end = len(self._token_ids)
+            for ngram in self._ngrams(end):
+                self._ends.setdefault(ngram, []).append(end)
+
+    def truncate(self, num_tokens: int) -> None:
+        """Roll back to the first `num_tokens` tokens.
+
+        Raises:
+            ValueError: there are not as many.
+        """
+        if not 0 <= num_tokens <= len(self._token_ids):
+            raise ValueError(f"cannot keep {num_tokens} of {len(self._token_ids)} tokens")
+        while len(self._token_ids) > num_tokens:
+            for ngram in self._ngrams(len(self._token_ids)):
+                ends = self._ends[ngram]
+                ends.pop()
+                if not ends:
+                    del self._ends[ngram]
+            self._token_ids.pop()
+
+    def propose(self, num_draft: int) -> tuple[int, ...]:
+        """Return up to `num_draft` tokens that may follow; none if no n-gram has occurred before.
+
+        The longest suffix that occurred before decides, at its most recent earlier occurrence. A
+        copy that reaches the end of the sequence goes on in itself, which is right for a loop.
+        """
+        if num_draft <= 0:
+            return ()
+        for ngram in self._ngrams(len(self._token_ids)):
+            ends = self._ends[ngram]
+            if len(ends) > 1:  # the last one is the suffix itself
+                return self._copy(ends[-2], num_draft)
+        return ()
+
+    def _ngrams(self, end: int) -> list[tuple[int, ...]]:
+        """Return the n-grams that end before `end`, longest first."""
+        longest = min(self._max_ngram, end)
+        return [tuple(self._token_ids[end - size : end]) for size in range(longest, 0, -1)]
+
+    def _copy(self, source: int, num_draft: int) -> tuple[int, ...]:
+        copied: list[int] = []
+        period = len(self._token_ids) - source
+        for index in range(num_draft):
+            copied.append(
+                copied[index - period] if index >= period else self._token_ids[source + index]
+            )
+        return tuple(copied)
+
+
+def propose(history: Sequence[int], num_draft: int, *, max_ngram: int = 4) -> tuple[int, ...]:
+    """Return up to `num_draft` tokens that may follow `history`, as `NgramIndex.propose` does."""
+    index = NgramIndex(max_ngram=max_ngram)
+    index.append(history)
+    return index.propose(num_draft)

@@ -1,0 +1,133 @@
+"""The KV cache of one rank: pages of many sequences in one tensor for each layer."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from parallel.model.pages import PageAllocator, PageTable
+
+
+@dataclass(frozen=True, slots=True)
+class AppendPlan:
+    """Where one forward's new tokens of one sequence go, the same in every layer."""
+
+    first_row: int
+    """First of its rows in the batch."""
+    stop_row: int
+    start: int
+    """Position of its first new token."""
+    length: int
+    """Tokens it holds afterwards."""
+    places: slice | Tensor
+    """Where the new tokens go: a stretch of the cache, or [tokens] int64."""
+    context: slice | Tensor
+    """Where all its tokens lie."""
+
+
+class PagedCache:
+    """Keys and values of the sequences in flight.
+
+    Truncation is a matter of the page table; nothing is copied or cleared.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        num_kv_heads: int,
+        head_dim: int,
+        num_pages: int,
+        page_size: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ) -> None:
+        self._page_size = page_size
+        self._allocator = PageAllocator(num_pages)
+        self._tables: dict[int, PageTable] = {}
+        shape = (num_layers, 2, num_kv_heads, num_pages * page_size, head_dim)
+        self._kv = torch.zeros(shape, dtype=dtype, device=device)
+
+    @property
+    def num_free_pages(self) -> int:
+        """Pages nobody holds."""
+        return self._allocator.num_free
+
+    def open(self, slot: int, capacity: int) -> None:
+        """Reserve room for `capacity` tokens of a new sequence.
+
+        Raises:
+            CacheFull: too few pages are free.
+            ValueError: the slot is open already.
+        """
+        if slot in self._tables:
+            raise ValueError(f"slot {slot} is open already")
+        pages = self._allocator.take(max(1, -(-capacity // self._page_size)))
+        self._tables[slot] = PageTable(pages, self._page_size)
+
+    def free(self, slot: int) -> None:
+        """Take a sequence's pages back."""
+        self._allocator.give_back(self._tables.pop(slot).pages)
+
+    def length(self, slot: int) -> int:
+        """Return how many tokens of a sequence are cached."""
+        return self._tables[slot].length
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget the tokens of a sequence from `length` on."""
+        table = self._tables[slot]
+        if not 0 <= length <= table.length:
+            raise ValueError(f"slot {slot} holds {table.length} tokens, not {length}")
+        table.length = length
+
+    def plan_append(self, slot: int, start: int, num_tokens: int, first_row: int) -> AppendPlan:
+        """Truncate a sequence to `start`, grow it by `num_tokens` and say where they go.
+
+        Raises:
+            ValueError: `start` lies beyond its tokens, or it has no room for the new ones.
+        """
+        self.truncate(slot, start)
+        table = self._tables[slot]
+        stop = start + num_tokens
+        if stop > table.capacity:
+            raise ValueError(f"slot {slot} has room for {table.capacity} tokens, not for {stop}")
+        table.length = stop
+        places: slice | Tensor
+        context: slice | Tensor
+        if table.is_run:
+            origin = table.pages[0] * self._page_size
+            places, context = slice(origin + start, origin + stop), slice(origin, origin + stop)
+        else:
+            context = torch.tensor(table.places(0, stop), device=self._kv.device)
+            places = context[start:]
+        return AppendPlan(first_row, first_row + num_tokens, start, stop, places, context)
+
+    def extend(
+        self, layer: int, plan: AppendPlan, keys_HTD: Tensor, values_HTD: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Store the new keys and values of one layer and return all of the sequence's.
+
+        Args:
+            layer: which layer.
+            plan: what `plan_append` returned.
+            keys_HTD: [num_kv_heads, new tokens, head_dim].
+            values_HTD: like the keys.
+
+        Returns:
+            Keys and values, each [num_kv_heads, length, head_dim]; views where the pages are neighbours.
+        """
+        keys, values = self._kv[layer, 0], self._kv[layer, 1]
+        keys[:, plan.places] = keys_HTD
+        values[:, plan.places] = values_HTD
+        return keys[:, plan.context], values[:, plan.context]
+
+    def snapshot(self, slot: int) -> Tensor:
+        """Return a copy of a sequence's cache, [layers, 2, num_kv_heads, length, head_dim]."""
+        table = self._tables[slot]
+        places = torch.tensor(table.places(0, table.length), device=self._kv.device)
+        return self._kv[:, :, :, places].clone()
+
+
+def cache_bytes(values_per_token: int, num_tokens: int, dtype: torch.dtype) -> int:
+    """Return the memory of a cache over all ranks (kv heads held twice not counted)."""
+    return values_per_token * num_tokens * dtype.itemsize

@@ -1,0 +1,82 @@
+"""Rotary position embedding (Su et al., arXiv 2104.09864) with the stretchings that checkpoints use."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from parallel.model.config import RopeConfig
+
+# Shape suffixes: T = tokens, N = heads, D = head_dim, H = head_dim / 2.
+
+
+class RotaryTable:
+    """Cosines and sines of every position, made once."""
+
+    def __init__(
+        self, rope: RopeConfig, head_dim: int, max_positions: int, *, device: torch.device
+    ) -> None:
+        positions = torch.arange(max_positions, dtype=torch.float32)
+        angles_TH = torch.outer(positions, inverse_frequencies(rope, head_dim))
+        scale = rope.attention_factor
+        self._cos_TH = (angles_TH.cos() * scale).to(device)
+        self._sin_TH = (angles_TH.sin() * scale).to(device)
+
+    def at(self, positions_T: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines of positions, each [T, 1, head_dim / 2]."""
+        cos_TH = self._cos_TH[positions_T].to(dtype)
+        return cos_TH.unsqueeze(1), self._sin_TH[positions_T].to(dtype).unsqueeze(1)
+
+
+def rotate(x_TND: Tensor, cos_T1H: Tensor, sin_T1H: Tensor) -> Tensor:
+    """Rotate the first half of each head against the second."""
+    first, second = x_TND.chunk(2, dim=-1)
+    return torch.cat(
+        (
+            torch.addcmul(first * cos_T1H, second, sin_T1H, value=-1),
+            torch.addcmul(second * cos_T1H, first, sin_T1H),
+        ),
+        dim=-1,
+    )
+
+
+def inverse_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
+    """Return the angle each pair of a head advances by for each position, [head_dim / 2]."""
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    frequencies = 1.0 / rope.theta**exponents
+    match rope.kind:
+        case "linear":
+            return frequencies / rope.factor
+        case "llama3":
+            return _llama3(rope, frequencies)
+        case "yarn":
+            return _yarn(rope, frequencies, head_dim)
+        case _:
+            # "dynamic" stretches only beyond the trained length, which the context never exceeds.
+            return frequencies
+
+
+def _llama3(rope: RopeConfig, frequencies: Tensor) -> Tensor:
+    """Stretch long waves, keep short ones, blend between (Llama 3.1)."""
+    waves = 2 * math.pi / frequencies
+    low, high = rope.low_freq_factor, rope.high_freq_factor
+    blend = (rope.original_positions / waves - low) / (high - low)
+    blend = blend.clamp(0, 1)
+    return (1 - blend) * frequencies / rope.factor + blend * frequencies
+
+
+def _yarn(rope: RopeConfig, frequencies: Tensor, head_dim: int) -> Tensor:
+    """Blend by how often a pair turns within the trained length (arXiv 2309.00071, section 3.2)."""
+
+    def pair_of(num_turns: float) -> float:
+        turns = rope.original_positions / (num_turns * 2 * math.pi)
+        return head_dim * math.log(turns) / (2 * math.log(rope.theta))
+
+    low, high = pair_of(rope.beta_fast), pair_of(rope.beta_slow)
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    if low == high:
+        high += 0.001  # as the reference does, against a division by zero
+    ramp = ((torch.arange(head_dim // 2, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
+    return frequencies / rope.factor * ramp + frequencies * (1 - ramp)

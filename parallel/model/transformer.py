@@ -1,0 +1,253 @@
+"""The Llama-family decoder: one ragged forward over rows of many sequences.
+
+It is filled through a `TensorSource`, of which each rank reads only its slices, and never asks where weights
+come from or which rank it is beyond what its `Group` says.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from parallel.group import Group
+from parallel.model.batch import SequenceRows
+from parallel.model.cache import AppendPlan, PagedCache
+from parallel.model.config import ModelConfig
+from parallel.model.layers import (
+    ColumnParallelLinear,
+    RmsNorm,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+)
+from parallel.model.rope import RotaryTable, rotate
+from parallel.model.sharding import HeadShard, even_range, head_shard
+
+# Shape suffixes: T = tokens of the batch, E = hidden size, N = heads, D = head_dim.
+
+_MLP_UNIT = 16  # columns that vector kernels like to have together
+_VOCAB_UNIT = 16
+
+
+class TensorSource(Protocol):
+    """Where weights come from, by their Hugging Face names."""
+
+    def read(self, name: str) -> Tensor:
+        """Return a whole tensor, in the dtype and on the device the model runs in."""
+        ...
+
+    def read_slice(self, name: str, dim: int, first: int, stop: int) -> Tensor:
+        """Return the stretch `first` to `stop` of a tensor's dimension."""
+        ...
+
+
+class Attention:
+    """Self-attention over this rank's heads."""
+
+    def __init__(
+        self, config: ModelConfig, source: TensorSource, prefix: str, shard: HeadShard, group: Group
+    ) -> None:
+        dim = config.head_dim
+        parts = [("q_proj", shard.query), ("k_proj", shard.kv), ("v_proj", shard.kv)]
+        stretches = [(f"{prefix}.{name}", a * dim, b * dim) for name, (a, b) in parts]
+        weight = torch.cat([source.read_slice(f"{n}.weight", 0, a, b) for n, a, b in stretches])
+        bias = None
+        if config.qkv_bias:
+            bias = torch.cat([source.read_slice(f"{n}.bias", 0, a, b) for n, a, b in stretches])
+        self._qkv = ColumnParallelLinear(weight, bias)
+        first, stop = shard.query[0] * dim, shard.query[1] * dim
+        self._output = RowParallelLinear(
+            source.read_slice(f"{prefix}.o_proj.weight", 1, first, stop),
+            group,
+            source.read(f"{prefix}.o_proj.bias") if config.output_bias else None,
+        )
+        self._norms = None
+        if config.qk_norm:
+            names = (f"{prefix}.q_norm.weight", f"{prefix}.k_norm.weight")
+            self._norms = [RmsNorm(source.read(name), config.rms_norm_eps) for name in names]
+        self._shard = shard
+        self._head_dim = dim
+        self._window = config.sliding_window
+
+    def __call__(
+        self,
+        x_TE: Tensor,
+        layer: int,
+        angles: tuple[Tensor, Tensor],
+        cache: PagedCache,
+        plans: Sequence[AppendPlan],
+    ) -> Tensor:
+        """Return the attention block's output, [T, E], and store the new keys and values."""
+        num_q, num_kv = self._shard.num_query, self._shard.num_kv
+        heads_TND = self._qkv(x_TE).view(len(x_TE), num_q + 2 * num_kv, self._head_dim)
+        q_TND, k_TND, v_TND = heads_TND.split((num_q, num_kv, num_kv), dim=1)
+        if self._norms is not None:
+            q_TND, k_TND = self._norms[0](q_TND), self._norms[1](k_TND)
+            qk_TND = torch.cat((q_TND, k_TND), dim=1)
+        else:
+            qk_TND = heads_TND[:, : num_q + num_kv]
+        q_NTD, k_NTD = rotate(qk_TND, *angles).transpose(0, 1).split((num_q, num_kv))
+        v_NTD = v_TND.transpose(0, 1)
+        outputs = [
+            self._attend(layer, plan, q_NTD, k_NTD, v_NTD, cache).transpose(0, 1).flatten(1)
+            for plan in plans
+        ]
+        return self._output(outputs[0] if len(outputs) == 1 else torch.cat(outputs))
+
+    def _attend(
+        self,
+        layer: int,
+        plan: AppendPlan,
+        q_NTD: Tensor,
+        k_NTD: Tensor,
+        v_NTD: Tensor,
+        cache: PagedCache,
+    ) -> Tensor:
+        """Return one sequence's attention, [num_query, its rows, head_dim]."""
+        rows = slice(plan.first_row, plan.stop_row)
+        keys, values = cache.extend(layer, plan, k_NTD[:, rows], v_NTD[:, rows])
+        attended = F.scaled_dot_product_attention(
+            q_NTD[:, rows].unsqueeze(0),
+            keys.unsqueeze(0),
+            values.unsqueeze(0),
+            attn_mask=_mask(plan, self._window, q_NTD.device),
+            enable_gqa=self._shard.num_query != self._shard.num_kv,
+        )
+        return attended.squeeze(0)
+
+
+class Mlp:
+    """The gated feed-forward block over this rank's columns."""
+
+    def __init__(
+        self, config: ModelConfig, source: TensorSource, prefix: str, group: Group
+    ) -> None:
+        first, stop = even_range(config.intermediate_size, group.size, group.rank, _MLP_UNIT)
+        names = (f"{prefix}.gate_proj", f"{prefix}.up_proj")
+        weight = torch.cat([source.read_slice(f"{n}.weight", 0, first, stop) for n in names])
+        bias = None
+        if config.mlp_bias:
+            bias = torch.cat([source.read_slice(f"{n}.bias", 0, first, stop) for n in names])
+        self._gate_up = ColumnParallelLinear(weight, bias)
+        self._down = RowParallelLinear(
+            source.read_slice(f"{prefix}.down_proj.weight", 1, first, stop),
+            group,
+            source.read(f"{prefix}.down_proj.bias") if config.mlp_bias else None,
+        )
+
+    def __call__(self, x_TE: Tensor) -> Tensor:
+        """Return the block's output, [T, E]."""
+        gate, up = self._gate_up(x_TE).chunk(2, dim=-1)
+        return self._down(F.silu(gate) * up)
+
+
+class Block:
+    """One layer: attention and feed-forward, each behind its norm; callable apart."""
+
+    def __init__(
+        self, config: ModelConfig, source: TensorSource, index: int, shard: HeadShard, group: Group
+    ) -> None:
+        prefix, eps = f"model.layers.{index}", config.rms_norm_eps
+        self._attention_norm = RmsNorm(source.read(f"{prefix}.input_layernorm.weight"), eps)
+        self._attention = Attention(config, source, f"{prefix}.self_attn", shard, group)
+        self._mlp_norm = RmsNorm(source.read(f"{prefix}.post_attention_layernorm.weight"), eps)
+        self._mlp = Mlp(config, source, f"{prefix}.mlp", group)
+
+    def attention(
+        self,
+        x_TE: Tensor,
+        layer: int,
+        angles: tuple[Tensor, Tensor],
+        cache: PagedCache,
+        plans: Sequence[AppendPlan],
+    ) -> Tensor:
+        """Return what attention adds to the residual stream."""
+        return self._attention(self._attention_norm(x_TE), layer, angles, cache, plans)
+
+    def mlp(self, x_TE: Tensor) -> Tensor:
+        """Return what the feed-forward block adds to the residual stream."""
+        return self._mlp(self._mlp_norm(x_TE))
+
+
+class Decoder:
+    """A decoder-only transformer, or this rank's shard of one."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        source: TensorSource,
+        group: Group,
+        *,
+        layers: Sequence[int] | None = None,
+        device: torch.device,
+    ) -> None:
+        """Read this rank's part of the model.
+
+        Args:
+            config: the model's shape.
+            source: its weights.
+            group: the ranks it is split over.
+            layers: keep these layers only, in this order; None keeps all.
+            device: where the rotary tables live.
+
+        Raises:
+            ValueError: the group has more ranks than query heads.
+        """
+        self.config = config
+        self.head_shard = head_shard(config.num_heads, config.num_kv_heads, group.size, group.rank)
+        self.vocab_range = even_range(config.vocab_size, group.size, group.rank, _VOCAB_UNIT)
+        kept = range(config.num_layers) if layers is None else layers
+        embedding = source.read_slice("model.embed_tokens.weight", 0, *self.vocab_range)
+        self._embed = VocabParallelEmbedding(embedding, self.vocab_range[0], group)
+        self.blocks = [Block(config, source, i, self.head_shard, group) for i in kept]
+        self._norm = RmsNorm(source.read("model.norm.weight"), config.rms_norm_eps)
+        head = embedding
+        if not config.tied_head:
+            head = source.read_slice("lm_head.weight", 0, *self.vocab_range)
+        self._head = ColumnParallelLinear(head)
+        self._rotary = RotaryTable(
+            config.rope, config.head_dim, config.max_positions, device=device
+        )
+        self._device = device
+
+    def forward(self, rows: Sequence[SequenceRows], cache: PagedCache) -> Tensor:
+        """Append the rows to their sequences and return the logits asked for.
+
+        Returns:
+            [sum of num_logits, vocab_shard], float32, in the order of the rows.
+
+        Raises:
+            ValueError: rows start beyond what their sequence holds, or it has no room for them.
+        """
+        plans, wanted, first = [], [], 0
+        for row in rows:
+            num_tokens = len(row.token_ids)
+            plans.append(cache.plan_append(row.slot, row.start, num_tokens, first))
+            first += num_tokens
+            wanted += range(first - row.num_logits, first)
+        token_ids = [token for row in rows for token in row.token_ids]
+        positions = [p for plan in plans for p in range(plan.start, plan.length)]
+        x_TE = self._embed(torch.tensor(token_ids, device=self._device))
+        angles = self._rotary.at(torch.tensor(positions, device=self._device), x_TE.dtype)
+        for layer, block in enumerate(self.blocks):
+            x_TE = x_TE + block.attention(x_TE, layer, angles, cache, plans)
+            x_TE = x_TE + block.mlp(x_TE)
+        if len(wanted) < len(token_ids):
+            x_TE = x_TE[wanted]
+        return self._head(self._norm(x_TE)).float()
+
+
+def _mask(plan: AppendPlan, window: int | None, device: torch.device) -> Tensor | None:
+    """Return which positions each row may look at, [rows, length]; None is all of them."""
+    num_rows = plan.length - plan.start
+    sliding = window is not None and plan.length > window
+    if num_rows == 1 and not sliding:
+        return None
+    row = torch.arange(plan.start, plan.length, device=device).unsqueeze(1)
+    column = torch.arange(plan.length, device=device).unsqueeze(0)
+    allowed = column <= row
+    if sliding:
+        assert window is not None
+        allowed &= column > row - window
+    return allowed

@@ -1,0 +1,53 @@
+"""Regenerate the wire modules: `python -m protos.generate [--check]`, from any folder.
+
+Every `.proto` file under `protos/` yields `_pb2.py`, `_pb2.pyi`, `_pb2_grpc.py` and `_pb2_grpc.pyi`
+beside it. Needs grpcio-tools and mypy-protobuf (the `dev` extra).
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> int:
+    """Write the generated modules, or with --check say which differ and return 1."""
+    parser = argparse.ArgumentParser(prog="python -m protos.generate", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="compare only; exit 1 on a difference")
+    check: bool = parser.parse_args().check
+    with tempfile.TemporaryDirectory() as folder:
+        stale = [path for path in generate(Path(folder)) if _is_stale(Path(folder), path)]
+        for path in stale:
+            if not check:
+                (ROOT / path).write_bytes((Path(folder) / path).read_bytes())
+            print(f"{'differs' if check else 'wrote'}: {path}")
+    return 1 if check and stale else 0
+
+
+def generate(folder: Path) -> list[Path]:
+    """Run protoc into `folder` and return the files it wrote, relative to it."""
+    protos = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("protos/**/*.proto"))]
+    outs = ("--python_out", "--grpc_python_out", "--mypy_out", "--mypy_grpc_out")
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-I."]
+    scripts = str(Path(sys.executable).parent)  # protoc finds protoc-gen-mypy by PATH
+    subprocess.run(
+        [*command, *(f"{out}={folder}" for out in outs), *protos],
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}"},
+        check=True,
+        stderr=subprocess.DEVNULL,  # mypy-protobuf reports every file it writes
+    )
+    return sorted(path.relative_to(folder) for path in folder.rglob("*_pb2*"))
+
+
+def _is_stale(folder: Path, path: Path) -> bool:
+    committed = ROOT / path
+    return not committed.exists() or committed.read_bytes() != (folder / path).read_bytes()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""The baseline of benchmarks: transformers' own `generate`, one prompt after the other."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoModelForCausalLM
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineRun:
+    """What transformers generated, and how long it took."""
+
+    token_ids: tuple[tuple[int, ...], ...]
+    wall_s: float
+
+
+class TransformersBaseline:
+    """A model as transformers runs it: same weights, dtype and threads as the target."""
+
+    def __init__(self, directory: str, dtype: str, device: str, num_threads: int) -> None:
+        self._num_threads = num_threads
+        self._device = device
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype))
+        self._model = model.to(device).eval()
+
+    def generate(self, prompts: Sequence[tuple[int, ...]], max_tokens: int) -> BaselineRun:
+        """Generate exactly `max_tokens` greedy tokens for each prompt; blocks."""
+        torch.set_num_threads(self._num_threads)
+        outputs: list[tuple[int, ...]] = []
+        start_s = time.perf_counter()
+        for prompt in prompts:
+            ids = torch.tensor([prompt], device=self._device)
+            output = self._model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=max_tokens,
+                min_new_tokens=max_tokens,
+                do_sample=False,
+                pad_token_id=0,
+            )
+            outputs.append(tuple(output[0, len(prompt) :].tolist()))
+        return BaselineRun(token_ids=tuple(outputs), wall_s=time.perf_counter() - start_s)

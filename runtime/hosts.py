@@ -1,0 +1,198 @@
+"""The process of one model rank: joins its group, loads its shard, then leads or follows."""
+
+import threading
+from pathlib import Path
+
+import torch
+
+from parallel.decoding.controller import DraftLengthController
+from parallel.group import Group
+from parallel.messages import Hello
+from parallel.model.cache import PagedCache
+from runtime.clock import MonotonicClock
+from runtime.drafter_port import DrafterPort
+from runtime.drafting import Drafter, ModelDrafter, NgramDrafter, serve_drafts
+from runtime.engine import Engine, EngineConfig
+from runtime.groups.rendezvous import GroupOffer, GroupSpec, join_group, offer_group
+from runtime.ledger import SlotLedger
+from runtime.links.grpc_link import GrpcLinkServer, connect_grpc
+from runtime.round import RoundRunner
+from runtime.settings import LeaderSettings, ModelSettings
+from runtime.shard import DecoderShard, ModelShard, ShardRunner
+from runtime.text import Tokenizer
+from runtime.virtual import VirtualShard
+from runtime.weights import load_decoder
+
+_HEARTBEAT_S = 2.0  # well below every group timeout
+_CONNECT_TIMEOUT_S = 30.0
+
+
+class ModelHost:
+    """A rank of a model group, before and while it serves."""
+
+    def __init__(self, settings: ModelSettings, rank: int) -> None:
+        self._settings = settings
+        self._rank = rank
+        self._offer: GroupOffer | None = None
+        self._group: Group | None = None
+        self._runner: ShardRunner | None = None
+
+    def offer(self, backend: str, size: int, host: str) -> GroupSpec:
+        """Open this group's meeting point (rank 0)."""
+        self._offer = offer_group(
+            self._settings.role, size, backend, self._settings.group_timeout_s, host
+        )
+        return self._offer.spec
+
+    def open(self, spec: GroupSpec) -> None:
+        """Join the group and load this rank's part of the model.
+
+        Raises:
+            PeerError: a rank did not join in time.
+            ConfigError: the checkpoint cannot be used.
+        """
+        torch.set_num_threads(self._settings.num_threads)
+        self._group = join_group(spec, self._rank)
+        self._runner = ShardRunner(_build_shard(self._settings, self._group), self._group)
+
+    def follow(self) -> None:
+        """Carry out rank 0's plans until it ends; blocks (all ranks but 0)."""
+        torch.set_num_threads(self._settings.num_threads)
+        try:
+            self.runner.follow()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Leave the group."""
+        if self._group is not None:
+            self._group.close()
+        if self._offer is not None:
+            self._offer.close()
+
+    @property
+    def runner(self) -> ShardRunner:
+        """The opened shard."""
+        assert self._runner is not None, "open() comes first"
+        return self._runner
+
+    def ledger(self) -> SlotLedger:
+        """Return the account of the opened cache."""
+        return SlotLedger(num_pages=self._settings.num_pages, page_size=self._settings.page_size)
+
+
+class LeaderHost:
+    """Rank 0 of the target: the engine and the server its peers connect to."""
+
+    def __init__(self, model: ModelHost, settings: LeaderSettings, num_threads: int) -> None:
+        self._model = model
+        self._settings = settings
+        self._num_threads = num_threads
+        self._engine: Engine | None = None
+        self._server: GrpcLinkServer | None = None
+        self._ended = threading.Event()
+
+    def listen(self, host: str, token: str) -> str:
+        """Start the link server and return its address; `serve` answers what comes in."""
+        settings, clock = self._settings, MonotonicClock()
+        port = DrafterPort(clock, wait_budget_s=settings.draft_wait_s)
+        ledger = self._model.ledger()
+        controller = DraftLengthController(max_length=settings.max_draft_length)
+        tokenizer = None
+        if settings.tokenizer_directory is not None:
+            tokenizer = Tokenizer.load(settings.tokenizer_directory)
+        self._engine = Engine(
+            RoundRunner(self._model.runner, ledger, port, controller, clock),
+            ledger,
+            port,
+            EngineConfig(
+                vocab_size=self._model.runner.vocab_size,
+                max_positions=settings.max_positions,
+                max_batch=settings.max_batch,
+                prefill_chunk=settings.prefill_chunk,
+                eos_ids=frozenset(settings.eos_ids),
+                heartbeat_s=_HEARTBEAT_S,
+            ),
+            clock=clock,
+            tokenizer=tokenizer,
+        )
+        self._server = GrpcLinkServer(host, 0, token, self._engine.join)
+        return self._server.address
+
+    def serve(self) -> None:
+        """Run the engine until `stop`; blocks.
+
+        Raises:
+            PacelineError: a target rank failed.
+        """
+        assert self._engine is not None, "listen() comes first"
+        assert self._server is not None
+        torch.set_num_threads(self._num_threads)
+        try:
+            self._engine.run()
+        finally:
+            self._server.close()
+            self._model.close()
+            self._ended.set()
+
+    def stop(self, timeout_s: float) -> None:
+        """End `serve` after its round; waits at most `timeout_s`."""
+        if self._engine is not None:
+            self._engine.stop()
+            self._ended.wait(timeout_s)
+
+
+def serve_drafter(
+    model: ModelHost | None, address: str, token: str, name: str, vocab_size: int, num_threads: int
+) -> None:
+    """Connect a drafter to its leader and answer it until it ends; blocks.
+
+    Args:
+        model: rank 0 of the drafter group; None drafts n-grams from the history.
+        address: the leader's link server.
+        token: the secret shared by one deployment's peers.
+        name: what the leader's log calls this drafter.
+        vocab_size: tokens the drafter knows.
+        num_threads: threads of this process's matrix products.
+
+    Raises:
+        PeerError: the leader cannot be reached or a rank of the drafter group failed.
+    """
+    torch.set_num_threads(num_threads)
+    drafter: Drafter = NgramDrafter()
+    if model is not None:
+        drafter = ModelDrafter(model.runner, model.ledger())
+    hello = Hello(role="drafter", name=name, vocab_size=vocab_size)
+    link = connect_grpc(address, token, hello, _CONNECT_TIMEOUT_S)
+    try:
+        serve_drafts(link, drafter, MonotonicClock(), heartbeat_s=_HEARTBEAT_S)
+    finally:
+        link.close()
+        if model is not None:
+            model.close()
+
+
+def _build_shard(settings: ModelSettings, group: Group) -> ModelShard:
+    if settings.virtual is not None:
+        drafter = settings.role == "drafter"
+        return VirtualShard(
+            settings.virtual, drafter=drafter, size=group.size, rank=group.rank
+        )
+    assert settings.directory is not None
+    decoder = load_decoder(
+        Path(settings.directory),
+        group,
+        dtype=getattr(torch, settings.dtype),
+        device=torch.device(settings.device),
+        layers=settings.layers,
+    )
+    cache = PagedCache(
+        num_layers=len(decoder.blocks),
+        num_kv_heads=decoder.head_shard.num_kv,
+        head_dim=decoder.config.head_dim,
+        num_pages=settings.num_pages,
+        page_size=settings.page_size,
+        dtype=getattr(torch, settings.dtype),
+        device=torch.device(settings.device),
+    )
+    return DecoderShard(decoder, cache)

@@ -1,0 +1,40 @@
+"""What a link's receiving thread hands to its reader: messages, then at most one last error."""
+
+import queue
+
+from parallel.messages import Message
+from runtime.errors import PacelineError
+
+
+class Inbox:
+    """A queue of messages that ends with an error; one reader, any number of writers."""
+
+    def __init__(self) -> None:
+        self._items: queue.SimpleQueue[Message | PacelineError] = queue.SimpleQueue()
+        self._end: PacelineError | None = None
+
+    @property
+    def end(self) -> PacelineError | None:
+        """Why no more messages come; None while they still may."""
+        return self._end
+
+    def put(self, message: Message) -> None:
+        """Add a message."""
+        self._items.put(message)
+
+    def fail(self, error: PacelineError) -> None:
+        """End the queue with `error`; only the first end counts."""
+        if self._end is None:
+            self._end = error
+            self._items.put(error)
+
+    def get(self, timeout_s: float) -> Message | None:
+        """Return the next message or None after `timeout_s`; raise the end once it is reached."""
+        try:
+            item = self._items.get(timeout_s > 0, timeout_s)
+        except queue.Empty:
+            return None
+        if isinstance(item, PacelineError):
+            self._items.put(item)  # a later call finds it again
+            raise item
+        return item

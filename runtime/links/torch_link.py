@@ -1,0 +1,244 @@
+"""Links over torch.distributed point-to-point: gloo between CPUs, NCCL between CUDA devices.
+
+Every message is one block of 4096 bytes (its length, then its start) and, when longer, one more
+tensor. Each direction has its own two-rank process group, because NCCL runs the operations of one
+group in order and a waiting receive would hold back every send. With NCCL the blocks are staged in
+CUDA byte tensors. (Written for CUDA; the tests run gloo.)
+"""
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parallel.messages import Message
+from runtime.errors import PacelineError, PeerError, PeerLost, PeerTimeout, ProtocolError
+from runtime.groups.gloo import (
+    StoreServer,
+    connect_store,
+    listen_store,
+    make_gloo,
+    make_nccl,
+    translated,
+)
+from runtime.links.codec import decode, encode
+from runtime.links.inbox import Inbox
+from runtime.links.link import Link
+
+MAX_MESSAGE_BYTES = 64 << 20
+
+_BLOCK_BYTES = 4096
+_LENGTH_BYTES = 8
+_ROOM = _BLOCK_BYTES - _LENGTH_BYTES
+_BYE = -1
+_ALIVE = 0  # no encoded message is empty
+_TAG = 1
+_CLOSE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchLinkSpec:
+    """Where the two ends of a link meet; plain fields, so that it travels."""
+
+    host: str
+    port: int
+    backend: str
+    """"gloo" or "nccl"."""
+    timeout_s: float
+    """After this long without a sign of life the peer counts as lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchLinkOffer:
+    """The spec and the store behind it, which must be kept until both ends have joined."""
+
+    spec: TorchLinkSpec
+    server: StoreServer
+
+
+class TorchLink:
+    """One end: a thread that receives and one that shows life while nothing is sent."""
+
+    def __init__(self, outgoing: "_Channel", incoming: "_Channel", *, peer: str) -> None:
+        self._peer = peer
+        self._outgoing = outgoing
+        self._incoming = incoming
+        self._inbox = Inbox()
+        self._sending = threading.Lock()
+        self._last_sent_s = time.monotonic()
+        self._said_bye = False
+        self._stopped = threading.Event()
+        self._receiver = threading.Thread(target=self._receive, name=f"read {peer}", daemon=True)
+        self._pulse = threading.Thread(target=self._show_life, name=f"pulse {peer}", daemon=True)
+        self._receiver.start()
+        self._pulse.start()
+
+    @property
+    def peer(self) -> str:
+        """The other side's name."""
+        return self._peer
+
+    def send(self, message: Message) -> None:
+        """Send one message; blocks until the peer's thread has taken it. See `Link.send`."""
+        data = encode(message)
+        if self._inbox.end is not None:
+            raise self._inbox.end
+        try:
+            self._put(len(data), data)
+        except PeerError as error:
+            self._finish(PeerLost(str(error)))
+            raise PeerLost(str(error)) from error
+
+    def recv(self, timeout_s: float) -> Message | None:
+        """Return the next message or None; see `Link.recv`."""
+        return self._inbox.get(timeout_s)
+
+    def close(self) -> None:
+        """Say goodbye, wait for the peer's (2 s at most) and release the sockets."""
+        self._finish(PeerLost(f"the link to {self._peer} is closed"))
+        self._say_bye()
+        self._receiver.join(_CLOSE_S)
+        self._pulse.join(_CLOSE_S)
+        self._outgoing.close()
+        self._incoming.close()
+        self._receiver.join(_CLOSE_S)
+
+    def _put(self, length: int, data: bytes = b"") -> None:
+        with self._sending:
+            if self._said_bye:
+                raise PeerLost(f"the link to {self._peer} is closed")
+            self._last_sent_s = time.monotonic()
+            self._said_bye = length == _BYE
+            self._outgoing.send(length.to_bytes(_LENGTH_BYTES, "little", signed=True) + data)
+
+    def _say_bye(self) -> None:
+        try:
+            self._put(_BYE)
+        except PeerError:
+            return  # said before, or the peer is gone: either way nobody waits for it
+
+    def _finish(self, reason: PacelineError) -> None:
+        self._inbox.fail(reason)
+        self._stopped.set()
+
+    def _receive(self) -> None:
+        try:
+            while (data := self._incoming.recv()) is not None:
+                if data:
+                    self._inbox.put(decode(data))
+            self._finish(PeerLost(f"{self._peer} closed the link"))
+        except PeerTimeout as error:
+            self._finish(PeerLost(str(error)))
+        except (PeerLost, ProtocolError) as error:
+            self._finish(error)
+        self._say_bye()
+
+    def _show_life(self) -> None:
+        period_s = self._outgoing.timeout_s / 4
+        while not self._stopped.wait(period_s):
+            if time.monotonic() - self._last_sent_s >= period_s:
+                try:
+                    self._put(_ALIVE)
+                except PeerError as error:
+                    self._finish(PeerLost(str(error)))
+
+
+class _Channel:
+    """One direction of a link."""
+
+    def __init__(self, group: Any, *, rank: int, device: str, peer: str, timeout_s: float) -> None:
+        self._group = group
+        self._other = 1 - rank
+        self._device = device
+        self._peer = peer
+        self._block = torch.empty(_BLOCK_BYTES, dtype=torch.uint8, device=device)
+        self._host_block = torch.empty(_BLOCK_BYTES, dtype=torch.uint8)
+        self.timeout_s = timeout_s
+
+    def send(self, data: bytes) -> None:
+        head = torch.frombuffer(bytearray(data[:_BLOCK_BYTES]), dtype=torch.uint8)
+        self._host_block[: head.numel()] = head
+        self._block.copy_(self._host_block)
+        self._run("send", self._block)
+        if len(data) > _BLOCK_BYTES:
+            rest = torch.frombuffer(bytearray(memoryview(data)[_BLOCK_BYTES:]), dtype=torch.uint8)
+            self._run("send", rest.to(self._device))
+
+    def recv(self) -> bytes | None:
+        """Return one message, empty for a sign of life, None for goodbye."""
+        self._run("recv", self._block)
+        head = self._block.cpu().numpy().tobytes()
+        length = int.from_bytes(head[:_LENGTH_BYTES], "little", signed=True)
+        if length == _BYE:
+            return None
+        if not 0 <= length <= MAX_MESSAGE_BYTES:
+            raise ProtocolError(f"{self._peer} announced a message of {length} bytes")
+        data = head[_LENGTH_BYTES : _LENGTH_BYTES + length]
+        if length > _ROOM:
+            rest = torch.empty(length - _ROOM, dtype=torch.uint8, device=self._device)
+            self._run("recv", rest)
+            data += rest.cpu().numpy().tobytes()
+        return data
+
+    def close(self) -> None:
+        group, self._group = self._group, None
+        if group is not None:
+            group.abort()
+
+    def _run(self, verb: str, tensor: Tensor) -> None:
+        group = self._group
+        if group is None:
+            raise PeerLost(f"the link to {self._peer} is closed")
+
+        def call() -> None:
+            getattr(group, verb)([tensor], self._other, _TAG).wait()
+            if self._device != "cpu":
+                torch.cuda.current_stream().synchronize()
+
+        translated(call, peer=self._peer, timeout_s=self.timeout_s)
+
+
+def offer_torch_link(host: str, *, backend: str, timeout_s: float) -> TorchLinkOffer:
+    """Start the store in which the two ends of a link meet; both then join its spec."""
+    server = listen_store(host, timeout_s=timeout_s)
+    spec = TorchLinkSpec(host=host, port=server.port, backend=backend, timeout_s=timeout_s)
+    return TorchLinkOffer(spec=spec, server=server)
+
+
+def join_torch_link(spec: TorchLinkSpec, rank: int, *, name: str) -> Link:
+    """Connect one end (rank 0 or 1) that calls itself `name`; blocks until the other has joined.
+
+    Raises:
+        PeerTimeout: the other end did not come within `spec.timeout_s`.
+        ConfigError: the backend is nccl and there is no CUDA device.
+    """
+    store = connect_store(spec.host, spec.port, timeout_s=spec.timeout_s)
+    store.set(f"name/{rank}", name)
+    try:
+        peer = store.get(f"name/{1 - rank}").decode()
+    except RuntimeError as error:
+        raise PeerTimeout(
+            f"the other end of {name}'s link did not come within {spec.timeout_s:g} s"
+        ) from error
+    groups = [_make_group(spec, store, rank, sender) for sender in (0, 1)]
+    channels = [
+        _Channel(
+            group,
+            rank=rank,
+            device="cuda" if spec.backend == "nccl" else "cpu",
+            peer=peer,
+            timeout_s=spec.timeout_s,
+        )
+        for group in groups
+    ]
+    return TorchLink(channels[rank], channels[1 - rank], peer=peer)
+
+
+def _make_group(spec: TorchLinkSpec, store: Any, rank: int, sender: int) -> Any:
+    name = f"from-{sender}"
+    if spec.backend == "nccl":
+        return make_nccl(store, name, rank=rank, size=2, timeout_s=spec.timeout_s)
+    return make_gloo(store, name, rank=rank, size=2, host=spec.host, timeout_s=spec.timeout_s)

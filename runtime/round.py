@@ -1,0 +1,317 @@
+"""One round of the leader: ask for drafts, score, verify, for many sequences in one forward.
+
+What a sequence does is decided by its state machine (`parallel/decoding/machine.py`); this module
+carries the machine's commands out. In PEARL mode the drafter works while the target's forward runs
+(PEARL, arXiv 2408.11850, Algorithm 2); in draft-then-verify mode the forward waits for the drafts.
+"""
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field
+from itertools import count
+
+from parallel.decoding.controller import DraftLengthController
+from parallel.decoding.machine import (
+    AwaitDraft,
+    BeginRound,
+    Commit,
+    DraftArrived,
+    DraftMissed,
+    Event,
+    RequestDraft,
+    Score,
+    Verified,
+    Verify,
+    step,
+)
+from parallel.decoding.sampling import num_candidates
+from parallel.decoding.types import DecodeMode, DraftTree, ScoreRow, Verdict, VerifierKind
+from parallel.decoding.verify import recursive_rejection, sample_and_match
+from parallel.messages import DraftItem, DraftOpen, DraftRequest, Proposal, ProposalItem
+from parallel.model.batch import SequenceRows
+from runtime.clock import Clock
+from runtime.drafter_port import DrafterPort
+from runtime.ledger import SlotLedger
+from runtime.sequence import Sequence
+from runtime.shard import ShardRunner
+
+
+@dataclass(slots=True, kw_only=True)
+class Work:
+    """What one sequence does in the current round, filled in as its machine commands it."""
+
+    sequence: Sequence
+    wanted: RequestDraft | None = None
+    awaiting: bool = False
+    score: Score | None = None
+    verify: Verify | None = None
+    rows: list[ScoreRow] = field(default_factory=list)
+    commit: Commit | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundTimes:
+    """Where one round's time went, in seconds."""
+
+    target_s: float
+    draft_s: float
+    waited_s: float
+    num_positions: int
+
+
+class RoundRunner:
+    """Carries out rounds on a target group and, where one is attached, a drafter."""
+
+    def __init__(
+        self,
+        runner: ShardRunner,
+        ledger: SlotLedger,
+        port: DrafterPort,
+        controller: DraftLengthController,
+        clock: Clock,
+    ) -> None:
+        self._runner = runner
+        self._ledger = ledger
+        self._port = port
+        self._controller = controller
+        self._clock = clock
+        self._rounds = count(1)
+        self._closed: list[int] = []
+        self.times = RoundTimes(target_s=0.0, draft_s=0.0, waited_s=0.0, num_positions=0)
+
+    def release(self, sequence: Sequence) -> None:
+        """Release a sequence's cache, at the target and at the drafter."""
+        self._ledger.close(sequence.number)
+        self._controller.forget(sequence.number)
+        if sequence.known_to_drafter:
+            self._closed.append(sequence.number)
+
+    def settle(self) -> None:
+        """Hand over releases that no round has carried yet, or just sign of life (when idle)."""
+        if self._closed and self._port.ready:
+            self._port.ask(DraftRequest(round=next(self._rounds), closed=self._take_closed()))
+        self._runner.execute(self._ledger.plan())
+
+    def stop(self) -> None:
+        """Send the followers home."""
+        self._runner.execute(self._ledger.plan(stop=True))
+
+    def run(
+        self, decoding: Items[Sequence], prefilling: Items[SequenceRows], syncing: Items[Sequence]
+    ) -> list[Work]:
+        """Make one round.
+
+        Args:
+            decoding: sequences that take part with a state-machine round.
+            prefilling: chunks of prompts too long for this round.
+            syncing: sequences in prefill whose prompt the drafter may read already.
+
+        Returns:
+            The decoding sequences' work, each with its commit.
+
+        Raises:
+            PeerError: a target rank did not take part.
+        """
+        works = [Work(sequence=sequence) for sequence in decoding]
+        ready = self._port.ready
+        for work in works:
+            length = self._draft_length(work.sequence, len(works)) if ready else 0
+            self._apply(work, BeginRound(draft_length=length))
+        proposal, waited_s = None, 0.0
+        asked = self._ask(works, syncing) if ready else False
+        if any(work.awaiting and work.score is None for work in works):
+            proposal = self._collect(works)
+            waited_s = self._port.waited_s
+        target_s, num_positions = self._score(works, prefilling)
+        if asked and any(work.awaiting for work in works):
+            proposal = self._collect(works)
+            waited_s += self._port.waited_s
+        draft_s = proposal.draft_s if proposal is not None else 0.0
+        self.times = RoundTimes(
+            target_s=target_s, draft_s=draft_s, waited_s=waited_s, num_positions=num_positions
+        )
+        self._observe(works, had_prefill=bool(prefilling))
+        for work in works:
+            self._decide(work)
+        return works
+
+    # --- drafts -----------------------------------------------------------------------------
+
+    def _draft_length(self, sequence: Sequence, batch: int) -> int:
+        """Return how many draft tokens are worth asking for, at most what can still be used."""
+        if sequence.submit.mode is DecodeMode.AUTOREGRESSIVE:
+            return 0
+        pearl = sequence.submit.mode is DecodeMode.PEARL
+        usable = sequence.num_wanted - (len(sequence.in_flight) if pearl else 1)
+        if usable <= 0:
+            return 0
+        wanted = sequence.submit.draft_length
+        if wanted < 0:
+            wanted = self._controller.choose(sequence.number, sequence.submit.mode, batch=batch)
+        return min(wanted, usable)
+
+    def _ask(self, works: Items[Work], syncing: Items[Sequence]) -> bool:
+        opened: list[DraftOpen] = []
+        items: list[DraftItem] = []
+        for work in works:
+            if work.wanted is not None:
+                wanted = work.wanted.draft_length
+                items.append(_item(work.sequence, opened, wanted))
+        items += [_item(sequence, opened, 0) for sequence in syncing if not _synced(sequence)]
+        if not (items or self._closed):
+            return False
+        self._port.ask(
+            DraftRequest(
+                round=next(self._rounds),
+                opened=tuple(opened),
+                items=tuple(items),
+                closed=self._take_closed(),
+            )
+        )
+        return bool(items)
+
+    def _collect(self, works: Items[Work]) -> Proposal | None:
+        """Wait for this round's drafts and hand each sequence its own, or the news of none."""
+        proposal = self._port.collect()
+        drafts = {item.request: item for item in proposal.items} if proposal is not None else {}
+        for work in works:
+            if work.awaiting:
+                self._deliver(work, drafts.get(work.sequence.number))
+        return proposal
+
+    def _deliver(self, work: Work, item: ProposalItem | None) -> None:
+        sequence = work.sequence
+        if item is not None and item.unknown:
+            sequence.view.forget()
+            sequence.known_to_drafter = False
+            item = None
+        if item is not None:
+            sequence.view.drafted(item.base, item.token_ids)
+            draft = _usable_chain(item, self._runner.vocab_size)
+            self._apply(work, DraftArrived(epoch=item.epoch, base=item.base, draft=draft))
+        if work.awaiting:  # nothing came, or it was stale
+            sequence.counters.missed_drafts += 1
+            self._apply(work, DraftMissed())
+
+    # --- the target ---------------------------------------------------------------------------
+
+    def _score(self, works: Items[Work], prefilling: Items[SequenceRows]) -> tuple[float, int]:
+        rows = list(prefilling)
+        candidates: list[int] = []
+        for work in works:
+            assert work.score is not None
+            sequence, score = work.sequence, work.score
+            uncached = tuple(sequence.token_ids[sequence.num_cached : score.start])
+            rows.append(
+                SequenceRows(
+                    slot=sequence.number,
+                    start=score.start - len(uncached),
+                    token_ids=uncached + score.token_ids,
+                    num_logits=score.num_logits,
+                )
+            )
+            candidates += [num_candidates(sequence.sampling)] * score.num_logits
+        start_s = self._clock.now_s()
+        scores = self._runner.execute(self._ledger.plan(rows, candidates))
+        target_s = self._clock.now_s() - start_s
+        first = 0
+        for work in works:
+            assert work.score is not None
+            work.rows = scores[first : first + work.score.num_logits]
+            first += work.score.num_logits
+        return target_s, sum(len(row.token_ids) for row in rows)
+
+    def _decide(self, work: Work) -> None:
+        """Verify the drafts against the scores and let the machine commit."""
+        sequence, verify = work.sequence, work.verify
+        assert verify is not None
+        sampling = sequence.sampling
+        rejection = sequence.submit.verifier == VerifierKind.REJECTION and not sampling.is_greedy
+        verifier = recursive_rejection if rejection else sample_and_match
+        verdict: Verdict = verifier(
+            verify.draft,
+            work.rows[: verify.num_rows],
+            sampling,
+            sequence.key,
+            sequence.num_output,
+            sequence.token_ids if sampling.repetition_penalty != 1 else (),
+        )
+        self._apply(work, Verified(verdict=verdict))
+        assert work.commit is not None
+        if work.commit.num_drafted:
+            self._controller.observe_verdict(
+                sequence.number, work.commit.num_accepted, rejected=work.commit.rejected
+            )
+
+    def _apply(self, work: Work, event: Event) -> None:
+        sequence = work.sequence
+        sequence.state, commands = step(sequence.state, event)
+        if isinstance(event, DraftArrived | DraftMissed) and commands:
+            work.awaiting = False
+        for command in commands:
+            match command:
+                case RequestDraft():
+                    work.wanted = command
+                case AwaitDraft():
+                    work.awaiting = True
+                case Score():
+                    work.score = command
+                case Verify():
+                    work.verify = command
+                case Commit():
+                    work.commit = command
+
+    # --- bookkeeping --------------------------------------------------------------------------
+
+    def _observe(self, works: Items[Work], *, had_prefill: bool) -> None:
+        times = self.times
+        fresh = all(work.sequence.counters.rounds > 0 for work in works)
+        if fresh and not had_prefill:  # prompts in the batch would spoil the estimate
+            self._controller.observe_forward(times.num_positions, times.target_s)
+            steps = max((work.wanted.draft_length for work in works if work.wanted), default=0)
+            if times.draft_s and steps:
+                self._controller.observe_draft(steps, times.draft_s)
+        hidden_s = max(0.0, times.draft_s - times.waited_s)
+        for work in works:
+            if work.wanted is not None:
+                work.sequence.counters.draft_s += times.draft_s
+                work.sequence.counters.hidden_s += hidden_s
+
+    def _take_closed(self) -> tuple[int, ...]:
+        taken, self._closed = tuple(self._closed), []
+        return taken
+
+
+def _usable_chain(item: ProposalItem, vocab_size: int) -> DraftTree:
+    """Return the draft up to the first token unknown to the target: paddings differ."""
+    usable = 0
+    for index, token in enumerate(item.token_ids):
+        law = item.draft_probs[index].ids if item.draft_probs else (token,)
+        if not all(0 <= known < vocab_size for known in (token, *law)):
+            break
+        usable += 1
+    return DraftTree.chain(item.token_ids[:usable], item.draft_probs[:usable])
+
+
+def _synced(sequence: Sequence) -> bool:
+    return len(sequence.view.token_ids) >= sequence.num_prompt
+
+
+def _item(sequence: Sequence, opened: list[DraftOpen], num_draft: int) -> DraftItem:
+    """Make the drafter's item for a sequence, introducing it first if need be."""
+    if not sequence.known_to_drafter:
+        sequence.known_to_drafter = True
+        sequence.view.forget()
+        sampling = sequence.sampling
+        opened.append(
+            DraftOpen(
+                request=sequence.number,
+                key=sequence.key,
+                sampling=sampling,
+                num_prompt=sequence.num_prompt,
+                capacity=sequence.capacity,
+                send_probs=sequence.submit.verifier == VerifierKind.REJECTION
+                and not sampling.is_greedy,
+            )
+        )
+    wanted = sequence.token_ids + list(sequence.in_flight.token_ids)
+    return sequence.view.item(sequence.number, sequence.state.epoch, wanted, num_draft)

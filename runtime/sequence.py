@@ -1,0 +1,133 @@
+"""One request in flight, as the leader sees it."""
+
+from collections.abc import Sequence as Ids
+from dataclasses import dataclass, field
+
+from parallel.decoding.machine import State, start
+from parallel.decoding.rng import request_key
+from parallel.decoding.types import DraftTree, RngKey, SamplingParams
+from parallel.messages import DraftItem, RequestStats, Submit
+from runtime.text import StopMatcher
+
+
+@dataclass(slots=True, kw_only=True)
+class Counters:
+    """What `RequestStats` reports, while it is still being counted."""
+
+    rounds: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    missed_drafts: int = 0
+    draft_s: float = 0.0
+    hidden_s: float = 0.0
+    drafter_lost: bool = False
+    first_token_s: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class DrafterView:
+    """What the drafter holds of a request, so that each round sends it only what is new."""
+
+    token_ids: list[int] = field(default_factory=list)
+    num_certain: int = 0
+    """A prefix known to equal the committed tokens."""
+
+    def forget(self) -> None:
+        """Start over: the next item carries the request whole."""
+        self.token_ids.clear()
+        self.num_certain = 0
+
+    def item(self, request: int, epoch: int, wanted: Ids[int], num_draft: int) -> DraftItem:
+        """Make the item after which the drafter holds `wanted`, and record that it does."""
+        keep = min(self.num_certain, len(wanted))
+        limit = min(len(self.token_ids), len(wanted))
+        while keep < limit and self.token_ids[keep] == wanted[keep]:
+            keep += 1
+        tail = tuple(wanted[keep:])
+        self.token_ids[keep:] = tail
+        return DraftItem(request=request, epoch=epoch, keep=keep, tail=tail, num_draft=num_draft)
+
+    def advance(self, num_committed: int) -> None:
+        """Record how many tokens are committed: those that the drafter holds are final."""
+        self.num_certain = min(num_committed, len(self.token_ids))
+
+    def drafted(self, base: int, token_ids: Ids[int]) -> None:
+        """Record that the drafter has drafted these tokens after its first `base`."""
+        if base == len(self.token_ids):
+            self.token_ids.extend(token_ids)
+
+
+class Sequence:
+    """Tokens, decoding state and counters of one request.
+
+    `number` is the leader's own name for it, unique among all drivers, and names its cache slot.
+    """
+
+    def __init__(
+        self, number: int, submit: Submit, *, driver: int, submitted_s: float, max_tokens: int
+    ) -> None:
+        self.number = number
+        self.submit = submit
+        self.driver = driver
+        self.submitted_s = submitted_s
+        self.max_tokens = max_tokens
+        self.token_ids = list(submit.prompt_ids)
+        self.num_prompt = len(submit.prompt_ids)
+        self.num_cached = 0
+        self.state: State = start(
+            request=number,
+            mode=submit.mode,
+            num_committed=self.num_prompt,
+            last_token=submit.prompt_ids[-1],
+        )
+        self.key = RngKey(
+            seed=submit.sampling.seed, request=request_key(submit.prompt_ids, sample_index=0)
+        )
+        self.view = DrafterView()
+        self.known_to_drafter = False
+        self.stop_matcher: StopMatcher | None = None
+        self.counters = Counters()
+        self.finish_reason: str | None = None
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """How its tokens are drawn."""
+        return self.submit.sampling
+
+    @property
+    def num_output(self) -> int:
+        """Tokens generated so far."""
+        return len(self.token_ids) - self.num_prompt
+
+    @property
+    def capacity(self) -> int:
+        """Tokens it can grow to."""
+        return self.num_prompt + self.max_tokens
+
+    @property
+    def num_wanted(self) -> int:
+        """Tokens it may still generate."""
+        return self.max_tokens - self.num_output
+
+    @property
+    def in_flight(self) -> DraftTree:
+        """Drafts proposed and not yet verified."""
+        return self.state.in_flight
+
+    def stats(self, now_s: float) -> RequestStats:
+        """Return the report of a request that ends now."""
+        counters = self.counters
+        first_s = counters.first_token_s if counters.first_token_s is not None else now_s
+        return RequestStats(
+            rounds=counters.rounds,
+            drafted=counters.drafted,
+            accepted=counters.accepted,
+            rejected=counters.rejected,
+            missed_drafts=counters.missed_drafts,
+            ttft_s=first_s - self.submitted_s,
+            total_s=now_s - self.submitted_s,
+            draft_s=counters.draft_s,
+            hidden_s=counters.hidden_s,
+            drafter_lost=counters.drafter_lost,
+        )

@@ -1,0 +1,46 @@
+"""What a model rank is told before it starts; plain values, so they travel to any node."""
+
+from dataclasses import dataclass
+
+from runtime.virtual import VirtualSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """One model group's model, and how each of its ranks runs it."""
+
+    role: str
+    """"target" or "drafter"; names the group in errors."""
+    directory: str | None = None
+    """Checkpoint in Hugging Face format; None for virtual devices."""
+    layers: tuple[int, ...] | None = None
+    """Keep only these layers of the checkpoint; None keeps all."""
+    virtual: VirtualSpec | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+    num_threads: int = 1
+    cache_tokens: int = 8192
+    """Tokens the KV cache holds, all sequences together."""
+    page_size: int = 16
+    group_timeout_s: float = 20.0
+    """How long a rank waits for another within one step."""
+
+    @property
+    def num_pages(self) -> int:
+        """Pages of the cache."""
+        return -(-self.cache_tokens // self.page_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderSettings:
+    """What only rank 0 of the target needs."""
+
+    max_positions: int
+    eos_ids: tuple[int, ...] = ()
+    max_batch: int = 16
+    prefill_chunk: int = 256
+    draft_wait_s: float = 1.0
+    """Longest wait for a draft before the round goes on without it."""
+    max_draft_length: int = 8
+    tokenizer_directory: str | None = None
+    """Needed for stop strings."""

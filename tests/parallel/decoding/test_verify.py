@@ -1,0 +1,457 @@
+"""Verifiers on toys, by exact enumeration; each exactness rule with a variant that breaks it."""
+
+from collections.abc import Sequence
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from parallel.decoding import verify
+from parallel.decoding.rng import Purpose, uniform
+from parallel.decoding.sampling import Distribution, distribution, sample
+from parallel.decoding.types import (
+    DraftTree,
+    NodeKind,
+    RngKey,
+    SamplingParams,
+    ScoreRow,
+    SparseProbs,
+    Verdict,
+)
+from parallel.decoding.verify import (
+    acceptance_test,
+    draft_token_with_law,
+    recursive_rejection,
+    sample_and_match,
+    sibling_law,
+)
+
+TOY3 = ((0.6, 0.3, 0.1), (0.3, 0.5, 0.2))  # target, drafter
+TOY4 = ((0.35, 0.30, 0.20, 0.15), (0.20, 0.15, 0.45, 0.20))
+SAMPLED = SamplingParams(temperature=1.0)
+IID, WITHOUT, POINT = NodeKind.IID, NodeKind.WITHOUT_REPLACEMENT, NodeKind.POINT
+
+
+def key(request: int) -> RngKey:
+    return RngKey(seed=1, request=request)
+
+
+def row(probs: Sequence[float]) -> ScoreRow:
+    return ScoreRow(torch.tensor(probs, dtype=torch.float64).log().float(), None)
+
+
+def exact(probs: Sequence[float]) -> Distribution:
+    ids = [i for i, p in enumerate(probs) if p > 0]
+    return Distribution(ids=np.array(ids), probs=np.array([probs[i] for i in ids]))
+
+
+def sparse(probs: Sequence[float]) -> SparseProbs:
+    return SparseProbs(ids=tuple(range(len(probs))), probs=tuple(probs))
+
+
+def siblings(
+    token_ids: Sequence[int], kinds: Sequence[NodeKind], law: Sequence[float]
+) -> DraftTree:
+    return DraftTree(
+        token_ids=tuple(token_ids),
+        parents=(-1,) * len(token_ids),
+        kinds=tuple(kinds),
+        draft_probs=tuple(None if kind is POINT else sparse(law) for kind in kinds),
+    )
+
+
+def enumerate_law(
+    toy: tuple[Sequence[float], Sequence[float]],
+    drawn: Sequence[NodeKind],
+    believed: Sequence[NodeKind] | None = None,
+) -> tuple[list[float], float]:
+    """Return the output law and the acceptance of siblings `drawn` so but `believed` to be so."""
+    target, drafter = toy
+    out, accepted = [0.0] * len(target), 0.0
+
+    def go(tokens: tuple[int, ...], law: Distribution, weight: float) -> None:
+        nonlocal accepted
+        rank = len(tokens)
+        if rank == len(drawn):
+            for token, prob in zip(law.ids.tolist(), law.probs.tolist(), strict=True):
+                out[token] += weight * prob
+            return
+        for token in range(len(target)):
+            grown = (*tokens, token)
+            real = siblings(grown, drawn[: rank + 1], drafter)
+            real_law = sibling_law(real, rank, range(rank))
+            if token not in real_law.ids:
+                continue
+            drawing = weight * real_law.probs[real_law.ids.index(token)]
+            assumed = siblings(grown, (believed or drawn)[: rank + 1], drafter)
+            test = acceptance_test(law, sibling_law(assumed, rank, range(rank)), token)
+            out[token] += drawing * test.probability
+            accepted += drawing * test.probability
+            if test.residual is not None:
+                go(grown, test.residual, drawing * (1 - test.probability))
+
+    go((), exact(target), 1.0)
+    return out, accepted
+
+
+def total_variation(a: Sequence[float], b: Sequence[float]) -> float:
+    return sum(abs(x - y) for x, y in zip(a, b, strict=True)) / 2
+
+
+@pytest.mark.parametrize(
+    ("toy", "kinds", "acceptance"),
+    [
+        (TOY3, [IID], 0.7),
+        (TOY4, [IID], 0.7),
+        (TOY3, [IID] * 2, 0.79),
+        (TOY4, [IID] * 2, 0.8050),
+        (TOY4, [IID] * 3, 0.87325),
+        (TOY3, [WITHOUT] * 2, 0.8575),
+        (TOY4, [WITHOUT] * 2, 0.880966),
+        (TOY4, [WITHOUT] * 3, 0.978571),
+    ],
+)
+def test_recursive_rejection_keeps_the_target_law_at_the_known_acceptance(
+    toy: tuple[Sequence[float], Sequence[float]], kinds: list[NodeKind], acceptance: float
+) -> None:
+    out, accepted = enumerate_law(toy, kinds)
+    assert out == pytest.approx(toy[0], abs=1e-12)
+    assert accepted == pytest.approx(acceptance, abs=1e-6)
+
+
+@pytest.mark.parametrize("kinds", [[IID, WITHOUT], [WITHOUT, IID, WITHOUT]])
+def test_siblings_of_mixed_kinds_keep_the_target_law(kinds: list[NodeKind]) -> None:
+    assert enumerate_law(TOY4, kinds)[0] == pytest.approx(TOY4[0], abs=1e-12)
+
+
+def test_a_point_draft_keeps_the_target_law() -> None:
+    for token in range(4):
+        test = acceptance_test(exact(TOY4[0]), SparseProbs(ids=(token,), probs=(1.0,)), token)
+        assert test.probability == pytest.approx(TOY4[0][token])
+        assert test.residual is not None
+        assert token not in test.residual.ids
+
+
+def test_rule_2_drafts_without_replacement_tested_as_independent_are_caught() -> None:
+    for num, distance in ((2, 0.00835), (3, 0.02143)):
+        out, _ = enumerate_law(TOY4, [WITHOUT] * num, believed=[IID] * num)
+        assert total_variation(out, TOY4[0]) == pytest.approx(distance, abs=5e-6)
+
+
+def test_rule_3_dropping_an_unlikely_draft_after_looking_is_biased() -> None:
+    target, drafter = TOY4
+
+    def output(keeps: Sequence[bool]) -> list[float]:
+        """Return the law when a draft is tested only if its token is kept, else hidden."""
+        out = [0.0] * 4
+        for token in range(4):
+            if not keeps[token]:
+                out = [o + drafter[token] * p for o, p in zip(out, target, strict=True)]
+                continue
+            test = acceptance_test(exact(target), sparse(drafter), token)
+            out[token] += drafter[token] * test.probability
+            if test.residual is not None:
+                left = drafter[token] * (1 - test.probability)
+                for other, prob in zip(test.residual.ids, test.residual.probs, strict=True):
+                    out[other] += left * prob
+        return out
+
+    dropped = output([q >= 0.2 for q in drafter])
+    assert dropped == pytest.approx([0.4025, 0.195, 0.23, 0.1725])
+    assert total_variation(dropped, target) == pytest.approx(0.105)
+    assert output([True] * 4) == pytest.approx(target)  # stopping without a look: all or none
+    assert output([False] * 4) == pytest.approx(target)
+
+
+def _match_but_draw_again(
+    draft: DraftTree, rows: Sequence[ScoreRow], params: SamplingParams, rng_key: RngKey
+) -> Verdict:
+    """Break rule R4 as REST and ADED do: throw the sample away where it does not match."""
+    verdict = sample_and_match(draft, rows, params, rng_key, 0)
+    if verdict.num_accepted:
+        return verdict
+    return Verdict(num_accepted=0, next_token=sample(rows[0], params, rng_key, 1_000_000))
+
+
+def test_rule_4_drawing_again_after_a_mismatch_is_caught() -> None:
+    draft, rows = DraftTree.chain((1,)), [row(TOY3[0])] * 2
+
+    def counts(broken: bool) -> list[int]:
+        first = [0, 0, 0]
+        for request in range(6000):
+            if broken:
+                verdict = _match_but_draw_again(draft, rows, SAMPLED, key(request))
+            else:
+                verdict = sample_and_match(draft, rows, SAMPLED, key(request), 0)
+            emitted = verdict.next_token
+            assert emitted is not None
+            first[1 if verdict.num_accepted else emitted] += 1
+        return first
+
+    expected = np.array(TOY3[0]) * 6000
+    assert chisquare(counts(broken=False), expected).pvalue > 1e-4
+    broken = counts(broken=True)
+    assert chisquare(broken, expected).pvalue < 1e-100
+    assert total_variation(np.array(broken) / 6000, (0.42, 0.51, 0.07)) < 0.02
+
+
+@pytest.mark.parametrize("verifier", [sample_and_match, recursive_rejection])
+def test_rule_5_the_bonus_token_obeys_the_transforms(verifier: verify.Verifier) -> None:
+    params = SamplingParams(temperature=1.0, top_k=2)
+    draft, rows = DraftTree.chain((0,)), [row((1.0, 0.0, 0.0)), row((0.4, 0.35, 0.25))]
+
+    def bonuses(bonus_params: SamplingParams) -> set[int | None]:
+        drawn = set()
+        for request in range(200):
+            verdict = verifier(draft, rows, params, key(request), 0)
+            assert verdict.num_accepted == 1
+            if bonus_params is not params:  # SWIFT's bonus: plain softmax of the logits
+                verdict = verifier(DraftTree(), rows[1:], bonus_params, key(request), 1)
+            drawn.add(verdict.next_token)
+        return drawn
+
+    assert bonuses(params) == {0, 1}
+    assert bonuses(SAMPLED) == {0, 1, 2}
+
+
+def test_rule_6_a_token_the_target_cannot_draw_is_never_accepted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def zero_to_accept(
+        rng_key: RngKey, position: int, purpose: Purpose, *, index: int = 0
+    ) -> float:
+        number = uniform(rng_key, position, purpose, index=index)
+        return 0.0 if purpose is Purpose.ACCEPT else number
+
+    rows = [row((0.0, 0.5, 0.5))] * 2
+    draft = DraftTree.chain((0,), (sparse((1.0, 0.0, 0.0)),))
+    monkeypatch.setattr(verify, "uniform", zero_to_accept)
+    verdict = recursive_rejection(draft, rows, SAMPLED, key(0), 0)
+    assert verdict.num_accepted == 0
+    test = acceptance_test(distribution(rows[0], SAMPLED), sparse((1.0, 0.0, 0.0)), 0)
+    assert test.probability == 0
+    assert 0.0 <= test.probability  # the broken test, u <= ratio, lets it pass
+
+
+def test_a_number_equal_to_the_ratio_rejects(monkeypatch: pytest.MonkeyPatch) -> None:
+    ratio = acceptance_test(distribution(row(TOY3[0]), SAMPLED), sparse(TOY3[1]), 1).probability
+
+    def accept_number(rng_key: RngKey, position: int, purpose: Purpose, *, index: int = 0) -> float:
+        assert (rng_key, position, index) == (key(0), 0, 0)
+        return ratio if purpose is Purpose.ACCEPT else 0.5
+
+    monkeypatch.setattr(verify, "uniform", accept_number)
+    draft = DraftTree.chain((1,), (sparse(TOY3[1]),))
+    assert recursive_rejection(draft, [row(TOY3[0])], SAMPLED, key(0), 0).num_accepted == 0
+
+
+@pytest.mark.parametrize("verifier", [sample_and_match, recursive_rejection])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rule_7_each_node_is_penalised_by_its_own_prefix(
+    verifier: verify.Verifier, temperature: float
+) -> None:
+    params = SamplingParams(temperature=temperature, repetition_penalty=50.0, top_k=1)
+    rows = [row((0.5, 0.3, 0.2))] * 4  # the target alone never repeats: 0, 1, 2, then 0 again
+    history = [7 % 3]
+
+    def path(draft: tuple[int, ...], seen: Sequence[int]) -> list[int]:
+        verdict = verifier(DraftTree.chain(draft), rows, params, key(0), 0, seen)
+        assert verdict.next_token is not None
+        return [*draft[: verdict.num_accepted], verdict.next_token]
+
+    alone: list[int] = []
+    for position in range(2):
+        alone.append(sample(rows[0], params, key(0), position, [*history, *alone]))
+    assert alone == [0, 2]
+    assert path((0, 2), history)[:2] == alone
+    flat = [sample(rows[0], params, key(0), p, history) for p in range(2)]
+    assert flat != alone  # one prefix for every node: the broken variant
+
+
+# --- trees ----------------------------------------------------------------------------------
+
+TREE = DraftTree(  # two children each, two levels
+    token_ids=(0, 1, 2, 0, 1, 2),
+    parents=(-1, -1, 0, 0, 1, 1),
+    kinds=(POINT,) * 6,
+    draft_probs=(None,) * 6,
+)
+MARKOV = ((0.6, 0.3, 0.1), (0.2, 0.2, 0.6), (0.5, 0.25, 0.25))  # next token by the last one
+
+
+def test_sample_and_match_follows_the_target_through_a_tree() -> None:
+    rows = [row(MARKOV[0])] + [row(MARKOV[token]) for token in TREE.token_ids]
+    seen = set()
+    for request in range(300):
+        tokens = [0]
+        for position in range(3):
+            tokens.append(sample(row(MARKOV[tokens[-1]]), SAMPLED, key(request), position))
+        verdict = sample_and_match(TREE, rows, SAMPLED, key(request), 0)
+        path = [TREE.token_ids[node] for node in verdict.accepted_nodes]
+        assert len(path) == verdict.num_accepted
+        assert [*path, verdict.next_token] == tokens[1 : len(path) + 2]
+        parents = [TREE.parents[node] for node in verdict.accepted_nodes]
+        assert parents == [-1, *verdict.accepted_nodes][: len(path)]
+        seen.add(verdict.accepted_nodes)
+    assert len(seen) == 7  # every path, the empty one included
+
+
+def test_coupled_drafts_are_accepted_more_often_than_independent_ones() -> None:
+    target, drafter = (row(probs) for probs in TOY3)
+    hits = sum(
+        verify.draft_token(drafter, SAMPLED, key(i), 0) == sample(target, SAMPLED, key(i), 0)
+        for i in range(3000)
+    )
+    shared = 1 - total_variation(*TOY3)
+    bound = shared / (2 - shared)  # (1 - TV) / (1 + TV), Daliri et al.
+    assert hits / 3000 > bound - 0.03
+    assert hits / 3000 > sum(p * q for p, q in zip(*TOY3, strict=True)) + 0.1
+
+
+def _drawn_tree(request: int, kind: NodeKind) -> DraftTree:
+    """Draw two levels of two siblings each from the drafter's law."""
+    law = np.array(TOY3[1])
+    tokens: list[int] = []
+    parents: list[int] = []
+    for parent in (-1, 0, 1):
+        first = _pick(law, uniform(key(request), parent + 1, Purpose.DRAFT, index=0))
+        left = law.copy()
+        if kind is WITHOUT:
+            left[first] = 0
+        tokens += [first, _pick(left, uniform(key(request), parent + 1, Purpose.DRAFT, index=1))]
+        parents += [parent, parent]
+    return DraftTree(
+        token_ids=tuple(tokens),
+        parents=tuple(parents),
+        kinds=(kind,) * 6,
+        draft_probs=(sparse(TOY3[1]),) * 6,
+    )
+
+
+def _pick(weights: np.ndarray, number: float) -> int:  # type: ignore[type-arg]  # a test's shorthand
+    return int(np.searchsorted(np.cumsum(weights), number * weights.sum(), side="right"))
+
+
+@pytest.mark.parametrize(("kind", "acceptance"), [(IID, 0.79), (WITHOUT, 0.8575)])
+def test_sampled_trees_keep_the_law_of_both_levels(kind: NodeKind, acceptance: float) -> None:
+    num, rows = 5000, [row(TOY3[0])] * 7
+    first, second, accepted = np.zeros(3), np.zeros(3), 0
+    for request in range(num):
+        draft = _drawn_tree(request, kind)
+        verdict = recursive_rejection(draft, rows, SAMPLED, key(request), 10)
+        assert verdict.next_token is not None
+        tokens = [draft.token_ids[n] for n in verdict.accepted_nodes] + [verdict.next_token]
+        first[tokens[0]] += 1
+        if verdict.num_accepted:
+            accepted += 1
+            second[tokens[1]] += 1
+    assert chisquare(first, np.array(TOY3[0]) * num).pvalue > 1e-4
+    assert chisquare(second, np.array(TOY3[0]) * accepted).pvalue > 1e-4
+    deviation = (acceptance * (1 - acceptance) / num) ** 0.5
+    assert abs(accepted / num - acceptance) < 4 * deviation
+
+
+def test_sampled_trees_believed_independent_are_caught_by_the_same_test() -> None:
+    num, rows = 5000, [row(TOY4[0])]
+    counts = np.zeros(4)
+    for request in range(num):  # weight 3 siblings, distance .02143, into one cell each
+        law = np.array(TOY4[1])
+        tokens: list[int] = []
+        for rank in range(3):
+            tokens.append(_pick(law, uniform(key(request), 0, Purpose.DRAFT, index=rank)))
+            law[tokens[-1]] = 0
+        draft = siblings(tokens, [IID] * 3, TOY4[1])
+        verdict = recursive_rejection(draft, rows * 4, SAMPLED, key(request), 0)
+        token = (
+            draft.token_ids[verdict.accepted_nodes[0]]
+            if verdict.num_accepted
+            else verdict.next_token
+        )
+        assert token is not None
+        counts[token] += 1
+    assert chisquare(counts, np.array(TOY4[0]) * num).pvalue < 1e-4
+
+
+# --- rows, ends and refusals -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verifier", [sample_and_match, recursive_rejection])
+def test_without_a_row_after_the_last_draft_nothing_follows_it(verifier: verify.Verifier) -> None:
+    sure = row((0.0, 1.0))
+    draft = DraftTree.chain((1, 1))
+    full = verifier(draft, [sure] * 3, SAMPLED, key(0), 0)
+    assert full == Verdict(num_accepted=2, next_token=1, accepted_nodes=(0, 1))
+    short = verifier(draft, [sure] * 2, SAMPLED, key(0), 0)
+    assert short == Verdict(num_accepted=2, next_token=None, accepted_nodes=(0, 1))
+    wrong = verifier(DraftTree.chain((1, 0)), [sure] * 2, SAMPLED, key(0), 0)
+    assert wrong == Verdict(num_accepted=1, next_token=1, accepted_nodes=(0,))
+    empty = verifier(DraftTree(), [sure], SAMPLED, key(0), 0)
+    assert empty == Verdict(num_accepted=0, next_token=1)
+
+
+@pytest.mark.parametrize("verifier", [sample_and_match, recursive_rejection])
+@pytest.mark.parametrize("num_rows", [0, 1, 4])
+def test_rows_that_do_not_fit_are_refused(verifier: verify.Verifier, num_rows: int) -> None:
+    with pytest.raises(ValueError, match="do not score"):
+        verifier(DraftTree.chain((1, 1)), [row((0.5, 0.5))] * num_rows, SAMPLED, key(0), 0)
+
+
+def test_greedy_rejection_accepts_the_best_token_alone() -> None:
+    rows, params = [row(TOY3[0])] * 3, SamplingParams()
+    laws = (sparse(TOY3[1]),) * 2
+    verdict = recursive_rejection(DraftTree.chain((0, 1), laws), rows, params, key(0), 0)
+    assert (verdict.num_accepted, verdict.next_token) == (1, 0)
+
+
+def test_equal_laws_are_always_accepted() -> None:
+    rows = [row(TOY4[0])] * 6
+    for request in range(200):
+        drawn = [draft_token_with_law(rows[0], SAMPLED, key(request), i) for i in range(5)]
+        draft = DraftTree.chain(tuple(t for t, _ in drawn), tuple(law for _, law in drawn))
+        assert recursive_rejection(draft, rows, SAMPLED, key(request), 0).num_accepted == 5
+
+
+@pytest.mark.parametrize(
+    ("law", "problem"),
+    [
+        (SparseProbs(ids=(1, 2), probs=(0.5, 0.5)), "cannot have been drawn"),
+        (SparseProbs(ids=(0, 1), probs=(0.0, 1.0)), "cannot have been drawn"),
+        (SparseProbs(ids=(0, 1), probs=(0.7, 0.7)), "sums to"),
+        (SparseProbs(ids=(0, 1), probs=(-0.5, 1.5)), "sums to"),
+        (SparseProbs(ids=(0,), probs=(0.5, 0.5)), "sums to"),
+        (SparseProbs(ids=(0, 1), probs=(float("nan"), 1.0)), "sums to"),
+    ],
+)
+def test_a_law_that_cannot_be_is_refused(law: SparseProbs, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        acceptance_test(exact(TOY3[0]), law, 0)
+
+
+def test_missing_and_exhausted_laws_are_refused() -> None:
+    draft = DraftTree(token_ids=(0,), parents=(-1,), kinds=(IID,), draft_probs=(None,))
+    with pytest.raises(ValueError, match="lacks its law"):
+        sibling_law(draft, 0, ())
+    with pytest.raises(ValueError, match="exhaust"):
+        sibling_law(siblings((0, 0), [WITHOUT] * 2, (1.0,)), 1, (0,))
+
+
+def test_no_number_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[int, Purpose, int]] = []
+
+    def recorded(rng_key: RngKey, position: int, purpose: Purpose, *, index: int = 0) -> float:
+        read.append((position, purpose, index))
+        return uniform(rng_key, position, purpose, index=index)
+
+    monkeypatch.setattr(verify, "uniform", recorded)
+    for request in range(50):
+        read.clear()
+        recursive_rejection(_drawn_tree(0, WITHOUT), [row(TOY3[0])] * 7, SAMPLED, key(request), 10)
+        assert len(set(read)) == len(read)
+        assert all(a[0] <= b[0] for a, b in pairwise(read))
+
+
+def test_enumeration_covers_every_draw() -> None:
+    for kinds in product([IID, WITHOUT], repeat=2):
+        assert sum(enumerate_law(TOY3, kinds)[0]) == pytest.approx(1)

@@ -1,0 +1,164 @@
+"""An engine with its drafter in one process: threads, memory links and toy models."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from parallel.decoding.controller import DraftLengthController
+from parallel.decoding.rng import request_key
+from parallel.decoding.sampling import sample
+from parallel.decoding.types import DecodeMode, RngKey, SamplingParams, ScoreRow
+from parallel.group import SoloGroup
+from parallel.messages import Committed, Failed, Finished, Hello, Message, Submit
+from runtime.clock import MonotonicClock
+from runtime.drafter_port import DrafterPort
+from runtime.drafting import ModelDrafter, NgramDrafter, serve_drafts
+from runtime.engine import Engine, EngineConfig
+from runtime.ledger import SlotLedger
+from runtime.links.link import Link
+from runtime.links.memory import memory_link_pair
+from runtime.round import RoundRunner
+from runtime.shard import ShardRunner
+from runtime.toy import PrefixShard, prefix_logits
+
+VOCAB = 48
+PAGE = 4
+
+
+@dataclass
+class Outcome:
+    token_ids: list[int] = field(default_factory=list)
+    finished: Finished | None = None
+    failed: Failed | None = None
+
+
+class Rig:
+    """One leader, any number of drivers, drafters that come and go."""
+
+    def __init__(self, *, num_pages: int = 400, wait_budget_s: float = 2.0, **limits: int) -> None:
+        clock = MonotonicClock()
+        self.target = PrefixShard(VOCAB)
+        ledger = SlotLedger(num_pages=num_pages, page_size=PAGE)
+        self.port = DrafterPort(clock, wait_budget_s=wait_budget_s)
+        controller = DraftLengthController(max_length=8)
+        runner = ShardRunner(self.target, SoloGroup())
+        rounds = RoundRunner(runner, ledger, self.port, controller, clock)
+        config = EngineConfig(vocab_size=VOCAB, max_positions=400, heartbeat_s=0.05, **limits)
+        self.engine = Engine(rounds, ledger, self.port, config, clock=clock, tokenizer=None)
+        self.errors: list[BaseException] = []
+        self._threads = [self._spawn(self.engine.run)]
+
+    def _spawn(self, target: object, *args: object) -> threading.Thread:
+        def guarded() -> None:
+            try:
+                target(*args)  # type: ignore[operator]  # any of the rig's loops
+            except BaseException as error:  # noqa: BLE001  (a test asserts on it)
+                self.errors.append(error)
+
+        thread = threading.Thread(target=guarded, daemon=True)
+        thread.start()
+        return thread
+
+    def attach_model(self, *, noise: float = 0.5, num_pages: int = 400) -> Link:
+        """Attach a model drafter; returns its end of the link, to be closed by a test."""
+        runner = ShardRunner(PrefixShard(VOCAB, noise=noise), SoloGroup())
+        drafter = ModelDrafter(runner, SlotLedger(num_pages=num_pages, page_size=PAGE))
+        return self._attach(drafter)
+
+    def attach_ngram(self) -> Link:
+        return self._attach(NgramDrafter())
+
+    def attach_silent(self) -> Link:
+        """Attach a drafter that never answers."""
+        ours, theirs = memory_link_pair("leader", "drafter")
+        self.engine.join(Hello(role="drafter", name="silent", vocab_size=VOCAB), theirs)
+        return ours
+
+    def attach_link(self, leader_end: Link, drafter_end: Link, *, noise: float = 0.5) -> None:
+        """Attach a model drafter over given link ends."""
+        runner = ShardRunner(PrefixShard(VOCAB, noise=noise), SoloGroup())
+        drafter = ModelDrafter(runner, SlotLedger(num_pages=400, page_size=PAGE))
+        self.engine.join(Hello(role="drafter", name="toy", vocab_size=VOCAB), leader_end)
+        self._serve(drafter_end, drafter)
+
+    def _attach(self, drafter: ModelDrafter | NgramDrafter) -> Link:
+        ours, theirs = memory_link_pair("leader", "drafter")
+        self.engine.join(Hello(role="drafter", name="toy", vocab_size=VOCAB), theirs)
+        self._serve(ours, drafter)
+        return ours
+
+    def _serve(self, link: Link, drafter: ModelDrafter | NgramDrafter) -> None:
+        def loop() -> None:
+            serve_drafts(link, drafter, MonotonicClock(), heartbeat_s=0.05)
+
+        self._threads.append(self._spawn(loop))
+
+    def driver(self) -> Link:
+        ours, theirs = memory_link_pair("leader", "driver")
+        self._spawn(self.engine.join, Hello(role="driver", name="test"), theirs)
+        return ours
+
+    def run(self, submits: Sequence[Submit]) -> dict[int, Outcome]:
+        link = self.driver()
+        for submit in submits:
+            link.send(submit)
+        outcomes = {submit.request: Outcome() for submit in submits}
+        while any(o.finished is None and o.failed is None for o in outcomes.values()):
+            message = link.recv(10.0)
+            assert message is not None, f"no message for 10 s; errors: {self.errors}"
+            record(outcomes, message)
+        link.close()
+        return outcomes
+
+    def close(self) -> None:
+        self.engine.stop()
+        for thread in self._threads:
+            thread.join(timeout=5.0)
+            assert not thread.is_alive(), "a loop did not end"
+
+
+def record(outcomes: dict[int, Outcome], message: Message) -> None:
+    match message:
+        case Committed(request=request, token_ids=token_ids):
+            assert outcomes[request].finished is None, "tokens after the end"
+            outcomes[request].token_ids.extend(token_ids)
+        case Finished(request=request):
+            assert outcomes[request].finished is None, "two ends"
+            outcomes[request].finished = message
+        case Failed(request=request) if request is not None:
+            outcomes[request].failed = message
+        case _:
+            raise AssertionError(f"unexpected {message}")
+
+
+def make_submit(
+    request: int = 0,
+    *,
+    prompt: Sequence[int] = (1, 2, 3),
+    mode: str = "pearl",
+    verifier: str = "match",
+    max_tokens: int = 24,
+    draft_length: int = 4,
+    sampling: SamplingParams | None = None,
+) -> Submit:
+    return Submit(
+        request=request,
+        prompt_ids=tuple(prompt),
+        sampling=sampling or SamplingParams(),
+        mode=DecodeMode(mode),
+        verifier=verifier,
+        max_tokens=max_tokens,
+        draft_length=draft_length,
+    )
+
+
+def expected_tokens(submit: Submit) -> list[int]:
+    """The target alone: one token after the other, straight from the toy's law."""
+    tokens = list(submit.prompt_ids)
+    key = RngKey(
+        seed=submit.sampling.seed, request=request_key(submit.prompt_ids, sample_index=0)
+    )
+    for position in range(submit.max_tokens):
+        row = ScoreRow(prefix_logits(tokens, VOCAB), None)
+        tokens.append(sample(row, submit.sampling, key, position, tokens))
+    return tokens[len(submit.prompt_ids) :]

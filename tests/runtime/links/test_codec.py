@@ -1,0 +1,259 @@
+"""The codec: every message survives the trip, and bad bytes raise ProtocolError alone."""
+
+import contextlib
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parallel.decoding.types import DecodeMode, RngKey, SamplingParams, SparseProbs, VerifierKind
+from parallel.messages import (
+    Cancel,
+    Committed,
+    DraftItem,
+    DraftOpen,
+    DraftRequest,
+    Failed,
+    Finished,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    Proposal,
+    ProposalItem,
+    RequestStats,
+    Submit,
+)
+from protos.paceline.v1 import link_pb2 as pb
+from runtime.errors import ProtocolError
+from runtime.links.codec import decode, encode
+
+words = st.integers(0, 2**64 - 1)
+counts = st.integers(0, 2**32 - 1)
+token_ids = st.lists(st.integers(0, 2**31 - 1), max_size=5).map(tuple)
+seconds = st.floats(0, 1e9)
+text = st.text(max_size=8)
+sampling = st.builds(
+    SamplingParams,
+    temperature=st.floats(0, 10),
+    top_k=counts,
+    top_p=st.floats(0, 1, exclude_min=True),
+    min_p=st.floats(0, 1),
+    repetition_penalty=st.floats(0.01, 10),
+    seed=words,
+)
+laws = st.lists(st.tuples(st.integers(0, 2**31 - 1), st.floats(0, 1)), max_size=3).map(
+    lambda pairs: SparseProbs(
+        ids=tuple(pair[0] for pair in pairs), probs=tuple(pair[1] for pair in pairs)
+    )
+)
+draft_opens = st.builds(
+    DraftOpen,
+    request=words,
+    key=st.builds(RngKey, seed=words, request=words),
+    sampling=sampling,
+    num_prompt=counts,
+    capacity=counts,
+    send_probs=st.booleans(),
+)
+draft_items = st.builds(
+    DraftItem, request=words, epoch=words, keep=counts, tail=token_ids, num_draft=counts
+)
+
+
+@st.composite
+def proposal_items(draw: st.DrawFn) -> ProposalItem:
+    ids = draw(token_ids)
+    num_laws = len(ids) if draw(st.booleans()) else 0
+    return ProposalItem(
+        request=draw(words),
+        epoch=draw(words),
+        base=draw(counts),
+        token_ids=ids,
+        draft_probs=tuple(draw(laws) for _ in range(num_laws)),
+        unknown=draw(st.booleans()),
+    )
+
+
+stats = st.builds(
+    RequestStats,
+    rounds=words,
+    drafted=words,
+    accepted=words,
+    rejected=words,
+    missed_drafts=words,
+    ttft_s=seconds,
+    total_s=seconds,
+    draft_s=seconds,
+    hidden_s=seconds,
+    drafter_lost=st.booleans(),
+)
+messages = st.one_of(
+    st.builds(
+        Hello,
+        role=st.sampled_from(["driver", "drafter"]),
+        name=text,
+        vocab_size=counts,
+        capacity=counts,
+    ),
+    st.builds(
+        DraftRequest,
+        round=words,
+        opened=st.lists(draft_opens, max_size=2).map(tuple),
+        items=st.lists(draft_items, max_size=3).map(tuple),
+        closed=st.lists(words, max_size=3).map(tuple),
+    ),
+    st.builds(
+        Proposal,
+        round=words,
+        items=st.lists(proposal_items(), max_size=3).map(tuple),
+        draft_s=seconds,
+    ),
+    st.builds(
+        Submit,
+        request=words,
+        prompt_ids=token_ids,
+        sampling=sampling,
+        mode=st.sampled_from(DecodeMode),
+        verifier=st.sampled_from([kind.value for kind in VerifierKind]),
+        max_tokens=counts,
+        draft_length=st.integers(-1, 2**32 - 1),
+        ignore_eos=st.booleans(),
+        stop=st.lists(text, max_size=3).map(tuple),
+    ),
+    st.builds(Cancel, request=words),
+    st.builds(Committed, request=words, token_ids=token_ids),
+    st.builds(
+        Finished,
+        request=words,
+        reason=st.sampled_from(["stop", "length", "cancelled"]),
+        stats=stats,
+    ),
+    st.builds(Failed, request=st.none() | words, kind=text, message=text),
+    st.builds(Ping, number=words),
+    st.builds(Pong, number=words),
+)
+SUBMIT = Submit(
+    request=1,
+    prompt_ids=(1, 2),
+    sampling=SamplingParams(),
+    mode=DecodeMode.PEARL,
+    verifier="match",
+    max_tokens=4,
+    draft_length=0,
+)
+
+
+@given(messages)
+def test_every_message_survives_the_trip(message: Message) -> None:
+    assert decode(encode(message)) == message
+
+
+@given(st.binary(max_size=64))
+def test_random_bytes_raise_nothing_but_protocol_error(data: bytes) -> None:
+    with contextlib.suppress(ProtocolError):
+        decode(data)
+
+
+@given(messages, st.data())
+def test_a_damaged_frame_raises_nothing_but_protocol_error(
+    message: Message, data: st.DataObject
+) -> None:
+    frame = bytearray(encode(message))
+    for _ in range(data.draw(st.integers(1, 4))):
+        frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
+    damaged = bytes(frame[: data.draw(st.integers(0, len(frame)))])
+    with contextlib.suppress(ProtocolError):
+        decode(damaged)
+
+
+def test_no_request_differs_from_request_zero() -> None:
+    for request in (None, 0):
+        failed = decode(encode(Failed(request=request, kind="PeerLost", message="gone")))
+        assert isinstance(failed, Failed)
+        assert failed.request == request
+
+
+def test_draft_length_of_the_controller_differs_from_zero() -> None:
+    for draft_length in (-1, 0):
+        submit = decode(encode(replace(SUBMIT, draft_length=draft_length)))
+        assert isinstance(submit, Submit)
+        assert submit.draft_length == draft_length
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Hello(role="spectator", name="x"),
+        Cancel(request=-1),
+        Cancel(request=2**64),
+        Committed(request=1, token_ids=(2**31,)),
+        Committed(request=1, token_ids=(-1,)),
+        replace(SUBMIT, draft_length=-2),
+        replace(SUBMIT, verifier="hope"),
+        replace(SUBMIT, sampling=SamplingParams(temperature=float("inf"))),
+        Finished(request=1, reason="tired"),
+        Failed(request=1, kind="X", message="\ud800"),
+        Proposal(round=1, items=(), draft_s=float("nan")),
+        Proposal(
+            round=1,
+            items=(
+                ProposalItem(
+                    request=1,
+                    epoch=0,
+                    base=1,
+                    token_ids=(1, 2),
+                    draft_probs=(SparseProbs(ids=(1,), probs=(1.0,)),),
+                ),
+            ),
+            draft_s=0.0,
+        ),
+    ],
+)
+def test_a_value_out_of_range_cannot_be_sent(message: Message) -> None:
+    with pytest.raises(ProtocolError):
+        encode(message)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pb.Frame(),
+        pb.Frame(hello=pb.Hello(name="x")),
+        pb.Frame(submit=pb.Submit(request=1, mode=pb.DECODE_MODE_PEARL)),
+        pb.Frame(
+            submit=pb.Submit(
+                sampling=pb.SamplingParams(temperature=-1.0),
+                mode=pb.DECODE_MODE_PEARL,
+                verifier=pb.VERIFIER_KIND_MATCH,
+            )
+        ),
+        pb.Frame(finished=pb.Finished(request=1, reason=pb.FINISH_REASON_STOP)),
+        pb.Frame(committed=pb.Committed(token_ids=[2**31])),
+        pb.Frame(draft_request=pb.DraftRequest(opened=[pb.DraftOpen(request=1)])),
+        pb.Frame(
+            proposal=pb.Proposal(
+                items=[
+                    pb.ProposalItem(
+                        token_ids=[1], draft_probs=[pb.SparseProbs(ids=[1], probs=[1.5])]
+                    )
+                ]
+            )
+        ),
+    ],
+)
+def test_a_frame_that_breaks_the_contract_is_refused(frame: pb.Frame) -> None:
+    with pytest.raises(ProtocolError):
+        decode(frame.SerializeToString())
+
+
+def test_sampling_parameters_that_were_not_sent_are_off() -> None:
+    wire = pb.Submit(
+        sampling=pb.SamplingParams(),
+        mode=pb.DECODE_MODE_PEARL,
+        verifier=pb.VERIFIER_KIND_MATCH,
+    )
+    submit = decode(pb.Frame(submit=wire).SerializeToString())
+    assert isinstance(submit, Submit)
+    assert submit.sampling == SamplingParams()

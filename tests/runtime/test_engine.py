@@ -1,0 +1,266 @@
+"""The leader with real loops in one process: exact in every mode, batch, order and failure."""
+
+import itertools
+import random
+
+import pytest
+
+from parallel.decoding.types import SamplingParams
+from parallel.messages import Cancel, Committed, Failed, Finished, Ping, Pong
+from runtime.links.memory import Faults, memory_link_pair
+from tests.rig import PAGE, Rig, expected_tokens, make_submit
+
+MODES = ("autoregressive", "speculative", "pearl")
+SAMPLINGS = (
+    SamplingParams(),
+    SamplingParams(temperature=0.8, seed=7),
+    SamplingParams(temperature=1.0, top_k=5, seed=3),
+    SamplingParams(temperature=0.9, top_p=0.8, min_p=0.02, seed=4),
+    SamplingParams(temperature=1.0, repetition_penalty=1.3, seed=5),
+    SamplingParams(repetition_penalty=1.5),
+)
+
+
+@pytest.mark.parametrize(("mode", "sampling"), itertools.product(MODES, SAMPLINGS))
+def test_every_mode_gives_the_tokens_of_the_target_alone(
+    rig: Rig, mode: str, sampling: SamplingParams
+) -> None:
+    rig.attach_model()
+    submit = make_submit(mode=mode, sampling=sampling)
+    outcome = rig.run([submit])[0]
+    assert outcome.token_ids == expected_tokens(submit)
+    assert outcome.finished is not None
+    stats = outcome.finished.stats
+    assert (stats.drafted > 0) == (mode != "autoregressive")
+    assert (stats.accepted > 0) == (mode != "autoregressive")
+    assert stats.rounds <= len(outcome.token_ids)
+
+
+@pytest.mark.parametrize("mode", ["speculative", "pearl"])
+def test_a_perfect_drafter_is_never_rejected(rig: Rig, mode: str) -> None:
+    rig.attach_model(noise=0.0)
+    submit = make_submit(mode=mode, sampling=SamplingParams(temperature=1.0, seed=1))
+    outcome = rig.run([submit])[0]
+    assert outcome.token_ids == expected_tokens(submit)
+    assert outcome.finished is not None
+    assert outcome.finished.stats.rejected == 0
+    assert outcome.finished.stats.rounds <= 24 / 4 + 2
+
+
+def test_the_ngram_drafter_is_exact_and_accepted_on_repetition(rig: Rig) -> None:
+    rig.attach_ngram()
+    prompt = [5, 6, 7, 8] * 6
+    submits = [
+        make_submit(i, prompt=[*prompt, i], mode=mode, max_tokens=40)
+        for i, mode in enumerate(("speculative", "pearl"))
+    ]
+    outcomes = rig.run(submits)
+    for submit in submits:
+        assert outcomes[submit.request].token_ids == expected_tokens(submit)
+
+
+def test_a_mixed_batch_gives_what_each_request_gives_alone(rig: Rig) -> None:
+    rig.attach_model()
+    chooser = random.Random(0)
+    submits = [
+        make_submit(
+            i,
+            prompt=[chooser.randrange(48) for _ in range(chooser.randrange(1, 60))],
+            mode=MODES[i % 3],
+            max_tokens=chooser.randrange(1, 40),
+            draft_length=chooser.randrange(0, 7),
+            sampling=SAMPLINGS[i % len(SAMPLINGS)],
+        )
+        for i in range(20)
+    ]
+    first = rig.run(submits)
+    second = rig.run(submits[::-1])
+    for submit in submits:
+        assert first[submit.request].token_ids == expected_tokens(submit)
+        assert second[submit.request].token_ids == expected_tokens(submit)
+    assert sum(o.finished.stats.accepted for o in first.values() if o.finished) > 0
+
+
+def test_the_controller_may_choose_the_draft_length(rig: Rig) -> None:
+    rig.attach_model()
+    submits = [make_submit(i, draft_length=-1, max_tokens=60, mode=m) for i, m in enumerate(MODES)]
+    outcomes = rig.run(submits)
+    for submit in submits:
+        assert outcomes[submit.request].token_ids == expected_tokens(submit)
+
+
+def test_rejection_verifying_is_reproducible_and_active(rig: Rig) -> None:
+    rig.attach_model()
+    sampling = SamplingParams(temperature=1.0, seed=11)
+    submit = make_submit(verifier="rejection", sampling=sampling, max_tokens=60)
+    first = rig.run([submit])[0]
+    second = rig.run([submit])[0]
+    assert first.token_ids == second.token_ids
+    assert first.finished is not None
+    assert first.finished.stats.accepted > 0
+    assert first.finished.stats.rejected > 0
+
+
+def test_killing_the_drafter_half_way_changes_no_token(rig: Rig) -> None:
+    drafter = rig.attach_model()
+    sampling = SamplingParams(temperature=0.8, seed=7)
+    submit = make_submit(max_tokens=200, sampling=sampling)
+    link = rig.driver()
+    link.send(submit)
+    tokens: list[int] = []
+    finished = None
+    while finished is None:
+        message = link.recv(10.0)
+        if isinstance(message, Committed):
+            tokens.extend(message.token_ids)
+            if len(tokens) > 40:
+                drafter.close()
+        elif isinstance(message, Finished):
+            finished = message
+        else:
+            raise AssertionError(f"unexpected {message}")
+    assert tokens == expected_tokens(submit)
+    assert finished.stats.drafter_lost
+    assert finished.stats.accepted > 0
+    rig.attach_model()
+    again = rig.run([submit])[0]
+    assert again.token_ids == tokens
+    assert again.finished is not None
+    assert not again.finished.stats.drafter_lost
+    assert again.finished.stats.accepted > 0
+
+
+def test_a_silent_drafter_costs_one_wait_budget() -> None:
+    rig = Rig(wait_budget_s=0.2)
+    rig.attach_silent()
+    submit = make_submit(max_tokens=50)
+    outcome = rig.run([submit])[0]
+    rig.close()
+    assert outcome.token_ids == expected_tokens(submit)
+    assert outcome.finished is not None
+    assert outcome.finished.stats.missed_drafts == 1
+    assert outcome.finished.stats.drafted == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_faulty_drafter_link_changes_no_token(seed: int) -> None:
+    rig = Rig(wait_budget_s=0.05)
+    chooser = random.Random(seed)
+    faults = Faults()
+    for nth in range(1, 60):
+        match chooser.randrange(8):
+            case 0:
+                faults = faults.drop(nth=nth)
+            case 1:
+                faults = faults.duplicate(nth=nth)
+            case 2:
+                faults = faults.delay(nth=nth, seconds=chooser.choice([0.01, 0.08]))
+    leader_end, drafter_end = memory_link_pair("drafter", "leader")
+    side = chooser.randrange(2)
+    if side:
+        leader_end = faults.wrap(leader_end)
+    else:
+        drafter_end = faults.wrap(drafter_end)
+    rig.attach_link(leader_end, drafter_end)
+    submits = [make_submit(i, prompt=[i, 9], max_tokens=40, mode=MODES[1 + i % 2]) for i in range(4)]
+    outcomes = rig.run(submits)
+    rig.close()
+    for submit in submits:
+        assert outcomes[submit.request].token_ids == expected_tokens(submit)
+
+
+def test_requests_beyond_cache_and_batch_wait_their_turn() -> None:
+    rig = Rig(num_pages=12, max_batch=3)
+    rig.attach_model(num_pages=12)
+    submits = [make_submit(i, prompt=[i] * 8, max_tokens=3 * PAGE) for i in range(9)]
+    outcomes = rig.run(submits)
+    rig.close()
+    for submit in submits:
+        assert outcomes[submit.request].token_ids == expected_tokens(submit)
+
+
+def test_a_long_prompt_is_read_in_chunks_beside_the_others() -> None:
+    rig = Rig(prefill_chunk=7)
+    rig.attach_model()
+    submits = [make_submit(0, prompt=[4] * 100), make_submit(1, prompt=[5])]
+    outcomes = rig.run(submits)
+    rig.close()
+    for submit in submits:
+        assert outcomes[submit.request].token_ids == expected_tokens(submit)
+
+
+def test_a_drafter_without_room_leaves_requests_undrafted() -> None:
+    rig = Rig()
+    rig.attach_model(num_pages=8)
+    submits = [make_submit(i, prompt=[i], max_tokens=24) for i in range(3)]
+    outcomes = rig.run(submits)
+    rig.close()
+    for submit in submits:
+        assert outcomes[submit.request].token_ids == expected_tokens(submit)
+    drafted = [o.finished.stats.drafted for o in outcomes.values() if o.finished]
+    assert max(drafted) > 0
+
+
+def test_bad_requests_fail_alone() -> None:
+    rig = Rig(num_pages=20)
+    rig.attach_model()
+    submits = [
+        make_submit(0),
+        make_submit(1, prompt=[]),
+        make_submit(2, prompt=[1] * 500),
+        make_submit(3, prompt=[48]),
+        make_submit(4, max_tokens=300),
+        make_submit(5, max_tokens=0),
+    ]
+    outcomes = rig.run(submits)
+    rig.close()
+    assert outcomes[0].token_ids == expected_tokens(submits[0])
+    for number, words in {
+        1: "no tokens",
+        2: "500 tokens",
+        3: "outside the vocabulary",
+        4: "need 303 tokens of cache, it holds 80",
+        5: "max_tokens is 0",
+    }.items():
+        failed = outcomes[number].failed
+        assert failed is not None
+        assert words in failed.message
+
+
+def test_cancelled_and_abandoned_requests_free_their_cache(rig: Rig) -> None:
+    rig.attach_model()
+    link = rig.driver()
+    link.send(make_submit(0, max_tokens=300))
+    assert isinstance(link.recv(10.0), Committed)
+    link.send(Cancel(request=0))
+    while not isinstance(message := link.recv(10.0), Finished):
+        assert isinstance(message, Committed)
+    assert message.reason == "cancelled"
+    gone = rig.driver()
+    gone.send(make_submit(0, max_tokens=300))
+    assert isinstance(gone.recv(10.0), Committed)
+    gone.close()
+    outcome = rig.run([make_submit(1, max_tokens=4)])[1]
+    assert outcome.token_ids == expected_tokens(make_submit(1, max_tokens=4))
+    link.send(Ping(number=3))
+    assert link.recv(10.0) == Pong(number=3)
+    for _ in range(100):
+        if rig.target.num_open == 0:
+            break
+        link.recv(0.05)
+    assert rig.target.num_open == 0
+
+
+def test_a_failing_target_tells_every_driver() -> None:
+    rig = Rig()
+    link = rig.driver()
+    rig.target.forward = _fail  # type: ignore[method-assign, assignment]  # a rank that breaks
+    link.send(make_submit(0))
+    message = link.recv(10.0)
+    rig.close()
+    assert message == Failed(request=None, kind="PacelineError", message="broken")
+    assert [type(error) for error in rig.errors] == [RuntimeError]
+
+
+def _fail(rows: object) -> None:
+    raise RuntimeError("broken")

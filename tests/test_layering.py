@@ -1,0 +1,88 @@
+"""The rooms import only what docs/architecture.md allows them."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("parallel", "protos", "runtime", "actors", "cluster")
+MAY_IMPORT = {
+    "parallel": set[str](),
+    "protos": set[str](),
+    "runtime": {"parallel", "protos"},
+    "actors": {"runtime", "parallel"},
+    "cluster": {"actors", "runtime", "parallel"},
+}
+HEAVY = {"torch", "transformers", "grpc", "google", "msgpack", "ray", "numpy", "safetensors", "gguf"}
+MAY_IMPORT_HEAVY = {
+    "parallel": {"torch", "numpy"},
+    "protos": {"grpc", "google"},
+    "runtime": {"torch", "transformers", "grpc", "google", "msgpack", "numpy", "safetensors", "gguf"},
+    "actors": {"torch", "ray"},
+    "cluster": {"ray"},
+}
+
+
+def imported_names(path: Path) -> set[str]:
+    """Top-level packages that a file imports anywhere, inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            assert node.module is not None
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_it_may(room: str) -> None:
+    allowed = MAY_IMPORT[room] | MAY_IMPORT_HEAVY[room] | {room}
+    for path in (ROOT / room).rglob("*.py"):
+        outside = (imported_names(path) & (set(ROOMS) | HEAVY)) - allowed
+        if path.parent.name == "protos":
+            outside -= {"grpc_tools"}
+        assert not outside, f"{path.relative_to(ROOT)} imports {sorted(outside)}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_import_hides_in_a_function(room: str) -> None:
+    for path in (ROOT / room).rglob("*.py"):
+        if "_pb2" in path.name:
+            continue
+        tree = ast.parse(path.read_text())
+        for function in ast.walk(tree):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                hidden = [n for n in ast.walk(function) if isinstance(n, ast.Import | ast.ImportFrom)]
+                assert not hidden, f"{path.relative_to(ROOT)}:{hidden[0].lineno}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_resolves_to_this_checkout(room: str) -> None:
+    assert Path(str(importlib.import_module(room).__file__)).is_relative_to(ROOT)
+
+
+def test_the_table_in_the_docs_is_the_one_that_is_held() -> None:
+    rows: dict[str, list[set[str]]] = {}
+    for line in (ROOT / "docs" / "architecture.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| ") and cells[0] in ROOMS:
+            rows[cells[0]] = [{n.strip() for n in cell.split(",")} - {"nothing"} for cell in cells[1:3]]
+    assert {room: row[0] for room, row in rows.items()} == MAY_IMPORT
+    documented = {room: {n.partition(".")[0] for n in row[1]} for room, row in rows.items()}
+    assert documented == MAY_IMPORT_HEAVY
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md", "CONTRIBUTING.md"])
+def test_documents_name_files_that_exist(document: str) -> None:
+    text = (ROOT / document).read_text()
+    for quoted in text.split("`")[1::2]:
+        looks_like_path = "/" in quoted and " " not in quoted and quoted.split("/")[0] in ROOMS_AND_MORE
+        if looks_like_path:
+            assert (ROOT / quoted).exists(), f"{document} names {quoted}"
+
+
+ROOMS_AND_MORE = {*ROOMS, "docs", "tests", ".ci"}
