@@ -121,7 +121,9 @@ class Deployment:
     def connect(self) -> Link:
         """Open a driver's link to the leader."""
         hello = Hello(role="driver", name="driver")
-        return connect_grpc(self._address, self._token, hello, _CONNECT_TIMEOUT_S)
+        return connect_grpc(
+            self._address, token=self._token, hello=hello, timeout_s=_CONNECT_TIMEOUT_S
+        )
 
     def check(self) -> None:
         """Look whether every rank is alive.

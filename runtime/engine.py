@@ -292,7 +292,6 @@ class Engine:
             if reason is not None:
                 break
         sequence.num_cached = len(sequence.token_ids) - 1
-        sequence.view.advance(len(sequence.token_ids))
         request = sequence.submit.request
         self._send(sequence.driver, Committed(request=request, token_ids=tuple(taken)))
         if reason is not None:

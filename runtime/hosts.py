@@ -40,7 +40,11 @@ class ModelHost:
     def offer(self, backend: str, size: int, host: str) -> GroupSpec:
         """Open this group's meeting point (rank 0)."""
         self._offer = offer_group(
-            self._settings.role, size, backend, self._settings.group_timeout_s, host
+            self._settings.role,
+            size,
+            backend=backend,
+            timeout_s=self._settings.group_timeout_s,
+            host=host,
         )
         return self._offer.spec
 
@@ -52,7 +56,8 @@ class ModelHost:
             ConfigError: the checkpoint cannot be used.
         """
         torch.set_num_threads(self._settings.num_threads)
-        self._group = join_group(spec, self._rank)
+        joined = self._offer.join() if self._offer is not None else join_group(spec, self._rank)
+        self._group = joined
         self._runner = ShardRunner(_build_shard(self._settings, self._group), self._group)
 
     def follow(self) -> None:
@@ -67,8 +72,6 @@ class ModelHost:
         """Leave the group."""
         if self._group is not None:
             self._group.close()
-        if self._offer is not None:
-            self._offer.close()
 
     @property
     def runner(self) -> ShardRunner:
@@ -116,7 +119,7 @@ class LeaderHost:
             clock=clock,
             tokenizer=tokenizer,
         )
-        self._server = GrpcLinkServer(host, 0, token, self._engine.join)
+        self._server = GrpcLinkServer(host, token=token, on_link=self._engine.join)
         return self._server.address
 
     def serve(self) -> None:
@@ -163,7 +166,7 @@ def serve_drafter(
     if model is not None:
         drafter = ModelDrafter(model.runner, model.ledger())
     hello = Hello(role="drafter", name=name, vocab_size=vocab_size)
-    link = connect_grpc(address, token, hello, _CONNECT_TIMEOUT_S)
+    link = connect_grpc(address, token=token, hello=hello, timeout_s=_CONNECT_TIMEOUT_S)
     try:
         serve_drafts(link, drafter, MonotonicClock(), heartbeat_s=_HEARTBEAT_S)
     finally:

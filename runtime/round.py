@@ -313,5 +313,6 @@ def _item(sequence: Sequence, opened: list[DraftOpen], num_draft: int) -> DraftI
                 and not sampling.is_greedy,
             )
         )
-    wanted = sequence.token_ids + list(sequence.in_flight.token_ids)
-    return sequence.view.item(sequence.number, sequence.state.epoch, wanted, num_draft)
+    in_flight = sequence.in_flight.token_ids
+    epoch = sequence.state.epoch
+    return sequence.view.item(sequence.number, epoch, sequence.token_ids, in_flight, num_draft)

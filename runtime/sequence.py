@@ -31,26 +31,26 @@ class DrafterView:
 
     token_ids: list[int] = field(default_factory=list)
     num_certain: int = 0
-    """A prefix known to equal the committed tokens."""
+    """Length of the prefix that was committed when the drafter was last told."""
 
     def forget(self) -> None:
         """Start over: the next item carries the request whole."""
         self.token_ids.clear()
         self.num_certain = 0
 
-    def item(self, request: int, epoch: int, wanted: Ids[int], num_draft: int) -> DraftItem:
-        """Make the item after which the drafter holds `wanted`, and record that it does."""
+    def item(
+        self, request: int, epoch: int, committed: Ids[int], in_flight: Ids[int], num_draft: int
+    ) -> DraftItem:
+        """Make the item after which the drafter holds these tokens, and record that it does."""
+        wanted = [*committed, *in_flight]
         keep = min(self.num_certain, len(wanted))
         limit = min(len(self.token_ids), len(wanted))
         while keep < limit and self.token_ids[keep] == wanted[keep]:
             keep += 1
         tail = tuple(wanted[keep:])
         self.token_ids[keep:] = tail
+        self.num_certain = len(committed)
         return DraftItem(request=request, epoch=epoch, keep=keep, tail=tail, num_draft=num_draft)
-
-    def advance(self, num_committed: int) -> None:
-        """Record how many tokens are committed: those that the drafter holds are final."""
-        self.num_certain = min(num_committed, len(self.token_ids))
 
     def drafted(self, base: int, token_ids: Ids[int]) -> None:
         """Record that the drafter has drafted these tokens after its first `base`."""

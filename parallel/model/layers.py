@@ -37,7 +37,8 @@ def linear_kernel(weight: Tensor, bias: Tensor | None) -> Kernel:
 
 
 def _has_packing() -> bool:
-    return bool(torch.backends.mkldnn.is_available()) and hasattr(
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's
+    return bool(available) and hasattr(
         torch.ops.mkldnn, "_reorder_linear_weight"
     )
 

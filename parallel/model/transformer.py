@@ -81,13 +81,14 @@ class Attention:
         """Return the attention block's output, [T, E], and store the new keys and values."""
         num_q, num_kv = self._shard.num_query, self._shard.num_kv
         heads_TND = self._qkv(x_TE).view(len(x_TE), num_q + 2 * num_kv, self._head_dim)
-        q_TND, k_TND, v_TND = heads_TND.split((num_q, num_kv, num_kv), dim=1)
+        q_TND, k_TND, v_TND = torch.split(heads_TND, [num_q, num_kv, num_kv], dim=1)
         if self._norms is not None:
             q_TND, k_TND = self._norms[0](q_TND), self._norms[1](k_TND)
             qk_TND = torch.cat((q_TND, k_TND), dim=1)
         else:
             qk_TND = heads_TND[:, : num_q + num_kv]
-        q_NTD, k_NTD = rotate(qk_TND, *angles).transpose(0, 1).split((num_q, num_kv))
+        rotated_NTD = rotate(qk_TND, *angles).transpose(0, 1)
+        q_NTD, k_NTD = torch.split(rotated_NTD, [num_q, num_kv])
         v_NTD = v_TND.transpose(0, 1)
         outputs = [
             self._attend(layer, plan, q_NTD, k_NTD, v_NTD, cache).transpose(0, 1).flatten(1)
@@ -220,7 +221,9 @@ class Decoder:
         Raises:
             ValueError: rows start beyond what their sequence holds, or it has no room for them.
         """
-        plans, wanted, first = [], [], 0
+        plans: list[AppendPlan] = []
+        wanted: list[int] = []
+        first = 0
         for row in rows:
             num_tokens = len(row.token_ids)
             plans.append(cache.plan_append(row.slot, row.start, num_tokens, first))

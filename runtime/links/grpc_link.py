@@ -17,9 +17,11 @@ import grpc
 from parallel.messages import Hello, Message
 from protos.paceline.v1 import link_pb2 as pb
 from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout, ProtocolError
-from runtime.links.codec import from_frame, parse, to_frame
+from runtime.links.codec import parse
+from runtime.links.from_wire import from_frame
 from runtime.links.inbox import Inbox
 from runtime.links.link import Link
+from runtime.links.to_wire import to_frame
 
 MAX_MESSAGE_BYTES = 64 << 20
 SERVICE = "paceline.v1.LinkService"

@@ -1,6 +1,5 @@
 """The leader with real loops in one process: exact in every mode, batch, order and failure."""
 
-import itertools
 import random
 
 import pytest
@@ -21,7 +20,8 @@ SAMPLINGS = (
 )
 
 
-@pytest.mark.parametrize(("mode", "sampling"), itertools.product(MODES, SAMPLINGS))
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 def test_every_mode_gives_the_tokens_of_the_target_alone(
     rig: Rig, mode: str, sampling: SamplingParams
 ) -> None:

@@ -1,0 +1,182 @@
+"""Translates protobuf frames to our messages."""
+
+from collections.abc import Callable
+
+from parallel.decoding.types import RngKey, SamplingParams, SparseProbs
+from parallel.messages import (
+    Cancel,
+    Committed,
+    DraftItem,
+    DraftOpen,
+    DraftRequest,
+    Failed,
+    Finished,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    Proposal,
+    ProposalItem,
+    RequestStats,
+    Submit,
+)
+from protos.paceline.v1 import link_pb2 as pb
+from runtime.errors import ProtocolError
+from runtime.links.wire_values import (
+    MODE_NAMES,
+    REASON_NAMES,
+    ROLE_NAMES,
+    VERIFIER_NAMES,
+    checked_probs,
+    checked_seconds,
+    checked_token_ids,
+    finite,
+    known,
+    one_law_each,
+    require,
+)
+
+
+def from_frame(frame: pb.Frame) -> Message:
+    """Return the message of a protobuf frame; raises ProtocolError as `decode` does."""
+    name = frame.WhichOneof("message")
+    if name is None:
+        raise ProtocolError("a link frame holds no message that this version knows")
+    try:
+        return _DECODERS[name](getattr(frame, name))
+    except (ValueError, KeyError) as error:
+        raise ProtocolError(f"malformed {name} frame: {error}") from error
+
+
+def _get_hello(wire: pb.Hello) -> Hello:
+    return Hello(
+        role=known(ROLE_NAMES, wire.role, "role"),
+        name=wire.name,
+        vocab_size=wire.vocab_size,
+        capacity=wire.capacity,
+    )
+
+
+def _get_sampling(wire: pb.SamplingParams) -> SamplingParams:
+    return SamplingParams(
+        temperature=finite(wire.temperature, "temperature"),
+        top_k=wire.top_k,
+        top_p=wire.top_p if wire.HasField("top_p") else 1.0,
+        min_p=wire.min_p,
+        repetition_penalty=finite(wire.repetition_penalty, "repetition_penalty")
+        if wire.HasField("repetition_penalty")
+        else 1.0,
+        seed=wire.seed,
+    )
+
+
+def _get_draft_request(wire: pb.DraftRequest) -> DraftRequest:
+    return DraftRequest(
+        round=wire.round,
+        opened=tuple(_get_draft_open(opened) for opened in wire.opened),
+        items=tuple(
+            DraftItem(
+                request=item.request,
+                epoch=item.epoch,
+                keep=item.keep,
+                tail=checked_token_ids(item.tail),
+                num_draft=item.num_draft,
+            )
+            for item in wire.items
+        ),
+        closed=tuple(wire.closed),
+    )
+
+
+def _get_draft_open(wire: pb.DraftOpen) -> DraftOpen:
+    require(wire.HasField("key") and wire.HasField("sampling"), "no key or sampling parameters")
+    return DraftOpen(
+        request=wire.request,
+        key=RngKey(seed=wire.key.seed, request=wire.key.request),
+        sampling=_get_sampling(wire.sampling),
+        num_prompt=wire.num_prompt,
+        capacity=wire.capacity,
+        send_probs=wire.send_probs,
+    )
+
+
+def _get_proposal(wire: pb.Proposal) -> Proposal:
+    return Proposal(
+        round=wire.round,
+        items=tuple(
+            ProposalItem(
+                request=item.request,
+                epoch=item.epoch,
+                base=item.base,
+                token_ids=checked_token_ids(item.token_ids),
+                draft_probs=tuple(
+                    SparseProbs(
+                        ids=checked_token_ids(law.ids), probs=checked_probs(law.probs, law.ids)
+                    )
+                    for law in one_law_each(item.draft_probs, item.token_ids)
+                ),
+                unknown=item.unknown,
+            )
+            for item in wire.items
+        ),
+        draft_s=checked_seconds(wire.draft_s, "draft_s"),
+    )
+
+
+def _get_submit(wire: pb.Submit) -> Submit:
+    require(wire.HasField("sampling"), "no sampling parameters")
+    return Submit(
+        request=wire.request,
+        prompt_ids=checked_token_ids(wire.prompt_ids),
+        sampling=_get_sampling(wire.sampling),
+        mode=known(MODE_NAMES, wire.mode, "mode"),
+        verifier=known(VERIFIER_NAMES, wire.verifier, "verifier"),
+        max_tokens=wire.max_tokens,
+        draft_length=wire.draft_length if wire.HasField("draft_length") else -1,
+        ignore_eos=wire.ignore_eos,
+        stop=tuple(wire.stop),
+    )
+
+
+def _get_finished(wire: pb.Finished) -> Finished:
+    require(wire.HasField("stats"), "no stats")
+    stats = wire.stats
+    return Finished(
+        request=wire.request,
+        reason=known(REASON_NAMES, wire.reason, "reason"),
+        stats=RequestStats(
+            rounds=stats.rounds,
+            drafted=stats.drafted,
+            accepted=stats.accepted,
+            rejected=stats.rejected,
+            missed_drafts=stats.missed_drafts,
+            ttft_s=checked_seconds(stats.ttft_s, "ttft_s"),
+            total_s=checked_seconds(stats.total_s, "total_s"),
+            draft_s=checked_seconds(stats.draft_s, "draft_s"),
+            hidden_s=checked_seconds(stats.hidden_s, "hidden_s"),
+            drafter_lost=stats.drafter_lost,
+        ),
+    )
+
+
+def _get_committed(wire: pb.Committed) -> Committed:
+    return Committed(request=wire.request, token_ids=checked_token_ids(wire.token_ids))
+
+
+def _get_failed(wire: pb.Failed) -> Failed:
+    request = wire.request if wire.HasField("request") else None
+    return Failed(request=request, kind=wire.kind, message=wire.message)
+
+
+_DECODERS: dict[str, Callable[..., Message]] = {
+    "hello": _get_hello,
+    "draft_request": _get_draft_request,
+    "proposal": _get_proposal,
+    "submit": _get_submit,
+    "cancel": lambda wire: Cancel(request=wire.request),
+    "committed": _get_committed,
+    "finished": _get_finished,
+    "failed": _get_failed,
+    "ping": lambda wire: Ping(number=wire.number),
+    "pong": lambda wire: Pong(number=wire.number),
+}

@@ -1,0 +1,180 @@
+"""Translates our messages to protobuf frames."""
+
+from collections.abc import Callable
+
+from parallel.decoding.types import SamplingParams
+from parallel.messages import (
+    Cancel,
+    Committed,
+    DraftRequest,
+    Failed,
+    Finished,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    Proposal,
+    Submit,
+)
+from protos.paceline.v1 import link_pb2 as pb
+from runtime.errors import ProtocolError
+from runtime.links.wire_values import (
+    MODES,
+    REASONS,
+    ROLES,
+    VERIFIERS,
+    checked_probs,
+    checked_seconds,
+    checked_token_ids,
+    finite,
+    one_law_each,
+    require,
+)
+
+
+def to_frame(message: Message) -> pb.Frame:
+    """Return the protobuf frame of `message`; raises ProtocolError as `encode` does."""
+    try:
+        return _ENCODERS[type(message)](message)
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise ProtocolError(f"{type(message).__name__} cannot be sent: {error}") from error
+
+
+def _put_hello(message: Hello) -> pb.Frame:
+    return pb.Frame(
+        hello=pb.Hello(
+            role=ROLES[message.role],
+            name=message.name,
+            vocab_size=message.vocab_size,
+            capacity=message.capacity,
+        )
+    )
+
+
+def _put_sampling(sampling: SamplingParams) -> pb.SamplingParams:
+    return pb.SamplingParams(
+        temperature=finite(sampling.temperature, "temperature"),
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        repetition_penalty=finite(sampling.repetition_penalty, "repetition_penalty"),
+        seed=sampling.seed,
+    )
+
+
+def _put_draft_request(message: DraftRequest) -> pb.Frame:
+    return pb.Frame(
+        draft_request=pb.DraftRequest(
+            round=message.round,
+            opened=[
+                pb.DraftOpen(
+                    request=opened.request,
+                    key=pb.RngKey(seed=opened.key.seed, request=opened.key.request),
+                    sampling=_put_sampling(opened.sampling),
+                    num_prompt=opened.num_prompt,
+                    capacity=opened.capacity,
+                    send_probs=opened.send_probs,
+                )
+                for opened in message.opened
+            ],
+            items=[
+                pb.DraftItem(
+                    request=item.request,
+                    epoch=item.epoch,
+                    keep=item.keep,
+                    tail=checked_token_ids(item.tail),
+                    num_draft=item.num_draft,
+                )
+                for item in message.items
+            ],
+            closed=message.closed,
+        )
+    )
+
+
+def _put_proposal(message: Proposal) -> pb.Frame:
+    return pb.Frame(
+        proposal=pb.Proposal(
+            round=message.round,
+            items=[
+                pb.ProposalItem(
+                    request=item.request,
+                    epoch=item.epoch,
+                    base=item.base,
+                    token_ids=checked_token_ids(item.token_ids),
+                    draft_probs=[
+                        pb.SparseProbs(
+                            ids=checked_token_ids(law.ids), probs=checked_probs(law.probs, law.ids)
+                        )
+                        for law in one_law_each(item.draft_probs, item.token_ids)
+                    ],
+                    unknown=item.unknown,
+                )
+                for item in message.items
+            ],
+            draft_s=checked_seconds(message.draft_s, "draft_s"),
+        )
+    )
+
+
+def _put_submit(message: Submit) -> pb.Frame:
+    require(message.draft_length >= -1, f"draft_length is {message.draft_length}")
+    return pb.Frame(
+        submit=pb.Submit(
+            request=message.request,
+            prompt_ids=checked_token_ids(message.prompt_ids),
+            sampling=_put_sampling(message.sampling),
+            mode=MODES[message.mode],
+            verifier=VERIFIERS[message.verifier],
+            max_tokens=message.max_tokens,
+            draft_length=None if message.draft_length == -1 else message.draft_length,
+            ignore_eos=message.ignore_eos,
+            stop=message.stop,
+        )
+    )
+
+
+def _put_finished(message: Finished) -> pb.Frame:
+    stats = message.stats
+    return pb.Frame(
+        finished=pb.Finished(
+            request=message.request,
+            reason=REASONS[message.reason],
+            stats=pb.RequestStats(
+                rounds=stats.rounds,
+                drafted=stats.drafted,
+                accepted=stats.accepted,
+                rejected=stats.rejected,
+                missed_drafts=stats.missed_drafts,
+                ttft_s=checked_seconds(stats.ttft_s, "ttft_s"),
+                total_s=checked_seconds(stats.total_s, "total_s"),
+                draft_s=checked_seconds(stats.draft_s, "draft_s"),
+                hidden_s=checked_seconds(stats.hidden_s, "hidden_s"),
+                drafter_lost=stats.drafter_lost,
+            ),
+        )
+    )
+
+
+def _put_committed(message: Committed) -> pb.Frame:
+    token_ids = checked_token_ids(message.token_ids)
+    return pb.Frame(committed=pb.Committed(request=message.request, token_ids=token_ids))
+
+
+def _put_failed(message: Failed) -> pb.Frame:
+    failed = pb.Failed(request=message.request, kind=message.kind, message=message.message)
+    return pb.Frame(failed=failed)
+
+
+_ENCODERS: dict[type, Callable[..., pb.Frame]] = {
+    Hello: _put_hello,
+    DraftRequest: _put_draft_request,
+    Proposal: _put_proposal,
+    Submit: _put_submit,
+    Cancel: lambda message: pb.Frame(cancel=pb.Cancel(request=message.request)),
+    Committed: _put_committed,
+    Finished: _put_finished,
+    Failed: _put_failed,
+    Ping: lambda message: pb.Frame(ping=pb.Ping(number=message.number)),
+    Pong: lambda message: pb.Frame(pong=pb.Pong(number=message.number)),
+}

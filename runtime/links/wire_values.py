@@ -1,0 +1,80 @@
+"""Which values may cross the wire: the names of enums and the ranges of numbers."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from parallel.decoding.types import DecodeMode, VerifierKind
+from protos.paceline.v1 import link_pb2 as pb
+
+MAX_TOKEN_ID = 2**31 - 1
+
+_T = TypeVar("_T")
+_Enum = TypeVar("_Enum", bound=int)
+
+ROLES = {"driver": pb.ROLE_DRIVER, "drafter": pb.ROLE_DRAFTER}
+MODES = {
+    DecodeMode.AUTOREGRESSIVE: pb.DECODE_MODE_AUTOREGRESSIVE,
+    DecodeMode.SPECULATIVE: pb.DECODE_MODE_SPECULATIVE,
+    DecodeMode.PEARL: pb.DECODE_MODE_PEARL,
+}
+VERIFIERS = {
+    VerifierKind.MATCH.value: pb.VERIFIER_KIND_MATCH,
+    VerifierKind.REJECTION.value: pb.VERIFIER_KIND_REJECTION,
+}
+REASONS = {
+    "stop": pb.FINISH_REASON_STOP,
+    "length": pb.FINISH_REASON_LENGTH,
+    "cancelled": pb.FINISH_REASON_CANCELLED,
+}
+ROLE_NAMES = {number: name for name, number in ROLES.items()}
+MODE_NAMES = {number: name for name, number in MODES.items()}
+VERIFIER_NAMES = {number: name for name, number in VERIFIERS.items()}
+REASON_NAMES = {number: name for name, number in REASONS.items()}
+
+
+def require(holds: bool, message: str) -> None:
+    """Raise ValueError(message) unless `holds`."""
+    if not holds:
+        raise ValueError(message)
+
+
+def known(names: Mapping[_Enum, _T], number: _Enum, field: str) -> _T:
+    """Return the name of an enum value; raises ValueError for one that is not in `names`."""
+    require(number in names, f"{field} {number} is unknown")
+    return names[number]
+
+
+def checked_token_ids(ids: Iterable[int]) -> tuple[int, ...]:
+    """Return the ids as a tuple; raises ValueError when one is out of range."""
+    token_ids = tuple(ids)
+    if token_ids and not 0 <= min(token_ids) <= max(token_ids) <= MAX_TOKEN_ID:
+        raise ValueError(f"token ids reach from {min(token_ids)} to {max(token_ids)}")
+    return token_ids
+
+
+def checked_probs(values: Iterable[float], ids: Sequence[int]) -> tuple[float, ...]:
+    """Return one probability for each id; raises ValueError otherwise."""
+    probs = tuple(values)
+    require(len(probs) == len(ids), f"{len(probs)} probabilities for {len(ids)} tokens")
+    # Written so that a NaN, which compares false, is refused.
+    require(all(0 <= prob <= 1 for prob in probs), "a probability is outside 0 to 1")
+    return probs
+
+
+def one_law_each(laws: Sequence[_T], token_ids: Sequence[int]) -> Sequence[_T]:
+    """Return `laws` when there are none or one for each token; raises ValueError otherwise."""
+    require(len(laws) in (0, len(token_ids)), f"{len(laws)} laws for {len(token_ids)} tokens")
+    return laws
+
+
+def finite(value: float, field: str) -> float:
+    """Return `value`; raises ValueError when it is infinite or not a number."""
+    require(math.isfinite(value), f"{field} is {value}")
+    return value
+
+
+def checked_seconds(value: float, field: str) -> float:
+    """Return `value`; raises ValueError unless it is finite and at least 0."""
+    require(math.isfinite(value) and value >= 0, f"{field} is {value}")
+    return value
