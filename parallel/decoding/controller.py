@@ -1,10 +1,12 @@
-"""How many draft tokens to ask for: the number with the best expected tokens per second, 0 included.
+"""How many draft tokens to ask for: the number with the best expected tokens per second, or none.
 
-Goodput as in SmartSpec (Liu et al., arXiv 2406.14066, section 4), with the cost of a round of the mode at hand and
-each request's own acceptance. Times are arguments: the controller has no clock.
+Goodput as in SmartSpec (Liu et al., arXiv 2406.14066, section 4), with the cost of a round of the
+mode at hand and each request's own acceptance. Times are arguments: the controller has no clock.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from math import log2
 
 from parallel.decoding.cost import expected_tokens, round_seconds
 from parallel.decoding.types import DecodeMode
@@ -21,50 +23,40 @@ _FIRST_LENGTHS = (4, 4, 0, 2)
 _PROBE_EVERY = 24
 """After so many plain rounds one round drafts again, to see whether things changed."""
 _PROBE_LENGTH = 2
+_EXACT_SIZES = 16
+"""Forwards of up to so many positions are timed apart; larger ones by size class."""
+_STEPS_PER_DOUBLING = 3
+_LEAST_SPREAD = 0.05
+"""Variance of draft lengths, in tokens squared, from which their times make a line."""
 
 
 class CostModel:
     """Running estimates of forward and draft times on this machine."""
 
     def __init__(self) -> None:
-        self._target_s: dict[int, float] = {}
-        self._draft_step_s: float | None = None
+        self._forwards = _Curve()
+        self._drafts = _Line()
 
     @property
     def is_known(self) -> bool:
         """Whether both times have been seen."""
-        return bool(self._target_s) and self._draft_step_s is not None
+        return self._forwards.is_known and self._drafts.is_known
 
     def observe_forward(self, num_positions: int, seconds: float) -> None:
         """Take in a target forward over `num_positions` tokens."""
-        self._target_s[num_positions] = _mean(self._target_s.get(num_positions), seconds)
+        self._forwards.observe(num_positions, seconds)
 
     def observe_draft(self, num_steps: int, seconds: float) -> None:
         """Take in a draft of `num_steps` tokens, the exchange included."""
-        self._draft_step_s = _mean(self._draft_step_s, seconds / num_steps)
+        self._drafts.observe(num_steps, seconds)
 
     def target_s(self, num_positions: int) -> float:
         """Return the expected seconds of a forward: between and beyond what was seen, on a line."""
-        known = sorted(self._target_s)
-        below = [k for k in known if k <= num_positions]
-        above = [k for k in known if k >= num_positions]
-        if not below:
-            return self._target_s[above[0]]
-        if not above:
-            if len(below) == 1:
-                return self._target_s[below[0]]
-            below, above = below[:-1], below[-1:]
-        left, right = below[-1], above[0]
-        if left == right:
-            return self._target_s[left]
-        slope = (self._target_s[right] - self._target_s[left]) / (right - left)
-        lowest = min(self._target_s.values())
-        return max(self._target_s[left] + slope * (num_positions - left), lowest)
+        return self._forwards.at(num_positions)
 
     def draft_s(self, num_steps: int) -> float:
-        """Return the expected seconds of a draft."""
-        assert self._draft_step_s is not None, "nothing was drafted yet"
-        return self._draft_step_s * num_steps
+        """Return the expected seconds of a draft: a fixed part and one for each step."""
+        return self._drafts.at(num_steps)
 
 
 class AcceptanceEstimate:
@@ -92,26 +84,31 @@ def best_draft_length(
     max_length: int,
     target_s: Callable[[int], float],
     draft_s: Callable[[int], float],
+    batch: int | None = None,
 ) -> int:
     """Return the draft length that maximises a batch's expected tokens per second.
 
     Args:
         mode: how drafting and verification are arranged.
-        alphas: acceptance of each sequence of the batch.
+        alphas: acceptance of the sequences, or of a sample that stands for them.
         max_length: the longest draft to consider.
         target_s: seconds of a target forward over so many positions, all sequences together.
         draft_s: seconds of drafting so many tokens for every sequence.
+        batch: sequences that share the forward; None: as many as `alphas`.
     """
-    batch = len(alphas)
+    sharing = len(alphas) if batch is None else batch
 
     def goodput(length: int) -> float:
-        tokens = sum(expected_tokens(mode, alpha=a, draft_length=length) for a in alphas)
-        seconds = round_seconds(
-            mode,
-            draft_length=length,
-            target_s=lambda positions: target_s(positions * batch),
-            draft_s=draft_s,
-        )
+        tokens = seconds = 0.0
+        for alpha in alphas:
+            tokens += expected_tokens(mode, alpha=alpha, draft_length=length)
+            seconds += round_seconds(
+                mode,
+                alpha=alpha,
+                draft_length=length,
+                target_s=lambda positions: target_s(positions * sharing),
+                draft_s=draft_s,
+            )
         return tokens / seconds
 
     return max(range(max_length + 1), key=goodput)
@@ -157,10 +154,11 @@ class DraftLengthController:
             return min(_FIRST_LENGTHS[made % len(_FIRST_LENGTHS)], self._max_length)
         best = best_draft_length(
             mode,
-            [self._estimate(request).alpha] * batch,
+            [self._estimate(request).alpha],
             max_length=self._max_length,
             target_s=self._costs.target_s,
             draft_s=self._costs.draft_s,
+            batch=batch,
         )
         plain = self._num_plain.get(request, 0) + 1 if best == 0 else 0
         self._num_plain[request] = plain % _PROBE_EVERY
@@ -179,5 +177,68 @@ class DraftLengthController:
         return self._requests[request]
 
 
-def _mean(before: float | None, seconds: float) -> float:
-    return seconds if before is None else before + _SMOOTHING * (seconds - before)
+class _Curve:
+    """Running means of times by size, kept for a few sizes and joined by straight lines."""
+
+    def __init__(self) -> None:
+        self._means: dict[int, tuple[float, float]] = {}
+        self._sizes: list[float] = []
+        self._seconds: list[float] = []
+
+    @property
+    def is_known(self) -> bool:
+        return bool(self._means)
+
+    def observe(self, size: int, seconds: float) -> None:
+        kept = size if size <= _EXACT_SIZES else round(_STEPS_PER_DOUBLING * log2(size)) + 1000
+        mean_size, mean_s = self._means.get(kept, (float(size), seconds))
+        self._means[kept] = (
+            mean_size + _SMOOTHING * (size - mean_size),
+            mean_s + _SMOOTHING * (seconds - mean_s),
+        )
+        points = sorted(self._means.values())
+        self._sizes = [point_size for point_size, _ in points]
+        self._seconds = [point_s for _, point_s in points]
+
+    def at(self, size: int) -> float:
+        sizes, seconds = self._sizes, self._seconds
+        assert sizes, "no time was seen yet"
+        right = bisect_left(sizes, size)
+        if right < len(sizes) and (right == 0 or sizes[right] == size):
+            return seconds[right]
+        if len(sizes) == 1:
+            return seconds[0]
+        if right == len(sizes):  # the whole span gives a steadier slope than the last two points
+            slope = (seconds[-1] - seconds[0]) / (sizes[-1] - sizes[0])
+            return seconds[-1] + max(slope, 0.0) * (size - sizes[-1])
+        share = (size - sizes[right - 1]) / (sizes[right] - sizes[right - 1])
+        return seconds[right - 1] + share * (seconds[right] - seconds[right - 1])
+
+
+class _Line:
+    """A straight line through decaying observations, nowhere below 0."""
+
+    def __init__(self) -> None:
+        self._weight = self._x = self._y = self._xx = self._xy = 0.0
+
+    @property
+    def is_known(self) -> bool:
+        return self._weight > 0
+
+    def observe(self, x: int, y: float) -> None:
+        keep = 1 - _SMOOTHING
+        self._weight = self._weight * keep + 1
+        self._x = self._x * keep + x
+        self._y = self._y * keep + y
+        self._xx = self._xx * keep + x * x
+        self._xy = self._xy * keep + x * y
+
+    def at(self, x: int) -> float:
+        assert self._weight, "no time was seen yet"
+        mean_x, mean_y = self._x / self._weight, self._y / self._weight
+        variance = self._xx / self._weight - mean_x**2
+        if variance < _LEAST_SPREAD:  # one length alone cannot tell the fixed part
+            return mean_y / mean_x * x
+        slope = max((self._xy / self._weight - mean_x * mean_y) / variance, 0.0)
+        fixed = mean_y - slope * mean_x
+        return fixed + slope * x if fixed >= 0 else mean_y / mean_x * x

@@ -46,7 +46,7 @@ def best_of(logits: torch.Tensor, num: int) -> ScoreRow:
     return ScoreRow(best.values[shuffled], best.indices[shuffled])
 
 
-def dense(row: ScoreRow, params: SamplingParams, size: int) -> np.ndarray:  # type: ignore[type-arg]
+def dense(row: ScoreRow, params: SamplingParams, size: int) -> np.ndarray:
     law = distribution(row, params, HISTORY)
     probs = np.zeros(size)
     probs[law.ids] = law.probs

@@ -168,7 +168,7 @@ def test_rule_3_dropping_an_unlikely_draft_after_looking_is_biased() -> None:
 def _match_but_draw_again(
     draft: DraftTree, rows: Sequence[ScoreRow], params: SamplingParams, rng_key: RngKey
 ) -> Verdict:
-    """Break rule R4 as REST and ADED do: throw the sample away where it does not match."""
+    """Break rule R4 as REST does: throw the sample away where it does not match."""
     verdict = sample_and_match(draft, rows, params, rng_key, 0)
     if verdict.num_accepted:
         return verdict
@@ -194,7 +194,7 @@ def test_rule_4_drawing_again_after_a_mismatch_is_caught() -> None:
     assert chisquare(counts(broken=False), expected).pvalue > 1e-4
     broken = counts(broken=True)
     assert chisquare(broken, expected).pvalue < 1e-100
-    assert total_variation(np.array(broken) / 6000, (0.42, 0.51, 0.07)) < 0.02
+    assert total_variation([count / 6000 for count in broken], (0.42, 0.51, 0.07)) < 0.02
 
 
 @pytest.mark.parametrize("verifier", [sample_and_match, recursive_rejection])
@@ -336,7 +336,7 @@ def _drawn_tree(request: int, kind: NodeKind) -> DraftTree:
     )
 
 
-def _pick(weights: np.ndarray, number: float) -> int:  # type: ignore[type-arg]  # a test's shorthand
+def _pick(weights: np.ndarray, number: float) -> int:
     return int(np.searchsorted(np.cumsum(weights), number * weights.sum(), side="right"))
 
 

@@ -1,0 +1,178 @@
+"""The draft-length controller: the best length for known costs, and how it learns them."""
+
+import pytest
+
+from parallel.decoding.controller import (
+    AcceptanceEstimate,
+    CostModel,
+    DraftLengthController,
+    best_draft_length,
+)
+from parallel.decoding.rng import Purpose, uniform
+from parallel.decoding.types import DecodeMode, RngKey
+
+PEARL, SPECULATIVE = DecodeMode.PEARL, DecodeMode.SPECULATIVE
+
+
+@pytest.mark.parametrize(("alpha", "lengths"), [(0.8, (6, 4, 2, 1, 0)), (0.5, (3, 2, 1, 0, 0))])
+def test_drafts_shorten_as_the_batch_grows(alpha: float, lengths: tuple[int, ...]) -> None:
+    """SmartSpec's toy: a round of k drafts costs B (k + 1) + 30 + 1.5 k."""
+    for batch, expected in zip((1, 4, 16, 64, 256), lengths, strict=True):
+        costs = {
+            "target_s": lambda positions: positions + 30.0,
+            "draft_s": lambda steps: 1.5 * steps,
+        }
+        for alphas, sharing in (([alpha] * batch, None), ([alpha], batch)):
+            best = best_draft_length(SPECULATIVE, alphas, max_length=8, batch=sharing, **costs)
+            assert best == expected
+
+
+def test_sequences_of_different_acceptance_share_a_length_between_theirs() -> None:
+    def best(*alphas: float) -> int:
+        return best_draft_length(
+            SPECULATIVE,
+            alphas,
+            max_length=12,
+            target_s=lambda positions: 30.0 + positions,
+            draft_s=lambda steps: 1.5 * steps,
+        )
+
+    assert best(0.3, 0.3) < best(0.3, 0.9) < best(0.9, 0.9)
+
+
+def test_pearl_drafts_for_as_long_as_the_target_works() -> None:
+    for ratio in (3, 5, 8):
+        best = best_draft_length(
+            PEARL,
+            [0.9],
+            max_length=16,
+            target_s=lambda _: 1.0,
+            draft_s=lambda steps, ratio=ratio: steps / ratio,  # type: ignore[misc]  # bound default
+        )
+        assert best == ratio
+
+
+def test_costs_are_learned_between_and_beyond_what_was_seen() -> None:
+    costs = CostModel()
+    assert not costs.is_known
+    for positions in (1, 5, 300):
+        costs.observe_forward(positions, 10.0 + 2.0 * positions)
+    for steps in (2, 4, 2):
+        costs.observe_draft(steps, 3.0 + 0.5 * steps)
+    assert costs.is_known
+    assert [costs.target_s(n) for n in (1, 3, 5, 100, 600)] == pytest.approx(
+        [12, 16, 20, 210, 1210]
+    )
+    assert [costs.draft_s(n) for n in (1, 8)] == pytest.approx([3.5, 7.0])
+
+
+def test_costs_of_one_size_alone_are_used_with_care() -> None:
+    costs = CostModel()
+    costs.observe_forward(4, 8.0)
+    costs.observe_draft(4, 2.0)
+    assert [costs.target_s(n) for n in (1, 4, 9)] == [8.0, 8.0, 8.0]
+    assert [costs.draft_s(n) for n in (2, 8)] == pytest.approx([1.0, 4.0])
+
+
+def test_costs_follow_a_machine_that_slows_down() -> None:
+    costs = CostModel()
+    for seconds in (1.0,) * 20 + (3.0,) * 30:
+        costs.observe_forward(40, seconds)
+        costs.observe_draft(4, seconds)
+    assert costs.target_s(40) == pytest.approx(3.0, rel=0.01)
+    assert costs.draft_s(4) == pytest.approx(3.0, rel=0.01)
+
+
+def test_times_that_fall_with_length_never_make_a_cost_negative() -> None:
+    costs = CostModel()
+    for steps, seconds in ((1, 5.0), (8, 1.0), (1, 5.0), (8, 1.0)):
+        costs.observe_draft(steps, seconds)
+        costs.observe_forward(steps, seconds)
+    for size in (0, 1, 4, 8, 50):
+        assert costs.draft_s(size) >= 0
+        assert costs.target_s(size) > 0
+
+
+def test_acceptance_is_learned_and_unlearned() -> None:
+    estimate = AcceptanceEstimate(0.7, 6.0)
+    assert estimate.alpha == pytest.approx(0.7)
+    for _ in range(200):
+        estimate.observe(9, rejected=True)
+    assert estimate.alpha == pytest.approx(0.9, abs=0.01)
+    for _ in range(200):
+        estimate.observe(0, rejected=True)
+    assert estimate.alpha < 0.05
+
+
+def drive(
+    controller: DraftLengthController,
+    *,
+    alpha: float,
+    num_rounds: int,
+    draft_step_s: float = 1.0,
+    mode: DecodeMode = SPECULATIVE,
+    request: int = 1,
+) -> list[int]:
+    """Let the controller lead rounds whose costs and acceptance are given."""
+    chosen = []
+    for number in range(num_rounds):
+        length = controller.choose(request, mode, batch=1)
+        chosen.append(length)
+        controller.observe_forward(length + 1, 10.0 + 0.1 * length)
+        if length:
+            controller.observe_draft(length, draft_step_s * length)
+            key = RngKey(seed=request, request=number)
+            hits = [uniform(key, 0, Purpose.ACCEPT, index=i) < alpha for i in range(length)]
+            accepted = (*hits, False).index(False)
+            controller.observe_verdict(request, accepted, rejected=accepted < length)
+    return chosen
+
+
+@pytest.mark.parametrize("mode", [PEARL, SPECULATIVE])
+def test_it_comes_to_the_best_length(mode: DecodeMode) -> None:
+    best = best_draft_length(
+        mode,
+        [0.85],
+        max_length=8,
+        target_s=lambda positions: 9.9 + 0.1 * positions,
+        draft_s=lambda steps: 1.0 * steps,
+    )
+    chosen = drive(DraftLengthController(max_length=8), alpha=0.85, num_rounds=300, mode=mode)
+    late = chosen[100:]
+    assert abs(sorted(late)[len(late) // 2] - best) <= 1
+
+
+def test_first_rounds_explore() -> None:
+    chosen = drive(DraftLengthController(max_length=8), alpha=0.8, num_rounds=4)
+    assert chosen[0] == 4
+    assert len(set(chosen)) > 2
+
+
+def test_useless_drafts_are_given_up_but_tried_again() -> None:
+    controller = DraftLengthController(max_length=8)
+    chosen = drive(controller, alpha=0.02, num_rounds=200, draft_step_s=4.0)
+    late = chosen[100:]
+    assert 0 < sum(length > 0 for length in late) <= 5
+    recovered = drive(controller, alpha=0.98, num_rounds=2000, draft_step_s=0.1)
+    assert sum(recovered[-50:]) / 50 > 3
+
+
+def test_plain_decoding_is_never_drafted_for_and_max_length_holds() -> None:
+    controller = DraftLengthController(max_length=3)
+    assert controller.choose(1, DecodeMode.AUTOREGRESSIVE, batch=1) == 0
+    assert max(drive(controller, alpha=0.99, num_rounds=60)) == 3
+
+
+def test_a_forgotten_request_starts_over_from_what_all_requests_taught() -> None:
+    controller = DraftLengthController(max_length=8)
+    first = drive(controller, alpha=0.95, num_rounds=100)
+    controller.forget(1)
+    controller.forget(2)  # never seen: nothing to forget
+    again = drive(controller, alpha=0.95, num_rounds=5)
+    assert again[:4] == first[:4]
+    assert again[4] >= 4
+
+
+def test_same_observations_give_the_same_choices() -> None:
+    runs = [drive(DraftLengthController(max_length=8), alpha=0.6, num_rounds=80) for _ in range(2)]
+    assert runs[0] == runs[1]
