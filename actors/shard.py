@@ -4,7 +4,8 @@ import os
 
 from runtime.groups.rendezvous import GroupSpec
 from runtime.hosts import LeaderHost, ModelHost, serve_drafter
-from runtime.settings import LeaderSettings, ModelSettings
+from runtime.links.torch_link import TorchLinkSpec
+from runtime.settings import LeaderAddress, LeaderSettings, ModelSettings
 
 
 class ShardActor:
@@ -42,11 +43,15 @@ class ShardActor:
         if self._leader is not None:
             self._leader.stop(timeout_s)
 
-    def draft(self, address: str, token: str, name: str) -> None:
+    def offer_link(self, backend: str, host: str) -> TorchLinkSpec:
+        """Let the target's leader wait for a drafter on a torch.distributed link."""
+        assert self._leader is not None, "listen() comes first"
+        return self._leader.offer_link(backend, host)
+
+    def draft(self, leader: LeaderAddress | TorchLinkSpec, name: str) -> None:
         """Answer the target leader's draft requests until it ends; blocks."""
         vocab_size = self._host.runner.vocab_size
-        threads = self._settings.num_threads
-        serve_drafter(self._host, address, token, name, vocab_size, threads)
+        serve_drafter(self._host, leader, name, vocab_size, self._settings.num_threads)
 
     def follow(self) -> None:
         """Carry out rank 0's plans until it ends; blocks."""
@@ -60,6 +65,6 @@ class NgramActor:
         """Return this process's id."""
         return os.getpid()
 
-    def draft(self, address: str, token: str, name: str, vocab_size: int) -> None:
+    def draft(self, leader: LeaderAddress | TorchLinkSpec, name: str, vocab_size: int) -> None:
         """Answer the target leader's draft requests until it ends; blocks."""
-        serve_drafter(None, address, token, name, vocab_size, num_threads=1)
+        serve_drafter(None, leader, name, vocab_size, num_threads=1)

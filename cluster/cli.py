@@ -58,6 +58,7 @@ Threads = Annotated[
     int | None, typer.Option(help="Threads of each model rank; default: the cores shared out.")
 ]
 Group = Annotated[str, typer.Option(help="Exchange between ranks: auto, shm, gloo or nccl.")]
+Link = Annotated[str, typer.Option(help="Between leader and drafter: grpc, gloo or nccl.")]
 MaxBatch = Annotated[int, typer.Option(help="Prompts decoded at once.")]
 CacheTokens = Annotated[
     int | None, typer.Option(help="Tokens the KV cache holds; default: what the prompts need.")
@@ -127,6 +128,7 @@ def generate(
     device: Device = "cpu",
     threads: Threads = None,
     group: Group = "auto",
+    link: Link = "grpc",
     max_batch: MaxBatch = 16,
     cache_tokens: CacheTokens = None,
     draft_wait: DraftWait = 1.0,
@@ -147,6 +149,7 @@ def generate(
         device=device,
         threads=threads,
         group_backend=group,
+        link=link,
         max_batch=max_batch,
         cache_tokens=cache_tokens,
         draft_wait_s=draft_wait,
@@ -203,6 +206,7 @@ def bench_decode(
     device: Device = "cpu",
     threads: Threads = None,
     group: Group = "auto",
+    link: Link = "grpc",
     ray: Ray = None,
     json: Json = False,
 ) -> None:
@@ -219,6 +223,7 @@ def bench_decode(
         device=device,
         threads=threads,
         group_backend=group,
+        link=link,
         max_batch=batch,
         ray_address=ray,
     )

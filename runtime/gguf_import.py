@@ -1,6 +1,7 @@
-"""Turn a GGUF file into a Hugging Face directory of safetensors: `python -m runtime.gguf_import SRC DST`.
+"""Turn a GGUF file into a Hugging Face directory: `python -m runtime.gguf_import SRC DST`.
 
-A program of its own, because it needs transformers, whose import takes longer than all else at start-up.
+A program of its own, because it needs transformers, whose import takes longer than all else at
+start-up.
 """
 
 import json

@@ -1,5 +1,6 @@
 """The process of one model rank: joins its group, loads its shard, then leads or follows."""
 
+import logging
 import threading
 from pathlib import Path
 
@@ -13,16 +14,25 @@ from runtime.clock import MonotonicClock
 from runtime.drafter_port import DrafterPort
 from runtime.drafting import Drafter, ModelDrafter, NgramDrafter, serve_drafts
 from runtime.engine import Engine, EngineConfig
+from runtime.errors import PeerError
 from runtime.groups.rendezvous import GroupOffer, GroupSpec, join_group, offer_group
 from runtime.ledger import SlotLedger
 from runtime.links.grpc_link import GrpcLinkServer, connect_grpc
+from runtime.links.link import Link
+from runtime.links.torch_link import (
+    TorchLinkOffer,
+    TorchLinkSpec,
+    join_torch_link,
+    offer_torch_link,
+)
 from runtime.round import RoundRunner
-from runtime.settings import LeaderSettings, ModelSettings
+from runtime.settings import LeaderAddress, LeaderSettings, ModelSettings
 from runtime.shard import DecoderShard, ModelShard, ShardRunner
 from runtime.text import Tokenizer
 from runtime.virtual import VirtualShard
 from runtime.weights import load_decoder
 
+_LOG = logging.getLogger("paceline.host")
 _HEARTBEAT_S = 2.0  # well below every group timeout
 _CONNECT_TIMEOUT_S = 30.0
 
@@ -122,6 +132,21 @@ class LeaderHost:
         self._server = GrpcLinkServer(host, token=token, on_link=self._engine.join)
         return self._server.address
 
+    def offer_link(self, backend: str, host: str) -> TorchLinkSpec:
+        """Wait for one drafter on a torch.distributed link; returns where it is to join."""
+        offer = offer_torch_link(host, backend=backend, timeout_s=_CONNECT_TIMEOUT_S)
+        threading.Thread(target=self._await_drafter, args=(offer,), daemon=True).start()
+        return offer.spec
+
+    def _await_drafter(self, offer: TorchLinkOffer) -> None:
+        assert self._engine is not None, "listen() comes first"
+        try:
+            link = join_torch_link(offer.spec, 0, name="the target's leader")
+        except PeerError as error:
+            _LOG.warning("no drafter joined: %s", error)
+            return
+        self._engine.join(Hello(role="drafter", name=link.peer), link)
+
     def serve(self) -> None:
         """Run the engine until `stop`; blocks.
 
@@ -146,14 +171,17 @@ class LeaderHost:
 
 
 def serve_drafter(
-    model: ModelHost | None, address: str, token: str, name: str, vocab_size: int, num_threads: int
+    model: ModelHost | None,
+    leader: LeaderAddress | TorchLinkSpec,
+    name: str,
+    vocab_size: int,
+    num_threads: int,
 ) -> None:
     """Connect a drafter to its leader and answer it until it ends; blocks.
 
     Args:
         model: rank 0 of the drafter group; None drafts n-grams from the history.
-        address: the leader's link server.
-        token: the secret shared by one deployment's peers.
+        leader: its link server, or the torch.distributed link it waits on.
         name: what the leader's log calls this drafter.
         vocab_size: tokens the drafter knows.
         num_threads: threads of this process's matrix products.
@@ -166,7 +194,7 @@ def serve_drafter(
     if model is not None:
         drafter = ModelDrafter(model.runner, model.ledger())
     hello = Hello(role="drafter", name=name, vocab_size=vocab_size)
-    link = connect_grpc(address, token=token, hello=hello, timeout_s=_CONNECT_TIMEOUT_S)
+    link = _connect(leader, hello)
     try:
         serve_drafts(link, drafter, MonotonicClock(), heartbeat_s=_HEARTBEAT_S)
     finally:
@@ -175,12 +203,18 @@ def serve_drafter(
             model.close()
 
 
+def _connect(leader: LeaderAddress | TorchLinkSpec, hello: Hello) -> Link:
+    if isinstance(leader, TorchLinkSpec):
+        return join_torch_link(leader, 1, name=hello.name)
+    return connect_grpc(
+        leader.address, token=leader.token, hello=hello, timeout_s=_CONNECT_TIMEOUT_S
+    )
+
+
 def _build_shard(settings: ModelSettings, group: Group) -> ModelShard:
     if settings.virtual is not None:
         drafter = settings.role == "drafter"
-        return VirtualShard(
-            settings.virtual, drafter=drafter, size=group.size, rank=group.rank
-        )
+        return VirtualShard(settings.virtual, drafter=drafter, size=group.size, rank=group.rank)
     assert settings.directory is not None
     decoder = load_decoder(
         Path(settings.directory),

@@ -27,9 +27,7 @@ def available_bytes() -> int:
     return available
 
 
-def check_fits(
-    weight_bytes: int, cache_bytes: int, available: int, *, cache_tokens: int
-) -> None:
+def check_fits(weight_bytes: int, cache_bytes: int, available: int, *, cache_tokens: int) -> None:
     """Refuse weights and a cache that together need more than is available.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Prompt files: JSON lines in the formats people have (Spec-Bench, HumanEval, GSM8K, plain, chat)."""
+"""Prompt files: JSON lines as Spec-Bench, HumanEval, GSM8K and chat data sets have them."""
 
 import json
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ class PromptRecord:
 def read_prompts(path: Path, *, limit: int | None = None) -> list[PromptRecord]:
     """Read the prompts of a .jsonl file, at most `limit` of them; blank lines are skipped.
 
-    A line is an object with `prompt`, `text`, `question`, `turns` (the first is taken) or `messages`.
+    A line is an object with `prompt`, `text`, `question`, `turns` (the first counts) or `messages`.
 
     Raises:
-        ConfigError: the file is missing or holds no prompt, or a line cannot be read; names the line.
+        ConfigError: the file is missing or holds no prompt, or a line is unusable; names the line.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"--num-prompts is {limit}: take at least 1")

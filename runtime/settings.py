@@ -32,6 +32,14 @@ class ModelSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeaderAddress:
+    """Where the target's leader listens, and the secret that peers of one deployment share."""
+
+    address: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeaderSettings:
     """What only rank 0 of the target needs."""
 

@@ -1,7 +1,7 @@
 """Text to tokens and back: a model's tokenizer, its chat template, streaming, stop strings.
 
-Built on the `tokenizers` library and the checkpoint's own files, because importing transformers for this takes
-seconds in every process; `tests/runtime/test_text.py` holds the two equal.
+Built on the `tokenizers` library and the checkpoint's own files, because importing transformers
+for this takes seconds in every process; `tests/runtime/test_text.py` holds the two equal.
 """
 
 import json

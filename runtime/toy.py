@@ -1,7 +1,7 @@
 """A toy model whose next-token law is an exactly known function of the whole prefix.
 
-It is the fake beside the real decoder: it keeps its own tokens for each sequence, so a wrong rollback, a wrong
-position or a sequence mixed up with another changes what it says.
+It is the fake beside the real decoder: it keeps its own tokens for each sequence, so a wrong
+rollback, a wrong position or a sequence mixed up with another changes what it says.
 """
 
 import hashlib
@@ -56,7 +56,9 @@ class PrefixShard:
         for row in rows:
             token_ids = self._token_ids[row.slot]
             if row.start > len(token_ids):
-                raise ShapeError(f"slot {row.slot} holds {len(token_ids)}, rows start at {row.start}")
+                raise ShapeError(
+                    f"slot {row.slot} holds {len(token_ids)}, rows start at {row.start}"
+                )
             token_ids[row.start :] = row.token_ids
             if len(token_ids) > self._capacity[row.slot]:
                 raise ShapeError(f"slot {row.slot} outgrew its {self._capacity[row.slot]} tokens")

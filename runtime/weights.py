@@ -100,7 +100,9 @@ class CheckpointSource:
     def _slice(self, name: str) -> Any:
         file = self._files.get(name)
         if file is None:
-            raise ConfigError(f"{self._directory} has no tensor {name!r}: the checkpoint is not whole")
+            raise ConfigError(
+                f"{self._directory} has no tensor {name!r}: the checkpoint is not whole"
+            )
         if file not in self._handles:
             self._handles[file] = safe_open(str(file), framework="pt")
         return self._handles[file].get_slice(name)

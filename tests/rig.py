@@ -35,7 +35,14 @@ class Outcome:
 class Rig:
     """One leader, any number of drivers, drafters that come and go."""
 
-    def __init__(self, *, num_pages: int = 400, wait_budget_s: float = 2.0, **limits: int) -> None:
+    def __init__(
+        self,
+        *,
+        num_pages: int = 400,
+        wait_budget_s: float = 2.0,
+        max_batch: int = 16,
+        prefill_chunk: int = 256,
+    ) -> None:
         clock = MonotonicClock()
         self.target = PrefixShard(VOCAB)
         ledger = SlotLedger(num_pages=num_pages, page_size=PAGE)
@@ -43,7 +50,13 @@ class Rig:
         controller = DraftLengthController(max_length=8)
         runner = ShardRunner(self.target, SoloGroup())
         rounds = RoundRunner(runner, ledger, self.port, controller, clock)
-        config = EngineConfig(vocab_size=VOCAB, max_positions=400, heartbeat_s=0.05, **limits)
+        config = EngineConfig(
+            vocab_size=VOCAB,
+            max_positions=400,
+            heartbeat_s=0.05,
+            max_batch=max_batch,
+            prefill_chunk=prefill_chunk,
+        )
         self.engine = Engine(rounds, ledger, self.port, config, clock=clock, tokenizer=None)
         self.errors: list[BaseException] = []
         self._threads = [self._spawn(self.engine.run)]
@@ -52,7 +65,7 @@ class Rig:
         def guarded() -> None:
             try:
                 target(*args)  # type: ignore[operator]  # any of the rig's loops
-            except BaseException as error:  # noqa: BLE001  (a test asserts on it)
+            except BaseException as error:  # a test asserts on it
                 self.errors.append(error)
 
         thread = threading.Thread(target=guarded, daemon=True)
@@ -155,9 +168,7 @@ def make_submit(
 def expected_tokens(submit: Submit) -> list[int]:
     """The target alone: one token after the other, straight from the toy's law."""
     tokens = list(submit.prompt_ids)
-    key = RngKey(
-        seed=submit.sampling.seed, request=request_key(submit.prompt_ids, sample_index=0)
-    )
+    key = RngKey(seed=submit.sampling.seed, request=request_key(submit.prompt_ids, sample_index=0))
     for position in range(submit.max_tokens):
         row = ScoreRow(prefix_logits(tokens, VOCAB), None)
         tokens.append(sample(row, submit.sampling, key, position, tokens))

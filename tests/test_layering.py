@@ -15,11 +15,30 @@ MAY_IMPORT = {
     "actors": {"runtime", "parallel"},
     "cluster": {"actors", "runtime", "parallel"},
 }
-HEAVY = {"torch", "transformers", "grpc", "google", "msgpack", "ray", "numpy", "safetensors", "gguf"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "grpc",
+    "google",
+    "msgpack",
+    "ray",
+    "numpy",
+    "safetensors",
+    "gguf",
+}
 MAY_IMPORT_HEAVY = {
     "parallel": {"torch", "numpy"},
     "protos": {"grpc", "google"},
-    "runtime": {"torch", "transformers", "grpc", "google", "msgpack", "numpy", "safetensors", "gguf"},
+    "runtime": {
+        "torch",
+        "transformers",
+        "grpc",
+        "google",
+        "msgpack",
+        "numpy",
+        "safetensors",
+        "gguf",
+    },
     "actors": {"torch", "ray"},
     "cluster": {"ray"},
 }
@@ -56,7 +75,9 @@ def test_no_import_hides_in_a_function(room: str) -> None:
         tree = ast.parse(path.read_text())
         for function in ast.walk(tree):
             if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-                hidden = [n for n in ast.walk(function) if isinstance(n, ast.Import | ast.ImportFrom)]
+                hidden = [
+                    n for n in ast.walk(function) if isinstance(n, ast.Import | ast.ImportFrom)
+                ]
                 assert not hidden, f"{path.relative_to(ROOT)}:{hidden[0].lineno}"
 
 
@@ -70,7 +91,9 @@ def test_the_table_in_the_docs_is_the_one_that_is_held() -> None:
     for line in (ROOT / "docs" / "architecture.md").read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("| ") and cells[0] in ROOMS:
-            rows[cells[0]] = [{n.strip() for n in cell.split(",")} - {"nothing"} for cell in cells[1:3]]
+            rows[cells[0]] = [
+                {n.strip() for n in cell.split(",")} - {"nothing"} for cell in cells[1:3]
+            ]
     assert {room: row[0] for room, row in rows.items()} == MAY_IMPORT
     documented = {room: {n.partition(".")[0] for n in row[1]} for room, row in rows.items()}
     assert documented == MAY_IMPORT_HEAVY
@@ -80,7 +103,9 @@ def test_the_table_in_the_docs_is_the_one_that_is_held() -> None:
 def test_documents_name_files_that_exist(document: str) -> None:
     text = (ROOT / document).read_text()
     for quoted in text.split("`")[1::2]:
-        looks_like_path = "/" in quoted and " " not in quoted and quoted.split("/")[0] in ROOMS_AND_MORE
+        looks_like_path = (
+            "/" in quoted and " " not in quoted and quoted.split("/")[0] in ROOMS_AND_MORE
+        )
         if looks_like_path:
             assert (ROOT / quoted).exists(), f"{document} names {quoted}"
 

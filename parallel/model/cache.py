@@ -114,7 +114,7 @@ class PagedCache:
             values_HTD: like the keys.
 
         Returns:
-            Keys and values, each [num_kv_heads, length, head_dim]; views where the pages are neighbours.
+            Keys and values, each [num_kv_heads, length, head_dim]; views of neighbouring pages.
         """
         keys, values = self._kv[layer, 0], self._kv[layer, 1]
         keys[:, plan.places] = keys_HTD

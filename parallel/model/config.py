@@ -144,7 +144,9 @@ def _sliding_window(config: Mapping[str, object]) -> int | None:
     if not used or not isinstance(window, int):
         return None
     if config.get("model_type") != "mistral":
-        raise ValueError("sliding windows on some layers only (use_sliding_window) are not supported")
+        raise ValueError(
+            "sliding windows on some layers only (use_sliding_window) are not supported"
+        )
     return window
 
 

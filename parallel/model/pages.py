@@ -1,7 +1,7 @@
 """Which pages of a KV cache belong to which sequence: bookkeeping without tensors.
 
-Pages as in PagedAttention (Kwon et al., arXiv 2309.06180, section 4). A run of neighbouring pages is
-preferred, because then attention reads the cache without copying it.
+Pages as in PagedAttention (Kwon et al., arXiv 2309.06180, section 4). A run of neighbouring pages
+is preferred, because then attention reads the cache without copying it.
 """
 
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al., arXiv 2104.09864) with the stretchings that checkpoints use."""
+"""Rotary position embedding (Su et al., arXiv 2104.09864) and the stretchings in use."""
 
 import math
 

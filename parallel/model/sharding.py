@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class HeadShard:
     """The attention heads of one rank: whole groups of query heads with their kv head.
 
-    With more ranks than kv heads, a kv head is held by several ranks, which share its query heads out.
+    With more ranks than kv heads, several ranks hold a kv head and share its query heads out.
     """
 
     query: tuple[int, int]
@@ -34,7 +34,7 @@ def head_shard(num_heads: int, num_kv_heads: int, size: int, rank: int) -> HeadS
     """
     if size > num_heads:
         raise ValueError(
-            f"a model with {num_heads} query heads splits over at most {num_heads} ranks, not {size}"
+            f"{num_heads} query heads split over at most {num_heads} ranks, not over {size}"
         )
     group = num_heads // num_kv_heads
     if size <= num_kv_heads:

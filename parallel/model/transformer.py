@@ -1,7 +1,7 @@
 """The Llama-family decoder: one ragged forward over rows of many sequences.
 
-It is filled through a `TensorSource`, of which each rank reads only its slices, and never asks where weights
-come from or which rank it is beyond what its `Group` says.
+It is filled through a `TensorSource`, of which each rank reads only its slices, and never asks
+where weights come from or which rank it is beyond what its `Group` says.
 """
 
 from collections.abc import Sequence

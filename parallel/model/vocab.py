@@ -91,9 +91,7 @@ def _whole(logits_NV: Tensor, vocab_size: int, group: Group) -> Tensor:
     """Return all columns, [N, vocab_size]: shards differ in width by at most one unit, so pad."""
     if group.size == 1:
         return logits_NV
-    widths = group.all_gather(
-        torch.tensor([logits_NV.shape[1]], device=logits_NV.device)
-    ).flatten()
+    widths = group.all_gather(torch.tensor([logits_NV.shape[1]], device=logits_NV.device)).flatten()
     padded = logits_NV.new_full((len(logits_NV), int(widths.max())), -torch.inf)
     padded[:, : logits_NV.shape[1]] = logits_NV
     parts = group.all_gather(padded)

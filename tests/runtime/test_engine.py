@@ -162,7 +162,9 @@ def test_a_faulty_drafter_link_changes_no_token(seed: int) -> None:
     else:
         drafter_end = faults.wrap(drafter_end)
     rig.attach_link(leader_end, drafter_end)
-    submits = [make_submit(i, prompt=[i, 9], max_tokens=40, mode=MODES[1 + i % 2]) for i in range(4)]
+    submits = [
+        make_submit(i, prompt=[i, 9], max_tokens=40, mode=MODES[1 + i % 2]) for i in range(4)
+    ]
     outcomes = rig.run(submits)
     rig.close()
     for submit in submits:
@@ -262,5 +264,5 @@ def test_a_failing_target_tells_every_driver() -> None:
     assert [type(error) for error in rig.errors] == [RuntimeError]
 
 
-def _fail(rows: object) -> None:
+def _fail(_rows: object) -> None:
     raise RuntimeError("broken")
