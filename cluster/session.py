@@ -1,5 +1,6 @@
 """A driver's side of a run: submit requests, take what is committed, watch for deaths."""
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -10,6 +11,8 @@ from runtime.links.link import Link
 
 _POLL_S = 0.5
 _SILENCE_S = 120.0
+_CAUSE_S = 10.0
+_CAUSE_POLL_S = 0.1
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,7 +50,7 @@ def run_requests(
         try:
             message = link.recv(_POLL_S)
         except PeerError:
-            deployment.check()  # the dead rank's name says more than the closed link
+            _await_cause(deployment)
             raise
         if message is None:
             deployment.check()
@@ -80,7 +83,15 @@ def run_requests(
 
 def _raise(deployment: Deployment, kind: str, text: str) -> None:
     """Raise the leader's failure, or the death behind it once Ray knows of it."""
-    deployment.check()
     if kind == "ConfigError":
         raise ConfigError(text)
+    _await_cause(deployment)
     raise PacelineError(f"the target leader failed: {text}")
+
+
+def _await_cause(deployment: Deployment) -> None:
+    """Raise the death behind a broken link: its rank's name says more, and Ray knows it soon."""
+    deadline_s = time.monotonic() + _CAUSE_S
+    while time.monotonic() < deadline_s:
+        deployment.check()
+        time.sleep(_CAUSE_POLL_S)

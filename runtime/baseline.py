@@ -23,6 +23,7 @@ class TransformersBaseline:
         self._num_threads = num_threads
         self._device = device
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype))
+        model.generation_config.eos_token_id = None  # exactly as many tokens as asked for
         self._model = model.to(device).eval()
 
     def generate(self, prompts: Sequence[tuple[int, ...]], max_tokens: int) -> BaselineRun:
@@ -36,7 +37,6 @@ class TransformersBaseline:
                 ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=max_tokens,
-                min_new_tokens=max_tokens,
                 do_sample=False,
                 pad_token_id=0,
             )

