@@ -49,6 +49,8 @@ class DraftItem:
     """Tokens that follow them; the draft starts after the last one, at base = keep + len(tail)."""
     num_draft: int
     """Draft tokens wanted; 0 only brings the drafter's cache up to date."""
+    stream: bool = False
+    """Send the first token at once, the others when all are there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,7 @@ class ProposalItem:
     request: int
     epoch: int
     base: int
-    """Number of tokens before the first draft token."""
+    """Number of tokens before the first of `token_ids`."""
     token_ids: tuple[int, ...]
     draft_probs: tuple[SparseProbs, ...] = ()
     """The law of each token; empty when they are POINT drafts."""
@@ -79,12 +81,14 @@ class ProposalItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """The drafter's answer to one DraftRequest."""
+    """The drafter's answer to one DraftRequest, or the first part of it."""
 
     round: int
     items: tuple[ProposalItem, ...]
     draft_s: float
-    """Seconds the drafter worked on it."""
+    """Seconds the drafter worked on it so far."""
+    partial: bool = False
+    """Whether another part follows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,12 +34,12 @@ def resolve_model(name: str) -> Path:
         return path
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise ConfigError(f"model file {name} does not exist")
+            raise ConfigError(f"model file {name} does not exist: give {_FORMS}")
         return _converted(path)
     if path.exists():
         raise ConfigError(f"model {name} is a file that is not .gguf: give {_FORMS}")
     if _looks_like_path(name):
-        raise ConfigError(f"model directory {name} does not exist")
+        raise ConfigError(f"model directory {name} does not exist: give {_FORMS}")
     return _downloaded(name)
 
 
@@ -59,7 +59,8 @@ def parse_layers(text: str, num_layers: int) -> tuple[int, ...]:
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ConfigError(f"layers {text!r}: write ranges as 0-3,28-29")
-        layers += range(int(first), int(last if dash else first) + 1)
+        stop = int(last if dash else first) + 1
+        layers += range(int(first), min(stop, num_layers + 1))  # one too many is refused below
     if not layers or layers != sorted(set(layers)) or layers[-1] >= num_layers:
         raise ConfigError(
             f"layers {text!r}: name layers 0 to {num_layers - 1} in rising order, each once"
@@ -93,12 +94,20 @@ def _converted(source: Path) -> Path:
     directory = cache_directory() / f"{source.stem}-{digest}"
     if directory.is_dir():
         return directory
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{source.stem}-", dir=directory.parent))
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{source.stem}-", dir=directory.parent))
+    except OSError as error:
+        raise ConfigError(
+            f"converted models cannot be kept in {directory.parent} ({error}): set PACELINE_CACHE"
+        ) from error
     try:
         _run_converter(source, partial)
-        if not directory.is_dir():  # somebody else may have been faster
+        try:
             partial.replace(directory)
+        except OSError:
+            if not directory.is_dir():  # else somebody else was faster
+                raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return directory

@@ -1,6 +1,7 @@
 """The drafter's side: answer draft requests, from a model or from the history alone."""
 
 import logging
+from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -27,11 +28,20 @@ _LOG = logging.getLogger("paceline.drafter")
 _PREFILL_CHUNK = 512  # bounds the activations of one forward
 
 
+@dataclass(frozen=True, slots=True)
+class DraftPart:
+    """A part of an answer."""
+
+    items: tuple[ProposalItem, ...]
+    partial: bool = False
+    """Whether another part follows."""
+
+
 class Drafter(Protocol):
     """Proposes tokens; whatever it proposes, the output is the target's."""
 
-    def answer(self, request: DraftRequest) -> tuple[ProposalItem, ...]:
-        """Return a proposal for each item that wants draft tokens."""
+    def answer(self, request: DraftRequest) -> Iterator[DraftPart]:
+        """Yield the drafts: in one part, or the first tokens ahead if the request says so."""
         ...
 
     def keep_alive(self) -> None:
@@ -67,7 +77,7 @@ class ModelDrafter:
         self._sequences: dict[int, _Sequence] = {}
         self._refused: set[int] = set()
 
-    def answer(self, request: DraftRequest) -> tuple[ProposalItem, ...]:
+    def answer(self, request: DraftRequest) -> Iterator[DraftPart]:
         """Draft for every item at once, one ragged forward for each draft position."""
         for number in request.closed:
             self._close(number)
@@ -80,9 +90,14 @@ class ModelDrafter:
         self._read([item for item in known if item.num_draft == 0], leave=0)
         drafting = [item for item in known if item.num_draft > 0]
         self._read(drafting, leave=_PREFILL_CHUNK)
-        for index in range(max((item.num_draft for item in drafting), default=0)):
+        num_steps = max((item.num_draft for item in drafting), default=0)
+        streaming = [item for item in drafting if item.stream and num_steps > 1]
+        for index in range(num_steps):
             self._advance([item for item in drafting if item.num_draft > index])
-        return tuple(self._proposal(item) for item in request.items if item.num_draft > 0)
+            if index == 0 and streaming:
+                yield DraftPart(tuple(self._proposal(item, 0) for item in streaming), partial=True)
+        wanting = [item for item in request.items if item.num_draft > 0]
+        yield DraftPart(tuple(self._proposal(item, int(item in streaming)) for item in wanting))
 
     def keep_alive(self) -> None:
         """Broadcast an empty plan."""
@@ -146,15 +161,21 @@ class ModelDrafter:
         tokens = tuple(sequence.token_ids[start:stop])
         return SequenceRows(slot=number, start=start, token_ids=tokens, num_logits=num_logits)
 
-    def _proposal(self, item: DraftItem) -> ProposalItem:
-        sequence = self._sequences.get(item.request) if self._knows(item) else None
+    def _proposal(self, item: DraftItem, first: int) -> ProposalItem:
+        """Return an item's draft from its token `first` on, as far as it has come."""
+        base = item.keep + len(item.tail)
+        if not self._knows(item):
+            unknown = item.request not in self._refused
+            return ProposalItem(
+                request=item.request, epoch=item.epoch, base=base, token_ids=(), unknown=unknown
+            )
+        sequence = self._sequences[item.request]
         return ProposalItem(
             request=item.request,
             epoch=item.epoch,
-            base=item.keep + len(item.tail),
-            token_ids=tuple(sequence.draft) if sequence is not None else (),
-            draft_probs=tuple(sequence.laws) if sequence is not None else (),
-            unknown=sequence is None and item.request not in self._refused,
+            base=base + first,
+            token_ids=tuple(sequence.draft[first:]),
+            draft_probs=tuple(sequence.laws[first:]),
         )
 
 
@@ -164,13 +185,13 @@ class NgramDrafter:
     def __init__(self) -> None:
         self._indexes: dict[int, NgramIndex] = {}
 
-    def answer(self, request: DraftRequest) -> tuple[ProposalItem, ...]:
+    def answer(self, request: DraftRequest) -> Iterator[DraftPart]:
         """Look every item's last tokens up in its own history."""
         for number in request.closed:
             self._indexes.pop(number, None)
         for opened in request.opened:
             self._indexes[opened.request] = NgramIndex()
-        return tuple(self._propose(item) for item in request.items)
+        yield DraftPart(tuple(self._propose(item) for item in request.items))
 
     def keep_alive(self) -> None:
         """Do nothing: there are no other ranks."""
@@ -216,11 +237,23 @@ def serve_drafts(link: Link, drafter: Drafter, clock: Clock, *, heartbeat_s: flo
         if not isinstance(message, DraftRequest):
             raise ProtocolError(f"{link.peer} sent a {type(message).__name__} to a drafter")
         start_s = clock.now_s()
-        items = drafter.answer(message)
-        draft_s = clock.now_s() - start_s
-        try:
-            link.send(Proposal(round=message.round, items=items, draft_s=draft_s))
-        except PeerError as error:
-            _LOG.info("leader left: %s", error)
-            drafter.close()
-            return
+        for part in drafter.answer(message):
+            proposal = Proposal(
+                round=message.round,
+                items=part.items,
+                draft_s=clock.now_s() - start_s,
+                partial=part.partial,
+            )
+            if not _sent(link, proposal):
+                drafter.close()
+                return
+
+
+def _sent(link: Link, proposal: Proposal) -> bool:
+    """Send a part; False if the leader has left, which is no failure of the drafter."""
+    try:
+        link.send(proposal)
+    except PeerError as error:
+        _LOG.info("leader left: %s", error)
+        return False
+    return True

@@ -58,7 +58,7 @@ def convert(source: Path, directory: Path, progress: Progress) -> None:
     weights: dict[str, np.ndarray] = {}
     for tensor in reader.tensors:
         if tensor.name not in _IGNORED:
-            values = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+            values = _dequantized(tensor, source)
             weights[_name(tensor.name, source)] = _unrotate(tensor.name, values, config)
         progress.advance(task)
     config.tie_word_embeddings = "lm_head.weight" not in weights
@@ -71,6 +71,16 @@ def convert(source: Path, directory: Path, progress: Progress) -> None:
     (directory / "generation_config.json").write_text(json.dumps(eos, indent=2) + "\n")
     progress.update(task, description="writing the weights")
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def _dequantized(tensor: gguf.ReaderTensor, source: Path) -> np.ndarray:
+    try:
+        values = gguf.dequantize(tensor.data, tensor.tensor_type)
+    except NotImplementedError as error:
+        raise ConfigError(
+            f"{source}: {tensor.name} is stored as {tensor.tensor_type.name}, which cannot be read"
+        ) from error
+    return np.asarray(values, dtype=np.float32)
 
 
 def _name(name: str, source: Path) -> str:

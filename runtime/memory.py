@@ -8,21 +8,30 @@ from runtime.errors import ConfigError
 
 _GIB = 1024**3
 _RESERVE = 0.05  # of what is free: activations, buffers, everybody else
-_CGROUP_FILES = (
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+_CGROUPS = Path("/sys/fs/cgroup")
+_CGROUP_FILES = (  # version 2, then version 1: limit, usage, statistics, field of droppable pages
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
     (
-        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        "total_inactive_file",
     ),
 )
 
 
-def available_bytes() -> int:
-    """Return the memory this process may still use: the machine's, or its container's if less."""
+def available_bytes(cgroups: Path = _CGROUPS) -> int:
+    """Return the memory this process may still use: the machine's, or its container's if less.
+
+    Args:
+        cgroups: where the container's limits are mounted.
+    """
     available = int(psutil.virtual_memory().available)
-    for limit_file, usage_file in _CGROUP_FILES:
-        limit, usage = _number(limit_file), _number(usage_file)
+    for limit_name, usage_name, stat_name, field in _CGROUP_FILES:
+        limit, usage = _number(cgroups / limit_name), _number(cgroups / usage_name)
         if limit is not None and usage is not None:
+            # Files read lately count as usage, yet the kernel drops them when memory is asked for.
+            usage -= _stat(cgroups / stat_name, field)
             available = min(available, max(0, limit - usage))
     return available
 
@@ -47,3 +56,11 @@ def _number(path: Path) -> int | None:
         return int(path.read_text())
     except (OSError, ValueError):  # no such controller, or "max"
         return None
+
+
+def _stat(path: Path, field: str) -> int:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.split()[0] == field), 0)

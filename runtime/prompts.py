@@ -30,7 +30,8 @@ def read_prompts(path: Path, *, limit: int | None = None) -> list[PromptRecord]:
     if limit is not None and limit < 1:
         raise ConfigError(f"--num-prompts is {limit}: take at least 1")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: JSON strings may hold U+2028 and other characters it splits at.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError as error:
         raise ConfigError(f"prompt file {path} does not exist") from error
     except IsADirectoryError as error:
@@ -86,6 +87,8 @@ def _text(fields: dict[str, object], where: str) -> str:
 def _string(value: object, name: str, where: str) -> str:
     if not isinstance(value, str):
         raise ConfigError(f"{where}: {name} is a {type(value).__name__}, expected a string")
+    if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+        raise ConfigError(f"{where}: {name} holds half a surrogate pair, which is no character")
     return value
 
 
@@ -94,9 +97,9 @@ def _messages(value: object, where: str) -> tuple[dict[str, str], ...]:
     if not isinstance(value, list) or not value:
         raise ConfigError(f"{where}: {wanted}")
     for message in value:
-        fine = isinstance(message, dict) and all(
-            isinstance(message.get(name), str) for name in ("role", "content")
-        )
-        if not fine:
+        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
             raise ConfigError(f"{where}: {wanted}")
-    return tuple({"role": m["role"], "content": m["content"]} for m in value)
+    return tuple(
+        {name: _string(message[name], name, where) for name in ("role", "content")}
+        for message in value
+    )

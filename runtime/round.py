@@ -17,6 +17,7 @@ from parallel.decoding.machine import (
     DraftArrived,
     DraftMissed,
     Event,
+    Phase,
     RequestDraft,
     Score,
     Verified,
@@ -41,11 +42,15 @@ class Work:
 
     sequence: Sequence
     wanted: RequestDraft | None = None
-    awaiting: bool = False
     score: Score | None = None
     verify: Verify | None = None
     rows: list[ScoreRow] = field(default_factory=list)
     commit: Commit | None = None
+
+    @property
+    def phase(self) -> Phase:
+        """What its machine waits for."""
+        return self.sequence.state.phase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +81,9 @@ class RoundRunner:
         self._clock = clock
         self._rounds = count(1)
         self._closed: list[int] = []
+        self._steps: dict[int, int] = {}
+        self._draft_s = 0.0
+        self._waited_s = 0.0
         self.times = RoundTimes(target_s=0.0, draft_s=0.0, waited_s=0.0, num_positions=0)
 
     def release(self, sequence: Sequence) -> None:
@@ -116,18 +124,17 @@ class RoundRunner:
         for work in works:
             length = self._draft_length(work.sequence, len(works)) if ready else 0
             self._apply(work, BeginRound(draft_length=length))
-        proposal, waited_s = None, 0.0
-        asked = self._ask(works, syncing) if ready else False
-        if any(work.awaiting and work.score is None for work in works):
-            proposal = self._collect(works)
-            waited_s = self._port.waited_s
+        if ready:
+            self._ask(works, syncing)
+        self._draft_s = self._waited_s = 0.0
+        self._await_drafts(works, (Phase.WAITING_DRAFT, Phase.COMPLETING))
         target_s, num_positions = self._score(works, prefilling)
-        if asked and any(work.awaiting for work in works):
-            proposal = self._collect(works)
-            waited_s += self._port.waited_s
-        draft_s = proposal.draft_s if proposal is not None else 0.0
+        self._await_drafts(works, (Phase.SCORING,))
         self.times = RoundTimes(
-            target_s=target_s, draft_s=draft_s, waited_s=waited_s, num_positions=num_positions
+            target_s=target_s,
+            draft_s=self._draft_s,
+            waited_s=self._waited_s,
+            num_positions=num_positions,
         )
         self._observe(works, had_prefill=bool(prefilling))
         for work in works:
@@ -141,56 +148,77 @@ class RoundRunner:
         if sequence.submit.mode is DecodeMode.AUTOREGRESSIVE:
             return 0
         pearl = sequence.submit.mode is DecodeMode.PEARL
-        usable = sequence.num_wanted - (len(sequence.in_flight) if pearl else 1)
-        if usable <= 0:
+        state = sequence.state
+        usable = sequence.num_wanted - (len(state.in_flight) + state.owed if pearl else 1)
+        if usable <= 0 or (state.owed and not sequence.known_to_drafter):
             return 0
         wanted = sequence.submit.draft_length
         if wanted < 0:
             wanted = self._controller.choose(sequence.number, sequence.submit.mode, batch=batch)
         return min(wanted, usable)
 
-    def _ask(self, works: Items[Work], syncing: Items[Sequence]) -> bool:
+    def _ask(self, works: Items[Work], syncing: Items[Sequence]) -> None:
         opened: list[DraftOpen] = []
-        items: list[DraftItem] = []
-        for work in works:
-            if work.wanted is not None:
-                wanted = work.wanted.draft_length
-                items.append(_item(work.sequence, opened, wanted))
+        items = [
+            _item(work.sequence, opened, work.wanted.draft_length)
+            for work in works
+            if work.wanted is not None
+        ]
         items += [_item(sequence, opened, 0) for sequence in syncing if not _synced(sequence)]
         if not (items or self._closed):
-            return False
+            return
+        number = next(self._rounds)
+        self._steps[number] = max((item.num_draft for item in items), default=0)
         self._port.ask(
             DraftRequest(
-                round=next(self._rounds),
+                round=number,
                 opened=tuple(opened),
                 items=tuple(items),
                 closed=self._take_closed(),
             )
         )
-        return bool(items)
 
-    def _collect(self, works: Items[Work]) -> Proposal | None:
-        """Wait for this round's drafts and hand each sequence its own, or the news of none."""
-        proposal = self._port.collect()
-        drafts = {item.request: item for item in proposal.items} if proposal is not None else {}
-        for work in works:
-            if work.awaiting:
-                self._deliver(work, drafts.get(work.sequence.number))
-        return proposal
+    def _await_drafts(self, works: Items[Work], phases: tuple[Phase, ...]) -> None:
+        """Take drafts in until no sequence is in these phases; the wait budget over, go on without.
 
-    def _deliver(self, work: Work, item: ProposalItem | None) -> None:
+        Answers to earlier rounds come along here: the machines know what is still of use.
+        """
+        waiting = {work.sequence.number: work for work in works}
+        start_s = self._clock.now_s()
+        while any(work.phase in phases for work in works):
+            left_s = start_s + self._port.wait_budget_s - self._clock.now_s()
+            proposal = self._port.receive(left_s) if left_s > 0 else None
+            if proposal is None:
+                self._port.miss()
+                for work in works:
+                    if work.phase in phases:
+                        work.sequence.counters.missed_drafts += 1
+                        self._apply(work, DraftMissed())
+                break
+            self._take(proposal, waiting)
+        self._waited_s += self._clock.now_s() - start_s
+
+    def _take(self, proposal: Proposal, waiting: dict[int, Work]) -> None:
+        if not proposal.partial:
+            self._draft_s += proposal.draft_s
+            num_steps = self._steps.pop(proposal.round, 0)
+            if num_steps:
+                self._controller.observe_draft(num_steps, proposal.draft_s)
+        for item in proposal.items:
+            work = waiting.get(item.request)
+            if work is not None:
+                self._deliver(work, item, partial=proposal.partial)
+
+    def _deliver(self, work: Work, item: ProposalItem, *, partial: bool) -> None:
         sequence = work.sequence
-        if item is not None and item.unknown:
+        if item.unknown:
             sequence.view.forget()
             sequence.known_to_drafter = False
-            item = None
-        if item is not None:
-            sequence.view.drafted(item.base, item.token_ids)
-            draft = _usable_chain(item, self._runner.vocab_size)
-            self._apply(work, DraftArrived(epoch=item.epoch, base=item.base, draft=draft))
-        if work.awaiting:  # nothing came, or it was stale
-            sequence.counters.missed_drafts += 1
-            self._apply(work, DraftMissed())
+        sequence.view.drafted(item.base, item.token_ids)
+        draft = _usable_chain(item, self._runner.vocab_size)
+        self._apply(
+            work, DraftArrived(epoch=item.epoch, base=item.base, draft=draft, partial=partial)
+        )
 
     # --- the target ---------------------------------------------------------------------------
 
@@ -245,14 +273,12 @@ class RoundRunner:
     def _apply(self, work: Work, event: Event) -> None:
         sequence = work.sequence
         sequence.state, commands = step(sequence.state, event)
-        if isinstance(event, DraftArrived | DraftMissed) and commands:
-            work.awaiting = False
         for command in commands:
             match command:
                 case RequestDraft():
                     work.wanted = command
                 case AwaitDraft():
-                    work.awaiting = True
+                    pass  # the phase says so
                 case Score():
                     work.score = command
                 case Verify():
@@ -267,9 +293,6 @@ class RoundRunner:
         fresh = all(work.sequence.counters.rounds > 0 for work in works)
         if fresh and not had_prefill:  # prompts in the batch would spoil the estimate
             self._controller.observe_forward(times.num_positions, times.target_s)
-            steps = max((work.wanted.draft_length for work in works if work.wanted), default=0)
-            if times.draft_s and steps:
-                self._controller.observe_draft(steps, times.draft_s)
         hidden_s = max(0.0, times.draft_s - times.waited_s)
         for work in works:
             if work.wanted is not None:
@@ -313,6 +336,4 @@ def _item(sequence: Sequence, opened: list[DraftOpen], num_draft: int) -> DraftI
                 and not sampling.is_greedy,
             )
         )
-    in_flight = sequence.in_flight.token_ids
-    epoch = sequence.state.epoch
-    return sequence.view.item(sequence.number, epoch, sequence.token_ids, in_flight, num_draft)
+    return sequence.view.item(sequence.state, sequence.token_ids, num_draft)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from parallel.decoding.machine import State, start
 from parallel.decoding.rng import request_key
-from parallel.decoding.types import DraftTree, RngKey, SamplingParams
+from parallel.decoding.types import DecodeMode, DraftTree, RngKey, SamplingParams
 from parallel.messages import DraftItem, RequestStats, Submit
 from runtime.text import StopMatcher
 
@@ -38,11 +38,21 @@ class DrafterView:
         self.token_ids.clear()
         self.num_certain = 0
 
-    def item(
-        self, request: int, epoch: int, committed: Ids[int], in_flight: Ids[int], num_draft: int
-    ) -> DraftItem:
-        """Make the item after which the drafter holds these tokens, and record that it does."""
-        wanted = [*committed, *in_flight]
+    def item(self, state: State, committed: Ids[int], num_draft: int) -> DraftItem:
+        """Make the item after which the drafter holds what state says, and record that it does."""
+        request, epoch = state.request, state.epoch
+        stream = state.mode is DecodeMode.PEARL
+        if state.owed:  # it is writing the block whose first token passed: all it holds is valid
+            self.num_certain = len(committed)
+            return DraftItem(
+                request=request,
+                epoch=epoch,
+                keep=state.base,
+                tail=(),
+                num_draft=num_draft,
+                stream=stream,
+            )
+        wanted = [*committed, *state.in_flight.token_ids]
         keep = min(self.num_certain, len(wanted))
         limit = min(len(self.token_ids), len(wanted))
         while keep < limit and self.token_ids[keep] == wanted[keep]:
@@ -50,7 +60,14 @@ class DrafterView:
         tail = tuple(wanted[keep:])
         self.token_ids[keep:] = tail
         self.num_certain = len(committed)
-        return DraftItem(request=request, epoch=epoch, keep=keep, tail=tail, num_draft=num_draft)
+        return DraftItem(
+            request=request,
+            epoch=epoch,
+            keep=keep,
+            tail=tail,
+            num_draft=num_draft,
+            stream=stream,
+        )
 
     def drafted(self, base: int, token_ids: Ids[int]) -> None:
         """Record that the drafter has drafted these tokens after its first `base`."""

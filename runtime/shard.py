@@ -77,7 +77,8 @@ class ShardRunner:
         Raises:
             PeerError: a rank did not take part before the group's deadline; names it.
         """
-        self._group.broadcast_bytes(encode_plan(plan))
+        if self._group.size > 1:
+            self._group.broadcast_bytes(encode_plan(plan))
         return self._carry_out(plan)
 
     def follow(self) -> None:

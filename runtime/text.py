@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from jinja2 import TemplateError
-from jinja2.ext import loopcontrols
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from runtime.errors import ConfigError
@@ -56,6 +57,8 @@ class Tokenizer:
             inner = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises nothing narrower
             raise ConfigError(f"{file} cannot be read: {error}") from error
+        inner.no_truncation()  # some files carry the settings of a training run
+        inner.no_padding()
         settings = _read_json(folder / "tokenizer_config.json")
         return cls(
             inner,
@@ -85,7 +88,7 @@ class Tokenizer:
         if self._chat_template is None:
             raise ConfigError(f"{self._name} has no chat template: leave --chat out")
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationBlocks]
         )
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _refuse
@@ -136,6 +139,8 @@ class IncrementalDecoder:
         self._token_ids: list[int] = []
         self._context = 0
         self._done = 0
+        self.held = ""
+        """Whole characters of the last tokens that are held back with a part of the next one."""
 
     def push(self, token_ids: Iterable[int]) -> str:
         """Take tokens and return the text that is certain by now."""
@@ -158,7 +163,9 @@ class IncrementalDecoder:
         before = self._tokenizer.decode(self._token_ids[self._context : self._done])
         text = self._tokenizer.decode(self._token_ids[self._context :])
         if text.endswith(_REPLACEMENT) or len(text) <= len(before):
+            self.held = text[len(before) :].rstrip(_REPLACEMENT)
             return ""
+        self.held = ""
         self._context, self._done = self._done, len(self._token_ids)
         return text[len(before) :]
 
@@ -174,9 +181,9 @@ class StopMatcher:
 
     def push(self, token: int) -> bool:
         """Take the next token and return whether the text contains a stop string now."""
-        piece = self._decoder.push((token,))
-        self._tail += piece
-        found = any(stop in self._tail for stop in self._stops)
+        self._tail += self._decoder.push((token,))
+        text = self._tail + self._decoder.held
+        found = any(stop in text for stop in self._stops)
         self._tail = self._tail[-self._longest :] if self._longest else ""
         return found
 
@@ -227,8 +234,30 @@ def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:
     return tokens
 
 
-def _to_json(value: object, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+class _GenerationBlocks(Extension):
+    """Reads `{% generation %}`, which marks what the assistant said for training, as its body."""
+
+    tags = {"generation"}  # noqa: RUF012  # jinja2 declares it so
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
 
 
 def _refuse(message: str) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from parallel.group import Group
 from parallel.model.config import ModelConfig
+from parallel.model.shapes import tensor_shapes
 from parallel.model.transformer import Decoder
 from runtime.errors import ConfigError
 
@@ -26,6 +27,8 @@ def read_model_config(directory: Path) -> ModelConfig:
     file = directory / "config.json"
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(fields, dict):
+            raise ConfigError(f"{file} holds no JSON object")
         return ModelConfig.from_hf(fields)
     except FileNotFoundError as error:
         raise ConfigError(
@@ -33,7 +36,7 @@ def read_model_config(directory: Path) -> ModelConfig:
         ) from error
     except json.JSONDecodeError as error:
         raise ConfigError(f"{file} is not valid JSON: {error}") from error
-    except (ValueError, AttributeError) as error:
+    except ValueError as error:
         raise ConfigError(f"{file}: {error}") from error
 
 
@@ -47,9 +50,9 @@ def weight_files(directory: Path) -> dict[str, Path]:
     if index.is_file():
         try:
             names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (json.JSONDecodeError, KeyError, AttributeError) as error:
+            files = [directory / name for name in sorted(names)]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{index} is no index of safetensors: {error}") from error
-        files = [directory / name for name in sorted(names)]
     elif single.is_file():
         files = [single]
     else:
@@ -71,11 +74,34 @@ def _tensor_names(file: Path) -> list[str]:
         ) from error
 
 
+def check_checkpoint(directory: Path, layers: tuple[int, ...] | None = None) -> ModelConfig:
+    """Check a checkpoint by its configuration and the headers of its files; reads no weights.
+
+    Raises:
+        ConfigError: it is not whole, not supported, or its tensors are not what config.json says.
+    """
+    config = read_model_config(directory)
+    _check_shapes(CheckpointSource(directory, torch.float32, torch.device("cpu")), config, layers)
+    return config
+
+
+def _check_shapes(
+    source: "CheckpointSource", config: ModelConfig, layers: tuple[int, ...] | None
+) -> None:
+    for name, wanted in tensor_shapes(config, layers).items():
+        found = source.shape(name)
+        if found != wanted:
+            raise ConfigError(
+                f"{name} of {source.directory} has the shape {list(found)}, its config.json asks "
+                f"for {list(wanted)}: do both belong to the same model?"
+            )
+
+
 class CheckpointSource:
     """The tensors of a checkpoint, read by name and slice."""
 
     def __init__(self, directory: Path, dtype: torch.dtype, device: torch.device) -> None:
-        self._directory = directory
+        self.directory = directory
         self._files = weight_files(directory)
         self._handles: dict[Path, Any] = {}
         self._dtype = dtype
@@ -88,20 +114,22 @@ class CheckpointSource:
     def read_slice(self, name: str, dim: int, first: int, stop: int) -> Tensor:
         """Return a stretch of a tensor's rows (dim 0) or columns (dim 1)."""
         whole = self._slice(name)
-        size = whole.get_shape()[dim]
-        if stop > size:
-            raise ConfigError(
-                f"{name} of {self._directory} has {size} entries in dimension {dim}, "
-                f"its config.json asks for {stop}"
-            )
-        part = whole[first:stop] if dim == 0 else whole[:, first:stop]
-        return self._place(part)
+        return self._place(whole[first:stop] if dim == 0 else whole[:, first:stop])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape, from the file's header.
+
+        Raises:
+            ConfigError: there is no such tensor.
+        """
+        return tuple(self._slice(name).get_shape())
 
     def _slice(self, name: str) -> Any:
         file = self._files.get(name)
         if file is None:
             raise ConfigError(
-                f"{self._directory} has no tensor {name!r}: the checkpoint is not whole"
+                f"{self.directory} has no tensor {name!r}: the checkpoint is not whole, or its "
+                "config.json belongs to another model"
             )
         if file not in self._handles:
             self._handles[file] = safe_open(str(file), framework="pt")
@@ -126,6 +154,7 @@ def load_decoder(
     """
     config = read_model_config(directory)
     source = CheckpointSource(directory, dtype, device)
+    _check_shapes(source, config, layers)
     try:
         return Decoder(config, source, group, layers=layers, device=device)
     except ValueError as error:

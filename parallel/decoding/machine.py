@@ -21,8 +21,10 @@ class Phase(StrEnum):
     """BeginRound."""
     WAITING_DRAFT = "waiting_draft"
     """A draft, without which nothing is scored (draft-then-verify)."""
+    COMPLETING = "completing"
+    """The rest of the block in flight, which is scored next (PEARL)."""
     SCORING = "scoring"
-    """A draft, made while the target's forward runs (PEARL)."""
+    """A draft, made while the target's forward runs, or its first part (PEARL)."""
     VERIFYING = "verifying"
     """Verified, once the forward is done."""
 
@@ -51,6 +53,8 @@ class State:
     """The last committed token, which no forward has read yet."""
     in_flight: DraftTree = _NO_DRAFT
     """Drafts after the committed tokens that no verdict has reached (PEARL)."""
+    owed: int = 0
+    """Draft tokens of the newest block still to come: its first part was enough to go on with."""
     draft_length: int = 0
     """Draft tokens asked for in this round."""
     tested: DraftTree = _NO_DRAFT
@@ -63,12 +67,12 @@ class State:
     @property
     def stage(self) -> Stage:
         """Which of PEARL's strategies the next round follows."""
-        return Stage.POST_VERIFY if len(self.in_flight) else Stage.PRE_VERIFY
+        return Stage.POST_VERIFY if len(self.in_flight) + self.owed else Stage.PRE_VERIFY
 
     @property
     def base(self) -> int:
         """Tokens before the first one of a draft asked for now."""
-        return self.num_committed + len(self.in_flight)
+        return self.num_committed + len(self.in_flight) + self.owed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,17 +85,20 @@ class BeginRound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftArrived:
-    """A draft came; without effect, at any time, unless it answers this round's RequestDraft."""
+    """A draft, or a part of one, came; without effect, at any time, unless it is waited for."""
 
     epoch: int
     base: int
+    """Tokens before the first one of `draft`."""
     draft: DraftTree
     """A chain. Shorter than asked, or empty, is legal; what is too long is cut."""
+    partial: bool = False
+    """More of it follows: PEARL verifies with the first token of a block while the rest is made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftMissed:
-    """The wait for this round's draft is over; legal after AwaitDraft until a draft arrived."""
+    """The wait for a draft is over; legal after AwaitDraft until what was awaited has arrived."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +122,11 @@ class RequestDraft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AwaitDraft:
-    """Deliver DraftArrived or DraftMissed: at once if no Score came before, else after it."""
+    """Deliver DraftArrived or DraftMissed: at once if no Score came before, else after it.
+
+    Without a Score before it, the round's Score follows once the draft, or the rest of the block in
+    flight, has come.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,8 +206,8 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
         case DraftArrived():
             return _arrive(state, event)
         case DraftMissed():
-            _require_phase(state, event, Phase.WAITING_DRAFT, Phase.SCORING)
-            return _settle(state, _NO_DRAFT)
+            _require_phase(state, event, Phase.WAITING_DRAFT, Phase.COMPLETING, Phase.SCORING)
+            return _plain(state) if state.phase is Phase.COMPLETING else _settle(state, _NO_DRAFT)
         case Verified():
             _require_phase(state, event, Phase.VERIFYING)
             return _commit(state, event.verdict)
@@ -207,28 +218,63 @@ def _begin(state: State, draft_length: int) -> tuple[State, tuple[Command, ...]]
     if draft_length < 0:
         raise ValueError(f"draft_length is {draft_length}: it must be at least 0")
     pearl = state.mode is DecodeMode.PEARL
-    if draft_length == 0 or state.mode is DecodeMode.AUTOREGRESSIVE:
-        state, verify = _verify(state, state.in_flight, num_rows=len(state.in_flight) + 1)
-        return state, (_score(state, state.in_flight), *verify)
+    if state.mode is DecodeMode.AUTOREGRESSIVE or (draft_length == 0 and not state.owed):
+        return _plain(state)
+    state = replace(state, draft_length=draft_length)
+    if draft_length == 0:
+        return replace(state, phase=Phase.COMPLETING), (AwaitDraft(),)
     request = RequestDraft(epoch=state.epoch, base=state.base, draft_length=draft_length)
-    phase = Phase.SCORING if pearl else Phase.WAITING_DRAFT
-    state = replace(state, phase=phase, draft_length=draft_length)
-    if pearl:
-        return state, (request, _score(state, state.in_flight), AwaitDraft())
-    return state, (request, AwaitDraft())
+    if pearl and not state.owed:
+        state, commands = _score_and_await(state)
+        return state, (request, *commands)
+    phase = Phase.COMPLETING if pearl else Phase.WAITING_DRAFT
+    return replace(state, phase=phase), (request, AwaitDraft())
+
+
+def _plain(state: State) -> tuple[State, tuple[Command, ...]]:
+    """Score and test what is in flight, and no more."""
+    state, verify = _verify(state, state.in_flight, num_rows=len(state.in_flight) + 1)
+    return replace(state, owed=0), (_score(state, state.in_flight), *verify)
+
+
+def _score_and_await(state: State) -> tuple[State, tuple[Command, ...]]:
+    return replace(state, phase=Phase.SCORING), (_score(state, state.in_flight), AwaitDraft())
 
 
 def _arrive(state: State, event: DraftArrived) -> tuple[State, tuple[Command, ...]]:
-    waiting = state.phase in (Phase.WAITING_DRAFT, Phase.SCORING)
-    if not waiting or event.epoch != state.epoch or event.base != state.base:
+    if event.epoch != state.epoch:
         return state, ()
     if not event.draft.is_chain:
         raise ValueError(f"request {state.request}: a draft must be a chain")
-    return _settle(state, event.draft.first(state.draft_length))
+    if state.owed and event.base == state.base - state.owed + len(state.next_block):
+        return _complete(state, event)
+    waiting = state.phase in (Phase.WAITING_DRAFT, Phase.SCORING)
+    if not waiting or event.base != state.base:
+        return state, ()
+    if event.partial and (state.phase is Phase.WAITING_DRAFT or not len(event.draft)):
+        return state, ()  # of no use yet
+    draft = event.draft.first(state.draft_length)
+    owed = state.draft_length - len(draft) if event.partial else 0
+    return _settle(replace(state, owed=owed), draft)
+
+
+def _complete(state: State, event: DraftArrived) -> tuple[State, tuple[Command, ...]]:
+    """Take in more of the newest block: in flight by now, or still being tested for its first."""
+    more = event.draft.first(state.owed)
+    missing = state.owed - len(more)
+    state = replace(state, owed=missing if event.partial else 0)
+    if state.phase is Phase.VERIFYING:
+        return replace(state, next_block=state.next_block.followed_by(more)), ()
+    state = replace(state, in_flight=state.in_flight.followed_by(more))
+    if state.phase is not Phase.COMPLETING or state.owed:
+        return state, ()
+    # A block that ends early leaves the draft asked for after it without a base.
+    waits = state.draft_length > 0 and not missing
+    return _score_and_await(state) if waits else _plain(state)
 
 
 def _settle(state: State, draft: DraftTree) -> tuple[State, tuple[Command, ...]]:
-    """Fix what this round verifies, now that its draft is known."""
+    """Fix what this round verifies, now that its draft, or the first part of it, is known."""
     if state.mode is DecodeMode.PEARL:
         tested = state.in_flight.followed_by(draft.first(1))
         state = replace(state, next_block=draft)
@@ -274,6 +320,7 @@ def _commit(state: State, verdict: Verdict) -> tuple[State, tuple[Command, ...]]
         num_committed=state.num_committed + len(tokens),
         last_token=tokens[-1],
         in_flight=state.next_block.without_first(1) if emitted is None else _NO_DRAFT,
+        owed=state.owed if emitted is None else 0,
     )
     return state, (commit,)
 

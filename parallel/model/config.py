@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
+_MISTRAL_WINDOW = 4096  # what transformers takes where config.json says nothing
 ROPE_KINDS = ("default", "linear", "dynamic", "llama3", "yarn")
 
 
@@ -66,6 +67,8 @@ class ModelConfig:
             raise ValueError(
                 f"architecture {kind!r} is not supported; these are: {', '.join(SUPPORTED)}"
             )
+        if config.get("quantization_config"):
+            raise ValueError("quantised weights (quantization_config) are not supported")
         if config.get("hidden_act", "silu") != "silu":
             raise ValueError(f"activation {config['hidden_act']!r} is not supported; silu is")
         num_heads = _int(config, "num_attention_heads")
@@ -73,7 +76,7 @@ class ModelConfig:
         num_kv_heads = _int(config, "num_key_value_heads", num_heads)
         if num_heads % num_kv_heads:
             raise ValueError(f"{num_heads} query heads do not share {num_kv_heads} kv heads evenly")
-        has_bias = bool(config.get("attention_bias", False))
+        has_bias = bool(config.get("attention_bias", False)) and kind in ("llama", "qwen3")
         return cls(
             model_type=str(kind),
             vocab_size=_int(config, "vocab_size"),
@@ -87,7 +90,7 @@ class ModelConfig:
             rms_norm_eps=_float(config, "rms_norm_eps", 1e-6),
             rope=_rope(config),
             qkv_bias=has_bias or kind == "qwen2",
-            output_bias=has_bias and kind in ("llama", "qwen3"),
+            output_bias=has_bias,
             mlp_bias=bool(config.get("mlp_bias", False)) and kind == "llama",
             qk_norm=kind == "qwen3",
             tied_head=bool(config.get("tie_word_embeddings", False)),
@@ -139,22 +142,21 @@ def _attention_factor(parameters: Mapping[str, object], factor: float) -> float:
 
 
 def _sliding_window(config: Mapping[str, object]) -> int | None:
-    window = config.get("sliding_window")
-    used = config.get("model_type") == "mistral" or bool(config.get("use_sliding_window", False))
-    if not used or not isinstance(window, int):
-        return None
-    if config.get("model_type") != "mistral":
+    if config.get("model_type") == "mistral":
+        window = config.get("sliding_window", _MISTRAL_WINDOW)
+        return window if isinstance(window, int) else None
+    if config.get("use_sliding_window") and config.get("sliding_window"):
         raise ValueError(
             "sliding windows on some layers only (use_sliding_window) are not supported"
         )
-    return window
+    return None
 
 
 def _int(config: Mapping[str, object], name: str, default: int | None = None) -> int:
     value = config.get(name)
     if value is None and default is not None:
         return default
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} is {value!r}: expected a positive whole number")
     return value
 

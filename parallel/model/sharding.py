@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+UNIT = 16
+"""Columns that vector kernels like to have together."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadShard:
@@ -48,6 +51,17 @@ def head_shard(num_heads: int, num_kv_heads: int, size: int, rank: int) -> HeadS
             query = (head * group + first, head * group + stop)
             return HeadShard(query=query, kv=(head, head + 1))
     raise ValueError(f"rank {rank} is not below the size {size}")
+
+
+def padded_range(total: int, size: int, rank: int) -> tuple[int, int]:
+    """Return a rank's stretch in whole units of 16, or of one where some rank would get nothing.
+
+    Raises:
+        ValueError: there are more ranks than `total`.
+    """
+    if size > total:
+        raise ValueError(f"{total} columns split over at most {total} ranks, not over {size}")
+    return even_range(total, size, rank, UNIT if -(-total // UNIT) >= size else 1)
 
 
 def even_range(total: int, size: int, rank: int, multiple: int = 1) -> tuple[int, int]:

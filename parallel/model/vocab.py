@@ -1,12 +1,14 @@
 """Scores from vocabulary-sharded logits: only what the sampler needs crosses the group."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from parallel.decoding.types import ScoreRow
 from parallel.group import Group
+from parallel.model.sharding import UNIT
 
 # Shape suffixes: N = rows, K = candidates, V = shard of the vocabulary, R = ranks.
 
@@ -42,7 +44,7 @@ def gather_scores(
             wanted = num_candidates[index]
             rows[index] = ScoreRow(values[place, :wanted], ids[place, :wanted])
     if whole:
-        full = _whole(_rows(logits_NV, whole), vocab_size, group)
+        full = _whole(_rows(logits_NV, whole), vocab_start, vocab_size, group)
         for place, index in enumerate(whole):
             rows[index] = ScoreRow(full[place], None)
     return [row for row in rows if row is not None]
@@ -57,14 +59,15 @@ def _candidates(
 ) -> tuple[Tensor, Tensor]:
     """Return the best `depth` of all ranks, each [N, depth]: every rank sends its own best."""
     values_NK, ids_NK = _local_best(logits_NV, depth)
-    ids_NK = ids_NK + vocab_start
     if group.size == 1:
         return values_NK, ids_NK
+    ids_NK = ids_NK + vocab_start
     # Values and ids travel together; a float64 holds every id and every float32 exactly.
-    mine = torch.full((2, len(logits_NV), depth), -torch.inf, dtype=torch.float64)
+    shape = (2, len(logits_NV), depth)
+    mine = torch.full(shape, -torch.inf, dtype=torch.float64, device=logits_NV.device)
     mine[0, :, : values_NK.shape[1]] = values_NK
-    mine[1, :, : ids_NK.shape[1]] = ids_NK.to(torch.float64)
-    theirs_R2NK = group.all_gather(mine.to(logits_NV.device))
+    mine[1, :, : ids_NK.shape[1]] = ids_NK
+    theirs_R2NK = group.all_gather(mine)
     values, ids = (part.movedim(0, 1).flatten(1) for part in theirs_R2NK.unbind(1))
     # Ranks hold rising stretches of the vocabulary and sort their own, so a stable sort by value
     # leaves equals in order of their ids.
@@ -80,21 +83,29 @@ def _local_best(logits_NV: Tensor, depth: int) -> tuple[Tensor, Tensor]:
     depth = min(depth, logits_NV.shape[1])
     edge = logits_NV.topk(depth, dim=1).values[:, -1:]
     # topk takes any of those equal to the last; a stable sort of all that reach it takes the first.
-    reaching = int((logits_NV >= edge).sum(dim=1).max())
+    reaching = max(depth, int((logits_NV >= edge).sum(dim=1).max()))  # a NaN reaches nothing
     columns = logits_NV.topk(reaching, dim=1).indices.sort(dim=1).values
     values = logits_NV.gather(1, columns)
     order = values.sort(dim=1, descending=True, stable=True).indices[:, :depth]
     return values.gather(1, order), columns.gather(1, order)
 
 
-def _whole(logits_NV: Tensor, vocab_size: int, group: Group) -> Tensor:
-    """Return all columns, [N, vocab_size]: shards differ in width by at most one unit, so pad."""
+def _whole(logits_NV: Tensor, vocab_start: int, vocab_size: int, group: Group) -> Tensor:
+    """Return all columns, [N, vocab_size].
+
+    Shards differ in width by at most a unit. They are padded to a width that every rank knows, and
+    the first token of each travels in a column of its own (exact in float32 below 2**24), so that
+    one exchange is enough.
+    """
     if group.size == 1:
         return logits_NV
-    widths = group.all_gather(torch.tensor([logits_NV.shape[1]], device=logits_NV.device)).flatten()
-    padded = logits_NV.new_full((len(logits_NV), int(widths.max())), -torch.inf)
-    padded[:, : logits_NV.shape[1]] = logits_NV
+    num_rows, width = logits_NV.shape
+    widest = vocab_size // group.size + UNIT
+    padded = logits_NV.new_zeros((num_rows, widest + 1))
+    padded[:, :width] = logits_NV
+    padded[:, widest] = vocab_start
     parts = group.all_gather(padded)
-    whole = torch.cat([part[:, : int(width)] for part, width in zip(parts, widths, strict=True)], 1)
-    assert whole.shape[1] == vocab_size
-    return whole
+    starts = [int(start) for start in parts[:, 0, widest].tolist()]
+    widths = [b - a for a, b in pairwise([*starts, vocab_size])]
+    assert widths[group.rank] == width, "shards are no neighbours in rank order"
+    return torch.cat([part[:, :wide] for part, wide in zip(parts, widths, strict=True)], dim=1)

@@ -81,6 +81,7 @@ def _get_draft_request(wire: pb.DraftRequest) -> DraftRequest:
                 keep=item.keep,
                 tail=checked_token_ids(item.tail),
                 num_draft=item.num_draft,
+                stream=item.stream,
             )
             for item in wire.items
         ),
@@ -120,6 +121,7 @@ def _get_proposal(wire: pb.Proposal) -> Proposal:
             for item in wire.items
         ),
         draft_s=checked_seconds(wire.draft_s, "draft_s"),
+        partial=wire.partial,
     )
 
 

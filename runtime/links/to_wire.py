@@ -84,6 +84,7 @@ def _put_draft_request(message: DraftRequest) -> pb.Frame:
                     keep=item.keep,
                     tail=checked_token_ids(item.tail),
                     num_draft=item.num_draft,
+                    stream=item.stream,
                 )
                 for item in message.items
             ],
@@ -113,6 +114,7 @@ def _put_proposal(message: Proposal) -> pb.Frame:
                 for item in message.items
             ],
             draft_s=checked_seconds(message.draft_s, "draft_s"),
+            partial=message.partial,
         )
     )
 

@@ -25,9 +25,7 @@ def deploy(ray_session: None) -> Iterator[Deploy]:  # noqa: ARG001  (it must be 
     """Start deployments of SmolLM2 (or virtual ones) that end with the module."""
     with ExitStack() as stack:
 
-        def start(
-            *, cache_tokens: int = 16384, **options: object
-        ) -> Deployment:
+        def start(*, cache_tokens: int = 16384, **options: object) -> Deployment:
             if options.get("virtual") is None:
                 options.setdefault("target", str(smollm2_directory()))
             fields: dict[str, object] = {"target": None, "drafter": None, "threads": 1} | options

@@ -390,6 +390,7 @@ class DraftItem(_message.Message):
     KEEP_FIELD_NUMBER: _builtins.int
     TAIL_FIELD_NUMBER: _builtins.int
     NUM_DRAFT_FIELD_NUMBER: _builtins.int
+    STREAM_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     epoch: _builtins.int
     """Grows whenever earlier drafts of the request became void."""
@@ -397,6 +398,8 @@ class DraftItem(_message.Message):
     """Tokens the drafter holds that stay valid."""
     num_draft: _builtins.int
     """Draft tokens wanted; 0 only brings the drafter's cache up to date."""
+    stream: _builtins.bool
+    """Send the first token at once, the others when all are there."""
     @_builtins.property
     def tail(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Token ids that follow them."""
@@ -409,10 +412,11 @@ class DraftItem(_message.Message):
         keep: _builtins.int = ...,
         tail: _abc.Iterable[_builtins.int] | None = ...,
         num_draft: _builtins.int = ...,
+        stream: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "keep", b"keep", "num_draft", b"num_draft", "request", b"request", "tail", b"tail"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "keep", b"keep", "num_draft", b"num_draft", "request", b"request", "stream", b"stream", "tail", b"tail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -468,7 +472,7 @@ class ProposalItem(_message.Message):
     request: _builtins.int
     epoch: _builtins.int
     base: _builtins.int
-    """Tokens before the first draft token."""
+    """Tokens before the first of token_ids."""
     unknown: _builtins.bool
     """The drafter lacks the tokens before `keep`."""
     @_builtins.property
@@ -497,16 +501,19 @@ Global___ProposalItem: _TypeAlias = ProposalItem  # noqa: Y015
 
 @_typing.final
 class Proposal(_message.Message):
-    """The drafter's answer to one DraftRequest."""
+    """The drafter's answer to one DraftRequest, or the first part of it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ROUND_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     DRAFT_S_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     draft_s: _builtins.float
-    """Seconds the drafter worked on it, at least 0."""
+    """Seconds the drafter worked on it so far, at least 0."""
+    partial: _builtins.bool
+    """Another part follows."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProposalItem]: ...
     def __init__(
@@ -515,10 +522,11 @@ class Proposal(_message.Message):
         round: _builtins.int = ...,
         items: _abc.Iterable[Global___ProposalItem] | None = ...,
         draft_s: _builtins.float = ...,
+        partial: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_s", b"draft_s", "items", b"items", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_s", b"draft_s", "items", b"items", "partial", b"partial", "round", b"round"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,78 @@
+"""The split layers against plain matrix products."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from parallel.group import SoloGroup
+from parallel.model.layers import (
+    ColumnParallelLinear,
+    RmsNorm,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    linear_kernel,
+)
+from tests.parallel.model.tiny import RankThread, on_ranks
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("num_rows", [0, 1, 5])
+def test_the_kernel_is_a_linear_layer(dtype: torch.dtype, has_bias: bool, num_rows: int) -> None:
+    weight = torch.randn(48, 36).to(dtype)
+    bias = torch.randn(48).to(dtype) if has_bias else None
+    x = torch.randn(num_rows, 36).to(dtype)
+    with torch.inference_mode():
+        out = linear_kernel(weight, bias)(x)
+    torch.testing.assert_close(out, F.linear(x, weight, bias))
+
+
+def test_a_repacked_weight_is_not_held_twice() -> None:
+    weight = torch.randn(48, 36)
+    watch = weakref.ref(weight)
+    layer = ColumnParallelLinear(weight)
+    if type(layer._kernel).__name__ != "function" or "packed" not in layer._kernel.__qualname__:
+        pytest.skip("this build of torch has no packed kernel")
+    del weight
+    gc.collect()
+    assert watch() is None
+
+
+def test_row_parallel_ranks_add_the_bias_once() -> None:
+    weight, bias, x = torch.randn(10, 24), torch.randn(10), torch.randn(3, 24)
+
+    def one(group: RankThread) -> Tensor:
+        columns = slice(group.rank * 8, group.rank * 8 + 8)
+        return RowParallelLinear(weight[:, columns], group, bias)(x[:, columns])
+
+    for out in on_ranks(3, one):
+        torch.testing.assert_close(out, F.linear(x, weight, bias))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_split_embedding_finds_every_row(size: int) -> None:
+    table, ids = torch.randn(9, 4), torch.tensor([0, 8, 4, 2, 3, 8])
+    width = 9 // size + 1
+
+    def one(group: RankThread) -> Tensor:
+        first = group.rank * width
+        return VocabParallelEmbedding(table[first : first + width], first, group)(ids)
+
+    for out in on_ranks(size, one):
+        assert torch.equal(out, table[ids])
+
+
+def test_embedding_of_one_rank_is_a_lookup() -> None:
+    table = torch.randn(9, 4)
+    out = VocabParallelEmbedding(table, 0, SoloGroup())(torch.tensor([3, 3, 1]))
+    assert torch.equal(out, table[[3, 3, 1]])
+
+
+def test_the_norm_divides_by_the_root_mean_square() -> None:
+    x, weight = torch.randn(3, 8), torch.randn(8)
+    expected = x / (x.pow(2).mean(dim=-1, keepdim=True) + 1e-5).sqrt() * weight
+    torch.testing.assert_close(RmsNorm(weight, 1e-5)(x), expected)

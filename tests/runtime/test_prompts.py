@@ -1,0 +1,118 @@
+"""Prompt files as data sets publish them, and what is said of unusable ones."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import ConfigError
+from runtime.prompts import PromptRecord, read_prompts
+
+CHAT = [{"role": "user", "content": "hi"}]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "prompts.jsonl"
+
+
+def write(file: Path, *records: object) -> Path:
+    file.write_text("\n".join(json.dumps(record) for record in records) + "\n")
+    return file
+
+
+def test_every_known_form_is_read(file: Path) -> None:
+    write(
+        file,
+        {"question_id": 81, "category": "writing", "turns": ["first", "second"]},
+        {"task_id": "HumanEval/0", "prompt": "def f():"},
+        {"question": "how many?", "answer": "3"},
+        {"text": "plain"},
+        {"messages": [*CHAT, {"role": "user", "content": "more", "name": "x"}]},
+    )
+    messages = ({"role": "user", "content": "hi"}, {"role": "user", "content": "more"})
+    assert read_prompts(file) == [
+        PromptRecord(index=0, text="first", category="writing"),
+        PromptRecord(index=1, text="def f():"),
+        PromptRecord(index=2, text="how many?"),
+        PromptRecord(index=3, text="plain"),
+        PromptRecord(index=4, messages=messages),
+    ]
+
+
+def test_the_limit_takes_the_first(file: Path) -> None:
+    write(file, *({"prompt": str(i)} for i in range(5)))
+    assert [record.text for record in read_prompts(file, limit=2)] == ["0", "1"]
+    assert len(read_prompts(file, limit=9)) == 5
+
+
+def test_blank_lines_are_skipped_and_line_ends_may_be_of_windows(file: Path) -> None:
+    file.write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\r\n\r\n{"prompt": "b"}\r\n')
+    assert [record.text for record in read_prompts(file)] == ["a", "b"]
+
+
+def test_unusual_separators_inside_a_string_do_not_end_the_line(file: Path) -> None:
+    text = "one\u2028two\u0085three"
+    file.write_text(json.dumps({"prompt": text}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read_prompts(file)[0].text == text
+
+
+def test_the_shared_data_sets_can_be_read() -> None:
+    folder = Path("/work/shared/data/prompts")
+    if not folder.is_dir():
+        pytest.skip("the shared prompt files are not on this machine")
+    for path in folder.glob("*.jsonl"):
+        assert all(record.text for record in read_prompts(path, limit=50))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"prompt": "a"', r"line 2: not JSON \(.* at column 15\)"),
+        ("[1]", "line 2: a list, expected an object with a prompt"),
+        ('{"input": "a", "id": 1}', r"line 2: no prompt in its fields \(id, input\); it needs one"),
+        ("{}", r"line 2: no prompt in its fields \(none\)"),
+        ('{"prompt": 3}', "line 2: prompt is a int, expected a string"),
+        ('{"prompt": " "}', "line 2: the prompt is empty"),
+        ('{"prompt": "a\\ud800b"}', "line 2: prompt holds half a surrogate pair"),
+        ('{"turns": []}', "line 2: turns must be a list with at least one string"),
+        ('{"turns": "a"}', "line 2: turns must be a list"),
+        ('{"turns": [1]}', r"line 2: turns\[0\] is a int"),
+        ('{"messages": []}', "line 2: messages must be a list of objects"),
+        ('{"messages": [{"role": "user"}]}', "line 2: messages must be a list of objects"),
+        ('{"messages": ["hi"]}', "line 2: messages must be a list of objects"),
+        ('{"messages": [{"role": "user", "content": 3}]}', "line 2: content is a int"),
+    ],
+)
+def test_an_unusable_line_is_named(file: Path, line: str, message: str) -> None:
+    file.write_text(f'{{"prompt": "fine"}}\n{line}\n')
+    with pytest.raises(ConfigError, match=message):
+        read_prompts(file)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n"])
+def test_a_file_without_prompts_is_refused(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match="is empty: write one JSON object a line"):
+        read_prompts(file)
+
+
+def test_a_file_that_is_not_utf8_is_refused(file: Path) -> None:
+    file.write_bytes(b'{"prompt": "\xff"}')
+    with pytest.raises(ConfigError, match=r"is not UTF-8 \(byte 12\)"):
+        read_prompts(file)
+
+
+def test_a_missing_file_is_refused(file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"prompts.jsonl does not exist"):
+        read_prompts(file)
+
+
+def test_a_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is a directory: name a .jsonl file"):
+        read_prompts(tmp_path)
+
+
+def test_a_limit_below_one_is_refused(file: Path) -> None:
+    with pytest.raises(ConfigError, match="--num-prompts is 0: take at least 1"):
+        read_prompts(file, limit=0)
