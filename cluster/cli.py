@@ -11,6 +11,7 @@ from rich.console import Console
 
 from cluster.options import (
     BenchDecodeOptions,
+    BenchLinkOptions,
     DecodeOptions,
     GenerateOptions,
     ModelOptions,
@@ -250,6 +251,24 @@ def bench_decode(
         json=json,
     )
     _run("cluster.bench_decode", options)
+
+
+@bench.command("link")
+def bench_link(
+    *,
+    count: Annotated[int, typer.Option(help="Round trips over each link.")] = 2000,
+    gap_ms: Annotated[
+        float, typer.Option(help="Pause between two round trips; 40 is like a round's.")
+    ] = 0.0,
+    ray: Ray = None,
+    json: Json = False,
+) -> None:
+    """Measure a message's round trip between two processes, over each kind of link.
+
+    Example: paceline bench link --count 200 --gap-ms 40
+    """
+    options = BenchLinkOptions(count=count, gap_ms=gap_ms, ray_address=ray, json=json)
+    _run("cluster.bench_link", options)
 
 
 def main() -> None:

@@ -72,6 +72,17 @@ class GenerateOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BenchLinkOptions:
+    """`paceline bench link`."""
+
+    count: int
+    gap_ms: float
+    """Pause between two round trips."""
+    ray_address: str | None
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BenchDecodeOptions:
     """`paceline bench decode`."""
 

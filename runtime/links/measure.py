@@ -18,8 +18,12 @@ class RoundTrips:
     count: int
 
 
-def measure_round_trips(link: Link, count: int, *, timeout_s: float = 10.0) -> RoundTrips:
+def measure_round_trips(
+    link: Link, count: int, *, gap_s: float = 0.0, timeout_s: float = 10.0
+) -> RoundTrips:
     """Exchange `count` pings, one at a time, with a peer that runs `answer_pings`.
+
+    Between them pass `gap_s` seconds: after a pause both sides have to wake up, as between rounds.
 
     Raises:
         PeerTimeout: a Pong did not come within `timeout_s`.
@@ -28,7 +32,7 @@ def measure_round_trips(link: Link, count: int, *, timeout_s: float = 10.0) -> R
     """
     if count < 2:
         raise ValueError(f"count is {count}: percentiles need at least 2 round trips")
-    times_s = [_round_trip_s(link, number, timeout_s) for number in range(count)]
+    times_s = [_round_trip_s(link, number, gap_s, timeout_s) for number in range(count)]
     percentiles = statistics.quantiles(times_s, n=100, method="inclusive")
     return RoundTrips(p50_s=percentiles[49], p99_s=percentiles[98], count=count)
 
@@ -44,7 +48,9 @@ def answer_pings(link: Link) -> None:
         return
 
 
-def _round_trip_s(link: Link, number: int, timeout_s: float) -> float:
+def _round_trip_s(link: Link, number: int, gap_s: float, timeout_s: float) -> float:
+    if gap_s:
+        time.sleep(gap_s)
     start = time.perf_counter()
     link.send(Ping(number=number))
     answer = link.recv(timeout_s)

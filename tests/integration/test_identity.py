@@ -1,4 +1,4 @@
-"""The long check: 40 prompts of Spec-Bench, every mode and split, against transformers' generate."""
+"""The long check: 40 prompts of Spec-Bench, every mode and split, against transformers."""
 
 from pathlib import Path
 

@@ -1,0 +1,23 @@
+"""Ray shell of the process that answers a link benchmark's pings."""
+
+from runtime.echo import EchoHost
+from runtime.links.torch_link import TorchLinkSpec
+
+
+class EchoActor:
+    """The far end of every measured link."""
+
+    def __init__(self) -> None:
+        self._host = EchoHost()
+
+    def listen(self, token: str) -> str:
+        """Start the gRPC server and return its address."""
+        return self._host.listen(token)
+
+    def offer(self) -> TorchLinkSpec:
+        """Wait for the other end of a torch.distributed link."""
+        return self._host.offer()
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._host.close()

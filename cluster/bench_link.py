@@ -1,0 +1,63 @@
+"""`paceline bench link`: round trips between two processes over each kind of link."""
+
+import json
+import secrets
+
+import ray
+from rich.console import Console
+from rich.table import Table
+
+from actors.echo import EchoActor
+from cluster.options import BenchLinkOptions
+from cluster.ray_session import RaySession
+from runtime.echo import measure_grpc, measure_memory, measure_torch
+from runtime.errors import ConfigError
+from runtime.links.measure import RoundTrips
+
+_NOTES = Console(stderr=True)
+
+
+def run(options: BenchLinkOptions) -> int:
+    """Measure every link and print the figures; return the exit code.
+
+    Raises:
+        ConfigError: an option is out of range.
+    """
+    if options.count < 2:
+        raise ConfigError(f"--count is {options.count}: percentiles need at least 2 round trips")
+    if options.gap_ms < 0:
+        raise ConfigError(f"--gap-ms is {options.gap_ms}: it must be at least 0")
+    gap_s = options.gap_ms / 1000
+    with RaySession(options.ray_address, num_actors=2), _NOTES.status("measuring"):
+        echo = ray.remote(EchoActor).options(num_cpus=0).remote()
+        token = secrets.token_hex(16)
+        address = ray.get(echo.listen.remote(token))
+        spec = ray.get(echo.offer.remote())
+        measured = {
+            "memory (threads)": measure_memory(options.count, gap_s),
+            "grpc": measure_grpc(address, token, options.count, gap_s),
+            "gloo": measure_torch(spec, options.count, gap_s),
+        }
+        ray.get(echo.close.remote())
+    if options.json:
+        print(json.dumps({"gap_ms": options.gap_ms, "rows": _rows(measured)}))
+    else:
+        Console().print(_table(measured, options.gap_ms))
+    return 0
+
+
+def _rows(measured: dict[str, RoundTrips]) -> list[dict[str, object]]:
+    return [
+        {"link": name, "p50_s": trips.p50_s, "p99_s": trips.p99_s, "count": trips.count}
+        for name, trips in measured.items()
+    ]
+
+
+def _table(measured: dict[str, RoundTrips], gap_ms: float) -> Table:
+    table = Table(title=f"round trips, {gap_ms:g} ms apart")
+    for title in ("link", "p50", "p99", "count"):
+        table.add_column(title, justify="left" if title == "link" else "right")
+    for name, trips in measured.items():
+        p50, p99 = (f"{seconds * 1e3:.3f} ms" for seconds in (trips.p50_s, trips.p99_s))
+        table.add_row(name, p50, p99, str(trips.count))
+    return table
