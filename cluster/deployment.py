@@ -99,6 +99,7 @@ class Deployment:
             ConfigError: a rank cannot load its model.
             PeerError: a rank died or did not get ready in time; names it.
         """
+        self._check_resources()
         shard = ray.remote(ShardActor)
         note(f"starting {self.spec.tp} target rank(s)")
         self._target = self._ranks(shard, self.spec.target, self.spec.tp)
@@ -168,6 +169,17 @@ class Deployment:
         for rank in [*self._target, *self._drafters]:
             ray.kill(rank.actor)
         self._target, self._drafters, self._calls, self._address = [], [], {}, ""
+
+    def _check_resources(self) -> None:
+        """Refuse what can never be placed: Ray itself would wait for it without end."""
+        present = ray.cluster_resources()
+        for name, each in (("CPU", self.spec.num_cpus), ("GPU", self.spec.num_gpus)):
+            needed = each * self.spec.num_actors
+            if needed > present.get(name, 0):
+                raise ConfigError(
+                    f"{self.spec.num_actors} ranks need {needed:g} {name}, the Ray cluster has "
+                    f"{present.get(name, 0):g}: take fewer ranks or a larger cluster"
+                )
 
     def _ranks(self, actor_class: Any, settings: ModelSettings, size: int) -> list[_Rank]:
         made = actor_class.options(

@@ -7,7 +7,7 @@ from cluster.deployment import DeploymentSpec
 from cluster.options import ModelOptions
 from runtime.checkpoint import parse_layers, resolve_model
 from runtime.errors import ConfigError
-from runtime.facts import ModelFacts, check_tensor_parallel, read_facts
+from runtime.facts import ModelFacts, check_device, check_tensor_parallel, read_facts
 from runtime.memory import available_bytes, check_fits
 from runtime.settings import LeaderSettings, ModelSettings
 from runtime.text import Tokenizer, check_same_vocabulary
@@ -53,15 +53,7 @@ def plan_target(options: ModelOptions) -> PlannedModel:
     Raises:
         ConfigError: it cannot; says why and what to do.
     """
-    for name, value in (("--tp", options.tp), ("--drafters", options.drafters)):
-        if value < 1:
-            raise ConfigError(f"{name} is {value}: at least 1 is needed")
-    for name, choice, known in (
-        ("--group", options.group_backend, GROUP_BACKENDS),
-        ("--link", options.link, LINKS),
-    ):
-        if choice not in known:
-            raise ConfigError(f"{name} is {choice!r}: choose one of {', '.join(known)}")
+    _check_options(options)
     if options.virtual is not None:
         spec = VirtualSpec.parse(options.virtual)
         return PlannedModel(
@@ -84,6 +76,30 @@ def plan_target(options: ModelOptions) -> PlannedModel:
         max_positions=facts.config.max_positions,
         vocab_size=facts.config.vocab_size,
     )
+
+
+def _check_options(options: ModelOptions) -> None:
+    for name, value in (
+        ("--tp", options.tp),
+        ("--drafters", options.drafters),
+        ("--max-batch", options.max_batch),
+        ("--threads", options.threads),
+        ("--cache-tokens", options.cache_tokens),
+    ):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} is {value}: at least 1 is needed")
+    if options.draft_wait_s <= 0:
+        raise ConfigError(f"--draft-wait is {options.draft_wait_s}: it must be above 0 seconds")
+    for name, choice, known in (
+        ("--group", options.group_backend, GROUP_BACKENDS),
+        ("--link", options.link, LINKS),
+    ):
+        if choice not in known:
+            raise ConfigError(f"{name} is {choice!r}: choose one of {', '.join(known)}")
+        if choice == "nccl" and options.device != "cuda":
+            raise ConfigError(f"{name} is nccl, which needs --device cuda: take gloo on CPUs")
+    if options.ray_address is None:
+        check_device(options.device)
 
 
 def plan_drafter(options: ModelOptions, target: PlannedModel) -> DrafterChoice:

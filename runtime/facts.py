@@ -8,8 +8,9 @@ import torch
 from parallel.model.cache import cache_bytes
 from parallel.model.config import ModelConfig
 from runtime.errors import ConfigError
-from runtime.weights import read_model_config, weight_files
+from runtime.weights import check_checkpoint
 
+DEVICES = ("cpu", "cuda")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -45,9 +46,7 @@ def read_facts(directory: Path) -> ModelFacts:
     Raises:
         ConfigError: something is missing, damaged or not supported.
     """
-    config = read_model_config(directory)
-    weight_files(directory)
-    return ModelFacts(directory=directory, config=config)
+    return ModelFacts(directory=directory, config=check_checkpoint(directory))
 
 
 def check_tensor_parallel(facts: ModelFacts, size: int, option: str) -> None:
@@ -61,6 +60,21 @@ def check_tensor_parallel(facts: ModelFacts, size: int, option: str) -> None:
         raise ConfigError(
             f"{option} is {size}: {facts.directory} has {most} query heads, so it splits over at "
             f"most {most} ranks"
+        )
+
+
+def check_device(device: str) -> None:
+    """Refuse a device this process does not have.
+
+    Raises:
+        ConfigError: it is no known device, or CUDA without a CUDA device.
+    """
+    if device not in DEVICES:
+        raise ConfigError(f"--device is {device!r}: choose one of {', '.join(DEVICES)}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "--device is 'cuda', but there is no CUDA device, or torch has no CUDA: take cpu, or "
+            "join a cluster that has one with --ray"
         )
 
 

@@ -1,0 +1,155 @@
+"""Bad input is refused before anything starts, with the value, the remedy and exit code 2."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models
+
+from cluster.cli import main
+from tests.models import smollm2_directory
+
+
+@pytest.fixture(scope="module")
+def directory() -> str:
+    return str(smollm2_directory())
+
+
+def refusal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
+) -> str:
+    """Run the command line, expect exit code 2 and return what it complains about."""
+    monkeypatch.setattr("sys.argv", ["paceline", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    return " ".join(output.err.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--tp", "10"], "--tp is 10: .* 9 query heads"),
+        (["--drafters", "0"], "--drafters is 0"),
+        (["--temperature", "-1"], "temperature is -1.0: it must be at least 0"),
+        (["--top-p", "1.5"], "top_p is 1.5"),
+        (["--mode", "fast"], "--mode is 'fast': choose one of autoregressive, speculative, pearl"),
+        (["--verifier", "none"], "--verifier is 'none'"),
+        (["--max-tokens", "0"], "--max-tokens is 0"),
+        (["--draft-length", "-2"], "--draft-length is -2"),
+        (["--cache-tokens", "2000000000"], "not enough memory: .* GiB are available"),
+        (["--threads", "0"], "--threads is 0"),
+        (["--max-batch", "0"], "--max-batch is 0"),
+        (["--draft-wait", "0"], "--draft-wait is 0"),
+        (["--dtype", "int8"], "--dtype is 'int8'"),
+        (["--device", "tpu"], "--device is 'tpu'"),
+        (["--link", "nccl"], "--link is nccl, which needs --device cuda"),
+        (["--group", "mpi"], "--group is 'mpi'"),
+        (["--drafter", "target:layers=5-40"], "'5-40': name layers 0 to 29"),
+        (["--drafter", "target:heads=1"], "write target:layers=0-3,28-29"),
+        (["--drafter", "./nowhere"], "./nowhere does not exist"),
+    ],
+)
+def test_a_bad_option_is_refused(
+    arguments: list[str],
+    words: str,
+    directory: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = ["generate", "--target", directory, "--prompt", "hi", *arguments]
+    said = refusal(capsys, monkeypatch, *given)
+    assert re.search(words, said), said
+
+
+def test_a_missing_target_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = refusal(capsys, monkeypatch, "generate", "--target", "./nope", "--prompt", "hi")
+    assert "./nope does not exist" in said
+    assert "no target" in refusal(capsys, monkeypatch, "generate", "--prompt", "hi")
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(
+    directory: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cut = tmp_path / "cut"
+    shutil.copytree(directory, cut, ignore=shutil.ignore_patterns("*.safetensors"))
+    with (Path(directory) / "model.safetensors").open("rb") as whole:
+        (cut / "model.safetensors").write_bytes(whole.read(1_000_000))
+    said = refusal(capsys, monkeypatch, "generate", "--target", str(cut), "--prompt", "hi")
+    assert "truncated or corrupt" in said
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    said = refusal(capsys, monkeypatch, "generate", "--target", str(foreign), "--prompt", "hi")
+    assert "'gpt2' is not supported; these are: llama, mistral, qwen2, qwen3" in said
+
+
+def test_a_drafter_with_another_vocabulary_is_refused(
+    directory: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(directory, other, ignore=shutil.ignore_patterns("*.safetensors"))
+    (other / "model.safetensors").symlink_to(Path(directory) / "model.safetensors")
+    Tokenizer(models.WordLevel({"hi": 0, "ho": 1}, unk_token="hi")).save(
+        str(other / "tokenizer.json")
+    )
+    given = ["generate", "--target", directory, "--drafter", str(other), "--prompt", "hi"]
+    said = refusal(capsys, monkeypatch, *given)
+    assert "the drafter has another vocabulary" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "is empty"),
+        ('{"prompt": "a"}\n{"prompt": oops}\n', "line 2: not JSON"),
+        ('{"prompt": "' + "word " * 9000 + '"}\n', "the context of .* holds 8192: shorten"),
+        ('{"instruction": "a"}\n', "line 1: .*instruction.*prompt"),
+    ],
+)
+def test_bad_prompt_files_are_refused(
+    content: str,
+    words: str,
+    directory: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(content)
+    given = ["generate", "--target", directory, "--prompts", str(file)]
+    said = refusal(capsys, monkeypatch, *given)
+    assert re.search(words, said), said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--virtual", "target=40,draft=8ms,alpha=0.8"], "'40' is no duration"),
+        (["--virtual", "target=40ms,draft=8ms"], "missing"),
+        (["--virtual", "target=40ms,draft=8ms,alpha=1.8"], "alpha must be in"),
+        (["--virtual", "target=40ms,draft=8ms,alpha=.8", "--modes", "fast"], "--modes has 'fast'"),
+        (["--virtual", "target=40ms,draft=8ms,alpha=.8", "--tp", "one"], "--tp has 'one'"),
+        (["--virtual", "target=40ms,draft=8ms,alpha=.8", "--repeats", "0"], "--repeats is 0"),
+        (["--target", "smollm2-135m", "--baseline", "vllm"], "--baseline is 'vllm'"),
+    ],
+)
+def test_a_bad_benchmark_is_refused(
+    arguments: list[str],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert words in refusal(capsys, monkeypatch, "bench", "decode", *arguments)
