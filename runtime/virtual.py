@@ -22,7 +22,7 @@ from runtime.errors import ConfigError
 
 _PEAK_LOGIT = 50.0  # exp(-50) of mass elsewhere: sampling follows the process at every temperature
 _BACK_TO_BACK_S = 0.001
-_AWAKE_S = 0.002
+_AWAKE_S = 0.0002
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
