@@ -94,6 +94,8 @@ def sample(
     Raises:
         ValueError: as in `distribution`.
     """
+    if row.ids is not None and len(row.ids) == 1:
+        return _only_one(row)
     ids, logits = _penalized(row, params, history)
     if params.is_greedy:
         return _best(ids, logits)
@@ -139,6 +141,15 @@ def _penalized(
     old = logits[seen]
     logits[seen] = np.where(old < 0, old * penalty, old / penalty)
     return ids, logits
+
+
+def _only_one(row: ScoreRow) -> int:
+    """Return the one candidate that was gathered: greedy decoding's hot path."""
+    assert row.ids is not None
+    best = float(row.logits[0])
+    if not np.isfinite(best):
+        raise ValueError(f"the best logit is {best}: it must be finite")
+    return int(row.ids[0])
 
 
 def _best(ids: Ints | None, logits: NDArray[np.float32]) -> int:

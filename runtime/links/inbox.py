@@ -31,10 +31,7 @@ class Inbox:
     def get(self, timeout_s: float) -> Message | None:
         """Return the next message or None after `timeout_s`; raise the end once it is reached."""
         try:
-            if timeout_s > 0:
-                item = self._items.get(timeout=timeout_s)
-            else:
-                item = self._items.get_nowait()
+            item = self._items.get(block=timeout_s > 0, timeout=timeout_s)
         except queue.Empty:
             return None
         if isinstance(item, PacelineError):
