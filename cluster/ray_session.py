@@ -28,6 +28,7 @@ class RaySession:
         self._ours = True
         if self._address is None:
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+            os.environ.setdefault("RAY_worker_niceness", "0")  # ranks are what the user waits for
             ray.init(
                 address="local",
                 # Idle ranks cost no core: what matters is that every actor finds a place.

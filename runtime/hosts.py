@@ -65,14 +65,14 @@ class ModelHost:
             PeerError: a rank did not join in time.
             ConfigError: the checkpoint cannot be used.
         """
-        torch.set_num_threads(self._settings.num_threads)
+        torch.set_num_threads(1)  # see _serve_threads: the pool belongs to the thread that serves
         joined = self._offer.join() if self._offer is not None else join_group(spec, self._rank)
         self._group = joined
         self._runner = ShardRunner(_build_shard(self._settings, self._group), self._group)
 
     def follow(self) -> None:
         """Carry out rank 0's plans until it ends; blocks (all ranks but 0)."""
-        torch.set_num_threads(self._settings.num_threads)
+        _serve_threads(self._settings.num_threads)
         try:
             self.runner.follow()
         finally:
@@ -155,7 +155,7 @@ class LeaderHost:
         """
         assert self._engine is not None, "listen() comes first"
         assert self._server is not None
-        torch.set_num_threads(self._num_threads)
+        _serve_threads(self._num_threads)
         try:
             self._engine.run()
         finally:
@@ -189,7 +189,7 @@ def serve_drafter(
     Raises:
         PeerError: the leader cannot be reached or a rank of the drafter group failed.
     """
-    torch.set_num_threads(num_threads)
+    _serve_threads(num_threads)
     drafter: Drafter = NgramDrafter()
     if model is not None:
         drafter = ModelDrafter(model.runner, model.ledger())
@@ -201,6 +201,15 @@ def serve_drafter(
         link.close()
         if model is not None:
             model.close()
+
+
+def _serve_threads(num_threads: int) -> None:
+    """Set the threads of this thread's matrix products.
+
+    Only the thread that serves gets more than one: OpenMP keeps a pool for each thread that ever
+    used one, and with more threads than cores in all its pools it stops spinning between products.
+    """
+    torch.set_num_threads(num_threads)
 
 
 def _connect(leader: LeaderAddress | TorchLinkSpec, hello: Hello) -> Link:

@@ -105,5 +105,6 @@ class RmsNorm:
         if x.dtype != torch.float32 or x.device.type != "cpu":
             return F.rms_norm(x, self._weight.shape, self._weight, self._eps)
         # A third of the time of F.rms_norm, which is many small steps here (2026-11-23).
-        scale = torch.linalg.vecdot(x, x).add_(self._whole_eps).rsqrt_().unsqueeze(-1)
+        squares: Tensor = torch.linalg.vecdot(x, x)
+        scale = squares.add_(self._whole_eps).rsqrt_().unsqueeze(-1)
         return (x * scale).mul_(self._scaled_weight)
