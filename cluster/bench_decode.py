@@ -196,6 +196,7 @@ def _measure(cases: list[Case], options: BenchDecodeOptions) -> None:
         TimeElapsedColumn(),
         console=_NOTES,
         transient=True,
+        refresh_per_second=1,  # the cores are for what is measured
     ) as progress:
         task = progress.add_task("bench", total=len(cases) * (options.repeats + 1), case="")
         for repeat in range(options.repeats + 1):

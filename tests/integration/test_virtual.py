@@ -1,6 +1,7 @@
 """Virtual devices through the real actors, groups and links."""
 
 import pytest
+import ray
 
 from tests.integration.conftest import Deploy
 from tests.integration.runs import make_submits, run, tokens_of
@@ -24,3 +25,26 @@ def test_drafting_hides_behind_verification(
         assert result.stats.hidden_s > 0.5 * result.stats.draft_s
     for result in serial:
         assert result.stats.hidden_s < 0.1 * result.stats.draft_s
+
+
+class CountingRay:
+    """Stands in for the ray module of the driver and counts what is called on it."""
+
+    def __init__(self) -> None:
+        self.num_calls = 0
+
+    def __getattr__(self, name: str) -> object:
+        self.num_calls += 1
+        return getattr(ray, name)
+
+
+def test_no_ray_call_is_made_while_tokens_flow(
+    deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver makes none; the ranks' loops cannot: runtime/ does not import ray."""
+    deployment = deploy(virtual="target=5ms,draft=1ms,alpha=0.8,vocab=64")
+    counting = CountingRay()
+    monkeypatch.setattr("cluster.deployment.ray", counting)
+    results = run(deployment, make_submits(PROMPTS, max_tokens=60))
+    assert sum(len(result.token_ids) for result in results) == 180
+    assert counting.num_calls == 0
