@@ -186,8 +186,7 @@ class RoundRunner:
         waiting = {work.sequence.number: work for work in works}
         start_s = self._clock.now_s()
         while any(work.phase in phases for work in works):
-            left_s = start_s + self._port.wait_budget_s - self._clock.now_s()
-            proposal = self._port.receive(left_s) if left_s > 0 else None
+            proposal = self._port.receive(0.0) or self._wait(start_s + self._port.wait_budget_s)
             if proposal is None:
                 self._port.miss()
                 for work in works:
@@ -196,7 +195,14 @@ class RoundRunner:
                         self._apply(work, DraftMissed())
                 break
             self._take(proposal, waiting)
+
+    def _wait(self, deadline_s: float) -> Proposal | None:
+        """Wait for the drafter while the target stands still, and keep count of it."""
+        start_s = self._clock.now_s()
+        left_s = deadline_s - start_s
+        proposal = self._port.receive(left_s) if left_s > 0 else None
         self._waited_s += self._clock.now_s() - start_s
+        return proposal
 
     def _take(self, proposal: Proposal, waiting: dict[int, Work]) -> None:
         if not proposal.partial:
