@@ -25,7 +25,14 @@ from parallel.decoding.machine import (
     step,
 )
 from parallel.decoding.sampling import num_candidates
-from parallel.decoding.types import DecodeMode, DraftTree, ScoreRow, Verdict, VerifierKind
+from parallel.decoding.types import (
+    DecodeMode,
+    DraftTree,
+    ScoreRow,
+    SparseProbs,
+    Verdict,
+    VerifierKind,
+)
 from parallel.decoding.verify import recursive_rejection, sample_and_match
 from parallel.messages import DraftItem, DraftOpen, DraftRequest, Proposal, ProposalItem
 from parallel.model.batch import SequenceRows
@@ -34,6 +41,8 @@ from runtime.drafter_port import DrafterPort
 from runtime.ledger import SlotLedger
 from runtime.sequence import Sequence
 from runtime.shard import ShardRunner
+
+_LAW_TOLERANCE = 1e-4  # of a law's sum; float32 laws of 64 tokens are off by 1e-6
 
 
 @dataclass(slots=True, kw_only=True)
@@ -221,7 +230,7 @@ class RoundRunner:
             sequence.view.forget()
             sequence.known_to_drafter = False
         sequence.view.drafted(item.base, item.token_ids)
-        draft = _usable_chain(item, self._runner.vocab_size)
+        draft = usable_chain(item, self._runner.vocab_size)
         self._apply(
             work, DraftArrived(epoch=item.epoch, base=item.base, draft=draft, partial=partial)
         )
@@ -310,15 +319,26 @@ class RoundRunner:
         return taken
 
 
-def _usable_chain(item: ProposalItem, vocab_size: int) -> DraftTree:
-    """Return the draft up to the first token unknown to the target: paddings differ."""
+def usable_chain(item: ProposalItem, vocab_size: int) -> DraftTree:
+    """Return the draft up to the first token that cannot be tested.
+
+    That is one the target does not know (paddings of vocabularies differ), or one that its own law
+    cannot have drawn: a broken drafter must not take the leader down.
+    """
     usable = 0
     for index, token in enumerate(item.token_ids):
-        law = item.draft_probs[index].ids if item.draft_probs else (token,)
-        if not all(0 <= known < vocab_size for known in (token, *law)):
+        law = item.draft_probs[index] if item.draft_probs else None
+        if not 0 <= token < vocab_size or (law and not _can_have_drawn(law, token, vocab_size)):
             break
         usable += 1
     return DraftTree.chain(item.token_ids[:usable], item.draft_probs[:usable])
+
+
+def _can_have_drawn(law: SparseProbs, token: int, vocab_size: int) -> bool:
+    probs = dict(zip(law.ids, law.probs, strict=True))
+    known = all(0 <= drawable < vocab_size for drawable in probs)
+    sums_to_one = abs(sum(law.probs) - 1) < _LAW_TOLERANCE
+    return known and sums_to_one and len(probs) == len(law.ids) and probs.get(token, 0.0) > 0
 
 
 def _synced(sequence: Sequence) -> bool:
