@@ -31,11 +31,6 @@ class DrafterPort:
         """Times an attached drafter vanished."""
 
     @property
-    def attached(self) -> bool:
-        """Whether a drafter is connected."""
-        return self._link is not None
-
-    @property
     def ready(self) -> bool:
         """Whether to ask it now: it is not behind, or so far that a message may have been lost."""
         while self._missed > self._answered and self.receive(0.0) is not None:

@@ -62,16 +62,6 @@ class Work:
         return self.sequence.state.phase
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoundTimes:
-    """Where one round's time went, in seconds."""
-
-    target_s: float
-    draft_s: float
-    waited_s: float
-    num_positions: int
-
-
 class RoundRunner:
     """Carries out rounds on a target group and, where one is attached, a drafter."""
 
@@ -93,7 +83,6 @@ class RoundRunner:
         self._steps: dict[int, int] = {}
         self._draft_s = 0.0
         self._waited_s = 0.0
-        self.times = RoundTimes(target_s=0.0, draft_s=0.0, waited_s=0.0, num_positions=0)
 
     def release(self, sequence: Sequence) -> None:
         """Release a sequence's cache, at the target and at the drafter."""
@@ -139,13 +128,10 @@ class RoundRunner:
         self._await_drafts(works, (Phase.WAITING_DRAFT, Phase.COMPLETING))
         target_s, num_positions = self._score(works, prefilling)
         self._await_drafts(works, (Phase.SCORING,))
-        self.times = RoundTimes(
-            target_s=target_s,
-            draft_s=self._draft_s,
-            waited_s=self._waited_s,
-            num_positions=num_positions,
-        )
-        self._observe(works, had_prefill=bool(prefilling))
+        fresh = any(work.sequence.counters.rounds == 0 for work in works)
+        if not (fresh or prefilling):  # prompts in the batch would spoil the estimate
+            self._controller.observe_forward(num_positions, target_s)
+        self._count_drafting(works)
         for work in works:
             self._decide(work)
         return works
@@ -303,15 +289,11 @@ class RoundRunner:
 
     # --- bookkeeping --------------------------------------------------------------------------
 
-    def _observe(self, works: Items[Work], *, had_prefill: bool) -> None:
-        times = self.times
-        fresh = all(work.sequence.counters.rounds > 0 for work in works)
-        if fresh and not had_prefill:  # prompts in the batch would spoil the estimate
-            self._controller.observe_forward(times.num_positions, times.target_s)
-        hidden_s = max(0.0, times.draft_s - times.waited_s)
+    def _count_drafting(self, works: Items[Work]) -> None:
+        hidden_s = max(0.0, self._draft_s - self._waited_s)
         for work in works:
             if work.wanted is not None:
-                work.sequence.counters.draft_s += times.draft_s
+                work.sequence.counters.draft_s += self._draft_s
                 work.sequence.counters.hidden_s += hidden_s
 
     def _take_closed(self) -> tuple[int, ...]:

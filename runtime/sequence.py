@@ -105,7 +105,6 @@ class Sequence:
         self.known_to_drafter = False
         self.stop_matcher: StopMatcher | None = None
         self.counters = Counters()
-        self.finish_reason: str | None = None
 
     @property
     def sampling(self) -> SamplingParams:

@@ -1,7 +1,6 @@
 """Running requests on a deployment in tests."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from cluster.deployment import Deployment
@@ -69,8 +68,3 @@ def run(
 def tokens_of(results: Sequence[Result]) -> list[tuple[int, ...]]:
     """Return each result's tokens, in the order of its request number."""
     return [tuple(r.token_ids) for r in sorted(results, key=lambda r: r.submit.request)]
-
-
-def renumbered(submits: Sequence[Submit]) -> list[Submit]:
-    """Return the same requests in reverse order of arrival."""
-    return [replace(submit) for submit in reversed(submits)]
