@@ -47,6 +47,8 @@ class PagedCache:
         self._tables: dict[int, PageTable] = {}
         shape = (num_layers, 2, num_kv_heads, num_pages * page_size, head_dim)
         self._kv = torch.zeros(shape, dtype=dtype, device=device)
+        self._layers = list(self._kv.flatten(1, 2).unsqueeze(1))
+        self._num_kv_heads = num_kv_heads
 
     @property
     def num_free_pages(self) -> int:
@@ -102,24 +104,21 @@ class PagedCache:
             places = context[start:]
         return AppendPlan(first_row, first_row + num_tokens, start, stop, places, context)
 
-    def extend(
-        self, layer: int, plan: AppendPlan, keys_HTD: Tensor, values_HTD: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def extend(self, layer: int, plan: AppendPlan, kv_THD: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new keys and values of one layer and return all of the sequence's.
 
         Args:
             layer: which layer.
             plan: what `plan_append` returned.
-            keys_HTD: [num_kv_heads, new tokens, head_dim].
-            values_HTD: like the keys.
+            kv_THD: [new tokens, 2 * num_kv_heads, head_dim], first the heads' keys.
 
         Returns:
-            Keys and values, each [num_kv_heads, length, head_dim]; views of neighbouring pages.
+            Keys and values, each [1, num_kv_heads, length, head_dim]; views of neighbouring pages.
         """
-        keys, values = self._kv[layer, 0], self._kv[layer, 1]
-        keys[:, plan.places] = keys_HTD
-        values[:, plan.places] = values_HTD
-        return keys[:, plan.context], values[:, plan.context]
+        stored = self._layers[layer]
+        stored[:, :, plan.places] = kv_THD.transpose(0, 1)
+        context = stored[:, :, plan.context]
+        return context[:, : self._num_kv_heads], context[:, self._num_kv_heads :]
 
     def snapshot(self, slot: int) -> Tensor:
         """Return a copy of a sequence's cache, [layers, 2, num_kv_heads, length, head_dim]."""

@@ -11,7 +11,7 @@ from parallel.model.config import RopeConfig
 
 
 class RotaryTable:
-    """Cosines and sines of every position, made once."""
+    """The turn of every pair at every position, a complex number each, made once."""
 
     def __init__(
         self, rope: RopeConfig, head_dim: int, max_positions: int, *, device: torch.device
@@ -19,25 +19,31 @@ class RotaryTable:
         positions = torch.arange(max_positions, dtype=torch.float32)
         angles_TH = torch.outer(positions, inverse_frequencies(rope, head_dim))
         scale = rope.attention_factor
-        self._cos_TH = (angles_TH.cos() * scale).to(device)
-        self._sin_TH = (angles_TH.sin() * scale).to(device)
+        self._turns_TH = torch.polar(torch.full_like(angles_TH, scale), angles_TH).to(device)
 
-    def at(self, positions_T: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return cosines and sines of positions, each [T, 1, head_dim / 2]."""
-        cos_TH = self._cos_TH[positions_T].to(dtype)
-        return cos_TH.unsqueeze(1), self._sin_TH[positions_T].to(dtype).unsqueeze(1)
+    def at(self, positions_T: Tensor) -> Tensor:
+        """Return what `rotate_` takes for positions, [T, 1, head_dim / 2]."""
+        return self._turns_TH[positions_T].unsqueeze(1)
 
 
-def rotate(x_TND: Tensor, cos_T1H: Tensor, sin_T1H: Tensor) -> Tensor:
-    """Rotate the first half of each head against the second."""
-    first, second = x_TND.chunk(2, dim=-1)
-    return torch.cat(
-        (
-            torch.addcmul(first * cos_T1H, second, sin_T1H, value=-1),
-            torch.addcmul(second * cos_T1H, first, sin_T1H),
-        ),
-        dim=-1,
-    )
+def interleave(weight: Tensor, head_dim: int) -> Tensor:
+    """Return a projection, [heads * head_dim, ...], with the rows of each pair side by side.
+
+    Checkpoints pair the first half of a head with the second. Queries and keys meet only in their
+    product, which does not mind an order they share; in this one a rotation is a complex product.
+    """
+    halves = weight.view(-1, 2, head_dim // 2, *weight.shape[1:])
+    return halves.transpose(1, 2).reshape(weight.shape)
+
+
+def rotate_(x_TND: Tensor, turns_T1H: Tensor) -> None:
+    """Rotate, in place, heads whose pairs stand side by side."""
+    pairs = x_TND.view(*x_TND.shape[:-1], -1, 2)
+    if x_TND.dtype == torch.float32:
+        torch.view_as_complex(pairs).mul_(turns_T1H)
+    else:
+        wide = torch.view_as_complex(pairs.float())
+        pairs.copy_(torch.view_as_real(wide * turns_T1H))
 
 
 def inverse_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:

@@ -17,7 +17,8 @@ def new_cache(num_pages: int = 6) -> PagedCache:
 def store(cache: PagedCache, slot: int, start: int, values: Tensor) -> tuple[Tensor, Tensor]:
     """Append [2, tokens, 4] values to layer 1, keys being their negatives."""
     plan = cache.plan_append(slot, start, values.shape[1], 0)
-    return cache.extend(1, plan, -values, values)
+    keys, values = cache.extend(1, plan, torch.cat((-values, values)).transpose(0, 1))
+    return keys[0], values[0]
 
 
 def scattered_cache() -> PagedCache:
@@ -47,7 +48,7 @@ def test_neighbouring_pages_are_read_without_a_copy() -> None:
     cache = new_cache()
     cache.open(0, 12)
     keys, values = store(cache, 0, 0, torch.randn(2, 9, 4))
-    again, _ = cache.extend(1, cache.plan_append(0, 9, 1, 0), *torch.ones(2, 2, 1, 4))
+    again, _ = store(cache, 0, 9, torch.ones(2, 1, 4))
     assert keys.untyped_storage().data_ptr() == again.untyped_storage().data_ptr()
     assert keys.data_ptr() == again.data_ptr()
     assert values.shape == (2, 9, 4)

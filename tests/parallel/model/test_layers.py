@@ -27,7 +27,7 @@ def test_the_kernel_is_a_linear_layer(dtype: torch.dtype, has_bias: bool, num_ro
     bias = torch.randn(48).to(dtype) if has_bias else None
     x = torch.randn(num_rows, 36).to(dtype)
     with torch.inference_mode():
-        out = linear_kernel(weight, bias)(x)
+        out = linear_kernel(weight, bias)(x, None)
     torch.testing.assert_close(out, F.linear(x, weight, bias))
 
 
@@ -42,15 +42,16 @@ def test_a_repacked_weight_is_not_held_twice() -> None:
     assert watch() is None
 
 
-def test_row_parallel_ranks_add_the_bias_once() -> None:
-    weight, bias, x = torch.randn(10, 24), torch.randn(10), torch.randn(3, 24)
+def test_row_parallel_ranks_add_bias_and_addend_once() -> None:
+    weight, bias, x = torch.randn(10, 24), torch.randn(10), torch.randn(7, 24)
+    addend = torch.randn(7, 10)
 
     def one(group: RankThread) -> Tensor:
         columns = slice(group.rank * 8, group.rank * 8 + 8)
-        return RowParallelLinear(weight[:, columns], group, bias)(x[:, columns])
+        return RowParallelLinear(weight[:, columns], group, bias)(x[:, columns], addend, 4)
 
     for out in on_ranks(3, one):
-        torch.testing.assert_close(out, F.linear(x, weight, bias))
+        torch.testing.assert_close(out[:4], F.linear(x, weight, bias)[:4] + addend[:4])
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
