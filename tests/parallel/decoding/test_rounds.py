@@ -234,8 +234,10 @@ def pair_p_value(counts: np.ndarray) -> float:
     return float(chi2.sf(((counts - expected) ** 2 / expected).sum(), 8))
 
 
-def test_two_token_outputs_of_pearl_with_rejection_are_exact() -> None:
-    assert pair_p_value(pair_counts(pairs(recursive_rejection, 6_000))) > 1e-4
+@pytest.mark.parametrize("mode", [DecodeMode.PEARL, DecodeMode.SPECULATIVE])
+@pytest.mark.parametrize("verifier", [sample_and_match, recursive_rejection])
+def test_two_token_outputs_of_many_requests_are_exact(mode: DecodeMode, verifier: Verifier) -> None:
+    assert pair_p_value(pair_counts(pairs(verifier, 30_000, mode))) > 1e-4
 
 
 @pytest.mark.parametrize("mode", [DecodeMode.PEARL, DecodeMode.SPECULATIVE])
@@ -250,7 +252,7 @@ def test_long_outputs_of_the_context_free_toy_are_exact(
         drafter=rows_of(FLAT_DRAFTER),
         key=RngKey(seed=8, request=1),
     )
-    assert follows(long_generation(generation, 8_000), (FLAT_TARGET,)) > 1e-4
+    assert follows(long_generation(generation, 30_000), (FLAT_TARGET,)) > 1e-4
 
 
 def test_rule_1_a_number_reused_for_two_positions_is_caught(
