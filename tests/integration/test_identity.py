@@ -17,21 +17,31 @@ MOST_TOKENS = 1024  # longer prompts make this slow, not stricter
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("tp", [1, 2, 3])
-def test_spec_bench_gives_the_tokens_of_transformers(tp: int, deploy: Deploy) -> None:
+@pytest.mark.parametrize(
+    ("tp", "drafter", "modes"),
+    [
+        (1, "ngram", MODES),
+        (2, "ngram", MODES),
+        (3, "ngram", MODES),
+        (1, "target:layers=0-27,29", MODES[1:]),
+    ],
+)
+def test_spec_bench_gives_the_tokens_of_transformers(
+    tp: int, drafter: str, modes: tuple[str, ...], deploy: Deploy
+) -> None:
     if not SPEC_BENCH.is_file():
         pytest.skip(f"the prompts of Spec-Bench are not at {SPEC_BENCH}")
     directory = smollm2_directory()
     prompts = token_prompts(directory, SPEC_BENCH)
     prompts = [prompt for prompt in prompts if len(prompt) <= MOST_TOKENS][::5][:40]
     assert len(prompts) == 40
-    deployment = deploy(drafter="ngram", tp=tp, cache_tokens=16 * (MOST_TOKENS + 96))
-    for mode in MODES:
+    deployment = deploy(drafter=drafter, tp=tp, cache_tokens=16 * (MOST_TOKENS + 96))
+    for mode in modes:
         results = run(deployment, make_submits(prompts, mode=mode, max_tokens=64))
         near_ties = [
             check_identity(directory, prompt, tokens)
             for prompt, tokens in zip(prompts, tokens_of(results), strict=True)
         ]
         listed = [f"prompt {i}, {tie}" for i, tie in enumerate(near_ties) if tie]
-        print(f"tp={tp} {mode}: {40 - len(listed)} of 40 identical", *listed, sep="\n  ")
+        print(f"tp={tp} {drafter} {mode}: {40 - len(listed)} of 40 identical", *listed, sep="\n  ")
         assert (sum(r.stats.accepted for r in results) > 0) == (mode != "autoregressive")
