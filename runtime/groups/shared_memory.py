@@ -72,7 +72,7 @@ class SharedMemoryGroup:
         self._bases = [_HEADER_WORDS + other * _RANK_WORDS for other in range(size)]
         self._my_flag = self._bases[rank] + _FLAG
         self._peer_flags = [self._bases[other] + _FLAG for other in range(size) if other != rank]
-        self._views: dict[tuple[torch.dtype, int, int], list[Tensor]] = {}
+        self._views: dict[tuple[torch.dtype, torch.Size, int], list[Tensor]] = {}
         self._is_closed = False
 
     @classmethod
@@ -144,11 +144,13 @@ class SharedMemoryGroup:
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Sum over the ranks in rank order, in place; 16-bit floats are summed in float32."""
-        data = tensor.detach()
-        flat = data.view(-1) if data.is_contiguous() else data.reshape(-1)
+        data = tensor.detach() if tensor.requires_grad else tensor
+        if data.nbytes <= self._slot_bytes and data.is_contiguous():  # as always while decoding
+            sum_into(data, self._exchange(data, _REDUCE))
+            return tensor
+        flat = data.reshape(-1)
         for part in self._parts(flat):
-            slots = self._exchange(part, _REDUCE)
-            sum_into(part, slots)
+            sum_into(part, self._exchange(part, _REDUCE))
         if flat.data_ptr() != data.data_ptr():
             data.copy_(flat.view(data.shape))
         return tensor
@@ -210,10 +212,10 @@ class SharedMemoryGroup:
 
     def _exchange(self, part: Tensor, kind: int) -> list[Tensor]:
         self._op += 1
-        key = (part.dtype, part.numel(), self._op & 1)
+        key = (part.dtype, part.shape, self._op & 1)
         slots = self._views.get(key) or self._make_views(key)
         slots[self.rank].copy_(part)
-        self._publish(kind, part.numel() * part.element_size())
+        self._publish(kind, part.nbytes)
         return slots
 
     def _next_slot(self) -> int:
@@ -224,17 +226,16 @@ class SharedMemoryGroup:
         header = (_HEADER_WORDS + self.size * _RANK_WORDS) * 8
         return header + (2 * rank + (self._op & 1)) * self._slot_bytes
 
-    def _make_views(self, key: tuple[torch.dtype, int, int]) -> list[Tensor]:
-        dtype, count, _ = key
-        if (
-            len(self._views) >= MAX_VIEWS
-        ):  # shapes are few while decoding and varied only in prefill
+    def _make_views(self, key: tuple[torch.dtype, torch.Size, int]) -> list[Tensor]:
+        dtype, shape, _ = key
+        if len(self._views) >= MAX_VIEWS:  # shapes are few while decoding and vary only in prefill
             self._views.clear()
         offsets = [self._slot_offset(rank) for rank in range(self.size)]
+        count = shape.numel()
         if count == 0:
-            return [torch.empty(0, dtype=dtype) for _ in offsets]
+            return [torch.empty(shape, dtype=dtype) for _ in offsets]
         views = [
-            torch.frombuffer(self._memory, dtype=dtype, count=count, offset=offset)
+            torch.frombuffer(self._memory, dtype=dtype, count=count, offset=offset).view(shape)
             for offset in offsets
         ]
         self._views[key] = views
