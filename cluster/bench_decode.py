@@ -1,18 +1,18 @@
 """`paceline bench decode`: decoding modes side by side, interleaved in one run."""
 
 import json
-import statistics
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from actors.baseline import BaselineActor
+from cluster.bench_rows import Case, Measured, bench_row, bench_table
 from cluster.deployment import Deployment, DeploymentSpec
 from cluster.options import BenchDecodeOptions
 from cluster.planning import (
@@ -23,7 +23,7 @@ from cluster.planning import (
     plan_target,
 )
 from cluster.ray_session import RaySession
-from cluster.report import Stats, total_stats
+from cluster.report import total_stats
 from cluster.requests import cache_tokens, make_submits
 from cluster.session import run_requests
 from parallel.decoding.cost import throughput
@@ -33,29 +33,6 @@ from runtime.errors import ConfigError, PacelineError
 
 _NOTES = Console(stderr=True)
 _WARM_UP_TOKENS = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """One run of one configuration."""
-
-    token_ids: tuple[tuple[int, ...], ...]
-    wall_s: float
-    stats: Stats | None
-    """None for the baseline."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Case:
-    """A configuration and its runs."""
-
-    name: str
-    tp: int
-    measure: Callable[[int], Measured]
-    """Runs all prompts once with this many tokens each."""
-    predicted: float | None = None
-    """Tokens per second by the cost formulas, for virtual devices."""
-    runs: list[Measured] = field(default_factory=list)
 
 
 def run(options: BenchDecodeOptions) -> int:
@@ -82,11 +59,12 @@ def run(options: BenchDecodeOptions) -> int:
                 for mode in options.modes
             ]
         _measure(cases, options)
-    rows = [_row(case, cases[0]) for case in cases]
+    rows = [bench_row(case, cases[0]) for case in cases]
     if options.json:
         print(json.dumps({"config": _config(options, submits), "rows": rows}))
     else:
-        Console().print(_table(rows, options))
+        wide = None if sys.stdout.isatty() else 140  # a pipe has no width of its own
+        Console(width=wide).print(bench_table(rows, options.repeats))
     return 0
 
 
@@ -170,17 +148,25 @@ def _case(
             stats=total_stats(results, wall_s, tp=spec.tp, drafters=drafters),
         )
 
-    return Case(name=mode, tp=spec.tp, measure=measure, predicted=_predict(options, target, mode))
+    return Case(
+        name=mode,
+        tp=spec.tp,
+        measure=measure,
+        predict=_predictor(options, target, mode),
+        nominal_alpha=target.virtual.alpha if target.virtual else 0.0,
+    )
 
 
-def _predict(options: BenchDecodeOptions, target: PlannedModel, mode: str) -> float | None:
-    """Return the cost formulas' tokens per second, where they apply."""
+def _predictor(
+    options: BenchDecodeOptions, target: PlannedModel, mode: str
+) -> Callable[[float], float] | None:
+    """Return the cost formulas' tokens per second by acceptance rate, where they apply."""
     virtual, length = target.virtual, options.decode.draft_length
     if virtual is None or options.batch != 1 or (length is None and mode != "autoregressive"):
         return None
-    return throughput(
+    return lambda alpha: throughput(
         DecodeMode(mode),
-        alpha=virtual.alpha,
+        alpha=alpha,
         draft_length=length or 0,
         target_s=lambda k: virtual.target_s + (k - 1) * virtual.position_s,
         draft_s=lambda k: k * virtual.draft_s,
@@ -209,47 +195,6 @@ def _measure(cases: list[Case], options: BenchDecodeOptions) -> None:
                 progress.advance(task)
 
 
-def _row(case: Case, first: Case) -> dict[str, object]:
-    speeds = [_speed(measured) for measured in case.runs]
-    speed = statistics.median(speeds)
-    stats = [measured.stats for measured in case.runs if measured.stats is not None]
-    row: dict[str, object] = {
-        "mode": case.name,
-        "tp": case.tp,
-        "tokens_per_s": round(speed, 3),
-        "tokens_per_s_min": round(min(speeds), 3),
-        "tokens_per_s_max": round(max(speeds), 3),
-        "ratio_to_first": round(_ratio_to(case, first), 4),
-        "identical": all(run.token_ids == first.runs[0].token_ids for run in case.runs),
-        "acceptance_rate": _median([s.acceptance_rate for s in stats]),
-        "alpha": _median([s.alpha for s in stats]),
-        "mean_accepted_length": _median([s.mean_accepted_length for s in stats]),
-        "overlap": _median([s.overlap for s in stats]),
-        "ttft_s": _median([s.ttft_s for s in stats]),
-        "drafted": stats[-1].drafted if stats else 0,
-        "accepted": stats[-1].accepted if stats else 0,
-        "missed_drafts": sum(s.missed_drafts for s in stats),
-    }
-    if case.predicted is not None:
-        row["predicted_tokens_per_s"] = round(case.predicted, 3)
-        row["ratio_to_predicted"] = round(speed / case.predicted, 4)
-    return row
-
-
-def _ratio_to(case: Case, first: Case) -> float:
-    """Return the median of the ratios of neighbouring runs: drift hits both sides alike."""
-    pairs = zip(case.runs, first.runs, strict=True)
-    return statistics.median(_speed(mine) / _speed(theirs) for mine, theirs in pairs)
-
-
-def _speed(measured: Measured) -> float:
-    return sum(len(token_ids) for token_ids in measured.token_ids) / measured.wall_s
-
-
-def _median(values: list[float]) -> float | None:
-    return round(statistics.median(values), 4) if values else None
-
-
 def _config(options: BenchDecodeOptions, submits: list[Submit]) -> dict[str, object]:
     return {
         "target": options.models.target,
@@ -264,37 +209,3 @@ def _config(options: BenchDecodeOptions, submits: list[Submit]) -> dict[str, obj
         "dtype": options.models.dtype,
         "threads": options.models.threads,
     }
-
-
-def _table(rows: list[dict[str, object]], options: BenchDecodeOptions) -> Table:
-    table = Table(title=f"median of {options.repeats} interleaved runs")
-    columns = {
-        "mode": "mode",
-        "tp": "tp",
-        "tokens_per_s": "tokens/s",
-        "ratio_to_first": "vs first",
-        "acceptance_rate": "acceptance",
-        "mean_accepted_length": "tokens/round",
-        "overlap": "overlap",
-        "identical": "identical",
-    }
-    predicted = any("predicted_tokens_per_s" in row for row in rows)
-    for title in [*columns.values(), *(["vs formula"] if predicted else [])]:
-        table.add_column(title, justify="left" if title == "mode" else "right")
-    for row in rows:
-        cells = [_cell(key, row[key]) for key in columns]
-        cells[2] += f" ({row['tokens_per_s_min']:.1f}-{row['tokens_per_s_max']:.1f})"
-        if predicted:
-            cells.append(_cell("ratio_to_predicted", row.get("ratio_to_predicted")))
-        table.add_row(*cells)
-    return table
-
-
-def _cell(key: str, value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.1f}" if key == "tokens_per_s" else f"{value:.2f}"
-    return str(value)

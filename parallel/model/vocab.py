@@ -63,6 +63,11 @@ def _candidates(
         return values_NK, ids_NK
     ids_NK = ids_NK + vocab_start
     # Values and ids travel together; a float64 holds every id and every float32 exactly.
+    if depth == 1:
+        theirs_R2N1 = group.all_gather(torch.stack((values_NK.double(), ids_NK.double())))
+        values, ids = theirs_R2N1[..., 0].unbind(1)
+        best = values.max(dim=0)  # the first of equals, and ranks hold rising ids
+        return best.values.float()[:, None], ids.gather(0, best.indices[None]).long().T
     shape = (2, len(logits_NV), depth)
     mine = torch.full(shape, -torch.inf, dtype=torch.float64, device=logits_NV.device)
     mine[0, :, : values_NK.shape[1]] = values_NK

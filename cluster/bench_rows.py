@@ -1,0 +1,128 @@
+"""What the runs of `paceline bench decode` come to: one row a configuration, and the table."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rich.table import Table
+
+from cluster.report import Stats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One run of one configuration."""
+
+    token_ids: tuple[tuple[int, ...], ...]
+    wall_s: float
+    stats: Stats | None
+    """None for the baseline."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Case:
+    """A configuration and its runs."""
+
+    name: str
+    tp: int
+    measure: Callable[[int], Measured]
+    """Runs all prompts once with this many tokens each."""
+    predict: Callable[[float], float] | None = None
+    """Tokens per second by the cost formulas at an acceptance rate, for virtual devices."""
+    nominal_alpha: float = 0.0
+    """The acceptance rate that the virtual drafter was given."""
+    runs: list[Measured] = field(default_factory=list)
+
+
+def bench_row(case: Case, first: Case) -> dict[str, object]:
+    """Return the row that `--json` prints for a configuration; ratios are to the first one."""
+    speeds = [_speed(measured) for measured in case.runs]
+    speed = statistics.median(speeds)
+    stats = [measured.stats for measured in case.runs if measured.stats is not None]
+    row: dict[str, object] = {
+        "mode": case.name,
+        "tp": case.tp,
+        "tokens_per_s": round(speed, 3),
+        "tokens_per_s_min": round(min(speeds), 3),
+        "tokens_per_s_max": round(max(speeds), 3),
+        "ratio_to_first": round(_ratio_to(case, first), 4),
+        "identical": all(run.token_ids == first.runs[0].token_ids for run in case.runs),
+        "acceptance_rate": _median([s.acceptance_rate for s in stats]),
+        "alpha": _median([s.alpha for s in stats]),
+        "mean_accepted_length": _median([s.mean_accepted_length for s in stats]),
+        "overlap": _median([s.overlap for s in stats]),
+        "ttft_s": _median([s.ttft_s for s in stats]),
+        "drafted": stats[-1].drafted if stats else 0,
+        "accepted": stats[-1].accepted if stats else 0,
+        "missed_drafts": sum(s.missed_drafts for s in stats),
+    }
+    if case.predict is not None:
+        predicted = case.predict(case.nominal_alpha)
+        row["predicted_tokens_per_s"] = round(predicted, 3)
+        row["ratio_to_predicted"] = round(speed / predicted, 4)
+        row["ratio_to_predicted_at_measured_alpha"] = round(
+            _at_measured_alpha(case, case.predict), 4
+        )
+    return row
+
+
+def _at_measured_alpha(case: Case, predict: Callable[[float], float]) -> float:
+    """Return the median ratio of speed to the formula at the acceptance that each run had.
+
+    A few hundred drafted tokens are accepted some points more or less often than the nominal rate
+    says; this ratio is free of that chance and leaves what the runtime itself costs.
+    """
+    alphas = [run.stats.alpha if run.stats else case.nominal_alpha for run in case.runs]
+    return statistics.median(
+        _speed(run) / predict(alpha) for run, alpha in zip(case.runs, alphas, strict=True)
+    )
+
+
+def _ratio_to(case: Case, first: Case) -> float:
+    """Return the median of the ratios of neighbouring runs: drift hits both sides alike."""
+    pairs = zip(case.runs, first.runs, strict=True)
+    return statistics.median(_speed(mine) / _speed(theirs) for mine, theirs in pairs)
+
+
+def _speed(measured: Measured) -> float:
+    return sum(len(token_ids) for token_ids in measured.token_ids) / measured.wall_s
+
+
+def _median(values: list[float]) -> float | None:
+    return round(statistics.median(values), 4) if values else None
+
+
+def bench_table(rows: list[dict[str, object]], repeats: int) -> Table:
+    """Return the rows as people read them."""
+    table = Table(title=f"median of {repeats} interleaved runs")
+    columns = {
+        "mode": "mode",
+        "tp": "tp",
+        "tokens_per_s": "tokens/s",
+        "ratio_to_first": "vs first",
+        "acceptance_rate": "acceptance",
+        "mean_accepted_length": "tokens/round",
+        "overlap": "overlap",
+        "identical": "identical",
+    }
+    predicted = any("predicted_tokens_per_s" in row for row in rows)
+    if predicted:
+        columns["ratio_to_predicted"] = "vs formula"
+        columns["ratio_to_predicted_at_measured_alpha"] = "at its acceptance"
+    for title in columns.values():
+        table.add_column(title, justify="left" if title == "mode" else "right")
+    for row in rows:
+        cells = [_cell(key, row.get(key)) for key in columns]
+        cells[2] += f" ({row['tokens_per_s_min']:.1f}-{row['tokens_per_s_max']:.1f})"
+        table.add_row(*cells)
+    return table
+
+
+def _cell(key: str, value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.1f}" if key == "tokens_per_s" else f"{value:.2f}"
+    return str(value)
