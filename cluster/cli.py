@@ -1,14 +1,45 @@
 """The command line. Verbs live in modules of their own, loaded when asked for, so help is quick."""
 
-import importlib
 import signal
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from cluster import cli_draft
+from cluster.flags import (
+    CacheTokens,
+    Chat,
+    Device,
+    Drafter,
+    Drafters,
+    DraftLength,
+    DraftWait,
+    Dtype,
+    Group,
+    IgnoreEos,
+    Json,
+    Link,
+    MaxBatch,
+    MaxTokens,
+    MinP,
+    NumPrompts,
+    Penalty,
+    Prompt,
+    Prompts,
+    Ray,
+    Seed,
+    Stop,
+    Target,
+    Temperature,
+    Threads,
+    TopK,
+    TopP,
+    Tp,
+    Verifier,
+    Virtual,
+)
 from cluster.options import (
     BenchDecodeOptions,
     BenchLinkOptions,
@@ -17,6 +48,7 @@ from cluster.options import (
     ModelOptions,
     PromptOptions,
 )
+from cluster.verbs import run_verb
 from runtime.errors import ConfigError, PacelineError
 
 _EXIT_BAD_INPUT = 2
@@ -30,75 +62,7 @@ app = typer.Typer(
 )
 bench = typer.Typer(no_args_is_help=True, help="Measure, side by side in one run.")
 app.add_typer(bench, name="bench")
-
-Target = Annotated[
-    str | None,
-    typer.Option(
-        help="The model: a Hugging Face directory, a GGUF file, a hub id, or smollm2-135m."
-    ),
-]
-Drafter = Annotated[
-    str | None,
-    typer.Option(
-        help="Who drafts: a model with the target's tokenizer, target:layers=0-3,28-29 (the target "
-        "cut to these layers), or ngram (copies from prompt and output). Default: ngram."
-    ),
-]
-Tp = Annotated[int, typer.Option(help="Target ranks the model is split over.")]
-Drafters = Annotated[int, typer.Option(help="Drafter ranks the drafter is split over.")]
-Virtual = Annotated[
-    str | None,
-    typer.Option(
-        help="Virtual devices in place of models: target=40ms,draft=8ms,alpha=0.8"
-        "[,position=1ms][,vocab=1024][,seed=0]."
-    ),
-]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-Threads = Annotated[
-    int | None, typer.Option(help="Threads of each model rank; default: the cores shared out.")
-]
-Group = Annotated[str, typer.Option(help="Exchange between ranks: auto, shm, gloo or nccl.")]
-Link = Annotated[str, typer.Option(help="Between leader and drafter: grpc, gloo or nccl.")]
-MaxBatch = Annotated[int, typer.Option(help="Prompts decoded at once.")]
-CacheTokens = Annotated[
-    int | None, typer.Option(help="Tokens the KV cache holds; default: what the prompts need.")
-]
-DraftWait = Annotated[
-    float, typer.Option(help="Seconds a round waits for a late draft before going on without it.")
-]
-Ray = Annotated[
-    str | None, typer.Option(help="Ray address to join (auto, HOST:PORT); default: a local Ray.")
-]
-Verifier = Annotated[
-    str,
-    typer.Option(
-        help="match: tokens depend on target and seed alone. rejection: accepts more, tokens "
-        "depend on the drafts too. Both keep the target's distribution exactly."
-    ),
-]
-DraftLength = Annotated[
-    int | None, typer.Option(help="Draft tokens a round; default: chosen from measured speed.")
-]
-MaxTokens = Annotated[int, typer.Option(help="Longest output of a prompt, in tokens.")]
-Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
-TopK = Annotated[int, typer.Option(help="Sample among the k best tokens; 0 is off.")]
-TopP = Annotated[float, typer.Option(help="Sample among the best tokens of this mass; 1 is off.")]
-MinP = Annotated[float, typer.Option(help="Drop tokens below this share of the best; 0 is off.")]
-Penalty = Annotated[float, typer.Option(help="Repetition penalty; 1 is off.")]
-Seed = Annotated[int, typer.Option(help="Same seed, same tokens, in every mode and batch.")]
-IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Go on after the end token.")]
-Stop = Annotated[list[str] | None, typer.Option(help="End before this string; repeatable.")]
-Prompt = Annotated[str | None, typer.Option(help="The prompt itself.")]
-Prompts = Annotated[
-    Path | None,
-    typer.Option(
-        help="A .jsonl file with a prompt a line: prompt, text, question, turns or messages."
-    ),
-]
-NumPrompts = Annotated[int | None, typer.Option(help="Take only the first prompts of the file.")]
-Chat = Annotated[bool, typer.Option("--chat", help="Wrap prompts in the model's chat template.")]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+app.add_typer(cli_draft.app, name="draft")
 
 
 @app.command()
@@ -172,7 +136,7 @@ def generate(
     )
     source = PromptOptions(prompt=prompt, prompts=prompts, num_prompts=num_prompts, chat=chat)
     options = GenerateOptions(models=models, decode=decode, prompts=source, json=json)
-    _run("cluster.generate", options)
+    run_verb("cluster.generate", options)
 
 
 @bench.command("decode")
@@ -250,7 +214,7 @@ def bench_decode(
         baseline=baseline,
         json=json,
     )
-    _run("cluster.bench_decode", options)
+    run_verb("cluster.bench_decode", options)
 
 
 @bench.command("link")
@@ -268,7 +232,7 @@ def bench_link(
     Example: paceline bench link --count 200 --gap-ms 40
     """
     options = BenchLinkOptions(count=count, gap_ms=gap_ms, ray_address=ray, json=json)
-    _run("cluster.bench_link", options)
+    run_verb("cluster.bench_link", options)
 
 
 def main() -> None:
@@ -282,13 +246,6 @@ def main() -> None:
     except PacelineError as error:
         _complain(error)
         sys.exit(_EXIT_FAILURE)
-
-
-def _run(module: str, options: object) -> None:
-    """Load a verb's module and run it; a non-zero result is the exit code."""
-    code = importlib.import_module(module).run(options)
-    if code:
-        raise typer.Exit(code)
 
 
 def _whole_number(text: str, option: str) -> int:

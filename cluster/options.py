@@ -96,3 +96,30 @@ class BenchDecodeOptions:
     """Prompts in flight at once."""
     baseline: str | None
     json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftTrainOptions:
+    """`paceline draft train`."""
+
+    models: ModelOptions
+    out: Path
+    prompts: tuple[Path, ...]
+    free_prompts: int
+    """Prompts that the target writes itself."""
+    num_prompts: int | None
+    """Take only the first ones of each file."""
+    chat: bool
+    max_tokens: int
+    layers: int
+    init_layers: str | None
+    """Target layers to start from; None spreads them evenly."""
+    head_vocab: int
+    train_head: bool
+    steps: int
+    batch_tokens: int
+    learning_rate: float
+    divergence: str
+    seed: int
+    resume: bool
+    json: bool = False

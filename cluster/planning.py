@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from cluster.deployment import DeploymentSpec
 from cluster.options import ModelOptions
 from runtime.checkpoint import parse_layers, resolve_model
+from runtime.draft_checkpoint import check_drafter, is_drafter
 from runtime.errors import ConfigError
 from runtime.facts import ModelFacts, check_device, check_tensor_parallel, read_facts
 from runtime.memory import available_bytes, check_fits
 from runtime.settings import LeaderSettings, ModelSettings
 from runtime.text import Tokenizer, check_same_vocabulary
 from runtime.virtual import VirtualSpec
+from runtime.weights import read_model_config
 
 GROUP_BACKENDS = ("auto", "shm", "gloo", "nccl")
 LINKS = ("grpc", "gloo", "nccl")
@@ -45,6 +47,8 @@ class DrafterChoice:
     """None for n-gram and virtual drafters."""
     layers: tuple[int, ...] | None = None
     ngram: bool = False
+    trained: bool = False
+    """Whether it is a trained drafter, which shares the target's embedding."""
 
 
 def plan_target(options: ModelOptions) -> PlannedModel:
@@ -122,7 +126,13 @@ def plan_drafter(options: ModelOptions, target: PlannedModel) -> DrafterChoice:
         cut = parse_layers(layers, target.facts.config.num_layers)
         check_tensor_parallel(target.facts, options.drafters, "--drafters")
         return DrafterChoice(facts=target.facts, layers=cut)
-    facts = _find(name)
+    directory = resolve_model(name)
+    if is_drafter(directory):
+        check_drafter(directory, target.facts.directory)
+        facts = ModelFacts(directory=directory, config=read_model_config(directory))
+        check_tensor_parallel(facts, options.drafters, "--drafters")
+        return DrafterChoice(facts=facts, trained=True)
+    facts = read_facts(directory)
     check_tensor_parallel(facts, options.drafters, "--drafters")
     check_same_vocabulary(target.tokenizer, Tokenizer.load(facts.directory))
     return DrafterChoice(facts=facts)
@@ -164,7 +174,11 @@ def plan_deployment(
     if drafter is not None and has_model:
         directory = str(drafter.facts.directory) if drafter.facts is not None else None
         drafter_settings = replace(
-            settings, role="drafter", directory=directory, layers=drafter.layers
+            settings,
+            role="drafter",
+            directory=directory,
+            embedding_directory=target.directory if drafter.trained else None,
+            layers=drafter.layers,
         )
     if options.device == "cpu":
         _check_memory(target, drafter, settings)

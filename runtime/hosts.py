@@ -11,6 +11,7 @@ from parallel.group import Group
 from parallel.messages import Hello
 from parallel.model.cache import PagedCache
 from runtime.clock import MonotonicClock
+from runtime.draft_checkpoint import load_drafter
 from runtime.drafter_port import DrafterPort
 from runtime.drafting import Drafter, ModelDrafter, NgramDrafter, serve_drafts
 from runtime.engine import Engine, EngineConfig
@@ -225,20 +226,21 @@ def _build_shard(settings: ModelSettings, group: Group) -> ModelShard:
         drafter = settings.role == "drafter"
         return VirtualShard(settings.virtual, drafter=drafter, size=group.size, rank=group.rank)
     assert settings.directory is not None
-    decoder = load_decoder(
-        Path(settings.directory),
-        group,
-        dtype=getattr(torch, settings.dtype),
-        device=torch.device(settings.device),
-        layers=settings.layers,
-    )
+    directory, device = Path(settings.directory), torch.device(settings.device)
+    dtype: torch.dtype = getattr(torch, settings.dtype)
+    head_token_ids = None
+    if settings.embedding_directory is not None:
+        target = Path(settings.embedding_directory)
+        decoder, head_token_ids = load_drafter(directory, target, group, dtype=dtype, device=device)
+    else:
+        decoder = load_decoder(directory, group, dtype=dtype, device=device, layers=settings.layers)
     cache = PagedCache(
         num_layers=len(decoder.blocks),
         num_kv_heads=decoder.head_shard.num_kv,
         head_dim=decoder.config.head_dim,
         num_pages=settings.num_pages,
         page_size=settings.page_size,
-        dtype=getattr(torch, settings.dtype),
-        device=torch.device(settings.device),
+        dtype=dtype,
+        device=device,
     )
-    return DecoderShard(decoder, cache)
+    return DecoderShard(decoder, cache, head_token_ids)

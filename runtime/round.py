@@ -42,6 +42,7 @@ from runtime.ledger import SlotLedger
 from runtime.sequence import Sequence
 from runtime.shard import ShardRunner
 
+_REMEMBERED_ASKS = 64
 _LAW_TOLERANCE = 1e-4  # of a law's sum; float32 laws of 64 tokens are off by 1e-6
 
 
@@ -164,6 +165,8 @@ class RoundRunner:
             return
         number = next(self._rounds)
         self._steps[number] = max((item.num_draft for item in items), default=0)
+        if len(self._steps) > _REMEMBERED_ASKS:  # what was never answered
+            self._steps.pop(next(iter(self._steps)))
         self._port.ask(
             DraftRequest(
                 round=number,

@@ -13,6 +13,8 @@ class ModelSettings:
     """"target" or "drafter"; names the group in errors."""
     directory: str | None = None
     """Checkpoint in Hugging Face format; None for virtual devices."""
+    embedding_directory: str | None = None
+    """The target's checkpoint, where `directory` is a trained drafter that shares its embedding."""
     layers: tuple[int, ...] | None = None
     """Keep only these layers of the checkpoint; None keeps all."""
     virtual: VirtualSpec | None = None

@@ -1,6 +1,7 @@
 """One rank of a model group: carries out step plans on its shard of the model."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -15,6 +16,28 @@ from parallel.model.vocab import gather_scores
 from runtime.plan import StepPlan, decode_plan, encode_plan
 
 
+@dataclass(frozen=True, slots=True)
+class HeadColumns:
+    """The tokens that a model scores, and this rank's part of them."""
+
+    size: int
+    """Columns of all ranks together."""
+    start: int
+    """This rank's first one."""
+    token_ids: Tensor | None = None
+    """[size], rising: the token of each column of a reduced head; None: columns are tokens."""
+
+    def name(self, row: ScoreRow, vocab_size: int) -> ScoreRow:
+        """Return a row over tokens in place of columns; tokens the head lacks have no chance."""
+        if self.token_ids is None:
+            return row
+        if row.ids is not None:
+            return ScoreRow(row.logits, self.token_ids[row.ids])
+        logits = row.logits.new_full((vocab_size,), -torch.inf)
+        logits[self.token_ids] = row.logits
+        return ScoreRow(logits, None)
+
+
 class ModelShard(Protocol):
     """This rank's part of a model, with the cache of the sequences it holds."""
 
@@ -24,8 +47,8 @@ class ModelShard(Protocol):
         ...
 
     @property
-    def vocab_start(self) -> int:
-        """First token of this rank's part of the vocabulary."""
+    def head(self) -> HeadColumns:
+        """What the columns of the logits stand for."""
         ...
 
     def open(self, slot: int, capacity: int) -> None:
@@ -44,11 +67,13 @@ class ModelShard(Protocol):
 class DecoderShard:
     """A real model on a real device."""
 
-    def __init__(self, decoder: Decoder, cache: PagedCache) -> None:
+    def __init__(
+        self, decoder: Decoder, cache: PagedCache, head_token_ids: Tensor | None = None
+    ) -> None:
         self._decoder = decoder
         self._cache = cache
         self.vocab_size = decoder.config.vocab_size
-        self.vocab_start = decoder.vocab_range[0]
+        self.head = HeadColumns(decoder.head_size, decoder.head_range[0], head_token_ids)
 
     def open(self, slot: int, capacity: int) -> None:
         """Reserve pages for the sequence."""
@@ -98,10 +123,6 @@ class ShardRunner:
             return []
         with torch.inference_mode():
             logits_NV = self._model.forward(plan.rows)
-            return gather_scores(
-                logits_NV,
-                self._model.vocab_start,
-                self._model.vocab_size,
-                plan.num_candidates,
-                self._group,
-            )
+            head = self._model.head
+            rows = gather_scores(logits_NV, head.start, head.size, plan.num_candidates, self._group)
+            return [head.name(row, self.vocab_size) for row in rows]

@@ -19,6 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from runtime.errors import ConfigError
 
 _REPLACEMENT = "\ufffd"
+_MARK = "0f7c2e9a"  # stands for what a user says; no template writes it
 
 
 class Tokenizer:
@@ -85,6 +86,23 @@ class Tokenizer:
         Raises:
             ConfigError: the model has no chat template, or it refuses the conversation.
         """
+        text = self._render_chat(messages)
+        ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_user_opening(self) -> list[int]:
+        """Return the tokens of a conversation up to where its first user speaks.
+
+        Raises:
+            ConfigError: the model has no chat template.
+        """
+        opening, found, _ = self._render_chat([{"role": "user", "content": _MARK}]).partition(_MARK)
+        if not found:
+            raise ConfigError(f"the chat template of {self._name} drops what the user says")
+        ids: list[int] = self._inner.encode(opening, add_special_tokens=False).ids
+        return ids
+
+    def _render_chat(self, messages: Sequence[dict[str, str]]) -> str:
         if self._chat_template is None:
             raise ConfigError(f"{self._name} has no chat template: leave --chat out")
         environment = ImmutableSandboxedEnvironment(
@@ -94,13 +112,11 @@ class Tokenizer:
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         try:
-            text = environment.from_string(self._chat_template).render(
+            return environment.from_string(self._chat_template).render(
                 messages=list(messages), add_generation_prompt=True, **self._special_tokens
             )
         except TemplateError as error:
             raise ConfigError(f"the chat template of {self._name} refuses: {error}") from error
-        ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
-        return ids
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """Return the text of tokens, special ones left out."""

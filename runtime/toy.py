@@ -12,6 +12,7 @@ from torch import Tensor
 
 from parallel.model.batch import SequenceRows
 from runtime.errors import ShapeError
+from runtime.shard import HeadColumns
 
 
 def prefix_logits(prefix: Sequence[int], vocab_size: int, seed: int = 0) -> Tensor:
@@ -26,7 +27,7 @@ class PrefixShard:
 
     def __init__(self, vocab_size: int, *, noise: float = 0.0) -> None:
         self.vocab_size = vocab_size
-        self.vocab_start = 0
+        self.head = HeadColumns(vocab_size, 0)
         self._noise = noise
         self._token_ids: dict[int, list[int]] = {}
         self._capacity: dict[int, int] = {}

@@ -19,6 +19,7 @@ from parallel.decoding.types import RngKey
 from parallel.model.batch import SequenceRows
 from parallel.model.sharding import even_range
 from runtime.errors import ConfigError
+from runtime.shard import HeadColumns
 
 _PEAK_LOGIT = 50.0  # exp(-50) of mass elsewhere: sampling follows the process at every temperature
 _BACK_TO_BACK_S = 0.001
@@ -92,7 +93,8 @@ class VirtualShard:
         self._spec = spec
         self._drafter = drafter
         self.vocab_size = spec.vocab_size
-        self.vocab_start, self._vocab_stop = even_range(spec.vocab_size, size, rank)
+        self._vocab_start, self._vocab_stop = even_range(spec.vocab_size, size, rank)
+        self.head = HeadColumns(spec.vocab_size, self._vocab_start)
         self._first_token: dict[int, int] = {}
         self._end_s = 0.0
 
@@ -108,7 +110,7 @@ class VirtualShard:
         """Wait as long as the device would and return peaked logits."""
         start_s = self._start_s()
         num_logits = sum(row.num_logits for row in rows)
-        logits_NV = torch.zeros(num_logits, self._vocab_stop - self.vocab_start)
+        logits_NV = torch.zeros(num_logits, self._vocab_stop - self._vocab_start)
         index = 0
         for row in rows:
             if row.start == 0:
@@ -116,8 +118,8 @@ class VirtualShard:
             stop = row.start + len(row.token_ids)
             for position in range(stop - row.num_logits + 1, stop + 1):
                 token = self._token(self._first_token[row.slot], position)
-                if self.vocab_start <= token < self._vocab_stop:
-                    logits_NV[index, token - self.vocab_start] = _PEAK_LOGIT
+                if self._vocab_start <= token < self._vocab_stop:
+                    logits_NV[index, token - self._vocab_start] = _PEAK_LOGIT
                 index += 1
         self._end_s = start_s + self._duration_s(num_logits)
         _wait_until(self._end_s)

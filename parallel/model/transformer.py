@@ -185,6 +185,7 @@ class Decoder:
         group: Group,
         *,
         layers: Sequence[int] | None = None,
+        head_size: int | None = None,
         device: torch.device,
     ) -> None:
         """Read this rank's part of the model.
@@ -194,6 +195,8 @@ class Decoder:
             source: its weights.
             group: the ranks it is split over.
             layers: keep these layers only, in this order; None keeps all.
+            head_size: rows of `lm_head.weight` where it scores only some of the tokens (a reduced
+                head, of a drafter); None is the whole vocabulary.
             device: where the rotary tables live.
 
         Raises:
@@ -201,15 +204,17 @@ class Decoder:
         """
         self.config = config
         self.head_shard = head_shard(config.num_heads, config.num_kv_heads, group.size, group.rank)
-        self.vocab_range = padded_range(config.vocab_size, group.size, group.rank)
+        vocab_range = padded_range(config.vocab_size, group.size, group.rank)
+        self.head_size = head_size or config.vocab_size
+        self.head_range = padded_range(self.head_size, group.size, group.rank)
         kept = range(config.num_layers) if layers is None else layers
-        embedding = source.read_slice("model.embed_tokens.weight", 0, *self.vocab_range)
-        self._embed = VocabParallelEmbedding(embedding, self.vocab_range[0], group)
+        embedding = source.read_slice("model.embed_tokens.weight", 0, *vocab_range)
+        self._embed = VocabParallelEmbedding(embedding, vocab_range[0], group)
         self.blocks = [Block(config, source, i, self.head_shard, group) for i in kept]
         self._norm = RmsNorm(source.read("model.norm.weight"), config.rms_norm_eps)
         head = embedding
-        if not config.tied_head:
-            head = source.read_slice("lm_head.weight", 0, *self.vocab_range)
+        if head_size is not None or not config.tied_head:
+            head = source.read_slice("lm_head.weight", 0, *self.head_range)
         self._head = ColumnParallelLinear(head)
         self._rotary = RotaryTable(
             config.rope, config.head_dim, config.max_positions, device=device

@@ -1,0 +1,96 @@
+"""`paceline draft`: make drafters and compare them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.flags import Device, Dtype, Json, MaxBatch, Ray, Threads, Tp
+from cluster.options import DraftTrainOptions, ModelOptions
+from cluster.verbs import run_verb
+
+app = typer.Typer(no_args_is_help=True, help="Make drafters for a target, and compare them.")
+
+
+@app.command("train")
+def train(
+    *,
+    target: Annotated[str, typer.Option(help="The model that the drafter is to draft for.")],
+    out: Annotated[Path, typer.Option(help="Directory of the drafter; OUT.work holds the run.")],
+    prompts: Annotated[
+        list[Path] | None,
+        typer.Option(help="A .jsonl file of prompts that the target answers; repeatable."),
+    ] = None,
+    free_prompts: Annotated[
+        int, typer.Option(help="Prompts that the target writes itself, beside those of the files.")
+    ] = 0,
+    num_prompts: Annotated[
+        int | None, typer.Option(help="Take only the first prompts of each file.")
+    ] = None,
+    chat: Annotated[bool, typer.Option(help="Wrap prompts in the model's chat template.")] = True,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 224,
+    layers: Annotated[int, typer.Option(help="Layers of the drafter.")] = 2,
+    init_layers: Annotated[
+        str | None,
+        typer.Option(help="Target layers it starts from, as 0,29; default: evenly spread."),
+    ] = None,
+    head_vocab: Annotated[
+        int, typer.Option(help="Tokens it can draft: those the target says most often.")
+    ] = 8192,
+    train_head: Annotated[
+        bool, typer.Option(help="Train a head of its own, not the target's embedding rows.")
+    ] = True,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 2000,
+    batch_tokens: Annotated[int, typer.Option(help="Tokens of a step.")] = 4096,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    divergence: Annotated[
+        str,
+        typer.Option(help="forward-kl, reverse-kl or total-variation (also the last quarter)."),
+    ] = "forward-kl",
+    seed: Annotated[int, typer.Option(help="Of sampling, order and questions.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in OUT.work.")
+    ] = False,
+    tp: Tp = 1,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    threads: Threads = None,
+    max_batch: MaxBatch = 32,
+    ray: Ray = None,
+    json: Json = False,
+) -> None:
+    """Distil a small drafter from a target: it answers prompts, the drafter learns to foretell it.
+
+    Example: paceline draft train --target smollm2-135m --prompts questions.jsonl --out my-drafter
+    """
+    models = ModelOptions(
+        target=target,
+        drafter=None,
+        tp=tp,
+        dtype=dtype,
+        device=device,
+        threads=threads,
+        max_batch=max_batch,
+        ray_address=ray,
+    )
+    options = DraftTrainOptions(
+        models=models,
+        out=out,
+        prompts=tuple(prompts or ()),
+        free_prompts=free_prompts,
+        num_prompts=num_prompts,
+        chat=chat,
+        max_tokens=max_tokens,
+        layers=layers,
+        init_layers=init_layers,
+        head_vocab=head_vocab,
+        train_head=train_head,
+        steps=steps,
+        batch_tokens=batch_tokens,
+        learning_rate=learning_rate,
+        divergence=divergence,
+        seed=seed,
+        resume=resume,
+        json=json,
+    )
+    run_verb("cluster.draft_train", options)

@@ -1,0 +1,204 @@
+"""`paceline draft train`: the target answers prompts, and a drafter learns to foretell it."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from actors.trainer import DraftTrainerActor
+from cluster.deployment import Deployment
+from cluster.draft_corpus import CorpusPlan, make_corpus
+from cluster.options import DraftTrainOptions
+from cluster.planning import PlannedModel, plan_deployment, plan_target
+from cluster.ray_session import RaySession
+from parallel.training.distill import Divergence
+from runtime.checkpoint import parse_layers
+from runtime.draft_job import DraftJob, JobEvent
+from runtime.draft_training import TrainSettings
+from runtime.errors import ConfigError, PacelineError, PeerLost
+
+_NOTES = Console(stderr=True)
+_SLACK_TOKENS = 400  # of cache for each request beside its answer: its prompt
+_STAGES = ("lessons", "training")
+
+
+def run(options: DraftTrainOptions) -> int:
+    """Make a drafter, or go on making it; return the exit code.
+
+    Raises:
+        ConfigError: something the user gave cannot be used; nothing was started.
+        PeerError: a target rank died; what was generated is kept.
+    """
+    target = plan_target(options.models)
+    assert target.facts is not None
+    work = options.out.absolute().with_name(options.out.name + ".work")
+    job = DraftJob(
+        target_name=target.name,
+        target_directory=str(target.facts.directory),
+        work=str(work),
+        out=str(options.out.absolute()),
+        corpus_of=_corpus_of(options),
+        layers=_layers(options, target),
+        head_size=options.head_vocab,
+        settings=_settings(options),
+        dtype=options.models.dtype,
+        device=options.models.device,
+        num_threads=options.models.threads or os.cpu_count() or 1,
+    )
+    _claim(work, options)
+    with RaySession(options.models.ray_address, num_actors=options.models.tp + 1):
+        _write_corpus(options, target, work)
+        last = _follow(job)
+    found = {"out": job.out, "best_step": last.best_step, "acceptance": last.best}
+    if options.json:
+        print(json.dumps(found))
+    else:
+        _NOTES.print(
+            f"{options.out}: greedy acceptance {last.best or 0:.3f} on held-out answers "
+            f"(step {last.best_step}); try it with --drafter {options.out}"
+        )
+    return 0
+
+
+def _follow(job: DraftJob) -> JobEvent:
+    """Run the job in an actor and show how it advances; returns its last event."""
+    actor = ray.remote(DraftTrainerActor).options(num_cpus=0).remote()
+    event = JobEvent(stage="training", done=0, total=job.settings.steps)
+    accepted = ""
+    with _bar() as progress:
+        tasks = {name: progress.add_task(name, total=None, note="") for name in _STAGES}
+        for reference in actor.train.remote(job):
+            event = _outcome(reference)
+            if event.acceptance is not None:
+                accepted = f", acceptance {event.acceptance:.3f}"
+                progress.console.print(f"step {event.done}: loss {event.loss:.3f}{accepted}")
+            note = "" if event.loss is None else f"loss {event.loss:.3f}{accepted}"
+            progress.update(tasks[event.stage], completed=event.done, total=event.total, note=note)
+    ray.kill(actor)
+    return event
+
+
+def _outcome(reference: Any) -> JobEvent:
+    try:
+        event: JobEvent = ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, PacelineError):
+            raise error.cause from error
+        raise PacelineError(f"training failed: {error.cause!r}") from error
+    except RayActorError as error:
+        raise PeerLost(f"the training process died: {str(error).splitlines()[0]}") from error
+    return event
+
+
+def _corpus_of(options: DraftTrainOptions) -> str:
+    parts = [f"prompts of {path.name}" for path in options.prompts]
+    if options.free_prompts:
+        parts.append(f"{options.free_prompts} prompts that the target wrote itself")
+    return ", ".join(parts)
+
+
+def _settings(options: DraftTrainOptions) -> TrainSettings:
+    try:
+        kind = Divergence(options.divergence)
+    except ValueError as error:
+        raise ConfigError(
+            f"--divergence is {options.divergence!r}: choose one of {', '.join(Divergence)}"
+        ) from error
+    for name, value in (
+        ("--steps", options.steps),
+        ("--batch-tokens", options.batch_tokens),
+        ("--layers", options.layers),
+        ("--head-vocab", options.head_vocab),
+        ("--max-tokens", options.max_tokens),
+    ):
+        if value < 1:
+            raise ConfigError(f"{name} is {value}: at least 1 is needed")
+    if not 0 < options.learning_rate < 1:
+        raise ConfigError(f"--learning-rate is {options.learning_rate}: take one between 0 and 1")
+    return TrainSettings(
+        steps=options.steps,
+        batch_tokens=options.batch_tokens,
+        learning_rate=options.learning_rate,
+        divergence=kind,
+        train_head=options.train_head,
+        seed=options.seed,
+    )
+
+
+def _layers(options: DraftTrainOptions, target: PlannedModel) -> tuple[int, ...]:
+    """Return the target layers that the drafter starts from."""
+    assert target.facts is not None
+    config = target.facts.config
+    if options.head_vocab > config.vocab_size:
+        raise ConfigError(
+            f"--head-vocab is {options.head_vocab}: {target.name} has {config.vocab_size} tokens"
+        )
+    if options.init_layers is not None:
+        chosen = parse_layers(options.init_layers, config.num_layers)
+        if len(chosen) != options.layers:
+            raise ConfigError(
+                f"--init-layers names {len(chosen)} layers, --layers asks for {options.layers}"
+            )
+        return chosen
+    if options.layers > config.num_layers:
+        raise ConfigError(f"--layers is {options.layers}: {target.name} has {config.num_layers}")
+    last = config.num_layers - 1
+    return tuple(round(i * last / max(1, options.layers - 1)) for i in range(options.layers))
+
+
+def _claim(work: Path, options: DraftTrainOptions) -> None:
+    """Refuse to mix two runs in one directory."""
+    if work.exists() and not options.resume:
+        raise ConfigError(f"{work} holds a run already: go on with --resume, or take another --out")
+    work.mkdir(parents=True, exist_ok=True)
+
+
+def _write_corpus(options: DraftTrainOptions, target: PlannedModel, work: Path) -> None:
+    """Let a deployment of the target generate the corpus, or what is missing of it."""
+    models = options.models
+    plan = CorpusPlan(
+        prompts=options.prompts,
+        num_free=options.free_prompts,
+        num_per_file=options.num_prompts,
+        max_tokens=options.max_tokens,
+        seed=options.seed,
+        chat=options.chat,
+    )
+    marker, wanted = work / "corpus.json", json.dumps(asdict(plan), default=str)
+    if marker.is_file():
+        if marker.read_text(encoding="utf-8") != wanted:
+            raise ConfigError(f"{work} has a corpus of other prompts: take another --out")
+        return
+    tokens = models.cache_tokens or models.max_batch * (options.max_tokens + _SLACK_TOKENS)
+    spec = plan_deployment(models, target, None, cache_tokens=tokens, stops=False)
+    with Deployment(spec) as deployment:
+        with _NOTES.status("starting") as status:
+            deployment.start(lambda text: status.update(text))
+        make_corpus(deployment, target, plan, work)
+    marker.write_text(wanted, encoding="utf-8")
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=_NOTES,
+        refresh_per_second=1,
+    )

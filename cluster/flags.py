@@ -1,0 +1,75 @@
+"""The options that verbs share: one place for each flag's type and help."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help="The model: a Hugging Face directory, a GGUF file, a hub id, or smollm2-135m."
+    ),
+]
+Drafter = Annotated[
+    str | None,
+    typer.Option(
+        help="Who drafts: a model with the target's tokenizer, target:layers=0-3,28-29 (the target "
+        "cut to these layers), or ngram (copies from prompt and output). Default: ngram."
+    ),
+]
+Tp = Annotated[int, typer.Option(help="Target ranks the model is split over.")]
+Drafters = Annotated[int, typer.Option(help="Drafter ranks the drafter is split over.")]
+Virtual = Annotated[
+    str | None,
+    typer.Option(
+        help="Virtual devices in place of models: target=40ms,draft=8ms,alpha=0.8"
+        "[,position=1ms][,vocab=1024][,seed=0]."
+    ),
+]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Threads = Annotated[
+    int | None, typer.Option(help="Threads of each model rank; default: the cores shared out.")
+]
+Group = Annotated[str, typer.Option(help="Exchange between ranks: auto, shm, gloo or nccl.")]
+Link = Annotated[str, typer.Option(help="Between leader and drafter: grpc, gloo or nccl.")]
+MaxBatch = Annotated[int, typer.Option(help="Prompts decoded at once.")]
+CacheTokens = Annotated[
+    int | None, typer.Option(help="Tokens the KV cache holds; default: what the prompts need.")
+]
+DraftWait = Annotated[
+    float, typer.Option(help="Seconds a round waits for a late draft before going on without it.")
+]
+Ray = Annotated[
+    str | None, typer.Option(help="Ray address to join (auto, HOST:PORT); default: a local Ray.")
+]
+Verifier = Annotated[
+    str,
+    typer.Option(
+        help="match: tokens depend on target and seed alone. rejection: accepts more, tokens "
+        "depend on the drafts too. Both keep the target's distribution exactly."
+    ),
+]
+DraftLength = Annotated[
+    int | None, typer.Option(help="Draft tokens a round; default: chosen from measured speed.")
+]
+MaxTokens = Annotated[int, typer.Option(help="Longest output of a prompt, in tokens.")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
+TopK = Annotated[int, typer.Option(help="Sample among the k best tokens; 0 is off.")]
+TopP = Annotated[float, typer.Option(help="Sample among the best tokens of this mass; 1 is off.")]
+MinP = Annotated[float, typer.Option(help="Drop tokens below this share of the best; 0 is off.")]
+Penalty = Annotated[float, typer.Option(help="Repetition penalty; 1 is off.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same tokens, in every mode and batch.")]
+IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Go on after the end token.")]
+Stop = Annotated[list[str] | None, typer.Option(help="End before this string; repeatable.")]
+Prompt = Annotated[str | None, typer.Option(help="The prompt itself.")]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        help="A .jsonl file with a prompt a line: prompt, text, question, turns or messages."
+    ),
+]
+NumPrompts = Annotated[int | None, typer.Option(help="Take only the first prompts of the file.")]
+Chat = Annotated[bool, typer.Option("--chat", help="Wrap prompts in the model's chat template.")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]

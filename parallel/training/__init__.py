@@ -1,0 +1,1 @@
+"""Drafters that are pure functions of the token history."""

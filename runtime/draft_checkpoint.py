@@ -1,0 +1,255 @@
+"""Trained drafters on disk: a Hugging Face directory without what it shares with its target.
+
+The embedding is the target's own and is not stored again; the head scores only some tokens. The
+`paceline_drafter` entry of config.json carries the digests of both, so that a damaged drafter, or
+one made for another target, is refused by name.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from parallel.group import Group
+from parallel.model.config import ModelConfig
+from parallel.model.shapes import tensor_shapes
+from parallel.model.transformer import Decoder
+from runtime.errors import ConfigError
+from runtime.weights import CheckpointSource, read_model_config, weight_files
+
+DRAFTER_KEY = "paceline_drafter"
+_FORMAT = 1
+_EMBEDDING = "model.embed_tokens.weight"
+_HEAD = "lm_head.weight"
+_HEAD_TOKENS = "head.token_ids"
+_WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrafterManifest:
+    """What a trained drafter says of itself."""
+
+    target: str
+    """Name of the target it was trained for; for people."""
+    head_size: int
+    trained_head: bool
+    """Whether it has a head of its own; if not, the target's embedding rows score."""
+    embedding_sha256: str
+    """Digest of the target's embedding, as `embedding_digest` takes it."""
+    weights_sha256: str
+    format: int = _FORMAT
+
+
+def is_drafter(directory: Path) -> bool:
+    """Whether a directory holds a trained drafter rather than a whole model."""
+    return DRAFTER_KEY in _read_config(directory)
+
+
+def read_manifest(directory: Path) -> DrafterManifest:
+    """Return a drafter's manifest.
+
+    Raises:
+        ConfigError: there is none, or it cannot be read.
+    """
+    entry = _read_config(directory).get(DRAFTER_KEY)
+    try:
+        manifest = DrafterManifest(**entry) if isinstance(entry, dict) else None
+    except TypeError as error:
+        raise ConfigError(f"drafter {directory}: its config.json is damaged: {error}") from error
+    if manifest is None:
+        raise ConfigError(f"{directory} is no trained drafter: config.json has no {DRAFTER_KEY}")
+    if manifest.format != _FORMAT:
+        raise ConfigError(
+            f"drafter {directory} has format {manifest.format}, this version reads {_FORMAT}: "
+            "train it again or take a newer paceline"
+        )
+    return manifest
+
+
+def check_drafter(directory: Path, target_directory: Path) -> DrafterManifest:
+    """Check that a drafter is whole and was made for this target; reads both files.
+
+    Raises:
+        ConfigError: it is truncated, corrupt, or was trained for another target.
+    """
+    manifest = read_manifest(directory)
+    weights = directory / _WEIGHTS
+    if not weights.is_file():
+        raise ConfigError(f"drafter {directory} has no {_WEIGHTS}: copy it again")
+    if _file_digest(weights) != manifest.weights_sha256:
+        raise ConfigError(
+            f"drafter {directory} is truncated or corrupt: {_WEIGHTS} does not have the digest "
+            "that config.json states; copy it again"
+        )
+    if embedding_digest(target_directory) != manifest.embedding_sha256:
+        raise ConfigError(
+            f"drafter {directory} was trained for {manifest.target}, whose embedding differs from "
+            f"that of {target_directory}: train one for this target with paceline draft train"
+        )
+    return manifest
+
+
+def embedding_digest(directory: Path) -> str:
+    """Return the SHA-256 of a checkpoint's embedding in float32, rows in order."""
+    table = CheckpointSource(directory, torch.float32, torch.device("cpu")).read(_EMBEDDING)
+    return hashlib.sha256(table.numpy().tobytes()).hexdigest()
+
+
+class DrafterSource:
+    """The tensors of a drafter, with those it shares with its target read from there."""
+
+    def __init__(
+        self, directory: Path, target_directory: Path, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._own = CheckpointSource(directory, dtype, device)
+        self._target = CheckpointSource(target_directory, dtype, device)
+        self._trained_head = _HEAD in weight_files(directory)
+        self.head_token_ids = read_head_tokens(directory)
+        """[head_size], int64, rising."""
+
+    def read(self, name: str) -> Tensor:
+        """Return a whole tensor."""
+        return (self._target if name == _EMBEDDING else self._own).read(name)
+
+    def read_slice(self, name: str, dim: int, first: int, stop: int) -> Tensor:
+        """Return a stretch of a tensor; without a head of its own, the target's rows score."""
+        if name == _HEAD and not self._trained_head:
+            rows = self._target.read(_EMBEDDING)[self.head_token_ids[first:stop]]
+            return rows.contiguous()
+        source = self._target if name == _EMBEDDING else self._own
+        return source.read_slice(name, dim, first, stop)
+
+
+def load_drafter(
+    directory: Path,
+    target_directory: Path,
+    group: Group,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Decoder, Tensor]:
+    """Build this rank's shard of a drafter; returns it with the tokens of its head.
+
+    Raises:
+        ConfigError: it cannot be used, or splits over fewer ranks than there are.
+    """
+    config = read_model_config(directory)
+    source = DrafterSource(directory, target_directory, dtype, device)
+    try:
+        decoder = Decoder(
+            config, source, group, head_size=len(source.head_token_ids), device=device
+        )
+    except ValueError as error:
+        raise ConfigError(f"{directory}: {error}") from error
+    return decoder, source.head_token_ids
+
+
+def read_head_tokens(directory: Path) -> Tensor:
+    """Return the tokens of a drafter's head, [head_size], int64, rising."""
+    file = weight_files(directory).get(_HEAD_TOKENS)
+    if file is None:
+        raise ConfigError(f"drafter {directory} has no {_HEAD_TOKENS}: copy it again")
+    with safe_open(str(file), framework="pt") as handle:
+        ids: Tensor = handle.get_tensor(_HEAD_TOKENS).to(torch.int64)
+    return ids
+
+
+def save_drafter(
+    directory: Path,
+    *,
+    config: ModelConfig,
+    target_directory: Path,
+    target_name: str,
+    tensors: Mapping[str, Tensor],
+    head_token_ids: Tensor,
+    head: Tensor | None,
+    card: str,
+    dtype: torch.dtype = torch.float16,
+) -> DrafterManifest:
+    """Write a drafter; the directory appears whole or not at all, and replaces an older one.
+
+    Args:
+        directory: where to.
+        config: the drafter's shape.
+        target_directory: the target's checkpoint, whose embedding it shares.
+        target_name: what the user calls the target.
+        tensors: `model.layers.*` and `model.norm.weight`.
+        head_token_ids: [head_size], the tokens it can draft, rising.
+        head: [head_size, hidden_size], or None if the target's embedding rows score.
+        card: the model card, Markdown.
+        dtype: of the stored weights.
+    """
+    _check_tensors(config, tensors)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        stored = {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
+        stored[_HEAD_TOKENS] = head_token_ids.to(torch.int32).contiguous()
+        if head is not None:
+            stored[_HEAD] = head.to(dtype).contiguous()
+        save_file(stored, str(partial / _WEIGHTS), metadata={"format": "pt"})
+        manifest = DrafterManifest(
+            target=target_name,
+            head_size=len(head_token_ids),
+            trained_head=head is not None,
+            embedding_sha256=embedding_digest(target_directory),
+            weights_sha256=_file_digest(partial / _WEIGHTS),
+        )
+        fields = _drafter_config(config, target_directory, dtype) | {DRAFTER_KEY: asdict(manifest)}
+        (partial / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        partial.chmod(0o755)
+        _replace(partial, directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return manifest
+
+
+def _replace(new: Path, old: Path) -> None:
+    """Put a directory in another's place; a reader sees the one or the other."""
+    if old.exists():
+        aside = new.with_name(new.name + "-old")
+        os.rename(old, aside)
+        os.rename(new, old)
+        shutil.rmtree(aside)
+    else:
+        os.rename(new, old)
+
+
+def _check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor]) -> None:
+    wanted = {n: s for n, s in tensor_shapes(config).items() if n not in (_EMBEDDING, _HEAD)}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    assert found == wanted, f"a drafter's tensors are {wanted}, not {found}"
+
+
+def _drafter_config(
+    config: ModelConfig, target_directory: Path, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Return the target's configuration with the drafter's number of layers."""
+    fields = _read_config(target_directory)
+    fields["num_hidden_layers"] = config.num_layers
+    fields["tie_word_embeddings"] = False
+    fields["dtype"] = str(dtype).removeprefix("torch.")
+    fields.pop("torch_dtype", None)
+    return fields
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    read_model_config(directory)  # says what is wrong with the file
+    fields: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return fields
+
+
+def _file_digest(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,59 @@
+"""Corpus files: JSON lines of prompts and what the target answered."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TextIO
+
+from runtime.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusRecord:
+    """One prompt with the target's answer."""
+
+    index: int
+    source: str
+    """Where the prompt is from: a file's name, or "free"."""
+    greedy: bool
+    """Whether the answer is the target's most probable one, or sampled at temperature 1."""
+    prompt_ids: tuple[int, ...]
+    output_ids: tuple[int, ...]
+
+
+def append_records(out: TextIO, records: Iterable[CorpusRecord]) -> None:
+    """Write records, a line each, and hand them to the operating system."""
+    for record in records:
+        out.write(json.dumps(asdict(record), separators=(",", ":")) + "\n")
+    out.flush()
+
+
+def read_corpus(file: Path) -> list[CorpusRecord]:
+    """Return a corpus in the order of its indices; none if there is no file.
+
+    A last line without an end was being written when a run was cut: it is dropped.
+
+    Raises:
+        ConfigError: a line is no record; names it.
+    """
+    if not file.is_file():
+        return []
+    whole, _, rest = file.read_text(encoding="utf-8").rpartition("\n")
+    if rest:
+        file.write_text(whole + "\n" if whole else "", encoding="utf-8")
+    records = {}
+    for number, line in enumerate(whole.split("\n") if whole else (), start=1):
+        try:
+            fields = json.loads(line)
+            record = CorpusRecord(
+                index=int(fields["index"]),
+                source=str(fields["source"]),
+                greedy=bool(fields["greedy"]),
+                prompt_ids=tuple(map(int, fields["prompt_ids"])),
+                output_ids=tuple(map(int, fields["output_ids"])),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{file}, line {number}: no record of a corpus ({error})") from error
+        records[record.index] = record
+    return [records[index] for index in sorted(records)]

@@ -1,0 +1,196 @@
+"""A drafter's training from its corpus on: lessons, distillation, the best one kept.
+
+Runs in one process, near the data; whoever starts it reads its events.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from parallel.model.config import ModelConfig
+from parallel.model.shapes import tensor_shapes
+from parallel.training.vocabulary import choose_head_tokens, coverage
+from runtime.draft_checkpoint import save_drafter
+from runtime.draft_corpus import CorpusRecord, read_corpus
+from runtime.draft_teacher import Lesson, Teacher, teach_corpus
+from runtime.draft_training import DraftTrainer, Example, TrainSettings
+from runtime.errors import ConfigError
+from runtime.weights import CheckpointSource, read_model_config
+
+_HELD_OUT_EVERY = 20
+_SHARED = ("model.embed_tokens.weight", "lm_head.weight")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftJob:
+    """What to train, as plain values."""
+
+    target_name: str
+    target_directory: str
+    work: str
+    """Where the corpus lies, and lessons and checkpoints are kept."""
+    out: str
+    """The drafter's directory."""
+    corpus_of: str
+    """What the corpus was made from, for the model card."""
+    layers: tuple[int, ...]
+    """Target layers that the drafter starts from, one for each of its own."""
+    head_size: int
+    settings: TrainSettings
+    dtype: str
+    """Of the teacher; the student trains in float32."""
+    device: str
+    num_threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEvent:
+    """Where a job stands."""
+
+    stage: str
+    """"lessons" or "training"."""
+    done: int
+    total: int
+    loss: float | None = None
+    acceptance: float | None = None
+    """Greedy acceptance on held-out answers, where it was just measured."""
+    best: float | None = None
+    best_step: int = 0
+
+
+def run_job(job: DraftJob) -> Iterator[JobEvent]:
+    """Train a drafter, or go on training it; yields as it advances.
+
+    Raises:
+        ConfigError: the corpus is too small, or the directory holds another run.
+    """
+    torch.set_num_threads(job.num_threads)
+    work, target = Path(job.work), Path(job.target_directory)
+    records = [r for r in read_corpus(work / "corpus.jsonl") if r.output_ids]
+    lessons: list[Lesson] = []
+    for some in teach_corpus(lambda: _teacher(job), records, work / "lessons"):
+        lessons += some
+        yield JobEvent(stage="lessons", done=len(lessons), total=len(records))
+    training, held_out = _split(records, lessons)
+    target_config = read_model_config(target)
+    config = replace(target_config, num_layers=len(job.layers), tied_head=False)
+    source = CheckpointSource(target, torch.float32, torch.device("cpu"))
+    counts = _counts(records, config.vocab_size)
+    head_tokens = choose_head_tokens(counts, job.head_size)
+    trainer = DraftTrainer(
+        config,
+        _start_weights(source, config, job.layers),
+        embedding=source.read("model.embed_tokens.weight"),
+        head_token_ids=torch.from_numpy(head_tokens),
+        settings=job.settings,
+        directory=work,
+        device=torch.device(job.device),
+    )
+    facts = {
+        "target": job.target_name,
+        "started_from_layers": list(job.layers),
+        "head_tokens": job.head_size,
+        "head_coverage": round(coverage(counts, head_tokens), 4),
+        "training_answers": len(training),
+        "training_tokens": sum(len(e.record.output_ids) for e in training),
+        "held_out_answers": len(held_out),
+        "settings": asdict(job.settings),
+    }
+
+    def keep(best: DraftTrainer, by_source: dict[str, float]) -> None:
+        _save(best, job, config, facts | {"step": best.step}, by_source)
+
+    for step in trainer.run(training, held_out, keep):
+        yield JobEvent(
+            stage="training",
+            done=step.step,
+            total=job.settings.steps,
+            loss=step.loss,
+            acceptance=step.acceptance,
+            best=trainer.best,
+            best_step=trainer.best_step,
+        )
+
+
+def _teacher(job: DraftJob) -> Teacher:
+    dtype: torch.dtype = getattr(torch, job.dtype)
+    return Teacher(Path(job.target_directory), dtype=dtype, device=torch.device(job.device))
+
+
+def _split(
+    records: list[CorpusRecord], lessons: list[Lesson]
+) -> tuple[list[Example], list[Example]]:
+    """Return examples to learn from and the greedy ones held out to measure on."""
+    training: list[Example] = []
+    held_out: list[Example] = []
+    for record, lesson in zip(records, lessons, strict=True):
+        kept = held_out if record.index % _HELD_OUT_EVERY == 1 else training
+        if kept is training or record.greedy:
+            kept.append(Example(record, lesson))
+    if not training or not held_out:
+        raise ConfigError(
+            f"{len(records)} answers are too few to learn from and to measure on: give more "
+            "prompts, or ask for --free-prompts"
+        )
+    return training, held_out
+
+
+def _counts(records: list[CorpusRecord], vocab_size: int) -> NDArray[np.int64]:
+    tokens = np.concatenate([np.asarray(record.output_ids) for record in records])
+    return np.bincount(tokens, minlength=vocab_size)
+
+
+def _start_weights(
+    source: CheckpointSource, config: ModelConfig, layers: tuple[int, ...]
+) -> dict[str, Tensor]:
+    """Return the target's weights of these layers, under the drafter's numbers."""
+    weights = {}
+    for name in tensor_shapes(config):
+        if name in _SHARED:
+            continue
+        original = name
+        if name.startswith("model.layers."):
+            number, _, rest = name.removeprefix("model.layers.").partition(".")
+            original = f"model.layers.{layers[int(number)]}.{rest}"
+        weights[name] = source.read(original)
+    return weights
+
+
+def _save(
+    trainer: DraftTrainer,
+    job: DraftJob,
+    config: ModelConfig,
+    facts: dict[str, object],
+    acceptance: dict[str, float],
+) -> None:
+    student = trainer.student
+    save_drafter(
+        Path(job.out),
+        config=config,
+        target_directory=Path(job.target_directory),
+        target_name=job.target_name,
+        tensors={name: tensor.cpu() for name, tensor in student.named_weights().items()},
+        head_token_ids=trainer.head_token_ids,
+        head=student.head.detach().cpu() if job.settings.train_head else None,
+        card=_card(job, facts, acceptance),
+    )
+
+
+def _card(job: DraftJob, facts: dict[str, object], acceptance: dict[str, float]) -> str:
+    """Return the model card."""
+    rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in acceptance.items())
+    return (
+        f"# A drafter for {job.target_name}\n\n"
+        f"It proposes tokens that {job.target_name} verifies; the output stays the target's own. "
+        f"It shares the target's embedding and scores {job.head_size} of its tokens.\n\n"
+        f"Made by `paceline draft train` from the target's own answers to {job.corpus_of}.\n\n"
+        "Greedy acceptance on held-out answers, by source of the prompt:\n\n"
+        f"| prompts | acceptance |\n| --- | --- |\n{rows}\n\n"
+        f"```json\n{json.dumps(facts, indent=2)}\n```\n"
+    )

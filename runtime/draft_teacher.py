@@ -1,0 +1,153 @@
+"""The target as teacher: its best tokens after every token of a corpus, kept on disk.
+
+The cache is a directory of safetensors, one for a stretch of records; a run that is cut computes
+only what is missing.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from parallel.group import SoloGroup
+from parallel.model.batch import SequenceRows
+from parallel.model.cache import PagedCache
+from runtime.draft_corpus import CorpusRecord
+from runtime.weights import load_decoder
+
+# Shape suffixes: N = positions, V = vocabulary, C = candidates kept.
+
+NUM_CANDIDATES = 16
+_STRETCH = 128  # records of one file
+_BATCH_TOKENS = 1024
+_PAGE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What the teacher says at each position of one answer."""
+
+    ids: Tensor
+    """[N, C] int64, its best tokens, best first."""
+    probs: Tensor
+    """[N, C] float32."""
+
+
+class Teacher:
+    """A whole model in this process, scoring whole answers at once."""
+
+    def __init__(self, directory: Path, *, dtype: torch.dtype, device: torch.device) -> None:
+        self._decoder = load_decoder(directory, SoloGroup(), dtype=dtype, device=device)
+        self._dtype, self._device = dtype, device
+
+    def teach(self, records: list[CorpusRecord]) -> list[Lesson]:
+        """Return a lesson for each record, in order."""
+        lessons: list[Lesson] = []
+        for batch in _batches(records):
+            lessons += self._teach_batch(batch)
+        return lessons
+
+    def _teach_batch(self, records: list[CorpusRecord]) -> list[Lesson]:
+        lengths = [len(record.prompt_ids) + len(record.output_ids) for record in records]
+        config, shard = self._decoder.config, self._decoder.head_shard
+        cache = PagedCache(
+            num_layers=config.num_layers,
+            num_kv_heads=shard.num_kv,
+            head_dim=config.head_dim,
+            num_pages=sum(-(-length // _PAGE) for length in lengths),
+            page_size=_PAGE,
+            dtype=self._dtype,
+            device=self._device,
+        )
+        rows = []
+        for slot, (record, length) in enumerate(zip(records, lengths, strict=True)):
+            cache.open(slot, length)
+            read = (record.prompt_ids + record.output_ids)[:-1]
+            rows.append(
+                SequenceRows(slot=slot, start=0, token_ids=read, num_logits=len(record.output_ids))
+            )
+        with torch.inference_mode():
+            logits_NV = self._decoder.forward(rows, cache)
+            best = logits_NV.topk(NUM_CANDIDATES, dim=1)
+            probs = (best.values - logits_NV.logsumexp(1, keepdim=True)).exp()
+        sizes = [len(record.output_ids) for record in records]
+        return _lessons(best.indices.cpu(), probs.cpu(), sizes)
+
+
+def teach_corpus(
+    teacher: Callable[[], Teacher], records: list[CorpusRecord], directory: Path
+) -> Iterator[list[Lesson]]:
+    """Yield the lessons of all records, some at a time, from disk where they are there.
+
+    Args:
+        teacher: makes the teacher; called only if a lesson is missing.
+        records: those with an answer.
+        directory: where lessons are kept.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    made: Teacher | None = None
+    for first in range(0, len(records), _STRETCH):
+        stretch = records[first : first + _STRETCH]
+        file = directory / f"{first // _STRETCH:05d}.safetensors"
+        read = _read(file, stretch)
+        if read is None:
+            made = made or teacher()
+            read = made.teach(stretch)
+            _write(file, stretch, read)
+        yield read
+
+
+def _batches(records: list[CorpusRecord]) -> Iterator[list[CorpusRecord]]:
+    batch: list[CorpusRecord] = []
+    tokens = 0
+    for record in records:
+        length = len(record.prompt_ids) + len(record.output_ids)
+        if batch and tokens + length > _BATCH_TOKENS:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(record)
+        tokens += length
+    if batch:
+        yield batch
+
+
+def _write(file: Path, records: list[CorpusRecord], lessons: list[Lesson]) -> None:
+    partial = file.with_suffix(".partial")
+    save_file(
+        {
+            "keys": _keys(records),
+            "ids": torch.cat([lesson.ids for lesson in lessons]).to(torch.int32),
+            "probs": torch.cat([lesson.probs for lesson in lessons]).half(),
+        },
+        str(partial),
+    )
+    partial.replace(file)
+
+
+def _read(file: Path, records: list[CorpusRecord]) -> list[Lesson] | None:
+    """Return the lessons of exactly these records, or None if the file has others."""
+    if not file.is_file():
+        return None
+    try:
+        with safe_open(str(file), framework="pt") as handle:
+            keys, ids, probs = (handle.get_tensor(name) for name in ("keys", "ids", "probs"))
+    except SafetensorError:
+        return None  # damaged: made again
+    if not torch.equal(keys, _keys(records)):
+        return None
+    sizes = [len(record.output_ids) for record in records]
+    return _lessons(ids.long(), probs.float(), sizes)
+
+
+def _lessons(ids_NC: Tensor, probs_NC: Tensor, sizes: list[int]) -> list[Lesson]:
+    parts = zip(torch.split(ids_NC, sizes), torch.split(probs_NC, sizes), strict=True)
+    return [Lesson(ids.clone(), probs.clone()) for ids, probs in parts]
+
+
+def _keys(records: list[CorpusRecord]) -> Tensor:
+    """Return what tells stretches apart: each record's index and lengths."""
+    return torch.tensor([(r.index, len(r.prompt_ids), len(r.output_ids)) for r in records])

@@ -1,0 +1,309 @@
+"""Distils a drafter from a target's lessons (DistillSpec, arXiv 2310.08461), resumably.
+
+Everything random is a function of the seed and the step, and the optimiser's state is kept with
+the weights, so a run that was cut ends with the very weights of one that was not.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from parallel.model.config import ModelConfig
+from parallel.training.distill import Divergence, divergence
+from parallel.training.student import Student
+from runtime.draft_corpus import CorpusRecord
+from runtime.draft_teacher import Lesson
+from runtime.errors import ConfigError
+
+# Shape suffixes: B = sequences, T = positions, E = hidden size, N = positions with a lesson,
+# C = teacher's candidates, K = tokens of the head, V = vocabulary.
+
+_POOL = 16  # batches whose sequences are sorted by length together
+_FLOOR = 0.1  # of the peak learning rate, at the end of its decay
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """How a drafter is trained."""
+
+    steps: int
+    batch_tokens: int = 4096
+    learning_rate: float = 1e-3
+    warmup: float = 0.02
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    divergence: Divergence = Divergence.FORWARD_KL
+    tune: float = 0.25
+    """Last share of the steps, in which total variation, the aim itself, takes over."""
+    train_head: bool = True
+    seed: int = 0
+    evaluate_every: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One prompt with its answer and lesson."""
+
+    record: CorpusRecord
+    lesson: Lesson
+
+    @property
+    def length(self) -> int:
+        """Tokens that the drafter reads."""
+        return len(self.record.prompt_ids) + len(self.record.output_ids) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a run stands after a step."""
+
+    step: int
+    loss: float
+    acceptance: float | None
+    """On held-out answers, right after an evaluation."""
+
+
+class DraftTrainer:
+    """A training run in a directory; `run` goes on from its last checkpoint."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        start: dict[str, Tensor],
+        *,
+        embedding: Tensor,
+        head_token_ids: Tensor,
+        settings: TrainSettings,
+        directory: Path,
+        device: torch.device,
+    ) -> None:
+        """Prepare the student.
+
+        Args:
+            config: the drafter's shape.
+            start: the weights it starts with, by Hugging Face name.
+            embedding: [V, E] the target's.
+            head_token_ids: [K] the tokens it can draft, rising.
+            settings: how to train.
+            directory: where checkpoints are kept.
+            device: where to train.
+        """
+        self.settings = settings
+        self._directory = directory
+        self._device = device
+        self._embedding = embedding.to(device)
+        columns = torch.full((len(embedding),), -1)
+        columns[head_token_ids] = torch.arange(len(head_token_ids))
+        self._columns = columns.to(device)
+        self.head_token_ids = head_token_ids
+        self.student = Student(config, start, head=embedding[head_token_ids]).to(device)
+        self.student.head.requires_grad_(settings.train_head)
+        trained = [p for p in self.student.parameters() if p.requires_grad]
+        self._optimizer = torch.optim.AdamW(
+            trained, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
+        )
+        self.step = 0
+        self.best = -1.0
+        self.best_step = 0
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def run(
+        self,
+        training: list[Example],
+        held_out: list[Example],
+        on_best: Callable[["DraftTrainer", dict[str, float]], None],
+    ) -> Iterator[Progress]:
+        """Train to the last step; yields after every one.
+
+        Args:
+            training: what is learnt from.
+            held_out: what acceptance is measured on.
+            on_best: called with the acceptance by source whenever it is better than ever.
+        """
+        self._resume()
+        self.student.train()
+        batches = self._batches(training)
+        for step in range(self.step, self.settings.steps):
+            loss = self._learn(step, next(batches))
+            self.step = step + 1
+            acceptance = None
+            if self.step % self.settings.evaluate_every == 0 or self.step == self.settings.steps:
+                by_source = self.evaluate(held_out)
+                acceptance = by_source["all"]
+                if acceptance > self.best:
+                    self.best, self.best_step = acceptance, self.step
+                    on_best(self, by_source)
+                self._save()
+            yield Progress(step=self.step, loss=loss, acceptance=acceptance)
+
+    def evaluate(self, examples: list[Example]) -> dict[str, float]:
+        """Return how often the drafter's best token is the target's, by source and over "all".
+
+        A draft token is only tested when all before it were right, so with the target's own text
+        before every position this is the greedy acceptance rate.
+        """
+        right: dict[str, list[int]] = {"all": [0, 0]}
+        with torch.no_grad():
+            for batch in _grouped(examples, self.settings.batch_tokens):
+                hidden_NE, _, _ = self._read(batch)
+                columns = self.student.score(hidden_NE).argmax(1).cpu()
+                drafted = self.head_token_ids[columns]
+                first = 0
+                for example in batch:
+                    last = first + len(example.record.output_ids)
+                    hits = int((drafted[first:last] == example.lesson.ids[:, 0]).sum())
+                    for name in ("all", example.record.source):
+                        count = right.setdefault(name, [0, 0])
+                        count[0] += hits
+                        count[1] += last - first
+                    first = last
+        return {name: hits / max(1, total) for name, (hits, total) in right.items()}
+
+    def _learn(self, step: int, batch: list[Example]) -> float:
+        settings = self.settings
+        rate = settings.learning_rate * _schedule(step, settings)
+        hidden_NE, columns_NC, probs_NC = self._read(batch)
+        kind = settings.divergence
+        if step >= settings.steps * (1 - settings.tune):
+            kind = Divergence.TOTAL_VARIATION
+        loss = divergence(kind, self.student.score(hidden_NE), columns_NC, probs_NC).mean()
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's
+        torch.nn.utils.clip_grad_norm_(self.student.parameters(), settings.clip)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        # Decay matrices alone: norms have their natural size.
+        with torch.no_grad():
+            for weight in self.student.parameters():
+                if weight.requires_grad and weight.dim() > 1:
+                    weight.mul_(1 - rate * settings.weight_decay)
+        self._optimizer.step()
+        return float(loss.detach())
+
+    def _read(self, batch: list[Example]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return hidden states where there are lessons, and the lessons, over the batch."""
+        longest = max(example.length for example in batch)
+        tokens = torch.zeros(len(batch), longest, dtype=torch.int64)
+        places = []
+        for row, example in enumerate(batch):
+            record = example.record
+            tokens[row, : example.length] = torch.tensor(
+                (record.prompt_ids + record.output_ids)[:-1]
+            )
+            first = row * longest + len(record.prompt_ids) - 1
+            places.append(torch.arange(first, first + len(record.output_ids)))
+        x_BTE = self._embedding[tokens.to(self._device)]
+        hidden_NE = self.student(x_BTE).flatten(0, 1)[torch.cat(places).to(self._device)]
+        columns_NC = self._columns[torch.cat([e.lesson.ids for e in batch]).to(self._device)]
+        probs_NC = torch.cat([e.lesson.probs for e in batch]).to(self._device)
+        return hidden_NE, columns_NC, probs_NC
+
+    def _batches(self, examples: list[Example]) -> Iterator[list[Example]]:
+        """Yield batches for ever, from the current step on; each epoch has an order of its own."""
+        if not examples:
+            raise ConfigError("the corpus has no example to learn from")
+        skipped, epoch = 0, 0
+        while True:
+            batches = _epoch(examples, self.settings, epoch)
+            if skipped + len(batches) > self.step:
+                yield from batches[max(0, self.step - skipped) :]
+            skipped += len(batches)
+            epoch += 1
+
+    def _save(self) -> None:
+        """Keep weights and optimiser; a cut while writing leaves the older checkpoint."""
+        tensors: dict[str, Tensor] = {}
+        for name, weight in self.student.named_parameters():
+            tensors[f"weight.{name}"] = weight.detach()
+            state = self._optimizer.state.get(weight, {})
+            for key, value in state.items():
+                tensors[f"{key}.{name}"] = value
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+        facts = {
+            "step": self.step,
+            "best": self.best,
+            "best_step": self.best_step,
+            "settings": asdict(self.settings),
+        }
+        partial = self._directory / "checkpoint.partial"
+        save_file(tensors, str(partial), metadata={"facts": json.dumps(facts)})
+        partial.replace(self._directory / "checkpoint.safetensors")
+
+    def _resume(self) -> None:
+        file = self._directory / "checkpoint.safetensors"
+        if not file.is_file():
+            return
+        facts = _read_facts(file)
+        if facts["settings"] != json.loads(json.dumps(asdict(self.settings))):
+            raise ConfigError(
+                f"{file} is of a run with other settings: take those again, or another --out"
+            )
+        tensors = load_file(str(file), device=str(self._device))
+        with torch.no_grad():
+            for name, weight in self.student.named_parameters():
+                weight.copy_(tensors[f"weight.{name}"])
+                if f"exp_avg.{name}" in tensors:
+                    self._optimizer.state[weight] = {
+                        key: tensors[f"{key}.{name}"].clone()
+                        for key in ("step", "exp_avg", "exp_avg_sq")
+                    }
+                    self._optimizer.state[weight]["step"] = tensors[f"step.{name}"].cpu().clone()
+        self.step, self.best = int(facts["step"]), float(facts["best"])
+        self.best_step = int(facts["best_step"])
+
+
+def _read_facts(file: Path) -> dict[str, Any]:
+    with file.open("rb") as handle:
+        size = int.from_bytes(handle.read(8), "little")
+        header = json.loads(handle.read(size))
+    facts: dict[str, Any] = json.loads(header["__metadata__"]["facts"])
+    return facts
+
+
+def _schedule(step: int, settings: TrainSettings) -> float:
+    """Return the learning rate's share of its peak: a linear rise, then half a cosine."""
+    rising = max(1, int(settings.steps * settings.warmup))
+    if step < rising:
+        return (step + 1) / rising
+    done = (step - rising) / max(1, settings.steps - rising)
+    return _FLOOR + (1 - _FLOOR) * (1 + math.cos(math.pi * min(1.0, done))) / 2
+
+
+def _epoch(examples: list[Example], settings: TrainSettings, epoch: int) -> list[list[Example]]:
+    """Return an epoch's batches: shuffled, then neighbours sorted by length, to waste no row."""
+    rng = np.random.Generator(np.random.Philox(key=[settings.seed, epoch]))
+    order = [examples[i] for i in rng.permutation(len(examples))]
+    batches: list[list[Example]] = []
+    pool: list[Example] = []
+    tokens = 0
+    for example in order:
+        pool.append(example)
+        tokens += example.length
+        if tokens >= _POOL * settings.batch_tokens:
+            batches += _grouped(sorted(pool, key=lambda e: e.length), settings.batch_tokens)
+            pool, tokens = [], 0
+    batches += _grouped(sorted(pool, key=lambda e: e.length), settings.batch_tokens)
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def _grouped(examples: list[Example], batch_tokens: int) -> list[list[Example]]:
+    """Return runs of examples of at most so many tokens once padded to the longest."""
+    groups: list[list[Example]] = []
+    group: list[Example] = []
+    longest = 0
+    for example in examples:
+        longest = max(longest, example.length)
+        if group and longest * (len(group) + 1) > batch_tokens:
+            groups.append(group)
+            group, longest = [], example.length
+        group.append(example)
+    return [*groups, group] if group else groups
