@@ -8,7 +8,7 @@ DEMO_PROMPT := "List the planets of the solar system in order, one a line, with 
 .PHONY: demo test test-slow test-gpu check format protos clean
 
 demo: $(VENV)/.demo
-	$(VENV)/bin/paceline generate --target smollm2-135m --mode pearl --chat --max-tokens 160 \
+	$(VENV)/bin/paceline generate --target smollm2-135m --drafter ngram --mode pearl --chat --max-tokens 160 \
 	  --prompt $(DEMO_PROMPT)
 
 test: check

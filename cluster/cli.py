@@ -70,7 +70,10 @@ def generate(
     *,
     target: Target = None,
     drafter: Drafter = None,
-    mode: Annotated[str, typer.Option(help="autoregressive, speculative or pearl.")] = "pearl",
+    mode: Annotated[
+        str,
+        typer.Option(help="autoregressive, speculative, pearl, or auto: what suits the drafter."),
+    ] = "auto",
     tp: Tp = 1,
     drafters: Drafters = 1,
     prompt: Prompt = None,
@@ -193,6 +196,7 @@ def bench_decode(
         ray_address=ray,
     )
     decode = DecodeOptions(
+        mode="autoregressive",  # each row has a mode of its own
         verifier=verifier,
         draft_length=draft_length,
         max_tokens=max_tokens,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cluster.flags import Device, Dtype, Json, MaxBatch, Ray, Threads, Tp
-from cluster.options import DraftTrainOptions, ModelOptions
+from cluster.options import DraftIndexOptions, DraftTrainOptions, ModelOptions
 from cluster.verbs import run_verb
 
 app = typer.Typer(no_args_is_help=True, help="Make drafters for a target, and compare them.")
@@ -94,3 +94,22 @@ def train(
         json=json,
     )
     run_verb("cluster.draft_train", options)
+
+
+@app.command("index")
+def index(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Texts: .txt whole, .jsonl with text, prompt and answer fields."),
+    ],
+    *,
+    target: Annotated[str, typer.Option(help="The model whose tokens the store holds.")],
+    out: Annotated[Path, typer.Option(help="Directory of the store; must not exist.")],
+    json: Json = False,
+) -> None:
+    """Sort texts into a store that a look-up drafter copies from.
+
+    Example: paceline draft index docs/*.txt --target smollm2-135m --out my-store
+    """
+    options = DraftIndexOptions(target=target, files=tuple(files), out=out, json=json)
+    run_verb("cluster.draft_index", options)

@@ -5,17 +5,19 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cluster.deployment import Deployment
 from cluster.options import GenerateOptions
-from cluster.planning import PlannedModel, plan_deployment, plan_drafter, plan_target
+from cluster.planning import AUTO, PlannedModel, plan_deployment, plan_drafter, plan_target
 from cluster.ray_session import RaySession
 from cluster.report import request_stats, stats_json, stats_table, total_stats
 from cluster.requests import cache_tokens, make_submits
 from cluster.session import Result, run_requests
+from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit
 from runtime.text import IncrementalDecoder, Tokenizer
 
@@ -31,17 +33,23 @@ def run(options: GenerateOptions) -> int:
     """
     logging.getLogger("paceline").setLevel(logging.WARNING)
     target = plan_target(options.models)
-    submits = make_submits(options.prompts, options.decode, target)
-    drafting = options.decode.mode != "autoregressive"
+    drafting = options.decode.mode != DecodeMode.AUTOREGRESSIVE
     drafter = plan_drafter(options.models, target) if drafting else None
+    decode = options.decode
+    if decode.mode == AUTO:
+        assert drafter is not None
+        decode = replace(decode, mode=drafter.best_mode.value)
+    submits = make_submits(options.prompts, decode, target)
     spec = plan_deployment(
         options.models,
         target,
         drafter,
         cache_tokens=cache_tokens(submits, options.models.max_batch, target.max_positions),
-        stops=bool(options.decode.stop),
+        stops=bool(decode.stop),
     )
     num_drafters = spec.num_drafters or int(spec.ngram)
+    if drafter is not None and drafter.why:
+        _NOTES.print(f"drafter {drafter.name}, mode {decode.mode}: {drafter.why}")
     with (
         RaySession(options.models.ray_address, num_actors=spec.num_actors),
         Deployment(spec) as deployment,

@@ -10,7 +10,7 @@ class ModelOptions:
 
     target: str | None
     drafter: str | None
-    """A model, `target:layers=A-B,C`, `ngram`, or None for the default."""
+    """A model, `target:layers=A-B,C`, `ngram`, `lookup`, or None for the best one known."""
     tp: int = 1
     drafters: int = 1
     """Ranks of the drafter group."""
@@ -34,7 +34,7 @@ class ModelOptions:
 class DecodeOptions:
     """How tokens are chosen and when a request ends."""
 
-    mode: str = "pearl"
+    mode: str = "auto"
     verifier: str = "match"
     draft_length: int | None = None
     """None leaves it to the controller."""
@@ -122,4 +122,14 @@ class DraftTrainOptions:
     divergence: str
     seed: int
     resume: bool
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftIndexOptions:
+    """`paceline draft index`."""
+
+    target: str
+    files: tuple[Path, ...]
+    out: Path
     json: bool = False

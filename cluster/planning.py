@@ -2,19 +2,24 @@
 
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from cluster.deployment import DeploymentSpec
 from cluster.options import ModelOptions
+from parallel.decoding.types import DecodeMode
 from runtime.checkpoint import parse_layers, resolve_model
 from runtime.draft_checkpoint import check_drafter, is_drafter
 from runtime.errors import ConfigError
 from runtime.facts import ModelFacts, check_device, check_tensor_parallel, read_facts
+from runtime.lookup_drafting import LookupSettings
 from runtime.memory import available_bytes, check_fits
+from runtime.retrieval_files import check_store
 from runtime.settings import LeaderSettings, ModelSettings
 from runtime.text import Tokenizer, check_same_vocabulary
 from runtime.virtual import VirtualSpec
 from runtime.weights import read_model_config
 
+AUTO = "auto"
 GROUP_BACKENDS = ("auto", "shm", "gloo", "nccl")
 LINKS = ("grpc", "gloo", "nccl")
 _VIRTUAL_POSITIONS = 1 << 20
@@ -43,12 +48,28 @@ class PlannedModel:
 class DrafterChoice:
     """What `--drafter` named."""
 
-    facts: ModelFacts | None
-    """None for n-gram and virtual drafters."""
+    name: str
+    why: str = ""
+    """Why it was chosen, where nobody named one."""
+    facts: ModelFacts | None = None
+    """None for drafters without a checkpoint."""
     layers: tuple[int, ...] | None = None
     ngram: bool = False
+    """N-grams from an actor of their own."""
+    lookup: LookupSettings | None = None
+    """Look-ups in the leader's process."""
     trained: bool = False
     """Whether it is a trained drafter, which shares the target's embedding."""
+
+    @property
+    def has_model(self) -> bool:
+        """Whether ranks of its own run a model, real or virtual."""
+        return not self.ngram and self.lookup is None
+
+    @property
+    def best_mode(self) -> DecodeMode:
+        """The mode to take where nobody named one: a look-up has no work to hide."""
+        return DecodeMode.PEARL if self.has_model else DecodeMode.SPECULATIVE
 
 
 def plan_target(options: ModelOptions) -> PlannedModel:
@@ -112,11 +133,20 @@ def plan_drafter(options: ModelOptions, target: PlannedModel) -> DrafterChoice:
     Raises:
         ConfigError: it cannot be loaded, or its vocabulary is another one.
     """
-    name = options.drafter or "ngram"
+    name = options.drafter or AUTO
     if target.virtual is not None:
-        return DrafterChoice(facts=None, ngram=options.drafter == "ngram")
+        ngram = name == "ngram"
+        return DrafterChoice(name="ngram" if ngram else "virtual", ngram=ngram)
+    if name == AUTO:
+        return _choose_drafter(target)
     if name == "ngram":
-        return DrafterChoice(facts=None, ngram=True)
+        return DrafterChoice(name=name, ngram=True)
+    if name == "lookup" or name.startswith("lookup:"):
+        lookup = LookupSettings.parse(name.removeprefix("lookup").removeprefix(":"))
+        if lookup.store is not None:
+            assert target.tokenizer is not None
+            check_store(Path(lookup.store), target.tokenizer.digest)
+        return DrafterChoice(name=name, lookup=lookup)
     assert target.facts is not None
     assert target.tokenizer is not None
     if name.startswith("target:"):
@@ -125,17 +155,24 @@ def plan_drafter(options: ModelOptions, target: PlannedModel) -> DrafterChoice:
             raise ConfigError(f"--drafter {name!r}: write target:layers=0-3,28-29")
         cut = parse_layers(layers, target.facts.config.num_layers)
         check_tensor_parallel(target.facts, options.drafters, "--drafters")
-        return DrafterChoice(facts=target.facts, layers=cut)
+        return DrafterChoice(name=name, facts=target.facts, layers=cut)
     directory = resolve_model(name)
     if is_drafter(directory):
         check_drafter(directory, target.facts.directory)
         facts = ModelFacts(directory=directory, config=read_model_config(directory))
         check_tensor_parallel(facts, options.drafters, "--drafters")
-        return DrafterChoice(facts=facts, trained=True)
+        return DrafterChoice(name=name, facts=facts, trained=True)
     facts = read_facts(directory)
     check_tensor_parallel(facts, options.drafters, "--drafters")
     check_same_vocabulary(target.tokenizer, Tokenizer.load(facts.directory))
-    return DrafterChoice(facts=facts)
+    return DrafterChoice(name=name, facts=facts)
+
+
+def _choose_drafter(target: PlannedModel) -> DrafterChoice:
+    """Return the drafter to take where nobody named one."""
+    lookup = LookupSettings()
+    why = f"no drafter was trained for {target.name}; this one costs next to nothing"
+    return DrafterChoice(name=f"lookup:{lookup}", why=why, lookup=lookup)
 
 
 def plan_deployment(
@@ -159,7 +196,7 @@ def plan_deployment(
         ConfigError: memory does not suffice.
     """
     tokens = options.cache_tokens or cache_tokens
-    has_model = drafter is not None and not drafter.ngram
+    has_model = drafter is not None and drafter.has_model
     num_ranks = options.tp + (options.drafters if has_model else 0)
     settings = ModelSettings(
         role="target",
@@ -191,6 +228,7 @@ def plan_deployment(
             max_batch=options.max_batch,
             draft_wait_s=options.draft_wait_s,
             tokenizer_directory=target.directory if stops else None,
+            lookup=drafter.lookup if drafter is not None else None,
         ),
         drafter=drafter_settings,
         num_drafters=options.drafters if has_model else 0,

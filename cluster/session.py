@@ -10,7 +10,7 @@ from runtime.errors import ConfigError, PacelineError, PeerError, PeerTimeout
 from runtime.links.link import Link
 
 _POLL_S = 0.5
-_SILENCE_S = 120.0
+_SILENCE_S = 600.0
 _CAUSE_S = 10.0
 _CAUSE_POLL_S = 0.1
 
@@ -38,7 +38,7 @@ def run_requests(
     """Run requests to their end and return their results in the order given; blocks.
 
     Raises:
-        PeerError: a target rank died, or nothing was heard for two minutes.
+        PeerError: a target rank died, or nothing was heard for ten minutes.
         PacelineError: the leader failed.
     """
     results = {submit.request: Result(submit=submit) for submit in submits}

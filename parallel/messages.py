@@ -19,6 +19,8 @@ class Hello:
     """The drafter's vocabulary; 0 for a driver."""
     capacity: int = 0
     """Sequences a drafter can hold at once; 0 for a driver."""
+    num_successors: int = 0
+    """Best tokens a drafter wants to hear of after each token the target scored; 0 is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,8 @@ class DraftItem:
     """Draft tokens wanted; 0 only brings the drafter's cache up to date."""
     stream: bool = False
     """Send the first token at once, the others when all are there."""
+    scored: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    """Tokens the target scored in the last round, each with the best ones after it, best first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

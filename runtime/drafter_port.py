@@ -27,6 +27,8 @@ class DrafterPort:
         self._asked_s = 0.0
         self.wait_budget_s = wait_budget_s
         """Longest wait for a draft that is due."""
+        self.num_successors = 0
+        """Best tokens after each scored one that the attached drafter wants to hear of."""
         self.num_losses = 0
         """Times an attached drafter vanished."""
 
@@ -46,6 +48,7 @@ class DrafterPort:
             self._link.close()
         _LOG.info("drafter %s attached", hello.name)
         self._link, self._answered = link, self._round
+        self.num_successors = hello.num_successors
 
     def ask(self, request: DraftRequest) -> None:
         """Send one round's work; a drafter that turns out to be gone is detached."""

@@ -1,4 +1,4 @@
-"""The drafter's side: answer draft requests, from a model or from the history alone."""
+"""The drafter's side: answer draft requests, with a model."""
 
 import logging
 from collections.abc import Iterator
@@ -9,7 +9,6 @@ from typing import Protocol
 from parallel.decoding.sampling import num_candidates
 from parallel.decoding.types import SparseProbs
 from parallel.decoding.verify import draft_token, draft_token_with_law
-from parallel.drafting.ngram import NgramIndex
 from parallel.messages import (
     DraftItem,
     DraftOpen,
@@ -176,44 +175,6 @@ class ModelDrafter:
             base=base + first,
             token_ids=tuple(sequence.draft[first:]),
             draft_probs=tuple(sequence.laws[first:]),
-        )
-
-
-class NgramDrafter:
-    """Drafts by copying what followed the same n-gram earlier in prompt or output."""
-
-    def __init__(self) -> None:
-        self._indexes: dict[int, NgramIndex] = {}
-
-    def answer(self, request: DraftRequest) -> Iterator[DraftPart]:
-        """Look every item's last tokens up in its own history."""
-        for number in request.closed:
-            self._indexes.pop(number, None)
-        for opened in request.opened:
-            self._indexes[opened.request] = NgramIndex()
-        yield DraftPart(tuple(self._propose(item) for item in request.items))
-
-    def keep_alive(self) -> None:
-        """Do nothing: there are no other ranks."""
-
-    def close(self) -> None:
-        """Do nothing: there are no other ranks."""
-
-    def _propose(self, item: DraftItem) -> ProposalItem:
-        index = self._indexes.get(item.request)
-        unknown = index is None or len(index) < item.keep
-        token_ids: tuple[int, ...] = ()
-        if index is not None and not unknown:
-            index.truncate(item.keep)
-            index.append(item.tail)
-            token_ids = index.propose(item.num_draft)
-            index.append(token_ids)
-        return ProposalItem(
-            request=item.request,
-            epoch=item.epoch,
-            base=item.keep + len(item.tail),
-            token_ids=token_ids,
-            unknown=unknown,
         )
 
 

@@ -13,10 +13,11 @@ from parallel.model.cache import PagedCache
 from runtime.clock import MonotonicClock
 from runtime.draft_checkpoint import load_drafter
 from runtime.drafter_port import DrafterPort
-from runtime.drafting import Drafter, ModelDrafter, NgramDrafter, serve_drafts
+from runtime.drafting import Drafter, ModelDrafter, serve_drafts
 from runtime.engine import Engine, EngineConfig
 from runtime.errors import PeerError
 from runtime.groups.rendezvous import GroupOffer, GroupSpec, join_group, offer_group
+from runtime.inline_link import InlineLink
 from runtime.ledger import SlotLedger
 from runtime.links.grpc_link import GrpcLinkServer, connect_grpc
 from runtime.links.link import Link
@@ -26,6 +27,7 @@ from runtime.links.torch_link import (
     join_torch_link,
     offer_torch_link,
 )
+from runtime.lookup_drafting import LookupDrafter, LookupSettings
 from runtime.round import RoundRunner
 from runtime.settings import LeaderAddress, LeaderSettings, ModelSettings
 from runtime.shard import DecoderShard, ModelShard, ShardRunner
@@ -130,6 +132,10 @@ class LeaderHost:
             clock=clock,
             tokenizer=tokenizer,
         )
+        if settings.lookup is not None:
+            lookup = LookupDrafter(settings.lookup)
+            hello = Hello(role="drafter", name="lookup", num_successors=lookup.num_successors)
+            self._engine.join(hello, InlineLink(lookup, clock))
         self._server = GrpcLinkServer(host, token=token, on_link=self._engine.join)
         return self._server.address
 
@@ -191,7 +197,7 @@ def serve_drafter(
         PeerError: the leader cannot be reached or a rank of the drafter group failed.
     """
     _serve_threads(num_threads)
-    drafter: Drafter = NgramDrafter()
+    drafter: Drafter = LookupDrafter(LookupSettings(recycle=False))
     if model is not None:
         drafter = ModelDrafter(model.runner, model.ledger())
     hello = Hello(role="drafter", name=name, vocab_size=vocab_size)

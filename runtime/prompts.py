@@ -29,17 +29,8 @@ def read_prompts(path: Path, *, limit: int | None = None) -> list[PromptRecord]:
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"--num-prompts is {limit}: take at least 1")
-    try:
-        # Not splitlines: JSON strings may hold U+2028 and other characters it splits at.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError as error:
-        raise ConfigError(f"prompt file {path} does not exist") from error
-    except IsADirectoryError as error:
-        raise ConfigError(f"prompt file {path} is a directory: name a .jsonl file") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"prompt file {path} is not UTF-8 (byte {error.start})") from error
-    except OSError as error:
-        raise ConfigError(f"prompt file {path} cannot be read: {error}") from error
+    # Not splitlines: JSON strings may hold U+2028 and other characters it splits at.
+    lines = _read(path, "prompt file").split("\n")
     records: list[PromptRecord] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -50,6 +41,52 @@ def read_prompts(path: Path, *, limit: int | None = None) -> list[PromptRecord]:
     if not records:
         raise ConfigError(f"prompt file {path} is empty: write one JSON object a line")
     return records
+
+
+def read_texts(path: Path) -> list[str]:
+    """Read the texts of a file: a .jsonl file's string fields, any other file as one text.
+
+    Raises:
+        ConfigError: the file is missing, or a line is no JSON object; names the line.
+    """
+    whole = _read(path, "text file")
+    if path.suffix != ".jsonl":
+        return [whole] if whole.strip() else []
+    texts: list[str] = []
+    for number, line in enumerate(whole.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path}, line {number}: not JSON ({error.msg})") from error
+        if not isinstance(fields, dict):
+            raise ConfigError(f"{path}, line {number}: expected an object with texts")
+        texts += _strings(fields)
+    return texts
+
+
+def _strings(fields: dict[str, object]) -> list[str]:
+    """Return what an object says: its longer strings, those of its turns and messages too."""
+    found: list[str] = []
+    for value in fields.values():
+        parts = value if isinstance(value, list) else [value]
+        parts = [part.get("content") if isinstance(part, dict) else part for part in parts]
+        found += [part for part in parts if isinstance(part, str) and " " in part]
+    return found
+
+
+def _read(path: Path, kind: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{kind} {path} does not exist") from error
+    except IsADirectoryError as error:
+        raise ConfigError(f"{kind} {path} is a directory: name a .jsonl file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{kind} {path} is not UTF-8 (byte {error.start})") from error
+    except OSError as error:
+        raise ConfigError(f"{kind} {path} cannot be read: {error}") from error
 
 
 def _record(line: str, index: int, where: str) -> PromptRecord:

@@ -241,16 +241,33 @@ class RoundRunner:
                     num_logits=score.num_logits,
                 )
             )
-            candidates += [num_candidates(sequence.sampling)] * score.num_logits
+            candidates += [self._candidates(sequence)] * score.num_logits
         start_s = self._clock.now_s()
         scores = self._runner.execute(self._ledger.plan(rows, candidates))
         target_s = self._clock.now_s() - start_s
         first = 0
         for work in works:
             assert work.score is not None
-            work.rows = scores[first : first + work.score.num_logits]
+            rows_of_work = scores[first : first + work.score.num_logits]
             first += work.score.num_logits
+            self._tell_scored(work, rows_of_work)
+            wanted = num_candidates(work.sequence.sampling)
+            work.rows = [_first(row, wanted) for row in rows_of_work]
         return target_s, sum(len(row.token_ids) for row in rows)
+
+    def _candidates(self, sequence: Sequence) -> int:
+        """Return how many best tokens of a row are needed; 0 is all of them."""
+        wanted = num_candidates(sequence.sampling)
+        return max(wanted, self._port.num_successors) if wanted else 0
+
+    def _tell_scored(self, work: Work, rows: Items[ScoreRow]) -> None:
+        """Keep, for a drafter that wants it, what the target found best after each token."""
+        num = self._port.num_successors
+        assert work.score is not None
+        if num and work.sequence.submit.mode is not DecodeMode.AUTOREGRESSIVE:
+            tokens = work.score.token_ids[-len(rows) :]
+            best = (tuple(row.best(num)) for row in rows)
+            work.sequence.view.scored = tuple(zip(tokens, best, strict=True))
 
     def _decide(self, work: Work) -> None:
         """Verify the drafts against the scores and let the machine commit."""
@@ -297,7 +314,8 @@ class RoundRunner:
         for work in works:
             if work.wanted is not None:
                 work.sequence.counters.draft_s += self._draft_s
-                work.sequence.counters.hidden_s += hidden_s
+                if work.sequence.submit.mode is DecodeMode.PEARL:
+                    work.sequence.counters.hidden_s += hidden_s
 
     def _take_closed(self) -> tuple[int, ...]:
         taken, self._closed = tuple(self._closed), []
@@ -324,6 +342,13 @@ def _can_have_drawn(law: SparseProbs, token: int, vocab_size: int) -> bool:
     known = all(0 <= drawable < vocab_size for drawable in probs)
     sums_to_one = abs(sum(law.probs) - 1) < _LAW_TOLERANCE
     return known and sums_to_one and len(probs) == len(law.ids) and probs.get(token, 0.0) > 0
+
+
+def _first(row: ScoreRow, num: int) -> ScoreRow:
+    """Return a row's best candidates, or all of it if `num` is 0 or it has no more."""
+    if row.ids is None or not num or len(row.ids) <= num:
+        return row
+    return ScoreRow(row.logits[:num], row.ids[:num])
 
 
 def _synced(sequence: Sequence) -> bool:

@@ -32,6 +32,8 @@ class DrafterView:
     token_ids: list[int] = field(default_factory=list)
     num_certain: int = 0
     """Length of the prefix that was committed when the drafter was last told."""
+    scored: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    """What the target scored in the last round, until the drafter is told."""
 
     def forget(self) -> None:
         """Start over: the next item carries the request whole."""
@@ -42,6 +44,7 @@ class DrafterView:
         """Make the item after which the drafter holds what state says, and record that it does."""
         request, epoch = state.request, state.epoch
         stream = state.mode is DecodeMode.PEARL
+        scored, self.scored = self.scored, ()
         if state.owed:  # it is writing the block whose first token passed: all it holds is valid
             self.num_certain = len(committed)
             return DraftItem(
@@ -51,6 +54,7 @@ class DrafterView:
                 tail=(),
                 num_draft=num_draft,
                 stream=stream,
+                scored=scored,
             )
         wanted = [*committed, *state.in_flight.token_ids]
         keep = min(self.num_certain, len(wanted))
@@ -67,6 +71,7 @@ class DrafterView:
             tail=tail,
             num_draft=num_draft,
             stream=stream,
+            scored=scored,
         )
 
     def drafted(self, base: int, token_ids: Ids[int]) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from runtime.lookup_drafting import LookupSettings
 from runtime.virtual import VirtualSpec
 
 
@@ -54,3 +55,5 @@ class LeaderSettings:
     max_draft_length: int = 8
     tokenizer_directory: str | None = None
     """Needed for stop strings."""
+    lookup: LookupSettings | None = None
+    """A look-up drafter in the leader's own process, where there is no other drafter."""

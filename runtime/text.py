@@ -4,6 +4,7 @@ Built on the `tokenizers` library and the checkpoint's own files, because import
 for this takes seconds in every process; `tests/runtime/test_text.py` holds the two equal.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -74,6 +75,12 @@ class Tokenizer:
         """Every token with its id."""
         known: dict[str, int] = self._inner.get_vocab(with_added_tokens=True)
         return known
+
+    @property
+    def digest(self) -> str:
+        """Digest of the vocabulary: equal where tokens mean the same."""
+        tokens = json.dumps(sorted(self.vocabulary.items()), separators=(",", ":"))
+        return hashlib.sha256(tokens.encode("utf-8", "surrogatepass")).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text, with the special tokens the model puts around it."""

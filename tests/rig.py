@@ -12,11 +12,12 @@ from parallel.group import SoloGroup
 from parallel.messages import Committed, Failed, Finished, Hello, Message, Submit
 from runtime.clock import MonotonicClock
 from runtime.drafter_port import DrafterPort
-from runtime.drafting import ModelDrafter, NgramDrafter, serve_drafts
+from runtime.drafting import Drafter, ModelDrafter, serve_drafts
 from runtime.engine import Engine, EngineConfig
 from runtime.ledger import SlotLedger
 from runtime.links.link import Link
 from runtime.links.memory import memory_link_pair
+from runtime.lookup_drafting import LookupDrafter, LookupSettings
 from runtime.round import RoundRunner
 from runtime.shard import ShardRunner
 from runtime.toy import PrefixShard, prefix_logits
@@ -79,7 +80,7 @@ class Rig:
         return self._attach(drafter)
 
     def attach_ngram(self) -> Link:
-        return self._attach(NgramDrafter())
+        return self._attach(LookupDrafter(LookupSettings(recycle=False)))
 
     def attach_silent(self) -> Link:
         """Attach a drafter that never answers."""
@@ -94,13 +95,13 @@ class Rig:
         self.engine.join(Hello(role="drafter", name="toy", vocab_size=VOCAB), leader_end)
         self._serve(drafter_end, drafter)
 
-    def _attach(self, drafter: ModelDrafter | NgramDrafter) -> Link:
+    def _attach(self, drafter: Drafter) -> Link:
         ours, theirs = memory_link_pair("leader", "drafter")
         self.engine.join(Hello(role="drafter", name="toy", vocab_size=VOCAB), theirs)
         self._serve(ours, drafter)
         return ours
 
-    def _serve(self, link: Link, drafter: ModelDrafter | NgramDrafter) -> None:
+    def _serve(self, link: Link, drafter: Drafter) -> None:
         def loop() -> None:
             serve_drafts(link, drafter, MonotonicClock(), heartbeat_s=0.05)
 

@@ -5,6 +5,19 @@ Prompt lookup decoding (Saxena 2023; the input-guided case is Aggressive Decodin
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A draft that copies what followed the same tokens elsewhere."""
+
+    length: int
+    """Tokens that were the same; more make the copy more likely to be right."""
+    token_ids: tuple[int, ...]
+
+
+NO_MATCH = Match(0, ())
 
 
 class NgramIndex:
@@ -20,6 +33,11 @@ class NgramIndex:
     def __len__(self) -> int:
         """Return the number of tokens."""
         return len(self._token_ids)
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """The sequence."""
+        return self._token_ids
 
     def append(self, token_ids: Iterable[int]) -> None:
         """Add tokens at the end."""
@@ -51,13 +69,15 @@ class NgramIndex:
         The longest suffix that occurred before decides, at its most recent earlier occurrence. A
         copy that reaches the end of the sequence goes on in itself, which is right for a loop.
         """
-        if num_draft <= 0:
-            return ()
-        for ngram in self._ngrams(len(self._token_ids)):
+        return self.match(num_draft).token_ids
+
+    def match(self, num_draft: int) -> Match:
+        """Return what `propose` does, with the length of the n-gram it goes by."""
+        for ngram in self._ngrams(len(self._token_ids)) if num_draft > 0 else ():
             ends = self._ends[ngram]
             if len(ends) > 1:  # the last one is the suffix itself
-                return self._copy(ends[-2], num_draft)
-        return ()
+                return Match(len(ngram), self._copy(ends[-2], num_draft))
+        return NO_MATCH
 
     def _ngrams(self, end: int) -> list[tuple[int, ...]]:
         """Return the n-grams that end before `end`, longest first."""

@@ -54,6 +54,7 @@ def _get_hello(wire: pb.Hello) -> Hello:
         name=wire.name,
         vocab_size=wire.vocab_size,
         capacity=wire.capacity,
+        num_successors=wire.num_successors,
     )
 
 
@@ -82,6 +83,9 @@ def _get_draft_request(wire: pb.DraftRequest) -> DraftRequest:
                 tail=checked_token_ids(item.tail),
                 num_draft=item.num_draft,
                 stream=item.stream,
+                scored=tuple(
+                    (scored.token, checked_token_ids(scored.successors)) for scored in item.scored
+                ),
             )
             for item in wire.items
         ),

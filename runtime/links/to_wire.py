@@ -47,6 +47,7 @@ def _put_hello(message: Hello) -> pb.Frame:
             name=message.name,
             vocab_size=message.vocab_size,
             capacity=message.capacity,
+            num_successors=message.num_successors,
         )
     )
 
@@ -85,6 +86,10 @@ def _put_draft_request(message: DraftRequest) -> pb.Frame:
                     tail=checked_token_ids(item.tail),
                     num_draft=item.num_draft,
                     stream=item.stream,
+                    scored=[
+                        pb.Scored(token=token, successors=checked_token_ids(successors))
+                        for token, successors in item.scored
+                    ],
                 )
                 for item in message.items
             ],

@@ -211,12 +211,15 @@ class Hello(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     VOCAB_SIZE_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
+    NUM_SUCCESSORS_FIELD_NUMBER: _builtins.int
     role: Global___Role.ValueType
     name: _builtins.str
     vocab_size: _builtins.int
     """The drafter's vocabulary; 0 for a driver."""
     capacity: _builtins.int
     """Sequences a drafter can hold at once; 0 for a driver."""
+    num_successors: _builtins.int
+    """Best tokens a drafter wants to hear of after each token the target scored; 0 is none."""
     def __init__(
         self,
         *,
@@ -224,10 +227,11 @@ class Hello(_message.Message):
         name: _builtins.str = ...,
         vocab_size: _builtins.int = ...,
         capacity: _builtins.int = ...,
+        num_successors: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "name", b"name", "role", b"role", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "name", b"name", "num_successors", b"num_successors", "role", b"role", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -380,6 +384,33 @@ class DraftOpen(_message.Message):
 Global___DraftOpen: _TypeAlias = DraftOpen  # noqa: Y015
 
 @_typing.final
+class Scored(_message.Message):
+    """A token the target scored, with the best tokens after it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    SUCCESSORS_FIELD_NUMBER: _builtins.int
+    token: _builtins.int
+    @_builtins.property
+    def successors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Best first."""
+
+    def __init__(
+        self,
+        *,
+        token: _builtins.int = ...,
+        successors: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["successors", b"successors", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Scored: _TypeAlias = Scored  # noqa: Y015
+
+@_typing.final
 class DraftItem(_message.Message):
     """Asks for a draft of one request."""
 
@@ -391,6 +422,7 @@ class DraftItem(_message.Message):
     TAIL_FIELD_NUMBER: _builtins.int
     NUM_DRAFT_FIELD_NUMBER: _builtins.int
     STREAM_FIELD_NUMBER: _builtins.int
+    SCORED_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     epoch: _builtins.int
     """Grows whenever earlier drafts of the request became void."""
@@ -404,6 +436,10 @@ class DraftItem(_message.Message):
     def tail(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Token ids that follow them."""
 
+    @_builtins.property
+    def scored(self) -> _containers.RepeatedCompositeFieldContainer[Global___Scored]:
+        """What the target scored in the last round."""
+
     def __init__(
         self,
         *,
@@ -413,10 +449,11 @@ class DraftItem(_message.Message):
         tail: _abc.Iterable[_builtins.int] | None = ...,
         num_draft: _builtins.int = ...,
         stream: _builtins.bool = ...,
+        scored: _abc.Iterable[Global___Scored] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "keep", b"keep", "num_draft", b"num_draft", "request", b"request", "stream", b"stream", "tail", b"tail"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "keep", b"keep", "num_draft", b"num_draft", "request", b"request", "scored", b"scored", "stream", b"stream", "tail", b"tail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

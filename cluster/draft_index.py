@@ -1,0 +1,50 @@
+"""`paceline draft index`: a store of texts that the look-up drafter copies from."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from cluster.options import DraftIndexOptions, ModelOptions
+from cluster.planning import plan_target
+from parallel.drafting.retrieval import build_store
+from runtime.errors import ConfigError
+from runtime.prompts import read_texts
+from runtime.retrieval_files import save_store
+
+_NOTES = Console(stderr=True)
+
+
+def run(options: DraftIndexOptions) -> int:
+    """Tokenize the files, sort them into a store and write it; return the exit code.
+
+    Raises:
+        ConfigError: a file cannot be read, holds no text, or the store exists already.
+    """
+    if options.out.exists():
+        raise ConfigError(f"{options.out} exists already: take another --out, or delete it")
+    target = plan_target(ModelOptions(target=options.target, drafter=None))
+    assert target.tokenizer is not None
+    with _NOTES.status("reading"):
+        texts = [target.tokenizer.encode(text) for text in _texts(options.files)]
+        num_tokens = sum(len(text) for text in texts)
+    if not num_tokens:
+        raise ConfigError("the files hold no text: name .txt, or .jsonl with text, one a line")
+    with _NOTES.status(f"sorting {num_tokens} tokens"):
+        store = build_store(texts, end=min(target.tokenizer.eos_ids, default=0))
+    save_store(options.out, store, vocabulary=target.tokenizer.digest, num_texts=len(texts))
+    facts = {"out": str(options.out), "num_texts": len(texts), "num_tokens": len(store.tokens)}
+    if options.json:
+        print(json.dumps(facts))
+    else:
+        _NOTES.print(
+            f"{options.out}: {len(texts)} texts, {len(store.tokens)} tokens; use it with "
+            f"--drafter lookup:ngram+recycle+store={options.out}"
+        )
+    return 0
+
+
+def _texts(files: tuple[Path, ...]) -> Iterator[str]:
+    for file in files:
+        yield from read_texts(file)

@@ -1,0 +1,136 @@
+"""The look-up drafter: sources, their order, roll-backs, and a leader that drafts by itself."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from parallel.decoding.types import RngKey, SamplingParams, ScoreRow
+from parallel.drafting.retrieval import build_store
+from parallel.messages import DraftItem, DraftOpen, DraftRequest, Proposal, ProposalItem
+from runtime.clock import MonotonicClock
+from runtime.errors import ConfigError, PeerLost, ProtocolError
+from runtime.inline_link import InlineLink
+from runtime.lookup_drafting import LookupDrafter, LookupSettings
+from runtime.retrieval_files import check_store, load_store, save_store
+
+NOTHING = LookupSettings(ngram=False, recycle=False)
+
+
+def opened(request: int = 1) -> DraftOpen:
+    return DraftOpen(
+        request=request,
+        key=RngKey(seed=0, request=0),
+        sampling=SamplingParams(),
+        num_prompt=1,
+        capacity=100,
+        send_probs=False,
+    )
+
+
+def item(
+    tail: tuple[int, ...],
+    *,
+    keep: int = 0,
+    num_draft: int = 3,
+    scored: tuple[tuple[int, tuple[int, ...]], ...] = (),
+) -> DraftItem:
+    return DraftItem(request=1, epoch=0, keep=keep, tail=tail, num_draft=num_draft, scored=scored)
+
+
+def draft(drafter: LookupDrafter, asked: DraftItem, *, first: bool = False) -> ProposalItem:
+    request = DraftRequest(round=1, opened=(opened(),) if first else (), items=(asked,))
+    (part,) = drafter.answer(request)
+    (found,) = part.items
+    return found
+
+
+def test_ngrams_come_first_and_recycling_where_there_are_none() -> None:
+    drafter = LookupDrafter(LookupSettings())
+    scored = ((4, (40,)), (40, (41,)), (3, (30,)))
+    assert draft(drafter, item((1, 2, 3, 4, 2), scored=scored), first=True).token_ids == (3, 4, 2)
+    assert draft(drafter, item((40,), keep=5)).token_ids == (41,)
+    assert draft(drafter, item((50,), keep=5)).token_ids == ()
+
+
+def test_the_longer_match_wins() -> None:
+    drafter = LookupDrafter(NOTHING)
+    drafter._uses_ngrams = True
+    drafter._store = build_store([[7, 8, 3, 60]], 0)
+    assert draft(drafter, item((3, 1, 7, 8, 3)), first=True).token_ids == (60,)
+    assert draft(drafter, item((9, 9, 8, 3), keep=0)).token_ids == (60,)
+    alone = LookupDrafter(LookupSettings(recycle=False))
+    assert draft(alone, item((3, 1, 7, 8, 3)), first=True).token_ids == (1, 7, 8)
+
+
+def test_what_was_rolled_back_is_not_copied() -> None:
+    drafter = LookupDrafter(LookupSettings(recycle=False))
+    assert draft(drafter, item((1, 2, 1)), first=True).token_ids == (2, 1, 2)
+    found = draft(drafter, item((5, 1), keep=3))  # its own draft was wrong
+    assert (found.base, found.token_ids) == (5, (5, 1, 5))
+    assert draft(drafter, item((), keep=99)).unknown
+
+
+def test_a_closed_request_is_forgotten() -> None:
+    drafter = LookupDrafter(LookupSettings())
+    draft(drafter, item((1, 2, 1)), first=True)
+    list(drafter.answer(DraftRequest(round=2, closed=(1,))))
+    assert draft(drafter, item((1,))).unknown
+
+
+def test_settings_are_read_as_they_are_written() -> None:
+    assert LookupSettings.parse("") == LookupSettings()
+    for text in ("ngram", "recycle", "ngram+recycle", "ngram+store=/a/b", "store=x"):
+        assert str(LookupSettings.parse(text)) == text
+    for text in ("bigram", "store", "ngram=4", "ngram++recycle"):
+        with pytest.raises(ConfigError, match="is not known: write lookup:ngram"):
+            LookupSettings.parse(text)
+
+
+def test_an_inline_drafter_answers_at_once() -> None:
+    link = InlineLink(LookupDrafter(LookupSettings()), MonotonicClock())
+    assert link.recv(10.0) is None  # without waiting
+    link.send(DraftRequest(round=4, opened=(opened(),), items=(item((1, 2, 1)),)))
+    answer = link.recv(0.0)
+    assert isinstance(answer, Proposal)
+    assert (answer.round, answer.items[0].token_ids) == (4, (2, 1, 2))
+    with pytest.raises(ProtocolError, match="a Proposal was sent to a drafter"):
+        link.send(answer)
+    link.close()
+    with pytest.raises(PeerLost):
+        link.send(DraftRequest(round=5))
+
+
+def test_a_store_is_read_as_it_was_written(tmp_path: Path) -> None:
+    store = build_store([[1, 2, 3], [4, 2, 3, 9]], 0)
+    save_store(tmp_path / "store", store, vocabulary="v", num_texts=2)
+    check_store(tmp_path / "store", "v")
+    again = load_store(tmp_path / "store")
+    assert again.match([5, 2, 3], 2).token_ids == store.match([5, 2, 3], 2).token_ids
+    drafter = LookupDrafter(LookupSettings(ngram=False, store=str(tmp_path / "store")))
+    assert draft(drafter, item((8, 4, 2)), first=True).token_ids == (3, 9)
+
+
+def test_a_store_that_is_of_no_use_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no store of texts: make one with"):
+        load_store(tmp_path)
+    directory = tmp_path / "store"
+    save_store(directory, build_store([[1, 2]], 0), vocabulary="v", num_texts=1)
+    with pytest.raises(ConfigError, match="another vocabulary"):
+        check_store(directory, "w")
+    raw = (directory / "order.npy").read_bytes()
+    (directory / "order.npy").write_bytes(raw[:-3])
+    with pytest.raises(ConfigError, match="is damaged"):
+        load_store(directory)
+    (directory / "store.json").write_text("{")
+    with pytest.raises(ConfigError, match="is damaged"):
+        load_store(directory)
+
+
+def test_a_row_names_its_best_tokens() -> None:
+    logits = torch.tensor([0.5, 2.0, 1.0])
+    assert ScoreRow(logits, None).best(1) == [1]
+    assert ScoreRow(logits, None).best(2) == [1, 2]
+    ids = torch.tensor([7, 9, 8])
+    assert ScoreRow(logits, ids).best(9) == [9, 8, 7]
+    assert ScoreRow(logits[1:2], ids[1:2]).best(1) == [9]
