@@ -1,7 +1,6 @@
 """`paceline bench decode`: decoding modes side by side, interleaved in one run."""
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,7 +22,7 @@ from cluster.planning import (
     plan_target,
 )
 from cluster.ray_session import RaySession
-from cluster.report import total_stats
+from cluster.report import output_console, total_stats
 from cluster.requests import cache_tokens, make_submits
 from cluster.session import run_requests
 from parallel.decoding.cost import throughput
@@ -63,8 +62,7 @@ def run(options: BenchDecodeOptions) -> int:
     if options.json:
         print(json.dumps({"config": _config(options, submits), "rows": rows}))
     else:
-        wide = None if sys.stdout.isatty() else 140  # a pipe has no width of its own
-        Console(width=wide).print(bench_table(rows, options.repeats))
+        output_console().print(bench_table(rows, options.repeats))
     return 0
 
 

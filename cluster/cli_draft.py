@@ -5,8 +5,25 @@ from typing import Annotated
 
 import typer
 
-from cluster.flags import Device, Dtype, Json, MaxBatch, Ray, Threads, Tp
-from cluster.options import DraftIndexOptions, DraftTrainOptions, ModelOptions
+from cluster.flags import (
+    Device,
+    Dtype,
+    Json,
+    MaxBatch,
+    NumPrompts,
+    Ray,
+    Seed,
+    Temperature,
+    Threads,
+    Tp,
+)
+from cluster.options import (
+    DraftEvalOptions,
+    DraftIndexOptions,
+    DraftTrainOptions,
+    ModelOptions,
+    PromptOptions,
+)
 from cluster.verbs import run_verb
 
 app = typer.Typer(no_args_is_help=True, help="Make drafters for a target, and compare them.")
@@ -113,3 +130,55 @@ def index(
     """
     options = DraftIndexOptions(target=target, files=tuple(files), out=out, json=json)
     run_verb("cluster.draft_index", options)
+
+
+@app.command("eval")
+def evaluate(
+    drafters: Annotated[
+        list[str], typer.Argument(help="What --drafter takes: directories, lookup, ngram, ...")
+    ],
+    *,
+    target: Annotated[str, typer.Option(help="The model they draft for.")],
+    prompts: Annotated[Path, typer.Option(help="A .jsonl file of prompts, perhaps by category.")],
+    num_prompts: NumPrompts = None,
+    chat: Annotated[bool, typer.Option(help="Wrap prompts in the model's chat template.")] = True,
+    mode: Annotated[str, typer.Option(help="speculative or pearl.")] = "speculative",
+    draft_length: Annotated[int, typer.Option(help="Draft tokens a round.")] = 5,
+    max_tokens: Annotated[int, typer.Option(help="Tokens generated for each prompt.")] = 128,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    plot: Annotated[Path | None, typer.Option(help="Write the comparison to this .png.")] = None,
+    tp: Tp = 1,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    threads: Threads = None,
+    ray: Ray = None,
+    json: Json = False,
+) -> None:
+    """Compare drafters: acceptance by position and category, cost, speed-up foretold and measured.
+
+    Example: paceline draft eval lookup ngram --target smollm2-135m --prompts questions.jsonl
+    """
+    models = ModelOptions(
+        target=target,
+        drafter=None,
+        tp=tp,
+        dtype=dtype,
+        device=device,
+        threads=threads,
+        max_batch=1,
+        ray_address=ray,
+    )
+    options = DraftEvalOptions(
+        models=models,
+        drafters=tuple(drafters),
+        prompts=PromptOptions(prompts=prompts, num_prompts=num_prompts, chat=chat),
+        mode=mode,
+        draft_length=draft_length,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+        plot=plot,
+        json=json,
+    )
+    run_verb("cluster.draft_eval", options)

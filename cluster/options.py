@@ -133,3 +133,20 @@ class DraftIndexOptions:
     files: tuple[Path, ...]
     out: Path
     json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftEvalOptions:
+    """`paceline draft eval`."""
+
+    models: ModelOptions
+    drafters: tuple[str, ...]
+    prompts: PromptOptions
+    mode: str
+    draft_length: int
+    max_tokens: int
+    temperature: float
+    seed: int
+    plot: Path | None
+    """Where the picture goes; None draws none."""
+    json: bool = False

@@ -1,8 +1,10 @@
 """What a run tells its user: statistics by request, summed, as a table or JSON."""
 
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
+from rich.console import Console
 from rich.table import Table
 
 from cluster.session import Result
@@ -69,6 +71,11 @@ def _stats(results: list[Result], wall_s: float, *, tp: int, drafters: int) -> S
         missed_drafts=sum(report.missed_drafts for report in reports),
         drafter_lost=any(report.drafter_lost for report in reports),
     )
+
+
+def output_console() -> Console:
+    """Return where tables go; a pipe has no width of its own, and gets a wide one."""
+    return Console(width=None if sys.stdout.isatty() else 140)
 
 
 def stats_json(stats: Stats) -> dict[str, object]:

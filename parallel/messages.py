@@ -151,6 +151,10 @@ class RequestStats:
     """The part of draft_s during which the target did not wait."""
     drafter_lost: bool = False
     """The drafter vanished while the request ran; the rest was decoded without it."""
+    tested_at: tuple[int, ...] = ()
+    """How often the first, second, ... draft token of a round was tested: all before it passed."""
+    accepted_at: tuple[int, ...] = ()
+    """How often it passed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -277,10 +277,7 @@ class Engine:
         sequence, commit = work.sequence, work.commit
         assert commit is not None
         counters = sequence.counters
-        counters.rounds += 1
-        counters.drafted += commit.num_drafted
-        counters.accepted += commit.num_accepted
-        counters.rejected += commit.rejected
+        counters.count(commit)
         if counters.first_token_s is None:
             counters.first_token_s = now_s
         taken: list[int] = []

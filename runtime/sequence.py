@@ -3,7 +3,7 @@
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 
-from parallel.decoding.machine import State, start
+from parallel.decoding.machine import Commit, State, start
 from parallel.decoding.rng import request_key
 from parallel.decoding.types import DecodeMode, DraftTree, RngKey, SamplingParams
 from parallel.messages import DraftItem, RequestStats, Submit
@@ -23,6 +23,21 @@ class Counters:
     hidden_s: float = 0.0
     drafter_lost: bool = False
     first_token_s: float | None = None
+    tested_at: list[int] = field(default_factory=list)
+    accepted_at: list[int] = field(default_factory=list)
+
+    def count(self, commit: Commit) -> None:
+        """Take in what a round committed."""
+        self.rounds += 1
+        self.drafted += commit.num_drafted
+        self.accepted += commit.num_accepted
+        self.rejected += commit.rejected
+        num_tested = commit.num_accepted + commit.rejected
+        for counts in (self.tested_at, self.accepted_at):
+            counts.extend([0] * (num_tested - len(counts)))
+        for place in range(num_tested):
+            self.tested_at[place] += 1
+            self.accepted_at[place] += place < commit.num_accepted
 
 
 @dataclass(slots=True, kw_only=True)
@@ -151,4 +166,6 @@ class Sequence:
             draft_s=counters.draft_s,
             hidden_s=counters.hidden_s,
             drafter_lost=counters.drafter_lost,
+            tested_at=tuple(counters.tested_at),
+            accepted_at=tuple(counters.accepted_at),
         )

@@ -6,7 +6,9 @@ mode at hand and each request's own acceptance. Times are arguments: the control
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from math import log2
+from operator import mul
 
 from parallel.decoding.cost import expected_tokens, round_seconds
 from parallel.decoding.types import DecodeMode
@@ -60,26 +62,62 @@ class CostModel:
 
 
 class AcceptanceEstimate:
-    """A decaying count of accepted and rejected drafts: how likely the next one is right."""
+    """Decaying counts of accepted and tested drafts: how likely the next one is right.
 
-    def __init__(self, prior: float, weight: float) -> None:
-        self._accepted = prior * weight
-        self._rejected = (1 - prior) * weight
+    Kept by position too, because drafts that copy are right in runs: the first token of a copy
+    often fails, the fourth hardly ever.
+    """
+
+    def __init__(self, prior: float | Sequence[float], weight: float) -> None:
+        """Start from what is believed: `weight` tests with this acceptance.
+
+        Args:
+            prior: of any draft token, or of the first, second, ... one.
+            weight: how much new observations have to be to outweigh it.
+        """
+        by_position = [prior] if isinstance(prior, float) else list(prior)
+        self._weight = weight
+        mean = sum(by_position) / len(by_position)
+        self._all_accepted, self._all_tested = mean * weight, weight
+        self._accepted = [alpha * weight for alpha in by_position]
+        self._tested = [weight] * len(by_position)
 
     @property
     def alpha(self) -> float:
-        """The estimate, strictly between 0 and 1."""
-        return self._accepted / (self._accepted + self._rejected)
+        """The estimate for any token, strictly between 0 and 1."""
+        return self._all_accepted / self._all_tested
+
+    def by_position(self, length: int) -> list[float]:
+        """Return the estimates for the first `length` tokens, all before each accepted.
+
+        Beyond what was ever tested, tokens are as likely right as the last one that was.
+        """
+        known = [a / t for a, t in zip(self._accepted, self._tested, strict=True)][:length]
+        return known + [known[-1]] * (length - len(known))
+
+    def as_prior(self, length: int, weight: float) -> "AcceptanceEstimate":
+        """Return an estimate that starts from what this one knows."""
+        made = AcceptanceEstimate(self.by_position(length), weight)
+        made._all_accepted = self.alpha * weight
+        return made
 
     def observe(self, num_accepted: int, *, rejected: bool) -> None:
         """Take in one verdict."""
-        self._accepted = self._accepted * _MEMORY + num_accepted
-        self._rejected = self._rejected * _MEMORY + rejected
+        num_tested = num_accepted + rejected
+        self._all_accepted = self._all_accepted * _MEMORY + num_accepted
+        self._all_tested = self._all_tested * _MEMORY + num_tested
+        while len(self._tested) < num_tested:
+            last = self._accepted[-1] / self._tested[-1]
+            self._accepted.append(last * self._weight)
+            self._tested.append(self._weight)
+        for place in range(num_tested):
+            self._accepted[place] = self._accepted[place] * _MEMORY + (place < num_accepted)
+            self._tested[place] = self._tested[place] * _MEMORY + 1
 
 
 def best_draft_length(
     mode: DecodeMode,
-    alphas: Sequence[float],
+    alphas: Sequence[float | Sequence[float]],
     *,
     max_length: int,
     target_s: Callable[[int], float],
@@ -90,7 +128,8 @@ def best_draft_length(
 
     Args:
         mode: how drafting and verification are arranged.
-        alphas: acceptance of the sequences, or of a sample that stands for them.
+        alphas: acceptance of the sequences, or of a sample that stands for them: of any token, or
+            (draft-then-verify alone) of the first, second, ... one.
         max_length: the longest draft to consider.
         target_s: seconds of a target forward over so many positions, all sequences together.
         draft_s: seconds of drafting so many tokens for every sequence.
@@ -100,8 +139,12 @@ def best_draft_length(
 
     def goodput(length: int) -> float:
         tokens = seconds = 0.0
-        for alpha in alphas:
-            tokens += expected_tokens(mode, alpha=alpha, draft_length=length)
+        for given in alphas:
+            alpha = given if isinstance(given, float) else given[0]
+            if isinstance(given, float):
+                tokens += expected_tokens(mode, alpha=alpha, draft_length=length)
+            else:
+                tokens += 1 + sum(accumulate(given[:length], mul))
             seconds += round_seconds(
                 mode,
                 alpha=alpha,
@@ -152,9 +195,11 @@ class DraftLengthController:
         self._num_choices[request] = made + 1
         if made < len(_FIRST_LENGTHS) or not self._costs.is_known:
             return min(_FIRST_LENGTHS[made % len(_FIRST_LENGTHS)], self._max_length)
+        estimate = self._estimate(request)
+        speculative = mode is DecodeMode.SPECULATIVE
         best = best_draft_length(
             mode,
-            [self._estimate(request).alpha],
+            [estimate.by_position(self._max_length) if speculative else estimate.alpha],
             max_length=self._max_length,
             target_s=self._costs.target_s,
             draft_s=self._costs.draft_s,
@@ -173,7 +218,7 @@ class DraftLengthController:
 
     def _estimate(self, request: int) -> AcceptanceEstimate:
         if request not in self._requests:
-            self._requests[request] = AcceptanceEstimate(self._overall.alpha, _PRIOR_WEIGHT)
+            self._requests[request] = self._overall.as_prior(self._max_length, _PRIOR_WEIGHT)
         return self._requests[request]
 
 

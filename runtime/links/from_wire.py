@@ -161,6 +161,8 @@ def _get_finished(wire: pb.Finished) -> Finished:
             draft_s=checked_seconds(stats.draft_s, "draft_s"),
             hidden_s=checked_seconds(stats.hidden_s, "hidden_s"),
             drafter_lost=stats.drafter_lost,
+            tested_at=tuple(stats.tested_at),
+            accepted_at=tuple(stats.accepted_at),
         ),
     )
 

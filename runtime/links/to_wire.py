@@ -158,6 +158,8 @@ def _put_finished(message: Finished) -> pb.Frame:
                 draft_s=checked_seconds(stats.draft_s, "draft_s"),
                 hidden_s=checked_seconds(stats.hidden_s, "hidden_s"),
                 drafter_lost=stats.drafter_lost,
+                tested_at=stats.tested_at,
+                accepted_at=stats.accepted_at,
             ),
         )
     )

@@ -28,7 +28,12 @@ def deploy(ray_session: None) -> Iterator[Deploy]:  # noqa: ARG001  (it must be 
         def start(*, cache_tokens: int = 16384, **options: object) -> Deployment:
             if options.get("virtual") is None:
                 options.setdefault("target", str(smollm2_directory()))
-            fields: dict[str, object] = {"target": None, "drafter": None, "threads": 1} | options
+            fields: dict[str, object] = {
+                "target": None,
+                "drafter": None,
+                "threads": 1,
+                "draft_wait_s": 10.0,  # a busy machine is no reason to go on without drafts
+            } | options
             models = ModelOptions(**fields)  # type: ignore[arg-type]  # a test names real fields
             target = plan_target(models)
             spec = plan_deployment(

@@ -35,6 +35,12 @@ def single(deploy: Deploy) -> Deployment:
 
 
 @pytest.fixture(scope="module")
+def looking(deploy: Deploy) -> Deployment:
+    """One target rank that looks its drafts up itself."""
+    return deploy(drafter="lookup")
+
+
+@pytest.fixture(scope="module")
 def double(deploy: Deploy) -> Deployment:
     """Two target ranks (6 + 3 heads), a model drafter over torch.distributed."""
     return deploy(drafter=CUT, tp=2, link="gloo")
@@ -46,7 +52,7 @@ def triple(deploy: Deploy) -> Deployment:
     return deploy(drafter=CUT, tp=3, drafters=2, group_backend="gloo")
 
 
-@pytest.mark.parametrize("shape", ["single", "double", "triple"])
+@pytest.mark.parametrize("shape", ["single", "looking", "double", "triple"])
 def test_all_modes_give_the_tokens_of_transformers(
     shape: str,
     directory: Path,
@@ -64,6 +70,26 @@ def test_all_modes_give_the_tokens_of_transformers(
         accepted = sum(result.stats.accepted for result in results)
         assert (drafted > 0) == (mode != "autoregressive")
         assert (accepted > 0) == (mode != "autoregressive")
+
+
+def test_recycled_predictions_are_accepted(
+    deploy: Deploy, directory: Path, prompts: list[tuple[int, ...]]
+) -> None:
+    """What was scored for one request drafts for the next: nothing else is there to copy from."""
+    deployment = deploy(drafter="lookup:recycle")
+    submits = make_submits(prompts[:2], mode="speculative")
+    first = run(deployment, submits)
+    again = run(deployment, submits)
+    for prompt, tokens in zip(prompts, tokens_of(again), strict=False):
+        check_identity(directory, prompt, tokens)
+    drafted, accepted = (
+        [sum(getattr(result.stats, name) for result in results) for results in (first, again)]
+        for name in ("drafted", "accepted")
+    )
+    assert min(drafted) > 0
+    assert accepted[1] > accepted[0] > 0
+    tested = [sum(counts) for counts in zip(*(r.stats.tested_at for r in again), strict=False)]
+    assert tested[0] >= tested[1] > 0
 
 
 def test_a_seed_gives_the_same_tokens_alone_in_a_batch_in_any_order_and_split(

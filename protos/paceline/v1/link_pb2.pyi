@@ -684,6 +684,8 @@ class RequestStats(_message.Message):
     DRAFT_S_FIELD_NUMBER: _builtins.int
     HIDDEN_S_FIELD_NUMBER: _builtins.int
     DRAFTER_LOST_FIELD_NUMBER: _builtins.int
+    TESTED_AT_FIELD_NUMBER: _builtins.int
+    ACCEPTED_AT_FIELD_NUMBER: _builtins.int
     rounds: _builtins.int
     drafted: _builtins.int
     accepted: _builtins.int
@@ -694,6 +696,14 @@ class RequestStats(_message.Message):
     draft_s: _builtins.float
     hidden_s: _builtins.float
     drafter_lost: _builtins.bool
+    @_builtins.property
+    def tested_at(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How often the first, second, ... draft token of a round was tested."""
+
+    @_builtins.property
+    def accepted_at(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How often it passed; as many."""
+
     def __init__(
         self,
         *,
@@ -707,10 +717,12 @@ class RequestStats(_message.Message):
         draft_s: _builtins.float = ...,
         hidden_s: _builtins.float = ...,
         drafter_lost: _builtins.bool = ...,
+        tested_at: _abc.Iterable[_builtins.int] | None = ...,
+        accepted_at: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "draft_s", b"draft_s", "drafted", b"drafted", "drafter_lost", b"drafter_lost", "hidden_s", b"hidden_s", "missed_drafts", b"missed_drafts", "rejected", b"rejected", "rounds", b"rounds", "total_s", b"total_s", "ttft_s", b"ttft_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "accepted_at", b"accepted_at", "draft_s", b"draft_s", "drafted", b"drafted", "drafter_lost", b"drafter_lost", "hidden_s", b"hidden_s", "missed_drafts", b"missed_drafts", "rejected", b"rejected", "rounds", b"rounds", "tested_at", b"tested_at", "total_s", b"total_s", "ttft_s", b"ttft_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

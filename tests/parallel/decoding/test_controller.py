@@ -104,6 +104,31 @@ def test_acceptance_is_learned_and_unlearned() -> None:
     assert estimate.alpha < 0.05
 
 
+def test_acceptance_is_learned_by_position() -> None:
+    """A drafter that copies: the first token of a copy fails half the time, the others never."""
+    estimate = AcceptanceEstimate(0.7, 6.0)
+    for number in range(400):
+        estimate.observe(4 if number % 2 else 0, rejected=number % 2 == 0)
+    first, *others = estimate.by_position(6)
+    assert first == pytest.approx(0.5, abs=0.05)
+    assert min(others) > 0.95
+    assert len(others) == 5
+
+
+def test_copies_are_drafted_longer_than_their_mean_acceptance_says() -> None:
+    def best(alpha: float | list[float]) -> int:
+        return best_draft_length(
+            SPECULATIVE,
+            [alpha],
+            max_length=8,
+            target_s=lambda positions: 30.0 + 1.5 * positions,
+            draft_s=lambda _: 0.1,
+        )
+
+    assert best([0.3, 0.9, 0.98, 0.98, 0.98, 0.98, 0.98, 0.98]) == 8
+    assert best([0.3] * 8) == best(0.3) < 4
+
+
 def drive(
     controller: DraftLengthController,
     *,

@@ -1,0 +1,274 @@
+"""`paceline draft eval`: drafters side by side on the same prompts.
+
+Each prompt is decoded plainly and with the drafter, one right after the other, so that what else
+the machine does falls on both alike.
+"""
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from cluster.deployment import Deployment
+from cluster.draft_plot import plot_drafters
+from cluster.options import DecodeOptions, DraftEvalOptions
+from cluster.planning import PlannedModel, plan_deployment, plan_drafter, plan_target
+from cluster.ray_session import RaySession
+from cluster.report import output_console
+from cluster.requests import cache_tokens, make_submits
+from cluster.session import Result, run_requests
+from parallel.decoding.cost import throughput
+from parallel.decoding.types import DecodeMode
+from parallel.messages import Submit
+from runtime.errors import ConfigError, PacelineError
+from runtime.prompts import read_prompts
+
+_NOTES = Console(stderr=True)
+_ALL = "all"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """One prompt, plain and drafted."""
+
+    category: str
+    plain: Result
+    drafted: Result
+
+
+def run(options: DraftEvalOptions) -> int:
+    """Run every drafter over the prompts and print the comparison; return the exit code.
+
+    Raises:
+        ConfigError: something the user gave cannot be used; nothing was started.
+        PeerError: a target rank died.
+    """
+    mode = _check(options)
+    target = plan_target(options.models)
+    decode = DecodeOptions(
+        mode=mode.value,
+        draft_length=options.draft_length,
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        seed=options.seed,
+        ignore_eos=True,
+    )
+    submits = make_submits(options.prompts, decode, target)
+    assert options.prompts.prompts is not None
+    records = read_prompts(options.prompts.prompts, limit=options.prompts.num_prompts)
+    categories = [record.category or _ALL for record in records]
+    choices = [
+        plan_drafter(replace(options.models, drafter=name), target) for name in options.drafters
+    ]
+    rows = []
+    num_actors = max(2, options.models.tp + 1)
+    with RaySession(options.models.ray_address, num_actors=num_actors), _progress() as progress:
+        task = progress.add_task("evaluating", total=len(choices) * len(submits), drafter="")
+        for name, choice in zip(options.drafters, choices, strict=True):
+            progress.update(task, drafter=name)
+            tokens = cache_tokens(submits, 1, target.max_positions)
+            spec = plan_deployment(options.models, target, choice, cache_tokens=tokens, stops=False)
+            with ExitStack() as stack:
+                deployment = stack.enter_context(Deployment(spec))
+                deployment.start(lambda _: None)
+                pairs = []
+                for submit, category in zip(submits, categories, strict=True):
+                    pairs.append(_pair(deployment, submit, category))
+                    progress.advance(task)
+            rows.append(_row(name, pairs, mode, options.draft_length))
+    if options.plot is not None:
+        plot_drafters(rows, options.plot, title=f"{target.name}, {mode}")
+    if options.json:
+        print(json.dumps({"config": _config(options, target, len(submits)), "rows": rows}))
+    else:
+        for table in _tables(rows):
+            output_console().print(table)
+    return 0
+
+
+def _check(options: DraftEvalOptions) -> DecodeMode:
+    if options.mode not in (DecodeMode.SPECULATIVE, DecodeMode.PEARL):
+        raise ConfigError(f"--mode is {options.mode!r}: choose speculative or pearl")
+    if options.draft_length < 1:
+        raise ConfigError(f"--draft-length is {options.draft_length}: at least 1 is needed")
+    if options.plot is not None and options.plot.suffix != ".png":
+        raise ConfigError(f"--plot is {options.plot}: name a .png file")
+    if options.plot is not None and not options.plot.absolute().parent.is_dir():
+        raise ConfigError(f"--plot is {options.plot}: its directory does not exist")
+    return DecodeMode(options.mode)
+
+
+def _pair(deployment: Deployment, submit: Submit, category: str) -> Pair:
+    plain = replace(submit, mode=DecodeMode.AUTOREGRESSIVE)
+    first, second = (
+        _run_one(deployment, wanted)
+        for wanted in ((plain, submit) if submit.request % 2 else (submit, plain))
+    )
+    if submit.request % 2 == 0:
+        first, second = second, first
+    return Pair(category=category, plain=first, drafted=second)
+
+
+def _run_one(deployment: Deployment, submit: Submit) -> Result:
+    link = deployment.connect()
+    try:
+        (result,) = run_requests(
+            deployment, link, [submit], on_tokens=lambda *_: None, on_end=lambda _: None
+        )
+    finally:
+        link.close()
+    if result.error:
+        raise PacelineError(f"prompt {submit.request} failed: {result.error}")
+    return result
+
+
+def _row(name: str, pairs: Sequence[Pair], mode: DecodeMode, length: int) -> dict[str, object]:
+    by_category: dict[str, list[Pair]] = {_ALL: list(pairs)}
+    for pair in pairs:
+        if pair.category != _ALL:
+            by_category.setdefault(pair.category, []).append(pair)
+    return {
+        "drafter": name,
+        "by_category": {
+            category: _figures(some, mode, length) for category, some in by_category.items()
+        },
+    }
+
+
+def _figures(pairs: Sequence[Pair], mode: DecodeMode, length: int) -> dict[str, object]:
+    drafts = [pair.drafted.stats for pair in pairs]
+    accepted, rejected = sum(s.accepted for s in drafts), sum(s.rejected for s in drafts)
+    drafted = sum(s.drafted for s in drafts)
+    tokens = sum(len(pair.drafted.token_ids) for pair in pairs)
+    plain_s = sum(pair.plain.stats.total_s - pair.plain.stats.ttft_s for pair in pairs)
+    plain_tokens = sum(len(pair.plain.token_ids) - 1 for pair in pairs)
+    target_s = plain_s / max(1, plain_tokens)
+    cost = sum(s.draft_s for s in drafts) / max(1, drafted) / target_s if target_s else 0.0
+    alpha = accepted / max(1, accepted + rejected)
+    return {
+        "prompts": len(pairs),
+        "drafted": drafted,
+        "accepted": accepted,
+        "acceptance_rate": _round(accepted / max(1, drafted)),
+        "alpha": _round(alpha),
+        "alpha_at": _alpha_at([s.tested_at for s in drafts], [s.accepted_at for s in drafts]),
+        "mean_accepted_length": _round(tokens / max(1, sum(s.rounds for s in drafts))),
+        "cost_ratio": _round(cost),
+        "predicted_speedup": _round(_predicted(mode, alpha, length, cost)),
+        "measured_speedup": _round(
+            sum(pair.plain.stats.total_s for pair in pairs)
+            / max(1e-9, sum(pair.drafted.stats.total_s for pair in pairs))
+        ),
+        "identical": all(pair.plain.token_ids == pair.drafted.token_ids for pair in pairs),
+    }
+
+
+def _predicted(mode: DecodeMode, alpha: float, length: int, cost: float) -> float:
+    """Return the formula's speed-up where scoring a draft takes one plain step."""
+
+    def rate(kind: DecodeMode) -> float:
+        return throughput(
+            kind,
+            alpha=alpha,
+            draft_length=length,
+            target_s=lambda _: 1.0,
+            draft_s=lambda steps: steps * cost,
+        )
+
+    return rate(mode) / rate(DecodeMode.AUTOREGRESSIVE)
+
+
+def _alpha_at(
+    tested: Sequence[tuple[int, ...]], accepted: Sequence[tuple[int, ...]]
+) -> list[float]:
+    """Return the acceptance of the first, second, ... draft token, all before it accepted."""
+    longest = max(map(len, tested), default=0)
+    return [
+        _round(
+            sum(counts[place] for counts in accepted if place < len(counts))
+            / max(1, sum(counts[place] for counts in tested if place < len(counts)))
+        )
+        for place in range(longest)
+    ]
+
+
+def _config(options: DraftEvalOptions, target: PlannedModel, num: int) -> dict[str, object]:
+    return {
+        "target": target.name,
+        "mode": options.mode,
+        "draft_length": options.draft_length,
+        "max_tokens": options.max_tokens,
+        "temperature": options.temperature,
+        "num_prompts": num,
+        "tp": options.models.tp,
+        "threads": options.models.threads,
+        "dtype": options.models.dtype,
+    }
+
+
+def _tables(rows: Sequence[dict[str, object]]) -> list[Table]:
+    """Return the comparison over all prompts, and each drafter by category if there are any."""
+    whole = _table("all prompts", "drafter")
+    tables = [whole]
+    for row in rows:
+        by_category = row["by_category"]
+        assert isinstance(by_category, dict)
+        _add(whole, str(row["drafter"]), by_category[_ALL])
+        if len(by_category) > 1:
+            table = _table(str(row["drafter"]), "category")
+            for category, figures in by_category.items():
+                if category != _ALL:
+                    _add(table, category, figures)
+            tables.append(table)
+    return tables
+
+
+def _table(title: str, first: str) -> Table:
+    table = Table(title=title)
+    table.add_column(first)
+    for name in (
+        "acceptance",
+        "by position",
+        "tokens/round",
+        "t_d/t_T",
+        "predicted",
+        "measured",
+        "identical",
+    ):
+        table.add_column(name, justify="right")
+    return table
+
+
+def _add(table: Table, name: str, figures: dict[str, object]) -> None:
+    alpha_at = figures["alpha_at"]
+    assert isinstance(alpha_at, list)
+    table.add_row(
+        name,
+        f"{figures['alpha']:.2f}",
+        " ".join(f"{alpha:.2f}" for alpha in alpha_at),
+        f"{figures['mean_accepted_length']:.2f}",
+        f"{figures['cost_ratio']:.3f}",
+        f"{figures['predicted_speedup']:.2f}",
+        f"{figures['measured_speedup']:.2f}",
+        "yes" if figures["identical"] else "no",
+    )
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("evaluating {task.fields[drafter]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=_NOTES,
+        transient=True,
+        refresh_per_second=1,  # the cores are for what is measured
+    )
+
+
+def _round(value: float) -> float:
+    return round(value, 4)
