@@ -26,7 +26,6 @@ from parallel.decoding.rng import request_key
 from parallel.decoding.types import DecodeMode, SamplingParams, VerifierKind
 from parallel.messages import Submit
 from runtime.draft_corpus import CorpusRecord, append_records, read_corpus
-from runtime.errors import ConfigError
 from runtime.prompts import read_prompts
 from runtime.text import Tokenizer
 
@@ -56,15 +55,13 @@ def make_corpus(
     """Write the corpus, or what is missing of it, and return its file; blocks.
 
     Raises:
-        ConfigError: a prompt file is of no use, or there are no prompts.
+        ConfigError: a prompt file is of no use.
         PeerError: a target rank died; what was generated is kept.
     """
     assert target.tokenizer is not None
     directory.mkdir(parents=True, exist_ok=True)
     questions = _free_questions(deployment, target.tokenizer, plan, directory / "questions.jsonl")
     prompts = [*_file_prompts(plan, target), *_chats(questions, target.tokenizer)]
-    if not prompts:
-        raise ConfigError("no prompts to learn from: name --prompts FILE or ask for --free-prompts")
     file = directory / "corpus.jsonl"
     submits = (
         _submit(index, prompt_ids, _sampling(index, plan), plan.max_tokens)

@@ -29,6 +29,7 @@ from runtime.checkpoint import parse_layers
 from runtime.draft_job import DraftJob, JobEvent
 from runtime.draft_training import TrainSettings
 from runtime.errors import ConfigError, PacelineError, PeerLost
+from runtime.prompts import read_prompts
 
 _NOTES = Console(stderr=True)
 _SLACK_TOKENS = 400  # of cache for each request beside its answer: its prompt
@@ -42,6 +43,7 @@ def run(options: DraftTrainOptions) -> int:
         ConfigError: something the user gave cannot be used; nothing was started.
         PeerError: a target rank died; what was generated is kept.
     """
+    _check_prompts(options)
     target = plan_target(options.models)
     assert target.facts is not None
     work = options.out.absolute().with_name(options.out.name + ".work")
@@ -108,6 +110,15 @@ def _corpus_of(options: DraftTrainOptions) -> str:
     if options.free_prompts:
         parts.append(f"{options.free_prompts} prompts that the target wrote itself")
     return ", ".join(parts)
+
+
+def _check_prompts(options: DraftTrainOptions) -> None:
+    if options.free_prompts < 0:
+        raise ConfigError(f"--free-prompts is {options.free_prompts}: it must be at least 0")
+    if not options.prompts and not options.free_prompts:
+        raise ConfigError("no prompts to learn from: name --prompts FILE or ask for --free-prompts")
+    for path in options.prompts:
+        read_prompts(path, limit=options.num_prompts)
 
 
 def _settings(options: DraftTrainOptions) -> TrainSettings:

@@ -34,7 +34,7 @@ class Lesson:
     ids: Tensor
     """[N, C] int64, its best tokens, best first."""
     probs: Tensor
-    """[N, C] float32."""
+    """[N, C] float32, rounded to float16 as they are kept: a resumed run learns the same."""
 
 
 class Teacher:
@@ -75,7 +75,7 @@ class Teacher:
             best = logits_NV.topk(NUM_CANDIDATES, dim=1)
             probs = (best.values - logits_NV.logsumexp(1, keepdim=True)).exp()
         sizes = [len(record.output_ids) for record in records]
-        return _lessons(best.indices.cpu(), probs.cpu(), sizes)
+        return _lessons(best.indices.cpu(), probs.half().float().cpu(), sizes)
 
 
 def teach_corpus(
