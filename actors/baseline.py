@@ -9,6 +9,6 @@ class BaselineActor:
     def __init__(self, directory: str, dtype: str, device: str, num_threads: int) -> None:
         self._baseline = TransformersBaseline(directory, dtype, device, num_threads)
 
-    def generate(self, prompts: list[tuple[int, ...]], max_tokens: int) -> BaselineRun:
+    def generate(self, prompts: list[tuple[int, ...]], max_tokens: int, name: str) -> BaselineRun:
         """Generate for every prompt; blocks."""
-        return self._baseline.generate(prompts, max_tokens)
+        return self._baseline.generate(prompts, max_tokens, name)

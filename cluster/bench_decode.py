@@ -5,13 +5,14 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from actors.baseline import BaselineActor
-from cluster.bench_rows import Case, Measured, bench_row, bench_table
+from cluster.bench_rows import Case, Measured, bench_rows, bench_table
 from cluster.deployment import Deployment, DeploymentSpec
 from cluster.options import BenchDecodeOptions
 from cluster.planning import (
@@ -22,13 +23,15 @@ from cluster.planning import (
     plan_target,
 )
 from cluster.ray_session import RaySession
-from cluster.report import output_console, total_stats
+from cluster.report import output_console
 from cluster.requests import cache_tokens, make_submits
 from cluster.session import run_requests
 from parallel.decoding.cost import throughput
 from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit
+from runtime.baseline import BASELINES
 from runtime.errors import ConfigError, PacelineError
+from runtime.prompts import read_prompts
 
 _NOTES = Console(stderr=True)
 _WARM_UP_TOKENS = 8
@@ -51,25 +54,34 @@ def run(options: BenchDecodeOptions) -> int:
     with RaySession(options.models.ray_address, num_actors=num_actors), ExitStack() as stack:
         with _NOTES.status("starting") as status:
             deployments = [_start(stack, spec, status.update) for spec in specs]
-            cases = _baseline_cases(options, specs[0], submits)
+            cases = _baseline_cases(options, specs[0])
             cases += [
-                _case(options, target, deployment, stack, submits, mode)
+                _case(options, target, deployment, stack, mode)
                 for deployment in deployments
                 for mode in options.modes
             ]
-        _measure(cases, options)
-    rows = [bench_row(case, cases[0]) for case in cases]
+        groups = _groups(options, submits)
+        _measure(cases, groups, options)
+    rows = bench_rows(cases, list(groups))
+    by_category = {name: bench_rows(cases, [name]) for name in groups if len(groups) > 1}
     if options.json:
-        print(json.dumps({"config": _config(options, submits), "rows": rows}))
-    else:
-        output_console().print(bench_table(rows, options.repeats))
+        found = {"config": _config(options, submits), "rows": rows}
+        print(json.dumps(found | ({"by_category": by_category} if by_category else {})))
+        return 0
+    console = output_console()
+    console.print(bench_table(rows, f"median of {options.repeats} interleaved runs"))
+    for name, some in by_category.items():
+        console.print(bench_table(some, name))
     return 0
 
 
 def _check(options: BenchDecodeOptions) -> None:
-    if options.baseline not in (None, "transformers"):
-        raise ConfigError(f"--baseline is {options.baseline!r}: transformers is the one there is")
-    if options.baseline and (options.models.virtual or options.decode.temperature):
+    for name in options.baselines:
+        if name not in BASELINES:
+            raise ConfigError(f"--baseline is {name!r}: choose among {', '.join(BASELINES)}")
+    if options.by_category and options.prompts.prompts is None:
+        raise ConfigError("--by-category needs --prompts FILE, whose lines have a category")
+    if options.baselines and (options.models.virtual or options.decode.temperature):
         raise ConfigError("--baseline needs a real target and temperature 0 to compare tokens")
     for mode in options.modes:
         if mode not in list(DecodeMode):
@@ -97,10 +109,19 @@ def _start(stack: ExitStack, spec: DeploymentSpec, note: Callable[[str], None]) 
     return deployment
 
 
-def _baseline_cases(
-    options: BenchDecodeOptions, spec: DeploymentSpec, submits: list[Submit]
-) -> list[Case]:
-    if options.baseline is None:
+def _groups(options: BenchDecodeOptions, submits: list[Submit]) -> dict[str, list[Submit]]:
+    """Return the requests that are measured together, by the category of their prompts."""
+    if not options.by_category or options.prompts.prompts is None:
+        return {"all": submits}
+    groups: dict[str, list[Submit]] = {}
+    records = read_prompts(options.prompts.prompts, limit=options.prompts.num_prompts)
+    for record, submit in zip(records, submits, strict=True):
+        groups.setdefault(record.category or "no category", []).append(submit)
+    return groups
+
+
+def _baseline_cases(options: BenchDecodeOptions, spec: DeploymentSpec) -> list[Case]:
+    if not options.baselines:
         return []
     settings = spec.target
     actor = (
@@ -108,13 +129,13 @@ def _baseline_cases(
         .options(num_cpus=0)
         .remote(settings.directory, settings.dtype, settings.device, settings.num_threads)
     )
-    prompts = [submit.prompt_ids for submit in submits]
 
-    def measure(max_tokens: int) -> Measured:
-        outcome = ray.get(actor.generate.remote(prompts, max_tokens))
-        return Measured(token_ids=outcome.token_ids, wall_s=outcome.wall_s, stats=None)
+    def measure(name: str, submits: list[Submit], max_tokens: int) -> Measured:
+        prompts = [submit.prompt_ids for submit in submits]
+        outcome = ray.get(actor.generate.remote(prompts, max_tokens, name))
+        return Measured(token_ids=outcome.token_ids, wall_s=outcome.wall_s)
 
-    return [Case(name="transformers", tp=1, measure=measure)]
+    return [Case(name=name, tp=1, measure=partial(measure, name)) for name in options.baselines]
 
 
 def _case(
@@ -122,15 +143,12 @@ def _case(
     target: PlannedModel,
     deployment: Deployment,
     stack: ExitStack,
-    submits: list[Submit],
     mode: str,
 ) -> Case:
     link = deployment.connect()
     stack.callback(link.close)
-    spec = deployment.spec
-    drafters = spec.num_drafters or int(spec.ngram)
 
-    def measure(max_tokens: int) -> Measured:
+    def measure(submits: list[Submit], max_tokens: int) -> Measured:
         wanted = [replace(s, mode=DecodeMode(mode), max_tokens=max_tokens) for s in submits]
         start_s = time.perf_counter()
         results = run_requests(
@@ -143,12 +161,12 @@ def _case(
         return Measured(
             token_ids=tuple(tuple(result.token_ids) for result in results),
             wall_s=wall_s,
-            stats=total_stats(results, wall_s, tp=spec.tp, drafters=drafters),
+            results=tuple(results),
         )
 
     return Case(
         name=mode,
-        tp=spec.tp,
+        tp=deployment.spec.tp,
         measure=measure,
         predict=_predictor(options, target, mode),
         nominal_alpha=target.virtual.alpha if target.virtual else 0.0,
@@ -171,7 +189,9 @@ def _predictor(
     )
 
 
-def _measure(cases: list[Case], options: BenchDecodeOptions) -> None:
+def _measure(
+    cases: list[Case], groups: dict[str, list[Submit]], options: BenchDecodeOptions
+) -> None:
     """Run the cases in turn, so that what else the machine does falls on all of them alike."""
     with Progress(
         TextColumn("measuring {task.fields[case]}"),
@@ -182,15 +202,20 @@ def _measure(cases: list[Case], options: BenchDecodeOptions) -> None:
         transient=True,
         refresh_per_second=1,  # the cores are for what is measured
     ) as progress:
-        task = progress.add_task("bench", total=len(cases) * (options.repeats + 1), case="")
-        for repeat in range(options.repeats + 1):
-            for case in cases:
-                progress.update(task, case=f"{case.name} tp={case.tp}")
-                warming = repeat == 0
-                measured = case.measure(_WARM_UP_TOKENS if warming else options.decode.max_tokens)
-                if not warming:
-                    case.runs.append(measured)
-                progress.advance(task)
+        total = len(cases) * (options.repeats * len(groups) + 1)
+        task = progress.add_task("bench", total=total, case="")
+        first = next(iter(groups.values()))
+        for case in cases:
+            progress.update(task, case=f"{case.name} tp={case.tp}")
+            case.measure(first, _WARM_UP_TOKENS)
+            progress.advance(task)
+        for _ in range(options.repeats):
+            for name, submits in groups.items():
+                for case in cases:
+                    progress.update(task, case=f"{case.name} tp={case.tp}")
+                    measured = case.measure(submits, options.decode.max_tokens)
+                    case.runs.setdefault(name, []).append(measured)
+                    progress.advance(task)
 
 
 def _config(options: BenchDecodeOptions, submits: list[Submit]) -> dict[str, object]:

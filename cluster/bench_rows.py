@@ -1,12 +1,15 @@
 """What the runs of `paceline bench decode` come to: one row a configuration, and the table."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from rich.table import Table
 
-from cluster.report import Stats
+from cluster.report import Stats, total_stats
+from cluster.session import Result
+from parallel.messages import Submit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,8 +18,8 @@ class Measured:
 
     token_ids: tuple[tuple[int, ...], ...]
     wall_s: float
-    stats: Stats | None
-    """None for the baseline."""
+    results: tuple[Result, ...] = ()
+    """Empty for a baseline."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -25,28 +28,46 @@ class Case:
 
     name: str
     tp: int
-    measure: Callable[[int], Measured]
-    """Runs all prompts once with this many tokens each."""
+    measure: Callable[[list[Submit], int], Measured]
+    """Runs the requests once with this many tokens each."""
     predict: Callable[[float], float] | None = None
     """Tokens per second by the cost formulas at an acceptance rate, for virtual devices."""
     nominal_alpha: float = 0.0
     """The acceptance rate that the virtual drafter was given."""
-    runs: list[Measured] = field(default_factory=list)
+    runs: dict[str, list[Measured]] = field(default_factory=dict)
+    """By the group of requests."""
+
+    def over(self, groups: Sequence[str]) -> list[Measured]:
+        """Return each repetition's run over some of the groups together."""
+        return [_together(parts) for parts in zip(*(self.runs[g] for g in groups), strict=True)]
 
 
-def bench_row(case: Case, first: Case) -> dict[str, object]:
-    """Return the row that `--json` prints for a configuration; ratios are to the first one."""
-    speeds = [_speed(measured) for measured in case.runs]
+def bench_rows(cases: Sequence[Case], groups: Sequence[str]) -> list[dict[str, object]]:
+    """Return the rows that `--json` prints over some groups; ratios are to the first case."""
+    first = cases[0].over(groups)
+    return [_row(case, case.over(groups), first) for case in cases]
+
+
+def _together(parts: Sequence[Measured]) -> Measured:
+    return Measured(
+        token_ids=tuple(chain.from_iterable(part.token_ids for part in parts)),
+        wall_s=sum(part.wall_s for part in parts),
+        results=tuple(chain.from_iterable(part.results for part in parts)),
+    )
+
+
+def _row(case: Case, runs: list[Measured], first: list[Measured]) -> dict[str, object]:
+    speeds = [_speed(measured) for measured in runs]
     speed = statistics.median(speeds)
-    stats = [measured.stats for measured in case.runs if measured.stats is not None]
+    stats = [_stats(measured) for measured in runs if measured.results]
     row: dict[str, object] = {
         "mode": case.name,
         "tp": case.tp,
         "tokens_per_s": round(speed, 3),
         "tokens_per_s_min": round(min(speeds), 3),
         "tokens_per_s_max": round(max(speeds), 3),
-        "ratio_to_first": round(_ratio_to(case, first), 4),
-        "identical": all(run.token_ids == first.runs[0].token_ids for run in case.runs),
+        "ratio_to_first": round(_ratio(runs, first), 4),
+        "identical": all(run.token_ids == first[0].token_ids for run in runs),
         "acceptance_rate": _median([s.acceptance_rate for s in stats]),
         "alpha": _median([s.alpha for s in stats]),
         "mean_accepted_length": _median([s.mean_accepted_length for s in stats]),
@@ -61,27 +82,28 @@ def bench_row(case: Case, first: Case) -> dict[str, object]:
         row["predicted_tokens_per_s"] = round(predicted, 3)
         row["ratio_to_predicted"] = round(speed / predicted, 4)
         row["ratio_to_predicted_at_measured_alpha"] = round(
-            _at_measured_alpha(case, case.predict), 4
+            _at_measured_alpha(runs, case.predict), 4
         )
     return row
 
 
-def _at_measured_alpha(case: Case, predict: Callable[[float], float]) -> float:
+def _at_measured_alpha(runs: Sequence[Measured], predict: Callable[[float], float]) -> float:
     """Return the median ratio of speed to the formula at the acceptance that each run had.
 
     A few hundred drafted tokens are accepted some points more or less often than the nominal rate
     says; this ratio is free of that chance and leaves what the runtime itself costs.
     """
-    alphas = [run.stats.alpha if run.stats else case.nominal_alpha for run in case.runs]
-    return statistics.median(
-        _speed(run) / predict(alpha) for run, alpha in zip(case.runs, alphas, strict=True)
-    )
+    return statistics.median(_speed(run) / predict(_stats(run).alpha) for run in runs)
 
 
-def _ratio_to(case: Case, first: Case) -> float:
+def _ratio(runs: Sequence[Measured], first: Sequence[Measured]) -> float:
     """Return the median of the ratios of neighbouring runs: drift hits both sides alike."""
-    pairs = zip(case.runs, first.runs, strict=True)
+    pairs = zip(runs, first, strict=True)
     return statistics.median(_speed(mine) / _speed(theirs) for mine, theirs in pairs)
+
+
+def _stats(measured: Measured) -> Stats:
+    return total_stats(measured.results, measured.wall_s, tp=0, drafters=0)
 
 
 def _speed(measured: Measured) -> float:
@@ -92,9 +114,9 @@ def _median(values: list[float]) -> float | None:
     return round(statistics.median(values), 4) if values else None
 
 
-def bench_table(rows: list[dict[str, object]], repeats: int) -> Table:
+def bench_table(rows: list[dict[str, object]], title: str) -> Table:
     """Return the rows as people read them."""
-    table = Table(title=f"median of {repeats} interleaved runs")
+    table = Table(title=title)
     columns = {
         "mode": "mode",
         "tp": "tp",

@@ -154,10 +154,16 @@ def bench_decode(
     drafters: Drafters = 1,
     baseline: Annotated[
         str | None,
-        typer.Option(help="transformers: also measure its generate(), as the first row."),
+        typer.Option(
+            help="Also measure transformers' generate(), in the first rows: transformers, or "
+            "transformers-lookup (its prompt lookup), or both with a comma."
+        ),
     ] = None,
     repeats: Annotated[int, typer.Option(help="Interleaved repetitions; medians are shown.")] = 3,
     batch: Annotated[int, typer.Option(help="Prompts in flight at once.")] = 1,
+    by_category: Annotated[
+        bool, typer.Option("--by-category", help="Also compare by the category of the prompts.")
+    ] = False,
     prompt: Prompt = None,
     prompts: Prompts = None,
     num_prompts: NumPrompts = None,
@@ -215,7 +221,8 @@ def bench_decode(
         tps=tuple(_whole_number(part, "--tp") for part in tp.split(",")),
         repeats=repeats,
         batch=batch,
-        baseline=baseline,
+        baselines=tuple(baseline.split(",")) if baseline else (),
+        by_category=by_category,
         json=json,
     )
     run_verb("cluster.bench_decode", options)

@@ -94,7 +94,8 @@ class BenchDecodeOptions:
     repeats: int
     batch: int
     """Prompts in flight at once."""
-    baseline: str | None
+    baselines: tuple[str, ...]
+    by_category: bool = False
     json: bool = False
 
 

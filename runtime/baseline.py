@@ -1,4 +1,4 @@
-"""The baseline of benchmarks: transformers' own `generate`, one prompt after the other."""
+"""The baselines of benchmarks: transformers' own `generate`, one prompt after the other."""
 
 import time
 from collections.abc import Sequence
@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from transformers import AutoModelForCausalLM
+
+BASELINES = {"transformers": None, "transformers-lookup": 10}
+"""Names, with the tokens that transformers' prompt lookup drafts; 10 is what its guide takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +29,16 @@ class TransformersBaseline:
         model.generation_config.eos_token_id = None  # exactly as many tokens as asked for
         self._model = model.to(device).eval()
 
-    def generate(self, prompts: Sequence[tuple[int, ...]], max_tokens: int) -> BaselineRun:
-        """Generate exactly `max_tokens` greedy tokens for each prompt; blocks."""
+    def generate(
+        self, prompts: Sequence[tuple[int, ...]], max_tokens: int, name: str
+    ) -> BaselineRun:
+        """Generate exactly `max_tokens` greedy tokens for each prompt; blocks.
+
+        Args:
+            prompts: their tokens.
+            max_tokens: tokens for each.
+            name: one of BASELINES.
+        """
         torch.set_num_threads(self._num_threads)
         outputs: list[tuple[int, ...]] = []
         start_s = time.perf_counter()
@@ -39,6 +50,7 @@ class TransformersBaseline:
                 max_new_tokens=max_tokens,
                 do_sample=False,
                 pad_token_id=0,
+                prompt_lookup_num_tokens=BASELINES[name],
             )
             outputs.append(tuple(output[0, len(prompt) :].tolist()))
         return BaselineRun(token_ids=tuple(outputs), wall_s=time.perf_counter() - start_s)
