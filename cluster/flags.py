@@ -15,8 +15,9 @@ Drafter = Annotated[
     str | None,
     typer.Option(
         help="Who drafts: a model with the target's tokenizer, a directory made by draft train, "
-        "target:layers=0-3,28-29 (the target cut to these layers), ngram (copies from prompt and "
-        "output, in an actor of its own), or lookup:ngram+recycle+store=DIR (copies in the "
+        "target:layers=0-3,28-29 (the target cut to these layers), one of these with +ngram (it "
+        "copies where the text repeats itself), ngram (copies from prompt and output, in an actor "
+        "of its own), or lookup:ngram+recycle+store=DIR (copies in the "
         "target's own process, from some of these). Default: the best one known for the target."
     ),
 ]

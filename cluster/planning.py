@@ -20,6 +20,7 @@ from runtime.virtual import VirtualSpec
 from runtime.weights import read_model_config
 
 AUTO = "auto"
+_COPIES = "+ngram"
 GROUP_BACKENDS = ("auto", "shm", "gloo", "nccl")
 LINKS = ("grpc", "gloo", "nccl")
 _VIRTUAL_POSITIONS = 1 << 20
@@ -60,6 +61,8 @@ class DrafterChoice:
     """Look-ups in the leader's process."""
     trained: bool = False
     """Whether it is a trained drafter, which shares the target's embedding."""
+    copies: bool = False
+    """Whether the model leaves to n-grams what they know better."""
 
     @property
     def has_model(self) -> bool:
@@ -147,6 +150,11 @@ def plan_drafter(options: ModelOptions, target: PlannedModel) -> DrafterChoice:
             assert target.tokenizer is not None
             check_store(Path(lookup.store), target.tokenizer.digest)
         return DrafterChoice(name=name, lookup=lookup)
+    if name.endswith(_COPIES):
+        choice = plan_drafter(replace(options, drafter=name.removesuffix(_COPIES)), target)
+        if not choice.has_model:
+            raise ConfigError(f"--drafter {name!r}: only a model can have {_COPIES} after it")
+        return replace(choice, name=name, copies=True)
     assert target.facts is not None
     assert target.tokenizer is not None
     if name.startswith("target:"):
@@ -216,6 +224,7 @@ def plan_deployment(
             directory=directory,
             embedding_directory=target.directory if drafter.trained else None,
             layers=drafter.layers,
+            copies=drafter.copies,
         )
     if options.device == "cpu":
         _check_memory(target, drafter, settings)

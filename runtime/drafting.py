@@ -9,6 +9,7 @@ from typing import Protocol
 from parallel.decoding.sampling import num_candidates
 from parallel.decoding.types import SparseProbs
 from parallel.decoding.verify import draft_token, draft_token_with_law
+from parallel.drafting.ngram import NgramIndex
 from parallel.messages import (
     DraftItem,
     DraftOpen,
@@ -24,6 +25,7 @@ from runtime.links.link import Link
 from runtime.shard import ShardRunner
 
 _LOG = logging.getLogger("paceline.drafter")
+_SURE_MATCH = 3  # tokens that were the same from which a copy beats a small model
 _PREFILL_CHUNK = 512  # bounds the activations of one forward
 
 
@@ -59,20 +61,42 @@ class _Sequence:
     num_cached: int = 0
     draft: list[int] = field(default_factory=list)
     laws: list[SparseProbs] = field(default_factory=list)
+    index: NgramIndex | None = None
+    """Of its tokens, where drafts may be copied."""
 
     def follow(self, item: DraftItem) -> None:
         """Roll back to what stays valid and read what follows."""
         self.token_ids[item.keep :] = item.tail
         self.num_cached = min(self.num_cached, item.keep, len(self.token_ids) - 1)
         self.draft, self.laws = [], []
+        if self.index is not None:
+            self.index.truncate(min(item.keep, len(self.index)))
+            self.index.append(self.token_ids[len(self.index) :])
+
+    def copy(self, num_draft: int) -> bool:
+        """Copy the draft from earlier text; False where no long stretch of it is the same."""
+        if self.index is None:
+            return False
+        match = self.index.match(num_draft)
+        if match.length < _SURE_MATCH:
+            return False
+        self.draft = list(match.token_ids)
+        self.token_ids += match.token_ids
+        return True
 
 
 class ModelDrafter:
-    """Drafts with a model on the drafter group; all items advance one token a forward."""
+    """Drafts with a model on the drafter group; all items advance one token a forward.
 
-    def __init__(self, runner: ShardRunner, ledger: SlotLedger) -> None:
+    It may copy where the request's own text has said the same before: that is right more often than
+    a small model, and takes no forward. Which of the two drafts depends on committed and drafted
+    tokens alone, so each draft keeps its kind: a copy is a point, a model's token has its law.
+    """
+
+    def __init__(self, runner: ShardRunner, ledger: SlotLedger, *, copies: bool = False) -> None:
         self._runner = runner
         self._ledger = ledger
+        self._copies = copies
         self._sequences: dict[int, _Sequence] = {}
         self._refused: set[int] = set()
 
@@ -87,7 +111,11 @@ class ModelDrafter:
         for item in known:
             self._sequences[item.request].follow(item)
         self._read([item for item in known if item.num_draft == 0], leave=0)
-        drafting = [item for item in known if item.num_draft > 0]
+        drafting = [
+            item
+            for item in known
+            if item.num_draft > 0 and not self._sequences[item.request].copy(item.num_draft)
+        ]
         self._read(drafting, leave=_PREFILL_CHUNK)
         num_steps = max((item.num_draft for item in drafting), default=0)
         streaming = [item for item in drafting if item.stream and num_steps > 1]
@@ -112,7 +140,8 @@ class ModelDrafter:
             self._refused.add(opened.request)
             return
         self._ledger.open(opened.request, opened.capacity)
-        self._sequences[opened.request] = _Sequence(opened)
+        index = NgramIndex() if self._copies else None
+        self._sequences[opened.request] = _Sequence(opened, index=index)
 
     def _close(self, number: int) -> None:
         self._sequences.pop(number, None)

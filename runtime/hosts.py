@@ -92,6 +92,11 @@ class ModelHost:
         assert self._runner is not None, "open() comes first"
         return self._runner
 
+    @property
+    def copies(self) -> bool:
+        """Whether its drafts may be copied from a request's own text."""
+        return self._settings.copies
+
     def ledger(self) -> SlotLedger:
         """Return the account of the opened cache."""
         return SlotLedger(num_pages=self._settings.num_pages, page_size=self._settings.page_size)
@@ -199,7 +204,7 @@ def serve_drafter(
     _serve_threads(num_threads)
     drafter: Drafter = LookupDrafter(LookupSettings(recycle=False))
     if model is not None:
-        drafter = ModelDrafter(model.runner, model.ledger())
+        drafter = ModelDrafter(model.runner, model.ledger(), copies=model.copies)
     hello = Hello(role="drafter", name=name, vocab_size=vocab_size)
     link = _connect(leader, hello)
     try:

@@ -16,6 +16,8 @@ class ModelSettings:
     """Checkpoint in Hugging Face format; None for virtual devices."""
     embedding_directory: str | None = None
     """The target's checkpoint, where `directory` is a trained drafter that shares its embedding."""
+    copies: bool = False
+    """Whether a drafter copies where a request's own text has said the same before."""
     layers: tuple[int, ...] | None = None
     """Keep only these layers of the checkpoint; None keeps all."""
     virtual: VirtualSpec | None = None

@@ -73,11 +73,13 @@ class Rig:
         thread.start()
         return thread
 
-    def attach_model(self, *, noise: float = 0.5, num_pages: int = 400) -> Link:
+    def attach_model(
+        self, *, noise: float = 0.5, num_pages: int = 400, copies: bool = False
+    ) -> Link:
         """Attach a model drafter; returns its end of the link, to be closed by a test."""
         runner = ShardRunner(PrefixShard(VOCAB, noise=noise), SoloGroup())
-        drafter = ModelDrafter(runner, SlotLedger(num_pages=num_pages, page_size=PAGE))
-        return self._attach(drafter)
+        ledger = SlotLedger(num_pages=num_pages, page_size=PAGE)
+        return self._attach(ModelDrafter(runner, ledger, copies=copies))
 
     def attach_ngram(self) -> Link:
         return self._attach(LookupDrafter(LookupSettings(recycle=False)))

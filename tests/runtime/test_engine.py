@@ -4,10 +4,26 @@ import random
 
 import pytest
 
-from parallel.decoding.types import SamplingParams
-from parallel.messages import Cancel, Committed, Failed, Finished, Ping, Pong
+from parallel.decoding.types import RngKey, SamplingParams
+from parallel.group import SoloGroup
+from parallel.messages import (
+    Cancel,
+    Committed,
+    DraftItem,
+    DraftOpen,
+    DraftRequest,
+    Failed,
+    Finished,
+    Ping,
+    Pong,
+    ProposalItem,
+)
+from runtime.drafting import ModelDrafter
+from runtime.ledger import SlotLedger
 from runtime.links.memory import Faults, memory_link_pair
-from tests.rig import PAGE, Rig, expected_tokens, make_submit
+from runtime.shard import ShardRunner
+from runtime.toy import PrefixShard, prefix_logits
+from tests.rig import PAGE, VOCAB, Rig, expected_tokens, make_submit
 
 MODES = ("autoregressive", "speculative", "pearl")
 SAMPLINGS = (
@@ -45,6 +61,64 @@ def test_a_perfect_drafter_is_never_rejected(rig: Rig, mode: str) -> None:
     assert outcome.finished is not None
     assert outcome.finished.stats.rejected == 0
     assert outcome.finished.stats.rounds <= 24 / 4 + 2
+
+
+@pytest.mark.parametrize("verifier", ["match", "rejection"])
+@pytest.mark.parametrize("sampling", SAMPLINGS[:4], ids=str)
+def test_a_model_that_also_copies_is_exact(
+    rig: Rig, sampling: SamplingParams, verifier: str
+) -> None:
+    """Its copies of the prompt are wrong mostly, and mixed with what the model drafts well."""
+    rig.attach_model(copies=True)
+    submits = [
+        make_submit(
+            number,
+            prompt=[5, 6, 7, 8] * number + [number] + [5, 6, 7],
+            mode=mode,
+            sampling=sampling,
+            verifier=verifier,
+        )
+        for number, mode in enumerate(("speculative", "pearl", "speculative", "pearl"), start=1)
+    ]
+    outcomes = rig.run(submits)
+    for submit in submits:
+        outcome = outcomes[submit.request]
+        if verifier == "match" or sampling.is_greedy:
+            assert outcome.token_ids == expected_tokens(submit)
+        assert outcome.finished is not None
+        assert len(outcome.token_ids) == submit.max_tokens
+        assert outcome.finished.stats.drafted > 0
+        assert outcome.finished.stats.accepted > 0
+
+
+def test_a_model_that_also_copies_drafts_no_more_than_it_must() -> None:
+    shard = PrefixShard(VOCAB)
+    ledger = SlotLedger(num_pages=40, page_size=PAGE)
+    drafter = ModelDrafter(ShardRunner(shard, SoloGroup()), ledger, copies=True)
+    opened = DraftOpen(
+        request=1,
+        key=RngKey(seed=0, request=0),
+        sampling=SamplingParams(),
+        num_prompt=9,
+        capacity=60,
+        send_probs=False,
+    )
+
+    def draft(keep: int, tail: tuple[int, ...], *, first: bool = False) -> ProposalItem:
+        item = DraftItem(request=1, epoch=0, keep=keep, tail=tail, num_draft=4)
+        request = DraftRequest(round=1, opened=(opened,) if first else (), items=(item,))
+        (part,) = drafter.answer(request)
+        return part.items[0]
+
+    assert draft(0, (1, 2, 3, 4, 9, 8, 1, 2, 3), first=True).token_ids == (4, 9, 8, 1)
+    assert shard.num_forwards == 0
+    found = draft(10, (11,))  # the copy was right once, then wrong: the model drafts
+    history = (1, 2, 3, 4, 9, 8, 1, 2, 3, 4, 11)
+    for place, token in enumerate(found.token_ids):
+        prefix = (*history, *found.token_ids[:place])
+        assert token == int(prefix_logits(prefix, VOCAB).argmax())
+    assert len(found.token_ids) == 4
+    assert shard.num_forwards == 4
 
 
 def test_the_ngram_drafter_is_exact_and_accepted_on_repetition(rig: Rig) -> None:
