@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,6 +35,7 @@ from cluster.flags import (
     Target,
     Temperature,
     Threads,
+    TokenFile,
     TopK,
     TopP,
     Tp,
@@ -43,10 +45,12 @@ from cluster.flags import (
 from cluster.options import (
     BenchDecodeOptions,
     BenchLinkOptions,
+    ClientOptions,
     DecodeOptions,
     GenerateOptions,
     ModelOptions,
     PromptOptions,
+    ServeOptions,
 )
 from cluster.verbs import run_verb
 from runtime.errors import ConfigError, PacelineError
@@ -140,6 +144,123 @@ def generate(
     source = PromptOptions(prompt=prompt, prompts=prompts, num_prompts=num_prompts, chat=chat)
     options = GenerateOptions(models=models, decode=decode, prompts=source, json=json)
     run_verb("cluster.generate", options)
+
+
+@app.command()
+def serve(
+    *,
+    target: Target = None,
+    drafter: Drafter = None,
+    mode: Annotated[
+        str, typer.Option(help="Where a request names none: autoregressive, speculative, pearl.")
+    ] = "auto",
+    listen: Annotated[str, typer.Option(help="HOST:PORT; port 0 takes a free one.")] = (
+        "127.0.0.1:50051"
+    ),
+    token_file: TokenFile = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
+    client_ca: Annotated[
+        Path | None, typer.Option(help="Let in only clients with a certificate of this authority.")
+    ] = None,
+    reflection: Annotated[bool, typer.Option(help="Let clients ask for the protocol.")] = True,
+    max_open: Annotated[int, typer.Option(help="Requests queued or running at most.")] = 256,
+    drain: Annotated[
+        float, typer.Option(help="Seconds that running requests get to finish on SIGTERM.")
+    ] = 30.0,
+    max_tokens: MaxTokens = 256,
+    tp: Tp = 1,
+    drafters: Drafters = 1,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    threads: Threads = None,
+    group: Group = "auto",
+    link: Link = "grpc",
+    max_batch: MaxBatch = 16,
+    cache_tokens: CacheTokens = None,
+    draft_wait: DraftWait = 1.0,
+    ray: Ray = None,
+) -> None:
+    """Serve generation over gRPC, with health and reflection, until SIGTERM.
+
+    Example: paceline serve --target smollm2-135m --listen 127.0.0.1:50051
+    """
+    models = ModelOptions(
+        target=target,
+        drafter=drafter,
+        tp=tp,
+        drafters=drafters,
+        dtype=dtype,
+        device=device,
+        threads=threads,
+        group_backend=group,
+        link=link,
+        max_batch=max_batch,
+        cache_tokens=cache_tokens,
+        draft_wait_s=draft_wait,
+        ray_address=ray,
+    )
+    options = ServeOptions(
+        models=models,
+        mode=mode,
+        max_tokens=max_tokens,
+        listen=listen,
+        token_file=token_file,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        client_ca=client_ca,
+        reflection=reflection,
+        max_open=max_open,
+        drain_s=drain,
+    )
+    run_verb("cluster.serve", options)
+
+
+@app.command()
+def client(
+    prompt: Annotated[str, typer.Argument(help="The prompt.")],
+    *,
+    server: Annotated[str, typer.Option(help="HOST:PORT of a paceline serve.")] = (
+        "127.0.0.1:50051"
+    ),
+    chat: Chat = False,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Sample among the best of this mass.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same tokens.")] = None,
+    stop: Stop = None,
+    mode: Annotated[str | None, typer.Option(help="autoregressive, speculative, pearl.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds for the whole answer.")] = None,
+    token_file: TokenFile = None,
+    root_ca: Annotated[
+        Path | None, typer.Option(help="Authority of the server's certificate; turns TLS on.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate of this client, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
+    json: Json = False,
+) -> None:
+    """Generate from a server.
+
+    Example: paceline client --chat "Why is the sky blue?"
+    """
+    options = ClientOptions(
+        server=server,
+        prompt=prompt,
+        chat=chat,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        stop=tuple(stop or ()),
+        mode=mode,
+        timeout_s=timeout,
+        token_file=token_file,
+        root_ca=root_ca,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        json=json,
+    )
+    run_verb("cluster.client", options)
 
 
 @bench.command("decode")

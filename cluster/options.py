@@ -151,3 +151,43 @@ class DraftEvalOptions:
     plot: Path | None
     """Where the picture goes; None draws none."""
     json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """`paceline serve`."""
+
+    models: ModelOptions
+    mode: str
+    max_tokens: int
+    """Longest answer where a request names none."""
+    listen: str
+    token_file: Path | None
+    tls_cert: Path | None
+    tls_key: Path | None
+    client_ca: Path | None
+    reflection: bool
+    max_open: int
+    """Requests queued or running."""
+    drain_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientOptions:
+    """`paceline client`."""
+
+    server: str
+    prompt: str
+    chat: bool
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    seed: int | None
+    stop: tuple[str, ...]
+    mode: str | None
+    timeout_s: float | None
+    token_file: Path | None
+    root_ca: Path | None
+    tls_cert: Path | None
+    tls_key: Path | None
+    json: bool = False

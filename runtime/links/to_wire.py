@@ -14,6 +14,7 @@ from parallel.messages import (
     Ping,
     Pong,
     Proposal,
+    RequestStats,
     Submit,
 )
 from protos.paceline.v1 import link_pb2 as pb
@@ -141,26 +142,30 @@ def _put_submit(message: Submit) -> pb.Frame:
     )
 
 
+def put_stats(stats: RequestStats) -> pb.RequestStats:
+    """Return the wire form of a request's report."""
+    return pb.RequestStats(
+        rounds=stats.rounds,
+        drafted=stats.drafted,
+        accepted=stats.accepted,
+        rejected=stats.rejected,
+        missed_drafts=stats.missed_drafts,
+        ttft_s=checked_seconds(stats.ttft_s, "ttft_s"),
+        total_s=checked_seconds(stats.total_s, "total_s"),
+        draft_s=checked_seconds(stats.draft_s, "draft_s"),
+        hidden_s=checked_seconds(stats.hidden_s, "hidden_s"),
+        drafter_lost=stats.drafter_lost,
+        tested_at=stats.tested_at,
+        accepted_at=stats.accepted_at,
+    )
+
+
 def _put_finished(message: Finished) -> pb.Frame:
-    stats = message.stats
     return pb.Frame(
         finished=pb.Finished(
             request=message.request,
             reason=REASONS[message.reason],
-            stats=pb.RequestStats(
-                rounds=stats.rounds,
-                drafted=stats.drafted,
-                accepted=stats.accepted,
-                rejected=stats.rejected,
-                missed_drafts=stats.missed_drafts,
-                ttft_s=checked_seconds(stats.ttft_s, "ttft_s"),
-                total_s=checked_seconds(stats.total_s, "total_s"),
-                draft_s=checked_seconds(stats.draft_s, "draft_s"),
-                hidden_s=checked_seconds(stats.hidden_s, "hidden_s"),
-                drafter_lost=stats.drafter_lost,
-                tested_at=stats.tested_at,
-                accepted_at=stats.accepted_at,
-            ),
+            stats=put_stats(message.stats),
         )
     )
 

@@ -1,0 +1,157 @@
+"""`paceline serve`: a deployment behind a gRPC server, until it is told to stop."""
+
+import asyncio
+import signal
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.console import Console
+
+from cluster.deployment import Deployment
+from cluster.options import ServeOptions
+from cluster.planning import (
+    AUTO,
+    DrafterChoice,
+    PlannedModel,
+    plan_deployment,
+    plan_drafter,
+    plan_target,
+)
+from cluster.ray_session import RaySession
+from parallel.decoding.types import DecodeMode
+from runtime.errors import ConfigError, PacelineError
+from runtime.service.gateway import Gateway, GatewayLimits
+from runtime.service.server import ServerSettings, ServiceServer
+from runtime.service.servicer import ServedModel
+
+_NOTES = Console(stderr=True, highlight=False)
+_CHECK_S = 1.0
+_CACHE_TOKENS = 32768
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+
+def run(options: ServeOptions) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit code.
+
+    Raises:
+        ConfigError: something the user gave cannot be used.
+        PacelineError: the target failed.
+    """
+    settings = _server_settings(options)
+    target = plan_target(options.models)
+    if target.tokenizer is None:
+        raise ConfigError("virtual devices have no text to serve: name a model with --target")
+    drafting = options.mode != DecodeMode.AUTOREGRESSIVE
+    drafter = plan_drafter(options.models, target) if drafting else None
+    model = _served_model(options, target, drafter)
+    tokens = options.models.cache_tokens or max(_CACHE_TOKENS, target.max_positions)
+    spec = plan_deployment(options.models, target, drafter, cache_tokens=tokens, stops=True)
+    with ExitStack() as stack:
+        stack.enter_context(RaySession(options.models.ray_address, num_actors=spec.num_actors))
+        deployment = stack.enter_context(Deployment(spec))
+        with _NOTES.status("starting") as status:
+            deployment.start(lambda text: status.update(text))
+        return asyncio.run(_serve(deployment, model, settings, options))
+
+
+async def _serve(
+    deployment: Deployment, model: ServedModel, settings: ServerSettings, options: ServeOptions
+) -> int:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    gateway = Gateway(deployment.connect(), GatewayLimits(max_open=options.max_open))
+    server = ServiceServer(gateway, model, settings)
+    await server.start()
+    _NOTES.print(f"ready: {model.name} on {server.address}, drafter {model.drafter or 'none'}")
+    failure: PacelineError | None = None
+    while failure is None and not stopping.is_set():
+        try:
+            await asyncio.to_thread(deployment.check)
+        except PacelineError as error:
+            failure = error
+        await _wait(stopping, _CHECK_S)
+    if failure is None:
+        _NOTES.print(f"draining {gateway.num_open} requests, at most {options.drain_s:.0f} s")
+    finished = await server.stop(options.drain_s if failure is None else 0.0)
+    if failure is not None:
+        raise failure
+    if not finished:
+        _NOTES.print("[yellow]some requests were cut: clients can resume them elsewhere[/]")
+    return 0
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), timeout_s)
+    except TimeoutError:
+        return
+
+
+def _served_model(
+    options: ServeOptions, target: PlannedModel, drafter: DrafterChoice | None
+) -> ServedModel:
+    assert target.tokenizer is not None
+    mode = options.mode
+    if mode == AUTO:
+        assert drafter is not None
+        mode = drafter.best_mode.value
+    if mode not in list(DecodeMode):
+        names = ", ".join((AUTO, *DecodeMode))
+        raise ConfigError(f"--mode is {mode!r}: choose one of {names}")
+    if options.max_tokens < 1:
+        raise ConfigError(f"--max-tokens is {options.max_tokens}: ask for at least 1")
+    return ServedModel(
+        name=target.name,
+        tokenizer=target.tokenizer,
+        vocab_size=target.vocab_size,
+        max_positions=target.max_positions,
+        tp=options.models.tp,
+        drafter=drafter.name if drafter is not None else "",
+        default_mode=DecodeMode(mode),
+        default_max_tokens=options.max_tokens,
+        version=version("paceline"),
+    )
+
+
+def _server_settings(options: ServeOptions) -> ServerSettings:
+    host, _, port = options.listen.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ConfigError(f"--listen is {options.listen!r}: write HOST:PORT, as 127.0.0.1:50051")
+    if options.max_open < 1:
+        raise ConfigError(f"--max-open is {options.max_open}: at least 1 is needed")
+    if (options.tls_key or options.client_ca) and not options.tls_cert:
+        raise ConfigError("--tls-key and --client-ca need --tls-cert")
+    if host not in _LOOPBACK and options.tls_cert is None:
+        _NOTES.print(
+            f"[yellow]warning:[/] {options.listen} is open to other hosts in plaintext: "
+            "give --tls-cert and --tls-key"
+        )
+    return ServerSettings(
+        address=options.listen,
+        tokens=read_tokens(options.token_file),
+        certificate=options.tls_cert,
+        private_key=options.tls_key,
+        client_ca=options.client_ca,
+        reflection=options.reflection,
+    )
+
+
+def read_tokens(path: Path | None) -> tuple[str, ...]:
+    """Return the tokens of a file, one a line; none without a file.
+
+    Raises:
+        ConfigError: the file cannot be read or holds no token.
+    """
+    if path is None:
+        return ()
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--token-file {path} cannot be read: {error}") from error
+    tokens = tuple(line.strip() for line in lines if line.strip())
+    if not tokens:
+        raise ConfigError(f"--token-file {path} holds no token: write one a line")
+    return tokens

@@ -1,0 +1,1 @@
+"""The gRPC service: generation for clients anywhere."""

@@ -1,0 +1,190 @@
+"""The server around the servicers: credentials, tokens, health, reflection, draining."""
+
+import asyncio
+import hmac
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health  # type: ignore[attr-defined]  # set at import
+from grpc_reflection.v1alpha import reflection
+
+from protos.paceline.v1 import service_pb2 as pb
+from protos.paceline.v1 import service_pb2_grpc as rpc
+from runtime.errors import ConfigError
+from runtime.service.gateway import Gateway
+from runtime.service.servicer import GenerationServicer, ModelServicer, ServedModel
+
+_LOG = logging.getLogger("paceline.server")
+_SERVICES = tuple(service.full_name for service in pb.DESCRIPTOR.services_by_name.values())
+_HEALTH = "grpc.health.v1.Health"
+_OPEN_TO_ALL = f"/{_HEALTH}/"  # probes carry no token
+_HEALTH_POLL_S = 0.5
+_OPTIONS = (
+    ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a lottery
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_ping_strikes", 5),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """Where and for whom a server listens."""
+
+    address: str
+    tokens: tuple[str, ...] = ()
+    """Bearer tokens that are let in; none lets everybody in."""
+    certificate: Path | None = None
+    private_key: Path | None = None
+    client_ca: Path | None = None
+    """Clients must have a certificate of this authority."""
+    reflection: bool = True
+    max_message_bytes: int = 16 * 1024 * 1024
+    max_streams: int = 1024
+
+
+class ServiceServer:
+    """One listening server; lives on one asyncio loop."""
+
+    def __init__(self, gateway: Gateway, model: ServedModel, settings: ServerSettings) -> None:
+        self._gateway = gateway
+        self._model = model
+        self._settings = settings
+        self._health = health.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self.address = settings.address
+        """Where it listens; the port is known once it has started."""
+
+    async def start(self) -> None:
+        """Begin to listen.
+
+        Raises:
+            ConfigError: the address is taken or no address, or a credential cannot be read.
+        """
+        settings = self._settings
+        interceptors = [_TokenInterceptor(settings.tokens)] if settings.tokens else []
+        size = settings.max_message_bytes
+        options = (
+            *_OPTIONS,
+            ("grpc.max_receive_message_length", size),
+            ("grpc.max_concurrent_streams", settings.max_streams),
+        )
+        server = grpc.aio.server(interceptors=interceptors, options=options)
+        generation = GenerationServicer(self._gateway, self._model)
+        rpc.add_GenerationServiceServicer_to_server(generation, server)
+        rpc.add_ModelServiceServicer_to_server(ModelServicer(self._model), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if settings.reflection:
+            names = (*_SERVICES, _HEALTH, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
+        host, _, _ = settings.address.rpartition(":")
+        port = self._bind(server)
+        self.address = f"{host}:{port}"
+        await self._gateway.start()
+        await self._tell("", serving=True)
+        await server.start()
+        self._server = server
+        self._watch = asyncio.create_task(self._watch_gateway())
+
+    async def stop(self, drain_s: float) -> bool:
+        """Refuse what is new, let what runs finish, then close; False if the time did not do."""
+        self._gateway.drain()
+        await self._tell_all(serving=False)
+        finished = await self._gateway.drained(drain_s)
+        if self._watch is not None:
+            self._watch.cancel()
+        await self._gateway.close()
+        if self._server is not None:
+            await self._server.stop(grace=1.0)
+        return finished
+
+    def _bind(self, server: grpc.aio.Server) -> int:
+        settings = self._settings
+        try:
+            if settings.certificate is None:
+                return server.add_insecure_port(settings.address)
+            return server.add_secure_port(settings.address, _credentials(settings))
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"--listen {settings.address} cannot be used ({error}): is the port taken?"
+            ) from error
+
+    async def _watch_gateway(self) -> None:
+        """Keep readiness true: it falls with the engine, and when its last step is too old."""
+        told: bool | None = None
+        while True:
+            ready = self._gateway.is_ready
+            if ready != told:
+                await self._tell_all(serving=ready)
+                told = ready
+            await asyncio.sleep(_HEALTH_POLL_S)
+
+    async def _tell_all(self, *, serving: bool) -> None:
+        for name in _SERVICES:
+            await self._tell(name, serving=serving)
+
+    async def _tell(self, name: str, *, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse.ServingStatus
+        await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+
+class _TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # stubs alone
+    """Lets calls in that carry a known bearer token."""
+
+    def __init__(self, tokens: tuple[str, ...]) -> None:
+        self._tokens = tuple(token.encode() for token in tokens)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Pass a call on, or answer it with UNAUTHENTICATED."""
+        handler = await continuation(handler_call_details)
+        method = str(handler_call_details.method)
+        if method.startswith(_OPEN_TO_ALL) or self._knows(handler_call_details):
+            return handler
+        if handler is not None and handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(_refuse_stream)
+        return grpc.unary_unary_rpc_method_handler(_refuse_call)
+
+    def _knows(self, details: grpc.HandlerCallDetails) -> bool:
+        given = dict(details.invocation_metadata or ()).get("authorization", "")
+        kind, _, token = str(given).partition(" ")
+        offered = token.encode()
+        # All are compared, each in constant time: time tells nothing of which is near.
+        known = [hmac.compare_digest(offered, mine) for mine in self._tokens]
+        return kind.lower() == "bearer" and any(known)
+
+
+async def _refuse_call(_: object, context: Any) -> None:
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no valid bearer token was sent")
+
+
+async def _refuse_stream(_: object, context: Any) -> Any:
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no valid bearer token was sent")
+    yield b""
+
+
+def _credentials(settings: ServerSettings) -> grpc.ServerCredentials:
+    assert settings.certificate is not None
+    if settings.private_key is None:
+        raise ConfigError("--tls-cert needs --tls-key")
+    pair = (_read(settings.private_key), _read(settings.certificate))
+    authority = _read(settings.client_ca) if settings.client_ca is not None else None
+    return grpc.ssl_server_credentials(
+        [pair], root_certificates=authority, require_client_auth=authority is not None
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
