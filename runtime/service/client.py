@@ -32,9 +32,14 @@ _RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 _Asked = TypeVar("_Asked")
 _Told = TypeVar("_Told")
 _CALL_S = 10.0
-_FIRST_WAIT_S = 0.2
+_FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 5.0
-_OPTIONS = (("grpc.keepalive_time_ms", 20_000), ("grpc.keepalive_timeout_ms", 10_000))
+_OPTIONS = (
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),  # a stream that broke is taken up soon
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
 
 
 class ServiceError(PacelineError):

@@ -1,0 +1,134 @@
+"""A server on a loop in a thread, over a rig's engine; and a wire that is cut on purpose."""
+
+import asyncio
+import contextlib
+import random
+import socket
+import threading
+import time
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import tokenizers
+from tokenizers import models, pre_tokenizers
+
+from parallel.decoding.types import DecodeMode
+from runtime.service.gateway import Gateway, GatewayLimits
+from runtime.service.server import ServerSettings, ServiceServer
+from runtime.service.servicer import ServedModel
+from runtime.text import Tokenizer
+from tests.rig import VOCAB, Rig
+
+T = TypeVar("T")
+
+
+def toy_tokenizer() -> Tokenizer:
+    """Words w0 to w47."""
+    inner = tokenizers.Tokenizer(
+        models.WordLevel({f"w{token}": token for token in range(VOCAB)}, unk_token="w0")
+    )
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    return Tokenizer(
+        inner, eos_ids=frozenset(), chat_template=None, special_tokens={}, name="the toy"
+    )
+
+
+class Serving:
+    """A running server."""
+
+    def __init__(self, rig: Rig, **settings: Any) -> None:
+        limits = settings.pop("limits", GatewayLimits())
+        model = ServedModel(
+            name="toy",
+            tokenizer=toy_tokenizer(),
+            vocab_size=VOCAB,
+            max_positions=400,
+            tp=1,
+            drafter="toy",
+            default_mode=DecodeMode.PEARL,
+            default_max_tokens=24,
+            version="0",
+        )
+        self.gateway = Gateway(rig.driver(), limits)
+        self.server = ServiceServer(
+            self.gateway, model, ServerSettings(address="127.0.0.1:0", **settings)
+        )
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.call(self.server.start())
+        self._stopped = False
+
+    @property
+    def address(self) -> str:
+        return self.server.address
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=20)
+
+    def stop(self, drain_s: float = 0.0) -> bool:
+        self._stopped = True
+        return self.call(self.server.stop(drain_s))
+
+    def close(self) -> None:
+        if not self._stopped:
+            self.stop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=5)
+        self._loop.close()
+
+
+def slow_down(rig: Rig, seconds: float) -> None:
+    """Let each of the target's forwards take so long at least."""
+    forward = rig.target.forward
+
+    def slow(rows: Any) -> Any:
+        time.sleep(seconds)
+        return forward(rows)
+
+    rig.target.forward = slow  # type: ignore[method-assign]
+
+
+class CutWire:
+    """Passes bytes on to a server, and cuts each connection after a random number of them."""
+
+    def __init__(self, address: str, *, seed: int, most: int) -> None:
+        host, port = address.rsplit(":", 1)
+        self._target = (host, int(port))
+        self._rng = random.Random(seed)
+        self._most = most
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.num_cuts = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(self._target)
+            budget = self._rng.randrange(200, self._most)
+            threading.Thread(target=self._pump, args=(near, far, None), daemon=True).start()
+            threading.Thread(target=self._pump, args=(far, near, budget), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, budget: int | None) -> None:
+        try:
+            while data := source.recv(65536):
+                if budget is not None and len(data) >= budget:
+                    sink.sendall(data[:budget])
+                    self.num_cuts += 1
+                    break
+                sink.sendall(data)
+                if budget is not None:
+                    budget -= len(data)
+        except OSError:
+            pass
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()

@@ -1,0 +1,313 @@
+"""The gRPC service over a toy engine: exact streams, resumed ones, faults and refusals."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from parallel.messages import Submit
+from protos.paceline.v1 import link_pb2
+from protos.paceline.v1 import service_pb2 as pb
+from protos.paceline.v1 import service_pb2_grpc as rpc
+from runtime.service.client import Client, Credentials, ServiceError
+from runtime.service.gateway import GatewayLimits
+from tests.rig import Rig, expected_tokens, make_submit
+from tests.runtime.service.serving import CutWire, Serving, slow_down, toy_tokenizer
+
+PROMPT = (1, 2, 3)
+Stub = Any  # the stubs of streams know less than the streams
+GENERATION = "paceline.v1.GenerationService"
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    made = Rig()
+    made.attach_model()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def serving(rig: Rig) -> Iterator[Serving]:
+    made = Serving(rig)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client(serving: Serving) -> Iterator[Client]:
+    with Client(serving.address) as made:
+        yield made
+
+
+@pytest.fixture
+def stub(serving: Serving) -> Iterator[Stub]:
+    with grpc.insecure_channel(serving.address) as channel:
+        yield rpc.GenerationServiceStub(channel)
+
+
+def ask(name: str = "", **fields: Any) -> pb.GenerateRequest:
+    ids = pb.TokenIds(ids=fields.pop("ids", PROMPT))
+    return pb.GenerateRequest(token_ids=ids, request_id=name, seed=0, **fields)
+
+
+def tokens_of(events: list[pb.GenerateResponse]) -> list[int]:
+    return [token for event in events for token in event.tokens.token_ids]
+
+
+def wait_until(condition: Any, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.01)
+
+
+def alone(**fields: Any) -> list[int]:
+    submit: Submit = make_submit(prompt=PROMPT, **fields)
+    return expected_tokens(submit)
+
+
+@pytest.mark.parametrize("mode", ["autoregressive", "speculative", "pearl"])
+def test_a_stream_has_the_targets_tokens_and_one_end(stub: Stub, mode: str) -> None:
+    number = link_pb2.DecodeMode.Value(f"DECODE_MODE_{mode.upper()}")
+    events = list(stub.Generate(ask(max_tokens=24, mode=number)))
+    kinds = [event.WhichOneof("event") for event in events]
+    assert kinds == ["accepted", *["tokens"] * (len(events) - 2), "finish"]
+    assert tokens_of(events) == alone()
+    finish = events[-1].finish
+    assert finish.reason == link_pb2.FINISH_REASON_LENGTH
+    assert (finish.prompt_tokens, finish.completion_tokens) == (3, 24)
+    assert (finish.stats.drafted > 0) == (mode != "autoregressive")
+    assert (finish.stats.accepted > 0) == (mode != "autoregressive")
+
+
+def test_the_client_gives_text_and_tokens(client: Client) -> None:
+    chunks = list(client.generate("w1 w2 w3", max_tokens=24))
+    tokens = [token for chunk in chunks for token in chunk.token_ids]
+    assert tokens == alone()
+    assert "".join(chunk.text for chunk in chunks) == toy_tokenizer().decode(tokens)
+    assert [chunk.finish_reason for chunk in chunks if chunk.finish_reason] == ["length"]
+    assert client.model().name == "toy"
+    assert client.tokenize("w4 w5") == (4, 5)
+    assert client.detokenize([4, 5]) == toy_tokenizer().decode([4, 5])
+
+
+def test_a_seed_is_drawn_where_none_is_given_and_told(stub: Stub) -> None:
+    request = pb.GenerateRequest(text="w1 w2 w3", temperature=1.0, max_tokens=16)
+    first = list(stub.Generate(request))
+    second = list(stub.Generate(request))
+    assert tokens_of(first) != tokens_of(second)
+    request.seed = first[0].accepted.seed
+    assert tokens_of(list(stub.Generate(request))) == tokens_of(first)
+
+
+def test_a_broken_stream_is_taken_up_where_it_was(rig: Rig, serving: Serving, stub: Stub) -> None:
+    slow_down(rig, 0.01)
+    stream = stub.Generate(ask("mine", max_tokens=40))
+    got: list[int] = []
+    for event in stream:
+        got += event.tokens.token_ids
+        if len(got) >= 5:
+            break
+    stream.cancel()
+    time.sleep(0.1)
+    assert serving.gateway.num_open == 1
+    rest = list(stub.Generate(ask("mine", max_tokens=40, resume_from=len(got))))
+    assert got + tokens_of(rest) == alone(max_tokens=40)
+    assert rest[-1].WhichOneof("event") == "finish"
+    again = list(stub.Generate(ask("mine", max_tokens=40)))  # idempotent: nothing is done anew
+    assert tokens_of(again) == alone(max_tokens=40)
+    assert again[-1].finish.stats == rest[-1].finish.stats
+
+
+def test_a_name_belongs_to_one_request(stub: Stub) -> None:
+    list(stub.Generate(ask("mine")))
+    with pytest.raises(grpc.RpcError, match="belongs to another request"):
+        list(stub.Generate(ask("mine", max_tokens=5)))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_wire_that_is_cut_again_and_again_loses_no_token(
+    rig: Rig, serving: Serving, seed: int
+) -> None:
+    slow_down(rig, 0.002)
+    wire = CutWire(serving.address, seed=seed, most=900)
+    with Client(wire.address) as client:
+        for number in range(4):
+            chunks = list(client.generate([*PROMPT, number], max_tokens=60, max_attempts=50))
+            tokens = [token for chunk in chunks for token in chunk.token_ids]
+            assert tokens == expected_tokens(make_submit(prompt=(*PROMPT, number), max_tokens=60))
+            assert "".join(c.text for c in chunks) == toy_tokenizer().decode(tokens)
+            assert sum(chunk.finish_reason is not None for chunk in chunks) == 1
+    wire.close()
+    assert wire.num_cuts > 0
+
+
+def test_a_client_that_leaves_frees_its_request(
+    rig: Rig, serving: Serving, client: Client, stub: Stub
+) -> None:
+    slow_down(rig, 0.01)
+    stream = stub.Generate(ask(max_tokens=300))
+    next(stream)
+    wait_until(lambda: serving.gateway.num_open == 1)
+    stream.cancel()
+    wait_until(lambda: serving.gateway.num_open == 0)
+    wait_until(lambda: not rig.engine._running)
+    chunks = client.generate("w1 w2", max_tokens=300)
+    next(chunks)
+    chunks.close()  # type: ignore[attr-defined]  # a generator
+    wait_until(lambda: serving.gateway.num_open == 0)
+    wait_until(lambda: not rig.engine._running)
+
+
+def test_cancelling_ends_the_stream_and_may_be_repeated(
+    rig: Rig, serving: Serving, stub: Stub
+) -> None:
+    slow_down(rig, 0.01)
+    stream = stub.Generate(ask("mine", max_tokens=300))
+    next(stream)
+    wait_until(lambda: serving.gateway.num_open == 1)
+    assert stub.Cancel(pb.CancelRequest(request_id="mine")).was_running
+    events = list(stream)
+    assert events[-1].finish.reason == link_pb2.FINISH_REASON_CANCELLED
+    assert not stub.Cancel(pb.CancelRequest(request_id="mine")).was_running
+    with pytest.raises(grpc.RpcError, match="no request is named 'other'"):
+        stub.Cancel(pb.CancelRequest(request_id="other"))
+
+
+def test_a_deadline_ends_the_request(
+    rig: Rig, serving: Serving, client: Client, stub: Stub
+) -> None:
+    slow_down(rig, 0.02)
+    with pytest.raises(ServiceError) as ended:
+        list(client.generate("w1", max_tokens=300, timeout_s=0.4))
+    assert ended.value.code == "DEADLINE_EXCEEDED"
+    with pytest.raises(grpc.RpcError):
+        list(stub.Generate(ask(max_tokens=300), timeout=0.3))
+    wait_until(lambda: serving.gateway.num_open == 0)
+    wait_until(lambda: not rig.engine._running)
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (pb.GenerateRequest(), "there is no prompt"),
+        (ask(ids=()), "the prompt has no tokens"),
+        (ask(ids=(1, 99)), "a token is not in the vocabulary"),
+        (ask(ids=(1,) * 400), "the prompt has 400 tokens, the context of toy holds 400"),
+        (ask(max_tokens=0), "max_tokens is 0"),
+        (ask(temperature=-1), "temperature is -1.0"),
+        (ask(temperature=1, top_p=0.0), "top_p is 0.0"),
+        (ask(resume_from=3), "resume_from needs the request_id"),
+        (ask("mine", resume_from=99), "resume_from is 99, beyond max_tokens 24"),
+        (ask("m" * 200), "request_id is longer than 128"),
+        (ask(stop=["a"] * 17), "17 stop strings"),
+        (ask(stop=[""]), "a stop string is empty"),
+        (
+            pb.GenerateRequest(chat=pb.Chat(messages=[pb.ChatMessage(role="user", content="x")])),
+            "the toy has no chat template",
+        ),
+    ],
+)
+def test_a_bad_request_is_refused_and_disturbs_nobody(
+    rig: Rig, stub: Stub, request_: pb.GenerateRequest, words: str
+) -> None:
+    slow_down(rig, 0.005)
+    other = stub.Generate(ask(max_tokens=24))
+    next(other)
+    with pytest.raises(grpc.RpcError) as refused:
+        list(stub.Generate(request_))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert words in str(refused.value.details())
+    assert tokens_of(list(other)) == alone()
+
+
+def test_only_so_many_requests_are_taken(rig: Rig) -> None:
+    slow_down(rig, 0.02)
+    serving = Serving(rig, limits=GatewayLimits(max_open=2))
+    try:
+        with grpc.insecure_channel(serving.address) as channel:
+            stub: Stub = rpc.GenerationServiceStub(channel)
+            running = [stub.Generate(ask(ids=(1, n), max_tokens=300)) for n in range(2)]
+            for stream in running:
+                next(stream)
+            with pytest.raises(grpc.RpcError) as refused:
+                list(stub.Generate(ask()))
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            trailing: Any = refused.value.trailing_metadata()
+            assert dict(trailing)["retry-after"] == "1"
+            for stream in running:
+                stream.cancel()
+    finally:
+        serving.close()
+
+
+def test_only_known_tokens_are_let_in(rig: Rig) -> None:
+    serving = Serving(rig, tokens=("secret", "other"))
+    try:
+        for token in (None, "wrong", ""):
+            with Client(serving.address, credentials=Credentials(token=token)) as client:
+                with pytest.raises(ServiceError) as refused:
+                    list(client.generate("w1"))
+                assert refused.value.code == "UNAUTHENTICATED"
+                with pytest.raises(ServiceError, match="UNAUTHENTICATED"):
+                    client.model()
+        with Client(serving.address, credentials=Credentials(token="other")) as client:
+            assert list(client.generate("w1 w2 w3"))[-1].finish_reason == "length"
+        with grpc.insecure_channel(serving.address) as channel:  # probes need none
+            assert health(channel, "") == "SERVING"
+    finally:
+        serving.close()
+
+
+def health(channel: grpc.Channel, service: str) -> str:
+    request = health_pb2.HealthCheckRequest(service=service)
+    answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=5)
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+def test_draining_finishes_what_runs_and_refuses_what_is_new(
+    rig: Rig, serving: Serving, stub: Stub
+) -> None:
+    slow_down(rig, 0.005)
+    stream = stub.Generate(ask(max_tokens=24))
+    next(stream)
+    serving.gateway.drain()
+    with grpc.insecure_channel(serving.address) as channel:
+        wait_until(lambda: health(channel, GENERATION) == "NOT_SERVING")
+        assert health(channel, "") == "SERVING"
+    with pytest.raises(grpc.RpcError) as refused:
+        list(stub.Generate(ask()))
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert tokens_of(list(stream)) == alone()
+    assert serving.stop(drain_s=5.0)
+
+
+def test_readiness_falls_with_the_engine_and_streams_end(
+    rig: Rig, serving: Serving, stub: Stub
+) -> None:
+    slow_down(rig, 0.01)
+    stream = stub.Generate(ask(max_tokens=300))
+    next(stream)
+    with grpc.insecure_channel(serving.address) as channel:
+        wait_until(lambda: health(channel, GENERATION) == "SERVING")
+        rig.engine.stop()
+        wait_until(lambda: health(channel, GENERATION) == "NOT_SERVING")
+    with pytest.raises(grpc.RpcError) as ended:
+        list(stream)
+    assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+    with pytest.raises(grpc.RpcError, match="the engine is gone"):
+        list(stub.Generate(ask()))
+
+
+def test_reflection_tells_an_outsider_of_the_services(serving: Serving) -> None:
+    with grpc.insecure_channel(serving.address) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        asked = reflection_pb2.ServerReflectionRequest(list_services="")
+        (answer,) = stub.ServerReflectionInfo(iter([asked]), timeout=5)
+        names = {service.name for service in answer.list_services_response.service}
+    assert {GENERATION, "paceline.v1.ModelService", "grpc.health.v1.Health"} <= names
