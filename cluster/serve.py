@@ -65,7 +65,8 @@ async def _serve(
     gateway = Gateway(deployment.connect(), GatewayLimits(max_open=options.max_open))
     server = ServiceServer(gateway, model, settings)
     await server.start()
-    _NOTES.print(f"ready: {model.name} on {server.address}, drafter {model.drafter or 'none'}")
+    ready = f"ready: {model.name} on {server.address}, drafter {model.drafter or 'none'}"
+    _NOTES.print(ready, soft_wrap=True)
     failure: PacelineError | None = None
     while failure is None and not stopping.is_set():
         try:
