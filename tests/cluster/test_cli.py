@@ -153,3 +153,61 @@ def test_a_bad_benchmark_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert words in refusal(capsys, monkeypatch, "bench", "decode", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["draft", "train", "--out", "x"], "no prompts to learn from: name --prompts FILE"),
+        (["draft", "train", "--out", "x", "--free-prompts", "-1"], "--free-prompts is -1"),
+        (["draft", "train", "--out", "x", "--prompts", "none.jsonl"], "none.jsonl does not exist"),
+        (["draft", "train", "--out", "x", "--free-prompts", "9", "--steps", "0"], "--steps is 0"),
+        (
+            ["draft", "train", "--out", "x", "--free-prompts", "9", "--init-layers", "0,5,29"],
+            "--init-layers names 3 layers, --layers asks for 2",
+        ),
+        (
+            ["draft", "train", "--out", "x", "--free-prompts", "9", "--divergence", "mse"],
+            "--divergence is 'mse': choose one of forward-kl",
+        ),
+        (
+            ["draft", "train", "--out", "x", "--free-prompts", "9", "--head-vocab", "99999"],
+            "--head-vocab is 99999: .* has 49152 tokens",
+        ),
+        (["draft", "index", "none.txt", "--out", "x"], "text file none.txt does not exist"),
+        (
+            ["draft", "eval", "lookup", "--prompts", "none.jsonl", "--mode", "fast"],
+            "--mode is 'fast': choose speculative or pearl",
+        ),
+        (
+            ["draft", "eval", "lookup:bigram", "--prompts", "PROMPTS"],
+            "look-up source 'bigram' is not known",
+        ),
+        (
+            ["draft", "eval", "lookup:store=nowhere", "--prompts", "PROMPTS"],
+            "nowhere is no store of texts: make one with",
+        ),
+        (["draft", "eval", "lookup", "--prompts", "PROMPTS", "--plot", "x.pdf"], "name a .png"),
+        (["serve", "--listen", "50051"], "--listen is '50051': write HOST:PORT"),
+        (["serve", "--token-file", "none"], "--token-file none cannot be read"),
+        (["serve", "--tls-key", "key.pem"], "--tls-key and --client-ca need --tls-cert"),
+        (["serve", "--max-tokens", "0"], "--max-tokens is 0"),
+        (["serve", "--mode", "fast"], "--mode is 'fast': choose one of auto, autoregressive"),
+        (["generate", "--prompt", "x", "--drafter", "lookup:x+ngram"], "source 'x' is not known"),
+        (["generate", "--prompt", "x", "--drafter", "ngram+ngram"], "only a model can have"),
+    ],
+)
+def test_other_verbs_refuse_bad_options_too(
+    arguments: list[str],
+    words: str,
+    directory: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    prompts = str(Path(__file__).resolve().parents[1] / "data" / "prompts.jsonl")
+    monkeypatch.chdir(tmp_path)
+    given = [prompts if argument == "PROMPTS" else argument for argument in arguments]
+    said = refusal(capsys, monkeypatch, *given, "--target", directory)
+    assert re.search(words, said), said
+    assert not list(tmp_path.iterdir()), "something was left behind"
