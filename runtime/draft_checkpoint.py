@@ -208,7 +208,8 @@ def save_drafter(
         fields = _drafter_config(config, target_directory, dtype) | {DRAFTER_KEY: asdict(manifest)}
         (partial / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
         (partial / "README.md").write_text(card, encoding="utf-8")
-        partial.chmod(0o755)
+        partial.chmod(0o755)  # temporary directories are their owner's alone, and so are its files
+        (partial / _WEIGHTS).chmod(0o644)
         _replace(partial, directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
