@@ -64,6 +64,9 @@ def train(
         str,
         typer.Option(help="forward-kl, reverse-kl or total-variation (also the last quarter)."),
     ] = "forward-kl",
+    precision: Annotated[
+        str, typer.Option(help="Of matrix products: auto, float32 or bfloat16.")
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Of sampling, order and questions.")] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in OUT.work.")
@@ -106,6 +109,7 @@ def train(
         batch_tokens=batch_tokens,
         learning_rate=learning_rate,
         divergence=divergence,
+        precision=precision,
         seed=seed,
         resume=resume,
         json=json,

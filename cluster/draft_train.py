@@ -3,8 +3,9 @@
 import json
 import os
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
@@ -27,12 +28,13 @@ from cluster.ray_session import RaySession
 from parallel.training.distill import Divergence
 from runtime.checkpoint import parse_layers
 from runtime.draft_job import DraftJob, JobEvent
-from runtime.draft_training import TrainSettings
+from runtime.draft_training import Precision, TrainSettings
 from runtime.errors import ConfigError, PacelineError, PeerLost
 from runtime.prompts import read_prompts
 
 _NOTES = Console(stderr=True)
 _SLACK_TOKENS = 400  # of cache for each request beside its answer: its prompt
+_Choice = TypeVar("_Choice", bound=StrEnum)
 _STAGES = ("lessons", "training")
 
 
@@ -122,12 +124,8 @@ def _check_prompts(options: DraftTrainOptions) -> None:
 
 
 def _settings(options: DraftTrainOptions) -> TrainSettings:
-    try:
-        kind = Divergence(options.divergence)
-    except ValueError as error:
-        raise ConfigError(
-            f"--divergence is {options.divergence!r}: choose one of {', '.join(Divergence)}"
-        ) from error
+    kind = _choice("--divergence", Divergence, options.divergence)
+    precision = _choice("--precision", Precision, options.precision)
     for name, value in (
         ("--steps", options.steps),
         ("--batch-tokens", options.batch_tokens),
@@ -144,9 +142,18 @@ def _settings(options: DraftTrainOptions) -> TrainSettings:
         batch_tokens=options.batch_tokens,
         learning_rate=options.learning_rate,
         divergence=kind,
+        precision=precision,
         train_head=options.train_head,
         seed=options.seed,
     )
+
+
+def _choice(flag: str, kind: type[_Choice], value: str) -> _Choice:
+    try:
+        return kind(value)
+    except ValueError as error:
+        choices = ", ".join(kind)
+        raise ConfigError(f"{flag} is {value!r}: choose one of {choices}") from error
 
 
 def _layers(options: DraftTrainOptions, target: PlannedModel) -> tuple[int, ...]:

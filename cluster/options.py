@@ -121,6 +121,7 @@ class DraftTrainOptions:
     batch_tokens: int
     learning_rate: float
     divergence: str
+    precision: str
     seed: int
     resume: bool
     json: bool = False

@@ -21,6 +21,8 @@ class Hello:
     """Sequences a drafter can hold at once; 0 for a driver."""
     num_successors: int = 0
     """Best tokens a drafter wants to hear of after each token the target scored; 0 is none."""
+    grows_trees: bool = False
+    """Whether the drafter proposes trees, and says how likely each of their tokens is kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +53,13 @@ class DraftItem:
     """Tokens that follow them; the draft starts after the last one, at base = keep + len(tail)."""
     num_draft: int
     """Draft tokens wanted; 0 only brings the drafter's cache up to date."""
+    tree: bool = False
+    """Whether the draft may be a tree: alternatives too, `num_draft` tokens in all."""
     stream: bool = False
     """Send the first token at once, the others when all are there."""
-    scored: tuple[tuple[int, tuple[int, ...]], ...] = ()
-    """Tokens the target scored in the last round, each with the best ones after it, best first."""
+    scored: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
+    """What the target scored in the last round: the last token or two before a place, and the best
+    ones there, best first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +75,7 @@ class DraftRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProposalItem:
-    """A drafted chain of one request."""
+    """The draft of one request."""
 
     request: int
     epoch: int
@@ -79,6 +84,11 @@ class ProposalItem:
     token_ids: tuple[int, ...]
     draft_probs: tuple[SparseProbs, ...] = ()
     """The law of each token; empty when they are POINT drafts."""
+    parents: tuple[int, ...] = ()
+    """Of a tree: index of the token that each follows, -1 for the base; empty for a chain. The
+    drafter does not hold a tree that it proposed."""
+    gains: tuple[float, ...] = ()
+    """How likely each token is kept, as the drafter believes, falling; empty: it does not say."""
     unknown: bool = False
     """The drafter holds fewer than `keep` tokens of this request: send it from the start."""
 

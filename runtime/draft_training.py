@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,15 @@ _POOL = 16  # batches whose sequences are sorted by length together
 _FLOOR = 0.1  # of the peak learning rate, at the end of its decay
 
 
+class Precision(StrEnum):
+    """How matrices are multiplied while training."""
+
+    AUTO = "auto"
+    """bfloat16 where the processor has instructions for it."""
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSettings:
     """How a drafter is trained."""
@@ -45,6 +55,8 @@ class TrainSettings:
     tune: float = 0.25
     """Last share of the steps, in which total variation, the aim itself, takes over."""
     train_head: bool = True
+    precision: Precision = Precision.AUTO
+    """Of matrix products; weights and optimiser stay float32."""
     seed: int = 0
     evaluate_every: int = 200
 
@@ -100,6 +112,7 @@ class DraftTrainer:
         self.settings = settings
         self._directory = directory
         self._device = device
+        self._bfloat16 = _in_bfloat16(settings.precision, device)
         self._embedding = embedding.to(device)
         columns = torch.full((len(embedding),), -1)
         columns[head_token_ids] = torch.arange(len(head_token_ids))
@@ -152,7 +165,7 @@ class DraftTrainer:
         before every position this is the greedy acceptance rate.
         """
         right: dict[str, list[int]] = {"all": [0, 0]}
-        with torch.no_grad():
+        with torch.no_grad(), self._precision():
             for batch in _grouped(examples, self.settings.batch_tokens):
                 hidden_NE, _, _ = self._read(batch)
                 columns = self.student.score(hidden_NE).argmax(1).cpu()
@@ -168,14 +181,19 @@ class DraftTrainer:
                     first = last
         return {name: hits / max(1, total) for name, (hits, total) in right.items()}
 
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bfloat16)
+
     def _learn(self, step: int, batch: list[Example]) -> float:
         settings = self.settings
         rate = settings.learning_rate * _schedule(step, settings)
-        hidden_NE, columns_NC, probs_NC = self._read(batch)
         kind = settings.divergence
         if step >= settings.steps * (1 - settings.tune):
             kind = Divergence.TOTAL_VARIATION
-        loss = divergence(kind, self.student.score(hidden_NE), columns_NC, probs_NC).mean()
+        with self._precision():
+            hidden_NE, columns_NC, probs_NC = self._read(batch)
+            logits_NK = self.student.score(hidden_NE)
+        loss = divergence(kind, logits_NK, columns_NC, probs_NC).mean()
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), settings.clip)
@@ -259,6 +277,14 @@ class DraftTrainer:
                     self._optimizer.state[weight]["step"] = tensors[f"step.{name}"].cpu().clone()
         self.step, self.best = int(facts["step"]), float(facts["best"])
         self.best_step = int(facts["best_step"])
+
+
+def _in_bfloat16(precision: Precision, device: torch.device) -> bool:
+    if precision is not Precision.AUTO:
+        return precision is Precision.BFLOAT16
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _read_facts(file: Path) -> dict[str, Any]:

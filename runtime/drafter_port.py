@@ -29,6 +29,8 @@ class DrafterPort:
         """Longest wait for a draft that is due."""
         self.num_successors = 0
         """Best tokens after each scored one that the attached drafter wants to hear of."""
+        self.grows_trees = False
+        """Whether the attached drafter proposes trees, with how likely each token is kept."""
         self.num_losses = 0
         """Times an attached drafter vanished."""
 
@@ -49,6 +51,7 @@ class DrafterPort:
         _LOG.info("drafter %s attached", hello.name)
         self._link, self._answered = link, self._round
         self.num_successors = hello.num_successors
+        self.grows_trees = hello.grows_trees
 
     def ask(self, request: DraftRequest) -> None:
         """Send one round's work; a drafter that turns out to be gone is detached."""

@@ -165,6 +165,8 @@ class Engine:
 
     def _attach(self, hello: Hello, link: Link) -> None:
         self._port.attach(hello, link)
+        if not self._running:
+            self._rounds.measure(self._config.max_positions)
         for sequence in self._running:
             sequence.known_to_drafter = False
 

@@ -139,7 +139,12 @@ class LeaderHost:
         )
         if settings.lookup is not None:
             lookup = LookupDrafter(settings.lookup)
-            hello = Hello(role="drafter", name="lookup", num_successors=lookup.num_successors)
+            hello = Hello(
+                role="drafter",
+                name="lookup",
+                num_successors=lookup.num_successors,
+                grows_trees=True,
+            )
             self._engine.join(hello, InlineLink(lookup, clock))
         self._server = GrpcLinkServer(host, token=token, on_link=self._engine.join)
         return self._server.address
@@ -205,7 +210,7 @@ def serve_drafter(
     drafter: Drafter = LookupDrafter(LookupSettings(recycle=False))
     if model is not None:
         drafter = ModelDrafter(model.runner, model.ledger(), copies=model.copies)
-    hello = Hello(role="drafter", name=name, vocab_size=vocab_size)
+    hello = Hello(role="drafter", name=name, vocab_size=vocab_size, grows_trees=model is None)
     link = _connect(leader, hello)
     try:
         serve_drafts(link, drafter, MonotonicClock(), heartbeat_s=_HEARTBEAT_S)

@@ -1,11 +1,13 @@
 """Drafters without a model: they copy from the text at hand, a store, what was scored before."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from parallel.drafting.ngram import NO_MATCH, Match, NgramIndex
-from parallel.drafting.recycling import SuccessorTable
+from parallel.drafting.ngram import NgramIndex, NgramSource
+from parallel.drafting.recycling import NUM_SUCCESSORS, SuccessorSource, SuccessorTable
+from parallel.drafting.retrieval import StoreSource
+from parallel.drafting.tree import GrownTree, Odds, Source, grow
 from parallel.messages import DraftItem, DraftRequest, ProposalItem
 from runtime.drafting import DraftPart
 from runtime.errors import ConfigError
@@ -49,11 +51,20 @@ class LookupSettings:
         return "+".join([*names, *([f"store={self.store}"] if self.store else [])])
 
 
-class LookupDrafter:
-    """Drafts by the source with the longest match, and where none has one, by recycling.
+@dataclass(slots=True)
+class _Text:
+    """What is known of one request."""
 
-    Sources, of equal matches in this order: the n-grams of the request's own prompt and output, a
-    store of other texts, the tokens that the target scored best before.
+    index: NgramIndex = field(default_factory=NgramIndex)
+    grown: GrownTree | None = None
+    """The tree proposed last, after the first `grown_at` tokens."""
+    grown_at: int = 0
+
+
+class LookupDrafter:
+    """Grows trees from the n-grams of the request's text, a store, what the target scored before.
+
+    How far each is believed is learnt from what the target commits, over all requests.
     """
 
     def __init__(self, settings: LookupSettings) -> None:
@@ -65,19 +76,20 @@ class LookupDrafter:
         self._uses_ngrams = settings.ngram
         self._table = SuccessorTable() if settings.recycle else None
         self._store = load_store(Path(settings.store)) if settings.store else None
-        self._histories: dict[int, NgramIndex] = {}
+        self._odds = Odds()
+        self._texts: dict[int, _Text] = {}
 
     @property
     def num_successors(self) -> int:
         """How many best tokens it wants to hear of after each scored one."""
-        return 0 if self._table is None else 1
+        return 0 if self._table is None else NUM_SUCCESSORS
 
     def answer(self, request: DraftRequest) -> Iterator[DraftPart]:
         """Look every item's last tokens up."""
         for number in request.closed:
-            self._histories.pop(number, None)
+            self._texts.pop(number, None)
         for opened in request.opened:
-            self._histories[opened.request] = NgramIndex()
+            self._texts[opened.request] = _Text()
         yield DraftPart(tuple(self._propose(item) for item in request.items))
 
     def keep_alive(self) -> None:
@@ -89,32 +101,37 @@ class LookupDrafter:
     def _propose(self, item: DraftItem) -> ProposalItem:
         if self._table is not None:
             self._table.update(item.scored)
-        history = self._histories.get(item.request)
-        unknown = history is None or len(history) < item.keep
-        token_ids: tuple[int, ...] = ()
-        if history is not None and not unknown:
-            history.truncate(item.keep)
-            history.append(item.tail)
-            token_ids = self._draft(history, item.num_draft)
-            history.append(token_ids)
+        base = item.keep + len(item.tail)
+        text = self._texts.get(item.request)
+        if text is None or len(text.index) < item.keep:
+            return ProposalItem(
+                request=item.request, epoch=item.epoch, base=base, token_ids=(), unknown=True
+            )
+        text.index.truncate(item.keep)
+        text.index.append(item.tail)
+        if text.grown is not None:
+            text.grown.learn(self._odds, text.index.token_ids[text.grown_at :])
+        sources = self._sources(text.index) if item.num_draft > 0 else []
+        tree = grow(sources, self._odds, item.num_draft, branching=item.tree)
+        # With PEARL the text holds drafts that no verdict has reached, so nothing is learnt there.
+        text.grown, text.grown_at = tree if item.tree else None, base
+        if not item.tree:
+            text.index.append(tree.token_ids)
         return ProposalItem(
             request=item.request,
             epoch=item.epoch,
-            base=item.keep + len(item.tail),
-            token_ids=token_ids,
-            unknown=unknown,
+            base=base,
+            token_ids=tuple(tree.token_ids),
+            parents=tuple(tree.parents) if item.tree else (),
+            gains=tuple(tree.gains),
         )
 
-    def _draft(self, history: NgramIndex, num_draft: int) -> tuple[int, ...]:
-        if num_draft <= 0:
-            return ()
-        match = history.match(num_draft) if self._uses_ngrams else NO_MATCH
+    def _sources(self, index: NgramIndex) -> list[Source]:
+        sources: list[Source] = []
+        if self._uses_ngrams:
+            sources.append(NgramSource(index))
         if self._store is not None:
-            match = _longer(match, self._store.match(history.token_ids, num_draft))
-        if match.token_ids or self._table is None:
-            return match.token_ids
-        return self._table.propose(history.token_ids[-1], num_draft)
-
-
-def _longer(first: Match, second: Match) -> Match:
-    return second if second.token_ids and second.length > first.length else first
+            sources.append(StoreSource(self._store, index.token_ids))
+        if self._table is not None:
+            sources.append(SuccessorSource(self._table, index.token_ids))
+        return sources

@@ -33,7 +33,10 @@ class StepPlan:
 
 def encode_plan(plan: StepPlan) -> bytes:
     """Pack a plan for broadcast."""
-    rows = [(row.slot, row.start, row.token_ids, row.num_logits) for row in plan.rows]
+    rows = [
+        (row.slot, row.start, row.token_ids, row.num_logits, row.parents, row.moves)
+        for row in plan.rows
+    ]
     openings = [(opening.slot, opening.capacity) for opening in plan.openings]
     packed: bytes = msgpack.packb((plan.frees, openings, rows, plan.num_candidates, plan.stop))
     return packed
@@ -51,8 +54,15 @@ def decode_plan(payload: bytes) -> StepPlan:
             frees=frees,
             openings=tuple(SlotOpening(slot=slot, capacity=tokens) for slot, tokens in openings),
             rows=tuple(
-                SequenceRows(slot=slot, start=start, token_ids=ids, num_logits=num_logits)
-                for slot, start, ids, num_logits in rows
+                SequenceRows(
+                    slot=slot,
+                    start=start,
+                    token_ids=ids,
+                    num_logits=num_logits,
+                    parents=parents,
+                    moves=moves,
+                )
+                for slot, start, ids, num_logits, parents, moves in rows
             ),
             num_candidates=num_candidates,
             stop=stop,

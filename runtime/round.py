@@ -6,10 +6,10 @@ carries the machine's commands out. In PEARL mode the drafter works while the ta
 """
 
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
-from parallel.decoding.controller import DraftLengthController
+from parallel.decoding.controller import MAX_NODES, DraftLengthController
 from parallel.decoding.machine import (
     AwaitDraft,
     BeginRound,
@@ -43,6 +43,10 @@ from runtime.sequence import Sequence
 from runtime.shard import ShardRunner
 
 _REMEMBERED_ASKS = 64
+_MEASURED_SIZES = (1, 8, 4, 25, 6, 2, 16, 12)  # a few tell much already
+_MEASURED_TIMES = 3
+_MEASURED_CONTEXT = 64
+_MEASURING_S = 1.0
 _LAW_TOLERANCE = 1e-4  # of a law's sum; float32 laws of 64 tokens are off by 1e-6
 
 
@@ -84,6 +88,30 @@ class RoundRunner:
         self._steps: dict[int, int] = {}
         self._draft_s = 0.0
         self._waited_s = 0.0
+
+    def measure(self, max_positions: int) -> None:
+        """Time forwards of a few sizes, so that the first drafts are as long as is worth it.
+
+        Called when nothing is in flight; takes about a second. Without room it does nothing.
+        """
+        longest = max(_MEASURED_SIZES)
+        context = min(_MEASURED_CONTEXT, max_positions - longest)
+        if context < 1 or not self._ledger.fits(context + longest):
+            return
+        slot = 0  # sequences are numbered from 1
+        self._ledger.open(slot, context + longest)
+        before = SequenceRows(slot=slot, start=0, token_ids=(0,) * context, num_logits=0)
+        self._runner.execute(self._ledger.plan((before,)))
+        end_s = self._clock.now_s() + _MEASURING_S
+        for size in _MEASURED_SIZES * _MEASURED_TIMES:
+            row = SequenceRows(slot=slot, start=context, token_ids=(0,) * size, num_logits=size)
+            start_s = self._clock.now_s()
+            self._runner.execute(self._ledger.plan((row,), (1,) * size))
+            now_s = self._clock.now_s()
+            self._controller.observe_forward(size, now_s - start_s)
+            if now_s > end_s:
+                break
+        self._ledger.close(slot)
 
     def release(self, sequence: Sequence) -> None:
         """Release a sequence's cache, at the target and at the drafter."""
@@ -149,18 +177,20 @@ class RoundRunner:
         if usable <= 0 or (state.owed and not sequence.known_to_drafter):
             return 0
         wanted = sequence.submit.draft_length
-        if wanted < 0:
+        if wanted < 0 and self._drafts_trees(sequence):
+            wanted = MAX_NODES  # to be cut when it is known what they are worth
+        elif wanted < 0:
             wanted = self._controller.choose(sequence.number, sequence.submit.mode, batch=batch)
         return min(wanted, usable)
 
     def _ask(self, works: Items[Work], syncing: Items[Sequence]) -> None:
         opened: list[DraftOpen] = []
         items = [
-            _item(work.sequence, opened, work.wanted.draft_length)
+            self._item(work.sequence, opened, work.wanted.draft_length)
             for work in works
             if work.wanted is not None
         ]
-        items += [_item(sequence, opened, 0) for sequence in syncing if not _synced(sequence)]
+        items += [self._item(sequence, opened, 0) for sequence in syncing if not _synced(sequence)]
         if not (items or self._closed):
             return
         number = next(self._rounds)
@@ -174,6 +204,19 @@ class RoundRunner:
                 items=tuple(items),
                 closed=self._take_closed(),
             )
+        )
+
+    def _drafts_trees(self, sequence: Sequence) -> bool:
+        return self._port.grows_trees and sequence.submit.mode is DecodeMode.SPECULATIVE
+
+    def _item(self, sequence: Sequence, opened: list[DraftOpen], num_draft: int) -> DraftItem:
+        """Make the drafter's item for a sequence, introducing it first if need be."""
+        if not sequence.known_to_drafter:
+            sequence.known_to_drafter = True
+            sequence.view.forget()
+            opened.append(_introduction(sequence))
+        return sequence.view.item(
+            sequence.state, sequence.token_ids, num_draft, tree=self._drafts_trees(sequence)
         )
 
     def _await_drafts(self, works: Items[Work], phases: tuple[Phase, ...]) -> None:
@@ -211,15 +254,20 @@ class RoundRunner:
         for item in proposal.items:
             work = waiting.get(item.request)
             if work is not None:
-                self._deliver(work, item, partial=proposal.partial)
+                self._deliver(work, item, len(waiting), partial=proposal.partial)
 
-    def _deliver(self, work: Work, item: ProposalItem, *, partial: bool) -> None:
+    def _deliver(self, work: Work, item: ProposalItem, batch: int, *, partial: bool) -> None:
         sequence = work.sequence
         if item.unknown:
             sequence.view.forget()
             sequence.known_to_drafter = False
-        sequence.view.drafted(item.base, item.token_ids)
-        draft = usable_chain(item, self._runner.vocab_size)
+        draft = usable_draft(item, self._runner.vocab_size)
+        if not item.parents:
+            sequence.view.drafted(item.base, item.token_ids)
+        elif sequence.submit.mode is DecodeMode.PEARL:
+            draft = draft.trunk  # whoever sent a tree was not asked for one
+        if item.gains and sequence.submit.draft_length < 0 and self._drafts_trees(sequence):
+            draft = draft.first(self._controller.worth(item.gains, batch=batch))
         self._apply(
             work, DraftArrived(epoch=item.epoch, base=item.base, draft=draft, partial=partial)
         )
@@ -239,6 +287,8 @@ class RoundRunner:
                     start=score.start - len(uncached),
                     token_ids=uncached + score.token_ids,
                     num_logits=score.num_logits,
+                    parents=score.parents,
+                    moves=score.moves,
                 )
             )
             candidates += [self._candidates(sequence)] * score.num_logits
@@ -265,9 +315,8 @@ class RoundRunner:
         num = self._port.num_successors
         assert work.score is not None
         if num and work.sequence.submit.mode is not DecodeMode.AUTOREGRESSIVE:
-            tokens = work.score.token_ids[-len(rows) :]
             best = (tuple(row.best(num)) for row in rows)
-            work.sequence.view.scored = tuple(zip(tokens, best, strict=True))
+            work.sequence.view.scored = tuple(zip(_contexts(work), best, strict=True))
 
     def _decide(self, work: Work) -> None:
         """Verify the drafts against the scores and let the machine commit."""
@@ -286,7 +335,7 @@ class RoundRunner:
         )
         self._apply(work, Verified(verdict=verdict))
         assert work.commit is not None
-        if work.commit.num_drafted:
+        if work.commit.num_drafted and not self._drafts_trees(sequence):
             self._controller.observe_verdict(
                 sequence.number, work.commit.num_accepted, rejected=work.commit.rejected
             )
@@ -322,7 +371,7 @@ class RoundRunner:
         return taken
 
 
-def usable_chain(item: ProposalItem, vocab_size: int) -> DraftTree:
+def usable_draft(item: ProposalItem, vocab_size: int) -> DraftTree:
     """Return the draft up to the first token that cannot be tested.
 
     That is one the target does not know (paddings of vocabularies differ), or one that its own law
@@ -334,7 +383,8 @@ def usable_chain(item: ProposalItem, vocab_size: int) -> DraftTree:
         if not 0 <= token < vocab_size or (law and not _can_have_drawn(law, token, vocab_size)):
             break
         usable += 1
-    return DraftTree.chain(item.token_ids[:usable], item.draft_probs[:usable])
+    chain = DraftTree.chain(item.token_ids[:usable], item.draft_probs[:usable])
+    return replace(chain, parents=item.parents[:usable]) if item.parents else chain
 
 
 def _can_have_drawn(law: SparseProbs, token: int, vocab_size: int) -> bool:
@@ -355,21 +405,25 @@ def _synced(sequence: Sequence) -> bool:
     return len(sequence.view.token_ids) >= sequence.num_prompt
 
 
-def _item(sequence: Sequence, opened: list[DraftOpen], num_draft: int) -> DraftItem:
-    """Make the drafter's item for a sequence, introducing it first if need be."""
-    if not sequence.known_to_drafter:
-        sequence.known_to_drafter = True
-        sequence.view.forget()
-        sampling = sequence.sampling
-        opened.append(
-            DraftOpen(
-                request=sequence.number,
-                key=sequence.key,
-                sampling=sampling,
-                num_prompt=sequence.num_prompt,
-                capacity=sequence.capacity,
-                send_probs=sequence.submit.verifier == VerifierKind.REJECTION
-                and not sampling.is_greedy,
-            )
-        )
-    return sequence.view.item(sequence.state, sequence.token_ids, num_draft)
+def _introduction(sequence: Sequence) -> DraftOpen:
+    sampling = sequence.sampling
+    return DraftOpen(
+        request=sequence.number,
+        key=sequence.key,
+        sampling=sampling,
+        num_prompt=sequence.num_prompt,
+        capacity=sequence.capacity,
+        send_probs=sequence.submit.verifier == VerifierKind.REJECTION and not sampling.is_greedy,
+    )
+
+
+def _contexts(work: Work) -> list[tuple[int, ...]]:
+    """Return the last two tokens before each place that was scored."""
+    assert work.score is not None
+    tokens = work.score.token_ids
+    contexts = [tuple(work.sequence.token_ids[-2:])]
+    parents = work.score.parents or range(-1, len(tokens) - 2)
+    contexts += [
+        (tokens[parent + 1], token) for parent, token in zip(parents, tokens[1:], strict=True)
+    ]
+    return contexts

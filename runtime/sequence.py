@@ -47,7 +47,7 @@ class DrafterView:
     token_ids: list[int] = field(default_factory=list)
     num_certain: int = 0
     """Length of the prefix that was committed when the drafter was last told."""
-    scored: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    scored: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
     """What the target scored in the last round, until the drafter is told."""
 
     def forget(self) -> None:
@@ -55,7 +55,7 @@ class DrafterView:
         self.token_ids.clear()
         self.num_certain = 0
 
-    def item(self, state: State, committed: Ids[int], num_draft: int) -> DraftItem:
+    def item(self, state: State, committed: Ids[int], num_draft: int, *, tree: bool) -> DraftItem:
         """Make the item after which the drafter holds what state says, and record that it does."""
         request, epoch = state.request, state.epoch
         stream = state.mode is DecodeMode.PEARL
@@ -85,6 +85,7 @@ class DrafterView:
             keep=keep,
             tail=tail,
             num_draft=num_draft,
+            tree=tree,
             stream=stream,
             scored=scored,
         )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from parallel.model.batch import SequenceRows
+from parallel.model.batch import SequenceRows, lineage
 from runtime.errors import ShapeError
 from runtime.shard import HeadColumns
 
@@ -60,13 +60,24 @@ class PrefixShard:
                 raise ShapeError(
                     f"slot {row.slot} holds {len(token_ids)}, rows start at {row.start}"
                 )
+            if row.moves:
+                token_ids[row.start - len(row.moves) : row.start] = [
+                    token_ids[place] for place in row.moves
+                ]
             token_ids[row.start :] = row.token_ids
             if len(token_ids) > self._capacity[row.slot]:
                 raise ShapeError(f"slot {row.slot} outgrew its {self._capacity[row.slot]} tokens")
             stop = len(token_ids)
-            logits += [
-                self._logits(token_ids[:end]) for end in range(stop - row.num_logits + 1, stop + 1)
-            ]
+            before = stop - len(row.parents)
+            for end in range(stop - row.num_logits + 1, stop + 1):
+                if end <= before:
+                    prefix = token_ids[:end]
+                else:
+                    path = [
+                        token_ids[before + node] for node in lineage(row.parents, end - before - 1)
+                    ]
+                    prefix = token_ids[:before] + path
+                logits.append(self._logits(prefix))
         return torch.stack(logits) if logits else torch.zeros(0, self.vocab_size)
 
     def _logits(self, prefix: Sequence[int]) -> Tensor:

@@ -115,9 +115,8 @@ class VirtualShard:
         for row in rows:
             if row.start == 0:
                 self._first_token[row.slot] = row.token_ids[0]
-            stop = row.start + len(row.token_ids)
-            for position in range(stop - row.num_logits + 1, stop + 1):
-                token = self._token(self._first_token[row.slot], position)
+            for place in row.positions[len(row.token_ids) - row.num_logits :]:
+                token = self._token(self._first_token[row.slot], place + 1)
                 if self._vocab_start <= token < self._vocab_stop:
                     logits_NV[index, token - self._vocab_start] = _PEAK_LOGIT
                 index += 1

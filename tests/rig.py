@@ -82,7 +82,12 @@ class Rig:
         return self._attach(ModelDrafter(runner, ledger, copies=copies))
 
     def attach_ngram(self) -> Link:
-        return self._attach(LookupDrafter(LookupSettings(recycle=False)))
+        return self._attach(LookupDrafter(LookupSettings(recycle=False)), grows_trees=True)
+
+    def attach_lookup(self) -> Link:
+        """Attach a look-up drafter with n-grams and recycling, which grows trees."""
+        drafter = LookupDrafter(LookupSettings())
+        return self._attach(drafter, grows_trees=True, num_successors=drafter.num_successors)
 
     def attach_silent(self) -> Link:
         """Attach a drafter that never answers."""
@@ -97,9 +102,18 @@ class Rig:
         self.engine.join(Hello(role="drafter", name="toy", vocab_size=VOCAB), leader_end)
         self._serve(drafter_end, drafter)
 
-    def _attach(self, drafter: Drafter) -> Link:
+    def _attach(
+        self, drafter: Drafter, *, grows_trees: bool = False, num_successors: int = 0
+    ) -> Link:
         ours, theirs = memory_link_pair("leader", "drafter")
-        self.engine.join(Hello(role="drafter", name="toy", vocab_size=VOCAB), theirs)
+        hello = Hello(
+            role="drafter",
+            name="toy",
+            vocab_size=VOCAB,
+            grows_trees=grows_trees,
+            num_successors=num_successors,
+        )
+        self.engine.join(hello, theirs)
         self._serve(ours, drafter)
         return ours
 

@@ -28,6 +28,8 @@ _PROBE_LENGTH = 2
 _EXACT_SIZES = 16
 """Forwards of up to so many positions are timed apart; larger ones by size class."""
 _STEPS_PER_DOUBLING = 3
+MAX_NODES = 24
+"""Longest tree that is considered."""
 _LEAST_SPREAD = 0.05
 """Variance of draft lengths, in tokens squared, from which their times make a line."""
 
@@ -43,6 +45,11 @@ class CostModel:
     def is_known(self) -> bool:
         """Whether both times have been seen."""
         return self._forwards.is_known and self._drafts.is_known
+
+    @property
+    def knows_forwards(self) -> bool:
+        """Whether a forward's time has been seen."""
+        return self._forwards.is_known
 
     def observe_forward(self, num_positions: int, seconds: float) -> None:
         """Take in a target forward over `num_positions` tokens."""
@@ -161,7 +168,7 @@ class DraftLengthController:
     """Chooses each request's draft length from what was measured so far."""
 
     def __init__(self, max_length: int) -> None:
-        self._max_length = max_length
+        self.max_length = max_length
         self._costs = CostModel()
         self._overall = AcceptanceEstimate(_FIRST_ALPHA, 1.0)
         self._requests: dict[int, AcceptanceEstimate] = {}
@@ -194,13 +201,13 @@ class DraftLengthController:
         made = self._num_choices.get(request, 0)
         self._num_choices[request] = made + 1
         if made < len(_FIRST_LENGTHS) or not self._costs.is_known:
-            return min(_FIRST_LENGTHS[made % len(_FIRST_LENGTHS)], self._max_length)
+            return min(_FIRST_LENGTHS[made % len(_FIRST_LENGTHS)], self.max_length)
         estimate = self._estimate(request)
         speculative = mode is DecodeMode.SPECULATIVE
         best = best_draft_length(
             mode,
-            [estimate.by_position(self._max_length) if speculative else estimate.alpha],
-            max_length=self._max_length,
+            [estimate.by_position(self.max_length) if speculative else estimate.alpha],
+            max_length=self.max_length,
             target_s=self._costs.target_s,
             draft_s=self._costs.draft_s,
             batch=batch,
@@ -208,8 +215,23 @@ class DraftLengthController:
         plain = self._num_plain.get(request, 0) + 1 if best == 0 else 0
         self._num_plain[request] = plain % _PROBE_EVERY
         if best == 0 and plain == _PROBE_EVERY:
-            return min(_PROBE_LENGTH, self._max_length)
+            return min(_PROBE_LENGTH, self.max_length)
         return best
+
+    def worth(self, gains: Sequence[float], *, batch: int) -> int:
+        """Return how many of a tree's first tokens to test: those that raise tokens per second.
+
+        Args:
+            gains: how likely each token is kept, falling.
+            batch: sequences that share the forward.
+        """
+        if not self._costs.knows_forwards:
+            return len(gains)
+        tokens = [1 + gain for gain in accumulate(gains, initial=0.0)]
+        return max(
+            range(len(tokens)),
+            key=lambda num: tokens[num] / self._costs.target_s((num + 1) * batch),
+        )
 
     def forget(self, request: int) -> None:
         """Drop what is kept of a request that ended."""
@@ -218,7 +240,7 @@ class DraftLengthController:
 
     def _estimate(self, request: int) -> AcceptanceEstimate:
         if request not in self._requests:
-            self._requests[request] = self._overall.as_prior(self._max_length, _PRIOR_WEIGHT)
+            self._requests[request] = self._overall.as_prior(self.max_length, _PRIOR_WEIGHT)
         return self._requests[request]
 
 

@@ -6,6 +6,7 @@ Verified. Loss, delay and duplication of drafts are events like any other: no sc
 changes what `sample_and_match` commits, only how soon.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -51,6 +52,8 @@ class State:
     """Prompt and output tokens that are final; all but the last may be in the target's cache."""
     last_token: int
     """The last committed token, which no forward has read yet."""
+    moves: tuple[int, ...] = ()
+    """Places in the cache of the committed tokens before it, where the last tree left gaps."""
     in_flight: DraftTree = _NO_DRAFT
     """Drafts after the committed tokens that no verdict has reached (PEARL)."""
     owed: int = 0
@@ -91,7 +94,8 @@ class DraftArrived:
     base: int
     """Tokens before the first one of `draft`."""
     draft: DraftTree
-    """A chain. Shorter than asked, or empty, is legal; what is too long is cut."""
+    """A tree, or with PEARL a chain. Shorter than asked, or empty, is legal; what is too long is
+    cut."""
     partial: bool = False
     """More of it follows: PEARL verifies with the first token of a block while the rest is made."""
 
@@ -113,7 +117,7 @@ Event = BeginRound | DraftArrived | DraftMissed | Verified
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestDraft:
-    """Ask the drafter for a chain after the first `base` tokens, those in flight included."""
+    """Ask the drafter for tokens after the first `base`, those in flight included."""
 
     epoch: int
     base: int
@@ -141,6 +145,10 @@ class Score:
     token_ids: tuple[int, ...]
     """The last committed token, then the drafts to test."""
     num_logits: int
+    parents: tuple[int, ...] = ()
+    """Of the drafts, where they are a tree; empty for a chain."""
+    moves: tuple[int, ...] = ()
+    """Places whose tokens move to just before `start` first: the kept path of the last tree."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +172,7 @@ class Commit:
     """Draft tokens the target scored: a block's first one counts if all before it passed."""
     num_accepted: int
     rejected: bool
-    """Whether the last token replaces a rejected draft."""
+    """Whether the last token stands where a draft was tested and rejected."""
 
 
 Command = RequestDraft | AwaitDraft | Score | Verify | Commit
@@ -244,8 +252,8 @@ def _score_and_await(state: State) -> tuple[State, tuple[Command, ...]]:
 def _arrive(state: State, event: DraftArrived) -> tuple[State, tuple[Command, ...]]:
     if event.epoch != state.epoch:
         return state, ()
-    if not event.draft.is_chain:
-        raise ValueError(f"request {state.request}: a draft must be a chain")
+    if state.mode is DecodeMode.PEARL and not event.draft.is_chain:
+        raise ValueError(f"request {state.request}: PEARL's draft must be a chain")
     if state.owed and event.base == state.base - state.owed + len(state.next_block):
         return _complete(state, event)
     waiting = state.phase in (Phase.WAITING_DRAFT, Phase.SCORING)
@@ -289,6 +297,8 @@ def _score(state: State, draft: DraftTree) -> Score:
         start=state.num_committed - 1,
         token_ids=(state.last_token, *draft.token_ids),
         num_logits=len(draft) + 1,
+        parents=() if draft.is_chain else draft.parents,
+        moves=state.moves,
     )
 
 
@@ -300,7 +310,9 @@ def _verify(state: State, tested: DraftTree, *, num_rows: int) -> tuple[State, t
 def _commit(state: State, verdict: Verdict) -> tuple[State, tuple[Command, ...]]:
     tested, num_accepted = state.tested, verdict.num_accepted
     _require_fit(state, verdict)
-    tokens = tested.token_ids[:num_accepted]
+    path = range(num_accepted) if tested.is_chain else verdict.accepted_nodes
+    tokens = tuple(tested.token_ids[node] for node in path)
+    last = path[-1] if path else -1
     emitted = verdict.next_token
     if emitted is not None:
         tokens += (emitted,)
@@ -310,7 +322,7 @@ def _commit(state: State, verdict: Verdict) -> tuple[State, tuple[Command, ...]]
         token_ids=tokens,
         num_drafted=len(tested) if reached_all else min(len(tested), state.num_rows - 1),
         num_accepted=num_accepted,
-        rejected=num_accepted < len(tested),
+        rejected=last in tested.parents,
     )
     state = State(
         request=state.request,
@@ -319,14 +331,23 @@ def _commit(state: State, verdict: Verdict) -> tuple[State, tuple[Command, ...]]
         epoch=state.epoch + (emitted is not None),
         num_committed=state.num_committed + len(tokens),
         last_token=tokens[-1],
+        moves=_moves(path, state.num_committed),
         in_flight=state.next_block.without_first(1) if emitted is None else _NO_DRAFT,
         owed=state.owed if emitted is None else 0,
     )
     return state, (commit,)
 
 
+def _moves(path: Sequence[int], first: int) -> tuple[int, ...]:
+    """Return the places of kept nodes, whose tree begins at `first`; none where all lie right."""
+    in_place = all(node == depth for depth, node in enumerate(path))
+    return () if in_place else tuple(first + node for node in path)
+
+
 def _require_fit(state: State, verdict: Verdict) -> None:
     tested = len(state.tested)
+    if not state.tested.is_chain and len(verdict.accepted_nodes) != verdict.num_accepted:
+        raise ValueError(f"{verdict} does not name the nodes it accepts")
     if not 0 <= verdict.num_accepted <= tested:
         raise ValueError(f"{verdict.num_accepted} of {tested} tested drafts cannot be accepted")
     emits = verdict.num_accepted < state.num_rows

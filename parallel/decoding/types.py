@@ -129,12 +129,21 @@ class DraftTree:
         return self.parents == tuple(range(-1, len(self.parents) - 1))
 
     def first(self, num: int) -> "DraftTree":
-        """Return a chain's first `num` nodes, or all if it has fewer."""
+        """Return the tree of the first `num` nodes, or all if it has fewer."""
         return self._slice(slice(num))
 
     def without_first(self, num: int) -> "DraftTree":
-        """Return the chain that remains once the first `num` nodes are committed."""
+        """Return the chain that remains once the first `num` nodes of one are committed."""
+        assert self.is_chain
         return self._slice(slice(num, None))
+
+    @property
+    def trunk(self) -> "DraftTree":
+        """The chain of its first nodes, up to the first that does not follow the one before."""
+        length = 0
+        while length < len(self) and self.parents[length] == length - 1:
+            length += 1
+        return self.first(length)
 
     def followed_by(self, other: "DraftTree") -> "DraftTree":
         """Return the chain of this chain's nodes and then the other's."""
@@ -146,7 +155,6 @@ class DraftTree:
         )
 
     def _slice(self, kept: slice) -> "DraftTree":
-        assert self.is_chain
         token_ids = self.token_ids[kept]
         return DraftTree(
             token_ids=token_ids,

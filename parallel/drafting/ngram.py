@@ -7,6 +7,15 @@ Prompt lookup decoding (Saxena 2023; the input-guided case is Aggressive Decodin
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from parallel.drafting.tree import Guess
+
+_LOOKED_AT = 4
+"""Latest occurrences of an n-gram that are looked at for what follows it."""
+_ALTERNATIVES = 4
+"""Tokens that may follow one context."""
+_PRIORS = ((0.17, 0.05), (0.4, 0.1), (0.5, 0.1), (0.65, 0.2))
+"""By the length of the match: how often the latest continuation came true, and another one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Match:
@@ -26,7 +35,7 @@ class NgramIndex:
     def __init__(self, *, max_ngram: int = 4) -> None:
         if max_ngram < 1:
             raise ValueError(f"max_ngram is {max_ngram}: it must be at least 1")
-        self._max_ngram = max_ngram
+        self.max_ngram = max_ngram
         self._token_ids: list[int] = []
         self._ends: dict[tuple[int, ...], list[int]] = {}
 
@@ -79,9 +88,27 @@ class NgramIndex:
                 return Match(len(ngram), self._copy(ends[-2], num_draft))
         return NO_MATCH
 
+    def following(self, context: Sequence[int]) -> list[tuple[int, int]]:
+        """Return tokens that followed the end of `context` before, with how much of it was there.
+
+        The longest n-gram and of each the latest occurrences come first; each token comes once.
+
+        Args:
+            context: what they are to follow; not necessarily tokens of the sequence.
+        """
+        found: dict[int, int] = {}
+        for size in range(min(self.max_ngram, len(context)), 0, -1):
+            ends = self._ends.get(tuple(context[-size:]), [])
+            for end in ends[: -_LOOKED_AT - 1 : -1]:
+                if end < len(self._token_ids):  # the end of the sequence is followed by nothing
+                    found.setdefault(self._token_ids[end], size)
+            if len(found) >= _ALTERNATIVES:
+                break
+        return list(found.items())[:_ALTERNATIVES]
+
     def _ngrams(self, end: int) -> list[tuple[int, ...]]:
         """Return the n-grams that end before `end`, longest first."""
-        longest = min(self._max_ngram, end)
+        longest = min(self.max_ngram, end)
         return [tuple(self._token_ids[end - size : end]) for size in range(longest, 0, -1)]
 
     def _copy(self, source: int, num_draft: int) -> tuple[int, ...]:
@@ -92,6 +119,33 @@ class NgramIndex:
                 copied[index - period] if index >= period else self._token_ids[source + index]
             )
         return tuple(copied)
+
+
+class NgramSource:
+    """A sequence's n-grams as a source of its own trees."""
+
+    def __init__(self, index: NgramIndex) -> None:
+        self._index = index
+
+    def root(self) -> tuple[int, ...]:
+        """Return the last tokens."""
+        return tuple(self._index.token_ids[-self._index.max_ngram :])
+
+    def guesses(self, state: tuple[int, ...]) -> list[Guess]:
+        """Return what followed the same tokens before."""
+        return [
+            Guess(token, ("ngram", size, rank), _priors(size)[min(rank, 1)])
+            for rank, (token, size) in enumerate(self._index.following(state))
+        ]
+
+    def advance(self, state: tuple[int, ...], token: int) -> tuple[int, ...]:
+        """Return the last tokens once `token` has followed."""
+        return (*state, token)[-self._index.max_ngram :]
+
+
+def _priors(size: int) -> tuple[float, float]:
+    """Return how often the first and the other continuations of a match of `size` are right."""
+    return _PRIORS[min(size, len(_PRIORS)) - 1]
 
 
 def propose(history: Sequence[int], num_draft: int, *, max_ngram: int = 4) -> tuple[int, ...]:

@@ -11,12 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel.drafting.ngram import NO_MATCH, Match
+from parallel.drafting.tree import Guess
 
 _DEPTH = 16
 """Tokens by which the store is sorted; longer matches are as good as this long."""
 _LOOKED_AT = 64
 """Occurrences that vote for what follows."""
+_LONGEST, _SHORTEST = 8, 2
+"""Tokens of a suffix that is looked for."""
+_ALTERNATIVES = 3
+_PRIORS = (0.2, 0.3, 0.45, 0.6, 0.7)
+"""By the length of the match, from two tokens on: how often what follows most was right."""
 
 Tokens = NDArray[np.uint32]
 Places = NDArray[np.uint32]
@@ -33,25 +38,20 @@ class RetrievalStore:
     end: int
     """The token that stands between two texts; no draft goes past it."""
 
-    def match(
-        self, history: Sequence[int], num_draft: int, *, longest: int = 8, shortest: int = 2
-    ) -> Match:
-        """Return up to `num_draft` tokens that followed the longest suffix of `history` found.
+    def longest(self, history: Sequence[int]) -> tuple[int, NDArray[np.int64]]:
+        """Return how long the longest suffix of `history` found is, and the places after it.
 
-        At each step most of the first occurrences decide, and those that differ drop out.
-
-        Args:
-            history: the tokens so far.
-            num_draft: tokens wanted.
-            longest: longest suffix to look for.
-            shortest: shortest suffix that counts as a match.
+        The places rise, and there are at most 64; a suffix of one token counts for nothing.
         """
-        for length in range(min(longest, len(history)), shortest - 1, -1):
+        for length in range(min(_LONGEST, len(history)), _SHORTEST - 1, -1):
             places = self.find(history[len(history) - length :])
             if len(places):
-                after = places[:_LOOKED_AT].astype(np.int64) + length
-                return Match(length, self._follow(after, num_draft))
-        return NO_MATCH
+                return length, np.sort(places[:_LOOKED_AT].astype(np.int64) + length)
+        return 0, np.zeros(0, np.int64)
+
+    def followers(self, places: NDArray[np.int64]) -> Tokens:
+        """Return the tokens at rising places, as far as there are any."""
+        return self.tokens[places[places < len(self.tokens)]]
 
     def find(self, wanted: Sequence[int]) -> Places:
         """Return the places where `wanted` stands, at most 16 tokens."""
@@ -71,19 +71,42 @@ class RetrievalStore:
                 high = middle
         return low
 
-    def _follow(self, places: NDArray[np.int64], num_draft: int) -> tuple[int, ...]:
-        copied: list[int] = []
-        while len(copied) < num_draft and len(places):
-            places = places[places < len(self.tokens)]
-            following = self.tokens[places]
-            if not len(following):
-                break
-            token, _ = Counter(following.tolist()).most_common(1)[0]
-            if token == self.end:
-                break
-            copied.append(token)
-            places = places[following == token] + 1
-        return tuple(copied)
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    length: int
+    """Tokens that were the same."""
+    places: NDArray[np.int64]
+    """Rising places after them."""
+
+
+class StoreSource:
+    """The store as a source of one text's trees: the places that agree with it so far."""
+
+    def __init__(self, store: RetrievalStore, token_ids: Sequence[int]) -> None:
+        self._store = store
+        self._token_ids = token_ids
+
+    def root(self) -> "_Found | None":
+        """Return where the longest suffix stands in the store."""
+        length, places = self._store.longest(self._token_ids)
+        return _Found(length, places) if length else None
+
+    def guesses(self, state: "_Found") -> list[Guess]:
+        """Return what follows there most often."""
+        followers = Counter(self._store.followers(state.places).tolist())
+        followers.pop(self._store.end, None)
+        size = min(state.length, len(_PRIORS) + 1) - 2
+        return [
+            Guess(token, ("store", size, min(rank, 2)), _PRIORS[size] / (1 + 4 * rank))
+            for rank, (token, _) in enumerate(followers.most_common(_ALTERNATIVES))
+        ]
+
+    def advance(self, state: "_Found", token: int) -> "_Found | None":
+        """Keep the places where `token` follows."""
+        followers = self._store.followers(state.places)
+        places = state.places[: len(followers)][followers == token] + 1
+        return _Found(state.length + 1, places) if len(places) else None
 
 
 def build_store(texts: Sequence[Sequence[int]], end: int) -> RetrievalStore:

@@ -1,5 +1,6 @@
 """One ragged forward: rows of different sequences and lengths in a single call."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -18,8 +19,42 @@ class SequenceRows:
     token_ids: tuple[int, ...]
     num_logits: int
     """Logits are computed for the last `num_logits` of the tokens."""
+    parents: tuple[int, ...] = ()
+    """Of as many tokens at the end, a draft tree: which of them each follows; -1 is the token
+    before the tree. A node's position is its depth's, and it sees its ancestors alone (tree
+    attention, SpecInfer, arXiv 2305.09781, section 4). Empty: each token follows the last."""
+    moves: tuple[int, ...] = ()
+    """Rising cached places whose tokens move to just before `start`, ahead of all else: the path of
+    a tree that was kept."""
 
     def __post_init__(self) -> None:
-        """Refuse empty rows and logits of tokens that are not there."""
+        """Refuse empty rows and logits or trees of tokens that are not there."""
         if not self.token_ids or not 0 <= self.num_logits <= len(self.token_ids) or self.start < 0:
             raise ValueError(f"rows of slot {self.slot} are empty or ask for too many logits")
+        if len(self.parents) >= len(self.token_ids) + (self.start > 0) or any(
+            not -1 <= parent < node for node, parent in enumerate(self.parents)
+        ):
+            raise ValueError(f"rows of slot {self.slot} are no tree: parents {self.parents}")
+
+    @property
+    def positions(self) -> list[int]:
+        """The position of each token."""
+        first = self.start + len(self.token_ids) - len(self.parents)
+        return [*range(self.start, first), *(first - 1 + depth for depth in depths(self.parents))]
+
+
+def lineage(parents: Sequence[int], node: int) -> list[int]:
+    """Return the nodes from the root's child to `node`."""
+    path: list[int] = []
+    while node >= 0:
+        path.append(node)
+        node = parents[node]
+    return path[::-1]
+
+
+def depths(parents: Sequence[int]) -> list[int]:
+    """Return how deep each node of a tree lies; those that follow the root lie at 1."""
+    found: list[int] = []
+    for parent in parents:
+        found.append(1 if parent < 0 else found[parent] + 1)
+    return found

@@ -1,6 +1,8 @@
 """The KV cache of one rank: pages of many sequences in one tensor for each layer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ class AppendPlan:
     """First of its rows in the batch."""
     stop_row: int
     start: int
-    """Position of its first new token."""
+    """Place of its first new token."""
     length: int
     """Tokens it holds afterwards."""
     places: slice | Tensor
@@ -81,6 +83,27 @@ class PagedCache:
         if not 0 <= length <= table.length:
             raise ValueError(f"slot {slot} holds {table.length} tokens, not {length}")
         table.length = length
+
+    def keep(self, slot: int, moves: Sequence[int], stop: int) -> None:
+        """Keep the tokens at some places and drop those between: they end before `stop`.
+
+        Args:
+            slot: the sequence.
+            moves: places of the tokens, rising, none before where it goes.
+            stop: where the last of them ends.
+
+        Raises:
+            ValueError: the places are not rising, or not held.
+        """
+        table = self._tables[slot]
+        first = stop - len(moves)
+        wanted = [*moves, table.length]
+        if first < 0 or any(a >= b for a, b in pairwise(wanted)) or moves[0] < first:
+            raise ValueError(f"slot {slot} holds {table.length} tokens: cannot keep {moves}")
+        device = self._kv.device
+        places = torch.tensor([table.place(i) for i in moves], device=device)
+        goals = torch.tensor([table.place(i) for i in range(first, stop)], device=device)
+        self._kv[:, :, :, goals] = self._kv[:, :, :, places]
 
     def plan_append(self, slot: int, start: int, num_tokens: int, first_row: int) -> AppendPlan:
         """Truncate a sequence to `start`, grow it by `num_tokens` and say where they go.

@@ -34,10 +34,13 @@ class PageTable:
         """Whether the pages are neighbours."""
         return self.pages[-1] - self.pages[0] + 1 == len(self.pages)
 
+    def place(self, index: int) -> int:
+        """Return the place in the cache of token `index`."""
+        return self.pages[index // self.page_size] * self.page_size + index % self.page_size
+
     def places(self, first: int, stop: int) -> list[int]:
         """Return the places in the cache of tokens `first` to `stop`, in order."""
-        size = self.page_size
-        return [self.pages[i // size] * size + i % size for i in range(first, stop)]
+        return [self.place(index) for index in range(first, stop)]
 
 
 @dataclass(slots=True)

@@ -235,18 +235,20 @@ class Decoder:
         first = 0
         for row in rows:
             num_tokens = len(row.token_ids)
+            if row.moves:
+                cache.keep(row.slot, row.moves, row.start)
             plans.append(cache.plan_append(row.slot, row.start, num_tokens, first))
             first += num_tokens
             wanted += range(first - row.num_logits, first)
         token_ids = [token for row in rows for token in row.token_ids]
-        positions = [p for plan in plans for p in range(plan.start, plan.length)]
+        positions = [position for row in rows for position in row.positions]
         x_RE = fill_rows(self._embed(torch.tensor(token_ids, device=self._device)))
         positions += [0] * (len(x_RE) - len(token_ids))
         step = ForwardStep(
             len(token_ids),
             cache,
             plans,
-            [self._mask(plan, x_RE) for plan in plans],
+            [self._mask(row, x_RE) for row in rows],
             self._rotary.at(torch.tensor(positions, device=self._device)),
         )
         for layer, block in enumerate(self.blocks):
@@ -256,26 +258,41 @@ class Decoder:
             x_RE = fill_rows(x_RE[wanted])
         return self._head(self._norm(x_RE))[: len(wanted)].float()
 
-    def _mask(self, plan: AppendPlan, like: Tensor) -> Tensor | None:
-        """Return a plan's mask, its rows once for each query head that shares a KV head."""
-        mask = _mask(plan, self.config.sliding_window, like)
+    def _mask(self, row: SequenceRows, like: Tensor) -> Tensor | None:
+        """Return the rows' mask, once for each query head that shares a KV head."""
+        mask = _mask(row, self.config.sliding_window, like)
         shard = self.head_shard
         return None if mask is None else mask.repeat(shard.num_query // shard.num_kv, 1)
 
 
-def _mask(plan: AppendPlan, window: int | None, like: Tensor) -> Tensor | None:
+def _mask(row: SequenceRows, window: int | None, like: Tensor) -> Tensor | None:
     """Return 0 where a row may look and -inf elsewhere, [rows, length]; None is all positions.
 
     Numbers, not booleans: attention would turn those into numbers anew in every layer.
     """
-    num_rows = plan.length - plan.start
-    sliding = window is not None and plan.length > window
+    num_rows = len(row.token_ids)
+    length = row.start + num_rows
+    sliding = window is not None and length > window
     if num_rows == 1 and not sliding:
         return None
-    row = torch.arange(plan.start, plan.length, device=like.device).unsqueeze(1)
-    column = torch.arange(plan.length, device=like.device).unsqueeze(0)
-    hidden = column > row
+    here = torch.arange(row.start, length, device=like.device).unsqueeze(1)
+    there = torch.arange(length, device=like.device).unsqueeze(0)
+    hidden = there > here
+    if row.parents:
+        size = len(row.parents)
+        hidden[-size:, -size:] = _strangers(row.parents).to(like.device)
     if sliding:
         assert window is not None
-        hidden |= column <= row - window
+        positions = torch.tensor([*range(row.start), *row.positions], device=like.device)
+        hidden |= positions <= positions[row.start :].unsqueeze(1) - window
     return like.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
+
+
+def _strangers(parents: Sequence[int]) -> Tensor:
+    """Return, for each node of a tree, which nodes are neither itself nor an ancestor."""
+    lines: list[list[bool]] = []
+    for node, parent in enumerate(parents):
+        line = lines[parent].copy() if parent >= 0 else [True] * len(parents)
+        line[node] = False
+        lines.append(line)
+    return torch.tensor(lines)

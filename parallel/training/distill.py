@@ -37,9 +37,10 @@ def outcomes(
         columns_NC: the head's column of each teacher candidate; -1 where the head lacks it.
         teacher_probs_NC: the teacher's probabilities of its candidates.
     """
-    log_q_NK = F.log_softmax(logits_NK.float(), dim=-1)
+    logits_NK = logits_NK.float()
     known_NC = columns_NC >= 0
-    log_q_NC = log_q_NK.gather(1, columns_NC.clamp_min(0))
+    total_N1 = logits_NK.logsumexp(1, keepdim=True)
+    log_q_NC = logits_NK.gather(1, columns_NC.clamp_min(0)) - total_N1
     # What the head lacks has probability 0 there and counts as "any other token".
     q_NC = log_q_NC.exp() * known_NC
     p_NC = teacher_probs_NC * known_NC

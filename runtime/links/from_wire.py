@@ -27,12 +27,14 @@ from runtime.links.wire_values import (
     REASON_NAMES,
     ROLE_NAMES,
     VERIFIER_NAMES,
+    checked_context,
+    checked_parents,
     checked_probs,
     checked_seconds,
     checked_token_ids,
     finite,
     known,
-    one_law_each,
+    one_each,
     require,
 )
 
@@ -55,6 +57,7 @@ def _get_hello(wire: pb.Hello) -> Hello:
         vocab_size=wire.vocab_size,
         capacity=wire.capacity,
         num_successors=wire.num_successors,
+        grows_trees=wire.grows_trees,
     )
 
 
@@ -83,8 +86,10 @@ def _get_draft_request(wire: pb.DraftRequest) -> DraftRequest:
                 tail=checked_token_ids(item.tail),
                 num_draft=item.num_draft,
                 stream=item.stream,
+                tree=item.tree,
                 scored=tuple(
-                    (scored.token, checked_token_ids(scored.successors)) for scored in item.scored
+                    (checked_context(scored.context), checked_token_ids(scored.successors))
+                    for scored in item.scored
                 ),
             )
             for item in wire.items
@@ -118,9 +123,11 @@ def _get_proposal(wire: pb.Proposal) -> Proposal:
                     SparseProbs(
                         ids=checked_token_ids(law.ids), probs=checked_probs(law.probs, law.ids)
                     )
-                    for law in one_law_each(item.draft_probs, item.token_ids)
+                    for law in one_each(item.draft_probs, item.token_ids)
                 ),
                 unknown=item.unknown,
+                parents=checked_parents(item.parents, item.token_ids),
+                gains=checked_probs(one_each(item.gains, item.token_ids), item.gains),
             )
             for item in wire.items
         ),

@@ -24,11 +24,12 @@ from runtime.links.wire_values import (
     REASONS,
     ROLES,
     VERIFIERS,
+    checked_parents,
     checked_probs,
     checked_seconds,
     checked_token_ids,
     finite,
-    one_law_each,
+    one_each,
     require,
 )
 
@@ -49,6 +50,7 @@ def _put_hello(message: Hello) -> pb.Frame:
             vocab_size=message.vocab_size,
             capacity=message.capacity,
             num_successors=message.num_successors,
+            grows_trees=message.grows_trees,
         )
     )
 
@@ -87,9 +89,13 @@ def _put_draft_request(message: DraftRequest) -> pb.Frame:
                     tail=checked_token_ids(item.tail),
                     num_draft=item.num_draft,
                     stream=item.stream,
+                    tree=item.tree,
                     scored=[
-                        pb.Scored(token=token, successors=checked_token_ids(successors))
-                        for token, successors in item.scored
+                        pb.Scored(
+                            context=checked_token_ids(context),
+                            successors=checked_token_ids(successors),
+                        )
+                        for context, successors in item.scored
                     ],
                 )
                 for item in message.items
@@ -113,9 +119,11 @@ def _put_proposal(message: Proposal) -> pb.Frame:
                         pb.SparseProbs(
                             ids=checked_token_ids(law.ids), probs=checked_probs(law.probs, law.ids)
                         )
-                        for law in one_law_each(item.draft_probs, item.token_ids)
+                        for law in one_each(item.draft_probs, item.token_ids)
                     ],
                     unknown=item.unknown,
+                    parents=checked_parents(item.parents, item.token_ids),
+                    gains=checked_probs(one_each(item.gains, item.token_ids), item.gains),
                 )
                 for item in message.items
             ],

@@ -1,7 +1,7 @@
 """Which values may cross the wire: the names of enums and the ranges of numbers."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import TypeVar
 
 from parallel.decoding.types import DecodeMode, VerifierKind
@@ -53,7 +53,14 @@ def checked_token_ids(ids: Iterable[int]) -> tuple[int, ...]:
     return token_ids
 
 
-def checked_probs(values: Iterable[float], ids: Sequence[int]) -> tuple[float, ...]:
+def checked_context(ids: Iterable[int]) -> tuple[int, ...]:
+    """Return one or two token ids; raises ValueError otherwise."""
+    context = checked_token_ids(ids)
+    require(len(context) in (1, 2), f"a context of {len(context)} tokens")
+    return context
+
+
+def checked_probs(values: Iterable[float], ids: Sized) -> tuple[float, ...]:
     """Return one probability for each id; raises ValueError otherwise."""
     probs = tuple(values)
     require(len(probs) == len(ids), f"{len(probs)} probabilities for {len(ids)} tokens")
@@ -62,10 +69,18 @@ def checked_probs(values: Iterable[float], ids: Sequence[int]) -> tuple[float, .
     return probs
 
 
-def one_law_each(laws: Sequence[_T], token_ids: Sequence[int]) -> Sequence[_T]:
-    """Return `laws` when there are none or one for each token; raises ValueError otherwise."""
-    require(len(laws) in (0, len(token_ids)), f"{len(laws)} laws for {len(token_ids)} tokens")
-    return laws
+def one_each(values: Sequence[_T], token_ids: Sequence[int]) -> Sequence[_T]:
+    """Return `values` when there are none or one for each token; raises ValueError otherwise."""
+    require(len(values) in (0, len(token_ids)), f"{len(values)} values for {len(token_ids)} tokens")
+    return values
+
+
+def checked_parents(values: Sequence[int], token_ids: Sequence[int]) -> tuple[int, ...]:
+    """Return the parents of a tree's tokens, or none; raises ValueError for what is no tree."""
+    parents = tuple(one_each(values, token_ids))
+    in_order = all(-1 <= parent < node for node, parent in enumerate(parents))
+    require(in_order, f"parents {parents} are no tree")
+    return parents
 
 
 def finite(value: float, field: str) -> float:

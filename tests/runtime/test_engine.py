@@ -133,6 +133,38 @@ def test_the_ngram_drafter_is_exact_and_accepted_on_repetition(rig: Rig) -> None
         assert outcomes[submit.request].token_ids == expected_tokens(submit)
 
 
+@pytest.mark.parametrize("verifier", ["match", "rejection"])
+@pytest.mark.parametrize("draft_length", [6, -1])
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_trees_are_exact(
+    rig: Rig, sampling: SamplingParams, draft_length: int, verifier: str
+) -> None:
+    """Twice each, so that what was recycled from the first run is right in the second."""
+    rig.attach_lookup()
+    submits = [
+        make_submit(
+            number,
+            prompt=[5, 6, 7, 8] * (number % 4) + [5, 6, 7],
+            mode="speculative",
+            sampling=sampling,
+            draft_length=draft_length,
+            verifier=verifier,
+        )
+        for number in range(8)
+    ]
+    accepted = 0
+    for some in (submits[:4], submits[4:]):
+        outcomes = rig.run(some)
+        for submit in some:
+            outcome = outcomes[submit.request]
+            assert outcome.finished is not None
+            accepted += outcome.finished.stats.accepted
+            assert len(outcome.token_ids) == submit.max_tokens
+            if verifier == "match" or sampling.is_greedy:
+                assert outcome.token_ids == expected_tokens(submit)
+    assert accepted > 0
+
+
 def test_a_mixed_batch_gives_what_each_request_gives_alone(rig: Rig) -> None:
     rig.attach_model()
     chooser = random.Random(0)

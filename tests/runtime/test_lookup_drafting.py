@@ -14,8 +14,6 @@ from runtime.inline_link import InlineLink
 from runtime.lookup_drafting import LookupDrafter, LookupSettings
 from runtime.retrieval_files import check_store, load_store, save_store
 
-NOTHING = LookupSettings(ngram=False, recycle=False)
-
 
 def opened(request: int = 1) -> DraftOpen:
     return DraftOpen(
@@ -33,9 +31,18 @@ def item(
     *,
     keep: int = 0,
     num_draft: int = 3,
-    scored: tuple[tuple[int, tuple[int, ...]], ...] = (),
+    tree: bool = False,
+    scored: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = (),
 ) -> DraftItem:
-    return DraftItem(request=1, epoch=0, keep=keep, tail=tail, num_draft=num_draft, scored=scored)
+    return DraftItem(
+        request=1,
+        epoch=0,
+        keep=keep,
+        tail=tail,
+        num_draft=num_draft,
+        tree=tree,
+        scored=scored,
+    )
 
 
 def draft(drafter: LookupDrafter, asked: DraftItem, *, first: bool = False) -> ProposalItem:
@@ -45,22 +52,37 @@ def draft(drafter: LookupDrafter, asked: DraftItem, *, first: bool = False) -> P
     return found
 
 
-def test_ngrams_come_first_and_recycling_where_there_are_none() -> None:
+def test_all_sources_make_one_tree() -> None:
     drafter = LookupDrafter(LookupSettings())
-    scored = ((4, (40,)), (40, (41,)), (3, (30,)))
-    assert draft(drafter, item((1, 2, 3, 4, 2), scored=scored), first=True).token_ids == (3, 4, 2)
-    assert draft(drafter, item((40,), keep=5)).token_ids == (41,)
+    scored = (((4,), (40,)), ((4, 40), (41,)), ((9, 3), (30,)))
+    asked = item((1, 2, 3, 4, 2, 3), num_draft=8, tree=True, scored=scored)
+    found = draft(drafter, asked, first=True)
+    roots = {t for t, p in zip(found.token_ids, found.parents, strict=True) if p == -1}
+    assert roots == {4, 30}
+    assert {40, 41} <= set(found.token_ids)
+    assert found.gains == tuple(sorted(found.gains, reverse=True))
+    # It holds nothing of a tree: the next item says what was committed.
+    again = draft(drafter, item((4, 40), keep=6, num_draft=2, tree=True))
+    assert (again.base, again.token_ids[0]) == (8, 41)
+    assert not again.unknown
+
+
+def test_a_chain_is_drafted_where_no_tree_is_wanted() -> None:
+    drafter = LookupDrafter(LookupSettings())
+    found = draft(drafter, item((1, 2, 3, 4, 2)), first=True)
+    assert (found.token_ids, found.parents) == ((3, 4, 2), ())
     assert draft(drafter, item((50,), keep=5)).token_ids == ()
 
 
-def test_the_longer_match_wins() -> None:
-    drafter = LookupDrafter(NOTHING)
-    drafter._uses_ngrams = True
-    drafter._store = build_store([[7, 8, 3, 60]], 0)
-    assert draft(drafter, item((3, 1, 7, 8, 3)), first=True).token_ids == (60,)
-    assert draft(drafter, item((9, 9, 8, 3), keep=0)).token_ids == (60,)
-    alone = LookupDrafter(LookupSettings(recycle=False))
-    assert draft(alone, item((3, 1, 7, 8, 3)), first=True).token_ids == (1, 7, 8)
+def test_trees_learn_which_source_is_right() -> None:
+    """Pairs of this text go on in a way that neither n-grams nor priors expect."""
+    drafter = LookupDrafter(LookupSettings(recycle=False))
+    draft(drafter, item((1, 2, 1), tree=True), first=True)
+    length = 3
+    for new in range(100, 160):  # what follows is always new
+        found = draft(drafter, item((new, 1), keep=length, tree=True))
+        length += 2
+    assert found.gains[0] < 0.1
 
 
 def test_what_was_rolled_back_is_not_copied() -> None:
@@ -106,7 +128,7 @@ def test_a_store_is_read_as_it_was_written(tmp_path: Path) -> None:
     save_store(tmp_path / "store", store, vocabulary="v", num_texts=2)
     check_store(tmp_path / "store", "v")
     again = load_store(tmp_path / "store")
-    assert again.match([5, 2, 3], 2).token_ids == store.match([5, 2, 3], 2).token_ids
+    assert again.longest([5, 2, 3])[1].tolist() == store.longest([5, 2, 3])[1].tolist()
     drafter = LookupDrafter(LookupSettings(ngram=False, store=str(tmp_path / "store")))
     assert draft(drafter, item((8, 4, 2)), first=True).token_ids == (3, 9)
 

@@ -4,7 +4,7 @@ import pytest
 
 from parallel.decoding.types import SparseProbs
 from parallel.messages import ProposalItem
-from runtime.round import usable_chain
+from runtime.round import usable_draft
 
 FINE = SparseProbs(ids=(1, 2), probs=(0.25, 0.75))
 
@@ -23,9 +23,9 @@ def test_a_draft_ends_before_a_token_its_law_cannot_have_drawn(law: SparseProbs)
     item = ProposalItem(
         request=0, epoch=0, base=3, token_ids=(2, 2, 1), draft_probs=(FINE, law, FINE)
     )
-    assert usable_chain(item, vocab_size=10).token_ids == (2,)
+    assert usable_draft(item, vocab_size=10).token_ids == (2,)
 
 
 def test_a_draft_ends_before_a_token_the_target_does_not_know() -> None:
     item = ProposalItem(request=0, epoch=0, base=3, token_ids=(2, 9, 10, 1))
-    assert usable_chain(item, vocab_size=10).token_ids == (2, 9)
+    assert usable_draft(item, vocab_size=10).token_ids == (2, 9)

@@ -212,6 +212,7 @@ class Hello(_message.Message):
     VOCAB_SIZE_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
     NUM_SUCCESSORS_FIELD_NUMBER: _builtins.int
+    GROWS_TREES_FIELD_NUMBER: _builtins.int
     role: Global___Role.ValueType
     name: _builtins.str
     vocab_size: _builtins.int
@@ -220,6 +221,8 @@ class Hello(_message.Message):
     """Sequences a drafter can hold at once; 0 for a driver."""
     num_successors: _builtins.int
     """Best tokens a drafter wants to hear of after each token the target scored; 0 is none."""
+    grows_trees: _builtins.bool
+    """Whether the drafter proposes trees, and says how likely each of their tokens is kept."""
     def __init__(
         self,
         *,
@@ -228,10 +231,11 @@ class Hello(_message.Message):
         vocab_size: _builtins.int = ...,
         capacity: _builtins.int = ...,
         num_successors: _builtins.int = ...,
+        grows_trees: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "name", b"name", "num_successors", b"num_successors", "role", b"role", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "grows_trees", b"grows_trees", "name", b"name", "num_successors", b"num_successors", "role", b"role", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -385,13 +389,16 @@ Global___DraftOpen: _TypeAlias = DraftOpen  # noqa: Y015
 
 @_typing.final
 class Scored(_message.Message):
-    """A token the target scored, with the best tokens after it."""
+    """A place that the target scored."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    TOKEN_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
     SUCCESSORS_FIELD_NUMBER: _builtins.int
-    token: _builtins.int
+    @_builtins.property
+    def context(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The last token or two before it."""
+
     @_builtins.property
     def successors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Best first."""
@@ -399,12 +406,12 @@ class Scored(_message.Message):
     def __init__(
         self,
         *,
-        token: _builtins.int = ...,
+        context: _abc.Iterable[_builtins.int] | None = ...,
         successors: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["successors", b"successors", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "successors", b"successors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -423,6 +430,7 @@ class DraftItem(_message.Message):
     NUM_DRAFT_FIELD_NUMBER: _builtins.int
     STREAM_FIELD_NUMBER: _builtins.int
     SCORED_FIELD_NUMBER: _builtins.int
+    TREE_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     epoch: _builtins.int
     """Grows whenever earlier drafts of the request became void."""
@@ -432,6 +440,8 @@ class DraftItem(_message.Message):
     """Draft tokens wanted; 0 only brings the drafter's cache up to date."""
     stream: _builtins.bool
     """Send the first token at once, the others when all are there."""
+    tree: _builtins.bool
+    """The draft may be a tree of num_draft tokens."""
     @_builtins.property
     def tail(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Token ids that follow them."""
@@ -450,10 +460,11 @@ class DraftItem(_message.Message):
         num_draft: _builtins.int = ...,
         stream: _builtins.bool = ...,
         scored: _abc.Iterable[Global___Scored] | None = ...,
+        tree: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "keep", b"keep", "num_draft", b"num_draft", "request", b"request", "scored", b"scored", "stream", b"stream", "tail", b"tail"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "keep", b"keep", "num_draft", b"num_draft", "request", b"request", "scored", b"scored", "stream", b"stream", "tail", b"tail", "tree", b"tree"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -496,7 +507,7 @@ Global___DraftRequest: _TypeAlias = DraftRequest  # noqa: Y015
 
 @_typing.final
 class ProposalItem(_message.Message):
-    """A drafted chain of one request."""
+    """The draft of one request."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -506,6 +517,8 @@ class ProposalItem(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     DRAFT_PROBS_FIELD_NUMBER: _builtins.int
     UNKNOWN_FIELD_NUMBER: _builtins.int
+    PARENTS_FIELD_NUMBER: _builtins.int
+    GAINS_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     epoch: _builtins.int
     base: _builtins.int
@@ -518,6 +531,14 @@ class ProposalItem(_message.Message):
     def draft_probs(self) -> _containers.RepeatedCompositeFieldContainer[Global___SparseProbs]:
         """The law of each token; empty, or one for each token."""
 
+    @_builtins.property
+    def parents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of a tree: index of the token that each follows, -1 for the base; empty for a chain."""
+
+    @_builtins.property
+    def gains(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """How likely each token is kept, between 0 and 1; empty, or one for each token."""
+
     def __init__(
         self,
         *,
@@ -527,10 +548,12 @@ class ProposalItem(_message.Message):
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         draft_probs: _abc.Iterable[Global___SparseProbs] | None = ...,
         unknown: _builtins.bool = ...,
+        parents: _abc.Iterable[_builtins.int] | None = ...,
+        gains: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "draft_probs", b"draft_probs", "epoch", b"epoch", "request", b"request", "token_ids", b"token_ids", "unknown", b"unknown"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "draft_probs", b"draft_probs", "epoch", b"epoch", "gains", b"gains", "parents", b"parents", "request", b"request", "token_ids", b"token_ids", "unknown", b"unknown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

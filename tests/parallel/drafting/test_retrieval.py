@@ -4,7 +4,6 @@ import random
 
 import pytest
 
-from parallel.drafting.recycling import SuccessorTable
 from parallel.drafting.retrieval import build_store
 
 END = 0
@@ -33,35 +32,13 @@ def test_order_holds_where_tokens_need_more_than_a_byte() -> None:
     assert store.find([65536, 1]).tolist() == []
 
 
-def test_copies_what_followed_the_longest_match_most_often() -> None:
-    store = build_store([[1, 2, 3, 4], [1, 2, 3, 5], [1, 2, 3, 5, 6], [9, 3, 7, 7]], END)
-    match = store.match([8, 1, 2, 3], 3)
-    assert match.length == 3
-    assert match.token_ids == (5,) or match.token_ids == (5, 6)
-    assert store.match([9, 3], 4).token_ids == (7, 7)  # stops where the text ends
-    assert store.match([3], 4).token_ids == ()  # one token is no match
-    assert store.match([6, 6], 4).token_ids == ()
-
-
-def test_matches_inside_a_text_alone() -> None:
-    """The end between two texts never is drafted."""
-    store = build_store([[1, 2], [3, 4]], END)
-    assert store.match([1, 2], 5).token_ids == ()
+def test_the_longest_suffix_counts() -> None:
+    store = build_store([[1, 2, 3, 4], [9, 3, 5]], END)
+    length, places = store.longest([7, 1, 2, 3])
+    assert (length, places.tolist()) == (3, [3])
+    assert store.longest([3])[0] == 0  # one token says too little
 
 
 def test_a_store_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="no text"):
         build_store([[], []], END)
-
-
-def test_recycling_follows_the_best_successors() -> None:
-    table = SuccessorTable()
-    assert table.propose(1, 3) == ()
-    table.update([(1, (2, 9)), (2, (3,)), (1, (4, 2)), (4, (5,))])
-    assert table.propose(1, 3) == (4, 5)
-    assert table.propose(2, 1) == (3,)
-    assert table.propose(1, 0) == ()
-    assert table.successors(1) == (4, 2)
-    table.update([(5, (1,))])
-    assert table.propose(1, 7) == (4, 5, 1, 4, 5, 1, 4)
-    assert len(table) == 4

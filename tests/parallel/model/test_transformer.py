@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from parallel.group import SoloGroup
-from parallel.model.batch import SequenceRows
+from parallel.model.batch import SequenceRows, lineage
 from parallel.model.cache import PagedCache
 from parallel.model.transformer import Decoder
 from tests.parallel.model.tiny import (
@@ -193,6 +193,62 @@ def test_a_rollback_leaves_no_trace(model: TinyModel, decoder: Decoder) -> None:
     again = forward(decoder, [rows_of(PROMPT[20:30], start=20)], cache)
     assert cache.length(0) == 30
     torch.testing.assert_close(again, model.expected(PROMPT[:30])[20:], atol=TOLERANCE, rtol=0)
+
+
+TREE = (-1, 0, 0, -1, 1, 3, 4)
+"""Two branches under the root; the first one forks."""
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
+@pytest.mark.parametrize("scattered", [False, True])
+def test_each_path_of_a_tree_equals_its_text_alone(kind: str, scattered: bool) -> None:
+    model = tiny_model(kind, sliding_window=6) if kind == "mistral" else tiny_model(kind)
+    decoder = model.decoder()
+    cache = make_cache(decoder, num_pages=24, page_size=4)
+    if scattered:
+        for slot in range(100, 124):
+            cache.open(slot, 4)
+        for slot in range(100, 124, 2):
+            cache.free(slot)
+    cache.open(0, 40)
+    forward(decoder, [rows_of(PROMPT[:9])], cache)
+    nodes = tokens(len(TREE), seed=11)
+    row = SequenceRows(
+        slot=0, start=9, token_ids=(PROMPT[9], *nodes), num_logits=1 + len(TREE), parents=TREE
+    )
+    logits = forward(decoder, [row], cache)
+    for node in range(len(TREE)):
+        path = tuple(nodes[i] for i in lineage(TREE, node))
+        expected = model.expected(PROMPT[:10] + path)[-1]
+        torch.testing.assert_close(logits[node + 1], expected, atol=TOLERANCE, rtol=0)
+
+    # What is kept of the tree moves to its place, and the text goes on after it.
+    kept = lineage(TREE, 6)
+    text = PROMPT[:10] + tuple(nodes[i] for i in kept)
+    row = SequenceRows(
+        slot=0,
+        start=len(text),
+        token_ids=PROMPT[10:13],
+        num_logits=3,
+        moves=tuple(10 + i for i in kept),
+    )
+    after = forward(decoder, [row], cache)
+    assert cache.length(0) == len(text) + 3
+    expected = model.expected(text + PROMPT[10:13])[-3:]
+    torch.testing.assert_close(after, expected, atol=TOLERANCE, rtol=0)
+
+
+def test_what_is_no_tree_is_refused(decoder: Decoder) -> None:
+    for parents in ((0,), (-1, 1), (-2,), (-1, -1, -1, -1)):
+        with pytest.raises(ValueError, match="are no tree"):
+            SequenceRows(slot=0, start=0, token_ids=(1, 2, 3), num_logits=1, parents=parents)
+    cache = make_cache(decoder)
+    cache.open(0, 40)
+    forward(decoder, [rows_of(PROMPT[:10])], cache)
+    for moves in ((7, 6), (5, 10), (3, 7)):
+        row = SequenceRows(slot=0, start=6, token_ids=(1,), num_logits=1, moves=moves)
+        with pytest.raises(ValueError, match="slot 0 holds 10 tokens: cannot keep"):
+            forward(decoder, [row], cache)
 
 
 def test_scattered_pages_give_the_same_logits(model: TinyModel, decoder: Decoder) -> None:

@@ -58,7 +58,13 @@ draft_opens = st.builds(
     send_probs=st.booleans(),
 )
 draft_items = st.builds(
-    DraftItem, request=words, epoch=words, keep=counts, tail=token_ids, num_draft=counts
+    DraftItem,
+    request=words,
+    epoch=words,
+    keep=counts,
+    tail=token_ids,
+    num_draft=counts,
+    tree=st.booleans(),
 )
 
 
@@ -73,6 +79,10 @@ def proposal_items(draw: st.DrawFn) -> ProposalItem:
         token_ids=ids,
         draft_probs=tuple(draw(laws) for _ in range(num_laws)),
         unknown=draw(st.booleans()),
+        parents=tuple(draw(st.integers(-1, node - 1)) for node in range(len(ids)))
+        if draw(st.booleans())
+        else (),
+        gains=tuple(draw(st.floats(0, 1)) for _ in ids) if draw(st.booleans()) else (),
     )
 
 
