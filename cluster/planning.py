@@ -1,6 +1,7 @@
 """From options to a deployment: find the models and refuse what cannot work, before Ray starts."""
 
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from runtime.virtual import VirtualSpec
 from runtime.weights import read_model_config
 
 AUTO = "auto"
-_COPIES = "+ngram"
+_INLINE = "inline:"
+_LOOKUPS = re.compile(r"\+(ngram|recycle|store=[^+]+)$")
 GROUP_BACKENDS = ("auto", "shm", "gloo", "nccl")
 LINKS = ("grpc", "gloo", "nccl")
 _VIRTUAL_POSITIONS = 1 << 20
@@ -61,18 +63,25 @@ class DrafterChoice:
     """Look-ups in the leader's process."""
     trained: bool = False
     """Whether it is a trained drafter, which shares the target's embedding."""
-    copies: bool = False
-    """Whether the model leaves to n-grams what they know better."""
+    lookups: LookupSettings | None = None
+    """What a model looks up beside."""
+    inline: bool = False
+    """Whether its model runs in the leader's process."""
 
     @property
     def has_model(self) -> bool:
-        """Whether ranks of its own run a model, real or virtual."""
+        """Whether it runs a model, real or virtual."""
         return not self.ngram and self.lookup is None
 
     @property
+    def has_ranks(self) -> bool:
+        """Whether it runs a model on ranks of its own."""
+        return self.has_model and not self.inline
+
+    @property
     def best_mode(self) -> DecodeMode:
-        """The mode to take where nobody named one: a look-up has no work to hide."""
-        return DecodeMode.PEARL if self.has_model else DecodeMode.SPECULATIVE
+        """The mode to take where nobody named one: only a rank of its own has work to hide."""
+        return DecodeMode.PEARL if self.has_ranks else DecodeMode.SPECULATIVE
 
 
 def plan_target(options: ModelOptions) -> PlannedModel:
@@ -150,11 +159,8 @@ def plan_drafter(options: ModelOptions, target: PlannedModel) -> DrafterChoice:
             assert target.tokenizer is not None
             check_store(Path(lookup.store), target.tokenizer.digest)
         return DrafterChoice(name=name, lookup=lookup)
-    if name.endswith(_COPIES):
-        choice = plan_drafter(replace(options, drafter=name.removesuffix(_COPIES)), target)
-        if not choice.has_model:
-            raise ConfigError(f"--drafter {name!r}: only a model can have {_COPIES} after it")
-        return replace(choice, name=name, copies=True)
+    if name.startswith(_INLINE) or _LOOKUPS.search(name):
+        return _plan_beside(options, target, name)
     assert target.facts is not None
     assert target.tokenizer is not None
     if name.startswith("target:"):
@@ -174,6 +180,25 @@ def plan_drafter(options: ModelOptions, target: PlannedModel) -> DrafterChoice:
     check_tensor_parallel(facts, options.drafters, "--drafters")
     check_same_vocabulary(target.tokenizer, Tokenizer.load(facts.directory))
     return DrafterChoice(name=name, facts=facts)
+
+
+def _plan_beside(options: ModelOptions, target: PlannedModel, name: str) -> DrafterChoice:
+    """Plan `inline:MODEL`, `MODEL+ngram+recycle+store=DIR`, or both."""
+    model, parts = name.removeprefix(_INLINE), list[str]()
+    while (match := _LOOKUPS.search(model)) is not None:
+        model = model[: match.start()]
+        parts.insert(0, match[1])
+    inline = name.startswith(_INLINE)
+    if inline and options.drafters > 1:
+        raise ConfigError(f"--drafter {name!r} runs in one process: leave --drafters at 1")
+    choice = plan_drafter(replace(options, drafter=model), target)
+    if not choice.has_model:
+        raise ConfigError(f"--drafter {name!r}: only a model can be inline or have + after it")
+    lookups = LookupSettings.parse_parts(parts) if parts else None
+    if lookups is not None and lookups.store is not None:
+        assert target.tokenizer is not None
+        check_store(Path(lookups.store), target.tokenizer.digest)
+    return replace(choice, name=name, lookups=lookups, inline=inline)
 
 
 def _choose_drafter(target: PlannedModel) -> DrafterChoice:
@@ -204,8 +229,8 @@ def plan_deployment(
         ConfigError: memory does not suffice.
     """
     tokens = options.cache_tokens or cache_tokens
-    has_model = drafter is not None and drafter.has_model
-    num_ranks = options.tp + (options.drafters if has_model else 0)
+    num_drafters = options.drafters if drafter is not None and drafter.has_ranks else 0
+    num_ranks = options.tp + num_drafters
     settings = ModelSettings(
         role="target",
         directory=target.directory,
@@ -216,7 +241,7 @@ def plan_deployment(
         cache_tokens=tokens,
     )
     drafter_settings = None
-    if drafter is not None and has_model:
+    if drafter is not None and drafter.has_model:
         directory = str(drafter.facts.directory) if drafter.facts is not None else None
         drafter_settings = replace(
             settings,
@@ -224,7 +249,7 @@ def plan_deployment(
             directory=directory,
             embedding_directory=target.directory if drafter.trained else None,
             layers=drafter.layers,
-            copies=drafter.copies,
+            lookups=drafter.lookups,
         )
     if options.device == "cpu":
         _check_memory(target, drafter, settings)
@@ -238,9 +263,10 @@ def plan_deployment(
             draft_wait_s=options.draft_wait_s,
             tokenizer_directory=target.directory if stops else None,
             lookup=drafter.lookup if drafter is not None else None,
+            inline_drafter=None if num_drafters else drafter_settings,
         ),
-        drafter=drafter_settings,
-        num_drafters=options.drafters if has_model else 0,
+        drafter=drafter_settings if num_drafters else None,
+        num_drafters=num_drafters,
         ngram=drafter is not None and drafter.ngram,
         vocab_size=target.vocab_size,
         group_backend=options.group_backend,

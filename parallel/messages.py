@@ -55,6 +55,8 @@ class DraftItem:
     """Draft tokens wanted; 0 only brings the drafter's cache up to date."""
     tree: bool = False
     """Whether the draft may be a tree: alternatives too, `num_draft` tokens in all."""
+    least_gain: float = 0.0
+    """Of a tree: after tokens less likely kept than this, a model's step is not worth its time."""
     stream: bool = False
     """Send the first token at once, the others when all are there."""
     scored: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
@@ -103,6 +105,8 @@ class Proposal:
     """Seconds the drafter worked on it so far."""
     partial: bool = False
     """Whether another part follows."""
+    num_steps: int = 0
+    """Draft steps it took, one after the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 from parallel.decoding.controller import DraftLengthController
-from parallel.group import Group
+from parallel.group import Group, SoloGroup
 from parallel.messages import Hello
 from parallel.model.cache import PagedCache
 from runtime.clock import MonotonicClock
 from runtime.draft_checkpoint import load_drafter
 from runtime.drafter_port import DrafterPort
-from runtime.drafting import Drafter, ModelDrafter, serve_drafts
+from runtime.drafting import Drafter, introduction, serve_drafts
 from runtime.engine import Engine, EngineConfig
 from runtime.errors import PeerError
 from runtime.groups.rendezvous import GroupOffer, GroupSpec, join_group, offer_group
@@ -28,6 +28,7 @@ from runtime.links.torch_link import (
     offer_torch_link,
 )
 from runtime.lookup_drafting import LookupDrafter, LookupSettings
+from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
 from runtime.round import RoundRunner
 from runtime.settings import LeaderAddress, LeaderSettings, ModelSettings
 from runtime.shard import DecoderShard, ModelShard, ShardRunner
@@ -92,14 +93,13 @@ class ModelHost:
         assert self._runner is not None, "open() comes first"
         return self._runner
 
-    @property
-    def copies(self) -> bool:
-        """Whether its drafts may be copied from a request's own text."""
-        return self._settings.copies
-
     def ledger(self) -> SlotLedger:
         """Return the account of the opened cache."""
-        return SlotLedger(num_pages=self._settings.num_pages, page_size=self._settings.page_size)
+        return _ledger(self._settings)
+
+    def drafter(self) -> ModelDrafter:
+        """Return the drafter that the opened model makes (rank 0)."""
+        return _model_drafter(self.runner, self._settings)
 
 
 class LeaderHost:
@@ -137,15 +137,10 @@ class LeaderHost:
             clock=clock,
             tokenizer=tokenizer,
         )
-        if settings.lookup is not None:
-            lookup = LookupDrafter(settings.lookup)
-            hello = Hello(
-                role="drafter",
-                name="lookup",
-                num_successors=lookup.num_successors,
-                grows_trees=True,
-            )
-            self._engine.join(hello, InlineLink(lookup, clock))
+        drafter = _inline_drafter(settings)
+        if drafter is not None:
+            link = InlineLink(drafter, clock)
+            self._engine.join(introduction(drafter, "inline drafter"), link)
         self._server = GrpcLinkServer(host, token=token, on_link=self._engine.join)
         return self._server.address
 
@@ -209,9 +204,8 @@ def serve_drafter(
     _serve_threads(num_threads)
     drafter: Drafter = LookupDrafter(LookupSettings(recycle=False))
     if model is not None:
-        drafter = ModelDrafter(model.runner, model.ledger(), copies=model.copies)
-    hello = Hello(role="drafter", name=name, vocab_size=vocab_size, grows_trees=model is None)
-    link = _connect(leader, hello)
+        drafter = model.drafter()
+    link = _connect(leader, introduction(drafter, name, vocab_size))
     try:
         serve_drafts(link, drafter, MonotonicClock(), heartbeat_s=_HEARTBEAT_S)
     finally:
@@ -235,6 +229,29 @@ def _connect(leader: LeaderAddress | TorchLinkSpec, hello: Hello) -> Link:
     return connect_grpc(
         leader.address, token=leader.token, hello=hello, timeout_s=_CONNECT_TIMEOUT_S
     )
+
+
+def _inline_drafter(settings: LeaderSettings) -> Drafter | None:
+    """Return the drafter that works in the leader's own thread, if there is to be one."""
+    if settings.inline_drafter is not None:
+        group = SoloGroup()
+        shard = _build_shard(settings.inline_drafter, group)
+        return _model_drafter(ShardRunner(shard, group), settings.inline_drafter)
+    return LookupDrafter(settings.lookup) if settings.lookup is not None else None
+
+
+def _model_drafter(runner: ShardRunner, settings: ModelSettings) -> ModelDrafter:
+    # A virtual drafter's chains follow the formulas' process; trees would not.
+    return ModelDrafter(
+        runner,
+        _ledger(settings),
+        lookups=settings.lookups or NO_LOOKUPS,
+        grows_trees=settings.virtual is None,
+    )
+
+
+def _ledger(settings: ModelSettings) -> SlotLedger:
+    return SlotLedger(num_pages=settings.num_pages, page_size=settings.page_size)
 
 
 def _build_shard(settings: ModelSettings, group: Group) -> ModelShard:

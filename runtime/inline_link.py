@@ -36,6 +36,7 @@ class InlineLink:
                     items=part.items,
                     draft_s=self._clock.now_s() - start_s,
                     partial=part.partial,
+                    num_steps=part.num_steps,
                 )
             )
 

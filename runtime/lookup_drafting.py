@@ -1,6 +1,6 @@
 """Drafters without a model: they copy from the text at hand, a store, what was scored before."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,8 +34,13 @@ class LookupSettings:
         """
         if not text:
             return cls()
+        return cls.parse_parts(text.split("+"))
+
+    @classmethod
+    def parse_parts(cls, parts: Sequence[str]) -> "LookupSettings":
+        """Read `ngram`, `recycle` and `store=DIR`, in any order; raises ConfigError as `parse`."""
         found: dict[str, str] = {}
-        for part in text.split("+"):
+        for part in parts:
             name, _, value = part.partition("=")
             if name not in ("ngram", "recycle", "store") or (name == "store") != bool(value):
                 raise ConfigError(
@@ -52,8 +57,8 @@ class LookupSettings:
 
 
 @dataclass(slots=True)
-class _Text:
-    """What is known of one request."""
+class LookupText:
+    """What is known of one request's text."""
 
     index: NgramIndex = field(default_factory=NgramIndex)
     grown: GrownTree | None = None
@@ -61,10 +66,11 @@ class _Text:
     grown_at: int = 0
 
 
-class LookupDrafter:
-    """Grows trees from the n-grams of the request's text, a store, what the target scored before.
+class Lookups:
+    """What can be looked up, for all requests, and how far each source is to be believed.
 
-    How far each is believed is learnt from what the target commits, over all requests.
+    The sources of a request's trees are the n-grams of its text, a store of other texts, and what
+    the target scored best before, after the same tokens.
     """
 
     def __init__(self, settings: LookupSettings) -> None:
@@ -73,24 +79,74 @@ class LookupDrafter:
         Raises:
             ConfigError: the store cannot be read.
         """
-        self._uses_ngrams = settings.ngram
+        self.settings = settings
         self._table = SuccessorTable() if settings.recycle else None
         self._store = load_store(Path(settings.store)) if settings.store else None
         self._odds = Odds()
-        self._texts: dict[int, _Text] = {}
 
     @property
     def num_successors(self) -> int:
         """How many best tokens it wants to hear of after each scored one."""
         return 0 if self._table is None else NUM_SUCCESSORS
 
+    @property
+    def odds(self) -> Odds:
+        """How often guesses of each kind came true."""
+        return self._odds
+
+    def follow(self, text: LookupText, item: DraftItem) -> None:
+        """Read what is new of a text, and learn from it how good the last tree was."""
+        if self._table is not None:
+            self._table.update(item.scored)
+        text.index.truncate(item.keep)
+        text.index.append(item.tail)
+        if text.grown is not None:
+            text.grown.learn(self._odds, text.index.token_ids[text.grown_at :])
+            text.grown = None
+
+    def sources(self, text: LookupText) -> list[Source]:
+        """Return the sources of a text's trees."""
+        found: list[Source] = []
+        if self.settings.ngram:
+            found.append(NgramSource(text.index))
+        if self._store is not None:
+            found.append(StoreSource(self._store, text.index.token_ids))
+        if self._table is not None:
+            found.append(SuccessorSource(self._table, text.index.token_ids))
+        return found
+
+    def grow(self, text: LookupText, item: DraftItem, sources: Sequence[Source]) -> GrownTree:
+        """Return the tree, or the chain, that an item asks for."""
+        tree = grow(sources, self._odds, item.num_draft, branching=item.tree)
+        if item.tree:  # with PEARL the text holds what no verdict has reached: nothing to learn
+            text.grown, text.grown_at = tree, len(text.index)
+        return tree
+
+
+class LookupDrafter:
+    """Drafts what can be looked up."""
+
+    grows_trees = True
+
+    def __init__(self, settings: LookupSettings) -> None:
+        """Open the sources; raises ConfigError if the store cannot be read."""
+        self._lookups = Lookups(settings)
+        self._texts: dict[int, LookupText] = {}
+
+    @property
+    def num_successors(self) -> int:
+        """How many best tokens it wants to hear of after each scored one."""
+        return self._lookups.num_successors
+
     def answer(self, request: DraftRequest) -> Iterator[DraftPart]:
         """Look every item's last tokens up."""
         for number in request.closed:
             self._texts.pop(number, None)
         for opened in request.opened:
-            self._texts[opened.request] = _Text()
-        yield DraftPart(tuple(self._propose(item) for item in request.items))
+            self._texts[opened.request] = LookupText()
+        items = tuple(self._propose(item) for item in request.items)
+        num_steps = max((len(item.token_ids) for item in items), default=0)
+        yield DraftPart(items, num_steps=num_steps)
 
     def keep_alive(self) -> None:
         """Do nothing: there are no other ranks."""
@@ -99,39 +155,26 @@ class LookupDrafter:
         """Do nothing: there are no other ranks."""
 
     def _propose(self, item: DraftItem) -> ProposalItem:
-        if self._table is not None:
-            self._table.update(item.scored)
         base = item.keep + len(item.tail)
         text = self._texts.get(item.request)
         if text is None or len(text.index) < item.keep:
             return ProposalItem(
                 request=item.request, epoch=item.epoch, base=base, token_ids=(), unknown=True
             )
-        text.index.truncate(item.keep)
-        text.index.append(item.tail)
-        if text.grown is not None:
-            text.grown.learn(self._odds, text.index.token_ids[text.grown_at :])
-        sources = self._sources(text.index) if item.num_draft > 0 else []
-        tree = grow(sources, self._odds, item.num_draft, branching=item.tree)
-        # With PEARL the text holds drafts that no verdict has reached, so nothing is learnt there.
-        text.grown, text.grown_at = tree if item.tree else None, base
+        self._lookups.follow(text, item)
+        tree = self._lookups.grow(text, item, self._lookups.sources(text))
         if not item.tree:
             text.index.append(tree.token_ids)
-        return ProposalItem(
-            request=item.request,
-            epoch=item.epoch,
-            base=base,
-            token_ids=tuple(tree.token_ids),
-            parents=tuple(tree.parents) if item.tree else (),
-            gains=tuple(tree.gains),
-        )
+        return tree_proposal(item, tree)
 
-    def _sources(self, index: NgramIndex) -> list[Source]:
-        sources: list[Source] = []
-        if self._uses_ngrams:
-            sources.append(NgramSource(index))
-        if self._store is not None:
-            sources.append(StoreSource(self._store, index.token_ids))
-        if self._table is not None:
-            sources.append(SuccessorSource(self._table, index.token_ids))
-        return sources
+
+def tree_proposal(item: DraftItem, tree: GrownTree) -> ProposalItem:
+    """Return a grown tree, or chain, as the answer to an item."""
+    return ProposalItem(
+        request=item.request,
+        epoch=item.epoch,
+        base=item.keep + len(item.tail),
+        token_ids=tuple(tree.token_ids),
+        parents=tuple(tree.parents) if item.tree else (),
+        gains=tuple(tree.gains),
+    )

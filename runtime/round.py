@@ -42,7 +42,6 @@ from runtime.ledger import SlotLedger
 from runtime.sequence import Sequence
 from runtime.shard import ShardRunner
 
-_REMEMBERED_ASKS = 64
 _MEASURED_SIZES = (1, 8, 4, 25, 6, 2, 16, 12)  # a few tell much already
 _MEASURED_TIMES = 3
 _MEASURED_CONTEXT = 64
@@ -85,7 +84,7 @@ class RoundRunner:
         self._clock = clock
         self._rounds = count(1)
         self._closed: list[int] = []
-        self._steps: dict[int, int] = {}
+        self._last_opening = 0
         self._draft_s = 0.0
         self._waited_s = 0.0
 
@@ -194,9 +193,7 @@ class RoundRunner:
         if not (items or self._closed):
             return
         number = next(self._rounds)
-        self._steps[number] = max((item.num_draft for item in items), default=0)
-        if len(self._steps) > _REMEMBERED_ASKS:  # what was never answered
-            self._steps.pop(next(iter(self._steps)))
+        self._last_opening = number if opened else self._last_opening
         self._port.ask(
             DraftRequest(
                 round=number,
@@ -215,9 +212,12 @@ class RoundRunner:
             sequence.known_to_drafter = True
             sequence.view.forget()
             opened.append(_introduction(sequence))
-        return sequence.view.item(
-            sequence.state, sequence.token_ids, num_draft, tree=self._drafts_trees(sequence)
-        )
+        item = sequence.view.item(sequence.state, sequence.token_ids, num_draft)
+        if not self._drafts_trees(sequence):
+            return item
+        chosen = sequence.submit.draft_length < 0
+        least_gain = self._controller.least_gain() if chosen else 0.0
+        return replace(item, tree=True, least_gain=least_gain)
 
     def _await_drafts(self, works: Items[Work], phases: tuple[Phase, ...]) -> None:
         """Take drafts in until no sequence is in these phases; the wait budget over, go on without.
@@ -248,9 +248,9 @@ class RoundRunner:
     def _take(self, proposal: Proposal, waiting: dict[int, Work]) -> None:
         if not proposal.partial:
             self._draft_s += proposal.draft_s
-            num_steps = self._steps.pop(proposal.round, 0)
-            if num_steps:
-                self._controller.observe_draft(num_steps, proposal.draft_s)
+            # Reading a prompt would spoil the estimate.
+            if proposal.num_steps and proposal.round != self._last_opening:
+                self._controller.observe_draft(proposal.num_steps, proposal.draft_s)
         for item in proposal.items:
             work = waiting.get(item.request)
             if work is not None:

@@ -55,7 +55,7 @@ class DrafterView:
         self.token_ids.clear()
         self.num_certain = 0
 
-    def item(self, state: State, committed: Ids[int], num_draft: int, *, tree: bool) -> DraftItem:
+    def item(self, state: State, committed: Ids[int], num_draft: int) -> DraftItem:
         """Make the item after which the drafter holds what state says, and record that it does."""
         request, epoch = state.request, state.epoch
         stream = state.mode is DecodeMode.PEARL
@@ -85,7 +85,6 @@ class DrafterView:
             keep=keep,
             tail=tail,
             num_draft=num_draft,
-            tree=tree,
             stream=stream,
             scored=scored,
         )

@@ -16,8 +16,8 @@ class ModelSettings:
     """Checkpoint in Hugging Face format; None for virtual devices."""
     embedding_directory: str | None = None
     """The target's checkpoint, where `directory` is a trained drafter that shares its embedding."""
-    copies: bool = False
-    """Whether a drafter copies where a request's own text has said the same before."""
+    lookups: LookupSettings | None = None
+    """What a drafter looks up beside its model."""
     layers: tuple[int, ...] | None = None
     """Keep only these layers of the checkpoint; None keeps all."""
     virtual: VirtualSpec | None = None
@@ -59,3 +59,5 @@ class LeaderSettings:
     """Needed for stop strings."""
     lookup: LookupSettings | None = None
     """A look-up drafter in the leader's own process, where there is no other drafter."""
+    inline_drafter: ModelSettings | None = None
+    """A drafter's model in the leader's own process, where there is no other drafter."""

@@ -12,12 +12,13 @@ from parallel.group import SoloGroup
 from parallel.messages import Committed, Failed, Finished, Hello, Message, Submit
 from runtime.clock import MonotonicClock
 from runtime.drafter_port import DrafterPort
-from runtime.drafting import Drafter, ModelDrafter, serve_drafts
+from runtime.drafting import Drafter, introduction, serve_drafts
 from runtime.engine import Engine, EngineConfig
 from runtime.ledger import SlotLedger
 from runtime.links.link import Link
 from runtime.links.memory import memory_link_pair
 from runtime.lookup_drafting import LookupDrafter, LookupSettings
+from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
 from runtime.round import RoundRunner
 from runtime.shard import ShardRunner
 from runtime.toy import PrefixShard, prefix_logits
@@ -74,20 +75,25 @@ class Rig:
         return thread
 
     def attach_model(
-        self, *, noise: float = 0.5, num_pages: int = 400, copies: bool = False
+        self,
+        *,
+        noise: float = 0.5,
+        num_pages: int = 400,
+        lookups: LookupSettings = NO_LOOKUPS,
+        grows_trees: bool = False,
     ) -> Link:
         """Attach a model drafter; returns its end of the link, to be closed by a test."""
         runner = ShardRunner(PrefixShard(VOCAB, noise=noise), SoloGroup())
         ledger = SlotLedger(num_pages=num_pages, page_size=PAGE)
-        return self._attach(ModelDrafter(runner, ledger, copies=copies))
+        drafter = ModelDrafter(runner, ledger, lookups=lookups, grows_trees=grows_trees)
+        return self._attach(drafter)
 
     def attach_ngram(self) -> Link:
-        return self._attach(LookupDrafter(LookupSettings(recycle=False)), grows_trees=True)
+        return self._attach(LookupDrafter(LookupSettings(recycle=False)))
 
     def attach_lookup(self) -> Link:
         """Attach a look-up drafter with n-grams and recycling, which grows trees."""
-        drafter = LookupDrafter(LookupSettings())
-        return self._attach(drafter, grows_trees=True, num_successors=drafter.num_successors)
+        return self._attach(LookupDrafter(LookupSettings()))
 
     def attach_silent(self) -> Link:
         """Attach a drafter that never answers."""
@@ -102,18 +108,9 @@ class Rig:
         self.engine.join(Hello(role="drafter", name="toy", vocab_size=VOCAB), leader_end)
         self._serve(drafter_end, drafter)
 
-    def _attach(
-        self, drafter: Drafter, *, grows_trees: bool = False, num_successors: int = 0
-    ) -> Link:
+    def _attach(self, drafter: Drafter) -> Link:
         ours, theirs = memory_link_pair("leader", "drafter")
-        hello = Hello(
-            role="drafter",
-            name="toy",
-            vocab_size=VOCAB,
-            grows_trees=grows_trees,
-            num_successors=num_successors,
-        )
-        self.engine.join(hello, theirs)
+        self.engine.join(introduction(drafter, "toy", VOCAB), theirs)
         self._serve(ours, drafter)
         return ours
 

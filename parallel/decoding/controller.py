@@ -28,6 +28,10 @@ _PROBE_LENGTH = 2
 _EXACT_SIZES = 16
 """Forwards of up to so many positions are timed apart; larger ones by size class."""
 _STEPS_PER_DOUBLING = 3
+_FIRST_LEAST_GAIN = 0.3
+_USUAL_TOKENS = 1.5
+"""Tokens of a round, roughly."""
+_TOKENS_OF_STEP = 0.5
 MAX_NODES = 24
 """Longest tree that is considered."""
 _LEAST_SPREAD = 0.05
@@ -232,6 +236,17 @@ class DraftLengthController:
             range(len(tokens)),
             key=lambda num: tokens[num] / self._costs.target_s((num + 1) * batch),
         )
+
+    def least_gain(self) -> float:
+        """Return how likely a path has to be kept for a model's step after it to pay.
+
+        A step adds about half a token beside what is looked up, times that chance; its time would
+        have yielded tokens at the present pace.
+        """
+        if not self._costs.is_known:
+            return _FIRST_LEAST_GAIN
+        step_s = self._costs.draft_s(2) - self._costs.draft_s(1)
+        return step_s * _USUAL_TOKENS / self._costs.target_s(1) / _TOKENS_OF_STEP
 
     def forget(self, request: int) -> None:
         """Drop what is kept of a request that ended."""

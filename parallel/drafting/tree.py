@@ -129,10 +129,27 @@ def grow(sources: Sequence[Source], odds: Odds, budget: int, *, branching: bool)
         tree.token_ids.append(token)
         tree.parents.append(parent)
         tree.gains.append(gain)
-        states = [
-            None if state is None else source.advance(state, token)
-            for source, state in zip(sources, before, strict=True)
-        ]
+        states = advanced(sources, before, token)
+
+
+def best_guess(
+    sources: Sequence[Source], states: Sequence[Any], odds: Odds
+) -> tuple[int, float] | None:
+    """Return the likeliest token in these states, with its probability; None if none is known."""
+    guesses = _merged(sources, states)
+    chances = [(odds.probability(guess.kind, guess.prior), guess.token) for guess in guesses]
+    if not chances:
+        return None
+    chance, token = max(chances, key=lambda pair: pair[0])
+    return token, chance
+
+
+def advanced(sources: Sequence[Source], states: Sequence[Any], token: int) -> list[Any]:
+    """Return each source's state once `token` has followed."""
+    return [
+        None if state is None else source.advance(state, token)
+        for source, state in zip(sources, states, strict=True)
+    ]
 
 
 def _merged(sources: Sequence[Source], states: Sequence[Any]) -> list[Guess]:

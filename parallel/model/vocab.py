@@ -86,10 +86,14 @@ def _local_best(logits_NV: Tensor, depth: int) -> tuple[Tensor, Tensor]:
         best = logits_NV.max(dim=1, keepdim=True)
         return best.values, best.indices  # the first of equals
     depth = min(depth, logits_NV.shape[1])
-    edge = logits_NV.topk(depth, dim=1).values[:, -1:]
-    # topk takes any of those equal to the last; a stable sort of all that reach it takes the first.
-    reaching = max(depth, int((logits_NV >= edge).sum(dim=1).max()))  # a NaN reaches nothing
-    columns = logits_NV.topk(reaching, dim=1).indices.sort(dim=1).values
+    top = logits_NV.topk(min(depth + 1, logits_NV.shape[1]), dim=1)
+    edge = top.values[:, depth - 1 : depth]
+    columns = top.indices[:, :depth]
+    if not bool((top.values[:, depth:] < edge).all()):
+        # topk takes any of those equal to the last; a stable sort of all that reach it, the first.
+        reaching = max(depth, int((logits_NV >= edge).sum(dim=1).max()))  # a NaN reaches nothing
+        columns = logits_NV.topk(reaching, dim=1).indices
+    columns = columns.sort(dim=1).values
     values = logits_NV.gather(1, columns)
     order = values.sort(dim=1, descending=True, stable=True).indices[:, :depth]
     return values.gather(1, order), columns.gather(1, order)

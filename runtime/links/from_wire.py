@@ -87,6 +87,7 @@ def _get_draft_request(wire: pb.DraftRequest) -> DraftRequest:
                 num_draft=item.num_draft,
                 stream=item.stream,
                 tree=item.tree,
+                least_gain=finite(item.least_gain, "least_gain"),
                 scored=tuple(
                     (checked_context(scored.context), checked_token_ids(scored.successors))
                     for scored in item.scored
@@ -133,6 +134,7 @@ def _get_proposal(wire: pb.Proposal) -> Proposal:
         ),
         draft_s=checked_seconds(wire.draft_s, "draft_s"),
         partial=wire.partial,
+        num_steps=wire.num_steps,
     )
 
 

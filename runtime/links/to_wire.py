@@ -90,6 +90,7 @@ def _put_draft_request(message: DraftRequest) -> pb.Frame:
                     num_draft=item.num_draft,
                     stream=item.stream,
                     tree=item.tree,
+                    least_gain=finite(item.least_gain, "least_gain"),
                     scored=[
                         pb.Scored(
                             context=checked_token_ids(context),
@@ -129,6 +130,7 @@ def _put_proposal(message: Proposal) -> pb.Frame:
             ],
             draft_s=checked_seconds(message.draft_s, "draft_s"),
             partial=message.partial,
+            num_steps=message.num_steps,
         )
     )
 

@@ -194,7 +194,7 @@ def test_a_bad_benchmark_is_refused(
         (["serve", "--max-tokens", "0"], "--max-tokens is 0"),
         (["serve", "--mode", "fast"], "--mode is 'fast': choose one of auto, autoregressive"),
         (["generate", "--prompt", "x", "--drafter", "lookup:x+ngram"], "source 'x' is not known"),
-        (["generate", "--prompt", "x", "--drafter", "ngram+ngram"], "only a model can have"),
+        (["generate", "--prompt", "x", "--drafter", "ngram+ngram"], "only a model can be inline"),
     ],
 )
 def test_other_verbs_refuse_bad_options_too(

@@ -18,9 +18,10 @@ from parallel.messages import (
     Pong,
     ProposalItem,
 )
-from runtime.drafting import ModelDrafter
 from runtime.ledger import SlotLedger
 from runtime.links.memory import Faults, memory_link_pair
+from runtime.lookup_drafting import LookupSettings
+from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
 from runtime.shard import ShardRunner
 from runtime.toy import PrefixShard, prefix_logits
 from tests.rig import PAGE, VOCAB, Rig, expected_tokens, make_submit
@@ -69,7 +70,7 @@ def test_a_model_that_also_copies_is_exact(
     rig: Rig, sampling: SamplingParams, verifier: str
 ) -> None:
     """Its copies of the prompt are wrong mostly, and mixed with what the model drafts well."""
-    rig.attach_model(copies=True)
+    rig.attach_model(lookups=LookupSettings(recycle=False))
     submits = [
         make_submit(
             number,
@@ -94,7 +95,9 @@ def test_a_model_that_also_copies_is_exact(
 def test_a_model_that_also_copies_drafts_no_more_than_it_must() -> None:
     shard = PrefixShard(VOCAB)
     ledger = SlotLedger(num_pages=40, page_size=PAGE)
-    drafter = ModelDrafter(ShardRunner(shard, SoloGroup()), ledger, copies=True)
+    drafter = ModelDrafter(
+        ShardRunner(shard, SoloGroup()), ledger, lookups=LookupSettings(recycle=False)
+    )
     opened = DraftOpen(
         request=1,
         key=RngKey(seed=0, request=0),
@@ -163,6 +166,38 @@ def test_trees_are_exact(
             if verifier == "match" or sampling.is_greedy:
                 assert outcome.token_ids == expected_tokens(submit)
     assert accepted > 0 or draft_length < 0  # it may choose to test nothing
+
+
+@pytest.mark.parametrize("verifier", ["match", "rejection"])
+@pytest.mark.parametrize("lookups", [NO_LOOKUPS, LookupSettings()], ids=["model", "merged"])
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_trees_of_a_model_are_exact_and_accepted(
+    rig: Rig, sampling: SamplingParams, lookups: LookupSettings, verifier: str
+) -> None:
+    rig.attach_model(lookups=lookups, grows_trees=True)
+    submits = [
+        make_submit(
+            number,
+            prompt=[5, 6, 7, 8] * (number % 4) + [5, 6, 7],
+            mode=mode,
+            sampling=sampling,
+            draft_length=draft_length,
+            verifier=verifier,
+        )
+        for number, (mode, draft_length) in enumerate(
+            [("speculative", 6), ("speculative", 1), ("pearl", 4), ("speculative", -1)]
+        )
+    ]
+    outcomes = rig.run(submits)
+    for submit in submits:
+        outcome = outcomes[submit.request]
+        assert outcome.finished is not None
+        assert len(outcome.token_ids) == submit.max_tokens
+        if submit.draft_length > 0:
+            assert outcome.finished.stats.accepted > 0
+        if verifier == "match" or sampling.is_greedy:
+            assert outcome.token_ids == expected_tokens(submit)
+    assert not rig.errors
 
 
 def test_a_mixed_batch_gives_what_each_request_gives_alone(rig: Rig) -> None:

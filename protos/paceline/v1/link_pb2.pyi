@@ -431,6 +431,7 @@ class DraftItem(_message.Message):
     STREAM_FIELD_NUMBER: _builtins.int
     SCORED_FIELD_NUMBER: _builtins.int
     TREE_FIELD_NUMBER: _builtins.int
+    LEAST_GAIN_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     epoch: _builtins.int
     """Grows whenever earlier drafts of the request became void."""
@@ -442,6 +443,8 @@ class DraftItem(_message.Message):
     """Send the first token at once, the others when all are there."""
     tree: _builtins.bool
     """The draft may be a tree of num_draft tokens."""
+    least_gain: _builtins.float
+    """Of a tree: after tokens less likely kept than this, a model's step is not worth its time."""
     @_builtins.property
     def tail(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Token ids that follow them."""
@@ -461,10 +464,11 @@ class DraftItem(_message.Message):
         stream: _builtins.bool = ...,
         scored: _abc.Iterable[Global___Scored] | None = ...,
         tree: _builtins.bool = ...,
+        least_gain: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "keep", b"keep", "num_draft", b"num_draft", "request", b"request", "scored", b"scored", "stream", b"stream", "tail", b"tail", "tree", b"tree"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "keep", b"keep", "least_gain", b"least_gain", "num_draft", b"num_draft", "request", b"request", "scored", b"scored", "stream", b"stream", "tail", b"tail", "tree", b"tree"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -569,11 +573,14 @@ class Proposal(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     DRAFT_S_FIELD_NUMBER: _builtins.int
     PARTIAL_FIELD_NUMBER: _builtins.int
+    NUM_STEPS_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     draft_s: _builtins.float
     """Seconds the drafter worked on it so far, at least 0."""
     partial: _builtins.bool
     """Another part follows."""
+    num_steps: _builtins.int
+    """Draft steps it took, one after the other."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProposalItem]: ...
     def __init__(
@@ -583,10 +590,11 @@ class Proposal(_message.Message):
         items: _abc.Iterable[Global___ProposalItem] | None = ...,
         draft_s: _builtins.float = ...,
         partial: _builtins.bool = ...,
+        num_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_s", b"draft_s", "items", b"items", "partial", b"partial", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft_s", b"draft_s", "items", b"items", "num_steps", b"num_steps", "partial", b"partial", "round", b"round"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
