@@ -1,8 +1,10 @@
-"""The process in which a drafter learns."""
+"""The process in which a drafter is made."""
 
 from collections.abc import Iterator
 
+from parallel.drafting.layer_skip import SkipTrial
 from runtime.draft_job import DraftJob, JobEvent, run_job
+from runtime.layer_search import SearchJob, run_search
 
 
 class DraftTrainerActor:
@@ -11,3 +13,7 @@ class DraftTrainerActor:
     def train(self, job: DraftJob) -> Iterator[JobEvent]:
         """Yield the job's events as it advances."""
         yield from run_job(job)
+
+    def search(self, job: SearchJob) -> Iterator[SkipTrial]:
+        """Yield the sets of layers that were tried."""
+        yield from run_search(job)

@@ -20,6 +20,7 @@ from cluster.flags import (
 from cluster.options import (
     DraftEvalOptions,
     DraftIndexOptions,
+    DraftSkipOptions,
     DraftTrainOptions,
     ModelOptions,
     PromptOptions,
@@ -115,6 +116,50 @@ def train(
         json=json,
     )
     run_verb("cluster.draft_train", options)
+
+
+@app.command("skip")
+def skip(
+    *,
+    target: Annotated[str, typer.Option(help="The model that is to draft for itself.")],
+    prompts: Annotated[Path, typer.Option(help="A .jsonl file of prompts to measure on.")],
+    num_prompts: Annotated[int, typer.Option(help="Take only the first prompts.")] = 8,
+    chat: Annotated[bool, typer.Option(help="Wrap prompts in the model's chat template.")] = True,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 64,
+    trials: Annotated[int, typer.Option(help="Sets of layers to try.")] = 100,
+    seed: Seed = 0,
+    tp: Tp = 1,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    threads: Threads = None,
+    ray: Ray = None,
+    json: Json = False,
+) -> None:
+    """Search which of a target's layers to keep when it drafts for itself, without training.
+
+    Example: paceline draft skip --target smollm2-135m --prompts questions.jsonl
+    """
+    models = ModelOptions(
+        target=target,
+        drafter=None,
+        tp=tp,
+        dtype=dtype,
+        device=device,
+        threads=threads,
+        max_batch=8,
+        ray_address=ray,
+    )
+    options = DraftSkipOptions(
+        models=models,
+        prompts=prompts,
+        num_prompts=num_prompts,
+        chat=chat,
+        max_tokens=max_tokens,
+        trials=trials,
+        seed=seed,
+        json=json,
+    )
+    run_verb("cluster.draft_skip", options)
 
 
 @app.command("index")

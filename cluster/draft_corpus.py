@@ -47,6 +47,8 @@ class CorpusPlan:
     max_tokens: int
     seed: int
     chat: bool
+    greedy: bool = False
+    """Whether all answers are greedy; otherwise some are sampled."""
 
 
 def make_corpus(
@@ -192,7 +194,7 @@ def _submit(
 
 def _sampling(index: int, plan: CorpusPlan) -> SamplingParams:
     greedy = SamplingParams(seed=plan.seed)
-    return greedy if index % _SAMPLED_EVERY else replace(greedy, temperature=1.0)
+    return greedy if plan.greedy or index % _SAMPLED_EVERY else replace(greedy, temperature=1.0)
 
 
 def _mix(seed: int, index: int) -> int:

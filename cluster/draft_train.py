@@ -5,10 +5,9 @@ import os
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -24,12 +23,12 @@ from cluster.deployment import Deployment
 from cluster.draft_corpus import CorpusPlan, make_corpus
 from cluster.options import DraftTrainOptions
 from cluster.planning import PlannedModel, plan_deployment, plan_target
-from cluster.ray_session import RaySession
+from cluster.ray_session import RaySession, yielded
 from parallel.training.distill import Divergence
 from runtime.checkpoint import parse_layers
 from runtime.draft_job import DraftJob, JobEvent
 from runtime.draft_training import Precision, TrainSettings
-from runtime.errors import ConfigError, PacelineError, PeerLost
+from runtime.errors import ConfigError
 from runtime.prompts import read_prompts
 
 _NOTES = Console(stderr=True)
@@ -85,25 +84,13 @@ def _follow(job: DraftJob) -> JobEvent:
     with _bar() as progress:
         tasks = {name: progress.add_task(name, total=None, note="") for name in _STAGES}
         for reference in actor.train.remote(job):
-            event = _outcome(reference)
+            event = yielded(reference)
             if event.acceptance is not None:
                 accepted = f", acceptance {event.acceptance:.3f}"
                 progress.console.print(f"step {event.done}: loss {event.loss:.3f}{accepted}")
             note = "" if event.loss is None else f"loss {event.loss:.3f}{accepted}"
             progress.update(tasks[event.stage], completed=event.done, total=event.total, note=note)
     ray.kill(actor)
-    return event
-
-
-def _outcome(reference: Any) -> JobEvent:
-    try:
-        event: JobEvent = ray.get(reference)
-    except RayTaskError as error:
-        if isinstance(error.cause, PacelineError):
-            raise error.cause from error
-        raise PacelineError(f"training failed: {error.cause!r}") from error
-    except RayActorError as error:
-        raise PeerLost(f"the training process died: {str(error).splitlines()[0]}") from error
     return event
 
 

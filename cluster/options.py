@@ -128,6 +128,20 @@ class DraftTrainOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DraftSkipOptions:
+    """`paceline draft skip`."""
+
+    models: ModelOptions
+    prompts: Path
+    num_prompts: int
+    chat: bool
+    max_tokens: int
+    trials: int
+    seed: int
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DraftIndexOptions:
     """`paceline draft index`."""
 

@@ -3,10 +3,12 @@
 import logging
 import os
 from types import TracebackType
+from typing import Any
 
 import ray
+from ray.exceptions import RayActorError, RayTaskError
 
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, PacelineError, PeerLost
 
 
 class RaySession:
@@ -56,3 +58,20 @@ class RaySession:
         """Disconnect; processes of a local Ray end."""
         if self._ours:
             ray.shutdown()
+
+
+def yielded(reference: Any) -> Any:
+    """Return what an actor's method yielded, or raise its failure as an error of ours.
+
+    Raises:
+        PacelineError: the method failed; an error of ours as it was raised there.
+        PeerLost: the actor died.
+    """
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, PacelineError):
+            raise error.cause from error
+        raise PacelineError(f"the actor failed: {error.cause!r}") from error
+    except RayActorError as error:
+        raise PeerLost(f"the process at work died: {str(error).splitlines()[0]}") from error

@@ -54,7 +54,7 @@ class DraftItem:
     num_draft: int
     """Draft tokens wanted; 0 only brings the drafter's cache up to date."""
     tree: bool = False
-    """Whether the draft may be a tree: alternatives too, `num_draft` tokens in all."""
+    """Whether the draft may be a tree of points: alternatives too, `num_draft` tokens in all."""
     least_gain: float = 0.0
     """Of a tree: after tokens less likely kept than this, a model's step is not worth its time."""
     stream: bool = False

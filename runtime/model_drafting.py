@@ -148,7 +148,7 @@ class ModelDrafter:
             self._sequences[item.request].follow(item, self._lookups)
         self._read([item for item in known if item.num_draft == 0], leave=0)
         wanting = [item for item in known if item.num_draft > 0]
-        trees = {item.request: item for item in wanting if self._may_branch(item)}
+        trees = {item.request: item for item in wanting if item.tree}
         grown = self._grow(list(trees.values()))
         chains = [item for item in wanting if item.request not in trees]
         drafting = [item for item in chains if not self._copied(item)]
@@ -190,10 +190,6 @@ class ModelDrafter:
     def _knows(self, item: DraftItem) -> bool:
         sequence = self._sequences.get(item.request)
         return sequence is not None and item.keep <= len(sequence.token_ids)
-
-    def _may_branch(self, item: DraftItem) -> bool:
-        """Tell whether a tree is wanted; tokens that need their law are drafted in chains."""
-        return item.tree and not self._sequences[item.request].opened.send_probs
 
     def _copied(self, item: DraftItem) -> bool:
         return self._lookups.settings.ngram and self._sequences[item.request].copy(item.num_draft)

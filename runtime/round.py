@@ -31,7 +31,6 @@ from parallel.decoding.types import (
     ScoreRow,
     SparseProbs,
     Verdict,
-    VerifierKind,
 )
 from parallel.decoding.verify import recursive_rejection, sample_and_match
 from parallel.messages import DraftItem, DraftOpen, DraftRequest, Proposal, ProposalItem
@@ -204,7 +203,9 @@ class RoundRunner:
         )
 
     def _drafts_trees(self, sequence: Sequence) -> bool:
-        return self._port.grows_trees and sequence.submit.mode is DecodeMode.SPECULATIVE
+        """Tell whether trees are asked for: where drafts are compared, and need no law."""
+        speculative = sequence.submit.mode is DecodeMode.SPECULATIVE
+        return self._port.grows_trees and speculative and not sequence.needs_laws
 
     def _item(self, sequence: Sequence, opened: list[DraftOpen], num_draft: int) -> DraftItem:
         """Make the drafter's item for a sequence, introducing it first if need be."""
@@ -323,8 +324,7 @@ class RoundRunner:
         sequence, verify = work.sequence, work.verify
         assert verify is not None
         sampling = sequence.sampling
-        rejection = sequence.submit.verifier == VerifierKind.REJECTION and not sampling.is_greedy
-        verifier = recursive_rejection if rejection else sample_and_match
+        verifier = recursive_rejection if sequence.needs_laws else sample_and_match
         verdict: Verdict = verifier(
             verify.draft,
             work.rows[: verify.num_rows],
@@ -413,7 +413,7 @@ def _introduction(sequence: Sequence) -> DraftOpen:
         sampling=sampling,
         num_prompt=sequence.num_prompt,
         capacity=sequence.capacity,
-        send_probs=sequence.submit.verifier == VerifierKind.REJECTION and not sampling.is_greedy,
+        send_probs=sequence.needs_laws,
     )
 
 

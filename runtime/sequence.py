@@ -5,7 +5,13 @@ from dataclasses import dataclass, field
 
 from parallel.decoding.machine import Commit, State, start
 from parallel.decoding.rng import request_key
-from parallel.decoding.types import DecodeMode, DraftTree, RngKey, SamplingParams
+from parallel.decoding.types import (
+    DecodeMode,
+    DraftTree,
+    RngKey,
+    SamplingParams,
+    VerifierKind,
+)
 from parallel.messages import DraftItem, RequestStats, Submit
 from runtime.text import StopMatcher
 
@@ -130,6 +136,11 @@ class Sequence:
     def sampling(self) -> SamplingParams:
         """How its tokens are drawn."""
         return self.submit.sampling
+
+    @property
+    def needs_laws(self) -> bool:
+        """Whether the verifier tests drafts against the laws they were drawn from."""
+        return self.submit.verifier == VerifierKind.REJECTION and not self.sampling.is_greedy
 
     @property
     def num_output(self) -> int:

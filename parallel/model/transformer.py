@@ -5,6 +5,7 @@ where weights come from or which rank it is beyond what its `Group` says.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -220,6 +221,12 @@ class Decoder:
             config.rope, config.head_dim, config.max_positions, device=device
         )
         self._device = device
+
+    def keeping(self, layers: Sequence[int]) -> "Decoder":
+        """Return a decoder of only these of its layers, which shares all weights with it."""
+        kept = copy(self)
+        kept.blocks = [self.blocks[layer] for layer in layers]
+        return kept
 
     def forward(self, rows: Sequence[SequenceRows], cache: PagedCache) -> Tensor:
         """Append the rows to their sequences and return the logits asked for.

@@ -127,6 +127,17 @@ def test_kept_layers_alone_make_the_drafter(model: TinyModel) -> None:
     )
 
 
+def test_a_kept_part_shares_its_weights_and_leaves_the_whole_alone(
+    model: TinyModel, decoder: Decoder
+) -> None:
+    part = decoder.keeping((0, 2))
+    torch.testing.assert_close(score(part, PROMPT), score(model.decoder(layers=(0, 2)), PROMPT))
+    assert part.blocks[1] is decoder.blocks[2]
+    torch.testing.assert_close(
+        score(decoder, PROMPT), model.expected(PROMPT), atol=TOLERANCE, rtol=0
+    )
+
+
 def test_tokens_one_at_a_time_equal_one_prefill(model: TinyModel, decoder: Decoder) -> None:
     cache = make_cache(decoder)
     cache.open(0, 12)

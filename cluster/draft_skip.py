@@ -1,0 +1,130 @@
+"""`paceline draft skip`: which layers a target keeps when it drafts for itself."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict
+from itertools import count, groupby
+from pathlib import Path
+
+import ray
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from actors.trainer import DraftTrainerActor
+from cluster.deployment import Deployment
+from cluster.draft_corpus import CorpusPlan, make_corpus
+from cluster.options import DraftSkipOptions
+from cluster.planning import PlannedModel, plan_deployment, plan_target
+from cluster.ray_session import RaySession, yielded
+from parallel.drafting.layer_skip import SkipTrial
+from runtime.errors import ConfigError
+from runtime.layer_search import SearchJob
+from runtime.prompts import read_prompts
+
+_NOTES = Console(stderr=True)
+_SLACK_TOKENS = 400  # of cache for each request beside its answer: its prompt
+
+
+def run(options: DraftSkipOptions) -> int:
+    """Search, and say which layers to keep; return the exit code.
+
+    Raises:
+        ConfigError: something the user gave cannot be used; nothing was started.
+        PeerError: a target rank died.
+    """
+    for name, value in (("--trials", options.trials), ("--max-tokens", options.max_tokens)):
+        if value < 1:
+            raise ConfigError(f"{name} is {value}: at least 1 is needed")
+    read_prompts(options.prompts, limit=options.num_prompts)
+    target = plan_target(options.models)
+    assert target.facts is not None
+    with (
+        tempfile.TemporaryDirectory(prefix="paceline-") as work,
+        RaySession(options.models.ray_address, num_actors=options.models.tp + 1),
+    ):
+        corpus = _answers(options, target, Path(work))
+        job = SearchJob(
+            target_directory=str(target.facts.directory),
+            corpus=str(corpus),
+            num_trials=options.trials,
+            seed=options.seed,
+            dtype=options.models.dtype,
+            device=options.models.device,
+            num_threads=options.models.threads or os.cpu_count() or 1,
+        )
+        best, num_trials = _search(job)
+    name = f"target:layers={name_layers(best.kept)}"
+    if options.json:
+        print(json.dumps({"drafter": name, "num_trials": num_trials} | asdict(best)))
+        return 0
+    print(name)
+    worth = "" if best.speedup > 1 else "; on its own it does not pay"
+    _NOTES.print(
+        f"{len(best.kept)} layers agree on {best.agreement:.2f} of the tokens and cost "
+        f"{best.cost:.2f} of a step: {best.speedup:.2f} times plain decoding is foretold, with "
+        f"draft length {best.draft_length}{worth}"
+    )
+    return 0
+
+
+def name_layers(layers: Iterable[int]) -> str:
+    """Return layers as `0-3,28-29`."""
+    numbers = count()
+    runs = [list(run) for _, run in groupby(layers, key=lambda layer: layer - next(numbers))]
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _answers(options: DraftSkipOptions, target: PlannedModel, work: Path) -> Path:
+    models = options.models
+    plan = CorpusPlan(
+        prompts=(options.prompts,),
+        num_free=0,
+        num_per_file=options.num_prompts,
+        max_tokens=options.max_tokens,
+        seed=options.seed,
+        chat=options.chat,
+        greedy=True,
+    )
+    tokens = models.max_batch * (options.max_tokens + _SLACK_TOKENS)
+    spec = plan_deployment(models, target, None, cache_tokens=tokens, stops=False)
+    with Deployment(spec) as deployment:
+        with _NOTES.status("starting") as status:
+            deployment.start(lambda text: status.update(text))
+        return make_corpus(deployment, target, plan, work)
+
+
+def _search(job: SearchJob) -> tuple[SkipTrial, int]:
+    """Run the job in an actor and show how it advances; returns the best set."""
+    actor = ray.remote(DraftTrainerActor).options(num_cpus=0).remote()
+    best: SkipTrial | None = None
+    num_trials = 0
+    with Progress(
+        TextColumn("trying sets of layers"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=_NOTES,
+        refresh_per_second=1,
+    ) as progress:
+        task = progress.add_task("search", total=job.num_trials, note="")
+        for reference in actor.search.remote(job):
+            trial: SkipTrial = yielded(reference)
+            num_trials += 1
+            if best is None or trial.speedup > best.speedup:
+                best = trial
+            note = f"best {best.speedup:.2f}x with {len(best.kept)} layers"
+            progress.update(task, advance=1, note=note)
+    ray.kill(actor)
+    assert best is not None, "the first set is always tried"
+    return best, num_trials

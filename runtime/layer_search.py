@@ -1,0 +1,92 @@
+"""The search for a self-drafter's layers, in one process that holds the target."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from parallel.drafting.layer_skip import Layers, SkipTrial, search_layers
+from parallel.group import SoloGroup
+from parallel.model.batch import SequenceRows
+from parallel.model.cache import PagedCache
+from parallel.model.shapes import tensor_shapes
+from parallel.model.transformer import Decoder
+from runtime.draft_corpus import CorpusRecord, read_corpus
+from runtime.errors import ConfigError
+from runtime.weights import load_decoder
+
+_PAGE = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchJob:
+    """What to search, as plain values."""
+
+    target_directory: str
+    corpus: str
+    """File of the target's own greedy answers."""
+    num_trials: int
+    seed: int
+    dtype: str
+    device: str
+    num_threads: int
+
+
+def run_search(job: SearchJob) -> Iterator[SkipTrial]:
+    """Yield each set of layers that was tried.
+
+    Raises:
+        ConfigError: the target has no layers to leave out, or there is no answer to measure on.
+    """
+    torch.set_num_threads(job.num_threads)
+    dtype: torch.dtype = getattr(torch, job.dtype)
+    device = torch.device(job.device)
+    decoder = load_decoder(Path(job.target_directory), SoloGroup(), dtype=dtype, device=device)
+    records = [record for record in read_corpus(Path(job.corpus)) if record.output_ids]
+    if not records:
+        raise ConfigError("the target answered nothing to measure on: give other prompts")
+    shapes = tensor_shapes(decoder.config)
+    sizes = {name: torch.Size(shape).numel() for name, shape in shapes.items()}
+    in_layers = sum(size for name, size in sizes.items() if name.startswith("model.layers."))
+    head = decoder.config.vocab_size * decoder.config.hidden_size
+    try:
+        yield from search_layers(
+            decoder.config.num_layers,
+            lambda kept: measure_agreement(decoder, kept, records, dtype, device),
+            fixed_cost=head / (head + in_layers),
+            num_trials=job.num_trials,
+            seed=job.seed,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def measure_agreement(
+    decoder: Decoder,
+    kept: Layers,
+    records: list[CorpusRecord],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> float:
+    """Return how often the cut model's best token is the answer's, given all before it."""
+    cut = decoder.keeping(kept)
+    right = total = 0
+    for record in records:
+        tokens = (record.prompt_ids + record.output_ids)[:-1]
+        cache = PagedCache(
+            num_layers=len(kept),
+            num_kv_heads=cut.head_shard.num_kv,
+            head_dim=cut.config.head_dim,
+            num_pages=-(-len(tokens) // _PAGE),
+            page_size=_PAGE,
+            dtype=dtype,
+            device=device,
+        )
+        cache.open(0, len(tokens))
+        row = SequenceRows(slot=0, start=0, token_ids=tokens, num_logits=len(record.output_ids))
+        with torch.inference_mode():
+            best = cut.forward([row], cache).argmax(dim=1).tolist()
+        right += sum(a == b for a, b in zip(best, record.output_ids, strict=True))
+        total += len(best)
+    return right / total
