@@ -43,6 +43,11 @@ class ShardActor:
         if self._leader is not None:
             self._leader.stop(timeout_s)
 
+    def swap_inline(self, settings: ModelSettings) -> None:
+        """Put another drafter into the leader's thread."""
+        assert self._leader is not None, "listen() comes first"
+        self._leader.swap_inline(settings)
+
     def offer_link(self, backend: str, host: str) -> TorchLinkSpec:
         """Let the target's leader wait for a drafter on a torch.distributed link."""
         assert self._leader is not None, "listen() comes first"

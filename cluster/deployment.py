@@ -121,6 +121,39 @@ class Deployment:
             self._calls[rank.actor.follow.remote()] = rank
         self._start_drafter()
 
+    def swap_drafter(self, settings: ModelSettings) -> None:
+        """Replace the drafter's model while requests run; blocks until the new one is loaded.
+
+        The leader reads from one drafter's link at a time, and with the new link it forgets what it
+        asked the old one for: that is the fence, no draft of the old version comes after it.
+
+        Raises:
+            ConfigError: the new model cannot be loaded, or there is no model to replace.
+            PeerError: a rank died or did not get ready in time; the old drafter stays.
+        """
+        leader = self._target[0]
+        if self.spec.leader.inline_drafter is not None:
+            self._await({leader.actor.swap_inline.remote(settings): leader})
+            return
+        if self.spec.drafter is None or self.spec.link != "grpc":
+            raise ConfigError("only a drafter with a model, on a grpc link, can be replaced")
+        old, old_calls = self._drafters, [c for c, r in self._calls.items() if r.role == "drafter"]
+        new = self._ranks(ray.remote(ShardActor), settings, self.spec.num_drafters)
+        try:
+            self._await(self._open(new, settings))
+        except PacelineError:
+            for rank in new:
+                ray.kill(rank.actor)
+            raise
+        for call in old_calls:
+            del self._calls[call]
+        self._drafters = new
+        self._start_drafter()
+        # The old one's loop ends when the leader closes its link.
+        ray.wait(old_calls, num_returns=len(old_calls), timeout=_STOP_TIMEOUT_S)
+        for rank in old:
+            ray.kill(rank.actor)
+
     def connect(self) -> Link:
         """Open a driver's link to the leader."""
         hello = Hello(role="driver", name="driver")

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cluster.deployment import Deployment
+from cluster.draft_watch import DrafterWatch
 from cluster.options import ServeOptions
 from cluster.planning import (
     AUTO,
@@ -67,12 +68,15 @@ async def _serve(
     await server.start()
     ready = f"ready: {model.name} on {server.address}, drafter {model.drafter or 'none'}"
     _NOTES.print(ready, soft_wrap=True)
+    watch = _watch(deployment)
     failure: PacelineError | None = None
     while failure is None and not stopping.is_set():
         try:
             await asyncio.to_thread(deployment.check)
         except PacelineError as error:
             failure = error
+        if watch is not None and failure is None:
+            await asyncio.to_thread(_take_drafter, watch)
         await _wait(stopping, _CHECK_S)
     if failure is None:
         _NOTES.print(f"draining {gateway.num_open} requests, at most {options.drain_s:.0f} s")
@@ -82,6 +86,24 @@ async def _serve(
     if not finished:
         _NOTES.print("[yellow]some requests were cut: clients can resume them elsewhere[/]")
     return 0
+
+
+def _watch(deployment: Deployment) -> DrafterWatch | None:
+    """Watch a trained drafter's directory; other drafters do not change."""
+    settings = deployment.spec.drafter or deployment.spec.leader.inline_drafter
+    if settings is None or settings.embedding_directory is None or deployment.spec.link != "grpc":
+        return None
+    return DrafterWatch(deployment, settings)
+
+
+def _take_drafter(watch: DrafterWatch) -> None:
+    try:
+        version = watch.look()
+    except PacelineError as error:
+        _NOTES.print(f"[yellow]warning:[/] the drafter stays as it is: {error}")
+        return
+    if version is not None:
+        _NOTES.print(f"drafter version {version} taken", soft_wrap=True)
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

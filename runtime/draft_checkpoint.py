@@ -49,6 +49,11 @@ class DrafterManifest:
     weights_sha256: str
     format: int = _FORMAT
 
+    @property
+    def version(self) -> str:
+        """What tells this version's weights from others'."""
+        return self.weights_sha256[:12]
+
 
 def is_drafter(directory: Path) -> bool:
     """Whether a directory holds a trained drafter rather than a whole model."""

@@ -44,6 +44,11 @@ class DrafterPort:
         overdue_s = self._clock.now_s() - self._asked_s
         return self._missed <= self._answered or overdue_s > _RETRY_BUDGETS * self.wait_budget_s
 
+    @property
+    def due(self) -> bool:
+        """Whether the attached drafter owes an answer; one that was replaced owes none."""
+        return self._link is not None and self._answered < self._round
+
     def attach(self, hello: Hello, link: Link) -> None:
         """Take a drafter that connected; it replaces an earlier one."""
         if self._link is not None:

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -143,6 +144,19 @@ class LeaderHost:
             self._engine.join(introduction(drafter, "inline drafter"), link)
         self._server = GrpcLinkServer(host, token=token, on_link=self._engine.join)
         return self._server.address
+
+    def swap_inline(self, settings: ModelSettings) -> None:
+        """Put another drafter into the leader's thread; requests in flight go on with it.
+
+        Raises:
+            ConfigError: its checkpoint cannot be used; the old drafter stays.
+        """
+        assert self._engine is not None, "listen() comes first"
+        torch.set_num_threads(1)  # as in ModelHost.open
+        drafter = _inline_drafter(replace(self._settings, inline_drafter=settings))
+        assert drafter is not None
+        link = InlineLink(drafter, MonotonicClock())
+        self._engine.join(introduction(drafter, "inline drafter"), link)
 
     def offer_link(self, backend: str, host: str) -> TorchLinkSpec:
         """Wait for one drafter on a torch.distributed link; returns where it is to join."""

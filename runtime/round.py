@@ -228,9 +228,13 @@ class RoundRunner:
         waiting = {work.sequence.number: work for work in works}
         start_s = self._clock.now_s()
         while any(work.phase in phases for work in works):
-            proposal = self._port.receive(0.0) or self._wait(start_s + self._port.wait_budget_s)
+            proposal = None
+            if self._port.due:
+                deadline_s = start_s + self._port.wait_budget_s
+                proposal = self._port.receive(0.0) or self._wait(deadline_s)
+                if proposal is None:
+                    self._port.miss()
             if proposal is None:
-                self._port.miss()
                 for work in works:
                     if work.phase in phases:
                         work.sequence.counters.missed_drafts += 1

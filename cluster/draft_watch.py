@@ -1,0 +1,44 @@
+"""A drafter on disk that may be trained on while it serves: new versions are taken as they come."""
+
+from pathlib import Path
+
+from cluster.deployment import Deployment
+from runtime.draft_checkpoint import check_drafter, read_manifest
+from runtime.errors import ConfigError
+from runtime.settings import ModelSettings
+
+
+class DrafterWatch:
+    """Looks whether a trained drafter's directory holds another version, and hands it over."""
+
+    def __init__(self, deployment: Deployment, settings: ModelSettings) -> None:
+        """Watch the drafter that `settings` names.
+
+        Raises:
+            ConfigError: it is no trained drafter.
+        """
+        assert settings.directory is not None
+        assert settings.embedding_directory is not None
+        self._deployment = deployment
+        self._settings = settings
+        self._directory = Path(settings.directory)
+        self._target = Path(settings.embedding_directory)
+        self.version = read_manifest(self._directory).version
+
+    def look(self) -> str | None:
+        """Take a new version if there is one; returns it, or None. Blocks while it loads.
+
+        Raises:
+            ConfigError: there is a new version that cannot be used; the old one stays.
+            PeerError: a rank of the new drafter failed; the old one stays.
+        """
+        try:
+            version = read_manifest(self._directory).version
+        except ConfigError:
+            return None  # it is just being replaced
+        if version == self.version:
+            return None
+        self.version = version  # a version is tried once
+        check_drafter(self._directory, self._target)
+        self._deployment.swap_drafter(self._settings)
+        return version
