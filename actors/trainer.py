@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from parallel.drafting.layer_skip import SkipTrial
+from runtime.draft_follow import FollowEvent, FollowJob, run_follow
 from runtime.draft_job import DraftJob, JobEvent, run_job
 from runtime.layer_search import SearchJob, run_search
 
@@ -13,6 +14,10 @@ class DraftTrainerActor:
     def train(self, job: DraftJob) -> Iterator[JobEvent]:
         """Yield the job's events as it advances."""
         yield from run_job(job)
+
+    def follow(self, job: FollowJob) -> Iterator[FollowEvent]:
+        """Yield as a drafter waits for traffic and learns from it."""
+        yield from run_follow(job)
 
     def search(self, job: SearchJob) -> Iterator[SkipTrial]:
         """Yield the sets of layers that were tried."""

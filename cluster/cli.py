@@ -168,6 +168,13 @@ def serve(
     drain: Annotated[
         float, typer.Option(help="Seconds that running requests get to finish on SIGTERM.")
     ] = 30.0,
+    traffic: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep requests and answers in this directory, for draft train --follow to learn "
+            "from; only you can read them."
+        ),
+    ] = None,
     max_tokens: MaxTokens = 256,
     tp: Tp = 1,
     drafters: Drafters = 1,
@@ -212,6 +219,7 @@ def serve(
         reflection=reflection,
         max_open=max_open,
         drain_s=drain,
+        traffic=traffic,
     )
     run_verb("cluster.serve", options)
 

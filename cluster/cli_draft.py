@@ -19,6 +19,7 @@ from cluster.flags import (
 )
 from cluster.options import (
     DraftEvalOptions,
+    DraftFollowOptions,
     DraftIndexOptions,
     DraftSkipOptions,
     DraftTrainOptions,
@@ -60,7 +61,9 @@ def train(
     ] = True,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 2000,
     batch_tokens: Annotated[int, typer.Option(help="Tokens of a step.")] = 4096,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak learning rate; default: 1e-3, with --follow 3e-4.")
+    ] = None,
     divergence: Annotated[
         str,
         typer.Option(help="forward-kl, reverse-kl or total-variation (also the last quarter)."),
@@ -69,6 +72,19 @@ def train(
         str, typer.Option(help="Of matrix products: auto, float32 or bfloat16.")
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Of sampling, order and questions.")] = 0,
+    follow: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead, go on training OUT with what `serve --traffic` writes to this directory."
+        ),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Of --follow; 0 goes on until interrupted.")] = 0,
+    round_steps: Annotated[int, typer.Option(help="Of --follow: steps of a round.")] = 20,
+    window: Annotated[int, typer.Option(help="Of --follow: latest answers learnt from.")] = 256,
+    focus: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Of --follow: how little accepted tokens count."),
+    ] = 0.5,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in OUT.work.")
     ] = False,
@@ -94,6 +110,22 @@ def train(
         max_batch=max_batch,
         ray_address=ray,
     )
+    if follow is not None:
+        following = DraftFollowOptions(
+            models=models,
+            follow=follow,
+            out=out,
+            rounds=rounds,
+            round_steps=round_steps,
+            window=window,
+            focus=focus,
+            batch_tokens=batch_tokens,
+            learning_rate=learning_rate,
+            seed=seed,
+            json=json,
+        )
+        run_verb("cluster.draft_follow", following)
+        return
     options = DraftTrainOptions(
         models=models,
         out=out,
@@ -108,7 +140,7 @@ def train(
         train_head=train_head,
         steps=steps,
         batch_tokens=batch_tokens,
-        learning_rate=learning_rate,
+        learning_rate=1e-3 if learning_rate is None else learning_rate,
         divergence=divergence,
         precision=precision,
         seed=seed,

@@ -128,6 +128,25 @@ class DraftTrainOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DraftFollowOptions:
+    """`paceline draft train --follow`."""
+
+    models: ModelOptions
+    follow: Path
+    """Where a server writes its traffic."""
+    out: Path
+    rounds: int
+    """0 goes on until interrupted."""
+    round_steps: int
+    window: int
+    focus: float
+    batch_tokens: int
+    learning_rate: float | None
+    seed: int
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DraftSkipOptions:
     """`paceline draft skip`."""
 
@@ -185,6 +204,8 @@ class ServeOptions:
     max_open: int
     """Requests queued or running."""
     drain_s: float
+    traffic: Path | None = None
+    """Where requests and answers are kept for `draft train --follow`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from runtime.errors import ConfigError, PacelineError
 from runtime.service.gateway import Gateway, GatewayLimits
 from runtime.service.server import ServerSettings, ServiceServer
 from runtime.service.servicer import ServedModel
+from runtime.traffic import TrafficLog
 
 _NOTES = Console(stderr=True, highlight=False)
 _CHECK_S = 1.0
@@ -63,7 +64,9 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    gateway = Gateway(deployment.connect(), GatewayLimits(max_open=options.max_open))
+    traffic = TrafficLog(options.traffic) if options.traffic is not None else None
+    limits = GatewayLimits(max_open=options.max_open)
+    gateway = Gateway(deployment.connect(), limits, traffic=traffic)
     server = ServiceServer(gateway, model, settings)
     await server.start()
     ready = f"ready: {model.name} on {server.address}, drafter {model.drafter or 'none'}"

@@ -44,16 +44,29 @@ def read_corpus(file: Path) -> list[CorpusRecord]:
         file.write_text(whole + "\n" if whole else "", encoding="utf-8")
     records = {}
     for number, line in enumerate(whole.split("\n") if whole else (), start=1):
-        try:
-            fields = json.loads(line)
-            record = CorpusRecord(
-                index=int(fields["index"]),
-                source=str(fields["source"]),
-                greedy=bool(fields["greedy"]),
-                prompt_ids=tuple(map(int, fields["prompt_ids"])),
-                output_ids=tuple(map(int, fields["output_ids"])),
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{file}, line {number}: no record of a corpus ({error})") from error
+        record = parse_record(line, f"{file}, line {number}")
         records[record.index] = record
     return [records[index] for index in sorted(records)]
+
+
+def parse_record(line: str, where: str) -> CorpusRecord:
+    """Return the record of one line.
+
+    Args:
+        line: JSON.
+        where: names it in an error.
+
+    Raises:
+        ConfigError: it is no record.
+    """
+    try:
+        fields = json.loads(line)
+        return CorpusRecord(
+            index=int(fields["index"]),
+            source=str(fields["source"]),
+            greedy=bool(fields["greedy"]),
+            prompt_ids=tuple(map(int, fields["prompt_ids"])),
+            output_ids=tuple(map(int, fields["output_ids"])),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{where}: no record of a corpus ({error})") from error

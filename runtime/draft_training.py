@@ -95,8 +95,9 @@ class DraftTrainer:
         embedding: Tensor,
         head_token_ids: Tensor,
         settings: TrainSettings,
-        directory: Path,
+        directory: Path | None,
         device: torch.device,
+        head: Tensor | None = None,
     ) -> None:
         """Prepare the student.
 
@@ -106,8 +107,9 @@ class DraftTrainer:
             embedding: [V, E] the target's.
             head_token_ids: [K] the tokens it can draft, rising.
             settings: how to train.
-            directory: where checkpoints are kept.
+            directory: where checkpoints are kept; None keeps none, and `run` is not for it.
             device: where to train.
+            head: [K, E] the head it starts with; None takes the embedding's rows.
         """
         self.settings = settings
         self._directory = directory
@@ -118,7 +120,8 @@ class DraftTrainer:
         columns[head_token_ids] = torch.arange(len(head_token_ids))
         self._columns = columns.to(device)
         self.head_token_ids = head_token_ids
-        self.student = Student(config, start, head=embedding[head_token_ids]).to(device)
+        rows = embedding[head_token_ids] if head is None else head
+        self.student = Student(config, start, head=rows).to(device)
         self.student.head.requires_grad_(settings.train_head)
         trained = [p for p in self.student.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(
@@ -127,7 +130,8 @@ class DraftTrainer:
         self.step = 0
         self.best = -1.0
         self.best_step = 0
-        directory.mkdir(parents=True, exist_ok=True)
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
 
     def run(
         self,
@@ -146,7 +150,8 @@ class DraftTrainer:
         self.student.train()
         batches = self._batches(training)
         for step in range(self.step, self.settings.steps):
-            loss = self._learn(step, next(batches))
+            rate = self.settings.learning_rate * _schedule(step, self.settings)
+            loss = self._learn(next(batches), rate, _divergence(step, self.settings))
             self.step = step + 1
             acceptance = None
             if self.step % self.settings.evaluate_every == 0 or self.step == self.settings.steps:
@@ -157,6 +162,25 @@ class DraftTrainer:
                     on_best(self, by_source)
                 self._save()
             yield Progress(step=self.step, loss=loss, acceptance=acceptance)
+
+    def practise(self, examples: list[Example], num_steps: int, *, focus: float) -> float:
+        """Take steps at a constant rate on what there is now; returns the mean loss.
+
+        Args:
+            examples: what is learnt from.
+            num_steps: optimiser steps.
+            focus: from 0 to 1, how little those positions count at which the drafter is right
+                already (OSD, arXiv 2310.07177, learns from rejected ones alone).
+        """
+        self.student.train()
+        batches = self._batches(examples)
+        settings, total = self.settings, 0.0
+        for _ in range(num_steps):
+            total += self._learn(
+                next(batches), settings.learning_rate, settings.divergence, focus=focus
+            )
+            self.step += 1
+        return total / max(1, num_steps)
 
     def evaluate(self, examples: list[Example]) -> dict[str, float]:
         """Return how often the drafter's best token is the target's, by source and over "all".
@@ -184,16 +208,17 @@ class DraftTrainer:
     def _precision(self) -> torch.autocast:
         return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bfloat16)
 
-    def _learn(self, step: int, batch: list[Example]) -> float:
+    def _learn(
+        self, batch: list[Example], rate: float, kind: Divergence, *, focus: float = 0.0
+    ) -> float:
         settings = self.settings
-        rate = settings.learning_rate * _schedule(step, settings)
-        kind = settings.divergence
-        if step >= settings.steps * (1 - settings.tune):
-            kind = Divergence.TOTAL_VARIATION
         with self._precision():
             hidden_NE, columns_NC, probs_NC = self._read(batch)
             logits_NK = self.student.score(hidden_NE)
-        loss = divergence(kind, logits_NK, columns_NC, probs_NC).mean()
+        losses_N = divergence(kind, logits_NK, columns_NC, probs_NC)
+        right_N = logits_NK.detach().argmax(1) == columns_NC[:, 0]
+        weights_N = 1 - focus * right_N.float()
+        loss = (losses_N * weights_N).sum() / weights_N.sum().clamp_min(1.0)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), settings.clip)
@@ -239,6 +264,7 @@ class DraftTrainer:
 
     def _save(self) -> None:
         """Keep weights and optimiser; a cut while writing leaves the older checkpoint."""
+        assert self._directory is not None
         tensors: dict[str, Tensor] = {}
         for name, weight in self.student.named_parameters():
             tensors[f"weight.{name}"] = weight.detach()
@@ -257,6 +283,7 @@ class DraftTrainer:
         partial.replace(self._directory / "checkpoint.safetensors")
 
     def _resume(self) -> None:
+        assert self._directory is not None
         file = self._directory / "checkpoint.safetensors"
         if not file.is_file():
             return
@@ -293,6 +320,11 @@ def _read_facts(file: Path) -> dict[str, Any]:
         header = json.loads(handle.read(size))
     facts: dict[str, Any] = json.loads(header["__metadata__"]["facts"])
     return facts
+
+
+def _divergence(step: int, settings: TrainSettings) -> Divergence:
+    tuning = step >= settings.steps * (1 - settings.tune)
+    return Divergence.TOTAL_VARIATION if tuning else settings.divergence
 
 
 def _schedule(step: int, settings: TrainSettings) -> float:

@@ -16,6 +16,7 @@ from itertools import count
 from parallel.messages import Cancel, Committed, Failed, Finished, Message, Ping, Pong, Submit
 from runtime.errors import PacelineError, PeerError
 from runtime.links.link import Link
+from runtime.traffic import TrafficLog
 
 _LOG = logging.getLogger("paceline.gateway")
 _POLL_S = 0.5
@@ -76,9 +77,12 @@ class Entry:
 class Gateway:
     """Submits requests to the leader and hands their tokens out."""
 
-    def __init__(self, link: Link, limits: GatewayLimits) -> None:
+    def __init__(
+        self, link: Link, limits: GatewayLimits, *, traffic: TrafficLog | None = None
+    ) -> None:
         self._link = link
         self._limits = limits
+        self._traffic = traffic
         self._numbers = count(1)
         self._entries: dict[int, Entry] = {}
         self._names: dict[tuple[str, str], Entry] = {}
@@ -272,6 +276,7 @@ class Gateway:
                 if entry is not None:
                     entry.finished = message
                     entry.touch()
+                    self._keep_answer(entry, message)
             case Failed(request=None, message=text):
                 self._fail(GatewayDown(text))
             case Failed(request=request, message=text) if request is not None:
@@ -285,6 +290,16 @@ class Gateway:
                 pass
             case _:
                 _LOG.warning("the leader sent an unexpected %s", type(message).__name__)
+
+    def _keep_answer(self, entry: Entry, finished: Finished) -> None:
+        """Keep a whole answer for a drafter to learn from, where that is wanted."""
+        if self._traffic is None or finished.reason == "cancelled":
+            return
+        try:
+            self._traffic.append(entry.submit, entry.token_ids)
+        except OSError as error:  # a full disk must not end the service
+            _LOG.warning("traffic is kept no longer: %s", error)
+            self._traffic = None
 
     def _fail(self, error: PacelineError) -> None:
         if self._down is None and not self._closing.is_set():

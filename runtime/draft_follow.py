@@ -1,0 +1,196 @@
+"""A drafter that learns from what is served, while it serves (OSD, Liu et al., arXiv 2310.07177).
+
+Each round takes the latest answers, lets the target say what it thought at each of their tokens,
+and trains the drafter most where it was wrong. A version that is better on answers kept aside is
+saved; a server that watches the drafter's directory takes it.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from parallel.model.shapes import tensor_shapes
+from runtime.draft_checkpoint import DrafterSource, check_drafter, save_drafter
+from runtime.draft_corpus import CorpusRecord
+from runtime.draft_teacher import Teacher
+from runtime.draft_training import DraftTrainer, Example, TrainSettings
+from runtime.traffic import TrafficReader
+from runtime.weights import CheckpointSource, read_model_config
+
+_HELD_OUT_EVERY = 8
+_LEAST_ANSWERS = 16
+_CARD_SECTION = "\n## Learnt from traffic\n"
+_SHARED = ("model.embed_tokens.weight", "lm_head.weight")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowJob:
+    """What to follow, as plain values."""
+
+    target_name: str
+    target_directory: str
+    traffic: str
+    """Directory that a server writes its answers to."""
+    drafter: str
+    """Directory of the trained drafter, read at the start and written when it got better."""
+    window: int
+    """Latest answers that are learnt from."""
+    least_new: int
+    """New answers that make a round worth while."""
+    round_steps: int
+    focus: float
+    num_rounds: int
+    """0 goes on until the process is ended."""
+    settings: TrainSettings
+    poll_s: float
+    dtype: str
+    device: str
+    num_threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowEvent:
+    """Where a follower stands."""
+
+    round: int
+    """Rounds that are done."""
+    num_answers: int
+    """Answers read so far."""
+    before: float | None = None
+    """Acceptance on the answers kept aside, before this round; None while it waits."""
+    after: float | None = None
+    version: str | None = None
+    """What was saved, if it got better."""
+
+
+class Follower:
+    """A trained drafter with its target, learning on."""
+
+    def __init__(self, job: FollowJob) -> None:
+        """Load both.
+
+        Raises:
+            ConfigError: the drafter is damaged, or another target's.
+        """
+        self._job = job
+        drafter, target = Path(job.drafter), Path(job.target_directory)
+        device = torch.device(job.device)
+        self._manifest = check_drafter(drafter, target)
+        source = DrafterSource(drafter, target, torch.float32, device)
+        self._config = read_model_config(drafter)
+        embedding = CheckpointSource(target, torch.float32, device).read(_SHARED[0])
+        size = len(source.head_token_ids)
+        names = [name for name in tensor_shapes(self._config) if name not in _SHARED]
+        self._trainer = DraftTrainer(
+            self._config,
+            {name: source.read(name) for name in names},
+            embedding=embedding,
+            head_token_ids=source.head_token_ids,
+            settings=job.settings,
+            directory=None,
+            device=device,
+            head=source.read_slice(_SHARED[1], 0, 0, size),
+        )
+        dtype: torch.dtype = getattr(torch, job.dtype)
+        self._teacher = Teacher(target, dtype=dtype, device=device)
+        self._examples: deque[Example] = deque(maxlen=job.window)
+        self.num_answers = 0
+
+    def read(self, records: list[CorpusRecord]) -> None:
+        """Take new answers in; the oldest ones beyond the window are forgotten."""
+        usable = [record for record in records if record.prompt_ids and record.output_ids]
+        usable = usable[-self._job.window :]
+        for record, lesson in zip(usable, self._teacher.teach(usable), strict=True):
+            self._examples.append(Example(record, lesson))
+        self.num_answers += len(records)
+
+    def measure(self, records: list[CorpusRecord]) -> float:
+        """Return the drafter's greedy acceptance on some answers."""
+        lessons = self._teacher.teach(records)
+        examples = [Example(r, lesson) for r, lesson in zip(records, lessons, strict=True)]
+        return self._trainer.evaluate(examples)["all"]
+
+    @property
+    def can_learn(self) -> bool:
+        """Whether there are answers enough to learn from and to measure on."""
+        return len(self._examples) >= _LEAST_ANSWERS
+
+    def round(self) -> tuple[float, float]:
+        """Learn; returns acceptance on the answers kept aside, before and after.
+
+        What made it no better is taken back.
+        """
+        examples = list(self._examples)
+        kept = [e for i, e in enumerate(examples) if i % _HELD_OUT_EVERY == 0]
+        learnt = [e for i, e in enumerate(examples) if i % _HELD_OUT_EVERY]
+        before = self._trainer.evaluate(kept)["all"]
+        weights = self._weights()
+        self._trainer.practise(learnt, self._job.round_steps, focus=self._job.focus)
+        after = self._trainer.evaluate(kept)["all"]
+        if after <= before:
+            with torch.no_grad():
+                for name, parameter in self._trainer.student.named_parameters():
+                    parameter.copy_(weights[name])
+        return before, after
+
+    def save(self, acceptance: float) -> str:
+        """Write the drafter; returns its version."""
+        job, student = self._job, self._trainer.student
+        drafter = Path(job.drafter)
+        card = (drafter / "README.md").read_text(encoding="utf-8").partition(_CARD_SECTION)[0]
+        manifest = save_drafter(
+            drafter,
+            config=self._config,
+            target_directory=Path(job.target_directory),
+            target_name=self._manifest.target,
+            tensors={name: tensor.cpu() for name, tensor in student.named_weights().items()},
+            head_token_ids=self._trainer.head_token_ids,
+            head=student.head.detach().cpu() if self._manifest.trained_head else None,
+            card=f"{card}{_CARD_SECTION}\nFrom {self.num_answers} answers; greedy acceptance on "
+            f"the latest of them, kept aside: {acceptance:.3f}.\n",
+        )
+        return manifest.version
+
+    def _weights(self) -> dict[str, Tensor]:
+        named = self._trainer.student.named_parameters()
+        return {name: parameter.detach().clone() for name, parameter in named}
+
+
+def run_follow(job: FollowJob) -> Iterator[FollowEvent]:
+    """Follow the traffic, for so many rounds or without end; yields as it waits and learns.
+
+    Raises:
+        ConfigError: the drafter cannot be used, or what was written is no traffic.
+    """
+    torch.set_num_threads(job.num_threads)
+    follower = Follower(job)
+    with closing(TrafficReader(Path(job.traffic))) as reader:
+        yield from _rounds(job, reader, follower)
+
+
+def _rounds(job: FollowJob, reader: TrafficReader, follower: Follower) -> Iterator[FollowEvent]:
+    done = unused = 0
+    while not job.num_rounds or done < job.num_rounds:
+        records = reader.new()
+        follower.read(records)
+        unused += len(records)
+        if not follower.can_learn or unused < job.least_new:
+            yield FollowEvent(round=done, num_answers=follower.num_answers)
+            time.sleep(job.poll_s)
+            continue
+        before, after = follower.round()
+        done, unused = done + 1, 0
+        version = follower.save(after) if after > before else None
+        yield FollowEvent(
+            round=done,
+            num_answers=follower.num_answers,
+            before=before,
+            after=after,
+            version=version,
+        )
