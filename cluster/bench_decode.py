@@ -178,7 +178,9 @@ def _predictor(
 ) -> Callable[[float], float] | None:
     """Return the cost formulas' tokens per second by acceptance rate, where they apply."""
     virtual, length = target.virtual, options.decode.draft_length
-    if virtual is None or options.batch != 1 or (length is None and mode != "autoregressive"):
+    if virtual is None or options.batch != 1 or mode == DecodeMode.AUTO:
+        return None
+    if length is None and mode != DecodeMode.AUTOREGRESSIVE:
         return None
     return lambda alpha: throughput(
         DecodeMode(mode),

@@ -81,7 +81,7 @@ class DrafterChoice:
     @property
     def best_mode(self) -> DecodeMode:
         """The mode to take where nobody named one: only a rank of its own has work to hide."""
-        return DecodeMode.PEARL if self.has_ranks else DecodeMode.SPECULATIVE
+        return DecodeMode.AUTO if self.has_ranks else DecodeMode.SPECULATIVE
 
 
 def plan_target(options: ModelOptions) -> PlannedModel:

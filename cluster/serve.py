@@ -125,7 +125,7 @@ def _served_model(
         assert drafter is not None
         mode = drafter.best_mode.value
     if mode not in list(DecodeMode):
-        names = ", ".join((AUTO, *DecodeMode))
+        names = ", ".join(DecodeMode)
         raise ConfigError(f"--mode is {mode!r}: choose one of {names}")
     if options.max_tokens < 1:
         raise ConfigError(f"--max-tokens is {options.max_tokens}: ask for at least 1")

@@ -20,10 +20,13 @@ from parallel.decoding.machine import (
     Phase,
     RequestDraft,
     Score,
+    Stage,
     Verified,
     Verify,
     step,
+    with_mode,
 )
+from parallel.decoding.modes import ModeChooser
 from parallel.decoding.sampling import num_candidates
 from parallel.decoding.types import (
     DecodeMode,
@@ -41,6 +44,7 @@ from runtime.ledger import SlotLedger
 from runtime.sequence import Sequence
 from runtime.shard import ShardRunner
 
+_MODES = (DecodeMode.SPECULATIVE, DecodeMode.PEARL, DecodeMode.AUTOREGRESSIVE)
 _MEASURED_SIZES = (1, 8, 4, 25, 6, 2, 16, 12)  # a few tell much already
 _MEASURED_TIMES = 3
 _MEASURED_CONTEXT = 64
@@ -81,6 +85,7 @@ class RoundRunner:
         self._port = port
         self._controller = controller
         self._clock = clock
+        self._modes = ModeChooser(_MODES)
         self._rounds = count(1)
         self._closed: list[int] = []
         self._last_opening = 0
@@ -115,6 +120,7 @@ class RoundRunner:
         """Release a sequence's cache, at the target and at the drafter."""
         self._ledger.close(sequence.number)
         self._controller.forget(sequence.number)
+        self._modes.forget(sequence.number)
         if sequence.known_to_drafter:
             self._closed.append(sequence.number)
 
@@ -144,9 +150,11 @@ class RoundRunner:
         Raises:
             PeerError: a target rank did not take part.
         """
+        start_s = self._clock.now_s()
         works = [Work(sequence=sequence) for sequence in decoding]
         ready = self._port.ready
         for work in works:
+            self._choose_mode(work.sequence)
             length = self._draft_length(work.sequence, len(works)) if ready else 0
             self._apply(work, BeginRound(draft_length=length))
         if ready:
@@ -161,15 +169,33 @@ class RoundRunner:
         self._count_drafting(works)
         for work in works:
             self._decide(work)
+        if not (fresh or prefilling):
+            self._count_modes(works, self._clock.now_s() - start_s)
         return works
+
+    # --- modes --------------------------------------------------------------------------------
+
+    def _choose_mode(self, sequence: Sequence) -> None:
+        """Give a request that leaves its mode to us the best one, once nothing is in flight."""
+        if sequence.submit.mode is not DecodeMode.AUTO:
+            return
+        sequence.wanted_mode = self._modes.choose(sequence.number)
+        if sequence.state.stage is Stage.PRE_VERIFY:
+            sequence.state = with_mode(sequence.state, sequence.wanted_mode)
+
+    def _count_modes(self, works: Items[Work], seconds: float) -> None:
+        for work in works:
+            assert work.commit is not None
+            number, mode = work.sequence.number, work.sequence.mode
+            self._modes.observe(number, mode, len(work.commit.token_ids), seconds)
 
     # --- drafts -----------------------------------------------------------------------------
 
     def _draft_length(self, sequence: Sequence, batch: int) -> int:
         """Return how many draft tokens are worth asking for, at most what can still be used."""
-        if sequence.submit.mode is DecodeMode.AUTOREGRESSIVE:
-            return 0
-        pearl = sequence.submit.mode is DecodeMode.PEARL
+        if sequence.mode is DecodeMode.AUTOREGRESSIVE or sequence.wanted_mode is not sequence.mode:
+            return 0  # what is in flight is tested first
+        pearl = sequence.mode is DecodeMode.PEARL
         state = sequence.state
         usable = sequence.num_wanted - (len(state.in_flight) + state.owed if pearl else 1)
         if usable <= 0 or (state.owed and not sequence.known_to_drafter):
@@ -178,7 +204,7 @@ class RoundRunner:
         if wanted < 0 and self._drafts_trees(sequence):
             wanted = MAX_NODES  # to be cut when it is known what they are worth
         elif wanted < 0:
-            wanted = self._controller.choose(sequence.number, sequence.submit.mode, batch=batch)
+            wanted = self._controller.choose(sequence.number, sequence.mode, batch=batch)
         return min(wanted, usable)
 
     def _ask(self, works: Items[Work], syncing: Items[Sequence]) -> None:
@@ -204,7 +230,7 @@ class RoundRunner:
 
     def _drafts_trees(self, sequence: Sequence) -> bool:
         """Tell whether trees are asked for: where drafts are compared, and need no law."""
-        speculative = sequence.submit.mode is DecodeMode.SPECULATIVE
+        speculative = sequence.mode is DecodeMode.SPECULATIVE
         return self._port.grows_trees and speculative and not sequence.needs_laws
 
     def _item(self, sequence: Sequence, opened: list[DraftOpen], num_draft: int) -> DraftItem:
@@ -269,7 +295,7 @@ class RoundRunner:
         draft = usable_draft(item, self._runner.vocab_size)
         if not item.parents:
             sequence.view.drafted(item.base, item.token_ids)
-        elif sequence.submit.mode is DecodeMode.PEARL:
+        elif sequence.mode is DecodeMode.PEARL:
             draft = draft.trunk  # whoever sent a tree was not asked for one
         if item.gains and sequence.submit.draft_length < 0 and self._drafts_trees(sequence):
             draft = draft.first(self._controller.worth(item.gains, batch=batch))
@@ -319,7 +345,7 @@ class RoundRunner:
         """Keep, for a drafter that wants it, what the target found best after each token."""
         num = self._port.num_successors
         assert work.score is not None
-        if num and work.sequence.submit.mode is not DecodeMode.AUTOREGRESSIVE:
+        if num and work.sequence.mode is not DecodeMode.AUTOREGRESSIVE:
             best = (tuple(row.best(num)) for row in rows)
             work.sequence.view.scored = tuple(zip(_contexts(work), best, strict=True))
 
@@ -367,7 +393,7 @@ class RoundRunner:
         for work in works:
             if work.wanted is not None:
                 work.sequence.counters.draft_s += self._draft_s
-                if work.sequence.submit.mode is DecodeMode.PEARL:
+                if work.sequence.mode is DecodeMode.PEARL:
                     work.sequence.counters.hidden_s += hidden_s
 
     def _take_closed(self) -> tuple[int, ...]:

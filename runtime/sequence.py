@@ -127,6 +127,8 @@ class Sequence:
         self.key = RngKey(
             seed=submit.sampling.seed, request=request_key(submit.prompt_ids, sample_index=0)
         )
+        self.wanted_mode = self.state.mode
+        """What its mode is to be once nothing is in flight."""
         self.view = DrafterView()
         self.known_to_drafter = False
         self.stop_matcher: StopMatcher | None = None
@@ -136,6 +138,11 @@ class Sequence:
     def sampling(self) -> SamplingParams:
         """How its tokens are drawn."""
         return self.submit.sampling
+
+    @property
+    def mode(self) -> DecodeMode:
+        """How its rounds are arranged now."""
+        return self.state.mode
 
     @property
     def needs_laws(self) -> bool:

@@ -202,6 +202,17 @@ def start(*, request: int, mode: DecodeMode, num_committed: int, last_token: int
     )
 
 
+def with_mode(state: State, mode: DecodeMode) -> State:
+    """Return the state in another mode.
+
+    Raises:
+        ValueError: a round runs, or a block is in flight.
+    """
+    if state.phase is not Phase.IDLE or state.stage is Stage.POST_VERIFY:
+        raise ValueError(f"request {state.request}: cannot change to {mode} in mid-flight")
+    return replace(state, mode=mode)
+
+
 def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
     """Take an event in and return the new state with the commands to carry out, in order.
 

@@ -15,6 +15,8 @@ class DecodeMode(StrEnum):
     """Draft, then verify (Leviathan et al., arXiv 2211.17192)."""
     PEARL = "pearl"
     """Draft while verifying (PEARL, arXiv 2408.11850)."""
+    AUTO = "auto"
+    """Whichever of these the leader finds to be the fastest for the request."""
 
 
 class VerifierKind(StrEnum):

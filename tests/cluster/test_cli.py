@@ -192,7 +192,29 @@ def test_a_bad_benchmark_is_refused(
         (["serve", "--token-file", "none"], "--token-file none cannot be read"),
         (["serve", "--tls-key", "key.pem"], "--tls-key and --client-ca need --tls-cert"),
         (["serve", "--max-tokens", "0"], "--max-tokens is 0"),
-        (["serve", "--mode", "fast"], "--mode is 'fast': choose one of auto, autoregressive"),
+        (["serve", "--mode", "fast"], "--mode is 'fast': choose one of autoregressive"),
+        (
+            ["draft", "train", "--follow", "t", "--out", "nowhere"],
+            "--out nowhere holds no trained drafter",
+        ),
+        (
+            ["draft", "train", "--follow", "t", "--out", "nowhere", "--window", "3"],
+            "--window is 3",
+        ),
+        (
+            ["draft", "train", "--out", "d", "--free-prompts", "9", "--precision", "int4"],
+            "--precision is .int4.: choose one of auto",
+        ),
+        (["draft", "skip", "--prompts", "PROMPTS", "--trials", "0"], "--trials is 0"),
+        (["draft", "skip", "--prompts", "nowhere.jsonl"], "nowhere.jsonl"),
+        (
+            ["generate", "--prompt", "x", "--drafter", "inline:ngram"],
+            "only a model can be inline",
+        ),
+        (
+            ["generate", "--prompt", "x", "--drafter", "inline:target:layers=0", "--drafters", "2"],
+            "leave --drafters at 1",
+        ),
         (["generate", "--prompt", "x", "--drafter", "lookup:x+ngram"], "source 'x' is not known"),
         (["generate", "--prompt", "x", "--drafter", "ngram+ngram"], "only a model can be inline"),
     ],

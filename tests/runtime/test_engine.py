@@ -185,7 +185,7 @@ def test_trees_of_a_model_are_exact_and_accepted(
             verifier=verifier,
         )
         for number, (mode, draft_length) in enumerate(
-            [("speculative", 6), ("speculative", 1), ("pearl", 4), ("speculative", -1)]
+            [("speculative", 6), ("speculative", 1), ("pearl", 4), ("speculative", -1), ("auto", 4)]
         )
     ]
     outcomes = rig.run(submits)
@@ -198,6 +198,25 @@ def test_trees_of_a_model_are_exact_and_accepted(
         if verifier == "match" or sampling.is_greedy:
             assert outcome.token_ids == expected_tokens(submit)
     assert not rig.errors
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS[:3], ids=str)
+def test_a_request_that_changes_its_mode_is_exact(rig: Rig, sampling: SamplingParams) -> None:
+    """Long enough to have been in every mode, with blocks in flight at the changes."""
+    rig.attach_model(lookups=LookupSettings(), grows_trees=True)
+    submits = [
+        make_submit(number, prompt=[5, number], mode="auto", sampling=sampling, max_tokens=150)
+        for number in range(2)
+    ]
+    outcomes = rig.run(submits)
+    for submit in submits:
+        outcome = outcomes[submit.request]
+        assert outcome.token_ids == expected_tokens(submit)
+        assert outcome.finished is not None
+        stats = outcome.finished.stats
+        assert stats.accepted > 0
+        assert stats.hidden_s > 0  # it was in PEARL mode
+        assert stats.missed_drafts == 0
 
 
 def test_a_mixed_batch_gives_what_each_request_gives_alone(rig: Rig) -> None:

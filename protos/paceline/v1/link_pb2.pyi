@@ -49,6 +49,8 @@ class _DecodeModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DecodeMode
     DECODE_MODE_AUTOREGRESSIVE: _DecodeMode.ValueType  # 1
     DECODE_MODE_SPECULATIVE: _DecodeMode.ValueType  # 2
     DECODE_MODE_PEARL: _DecodeMode.ValueType  # 3
+    DECODE_MODE_AUTO: _DecodeMode.ValueType  # 4
+    """Whichever is the fastest for the request."""
 
 class DecodeMode(_DecodeMode, metaclass=_DecodeModeEnumTypeWrapper):
     """How draft and verification of a request are arranged."""
@@ -57,6 +59,8 @@ DECODE_MODE_UNSPECIFIED: DecodeMode.ValueType  # 0
 DECODE_MODE_AUTOREGRESSIVE: DecodeMode.ValueType  # 1
 DECODE_MODE_SPECULATIVE: DecodeMode.ValueType  # 2
 DECODE_MODE_PEARL: DecodeMode.ValueType  # 3
+DECODE_MODE_AUTO: DecodeMode.ValueType  # 4
+"""Whichever is the fastest for the request."""
 Global___DecodeMode: _TypeAlias = DecodeMode  # noqa: Y015
 
 class _VerifierKind:
