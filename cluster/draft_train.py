@@ -113,6 +113,8 @@ def _check_prompts(options: DraftTrainOptions) -> None:
 def _settings(options: DraftTrainOptions) -> TrainSettings:
     kind = _choice("--divergence", Divergence, options.divergence)
     precision = _choice("--precision", Precision, options.precision)
+    if not 0 <= options.on_policy <= 1:
+        raise ConfigError(f"--on-policy is {options.on_policy}: it is a share, from 0 to 1")
     for name, value in (
         ("--steps", options.steps),
         ("--batch-tokens", options.batch_tokens),
@@ -129,6 +131,7 @@ def _settings(options: DraftTrainOptions) -> TrainSettings:
         batch_tokens=options.batch_tokens,
         learning_rate=options.learning_rate,
         divergence=kind,
+        on_policy=options.on_policy,
         precision=precision,
         train_head=options.train_head,
         seed=options.seed,

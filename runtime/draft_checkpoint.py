@@ -142,6 +142,7 @@ def load_drafter(
     *,
     dtype: torch.dtype,
     device: torch.device,
+    layer_parallel: bool = False,
 ) -> tuple[Decoder, Tensor]:
     """Build this rank's shard of a drafter; returns it with the tokens of its head.
 
@@ -152,7 +153,12 @@ def load_drafter(
     source = DrafterSource(directory, target_directory, dtype, device)
     try:
         decoder = Decoder(
-            config, source, group, head_size=len(source.head_token_ids), device=device
+            config,
+            source,
+            group,
+            head_size=len(source.head_token_ids),
+            layer_parallel=layer_parallel,
+            device=device,
         )
     except ValueError as error:
         raise ConfigError(f"{directory}: {error}") from error

@@ -106,7 +106,8 @@ def run_job(job: DraftJob) -> Iterator[JobEvent]:
     def keep(best: DraftTrainer, by_source: dict[str, float]) -> None:
         _save(best, job, config, facts | {"step": best.step}, by_source)
 
-    for step in trainer.run(training, held_out, keep):
+    teach = _teacher(job).teach if job.settings.on_policy else None
+    for step in trainer.run(training, held_out, keep, teach=teach):
         yield JobEvent(
             stage="training",
             done=step.step,

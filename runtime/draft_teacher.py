@@ -15,7 +15,7 @@ from torch import Tensor
 
 from parallel.group import SoloGroup
 from parallel.model.batch import SequenceRows
-from parallel.model.cache import PagedCache
+from parallel.model.cache import SoleCache
 from runtime.draft_corpus import CorpusRecord
 from runtime.weights import load_decoder
 
@@ -53,8 +53,8 @@ class Teacher:
 
     def _teach_batch(self, records: list[CorpusRecord]) -> list[Lesson]:
         lengths = [len(record.prompt_ids) + len(record.output_ids) for record in records]
-        config, shard = self._decoder.config, self._decoder.head_shard
-        cache = PagedCache(
+        config, shard = self._decoder.config, self._decoder.stack.heads
+        cache = SoleCache(
             num_layers=config.num_layers,
             num_kv_heads=shard.num_kv,
             head_dim=config.head_dim,

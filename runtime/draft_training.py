@@ -7,7 +7,7 @@ the weights, so a run that was cut ends with the very weights of one that was no
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from runtime.errors import ConfigError
 # C = teacher's candidates, K = tokens of the head, V = vocabulary.
 
 _POOL = 16  # batches whose sequences are sorted by length together
+_OWN = 1 << 32  # keys of on-policy steps, apart from those of epochs
+_OWN_TOKENS = 16  # that the drafter writes: longer than drafts are
 _FLOOR = 0.1  # of the peak learning rate, at the end of its decay
 
 
@@ -54,6 +56,8 @@ class TrainSettings:
     divergence: Divergence = Divergence.FORWARD_KL
     tune: float = 0.25
     """Last share of the steps, in which total variation, the aim itself, takes over."""
+    on_policy: float = 0.0
+    """Share of the steps that learn from what the drafter writes, as the target judges it."""
     train_head: bool = True
     precision: Precision = Precision.AUTO
     """Of matrix products; weights and optimiser stay float32."""
@@ -138,6 +142,8 @@ class DraftTrainer:
         training: list[Example],
         held_out: list[Example],
         on_best: Callable[["DraftTrainer", dict[str, float]], None],
+        *,
+        teach: Callable[[list[CorpusRecord]], list[Lesson]] | None = None,
     ) -> Iterator[Progress]:
         """Train to the last step; yields after every one.
 
@@ -145,13 +151,20 @@ class DraftTrainer:
             training: what is learnt from.
             held_out: what acceptance is measured on.
             on_best: called with the acceptance by source whenever it is better than ever.
+            teach: the target's judgement of new text; needed with `on_policy`.
         """
         self._resume()
         self.student.train()
         batches = self._batches(training)
         for step in range(self.step, self.settings.steps):
             rate = self.settings.learning_rate * _schedule(step, self.settings)
-            loss = self._learn(next(batches), rate, _divergence(step, self.settings))
+            batch = next(batches)
+            rng = np.random.Generator(np.random.Philox(key=[self.settings.seed, step + _OWN]))
+            if rng.random() < self.settings.on_policy:
+                assert teach is not None, "on-policy steps need the target"
+                own = self.own_text([example.record for example in batch], rng)
+                batch = [Example(*pair) for pair in zip(own, teach(own), strict=True)]
+            loss = self._learn(batch, rate, _divergence(step, self.settings))
             self.step = step + 1
             acceptance = None
             if self.step % self.settings.evaluate_every == 0 or self.step == self.settings.steps:
@@ -181,6 +194,34 @@ class DraftTrainer:
             )
             self.step += 1
         return total / max(1, num_steps)
+
+    def own_text(self, records: list[CorpusRecord], rng: np.random.Generator) -> list[CorpusRecord]:
+        """Return the records cut somewhere in their answer, with what the drafter writes after.
+
+        It samples at temperature 1, so that it meets its own mistakes (DistillSpec, section 3).
+        """
+        cuts = [int(rng.integers(len(record.output_ids))) for record in records]
+        texts = [
+            [*record.prompt_ids, *record.output_ids[:cut]]
+            for record, cut in zip(records, cuts, strict=True)
+        ]
+        starts = [len(text) for text in texts]
+        noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        with torch.no_grad(), self._precision():
+            for _ in range(_OWN_TOKENS):
+                longest = max(len(text) for text in texts)
+                tokens = torch.tensor([text + [0] * (longest - len(text)) for text in texts])
+                hidden_BTE = self.student(self._embedding[tokens.to(self._device)])
+                last = torch.tensor([len(text) - 1 for text in texts], device=self._device)
+                hidden_BE = hidden_BTE[torch.arange(len(texts), device=self._device), last]
+                law_BK = self.student.score(hidden_BE).float().softmax(dim=1).cpu()
+                drawn = law_BK.multinomial(1, generator=noise).squeeze(1)
+                for text, token in zip(texts, self.head_token_ids[drawn].tolist(), strict=True):
+                    text.append(token)
+        return [
+            replace(record, prompt_ids=tuple(text[:start]), output_ids=tuple(text[start:]))
+            for record, text, start in zip(records, texts, starts, strict=True)
+        ]
 
     def evaluate(self, examples: list[Example]) -> dict[str, float]:
         """Return how often the drafter's best token is the target's, by source and over "all".

@@ -9,7 +9,7 @@ import torch
 from parallel.drafting.layer_skip import Layers, SkipTrial, search_layers
 from parallel.group import SoloGroup
 from parallel.model.batch import SequenceRows
-from parallel.model.cache import PagedCache
+from parallel.model.cache import SoleCache
 from parallel.model.shapes import tensor_shapes
 from parallel.model.transformer import Decoder
 from runtime.draft_corpus import CorpusRecord, read_corpus
@@ -74,9 +74,9 @@ def measure_agreement(
     right = total = 0
     for record in records:
         tokens = (record.prompt_ids + record.output_ids)[:-1]
-        cache = PagedCache(
+        cache = SoleCache(
             num_layers=len(kept),
-            num_kv_heads=cut.head_shard.num_kv,
+            num_kv_heads=cut.stack.heads.num_kv,
             head_dim=cut.config.head_dim,
             num_pages=-(-len(tokens) // _PAGE),
             page_size=_PAGE,

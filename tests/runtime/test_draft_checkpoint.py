@@ -62,7 +62,7 @@ def scores(directory: Path, target: Path, group: Group, wanted: int) -> ScoreRow
     decoder, ids = load_drafter(directory, target, group, dtype=torch.float32, device=CPU)
     runner = ShardRunner(DecoderShard(decoder, make_cache(decoder), ids), group)
     rows = (SequenceRows(slot=0, start=0, token_ids=PROMPT, num_logits=1),)
-    opening = (SlotOpening(slot=0, capacity=40),)
+    opening = (SlotOpening(slot=0, pages=tuple(range(10))),)
     return runner.execute(StepPlan(openings=opening, rows=rows, num_candidates=(wanted,)))[0]
 
 

@@ -13,7 +13,7 @@ from parallel.training.distill import Divergence
 from runtime.draft_checkpoint import check_drafter
 from runtime.draft_corpus import CorpusRecord, append_records, read_corpus
 from runtime.draft_job import DraftJob, JobEvent, run_job
-from runtime.draft_teacher import Teacher, teach_corpus
+from runtime.draft_teacher import Lesson, Teacher, teach_corpus
 from runtime.draft_training import TrainSettings
 from runtime.errors import ConfigError
 from tests.parallel.model.tiny import CPU, TinyModel, tiny_model
@@ -89,9 +89,12 @@ def test_it_learns_and_keeps_the_best(kind: Divergence, target: Path, tmp_path: 
     assert "some" in (drafter / "README.md").read_text()
 
 
-def test_a_run_that_was_cut_ends_with_the_same_weights(target: Path, tmp_path: Path) -> None:
-    whole = list(run_job(job(target, tmp_path / "whole")))
-    cut = job(target, tmp_path / "cut")
+@pytest.mark.parametrize("on_policy", [0.0, 0.5])
+def test_a_run_that_was_cut_ends_with_the_same_weights(
+    on_policy: float, target: Path, tmp_path: Path
+) -> None:
+    whole = list(run_job(job(target, tmp_path / "whole", on_policy=on_policy)))
+    cut = job(target, tmp_path / "cut", on_policy=on_policy)
     for event in run_job(cut):
         if event.stage == "training" and event.done == 6:
             break  # two steps after its last checkpoint
@@ -102,6 +105,33 @@ def test_a_run_that_was_cut_ends_with_the_same_weights(target: Path, tmp_path: P
     expected, found = (load_file(file) for file in files)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_on_policy_it_learns_from_its_own_text_as_the_target_judges_it(
+    model: TinyModel, target: Path, tmp_path: Path
+) -> None:
+    taught: list[tuple[list[CorpusRecord], list[Lesson]]] = []
+    teach = Teacher.teach
+
+    def watched(self: Teacher, some: list[CorpusRecord]) -> list[Lesson]:
+        lessons = teach(self, some)
+        taught.append((some, lessons))
+        return lessons
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Teacher, "teach", watched)
+        events = list(run_job(job(target, tmp_path / "run", on_policy=1.0)))
+    assert events[-1].done == 12
+    own = taught[-12:]  # the corpus was taught before
+    known = {record.index: record.prompt_ids + record.output_ids for record in records()}
+    for some, lessons in own:
+        for record, lesson in zip(some, lessons, strict=True):
+            whole = known[record.index]
+            assert record.prompt_ids == whole[: len(record.prompt_ids)]
+            assert len(record.output_ids) == 16
+            logits = model.expected((record.prompt_ids + record.output_ids)[:-1])
+            expected = logits[len(record.prompt_ids) - 1 :].argmax(dim=1)
+            assert torch.equal(lesson.ids[:, 0], expected)
 
 
 def test_another_run_is_not_gone_on_with(target: Path, tmp_path: Path) -> None:

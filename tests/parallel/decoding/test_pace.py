@@ -1,6 +1,6 @@
 """The mode that commits the most tokens per second is found, for each request."""
 
-from parallel.decoding.modes import ModeChooser
+from parallel.decoding.pace import PaceChooser
 from parallel.decoding.types import DecodeMode
 
 MODES = (DecodeMode.SPECULATIVE, DecodeMode.PEARL, DecodeMode.AUTOREGRESSIVE)
@@ -8,7 +8,9 @@ Pace = dict[DecodeMode, tuple[int, float]]
 """Tokens and seconds of a round in each mode."""
 
 
-def rounds(chooser: ModeChooser, request: int, pace: Pace, num: int) -> list[DecodeMode]:
+def rounds(
+    chooser: PaceChooser[DecodeMode], request: int, pace: Pace, num: int
+) -> list[DecodeMode]:
     """Run a request and return the modes of its rounds."""
     chosen = []
     for _ in range(num):
@@ -24,13 +26,13 @@ def pace_of(fastest: DecodeMode) -> Pace:
 
 def test_the_fastest_mode_is_found_whichever_it_is() -> None:
     for fastest in MODES:
-        chosen = rounds(ModeChooser(MODES), 1, pace_of(fastest), 300)
+        chosen = rounds(PaceChooser(MODES), 1, pace_of(fastest), 300)
         assert set(chosen[:40]) == set(MODES)  # each was tried
         assert set(chosen[40:]) == {fastest}
 
 
 def test_requests_differ() -> None:
-    chooser = ModeChooser(MODES)
+    chooser = PaceChooser(MODES)
     rounds(chooser, 1, pace_of(DecodeMode.PEARL), 200)
     own = rounds(chooser, 2, pace_of(DecodeMode.AUTOREGRESSIVE), 600)
     assert own[0] is DecodeMode.PEARL  # what all know
@@ -39,7 +41,7 @@ def test_requests_differ() -> None:
 
 
 def test_little_time_is_lost_on_trying_again() -> None:
-    chooser = ModeChooser(MODES)
+    chooser = PaceChooser(MODES)
     pace = pace_of(DecodeMode.PEARL)
     rounds(chooser, 1, pace, 50)
     chosen = rounds(chooser, 1, pace, 4000)
