@@ -31,6 +31,8 @@ class DrafterPort:
         """Best tokens after each scored one that the attached drafter wants to hear of."""
         self.grows_trees = False
         """Whether the attached drafter proposes trees, with how likely each token is kept."""
+        self.name = ""
+        """The attached drafter's."""
         self.num_losses = 0
         """Times an attached drafter vanished."""
 
@@ -54,7 +56,7 @@ class DrafterPort:
         if self._link is not None:
             self._link.close()
         _LOG.info("drafter %s attached", hello.name)
-        self._link, self._answered = link, self._round
+        self._link, self._answered, self.name = link, self._round, hello.name
         self.num_successors = hello.num_successors
         self.grows_trees = hello.grows_trees
 
@@ -97,7 +99,7 @@ class DrafterPort:
         """Let the drafter go."""
         if self._link is not None:
             self._link.close()
-            self._link = None
+            self._link, self.name = None, ""
 
     def _detach(self, error: PacelineError) -> None:
         _LOG.warning("drafter lost, going on without it: %s", error)

@@ -37,6 +37,16 @@ class Drafter(Protocol):
         """How many best tokens it wants to hear of after each one the target scored."""
         ...
 
+    @property
+    def step_s(self) -> tuple[float, ...]:
+        """Predicted seconds of a step with layers 1, 2, ... at a time; may be empty."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Layers at a time that its user fixed; 0 leaves it to the leader."""
+        ...
+
     def answer(self, request: DraftRequest) -> Iterator[DraftPart]:
         """Yield the drafts: in one part, or the first tokens ahead if the request says so."""
         ...
@@ -58,6 +68,8 @@ def introduction(drafter: Drafter, name: str, vocab_size: int = 0) -> Hello:
         vocab_size=vocab_size,
         num_successors=drafter.num_successors,
         grows_trees=drafter.grows_trees,
+        step_s=drafter.step_s,
+        width=drafter.width,
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from parallel.decoding.sampling import distribution, num_candidates
 from parallel.decoding.types import SamplingParams, ScoreRow, SparseProbs
 from parallel.decoding.verify import draft_token, draft_token_with_law
-from parallel.drafting.tree import Guess, Source, advanced, best_guess
+from parallel.drafting.tree import Guess, Odds, Source, advanced, best_guess
 from parallel.messages import DraftItem, DraftOpen, DraftRequest, ProposalItem
 from parallel.model.batch import SequenceRows
 from runtime.drafting import DraftPart
@@ -27,6 +27,8 @@ _ALTERNATIVES = 3  # tokens of the model after each path
 _CANDIDATES = 16  # that stand for the whole vocabulary where only the best are gathered
 _LEVELS = 10  # by which the model's own probabilities are told apart
 _DRAWN_PRIOR = 0.5
+_FIRST_CHANCE = 0.5  # of the likeliest token once the model was asked, until more is known
+_SMOOTHING = 0.02
 NO_LOOKUPS = LookupSettings(ngram=False, recycle=False)
 
 
@@ -60,11 +62,17 @@ class _Trunk:
     path: tuple[int, ...] = ()
     gain: float = 1.0
 
+    num_asked: int = 0
+
     @property
-    def wants_more(self) -> bool:
-        """Whether one more step of the model is worth its time."""
-        steps = min(self.item.num_draft, _MAX_STEPS)
-        return self.gain >= self.item.least_gain and len(self.path) < steps
+    def is_long_enough(self) -> bool:
+        """Whether no step of the model after this path could be worth its time."""
+        too_long = len(self.path) >= self.item.num_draft or self.num_asked >= _MAX_STEPS
+        return too_long or self.gain < self.item.least_gain
+
+    def best(self, odds: Odds) -> tuple[int, float] | None:
+        """Return the likeliest next token by all that is known, with its probability."""
+        return best_guess(self.sources, self.states, odds)
 
 
 @dataclass(slots=True)
@@ -72,6 +80,8 @@ class _Sequence:
     opened: DraftOpen
     token_ids: list[int] = field(default_factory=list)
     num_cached: int = 0
+    num_exact: int = 0
+    """Of the cached ones, how many were read by exact forwards."""
     draft: list[int] = field(default_factory=list)
     laws: list[SparseProbs] = field(default_factory=list)
     text: LookupText = field(default_factory=LookupText)
@@ -80,9 +90,15 @@ class _Sequence:
         """Roll back to what stays valid and read what follows."""
         self.text.index.append(self.token_ids[len(self.text.index) : item.keep])
         lookups.follow(self.text, item)
+        kept = item.keep if self.token_ids else self.num_cached  # what it began with is shared
         self.token_ids[item.keep :] = item.tail
-        self.num_cached = min(self.num_cached, item.keep, len(self.token_ids) - 1)
+        self.cut(min(self.num_exact, kept, len(self.token_ids) - 1))
         self.draft, self.laws = [], []
+
+    def cut(self, num_cached: int) -> None:
+        """Forget what the cache holds beyond so many tokens."""
+        self.num_cached = min(self.num_cached, num_cached)
+        self.num_exact = min(self.num_exact, num_cached)
 
     def copy(self, num_draft: int) -> bool:
         """Copy the draft from earlier text; False where no long stretch of it is the same."""
@@ -102,6 +118,10 @@ class ModelDrafter:
     beside it is free. Chains are the model's, or a copy where the request's own text has said the
     same before: which of the two depends on committed and drafted tokens alone, so each draft keeps
     its kind, and a copy is a point where a model's token has its law.
+
+    With a width above 1 each draft's first forward is exact, over all tokens whose keys and values
+    are not, and the others are fuzzy (EasySpec, Wu et al., arXiv 2502.02493): the calibration is
+    the first step of the next draft.
     """
 
     def __init__(
@@ -111,6 +131,9 @@ class ModelDrafter:
         *,
         lookups: LookupSettings = NO_LOOKUPS,
         grows_trees: bool = False,
+        width: int = 0,
+        step_s: tuple[float, ...] = (),
+        calibrates: bool = True,
     ) -> None:
         """Draft with the model of `runner`.
 
@@ -119,6 +142,10 @@ class ModelDrafter:
             ledger: the account of its cache.
             lookups: what it may look up.
             grows_trees: whether it offers to draft trees.
+            width: layers whose attention is to run at once; 0 leaves it to the leader.
+            step_s: seconds that a step is predicted to take with widths 1, 2, ...
+            calibrates: whether each draft first reads anew, exactly, what fuzzy forwards read; that
+                costs no forward of its own. Without, errors pile up: for experiments alone.
 
         Raises:
             ConfigError: the store of texts cannot be read.
@@ -129,7 +156,13 @@ class ModelDrafter:
         self._lookups = Lookups(lookups)
         self._sequences: dict[int, _Sequence] = {}
         self._refused: set[int] = set()
+        self.width = width
+        self.step_s = step_s
+        self._calibrates = calibrates
+        # A draft's first step reads up to so many tokens; prompts are read exactly in any case.
+        self._left_to_draft = _PREFILL_CHUNK if calibrates else 1
         self._num_tree_steps = 0
+        self._usual_chance = _FIRST_CHANCE
 
     @property
     def num_successors(self) -> int:
@@ -140,25 +173,32 @@ class ModelDrafter:
         """Draft for every item at once, one ragged forward for each draft position."""
         for number in request.closed:
             self._close(number)
+        begins = {item.request: item.tail for item in request.items if item.keep == 0}
         for opened in request.opened:
             self._close(opened.request)
-            self._open(opened)
+            self._open(opened, begins.get(opened.request, ()))
         known = [item for item in request.items if self._knows(item)]
         for item in known:
             self._sequences[item.request].follow(item, self._lookups)
         self._read([item for item in known if item.num_draft == 0], leave=0)
         wanting = [item for item in known if item.num_draft > 0]
         trees = {item.request: item for item in wanting if item.tree}
-        grown = self._grow(list(trees.values()))
+        width = request.width or 1
+        grown = self._grow(list(trees.values()), width)
         chains = [item for item in wanting if item.request not in trees]
         drafting = [item for item in chains if not self._copied(item)]
-        self._read(drafting, leave=_PREFILL_CHUNK)
+        self._read(drafting, leave=self._left_to_draft)
         num_steps = max((item.num_draft for item in drafting), default=0)
         streaming = [item for item in drafting if item.stream and num_steps > 1]
         for index in range(num_steps):
-            self._advance([item for item in drafting if item.num_draft > index])
+            going_on = [item for item in drafting if item.num_draft > index]
+            self._advance(going_on, width=self._step_width(width, index))
             if index == 0 and streaming:
                 yield DraftPart(tuple(self._proposal(item, 0) for item in streaming), partial=True)
+        for item in known:
+            sequence = self._sequences[item.request]
+            certain = min(sequence.num_exact, sequence.opened.num_prompt)  # drafts may go again
+            self._ledger.note(item.request, sequence.token_ids, certain)
         items = [
             grown.get(item.request) or self._proposal(item, int(item in streaming))
             for item in request.items
@@ -174,13 +214,15 @@ class ModelDrafter:
         """Broadcast the last plan."""
         self._runner.execute(self._ledger.plan(stop=True))
 
-    def _open(self, opened: DraftOpen) -> None:
-        if not self._ledger.fits(opened.capacity):
+    def _open(self, opened: DraftOpen, token_ids: tuple[int, ...]) -> None:
+        if not self._ledger.fits(opened.capacity, token_ids):
             _LOG.warning("no cache left for request %d: it goes undrafted", opened.request)
             self._refused.add(opened.request)
             return
-        self._ledger.open(opened.request, opened.capacity)
-        self._sequences[opened.request] = _Sequence(opened)
+        num_cached = self._ledger.open(opened.request, opened.capacity, token_ids)
+        self._sequences[opened.request] = _Sequence(
+            opened, num_cached=num_cached, num_exact=num_cached
+        )
 
     def _close(self, number: int) -> None:
         self._sequences.pop(number, None)
@@ -194,7 +236,7 @@ class ModelDrafter:
     def _copied(self, item: DraftItem) -> bool:
         return self._lookups.settings.ngram and self._sequences[item.request].copy(item.num_draft)
 
-    def _grow(self, items: Items[DraftItem]) -> dict[int, ProposalItem]:
+    def _grow(self, items: Items[DraftItem], width: int) -> dict[int, ProposalItem]:
         """Return each item's tree, grown around what the model says along its likeliest path."""
         self._num_tree_steps = 0
         trunks = []
@@ -203,41 +245,58 @@ class ModelDrafter:
             text = self._sequences[item.request].text
             sources: list[Source] = [model, *self._lookups.sources(text)]
             trunks.append(_Trunk(item, model, sources, [source.root() for source in sources]))
-        asking = [trunk for trunk in trunks if trunk.wants_more]
-        self._read([trunk.item for trunk in asking], leave=_PREFILL_CHUNK)
+        asking = [trunk for trunk in trunks if self._wants_model(trunk)]
+        self._read([trunk.item for trunk in asking], leave=self._left_to_draft)
         while asking:
-            self._ask_model(asking)
+            self._ask_model(asking, width=self._step_width(width, self._num_tree_steps))
             self._num_tree_steps += 1
-            asking = [trunk for trunk in asking if self._lengthen(trunk) and trunk.wants_more]
+            asking = [trunk for trunk in asking if self._wants_model(trunk)]
         found = {}
         for trunk in trunks:
             sequence = self._sequences[trunk.item.request]
             # The path that the model read was a guess: what it holds ends with the base.
             del sequence.token_ids[len(sequence.token_ids) - len(trunk.path) :]
-            sequence.num_cached = min(sequence.num_cached, len(sequence.token_ids))
+            sequence.cut(len(sequence.token_ids))
             tree = self._lookups.grow(sequence.text, trunk.item, trunk.sources)
             found[trunk.item.request] = tree_proposal(trunk.item, tree)
         return found
 
-    def _lengthen(self, trunk: _Trunk) -> bool:
-        """Go one token further along the likeliest path; False where nothing is known."""
-        best = best_guess(trunk.sources, trunk.states, self._lookups.odds)
-        if best is None:
-            return False
-        token, chance = best
-        trunk.gain *= chance
-        if trunk.wants_more:
-            trunk.path += (token,)
-            trunk.states = advanced(trunk.sources, trunk.states, token)
-            self._sequences[trunk.item.request].token_ids.append(token)
-        return True
+    def _step_width(self, width: int, index: int) -> int:
+        """Return the layers at a time of a draft's step: the first one calibrates."""
+        return 1 if index == 0 and self._calibrates else width
 
-    def _ask_model(self, trunks: Items[_Trunk]) -> None:
-        """Let the model say what may follow each trunk."""
-        scores = self._score([t.item for t in trunks], at_least=_CANDIDATES)
+    def _wants_model(self, trunk: _Trunk) -> bool:
+        """Follow what is looked up with confidence; True where the model should be asked next.
+
+        What a step of the model adds is its confidence beyond what is known without it.
+        """
+        while not trunk.is_long_enough:
+            best = trunk.best(self._lookups.odds)
+            chance = 0.0 if best is None else best[1]
+            if trunk.gain * (1 - chance / self._usual_chance) >= trunk.item.least_gain:
+                return True
+            if best is None:
+                return False
+            self._lengthen(trunk, *best)
+        return False
+
+    def _lengthen(self, trunk: _Trunk, token: int, chance: float) -> None:
+        trunk.gain *= chance
+        trunk.path += (token,)
+        trunk.states = advanced(trunk.sources, trunk.states, token)
+        self._sequences[trunk.item.request].token_ids.append(token)
+
+    def _ask_model(self, trunks: Items[_Trunk], *, width: int) -> None:
+        """Let the model say what may follow each trunk, and follow the likeliest token."""
+        scores = self._score([t.item for t in trunks], width=width, at_least=_CANDIDATES)
         for trunk, row in zip(trunks, scores, strict=True):
             sequence = self._sequences[trunk.item.request]
             trunk.model.known[trunk.path] = _model_guesses(row, sequence)
+            trunk.num_asked += 1
+            best = trunk.best(self._lookups.odds)
+            assert best is not None
+            self._usual_chance += _SMOOTHING * (best[1] - self._usual_chance)
+            self._lengthen(trunk, *best)
 
     def _read(self, items: Items[DraftItem], *, leave: int) -> None:
         """Bring the cache to within `leave` tokens of the end, in bounded chunks."""
@@ -248,9 +307,9 @@ class ModelDrafter:
                 rows = [self._rows(item.request, stop, num_logits=0)]
                 self._runner.execute(self._ledger.plan(rows))
 
-    def _advance(self, items: Items[DraftItem]) -> None:
+    def _advance(self, items: Items[DraftItem], *, width: int) -> None:
         """Draft one more token for each item."""
-        scores = self._score(items)
+        scores = self._score(items, width=width)
         for item, score in zip(items, scores, strict=True):
             sequence = self._sequences[item.request]
             opened, length = sequence.opened, len(sequence.token_ids)
@@ -265,19 +324,22 @@ class ModelDrafter:
             sequence.draft.append(token)
             sequence.token_ids.append(token)
 
-    def _score(self, items: Items[DraftItem], *, at_least: int = 0) -> list[ScoreRow]:
+    def _score(self, items: Items[DraftItem], *, width: int, at_least: int = 0) -> list[ScoreRow]:
         """Return what the model says after the last token of each item's sequence."""
         rows, wanted = [], []
         for item in items:
             sequence = self._sequences[item.request]
-            rows.append(self._rows(item.request, len(sequence.token_ids), num_logits=1))
+            length = len(sequence.token_ids)
+            rows.append(self._rows(item.request, length, num_logits=1, exact=width == 1))
             needed = num_candidates(sequence.opened.sampling)
             wanted.append(max(needed, at_least) if needed else 0)
-        return self._runner.execute(self._ledger.plan(rows, wanted))
+        return self._runner.execute(self._ledger.plan(rows, wanted, width=width))
 
-    def _rows(self, number: int, stop: int, *, num_logits: int) -> SequenceRows:
+    def _rows(self, number: int, stop: int, *, num_logits: int, exact: bool = True) -> SequenceRows:
         sequence = self._sequences[number]
         start, sequence.num_cached = sequence.num_cached, stop
+        if (exact and sequence.num_exact == start) or not self._calibrates:
+            sequence.num_exact = stop
         tokens = tuple(sequence.token_ids[start:stop])
         return SequenceRows(slot=number, start=start, token_ids=tokens, num_logits=num_logits)
 

@@ -8,7 +8,7 @@ formulas of PEARL and of speculative decoding.
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,14 +16,16 @@ from torch import Tensor
 
 from parallel.decoding.rng import Purpose, uniform
 from parallel.decoding.types import RngKey
+from parallel.decoding.width import StackTimes
+from parallel.group import Group
 from parallel.model.batch import SequenceRows
 from parallel.model.sharding import even_range
 from runtime.errors import ConfigError
 from runtime.shard import HeadColumns
+from runtime.virtual_stack import VirtualStack, wait_until
 
 _PEAK_LOGIT = 50.0  # exp(-50) of mass elsewhere: sampling follows the process at every temperature
 _BACK_TO_BACK_S = 0.001
-_AWAKE_S = 0.0002
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,22 +42,32 @@ class VirtualSpec:
     """Extra seconds of a target forward for each scored position after the first."""
     vocab_size: int = 1024
     seed: int = 0
+    stack: VirtualStack | None = None
+    """The drafter's layers, where its ranks share them out; `draft_s` then counts for nothing."""
 
     @classmethod
     def parse(cls, text: str) -> "VirtualSpec":
         """Read `target=40ms,draft=8ms,alpha=0.8[,position=1ms][,vocab=1024][,seed=0]`.
 
+        In place of `draft`, the parts of a drafter that its ranks share out by layers:
+        `layers=32,attention=2ms,mlp=1ms[,exchange=0.2ms][,drop=0.02]`.
+
         Raises:
             ConfigError: a part is missing, unknown or out of range.
         """
         parts = dict(part.partition("=")[::2] for part in text.split(","))
-        unknown = set(parts) - {"target", "draft", "alpha", "position", "vocab", "seed"}
-        missing = {"target", "draft", "alpha"} - set(parts)
+        by_layers = "layers" in parts
+        drafter = {"layers", "attention", "mlp"} if by_layers else {"draft"}
+        optional = {"exchange", "drop"} if by_layers else set()
+        missing = {"target", "alpha"} | drafter
+        unknown = set(parts) - missing - optional - {"position", "vocab", "seed"}
+        missing -= set(parts)
         if unknown or missing:
             raise ConfigError(
                 f"--virtual {text!r}: {'unknown ' + str(sorted(unknown)) if unknown else ''}"
                 f"{'missing ' + str(sorted(missing)) if missing else ''}; "
-                "write target=40ms,draft=8ms,alpha=0.8[,position=1ms][,vocab=1024][,seed=0]"
+                "write target=40ms,draft=8ms,alpha=0.8[,position=1ms][,vocab=1024][,seed=0], or "
+                "layers=32,attention=2ms,mlp=1ms[,exchange=0.2ms][,drop=0.02] in place of draft"
             )
         try:
             alpha = float(parts["alpha"])
@@ -66,12 +78,29 @@ class VirtualSpec:
             raise ConfigError(f"--virtual {text!r}: alpha must be in [0, 1], vocab >= 2, seed >= 0")
         return cls(
             target_s=parse_duration(parts["target"]),
-            draft_s=parse_duration(parts["draft"]),
+            draft_s=0.0 if by_layers else parse_duration(parts["draft"]),
             alpha=alpha,
             position_s=parse_duration(parts.get("position", "0ms")),
             vocab_size=vocab_size,
             seed=seed,
+            stack=_parse_stack(text, parts) if by_layers else None,
         )
+
+
+def _parse_stack(text: str, parts: Mapping[str, str]) -> VirtualStack:
+    try:
+        num_layers, drop = int(parts["layers"]), float(parts.get("drop", "0"))
+    except ValueError as error:
+        raise ConfigError(f"--virtual {text!r}: {error}") from error
+    if num_layers < 1 or not 0 <= drop < 1:
+        raise ConfigError(f"--virtual {text!r}: layers must be at least 1, drop in [0, 1)")
+    return VirtualStack(
+        num_layers=num_layers,
+        attention_s=parse_duration(parts["attention"]),
+        mlp_s=parse_duration(parts["mlp"]),
+        exchange_s=parse_duration(parts.get("exchange", "0ms")),
+        drop=drop,
+    )
 
 
 def parse_duration(text: str) -> float:
@@ -89,8 +118,11 @@ def parse_duration(text: str) -> float:
 class VirtualShard:
     """A model shard whose forward waits and whose logits point at the seeded process's token."""
 
-    def __init__(self, spec: VirtualSpec, *, drafter: bool, size: int, rank: int) -> None:
+    def __init__(self, spec: VirtualSpec, *, drafter: bool, group: Group) -> None:
+        size, rank = group.size, group.rank
         self._spec = spec
+        self._group = group
+        self._stack = spec.stack if drafter else None
         self._drafter = drafter
         self.vocab_size = spec.vocab_size
         self._vocab_start, self._vocab_stop = even_range(spec.vocab_size, size, rank)
@@ -98,15 +130,15 @@ class VirtualShard:
         self._first_token: dict[int, int] = {}
         self._end_s = 0.0
 
-    def open(self, slot: int, capacity: int) -> None:  # noqa: ARG002  (a wait needs no memory)
-        """Start a sequence."""
-        self._first_token[slot] = -1
+    def hold(self, slot: int, pages: Sequence[int], length: int) -> None:  # noqa: ARG002
+        """Start a sequence; a wait needs no memory."""
+        self._first_token.setdefault(slot, -1)
 
     def free(self, slot: int) -> None:
         """Forget a sequence."""
         del self._first_token[slot]
 
-    def forward(self, rows: Sequence[SequenceRows]) -> Tensor:
+    def forward(self, rows: Sequence[SequenceRows], width: int) -> Tensor:
         """Wait as long as the device would and return peaked logits."""
         start_s = self._start_s()
         num_logits = sum(row.num_logits for row in rows)
@@ -116,13 +148,27 @@ class VirtualShard:
             if row.start == 0:
                 self._first_token[row.slot] = row.token_ids[0]
             for place in row.positions[len(row.token_ids) - row.num_logits :]:
-                token = self._token(self._first_token[row.slot], place + 1)
+                token = self._token(self._first_token[row.slot], place + 1, width)
                 if self._vocab_start <= token < self._vocab_stop:
                     logits_NV[index, token - self._vocab_start] = _PEAK_LOGIT
                 index += 1
+        if self._stack is not None:
+            self._stack.run(width, sum(len(row.token_ids) for row in rows), self._group)
+            return logits_NV
         self._end_s = start_s + self._duration_s(num_logits)
-        _wait_until(self._end_s)
+        wait_until(self._end_s)
         return logits_NV
+
+    def stack_times(self, group: Group) -> StackTimes:
+        """Measure the parts of a layered drafter's forward."""
+        assert self._stack is not None
+        return self._stack.times(group)
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of a layered drafter."""
+        assert self._stack is not None
+        return self._stack.num_layers
 
     def _start_s(self) -> float:
         """Return when this forward starts: in a draft, at the end of the step before.
@@ -138,22 +184,12 @@ class VirtualShard:
             return self._spec.draft_s
         return self._spec.target_s + max(num_logits - 1, 0) * self._spec.position_s
 
-    def _token(self, first_token: int, position: int) -> int:
+    def _token(self, first_token: int, position: int, width: int) -> int:
         key = RngKey(seed=self._spec.seed, request=first_token)
         token = int(uniform(key, position, Purpose.SAMPLE) * self.vocab_size)
-        if self._drafter and uniform(key, position, Purpose.ACCEPT) >= self._spec.alpha:
+        alpha = self._spec.alpha
+        if self._stack is not None:
+            alpha *= (1 - self._stack.drop) ** (width - 1)
+        if self._drafter and uniform(key, position, Purpose.ACCEPT) >= alpha:
             return (token + 1) % self.vocab_size
         return token
-
-
-def _wait_until(deadline_s: float) -> None:
-    """Sleep, then yield over and over for the last stretch, as a host thread awaits its device.
-
-    A sleep alone ends late by 0.1 ms and more; a loop that never yields would hold the
-    interpreter's lock and delay the very links that are being measured.
-    """
-    left_s = deadline_s - _AWAKE_S - time.perf_counter()
-    if left_s > 0:
-        time.sleep(left_s)
-    while time.perf_counter() < deadline_s:
-        time.sleep(0)

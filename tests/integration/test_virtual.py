@@ -3,6 +3,7 @@
 import pytest
 import ray
 
+from cluster.session import Result
 from tests.integration.conftest import Deploy
 from tests.integration.runs import make_submits, run, tokens_of
 
@@ -21,10 +22,13 @@ def test_drafting_hides_behind_verification(
     assert tokens_of(plain) == tokens_of(serial) == tokens_of(pearl)
     for results in (serial, pearl):
         assert sum(result.stats.accepted for result in results) > 0
-    for result in pearl:
-        assert result.stats.hidden_s > 0.5 * result.stats.draft_s
-    for result in serial:
-        assert result.stats.hidden_s < 0.1 * result.stats.draft_s
+    assert hidden_share(pearl) > 0.3 > hidden_share(serial)
+
+
+def hidden_share(results: list[Result]) -> float:
+    """Return the share of drafting that ran beside verification."""
+    hidden_s = sum(result.stats.hidden_s for result in results)
+    return hidden_s / sum(result.stats.draft_s for result in results)
 
 
 class CountingRay:

@@ -1,0 +1,235 @@
+"""`paceline bench layer-parallel`: drafters that run several layers at a time, on several ranks."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from cluster.deployment import Deployment, DeploymentSpec
+from cluster.layers_plot import plot_layers
+from cluster.options import BenchLayersOptions
+from cluster.planning import DrafterChoice, PlannedModel, plan_deployment, plan_drafter, plan_target
+from cluster.ray_session import RaySession
+from cluster.report import output_console, total_stats
+from cluster.requests import cache_tokens, make_submits
+from cluster.session import Result, run_requests
+from parallel.decoding.types import DecodeMode
+from parallel.messages import Submit
+from runtime.errors import ConfigError, PacelineError
+from runtime.links.link import Link
+
+_NOTES = Console(stderr=True)
+_WARM_UP_TOKENS = 8
+
+
+def run(options: BenchLayersOptions) -> int:
+    """Measure every width on every number of ranks and print the comparison; return the exit code.
+
+    Raises:
+        ConfigError: something the user gave cannot be used; nothing was started.
+        PeerError: a target rank died.
+    """
+    _check(options)
+    target = plan_target(options.models)
+    drafter = plan_drafter(options.models, target)
+    num_layers = _num_layers(options, target, drafter)
+    submits = make_submits(options.prompts, options.decode, target)
+    tokens = cache_tokens(submits, 1, target.max_positions)
+    specs = {}
+    for drafters in options.drafters:
+        models = replace(options.models, drafters=drafters, layer_parallel="1")
+        choice = plan_drafter(models, target)
+        specs[drafters] = plan_deployment(models, target, choice, cache_tokens=tokens, stops=False)
+    rows: list[dict[str, object]] = []
+    num_actors = max(spec.num_actors + spec.num_drafters for spec in specs.values())
+    total = len(options.drafters) * len(options.widths)
+    with (
+        RaySession(options.models.ray_address, num_actors=num_actors),
+        _progress(total) as advance,
+        Deployment(specs[options.drafters[0]]) as deployment,
+    ):
+        deployment.start(lambda _: None)
+        plain = [replace(submit, mode=DecodeMode.AUTOREGRESSIVE) for submit in submits]
+        expected, plain_s = _measure(deployment, plain)
+        for drafters, spec in specs.items():
+            for width in options.widths:
+                advance(f"{width} at a time on {drafters}")
+                _swap(deployment, spec, width, calibrates=options.calibrate)
+                results, wall_s = _measure(deployment, submits)
+                row = _row(results, wall_s, drafters=drafters, width=width, num_layers=num_layers)
+                same = [r.token_ids for r in results] == [r.token_ids for r in expected]
+                row["identical"] = same if not options.decode.temperature else None
+                row["speedup"] = round(plain_s / wall_s, 3)
+                rows.append(row)
+    if options.plot is not None:
+        plot_layers(rows, options.plot, title=f"{drafter.name} for {target.name}")
+    if options.json:
+        print(json.dumps({"config": _config(options, len(submits)), "rows": rows}))
+    else:
+        output_console().print(_table(rows))
+    return 0
+
+
+def _check(options: BenchLayersOptions) -> None:
+    if options.decode.mode not in (DecodeMode.SPECULATIVE, DecodeMode.PEARL):
+        raise ConfigError(f"--mode is {options.decode.mode!r}: choose speculative or pearl")
+    for name, values in (("--widths", options.widths), ("--drafters", options.drafters)):
+        if min(values) < 1:
+            raise ConfigError(f"{name} has {min(values)}: at least 1 is needed")
+    if options.plot is not None and options.plot.suffix != ".png":
+        raise ConfigError(f"--plot is {options.plot}: name a .png file")
+    if options.plot is not None and not options.plot.absolute().parent.is_dir():
+        raise ConfigError(f"--plot is {options.plot}: its directory does not exist")
+
+
+def _num_layers(options: BenchLayersOptions, target: PlannedModel, drafter: DrafterChoice) -> int:
+    """Return the drafter's layers; raises ConfigError for a drafter that has none to spread."""
+    if target.virtual is not None:
+        if target.virtual.stack is None:
+            raise ConfigError(
+                f"--virtual {options.models.virtual!r} has no layers to spread: write "
+                "layers=32,attention=2ms,mlp=1ms in place of draft"
+            )
+        return target.virtual.stack.num_layers
+    if drafter.facts is None or not drafter.has_ranks:
+        raise ConfigError(
+            f"drafter {drafter.name} has no layers on ranks of its own: name a model with "
+            "--drafter, as target:layers=0-14"
+        )
+    return len(drafter.layers or range(drafter.facts.config.num_layers))
+
+
+def _swap(deployment: Deployment, spec: DeploymentSpec, width: int, *, calibrates: bool) -> None:
+    assert spec.drafter is not None
+    settings = replace(spec.drafter, layer_parallel=width, calibrates=calibrates)
+    deployment.swap_drafter(settings, spec.num_drafters)
+
+
+def _measure(deployment: Deployment, submits: list[Submit]) -> tuple[list[Result], float]:
+    """Return the results of the requests, one at a time, and the seconds they took."""
+    link = deployment.connect()
+    try:
+        _run(deployment, link, [replace(submits[0], max_tokens=_WARM_UP_TOKENS)])
+        start_s = time.perf_counter()
+        results = [result for submit in submits for result in _run(deployment, link, [submit])]
+        return results, time.perf_counter() - start_s
+    finally:
+        link.close()
+
+
+def _run(deployment: Deployment, link: Link, submits: list[Submit]) -> list[Result]:
+    results = run_requests(
+        deployment,
+        link,
+        submits,
+        on_tokens=lambda *_: None,
+        on_end=lambda _: None,
+    )
+    for result in results:
+        if result.error:
+            raise PacelineError(f"prompt {result.submit.request} failed: {result.error}")
+    return results
+
+
+def _row(
+    results: list[Result], wall_s: float, *, drafters: int, width: int, num_layers: int
+) -> dict[str, object]:
+    stats = total_stats(results, wall_s, tp=1, drafters=drafters)
+    return {
+        "drafters": drafters,
+        "layer_parallel": width,
+        "attention_depth": -(-num_layers // width),
+        "draft_step_s": round(stats.draft_step_s, 6),
+        "predicted_step_s": round(stats.predicted_step_s, 6),
+        "alpha": round(stats.alpha, 4),
+        "mean_accepted_length": round(stats.mean_accepted_length, 4),
+        "tokens_per_s": round(stats.tokens_per_s, 3),
+        "drafted": stats.drafted,
+        "accepted": stats.accepted,
+        "missed_drafts": stats.missed_drafts,
+    }
+
+
+def _config(options: BenchLayersOptions, num_prompts: int) -> dict[str, object]:
+    return {
+        "target": options.models.target,
+        "drafter": options.models.drafter,
+        "virtual": options.models.virtual,
+        "mode": options.decode.mode,
+        "calibrate": options.calibrate,
+        "num_prompts": num_prompts,
+        "max_tokens": options.decode.max_tokens,
+        "draft_length": options.decode.draft_length,
+        "temperature": options.decode.temperature,
+        "dtype": options.models.dtype,
+        "threads": options.models.threads,
+    }
+
+
+def _table(rows: Sequence[Mapping[str, object]]) -> Table:
+    table = Table(title="layers of the drafter at a time")
+    for name in (
+        "ranks",
+        "at a time",
+        "depth",
+        "step",
+        "foretold",
+        "alpha",
+        "tokens/round",
+        "tokens/s",
+        "vs plain",
+        "identical",
+    ):
+        table.add_column(name, justify="right")
+    for row in rows:
+        same = {True: "yes", False: "NO", None: "-"}[row["identical"]]  # type: ignore[index]
+        table.add_row(
+            str(row["drafters"]),
+            str(row["layer_parallel"]),
+            str(row["attention_depth"]),
+            f"{float(str(row['draft_step_s'])) * 1000:.1f} ms",
+            f"{float(str(row['predicted_step_s'])) * 1000:.1f} ms",
+            f"{row['alpha']:.3f}",
+            f"{row['mean_accepted_length']:.2f}",
+            f"{row['tokens_per_s']:.1f}",
+            f"{row['speedup']:.2f}",
+            same,
+        )
+    return table
+
+
+@contextmanager
+def _progress(total: int) -> Iterator["_Advance"]:
+    with Progress(
+        TextColumn("measuring {task.fields[case]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=_NOTES,
+        transient=True,
+        refresh_per_second=1,  # the cores are for what is measured
+    ) as progress:
+        yield _Advance(progress, progress.add_task("bench", total=total, case="plain decoding"))
+
+
+class _Advance:
+    """Moves the bar on when another case starts."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task, self._started = progress, task, False
+
+    def __call__(self, case: str) -> None:
+        self._progress.update(self._task, case=case, advance=int(self._started))
+        self._started = True

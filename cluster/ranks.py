@@ -1,0 +1,80 @@
+"""Ray actors as ranks of a role: wait for their calls, and tell why one failed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout
+
+_START_TIMEOUT_S = 300.0
+_ANSWER_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """One actor of a model group."""
+
+    role: str
+    rank: int
+    actor: Any  # a Ray actor handle, which has no static type
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return f"{self.role} rank {self.rank}"
+
+
+def await_all(calls: dict[Any, Rank]) -> dict[Any, Any]:
+    """Return the calls' results, or raise the first failure with its rank's name."""
+    waiting = list(calls)
+    results: dict[Any, Any] = {}
+    while waiting:
+        done, waiting = ray.wait(waiting, timeout=_START_TIMEOUT_S)
+        if not done:
+            names = ", ".join(calls[call].name for call in waiting)
+            raise PeerTimeout(f"{names} not ready within {_START_TIMEOUT_S:.0f} s")
+        for call in done:
+            error = outcome(call, calls[call])
+            if error is not None:
+                raise error
+            results[call] = ray.get(call)
+    return results
+
+
+def kill_ranks(ranks: list[Rank]) -> None:
+    """End the ranks' processes."""
+    for rank in ranks:
+        ray.kill(rank.actor)
+
+
+def answers(rank: Rank) -> bool:
+    """Tell whether a rank's process still answers."""
+    try:
+        ray.get(rank.actor.pid.remote(), timeout=_ANSWER_TIMEOUT_S)
+    except (RayActorError, GetTimeoutError):
+        return False
+    return True
+
+
+def is_done(call: Any) -> bool:
+    """Tell whether a call has ended, well or not."""
+    return bool(ray.wait([call], timeout=0)[0])
+
+
+def outcome(call: Any, rank: Rank) -> PacelineError | None:
+    """Return why a finished call failed, as an error of ours, or None."""
+    try:
+        ray.get(call)
+    except RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, ConfigError):
+            return cause
+        if isinstance(cause, PacelineError):
+            return type(cause)(f"{rank.name}: {cause}")
+        return PacelineError(f"{rank.name} failed: {cause!r}")
+    except RayActorError as error:
+        first_line = str(error).strip().splitlines()[0]
+        return PeerLost(f"{rank.name} died: {first_line}")
+    return None

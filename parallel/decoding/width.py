@@ -1,0 +1,86 @@
+"""How many layers of the drafter run their attention at once.
+
+EasySpec (Wu et al., arXiv 2502.02493): wider forwards take fewer steps one after the other, and
+draft a little worse.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from parallel.decoding.pace import PaceChooser
+
+_LEAST_GAIN = 0.03
+"""Share of a draft step that a wider one has to save to be tried at all."""
+_ALL = 0
+"""Widths are chosen for all requests together: they share the drafter's forwards."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackTimes:
+    """What the parts of a drafter's forward over one token take on its group, in seconds."""
+
+    attention_s: float
+    """One layer's attention, on the slowest rank."""
+    gather_s: float
+    """One exchange of its output."""
+    mlp_s: float
+    """One layer's feed-forward block, its exchange included."""
+    head_s: float
+    """Embedding and head."""
+
+    def step_s(self, width: int, *, num_layers: int, size: int) -> float:
+        """Return the seconds of a draft step (Wu et al., section 3, with measured exchanges).
+
+        Args:
+            width: layers whose attention runs at once.
+            num_layers: of the drafter.
+            size: ranks of its group.
+        """
+        seconds = self.head_s + num_layers * self.mlp_s
+        for first in range(0, num_layers, width):
+            in_turn = -(-min(width, num_layers - first) // size)
+            seconds += in_turn * self.attention_s + self.gather_s
+        return seconds
+
+
+def worthwhile_widths(step_s: Sequence[float]) -> list[int]:
+    """Return width 1 and all that are predicted to save time over every narrower one kept."""
+    kept: list[int] = []
+    for width, seconds in enumerate(step_s, start=1):
+        if not kept or seconds < step_s[kept[-1] - 1] * (1 - _LEAST_GAIN):
+            kept.append(width)
+    return kept
+
+
+class WidthPlan:
+    """Finds the width with the most committed tokens per second, from prediction and trial."""
+
+    def __init__(self, step_s: Sequence[float] = (), *, fixed: int = 0) -> None:
+        """Start with what a drafter says.
+
+        Args:
+            step_s: predicted seconds of its steps with widths 1, 2, ...; none: it has no choice.
+            fixed: the width that its user fixed; 0 is none.
+        """
+        self._step_s = tuple(step_s)
+        self._fixed = fixed
+        self._pace = PaceChooser(worthwhile_widths(step_s))
+
+    def choose(self) -> int:
+        """Return the width of the next round's drafts; 0 where there is no choice."""
+        if self._fixed or not self._step_s:
+            return self._fixed
+        return self._pace.choose(_ALL)
+
+    def observe(self, width: int, tokens: int, seconds: float) -> None:
+        """Take in a round: what it committed, and how long it took."""
+        self._pace.observe(_ALL, width, tokens, seconds)
+
+    def predicted_s(self, width: int, num_steps: int) -> float:
+        """Return the seconds that a draft was predicted to take; 0 where nothing was predicted.
+
+        The first step is exact, for calibration; the others have the width.
+        """
+        if not (num_steps and 0 < width <= len(self._step_s)):
+            return 0.0
+        return self._step_s[0] + (num_steps - 1) * self._step_s[width - 1]

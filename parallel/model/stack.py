@@ -1,0 +1,129 @@
+"""The layers of a decoder, one after the other or several at once.
+
+`LayerParallelStack` computes the fuzzy forward of EasySpec (Wu et al., arXiv 2502.02493).
+"""
+
+from collections.abc import Sequence
+from copy import copy
+
+from torch import Tensor
+
+from parallel.group import Group, SoloGroup
+from parallel.model.blocks import AttentionBlock, ForwardStep, MlpBlock, TensorSource
+from parallel.model.config import ModelConfig
+from parallel.model.sharding import head_shard
+
+
+class TensorParallelStack:
+    """Every rank holds some heads and some feed-forward columns of every layer."""
+
+    def __init__(
+        self, config: ModelConfig, source: TensorSource, layers: Sequence[int], group: Group
+    ) -> None:
+        """Read this rank's part of the layers; raises ValueError if there are too many ranks."""
+        self.heads = head_shard(config.num_heads, config.num_kv_heads, group.size, group.rank)
+        self.num_layers = len(layers)
+        self._layers = [
+            (
+                AttentionBlock(config, source, i, self.heads, group),
+                MlpBlock(config, source, i, group),
+            )
+            for i in layers
+        ]
+
+    @property
+    def num_cached_layers(self) -> int:
+        """Layers whose keys and values this rank keeps."""
+        return len(self._layers)
+
+    def keeping(self, layers: Sequence[int]) -> "TensorParallelStack":
+        """Return a stack of only these of its layers, which shares all weights with it."""
+        kept = copy(self)
+        kept._layers = [self._layers[layer] for layer in layers]
+        kept.num_layers = len(layers)
+        return kept
+
+    def run(self, x_RE: Tensor, step: ForwardStep, width: int) -> Tensor:
+        """Return the residual stream after all layers; the same on all ranks."""
+        assert width == 1, "layers of which each rank holds a part run one after the other"
+        for layer, (attention, mlp) in enumerate(self._layers):
+            x_RE = attention(x_RE, layer, step, x_RE)
+            x_RE = mlp(x_RE, step, x_RE)
+        return x_RE
+
+
+class LayerParallelStack:
+    """Attention of layer i, with its cache, lies whole on rank i mod size; all share each MLP.
+
+    With width N, the attention blocks of N consecutive layers read the same input at the same
+    time; their outputs are gathered, then the residual stream takes them up in order, each before
+    its layer's MLP. Width 1 is the exact forward. Any N consecutive layers lie as evenly on the
+    ranks as they can, so every forward may have its own width.
+    """
+
+    def __init__(
+        self, config: ModelConfig, source: TensorSource, layers: Sequence[int], group: Group
+    ) -> None:
+        """Read this rank's part of the layers; raises ValueError if there are too many ranks."""
+        self.heads = head_shard(config.num_heads, config.num_kv_heads, 1, 0)
+        if group.size > len(layers):
+            raise ValueError(
+                f"{len(layers)} layers lie on at most {len(layers)} ranks, not on {group.size}"
+            )
+        self.num_layers = len(layers)
+        self._group = group
+        self._attentions = [
+            AttentionBlock(config, source, layer, self.heads, SoloGroup())
+            for layer in layers[group.rank :: group.size]
+        ]
+        self._mlps = [MlpBlock(config, source, layer, group) for layer in layers]
+
+    @property
+    def num_cached_layers(self) -> int:
+        """Layers whose keys and values this rank keeps."""
+        return len(self._attentions)
+
+    def run(self, x_RE: Tensor, step: ForwardStep, width: int) -> Tensor:
+        """Return the residual stream after all layers; the same on all ranks."""
+        for first in range(0, len(self._mlps), width):
+            mlps = self._mlps[first : first + width]
+            if len(mlps) == 1:
+                x_RE = self._attend_alone(x_RE, first, step)
+                x_RE = mlps[0](x_RE, step, x_RE)
+                continue
+            deltas = self._attend_together(x_RE, range(first, first + len(mlps)), step)
+            for delta, mlp in zip(deltas, mlps, strict=True):
+                x_RE = x_RE.clone()
+                x_RE[: step.num_tokens] += delta
+                x_RE = mlp(x_RE, step, x_RE)
+        return x_RE
+
+    def attend(self, x_RE: Tensor, step: ForwardStep) -> Tensor:
+        """Return what this rank's first attention block adds, to be timed."""
+        return self._attentions[0](x_RE, 0, step)
+
+    def feed(self, x_RE: Tensor, step: ForwardStep) -> Tensor:
+        """Return what the first feed-forward block adds, to be timed."""
+        return self._mlps[0](x_RE, step)
+
+    def _attend_alone(self, x_RE: Tensor, layer: int, step: ForwardStep) -> Tensor:
+        """Return the residual stream after one layer's attention, as its holder computes it."""
+        size, rank = self._group.size, self._group.rank
+        if layer % size == rank:
+            out = self._attentions[layer // size](x_RE, layer // size, step, x_RE)
+        else:
+            out = x_RE.new_zeros(x_RE.shape)
+        self._group.all_reduce(out[: step.num_tokens])
+        return out
+
+    def _attend_together(self, x_RE: Tensor, layers: range, step: ForwardStep) -> list[Tensor]:
+        """Return what each layer's attention adds to the same input, [tokens, E] each."""
+        size, rank = self._group.size, self._group.rank
+        num_mine = -(-len(layers) // size)
+        mine = x_RE.new_zeros((num_mine, step.num_tokens, x_RE.shape[1]))
+        for index, layer in enumerate(layers):
+            if layer % size == rank:
+                delta = self._attentions[layer // size](x_RE, layer // size, step)
+                mine[index // size] = delta[: step.num_tokens]
+        gathered = self._group.all_gather(mine)
+        return [gathered[layer % size, index // size] for index, layer in enumerate(layers)]

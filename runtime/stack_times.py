@@ -1,0 +1,70 @@
+"""What the parts of a layer-parallel drafter take on its group: every rank measures at once."""
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Protocol
+
+import torch
+
+from parallel.decoding.width import StackTimes
+from parallel.group import Group
+from parallel.model.batch import SequenceRows
+from parallel.model.cache import PagedCache
+from parallel.model.stack import LayerParallelStack
+from parallel.model.transformer import Decoder
+
+_MAX_WIDTH = 8
+_CONTEXT = 64
+_REPEATS = 7
+
+
+class _Measured(Protocol):
+    def stack_times(self, group: Group) -> StackTimes: ...
+
+    @property
+    def num_layers(self) -> int: ...
+
+
+def predict_steps(shard: _Measured, group: Group) -> tuple[float, ...]:
+    """Return the seconds a draft step should take with widths 1, 2, ... (called on all ranks)."""
+    times = shard.stack_times(group)
+    widths = range(1, min(_MAX_WIDTH, shard.num_layers) + 1)
+    return tuple(times.step_s(w, num_layers=shard.num_layers, size=group.size) for w in widths)
+
+
+def measure_stack(decoder: Decoder, cache: PagedCache, group: Group) -> StackTimes:
+    """Time the parts of a forward over one token after a short context (called on all ranks).
+
+    Every rank makes the same calls in the same order, and the slowest rank's times count.
+    """
+    stack = decoder.stack
+    assert isinstance(stack, LayerParallelStack)
+    slot, size = 0, min(_CONTEXT, cache.capacity - 1)
+    cache.hold(slot, range(cache.num_pages))
+    context = SequenceRows(slot=slot, start=0, token_ids=(0,) * size, num_logits=0)
+    row = SequenceRows(slot=slot, start=size, token_ids=(0,), num_logits=1)
+    with torch.inference_mode():
+        decoder.forward([context], cache)
+        x_RE, step, _ = decoder.begin([row], cache)
+        attention_s = slowest_median_s(lambda: stack.attend(x_RE, step), group)
+        delta = x_RE[: step.num_tokens].clone()
+        gather_s = slowest_median_s(lambda: group.all_gather(delta), group)
+        mlp_s = slowest_median_s(lambda: stack.feed(x_RE, step), group)
+        head_s = slowest_median_s(
+            lambda: decoder.finish(decoder.begin([row], cache)[0], [0]), group
+        )
+    cache.free(slot)
+    return StackTimes(attention_s=attention_s, gather_s=gather_s, mlp_s=mlp_s, head_s=head_s)
+
+
+def slowest_median_s(part: Callable[[], object], group: Group) -> float:
+    """Return a part's median time, on the rank where it is the longest."""
+    times = []
+    for _ in range(_REPEATS):
+        start_s = time.perf_counter()
+        part()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start_s)
+    return float(group.all_gather(torch.tensor([median(times)])).max())

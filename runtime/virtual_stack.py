@@ -1,0 +1,75 @@
+"""The layers of a virtual drafter: waits in place of computation, real exchanges between ranks."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from parallel.decoding.width import StackTimes
+from parallel.group import Group
+from runtime.stack_times import slowest_median_s
+
+_AWAKE_S = 0.0002
+_HIDDEN = 64
+"""Floats that cross the group for each token: enough to exercise it, too few to fill its links."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualStack:
+    """Times of a layer-parallel drafter's parts (`parallel/model/stack.py`), in seconds."""
+
+    num_layers: int
+    attention_s: float
+    """One layer's attention on its rank."""
+    mlp_s: float
+    """One layer's feed-forward block, split over the ranks."""
+    exchange_s: float = 0.0
+    """What each gather takes beyond the real exchange."""
+    drop: float = 0.0
+    """Share of the acceptance that is lost with each further layer at a time."""
+
+    def run(self, width: int, num_tokens: int, group: Group) -> None:
+        """Make the waits and exchanges of one forward."""
+        for first in range(0, self.num_layers, width):
+            layers = range(first, min(first + width, self.num_layers))
+            self._attend(sum(layer % group.size == group.rank for layer in layers))
+            self._gather(-(-len(layers) // group.size), num_tokens, group)
+            for _ in layers:
+                self._feed(num_tokens, group)
+
+    def times(self, group: Group) -> StackTimes:
+        """Measure the parts (called on all ranks)."""
+        return StackTimes(
+            attention_s=slowest_median_s(lambda: self._attend(1), group),
+            gather_s=slowest_median_s(lambda: self._gather(1, 1, group), group),
+            mlp_s=slowest_median_s(lambda: self._feed(1, group), group),
+            head_s=0.0,
+        )
+
+    def _attend(self, num_blocks: int) -> None:
+        _wait(self.attention_s * num_blocks)
+
+    def _gather(self, num_blocks: int, num_tokens: int, group: Group) -> None:
+        group.all_gather(torch.zeros(num_blocks, num_tokens, _HIDDEN))
+        _wait(self.exchange_s)
+
+    def _feed(self, num_tokens: int, group: Group) -> None:
+        _wait(self.mlp_s)
+        group.all_reduce(torch.zeros(num_tokens, _HIDDEN))
+
+
+def _wait(seconds: float) -> None:
+    wait_until(time.perf_counter() + seconds)
+
+
+def wait_until(deadline_s: float) -> None:
+    """Sleep, then yield over and over for the last stretch, as a host thread awaits its device.
+
+    A sleep alone ends late by 0.1 ms and more; a loop that never yields would hold the
+    interpreter's lock and delay the very links that are being measured.
+    """
+    left_s = deadline_s - _AWAKE_S - time.perf_counter()
+    if left_s > 0:
+        time.sleep(left_s)
+    while time.perf_counter() < deadline_s:
+        time.sleep(0)
