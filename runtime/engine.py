@@ -6,14 +6,15 @@ One thread runs `run`; other threads only put things into its inbox.
 
 import logging
 import queue
-from collections import deque
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, replace
 from itertools import count
 
 from parallel.decoding.types import DecodeMode
 from parallel.messages import (
     Cancel,
     Committed,
+    EngineStatus,
     Failed,
     Finished,
     Hello,
@@ -25,14 +26,18 @@ from parallel.messages import (
 from parallel.model.batch import SequenceRows
 from runtime.clock import Clock
 from runtime.drafter_port import DrafterPort
-from runtime.errors import PacelineError, PeerError
+from runtime.errors import DeadlineExceeded, PacelineError, PeerError
 from runtime.ledger import SlotLedger
 from runtime.links.link import Link
+from runtime.request_queue import RequestQueue
 from runtime.round import RoundRunner, Work
 from runtime.sequence import Sequence
 from runtime.text import StopMatcher, Tokenizer
 
 _LOG = logging.getLogger("paceline.leader")
+_MOST_LOGPROBS = 20
+_HEADROOM = 64
+"""Tokens that a sequence may write beyond its committed ones in one round, drafts included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +69,11 @@ class _Received:
 
 
 @dataclass(frozen=True, slots=True)
+class _Left:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
 class _Stop:
     pass
 
@@ -87,13 +97,16 @@ class Engine:
         self._config = config
         self._clock = clock
         self._tokenizer = tokenizer
-        self._inbox: queue.SimpleQueue[_Joined | _Received | _Stop] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Joined | _Left | _Received | _Stop] = queue.SimpleQueue()
         self._drivers: dict[int, Link] = {}
         self._driver_numbers = count(1)
         self._sequence_numbers = count(1)
-        self._waiting: deque[Sequence] = deque()
+        self._waiting = RequestQueue()
         self._running: list[Sequence] = []
         self._stopping = False
+        self._num_preemptions = self._num_prefix_hits = self._num_expired = 0
+        self._met = threading.Condition()
+        self._num_met = 0
 
     # --- from other threads -------------------------------------------------------------------
 
@@ -113,6 +126,16 @@ class Engine:
             if message is not None:
                 self._inbox.put(_Received(driver, message))
 
+    def await_drafter(self, num_met: int, timeout_s: float) -> int:
+        """Wait until more than `num_met` drafters have attached so far; return how many have."""
+        with self._met:
+            self._met.wait_for(lambda: self._num_met > num_met, timeout_s)
+            return self._num_met
+
+    def leave(self) -> None:
+        """Let the drafter go; requests in flight go on without one."""
+        self._inbox.put(_Left())
+
     def stop(self) -> None:
         """End `run` after the round in progress."""
         self._inbox.put(_Stop())
@@ -128,7 +151,9 @@ class Engine:
         try:
             while not self._stopping:
                 self._take_inbox()
+                self._drop_expired()
                 self._admit()
+                self._make_room()
                 if self._running:
                     self._round()
             self._rounds.stop()
@@ -145,7 +170,7 @@ class Engine:
 
     def _take_inbox(self) -> None:
         """Take what has come in; with nothing to do, wait for it and show signs of life."""
-        if not (self._running or self._waiting):
+        if not (self._running or len(self._waiting)):
             try:
                 self._take(self._inbox.get(timeout=self._config.heartbeat_s))
             except queue.Empty:
@@ -154,21 +179,27 @@ class Engine:
         while not self._inbox.empty():
             self._take(self._inbox.get())
 
-    def _take(self, event: _Joined | _Received | _Stop) -> None:
+    def _take(self, event: _Joined | _Left | _Received | _Stop) -> None:
         match event:
             case _Stop():
                 self._stopping = True
             case _Joined(hello, link):
                 self._attach(hello, link)
+            case _Left():
+                self._port.close()
             case _Received(driver, message):
                 self._handle(driver, message)
 
     def _attach(self, hello: Hello, link: Link) -> None:
         self._port.attach(hello, link)
+        self._rounds.meet(hello)
         if not self._running:
             self._rounds.measure(self._config.max_positions)
         for sequence in self._running:
             sequence.known_to_drafter = False
+        with self._met:
+            self._num_met += 1
+            self._met.notify_all()
 
     def _handle(self, driver: int, message: Message | PeerError) -> None:
         match message:
@@ -179,7 +210,7 @@ class Engine:
                     if sequence.driver == driver and sequence.submit.request == request:
                         self._finish(sequence, "cancelled")
             case Ping(number=number):
-                self._send(driver, Pong(number=number))
+                self._send(driver, Pong(number=number, status=self._status()))
             case PeerError():
                 self._drop_driver(driver, message)
             case _:
@@ -201,7 +232,7 @@ class Engine:
         if submit.stop:
             assert self._tokenizer is not None
             sequence.stop_matcher = StopMatcher(self._tokenizer, submit.stop)
-        self._waiting.append(sequence)
+        self._waiting.push(sequence, self._running)
 
     def _problem(self, submit: Submit) -> str | None:
         """Return why a request cannot be served, or None."""
@@ -225,16 +256,66 @@ class Engine:
             )
         if submit.stop and self._tokenizer is None:
             return "stop strings need a tokenizer, which a virtual target does not have"
+        if submit.num_logprobs > _MOST_LOGPROBS:
+            return f"{submit.num_logprobs} log probabilities a token, {_MOST_LOGPROBS} at most"
         return None
 
+    def _drop_expired(self) -> None:
+        """End requests whose output nobody waits for any longer, queued or running."""
+        now_s = self._clock.now_s()
+        for sequence in [*self._waiting, *self._running]:
+            if now_s > sequence.deadline_s:
+                self._num_expired += 1
+                where = "was running" if sequence in self._running else "was queued"
+                self._drop(sequence)
+                error = f"{sequence.submit.timeout_s:.3g} s were over while the request {where}"
+                self._send_failed(sequence, DeadlineExceeded(error))
+
     def _admit(self) -> None:
-        """Start waiting sequences in order of arrival while slots and pages last."""
-        while self._waiting and len(self._running) < self._config.max_batch:
-            if not self._ledger.fits(self._waiting[0].capacity):
-                return
-            sequence = self._waiting.popleft()
+        """Start waiting sequences while slots and pages last, whoever is next first.
+
+        Each gets room for all it may write if there is as much, else for what it has: it grows.
+        """
+        while len(self._waiting) and len(self._running) < self._config.max_batch:
+            sequence = self._waiting.first()
+            tokens = sequence.token_ids
+            wanted = (sequence.capacity, self._round_capacity(sequence))
+            room = next((size for size in wanted if self._ledger.fits(size, tokens)), None)
+            if room is None:
+                break
+            self._waiting.remove(sequence)
             self._running.append(sequence)
-            self._ledger.open(sequence.number, sequence.capacity)
+            sequence.num_cached = self._ledger.open(sequence.number, room, tokens)
+            self._num_prefix_hits += sequence.num_cached
+            counters = sequence.counters
+            if counters.started_s is None:
+                counters.started_s = self._clock.now_s()
+                counters.cached_prompt = sequence.num_cached
+                self._waiting.charge(sequence.submit.client, sequence.num_prompt)
+        self._waiting.forget_absent(self._running)
+
+    def _make_room(self) -> None:
+        """Let every running sequence write one round more; where pages lack, the last one yields.
+
+        What it yields is read anew when it is its turn again: its tokens stay as they are.
+        """
+        for sequence in sorted(self._running, key=_seniority):
+            while sequence in self._running and not self._ledger.grow(
+                sequence.number, self._round_capacity(sequence)
+            ):
+                self._preempt(max(self._running, key=_seniority))
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._num_preemptions += 1
+        self._running.remove(sequence)
+        self._rounds.release(sequence)
+        sequence.restart()
+        self._waiting.push(sequence, self._running)
+
+    def _round_capacity(self, sequence: Sequence) -> int:
+        """Return how long a sequence may become within the next round."""
+        ahead = _HEADROOM + 2 * max(sequence.submit.draft_length, 0)
+        return min(sequence.capacity, len(sequence.token_ids) + ahead)
 
     def _round(self) -> None:
         decoding, prefilling, syncing = self._split()
@@ -242,9 +323,16 @@ class Engine:
         works = self._rounds.run(decoding, prefilling, syncing)
         now_s = self._clock.now_s()
         for work in works:
-            self._commit(work, now_s)
             if self._port.num_losses > losses:
                 work.sequence.counters.drafter_lost = True
+            if work.commit is None:
+                self._running.remove(work.sequence)
+                self._rounds.release(work.sequence)  # what it read is shared with nobody
+                self._send_failed(work.sequence, PacelineError(f"the target failed: {work.error}"))
+                continue
+            self._commit(work, now_s)
+        for sequence in self._running:
+            self._ledger.note(sequence.number, sequence.token_ids, sequence.num_certain)
 
     def _split(self) -> tuple[list[Sequence], list[SequenceRows], list[Sequence]]:
         """Share the round's prompt budget, oldest first; who has no more to read decodes."""
@@ -291,8 +379,15 @@ class Engine:
             if reason is not None:
                 break
         sequence.num_cached = len(sequence.token_ids) - 1
-        request = sequence.submit.request
-        self._send(sequence.driver, Committed(request=request, token_ids=tuple(taken)))
+        self._waiting.charge(sequence.submit.client, len(taken))
+        self._send(
+            sequence.driver,
+            Committed(
+                request=sequence.submit.request,
+                token_ids=tuple(taken),
+                logprobs=work.logprobs[: len(taken)],
+            ),
+        )
         if reason is not None:
             self._finish(sequence, reason)
 
@@ -304,15 +399,39 @@ class Engine:
             return "stop"
         return "length" if sequence.num_wanted <= 0 else None
 
-    def _finish(self, sequence: Sequence, reason: str) -> None:
+    def _drop(self, sequence: Sequence) -> None:
+        """Take a request out of queue and cache; what it had read may be of use to others."""
         if sequence in self._running:
             self._running.remove(sequence)
+            self._ledger.note(sequence.number, sequence.token_ids, sequence.num_certain)
             self._rounds.release(sequence)
         else:
             self._waiting.remove(sequence)
+
+    def _finish(self, sequence: Sequence, reason: str) -> None:
+        self._drop(sequence)
         stats = sequence.stats(self._clock.now_s())
         finished = Finished(request=sequence.submit.request, reason=reason, stats=stats)
         self._send(sequence.driver, finished)
+
+    def _send_failed(self, sequence: Sequence, error: PacelineError) -> None:
+        request, kind = sequence.submit.request, type(error).__name__
+        self._send(sequence.driver, Failed(request=request, kind=kind, message=str(error)))
+
+    def _status(self) -> EngineStatus:
+        ledger, totals = self._ledger, self._rounds.totals
+        return replace(
+            totals,
+            running=len(self._running),
+            waiting=len(self._waiting),
+            pages_used=ledger.num_pages - ledger.num_available_pages,
+            pages=ledger.num_pages,
+            drafter=self._port.name,
+            drafter_losses=self._port.num_losses,
+            preemptions=self._num_preemptions,
+            prefix_hit_tokens=self._num_prefix_hits,
+            expired=self._num_expired,
+        )
 
     def _send(self, driver: int, message: Message) -> None:
         link = self._drivers.get(driver)
@@ -332,3 +451,8 @@ class Engine:
         for sequence in [*self._waiting, *self._running]:
             if sequence.driver == driver:
                 self._finish(sequence, "cancelled")
+
+
+def _seniority(sequence: Sequence) -> tuple[int, int]:
+    """Order sequences by who keeps its cache: priority, then arrival."""
+    return -sequence.submit.priority, sequence.number

@@ -1,45 +1,109 @@
 """Rank 0's account of its group's cache: who holds pages, and what the next plan must carry."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from parallel.model.batch import SequenceRows
+from parallel.model.prefix import SharedPages
 from runtime.plan import SlotOpening, StepPlan
 
 
 class SlotLedger:
-    """Counts pages and gathers openings and releases until a step plan takes them along."""
+    """Gives pages out and gathers openings and releases until a step plan takes them along.
 
-    def __init__(self, *, num_pages: int, page_size: int) -> None:
-        self._num_pages = num_pages
+    Sequences that begin alike share pages, and what a sequence leaves behind is found again while
+    there is room (`parallel/model/prefix.py`).
+    """
+
+    def __init__(self, *, num_pages: int, page_size: int, shares: bool = True) -> None:
+        """Start with an empty cache.
+
+        Args:
+            num_pages: pages of the cache.
+            page_size: tokens of a page.
+            shares: whether sequences share what they have in common.
+        """
+        self.num_pages = num_pages
         self._page_size = page_size
-        self._held: dict[int, int] = {}
+        self._shares = shares
+        self._shared = SharedPages(num_pages, page_size)
+        self._held: dict[int, list[int]] = {}
         self._frees: list[int] = []
         self._openings: dict[int, SlotOpening] = {}
+        self._told: set[int] = set()
+        self._noted: dict[int, int] = {}
 
     @property
     def capacity(self) -> int:
         """Tokens the whole cache holds."""
-        return self._num_pages * self._page_size
+        return self.num_pages * self._page_size
 
-    def fits(self, num_tokens: int) -> bool:
-        """Tell whether a sequence of that capacity could be opened now."""
-        return self._pages(num_tokens) <= self._num_pages - sum(self._held.values())
+    @property
+    def num_available_pages(self) -> int:
+        """Pages that no sequence holds."""
+        return self._shared.num_available
+
+    def fits(self, num_tokens: int, token_ids: Sequence[int] = ()) -> bool:
+        """Tell whether a sequence of that capacity, which begins so, could be opened now."""
+        found = self._match(token_ids)
+        needed = self._num_pages(num_tokens) - len(found)
+        return needed <= self._shared.available_beside(found)
 
     def can_ever_fit(self, num_tokens: int) -> bool:
         """Tell whether the empty cache would hold it."""
-        return self._pages(num_tokens) <= self._num_pages
+        return self._num_pages(num_tokens) <= self.num_pages
 
-    def open(self, slot: int, capacity: int) -> None:
-        """Reserve pages; the caller has asked `fits`."""
-        assert self.fits(capacity)
-        self._held[slot] = self._pages(capacity)
-        self._openings[slot] = SlotOpening(slot=slot, capacity=capacity)
+    def open(self, slot: int, capacity: int, token_ids: Sequence[int] = ()) -> int:
+        """Reserve pages; the caller has asked `fits`.
+
+        Args:
+            slot: the sequence's number.
+            capacity: tokens it can grow to.
+            token_ids: its tokens so far.
+
+        Returns:
+            How many of them are cached already: fewer than there are.
+        """
+        found = self._match(token_ids)
+        self._shared.use(found)
+        pages = found + self._shared.take(self._num_pages(capacity) - len(found))
+        self._held[slot] = pages
+        length = len(found) * self._page_size
+        self._openings[slot] = SlotOpening(slot=slot, pages=tuple(pages), length=length)
+        return length
+
+    def grow(self, slot: int, capacity: int) -> bool:
+        """Let an open sequence grow to a capacity; False if there is no room."""
+        held = self._held[slot]
+        missing = self._num_pages(capacity) - len(held)
+        if missing <= 0:
+            return True
+        if missing > self._shared.num_available:
+            return False
+        more = self._shared.take(missing)
+        held += more
+        opening = self._openings.get(slot, SlotOpening(slot=slot, pages=()))
+        self._openings[slot] = SlotOpening(
+            slot=slot, pages=(*opening.pages, *more), length=opening.length
+        )
+        return True
+
+    def note(self, slot: int, token_ids: Sequence[int], length: int) -> None:
+        """Say that the first `length` tokens of a sequence have been cached for good."""
+        num_whole = length // self._page_size
+        if self._shares and num_whole > self._noted.get(slot, 0) and slot in self._held:
+            self._shared.note(self._held[slot], token_ids[: num_whole * self._page_size])
+            self._noted[slot] = num_whole
 
     def close(self, slot: int) -> None:
         """Release a slot; one that is not open is ignored."""
-        if self._held.pop(slot, None) is None:
+        pages = self._held.pop(slot, None)
+        if pages is None:
             return
-        if self._openings.pop(slot, None) is None:
+        self._shared.release(pages)
+        self._openings.pop(slot, None)
+        self._noted.pop(slot, None)
+        if slot in self._told:
+            self._told.remove(slot)
             self._frees.append(slot)
 
     def plan(
@@ -47,18 +111,25 @@ class SlotLedger:
         rows: Iterable[SequenceRows] = (),
         num_candidates: Iterable[int] = (),
         *,
+        width: int = 1,
         stop: bool = False,
     ) -> StepPlan:
         """Make the next plan, with every opening and release since the last one."""
         frees, self._frees = tuple(self._frees), []
         openings, self._openings = tuple(self._openings.values()), {}
+        self._told.update(opening.slot for opening in openings)
         return StepPlan(
             frees=frees,
             openings=openings,
             rows=tuple(rows),
             num_candidates=tuple(num_candidates),
+            width=width,
             stop=stop,
         )
 
-    def _pages(self, num_tokens: int) -> int:
-        return -(-num_tokens // self._page_size)
+    def _match(self, token_ids: Sequence[int]) -> list[int]:
+        # The last token is read in any case: its logits are wanted.
+        return self._shared.match(token_ids[:-1]) if self._shares else []
+
+    def _num_pages(self, num_tokens: int) -> int:
+        return max(1, -(-num_tokens // self._page_size))

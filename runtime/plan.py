@@ -10,11 +10,13 @@ from runtime.errors import ProtocolError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotOpening:
-    """Reserve cache for a new sequence."""
+    """Give a sequence pages of the cache; one that is new is opened."""
 
     slot: int
-    capacity: int
-    """Tokens the sequence can grow to."""
+    pages: tuple[int, ...]
+    """Added after those it has."""
+    length: int = 0
+    """Tokens that a new sequence's first pages hold already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,8 @@ class StepPlan:
     rows: tuple[SequenceRows, ...] = ()
     num_candidates: tuple[int, ...] = ()
     """For each row of logits, how many best candidates rank 0 needs; 0 is the whole vocabulary."""
+    width: int = 1
+    """Layers whose attention reads the same input; 1 is the exact forward."""
     stop: bool = False
     """The last plan: followers return."""
 
@@ -37,8 +41,10 @@ def encode_plan(plan: StepPlan) -> bytes:
         (row.slot, row.start, row.token_ids, row.num_logits, row.parents, row.moves)
         for row in plan.rows
     ]
-    openings = [(opening.slot, opening.capacity) for opening in plan.openings]
-    packed: bytes = msgpack.packb((plan.frees, openings, rows, plan.num_candidates, plan.stop))
+    openings = [(opening.slot, opening.pages, opening.length) for opening in plan.openings]
+    packed: bytes = msgpack.packb(
+        (plan.frees, openings, rows, plan.num_candidates, plan.width, plan.stop)
+    )
     return packed
 
 
@@ -49,10 +55,15 @@ def decode_plan(payload: bytes) -> StepPlan:
         ProtocolError: the payload is not a step plan.
     """
     try:
-        frees, openings, rows, num_candidates, stop = msgpack.unpackb(payload, use_list=False)
+        frees, openings, rows, num_candidates, width, stop = msgpack.unpackb(
+            payload, use_list=False
+        )
         return StepPlan(
             frees=frees,
-            openings=tuple(SlotOpening(slot=slot, capacity=tokens) for slot, tokens in openings),
+            openings=tuple(
+                SlotOpening(slot=slot, pages=pages, length=length)
+                for slot, pages, length in openings
+            ),
             rows=tuple(
                 SequenceRows(
                     slot=slot,
@@ -65,6 +76,7 @@ def decode_plan(payload: bytes) -> StepPlan:
                 for slot, start, ids, num_logits, parents, moves in rows
             ),
             num_candidates=num_candidates,
+            width=width,
             stop=stop,
         )
     except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:

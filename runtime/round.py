@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from parallel.decoding.controller import MAX_NODES, DraftLengthController
+from parallel.decoding.logprobs import token_logprobs
 from parallel.decoding.machine import (
     AwaitDraft,
     BeginRound,
@@ -26,17 +27,27 @@ from parallel.decoding.machine import (
     step,
     with_mode,
 )
-from parallel.decoding.modes import ModeChooser
+from parallel.decoding.pace import PaceChooser
 from parallel.decoding.sampling import num_candidates
 from parallel.decoding.types import (
     DecodeMode,
     DraftTree,
     ScoreRow,
     SparseProbs,
+    TokenLogprobs,
     Verdict,
 )
 from parallel.decoding.verify import recursive_rejection, sample_and_match
-from parallel.messages import DraftItem, DraftOpen, DraftRequest, Proposal, ProposalItem
+from parallel.decoding.width import WidthPlan
+from parallel.messages import (
+    DraftItem,
+    DraftOpen,
+    DraftRequest,
+    EngineStatus,
+    Hello,
+    Proposal,
+    ProposalItem,
+)
 from parallel.model.batch import SequenceRows
 from runtime.clock import Clock
 from runtime.drafter_port import DrafterPort
@@ -62,6 +73,10 @@ class Work:
     verify: Verify | None = None
     rows: list[ScoreRow] = field(default_factory=list)
     commit: Commit | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """Of the committed tokens, where they are wanted."""
+    error: str = ""
+    """Why nothing could be committed: the target's logits for it are no law."""
 
     @property
     def phase(self) -> Phase:
@@ -85,12 +100,17 @@ class RoundRunner:
         self._port = port
         self._controller = controller
         self._clock = clock
-        self._modes = ModeChooser(_MODES)
+        self._modes = PaceChooser(_MODES)
+        self._widths = WidthPlan()
         self._rounds = count(1)
         self._closed: list[int] = []
         self._last_opening = 0
+        self._width = 0
         self._draft_s = 0.0
+        self._draft_steps = self._num_missed = 0
         self._waited_s = 0.0
+        self.totals = EngineStatus()
+        """What all rounds came to; the engine fills in the rest."""
 
     def measure(self, max_positions: int) -> None:
         """Time forwards of a few sizes, so that the first drafts are as long as is worth it.
@@ -134,6 +154,11 @@ class RoundRunner:
         """Send the followers home."""
         self._runner.execute(self._ledger.plan(stop=True))
 
+    def meet(self, hello: Hello) -> None:
+        """Take in what a drafter that attached says of its steps."""
+        self._controller.predict_steps(hello.step_s)
+        self._widths = WidthPlan(hello.step_s, fixed=hello.width)
+
     def run(
         self, decoding: Items[Sequence], prefilling: Items[SequenceRows], syncing: Items[Sequence]
     ) -> list[Work]:
@@ -145,7 +170,7 @@ class RoundRunner:
             syncing: sequences in prefill whose prompt the drafter may read already.
 
         Returns:
-            The decoding sequences' work, each with its commit.
+            The decoding sequences' work, each with its commit or an error.
 
         Raises:
             PeerError: a target rank did not take part.
@@ -153,6 +178,8 @@ class RoundRunner:
         start_s = self._clock.now_s()
         works = [Work(sequence=sequence) for sequence in decoding]
         ready = self._port.ready
+        fresh = any(work.sequence.num_cached < len(work.sequence.token_ids) - 1 for work in works)
+        self._width = self._widths.choose()
         for work in works:
             self._choose_mode(work.sequence)
             length = self._draft_length(work.sequence, len(works)) if ready else 0
@@ -160,17 +187,22 @@ class RoundRunner:
         if ready:
             self._ask(works, syncing)
         self._draft_s = self._waited_s = 0.0
+        self._draft_steps = self._num_missed = 0
         self._await_drafts(works, (Phase.WAITING_DRAFT, Phase.COMPLETING))
         target_s, num_positions = self._score(works, prefilling)
         self._await_drafts(works, (Phase.SCORING,))
-        fresh = any(work.sequence.counters.rounds == 0 for work in works)
         if not (fresh or prefilling):  # prompts in the batch would spoil the estimate
             self._controller.observe_forward(num_positions, target_s)
         self._count_drafting(works)
         for work in works:
-            self._decide(work)
+            try:
+                self._decide(work)
+            except ValueError as error:  # one sequence's logits are no reason to end the others
+                work.error = str(error)
+        decided = [work for work in works if work.commit is not None]
         if not (fresh or prefilling):
-            self._count_modes(works, self._clock.now_s() - start_s)
+            self._count_modes(decided, self._clock.now_s() - start_s)
+        self._count_totals(decided, target_s)
         return works
 
     # --- modes --------------------------------------------------------------------------------
@@ -188,6 +220,10 @@ class RoundRunner:
             assert work.commit is not None
             number, mode = work.sequence.number, work.sequence.mode
             self._modes.observe(number, mode, len(work.commit.token_ids), seconds)
+        drafting = [work for work in works if work.wanted is not None]
+        if drafting and len(drafting) == len(works):
+            tokens = sum(len(work.commit.token_ids) for work in works if work.commit is not None)
+            self._widths.observe(self._width, tokens, seconds)
 
     # --- drafts -----------------------------------------------------------------------------
 
@@ -204,7 +240,9 @@ class RoundRunner:
         if wanted < 0 and self._drafts_trees(sequence):
             wanted = MAX_NODES  # to be cut when it is known what they are worth
         elif wanted < 0:
-            wanted = self._controller.choose(sequence.number, sequence.mode, batch=batch)
+            wanted = self._controller.choose(
+                sequence.number, sequence.mode, batch=batch, width=self._width or 1
+            )
         return min(wanted, usable)
 
     def _ask(self, works: Items[Work], syncing: Items[Sequence]) -> None:
@@ -225,6 +263,7 @@ class RoundRunner:
                 opened=tuple(opened),
                 items=tuple(items),
                 closed=self._take_closed(),
+                width=self._width,
             )
         )
 
@@ -243,7 +282,7 @@ class RoundRunner:
         if not self._drafts_trees(sequence):
             return item
         chosen = sequence.submit.draft_length < 0
-        least_gain = self._controller.least_gain() if chosen else 0.0
+        least_gain = self._controller.least_gain(width=self._width or 1) if chosen else 0.0
         return replace(item, tree=True, least_gain=least_gain)
 
     def _await_drafts(self, works: Items[Work], phases: tuple[Phase, ...]) -> None:
@@ -264,6 +303,7 @@ class RoundRunner:
                 for work in works:
                     if work.phase in phases:
                         work.sequence.counters.missed_drafts += 1
+                        self._num_missed += 1
                         self._apply(work, DraftMissed())
                 break
             self._take(proposal, waiting)
@@ -279,9 +319,12 @@ class RoundRunner:
     def _take(self, proposal: Proposal, waiting: dict[int, Work]) -> None:
         if not proposal.partial:
             self._draft_s += proposal.draft_s
+            self._draft_steps += proposal.num_steps
             # Reading a prompt would spoil the estimate.
             if proposal.num_steps and proposal.round != self._last_opening:
-                self._controller.observe_draft(proposal.num_steps, proposal.draft_s)
+                self._controller.observe_draft(
+                    proposal.num_steps, proposal.draft_s, width=self._width or 1
+                )
         for item in proposal.items:
             work = waiting.get(item.request)
             if work is not None:
@@ -332,13 +375,13 @@ class RoundRunner:
             rows_of_work = scores[first : first + work.score.num_logits]
             first += work.score.num_logits
             self._tell_scored(work, rows_of_work)
-            wanted = num_candidates(work.sequence.sampling)
+            wanted = _num_needed(work.sequence)
             work.rows = [_first(row, wanted) for row in rows_of_work]
         return target_s, sum(len(row.token_ids) for row in rows)
 
     def _candidates(self, sequence: Sequence) -> int:
         """Return how many best tokens of a row are needed; 0 is all of them."""
-        wanted = num_candidates(sequence.sampling)
+        wanted = _num_needed(sequence)
         return max(wanted, self._port.num_successors) if wanted else 0
 
     def _tell_scored(self, work: Work, rows: Items[ScoreRow]) -> None:
@@ -365,6 +408,10 @@ class RoundRunner:
         )
         self._apply(work, Verified(verdict=verdict))
         assert work.commit is not None
+        if sequence.submit.num_logprobs >= 0:
+            tokens, num_top = work.commit.token_ids, sequence.submit.num_logprobs
+            path = verdict.accepted_nodes or range(verdict.num_accepted)
+            work.logprobs = token_logprobs(work.rows, path, tokens, num_top)
         if work.commit.num_drafted and not self._drafts_trees(sequence):
             self._controller.observe_verdict(
                 sequence.number, work.commit.num_accepted, rejected=work.commit.rejected
@@ -393,8 +440,28 @@ class RoundRunner:
         for work in works:
             if work.wanted is not None:
                 work.sequence.counters.draft_s += self._draft_s
+                work.sequence.counters.draft_steps += self._draft_steps
+                work.sequence.counters.draft_width = self._width
+                predicted_s = self._widths.predicted_s(self._width, self._draft_steps)
+                work.sequence.counters.predicted_s += predicted_s
                 if work.sequence.mode is DecodeMode.PEARL:
                     work.sequence.counters.hidden_s += hidden_s
+
+    def _count_totals(self, works: Items[Work], target_s: float) -> None:
+        commits = [work.commit for work in works if work.commit is not None]
+        before, hidden_s = self.totals, max(0.0, self._draft_s - self._waited_s)
+        self.totals = replace(
+            before,
+            rounds=before.rounds + 1,
+            tokens=before.tokens + sum(len(commit.token_ids) for commit in commits),
+            drafted=before.drafted + sum(commit.num_drafted for commit in commits),
+            accepted=before.accepted + sum(commit.num_accepted for commit in commits),
+            rejected=before.rejected + sum(commit.rejected for commit in commits),
+            missed_drafts=before.missed_drafts + self._num_missed,
+            draft_s=before.draft_s + self._draft_s,
+            hidden_s=before.hidden_s + hidden_s,
+            target_s=before.target_s + target_s,
+        )
 
     def _take_closed(self) -> tuple[int, ...]:
         taken, self._closed = tuple(self._closed), []
@@ -429,6 +496,11 @@ def _first(row: ScoreRow, num: int) -> ScoreRow:
     if row.ids is None or not num or len(row.ids) <= num:
         return row
     return ScoreRow(row.logits[:num], row.ids[:num])
+
+
+def _num_needed(sequence: Sequence) -> int:
+    """Return how many best tokens of each row this request needs; 0 is all of them."""
+    return 0 if sequence.submit.num_logprobs >= 0 else num_candidates(sequence.sampling)
 
 
 def _synced(sequence: Sequence) -> bool:

@@ -1,7 +1,8 @@
 """One request in flight, as the leader sees it."""
 
+import math
 from collections.abc import Sequence as Ids
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from parallel.decoding.machine import Commit, State, start
 from parallel.decoding.rng import request_key
@@ -27,8 +28,14 @@ class Counters:
     missed_drafts: int = 0
     draft_s: float = 0.0
     hidden_s: float = 0.0
+    draft_steps: int = 0
+    draft_width: int = 0
+    predicted_s: float = 0.0
     drafter_lost: bool = False
+    preemptions: int = 0
+    cached_prompt: int = 0
     first_token_s: float | None = None
+    started_s: float | None = None
     tested_at: list[int] = field(default_factory=list)
     accepted_at: list[int] = field(default_factory=list)
 
@@ -125,7 +132,8 @@ class Sequence:
             last_token=submit.prompt_ids[-1],
         )
         self.key = RngKey(
-            seed=submit.sampling.seed, request=request_key(submit.prompt_ids, sample_index=0)
+            seed=submit.sampling.seed,
+            request=request_key(submit.prompt_ids, sample_index=submit.sample_index),
         )
         self.wanted_mode = self.state.mode
         """What its mode is to be once nothing is in flight."""
@@ -133,6 +141,32 @@ class Sequence:
         self.known_to_drafter = False
         self.stop_matcher: StopMatcher | None = None
         self.counters = Counters()
+
+    @property
+    def deadline_s(self) -> float:
+        """When its output is of no use any longer."""
+        timeout_s = self.submit.timeout_s
+        return self.submitted_s + timeout_s if timeout_s else math.inf
+
+    @property
+    def num_certain(self) -> int:
+        """Its first tokens, whose places in the cache hold them for good."""
+        kept = self.state.num_committed - 1 - len(self.state.moves)
+        return min(self.num_cached, kept)
+
+    def restart(self) -> None:
+        """Go on from its tokens after its cache was given away."""
+        fresh = start(
+            request=self.number,
+            mode=self.state.mode,
+            num_committed=len(self.token_ids),
+            last_token=self.token_ids[-1],
+        )
+        self.state = replace(fresh, epoch=self.state.epoch + 1)
+        self.view = DrafterView()
+        self.num_cached = 0
+        self.known_to_drafter = False
+        self.counters.preemptions += 1
 
     @property
     def sampling(self) -> SamplingParams:
@@ -183,7 +217,13 @@ class Sequence:
             total_s=now_s - self.submitted_s,
             draft_s=counters.draft_s,
             hidden_s=counters.hidden_s,
+            draft_width=counters.draft_width,
+            predicted_step_s=counters.predicted_s / max(counters.draft_steps, 1),
+            draft_step_s=counters.draft_s / max(counters.draft_steps, 1),
             drafter_lost=counters.drafter_lost,
+            preemptions=counters.preemptions,
+            cached_prompt=counters.cached_prompt,
+            queued_s=(counters.started_s or now_s) - self.submitted_s,
             tested_at=tuple(counters.tested_at),
             accepted_at=tuple(counters.accepted_at),
         )

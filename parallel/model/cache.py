@@ -28,7 +28,7 @@ class AppendPlan:
 
 
 class PagedCache:
-    """Keys and values of the sequences in flight.
+    """Keys and values of the sequences in flight, on pages that the caller gives out.
 
     Truncation is a matter of the page table; nothing is copied or cleared.
     """
@@ -45,7 +45,7 @@ class PagedCache:
         device: torch.device | None = None,
     ) -> None:
         self._page_size = page_size
-        self._allocator = PageAllocator(num_pages)
+        self.num_pages = num_pages
         self._tables: dict[int, PageTable] = {}
         shape = (num_layers, 2, num_kv_heads, num_pages * page_size, head_dim)
         self._kv = torch.zeros(shape, dtype=dtype, device=device)
@@ -53,25 +53,21 @@ class PagedCache:
         self._num_kv_heads = num_kv_heads
 
     @property
-    def num_free_pages(self) -> int:
-        """Pages nobody holds."""
-        return self._allocator.num_free
+    def capacity(self) -> int:
+        """Tokens it holds in all."""
+        return self.num_pages * self._page_size
 
-    def open(self, slot: int, capacity: int) -> None:
-        """Reserve room for `capacity` tokens of a new sequence.
-
-        Raises:
-            CacheFull: too few pages are free.
-            ValueError: the slot is open already.
-        """
-        if slot in self._tables:
-            raise ValueError(f"slot {slot} is open already")
-        pages = self._allocator.take(max(1, -(-capacity // self._page_size)))
-        self._tables[slot] = PageTable(pages, self._page_size)
+    def hold(self, slot: int, pages: Sequence[int], length: int = 0) -> None:
+        """Give a sequence more pages; one that is new holds `length` tokens there already."""
+        table = self._tables.get(slot)
+        if table is None:
+            self._tables[slot] = PageTable(list(pages), self._page_size, length)
+        else:
+            table.pages.extend(pages)
 
     def free(self, slot: int) -> None:
-        """Take a sequence's pages back."""
-        self._allocator.give_back(self._tables.pop(slot).pages)
+        """Forget a sequence."""
+        del self._tables[slot]
 
     def length(self, slot: int) -> int:
         """Return how many tokens of a sequence are cached."""
@@ -148,6 +144,53 @@ class PagedCache:
         table = self._tables[slot]
         places = torch.tensor(table.places(0, table.length), device=self._kv.device)
         return self._kv[:, :, :, places].clone()
+
+
+class SoleCache(PagedCache):
+    """A cache that keeps its own account of pages."""
+
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        num_kv_heads: int,
+        head_dim: int,
+        num_pages: int,
+        page_size: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__(
+            num_layers=num_layers,
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            num_pages=num_pages,
+            page_size=page_size,
+            dtype=dtype,
+            device=device,
+        )
+        self._allocator = PageAllocator(num_pages)
+
+    @property
+    def num_free_pages(self) -> int:
+        """Pages nobody holds."""
+        return self._allocator.num_free
+
+    def open(self, slot: int, capacity: int) -> None:
+        """Reserve room for `capacity` tokens of a new sequence.
+
+        Raises:
+            CacheFull: too few pages are free.
+            ValueError: the slot is open already.
+        """
+        if slot in self._tables:
+            raise ValueError(f"slot {slot} is open already")
+        self.hold(slot, self._allocator.take(max(1, -(-capacity // self._page_size))))
+
+    def free(self, slot: int) -> None:
+        """Take a sequence's pages back."""
+        self._allocator.give_back(self._tables[slot].pages)
+        super().free(slot)
 
 
 def cache_bytes(values_per_token: int, num_tokens: int, dtype: torch.dtype) -> int:

@@ -31,8 +31,9 @@ class PageTable:
 
     @property
     def is_run(self) -> bool:
-        """Whether the pages are neighbours."""
-        return self.pages[-1] - self.pages[0] + 1 == len(self.pages)
+        """Whether the pages are neighbours, in order."""
+        first = self.pages[0]
+        return self.pages == list(range(first, first + len(self.pages)))
 
     def place(self, index: int) -> int:
         """Return the place in the cache of token `index`."""
@@ -71,6 +72,12 @@ class PageAllocator:
         taken = self._free[first : first + num_pages]
         del self._free[first : first + num_pages]
         return taken
+
+    def has_run(self, num_pages: int) -> bool:
+        """Tell whether so many neighbouring pages are free."""
+        first = self._first_run(num_pages)
+        run = self._free[first : first + num_pages]
+        return len(run) == num_pages and run[-1] - run[0] == num_pages - 1
 
     def give_back(self, pages: list[int]) -> None:
         """Take pages back."""

@@ -6,22 +6,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from parallel.model.cache import PagedCache, cache_bytes
+from parallel.model.cache import SoleCache, cache_bytes
 from parallel.model.pages import CacheFull
 
 
-def new_cache(num_pages: int = 6) -> PagedCache:
-    return PagedCache(num_layers=2, num_kv_heads=2, head_dim=4, num_pages=num_pages, page_size=4)
+def new_cache(num_pages: int = 6) -> SoleCache:
+    return SoleCache(num_layers=2, num_kv_heads=2, head_dim=4, num_pages=num_pages, page_size=4)
 
 
-def store(cache: PagedCache, slot: int, start: int, values: Tensor) -> tuple[Tensor, Tensor]:
+def store(cache: SoleCache, slot: int, start: int, values: Tensor) -> tuple[Tensor, Tensor]:
     """Append [2, tokens, 4] values to layer 1, keys being their negatives."""
     plan = cache.plan_append(slot, start, values.shape[1], 0)
     keys, values = cache.extend(1, plan, torch.cat((-values, values)).transpose(0, 1))
     return keys[0], values[0]
 
 
-def scattered_cache() -> PagedCache:
+def scattered_cache() -> SoleCache:
     cache = new_cache()
     for slot in range(10, 16):
         cache.open(slot, 1)
@@ -31,7 +31,7 @@ def scattered_cache() -> PagedCache:
 
 
 @pytest.mark.parametrize("make", [new_cache, scattered_cache])
-def test_reads_return_what_was_stored_across_a_rollback(make: Callable[[], PagedCache]) -> None:
+def test_reads_return_what_was_stored_across_a_rollback(make: Callable[[], SoleCache]) -> None:
     cache = make()
     cache.open(0, 12)
     first, second = torch.randn(2, 9, 4), torch.randn(2, 5, 4)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from parallel.group import SoloGroup
 from parallel.model.batch import SequenceRows, lineage
-from parallel.model.cache import PagedCache
+from parallel.model.cache import SoleCache
 from parallel.model.transformer import Decoder
 from tests.parallel.model.tiny import (
     CPU,
@@ -80,7 +80,7 @@ def decoder(model: TinyModel) -> Decoder:
     return model.decoder()
 
 
-def forward(decoder: Decoder, rows: list[SequenceRows], cache: PagedCache) -> Tensor:
+def forward(decoder: Decoder, rows: list[SequenceRows], cache: SoleCache) -> Tensor:
     with torch.inference_mode():
         return decoder.forward(rows, cache)
 
@@ -132,7 +132,7 @@ def test_a_kept_part_shares_its_weights_and_leaves_the_whole_alone(
 ) -> None:
     part = decoder.keeping((0, 2))
     torch.testing.assert_close(score(part, PROMPT), score(model.decoder(layers=(0, 2)), PROMPT))
-    assert part.blocks[1] is decoder.blocks[2]
+    assert part.stack.num_cached_layers == 2
     torch.testing.assert_close(
         score(decoder, PROMPT), model.expected(PROMPT), atol=TOLERANCE, rtol=0
     )
@@ -295,7 +295,7 @@ def test_rows_beyond_the_reserved_pages_are_refused(decoder: Decoder) -> None:
 def test_half_precision_runs_and_returns_float32(model: TinyModel) -> None:
     source = TableSource(model.reference.state_dict(), torch.bfloat16)
     decoder = Decoder(model.config, source, SoloGroup(), device=CPU)
-    cache = PagedCache(
+    cache = SoleCache(
         num_layers=3, num_kv_heads=3, head_dim=8, num_pages=10, page_size=4, dtype=torch.bfloat16
     )
     cache.open(0, 40)

@@ -20,7 +20,7 @@ from transformers import (
 
 from parallel.group import Group, SoloGroup
 from parallel.model.batch import SequenceRows
-from parallel.model.cache import PagedCache
+from parallel.model.cache import SoleCache
 from parallel.model.config import ModelConfig
 from parallel.model.transformer import Decoder
 
@@ -65,8 +65,21 @@ class TinyModel:
     config: ModelConfig
     source: TableSource
 
-    def decoder(self, group: Group | None = None, layers: Sequence[int] | None = None) -> Decoder:
-        return Decoder(self.config, self.source, group or SoloGroup(), layers=layers, device=CPU)
+    def decoder(
+        self,
+        group: Group | None = None,
+        layers: Sequence[int] | None = None,
+        *,
+        layer_parallel: bool = False,
+    ) -> Decoder:
+        return Decoder(
+            self.config,
+            self.source,
+            group or SoloGroup(),
+            layers=layers,
+            layer_parallel=layer_parallel,
+            device=CPU,
+        )
 
     def expected(self, token_ids: Sequence[int]) -> Tensor:
         """Return transformers' logits after every token, [tokens, vocab_size]."""
@@ -88,10 +101,10 @@ def tiny_model(kind: str = "llama", **changes: object) -> TinyModel:
     return TinyModel(reference, config, TableSource(reference.state_dict()))
 
 
-def make_cache(decoder: Decoder, *, num_pages: int = 40, page_size: int = 4) -> PagedCache:
-    return PagedCache(
-        num_layers=len(decoder.blocks),
-        num_kv_heads=decoder.head_shard.num_kv,
+def make_cache(decoder: Decoder, *, num_pages: int = 40, page_size: int = 4) -> SoleCache:
+    return SoleCache(
+        num_layers=decoder.stack.num_cached_layers,
+        num_kv_heads=decoder.stack.heads.num_kv,
         head_dim=decoder.config.head_dim,
         num_pages=num_pages,
         page_size=page_size,
