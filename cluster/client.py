@@ -2,70 +2,77 @@
 
 import json
 import sys
+from dataclasses import asdict, dataclass, field
 
+from cluster.connecting import connected
 from cluster.options import ClientOptions
-from cluster.serve import read_tokens
-from runtime.errors import ConfigError
-from runtime.service.client import Client, Credentials, ServiceError
+from runtime.service.client import Chunk
 
-_BAD_INPUT = ("INVALID_ARGUMENT", "UNAUTHENTICATED")
+
+@dataclass(slots=True)
+class _Answer:
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[dict[str, object]] = field(default_factory=list)
+    last: Chunk | None = None
+
+    def take(self, chunk: Chunk) -> None:
+        self.text += chunk.text
+        self.token_ids += chunk.token_ids
+        self.logprobs += [asdict(one) for one in chunk.logprobs]
+        if chunk.finish_reason is not None:
+            self.last = chunk
+
+    def report(self) -> dict[str, object]:
+        assert self.last is not None
+        stats = self.last.stats
+        found: dict[str, object] = {
+            "prompt_tokens": self.last.prompt_tokens,
+            "token_ids": self.token_ids,
+            "text": self.text,
+            "finish_reason": self.last.finish_reason,
+            "stats": {
+                name: getattr(stats, name)
+                for name in ("rounds", "drafted", "accepted", "ttft_s", "total_s", "cached_prompt")
+            },
+        }
+        return found | ({"logprobs": self.logprobs} if self.logprobs else {})
 
 
 def run(options: ClientOptions) -> int:
-    """Print an answer as it comes; return the exit code.
+    """Print an answer as it comes, or several one after the other; return the exit code.
 
     Raises:
         ConfigError: the server refused the request.
         ServiceError: the server was not to be reached, or failed.
     """
-    tokens = read_tokens(options.token_file)
-    credentials = Credentials(
-        token=tokens[0] if tokens else None,
-        root_ca=options.root_ca,
-        certificate=options.tls_cert,
-        private_key=options.tls_key,
-    )
-    text: list[str] = []
-    token_ids: list[int] = []
-    try:
-        with Client(options.server, credentials=credentials) as client:
-            for chunk in client.generate(
-                [{"role": "user", "content": options.prompt}] if options.chat else options.prompt,
-                max_tokens=options.max_tokens,
-                temperature=options.temperature,
-                top_p=options.top_p,
-                seed=options.seed,
-                stop=options.stop,
-                mode=options.mode,
-                timeout_s=options.timeout_s,
-            ):
-                text.append(chunk.text)
-                token_ids += chunk.token_ids
-                if not options.json:
-                    sys.stdout.write(chunk.text)
-                    sys.stdout.flush()
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    except ServiceError as error:
-        if error.code in _BAD_INPUT:
-            raise ConfigError(str(error)) from error
-        raise
-    if not options.json:
+    answers = [_Answer() for _ in range(options.n or 1)]
+    live = len(answers) == 1 and not options.json
+    prompt = [{"role": "user", "content": options.prompt}] if options.chat else options.prompt
+    with connected(options.connect) as client:
+        for chunk in client.generate(
+            prompt,
+            max_tokens=options.max_tokens,
+            temperature=options.temperature,
+            top_p=options.top_p,
+            seed=options.seed,
+            stop=options.stop,
+            mode=options.mode,
+            n=options.n,
+            logprobs=options.logprobs,
+            priority=options.priority,
+            timeout_s=options.timeout_s,
+        ):
+            answers[chunk.sample].take(chunk)
+            if live:
+                sys.stdout.write(chunk.text)
+                sys.stdout.flush()
+    if options.json:
+        reports = [answer.report() for answer in answers]
+        print(json.dumps(reports[0] if options.n is None else reports))
+    elif live:
         print()
-        return 0
-    stats = chunk.stats
-    found = {
-        "prompt_tokens": chunk.prompt_tokens,
-        "token_ids": token_ids,
-        "text": "".join(text),
-        "finish_reason": chunk.finish_reason,
-        "stats": {
-            "rounds": stats.rounds if stats else 0,
-            "drafted": stats.drafted if stats else 0,
-            "accepted": stats.accepted if stats else 0,
-            "ttft_s": stats.ttft_s if stats else 0.0,
-            "total_s": stats.total_s if stats else 0.0,
-        },
-    }
-    print(json.dumps(found))
+    else:
+        for number, answer in enumerate(answers, start=1):
+            print(f"--- {number} of {len(answers)} ---\n{answer.text}")
     return 0

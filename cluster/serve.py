@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
+from prometheus_client import start_http_server
 from rich.console import Console
 
 from cluster.deployment import Deployment
@@ -20,9 +21,12 @@ from cluster.planning import (
     plan_target,
 )
 from cluster.ray_session import RaySession
+from cluster.served_drafter import ServedDrafter
 from parallel.decoding.types import DecodeMode
 from runtime.errors import ConfigError, PacelineError
-from runtime.service.gateway import Gateway, GatewayLimits
+from runtime.service.gateway import Gateway
+from runtime.service.limits import GatewayLimits
+from runtime.service.logs import LOG_FORMATS, start_logging
 from runtime.service.server import ServerSettings, ServiceServer
 from runtime.service.servicer import ServedModel
 from runtime.traffic import TrafficLog
@@ -41,11 +45,12 @@ def run(options: ServeOptions) -> int:
         PacelineError: the target failed.
     """
     settings = _server_settings(options)
+    start_logging(options.log_format)
     target = plan_target(options.models)
     if target.tokenizer is None:
         raise ConfigError("virtual devices have no text to serve: name a model with --target")
-    drafting = options.mode != DecodeMode.AUTOREGRESSIVE
-    drafter = plan_drafter(options.models, target) if drafting else None
+    drafts = options.mode != DecodeMode.AUTOREGRESSIVE
+    drafter = plan_drafter(options.models, target) if drafts else None
     model = _served_model(options, target, drafter)
     tokens = options.models.cache_tokens or max(_CACHE_TOKENS, target.max_positions)
     spec = plan_deployment(options.models, target, drafter, cache_tokens=tokens, stops=True)
@@ -54,32 +59,39 @@ def run(options: ServeOptions) -> int:
         deployment = stack.enter_context(Deployment(spec))
         with _NOTES.status("starting") as status:
             deployment.start(lambda text: status.update(text))
-        return asyncio.run(_serve(deployment, model, settings, options))
+        drafting = ServedDrafter(deployment, options.models, target, cache_tokens=tokens)
+        return asyncio.run(_serve(deployment, drafting, model, settings, options))
 
 
 async def _serve(
-    deployment: Deployment, model: ServedModel, settings: ServerSettings, options: ServeOptions
+    deployment: Deployment,
+    drafting: ServedDrafter,
+    model: ServedModel,
+    settings: ServerSettings,
+    options: ServeOptions,
 ) -> int:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     traffic = TrafficLog(options.traffic) if options.traffic is not None else None
-    limits = GatewayLimits(max_open=options.max_open)
+    limits = GatewayLimits(
+        max_open=options.max_open, max_open_per_client=options.max_open_per_client
+    )
     gateway = Gateway(deployment.connect(), limits, traffic=traffic)
-    server = ServiceServer(gateway, model, settings)
+    server = ServiceServer(gateway, model, settings, drafting)
     await server.start()
+    page = _serve_metrics(gateway, options.metrics)
     ready = f"ready: {model.name} on {server.address}, drafter {model.drafter or 'none'}"
-    _NOTES.print(ready, soft_wrap=True)
-    watch = _watch(deployment)
+    _NOTES.print(ready + (f", metrics on {page}" if page else ""), soft_wrap=True)
     failure: PacelineError | None = None
-    while failure is None and not stopping.is_set():
+    while failure is None and not (stopping.is_set() or gateway.is_draining):
         try:
             await asyncio.to_thread(deployment.check)
         except PacelineError as error:
             failure = error
-        if watch is not None and failure is None:
-            await asyncio.to_thread(_take_drafter, watch)
+        if drafting.watch is not None and failure is None:
+            await asyncio.to_thread(_take_drafter, drafting.watch)
         await _wait(stopping, _CHECK_S)
     if failure is None:
         _NOTES.print(f"draining {gateway.num_open} requests, at most {options.drain_s:.0f} s")
@@ -91,12 +103,17 @@ async def _serve(
     return 0
 
 
-def _watch(deployment: Deployment) -> DrafterWatch | None:
-    """Watch a trained drafter's directory; other drafters do not change."""
-    settings = deployment.spec.drafter or deployment.spec.leader.inline_drafter
-    if settings is None or settings.embedding_directory is None or deployment.spec.link != "grpc":
-        return None
-    return DrafterWatch(deployment, settings)
+def _serve_metrics(gateway: Gateway, address: str | None) -> str:
+    """Serve a page for Prometheus; return where it is, "" without one."""
+    if address is None:
+        return ""
+    host, port = parse_address(address, "--metrics")
+    gateway.metrics.watch(lambda: gateway.status, lambda: gateway.step_age_s)
+    try:
+        page, _ = start_http_server(port, host.strip("[]"), registry=gateway.metrics.registry)
+    except OSError as error:
+        raise ConfigError(f"--metrics {address} cannot be used: {error}") from error
+    return f"http://{host}:{page.server_port}/metrics"
 
 
 def _take_drafter(watch: DrafterWatch) -> None:
@@ -143,11 +160,18 @@ def _served_model(
 
 
 def _server_settings(options: ServeOptions) -> ServerSettings:
-    host, _, port = options.listen.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise ConfigError(f"--listen is {options.listen!r}: write HOST:PORT, as 127.0.0.1:50051")
-    if options.max_open < 1:
-        raise ConfigError(f"--max-open is {options.max_open}: at least 1 is needed")
+    host, _ = parse_address(options.listen, "--listen")
+    for name, value in (
+        ("--max-open", options.max_open),
+        ("--max-open-per-client", options.max_open_per_client),
+    ):
+        if value < 1:
+            raise ConfigError(f"{name} is {value}: at least 1 is needed")
+    if options.metrics is not None:
+        parse_address(options.metrics, "--metrics")
+    if options.log_format not in LOG_FORMATS:
+        formats = " or ".join(LOG_FORMATS)
+        raise ConfigError(f"--log-format is {options.log_format!r}: write {formats}")
     if (options.tls_key or options.client_ca) and not options.tls_cert:
         raise ConfigError("--tls-key and --client-ca need --tls-cert")
     if host not in _LOOPBACK and options.tls_cert is None:
@@ -158,6 +182,7 @@ def _server_settings(options: ServeOptions) -> ServerSettings:
     return ServerSettings(
         address=options.listen,
         tokens=read_tokens(options.token_file),
+        admin_tokens=read_tokens(options.admin_token_file, "--admin-token-file"),
         certificate=options.tls_cert,
         private_key=options.tls_key,
         client_ca=options.client_ca,
@@ -165,7 +190,19 @@ def _server_settings(options: ServeOptions) -> ServerSettings:
     )
 
 
-def read_tokens(path: Path | None) -> tuple[str, ...]:
+def parse_address(text: str, flag: str) -> tuple[str, int]:
+    """Return the host and port of HOST:PORT.
+
+    Raises:
+        ConfigError: it is not written so.
+    """
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ConfigError(f"{flag} is {text!r}: write HOST:PORT, as 127.0.0.1:50051")
+    return host, int(port)
+
+
+def read_tokens(path: Path | None, flag: str = "--token-file") -> tuple[str, ...]:
     """Return the tokens of a file, one a line; none without a file.
 
     Raises:
@@ -176,8 +213,8 @@ def read_tokens(path: Path | None) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--token-file {path} cannot be read: {error}") from error
+        raise ConfigError(f"{flag} {path} cannot be read: {error}") from error
     tokens = tuple(line.strip() for line in lines if line.strip())
     if not tokens:
-        raise ConfigError(f"--token-file {path} holds no token: write one a line")
+        raise ConfigError(f"{flag} {path} holds no token: write one a line")
     return tokens

@@ -6,12 +6,16 @@ beside it. Needs grpcio-tools and mypy-protobuf (the `dev` extra).
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+PROTOS = Path(__file__).resolve().parent
+ROOT = PROTOS.parent
+_IMPORT = re.compile(r"^((?:from|import) )paceline\.", re.MULTILINE)
+"""What protoc writes; our wire modules lie in the package `protos`."""
 
 
 def main() -> int:
@@ -30,18 +34,23 @@ def main() -> int:
 
 def generate(folder: Path) -> list[Path]:
     """Run protoc into `folder` and return the files it wrote, relative to it."""
-    protos = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("protos/**/*.proto"))]
+    protos = [str(path.relative_to(PROTOS)) for path in sorted(PROTOS.rglob("*.proto"))]
+    made = folder / PROTOS.name
+    made.mkdir()
     outs = ("--python_out", "--grpc_python_out", "--mypy_out", "--mypy_grpc_out")
-    command = [sys.executable, "-m", "grpc_tools.protoc", "-I."]
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}"]
     scripts = str(Path(sys.executable).parent)  # protoc finds protoc-gen-mypy by PATH
     subprocess.run(
-        [*command, *(f"{out}={folder}" for out in outs), *protos],
+        [*command, *(f"{out}={made}" for out in outs), *protos],
         cwd=ROOT,
         env={**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}"},
         check=True,
         stderr=subprocess.DEVNULL,  # mypy-protobuf reports every file it writes
     )
-    return sorted(path.relative_to(folder) for path in folder.rglob("*_pb2*"))
+    found = sorted(folder.rglob("*_pb2*"))
+    for path in found:
+        path.write_text(_IMPORT.sub(r"\1protos.paceline.", path.read_text()))
+    return [path.relative_to(folder) for path in found]
 
 
 def _is_stale(folder: Path, path: Path) -> bool:

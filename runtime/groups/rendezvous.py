@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from parallel.group import Group, SoloGroup
 from runtime.errors import ConfigError
 from runtime.groups.gloo import StoreServer, connect_store, listen_store
+from runtime.groups.proof import new_secret
 from runtime.groups.shared_memory import SharedMemoryGroup, new_name, supported
 from runtime.groups.torch_dist import TorchGroup
 
@@ -29,6 +30,8 @@ class GroupSpec:
     host: str = ""
     """Where rank 0's store listens ("gloo", "nccl")."""
     port: int = 0
+    secret: str = ""
+    """What the ranks prove to each other that they know ("gloo", "nccl")."""
 
     def __post_init__(self) -> None:
         """Refuse what no group can be made of."""
@@ -70,7 +73,13 @@ def offer_group(
     GroupSpec(backend=backend, role=role, size=size, timeout_s=timeout_s)  # refuse before listening
     server = listen_store(host, timeout_s=timeout_s)
     spec = GroupSpec(
-        backend=backend, role=role, size=size, timeout_s=timeout_s, host=host, port=server.port
+        backend=backend,
+        role=role,
+        size=size,
+        timeout_s=timeout_s,
+        host=host,
+        port=server.port,
+        secret=new_secret(),
     )
     return GroupOffer(spec=spec, server=server)
 
@@ -81,6 +90,7 @@ def join_group(spec: GroupSpec, rank: int) -> Group:
     Raises:
         PeerTimeout: a rank did not come in time.
         PeerLost: a rank died meanwhile.
+        ProtocolError: who came in a rank's place does not know the group's secret.
         ConfigError: this machine cannot run the backend.
     """
     return _join(spec, rank, keep=None)
@@ -116,5 +126,6 @@ def _join(spec: GroupSpec, rank: int, *, keep: StoreServer | None) -> Group:
         size=spec.size,
         host=spec.host,
         timeout_s=spec.timeout_s,
+        secret=spec.secret,
         keep=keep,
     )

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch._C._distributed_c10d import Store  # where torch types it
 
-from runtime.errors import PeerTimeout
+from runtime.errors import PeerTimeout, ProtocolError
 from runtime.groups.gloo import make_gloo, make_nccl, translated
+from runtime.groups.proof import is_proof, new_word, proof_of
 from runtime.groups.summing import sum_into
 
 _EXCHANGE_BYTES = 1 << 18  # above this gloo's ring sends less
@@ -61,12 +62,14 @@ class TorchGroup:
         size: int,
         host: str,
         timeout_s: float,
+        secret: str = "",
         keep: object = None,
     ) -> "TorchGroup":
         """Meet the other ranks in `store` and connect to all of them.
 
         Raises:
             PeerTimeout: a rank did not come within `timeout_s`.
+            ProtocolError: a rank does not know the secret.
             ConfigError: `backend` is nccl and there is no CUDA device.
         """
         store.set(f"{role}/{rank}", f"pid {os.getpid()} on {socket.gethostname()}")
@@ -77,7 +80,9 @@ class TorchGroup:
         nccl = None
         if backend == "nccl":
             nccl = make_nccl(store, f"{role}-nccl", rank=rank, size=size, timeout_s=timeout_s)
-        return cls(gloo, nccl, names=names, rank=rank, timeout_s=timeout_s, keep=(store, keep))
+        group = cls(gloo, nccl, names=names, rank=rank, timeout_s=timeout_s, keep=(store, keep))
+        group._prove(secret)
+        return group
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Sum over the ranks in place; bit-equal on all ranks."""
@@ -122,6 +127,19 @@ class TorchGroup:
     def close(self) -> None:
         """Cut the connections; ranks that wait for this one get PeerLost."""
         self._gloo = self._nccl = self._keep = None
+
+    def _prove(self, secret: str) -> None:
+        """Let every rank prove to every other that it knows the secret."""
+        words = self._gather_words(new_word())
+        proofs = self._gather_words(proof_of(secret, words, self.rank))
+        for rank, given in enumerate(proofs):
+            if not is_proof(secret, words, rank, given):
+                self.close()
+                raise ProtocolError(f"{self._names[rank]} does not know this group's secret")
+
+    def _gather_words(self, mine: bytes) -> list[bytes]:
+        parts = self._exchange(torch.frombuffer(bytearray(mine), dtype=torch.uint8))
+        return [part.numpy().tobytes() for part in parts]
 
     def _receive_bytes(self) -> bytes:
         self._wait_all({0: self._recv(self._block, 0)})

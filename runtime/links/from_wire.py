@@ -1,14 +1,16 @@
 """Translates protobuf frames to our messages."""
 
 from collections.abc import Callable
+from dataclasses import fields
 
-from parallel.decoding.types import RngKey, SamplingParams, SparseProbs
+from parallel.decoding.types import RngKey, SamplingParams, SparseProbs, TokenLogprobs
 from parallel.messages import (
     Cancel,
     Committed,
     DraftItem,
     DraftOpen,
     DraftRequest,
+    EngineStatus,
     Failed,
     Finished,
     Hello,
@@ -58,6 +60,8 @@ def _get_hello(wire: pb.Hello) -> Hello:
         capacity=wire.capacity,
         num_successors=wire.num_successors,
         grows_trees=wire.grows_trees,
+        step_s=tuple(checked_seconds(step_s, "step_s") for step_s in wire.step_s),
+        width=wire.width,
     )
 
 
@@ -96,6 +100,7 @@ def _get_draft_request(wire: pb.DraftRequest) -> DraftRequest:
             for item in wire.items
         ),
         closed=tuple(wire.closed),
+        width=wire.width,
     )
 
 
@@ -150,6 +155,11 @@ def _get_submit(wire: pb.Submit) -> Submit:
         draft_length=wire.draft_length if wire.HasField("draft_length") else -1,
         ignore_eos=wire.ignore_eos,
         stop=tuple(wire.stop),
+        num_logprobs=wire.num_logprobs if wire.HasField("num_logprobs") else -1,
+        sample_index=wire.sample_index,
+        priority=wire.priority,
+        client=wire.client,
+        timeout_s=checked_seconds(wire.timeout_s, "timeout_s"),
     )
 
 
@@ -169,15 +179,44 @@ def _get_finished(wire: pb.Finished) -> Finished:
             total_s=checked_seconds(stats.total_s, "total_s"),
             draft_s=checked_seconds(stats.draft_s, "draft_s"),
             hidden_s=checked_seconds(stats.hidden_s, "hidden_s"),
+            draft_width=stats.draft_width,
+            predicted_step_s=checked_seconds(stats.predicted_step_s, "predicted_step_s"),
+            draft_step_s=checked_seconds(stats.draft_step_s, "draft_step_s"),
             drafter_lost=stats.drafter_lost,
             tested_at=tuple(stats.tested_at),
             accepted_at=tuple(stats.accepted_at),
+            preemptions=stats.preemptions,
+            cached_prompt=stats.cached_prompt,
+            queued_s=checked_seconds(stats.queued_s, "queued_s"),
         ),
     )
 
 
 def _get_committed(wire: pb.Committed) -> Committed:
-    return Committed(request=wire.request, token_ids=checked_token_ids(wire.token_ids))
+    token_ids = checked_token_ids(wire.token_ids)
+    logprobs = tuple(_get_logprobs(one) for one in one_each(wire.logprobs, token_ids))
+    return Committed(request=wire.request, token_ids=token_ids, logprobs=logprobs)
+
+
+def _get_logprobs(wire: pb.TokenLogprobs) -> TokenLogprobs:
+    return TokenLogprobs(
+        logprob=wire.logprob,
+        top_ids=checked_token_ids(wire.top_ids),
+        top_logprobs=tuple(one_each(wire.top_logprobs, wire.top_ids)),
+    )
+
+
+def get_status(wire: pb.EngineStatus) -> EngineStatus:
+    """Read what an engine does; the fields have the same names.
+
+    Raises:
+        ValueError: a time is negative or not finite.
+    """
+    values = {field.name: getattr(wire, field.name) for field in fields(EngineStatus)}
+    for name, value in values.items():
+        if name.endswith("_s"):
+            checked_seconds(value, name)
+    return EngineStatus(**values)
 
 
 def _get_failed(wire: pb.Failed) -> Failed:
@@ -195,5 +234,5 @@ _DECODERS: dict[str, Callable[..., Message]] = {
     "finished": _get_finished,
     "failed": _get_failed,
     "ping": lambda wire: Ping(number=wire.number),
-    "pong": lambda wire: Pong(number=wire.number),
+    "pong": lambda wire: Pong(number=wire.number, status=get_status(wire.status)),
 }

@@ -1,12 +1,14 @@
 """Translates our messages to protobuf frames."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 
-from parallel.decoding.types import SamplingParams
+from parallel.decoding.types import SamplingParams, TokenLogprobs
 from parallel.messages import (
     Cancel,
     Committed,
     DraftRequest,
+    EngineStatus,
     Failed,
     Finished,
     Hello,
@@ -51,6 +53,8 @@ def _put_hello(message: Hello) -> pb.Frame:
             capacity=message.capacity,
             num_successors=message.num_successors,
             grows_trees=message.grows_trees,
+            step_s=[checked_seconds(step_s, "step_s") for step_s in message.step_s],
+            width=message.width,
         )
     )
 
@@ -102,6 +106,7 @@ def _put_draft_request(message: DraftRequest) -> pb.Frame:
                 for item in message.items
             ],
             closed=message.closed,
+            width=message.width,
         )
     )
 
@@ -148,6 +153,11 @@ def _put_submit(message: Submit) -> pb.Frame:
             draft_length=None if message.draft_length == -1 else message.draft_length,
             ignore_eos=message.ignore_eos,
             stop=message.stop,
+            num_logprobs=None if message.num_logprobs == -1 else message.num_logprobs,
+            sample_index=message.sample_index,
+            priority=message.priority,
+            client=message.client,
+            timeout_s=checked_seconds(message.timeout_s, "timeout_s"),
         )
     )
 
@@ -164,10 +174,29 @@ def put_stats(stats: RequestStats) -> pb.RequestStats:
         total_s=checked_seconds(stats.total_s, "total_s"),
         draft_s=checked_seconds(stats.draft_s, "draft_s"),
         hidden_s=checked_seconds(stats.hidden_s, "hidden_s"),
+        draft_width=stats.draft_width,
+        predicted_step_s=checked_seconds(stats.predicted_step_s, "predicted_step_s"),
+        draft_step_s=checked_seconds(stats.draft_step_s, "draft_step_s"),
         drafter_lost=stats.drafter_lost,
         tested_at=stats.tested_at,
         accepted_at=stats.accepted_at,
+        preemptions=stats.preemptions,
+        cached_prompt=stats.cached_prompt,
+        queued_s=checked_seconds(stats.queued_s, "queued_s"),
     )
+
+
+def put_logprobs(logprobs: Iterable[TokenLogprobs]) -> list[pb.TokenLogprobs]:
+    """Return the wire form of tokens' log probabilities."""
+    return [
+        pb.TokenLogprobs(logprob=one.logprob, top_ids=one.top_ids, top_logprobs=one.top_logprobs)
+        for one in logprobs
+    ]
+
+
+def put_status(status: EngineStatus) -> pb.EngineStatus:
+    """Return the wire form of what an engine does; the fields have the same names."""
+    return pb.EngineStatus(**asdict(status))
 
 
 def _put_finished(message: Finished) -> pb.Frame:
@@ -182,7 +211,13 @@ def _put_finished(message: Finished) -> pb.Frame:
 
 def _put_committed(message: Committed) -> pb.Frame:
     token_ids = checked_token_ids(message.token_ids)
-    return pb.Frame(committed=pb.Committed(request=message.request, token_ids=token_ids))
+    logprobs = put_logprobs(one_each(message.logprobs, token_ids))
+    committed = pb.Committed(request=message.request, token_ids=token_ids, logprobs=logprobs)
+    return pb.Frame(committed=committed)
+
+
+def _put_pong(message: Pong) -> pb.Frame:
+    return pb.Frame(pong=pb.Pong(number=message.number, status=put_status(message.status)))
 
 
 def _put_failed(message: Failed) -> pb.Frame:
@@ -200,5 +235,5 @@ _ENCODERS: dict[type, Callable[..., pb.Frame]] = {
     Finished: _put_finished,
     Failed: _put_failed,
     Ping: lambda message: pb.Frame(ping=pb.Ping(number=message.number)),
-    Pong: lambda message: pb.Frame(pong=pb.Pong(number=message.number)),
+    Pong: _put_pong,
 }

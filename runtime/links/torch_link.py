@@ -24,6 +24,7 @@ from runtime.groups.gloo import (
     make_nccl,
     translated,
 )
+from runtime.groups.proof import is_proof, new_secret, new_word, proof_of
 from runtime.links.codec import decode, encode
 from runtime.links.inbox import Inbox
 from runtime.links.link import Link
@@ -49,6 +50,8 @@ class TorchLinkSpec:
     """"gloo" or "nccl"."""
     timeout_s: float
     """After this long without a sign of life the peer counts as lost."""
+    secret: str = ""
+    """What both ends prove to each other that they know."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +207,9 @@ class _Channel:
 def offer_torch_link(host: str, *, backend: str, timeout_s: float) -> TorchLinkOffer:
     """Start the store in which the two ends of a link meet; both then join its spec."""
     server = listen_store(host, timeout_s=timeout_s)
-    spec = TorchLinkSpec(host=host, port=server.port, backend=backend, timeout_s=timeout_s)
+    spec = TorchLinkSpec(
+        host=host, port=server.port, backend=backend, timeout_s=timeout_s, secret=new_secret()
+    )
     return TorchLinkOffer(spec=spec, server=server)
 
 
@@ -213,6 +218,7 @@ def join_torch_link(spec: TorchLinkSpec, rank: int, *, name: str) -> Link:
 
     Raises:
         PeerTimeout: the other end did not come within `spec.timeout_s`.
+        ProtocolError: who came does not know the link's secret.
         ConfigError: the backend is nccl and there is no CUDA device.
     """
     store = connect_store(spec.host, spec.port, timeout_s=spec.timeout_s)
@@ -234,7 +240,22 @@ def join_torch_link(spec: TorchLinkSpec, rank: int, *, name: str) -> Link:
         )
         for group in groups
     ]
+    _prove(spec, store, channels, rank, peer)
     return TorchLink(channels[rank], channels[1 - rank], peer=peer)
+
+
+def _prove(spec: TorchLinkSpec, store: Any, channels: list[_Channel], rank: int, peer: str) -> None:
+    """Let both ends prove that they know the secret, one after the other."""
+    store.set(f"word/{rank}", new_word().hex())
+    words = [bytes.fromhex(store.get(f"word/{sender}").decode()) for sender in (0, 1)]
+    for sender in (0, 1):
+        mine = proof_of(spec.secret, words, rank)
+        if sender == rank:
+            channels[sender].send(len(mine).to_bytes(_LENGTH_BYTES, "little", signed=True) + mine)
+        elif not is_proof(spec.secret, words, sender, channels[sender].recv() or b""):
+            for channel in channels:
+                channel.close()
+            raise ProtocolError(f"{peer} does not know this link's secret")
 
 
 def _make_group(spec: TorchLinkSpec, store: Any, rank: int, sender: int) -> Any:

@@ -9,85 +9,62 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 
-from parallel.messages import Cancel, Committed, Failed, Finished, Message, Ping, Pong, Submit
-from runtime.errors import PacelineError, PeerError
+from parallel.messages import (
+    Cancel,
+    Committed,
+    EngineStatus,
+    Failed,
+    Finished,
+    Message,
+    Ping,
+    Pong,
+    Submit,
+)
+from runtime.errors import ConfigError, DeadlineExceeded, PacelineError, PeerError
 from runtime.links.link import Link
+from runtime.service.journal import Journal, Piece, Request
+from runtime.service.limits import GatewayBusy, GatewayDown, GatewayLimits, RequestRefused
+from runtime.service.metrics import ServiceMetrics
 from runtime.traffic import TrafficLog
 
 _LOG = logging.getLogger("paceline.gateway")
 _POLL_S = 0.5
 _PING_S = 1.0
-
-
-class RequestRefused(PacelineError):
-    """The request itself cannot be served."""
-
-
-class GatewayBusy(PacelineError):
-    """There is no room for another request now."""
-
-
-class GatewayDown(PacelineError):
-    """The engine is gone, or is going."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GatewayLimits:
-    """How much one gateway takes on."""
-
-    max_open: int = 256
-    """Requests queued or running."""
-    max_open_per_client: int = 64
-    grace_s: float = 30.0
-    """How long a named request outlives its client, and its journal the request."""
-    max_step_age_s: float = 60.0
-    """Silence of the leader after which the service is not ready."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Entry:
-    """One request's journal."""
-
-    number: int
-    submit: Submit
-    client: str
-    name: str
-    token_ids: list[int] = field(default_factory=list)
-    finished: Finished | None = None
-    error: PacelineError | None = None
-    num_readers: int = 0
-    idle_since_s: float = 0.0
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether more tokens may come."""
-        return self.finished is None and self.error is None
-
-    def touch(self) -> None:
-        """Wake whoever waits for news."""
-        self.changed.set()
-        self.changed = asyncio.Event()
+_FAILURES = {
+    ConfigError.__name__: RequestRefused,
+    DeadlineExceeded.__name__: DeadlineExceeded,
+}
+"""What a request's failure in the engine is to its client."""
 
 
 class Gateway:
     """Submits requests to the leader and hands their tokens out."""
 
     def __init__(
-        self, link: Link, limits: GatewayLimits, *, traffic: TrafficLog | None = None
+        self,
+        link: Link,
+        limits: GatewayLimits,
+        *,
+        traffic: TrafficLog | None = None,
+        metrics: ServiceMetrics | None = None,
     ) -> None:
+        self.limits = limits
+        self.metrics = metrics or ServiceMetrics()
+        self.status = EngineStatus()
+        """What the engine said of itself last."""
         self._link = link
-        self._limits = limits
         self._traffic = traffic
         self._numbers = count(1)
-        self._entries: dict[int, Entry] = {}
-        self._names: dict[tuple[str, str], Entry] = {}
+        self._journals: dict[int, tuple[Request, Journal]] = {}
+        self._requests: dict[Request, None] = {}
+        self._names: dict[tuple[str, str], Request] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._heard_s = time.monotonic()
+        self._started_s = self._heard_s = time.monotonic()
         self._down: PacelineError | None = None
         self._draining = False
         self._closing = threading.Event()
@@ -104,20 +81,37 @@ class Gateway:
         self._closing.set()
         for task in self._tasks:
             task.cancel()
-        for entry in [e for e in self._entries.values() if e.is_open]:
-            self._cancel(entry)
+        for request in list(self._requests):
+            self.cancel(request)
         self._link.close()
+
+    # --- state ------------------------------------------------------------------------------
 
     @property
     def num_open(self) -> int:
-        """Requests queued or running."""
-        return sum(entry.is_open for entry in self._entries.values())
+        """Samples queued or running."""
+        return sum(journal.is_open for _, journal in self._journals.values())
+
+    @property
+    def step_age_s(self) -> float:
+        """Seconds since the engine last gave a sign of life."""
+        return time.monotonic() - self._heard_s
+
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since this gateway was made."""
+        return time.monotonic() - self._started_s
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether new requests are refused for good."""
+        return self._draining
 
     @property
     def is_ready(self) -> bool:
         """Whether a new request would be served soon."""
-        age_s = time.monotonic() - self._heard_s
-        return self._down is None and not self._draining and age_s < self._limits.max_step_age_s
+        young = self.step_age_s < self.limits.max_step_age_s
+        return self._down is None and not self._draining and young
 
     def drain(self) -> None:
         """Refuse what is new; what runs goes on."""
@@ -132,11 +126,13 @@ class Gateway:
             await asyncio.sleep(0.05)
         return True
 
-    def submit(self, submit: Submit, *, client: str, name: str) -> Entry:
+    # --- requests ---------------------------------------------------------------------------
+
+    def submit(self, submits: Sequence[Submit], *, client: str, name: str) -> Request:
         """Queue a request, or return the one of this client that has the name already.
 
         Args:
-            submit: what to generate; its number is the gateway's to give.
+            submits: one for each sample of it; their numbers are the gateway's to give.
             client: who asks; names are each client's own.
             name: "" for a request that nobody will take up again.
 
@@ -145,41 +141,36 @@ class Gateway:
             GatewayBusy: too many requests are open.
             GatewayDown: the engine is gone or draining.
         """
-        known = self._names.get((client, name)) if name else None
+        known = self.find(client, name)
         if known is not None:
-            if replace(known.submit, request=0) != replace(submit, request=0):
+            if [_essence(journal.submit) for journal in known.samples] != [
+                _essence(submit) for submit in submits
+            ]:
                 raise RequestRefused(
                     f"request_id {name!r} belongs to another request: take a new one"
                 )
             return known
-        if self._down is not None:
-            raise GatewayDown(f"the engine is gone: {self._down}")
-        if self._draining:
-            raise GatewayDown("the server is shutting down: try another one")
-        mine = sum(e.is_open and e.client == client for e in self._entries.values())
-        for num, most in (
-            (self.num_open, self._limits.max_open),
-            (mine, self._limits.max_open_per_client),
-        ):
-            if num >= most:
-                raise GatewayBusy(f"{num} requests are open, {most} are the most: try again later")
-        number = next(self._numbers)
-        entry = Entry(
-            number=number, submit=replace(submit, request=number), client=client, name=name
-        )
-        entry.idle_since_s = time.monotonic()
-        self._send(entry.submit)
-        self._entries[number] = entry
+        try:
+            self._require_room(len(submits), client)
+        except PacelineError:
+            self.metrics.count_refused()
+            raise
+        numbered = [replace(submit, request=next(self._numbers)) for submit in submits]
+        request = Request(client=client, name=name, samples=[Journal(submit=s) for s in numbered])
+        for journal in request.samples:
+            self._send(journal.submit)
+            self._journals[journal.submit.request] = (request, journal)
+        self._requests[request] = None
         if name:
-            self._names[client, name] = entry
-        return entry
+            self._names[client, name] = request
+        return request
 
-    def find(self, client: str, name: str) -> Entry | None:
+    def find(self, client: str, name: str) -> Request | None:
         """Return a client's request by its name."""
-        return self._names.get((client, name))
+        return self._names.get((client, name)) if name else None
 
-    async def follow(self, entry: Entry, start: int) -> AsyncGenerator[tuple[int, ...]]:
-        """Yield a request's tokens from number `start` on until it ends.
+    async def follow(self, request: Request, starts: Sequence[int]) -> AsyncGenerator[Piece]:
+        """Yield a request's tokens from each sample's number `starts` on until all have ended.
 
         A reader that leaves ends an unnamed request at once, a named one after the grace time. A
         slow reader holds nothing up: tokens lie in the journal, which max_tokens bounds.
@@ -187,43 +178,74 @@ class Gateway:
         Raises:
             PacelineError: the request or the engine failed.
         """
-        entry.num_readers += 1
-        try:
-            while True:
-                changed = entry.changed
-                if len(entry.token_ids) > start:
-                    tokens = tuple(entry.token_ids[start:])
-                    start += len(tokens)
-                    yield tokens
-                elif entry.error is not None:
-                    raise entry.error
-                elif entry.finished is not None:
-                    return
-                else:
+        places = list(starts)
+        ended = [False] * len(places)
+        with self._reading(request):
+            while not all(ended):
+                changed, quiet = request.changed, True
+                for index, journal in enumerate(request.samples):
+                    piece = journal.piece(index, places[index])
+                    if piece is not None:
+                        places[index] += len(piece.token_ids)
+                    elif journal.error is not None:
+                        raise journal.error
+                    elif journal.finished is not None and not ended[index]:
+                        ended[index] = True
+                        piece = Piece(sample=index, finished=journal.finished)
+                    if piece is not None:
+                        quiet = False
+                        yield piece
+                if quiet and not all(ended):
                     await changed.wait()
-        finally:
-            entry.num_readers -= 1
-            entry.idle_since_s = time.monotonic()
-            if entry.num_readers == 0 and not entry.name:
-                self.forget(entry)
 
-    def cancel(self, entry: Entry) -> bool:
+    def cancel(self, request: Request) -> bool:
         """End a request; False if it had ended."""
-        if not entry.is_open:
+        if not request.is_open:
             return False
-        self._cancel(entry)
+        for journal in request.samples:
+            if journal.is_open:
+                with contextlib.suppress(PeerError):  # an engine that is gone decodes nothing
+                    self._link.send(Cancel(request=journal.submit.request))
         return True
 
-    def forget(self, entry: Entry) -> None:
-        """Drop a request and its journal; one that runs is ended."""
-        if entry.is_open:
-            self._cancel(entry)
-        self._entries.pop(entry.number, None)
-        self._names.pop((entry.client, entry.name), None)
+    def forget(self, request: Request) -> None:
+        """Drop a request and its journals; one that runs is ended."""
+        self.cancel(request)
+        for journal in request.samples:
+            self._journals.pop(journal.submit.request, None)
+        self._requests.pop(request, None)
+        if self._names.get((request.client, request.name)) is request:
+            del self._names[request.client, request.name]
 
-    def _cancel(self, entry: Entry) -> None:
-        with contextlib.suppress(PeerError):  # an engine that is gone decodes nothing
-            self._link.send(Cancel(request=entry.number))
+    def _require_room(self, num_samples: int, client: str) -> None:
+        if self._down is not None:
+            raise GatewayDown(f"the engine is gone: {self._down}")
+        if self._draining:
+            raise GatewayDown("the server is shutting down: try another one")
+        open_by_client = Counter(
+            request.client for request, journal in self._journals.values() if journal.is_open
+        )
+        for num, most, whose in (
+            (open_by_client.total(), self.limits.max_open, "the server's"),
+            (open_by_client[client], self.limits.max_open_per_client, "this client's"),
+        ):
+            if num + num_samples > most:
+                raise GatewayBusy(
+                    f"{num} requests are open, {most} are {whose} most: try again later"
+                )
+
+    @contextlib.contextmanager
+    def _reading(self, request: Request) -> Iterator[None]:
+        request.num_readers += 1
+        try:
+            yield
+        finally:
+            request.num_readers -= 1
+            request.idle_since_s = time.monotonic()
+            if request.num_readers == 0 and not request.name:
+                self.forget(request)
+
+    # --- the leader -------------------------------------------------------------------------
 
     def _send(self, message: Message) -> None:
         try:
@@ -235,16 +257,16 @@ class Gateway:
     async def _keep(self) -> None:
         """Look after the leader's age and drop journals nobody reads."""
         for number in count(1):
-            await asyncio.sleep(_PING_S)
             if self._down is None:
                 try:
                     self._link.send(Ping(number=number))
                 except PeerError as error:
                     self._fail(error)
-            old_s = time.monotonic() - self._limits.grace_s
-            for entry in list(self._entries.values()):
-                if entry.num_readers == 0 and entry.idle_since_s < old_s:
-                    self.forget(entry)
+            old_s = time.monotonic() - self.limits.grace_s
+            for request in list(self._requests):
+                if request.num_readers == 0 and request.idle_since_s < old_s:
+                    self.forget(request)
+            await asyncio.sleep(_PING_S)
 
     def _read(self) -> None:
         """Hand what the leader says to the loop (a thread of its own: links block)."""
@@ -266,37 +288,48 @@ class Gateway:
     def _take(self, message: Message | PacelineError) -> None:
         self._heard_s = time.monotonic()
         match message:
-            case Committed(request=request, token_ids=token_ids):
-                entry = self._entries.get(request)
-                if entry is not None:
-                    entry.token_ids.extend(token_ids)
-                    entry.touch()
-            case Finished(request=request):
-                entry = self._entries.get(request)
-                if entry is not None:
-                    entry.finished = message
-                    entry.touch()
-                    self._keep_answer(entry, message)
+            case Committed(request=number):
+                known = self._journals.get(number)
+                if known is not None:
+                    known[1].take(message, self.metrics)
+                    known[0].touch()
+            case Finished(request=number):
+                known = self._journals.get(number)
+                if known is not None:
+                    self._finish(*known, message)
             case Failed(request=None, message=text):
                 self._fail(GatewayDown(text))
-            case Failed(request=request, message=text) if request is not None:
-                entry = self._entries.get(request)
-                if entry is not None:
-                    entry.error = RequestRefused(text)
-                    entry.touch()
+            case Failed(request=number) if number is not None:
+                known = self._journals.get(number)
+                if known is not None:
+                    kind = _FAILURES.get(message.kind, PacelineError)
+                    self._end_badly(*known, kind(message.message))
             case PacelineError():
                 self._fail(message)
-            case Pong():
-                pass
+            case Pong(status=status):
+                self.status = status
             case _:
                 _LOG.warning("the leader sent an unexpected %s", type(message).__name__)
 
-    def _keep_answer(self, entry: Entry, finished: Finished) -> None:
+    def _finish(self, request: Request, journal: Journal, finished: Finished) -> None:
+        journal.finished = finished
+        request.touch()
+        self.metrics.count_finished(finished)
+        _LOG.info("finished", extra=journal.report(request))
+        self._keep_answer(journal, finished)
+
+    def _end_badly(self, request: Request, journal: Journal, error: PacelineError) -> None:
+        journal.error = error
+        request.touch()
+        self.metrics.count_failed(type(error).__name__)
+        _LOG.info("failed", extra=journal.report(request))
+
+    def _keep_answer(self, journal: Journal, finished: Finished) -> None:
         """Keep a whole answer for a drafter to learn from, where that is wanted."""
         if self._traffic is None or finished.reason == "cancelled":
             return
         try:
-            self._traffic.append(entry.submit, entry.token_ids)
+            self._traffic.append(journal.submit, journal.token_ids)
         except OSError as error:  # a full disk must not end the service
             _LOG.warning("traffic is kept no longer: %s", error)
             self._traffic = None
@@ -305,7 +338,11 @@ class Gateway:
         if self._down is None and not self._closing.is_set():
             _LOG.error("the engine is gone: %s", error)
         self._down = self._down or error
-        for entry in self._entries.values():
-            if entry.is_open:
-                entry.error = GatewayDown(f"the engine is gone: {error}")
-                entry.touch()
+        for request, journal in self._journals.values():
+            if journal.is_open:
+                self._end_badly(request, journal, GatewayDown(f"the engine is gone: {error}"))
+
+
+def _essence(submit: Submit) -> Submit:
+    """Return what two calls of one request have in common: each has its own time left."""
+    return replace(submit, request=0, timeout_s=0.0)

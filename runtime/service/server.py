@@ -16,14 +16,22 @@ from grpc_reflection.v1alpha import reflection
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.errors import ConfigError
+from runtime.service.admin import AdminServicer, DrafterControl
 from runtime.service.gateway import Gateway
+from runtime.service.reading import ReadingInterceptor
 from runtime.service.servicer import GenerationServicer, ModelServicer, ServedModel
+from runtime.service.tracing import tracing_interceptors
 
 _LOG = logging.getLogger("paceline.server")
 _SERVICES = tuple(service.full_name for service in pb.DESCRIPTOR.services_by_name.values())
 _HEALTH = "grpc.health.v1.Health"
 _OPEN_TO_ALL = f"/{_HEALTH}/"  # probes carry no token
 _HEALTH_POLL_S = 0.5
+_ADMIN_ONLY = tuple(
+    f"/{method.containing_service.full_name}/{method.name}"
+    for method in pb.DESCRIPTOR.services_by_name["AdminService"].methods
+    if method.name != "GetStatus"
+)
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a lottery
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
@@ -44,6 +52,9 @@ class ServerSettings:
     client_ca: Path | None = None
     """Clients must have a certificate of this authority."""
     reflection: bool = True
+    admin_tokens: tuple[str, ...] = ()
+    """Bearer tokens that may drain the server and change its drafter; none lets in whom `tokens`
+    lets in."""
     max_message_bytes: int = 16 * 1024 * 1024
     max_streams: int = 1024
 
@@ -51,8 +62,15 @@ class ServerSettings:
 class ServiceServer:
     """One listening server; lives on one asyncio loop."""
 
-    def __init__(self, gateway: Gateway, model: ServedModel, settings: ServerSettings) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        model: ServedModel,
+        settings: ServerSettings,
+        control: DrafterControl | None = None,
+    ) -> None:
         self._gateway = gateway
+        self._control = control
         self._model = model
         self._settings = settings
         self._health = health.HealthServicer()
@@ -68,7 +86,9 @@ class ServiceServer:
             ConfigError: the address is taken or no address, or a credential cannot be read.
         """
         settings = self._settings
-        interceptors = [_TokenInterceptor(settings.tokens)] if settings.tokens else []
+        interceptors = [*tracing_interceptors(), ReadingInterceptor()]
+        if settings.tokens or settings.admin_tokens:
+            interceptors.append(_TokenInterceptor(settings.tokens, settings.admin_tokens))
         size = settings.max_message_bytes
         options = (
             *_OPTIONS,
@@ -79,6 +99,8 @@ class ServiceServer:
         generation = GenerationServicer(self._gateway, self._model)
         rpc.add_GenerationServiceServicer_to_server(generation, server)
         rpc.add_ModelServiceServicer_to_server(ModelServicer(self._model), server)
+        admin = AdminServicer(self._gateway, self._model, self._control)
+        rpc.add_AdminServiceServicer_to_server(admin, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if settings.reflection:
             names = (*_SERVICES, _HEALTH, reflection.SERVICE_NAME)
@@ -137,8 +159,10 @@ class ServiceServer:
 class _TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # stubs alone
     """Lets calls in that carry a known bearer token."""
 
-    def __init__(self, tokens: tuple[str, ...]) -> None:
-        self._tokens = tuple(token.encode() for token in tokens)
+    def __init__(self, tokens: tuple[str, ...], admin_tokens: tuple[str, ...]) -> None:
+        self._tokens = _encoded(tokens + admin_tokens)
+        self._admin_tokens = _encoded(admin_tokens or tokens)
+        self._open = not tokens
 
     async def intercept_service(
         self,
@@ -148,19 +172,29 @@ class _TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  
         """Pass a call on, or answer it with UNAUTHENTICATED."""
         handler = await continuation(handler_call_details)
         method = str(handler_call_details.method)
-        if method.startswith(_OPEN_TO_ALL) or self._knows(handler_call_details):
+        known = self._admin_tokens if method in _ADMIN_ONLY else self._tokens
+        if (
+            method.startswith(_OPEN_TO_ALL)
+            or (self._open and method not in _ADMIN_ONLY)
+            or _knows(known, handler_call_details)
+        ):
             return handler
         if handler is not None and handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(_refuse_stream)
         return grpc.unary_unary_rpc_method_handler(_refuse_call)
 
-    def _knows(self, details: grpc.HandlerCallDetails) -> bool:
-        given = dict(details.invocation_metadata or ()).get("authorization", "")
-        kind, _, token = str(given).partition(" ")
-        offered = token.encode()
-        # All are compared, each in constant time: time tells nothing of which is near.
-        known = [hmac.compare_digest(offered, mine) for mine in self._tokens]
-        return kind.lower() == "bearer" and any(known)
+
+def _knows(tokens: tuple[bytes, ...], details: grpc.HandlerCallDetails) -> bool:
+    given = dict(details.invocation_metadata or ()).get("authorization", "")
+    kind, _, token = str(given).partition(" ")
+    offered = token.encode()
+    # All are compared, each in constant time: time tells nothing of which is near.
+    known = [hmac.compare_digest(offered, mine) for mine in tokens]
+    return kind.lower() == "bearer" and any(known)
+
+
+def _encoded(tokens: tuple[str, ...]) -> tuple[bytes, ...]:
+    return tuple(token.encode() for token in tokens)
 
 
 async def _refuse_call(_: object, context: Any) -> None:

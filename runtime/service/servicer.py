@@ -1,10 +1,11 @@
 """The gRPC servicers: requests in, events out, errors as statuses."""
 
 import asyncio
+import hashlib
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn, TypeAlias
 
 import grpc
@@ -14,20 +15,26 @@ from parallel.decoding.types import DecodeMode, SamplingParams, VerifierKind
 from parallel.messages import Submit
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
-from runtime.errors import ConfigError, PacelineError
-from runtime.links.to_wire import put_stats
+from runtime.errors import ConfigError, DeadlineExceeded, PacelineError
+from runtime.links.to_wire import put_logprobs, put_stats
 from runtime.links.wire_values import MODE_NAMES, REASONS
-from runtime.service.gateway import Entry, Gateway, GatewayBusy, GatewayDown, RequestRefused
+from runtime.service.gateway import Gateway
+from runtime.service.journal import Request
+from runtime.service.limits import GatewayBusy, GatewayDown, RequestRefused
 from runtime.service.text_stream import TextStream
 from runtime.text import Tokenizer
 
 _RETRY_AFTER_S = 1
 _MAX_STOPS = 16
 _MAX_NAME = 128
+_MOST_SAMPLES = 16
+_MOST_LOGPROBS = 20
+_MOST_PRIORITY = 100
+_LEAST_S = 1e-3  # 0 would be no deadline
 Context: TypeAlias = "grpc.aio.ServicerContext[ProtoMessage, ProtoMessage]"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ServedModel:
     """What a server serves."""
 
@@ -37,6 +44,7 @@ class ServedModel:
     max_positions: int
     tp: int
     drafter: str
+    """Changes with the drafter; "" is none."""
     default_mode: DecodeMode
     default_max_tokens: int
     version: str
@@ -55,21 +63,15 @@ class GenerationServicer(rpc.GenerationServiceServicer):
         """Stream one request's tokens."""
         client = client_of(context)
         try:
-            entry = self._admit(request, client)
-            if request.resume_from > entry.submit.max_tokens:
-                raise RequestRefused(
-                    f"resume_from is {request.resume_from}, beyond max_tokens "
-                    f"{entry.submit.max_tokens}"
-                )
-            text = TextStream(self._model.tokenizer, entry.submit.stop)
+            known, starts = self._admit(request, client, context)
             yield pb.GenerateResponse(
                 accepted=pb.Accepted(
-                    request_id=entry.name,
-                    prompt_tokens=len(entry.submit.prompt_ids),
-                    seed=entry.submit.sampling.seed,
+                    request_id=known.name,
+                    prompt_tokens=len(known.samples[0].submit.prompt_ids),
+                    seed=known.seed,
                 )
             )
-            events = self._events(entry, text, request.resume_from)
+            events = self._events(known, starts)
             async with aclosing(events):  # a reader that leaves is noticed at once
                 async for event in events:
                     yield event
@@ -85,44 +87,73 @@ class GenerationServicer(rpc.GenerationServiceServicer):
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
         """End a request early."""
-        entry = self._gateway.find(client_of(context), request.request_id)
-        if entry is None:
+        known = self._gateway.find(client_of(context), request.request_id)
+        if known is None:
             await context.abort(
                 grpc.StatusCode.NOT_FOUND, f"no request is named {request.request_id!r}"
             )
-        return pb.CancelResponse(was_running=self._gateway.cancel(entry))
+        return pb.CancelResponse(was_running=self._gateway.cancel(known))
 
-    def _admit(self, request: pb.GenerateRequest, client: str) -> Entry:
-        known = self._gateway.find(client, request.request_id) if request.request_id else None
+    def _admit(
+        self, request: pb.GenerateRequest, client: str, context: Context
+    ) -> tuple[Request, list[int]]:
+        """Queue a request, or find it again; return it with how much the client has of it."""
+        known = self._gateway.find(client, request.request_id)
         seed = request.seed if request.HasField("seed") else secrets.randbits(63)
         if known is not None and not request.HasField("seed"):
-            seed = known.submit.sampling.seed
-        submit = to_submit(request, self._model, seed)
-        return self._gateway.submit(submit, client=client, name=request.request_id)
+            seed = known.seed
+        left_s = context.time_remaining()
+        submit = replace(
+            to_submit(request, self._model, seed),
+            client=client,
+            timeout_s=0.0 if left_s is None else max(left_s, _LEAST_S),
+        )
+        submits = [replace(submit, sample_index=index) for index in range(num_samples(request))]
+        starts = resume_places(request, submit.max_tokens)
+        return self._gateway.submit(submits, client=client, name=request.request_id), starts
 
     async def _events(
-        self, entry: Entry, text: TextStream, start: int
+        self, request: Request, starts: list[int]
     ) -> AsyncGenerator[pb.GenerateResponse]:
-        skip = start
-        async with aclosing(self._gateway.follow(entry, 0)) as followed:
-            async for tokens in followed:
-                known, fresh = tokens[:skip], tokens[skip:]
-                skip -= len(known)
-                text.push(known)
+        """Turn a request's journals into events; text is made anew from the first token on."""
+        submit = request.samples[0].submit
+        texts = [TextStream(self._model.tokenizer, submit.stop) for _ in request.samples]
+        skips, several = list(starts), len(request.samples) > 1
+        last: pb.Finish | None = None
+        async with aclosing(self._gateway.follow(request, [0] * len(texts))) as followed:
+            async for piece in followed:
+                text = texts[piece.sample]
+                if piece.finished is not None:
+                    reason, stats = REASONS[piece.finished.reason], put_stats(piece.finished.stats)
+                    if several:
+                        ended = pb.SampleFinish(
+                            sample=piece.sample,
+                            reason=reason,
+                            text=text.finish(),
+                            completion_tokens=len(request.samples[piece.sample].token_ids),
+                            stats=stats,
+                        )
+                        yield pb.GenerateResponse(sample_finish=ended)
+                        last = pb.Finish(reason=reason)
+                    else:
+                        last = pb.Finish(reason=reason, text=text.finish(), stats=stats)
+                    continue
+                skip = min(skips[piece.sample], len(piece.token_ids))
+                skips[piece.sample] -= skip
+                text.push(piece.token_ids[:skip])
+                fresh = piece.token_ids[skip:]
                 if fresh:
-                    piece = text.push(fresh)
-                    yield pb.GenerateResponse(tokens=pb.Tokens(token_ids=fresh, text=piece))
-        finished = entry.finished
-        assert finished is not None
-        yield pb.GenerateResponse(
-            finish=pb.Finish(
-                reason=REASONS[finished.reason],
-                text=text.finish(),
-                prompt_tokens=len(entry.submit.prompt_ids),
-                completion_tokens=len(entry.token_ids),
-                stats=put_stats(finished.stats),
-            )
-        )
+                    tokens = pb.Tokens(
+                        token_ids=fresh,
+                        text=text.push(fresh),
+                        logprobs=put_logprobs(piece.logprobs[skip:]),
+                        sample=piece.sample,
+                    )
+                    yield pb.GenerateResponse(tokens=tokens)
+        assert last is not None
+        last.prompt_tokens = len(submit.prompt_ids)
+        last.completion_tokens = sum(len(journal.token_ids) for journal in request.samples)
+        yield pb.GenerateResponse(finish=last)
 
 
 class ModelServicer(rpc.ModelServiceServicer):
@@ -189,7 +220,26 @@ def to_submit(request: pb.GenerateRequest, model: ServedModel, seed: int) -> Sub
         ),
         (all(request.stop), "a stop string is empty"),
         (len(request.request_id) <= _MAX_NAME, f"request_id is longer than {_MAX_NAME}"),
-        (not request.resume_from or request.request_id, "resume_from needs the request_id"),
+        (
+            not (request.resume_from or request.resume_from_each) or request.request_id,
+            "resume_from needs the request_id",
+        ),
+        (
+            1 <= num_samples(request) <= _MOST_SAMPLES,
+            f"n is {num_samples(request)}: ask for 1 to {_MOST_SAMPLES} samples",
+        ),
+        (
+            num_samples(request) == 1 or request.temperature > 0,
+            f"n is {num_samples(request)} at temperature 0: all samples would be the same",
+        ),
+        (
+            request.logprobs <= _MOST_LOGPROBS,
+            f"logprobs is {request.logprobs}: {_MOST_LOGPROBS} at most",
+        ),
+        (
+            abs(request.priority) <= _MOST_PRIORITY,
+            f"priority is {request.priority}: between -{_MOST_PRIORITY} and {_MOST_PRIORITY}",
+        ),
         (request.mode == 0 or request.mode in MODE_NAMES, f"mode is {request.mode}: not known"),
     ):
         if not holds:
@@ -217,7 +267,31 @@ def to_submit(request: pb.GenerateRequest, model: ServedModel, seed: int) -> Sub
         draft_length=-1,
         ignore_eos=request.ignore_eos,
         stop=tuple(request.stop),
+        num_logprobs=request.logprobs if request.HasField("logprobs") else -1,
+        priority=request.priority,
     )
+
+
+def num_samples(request: pb.GenerateRequest) -> int:
+    """Return how many samples a request asks for."""
+    return request.n if request.HasField("n") else 1
+
+
+def resume_places(request: pb.GenerateRequest, max_tokens: int) -> list[int]:
+    """Return how many tokens the client has of each sample.
+
+    Raises:
+        RequestRefused: not one for each sample, or more than there can be.
+    """
+    size, each = num_samples(request), list(request.resume_from_each)
+    if size > 1 and request.resume_from:
+        raise RequestRefused("with n above 1, resume_from_each says where each sample goes on")
+    places = each or [request.resume_from] * size
+    if len(places) != size:
+        raise RequestRefused(f"resume_from_each has {len(places)} numbers for {size} samples")
+    if max(places) > max_tokens:
+        raise RequestRefused(f"resume_from is {max(places)}, beyond max_tokens {max_tokens}")
+    return places
 
 
 def _prompt_ids(
@@ -236,10 +310,13 @@ def _prompt_ids(
 
 
 def client_of(context: Context) -> str:
-    """Return who asks: the token's holder if there is one, else the host."""
+    """Return who asks: a mark of the token if there is one, else the host.
+
+    The mark tells clients apart in logs and queues; the token itself goes no further.
+    """
     for key, value in context.invocation_metadata() or ():
         if key == "authorization":
-            return str(value)
+            return "token-" + hashlib.sha256(str(value).encode()).hexdigest()[:12]
     return context.peer().rsplit(":", 1)[0]
 
 
@@ -253,6 +330,8 @@ async def refuse(context: Context, error: PacelineError) -> NoReturn:
         case GatewayBusy():
             code = grpc.StatusCode.RESOURCE_EXHAUSTED
             trailing = (("retry-after", str(_RETRY_AFTER_S)),)
+        case DeadlineExceeded():
+            code = grpc.StatusCode.DEADLINE_EXCEEDED
         case GatewayDown():
             code = grpc.StatusCode.UNAVAILABLE
             trailing = (("retry-after", str(_RETRY_AFTER_S)),)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,14 @@ import torch
 from torch import Tensor
 
 from parallel.group import Group
-from runtime.errors import ConfigError, PeerError, PeerLost, PeerTimeout, ShapeError
+from runtime.errors import (
+    ConfigError,
+    PeerError,
+    PeerLost,
+    PeerTimeout,
+    ProtocolError,
+    ShapeError,
+)
 from runtime.groups.rendezvous import GroupSpec, choose_backend, join_group, offer_group
 from runtime.groups.shared_memory import FOLDER, SharedMemoryGroup, new_name
 from runtime.groups.threads import ThreadGroup
@@ -314,6 +321,16 @@ def test_a_leader_that_never_comes_is_noticed(backend: str) -> None:
     )
     with pytest.raises(PeerError, match=r"0\.3 s"):
         join_group(spec, 1)
+
+
+def test_a_rank_without_the_secret_is_named() -> None:
+    offer = offer_group("target", 2, backend="gloo", timeout_s=5)
+    with ThreadPoolExecutor(1) as pool:
+        stranger = pool.submit(join_group, replace(offer.spec, secret="guessed"), 1)
+        with pytest.raises(ProtocolError, match=r"target rank 1 .* does not know this group's"):
+            offer.join()
+        with pytest.raises(ProtocolError, match=r"target rank 0 .* does not know this group's"):
+            stranger.result(timeout=10)
 
 
 def test_ranks_at_different_operations_are_told() -> None:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -33,7 +33,14 @@ from parallel.messages import (
     RequestStats,
     Submit,
 )
-from runtime.errors import ConfigError, PeerError, PeerLost, PeerTimeout, ProtocolError
+from runtime.errors import (
+    ConfigError,
+    PacelineError,
+    PeerError,
+    PeerLost,
+    PeerTimeout,
+    ProtocolError,
+)
 from runtime.links.grpc_link import SERVICE, STATUS_ERRORS, GrpcLinkServer, connect_grpc
 from runtime.links.link import Link
 from runtime.links.measure import answer_pings, measure_round_trips
@@ -287,14 +294,16 @@ if address != "-":
     hello = Hello(role="drafter", name="child")
     link = connect_grpc(address, token="a-token", hello=hello, timeout_s=20)
 else:
-    spec = TorchLinkSpec(host="127.0.0.1", port=port, backend="gloo", timeout_s=20)
+    spec = TorchLinkSpec(
+        host="127.0.0.1", port=port, backend="gloo", timeout_s=20, secret=sys.argv[3]
+    )
     link = join_torch_link(spec, 1, name="child")
 answer_pings(link)
 """
 
 
-def child(address: str, port: int) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([sys.executable, "-c", CHILD, address, str(port)], cwd=ROOT)
+def child(address: str, port: int, secret: str = "") -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, "-c", CHILD, address, str(port), secret], cwd=ROOT)
 
 
 @pytest.mark.parametrize("kind", ["grpc", "torch"])
@@ -308,7 +317,7 @@ def test_a_killed_peer_is_lost_within_seconds(kind: str) -> None:
         link = links.get(timeout=60)
     else:
         offer = offer_torch_link("127.0.0.1", backend="gloo", timeout_s=20)
-        process = child("-", offer.spec.port)
+        process = child("-", offer.spec.port, offer.spec.secret)
         link = join_torch_link(offer.spec, 0, name="leader")
     try:
         assert measure_round_trips(link, 20).p50_s < 1.0
@@ -325,6 +334,17 @@ def test_a_killed_peer_is_lost_within_seconds(kind: str) -> None:
         link.close()
         if kind == "grpc":
             server.close()
+
+
+def test_an_end_without_the_secret_is_refused() -> None:
+    offer = offer_torch_link("127.0.0.1", backend="gloo", timeout_s=5)
+    with ThreadPoolExecutor(1) as pool:
+        guess = replace(offer.spec, secret="guessed")
+        stranger = pool.submit(join_torch_link, guess, 1, name="stranger")
+        with pytest.raises(PacelineError):
+            join_torch_link(offer.spec, 0, name="leader")
+        with pytest.raises(PacelineError):
+            stranger.result(timeout=20)
 
 
 def test_the_end_of_a_torch_link_whose_peer_never_comes_times_out() -> None:

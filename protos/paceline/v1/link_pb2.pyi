@@ -217,6 +217,8 @@ class Hello(_message.Message):
     CAPACITY_FIELD_NUMBER: _builtins.int
     NUM_SUCCESSORS_FIELD_NUMBER: _builtins.int
     GROWS_TREES_FIELD_NUMBER: _builtins.int
+    STEP_S_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
     role: Global___Role.ValueType
     name: _builtins.str
     vocab_size: _builtins.int
@@ -227,6 +229,12 @@ class Hello(_message.Message):
     """Best tokens a drafter wants to hear of after each token the target scored; 0 is none."""
     grows_trees: _builtins.bool
     """Whether the drafter proposes trees, and says how likely each of their tokens is kept."""
+    width: _builtins.int
+    """Layers at a time that its user fixed; 0 leaves it to the leader, among those of step_s."""
+    @_builtins.property
+    def step_s(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Seconds a draft step is predicted to take with layers 1, 2, ... at a time; may be empty."""
+
     def __init__(
         self,
         *,
@@ -236,10 +244,12 @@ class Hello(_message.Message):
         capacity: _builtins.int = ...,
         num_successors: _builtins.int = ...,
         grows_trees: _builtins.bool = ...,
+        step_s: _abc.Iterable[_builtins.float] | None = ...,
+        width: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "grows_trees", b"grows_trees", "name", b"name", "num_successors", b"num_successors", "role", b"role", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "grows_trees", b"grows_trees", "name", b"name", "num_successors", b"num_successors", "role", b"role", "step_s", b"step_s", "vocab_size", b"vocab_size", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -284,7 +294,7 @@ class SamplingParams(_message.Message):
     REPETITION_PENALTY_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
-    """At least 0, finite; 0 is greedy."""
+    """0, which is greedy, or between 0.0001 and 10000."""
     top_k: _builtins.int
     """Keep the k best tokens; 0 keeps all."""
     top_p: _builtins.float
@@ -292,7 +302,7 @@ class SamplingParams(_message.Message):
     min_p: _builtins.float
     """Between 0 and 1."""
     repetition_penalty: _builtins.float
-    """Above 0, finite; absent is 1."""
+    """Between 0.01 and 100; absent is 1."""
     seed: _builtins.int
     """Any 64 bits."""
     def __init__(
@@ -488,7 +498,10 @@ class DraftRequest(_message.Message):
     OPENED_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     CLOSED_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
     round: _builtins.int
+    width: _builtins.int
+    """Layers of the drafter whose attention runs at once; 0 where it has no such choice."""
     @_builtins.property
     def opened(self) -> _containers.RepeatedCompositeFieldContainer[Global___DraftOpen]: ...
     @_builtins.property
@@ -504,10 +517,11 @@ class DraftRequest(_message.Message):
         opened: _abc.Iterable[Global___DraftOpen] | None = ...,
         items: _abc.Iterable[Global___DraftItem] | None = ...,
         closed: _abc.Iterable[_builtins.int] | None = ...,
+        width: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "items", b"items", "opened", b"opened", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "items", b"items", "opened", b"opened", "round", b"round", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -619,6 +633,11 @@ class Submit(_message.Message):
     DRAFT_LENGTH_FIELD_NUMBER: _builtins.int
     IGNORE_EOS_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
+    NUM_LOGPROBS_FIELD_NUMBER: _builtins.int
+    SAMPLE_INDEX_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    TIMEOUT_S_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     mode: Global___DecodeMode.ValueType
     verifier: Global___VerifierKind.ValueType
@@ -626,6 +645,16 @@ class Submit(_message.Message):
     draft_length: _builtins.int
     """Draft tokens a round, 0 included; absent leaves it to the controller."""
     ignore_eos: _builtins.bool
+    num_logprobs: _builtins.int
+    """Likeliest tokens to report at each position, with log probabilities; absent reports none."""
+    sample_index: _builtins.int
+    """Tells apart several samples of one prompt with one seed."""
+    priority: _builtins.int
+    """Higher is served first."""
+    client: _builtins.str
+    """Who asks; clients share fairly."""
+    timeout_s: _builtins.float
+    """Seconds from now on after which the output is of no use; 0 is without end."""
     @_builtins.property
     def prompt_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -646,14 +675,24 @@ class Submit(_message.Message):
         draft_length: _builtins.int | None = ...,
         ignore_eos: _builtins.bool = ...,
         stop: _abc.Iterable[_builtins.str] | None = ...,
+        num_logprobs: _builtins.int | None = ...,
+        sample_index: _builtins.int = ...,
+        priority: _builtins.int = ...,
+        client: _builtins.str = ...,
+        timeout_s: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_draft_length", b"_draft_length", "draft_length", b"draft_length", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_draft_length", b"_draft_length", "_num_logprobs", b"_num_logprobs", "draft_length", b"draft_length", "num_logprobs", b"num_logprobs", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_draft_length", b"_draft_length", "draft_length", b"draft_length", "ignore_eos", b"ignore_eos", "max_tokens", b"max_tokens", "mode", b"mode", "prompt_ids", b"prompt_ids", "request", b"request", "sampling", b"sampling", "stop", b"stop", "verifier", b"verifier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_draft_length", b"_draft_length", "_num_logprobs", b"_num_logprobs", "client", b"client", "draft_length", b"draft_length", "ignore_eos", b"ignore_eos", "max_tokens", b"max_tokens", "mode", b"mode", "num_logprobs", b"num_logprobs", "priority", b"priority", "prompt_ids", b"prompt_ids", "request", b"request", "sample_index", b"sample_index", "sampling", b"sampling", "stop", b"stop", "timeout_s", b"timeout_s", "verifier", b"verifier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__draft_length: _TypeAlias = _typing.Literal["draft_length"]  # noqa: Y015
     _WhichOneofArgType__draft_length: _TypeAlias = _typing.Literal["_draft_length", b"_draft_length"]  # noqa: Y015
+    _WhichOneofReturnType__num_logprobs: _TypeAlias = _typing.Literal["num_logprobs"]  # noqa: Y015
+    _WhichOneofArgType__num_logprobs: _TypeAlias = _typing.Literal["_num_logprobs", b"_num_logprobs"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__draft_length) -> _WhichOneofReturnType__draft_length | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_logprobs) -> _WhichOneofReturnType__num_logprobs | None: ...
 
 Global___Submit: _TypeAlias = Submit  # noqa: Y015
 
@@ -679,6 +718,40 @@ class Cancel(_message.Message):
 Global___Cancel: _TypeAlias = Cancel  # noqa: Y015
 
 @_typing.final
+class TokenLogprobs(_message.Message):
+    """How likely the target found a token, before temperature, cuts and penalties."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    TOP_IDS_FIELD_NUMBER: _builtins.int
+    TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
+    logprob: _builtins.float
+    """Natural logarithm, at most 0."""
+    @_builtins.property
+    def top_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The likeliest tokens at its place, best first."""
+
+    @_builtins.property
+    def top_logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """As many."""
+
+    def __init__(
+        self,
+        *,
+        logprob: _builtins.float = ...,
+        top_ids: _abc.Iterable[_builtins.int] | None = ...,
+        top_logprobs: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprob", b"logprob", "top_ids", b"top_ids", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenLogprobs: _TypeAlias = TokenLogprobs  # noqa: Y015
+
+@_typing.final
 class Committed(_message.Message):
     """Tokens that are final, in order."""
 
@@ -686,18 +759,24 @@ class Committed(_message.Message):
 
     REQUEST_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprobs]:
+        """One for each token, or none."""
+
     def __init__(
         self,
         *,
         request: _builtins.int = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        logprobs: _abc.Iterable[Global___TokenLogprobs] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "request", b"request", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -721,6 +800,12 @@ class RequestStats(_message.Message):
     DRAFTER_LOST_FIELD_NUMBER: _builtins.int
     TESTED_AT_FIELD_NUMBER: _builtins.int
     ACCEPTED_AT_FIELD_NUMBER: _builtins.int
+    DRAFT_WIDTH_FIELD_NUMBER: _builtins.int
+    PREDICTED_STEP_S_FIELD_NUMBER: _builtins.int
+    DRAFT_STEP_S_FIELD_NUMBER: _builtins.int
+    PREEMPTIONS_FIELD_NUMBER: _builtins.int
+    CACHED_PROMPT_FIELD_NUMBER: _builtins.int
+    QUEUED_S_FIELD_NUMBER: _builtins.int
     rounds: _builtins.int
     drafted: _builtins.int
     accepted: _builtins.int
@@ -731,6 +816,17 @@ class RequestStats(_message.Message):
     draft_s: _builtins.float
     hidden_s: _builtins.float
     drafter_lost: _builtins.bool
+    draft_width: _builtins.int
+    """Layers of the drafter whose attention ran at once, in the last round that drafted."""
+    predicted_step_s: _builtins.float
+    """Seconds that a draft step was predicted to take, and took, in the mean over each draft's steps."""
+    draft_step_s: _builtins.float
+    preemptions: _builtins.int
+    """How often its cache was given to others, and read anew later."""
+    cached_prompt: _builtins.int
+    """Prompt tokens that earlier requests had left in the cache."""
+    queued_s: _builtins.float
+    """Seconds until it was first served."""
     @_builtins.property
     def tested_at(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """How often the first, second, ... draft token of a round was tested."""
@@ -754,10 +850,16 @@ class RequestStats(_message.Message):
         drafter_lost: _builtins.bool = ...,
         tested_at: _abc.Iterable[_builtins.int] | None = ...,
         accepted_at: _abc.Iterable[_builtins.int] | None = ...,
+        draft_width: _builtins.int = ...,
+        predicted_step_s: _builtins.float = ...,
+        draft_step_s: _builtins.float = ...,
+        preemptions: _builtins.int = ...,
+        cached_prompt: _builtins.int = ...,
+        queued_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "accepted_at", b"accepted_at", "draft_s", b"draft_s", "drafted", b"drafted", "drafter_lost", b"drafter_lost", "hidden_s", b"hidden_s", "missed_drafts", b"missed_drafts", "rejected", b"rejected", "rounds", b"rounds", "tested_at", b"tested_at", "total_s", b"total_s", "ttft_s", b"ttft_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "accepted_at", b"accepted_at", "cached_prompt", b"cached_prompt", "draft_s", b"draft_s", "draft_step_s", b"draft_step_s", "draft_width", b"draft_width", "drafted", b"drafted", "drafter_lost", b"drafter_lost", "hidden_s", b"hidden_s", "missed_drafts", b"missed_drafts", "predicted_step_s", b"predicted_step_s", "preemptions", b"preemptions", "queued_s", b"queued_s", "rejected", b"rejected", "rounds", b"rounds", "tested_at", b"tested_at", "total_s", b"total_s", "ttft_s", b"ttft_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -844,21 +946,103 @@ class Ping(_message.Message):
 Global___Ping: _TypeAlias = Ping  # noqa: Y015
 
 @_typing.final
+class EngineStatus(_message.Message):
+    """What an engine does now, and has done since it started. Times are seconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNNING_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    PAGES_USED_FIELD_NUMBER: _builtins.int
+    PAGES_FIELD_NUMBER: _builtins.int
+    DRAFTER_FIELD_NUMBER: _builtins.int
+    DRAFTER_LOSSES_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    DRAFTED_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
+    MISSED_DRAFTS_FIELD_NUMBER: _builtins.int
+    DRAFT_S_FIELD_NUMBER: _builtins.int
+    HIDDEN_S_FIELD_NUMBER: _builtins.int
+    TARGET_S_FIELD_NUMBER: _builtins.int
+    PREEMPTIONS_FIELD_NUMBER: _builtins.int
+    PREFIX_HIT_TOKENS_FIELD_NUMBER: _builtins.int
+    EXPIRED_FIELD_NUMBER: _builtins.int
+    running: _builtins.int
+    waiting: _builtins.int
+    pages_used: _builtins.int
+    """Pages of the target's cache that requests hold, and all there are."""
+    pages: _builtins.int
+    drafter: _builtins.str
+    """The attached drafter; empty is none."""
+    drafter_losses: _builtins.int
+    rounds: _builtins.int
+    tokens: _builtins.int
+    """Output tokens."""
+    drafted: _builtins.int
+    accepted: _builtins.int
+    rejected: _builtins.int
+    missed_drafts: _builtins.int
+    draft_s: _builtins.float
+    hidden_s: _builtins.float
+    """The part of draft_s during which the target did not wait."""
+    target_s: _builtins.float
+    preemptions: _builtins.int
+    prefix_hit_tokens: _builtins.int
+    """Tokens that were not read again because an earlier request had left them in the cache."""
+    expired: _builtins.int
+    """Requests whose deadline passed."""
+    def __init__(
+        self,
+        *,
+        running: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        pages_used: _builtins.int = ...,
+        pages: _builtins.int = ...,
+        drafter: _builtins.str = ...,
+        drafter_losses: _builtins.int = ...,
+        rounds: _builtins.int = ...,
+        tokens: _builtins.int = ...,
+        drafted: _builtins.int = ...,
+        accepted: _builtins.int = ...,
+        rejected: _builtins.int = ...,
+        missed_drafts: _builtins.int = ...,
+        draft_s: _builtins.float = ...,
+        hidden_s: _builtins.float = ...,
+        target_s: _builtins.float = ...,
+        preemptions: _builtins.int = ...,
+        prefix_hit_tokens: _builtins.int = ...,
+        expired: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "draft_s", b"draft_s", "drafted", b"drafted", "drafter", b"drafter", "drafter_losses", b"drafter_losses", "expired", b"expired", "hidden_s", b"hidden_s", "missed_drafts", b"missed_drafts", "pages", b"pages", "pages_used", b"pages_used", "preemptions", b"preemptions", "prefix_hit_tokens", b"prefix_hit_tokens", "rejected", b"rejected", "rounds", b"rounds", "running", b"running", "target_s", b"target_s", "tokens", b"tokens", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EngineStatus: _TypeAlias = EngineStatus  # noqa: Y015
+
+@_typing.final
 class Pong(_message.Message):
     """Answers a Ping."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NUMBER_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
+    @_builtins.property
+    def status(self) -> Global___EngineStatus: ...
     def __init__(
         self,
         *,
         number: _builtins.int = ...,
+        status: Global___EngineStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

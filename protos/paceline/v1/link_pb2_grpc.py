@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from protos.paceline.v1 import link_pb2 as protos_dot_paceline_dot_v1_dot_link__pb2
+from protos.paceline.v1 import link_pb2 as paceline_dot_v1_dot_link__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in protos/paceline/v1/link_pb2_grpc.py depends on'
+        + ' but the generated code in paceline/v1/link_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -37,8 +37,8 @@ class LinkServiceStub:
         """
         self.Connect = channel.stream_stream(
                 '/paceline.v1.LinkService/Connect',
-                request_serializer=protos_dot_paceline_dot_v1_dot_link__pb2.ConnectRequest.SerializeToString,
-                response_deserializer=protos_dot_paceline_dot_v1_dot_link__pb2.ConnectResponse.FromString,
+                request_serializer=paceline_dot_v1_dot_link__pb2.ConnectRequest.SerializeToString,
+                response_deserializer=paceline_dot_v1_dot_link__pb2.ConnectResponse.FromString,
                 _registered_method=True)
 
 
@@ -59,8 +59,8 @@ def add_LinkServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Connect': grpc.stream_stream_rpc_method_handler(
                     servicer.Connect,
-                    request_deserializer=protos_dot_paceline_dot_v1_dot_link__pb2.ConnectRequest.FromString,
-                    response_serializer=protos_dot_paceline_dot_v1_dot_link__pb2.ConnectResponse.SerializeToString,
+                    request_deserializer=paceline_dot_v1_dot_link__pb2.ConnectRequest.FromString,
+                    response_serializer=paceline_dot_v1_dot_link__pb2.ConnectResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -89,8 +89,8 @@ class LinkService:
             request_iterator,
             target,
             '/paceline.v1.LinkService/Connect',
-            protos_dot_paceline_dot_v1_dot_link__pb2.ConnectRequest.SerializeToString,
-            protos_dot_paceline_dot_v1_dot_link__pb2.ConnectResponse.FromString,
+            paceline_dot_v1_dot_link__pb2.ConnectRequest.SerializeToString,
+            paceline_dot_v1_dot_link__pb2.ConnectResponse.FromString,
             options,
             channel_credentials,
             insecure,

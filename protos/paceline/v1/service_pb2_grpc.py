@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from protos.paceline.v1 import service_pb2 as protos_dot_paceline_dot_v1_dot_service__pb2
+from protos.paceline.v1 import service_pb2 as paceline_dot_v1_dot_service__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in protos/paceline/v1/service_pb2_grpc.py depends on'
+        + ' but the generated code in paceline/v1/service_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -37,13 +37,13 @@ class GenerationServiceStub:
         """
         self.Generate = channel.unary_stream(
                 '/paceline.v1.GenerationService/Generate',
-                request_serializer=protos_dot_paceline_dot_v1_dot_service__pb2.GenerateRequest.SerializeToString,
-                response_deserializer=protos_dot_paceline_dot_v1_dot_service__pb2.GenerateResponse.FromString,
+                request_serializer=paceline_dot_v1_dot_service__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=paceline_dot_v1_dot_service__pb2.GenerateResponse.FromString,
                 _registered_method=True)
         self.Cancel = channel.unary_unary(
                 '/paceline.v1.GenerationService/Cancel',
-                request_serializer=protos_dot_paceline_dot_v1_dot_service__pb2.CancelRequest.SerializeToString,
-                response_deserializer=protos_dot_paceline_dot_v1_dot_service__pb2.CancelResponse.FromString,
+                request_serializer=paceline_dot_v1_dot_service__pb2.CancelRequest.SerializeToString,
+                response_deserializer=paceline_dot_v1_dot_service__pb2.CancelResponse.FromString,
                 _registered_method=True)
 
 
@@ -71,13 +71,13 @@ def add_GenerationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Generate': grpc.unary_stream_rpc_method_handler(
                     servicer.Generate,
-                    request_deserializer=protos_dot_paceline_dot_v1_dot_service__pb2.GenerateRequest.FromString,
-                    response_serializer=protos_dot_paceline_dot_v1_dot_service__pb2.GenerateResponse.SerializeToString,
+                    request_deserializer=paceline_dot_v1_dot_service__pb2.GenerateRequest.FromString,
+                    response_serializer=paceline_dot_v1_dot_service__pb2.GenerateResponse.SerializeToString,
             ),
             'Cancel': grpc.unary_unary_rpc_method_handler(
                     servicer.Cancel,
-                    request_deserializer=protos_dot_paceline_dot_v1_dot_service__pb2.CancelRequest.FromString,
-                    response_serializer=protos_dot_paceline_dot_v1_dot_service__pb2.CancelResponse.SerializeToString,
+                    request_deserializer=paceline_dot_v1_dot_service__pb2.CancelRequest.FromString,
+                    response_serializer=paceline_dot_v1_dot_service__pb2.CancelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -106,8 +106,8 @@ class GenerationService:
             request,
             target,
             '/paceline.v1.GenerationService/Generate',
-            protos_dot_paceline_dot_v1_dot_service__pb2.GenerateRequest.SerializeToString,
-            protos_dot_paceline_dot_v1_dot_service__pb2.GenerateResponse.FromString,
+            paceline_dot_v1_dot_service__pb2.GenerateRequest.SerializeToString,
+            paceline_dot_v1_dot_service__pb2.GenerateResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -133,8 +133,261 @@ class GenerationService:
             request,
             target,
             '/paceline.v1.GenerationService/Cancel',
-            protos_dot_paceline_dot_v1_dot_service__pb2.CancelRequest.SerializeToString,
-            protos_dot_paceline_dot_v1_dot_service__pb2.CancelResponse.FromString,
+            paceline_dot_v1_dot_service__pb2.CancelRequest.SerializeToString,
+            paceline_dot_v1_dot_service__pb2.CancelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class AdminServiceStub:
+    """Runs the server.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.GetStatus = channel.unary_unary(
+                '/paceline.v1.AdminService/GetStatus',
+                request_serializer=paceline_dot_v1_dot_service__pb2.GetStatusRequest.SerializeToString,
+                response_deserializer=paceline_dot_v1_dot_service__pb2.GetStatusResponse.FromString,
+                _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/paceline.v1.AdminService/Drain',
+                request_serializer=paceline_dot_v1_dot_service__pb2.DrainRequest.SerializeToString,
+                response_deserializer=paceline_dot_v1_dot_service__pb2.DrainResponse.FromString,
+                _registered_method=True)
+        self.AddDrafter = channel.unary_unary(
+                '/paceline.v1.AdminService/AddDrafter',
+                request_serializer=paceline_dot_v1_dot_service__pb2.AddDrafterRequest.SerializeToString,
+                response_deserializer=paceline_dot_v1_dot_service__pb2.AddDrafterResponse.FromString,
+                _registered_method=True)
+        self.RemoveDrafter = channel.unary_unary(
+                '/paceline.v1.AdminService/RemoveDrafter',
+                request_serializer=paceline_dot_v1_dot_service__pb2.RemoveDrafterRequest.SerializeToString,
+                response_deserializer=paceline_dot_v1_dot_service__pb2.RemoveDrafterResponse.FromString,
+                _registered_method=True)
+        self.SwapDrafter = channel.unary_unary(
+                '/paceline.v1.AdminService/SwapDrafter',
+                request_serializer=paceline_dot_v1_dot_service__pb2.SwapDrafterRequest.SerializeToString,
+                response_deserializer=paceline_dot_v1_dot_service__pb2.SwapDrafterResponse.FromString,
+                _registered_method=True)
+
+
+class AdminServiceServicer:
+    """Runs the server.
+    """
+
+    def GetStatus(self, request, context):
+        """Tells what the server does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Drain(self, request, context):
+        """Refuses new requests and lets those that run finish; answers at once. The server ends
+        when nothing runs, or after the time it was started with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddDrafter(self, request, context):
+        """Starts a drafter where there is none; requests in flight go on with it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveDrafter(self, request, context):
+        """Ends the drafter; requests in flight go on without it, their tokens unchanged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SwapDrafter(self, request, context):
+        """Replaces the drafter's model; requests in flight go on with the new one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_AdminServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'GetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatus,
+                    request_deserializer=paceline_dot_v1_dot_service__pb2.GetStatusRequest.FromString,
+                    response_serializer=paceline_dot_v1_dot_service__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=paceline_dot_v1_dot_service__pb2.DrainRequest.FromString,
+                    response_serializer=paceline_dot_v1_dot_service__pb2.DrainResponse.SerializeToString,
+            ),
+            'AddDrafter': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddDrafter,
+                    request_deserializer=paceline_dot_v1_dot_service__pb2.AddDrafterRequest.FromString,
+                    response_serializer=paceline_dot_v1_dot_service__pb2.AddDrafterResponse.SerializeToString,
+            ),
+            'RemoveDrafter': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveDrafter,
+                    request_deserializer=paceline_dot_v1_dot_service__pb2.RemoveDrafterRequest.FromString,
+                    response_serializer=paceline_dot_v1_dot_service__pb2.RemoveDrafterResponse.SerializeToString,
+            ),
+            'SwapDrafter': grpc.unary_unary_rpc_method_handler(
+                    servicer.SwapDrafter,
+                    request_deserializer=paceline_dot_v1_dot_service__pb2.SwapDrafterRequest.FromString,
+                    response_serializer=paceline_dot_v1_dot_service__pb2.SwapDrafterResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'paceline.v1.AdminService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('paceline.v1.AdminService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class AdminService:
+    """Runs the server.
+    """
+
+    @staticmethod
+    def GetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.AdminService/GetStatus',
+            paceline_dot_v1_dot_service__pb2.GetStatusRequest.SerializeToString,
+            paceline_dot_v1_dot_service__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.AdminService/Drain',
+            paceline_dot_v1_dot_service__pb2.DrainRequest.SerializeToString,
+            paceline_dot_v1_dot_service__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddDrafter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.AdminService/AddDrafter',
+            paceline_dot_v1_dot_service__pb2.AddDrafterRequest.SerializeToString,
+            paceline_dot_v1_dot_service__pb2.AddDrafterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveDrafter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.AdminService/RemoveDrafter',
+            paceline_dot_v1_dot_service__pb2.RemoveDrafterRequest.SerializeToString,
+            paceline_dot_v1_dot_service__pb2.RemoveDrafterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SwapDrafter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.AdminService/SwapDrafter',
+            paceline_dot_v1_dot_service__pb2.SwapDrafterRequest.SerializeToString,
+            paceline_dot_v1_dot_service__pb2.SwapDrafterResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -158,18 +411,18 @@ class ModelServiceStub:
         """
         self.GetModel = channel.unary_unary(
                 '/paceline.v1.ModelService/GetModel',
-                request_serializer=protos_dot_paceline_dot_v1_dot_service__pb2.GetModelRequest.SerializeToString,
-                response_deserializer=protos_dot_paceline_dot_v1_dot_service__pb2.GetModelResponse.FromString,
+                request_serializer=paceline_dot_v1_dot_service__pb2.GetModelRequest.SerializeToString,
+                response_deserializer=paceline_dot_v1_dot_service__pb2.GetModelResponse.FromString,
                 _registered_method=True)
         self.Tokenize = channel.unary_unary(
                 '/paceline.v1.ModelService/Tokenize',
-                request_serializer=protos_dot_paceline_dot_v1_dot_service__pb2.TokenizeRequest.SerializeToString,
-                response_deserializer=protos_dot_paceline_dot_v1_dot_service__pb2.TokenizeResponse.FromString,
+                request_serializer=paceline_dot_v1_dot_service__pb2.TokenizeRequest.SerializeToString,
+                response_deserializer=paceline_dot_v1_dot_service__pb2.TokenizeResponse.FromString,
                 _registered_method=True)
         self.Detokenize = channel.unary_unary(
                 '/paceline.v1.ModelService/Detokenize',
-                request_serializer=protos_dot_paceline_dot_v1_dot_service__pb2.DetokenizeRequest.SerializeToString,
-                response_deserializer=protos_dot_paceline_dot_v1_dot_service__pb2.DetokenizeResponse.FromString,
+                request_serializer=paceline_dot_v1_dot_service__pb2.DetokenizeRequest.SerializeToString,
+                response_deserializer=paceline_dot_v1_dot_service__pb2.DetokenizeResponse.FromString,
                 _registered_method=True)
 
 
@@ -203,18 +456,18 @@ def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'GetModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModel,
-                    request_deserializer=protos_dot_paceline_dot_v1_dot_service__pb2.GetModelRequest.FromString,
-                    response_serializer=protos_dot_paceline_dot_v1_dot_service__pb2.GetModelResponse.SerializeToString,
+                    request_deserializer=paceline_dot_v1_dot_service__pb2.GetModelRequest.FromString,
+                    response_serializer=paceline_dot_v1_dot_service__pb2.GetModelResponse.SerializeToString,
             ),
             'Tokenize': grpc.unary_unary_rpc_method_handler(
                     servicer.Tokenize,
-                    request_deserializer=protos_dot_paceline_dot_v1_dot_service__pb2.TokenizeRequest.FromString,
-                    response_serializer=protos_dot_paceline_dot_v1_dot_service__pb2.TokenizeResponse.SerializeToString,
+                    request_deserializer=paceline_dot_v1_dot_service__pb2.TokenizeRequest.FromString,
+                    response_serializer=paceline_dot_v1_dot_service__pb2.TokenizeResponse.SerializeToString,
             ),
             'Detokenize': grpc.unary_unary_rpc_method_handler(
                     servicer.Detokenize,
-                    request_deserializer=protos_dot_paceline_dot_v1_dot_service__pb2.DetokenizeRequest.FromString,
-                    response_serializer=protos_dot_paceline_dot_v1_dot_service__pb2.DetokenizeResponse.SerializeToString,
+                    request_deserializer=paceline_dot_v1_dot_service__pb2.DetokenizeRequest.FromString,
+                    response_serializer=paceline_dot_v1_dot_service__pb2.DetokenizeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -243,8 +496,8 @@ class ModelService:
             request,
             target,
             '/paceline.v1.ModelService/GetModel',
-            protos_dot_paceline_dot_v1_dot_service__pb2.GetModelRequest.SerializeToString,
-            protos_dot_paceline_dot_v1_dot_service__pb2.GetModelResponse.FromString,
+            paceline_dot_v1_dot_service__pb2.GetModelRequest.SerializeToString,
+            paceline_dot_v1_dot_service__pb2.GetModelResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -270,8 +523,8 @@ class ModelService:
             request,
             target,
             '/paceline.v1.ModelService/Tokenize',
-            protos_dot_paceline_dot_v1_dot_service__pb2.TokenizeRequest.SerializeToString,
-            protos_dot_paceline_dot_v1_dot_service__pb2.TokenizeResponse.FromString,
+            paceline_dot_v1_dot_service__pb2.TokenizeRequest.SerializeToString,
+            paceline_dot_v1_dot_service__pb2.TokenizeResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -297,8 +550,8 @@ class ModelService:
             request,
             target,
             '/paceline.v1.ModelService/Detokenize',
-            protos_dot_paceline_dot_v1_dot_service__pb2.DetokenizeRequest.SerializeToString,
-            protos_dot_paceline_dot_v1_dot_service__pb2.DetokenizeResponse.FromString,
+            paceline_dot_v1_dot_service__pb2.DetokenizeRequest.SerializeToString,
+            paceline_dot_v1_dot_service__pb2.DetokenizeResponse.FromString,
             options,
             channel_credentials,
             insecure,

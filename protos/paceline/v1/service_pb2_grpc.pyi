@@ -75,6 +75,91 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
 
 def add_GenerationServiceServicer_to_server(servicer: GenerationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
+class AdminServiceStub:
+    """Runs the server."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
+    GetStatus: _grpc.UnaryUnaryMultiCallable[_service_pb2.GetStatusRequest, _service_pb2.GetStatusResponse]
+    """Tells what the server does."""
+    Drain: _grpc.UnaryUnaryMultiCallable[_service_pb2.DrainRequest, _service_pb2.DrainResponse]
+    """Refuses new requests and lets those that run finish; answers at once. The server ends
+    when nothing runs, or after the time it was started with.
+    """
+    AddDrafter: _grpc.UnaryUnaryMultiCallable[_service_pb2.AddDrafterRequest, _service_pb2.AddDrafterResponse]
+    """Starts a drafter where there is none; requests in flight go on with it."""
+    RemoveDrafter: _grpc.UnaryUnaryMultiCallable[_service_pb2.RemoveDrafterRequest, _service_pb2.RemoveDrafterResponse]
+    """Ends the drafter; requests in flight go on without it, their tokens unchanged."""
+    SwapDrafter: _grpc.UnaryUnaryMultiCallable[_service_pb2.SwapDrafterRequest, _service_pb2.SwapDrafterResponse]
+    """Replaces the drafter's model; requests in flight go on with the new one."""
+
+@_typing.type_check_only
+class AdminServiceAsyncStub(AdminServiceStub):
+    """Runs the server."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    GetStatus: _aio.UnaryUnaryMultiCallable[_service_pb2.GetStatusRequest, _service_pb2.GetStatusResponse]  # type: ignore[assignment]
+    """Tells what the server does."""
+    Drain: _aio.UnaryUnaryMultiCallable[_service_pb2.DrainRequest, _service_pb2.DrainResponse]  # type: ignore[assignment]
+    """Refuses new requests and lets those that run finish; answers at once. The server ends
+    when nothing runs, or after the time it was started with.
+    """
+    AddDrafter: _aio.UnaryUnaryMultiCallable[_service_pb2.AddDrafterRequest, _service_pb2.AddDrafterResponse]  # type: ignore[assignment]
+    """Starts a drafter where there is none; requests in flight go on with it."""
+    RemoveDrafter: _aio.UnaryUnaryMultiCallable[_service_pb2.RemoveDrafterRequest, _service_pb2.RemoveDrafterResponse]  # type: ignore[assignment]
+    """Ends the drafter; requests in flight go on without it, their tokens unchanged."""
+    SwapDrafter: _aio.UnaryUnaryMultiCallable[_service_pb2.SwapDrafterRequest, _service_pb2.SwapDrafterResponse]  # type: ignore[assignment]
+    """Replaces the drafter's model; requests in flight go on with the new one."""
+
+class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Runs the server."""
+
+    @_abc_1.abstractmethod
+    def GetStatus(
+        self,
+        request: _service_pb2.GetStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.GetStatusResponse, _abc.Awaitable[_service_pb2.GetStatusResponse]]:
+        """Tells what the server does."""
+
+    @_abc_1.abstractmethod
+    def Drain(
+        self,
+        request: _service_pb2.DrainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.DrainResponse, _abc.Awaitable[_service_pb2.DrainResponse]]:
+        """Refuses new requests and lets those that run finish; answers at once. The server ends
+        when nothing runs, or after the time it was started with.
+        """
+
+    @_abc_1.abstractmethod
+    def AddDrafter(
+        self,
+        request: _service_pb2.AddDrafterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.AddDrafterResponse, _abc.Awaitable[_service_pb2.AddDrafterResponse]]:
+        """Starts a drafter where there is none; requests in flight go on with it."""
+
+    @_abc_1.abstractmethod
+    def RemoveDrafter(
+        self,
+        request: _service_pb2.RemoveDrafterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.RemoveDrafterResponse, _abc.Awaitable[_service_pb2.RemoveDrafterResponse]]:
+        """Ends the drafter; requests in flight go on without it, their tokens unchanged."""
+
+    @_abc_1.abstractmethod
+    def SwapDrafter(
+        self,
+        request: _service_pb2.SwapDrafterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.SwapDrafterResponse, _abc.Awaitable[_service_pb2.SwapDrafterResponse]]:
+        """Replaces the drafter's model; requests in flight go on with the new one."""
+
+def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
 class ModelServiceStub:
     """Tells of the model and its tokens."""
 

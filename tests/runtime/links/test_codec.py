@@ -7,13 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallel.decoding.types import DecodeMode, RngKey, SamplingParams, SparseProbs, VerifierKind
+from parallel.decoding.types import (
+    DecodeMode,
+    RngKey,
+    SamplingParams,
+    SparseProbs,
+    TokenLogprobs,
+    VerifierKind,
+)
 from parallel.messages import (
     Cancel,
     Committed,
     DraftItem,
     DraftOpen,
     DraftRequest,
+    EngineStatus,
     Failed,
     Finished,
     Hello,
@@ -36,7 +44,7 @@ seconds = st.floats(0, 1e9)
 text = st.text(max_size=8)
 sampling = st.builds(
     SamplingParams,
-    temperature=st.floats(0, 10),
+    temperature=st.just(0.0) | st.floats(1e-4, 10),
     top_k=counts,
     top_p=st.floats(0, 1, exclude_min=True),
     min_p=st.floats(0, 1),
@@ -99,7 +107,28 @@ stats = st.builds(
     draft_s=seconds,
     hidden_s=seconds,
     drafter_lost=st.booleans(),
+    preemptions=counts,
+    cached_prompt=counts,
+    queued_s=seconds,
 )
+statuses = st.builds(
+    EngineStatus, running=counts, waiting=counts, drafter=text, tokens=words, target_s=seconds
+)
+logprobs = st.builds(
+    TokenLogprobs,
+    logprob=st.floats(-100, 0),
+    top_ids=st.just((4, 5)),
+    top_logprobs=st.just((-0.5, -2.0)),
+)
+
+
+@st.composite
+def committed(draw: st.DrawFn) -> Committed:
+    ids = draw(token_ids)
+    some = tuple(draw(logprobs) for _ in ids) if draw(st.booleans()) else ()
+    return Committed(request=draw(words), token_ids=ids, logprobs=some)
+
+
 messages = st.one_of(
     st.builds(
         Hello,
@@ -132,9 +161,14 @@ messages = st.one_of(
         draft_length=st.integers(-1, 2**32 - 1),
         ignore_eos=st.booleans(),
         stop=st.lists(text, max_size=3).map(tuple),
+        num_logprobs=st.integers(-1, 2**32 - 1),
+        sample_index=counts,
+        priority=st.integers(-(2**31), 2**31 - 1),
+        client=text,
+        timeout_s=seconds,
     ),
     st.builds(Cancel, request=words),
-    st.builds(Committed, request=words, token_ids=token_ids),
+    committed(),
     st.builds(
         Finished,
         request=words,
@@ -143,7 +177,7 @@ messages = st.one_of(
     ),
     st.builds(Failed, request=st.none() | words, kind=text, message=text),
     st.builds(Ping, number=words),
-    st.builds(Pong, number=words),
+    st.builds(Pong, number=words, status=statuses),
 )
 SUBMIT = Submit(
     request=1,
@@ -203,7 +237,6 @@ def test_draft_length_of_the_controller_differs_from_zero() -> None:
         Committed(request=1, token_ids=(-1,)),
         replace(SUBMIT, draft_length=-2),
         replace(SUBMIT, verifier="hope"),
-        replace(SUBMIT, sampling=SamplingParams(temperature=float("inf"))),
         Finished(request=1, reason="tired"),
         Failed(request=1, kind="X", message="\ud800"),
         Proposal(round=1, items=(), draft_s=float("nan")),

@@ -13,7 +13,8 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from parallel.decoding.types import DecodeMode
-from runtime.service.gateway import Gateway, GatewayLimits
+from runtime.service.gateway import Gateway
+from runtime.service.limits import GatewayLimits
 from runtime.service.server import ServerSettings, ServiceServer
 from runtime.service.servicer import ServedModel
 from runtime.text import Tokenizer
@@ -38,6 +39,7 @@ class Serving:
 
     def __init__(self, rig: Rig, **settings: Any) -> None:
         limits = settings.pop("limits", GatewayLimits())
+        control = settings.pop("control", None)
         model = ServedModel(
             name="toy",
             tokenizer=toy_tokenizer(),
@@ -51,7 +53,7 @@ class Serving:
         )
         self.gateway = Gateway(rig.driver(), limits)
         self.server = ServiceServer(
-            self.gateway, model, ServerSettings(address="127.0.0.1:0", **settings)
+            self.gateway, model, ServerSettings(address="127.0.0.1:0", **settings), control
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -82,9 +84,9 @@ def slow_down(rig: Rig, seconds: float) -> None:
     """Let each of the target's forwards take so long at least."""
     forward = rig.target.forward
 
-    def slow(rows: Any) -> Any:
+    def slow(rows: Any, width: int) -> Any:
         time.sleep(seconds)
-        return forward(rows)
+        return forward(rows, width)
 
     rig.target.forward = slow  # type: ignore[method-assign]
 

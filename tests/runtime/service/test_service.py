@@ -14,7 +14,7 @@ from protos.paceline.v1 import link_pb2
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.service.client import Client, Credentials, ServiceError
-from runtime.service.gateway import GatewayLimits
+from runtime.service.limits import GatewayLimits
 from tests.rig import Rig, expected_tokens, make_submit
 from tests.runtime.service.serving import CutWire, Serving, slow_down, toy_tokenizer
 
@@ -207,6 +207,16 @@ def test_a_deadline_ends_the_request(
         (ask("m" * 200), "request_id is longer than 128"),
         (ask(stop=["a"] * 17), "17 stop strings"),
         (ask(stop=[""]), "a stop string is empty"),
+        (ask(n=0, temperature=1), "n is 0: ask for 1 to 16 samples"),
+        (ask(n=17, temperature=1), "n is 17: ask for 1 to 16 samples"),
+        (ask(n=2), "n is 2 at temperature 0: all samples would be the same"),
+        (ask("mine", n=2, temperature=1, resume_from=1), "resume_from_each says"),
+        (
+            ask("mine", n=2, temperature=1, resume_from_each=[1]),
+            "resume_from_each has 1 numbers for 2 samples",
+        ),
+        (ask(logprobs=21), "logprobs is 21: 20 at most"),
+        (ask(priority=101), "priority is 101: between -100 and 100"),
         (
             pb.GenerateRequest(chat=pb.Chat(messages=[pb.ChatMessage(role="user", content="x")])),
             "the toy has no chat template",
@@ -302,6 +312,23 @@ def test_readiness_falls_with_the_engine_and_streams_end(
     assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
     with pytest.raises(grpc.RpcError, match="the engine is gone"):
         list(stub.Generate(ask()))
+
+
+def test_readiness_falls_while_the_engine_is_stuck_and_comes_back(rig: Rig) -> None:
+    serving = Serving(rig, limits=GatewayLimits(max_step_age_s=1.5))
+    try:
+        with grpc.insecure_channel(serving.address) as channel:
+            stub: Stub = rpc.GenerationServiceStub(channel)
+            wait_until(lambda: health(channel, GENERATION) == "SERVING")
+            slow_down(rig, 4.0)
+            stream = stub.Generate(ask("stuck", max_tokens=1))
+            next(stream)
+            wait_until(lambda: health(channel, GENERATION) == "NOT_SERVING")
+            assert health(channel, "") == "SERVING"
+            assert list(stream)[-1].WhichOneof("event") == "finish"
+            wait_until(lambda: health(channel, GENERATION) == "SERVING")
+    finally:
+        serving.close()
 
 
 def test_reflection_tells_an_outsider_of_the_services(serving: Serving) -> None:

@@ -1,7 +1,5 @@
 """TLS and client certificates, over a toy engine."""
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,32 +7,14 @@ import pytest
 
 from runtime.errors import ConfigError
 from runtime.service.client import Client, Credentials, ServiceError
+from tests.certificates import make_certificates
 from tests.rig import Rig
 from tests.runtime.service.serving import Serving
 
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two authorities; the first signed a server for 127.0.0.1 and a client."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    folder = tmp_path_factory.mktemp("certificates")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    for name in ("authority", "stranger"):
-        files = ("-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
-        openssl("req", "-x509", *curve, *files, "-days", "2")
-    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
-    for name in ("server", "client"):
-        files = ("-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        openssl("req", *curve, *files)
-        signed = ("-CA", "authority.pem", "-CAkey", "authority.key", "-CAcreateserial")
-        made = ("-in", f"{name}.csr", "-out", f"{name}.pem", "-extfile", "names", "-days", "2")
-        openssl("x509", "-req", *signed, *made)
-    return folder
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture
@@ -67,6 +47,16 @@ def test_a_client_trusts_the_servers_authority_alone(rig: Rig, certificates: Pat
         serving.close()
 
 
+def test_a_server_whose_certificate_is_over_is_not_trusted(rig: Rig, certificates: Path) -> None:
+    serving = Serving(
+        rig, certificate=certificates / "expired.pem", private_key=certificates / "expired.key"
+    )
+    try:
+        assert not speaks(serving.address, Credentials(root_ca=certificates / "authority.pem"))
+    finally:
+        serving.close()
+
+
 def test_a_server_may_ask_for_a_certificate(rig: Rig, certificates: Path) -> None:
     serving = Serving(
         rig,
@@ -76,7 +66,7 @@ def test_a_server_may_ask_for_a_certificate(rig: Rig, certificates: Path) -> Non
     )
     root = certificates / "authority.pem"
     try:
-        for name, comes_through in (("client", True), ("stranger", False)):
+        for name, comes_through in (("client", True), ("stranger", False), ("expired", False)):
             credentials = Credentials(
                 root_ca=root,
                 certificate=certificates / f"{name}.pem",

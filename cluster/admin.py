@@ -1,0 +1,22 @@
+"""`paceline admin`: what an administrator asks of a server."""
+
+from cluster.connecting import connected
+from cluster.options import AdminOptions
+
+_NONE, _AUTO = "none", "auto"
+
+
+def run(options: AdminOptions) -> int:
+    """Carry an action out; return the exit code.
+
+    Raises:
+        ConfigError: the server refused it.
+        ServiceError: the server was not to be reached, or failed.
+    """
+    with connected(options.connect) as client:
+        if options.action == "drain":
+            print(f"draining: {client.drain()} requests run")
+            return 0
+        wanted = {_NONE: None, _AUTO: ""}.get(options.drafter, options.drafter)
+        print(f"drafter: {client.set_drafter(wanted) or _NONE}")
+    return 0

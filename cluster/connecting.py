@@ -1,0 +1,45 @@
+"""Connections to a server, as the command line asks for them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cluster.options import ConnectOptions
+from cluster.serve import read_tokens
+from runtime.errors import ConfigError
+from runtime.service.client import Client, Credentials, ServiceError
+
+_BAD_INPUT = ("INVALID_ARGUMENT", "UNAUTHENTICATED")
+
+
+def credentials_of(options: ConnectOptions) -> Credentials:
+    """Return how a client proves itself.
+
+    Raises:
+        ConfigError: the token file cannot be read.
+    """
+    tokens = read_tokens(options.token_file)
+    return Credentials(
+        token=tokens[0] if tokens else None,
+        root_ca=options.root_ca,
+        certificate=options.tls_cert,
+        private_key=options.tls_key,
+    )
+
+
+@contextmanager
+def connected(options: ConnectOptions) -> Iterator[Client]:
+    """Yield a client; what the server finds wrong with a request is the user's bad input.
+
+    Raises:
+        ConfigError: the server refused a request, or a credential cannot be read.
+        ServiceError: the server was not to be reached, or failed.
+    """
+    try:
+        with Client(options.server, credentials=credentials_of(options)) as client:
+            yield client
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+    except ServiceError as error:
+        if error.code in _BAD_INPUT:
+            raise ConfigError(str(error)) from error
+        raise

@@ -1,0 +1,189 @@
+"""`paceline top`: a live view of a server."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from cluster.connecting import connected
+from cluster.options import TopOptions
+from runtime.errors import ConfigError
+
+_SHORTEST_S = 0.1
+_BAR = 30
+
+
+class Engine(Protocol):
+    """What `GetStatusResponse.engine` says; the wire's EngineStatus."""
+
+    running: int
+    waiting: int
+    pages_used: int
+    pages: int
+    drafter: str
+    rounds: int
+    tokens: int
+    drafted: int
+    accepted: int
+    missed_drafts: int
+    draft_s: float
+    hidden_s: float
+    target_s: float
+    preemptions: int
+    prefix_hit_tokens: int
+    expired: int
+
+
+class Status(Protocol):
+    """What a server says of itself; the wire's GetStatusResponse."""
+
+    ready: bool
+    draining: bool
+    uptime_s: float
+    step_age_s: float
+    open_requests: int
+    max_open_requests: int
+    finished_requests: int
+    refused_requests: int
+
+    @property
+    def engine(self) -> Engine:
+        """Its engine."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What a server does now, and did since the look before."""
+
+    state: str
+    """"ready", "draining" or "not ready"."""
+    uptime_s: float
+    step_age_s: float
+    open_requests: int
+    max_open_requests: int
+    finished_requests: int
+    refused_requests: int
+    running: int
+    waiting: int
+    drafter: str
+    tokens_per_s: float
+    rounds_per_s: float
+    acceptance: float
+    """Share of the draft tokens that was kept."""
+    overlap: float
+    """Share of drafting while the target was at work."""
+    target_busy: float
+    """Share of the time in the target's forwards."""
+    tokens: int
+    missed_drafts: int
+    pages_used: int
+    pages: int
+    prefix_hit_tokens: int
+    preemptions: int
+    expired: int
+
+
+def run(options: TopOptions) -> int:
+    """Show a server until interrupted; return the exit code.
+
+    Raises:
+        ConfigError: the interval is too short, or the server does not let us in.
+        ServiceError: the server was not to be reached.
+    """
+    if options.interval_s < _SHORTEST_S:
+        raise ConfigError(f"--interval is {options.interval_s}: at least {_SHORTEST_S} s")
+    screen = not (options.once or options.json)
+    with (
+        connected(options.connect) as client,
+        Live(console=Console(), auto_refresh=False, screen=screen) as live,
+    ):
+        before, before_s = client.status(), time.monotonic()
+        while True:
+            time.sleep(options.interval_s)
+            now, now_s = client.status(), time.monotonic()
+            seen = look(before, now, now_s - before_s)
+            if options.json:
+                print(json.dumps(asdict(seen)), flush=True)
+            else:
+                live.update(view(options.connect.server, seen), refresh=True)
+            if options.once:
+                return 0
+            before, before_s = now, now_s
+
+
+def look(earlier: Status, later: Status, seconds: float) -> Look:
+    """Return what a server does, from two of its answers and the time between them."""
+    before, now = earlier.engine, later.engine
+    state = "draining" if later.draining else "ready" if later.ready else "not ready"
+    return Look(
+        state=state,
+        uptime_s=round(later.uptime_s, 1),
+        step_age_s=round(later.step_age_s, 2),
+        open_requests=later.open_requests,
+        max_open_requests=later.max_open_requests,
+        finished_requests=later.finished_requests,
+        refused_requests=later.refused_requests,
+        running=now.running,
+        waiting=now.waiting,
+        drafter=now.drafter,
+        tokens_per_s=round((now.tokens - before.tokens) / seconds, 1),
+        rounds_per_s=round((now.rounds - before.rounds) / seconds, 1),
+        acceptance=_share(now.accepted - before.accepted, now.drafted - before.drafted),
+        overlap=_share(now.hidden_s - before.hidden_s, now.draft_s - before.draft_s),
+        target_busy=_share(now.target_s - before.target_s, seconds),
+        tokens=now.tokens,
+        missed_drafts=now.missed_drafts,
+        pages_used=now.pages_used,
+        pages=now.pages,
+        prefix_hit_tokens=now.prefix_hit_tokens,
+        preemptions=now.preemptions,
+        expired=now.expired,
+    )
+
+
+def view(server: str, seen: Look) -> Table:
+    """Return the picture of one look."""
+    table = Table(title=f"{server}: {seen.state}, up {seen.uptime_s} s", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_column()
+    rows = (
+        (
+            "requests",
+            f"{seen.running} running, {seen.waiting} queued",
+            _bar(_share(seen.open_requests, seen.max_open_requests)),
+        ),
+        ("tokens", f"{seen.tokens_per_s} /s", f"{seen.tokens} in all"),
+        ("acceptance", f"{seen.acceptance}", _bar(seen.acceptance)),
+        ("overlap", f"{seen.overlap}", _bar(seen.overlap)),
+        ("target busy", f"{seen.target_busy}", _bar(seen.target_busy)),
+        (
+            "cache pages",
+            f"{seen.pages_used} of {seen.pages}",
+            _bar(_share(seen.pages_used, seen.pages)),
+        ),
+        ("drafter", seen.drafter or "none", f"{seen.missed_drafts} drafts missed"),
+        (
+            "since start",
+            f"{seen.finished_requests} finished, {seen.refused_requests} refused",
+            f"{seen.expired} expired, {seen.preemptions} preempted, "
+            f"{seen.prefix_hit_tokens} tokens found in the cache",
+        ),
+    )
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _share(part: float, whole: float) -> float:
+    return round(part / whole, 3) if whole else 0.0
+
+
+def _bar(share: float) -> str:
+    full = round(max(0.0, min(1.0, share)) * _BAR)
+    return "█" * full + "░" * (_BAR - full)

@@ -1,0 +1,105 @@
+"""The admin servicer: what the server does, draining, and the drafter it drafts with."""
+
+import asyncio
+from typing import Protocol
+
+from protos.paceline.v1 import service_pb2 as pb
+from protos.paceline.v1 import service_pb2_grpc as rpc
+from runtime.errors import PacelineError
+from runtime.links.to_wire import put_status
+from runtime.service.gateway import Gateway
+from runtime.service.limits import RequestRefused
+from runtime.service.servicer import Context, ServedModel, refuse
+
+
+class DrafterControl(Protocol):
+    """Changes what drafts, while requests run."""
+
+    def set(self, drafter: str | None) -> str:
+        """Draft with another drafter; "" is the one first planned, None is none.
+
+        Blocks until it drafts; returns its name.
+
+        Raises:
+            ConfigError: it cannot be used; the old one stays.
+            PeerError: it did not start; the old one stays.
+        """
+        ...
+
+
+class AdminServicer(rpc.AdminServiceServicer):
+    """Runs the server."""
+
+    def __init__(
+        self, gateway: Gateway, model: ServedModel, control: DrafterControl | None
+    ) -> None:
+        self._gateway = gateway
+        self._model = model
+        self._control = control
+        self._changing = asyncio.Lock()
+
+    async def GetStatus(
+        self,
+        request: pb.GetStatusRequest,  # noqa: ARG002
+        context: Context,  # noqa: ARG002
+    ) -> pb.GetStatusResponse:
+        """Tell what the server does."""
+        gateway = self._gateway
+        engine = put_status(gateway.status)
+        if engine.drafter:
+            engine.drafter = self._model.drafter or engine.drafter  # as its users call it
+        return pb.GetStatusResponse(
+            ready=gateway.is_ready,
+            draining=gateway.is_draining,
+            uptime_s=gateway.uptime_s,
+            step_age_s=gateway.step_age_s,
+            open_requests=gateway.num_open,
+            max_open_requests=gateway.limits.max_open,
+            finished_requests=gateway.metrics.num_finished,
+            refused_requests=gateway.metrics.num_refused,
+            engine=engine,
+        )
+
+    async def Drain(
+        self,
+        request: pb.DrainRequest,  # noqa: ARG002
+        context: Context,  # noqa: ARG002
+    ) -> pb.DrainResponse:
+        """Refuse new requests; the server ends once those that run have finished."""
+        self._gateway.drain()
+        return pb.DrainResponse(open_requests=self._gateway.num_open)
+
+    async def AddDrafter(
+        self, request: pb.AddDrafterRequest, context: Context
+    ) -> pb.AddDrafterResponse:
+        """Start a drafter where there is none."""
+        if self._model.drafter:
+            present = RequestRefused(f"{self._model.drafter} drafts already: swap it")
+            await refuse(context, present)
+        return pb.AddDrafterResponse(drafter=await self._set(request.drafter, context))
+
+    async def RemoveDrafter(
+        self,
+        request: pb.RemoveDrafterRequest,  # noqa: ARG002
+        context: Context,
+    ) -> pb.RemoveDrafterResponse:
+        """End the drafter; done twice it does no harm."""
+        before = self._model.drafter
+        await self._set(None, context)
+        return pb.RemoveDrafterResponse(drafter=before)
+
+    async def SwapDrafter(
+        self, request: pb.SwapDrafterRequest, context: Context
+    ) -> pb.SwapDrafterResponse:
+        """Replace the drafter."""
+        return pb.SwapDrafterResponse(drafter=await self._set(request.drafter, context))
+
+    async def _set(self, drafter: str | None, context: Context) -> str:
+        if self._control is None:
+            await refuse(context, RequestRefused("this server cannot change its drafter"))
+        try:
+            async with self._changing:
+                self._model.drafter = await asyncio.to_thread(self._control.set, drafter)
+        except PacelineError as error:
+            await refuse(context, error)
+        return self._model.drafter

@@ -1,0 +1,259 @@
+"""What both Python clients share: requests, credentials, chunks, and how a stream is taken up."""
+
+import random
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+
+from parallel.decoding.types import DecodeMode, TokenLogprobs
+from protos.paceline.v1 import link_pb2
+from protos.paceline.v1 import service_pb2 as pb
+from runtime.errors import PacelineError
+from runtime.links.wire_values import MODES, REASON_NAMES
+
+Prompt = str | Sequence[int] | Sequence[dict[str, str]]
+"""Text, token ids, or a conversation of {"role", "content"}."""
+
+CALL_S = 10.0
+CHANNEL_OPTIONS = (
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),  # a stream that broke is taken up soon
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+_RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+_FIRST_WAIT_S = 0.05
+_LONGEST_WAIT_S = 5.0
+
+
+class ServiceError(PacelineError):
+    """The server refused, failed, or was not to be reached."""
+
+    def __init__(self, server: str, error: grpc.RpcError) -> None:
+        """Take a failed call's status."""
+        self.code: str = error.code().name
+        """Name of the gRPC status, as INVALID_ARGUMENT."""
+        super().__init__(f"{server}: {self.code} ({error.details()})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """A part of an answer; each sample's last one has a finish reason."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each token, where they were asked for."""
+    sample: int = 0
+    """Which of n samples."""
+    finish_reason: str | None = None
+    """"stop", "length" or "cancelled"."""
+    prompt_tokens: int = 0
+    """Told with the finish reason, as are the next ones."""
+    completion_tokens: int = 0
+    """Of this sample."""
+    stats: link_pb2.RequestStats | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """How a client proves itself, and whom it trusts."""
+
+    token: str | None = None
+    root_ca: Path | None = None
+    """Authority of the server's certificate; None speaks plaintext."""
+    certificate: Path | None = None
+    private_key: Path | None = None
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Return what each call carries."""
+        return () if self.token is None else (("authorization", f"Bearer {self.token}"),)
+
+    def channel_credentials(self) -> grpc.ChannelCredentials | None:
+        """Return the TLS credentials, or None for plaintext."""
+        if self.root_ca is None:
+            return None
+        pair = (self.private_key, self.certificate)
+        key, chain = (path.read_bytes() if path is not None else None for path in pair)
+        return grpc.ssl_channel_credentials(self.root_ca.read_bytes(), key, chain)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """What a request asks for beside its prompt; None leaves a value to the server."""
+
+    max_tokens: int | None = None
+    """Longest answer."""
+    temperature: float | None = None
+    """0 or None is greedy."""
+    top_k: int | None = None
+    """Keep the k best tokens."""
+    top_p: float | None = None
+    """Keep the best tokens of this mass."""
+    min_p: float | None = None
+    """Drop tokens below this share of the best."""
+    repetition_penalty: float | None = None
+    """1 or None is off."""
+    seed: int | None = None
+    """Same seed, same tokens; None lets the server draw one."""
+    stop: Sequence[str] = ()
+    """Strings that end the answer."""
+    ignore_eos: bool = False
+    """Go on after the end token."""
+    mode: str | None = None
+    """autoregressive, speculative or pearl."""
+    n: int | None = None
+    """Samples of the prompt; their chunks come interleaved."""
+    logprobs: int | None = None
+    """Likeliest tokens to report at each position; 0 reports the output tokens' alone."""
+    priority: int = 0
+    """Higher is served first."""
+
+    def request(self, prompt: Prompt, request_id: str | None) -> pb.GenerateRequest:
+        """Return the wire form of a request.
+
+        Raises:
+            ValueError: the mode is not known.
+        """
+        mode = link_pb2.DECODE_MODE_UNSPECIFIED
+        if self.mode is not None:
+            if self.mode not in list(MODES):
+                raise ValueError(f"mode is {self.mode!r}: choose one of {', '.join(MODES)}")
+            mode = MODES[DecodeMode(self.mode)]
+        request = pb.GenerateRequest(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            seed=self.seed,
+            stop=self.stop,
+            ignore_eos=self.ignore_eos,
+            mode=mode,
+            n=self.n,
+            logprobs=self.logprobs,
+            priority=self.priority,
+            request_id=request_id or uuid.uuid4().hex,
+        )
+        _put_prompt(request, prompt)
+        return request
+
+
+def _put_prompt(request: pb.GenerateRequest, prompt: Prompt) -> None:
+    if isinstance(prompt, str):
+        request.text = prompt
+        return
+    turns = [turn for turn in prompt if isinstance(turn, dict)]
+    if turns:
+        messages = [pb.ChatMessage(role=t["role"], content=t["content"]) for t in turns]
+        request.chat.CopyFrom(pb.Chat(messages=messages))
+    else:
+        ids = [token for token in prompt if isinstance(token, int)]
+        request.token_ids.CopyFrom(pb.TokenIds(ids=ids))
+
+
+@dataclass(slots=True)
+class Progress:
+    """One generation over all its attempts."""
+
+    request: pb.GenerateRequest
+    deadline_s: float | None
+    max_attempts: int
+    attempts: int = 0
+    finished: bool = False
+    num_tokens: list[int] = field(init=False)
+    _prompt_tokens: int = 0
+    _random: random.Random = field(default_factory=random.Random)
+
+    def __post_init__(self) -> None:
+        """Start with no token of any sample."""
+        self.num_tokens = [0] * (self.request.n or 1)
+
+    @property
+    def several(self) -> bool:
+        """Whether the request has more than one sample."""
+        return len(self.num_tokens) > 1
+
+    def next_request(self) -> pb.GenerateRequest:
+        """Return the request that goes on where the last attempt broke."""
+        if self.several:
+            del self.request.resume_from_each[:]
+            self.request.resume_from_each.extend(self.num_tokens)
+        else:
+            self.request.resume_from = self.num_tokens[0]
+        return self.request
+
+    def take(self, event: pb.GenerateResponse) -> Chunk | None:
+        """Return what an event says, if a user is to hear of it."""
+        match event.WhichOneof("event"):
+            case "accepted":
+                self.request.seed = event.accepted.seed  # a retry asks for the very same
+                self._prompt_tokens = event.accepted.prompt_tokens
+            case "tokens":
+                tokens = event.tokens
+                self.attempts = 0
+                self.num_tokens[tokens.sample] += len(tokens.token_ids)
+                return Chunk(
+                    text=tokens.text,
+                    token_ids=tuple(tokens.token_ids),
+                    logprobs=tuple(_logprobs(one) for one in tokens.logprobs),
+                    sample=tokens.sample,
+                )
+            case "sample_finish":
+                return self._ended(event.sample_finish, event.sample_finish.sample)
+            case "finish":
+                self.finished = True
+                return None if self.several else self._ended(event.finish, 0)
+        return None
+
+    def timeout_s(self) -> float | None:
+        """Return the time left."""
+        return None if self.deadline_s is None else max(0.0, self.deadline_s - time.monotonic())
+
+    def wait_before_retry(self, error: grpc.RpcError) -> float:
+        """Return how long to wait before the next attempt; raises the error if there is none."""
+        self.attempts += 1
+        if error.code() not in _RETRIED or self.attempts >= self.max_attempts:
+            raise error
+        wait_s: float = min(_FIRST_WAIT_S * 2 ** (self.attempts - 1), _LONGEST_WAIT_S)
+        wait_s = wait_s * (0.5 + self._random.random())
+        left_s = self.timeout_s()
+        if left_s is not None and wait_s >= left_s:
+            raise error
+        return wait_s
+
+    def _ended(self, end: pb.SampleFinish | pb.Finish, sample: int) -> Chunk:
+        return Chunk(
+            text=end.text,
+            sample=sample,
+            finish_reason=REASON_NAMES[end.reason],
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=end.completion_tokens,
+            stats=end.stats,
+        )
+
+
+def _logprobs(wire: link_pb2.TokenLogprobs) -> TokenLogprobs:
+    return TokenLogprobs(
+        logprob=wire.logprob,
+        top_ids=tuple(wire.top_ids),
+        top_logprobs=tuple(wire.top_logprobs),
+    )
+
+
+def progress_of(
+    prompt: Prompt,
+    sampling: Sampling,
+    *,
+    request_id: str | None,
+    timeout_s: float | None,
+    max_attempts: int,
+) -> Progress:
+    """Begin a generation; for the arguments see `Client.generate`."""
+    deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+    return Progress(sampling.request(prompt, request_id), deadline_s, max_attempts)

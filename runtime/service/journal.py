@@ -1,0 +1,98 @@
+"""What a gateway knows of a request: who asks, and the tokens of each of its samples."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from parallel.decoding.types import TokenLogprobs
+from parallel.messages import Committed, Finished, Submit
+from runtime.errors import PacelineError
+from runtime.service.metrics import ServiceMetrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """News of one sample: tokens, or its end."""
+
+    sample: int
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    finished: Finished | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Journal:
+    """One sample's tokens, and how it ended."""
+
+    submit: Submit
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    finished: Finished | None = None
+    error: PacelineError | None = None
+    last_s: float = field(default_factory=time.monotonic)
+    """When it was submitted, or tokens came last."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more tokens may come."""
+        return self.finished is None and self.error is None
+
+    def take(self, message: Committed, metrics: ServiceMetrics) -> None:
+        """Take tokens in."""
+        now_s = time.monotonic()
+        metrics.count_tokens(len(message.token_ids), now_s - self.last_s, first=not self.token_ids)
+        self.last_s = now_s
+        self.token_ids.extend(message.token_ids)
+        self.logprobs.extend(message.logprobs)
+
+    def piece(self, sample: int, start: int) -> Piece | None:
+        """Return the tokens from number `start` on, if there are any."""
+        if len(self.token_ids) <= start:
+            return None
+        return Piece(
+            sample=sample,
+            token_ids=tuple(self.token_ids[start:]),
+            logprobs=tuple(self.logprobs[start:]),
+        )
+
+    def report(self, request: "Request") -> dict[str, object]:
+        """Return what a log says of it: no word of the prompt or the answer."""
+        stats = self.finished.stats if self.finished is not None else None
+        return {
+            "request_id": request.name,
+            "client": request.client,
+            "prompt_tokens": len(self.submit.prompt_ids),
+            "completion_tokens": len(self.token_ids),
+            "reason": self.finished.reason if self.finished else type(self.error).__name__,
+            "ttft_s": round(stats.ttft_s, 4) if stats else None,
+            "total_s": round(stats.total_s, 4) if stats else None,
+            "drafted": stats.drafted if stats else None,
+            "accepted": stats.accepted if stats else None,
+        }
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Request:
+    """One request's samples, and who reads them."""
+
+    client: str
+    name: str
+    samples: list[Journal]
+    num_readers: int = 0
+    idle_since_s: float = field(default_factory=time.monotonic)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more tokens may come."""
+        return any(journal.is_open for journal in self.samples)
+
+    @property
+    def seed(self) -> int:
+        """The seed that its samples share."""
+        return self.samples[0].submit.sampling.seed
+
+    def touch(self) -> None:
+        """Wake whoever waits for news."""
+        self.changed.set()
+        self.changed = asyncio.Event()

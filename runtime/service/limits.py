@@ -1,0 +1,30 @@
+"""How much a gateway takes on, and what it says to what it does not."""
+
+from dataclasses import dataclass
+
+from runtime.errors import PacelineError
+
+
+class RequestRefused(PacelineError):
+    """The request itself cannot be served."""
+
+
+class GatewayBusy(PacelineError):
+    """There is no room for another request now."""
+
+
+class GatewayDown(PacelineError):
+    """The engine is gone, or is going."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayLimits:
+    """How much one gateway takes on."""
+
+    max_open: int = 256
+    """Requests queued or running, each of n samples counted."""
+    max_open_per_client: int = 64
+    grace_s: float = 30.0
+    """How long a named request outlives its client, and its journal the request."""
+    max_step_age_s: float = 60.0
+    """Silence of the leader after which the service is not ready."""
