@@ -1,11 +1,17 @@
-"""The process in which a drafter is made."""
+"""The processes in which drafters are made and models are fine-tuned."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from parallel.drafting.layer_skip import SkipTrial
 from runtime.draft_follow import FollowEvent, FollowJob, run_follow
 from runtime.draft_job import DraftJob, JobEvent, run_job
 from runtime.layer_search import SearchJob, run_search
+from runtime.training.config import TrainConfig
+from runtime.training.data import Sample
+from runtime.training.work import ChunkResult, Vector, Work
+from runtime.training.worker import TrainWorker
 
 
 class DraftTrainerActor:
@@ -22,3 +28,26 @@ class DraftTrainerActor:
     def search(self, job: SearchJob) -> Iterator[SkipTrial]:
         """Yield the sets of layers that were tried."""
         yield from run_search(job)
+
+
+class TrainWorkerActor:
+    """A worker of a fine-tuning job."""
+
+    def __init__(self, directory: str, config: TrainConfig, samples: list[Sample]) -> None:
+        self._worker = TrainWorker(Path(directory), config, samples)
+
+    def pid(self) -> int:
+        """Return this process's id."""
+        return os.getpid()
+
+    def work(self, work: Work, parameters: Vector, worker: int, life: int) -> ChunkResult:
+        """Compute a chunk at these parameters; return the sum it ends, if it ends one."""
+        return self._worker.work(work, parameters, worker, life)
+
+    def correct(self, parameters: Vector, groups: list[list[Sample]], right: list[int]) -> int:
+        """Return for how many groups of alternatives the right one is the likeliest."""
+        return self._worker.correct(parameters, groups, right)
+
+    def mean_loss(self, parameters: Vector, samples: list[Sample]) -> tuple[float, int]:
+        """Return the summed loss of samples, and their learnt tokens."""
+        return self._worker.mean_loss(parameters, samples)

@@ -1,0 +1,164 @@
+"""`paceline bench train`: what a step takes by every scheme, beside its ideal, under stragglers.
+
+Real actors, messages and schemes; a sample's computing is a timed wait, so that many workers fit on
+few cores.
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from actors.timed import TimedWorkerActor
+from cluster.options import BenchTrainOptions
+from cluster.ray_session import RaySession
+from cluster.report import output_console
+from cluster.train_pool import WorkerPool
+from parallel.training.adamw import AdamW
+from runtime.clock import MonotonicClock
+from runtime.errors import ConfigError
+from runtime.training.config import OptimizerConfig, TrainConfig, WorkersConfig
+from runtime.training.coordinator import Coordinator
+from runtime.training.rounds import RoundCoordinator
+from runtime.training.timed import TimedSpec, start_vector
+
+_IDEALS_LOST = 12.0
+"""Steps' time after which a silent worker is given up; a straggler of ten times is not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One scheme under one kind of straggler."""
+
+    scheme: str
+    factor: float
+    """How many times as long a straggler takes; infinite is a hang."""
+    seconds: float
+    """A step's, in the mean."""
+    ratio: float
+    """To the ideal: the batch's computing, shared out evenly, and nothing else."""
+    p90_ratio: float
+    late: float
+    """Workers a step that were not waited for, in the mean."""
+    lost: int
+    """Workers that were given up and replaced."""
+
+
+def run(options: BenchTrainOptions) -> int:
+    """Measure every scheme; return the exit code.
+
+    Raises:
+        ConfigError: a scheme is not known, or not for so many workers.
+    """
+    configs = {name: _config(options, name) for name in options.schemes}
+    kinds = [(factor, name) for factor in options.factors for name in configs]
+    rows = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with (
+        RaySession(options.ray_address, num_actors=options.workers),
+        Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress,
+    ):
+        task = progress.add_task("", total=len(kinds))
+        for factor, name in kinds:
+            progress.update(task, description=f"{name}, {_kind(factor)}")
+            rows.append(_measure(options, configs[name], name, factor))
+            progress.advance(task)
+    if options.json:
+        for row in rows:
+            print(json.dumps(asdict(row)))
+    else:
+        output_console().print(_table(rows, options))
+    return 0
+
+
+def _config(options: BenchTrainOptions, name: str) -> TrainConfig:
+    ideal_s = options.step_s
+    config = TrainConfig(
+        model="timed",
+        optimizer=OptimizerConfig(
+            steps=options.steps,
+            batch=options.batch,
+            microbatch=max(1, options.batch // (4 * options.workers)),
+            lr=0.001,
+        ),
+        workers=WorkersConfig(
+            count=options.workers,
+            scheme=name,
+            patience=options.patience,
+            lost_after_s=_IDEALS_LOST * ideal_s,
+            max_losses=10_000,
+        ),
+    )
+    if name not in ("pull", "frc-stream"):
+        scheme = config.round_scheme  # refuses what cannot be
+        assert scheme is not None
+    if name == "frc-stream" and options.workers % config.workers.group:
+        raise ConfigError(f"frc-stream needs an even number of workers, not {options.workers}")
+    return config
+
+
+def _measure(options: BenchTrainOptions, config: TrainConfig, name: str, factor: float) -> Row:
+    ideal_s = options.step_s
+    spec = TimedSpec(
+        sample_s=ideal_s * options.workers / options.batch,
+        num_samples=4 * options.batch,
+        slow=options.slow if factor != 1 else 0.0,
+        factor=factor,
+        seed=options.seed,
+    )
+    pool = WorkerPool(TimedWorkerActor, (spec,), options.workers)
+    try:
+        pool.wait_ready(options.workers)
+        clock, learnt = MonotonicClock(), [1] * spec.num_samples
+        optimizers = [AdamW.start(start_vector()) for _ in range(config.num_trials)]
+        seconds, reports = [], []
+        scheme = config.round_scheme
+        if scheme is None:
+            queue = Coordinator(config, optimizers[0], pool, learnt, clock)
+            for _ in range(options.steps):
+                report = queue.step()
+                seconds.append(report.seconds)
+                reports.append(report)
+        else:
+            rounds = RoundCoordinator(config, scheme, optimizers, pool, learnt, clock)
+            while not rounds.is_done and len(seconds) < options.steps:
+                start_s = clock.now_s()
+                reports += rounds.round()
+                seconds.append(clock.now_s() - start_s)
+    finally:
+        pool.close()
+    return Row(
+        scheme=name,
+        factor=factor,
+        seconds=round(statistics.fmean(seconds), 4),
+        ratio=round(statistics.fmean(seconds) / ideal_s, 3),
+        p90_ratio=round(sorted(seconds)[int(0.9 * (len(seconds) - 1))] / ideal_s, 3),
+        late=round(sum(report.num_stragglers for report in reports) / len(seconds), 2),
+        lost=sum(report.num_lost for report in reports),
+    )
+
+
+def _kind(factor: float) -> str:
+    if factor == 1:
+        return "no stragglers"
+    return "hangs" if math.isinf(factor) else f"{factor:g}x"
+
+
+def _table(rows: Sequence[Row], options: BenchTrainOptions) -> Table:
+    title = (
+        f"{options.workers} workers, {options.steps} steps; a step's time to its ideal of "
+        f"{1000 * options.step_s:.0f} ms"
+    )
+    table = Table(title=title)
+    table.add_column("scheme")
+    for factor in options.factors:
+        table.add_column(_kind(factor), justify="right")
+    for scheme in options.schemes:
+        mine = {row.factor: row for row in rows if row.scheme == scheme}
+        table.add_row(scheme, *(f"{mine[factor].ratio:.2f}" for factor in options.factors))
+    return table

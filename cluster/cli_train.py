@@ -1,0 +1,170 @@
+"""The train verbs of the command line."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from cluster.flags import Json, Ray
+from cluster.options import (
+    SimulateTrainOptions,
+    TrainCancelOptions,
+    TrainMergeOptions,
+    TrainOptions,
+    TrainStatusOptions,
+)
+from cluster.verbs import run_verb
+from runtime.errors import ConfigError
+
+
+class _RunByDefault(TyperGroup):
+    """Takes `train CONFIG.toml` as `train run CONFIG.toml`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Put the default in front of what is no verb."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            args = ["run", *args]
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    no_args_is_help=True,
+    cls=_RunByDefault,
+    help="Fine-tune on workers that may be slow, hang or die: train CONFIG.toml.",
+)
+
+
+@app.command("run")
+def train(
+    config: Annotated[Path, typer.Argument(help="The job: a TOML file (docs/training.md).")],
+    *,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="section.key=value over the file's; repeatable."),
+    ] = None,
+    ray: Ray = None,
+    json: Json = False,
+) -> None:
+    """Run a job, or go on with one that was cut; the same as train CONFIG.toml.
+
+    Example: paceline train sst2.toml --set optimizer.steps=200
+    """
+    options = TrainOptions(
+        config=config, settings=tuple(settings or ()), ray_address=ray, json=json
+    )
+    run_verb("cluster.train", options)
+
+
+@app.command("resume")
+def resume(
+    directory: Annotated[Path, typer.Argument(help="The job's directory.")],
+    *,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="section.key=value over the job's; repeatable."),
+    ] = None,
+    ray: Ray = None,
+    json: Json = False,
+) -> None:
+    """Go on with a job that was cut or cancelled, without its file.
+
+    Example: paceline train resume runs/sst2 --set workers.count=8
+    """
+    if not directory.is_dir():
+        raise ConfigError(f"{directory} is no directory: name a job's out")
+    options = TrainOptions(
+        config=directory, settings=tuple(settings or ()), ray_address=ray, json=json
+    )
+    run_verb("cluster.train", options)
+
+
+@app.command("cancel")
+def cancel(
+    directory: Annotated[Path, typer.Argument(help="The job's directory.")],
+    *,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for its step to end.")] = 120.0,
+    json: Json = False,
+) -> None:
+    """Let a running job end after its step; `resume` goes on with it."""
+    options = TrainCancelOptions(directory=directory, timeout_s=timeout, json=json)
+    run_verb("cluster.train_cancel", options)
+
+
+@app.command("status")
+def status(
+    directory: Annotated[Path, typer.Argument(help="The job's directory.")],
+    *,
+    json: Json = False,
+) -> None:
+    """Tell how far a job is."""
+    run_verb("cluster.train_status", TrainStatusOptions(directory=directory, json=json))
+
+
+@app.command("merge")
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="An adapter's directory, as OUT/final.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Where the merged model goes.")],
+    json: Json = False,
+) -> None:
+    """Merge an adapter into its model; the result loads like any model.
+
+    Example: paceline train merge runs/sst2/final --out sst2-model
+    """
+    run_verb("cluster.train_merge", TrainMergeOptions(adapter=adapter, out=out, json=json))
+
+
+simulate = typer.Typer(no_args_is_help=True, help="Try out a cluster that nobody has here.")
+
+
+@simulate.callback()
+def _group() -> None:
+    """Keep the verb's name: a group with one verb would lose it."""
+
+
+@simulate.command("train")
+def simulate_train(
+    *,
+    workers: Annotated[int, typer.Option(help="Workers; a trace says itself how many.")] = 16,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="How long workers take: gilbert-elliott[:slow=0.05,fast=0.9,factor=3,tail=0,"
+            "overhead=0.05,work=1,jitter=0.05] (computing takes the time), serverless (latency "
+            "does; the same settings), or trace:FILE.csv (rounds by workers, seconds)."
+        ),
+    ] = "gilbert-elliott",
+    schemes: Annotated[
+        str,
+        typer.Option(
+            help="With commas; the first is what others are compared with: uncoded, drop-K, gc-S, "
+            "class-S, cyclic-S, roots-S, sr-sgc-B-W-L, m-sgc-B-W-L, frc-stream-D, pull-K."
+        ),
+    ] = "uncoded,drop-2,gc-1,m-sgc-1-3-2,sr-sgc-1-2-2,frc-stream-2,pull-4",
+    rounds: Annotated[int, typer.Option(help="Rounds of the model.")] = 300,
+    patience: Annotated[
+        float, typer.Option(help="A worker is late after 1 + this times what fast ones take.")
+    ] = 1.0,
+    slope: Annotated[float, typer.Option(help="Of a trace: seconds a unit of load adds.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the model's chance.")] = 0,
+    plot: Annotated[Path | None, typer.Option(help="Write the comparison to this .png.")] = None,
+    json: Json = False,
+) -> None:
+    """Compare straggler schemes on the same times, with the objects that train.
+
+    Example: paceline simulate train --workers 256 --model serverless --schemes
+    uncoded,gc-15,sr-sgc-2-3-23,m-sgc-1-2-27
+    """
+    options = SimulateTrainOptions(
+        workers=workers,
+        model=model,
+        schemes=tuple(schemes.split(",")),
+        rounds=rounds,
+        patience=patience,
+        slope=slope,
+        seed=seed,
+        plot=plot,
+        json=json,
+    )
+    run_verb("cluster.simulate_train", options)

@@ -1,0 +1,116 @@
+"""`paceline simulate train`: straggler schemes on a cluster in virtual time."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from cluster.options import SimulateTrainOptions
+from cluster.report import output_console
+from cluster.simulate_plot import plot_schemes
+from parallel.training.coding.dispatch import Dispatcher, PullQueue, StreamingGroups
+from parallel.training.coding.names import ROUND_FORMS, round_scheme, split_name
+from parallel.training.coding.simulate import (
+    Simulated,
+    TimeModel,
+    simulate_dispatch,
+    simulate_rounds,
+)
+from runtime.errors import ConfigError
+from runtime.training.time_models import time_model
+
+_FORMS = f"{ROUND_FORMS}, frc-stream-D, pull-K"
+
+Runner = Callable[[TimeModel], Simulated]
+
+
+def run(options: SimulateTrainOptions) -> int:
+    """Simulate every scheme on the same times and print the comparison; return the exit code.
+
+    Raises:
+        ConfigError: a scheme, the model or a file cannot be used.
+    """
+    if options.workers < 1 or options.rounds < 2:
+        raise ConfigError("--workers must be at least 1 and --rounds at least 2")
+    if options.patience <= 0:
+        raise ConfigError(f"--patience is {options.patience}: it must be above 0")
+    if options.plot is not None and options.plot.suffix != ".png":
+        raise ConfigError(f"--plot is {options.plot}: name a .png file")
+    times, num_workers = time_model(
+        options.model,
+        num_workers=options.workers,
+        num_rounds=options.rounds,
+        slope=options.slope,
+        seed=options.seed,
+    )
+    runners = [parse_scheme(name, num_workers, options.patience) for name in options.schemes]
+    notes = Console(stderr=True)
+    found = [
+        runner(times) for runner in track(runners, "simulating", console=notes, transient=True)
+    ]
+    if options.plot is not None:
+        plot_schemes(found, options.plot, title=f"{num_workers} workers, {options.model}")
+    if options.json:
+        config = {"workers": num_workers, "model": options.model, "patience": options.patience}
+        print(json.dumps({"config": config, "rows": [asdict(one) for one in found]}))
+    else:
+        output_console().print(_table(found))
+    return 0
+
+
+def parse_scheme(name: str, num_workers: int, patience: float) -> Runner:
+    """Return what simulates a scheme by its name, as gc-3 or m-sgc-1-3-4.
+
+    Raises:
+        ConfigError: there is no such scheme, or not with these parameters.
+    """
+    stem, numbers = split_name(name)
+    try:
+        chunked = _dispatched(stem, numbers, num_workers)
+        if chunked is not None:
+            make, chunks_each = chunked
+            make()  # refuses what does not come out even
+            return lambda times: simulate_dispatch(
+                name, make, times, num_workers=num_workers, chunks_each=chunks_each
+            )
+        scheme = round_scheme(name, num_workers)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"--schemes has {name!r}: {error}") from error
+    if scheme is None:
+        raise ConfigError(f"--schemes has {name!r}: choose among {_FORMS}")
+    return lambda times: simulate_rounds(scheme, times, patience=patience)
+
+
+def _dispatched(
+    stem: str, numbers: list[int], num_workers: int
+) -> tuple[Callable[[], Dispatcher], int] | None:
+    if stem in ("pull", "frc-stream") and (len(numbers) != 1 or numbers[0] < 1):
+        raise ValueError(f"write {stem}-4, say")
+    if stem == "pull":
+        return (lambda: PullQueue(num_workers * numbers[0])), numbers[0]
+    if stem == "frc-stream":
+        return (lambda: StreamingGroups(num_workers, numbers[0])), 1
+    return None
+
+
+def _table(found: Sequence[Simulated]) -> Table:
+    table = Table(title="the same times for every scheme")
+    for name in ("scheme", "exact", "load x n", "time a job", "to first", "waits", "late", "work"):
+        table.add_column(name, justify="left" if name == "scheme" else "right")
+    first = found[0].seconds / found[0].num_jobs
+    for one in found:
+        each = one.seconds / one.num_jobs
+        table.add_row(
+            one.scheme,
+            "yes" if one.is_exact else "no",
+            f"{one.load:.2f}",
+            f"{each:.3f}",
+            f"{each / first:.2f}",
+            str(one.num_waits),
+            f"{one.stragglers:.1f}",
+            f"{one.work:.2f}",
+        )
+    return table

@@ -1,0 +1,258 @@
+"""`paceline train`: fine-tune a model on workers that may be slow, hang or die."""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from cluster.options import TrainOptions
+from cluster.ray_session import RaySession
+from cluster.train_pool import RayPool
+from parallel.training.adamw import AdamW, Vector
+from runtime.checkpoint import resolve_model
+from runtime.clock import MonotonicClock
+from runtime.text import Tokenizer
+from runtime.training.checkpoint import JobFiles, save_adapter, save_whole
+from runtime.training.config import TrainConfig, keep_config, kept_config, load_config
+from runtime.training.coordinator import StepReport
+from runtime.training.data import Example, Sample, read_examples, render, tokenize
+from runtime.training.job_lock import JobLock
+from runtime.training.plan import training_steps
+from runtime.training.worker import Trainable
+
+_NOTES = Console(stderr=True, highlight=False)
+_SHOWN = 2
+_EVAL_BATCH = 8
+
+
+def run(options: TrainOptions) -> int:
+    """Run the job to its end, from its last state if it was cut; return the exit code.
+
+    Raises:
+        ConfigError: the configuration, the data or the job's directory cannot be used.
+        PeerError: more workers were lost than the configuration allows.
+    """
+    logging.getLogger("paceline").setLevel(logging.ERROR)
+    if options.config.is_dir():
+        config = kept_config(options.config, options.settings)
+    else:
+        config = load_config(options.config, options.settings)
+    with JobLock(Path(config.out)) as lock:
+        return _run(config, lock, options)
+
+
+def _run(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
+    directory = resolve_model(config.model)
+    tokenizer = Tokenizer.load(directory)
+    data = config.data
+    examples = read_examples(Path(data.train), data, tokenizer)
+    samples = [tokenize(example, tokenizer, data.max_length) for example in examples]
+    tests = read_examples(Path(data.eval), data, tokenizer) if data.eval else []
+    trials = [_Trial(config.trial(number), directory) for number in range(config.num_trials)]
+    keep_config(config)
+    if not options.json:
+        _show(examples, samples, tokenizer)
+    _NOTES.print(_opening(config, trials, samples))
+    with RaySession(options.ray_address, num_actors=config.workers.count):
+        pool = RayPool(directory, config, samples)
+        try:
+            with _NOTES.status("loading the model on the workers"):
+                pool.wait_ready(config.workers.min or config.workers.count)
+            judge = _Judge(tests, tokenizer, data.max_length, pool)
+            _train(config, trials, pool, samples, judge, lock)
+        finally:
+            pool.close()
+    if lock.is_cancelled and any(t.optimizer.step < config.optimizer.steps for t in trials):
+        step = min(trial.optimizer.step for trial in trials)
+        if options.json:
+            print(json.dumps({"out": config.out, "cancelled": True, "step": step}))
+        _NOTES.print(f"cancelled after step {step}; paceline train resume {config.out} goes on")
+        return 1
+    for trial in trials:
+        last, where = trial.files.metrics()[-1], trial.files.directory / "final"
+        if options.json:
+            print(json.dumps({"out": str(where)} | last))
+        else:
+            _NOTES.print(f"{where}: {_figures(last)}")
+    return 0
+
+
+class _Trial:
+    """One model that trains: its settings, files, weights and optimizer."""
+
+    def __init__(self, config: TrainConfig, directory: Path) -> None:
+        self.config = config
+        self.files = JobFiles(Path(config.out), config)
+        state = self.files.open()
+        self.trainable = Trainable.load(directory, config)
+        self.optimizer = state or AdamW.start(self.trainable.get())
+        self._directory = directory
+
+    def save(self, name: str) -> None:
+        """Write an adapter, or a whole model."""
+        where = self.files.directory / name
+        self.trainable.set(self.optimizer.parameters)
+        named = self.trainable.weights.items()
+        weights = {name: weight.detach().numpy() for name, weight in named}
+        if self.config.method == "lora":
+            save_adapter(where, weights, self.config, str(self._directory))
+        else:
+            save_whole(where, weights, self._directory)
+
+
+def _train(
+    config: TrainConfig,
+    trials: Sequence[_Trial],
+    pool: RayPool,
+    samples: Sequence[Sample],
+    judge: "_Judge",
+    lock: JobLock,
+) -> None:
+    steps = config.optimizer.steps
+    done = sum(trial.optimizer.step for trial in trials)
+    with _progress(steps * len(trials), done) as show:
+        if done == 0:
+            for trial in trials:
+                if judge.has_tests:
+                    measured = judge(trial.optimizer.parameters)
+                    show.note(f"before: {_figures(measured)}")
+        num_learnt = [sample.num_learnt for sample in samples]
+        reports = training_steps(
+            config,
+            [trial.optimizer for trial in trials],
+            pool,
+            num_learnt,
+            MonotonicClock(),
+            choice=trials[0].files.choice(),
+            keep=trials[0].files.keep_choice,
+            note=show.note,
+        )
+        for report in reports:
+            trial = trials[report.trial]
+            at_end, cancelled = report.step == steps, lock.is_cancelled
+            judged = report.step % config.eval_every == 0 or at_end
+            measured = judge(trial.optimizer.parameters) if judged else {}
+            trial.files.add_metrics(report, measured)
+            if report.step % config.checkpoint.state_every == 0 or at_end or cancelled:
+                trial.files.save_state(trial.optimizer)
+            if at_end or report.step % config.checkpoint.every == 0:
+                trial.save("final" if at_end else f"step-{report.step:06d}")
+            show.step(report)
+            if measured:
+                show.note(f"step {report.step}{_which(report, trials)}: {_figures(measured)}")
+            if cancelled:
+                return
+
+
+def _which(report: StepReport, trials: Sequence[_Trial]) -> str:
+    return f" of trial {report.trial}" if len(trials) > 1 else ""
+
+
+class _Judge:
+    """Measures parameters on the evaluation file: accuracy if there are choices, else the loss."""
+
+    def __init__(
+        self, tests: list[Example], tokenizer: Tokenizer, max_length: int, pool: RayPool
+    ) -> None:
+        self._pool = pool
+        self._has_choices = bool(tests) and all(test.choices for test in tests)
+        self._right = [test.choices.index(test.completion) for test in tests if self._has_choices]
+        self._groups = [
+            [
+                tokenize(Example(test.prompt, choice, test.choices), tokenizer, max_length)
+                for choice in test.choices
+            ]
+            for test in tests
+        ]
+        self._samples = [tokenize(test, tokenizer, max_length) for test in tests]
+
+    @property
+    def has_tests(self) -> bool:
+        """Whether there is anything to measure on."""
+        return bool(self._samples)
+
+    def __call__(self, parameters: Vector) -> dict[str, float]:
+        if not self._samples:
+            return {}
+        if self._has_choices:
+            num = len(self._groups)
+            parts = [slice(i, i + _EVAL_BATCH) for i in range(0, num, _EVAL_BATCH)]
+            batches = [(self._groups[part], self._right[part]) for part in parts]
+            return {"accuracy": round(self._pool.correct(parameters, batches) / num, 4)}
+        runs = [
+            self._samples[i : i + _EVAL_BATCH] for i in range(0, len(self._samples), _EVAL_BATCH)
+        ]
+        return {"eval_loss": round(self._pool.mean_loss(parameters, runs), 4)}
+
+
+def _show(examples: list[Example], samples: list[Sample], tokenizer: Tokenizer) -> None:
+    """Print the first samples as they are learnt, what is learnt in brackets."""
+    for example, sample in list(zip(examples, samples, strict=True))[:_SHOWN]:
+        _NOTES.print(f"sample: {render(example, sample, tokenizer)}", markup=False)
+
+
+def _opening(config: TrainConfig, trials: Sequence[_Trial], samples: Sequence[Sample]) -> str:
+    done = trials[0].optimizer.step
+    going_on = f"going on after step {done}" if done else "starting"
+    workers, models = config.workers, f"{len(trials)} models in turn, " if len(trials) > 1 else ""
+    return (
+        f"{going_on}: {models}{config.method} of {config.model}, "
+        f"{trials[0].trainable.size:,} numbers learn from "
+        f"{len(samples):,} samples, {config.optimizer.steps} steps of {config.optimizer.batch} in "
+        f"{config.num_chunks} chunks, {workers.count} workers, scheme {workers.scheme}"
+    )
+
+
+def _figures(metrics: dict[str, float]) -> str:
+    names = ("step", "loss", "eval_loss", "accuracy")
+    return ", ".join(f"{name} {metrics[name]:g}" for name in names if name in metrics)
+
+
+class _Display:
+    def __init__(self, progress: Progress, task: object) -> None:
+        self._progress, self._task = progress, task
+        self._lost = self._late = self._waits = 0
+
+    def step(self, report: StepReport) -> None:
+        """Move on by a step."""
+        self._lost += report.num_lost
+        self._late += report.num_stragglers
+        self._waits += report.waited
+        self._progress.update(
+            self._task,  # type: ignore[arg-type]
+            advance=1,
+            figures=f"loss {report.loss:.3f}, lr {report.lr:.1e}, "
+            f"{report.num_tokens / max(report.seconds, 1e-9):.0f} tokens/s, "
+            f"late {report.num_stragglers} ({self._late} in all), waits {self._waits}, "
+            f"lost {self._lost}",
+        )
+
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._progress.console.print(text)
+
+
+@contextmanager
+def _progress(total: int, done: int) -> Iterator[_Display]:
+    with Progress(
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=_NOTES,
+        refresh_per_second=1,
+    ) as progress:
+        yield _Display(progress, progress.add_task("", total=total, completed=done, figures=""))

@@ -1,0 +1,68 @@
+"""AdamW on one vector (Loshchilov and Hutter, arXiv 1711.05101), and how its rate goes."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float32]
+_EPS = 1e-8
+
+
+@dataclass(slots=True)
+class AdamW:
+    """Parameters and their moments; every operation is elementwise, so results are bit-equal."""
+
+    parameters: Vector
+    first: Vector
+    second: Vector
+    step: int = 0
+
+    @classmethod
+    def start(cls, parameters: Vector) -> "AdamW":
+        """Return the optimizer before its first step."""
+        return cls(parameters, np.zeros_like(parameters), np.zeros_like(parameters))
+
+    def update(
+        self, gradient: Vector, *, lr: float, beta1: float, beta2: float, weight_decay: float
+    ) -> None:
+        """Make one step."""
+        self.step += 1
+        one = np.float32(1)
+        b1, b2 = np.float32(beta1), np.float32(beta2)
+        self.first = b1 * self.first + (one - b1) * gradient
+        self.second = b2 * self.second + (one - b2) * gradient * gradient
+        mean = self.first / np.float32(1 - beta1**self.step)
+        spread = np.sqrt(self.second / np.float32(1 - beta2**self.step)) + np.float32(_EPS)
+        kept = self.parameters * np.float32(1 - lr * weight_decay)
+        self.parameters = kept - np.float32(lr) * (mean / spread)
+
+
+def learning_rate(step: int, *, num_steps: int, peak: float, warmup: float, schedule: str) -> float:
+    """Return the rate of a step, counted from 0.
+
+    Args:
+        step: which.
+        num_steps: of the whole run.
+        peak: the highest rate.
+        warmup: share of the steps in which it rises to there.
+        schedule: "constant", "linear" or "cosine", after that.
+    """
+    rising = math.ceil(num_steps * warmup)
+    if step < rising:
+        return peak * (step + 1) / rising
+    left = 1 - (step - rising) / max(num_steps - rising, 1)
+    if schedule == "linear":
+        return peak * left
+    if schedule == "cosine":
+        return peak * 0.5 * (1 + math.cos(math.pi * (1 - left)))
+    return peak
+
+
+def clipped(gradient: Vector, most: float) -> tuple[Vector, float]:
+    """Return the gradient with a norm of at most `most` (0: as it is), and the norm it had."""
+    norm = float(np.sqrt(np.square(gradient, dtype=np.float64).sum()))
+    if most <= 0 or norm <= most:
+        return gradient, norm
+    return gradient * np.float32(most / norm), norm

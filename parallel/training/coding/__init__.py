@@ -1,0 +1,1 @@
+"""Gradient coding: exact gradients although some workers are late, lost or silent."""

@@ -1,0 +1,149 @@
+"""Schemes: who works on what in each round, which lateness is tolerated, how a gradient comes out.
+
+A job is one gradient at fixed parameters; round r starts job r. A scheme is a pure object: what it
+assigns depends on the round and on which results have arrived, and on nothing else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
+
+import numpy as np
+
+from parallel.training.coding.codes import GradientCode
+from parallel.training.coding.patterns import History
+
+Key = tuple[int, int, int]
+"""(job, worker, part): what a result is known by; one that comes twice counts once."""
+Arrivals = Mapping[Key, int]
+"""The round in which each result arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One result that a worker owes: a sum over chunks of a job's data."""
+
+    job: int
+    worker: int
+    part: int
+    chunks: tuple[tuple[int, float], ...]
+    """Which chunks, each with its coefficient."""
+
+    @property
+    def key(self) -> Key:
+        """What its result is known by."""
+        return self.job, self.worker, self.part
+
+
+class Scheme(Protocol):
+    """A way to compute gradients on workers that may be late."""
+
+    @property
+    def name(self) -> str:
+        """What users call it, with its parameters."""
+        ...
+
+    @property
+    def num_workers(self) -> int:
+        """How many workers it needs."""
+        ...
+
+    @property
+    def delay(self) -> int:
+        """T: job t is decoded by the end of round t + T, so T + 1 models train in turn."""
+        ...
+
+    @property
+    def chunk_sizes(self) -> tuple[Fraction, ...]:
+        """Each chunk's share of a job's data; they sum to 1."""
+        ...
+
+    @property
+    def load(self) -> Fraction:
+        """Largest share of a job's data that a worker reads in a round."""
+        ...
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether what comes out is the gradient itself, not an unbiased estimate."""
+        ...
+
+    def assign(self, round_number: int, num_jobs: int, arrivals: Arrivals) -> list[list[Task]]:
+        """Return each worker's tasks in a round, in order."""
+        ...
+
+    def conforms(self, history: History) -> bool:
+        """Tell whether a round may end with its last row's stragglers, after all earlier rows."""
+        ...
+
+    def decode(self, job: int, arrivals: Arrivals) -> dict[Key, float] | None:
+        """Return the weight of each result in the job's gradient; None while too few are there."""
+        ...
+
+
+class CodedScheme:
+    """One round a job, by a gradient code; without redundancy (s = 0) it is plain data parallel."""
+
+    delay = 0
+    is_exact = True
+
+    def __init__(self, code: GradientCode, name: str) -> None:
+        self.name = name
+        self.num_workers = code.num_workers
+        self.load = code.load
+        self.chunk_sizes = (Fraction(1, code.num_chunks),) * code.num_chunks
+        self._code = code
+
+    def assign(self, round_number: int, num_jobs: int, arrivals: Arrivals) -> list[list[Task]]:  # noqa: ARG002
+        """Return one task each."""
+        if round_number >= num_jobs:
+            return [[] for _ in range(self.num_workers)]
+        return [
+            [Task(round_number, worker, 0, self._code.row(worker))]
+            for worker in range(self.num_workers)
+        ]
+
+    def conforms(self, history: History) -> bool:
+        """Tell whether the workers that are not late suffice."""
+        return self._code.decode(np.flatnonzero(~history[-1]).tolist()) is not None
+
+    def decode(self, job: int, arrivals: Arrivals) -> dict[Key, float] | None:
+        """Return the code's weights."""
+        alive = [w for w in range(self.num_workers) if (job, w, 0) in arrivals]
+        weights = self._code.decode(alive)
+        return None if weights is None else {(job, w, 0): a for w, a in weights.items()}
+
+
+class DropSlowest:
+    """Takes the first n - k results and scales them up: unbiased where shards are drawn anew."""
+
+    delay = 0
+    is_exact = False
+
+    def __init__(self, num_workers: int, dropped: int) -> None:
+        """Raises ValueError unless 0 <= dropped < num_workers."""
+        if not 0 <= dropped < num_workers:
+            raise ValueError(f"{dropped} of {num_workers} cannot be dropped: one has to stay")
+        self.name = f"drop-{dropped}"
+        self.num_workers = num_workers
+        self.load = Fraction(1, num_workers)
+        self.chunk_sizes = (self.load,) * num_workers
+        self._dropped = dropped
+
+    def assign(self, round_number: int, num_jobs: int, arrivals: Arrivals) -> list[list[Task]]:  # noqa: ARG002
+        """Return one task each."""
+        if round_number >= num_jobs:
+            return [[] for _ in range(self.num_workers)]
+        return [[Task(round_number, w, 0, ((w, 1.0),))] for w in range(self.num_workers)]
+
+    def conforms(self, history: History) -> bool:
+        """Tell whether no more than k are late."""
+        return bool(history[-1].sum() <= self._dropped)
+
+    def decode(self, job: int, arrivals: Arrivals) -> dict[Key, float] | None:
+        """Return equal weights that make up for the data that are missing."""
+        there = [w for w in range(self.num_workers) if (job, w, 0) in arrivals]
+        if len(there) < self.num_workers - self._dropped:
+            return None
+        return {(job, w, 0): self.num_workers / len(there) for w in there}

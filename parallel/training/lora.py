@@ -1,0 +1,81 @@
+"""Low-rank adapters (Hu et al., arXiv 2106.09685) on the linear layers of any torch model."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer plus a learnt update of low rank: x W^T + b + (alpha / r) x A^T B^T."""
+
+    def __init__(
+        self,
+        base: nn.Linear,
+        rank: int,
+        alpha: float,
+        generator: torch.Generator,
+        dropout: float = 0.0,
+    ) -> None:
+        """Start as the layer alone: A is uniform as in `nn.Linear`, B is 0.
+
+        A: [rank, in_features], B: [out_features, rank], both float32. `dropout` is the share of the
+        inputs that the update does not see, in training mode.
+        """
+        super().__init__()
+        self.base = base.requires_grad_(requires_grad=False)
+        bound = 1 / math.sqrt(base.in_features)
+        start = (torch.rand((rank, base.in_features), generator=generator) * 2 - 1) * bound
+        self.lora_A = nn.Parameter(start)
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank))
+        self._scale = alpha / rank
+        self._dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [..., out_features] of x, [..., in_features]."""
+        out: Tensor = self.base(x)
+        seen = F.dropout(x, self._dropout, training=self.training)
+        return out + self._scale * F.linear(F.linear(seen, self.lora_A), self.lora_B)
+
+
+def add_lora(
+    model: nn.Module,
+    targets: Sequence[str],
+    *,
+    rank: int,
+    alpha: float,
+    seed: int,
+    dropout: float = 0.0,
+) -> dict[str, nn.Parameter]:
+    """Put adapters on every linear layer whose name ends with one of `targets`; freeze the rest.
+
+    Returns:
+        The adapters' weights, as `model.layers.0.self_attn.q_proj.lora_A`.
+
+    Raises:
+        ValueError: no layer has such a name.
+    """
+    model.requires_grad_(requires_grad=False)
+    generator = torch.Generator().manual_seed(seed)
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in targets
+    ]
+    if not found:
+        names = {
+            name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)
+        }
+        raise ValueError(
+            f"no linear layer is called {', '.join(targets)}: there are {', '.join(sorted(names))}"
+        )
+    weights: dict[str, nn.Parameter] = {}
+    for name, module in found:
+        parent, _, last = name.rpartition(".")
+        adapter = LoraLinear(module, rank, alpha, generator, dropout)
+        setattr(model.get_submodule(parent), last, adapter)
+        weights[f"{name}.lora_A"] = adapter.lora_A
+        weights[f"{name}.lora_B"] = adapter.lora_B
+    return weights

@@ -1,0 +1,1 @@
+"""Fine-tuning jobs: configuration, data, workers, coordinator, checkpoints."""

@@ -1,0 +1,190 @@
+"""What a training job keeps on disk: its state after each step, its metrics, its adapters."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from parallel.training.adamw import AdamW, Vector
+from runtime.errors import ConfigError
+from runtime.training.choose import Choice
+from runtime.training.config import TrainConfig
+from runtime.training.coordinator import StepReport
+from runtime.training.job_lock import LOCK
+
+_LOG = logging.getLogger("paceline.train")
+_STATE, _PREVIOUS = "state.safetensors", "state.previous.safetensors"
+_CHOICE = "scheme.json"
+_PARTS = ("parameters", "first", "second")
+
+
+class JobFiles:
+    """A job's directory."""
+
+    def __init__(self, directory: Path, config: TrainConfig) -> None:
+        self.directory = directory
+        self._config = config
+
+    def open(self) -> AdamW | None:
+        """Make the directory, or return the newest state in it that is whole.
+
+        Raises:
+            ConfigError: it belongs to a job with other settings, or all its states are damaged.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        settings = self.directory / "job.json"
+        wanted = json.dumps(self._config.learning_part(), indent=2, sort_keys=True)
+        if not settings.exists():
+            if any(file.name != LOCK for file in self.directory.iterdir()):
+                raise ConfigError(f"{self.directory} is not empty and no job's: name another out")
+            settings.write_text(wanted)
+            return None
+        if settings.read_text() != wanted:
+            changed = _changed(json.loads(settings.read_text()), json.loads(wanted))
+            raise ConfigError(
+                f"{self.directory} holds a run with other settings ({changed}): give those back, "
+                "or name another out"
+            )
+        state = self._newest()
+        self._cut_metrics(0 if state is None else state.step)
+        return state
+
+    def save_state(self, optimizer: AdamW) -> None:
+        """Write the state; the one before stays until this one is whole."""
+        tensors = {name: getattr(optimizer, name) for name in _PARTS}
+        metadata = {"step": str(optimizer.step), "sha256": _digest(tensors)}
+        fresh = self.directory / "state.new"
+        save_file(tensors, fresh, metadata)
+        _sync(fresh)
+        state = self.directory / _STATE
+        if state.exists():
+            state.replace(self.directory / _PREVIOUS)
+        fresh.replace(state)
+
+    def choice(self) -> Choice | None:
+        """Return the scheme that was chosen for the job, if one was."""
+        file = self.directory / _CHOICE
+        return Choice(**json.loads(file.read_text())) if file.exists() else None
+
+    def keep_choice(self, choice: Choice) -> None:
+        """Write the chosen scheme down: a run that goes on keeps it."""
+        fresh = self.directory / f"{_CHOICE}.new"
+        fresh.write_text(json.dumps(asdict(choice), indent=2) + "\n")
+        fresh.replace(self.directory / _CHOICE)
+
+    def add_metrics(self, report: StepReport, more: Mapping[str, float]) -> None:
+        """Append a step's line to metrics.jsonl."""
+        with (self.directory / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(asdict(report) | dict(more)) + "\n")
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Return the lines of metrics.jsonl."""
+        file = self.directory / "metrics.jsonl"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def _cut_metrics(self, step: int) -> None:
+        """Drop what was measured after the state that the run goes on from."""
+        kept = [line for line in self.metrics() if line["step"] <= step]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        (self.directory / "metrics.jsonl").write_text(text)
+
+    def _newest(self) -> AdamW | None:
+        damaged = []
+        for name in (_STATE, _PREVIOUS):
+            file = self.directory / name
+            if not file.exists():
+                continue
+            try:
+                return _read_state(file)
+            except (SafetensorError, ValueError, KeyError, OSError) as error:
+                _LOG.warning("%s is damaged, trying the one before: %s", file, error)
+                damaged.append(str(file))
+        if damaged:
+            raise ConfigError(f"{' and '.join(damaged)} cannot be read: start anew in another out")
+        return None
+
+
+def save_adapter(
+    directory: Path, weights: Mapping[str, Vector], config: TrainConfig, base: str
+) -> None:
+    """Write an adapter as `peft` loads it (adapter_config.json, adapter_model.safetensors).
+
+    Args:
+        directory: where to; replaced as a whole.
+        weights: as `add_lora` names them.
+        config: of the job.
+        base: what the adapter belongs to.
+    """
+    fresh = directory.with_name(directory.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    tensors = {f"base_model.model.{name}.weight": value for name, value in weights.items()}
+    save_file(tensors, fresh / "adapter_model.safetensors", {"format": "pt"})
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": config.lora.rank,
+        "lora_alpha": config.lora.alpha,
+        "lora_dropout": config.lora.dropout,
+        "target_modules": sorted(config.lora.targets),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    (fresh / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    shutil.rmtree(directory, ignore_errors=True)
+    fresh.replace(directory)
+
+
+def save_whole(directory: Path, weights: Mapping[str, Vector], base: Path) -> None:
+    """Write a whole model in Hugging Face format, with the tokenizer and settings of `base`."""
+    fresh = directory.with_name(directory.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    for file in base.iterdir():
+        if file.is_file() and file.suffix != ".safetensors" and "index" not in file.name:
+            shutil.copyfile(file, fresh / file.name)
+    save_file(dict(weights), fresh / "model.safetensors", {"format": "pt"})
+    shutil.rmtree(directory, ignore_errors=True)
+    fresh.replace(directory)
+
+
+def _read_state(file: Path) -> AdamW:
+    with safe_open(file, framework="numpy") as opened:
+        metadata = opened.metadata() or {}
+        tensors = {name: opened.get_tensor(name) for name in _PARTS}
+    if _digest(tensors) != metadata["sha256"]:
+        raise ValueError("its digest is another one")
+    parameters, first, second = (np.array(tensors[name]) for name in _PARTS)
+    return AdamW(parameters, first, second, int(metadata["step"]))
+
+
+def _digest(tensors: Mapping[str, Vector]) -> str:
+    digest = hashlib.sha256()
+    for name in _PARTS:
+        digest.update(np.ascontiguousarray(tensors[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+
+
+def _changed(old: object, new: object, name: str = "") -> str:
+    """Return the names of the settings that differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        parts = [_changed(old.get(k), new.get(k), f"{name}.{k}".lstrip(".")) for k in keys]
+        return ", ".join(part for part in parts if part)
+    return "" if old == new else f"{name}: {old!r} became {new!r}"

@@ -1,0 +1,78 @@
+"""Choose a scheme from what a few rounds took: each one is replayed on the same times."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from parallel.training.coding.dispatch import PullQueue, StreamingGroups
+from parallel.training.coding.names import round_scheme
+from parallel.training.coding.simulate import Trace, simulate_dispatch, simulate_rounds
+
+_SHORTEST_S = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The scheme that a profile speaks for."""
+
+    scheme: str
+    group: int
+    """Of frc-stream."""
+    seconds: dict[str, float]
+    """A step's seconds by each scheme, as replayed."""
+
+    @property
+    def why(self) -> str:
+        """Say it to a user."""
+        best = self.seconds[self.scheme]
+        rest = sorted((s, name) for name, s in self.seconds.items() if name != self.scheme)
+        others = ", ".join(f"{name} {s / max(best, _SHORTEST_S):.2f}" for s, name in rest[:4])
+        return f"a step of the profiled rounds takes {best:.2f} s by it; relative to it {others}"
+
+
+def choose_scheme(
+    times_s: Sequence[Sequence[float]], *, num_chunks: int, patience: float
+) -> Choice:
+    """Return the fastest exact scheme that trains one model.
+
+    That computing takes all of a worker's time is assumed: redundancy then costs its full share.
+
+    Args:
+        times_s: when each worker had done its plain share, [rounds][workers].
+        num_chunks: chunks that a step's batch makes for a queue.
+        patience: mu of the schemes that work in rounds.
+    """
+    times = np.array(times_s)
+    num_workers = times.shape[1]
+    slope = num_workers * float(np.median(times))
+    trace = Trace(times, slope)
+    each = max(1, num_chunks // num_workers)
+    seconds = {
+        "pull": simulate_dispatch(
+            "pull",
+            lambda: PullQueue(num_workers * each),
+            trace,
+            num_workers=num_workers,
+            chunks_each=each,
+        ).seconds
+    }
+    group = next((d for d in (2, 3, 4) if num_workers % d == 0), 0)
+    if group:
+        seconds["frc-stream"] = simulate_dispatch(
+            "frc-stream",
+            lambda: StreamingGroups(num_workers, group),
+            trace,
+            num_workers=num_workers,
+            chunks_each=1,
+        ).seconds
+    names = ["uncoded", *(f"{kind}-{s}" for kind in ("frc", "class") for s in (1, 2, 3))]
+    for name in names:
+        try:
+            scheme = round_scheme(name, num_workers)
+        except ValueError:
+            continue  # not for so many workers
+        assert scheme is not None
+        seconds[name] = simulate_rounds(scheme, trace, patience=patience).seconds
+    seconds = {name: total / len(times) for name, total in seconds.items()}
+    return Choice(scheme=min(seconds, key=seconds.__getitem__), group=group, seconds=seconds)

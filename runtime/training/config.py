@@ -1,0 +1,397 @@
+"""A training job's configuration: one TOML file, every value checked before anything starts."""
+
+import json
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from parallel.training.coding.names import ROUND_FORMS, round_scheme
+from parallel.training.coding.schemes import Scheme
+from runtime.errors import ConfigError
+
+SCHEDULES = ("constant", "linear", "cosine")
+QUEUED = ("pull", "frc-stream")
+"""Schemes that hand chunks out one at a time; all others work in rounds."""
+AUTO = "auto"
+_KEPT = "config.json"
+METHODS = ("lora", "full")
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """What is learnt from."""
+
+    train: str = ""
+    """A .jsonl file: text, prompt and completion, or messages; or any fields, with `prompt` and
+    `completion` below."""
+    eval: str = ""
+    """Another one, to be measured on; empty measures nothing."""
+    prompt: str = ""
+    """How a prompt is made from a record's fields, as "Review: {text}"."""
+    completion: str = ""
+    """How a completion is made, as " {answer}"."""
+    words: dict[str, list[str]] = field(default_factory=dict)
+    """Words for the numbers of a field, as label = ["bad", "good"]; these are then the choices."""
+    max_length: int = 256
+    """Longer samples lose their end, in tokens."""
+    limit: int = 0
+    """Take only the first records; 0 takes all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraConfig:
+    """Which weights learn, with method "lora" (Hu et al., arXiv 2106.09685)."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+    dropout: float = 0.0
+    """Share of a layer's inputs that the update does not see in training."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW."""
+
+    steps: int = 100
+    batch: int = 16
+    """Samples of a step."""
+    microbatch: int = 4
+    """Samples of a chunk, which one worker works on at a time: gradients of a step's chunks add up,
+    so a batch needs no more memory than a chunk."""
+    lr: float = 1e-3
+    warmup: float = 0.03
+    """Share of the steps in which the rate rises."""
+    schedule: str = "cosine"
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    clip: float = 1.0
+    """Largest norm of a step's gradient; 0 does not clip."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkersConfig:
+    """Who computes."""
+
+    count: int = 2
+    """As many as work when there is room for them; they join and leave while the job runs."""
+    min: int = 0
+    """With so many the job starts; 0 waits for all."""
+    cpus: float = 0.0
+    """Cores that Ray sets aside for each; 0 shares what is there."""
+    gpus: float = 0.0
+    """GPUs that Ray sets aside for each; above 0 they compute there."""
+    scheme: str = "pull"
+    """pull, frc-stream, auto, or one that works in rounds: uncoded, frc-S, class-S, cyclic-S,
+    roots-S, drop-K, sr-sgc-B-W-L, m-sgc-B-W-L; without numbers it is for one straggler."""
+    patience: float = 1.0
+    """In rounds, a worker is late after 1 + patience times what the fastest ones take."""
+    profile: int = 8
+    """Rounds that "auto" looks at before it chooses."""
+    group: int = 2
+    """Workers that share their chunks, with scheme "frc-stream"."""
+    threads: int = 1
+    lost_after_s: float = 60.0
+    """A worker that has not brought a chunk for so long is replaced."""
+    empty_after_s: float = 60.0
+    """In rounds, a place where nobody has come back for so long is planned without."""
+    max_losses: int = 20
+    """Workers that may be replaced before the job gives up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultsConfig:
+    """Faults to put in, for experiments."""
+
+    slow: float = 0.0
+    """Share of the chunks that a worker is slow with."""
+    factor: float = 10.0
+    """How many times as long a slow chunk takes."""
+    hang: float = 0.0
+    """Share of the chunks at which a worker hangs for ever."""
+    kill: float = 0.0
+    """Share of the chunks at which a worker's process ends."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointConfig:
+    """What is kept on disk."""
+
+    every: int = 50
+    """Steps between two adapters."""
+    state_every: int = 1
+    """Steps between two states that a cut run goes on from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """A whole job."""
+
+    model: str = ""
+    out: str = ""
+    """The job's directory; a run that was cut goes on from it."""
+    method: str = "lora"
+    seed: int = 0
+    precision: str = "float32"
+    """Of the layers' products; weights that learn, and sums, are float32 in any case."""
+    gradient_checkpointing: bool = False
+    """Keep only the layers' inputs and compute the rest again: less memory, a third more work."""
+    eval_every: int = 50
+    """Steps between two evaluations."""
+    data: DataConfig = field(default_factory=DataConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    workers: WorkersConfig = field(default_factory=WorkersConfig)
+    faults: FaultsConfig = field(default_factory=FaultsConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks of a step."""
+        if self.workers.scheme == "frc-stream":
+            return self.workers.count
+        scheme = self.round_scheme
+        if scheme is not None:
+            return len(scheme.chunk_sizes)
+        return -(-self.optimizer.batch // self.optimizer.microbatch)
+
+    @property
+    def round_scheme(self) -> Scheme | None:
+        """The scheme that works in rounds; None where chunks are handed out one at a time.
+
+        Raises:
+            ConfigError: there is no such scheme, or not for so many workers.
+        """
+        name = self.workers.scheme
+        if name in (*QUEUED, AUTO):
+            return None
+        try:
+            scheme = round_scheme(name, self.workers.count)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"workers.scheme is {name!r}: {error}") from error
+        if scheme is None:
+            known = f"{', '.join(QUEUED)}, {AUTO}, {ROUND_FORMS}"
+            raise ConfigError(f"workers.scheme is {name!r}: choose one of {known}")
+        return scheme
+
+    @property
+    def num_trials(self) -> int:
+        """Models that train in turn."""
+        scheme = self.round_scheme
+        return 1 if scheme is None else scheme.delay + 1
+
+    def trial(self, number: int) -> "TrainConfig":
+        """Return the job of one of several models: its own seed and directory."""
+        if self.num_trials == 1:
+            return self
+        out = str(Path(self.out) / f"trial-{number}")
+        return replace(self, seed=self.seed + number, out=out)
+
+    def learning_part(self) -> dict[str, object]:
+        """Return what determines the result: a run may only go on where all of it is the same."""
+        whole = asdict(self)
+        for name in ("out", "workers", "faults", "checkpoint", "eval_every"):
+            del whole[name]
+        del whole["gradient_checkpointing"]
+        del whole["data"]["eval"]
+        whole["num_chunks"] = self.num_chunks
+        scheme = self.round_scheme
+        if self.workers.scheme == AUTO or (scheme is not None and not scheme.is_exact):
+            whole["scheme"] = self.workers.scheme
+        return whole
+
+
+def smallest_batch(scheme: Scheme) -> int:
+    """Return the samples that a batch must have so that no chunk is smaller than one."""
+    return math.ceil(1 / min(size for size in scheme.chunk_sizes if size))
+
+
+def load_config(file: Path, settings: Sequence[str] = ()) -> TrainConfig:
+    """Read a configuration, with `section.key=value` settings over it.
+
+    Paths in the file are relative to it.
+
+    Raises:
+        ConfigError: it cannot be read, or something in it cannot be used; names the key.
+    """
+    try:
+        table = tomllib.loads(file.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is no TOML: {error}") from error
+    for setting in settings:
+        _set(table, setting)
+    config = _make(TrainConfig, table, "")
+    assert isinstance(config, TrainConfig)
+    _check(config)
+    return _located(config, file.parent)
+
+
+def keep_config(config: TrainConfig) -> None:
+    """Write a job's whole configuration to its directory, for `kept_config`."""
+    out = Path(config.out)
+    fresh = out / f"{_KEPT}.new"
+    fresh.write_text(json.dumps(asdict(config), indent=2) + "\n")
+    fresh.replace(out / _KEPT)
+
+
+def kept_config(directory: Path, settings: Sequence[str] = ()) -> TrainConfig:
+    """Return the configuration of the job in a directory, with settings over it.
+
+    Raises:
+        ConfigError: there is no job, or a setting cannot be used.
+    """
+    try:
+        table = json.loads((directory / _KEPT).read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{directory} holds no training job ({error})") from error
+    for setting in settings:
+        _set(table, setting)
+    config = _make(TrainConfig, table | {"out": str(directory)}, "")
+    assert isinstance(config, TrainConfig)
+    _check(config)
+    return config
+
+
+def _set(table: dict[str, Any], setting: str) -> None:
+    name, separator, text = setting.partition("=")
+    if not separator:
+        raise ConfigError(f"--set {setting!r}: write section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *path, last = name.strip().split(".")
+    for part in path:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {setting!r}: {part} is no section")
+    table[last] = value
+
+
+def _make(kind: type, table: Mapping[str, Any], prefix: str) -> object:
+    known = get_type_hints(kind)
+    for key in table:
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(known)}"
+            raise ConfigError(f"the configuration has an unknown key {prefix}{key}; {hint}")
+    values = {}
+    for part in fields(kind):
+        if part.name in table:
+            values[part.name] = _value(known[part.name], table[part.name], prefix + part.name)
+    return kind(**values)
+
+
+def _value(kind: Any, value: object, name: str) -> object:
+    if is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{name} is a section: write [{name}]")
+        assert isinstance(kind, type)
+        return _make(kind, value, f"{name}.")
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    plain = getattr(kind, "__origin__", kind)
+    if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
+        raise ConfigError(f"{name} is {value!r}: it has to be of type {plain.__name__}")
+    return value
+
+
+def _check(config: TrainConfig) -> None:
+    for name, text in (
+        ("model", config.model),
+        ("out", config.out),
+        ("data.train", config.data.train),
+    ):
+        if not text:
+            raise ConfigError(f"{name} is missing from the configuration")
+    choices = (
+        ("method", config.method, METHODS),
+        ("optimizer.schedule", config.optimizer.schedule, SCHEDULES),
+        ("precision", config.precision, PRECISIONS),
+    )
+    for name, text, known in choices:
+        if text not in known:
+            raise ConfigError(f"{name} is {text!r}: choose one of {', '.join(known)}")
+    optimizer, workers = config.optimizer, config.workers
+    at_least_one = (
+        ("optimizer.steps", optimizer.steps),
+        ("optimizer.batch", optimizer.batch),
+        ("optimizer.microbatch", optimizer.microbatch),
+        ("workers.count", workers.count),
+        ("workers.group", workers.group),
+        ("workers.profile", workers.profile),
+        ("workers.threads", workers.threads),
+        ("lora.rank", config.lora.rank),
+        ("data.max_length", config.data.max_length),
+        ("checkpoint.every", config.checkpoint.every),
+        ("checkpoint.state_every", config.checkpoint.state_every),
+        ("eval_every", config.eval_every),
+    )
+    for name, number in at_least_one:
+        if number < 1:
+            raise ConfigError(f"{name} is {number}: at least 1 is needed")
+    if not optimizer.lr > 0:
+        raise ConfigError(f"optimizer.lr is {optimizer.lr}: it must be above 0")
+    shares = (
+        ("optimizer.warmup", optimizer.warmup),
+        ("optimizer.beta1", optimizer.beta1),
+        ("optimizer.beta2", optimizer.beta2),
+        ("lora.dropout", config.lora.dropout),
+        ("faults.slow", config.faults.slow),
+        ("faults.hang", config.faults.hang),
+        ("faults.kill", config.faults.kill),
+    )
+    for name, share in shares:
+        if not 0 <= share < 1:
+            raise ConfigError(f"{name} is {share}: it must be in [0, 1)")
+    if bool(config.data.prompt) != bool(config.data.completion):
+        raise ConfigError("data.prompt and data.completion go together: give both or neither")
+    if not 0 <= workers.min <= workers.count:
+        raise ConfigError(
+            f"workers.min is {workers.min}: it must be from 0 to workers.count, {workers.count}"
+        )
+    if not (workers.lost_after_s > 0 and workers.empty_after_s > 0):
+        raise ConfigError("workers.lost_after_s and workers.empty_after_s must be above 0")
+    if workers.cpus < 0 or workers.gpus < 0:
+        raise ConfigError("workers.cpus and workers.gpus must not be below 0")
+    if not workers.patience > 0:
+        raise ConfigError(f"workers.patience is {workers.patience}: it must be above 0")
+    scheme = config.round_scheme
+    least = config.num_chunks
+    if scheme is not None:
+        least = smallest_batch(scheme)
+        if workers.min:
+            _ = replace(config, workers=replace(workers, count=workers.min, min=0)).round_scheme
+    if least > optimizer.batch:
+        raise ConfigError(
+            f"{config.num_chunks} chunks of a batch of {optimizer.batch} would be smaller than a "
+            f"sample: take optimizer.batch of at least {least}"
+        )
+    if workers.scheme == "frc-stream" and workers.count % workers.group:
+        near = [d for d in range(1, workers.count + 1) if workers.count % d == 0]
+        raise ConfigError(
+            f"workers.group is {workers.group}: {workers.count} workers make even groups of "
+            f"{', '.join(map(str, near))}"
+        )
+
+
+def _located(config: TrainConfig, base: Path) -> TrainConfig:
+    """Return the configuration with its paths seen from anywhere; a model's is seen from here."""
+
+    def place(text: str) -> str:
+        return str((base / Path(text).expanduser()).resolve()) if text else ""
+
+    data = replace(config.data, train=place(config.data.train), eval=place(config.data.eval))
+    is_path = Path(config.model).exists()
+    model = str(Path(config.model).resolve()) if is_path else config.model
+    out = str(base / Path(config.out).expanduser())
+    return replace(config, model=model, out=out, data=data)

@@ -1,0 +1,137 @@
+"""Training samples from .jsonl files: read, rendered, tokenized, with the loss on completions."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.errors import ConfigError
+from runtime.text import Tokenizer
+from runtime.training.config import DataConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One sample as text: what is given, and what is learnt."""
+
+    prompt: str
+    completion: str
+    choices: tuple[str, ...] = ()
+    """What the completion was chosen from, where it was."""
+    is_chat: bool = False
+    """Whether the prompt was made by the chat template, which writes all special tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sample as tokens."""
+
+    token_ids: tuple[int, ...]
+    num_prompt: int
+    """Tokens before the first one that is learnt."""
+
+    @property
+    def num_learnt(self) -> int:
+        """Tokens that are learnt."""
+        return len(self.token_ids) - self.num_prompt
+
+
+def read_examples(file: Path, config: DataConfig, tokenizer: Tokenizer) -> list[Example]:
+    """Read a file's samples.
+
+    Raises:
+        ConfigError: it cannot be read, or a record lacks what is needed; names the line.
+    """
+    examples = []
+    for number, record in _records(file):
+        try:
+            examples.append(_example(record, config, tokenizer))
+        except (KeyError, IndexError, ValueError, TypeError) as error:
+            raise ConfigError(f"{file}, line {number}: {_reason(error, record)}") from error
+        if len(examples) == config.limit:
+            break
+    if not examples:
+        raise ConfigError(f"{file} has no samples")
+    return examples
+
+
+def tokenize(example: Example, tokenizer: Tokenizer, max_length: int) -> Sample:
+    """Return a sample of at most `max_length` tokens; a prompt that is too long loses its start."""
+    prompt = tokenizer.encode(example.prompt, whole=not example.is_chat)
+    ends = sorted(tokenizer.eos_ids)[:1]  # a tokenizer without an end token learns to go on
+    completion = [*tokenizer.encode(example.completion, whole=False), *ends]
+    if example.choices:
+        completion = completion[:-1]  # what is chosen needs no end
+    completion = completion[: max_length - 1]
+    prompt = prompt[max(0, len(prompt) + len(completion) - max_length) :]
+    if not prompt:  # there is nothing before the first token to foretell it from
+        prompt, completion = completion[:1], completion[1:]
+    return Sample((*prompt, *completion), len(prompt))
+
+
+def render(example: Example, sample: Sample, tokenizer: Tokenizer) -> str:
+    """Return a sample as it is learnt, what is learnt between brackets."""
+    given = tokenizer.decode(sample.token_ids[: sample.num_prompt])
+    learnt = tokenizer.decode(sample.token_ids[sample.num_prompt :])
+    choices = f"   (of {', '.join(map(repr, example.choices))})" if example.choices else ""
+    return f"{given}⟦{learnt}⟧{choices}"
+
+
+def _records(file: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{file}, line {number} is no JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise ConfigError(f"{file}, line {number} is no JSON object")
+        yield number, record
+
+
+def _example(record: Mapping[str, object], config: DataConfig, tokenizer: Tokenizer) -> Example:
+    if config.prompt:
+        words = {name: config.words[name][int(str(record[name]))] for name in config.words}
+        choices: tuple[str, ...] = ()
+        for name, known in config.words.items():
+            if f"{{{name}}}" in config.completion:
+                choices = tuple(
+                    config.completion.format_map({**record, **words, name: word}) for word in known
+                )
+        shown = {**record, **words}
+        return Example(
+            config.prompt.format_map(shown), config.completion.format_map(shown), choices
+        )
+    if "messages" in record:
+        return _from_messages(record["messages"], tokenizer)
+    if "completion" in record:
+        return Example(_text(record, "prompt"), _text(record, "completion"))
+    return Example("", _text(record, "text"))
+
+
+def _from_messages(messages: object, tokenizer: Tokenizer) -> Example:
+    if not isinstance(messages, list) or not messages:
+        raise ValueError("messages is no list of messages")
+    *before, last = messages
+    if last.get("role") != "assistant" or not before:
+        raise ValueError("messages has to end with one of the assistant, after another")
+    return Example(tokenizer.render_chat(before), str(last["content"]), is_chat=True)
+
+
+def _text(record: Mapping[str, object], name: str) -> str:
+    value = record[name]
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {value!r}, no text")
+    return value
+
+
+def _reason(error: Exception, record: Mapping[str, object]) -> str:
+    if isinstance(error, KeyError):
+        there: Sequence[str] = list(record)
+        return f"no field {error.args[0]!r}; the record has {', '.join(there)}"
+    return str(error)

@@ -1,0 +1,230 @@
+"""Which workers train by which scheme, from the first step to the last.
+
+Workers that die or hang are replaced. Where nobody comes in the place of one for long, or where one
+more has come, the round scheme is made anew for those that there are, at a job's border: gradients
+do not depend on the rounds, so nothing is lost but the jobs in flight.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from parallel.training.adamw import AdamW, Vector
+from parallel.training.coding.names import round_scheme
+from runtime.clock import Clock
+from runtime.errors import PeerLost
+from runtime.training.choose import Choice, choose_scheme
+from runtime.training.config import AUTO, TrainConfig, smallest_batch
+from runtime.training.coordinator import (
+    NOBODY_S,
+    Arrived,
+    Coordinator,
+    Pool,
+    StepReport,
+    WorkerLost,
+)
+from runtime.training.rounds import RoundCoordinator, WorkersAwayError
+from runtime.training.work import Work
+
+Note = Callable[[str], None]
+_POLL_S = 0.5
+
+
+def training_steps(
+    config: TrainConfig,
+    optimizers: Sequence[AdamW],
+    pool: Pool,
+    num_learnt: Sequence[int],
+    clock: Clock,
+    *,
+    choice: Choice | None = None,
+    keep: Callable[[Choice], None] = lambda _: None,
+    note: Note = lambda _: None,
+) -> Iterator[StepReport]:
+    """Yield the steps as they are made, by the scheme that was asked for or chosen.
+
+    Args:
+        config: the job's.
+        optimizers: of each model that trains; they go on from their steps.
+        pool: the workers.
+        num_learnt: learnt tokens of each sample.
+        clock: says who is late.
+        choice: what "auto" chose when the job first ran.
+        keep: is told what "auto" chooses.
+        note: is told what a user wants to read.
+
+    Raises:
+        PeerLost: too many workers were lost, or all of them.
+    """
+    if config.workers.scheme == AUTO:
+        if choice is None:
+            profiling = replace(config, workers=replace(config.workers, scheme="uncoded"))
+            times_s: list[Sequence[float]] = []
+            arguments = (profiling, optimizers, pool, num_learnt, clock)
+            yield from _in_rounds(*arguments, note=note, profile=times_s)
+            if optimizers[0].step == config.optimizer.steps:
+                return
+            chunks = -(-config.optimizer.batch // config.optimizer.microbatch)
+            choice = choose_scheme(times_s, num_chunks=chunks, patience=config.workers.patience)
+            keep(choice)
+        note(f"scheme {choice.scheme}: {choice.why}")
+        workers = replace(config.workers, scheme=choice.scheme, group=choice.group or 1)
+        config = replace(config, workers=workers)
+    if config.round_scheme is not None:
+        yield from _in_rounds(config, optimizers, pool, num_learnt, clock, note=note)
+        return
+    coordinator = Coordinator(config, optimizers[0], pool, num_learnt, clock)
+    while optimizers[0].step < config.optimizer.steps:
+        yield coordinator.step()
+
+
+def _in_rounds(
+    config: TrainConfig,
+    optimizers: Sequence[AdamW],
+    pool: Pool,
+    num_learnt: Sequence[int],
+    clock: Clock,
+    *,
+    note: Note,
+    profile: list[Sequence[float]] | None = None,
+) -> Iterator[StepReport]:
+    """Yield the steps of a scheme in rounds; with `profile`, until that holds enough of them."""
+    roll = _Roll(config, pool, clock)
+    slots = roll.plan(())
+    busy: dict[int, float] = {}
+    while True:
+        members = Members(pool, slots, busy)
+        plan = replace(config, workers=replace(config.workers, count=len(slots), min=0))
+        scheme = plan.round_scheme
+        assert scheme is not None
+        at_work = {slots.index(slot): since for slot, since in busy.items() if slot in slots}
+        rounds = RoundCoordinator(plan, scheme, optimizers, members, num_learnt, clock, at_work)
+        wanted = slots
+        while not rounds.is_done and wanted == slots:
+            try:
+                yield from rounds.round()
+            except WorkersAwayError as error:
+                roll.drop([slots[worker] for worker in error.workers])
+            if profile is not None and len(rounds.times_s) + len(profile) >= plan.workers.profile:
+                profile += rounds.times_s
+                rounds.close()
+                return
+            wanted = roll.plan(slots)
+        rounds.close()
+        if rounds.is_done:
+            return
+        if profile is not None:
+            profile.clear()  # of other workers
+        note(f"from now on {len(wanted)} workers, after {len(slots)}")
+        busy = members.others_busy
+        busy |= {slots[worker]: since for worker, since in rounds.busy_since.items()}
+        left = config.workers.max_losses - rounds.num_losses
+        config = replace(config, workers=replace(config.workers, max_losses=left))
+        slots = wanted
+
+
+class Members:
+    """Some of a pool's workers, numbered from 0, as a pool of their own."""
+
+    def __init__(self, pool: Pool, slots: Sequence[int], busy: Mapping[int, float]) -> None:
+        """Take the workers in `slots`; `busy` are all that an earlier plan left at work."""
+        self._pool = pool
+        self._slots = tuple(slots)
+        self._number = {slot: number for number, slot in enumerate(slots)}
+        self.others_busy = {slot: since for slot, since in busy.items() if slot not in slots}
+        """Workers that are no members and have not brought yet what they were asked for."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return len(self._slots)
+
+    def publish(self, version: int, parameters: Vector) -> None:
+        """Make a job's parameters known."""
+        self._pool.publish(version, parameters)
+
+    def retire(self, version: int) -> None:
+        """Forget a job's parameters."""
+        self._pool.retire(version)
+
+    def is_ready(self, worker: int) -> bool:
+        """Tell whether a member has loaded the model."""
+        return self._pool.is_ready(self._slots[worker])
+
+    def start(self, worker: int, work: Work) -> None:
+        """Let a member compute a chunk."""
+        self._pool.start(self._slots[worker], work)
+
+    def wait(self, timeout_s: float) -> list[Arrived | WorkerLost]:
+        """Return what happened to members."""
+        found: list[Arrived | WorkerLost] = []
+        for event in self._pool.wait(timeout_s):
+            if event.worker in self._number:
+                found.append(replace(event, worker=self._number[event.worker]))
+            else:
+                self.others_busy.pop(event.worker, None)
+        return found
+
+    def replace(self, worker: int) -> None:
+        """End a member that hangs, and start another in its place."""
+        self._pool.replace(self._slots[worker])
+
+
+class _Roll:
+    """Who is there."""
+
+    def __init__(self, config: TrainConfig, pool: Pool, clock: Clock) -> None:
+        self._config = config
+        self._pool = pool
+        self._clock = clock
+        self._away_since: dict[int, float] = {}
+        self._dropped: set[int] = set()
+
+    def drop(self, slots: Sequence[int]) -> None:
+        """Do not count on workers until they are ready again."""
+        self._dropped.update(slots)
+
+    def plan(self, present: tuple[int, ...]) -> tuple[int, ...]:
+        """Return who is to work: as many as the scheme can use, those that do first.
+
+        One that was lost is counted on for a while, as another comes in its place.
+
+        Raises:
+            PeerLost: nobody comes, or the scheme cannot work with so few.
+        """
+        deadline_s = self._clock.now_s() + NOBODY_S
+        while True:
+            there = self._there(present)
+            if there:
+                return tuple(sorted(there[: self._most(len(there))]))
+            if self._clock.now_s() > deadline_s:
+                raise PeerLost(
+                    f"no worker was ready for {NOBODY_S:g} s: does the cluster have room for any?"
+                )
+            self._pool.wait(_POLL_S)
+
+    def _there(self, present: tuple[int, ...]) -> list[int]:
+        now_s = self._clock.now_s()
+        ready = {slot for slot in range(self._pool.size) if self._pool.is_ready(slot)}
+        away = set(range(self._pool.size)) - ready
+        self._dropped &= away
+        self._away_since = {slot: self._away_since.get(slot, now_s) for slot in away}
+        limit_s = self._config.workers.empty_after_s
+        coming = {
+            slot
+            for slot, since_s in self._away_since.items()
+            if slot in present and slot not in self._dropped and now_s - since_s <= limit_s
+        }
+        return sorted(ready | coming, key=lambda slot: (slot not in present, slot))
+
+    def _most(self, num: int) -> int:
+        """Return how many of so many workers the scheme can use."""
+        name, delay = self._config.workers.scheme, self._config.num_trials - 1
+        for count in range(num, 0, -1):
+            try:
+                scheme = round_scheme(name, count)
+            except ValueError:
+                continue
+            assert scheme is not None
+            if scheme.delay == delay and smallest_batch(scheme) <= self._config.optimizer.batch:
+                return count
+        raise PeerLost(f"workers.scheme {name} cannot work with the {num} workers that are left")

@@ -1,0 +1,1 @@
+"""Shared-seed training on machines: the log, who closes rounds, who computes scalars."""

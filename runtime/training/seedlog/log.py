@@ -1,0 +1,187 @@
+"""The log of a shared-seed run: append-only, checksummed msgpack; with its base it is the result.
+
+A file is a magic, then frames: length, CRC-32, msgpack. A last frame that was being written as the
+process ended is cut off; anything else that does not fit is refused.
+"""
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from parallel.training.seedlog.step import Commit, Entry
+from runtime.errors import ConfigError
+
+_MAGIC = b"PLSEED\x00\x01"
+_FRAME = struct.Struct("<II")
+_LARGEST_FRAME = 1 << 26
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What a run's weights follow from, beside its commits."""
+
+    seed: int
+    """Of the directions, 64 bits."""
+    model: str
+    """What the user called it."""
+    model_digest: str
+    """SHA-256 of its weights; replay on another model is refused."""
+    rank: int
+    alpha: float
+    targets: list[str]
+    size: int
+    """Numbers that learn."""
+    eps: float
+    """How far directions go; a float32."""
+    hash_every: int = 10
+    """Rounds between two comparisons of the replicas."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine that joined; numbers are never given again."""
+
+    number: int
+    name: str
+    secret_digest: bytes
+    """SHA-256 of what it has to show."""
+    round: int
+    """When it joined."""
+
+
+@dataclass(slots=True)
+class Records:
+    """What a log holds."""
+
+    header: Header
+    machines: list[Machine] = field(default_factory=list)
+    commits: list[Commit] = field(default_factory=list)
+    num_bytes: int = 0
+    """Up to the end of the last whole frame."""
+
+
+class SeedLog:
+    """A log that is written to; each record is on disk before `append` returns."""
+
+    def __init__(self, path: Path, records: Records) -> None:
+        self._file = path.open("r+b")
+        self._file.truncate(records.num_bytes)
+        self._file.seek(records.num_bytes)
+
+    @classmethod
+    def create(cls, path: Path, header: Header) -> "SeedLog":
+        """Begin a log; raises ConfigError if there is one."""
+        try:
+            with path.open("xb") as file:
+                file.write(_MAGIC + _frame(["h", asdict(header)]))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be begun: {error}") from error
+        return cls(path, Records(header, num_bytes=path.stat().st_size))
+
+    def append(self, record: Commit | Machine) -> None:
+        """Write a record, durably."""
+        self._file.write(_frame(_packed(record)))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_log(path: Path) -> Records:
+    """Read a log; what a process was writing when it ended is left out.
+
+    Raises:
+        ConfigError: it is no log, or damaged; names the byte.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not data.startswith(_MAGIC):
+        raise ConfigError(f"{path} is no log of a shared-seed run")
+    records: Records | None = None
+    place = len(_MAGIC)
+    for kind, fields_, stop in _frames(path, data):
+        try:
+            if kind == "h" and records is None:
+                records = Records(_header(fields_[0]))
+            elif kind == "m" and records is not None:
+                records.machines.append(Machine(*fields_))
+            elif kind == "c" and records is not None:
+                records.commits.append(_commit(fields_, expected=len(records.commits)))
+            else:
+                raise ValueError(f"a record {kind!r} has no place here")
+        except (TypeError, ValueError, IndexError) as error:
+            raise ConfigError(f"{path} is damaged at byte {place}: {error}") from error
+        place = stop
+    if records is None:
+        raise ConfigError(f"{path} is damaged at byte {place}: it has no header")
+    records.num_bytes = place
+    return records
+
+
+def _frames(path: Path, data: bytes) -> Iterator[tuple[str, list[Any], int]]:
+    place = len(_MAGIC)
+    while place < len(data):
+        whole = len(data) - place >= _FRAME.size
+        size, checksum = _FRAME.unpack_from(data, place) if whole else (0, 0)
+        stop = place + _FRAME.size + size
+        if not whole or (stop > len(data) and size <= _LARGEST_FRAME):
+            return  # it was being written
+        payload = data[place + _FRAME.size : stop]
+        if size > _LARGEST_FRAME or zlib.crc32(payload) != checksum:
+            if stop == len(data):
+                return
+            raise ConfigError(f"{path} is damaged at byte {place}: a checksum is another one")
+        try:
+            kind, *rest = msgpack.unpackb(payload)
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            raise ConfigError(f"{path} is damaged at byte {place}: {error}") from error
+        yield kind, rest, stop
+        place = stop
+
+
+def _frame(record: list[Any]) -> bytes:
+    payload: bytes = msgpack.packb(record)
+    return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+def _packed(record: Commit | Machine) -> list[Any]:
+    if isinstance(record, Machine):
+        return ["m", record.number, record.name, record.secret_digest, record.round]
+    factors = (record.factor, record.decay, record.momentum, record.next_unit)
+    bits = np.array(factors, dtype="<f4").tobytes()
+    return ["c", record.round, bits, [[e.round, e.machine, e.codes] for e in record.entries]]
+
+
+def _commit(parts: list[Any], *, expected: int) -> Commit:
+    number, bits, entries = parts
+    if number != expected:
+        raise ValueError(f"round {number} follows round {expected - 1}")
+    factor, decay, momentum, next_unit = (float(x) for x in np.frombuffer(bits, dtype="<f4"))
+    return Commit(
+        round=number,
+        entries=tuple(Entry(int(r), int(m), bytes(codes)) for r, m, codes in entries),
+        factor=factor,
+        decay=decay,
+        momentum=momentum,
+        next_unit=next_unit,
+    )
+
+
+def _header(table: dict[str, Any]) -> Header:
+    names = {part.name for part in fields(Header)}
+    if set(table) - names:
+        raise ValueError(f"unknown settings {sorted(set(table) - names)}")
+    return Header(**table)

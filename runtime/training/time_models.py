@@ -1,0 +1,79 @@
+"""How long a simulated cluster's workers take, by name: drawn by chance, or measured."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from parallel.training.coding.patterns import GilbertElliott
+from parallel.training.coding.simulate import Seconds, SlowStates, TimeModel, Trace
+from runtime.errors import ConfigError
+
+_GILBERT_ELLIOTT = {
+    "slow": 0.05, "fast": 0.9, "factor": 3.0, "tail": 0.0, "overhead": 0.05, "work": 1.0,
+    "jitter": 0.05,
+}  # fmt: skip
+_SERVERLESS = _GILBERT_ELLIOTT | {
+    "slow": 0.048, "factor": 1.55, "tail": 0.2, "overhead": 1.0, "work": 0.0159, "jitter": 0.3,
+}  # fmt: skip
+
+
+def time_model(
+    text: str, *, num_workers: int, num_rounds: int, slope: float, seed: int
+) -> tuple[TimeModel, int]:
+    """Return the time model that was named, and its number of workers.
+
+    Args:
+        text: gilbert-elliott or serverless, perhaps with settings, or trace:FILE.csv.
+        num_workers: of a model by chance; a trace has its own number.
+        num_rounds: of a model by chance.
+        slope: of a trace: seconds that a unit of load adds.
+        seed: of chance.
+
+    Raises:
+        ConfigError: there is no such model, or not with these settings.
+    """
+    kind, _, rest = text.partition(":")
+    if kind == "trace":
+        times = _read_trace(Path(rest))
+        return Trace(times, slope), times.shape[1]
+    presets = {"gilbert-elliott": _GILBERT_ELLIOTT, "serverless": _SERVERLESS}
+    if kind not in presets:
+        raise ConfigError(
+            f"--model is {text!r}: write gilbert-elliott[:slow=0.05,fast=0.9,factor=3], "
+            "serverless, or trace:FILE.csv"
+        )
+    values = dict(presets[kind])
+    for part in rest.split(",") if rest else []:
+        name, _, text = part.partition("=")
+        if name not in values:
+            raise ConfigError(f"--model has {name!r}: known are {', '.join(values)}")
+        try:
+            values[name] = float(text)
+        except ValueError as error:
+            raise ConfigError(f"--model has {part!r}: write {name}=0.5, say") from error
+    for name in ("slow", "fast"):
+        if not 0 < values[name] <= 1:
+            raise ConfigError(f"--model has {name}={values[name]}: it must be in (0, 1]")
+    chain = GilbertElliott(p_slow=values.pop("slow"), p_fast=values.pop("fast"))
+    made = SlowStates(
+        chain,
+        num_rounds=num_rounds,
+        num_workers=num_workers,
+        seed=seed,
+        **values,
+    )
+    return made, num_workers
+
+
+def _read_trace(file: Path) -> Seconds:
+    try:
+        with file.open(newline="") as opened:
+            rows = [[float(value) for value in row] for row in csv.reader(opened) if row]
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--model trace: {file} cannot be read as rounds by workers of seconds: {error}"
+        ) from error
+    if not rows or len({len(row) for row in rows}) != 1:
+        raise ConfigError(f"--model trace: the rows of {file} are not equally long")
+    return np.array(rows)

@@ -1,0 +1,68 @@
+"""A worker whose computing is a timed wait, beside a small real gradient: schemes on few cores."""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtime.training.work import ChunkResult, Vector, Work
+
+_SIZE = 256
+_FOR_EVER_S = 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedSpec:
+    """What the workers are like."""
+
+    sample_s: float
+    """Seconds that a sample takes."""
+    num_samples: int
+    slow: float = 0.0
+    """Share of the jobs at which a worker is a straggler."""
+    factor: float = 1.0
+    """How many times as long a straggler takes; infinite is a worker that hangs."""
+    seed: int = 0
+
+
+def start_vector() -> Vector:
+    """Return where training starts."""
+    return np.zeros(_SIZE, dtype=np.float32)
+
+
+class TimedWorker:
+    """Least squares on drawn data, as slowly as wanted."""
+
+    def __init__(self, spec: TimedSpec, sleep: Callable[[float], None] = time.sleep) -> None:
+        rng = np.random.default_rng(spec.seed)
+        self._data = rng.standard_normal((spec.num_samples, _SIZE)).astype(np.float32)
+        self._spec = spec
+        self._sleep = sleep
+        self._sum = start_vector()
+        self._loss_sum = 0.0
+
+    def work(self, work: Work, parameters: Vector, worker: int, life: int) -> ChunkResult:
+        """Compute a chunk at these parameters; return the sum it ends, if it ends one."""
+        start_s = time.perf_counter()
+        rows = self._data[list(work.samples)]
+        off = rows @ parameters - np.float32(1)
+        coefficient = np.float32(work.coefficient)
+        gradient = (coefficient * (off @ rows)).astype(np.float32)
+        loss = float(coefficient) * float(off @ off) / 2
+        self._sum = gradient if work.first else self._sum + gradient
+        self._loss_sum = loss if work.first else self._loss_sum + loss
+        spent_s = time.perf_counter() - start_s
+        wait_s = len(work.samples) * self._spec.sample_s * self._slowness(work, worker, life)
+        self._sleep(min(max(0.0, wait_s - spent_s), _FOR_EVER_S))
+        return ChunkResult(
+            key=work.key,
+            gradient=self._sum if work.last else None,
+            loss_sum=self._loss_sum,
+            seconds=time.perf_counter() - start_s,
+        )
+
+    def _slowness(self, work: Work, worker: int, life: int) -> float:
+        draw = random.Random(f"{self._spec.seed}/{work.version}/{worker}/{life}").random()
+        return self._spec.factor if draw < self._spec.slow else 1.0

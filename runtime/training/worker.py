@@ -1,0 +1,220 @@
+"""A worker of a training job: gradients of chunks, at the parameters it is given.
+
+What it returns depends on the parameters and the chunk alone, bit for bit, whoever computes it: one
+chunk is one batch of fixed shape, in float32, on a fixed number of threads.
+"""
+
+import os
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
+
+from parallel.training.lora import add_lora
+from runtime.errors import ConfigError
+from runtime.training.config import FaultsConfig, LoraConfig, TrainConfig
+from runtime.training.data import Sample
+from runtime.training.work import ChunkResult, Vector, Work
+
+_FOR_EVER_S = 1e6
+
+
+class Trainable:
+    """A model with the weights that learn laid out as one vector, in the order of their names."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        weights: dict[str, nn.Parameter],
+        device: str,
+        precision: str = "float32",
+    ) -> None:
+        self.model = model
+        self.weights = dict(sorted(weights.items()))
+        self._device = device
+        self._precision = precision
+
+    @classmethod
+    def load(cls, directory: Path, config: TrainConfig, device: str = "cpu") -> "Trainable":
+        """Load a checkpoint's model in float32.
+
+        Raises:
+            ConfigError: it has no layers of the names that are to learn.
+        """
+        disable_progress_bar()
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+        model.config.use_cache = False
+        model.eval()
+        if config.method == "full":
+            weights = dict(model.named_parameters())
+        else:
+            weights = lora_weights(model, config.lora, config.seed)
+        if config.gradient_checkpointing:
+            new = getattr(model, "activation_checkpointing_enable", None)
+            (new or model.gradient_checkpointing_enable)({"use_reentrant": False})
+        return cls(model.to(device), weights, device, config.precision)
+
+    @property
+    def size(self) -> int:
+        """Numbers that learn."""
+        return sum(weight.numel() for weight in self.weights.values())
+
+    def get(self) -> Vector:
+        """Return the weights."""
+        parts = [weight.detach().reshape(-1) for weight in self.weights.values()]
+        return torch.cat(parts).cpu().numpy().copy()
+
+    def set(self, vector: Vector) -> None:
+        """Replace the weights."""
+        first = 0
+        with torch.no_grad():
+            for weight in self.weights.values():
+                part = torch.from_numpy(vector[first : first + weight.numel()].copy())
+                weight.copy_(part.view_as(weight))
+                first += weight.numel()
+
+    def gradient(self, samples: list[Sample], dropout_seed: int = 0) -> tuple[Vector, float, int]:
+        """Return the summed loss gradient of the samples, the summed loss, the learnt tokens."""
+        for weight in self.weights.values():
+            weight.grad = None
+        torch.manual_seed(dropout_seed)  # who drops what depends on nothing but the chunk
+        self.model.train()
+        loss, num_tokens = self.loss(samples)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's
+        self.model.eval()
+        parts = [
+            (weight.grad if weight.grad is not None else torch.zeros_like(weight)).reshape(-1)
+            for weight in self.weights.values()
+        ]
+        return torch.cat(parts).cpu().numpy().copy(), float(loss.detach()), num_tokens
+
+    def loss(self, samples: list[Sample]) -> tuple[Tensor, int]:
+        """Return the summed cross entropy of the samples' completions, and their tokens."""
+        logits, ids, mask = self._logits(samples)
+        learnt = ids[:, 1:][mask]
+        return F.cross_entropy(logits[:, :-1][mask], learnt, reduction="sum"), len(learnt)
+
+    def log_likelihoods(self, samples: list[Sample]) -> list[float]:
+        """Return each completion's log probability after its prompt."""
+        with torch.inference_mode():
+            logits, ids, mask = self._logits(samples)
+            law = logits[:, :-1].log_softmax(dim=-1)
+            each = law.gather(2, ids[:, 1:].unsqueeze(2)).squeeze(2)
+            found: list[float] = (each * mask).sum(dim=1).tolist()
+        return found
+
+    def _logits(self, samples: list[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits, [B, T, V], tokens, [B, T], and which of tokens 1 on count, [B, T - 1]."""
+        length = max(len(sample.token_ids) for sample in samples)
+        ids = torch.zeros((len(samples), length), dtype=torch.int64)
+        there = torch.zeros((len(samples), length), dtype=torch.int64)
+        mask = torch.zeros((len(samples), length - 1), dtype=torch.bool)
+        for row, sample in enumerate(samples):
+            size = len(sample.token_ids)
+            ids[row, :size] = torch.tensor(sample.token_ids)
+            there[row, :size] = 1
+            mask[row, sample.num_prompt - 1 : size - 1] = True
+        ids, there, mask = ids.to(self._device), there.to(self._device), mask.to(self._device)
+        lower = self._precision != "float32"
+        with torch.autocast(self._device, torch.bfloat16, enabled=lower):
+            logits = self.model(input_ids=ids, attention_mask=there).logits
+        return logits.float(), ids, mask
+
+
+def lora_weights(model: nn.Module, config: LoraConfig, seed: int) -> dict[str, nn.Parameter]:
+    """Put the configured adapters on a model; raises ConfigError if it has no such layers."""
+    try:
+        return add_lora(
+            model,
+            config.targets,
+            rank=config.rank,
+            alpha=config.alpha,
+            seed=seed,
+            dropout=config.dropout,
+        )
+    except ValueError as error:
+        raise ConfigError(f"lora.targets: {error}") from error
+
+
+class TrainWorker:
+    """Answers with the gradients of chunks."""
+
+    def __init__(self, directory: Path, config: TrainConfig, samples: list[Sample]) -> None:
+        torch.set_num_threads(config.workers.threads)
+        device = "cuda" if config.workers.gpus > 0 else "cpu"
+        self._trainable = Trainable.load(directory, config, device)
+        self._samples = samples
+        self._faults = config.faults
+        self._version = -1
+        self._sum: Vector | None = None
+        self._loss_sum = 0.0
+
+    def work(self, work: Work, parameters: Vector, worker: int, life: int) -> ChunkResult:
+        """Compute a chunk at these parameters; return the sum it ends, if it ends one.
+
+        `worker` and `life`, how often that worker was replaced, only draw the faults to put in.
+        """
+        start_s = time.perf_counter()
+        if work.version != self._version:
+            self._trainable.set(parameters)
+            self._version = work.version
+        samples = [self._samples[index] for index in work.samples]
+        gradient, loss_sum, _ = self._trainable.gradient(samples, work.dropout_seed)
+        if work.coefficient != 1:
+            gradient *= np.float32(work.coefficient)
+            loss_sum *= work.coefficient
+        if work.first or self._sum is None:
+            self._sum, self._loss_sum = gradient, loss_sum
+        else:
+            self._sum += gradient
+            self._loss_sum += loss_sum
+        _put_fault_in(self._faults, work, worker, life, time.perf_counter() - start_s)
+        whole = self._sum if work.last else None
+        return ChunkResult(
+            key=work.key,
+            gradient=whole,
+            loss_sum=self._loss_sum,
+            seconds=time.perf_counter() - start_s,
+        )
+
+    def correct(self, parameters: Vector, groups: list[list[Sample]], right: list[int]) -> int:
+        """Return for how many groups of alternatives the right one is the likeliest."""
+        self._trainable.set(parameters)
+        self._version = -1
+        hits = 0
+        for samples, place in zip(groups, right, strict=True):
+            scores = self._trainable.log_likelihoods(samples)
+            hits += max(range(len(scores)), key=scores.__getitem__) == place
+        return hits
+
+    def mean_loss(self, parameters: Vector, samples: list[Sample]) -> tuple[float, int]:
+        """Return the summed loss of samples, and their learnt tokens."""
+        self._trainable.set(parameters)
+        self._version = -1
+        with torch.inference_mode():
+            loss, num_tokens = self._trainable.loss(samples)
+        return float(loss), num_tokens
+
+
+def _put_fault_in(faults: FaultsConfig, work: Work, worker: int, life: int, seconds: float) -> None:
+    """Be slow, hang or die, where the configuration wants experiments.
+
+    Drawn by job, result, worker and how often that worker was replaced: who takes over may fare
+    better.
+    """
+    if faults.slow <= 0 and faults.hang <= 0 and faults.kill <= 0:
+        return
+    draw = random.Random(f"{faults.seed}/{work.key}/{work.samples}/{worker}/{life}")
+    slow, hang, kill = draw.random(), draw.random(), draw.random()
+    if kill < faults.kill:
+        os._exit(1)
+    if hang < faults.hang:
+        time.sleep(_FOR_EVER_S)
+    if slow < faults.slow:
+        time.sleep(seconds * (faults.factor - 1))

@@ -1,0 +1,97 @@
+"""Handing chunks out one at a time, in virtual time: nothing twice, nothing lost."""
+
+import heapq
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parallel.training.coding.dispatch import Dispatcher, PullQueue, StreamingGroups
+
+
+def play(
+    dispatcher: Dispatcher, speeds: list[float], dies_at: dict[int, float] | None = None
+) -> tuple[list[int], float]:
+    """Let workers of these seconds a chunk do it; returns the chunks that counted, and the time."""
+    dies_at = dies_at or {}
+    events: list[tuple[float, int, int]] = []
+    counted: list[int] = []
+    idle = set(range(len(speeds)))
+    dead: set[int] = set()
+    now = 0.0
+
+    def start() -> None:
+        for worker in sorted(idle - dead):
+            chunk = dispatcher.next(worker)
+            if chunk is not None and not math.isinf(speeds[worker]):
+                heapq.heappush(events, (now + speeds[worker], worker, chunk))
+            if chunk is not None:
+                idle.discard(worker)
+
+    for worker, at in dies_at.items():
+        heapq.heappush(events, (at, worker, -1))
+    start()
+    while not dispatcher.is_complete:
+        now, worker, chunk = heapq.heappop(events)
+        if worker in dead:
+            continue
+        if chunk < 0:
+            dead.add(worker)
+            dispatcher.lost(worker)
+        else:
+            idle.add(worker)
+            if dispatcher.done(chunk, worker):
+                counted.append(chunk)
+        if not dispatcher.is_complete:
+            start()
+    return counted, now
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 6), st.integers(1, 20))
+@settings(max_examples=150, deadline=None)
+def test_a_queue_counts_every_chunk_once_whoever_dies(
+    rng: random.Random, num_workers: int, num_chunks: int
+) -> None:
+    speeds = [rng.choice([1.0, 1.1, 3.0, 10.0]) for _ in range(num_workers)]
+    victims = rng.sample(range(num_workers), rng.randrange(num_workers))
+    counted, _ = play(
+        PullQueue(num_chunks), speeds, {victim: rng.uniform(0, 8) for victim in victims}
+    )
+    assert sorted(counted) == list(range(num_chunks))
+
+
+def test_a_worker_that_hangs_costs_a_queue_two_chunks_of_time() -> None:
+    for num_workers in (2, 4, 8):
+        speeds = [1.0] * (num_workers - 1) + [math.inf]
+        counted, seconds = play(PullQueue(4 * num_workers), speeds)
+        assert sorted(counted) == list(range(4 * num_workers))
+        ideal = math.ceil(4 * num_workers / (num_workers - 1))
+        assert seconds <= ideal + 2
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_streaming_groups_tolerate_all_but_one_of_each_group(size: int) -> None:
+    num_workers = 3 * size
+    counted, seconds = play(StreamingGroups(num_workers, size), [1.0] * num_workers)
+    assert sorted(counted) == list(range(num_workers))
+    assert seconds == 1.0  # without stragglers each does one chunk
+    speeds = [1.0 if worker % size == 1 else math.inf for worker in range(num_workers)]
+    counted, seconds = play(StreamingGroups(num_workers, size), speeds)
+    assert sorted(counted) == list(range(num_workers))
+    assert seconds == size
+
+
+def test_groups_that_do_not_come_out_even_are_refused() -> None:
+    with pytest.raises(ValueError, match="groups of 3 do not come out even with 8 workers: take 1"):
+        StreamingGroups(8, 3)
+
+
+def test_a_chunk_that_comes_again_does_not_count() -> None:
+    queue = PullQueue(1)
+    assert queue.next(0) == queue.next(1) == 0
+    assert queue.next(0) is None
+    assert queue.done(0, 1)
+    assert not queue.done(0, 0)
+    assert queue.is_complete

@@ -1,0 +1,78 @@
+"""A job's files: resumed, refused where they are another job's, whole although one is damaged."""
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from parallel.training.adamw import AdamW
+from runtime.errors import ConfigError
+from runtime.training.checkpoint import JobFiles
+from tests.runtime.training.pools import FakePool, make_config, train
+
+
+def run_into(directory: Path, steps: int) -> AdamW:
+    files = JobFiles(directory, make_config())
+    state = files.open()
+    for number in range(steps):
+        pool = FakePool(size=4, rng=random.Random(number))
+        state, (report,) = train(pool, make_config(), state, steps=1)
+        files.add_metrics(report, {})
+        files.save_state(state)
+    assert state is not None
+    return state
+
+
+def test_a_cut_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    whole = run_into(tmp_path / "whole", 12)
+    run_into(tmp_path / "cut", 5)
+    resumed = run_into(tmp_path / "cut", 7)
+    assert np.array_equal(whole.parameters, resumed.parameters)
+    lines = JobFiles(tmp_path / "cut", make_config()).metrics()
+    assert [line["step"] for line in lines] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
+def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, damage: str) -> None:
+    run_into(tmp_path, 5)
+    file = tmp_path / "state.safetensors"
+    data = bytearray(file.read_bytes())
+    if damage == "truncated":
+        file.write_bytes(data[: len(data) // 2])
+    elif damage == "flipped":
+        data[-3] ^= 1
+        file.write_bytes(data)
+    else:
+        file.unlink()
+    state = JobFiles(tmp_path, make_config()).open()
+    assert state is not None
+    assert state.step == 4
+    assert len(JobFiles(tmp_path, make_config()).metrics()) == 4
+
+
+def test_two_damaged_states_are_refused_by_name(tmp_path: Path) -> None:
+    run_into(tmp_path, 3)
+    for name in ("state.safetensors", "state.previous.safetensors"):
+        (tmp_path / name).write_bytes(b"nothing")
+    with pytest.raises(ConfigError, match=r"state.safetensors and .*cannot be read"):
+        JobFiles(tmp_path, make_config()).open()
+
+
+def test_a_run_with_other_settings_is_refused(tmp_path: Path) -> None:
+    run_into(tmp_path, 2)
+    config = make_config()
+    other = replace(config, optimizer=replace(config.optimizer, lr=0.1))
+    with pytest.raises(ConfigError, match=r"optimizer.lr: 0.05 became 0.1"):
+        JobFiles(tmp_path, other).open()
+    elastic = replace(config, workers=replace(config.workers, count=2))
+    assert JobFiles(tmp_path, elastic).open() is not None
+
+
+def test_a_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(ConfigError, match="is not empty and no job's"):
+        JobFiles(tmp_path, make_config()).open()
+    assert json.dumps([p.name for p in tmp_path.iterdir()]) == '["thesis.txt"]'

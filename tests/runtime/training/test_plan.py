@@ -1,0 +1,94 @@
+"""Workers that leave for good, come back, or come late: the scheme changes with who is there."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from parallel.training.adamw import AdamW
+from runtime.errors import PeerLost
+from runtime.training.config import TrainConfig
+from runtime.training.coordinator import StepReport
+from runtime.training.plan import training_steps
+from tests.runtime.training.pools import NUM_SAMPLES, SIZE, FakePool, make_config
+
+FOR_EVER = float("inf")
+STEPS = 40
+
+
+def job(scheme: str, *, workers: int = 6) -> TrainConfig:
+    config = make_config(steps=STEPS, scheme=scheme, workers=workers)
+    return replace(config, optimizer=replace(config.optimizer, batch=64))
+
+
+def train(config: TrainConfig, pool: FakePool) -> tuple[list[AdamW], list[StepReport], list[str]]:
+    optimizers = [AdamW.start(np.zeros(SIZE, dtype=np.float32)) for _ in range(config.num_trials)]
+    notes: list[str] = []
+    steps = training_steps(config, optimizers, pool, [1] * NUM_SAMPLES, pool, note=notes.append)
+    return optimizers, list(steps), notes
+
+
+@pytest.mark.parametrize("scheme", ["uncoded", "frc-1", "class-1", "sr-sgc-1-2-2", "m-sgc-1-2-2"])
+def test_who_leaves_for_good_is_no_straggler_for_ever(scheme: str) -> None:
+    config = job(scheme)
+    quiet, reports, notes = train(config, FakePool(size=6, rng=random.Random(0)))
+    assert not notes
+    away = {4: [(15.0, FOR_EVER)], 5: [(15.0, FOR_EVER)]}
+    pool = FakePool(size=6, rng=random.Random(0), away=away)
+    shrunk, reports, notes = train(config, pool)
+    assert notes == ["from now on 4 workers, after 6"]
+    assert len(reports) == STEPS * config.num_trials
+    assert sum(report.num_stragglers for report in reports[-10:]) < 10  # two a round before
+    for a, b in zip(quiet, shrunk, strict=True):
+        np.testing.assert_allclose(a.parameters, b.parameters, rtol=2e-3, atol=2e-5)
+    assert not pool.parameters, "parameters of a job that was begun anew are kept"
+
+
+@pytest.mark.parametrize("scheme", ["frc-1", "m-sgc-1-2-2"])
+@pytest.mark.parametrize("seed", range(3))
+def test_workers_come_and_go_under_faults(scheme: str, seed: int) -> None:
+    config = job(scheme)
+    quiet, _, _ = train(config, FakePool(size=6, rng=random.Random(0)))
+    away = {
+        0: [(20.0, 90.0)],
+        3: [(0.0, 30.0), (130.0, FOR_EVER)],
+        4: [(0.0, 60.0)],
+        5: [(0.0, 10.0)],
+    }
+    pool = FakePool(size=6, rng=random.Random(seed), slow=0.1, dies=0.01, away=away)
+    optimizers, reports, notes = train(config, pool)
+    assert len(reports) == STEPS * config.num_trials
+    assert len(notes) >= 3
+    for a, b in zip(quiet, optimizers, strict=True):
+        np.testing.assert_allclose(a.parameters, b.parameters, rtol=2e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("scheme", ["pull", "frc-stream"])
+def test_queues_take_whoever_is_there(scheme: str) -> None:
+    config = job(scheme)
+    quiet, _, _ = train(config, FakePool(size=6, rng=random.Random(0)))
+    away = {0: [(3.0, FOR_EVER)], 2: [(0.0, 9.0), (20.0, FOR_EVER)], 4: [(0.0, FOR_EVER)]}
+    few, _, _ = train(config, FakePool(size=6, rng=random.Random(1), away=away))
+    assert np.array_equal(quiet[0].parameters, few[0].parameters)
+
+
+@pytest.mark.parametrize("scheme", ["pull", "frc-1", "m-sgc-1-2-2", "auto"])
+def test_nobody_is_waited_for_without_end(scheme: str) -> None:
+    away = {worker: [(30.0, FOR_EVER)] for worker in range(6)}
+    with pytest.raises(PeerLost, match="was ready for 300 s"):
+        train(job(scheme), FakePool(size=6, rng=random.Random(0), away=away))
+
+
+def test_too_few_for_the_scheme_says_so() -> None:
+    away = {worker: [(30.0, FOR_EVER)] for worker in range(2, 6)}
+    with pytest.raises(PeerLost, match="frc-2 cannot work with the 2 workers that are left"):
+        train(job("frc-2"), FakePool(size=6, rng=random.Random(0), away=away))
+
+
+def test_the_profile_begins_anew_when_workers_change() -> None:
+    pool = FakePool(size=6, rng=random.Random(0), away={5: [(0.0, 4.5)]})
+    (optimizer,), reports, notes = train(job("auto"), pool)
+    assert optimizer.step == STEPS == len(reports)
+    assert any("after 5" in note for note in notes)
+    assert any(note.startswith("scheme ") for note in notes)

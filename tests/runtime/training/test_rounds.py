@@ -1,0 +1,160 @@
+"""Training in rounds: every scheme gives the serial gradients, whatever is late, dies or hangs."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from parallel.training.adamw import AdamW, Vector
+from parallel.training.coding.names import round_scheme
+from parallel.training.coding.schemes import Scheme
+from runtime.training.choose import choose_scheme
+from runtime.training.coordinator import StepReport, batch_of, make_step
+from runtime.training.rounds import RoundCoordinator
+from tests.runtime.training.pools import NUM_SAMPLES, SIZE, FakePool, gradient, make_config
+
+WORKERS = 6
+STEPS = 10
+NAMES = (
+    "uncoded",
+    "frc-1",
+    "frc-2",
+    "class-1",
+    "class-2",
+    "cyclic-1",
+    "roots-3",
+    "sr-sgc-1-2-2",
+    "sr-sgc-2-3-2",
+    "m-sgc-1-2-2",
+    "m-sgc-1-3-3",
+    "m-sgc-2-3-2",
+)
+BITWISE = ("uncoded", "frc-1", "frc-2", "sr-sgc-1-2-2", "sr-sgc-2-3-2", "m-sgc-1-2-2")
+
+
+def scheme_of(name: str) -> Scheme:
+    scheme = round_scheme(name, WORKERS)
+    assert scheme is not None
+    return scheme
+
+
+def train(
+    pool: FakePool,
+    name: str,
+    optimizers: list[AdamW] | None = None,
+    *,
+    rounds: int | None = None,
+) -> tuple[list[AdamW], list[StepReport]]:
+    config = make_config(steps=STEPS, scheme=name, workers=WORKERS)
+    config = replace(config, optimizer=replace(config.optimizer, batch=64))
+    scheme = scheme_of(name)
+    if optimizers is None:
+        optimizers = [
+            AdamW.start(np.zeros(SIZE, dtype=np.float32)) for _ in range(scheme.delay + 1)
+        ]
+    coordinator = RoundCoordinator(config, scheme, optimizers, pool, [1] * NUM_SAMPLES, pool)
+    reports: list[StepReport] = []
+    made = 0
+    while not coordinator.is_done and (rounds is None or made < rounds):
+        reports += coordinator.round()
+        made += 1
+    return optimizers, reports
+
+
+def serial(trial: int) -> AdamW:
+    """Train one of the models without any workers."""
+    config = make_config(steps=STEPS)
+    config = replace(
+        config, seed=config.seed + trial, optimizer=replace(config.optimizer, batch=64)
+    )
+    optimizer = AdamW.start(np.zeros(SIZE, dtype=np.float32))
+    for step in range(STEPS):
+        total, _ = gradient(optimizer.parameters, batch_of(config, step, NUM_SAMPLES))
+        make_step(optimizer, total, 64, config.optimizer)
+    return optimizer
+
+
+def parameters(optimizers: list[AdamW]) -> list[Vector]:
+    return [optimizer.parameters for optimizer in optimizers]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("name", NAMES)
+def test_every_scheme_gives_the_serial_gradients_under_faults(name: str, seed: int) -> None:
+    rng = random.Random(seed)
+    pool = FakePool(
+        size=WORKERS, rng=rng, slow=rng.choice([0, 0.05, 0.2]), dies=rng.choice([0, 0.03]),
+        hangs=rng.choice([0, 0.02]),
+    )  # fmt: skip
+    optimizers, reports = train(pool, name)
+    assert len(optimizers) == scheme_of(name).delay + 1
+    for trial, optimizer in enumerate(optimizers):
+        assert optimizer.step == STEPS
+        np.testing.assert_allclose(
+            optimizer.parameters, serial(trial).parameters, rtol=2e-3, atol=2e-5
+        )
+    assert len(reports) == STEPS * len(optimizers)
+    assert not pool.parameters, "parameters of a finished job are kept"
+
+
+@pytest.mark.parametrize("name", BITWISE)
+def test_where_copies_are_sums_of_the_same_chunks_no_bit_changes(name: str) -> None:
+    quiet, _ = train(FakePool(size=WORKERS, rng=random.Random(0)), name)
+    for seed in range(1, 5):
+        pool = FakePool(size=WORKERS, rng=random.Random(seed), slow=0.15, dies=0.02, hangs=0.01)
+        faulty, reports = train(pool, name)
+        for a, b in zip(parameters(quiet), parameters(faulty), strict=True):
+            assert np.array_equal(a, b)
+        assert sum(report.num_lost for report in reports) > 0 or seed > 1
+
+
+@pytest.mark.parametrize("name", ["frc-2", "class-2"])
+def test_tolerated_stragglers_are_not_waited_for(name: str) -> None:
+    plain = FakePool(size=WORKERS, rng=random.Random(5), slow=0.05)
+    coded = FakePool(size=WORKERS, rng=random.Random(5), slow=0.05)
+    train(plain, "uncoded")
+    _, reports = train(coded, name)
+    assert sum(report.num_stragglers for report in reports) > 0
+    waits = sum(report.waited for report in reports)
+    assert waits < len(reports) / 3
+
+
+def test_a_pattern_that_is_not_tolerated_is_waited_out() -> None:
+    pool = FakePool(size=WORKERS, rng=random.Random(1), slow=0.5)
+    optimizers, reports = train(pool, "frc-1")
+    assert sum(report.waited for report in reports) > 0
+    np.testing.assert_allclose(optimizers[0].parameters, serial(0).parameters, rtol=2e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["frc-1", "m-sgc-1-3-3"])
+def test_a_run_that_is_cut_goes_on_from_its_steps(name: str) -> None:
+    """What was under way and not decoded begins anew."""
+    whole, _ = train(FakePool(size=WORKERS, rng=random.Random(0)), name)
+    half, _ = train(FakePool(size=WORKERS, rng=random.Random(3), slow=0.1), name, rounds=7)
+    assert 0 < sum(optimizer.step for optimizer in half) < STEPS * len(half)
+    rest, _ = train(FakePool(size=WORKERS, rng=random.Random(4), slow=0.1), name, half)
+    for a, b in zip(parameters(whole), parameters(rest), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_dropping_is_unbiased_and_said_to_be_no_gradient() -> None:
+    scheme = scheme_of("drop-2")
+    assert not scheme.is_exact
+    pool = FakePool(size=WORKERS, rng=random.Random(2), slow=0.2)
+    optimizers, reports = train(pool, "drop-2")
+    assert sum(report.num_stragglers for report in reports) > 0
+    assert optimizers[0].step == STEPS
+
+
+def test_the_choice_follows_the_profile() -> None:
+    draw = np.random.default_rng(0)
+    steady = 1 + 0.02 * draw.random((20, 8))
+    calm = choose_scheme(steady.tolist(), num_chunks=8, patience=1.0)
+    assert calm.seconds[calm.scheme] <= min(calm.seconds.values())
+    assert calm.scheme in ("uncoded", "pull", "frc-stream")
+    stormy = np.where(draw.random((20, 8)) < 0.1, 20.0, 1.0) * steady
+    choice = choose_scheme(stormy.tolist(), num_chunks=64, patience=1.0)
+    assert choice.scheme == "pull"
+    assert choice.seconds["uncoded"] > 3 * choice.seconds["pull"]
+    assert "relative to it" in choice.why

@@ -1,0 +1,160 @@
+"""Configurations and data: read, or refused with the key or the line."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import ConfigError
+from runtime.text import Tokenizer
+from runtime.training.config import DataConfig, keep_config, kept_config, load_config
+from runtime.training.data import read_examples, render, tokenize
+from tests.models import smollm2_directory
+
+GOOD = 'model = "m"\nout = "run"\n[data]\ntrain = "t.jsonl"\n'
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "job.toml"
+    file.write_text(text)
+    return file
+
+
+def test_a_file_with_settings_over_it(tmp_path: Path) -> None:
+    file = write(tmp_path, GOOD + "[optimizer]\nlr = 1\nsteps = 5\n")
+    config = load_config(file, ["optimizer.steps=7", "workers.scheme=frc-stream", "seed=3"])
+    assert (config.optimizer.lr, config.optimizer.steps, config.seed) == (1.0, 7, 3)
+    assert config.num_chunks == config.workers.count
+    assert config.out == str(tmp_path / "run")
+    assert config.data.train == str(tmp_path / "t.jsonl")
+
+
+def test_what_is_kept_is_read_again_from_anywhere(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, GOOD + "[lora]\ndropout = 0.1\n"), ["workers.min=1"])
+    Path(config.out).mkdir()
+    keep_config(config)
+    assert kept_config(tmp_path / "run") == config
+    assert kept_config(tmp_path / "run", ["workers.count=5"]).workers.count == 5
+    with pytest.raises(ConfigError, match="holds no training job"):
+        kept_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "message"),
+    [
+        ("model =", [], "is no TOML"),
+        (GOOD + "[optimizer]\nlearning_rate = 1", [], "unknown key optimizer.learning_rate"),
+        (GOOD + "[optimiser]\nlr = 1", [], "unknown key optimiser; did you mean optimizer"),
+        ("out = 'x'\n[data]\ntrain = 't'", [], "model is missing"),
+        (GOOD, ["optimizer.lr=fast"], "optimizer.lr is 'fast': it has to be of type float"),
+        (GOOD, ["optimizer.lr=0"], "optimizer.lr is 0.0: it must be above 0"),
+        (GOOD, ["workers.scheme=push"], "workers.scheme is 'push': choose one of pull"),
+        (GOOD, ["optimizer"], "--set 'optimizer': write section.key=value"),
+        (GOOD, ["data=3"], r"data is a section: write \[data\]"),
+        (GOOD, ["data.prompt=x"], "data.prompt and data.completion go together"),
+        (GOOD, ["faults.slow=1.0"], r"faults.slow is 1.0: it must be in \[0, 1\)"),
+        (
+            GOOD,
+            ["workers.scheme=frc-stream", "workers.count=20", "optimizer.batch=8"],
+            "20 chunks of a batch of 8 would be smaller than a sample: take optimizer.batch of at "
+            "least 20",
+        ),
+        (
+            GOOD,
+            ["workers.scheme=frc-stream", "workers.count=6", "workers.group=4"],
+            "workers.group is 4: 6 workers make even groups of 1, 2, 3, 6",
+        ),
+        (GOOD, ["workers.scheme=frc-2"], "s = 2 of 2 workers may be missing: take 0 to 1"),
+        (GOOD, ["workers.scheme=frc-1-2"], r"frc takes 1 number\(s\)"),
+        (GOOD, ["workers.scheme=m-sgc-3-2-1"], "1 <= B < W is needed"),
+        (GOOD, ["workers.scheme=m-sgc-1-2-9"], "lambda = 9: take 0 to the 2 workers"),
+        (GOOD, ["workers.scheme=drop-2"], "2 of 2 cannot be dropped"),
+        (
+            GOOD,
+            ["workers.scheme=m-sgc-1-2-1", "workers.count=4", "optimizer.batch=3"],
+            "smaller than a sample: take optimizer.batch of at least",
+        ),
+        (GOOD, ["workers.min=3"], "workers.min is 3: it must be from 0 to workers.count, 2"),
+        (
+            GOOD,
+            ["workers.min=1", "workers.scheme=frc-1"],
+            "s = 1 of 1 workers may be missing: take 0 to 0",
+        ),
+        (GOOD, ["precision=float16"], "precision is 'float16': choose one of float32, bfloat16"),
+        (GOOD, ["lora.dropout=1.0"], r"lora.dropout is 1.0: it must be in \[0, 1\)"),
+        (GOOD, ["workers.empty_after_s=0"], "must be above 0"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    tmp_path: Path, text: str, settings: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, text), settings)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.load(smollm2_directory())
+
+
+def examples_of(
+    tmp_path: Path, tokenizer: Tokenizer, *records: Mapping[str, object], **settings: object
+) -> list[str]:
+    file = tmp_path / "data.jsonl"
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    config = DataConfig(**settings)  # type: ignore[arg-type]  # a test names real fields
+    return [
+        render(example, tokenize(example, tokenizer, config.max_length), tokenizer)
+        for example in read_examples(file, config, tokenizer)
+    ]
+
+
+def test_every_format_learns_completions_only(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there"}]
+    shown = examples_of(
+        tmp_path,
+        tokenizer,
+        {"prompt": "One and two", "completion": " are three"},
+        {"text": "Once upon a time"},
+        {"messages": chat},
+    )
+    assert shown[0] == "One and two⟦ are three⟧"
+    assert shown[1] == "Once⟦ upon a time⟧"
+    assert shown[2].endswith("assistant\n⟦Hello there⟧")
+    assert "user\nHi" in shown[2]
+
+
+def test_fields_become_prompts_and_numbers_words(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    shown = examples_of(
+        tmp_path,
+        tokenizer,
+        {"text": "a fine film", "label": 1},
+        prompt="Review: {text}\nIt is",
+        completion=" {label}",
+        words={"label": ["bad", "good"]},
+    )
+    assert shown == ["Review: a fine film\nIt is⟦ good⟧   (of ' bad', ' good')"]
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"body": "x"}, "line 2: no field 'text'; the record has body"),
+        ({"prompt": "x", "completion": 3}, "line 2: completion is 3, no text"),
+        ({"messages": []}, "line 2: messages is no list"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "line 2: messages has to end with one"),
+    ],
+)
+def test_a_bad_record_is_refused_with_its_line(
+    tmp_path: Path, tokenizer: Tokenizer, record: Mapping[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        examples_of(tmp_path, tokenizer, {"text": "fine"}, record)
+
+
+def test_long_prompts_lose_their_start(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    record = {"prompt": "word " * 100 + "end", "completion": " done"}
+    (shown,) = examples_of(tmp_path, tokenizer, record, max_length=8)
+    assert shown.endswith("end⟦ done⟧")
+    assert len(shown) < 60
