@@ -26,6 +26,7 @@ check: $(VENV)/.dev
 	$(VENV)/bin/codespell
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m protos.generate --check
+	$(VENV)/bin/python -m protos.check
 
 format: $(VENV)/.dev
 	$(VENV)/bin/ruff format .

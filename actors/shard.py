@@ -43,15 +43,20 @@ class ShardActor:
         if self._leader is not None:
             self._leader.stop(timeout_s)
 
-    def swap_inline(self, settings: ModelSettings) -> None:
-        """Put another drafter into the leader's thread."""
+    def draft_inline(self, settings: LeaderSettings) -> None:
+        """Put another drafter, or none, into the leader's thread."""
         assert self._leader is not None, "listen() comes first"
-        self._leader.swap_inline(settings)
+        self._leader.draft_inline(settings)
 
     def offer_link(self, backend: str, host: str) -> TorchLinkSpec:
         """Let the target's leader wait for a drafter on a torch.distributed link."""
         assert self._leader is not None, "listen() comes first"
         return self._leader.offer_link(backend, host)
+
+    def await_drafter(self, num_met: int, timeout_s: float) -> int:
+        """Wait until more than `num_met` drafters have attached so far; return how many have."""
+        assert self._leader is not None, "listen() comes first"
+        return self._leader.await_drafter(num_met, timeout_s)
 
     def draft(self, leader: LeaderAddress | TorchLinkSpec, name: str) -> None:
         """Answer the target leader's draft requests until it ends; blocks."""

@@ -68,6 +68,13 @@ def train(
         str,
         typer.Option(help="forward-kl, reverse-kl or total-variation (also the last quarter)."),
     ] = "forward-kl",
+    on_policy: Annotated[
+        float,
+        typer.Option(
+            help="Share of the steps that learn from what the drafter writes itself, as the target "
+            "judges it (DistillSpec); such a step takes several times as long."
+        ),
+    ] = 0.0,
     precision: Annotated[
         str, typer.Option(help="Of matrix products: auto, float32 or bfloat16.")
     ] = "auto",
@@ -142,6 +149,7 @@ def train(
         batch_tokens=batch_tokens,
         learning_rate=1e-3 if learning_rate is None else learning_rate,
         divergence=divergence,
+        on_policy=on_policy,
         precision=precision,
         seed=seed,
         resume=resume,
@@ -242,6 +250,7 @@ def evaluate(
     """
     models = ModelOptions(
         target=target,
+        prefix_cache=False,  # each run is to read its prompts
         drafter=None,
         tp=tp,
         dtype=dtype,

@@ -4,9 +4,11 @@ Ray places the actors, starts their long-running calls and says when one dies. T
 through it: drivers and drafters reach the leader over links.
 """
 
+import logging
 import secrets
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -14,16 +16,19 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from actors.shard import NgramActor, ShardActor
+from cluster.ranks import Rank, answers, await_all, is_done, kill_ranks, outcome
 from parallel.messages import Hello
-from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout
+from runtime.errors import ConfigError, PacelineError, PeerLost
 from runtime.groups.rendezvous import choose_backend
 from runtime.links.grpc_link import connect_grpc
 from runtime.links.link import Link
 from runtime.settings import LeaderAddress, LeaderSettings, ModelSettings
 
-_START_TIMEOUT_S = 300.0
+_LOG = logging.getLogger("paceline.deployment")
 _STOP_TIMEOUT_S = 10.0
 _CONNECT_TIMEOUT_S = 30.0
+_MOST_MENDED = 3
+"""Times a broken drafter group is started anew; one that breaks more often stays away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,17 +58,6 @@ class DeploymentSpec:
         return self.tp + (self.num_drafters if self.drafter is not None else int(self.ngram))
 
 
-@dataclass(frozen=True, slots=True)
-class _Rank:
-    role: str
-    rank: int
-    actor: Any  # a Ray actor handle, which has no static type
-
-    @property
-    def name(self) -> str:
-        return f"{self.role} rank {self.rank}"
-
-
 class Deployment:
     """Running groups; use it as a context manager so that they end."""
 
@@ -71,10 +65,16 @@ class Deployment:
         self.spec = spec
         self.lost_drafters: list[str] = []
         self._token = secrets.token_hex(16)
-        self._target: list[_Rank] = []
-        self._drafters: list[_Rank] = []
-        self._calls: dict[Any, _Rank] = {}
+        self._target: list[Rank] = []
+        self._drafters: list[Rank] = []
+        self._calls: dict[Any, Rank] = {}
         self._address = ""
+        self._drafting = spec.drafter
+        self._changing = threading.Lock()
+        self._mending: threading.Thread | None = None
+        self.num_mended = 0
+        self._num_tries = 0
+        self._closing = False
 
     def __enter__(self) -> "Deployment":
         """Return the deployment; `start` does the work."""
@@ -106,53 +106,89 @@ class Deployment:
         if self.spec.drafter is not None:
             self._drafters = self._ranks(shard, self.spec.drafter, self.spec.num_drafters)
         elif self.spec.ngram:
-            ngram = ray.remote(NgramActor)
-            self._drafters = [_Rank("drafter", 0, ngram.options(num_cpus=0).remote())]
+            self._drafters = [_ngram_rank()]
         note("loading the target" + (" and the drafter" if self.spec.drafter else ""))
         opening = self._open(self._target, self.spec.target)
         if self.spec.drafter is not None:
             opening |= self._open(self._drafters, self.spec.drafter)
-        self._await(opening)
+        await_all(opening)
         leader = self._target[0]
         listening = leader.actor.listen.remote(self.spec.leader, self.spec.host, self._token)
-        self._address = self._await({listening: leader})[listening]
+        self._address = await_all({listening: leader})[listening]
         self._calls[leader.actor.lead.remote()] = leader
         for rank in self._target[1:]:
             self._calls[rank.actor.follow.remote()] = rank
         self._start_drafter()
 
-    def swap_drafter(self, settings: ModelSettings) -> None:
-        """Replace the drafter's model while requests run; blocks until the new one is loaded.
+    def swap_drafter(self, settings: ModelSettings, num_drafters: int | None = None) -> None:
+        """Replace the drafter's model while requests run; blocks until the new one drafts.
 
-        The leader reads from one drafter's link at a time, and with the new link it forgets what it
-        asked the old one for: that is the fence, no draft of the old version comes after it.
+        Args:
+            settings: the new model.
+            num_drafters: the ranks it gets; None: as many as were planned.
 
         Raises:
             ConfigError: the new model cannot be loaded, or there is no model to replace.
             PeerError: a rank died or did not get ready in time; the old drafter stays.
         """
+        inline = self.spec.leader.inline_drafter is not None
+        if not inline and self.spec.drafter is None:
+            raise ConfigError("there is no drafter with a model to replace")
+        leader = replace(self.spec.leader, inline_drafter=settings if inline else None)
+        self.set_drafter(
+            replace(
+                self.spec,
+                drafter=None if inline else settings,
+                num_drafters=0 if inline else num_drafters or self.spec.num_drafters,
+                leader=leader,
+            )
+        )
+
+    def set_drafter(self, spec: DeploymentSpec) -> None:
+        """Draft as another plan says while requests run; blocks until that is so.
+
+        The leader reads from one drafter's link at a time, and with the new link it forgets what it
+        asked the old one for: that is the fence, no draft of the old version comes after it.
+
+        Args:
+            spec: a plan for the same target; only its drafter counts, which may be none.
+
+        Raises:
+            ConfigError: the drafter cannot be used; the old one stays.
+            PeerError: a rank died or did not get ready in time; the old drafter stays.
+        """
+        has_ranks = spec.drafter is not None or spec.ngram
+        if has_ranks and self.spec.link != "grpc":
+            raise ConfigError(
+                f"the drafter's link is {self.spec.link}, made for one drafter: serve with "
+                "--link grpc to change drafters"
+            )
         leader = self._target[0]
-        if self.spec.leader.inline_drafter is not None:
-            self._await({leader.actor.swap_inline.remote(settings): leader})
-            return
-        if self.spec.drafter is None or self.spec.link != "grpc":
-            raise ConfigError("only a drafter with a model, on a grpc link, can be replaced")
-        old, old_calls = self._drafters, [c for c, r in self._calls.items() if r.role == "drafter"]
-        new = self._ranks(ray.remote(ShardActor), settings, self.spec.num_drafters)
-        try:
-            self._await(self._open(new, settings))
-        except PacelineError:
-            for rank in new:
-                ray.kill(rank.actor)
-            raise
-        for call in old_calls:
-            del self._calls[call]
-        self._drafters = new
-        self._start_drafter()
-        # The old one's loop ends when the leader closes its link.
-        ray.wait(old_calls, num_returns=len(old_calls), timeout=_STOP_TIMEOUT_S)
-        for rank in old:
-            ray.kill(rank.actor)
+        with self._changing:
+            old, old_calls = self._drafters, self._drafter_calls()
+            new: list[Rank] = []
+            if spec.drafter is not None:
+                new = self._opened(spec.drafter, spec.num_drafters)
+            elif spec.ngram:
+                new = [_ngram_rank()]
+            else:
+                changing = leader.actor.draft_inline.remote(spec.leader)
+                await_all({changing: leader})
+            for call in old_calls:
+                self._calls.pop(call, None)
+            self._drafters, self._drafting = new, spec.drafter
+            self.spec = replace(
+                self.spec,
+                leader=spec.leader,
+                drafter=spec.drafter,
+                num_drafters=spec.num_drafters,
+                ngram=spec.ngram,
+            )
+            self._start_drafter()
+            # The old one's loop ends when the leader closes its link.
+            if old_calls:
+                ray.wait(old_calls, num_returns=len(old_calls), timeout=_STOP_TIMEOUT_S)
+            kill_ranks(old)
 
     def connect(self) -> Link:
         """Open a driver's link to the leader."""
@@ -164,7 +200,8 @@ class Deployment:
     def check(self) -> None:
         """Look whether every rank is alive.
 
-        A dead drafter is noted in `lost_drafters`; the target goes on without it.
+        A dead drafter is noted in `lost_drafters`; the target goes on without it, until a group of
+        the ranks that are left has been started in its place.
 
         Raises:
             PeerLost: a target rank died; names it.
@@ -173,16 +210,68 @@ class Deployment:
         done, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
         errors: list[PacelineError] = []
         for call in done:
-            rank = self._calls.pop(call)
-            error = _outcome(call, rank)
+            rank = self._calls.pop(call, None)
+            if rank is None:
+                continue  # its group was replaced meanwhile
+            error = outcome(call, rank)
             if rank.role == "drafter":
                 self.lost_drafters.append(str(error or f"{rank.name} ended"))
+                self._mend()
             elif error is not None:
                 errors.append(error)
         # The rank that died says more than the ones that missed it.
         errors.sort(key=lambda error: not isinstance(error, PeerLost))
         if errors:
             raise errors[0]
+
+    def _mend(self) -> None:
+        """Start another drafter group, once for each time that one breaks."""
+        mendable = self._drafting is not None and self.spec.link == "grpc"
+        if not mendable or self._mending is not None or self._num_tries >= _MOST_MENDED:
+            return
+        self._num_tries += 1
+        self._mending = threading.Thread(target=self._start_another, daemon=True)
+        self._mending.start()
+
+    def _start_another(self) -> None:
+        """Start a drafter group with as many ranks as the broken one has left."""
+        with self._changing:
+            calls = self._drafter_calls()
+            if calls:  # they hear of the loss at once; who does not is stuck
+                ray.wait(calls, num_returns=len(calls), timeout=_STOP_TIMEOUT_S)
+            stuck = [self._calls[call] for call in calls if not is_done(call)]
+            for call in calls:
+                self._calls.pop(call, None)
+            left = [rank for rank in self._drafters if rank not in stuck and answers(rank)]
+            kill_ranks(self._drafters)
+            self._drafters = []
+            assert self._drafting is not None
+            try:
+                if not self._closing:
+                    another = self._opened(self._drafting, max(1, len(left)))
+                    if self._closing:  # meanwhile
+                        kill_ranks(another)
+                        return
+                    self._drafters = another
+                    self._start_drafter()
+                    self.num_mended += 1
+                    _LOG.warning("started a drafter group of %d rank(s)", len(another))
+            except PacelineError as error:
+                _LOG.warning("no drafter could be started in place of the lost one: %s", error)
+            self._mending = None
+
+    def _drafter_calls(self) -> list[Any]:
+        return [call for call, rank in list(self._calls.items()) if rank.role == "drafter"]
+
+    def _opened(self, settings: ModelSettings, size: int) -> list[Rank]:
+        """Return the ranks of a new drafter group that has loaded its model."""
+        new = self._ranks(ray.remote(ShardActor), settings, size)
+        try:
+            await_all(self._open(new, settings))
+        except PacelineError:
+            kill_ranks(new)
+            raise
+        return new
 
     def pids(self, role: str) -> list[int]:
         """Return the process ids of a role's ranks, in rank order."""
@@ -199,8 +288,11 @@ class Deployment:
                 ray.wait(list(self._calls), num_returns=len(self._calls), timeout=2.0)
             except (RayActorError, RayTaskError, GetTimeoutError):
                 pass  # it is killed below
-        for rank in [*self._target, *self._drafters]:
-            ray.kill(rank.actor)
+        self._closing = True
+        mending = self._mending
+        if mending is not None:
+            mending.join(_STOP_TIMEOUT_S)
+        kill_ranks([*self._target, *self._drafters])
         self._target, self._drafters, self._calls, self._address = [], [], {}, ""
 
     def _check_resources(self) -> None:
@@ -214,66 +306,45 @@ class Deployment:
                     f"{present.get(name, 0):g}: take fewer ranks or a larger cluster"
                 )
 
-    def _ranks(self, actor_class: Any, settings: ModelSettings, size: int) -> list[_Rank]:
+    def _ranks(self, actor_class: Any, settings: ModelSettings, size: int) -> list[Rank]:
         made = actor_class.options(
             num_cpus=self.spec.num_cpus, num_gpus=self.spec.num_gpus, max_concurrency=4
         )
-        return [_Rank(settings.role, rank, made.remote(settings, rank)) for rank in range(size)]
+        return [Rank(settings.role, rank, made.remote(settings, rank)) for rank in range(size)]
 
-    def _open(self, ranks: list[_Rank], settings: ModelSettings) -> dict[Any, _Rank]:
+    def _open(self, ranks: list[Rank], settings: ModelSettings) -> dict[Any, Rank]:
         """Start opening a group: rank 0 offers a meeting point, all join and load."""
         size = len(ranks)
         backend = self.spec.group_backend
         if backend == "auto":
             backend = choose_backend(settings.device, same_host=True) if size > 1 else "solo"
         offering = ranks[0].actor.offer.remote(backend, size, self.spec.host)
-        spec = self._await({offering: ranks[0]})[offering]
+        spec = await_all({offering: ranks[0]})[offering]
         return {rank.actor.open.remote(spec): rank for rank in ranks}
 
     def _start_drafter(self) -> None:
+        """Let the drafter draft for the leader; blocks until it has joined."""
         if not self._drafters:
             return
-        first = self._drafters[0]
+        first, leading = self._drafters[0], self._target[0]
+        asking = leading.actor.await_drafter.remote(0, 0.0)
+        num_met = await_all({asking: leading})[asking]
         leader: object = LeaderAddress(address=self._address, token=self._token)
         if self.spec.link != "grpc":
             offering = self._target[0].actor.offer_link.remote(self.spec.link, self.spec.host)
-            leader = self._await({offering: self._target[0]})[offering]
+            leader = await_all({offering: self._target[0]})[offering]
         arguments: list[object] = [leader, f"drafter-{secrets.token_hex(2)}"]
         if self.spec.drafter is None:
             arguments.append(self.spec.vocab_size)
-        self._calls[first.actor.draft.remote(*arguments)] = first
+        drafting = first.actor.draft.remote(*arguments)
+        self._calls[drafting] = first
         for rank in self._drafters[1:]:
             self._calls[rank.actor.follow.remote()] = rank
-
-    def _await(self, calls: dict[Any, _Rank]) -> dict[Any, Any]:
-        """Return the calls' results, or raise the first failure with its rank's name."""
-        waiting = list(calls)
-        results: dict[Any, Any] = {}
-        while waiting:
-            done, waiting = ray.wait(waiting, timeout=_START_TIMEOUT_S)
-            if not done:
-                names = ", ".join(calls[call].name for call in waiting)
-                raise PeerTimeout(f"{names} not ready within {_START_TIMEOUT_S:.0f} s")
-            for call in done:
-                error = _outcome(call, calls[call])
-                if error is not None:
-                    raise error
-                results[call] = ray.get(call)
-        return results
+        met = leading.actor.await_drafter.remote(num_met, _CONNECT_TIMEOUT_S)
+        # One that fails before it has joined is found by `check`: the target goes on without it.
+        ray.wait([met, drafting], timeout=_CONNECT_TIMEOUT_S)
 
 
-def _outcome(call: Any, rank: _Rank) -> PacelineError | None:
-    """Return why a finished call failed, as an error of ours, or None."""
-    try:
-        ray.get(call)
-    except RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, ConfigError):
-            return cause
-        if isinstance(cause, PacelineError):
-            return type(cause)(f"{rank.name}: {cause}")
-        return PacelineError(f"{rank.name} failed: {cause!r}")
-    except RayActorError as error:
-        first_line = str(error).strip().splitlines()[0]
-        return PeerLost(f"{rank.name} died: {first_line}")
-    return None
+def _ngram_rank() -> Rank:
+    actor_class = ray.remote(NgramActor)
+    return Rank("drafter", 0, actor_class.options(num_cpus=0).remote())

@@ -23,11 +23,20 @@ Drafter = Annotated[
 ]
 Tp = Annotated[int, typer.Option(help="Target ranks the model is split over.")]
 Drafters = Annotated[int, typer.Option(help="Drafter ranks the drafter is split over.")]
+LayerParallel = Annotated[
+    str,
+    typer.Option(
+        help="How many of the drafter's layers run their attention at once, each on a rank of its "
+        "own (EasySpec): a number, auto (what is fastest, where there are several drafter ranks), "
+        "or off: the ranks share the heads of each layer."
+    ),
+]
 Virtual = Annotated[
     str | None,
     typer.Option(
         help="Virtual devices in place of models: target=40ms,draft=8ms,alpha=0.8"
-        "[,position=1ms][,vocab=1024][,seed=0]."
+        "[,position=1ms][,vocab=1024][,seed=0]; in place of draft also "
+        "layers=32,attention=2ms,mlp=1ms[,exchange=0.2ms][,drop=0.02]."
     ),
 ]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
@@ -79,3 +88,9 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on s
 TokenFile = Annotated[
     Path | None, typer.Option(help="A file of bearer tokens, one a line; a client sends the first.")
 ]
+Server = Annotated[str, typer.Option(help="HOST:PORT of a paceline serve.")]
+RootCa = Annotated[
+    Path | None, typer.Option(help="Authority of the server's certificate; turns TLS on.")
+]
+ClientCert = Annotated[Path | None, typer.Option(help="Certificate of this client, PEM.")]
+ClientKey = Annotated[Path | None, typer.Option(help="Its private key, PEM.")]

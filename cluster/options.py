@@ -14,6 +14,8 @@ class ModelOptions:
     tp: int = 1
     drafters: int = 1
     """Ranks of the drafter group."""
+    layer_parallel: str = "auto"
+    """How many of the drafter's layers run their attention at once: off, auto or a number."""
     virtual: str | None = None
     dtype: str = "float32"
     device: str = "cpu"
@@ -26,6 +28,8 @@ class ModelOptions:
     cache_tokens: int | None = None
     """None makes the cache just large enough for the prompts at hand."""
     draft_wait_s: float = 1.0
+    prefix_cache: bool = True
+    """Whether requests share what they have in common; off where each is to be timed alike."""
     ray_address: str | None = None
     """None starts a local Ray and ends it."""
 
@@ -100,6 +104,23 @@ class BenchDecodeOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BenchLayersOptions:
+    """`paceline bench layer-parallel`."""
+
+    models: ModelOptions
+    decode: DecodeOptions
+    prompts: PromptOptions
+    widths: tuple[int, ...]
+    """Layers at a time."""
+    drafters: tuple[int, ...]
+    """Ranks of the drafter."""
+    calibrate: bool
+    plot: Path | None
+    """Where the picture goes; None draws none."""
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DraftTrainOptions:
     """`paceline draft train`."""
 
@@ -121,6 +142,7 @@ class DraftTrainOptions:
     batch_tokens: int
     learning_rate: float
     divergence: str
+    on_policy: float
     precision: str
     seed: int
     resume: bool
@@ -197,22 +219,38 @@ class ServeOptions:
     """Longest answer where a request names none."""
     listen: str
     token_file: Path | None
+    admin_token_file: Path | None
     tls_cert: Path | None
     tls_key: Path | None
     client_ca: Path | None
     reflection: bool
+    metrics: str | None
+    """Where the page for Prometheus listens."""
+    log_format: str
     max_open: int
     """Requests queued or running."""
+    max_open_per_client: int
     drain_s: float
     traffic: Path | None = None
     """Where requests and answers are kept for `draft train --follow`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectOptions:
+    """Which server, and how to prove oneself."""
+
+    server: str
+    token_file: Path | None = None
+    root_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClientOptions:
     """`paceline client`."""
 
-    server: str
+    connect: ConnectOptions
     prompt: str
     chat: bool
     max_tokens: int | None
@@ -221,9 +259,129 @@ class ClientOptions:
     seed: int | None
     stop: tuple[str, ...]
     mode: str | None
+    n: int | None
+    logprobs: int | None
+    priority: int
     timeout_s: float | None
-    token_file: Path | None
-    root_ca: Path | None
-    tls_cert: Path | None
-    tls_key: Path | None
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopOptions:
+    """`paceline top`."""
+
+    connect: ConnectOptions
+    interval_s: float
+    once: bool
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminOptions:
+    """`paceline admin`."""
+
+    connect: ConnectOptions
+    action: str
+    """"drain" or "drafter"."""
+    drafter: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchTrainOptions:
+    """`paceline bench train`."""
+
+    workers: int
+    schemes: tuple[str, ...]
+    factors: tuple[float, ...]
+    """How slow stragglers are; 1 is none, infinite is a hang."""
+    slow: float
+    """Share of a worker's jobs at which it is a straggler."""
+    steps: int
+    batch: int
+    step_s: float
+    """What a step would take without anything but computing."""
+    patience: float
+    seed: int
+    ray_address: str | None
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchServeOptions:
+    """`paceline bench serve`."""
+
+    connect: ConnectOptions
+    prompts: Path
+    num_prompts: int | None
+    chat: bool
+    clients: int
+    rate: float
+    """Requests a second over all clients; 0: each client asks as soon as it has its answer."""
+    requests: int | None
+    """None: each prompt once."""
+    max_tokens: int
+    ignore_eos: bool
+    """Every answer is max_tokens long, so that runs are alike."""
+    modes: tuple[str, ...]
+    repeats: int
+    ttft_s: float
+    """A request is good if its first token takes no longer,"""
+    gap_s: float
+    """and the mean time between its tokens is no longer."""
+    seed: int
+    plot: Path | None
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """`paceline train`."""
+
+    config: Path
+    settings: tuple[str, ...]
+    """`section.key=value`, over what the file says."""
+    ray_address: str | None
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainCancelOptions:
+    """`paceline train cancel`."""
+
+    directory: Path
+    timeout_s: float
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainStatusOptions:
+    """`paceline train status`."""
+
+    directory: Path
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainMergeOptions:
+    """`paceline train merge`."""
+
+    adapter: Path
+    out: Path
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulateTrainOptions:
+    """`paceline simulate train`."""
+
+    workers: int
+    model: str
+    schemes: tuple[str, ...]
+    rounds: int
+    patience: float
+    """A worker is late after 1 + patience times what the fastest ones take."""
+    slope: float
+    """Of a trace: seconds that a unit of load adds."""
+    seed: int
+    plot: Path | None
     json: bool = False

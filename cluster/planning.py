@@ -16,6 +16,7 @@ from runtime.lookup_drafting import LookupSettings
 from runtime.memory import available_bytes, check_fits
 from runtime.retrieval_files import check_store
 from runtime.settings import LeaderSettings, ModelSettings
+from runtime.shipped import shipped_drafter
 from runtime.text import Tokenizer, check_same_vocabulary
 from runtime.virtual import VirtualSpec
 from runtime.weights import read_model_config
@@ -115,6 +116,42 @@ def plan_target(options: ModelOptions) -> PlannedModel:
     )
 
 
+def parse_layer_parallel(text: str) -> int | None:
+    """Return the width that `--layer-parallel` fixes, 0 for auto, None for off.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if text == AUTO:
+        return 0
+    if text == "off":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"--layer-parallel is {text!r}: write off, auto or a number from 1 on")
+    return int(text)
+
+
+def _check_ranks(facts: ModelFacts, options: ModelOptions, num_layers: int) -> None:
+    """Refuse more drafter ranks than the drafter splits over."""
+    if parse_layer_parallel(options.layer_parallel) is None or options.drafters == 1:
+        check_tensor_parallel(facts, options.drafters, "--drafters")
+    elif options.drafters > num_layers:
+        raise ConfigError(
+            f"--drafters is {options.drafters}: {facts.directory} has {num_layers} layers to lie "
+            "on them; take fewer ranks, or --layer-parallel off"
+        )
+
+
+def _width(options: ModelOptions, target: PlannedModel, drafter: DrafterChoice) -> int | None:
+    """Return the drafter's `ModelSettings.layer_parallel`."""
+    if target.virtual is not None and target.virtual.stack is None:
+        return None  # its drafter has no layers
+    width = parse_layer_parallel(options.layer_parallel)
+    if width == 0 and (options.drafters == 1 or not drafter.has_ranks):
+        return None  # on one rank nothing runs at once
+    return width
+
+
 def _check_options(options: ModelOptions) -> None:
     for name, value in (
         ("--tp", options.tp),
@@ -127,6 +164,7 @@ def _check_options(options: ModelOptions) -> None:
             raise ConfigError(f"{name} is {value}: at least 1 is needed")
     if options.draft_wait_s <= 0:
         raise ConfigError(f"--draft-wait is {options.draft_wait_s}: it must be above 0 seconds")
+    parse_layer_parallel(options.layer_parallel)
     for name, choice, known in (
         ("--group", options.group_backend, GROUP_BACKENDS),
         ("--link", options.link, LINKS),
@@ -150,7 +188,7 @@ def plan_drafter(options: ModelOptions, target: PlannedModel) -> DrafterChoice:
         ngram = name == "ngram"
         return DrafterChoice(name="ngram" if ngram else "virtual", ngram=ngram)
     if name == AUTO:
-        return _choose_drafter(target)
+        return _choose_drafter(options, target)
     if name == "ngram":
         return DrafterChoice(name=name, ngram=True)
     if name == "lookup" or name.startswith("lookup:"):
@@ -168,16 +206,16 @@ def plan_drafter(options: ModelOptions, target: PlannedModel) -> DrafterChoice:
         if kind != "layers" or not layers:
             raise ConfigError(f"--drafter {name!r}: write target:layers=0-3,28-29")
         cut = parse_layers(layers, target.facts.config.num_layers)
-        check_tensor_parallel(target.facts, options.drafters, "--drafters")
+        _check_ranks(target.facts, options, len(cut))
         return DrafterChoice(name=name, facts=target.facts, layers=cut)
     directory = resolve_model(name)
     if is_drafter(directory):
         check_drafter(directory, target.facts.directory)
         facts = ModelFacts(directory=directory, config=read_model_config(directory))
-        check_tensor_parallel(facts, options.drafters, "--drafters")
+        _check_ranks(facts, options, facts.config.num_layers)
         return DrafterChoice(name=name, facts=facts, trained=True)
     facts = read_facts(directory)
-    check_tensor_parallel(facts, options.drafters, "--drafters")
+    _check_ranks(facts, options, facts.config.num_layers)
     check_same_vocabulary(target.tokenizer, Tokenizer.load(facts.directory))
     return DrafterChoice(name=name, facts=facts)
 
@@ -201,11 +239,19 @@ def _plan_beside(options: ModelOptions, target: PlannedModel, name: str) -> Draf
     return replace(choice, name=name, lookups=lookups, inline=inline)
 
 
-def _choose_drafter(target: PlannedModel) -> DrafterChoice:
+def _choose_drafter(options: ModelOptions, target: PlannedModel) -> DrafterChoice:
     """Return the drafter to take where nobody named one."""
-    lookup = LookupSettings()
-    why = f"no drafter was trained for {target.name}; this one costs next to nothing"
-    return DrafterChoice(name=f"lookup:{lookup}", why=why, lookup=lookup)
+    assert target.facts is not None
+    shipped = shipped_drafter(target.facts.directory)
+    if shipped is None:
+        lookup = LookupSettings()
+        why = f"no drafter was trained for {target.name}; this one costs next to nothing"
+        return DrafterChoice(name=f"lookup:{lookup}", why=why, lookup=lookup)
+    spare = (os.cpu_count() or 1) > options.tp + options.drafters or options.device != "cpu"
+    place = "" if spare else _INLINE
+    choice = plan_drafter(replace(options, drafter=f"{place}{shipped}+ngram+recycle"), target)
+    where = "on a rank of its own" if spare else "in its process: no core is to spare"
+    return replace(choice, why=f"trained for {target.name}, with look-ups, {where}")
 
 
 def plan_deployment(
@@ -239,6 +285,7 @@ def plan_deployment(
         device=options.device,
         num_threads=options.threads or max(1, (os.cpu_count() or 1) // num_ranks),
         cache_tokens=tokens,
+        shares_prefixes=options.prefix_cache,
     )
     drafter_settings = None
     if drafter is not None and drafter.has_model:
@@ -250,6 +297,7 @@ def plan_deployment(
             embedding_directory=target.directory if drafter.trained else None,
             layers=drafter.layers,
             lookups=drafter.lookups,
+            layer_parallel=_width(options, target, drafter),
         )
     if options.device == "cpu":
         _check_memory(target, drafter, settings)

@@ -30,6 +30,12 @@ class Stats:
     """Share of the drafting time in which the target was not waiting for it."""
     alpha: float
     """accepted / (accepted + rejected): how likely the next draft token is right."""
+    layer_parallel: int
+    """Layers of the drafter whose attention ran at once, at the end; 0 where it has no choice."""
+    draft_step_s: float
+    """Seconds of a draft step, in the mean."""
+    predicted_step_s: float
+    """What the drafter's planner foretold."""
     missed_drafts: int
     drafter_lost: bool
 
@@ -68,6 +74,9 @@ def _stats(results: list[Result], wall_s: float, *, tp: int, drafters: int) -> S
             sum(report.hidden_s for report in reports), sum(report.draft_s for report in reports)
         ),
         alpha=_ratio(accepted, accepted + rejected),
+        layer_parallel=reports[-1].draft_width if reports else 0,
+        draft_step_s=_ratio(sum(report.draft_step_s for report in reports), len(reports)),
+        predicted_step_s=_ratio(sum(report.predicted_step_s for report in reports), len(reports)),
         missed_drafts=sum(report.missed_drafts for report in reports),
         drafter_lost=any(report.drafter_lost for report in reports),
     )
@@ -104,6 +113,10 @@ def stats_table(stats: Stats) -> Table:
         ("overlap", f"{stats.overlap:.0%}"),
     ):
         table.add_row(name, value)
+    if stats.layer_parallel:
+        table.add_row("draft layers at a time", str(stats.layer_parallel))
+        table.add_row("draft step", f"{stats.draft_step_s * 1000:.1f} ms")
+        table.add_row("draft step, foretold", f"{stats.predicted_step_s * 1000:.1f} ms")
     if stats.missed_drafts:
         table.add_row("drafts that came too late", str(stats.missed_drafts))
     if stats.drafter_lost:

@@ -46,14 +46,17 @@ def run_requests(
         link.send(result.submit)
     open_requests = set(results)
     silent_s = 0.0
+    checked_s = time.monotonic()
     while open_requests:
         try:
             message = link.recv(_POLL_S)
         except PeerError:
             _await_cause(deployment)
             raise
-        if message is None:
+        if time.monotonic() - checked_s >= _POLL_S:
             deployment.check()
+            checked_s = time.monotonic()
+        if message is None:
             silent_s += _POLL_S
             if silent_s > _SILENCE_S:
                 raise PeerTimeout(

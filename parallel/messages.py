@@ -5,7 +5,13 @@
 
 from dataclasses import dataclass, field
 
-from parallel.decoding.types import DecodeMode, RngKey, SamplingParams, SparseProbs
+from parallel.decoding.types import (
+    DecodeMode,
+    RngKey,
+    SamplingParams,
+    SparseProbs,
+    TokenLogprobs,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +29,10 @@ class Hello:
     """Best tokens a drafter wants to hear of after each token the target scored; 0 is none."""
     grows_trees: bool = False
     """Whether the drafter proposes trees, and says how likely each of their tokens is kept."""
+    step_s: tuple[float, ...] = ()
+    """Seconds a draft step is predicted to take with layers 1, 2, ... at a time; may be empty."""
+    width: int = 0
+    """Layers at a time that its user fixed; 0 leaves it to the leader, among those of step_s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +83,8 @@ class DraftRequest:
     items: tuple[DraftItem, ...] = ()
     closed: tuple[int, ...] = ()
     """Requests whose cache the drafter frees."""
+    width: int = 0
+    """Layers of the drafter whose attention runs at once; 0 where it has no such choice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +137,17 @@ class Submit:
     ignore_eos: bool = False
     stop: tuple[str, ...] = ()
     """Strings that end the output; the text stops before them."""
+    num_logprobs: int = -1
+    """How many of each position's likeliest tokens to report beside the output token, all with
+    their log probabilities; -1 reports none."""
+    sample_index: int = 0
+    """Tells apart several samples of one prompt with one seed."""
+    priority: int = 0
+    """Higher is served first."""
+    client: str = ""
+    """Who asks: clients share fairly."""
+    timeout_s: float = 0.0
+    """Time from now on after which the output is of no use; 0 is without end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +163,8 @@ class Committed:
 
     request: int
     token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each token, or none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,8 +188,20 @@ class RequestStats:
     """Drafting time of its rounds."""
     hidden_s: float = 0.0
     """The part of draft_s during which the target did not wait."""
+    draft_width: int = 0
+    """Layers of the drafter whose attention ran at once, in the last round that drafted."""
+    predicted_step_s: float = 0.0
+    """Seconds that a draft step was predicted to take, in the mean over each draft's steps."""
+    draft_step_s: float = 0.0
+    """Seconds that it took, in the mean."""
     drafter_lost: bool = False
     """The drafter vanished while the request ran; the rest was decoded without it."""
+    preemptions: int = 0
+    """How often its cache was given to others, and read anew later."""
+    cached_prompt: int = 0
+    """Prompt tokens that were cached already by requests before it."""
+    queued_s: float = 0.0
+    """Seconds from submission until it was first served."""
     tested_at: tuple[int, ...] = ()
     """How often the first, second, ... draft token of a round was tested: all before it passed."""
     accepted_at: tuple[int, ...] = ()
@@ -199,10 +236,43 @@ class Ping:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStatus:
+    """What an engine does now, and has done since it started."""
+
+    running: int = 0
+    """Requests being decoded."""
+    waiting: int = 0
+    pages_used: int = 0
+    """Pages of the target's cache that requests hold."""
+    pages: int = 0
+    drafter: str = ""
+    """The attached drafter's name."""
+    drafter_losses: int = 0
+    """Times an attached drafter vanished."""
+    rounds: int = 0
+    tokens: int = 0
+    """Output tokens committed."""
+    drafted: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    missed_drafts: int = 0
+    draft_s: float = 0.0
+    hidden_s: float = 0.0
+    """The part of draft_s during which the target did not wait."""
+    target_s: float = 0.0
+    """Seconds in the target's forwards."""
+    preemptions: int = 0
+    prefix_hit_tokens: int = 0
+    expired: int = 0
+    """Requests whose deadline passed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pong:
     """Answers a Ping."""
 
     number: int
+    status: EngineStatus = field(default_factory=EngineStatus)
 
 
 Message = (

@@ -6,6 +6,7 @@ PacelineError
 +-- PeerError          a peer stopped doing its part
 |   +-- PeerTimeout    it did not answer before a deadline
 |   +-- PeerLost       it is gone
++-- DeadlineExceeded   a request's time was over before its output was done
 +-- ShapeError         tensors or counts that must agree do not
 """
 
@@ -32,6 +33,10 @@ class PeerTimeout(PeerError):
 
 class PeerLost(PeerError):
     """A peer is gone: its process ended or its connection closed."""
+
+
+class DeadlineExceeded(PacelineError):
+    """A request's time was over before its output was done."""
 
 
 class ShapeError(PacelineError):

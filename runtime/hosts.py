@@ -2,7 +2,6 @@
 
 import logging
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,7 +31,8 @@ from runtime.lookup_drafting import LookupDrafter, LookupSettings
 from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
 from runtime.round import RoundRunner
 from runtime.settings import LeaderAddress, LeaderSettings, ModelSettings
-from runtime.shard import DecoderShard, ModelShard, ShardRunner
+from runtime.shard import DecoderShard, ShardRunner
+from runtime.stack_times import predict_steps
 from runtime.text import Tokenizer
 from runtime.virtual import VirtualShard
 from runtime.weights import load_decoder
@@ -51,6 +51,7 @@ class ModelHost:
         self._offer: GroupOffer | None = None
         self._group: Group | None = None
         self._runner: ShardRunner | None = None
+        self._step_s: tuple[float, ...] = ()
 
     def offer(self, backend: str, size: int, host: str) -> GroupSpec:
         """Open this group's meeting point (rank 0)."""
@@ -73,7 +74,12 @@ class ModelHost:
         torch.set_num_threads(1)  # see _serve_threads: the pool belongs to the thread that serves
         joined = self._offer.join() if self._offer is not None else join_group(spec, self._rank)
         self._group = joined
-        self._runner = ShardRunner(_build_shard(self._settings, self._group), self._group)
+        shard = _build_shard(self._settings, self._group)
+        if self._settings.layer_parallel is not None:
+            _serve_threads(self._settings.num_threads)
+            self._step_s = predict_steps(shard, self._group)
+            torch.set_num_threads(1)
+        self._runner = ShardRunner(shard, self._group)
 
     def follow(self) -> None:
         """Carry out rank 0's plans until it ends; blocks (all ranks but 0)."""
@@ -100,7 +106,7 @@ class ModelHost:
 
     def drafter(self) -> ModelDrafter:
         """Return the drafter that the opened model makes (rank 0)."""
-        return _model_drafter(self.runner, self._settings)
+        return _model_drafter(self.runner, self._settings, self._step_s)
 
 
 class LeaderHost:
@@ -145,16 +151,20 @@ class LeaderHost:
         self._server = GrpcLinkServer(host, token=token, on_link=self._engine.join)
         return self._server.address
 
-    def swap_inline(self, settings: ModelSettings) -> None:
-        """Put another drafter into the leader's thread; requests in flight go on with it.
+    def draft_inline(self, settings: LeaderSettings) -> None:
+        """Let the drafter in the leader's thread be as `settings` says; none ends drafting.
+
+        Requests in flight go on with the new one.
 
         Raises:
             ConfigError: its checkpoint cannot be used; the old drafter stays.
         """
         assert self._engine is not None, "listen() comes first"
         torch.set_num_threads(1)  # as in ModelHost.open
-        drafter = _inline_drafter(replace(self._settings, inline_drafter=settings))
-        assert drafter is not None
+        drafter = _inline_drafter(settings)
+        if drafter is None:
+            self._engine.leave()
+            return
         link = InlineLink(drafter, MonotonicClock())
         self._engine.join(introduction(drafter, "inline drafter"), link)
 
@@ -163,6 +173,11 @@ class LeaderHost:
         offer = offer_torch_link(host, backend=backend, timeout_s=_CONNECT_TIMEOUT_S)
         threading.Thread(target=self._await_drafter, args=(offer,), daemon=True).start()
         return offer.spec
+
+    def await_drafter(self, num_met: int, timeout_s: float) -> int:
+        """Wait until more than `num_met` drafters have attached so far; return how many have."""
+        assert self._engine is not None, "listen() comes first"
+        return self._engine.await_drafter(num_met, timeout_s)
 
     def _await_drafter(self, offer: TorchLinkOffer) -> None:
         assert self._engine is not None, "listen() comes first"
@@ -254,36 +269,56 @@ def _inline_drafter(settings: LeaderSettings) -> Drafter | None:
     return LookupDrafter(settings.lookup) if settings.lookup is not None else None
 
 
-def _model_drafter(runner: ShardRunner, settings: ModelSettings) -> ModelDrafter:
+def _model_drafter(
+    runner: ShardRunner, settings: ModelSettings, step_s: tuple[float, ...] = ()
+) -> ModelDrafter:
     # A virtual drafter's chains follow the formulas' process; trees would not.
     return ModelDrafter(
         runner,
         _ledger(settings),
         lookups=settings.lookups or NO_LOOKUPS,
         grows_trees=settings.virtual is None,
+        width=settings.layer_parallel or 0,
+        step_s=step_s,
+        calibrates=settings.calibrates,
     )
 
 
 def _ledger(settings: ModelSettings) -> SlotLedger:
-    return SlotLedger(num_pages=settings.num_pages, page_size=settings.page_size)
+    return SlotLedger(
+        num_pages=settings.num_pages,
+        page_size=settings.page_size,
+        # A virtual shard must read each prompt's first token.
+        shares=settings.shares_prefixes and settings.virtual is None,
+    )
 
 
-def _build_shard(settings: ModelSettings, group: Group) -> ModelShard:
+def _build_shard(settings: ModelSettings, group: Group) -> DecoderShard | VirtualShard:
     if settings.virtual is not None:
         drafter = settings.role == "drafter"
-        return VirtualShard(settings.virtual, drafter=drafter, size=group.size, rank=group.rank)
+        return VirtualShard(settings.virtual, drafter=drafter, group=group)
     assert settings.directory is not None
     directory, device = Path(settings.directory), torch.device(settings.device)
     dtype: torch.dtype = getattr(torch, settings.dtype)
     head_token_ids = None
+    by_layers = settings.layer_parallel is not None
     if settings.embedding_directory is not None:
         target = Path(settings.embedding_directory)
-        decoder, head_token_ids = load_drafter(directory, target, group, dtype=dtype, device=device)
+        decoder, head_token_ids = load_drafter(
+            directory, target, group, dtype=dtype, device=device, layer_parallel=by_layers
+        )
     else:
-        decoder = load_decoder(directory, group, dtype=dtype, device=device, layers=settings.layers)
+        decoder = load_decoder(
+            directory,
+            group,
+            dtype=dtype,
+            device=device,
+            layers=settings.layers,
+            layer_parallel=by_layers,
+        )
     cache = PagedCache(
-        num_layers=len(decoder.blocks),
-        num_kv_heads=decoder.head_shard.num_kv,
+        num_layers=decoder.stack.num_cached_layers,
+        num_kv_heads=decoder.stack.heads.num_kv,
         head_dim=decoder.config.head_dim,
         num_pages=settings.num_pages,
         page_size=settings.page_size,

@@ -127,6 +127,8 @@ class LookupDrafter:
     """Drafts what can be looked up."""
 
     grows_trees = True
+    step_s = ()
+    width = 0
 
     def __init__(self, settings: LookupSettings) -> None:
         """Open the sources; raises ConfigError if the store cannot be read."""

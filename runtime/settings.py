@@ -20,6 +20,11 @@ class ModelSettings:
     """What a drafter looks up beside its model."""
     layers: tuple[int, ...] | None = None
     """Keep only these layers of the checkpoint; None keeps all."""
+    layer_parallel: int | None = None
+    """Of a drafter whose layers lie whole on its ranks: how many layers' attention runs at once,
+    0 leaves it to the measured pace; None: all ranks share the heads of each layer."""
+    calibrates: bool = True
+    """Whether fuzzy keys and values are read anew by each draft's first step."""
     virtual: VirtualSpec | None = None
     dtype: str = "float32"
     device: str = "cpu"
@@ -27,6 +32,8 @@ class ModelSettings:
     cache_tokens: int = 8192
     """Tokens the KV cache holds, all sequences together."""
     page_size: int = 16
+    shares_prefixes: bool = True
+    """Whether sequences that begin alike share pages, and find what earlier ones left behind."""
     group_timeout_s: float = 20.0
     """How long a rank waits for another within one step."""
 

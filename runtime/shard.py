@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from parallel.decoding.types import ScoreRow
+from parallel.decoding.width import StackTimes
 from parallel.group import Group
 from parallel.model.batch import SequenceRows
 from parallel.model.cache import PagedCache
 from parallel.model.transformer import Decoder
 from parallel.model.vocab import gather_scores
 from runtime.plan import StepPlan, decode_plan, encode_plan
+from runtime.stack_times import measure_stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +53,19 @@ class ModelShard(Protocol):
         """What the columns of the logits stand for."""
         ...
 
-    def open(self, slot: int, capacity: int) -> None:
-        """Reserve cache for `capacity` tokens of a new sequence."""
+    def hold(self, slot: int, pages: Sequence[int], length: int) -> None:
+        """Give a sequence more pages; a new one holds `length` tokens there already."""
         ...
 
     def free(self, slot: int) -> None:
         """Release a sequence's cache."""
         ...
 
-    def forward(self, rows: Sequence[SequenceRows]) -> Tensor:
-        """Return this rank's logits, [sum of num_logits, vocab_shard], float32."""
+    def forward(self, rows: Sequence[SequenceRows], width: int) -> Tensor:
+        """Return this rank's logits, [sum of num_logits, vocab_shard], float32.
+
+        `width` is how many layers' attention reads the same input; 1 is the exact forward.
+        """
         ...
 
 
@@ -75,17 +80,26 @@ class DecoderShard:
         self.vocab_size = decoder.config.vocab_size
         self.head = HeadColumns(decoder.head_size, decoder.head_range[0], head_token_ids)
 
-    def open(self, slot: int, capacity: int) -> None:
-        """Reserve pages for the sequence."""
-        self._cache.open(slot, capacity)
+    def hold(self, slot: int, pages: Sequence[int], length: int) -> None:
+        """Give the sequence more pages."""
+        self._cache.hold(slot, pages, length)
 
     def free(self, slot: int) -> None:
-        """Return the sequence's pages."""
+        """Forget the sequence."""
         self._cache.free(slot)
 
-    def forward(self, rows: Sequence[SequenceRows]) -> Tensor:
+    def forward(self, rows: Sequence[SequenceRows], width: int) -> Tensor:
         """Run the decoder over the rows."""
-        return self._decoder.forward(rows, self._cache)
+        return self._decoder.forward(rows, self._cache, width=width)
+
+    def stack_times(self, group: Group) -> StackTimes:
+        """Measure the decoder's parts."""
+        return measure_stack(self._decoder, self._cache, group)
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the decoder."""
+        return self._decoder.stack.num_layers
 
 
 class ShardRunner:
@@ -118,11 +132,11 @@ class ShardRunner:
         for slot in plan.frees:
             self._model.free(slot)
         for opening in plan.openings:
-            self._model.open(opening.slot, opening.capacity)
+            self._model.hold(opening.slot, opening.pages, opening.length)
         if not plan.rows:
             return []
         with torch.inference_mode():
-            logits_NV = self._model.forward(plan.rows)
+            logits_NV = self._model.forward(plan.rows, plan.width)
             head = self._model.head
             rows = gather_scores(logits_NV, head.start, head.size, plan.num_candidates, self._group)
             return [head.name(row, self.vocab_size) for row in rows]

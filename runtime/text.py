@@ -82,9 +82,9 @@ class Tokenizer:
         tokens = json.dumps(sorted(self.vocabulary.items()), separators=(",", ":"))
         return hashlib.sha256(tokens.encode("utf-8", "surrogatepass")).hexdigest()
 
-    def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text, with the special tokens the model puts around it."""
-        ids: list[int] = self._inner.encode(text).ids
+    def encode(self, text: str, *, whole: bool = True) -> list[int]:
+        """Return the tokens of a text; if it is whole, with the special ones put around it."""
+        ids: list[int] = self._inner.encode(text, add_special_tokens=whole).ids
         return ids
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
@@ -93,7 +93,7 @@ class Tokenizer:
         Raises:
             ConfigError: the model has no chat template, or it refuses the conversation.
         """
-        text = self._render_chat(messages)
+        text = self.render_chat(messages)
         ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
         return ids
 
@@ -103,13 +103,18 @@ class Tokenizer:
         Raises:
             ConfigError: the model has no chat template.
         """
-        opening, found, _ = self._render_chat([{"role": "user", "content": _MARK}]).partition(_MARK)
+        opening, found, _ = self.render_chat([{"role": "user", "content": _MARK}]).partition(_MARK)
         if not found:
             raise ConfigError(f"the chat template of {self._name} drops what the user says")
         ids: list[int] = self._inner.encode(opening, add_special_tokens=False).ids
         return ids
 
-    def _render_chat(self, messages: Sequence[dict[str, str]]) -> str:
+    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
+        """Return a conversation as text, up to where the assistant speaks.
+
+        Raises:
+            ConfigError: the model has no chat template, or it refuses the conversation.
+        """
         if self._chat_template is None:
             raise ConfigError(f"{self._name} has no chat template: leave --chat out")
         environment = ImmutableSandboxedEnvironment(

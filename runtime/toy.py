@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from parallel.model.batch import SequenceRows, lineage
+from parallel.model.pages import PageTable
 from runtime.errors import ShapeError
 from runtime.shard import HeadColumns
+
+_FUZZ = 0.2
 
 
 def prefix_logits(prefix: Sequence[int], vocab_size: int, seed: int = 0) -> Tensor:
@@ -23,50 +26,47 @@ def prefix_logits(prefix: Sequence[int], vocab_size: int, seed: int = 0) -> Tens
 
 
 class PrefixShard:
-    """The toy as a model shard; a drafter's logits are the target's with noise of size `noise`."""
+    """The toy as a model shard; a drafter's logits are the target's with noise of size `noise`.
 
-    def __init__(self, vocab_size: int, *, noise: float = 0.0) -> None:
+    Tokens lie on pages as keys and values do, so pages that are shared wrongly, or written while
+    another sequence reads them, change what it says.
+    """
+
+    def __init__(self, vocab_size: int, *, page_size: int, noise: float = 0.0) -> None:
         self.vocab_size = vocab_size
         self.head = HeadColumns(vocab_size, 0)
         self._noise = noise
-        self._token_ids: dict[int, list[int]] = {}
-        self._capacity: dict[int, int] = {}
+        self._page_size = page_size
+        self._store: dict[int, int] = {}
+        self._tables: dict[int, PageTable] = {}
         self.num_forwards = 0
         """Forwards made so far."""
+        self.num_read = 0
+        """Tokens read so far."""
 
-    def open(self, slot: int, capacity: int) -> None:
-        """Start a sequence."""
-        if slot in self._token_ids:
-            raise ShapeError(f"slot {slot} is open already")
-        self._token_ids[slot] = []
-        self._capacity[slot] = capacity
+    def hold(self, slot: int, pages: Sequence[int], length: int) -> None:
+        """Give a sequence more pages."""
+        if slot in self._tables:
+            self._tables[slot].pages.extend(pages)
+        else:
+            self._tables[slot] = PageTable(list(pages), self._page_size, length)
 
     def free(self, slot: int) -> None:
         """End a sequence."""
-        del self._token_ids[slot], self._capacity[slot]
+        del self._tables[slot]
 
     @property
     def num_open(self) -> int:
         """Sequences that hold cache."""
-        return len(self._token_ids)
+        return len(self._tables)
 
-    def forward(self, rows: Sequence[SequenceRows]) -> Tensor:
-        """Append the rows' tokens and return the logits asked for."""
+    def forward(self, rows: Sequence[SequenceRows], width: int) -> Tensor:
+        """Append the rows' tokens and return the logits asked for; wide forwards are noisier."""
         self.num_forwards += 1
         logits: list[Tensor] = []
         for row in rows:
-            token_ids = self._token_ids[row.slot]
-            if row.start > len(token_ids):
-                raise ShapeError(
-                    f"slot {row.slot} holds {len(token_ids)}, rows start at {row.start}"
-                )
-            if row.moves:
-                token_ids[row.start - len(row.moves) : row.start] = [
-                    token_ids[place] for place in row.moves
-                ]
-            token_ids[row.start :] = row.token_ids
-            if len(token_ids) > self._capacity[row.slot]:
-                raise ShapeError(f"slot {row.slot} outgrew its {self._capacity[row.slot]} tokens")
+            self.num_read += len(row.token_ids)
+            token_ids = self._append(row)
             stop = len(token_ids)
             before = stop - len(row.parents)
             for end in range(stop - row.num_logits + 1, stop + 1):
@@ -77,11 +77,25 @@ class PrefixShard:
                         token_ids[before + node] for node in lineage(row.parents, end - before - 1)
                     ]
                     prefix = token_ids[:before] + path
-                logits.append(self._logits(prefix))
+                logits.append(self._logits(prefix, self._noise + _FUZZ * (width - 1)))
         return torch.stack(logits) if logits else torch.zeros(0, self.vocab_size)
 
-    def _logits(self, prefix: Sequence[int]) -> Tensor:
+    def _append(self, row: SequenceRows) -> list[int]:
+        table = self._tables[row.slot]
+        if row.start > table.length:
+            raise ShapeError(f"slot {row.slot} holds {table.length}, rows start at {row.start}")
+        stop = row.start + len(row.token_ids)
+        if stop > table.capacity:
+            raise ShapeError(f"slot {row.slot} outgrew its {table.capacity} tokens")
+        kept = [self._store[table.place(place)] for place in row.moves]
+        written = [*kept, *row.token_ids]
+        for place, token in enumerate(written, stop - len(written)):
+            self._store[table.place(place)] = token
+        table.length = stop
+        return [self._store[place] for place in table.places(0, stop)]
+
+    def _logits(self, prefix: Sequence[int], noise: float) -> Tensor:
         logits = prefix_logits(prefix, self.vocab_size)
-        if self._noise:
-            logits = logits + self._noise * prefix_logits(prefix, self.vocab_size, seed=1)
+        if noise:
+            logits = logits + noise * prefix_logits(prefix, self.vocab_size, seed=1)
         return logits

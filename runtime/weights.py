@@ -146,6 +146,7 @@ def load_decoder(
     dtype: torch.dtype,
     device: torch.device,
     layers: tuple[int, ...] | None = None,
+    layer_parallel: bool = False,
 ) -> Decoder:
     """Build this rank's shard of a checkpoint's model.
 
@@ -156,6 +157,8 @@ def load_decoder(
     source = CheckpointSource(directory, dtype, device)
     _check_shapes(source, config, layers)
     try:
-        return Decoder(config, source, group, layers=layers, device=device)
+        return Decoder(
+            config, source, group, layers=layers, layer_parallel=layer_parallel, device=device
+        )
     except ValueError as error:
         raise ConfigError(f"{directory}: {error}") from error

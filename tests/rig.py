@@ -46,7 +46,7 @@ class Rig:
         prefill_chunk: int = 256,
     ) -> None:
         clock = MonotonicClock()
-        self.target = PrefixShard(VOCAB)
+        self.target = PrefixShard(VOCAB, page_size=PAGE)
         ledger = SlotLedger(num_pages=num_pages, page_size=PAGE)
         self.port = DrafterPort(clock, wait_budget_s=wait_budget_s)
         controller = DraftLengthController(max_length=8)
@@ -81,11 +81,15 @@ class Rig:
         num_pages: int = 400,
         lookups: LookupSettings = NO_LOOKUPS,
         grows_trees: bool = False,
+        width: int = 0,
+        step_s: tuple[float, ...] = (),
     ) -> Link:
         """Attach a model drafter; returns its end of the link, to be closed by a test."""
-        runner = ShardRunner(PrefixShard(VOCAB, noise=noise), SoloGroup())
+        runner = ShardRunner(PrefixShard(VOCAB, page_size=PAGE, noise=noise), SoloGroup())
         ledger = SlotLedger(num_pages=num_pages, page_size=PAGE)
-        drafter = ModelDrafter(runner, ledger, lookups=lookups, grows_trees=grows_trees)
+        drafter = ModelDrafter(
+            runner, ledger, lookups=lookups, grows_trees=grows_trees, width=width, step_s=step_s
+        )
         return self._attach(drafter)
 
     def attach_ngram(self) -> Link:
@@ -103,7 +107,7 @@ class Rig:
 
     def attach_link(self, leader_end: Link, drafter_end: Link, *, noise: float = 0.5) -> None:
         """Attach a model drafter over given link ends."""
-        runner = ShardRunner(PrefixShard(VOCAB, noise=noise), SoloGroup())
+        runner = ShardRunner(PrefixShard(VOCAB, page_size=PAGE, noise=noise), SoloGroup())
         drafter = ModelDrafter(runner, SlotLedger(num_pages=400, page_size=PAGE))
         self.engine.join(Hello(role="drafter", name="toy", vocab_size=VOCAB), leader_end)
         self._serve(drafter_end, drafter)

@@ -43,12 +43,13 @@ class CostModel:
 
     def __init__(self) -> None:
         self._forwards = _Curve()
-        self._drafts = _Line()
+        self._drafts: dict[int, _Line] = {}
+        self._predicted: tuple[float, ...] = ()
 
     @property
     def is_known(self) -> bool:
         """Whether both times have been seen."""
-        return self._forwards.is_known and self._drafts.is_known
+        return self._forwards.is_known and bool(self._drafts)
 
     @property
     def knows_forwards(self) -> bool:
@@ -59,17 +60,30 @@ class CostModel:
         """Take in a target forward over `num_positions` tokens."""
         self._forwards.observe(num_positions, seconds)
 
-    def observe_draft(self, num_steps: int, seconds: float) -> None:
+    def predict_steps(self, step_s: Sequence[float]) -> None:
+        """Take in a new drafter's prediction for its widths 1, 2, ..., and forget the last one."""
+        self._drafts, self._predicted = {}, tuple(step_s)
+
+    def observe_draft(self, num_steps: int, seconds: float, width: int = 1) -> None:
         """Take in a draft of `num_steps` tokens, the exchange included."""
-        self._drafts.observe(num_steps, seconds)
+        self._drafts.setdefault(width, _Line()).observe(num_steps, seconds)
 
     def target_s(self, num_positions: int) -> float:
         """Return the expected seconds of a forward: between and beyond what was seen, on a line."""
         return self._forwards.at(num_positions)
 
-    def draft_s(self, num_steps: int) -> float:
-        """Return the expected seconds of a draft: a fixed part and one for each step."""
-        return self._drafts.at(num_steps)
+    def draft_s(self, num_steps: int, width: int = 1) -> float:
+        """Return the expected seconds of a draft: a fixed part and one for each step.
+
+        Of a width that was never seen: what another one took, in proportion to the predictions.
+        """
+        if width in self._drafts:
+            return self._drafts[width].at(num_steps)
+        known, line = next(iter(self._drafts.items()))
+        scale = 1.0
+        if max(known, width) <= len(self._predicted):
+            scale = self._predicted[width - 1] / self._predicted[known - 1]
+        return line.at(num_steps) * scale
 
 
 class AcceptanceEstimate:
@@ -183,22 +197,27 @@ class DraftLengthController:
         """Take in a target forward."""
         self._costs.observe_forward(num_positions, seconds)
 
-    def observe_draft(self, num_steps: int, seconds: float) -> None:
-        """Take in a drafter's answer."""
-        self._costs.observe_draft(num_steps, seconds)
+    def predict_steps(self, step_s: Sequence[float]) -> None:
+        """Take in what a new drafter says its steps take with layers 1, 2, ... at a time."""
+        self._costs.predict_steps(step_s)
+
+    def observe_draft(self, num_steps: int, seconds: float, *, width: int = 1) -> None:
+        """Take in a drafter's answer; `width` is its layers at a time."""
+        self._costs.observe_draft(num_steps, seconds, width)
 
     def observe_verdict(self, request: int, num_accepted: int, *, rejected: bool) -> None:
         """Take in what became of a request's drafts."""
         self._estimate(request).observe(num_accepted, rejected=rejected)
         self._overall.observe(num_accepted, rejected=rejected)
 
-    def choose(self, request: int, mode: DecodeMode, *, batch: int) -> int:
+    def choose(self, request: int, mode: DecodeMode, *, batch: int, width: int = 1) -> int:
         """Return the draft length for a request's next round.
 
         Args:
             request: whose.
             mode: its mode; AUTOREGRESSIVE is always 0.
             batch: sequences that share the forward.
+            width: the drafter's layers at a time.
         """
         if mode is DecodeMode.AUTOREGRESSIVE:
             return 0
@@ -213,7 +232,7 @@ class DraftLengthController:
             [estimate.by_position(self.max_length) if speculative else estimate.alpha],
             max_length=self.max_length,
             target_s=self._costs.target_s,
-            draft_s=self._costs.draft_s,
+            draft_s=lambda num_steps: self._costs.draft_s(num_steps, width),
             batch=batch,
         )
         plain = self._num_plain.get(request, 0) + 1 if best == 0 else 0
@@ -237,7 +256,7 @@ class DraftLengthController:
             key=lambda num: tokens[num] / self._costs.target_s((num + 1) * batch),
         )
 
-    def least_gain(self) -> float:
+    def least_gain(self, *, width: int = 1) -> float:
         """Return how likely a path has to be kept for a model's step after it to pay.
 
         A step adds about half a token beside what is looked up, times that chance; its time would
@@ -245,7 +264,7 @@ class DraftLengthController:
         """
         if not self._costs.is_known:
             return _FIRST_LEAST_GAIN
-        step_s = self._costs.draft_s(2) - self._costs.draft_s(1)
+        step_s = self._costs.draft_s(2, width) - self._costs.draft_s(1, width)
         return step_s * _USUAL_TOKENS / self._costs.target_s(1) / _TOKENS_OF_STEP
 
     def forget(self, request: int) -> None:

@@ -47,7 +47,7 @@ class SamplingParams:
     """
 
     temperature: float = 0.0
-    """0 is greedy."""
+    """0 is greedy; else between 1e-4 and 1e4."""
     top_k: int = 0
     """Keep the k best tokens; 0 keeps all."""
     top_p: float = 1.0
@@ -61,12 +61,20 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range, naming the value."""
-        _require(self.temperature >= 0, "temperature", self.temperature, "at least 0 (0 is greedy)")
+        _require(
+            self.temperature == 0 or 1e-4 <= self.temperature <= 1e4,
+            "temperature",
+            self.temperature,
+            "0 (greedy) or between 0.0001 and 10000",
+        )
         _require(self.top_k >= 0, "top_k", self.top_k, "at least 0 (0 keeps all tokens)")
         _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
         _require(0 <= self.min_p <= 1, "min_p", self.min_p, "between 0 and 1")
         _require(
-            self.repetition_penalty > 0, "repetition_penalty", self.repetition_penalty, "above 0"
+            0.01 <= self.repetition_penalty <= 100,
+            "repetition_penalty",
+            self.repetition_penalty,
+            "between 0.01 and 100",
         )
         _require(0 <= self.seed < 2**64, "seed", self.seed, "between 0 and 2**64 - 1")
 
@@ -196,6 +204,17 @@ class ScoreRow:
         columns = self.logits.topk(min(num, len(self.logits))).indices
         ids: list[int] = (columns if self.ids is None else self.ids[columns]).tolist()
         return ids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprobs:
+    """How likely the target found a token before any change of its law, and what beside it."""
+
+    logprob: float
+    """Natural logarithm of the output token's probability."""
+    top_ids: tuple[int, ...] = ()
+    """The likeliest tokens, best first."""
+    top_logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,7 +35,7 @@ def refusal(
     [
         (["--tp", "10"], "--tp is 10: .* 9 query heads"),
         (["--drafters", "0"], "--drafters is 0"),
-        (["--temperature", "-1"], "temperature is -1.0: it must be at least 0"),
+        (["--temperature", "-1"], "temperature is -1.0: it must be 0"),
         (["--top-p", "1.5"], "top_p is 1.5"),
         (["--mode", "fast"], "--mode is 'fast': choose one of autoregressive, speculative, pearl"),
         (["--verifier", "none"], "--verifier is 'none'"),
@@ -155,6 +155,9 @@ def test_a_bad_benchmark_is_refused(
     assert words in refusal(capsys, monkeypatch, "bench", "decode", *arguments)
 
 
+LAYERS = ["bench", "layer-parallel", "--prompt", "x", "--drafter"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -205,6 +208,10 @@ def test_a_bad_benchmark_is_refused(
             ["draft", "train", "--out", "d", "--free-prompts", "9", "--precision", "int4"],
             "--precision is .int4.: choose one of auto",
         ),
+        (
+            ["draft", "train", "--out", "d", "--free-prompts", "9", "--on-policy", "2"],
+            "--on-policy is 2.0: it is a share",
+        ),
         (["draft", "skip", "--prompts", "PROMPTS", "--trials", "0"], "--trials is 0"),
         (["draft", "skip", "--prompts", "nowhere.jsonl"], "nowhere.jsonl"),
         (
@@ -217,6 +224,20 @@ def test_a_bad_benchmark_is_refused(
         ),
         (["generate", "--prompt", "x", "--drafter", "lookup:x+ngram"], "source 'x' is not known"),
         (["generate", "--prompt", "x", "--drafter", "ngram+ngram"], "only a model can be inline"),
+        (["generate", "--prompt", "x", "--layer-parallel", "two"], "--layer-parallel is 'two'"),
+        (["generate", "--prompt", "x", "--layer-parallel", "0"], "--layer-parallel is '0'"),
+        (
+            ["generate", "--prompt", "x", "--drafter", "target:layers=0-1", "--drafters", "3"],
+            "has 2 layers to lie on them",
+        ),
+        (
+            [*LAYERS, "target:layers=0-1", "--mode", "autoregressive"],
+            "--mode is 'autoregressive': choose speculative or pearl",
+        ),
+        ([*LAYERS, "target:layers=0-1", "--widths", "0"], "--widths has 0"),
+        ([*LAYERS, "target:layers=0-1", "--drafters", "a"], "--drafters has 'a'"),
+        ([*LAYERS, "lookup"], "has no layers on ranks of its own"),
+        ([*LAYERS, "target:layers=0-1", "--plot", "x.svg"], "name a .png file"),
     ],
 )
 def test_other_verbs_refuse_bad_options_too(
@@ -233,3 +254,48 @@ def test_other_verbs_refuse_bad_options_too(
     said = refusal(capsys, monkeypatch, *given, "--target", directory)
     assert re.search(words, said), said
     assert not list(tmp_path.iterdir()), "something was left behind"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "nowhere.toml"], "nowhere.toml cannot be read"),
+        (["train", "run", "nowhere.toml"], "nowhere.toml cannot be read"),
+        (["train", "status", "nowhere"], "nowhere holds no training job"),
+        (["train", "merge", "nowhere", "--out", "x"], "nowhere is no adapter"),
+        (["simulate", "train", "--workers", "0"], "--workers must be at least 1"),
+        (["simulate", "train", "--patience", "0"], "--patience is 0"),
+        (["simulate", "train", "--model", "poisson"], "--model is 'poisson'"),
+        (["simulate", "train", "--model", "trace:none.csv"], "none.csv cannot be read"),
+        (["simulate", "train", "--schemes", "magic-3"], "--schemes has 'magic-3': choose among"),
+        (["simulate", "train", "--schemes", "m-sgc-1"], "m-sgc takes 3 number"),
+        (["simulate", "train", "--schemes", "pull"], "write pull-4, say"),
+        (["simulate", "train", "--schemes", "frc-stream-3"], "groups of 3 do not come out even"),
+        (["simulate", "train", "--plot", "x.pdf"], "name a .png file"),
+    ],
+)
+def test_training_verbs_refuse_bad_options(
+    arguments: list[str],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert words in refusal(capsys, monkeypatch, *arguments)
+    assert not list(tmp_path.iterdir()), "something was left behind"
+
+
+def test_schemes_are_simulated_side_by_side(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    picture = tmp_path / "schemes.png"
+    arguments = ["simulate", "train", "--workers", "8", "--rounds", "40", "--json"]
+    monkeypatch.setattr("sys.argv", ["paceline", *arguments, "--plot", str(picture)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["scheme"] for row in rows][:2] == ["uncoded", "drop-2"]
+    assert all(row["seconds"] > 0 for row in rows)
+    assert picture.read_bytes().startswith(b"\x89PNG")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from parallel.group import SoloGroup
 from parallel.model.batch import SequenceRows
-from parallel.model.cache import PagedCache
+from parallel.model.cache import SoleCache
 from parallel.model.transformer import Decoder
 from runtime.errors import ConfigError
 from runtime.weights import (
@@ -80,7 +80,7 @@ def test_every_rank_loads_its_part(saved: Path, model: TinyModel) -> None:
 
 
 def test_layers_can_be_left_out(saved: Path) -> None:
-    assert len(load(saved, (0, 2)).blocks) == 2
+    assert load(saved, (0, 2)).stack.num_cached_layers == 2
 
 
 def test_weights_take_the_dtype_asked_for(saved: Path) -> None:
@@ -198,7 +198,7 @@ def test_smollm2_gives_the_logits_of_transformers() -> None:
     directory = smollm2_directory()
     prompt = tokens(48, vocab_size=49152)
     decoder = load(directory)
-    cache = PagedCache(num_layers=30, num_kv_heads=3, head_dim=64, num_pages=4, page_size=16)
+    cache = SoleCache(num_layers=30, num_kv_heads=3, head_dim=64, num_pages=4, page_size=16)
     cache.open(0, 48)
     with torch.inference_mode():
         expected = reference_model(directory)(torch.tensor([prompt])).logits[0]

@@ -50,10 +50,10 @@ class Generation:
     commits: list[Commit] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.shard = PrefixShard(VOCAB)
-        self.shard.open(0, 10_000)
+        self.shard = PrefixShard(VOCAB, page_size=100)
+        self.shard.hold(0, range(100), 0)
         prompt = SequenceRows(slot=0, start=0, token_ids=(1,), num_logits=0)
-        self.shard.forward([prompt])
+        self.shard.forward([prompt], 1)
         self.state: State = start(
             request=0, mode=DecodeMode.SPECULATIVE, num_committed=2, last_token=2
         )
@@ -74,7 +74,7 @@ class Generation:
             parents=score.parents,
             moves=score.moves,
         )
-        rows = [ScoreRow(logits, None) for logits in self.shard.forward([row])]
+        rows = [ScoreRow(logits, None) for logits in self.shard.forward([row], 1)]
         position = len(self.token_ids) - 2
         verdict = self.verifier(draft, rows, self.params, self.key, position, self.token_ids)
         self.state, (commit,) = step(self.state, Verified(verdict=verdict))

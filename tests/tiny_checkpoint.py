@@ -1,0 +1,24 @@
+"""A small random checkpoint with a tokenizer of words, for processes that load one from disk."""
+
+from pathlib import Path
+
+import tokenizers
+from tokenizers import models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from tests.parallel.model.tiny import tiny_model
+
+VOCAB = 101
+MAX_POSITIONS = 512
+
+
+def save_tiny_checkpoint(directory: Path) -> Path:
+    """Write the checkpoint; its words are w0 to w100, and it has no end token."""
+    model = tiny_model(max_position_embeddings=MAX_POSITIONS, eos_token_id=None)
+    model.reference.generation_config.eos_token_id = None
+    model.reference.save_pretrained(directory)
+    words = {f"w{token}": token for token in range(VOCAB)}
+    inner = tokenizers.Tokenizer(models.WordLevel(words, unk_token="w0"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="w0").save_pretrained(directory)
+    return directory
