@@ -371,6 +371,36 @@ class TrainMergeOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrainJoinOptions:
+    """`paceline train join`."""
+
+    connect: ConnectOptions
+    data: Path
+    model: str | None
+    """In place of the name that the run has for it."""
+    name: str
+    reward: str
+    threads: int
+    device: str
+    give_up_s: float
+    settings: tuple[str, ...]
+    """Faults to put in, `faults.key=value`."""
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainReplayOptions:
+    """`paceline train replay`, and `verify`."""
+
+    log: Path
+    base: str | None
+    """None is what the log names."""
+    result: Path
+    """Where it goes, or what is verified."""
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SimulateTrainOptions:
     """`paceline simulate train`."""
 

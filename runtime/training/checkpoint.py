@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,24 @@ from runtime.training.choose import Choice
 from runtime.training.config import TrainConfig
 from runtime.training.coordinator import StepReport
 from runtime.training.job_lock import LOCK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundReport:
+    """How far a shared-seed run is after a round."""
+
+    step: int
+    """Rounds so far."""
+    loss: float
+    """Mean of what machines last told."""
+    num_machines: int
+    """Machines that the round had."""
+    num_scalars: int
+    """Scalars that it counted."""
+    num_late: int
+    """Of these, how many were of an earlier round."""
+    seconds: float
+
 
 _LOG = logging.getLogger("paceline.train")
 _STATE, _PREVIOUS = "state.safetensors", "state.previous.safetensors"
@@ -39,6 +57,18 @@ class JobFiles:
         Raises:
             ConfigError: it belongs to a job with other settings, or all its states are damaged.
         """
+        if self.claim():
+            return None
+        state = self._newest()
+        self.cut_metrics(0 if state is None else state.step)
+        return state
+
+    def claim(self) -> bool:
+        """Make the directory this job's; tell whether it was new.
+
+        Raises:
+            ConfigError: it belongs to a job with other settings.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         settings = self.directory / "job.json"
         wanted = json.dumps(self._config.learning_part(), indent=2, sort_keys=True)
@@ -46,16 +76,14 @@ class JobFiles:
             if any(file.name != LOCK for file in self.directory.iterdir()):
                 raise ConfigError(f"{self.directory} is not empty and no job's: name another out")
             settings.write_text(wanted)
-            return None
+            return True
         if settings.read_text() != wanted:
             changed = _changed(json.loads(settings.read_text()), json.loads(wanted))
             raise ConfigError(
                 f"{self.directory} holds a run with other settings ({changed}): give those back, "
                 "or name another out"
             )
-        state = self._newest()
-        self._cut_metrics(0 if state is None else state.step)
-        return state
+        return False
 
     def save_state(self, optimizer: AdamW) -> None:
         """Write the state; the one before stays until this one is whole."""
@@ -80,7 +108,7 @@ class JobFiles:
         fresh.write_text(json.dumps(asdict(choice), indent=2) + "\n")
         fresh.replace(self.directory / _CHOICE)
 
-    def add_metrics(self, report: StepReport, more: Mapping[str, float]) -> None:
+    def add_metrics(self, report: StepReport | RoundReport, more: Mapping[str, float]) -> None:
         """Append a step's line to metrics.jsonl."""
         with (self.directory / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(asdict(report) | dict(more)) + "\n")
@@ -91,7 +119,7 @@ class JobFiles:
         lines = file.read_text().splitlines() if file.exists() else []
         return [json.loads(line) for line in lines if line.endswith("}")]
 
-    def _cut_metrics(self, step: int) -> None:
+    def cut_metrics(self, step: int) -> None:
         """Drop what was measured after the state that the run goes on from."""
         kept = [line for line in self.metrics() if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in kept)

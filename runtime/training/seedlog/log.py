@@ -15,7 +15,8 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from parallel.training.seedlog.step import Commit, Entry
+from parallel.training.seedlog.packing import Group, pack, unpack
+from parallel.training.seedlog.step import Commit
 from runtime.errors import ConfigError
 
 _MAGIC = b"PLSEED\x00\x01"
@@ -31,15 +32,23 @@ class Header:
     """Of the directions, 64 bits."""
     model: str
     """What the user called it."""
-    model_digest: str
+    model_digest: bytes
     """SHA-256 of its weights; replay on another model is refused."""
-    rank: int
-    alpha: float
-    targets: list[str]
     size: int
     """Numbers that learn."""
     eps: float
     """How far directions go; a float32."""
+    weights: str = "lora"
+    """What learns: "lora", or "linear", the linear layers' own weights."""
+    rank: int = 8
+    """Of the adapters."""
+    alpha: float = 16.0
+    targets: list[str] = field(default_factory=list)
+    """Layers that get adapters."""
+    direction_rank: int = 1
+    """Of directions in "linear" weights."""
+    pool: int = 0
+    """Directions to choose from; 0 draws new ones for ever."""
     hash_every: int = 10
     """Rounds between two comparisons of the replicas."""
 
@@ -162,17 +171,18 @@ def _packed(record: Commit | Machine) -> list[Any]:
         return ["m", record.number, record.name, record.secret_digest, record.round]
     factors = (record.factor, record.decay, record.momentum, record.next_unit)
     bits = np.array(factors, dtype="<f4").tobytes()
-    return ["c", record.round, bits, [[e.round, e.machine, e.codes] for e in record.entries]]
+    groups = [[record.round - number, *rest] for number, *rest in pack(record.entries)]
+    return ["c", record.round, bits, groups]
 
 
 def _commit(parts: list[Any], *, expected: int) -> Commit:
-    number, bits, entries = parts
+    number, bits, groups = parts
     if number != expected:
         raise ValueError(f"round {number} follows round {expected - 1}")
     factor, decay, momentum, next_unit = (float(x) for x in np.frombuffer(bits, dtype="<f4"))
     return Commit(
         round=number,
-        entries=tuple(Entry(int(r), int(m), bytes(codes)) for r, m, codes in entries),
+        entries=unpack(Group(number - age, *rest) for age, *rest in groups),
         factor=factor,
         decay=decay,
         momentum=momentum,
