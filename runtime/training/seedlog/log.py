@@ -1,7 +1,8 @@
 """The log of a shared-seed run: append-only, checksummed msgpack; with its base it is the result.
 
-A file is a magic, then frames: length, CRC-32, msgpack. A last frame that was being written as the
-process ended is cut off; anything else that does not fit is refused.
+A file is a magic, then frames: length, CRC-32 of the content, CRC-32 of these two, msgpack. A last
+frame that was being written as the process ended is cut off; anything else that does not fit is
+refused.
 """
 
 import os
@@ -20,8 +21,7 @@ from parallel.training.seedlog.step import Commit
 from runtime.errors import ConfigError
 
 _MAGIC = b"PLSEED\x00\x01"
-_FRAME = struct.Struct("<II")
-_LARGEST_FRAME = 1 << 26
+_FRAME = struct.Struct("<III")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,14 +143,15 @@ def read_log(path: Path) -> Records:
 def _frames(path: Path, data: bytes) -> Iterator[tuple[str, list[Any], int]]:
     place = len(_MAGIC)
     while place < len(data):
-        whole = len(data) - place >= _FRAME.size
-        size, checksum = _FRAME.unpack_from(data, place) if whole else (0, 0)
-        stop = place + _FRAME.size + size
-        if not whole or (stop > len(data) and size <= _LARGEST_FRAME):
+        if len(data) - place < _FRAME.size or not any(data[place:]):
             return  # it was being written
+        size, checksum, check = _FRAME.unpack_from(data, place)
+        if zlib.crc32(data[place : place + 8]) != check:
+            raise ConfigError(f"{path} is damaged at byte {place}: a checksum is another one")
+        stop = place + _FRAME.size + size
         payload = data[place + _FRAME.size : stop]
-        if size > _LARGEST_FRAME or zlib.crc32(payload) != checksum:
-            if stop == len(data):
+        if zlib.crc32(payload) != checksum:
+            if stop >= len(data):
                 return
             raise ConfigError(f"{path} is damaged at byte {place}: a checksum is another one")
         try:
@@ -163,7 +164,8 @@ def _frames(path: Path, data: bytes) -> Iterator[tuple[str, list[Any], int]]:
 
 def _frame(record: list[Any]) -> bytes:
     payload: bytes = msgpack.packb(record)
-    return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
+    start = struct.pack("<II", len(payload), zlib.crc32(payload))
+    return start + struct.pack("<I", zlib.crc32(start)) + payload
 
 
 def _packed(record: Commit | Machine) -> list[Any]:

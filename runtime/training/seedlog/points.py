@@ -173,7 +173,7 @@ class PointsModel:
         model.config.use_cache = False
         model.eval()
         model.requires_grad_(requires_grad=False)
-        return cls(model.to(device), _points(model, header), device)
+        return cls(model if empty else model.to(device), _points(model, header), device)
 
     def losses(
         self,

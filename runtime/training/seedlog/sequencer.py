@@ -26,7 +26,7 @@ from runtime.training.seedlog.log import Machine, Records, SeedLog
 
 _NAME_LENGTH = 64
 _UNIT_KEPT = 0.9
-_SMALLEST_UNIT = 1e-6
+_SMALLEST_UNIT, _LARGEST_UNIT = 1e-6, 1e12
 _SHORTEST_S = 0.02
 """Of a round that does not wait for everybody: clocks and messages are no better."""
 _DIGESTS_KEPT = 4
@@ -299,7 +299,7 @@ class Sequencer:
             factor=_rounded(lr * scale / max(len(values), 1)),
             decay=_rounded(1 - lr * rules.weight_decay),
             momentum=_rounded(rules.momentum),
-            next_unit=_rounded(max(unit, _SMALLEST_UNIT)),
+            next_unit=_rounded(min(max(unit, _SMALLEST_UNIT), _LARGEST_UNIT)),
         )
 
 

@@ -148,8 +148,10 @@ class SeedWorker:
 
     def _say(self, said: Report) -> Answer | None:
         """Say something until it is answered; None if this machine is not known any more."""
+        waits = said.codes or self._work is None  # else it only asks whether it is at the end
+        wait_s = self._wait_s if waits else 0.0
         try:
-            return self._insist(lambda: self._port.exchange(said, self._wait_s))
+            return self._insist(lambda: self._port.exchange(said, wait_s))
         except Refused as error:
             _LOG.warning("%s", error)
             return None
