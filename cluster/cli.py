@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cluster import cli_bench, cli_draft, cli_serve, cli_train
+from cluster import cli_bench, cli_draft, cli_seeds, cli_serve, cli_train
 from cluster.flags import (
     CacheTokens,
     Chat,
@@ -63,6 +63,7 @@ app.command("serve")(cli_serve.serve)
 app.command("client")(cli_serve.client)
 app.command("top")(cli_serve.top)
 app.add_typer(cli_serve.admin, name="admin")
+cli_bench.app.command("learn")(cli_seeds.bench_learn)
 app.add_typer(cli_bench.app, name="bench")
 app.add_typer(cli_draft.app, name="draft")
 app.add_typer(cli_train.app, name="train")

@@ -307,6 +307,21 @@ class BenchTrainOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BenchLearnOptions:
+    """`paceline bench learn`."""
+
+    config: Path
+    methods: tuple[str, ...]
+    budget: int
+    every: int
+    tests: int
+    first_lr: float
+    out: Path
+    settings: tuple[str, ...]
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BenchServeOptions:
     """`paceline bench serve`."""
 

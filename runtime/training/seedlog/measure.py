@@ -26,12 +26,18 @@ class LocalMeasure:
         theta = torch.from_numpy(parameters)
         hits = 0
         for groups, right in batches:
-            flat = [sample for group in groups for sample in group]
-            scores = iter(self._model.log_likelihoods(theta, flat))
-            for group, place in zip(groups, right, strict=True):
-                mine = [next(scores) for _ in group]
-                hits += max(range(len(mine)), key=mine.__getitem__) == place
+            for scores, place in zip(self._scores(theta, groups), right, strict=True):
+                hits += max(range(len(scores)), key=scores.__getitem__) == place
         return hits
+
+    def _scores(self, theta: torch.Tensor, groups: list[list[Sample]]) -> list[list[float]]:
+        """Return each alternative's log probability; one-token ones share their prompt's row."""
+        flat = [sample for group in groups for sample in group]
+        if all(sample.num_learnt == 1 for sample in flat):
+            ends = [[sample.token_ids[-1] for sample in group] for group in groups]
+            return self._model.choice_scores(theta, [group[0] for group in groups], ends)
+        scores = iter(self._model.log_likelihoods(theta, flat))
+        return [[next(scores) for _ in group] for group in groups]
 
     def mean_loss(self, parameters: Vector, batches: list[list[Sample]]) -> float:
         """Return the mean loss over the batches' learnt tokens."""

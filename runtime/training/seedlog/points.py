@@ -211,6 +211,22 @@ class PointsModel:
             found: list[float] = total.index_add_(0, row, each).tolist()
         return found
 
+    def choice_scores(
+        self, theta: Tensor, samples: Sequence[Sample], tokens: Sequence[Sequence[int]]
+    ) -> list[list[float]]:
+        """Return the log probabilities of other tokens in the place of each sample's learnt one.
+
+        Args:
+            theta: the weights.
+            samples: each with one learnt token.
+            tokens: for each sample, those to score.
+        """
+        with torch.inference_mode():
+            self.points.set_points(theta, [Direction(0, 0, 0)], [0.0])
+            logits, _, _ = self._learnt_logits(samples)
+            laws = logits.double().log_softmax(dim=-1)
+            return [law[list(some)].tolist() for law, some in zip(laws, tokens, strict=True)]
+
     def answers(
         self,
         theta: Tensor,
