@@ -64,9 +64,11 @@ app.command("client")(cli_serve.client)
 app.command("top")(cli_serve.top)
 app.add_typer(cli_serve.admin, name="admin")
 cli_bench.app.command("learn")(cli_seeds.bench_learn)
+cli_bench.app.command("shared-seed")(cli_seeds.bench_seeds)
 app.add_typer(cli_bench.app, name="bench")
 app.add_typer(cli_draft.app, name="draft")
 app.add_typer(cli_train.app, name="train")
+cli_train.simulate.command("shared-seed")(cli_seeds.simulate_seeds)
 app.add_typer(cli_train.simulate, name="simulate")
 
 

@@ -430,3 +430,40 @@ class SimulateTrainOptions:
     seed: int
     plot: Path | None
     json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulateSeedsOptions:
+    """`paceline simulate shared-seed`."""
+
+    machines: int
+    rounds: int
+    directions: int
+    compute_s: float
+    spread: float
+    rtt_s: float
+    mbit_s: float
+    loss: float
+    leaves_per_hour: float
+    patience: float
+    deadline_s: float
+    seed: int
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchSeedsOptions:
+    """`paceline bench shared-seed`."""
+
+    model: str
+    rank: int
+    shapes: tuple[tuple[int, int], ...]
+    """Directions, and samples of each."""
+    wires: tuple[tuple[int, int], ...]
+    """Machines, and directions of each."""
+    machines: int
+    """Whose scalars the timed commits have."""
+    length: int
+    repeats: int
+    threads: int
+    json: bool = False
