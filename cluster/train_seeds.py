@@ -23,6 +23,7 @@ from cluster.seed_crew import SeedCrew
 from cluster.serve import parse_address, read_tokens
 from cluster.train_judge import Judge, figures, show_samples
 from runtime.checkpoint import resolve_model
+from runtime.errors import PacelineError
 from runtime.text import Tokenizer
 from runtime.training.checkpoint import JobFiles, RoundReport
 from runtime.training.config import TrainConfig
@@ -75,13 +76,15 @@ def run_seeds(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
             driver.measure_with(tests, tokenizer)
             with driver.progress():
                 done = follow(crew.port(), header, model, driver.after, sleep=crew.sleep)
-            if not driver.is_cancelled:
-                crew.finish()
+            others = [] if driver.is_cancelled else crew.finish()
         finally:
             crew.close()
-    return _ending(
-        config, files, options, cancelled_at=done.told.round if driver.is_cancelled else None
-    )
+    if driver.is_cancelled:
+        return _cancelled(config, options, done.told.round)
+    same = sum(told.digest == done.told.digest for told in others)
+    if same < len(others):
+        raise PacelineError(f"{len(others) - same} of {len(others)} workers ended as other bits")
+    return _ending(files, options, same)
 
 
 class _Driver:
@@ -237,23 +240,22 @@ def _opening(config: TrainConfig, header: Header, crew: SeedCrew, num_samples: i
     )
 
 
-def _ending(
-    config: TrainConfig, files: JobFiles, options: TrainOptions, *, cancelled_at: int | None
-) -> int:
-    if cancelled_at is not None:
-        if options.json:
-            print(json.dumps({"out": config.out, "cancelled": True, "step": cancelled_at}))
-        _NOTES.print(
-            f"cancelled after round {cancelled_at}; paceline train resume {config.out} goes on"
-        )
-        return 1
+def _cancelled(config: TrainConfig, options: TrainOptions, step: int) -> int:
+    if options.json:
+        print(json.dumps({"out": config.out, "cancelled": True, "step": step}))
+    _NOTES.print(f"cancelled after round {step}; paceline train resume {config.out} goes on")
+    return 1
+
+
+def _ending(files: JobFiles, options: TrainOptions, num_same: int) -> int:
     lines = files.metrics()
     last = lines[-1] if lines else {}
     where, log = files.directory / "final", files.directory / LOG
+    size = log.stat().st_size
     if options.json:
-        print(
-            json.dumps({"out": str(where), "log": str(log), "log_bytes": log.stat().st_size} | last)
-        )
+        found = {"out": str(where), "log": str(log), "log_bytes": size, "same_replicas": num_same}
+        print(json.dumps(found | last))
     else:
-        _NOTES.print(f"{where}: {figures(last)}; its log, {log}: {log.stat().st_size:,} bytes")
+        _NOTES.print(f"{where}: {figures(last)}; its log, {log}: {size:,} bytes")
+        _NOTES.print(f"paceline train verify {where} --log {log} checks one against the other")
     return 0

@@ -278,7 +278,10 @@ class WanSimulation:
         machine.sent += 1
         sent = machine.sent
         report = machine.member.report(machine.codes, machine.loss)
-        self._counts.up += report_to_wire(report, _WAIT_S).ByteSize() + self._wan.frame_bytes
+        self._counts.up += (
+            report_to_wire(report, _WAIT_S, machine.member.machine, machine.secret).ByteSize()
+            + self._wan.frame_bytes
+        )
         self._counts.exchanges += 1
         if self._rng.random() >= self._wan.loss:
             self._after(machine.rtt_s / 2, partial(self._hear, machine, report, sent))

@@ -37,6 +37,8 @@ class Told:
     num_restored: int = 0
     num_joined: int = 0
     loss: float = 0.0
+    digest: str = ""
+    """Of its replica at the run's end."""
 
 
 class SeedWorker:
@@ -99,6 +101,8 @@ class SeedWorker:
             elif what is Next.RESTORE:
                 self._restore(member)
             self.told.round = member.round
+            if what is Next.END:
+                self.told.digest = member.replica.digest().hex()
             if what not in (Next.JOIN, Next.RESTORE, Next.CATCH_UP):
                 if not after(self):
                     return False
