@@ -272,6 +272,17 @@ def test_other_verbs_refuse_bad_options_too(
         (["simulate", "train", "--schemes", "pull"], "write pull-4, say"),
         (["simulate", "train", "--schemes", "frc-stream-3"], "groups of 3 do not come out even"),
         (["simulate", "train", "--plot", "x.pdf"], "name a .png file"),
+        (["simulate", "shared-seed", "--machines", "0"], "--machines is 0: at least 1"),
+        (["simulate", "shared-seed", "--loss", "1"], "--loss is 1.0: it must be in [0, 1)"),
+        (["bench", "learn", "x.toml", "--methods", "byte,magic"], "--methods has 'magic'"),
+        (["bench", "learn", "x.toml", "--budget", "0"], "--budget and --every must be"),
+        (["bench", "learn", "nowhere.toml"], "nowhere.toml cannot be read"),
+        (["bench", "shared-seed", "--shapes", "4by2"], "--shapes has '4by2': write as 4x2"),
+        (["bench", "shared-seed", "--repeats", "0"], "--repeats, --machines and --threads start"),
+        (["train", "replay", "--log", "nowhere", "--out", "x"], "nowhere cannot be read"),
+        (["train", "verify", "x", "--log", "nowhere"], "nowhere cannot be read"),
+        (["train", "join", "--server", "here", "--data", "x"], "--server is 'here': write HOST"),
+        (["train", "join", "--server", "h:1", "--data", "no"], "--data no is no file"),
     ],
 )
 def test_training_verbs_refuse_bad_options(

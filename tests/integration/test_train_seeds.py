@@ -237,7 +237,9 @@ def test_who_may_not_join_is_told(tiny_job: Path, tmp_path: Path) -> None:
 @pytest.mark.timeout(1500)
 def test_eight_machines_on_a_real_task_through_everything(tmp_path: Path) -> None:
     """SmolLM2 on SST-2, joins, leaves and kills, lost, repeated and late messages."""
-    lines = (Path(os.environ.get("PACELINE_SST2", "")) / "train.jsonl").read_text().splitlines()
+    if "SST2" not in os.environ:
+        pytest.skip("SST2 names no directory with SST-2's train.jsonl: text and label")
+    lines = (Path(os.environ["SST2"]) / "train.jsonl").read_text().splitlines()
     short = [line for line in lines if len(json.loads(line)["text"].split()) <= 8]
     (tmp_path / "data.jsonl").write_text("".join(line + "\n" for line in short[:400]))
     file = tmp_path / "job.toml"
