@@ -6,6 +6,7 @@ from runtime.groups.rendezvous import GroupSpec
 from runtime.hosts import LeaderHost, ModelHost, serve_drafter
 from runtime.links.torch_link import TorchLinkSpec
 from runtime.settings import LeaderAddress, LeaderSettings, ModelSettings
+from runtime.timeline import PhaseSpan
 
 
 class ShardActor:
@@ -47,6 +48,10 @@ class ShardActor:
         """Put another drafter, or none, into the leader's thread."""
         assert self._leader is not None, "listen() comes first"
         self._leader.draft_inline(settings)
+
+    def spans(self) -> tuple[PhaseSpan, ...]:
+        """Return when this rank worked since it was last asked, as far as that was kept."""
+        return self._host.recorder.take() if self._host.recorder is not None else ()
 
     def offer_link(self, backend: str, host: str) -> TorchLinkSpec:
         """Let the target's leader wait for a drafter on a torch.distributed link."""

@@ -55,7 +55,7 @@ def run(options: BenchTrainOptions) -> int:
     Raises:
         ConfigError: a scheme is not known, or not for so many workers.
     """
-    configs = {name: _config(options, name) for name in options.schemes}
+    configs = {name: job_config(options, name) for name in options.schemes}
     kinds = [(factor, name) for factor in options.factors for name in configs]
     rows = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -66,7 +66,7 @@ def run(options: BenchTrainOptions) -> int:
         task = progress.add_task("", total=len(kinds))
         for factor, name in kinds:
             progress.update(task, description=f"{name}, {_kind(factor)}")
-            rows.append(_measure(options, configs[name], name, factor))
+            rows.append(measure_scheme(options, configs[name], name, factor))
             progress.advance(task)
     if options.json:
         for row in rows:
@@ -76,7 +76,12 @@ def run(options: BenchTrainOptions) -> int:
     return 0
 
 
-def _config(options: BenchTrainOptions, name: str) -> TrainConfig:
+def job_config(options: BenchTrainOptions, name: str) -> TrainConfig:
+    """Return the job that a scheme's run trains.
+
+    Raises:
+        ConfigError: the scheme is not known, or not for so many workers.
+    """
     ideal_s = options.step_s
     config = TrainConfig(
         model="timed",
@@ -102,7 +107,10 @@ def _config(options: BenchTrainOptions, name: str) -> TrainConfig:
     return config
 
 
-def _measure(options: BenchTrainOptions, config: TrainConfig, name: str, factor: float) -> Row:
+def measure_scheme(
+    options: BenchTrainOptions, config: TrainConfig, name: str, factor: float
+) -> Row:
+    """Return what a scheme's steps take on actors of their own; Ray must be there."""
     ideal_s = options.step_s
     spec = TimedSpec(
         sample_s=ideal_s * options.workers / options.batch,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cluster import cli_bench, cli_draft, cli_serve, cli_train
+from cluster import cli_bench, cli_draft, cli_experiment, cli_serve, cli_train
 from cluster.flags import (
     CacheTokens,
     Chat,
@@ -67,6 +67,7 @@ app.add_typer(cli_bench.app, name="bench")
 app.add_typer(cli_draft.app, name="draft")
 app.add_typer(cli_train.app, name="train")
 app.add_typer(cli_train.simulate, name="simulate")
+app.add_typer(cli_experiment.app, name="experiment")
 
 
 @app.command()

@@ -23,6 +23,7 @@ from runtime.groups.rendezvous import choose_backend
 from runtime.links.grpc_link import connect_grpc
 from runtime.links.link import Link
 from runtime.settings import LeaderAddress, LeaderSettings, ModelSettings
+from runtime.timeline import PhaseSpan
 
 _LOG = logging.getLogger("paceline.deployment")
 _STOP_TIMEOUT_S = 10.0
@@ -278,6 +279,12 @@ class Deployment:
         ranks = self._target if role == "target" else self._drafters
         found: list[int] = ray.get([rank.actor.pid.remote() for rank in ranks], timeout=30)
         return found
+
+    def spans(self) -> list[PhaseSpan]:
+        """Return when leader and drafter worked since this was last asked, if they keep it."""
+        models = self._target[:1] + ([] if self.spec.ngram else self._drafters[:1])
+        taken = ray.get([rank.actor.spans.remote() for rank in models], timeout=30)
+        return [span for spans in taken for span in spans]
 
     def close(self) -> None:
         """End the engine, its followers and the drafters; actors that do not end are killed."""

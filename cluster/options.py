@@ -385,3 +385,22 @@ class SimulateTrainOptions:
     seed: int
     plot: Path | None
     json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentOptions:
+    """`paceline experiment run` and `plan`."""
+
+    file: Path
+    retry: bool = False
+    """Measure failed points again."""
+    ray_address: str | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentReportOptions:
+    """`paceline experiment report`."""
+
+    directory: Path
+    json: bool = False

@@ -9,6 +9,7 @@ from parallel.messages import DraftRequest, Hello, Proposal, ProposalItem
 from runtime.clock import Clock
 from runtime.errors import PeerError, ProtocolError
 from runtime.links.link import Link
+from runtime.timeline import Phase, Recorder
 
 _LOG = logging.getLogger("paceline.drafter")
 
@@ -73,7 +74,14 @@ def introduction(drafter: Drafter, name: str, vocab_size: int = 0) -> Hello:
     )
 
 
-def serve_drafts(link: Link, drafter: Drafter, clock: Clock, *, heartbeat_s: float) -> None:
+def serve_drafts(
+    link: Link,
+    drafter: Drafter,
+    clock: Clock,
+    *,
+    heartbeat_s: float,
+    recorder: Recorder | None = None,
+) -> None:
     """Answer the leader until it closes the link; blocks.
 
     Raises:
@@ -101,6 +109,9 @@ def serve_drafts(link: Link, drafter: Drafter, clock: Clock, *, heartbeat_s: flo
                 partial=part.partial,
                 num_steps=part.num_steps,
             )
+            if recorder is not None and not part.partial:
+                now_s = start_s + proposal.draft_s
+                recorder.record(Phase.DRAFT, start_s, now_s, part.num_steps)
             if not _sent(link, proposal):
                 drafter.close()
                 return

@@ -34,6 +34,7 @@ from runtime.settings import LeaderAddress, LeaderSettings, ModelSettings
 from runtime.shard import DecoderShard, ShardRunner
 from runtime.stack_times import predict_steps
 from runtime.text import Tokenizer
+from runtime.timeline import SpanRecorder
 from runtime.virtual import VirtualShard
 from runtime.weights import load_decoder
 
@@ -52,6 +53,8 @@ class ModelHost:
         self._group: Group | None = None
         self._runner: ShardRunner | None = None
         self._step_s: tuple[float, ...] = ()
+        self.recorder = SpanRecorder(settings.num_spans) if settings.num_spans else None
+        """Where rank 0 keeps when it worked, if that is wanted."""
 
     def offer(self, backend: str, size: int, host: str) -> GroupSpec:
         """Open this group's meeting point (rank 0)."""
@@ -130,7 +133,7 @@ class LeaderHost:
         if settings.tokenizer_directory is not None:
             tokenizer = Tokenizer.load(settings.tokenizer_directory)
         self._engine = Engine(
-            RoundRunner(self._model.runner, ledger, port, controller, clock),
+            RoundRunner(self._model.runner, ledger, port, controller, clock, self._model.recorder),
             ledger,
             port,
             EngineConfig(
@@ -146,7 +149,7 @@ class LeaderHost:
         )
         drafter = _inline_drafter(settings)
         if drafter is not None:
-            link = InlineLink(drafter, clock)
+            link = InlineLink(drafter, clock, self._model.recorder)
             self._engine.join(introduction(drafter, "inline drafter"), link)
         self._server = GrpcLinkServer(host, token=token, on_link=self._engine.join)
         return self._server.address
@@ -165,7 +168,7 @@ class LeaderHost:
         if drafter is None:
             self._engine.leave()
             return
-        link = InlineLink(drafter, MonotonicClock())
+        link = InlineLink(drafter, MonotonicClock(), self._model.recorder)
         self._engine.join(introduction(drafter, "inline drafter"), link)
 
     def offer_link(self, backend: str, host: str) -> TorchLinkSpec:
@@ -236,7 +239,9 @@ def serve_drafter(
         drafter = model.drafter()
     link = _connect(leader, introduction(drafter, name, vocab_size))
     try:
-        serve_drafts(link, drafter, MonotonicClock(), heartbeat_s=_HEARTBEAT_S)
+        recorder = model.recorder if model is not None else None
+        clock = MonotonicClock()
+        serve_drafts(link, drafter, clock, heartbeat_s=_HEARTBEAT_S, recorder=recorder)
     finally:
         link.close()
         if model is not None:

@@ -54,6 +54,8 @@ from runtime.drafter_port import DrafterPort
 from runtime.ledger import SlotLedger
 from runtime.sequence import Sequence
 from runtime.shard import ShardRunner
+from runtime.timeline import NoRecorder, Recorder
+from runtime.timeline import Phase as Timed
 
 _MODES = (DecodeMode.SPECULATIVE, DecodeMode.PEARL, DecodeMode.AUTOREGRESSIVE)
 _MEASURED_SIZES = (1, 8, 4, 25, 6, 2, 16, 12)  # a few tell much already
@@ -94,7 +96,9 @@ class RoundRunner:
         port: DrafterPort,
         controller: DraftLengthController,
         clock: Clock,
+        recorder: Recorder | None = None,
     ) -> None:
+        self._recorder = recorder or NoRecorder()
         self._runner = runner
         self._ledger = ledger
         self._port = port
@@ -313,7 +317,9 @@ class RoundRunner:
         start_s = self._clock.now_s()
         left_s = deadline_s - start_s
         proposal = self._port.receive(left_s) if left_s > 0 else None
-        self._waited_s += self._clock.now_s() - start_s
+        now_s = self._clock.now_s()
+        self._waited_s += now_s - start_s
+        self._recorder.record(Timed.WAIT, start_s, now_s, 0)
         return proposal
 
     def _take(self, proposal: Proposal, waiting: dict[int, Work]) -> None:
@@ -369,6 +375,7 @@ class RoundRunner:
         start_s = self._clock.now_s()
         scores = self._runner.execute(self._ledger.plan(rows, candidates))
         target_s = self._clock.now_s() - start_s
+        self._recorder.record(Timed.VERIFY, start_s, start_s + target_s, len(candidates))
         first = 0
         for work in works:
             assert work.score is not None

@@ -21,6 +21,7 @@ from runtime.lookup_drafting import LookupDrafter, LookupSettings
 from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
 from runtime.round import RoundRunner
 from runtime.shard import ShardRunner
+from runtime.timeline import SpanRecorder
 from runtime.toy import PrefixShard, prefix_logits
 
 VOCAB = 48
@@ -51,7 +52,9 @@ class Rig:
         self.port = DrafterPort(clock, wait_budget_s=wait_budget_s)
         controller = DraftLengthController(max_length=8)
         runner = ShardRunner(self.target, SoloGroup())
-        rounds = RoundRunner(runner, ledger, self.port, controller, clock)
+        self.recorder = SpanRecorder(1000)
+        """Of the leader and its drafters, since the rig started."""
+        rounds = RoundRunner(runner, ledger, self.port, controller, clock, self.recorder)
         config = EngineConfig(
             vocab_size=VOCAB,
             max_positions=400,
@@ -120,7 +123,8 @@ class Rig:
 
     def _serve(self, link: Link, drafter: Drafter) -> None:
         def loop() -> None:
-            serve_drafts(link, drafter, MonotonicClock(), heartbeat_s=0.05)
+            clock, recorder = MonotonicClock(), self.recorder
+            serve_drafts(link, drafter, clock, heartbeat_s=0.05, recorder=recorder)
 
         self._threads.append(self._spawn(loop))
 
