@@ -23,6 +23,7 @@ from runtime.round import RoundRunner
 from runtime.shard import ShardRunner
 from runtime.timeline import SpanRecorder
 from runtime.toy import PrefixShard, prefix_logits
+from runtime.virtual import VirtualShard, VirtualSpec
 
 VOCAB = 48
 PAGE = 4
@@ -45,13 +46,17 @@ class Rig:
         wait_budget_s: float = 2.0,
         max_batch: int = 16,
         prefill_chunk: int = 256,
+        virtual: VirtualSpec | None = None,
     ) -> None:
         clock = MonotonicClock()
         self.target = PrefixShard(VOCAB, page_size=PAGE)
         ledger = SlotLedger(num_pages=num_pages, page_size=PAGE)
         self.port = DrafterPort(clock, wait_budget_s=wait_budget_s)
         controller = DraftLengthController(max_length=8)
-        runner = ShardRunner(self.target, SoloGroup())
+        shard: PrefixShard | VirtualShard = self.target
+        if virtual is not None:
+            shard = VirtualShard(virtual, drafter=False, group=SoloGroup())
+        runner = ShardRunner(shard, SoloGroup())
         self.recorder = SpanRecorder(1000)
         """Of the leader and its drafters, since the rig started."""
         rounds = RoundRunner(runner, ledger, self.port, controller, clock, self.recorder)
@@ -94,6 +99,11 @@ class Rig:
             runner, ledger, lookups=lookups, grows_trees=grows_trees, width=width, step_s=step_s
         )
         return self._attach(drafter)
+
+    def attach_virtual(self, spec: VirtualSpec) -> Link:
+        shard = VirtualShard(spec, drafter=True, group=SoloGroup())
+        ledger = SlotLedger(num_pages=400, page_size=PAGE)
+        return self._attach(ModelDrafter(ShardRunner(shard, SoloGroup()), ledger))
 
     def attach_ngram(self) -> Link:
         return self._attach(LookupDrafter(LookupSettings(recycle=False)))

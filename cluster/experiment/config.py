@@ -78,7 +78,7 @@ class Devices(Section):
 class Network(Section):
     """What links and collectives take in the simulator; latencies are one way."""
 
-    link: Seconds = 0.0004
+    link: Seconds = 0.00075
     """Between leader and drafter."""
     link_gb_s: Rate = 1.0
     """Gigabytes a second."""
@@ -90,7 +90,7 @@ class Network(Section):
     between_gb_s: Rate = 10.0
     per_node: Count = 8
     """Devices of a node."""
-    host: Seconds = 0.0005
+    host: Seconds = 0.0008
     """What the leader itself takes for a round."""
 
     @property

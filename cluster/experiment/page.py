@@ -50,6 +50,7 @@ pre { background: #f6f6f6; padding: 0.8rem; overflow-x: auto; font-size: 0.8rem;
 </html>
 """  # noqa: E501  (it is HTML)
 _FAR = 0.05
+_RATIO, _SAME = "measured / simulated", "same tokens"
 
 
 def write_page(
@@ -101,47 +102,38 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[dict[str, object]]]]:
+    """Return the headings and the cells; columns that say nothing of any point are left out."""
     axes = varying([row.point for row in rows]) or ["devices"]
-    columns = [name.replace("_", " ") for name in axes] + [
-        "devices",
-        "measured",
-        "lowest",
-        "highest",
-        "foretold",
-        "ratio",
-        "speed-up",
-        "foretold",
-        "efficiency",
-        "overlap",
-        "foretold",
-        "tokens/round",
-        "same tokens",
+    table = [_cells(row, axes) for row in rows]
+    names = [name for name in table[0] if any(cells[name] != "-" for cells in table)]
+    body = [
+        [{"text": cells[name], "far": _is_far(row, name, cells[name])} for name in names]
+        for row, cells in zip(rows, table, strict=True)
     ]
-    return columns, [_cells(row, axes) for row in rows]
+    return names, body
 
 
-def _cells(row: Row, axes: Sequence[str]) -> list[dict[str, object]]:
+def _cells(row: Row, axes: Sequence[str]) -> dict[str, str]:
     found = row.predicted
-    far = row.ratio is not None and abs(row.ratio - 1) > _FAR
-    same = {True: "yes", False: "NO", None: "-"}[row.identical]
-    texts = [
-        *(axis_text(row, name) for name in axes),
-        str(row.point.devices),
-        number(row.rate),
-        number(row.low),
-        number(row.high),
-        number(found.rate if found else None),
-        number(row.ratio, 3),
-        number(row.speedup),
-        number(row.predicted_speedup),
-        number(row.efficiency if row.efficiency is not None else row.predicted_efficiency),
-        number(row.figure("overlap")),
-        number(found.overlap if found else None),
-        number(row.figure("tokens_per_round")),
-        same,
-    ]
-    marked = len(axes) + 5
-    return [
-        {"text": text, "far": (far and place == marked) or text == "NO"}
-        for place, text in enumerate(texts)
-    ]
+    efficiency = row.efficiency if row.efficiency is not None else row.predicted_efficiency
+    return {
+        **{name.replace("_", " "): axis_text(row, name) for name in axes},
+        "devices": str(row.point.devices),
+        "measured": number(row.rate),
+        "lowest": number(row.low),
+        "highest": number(row.high),
+        "simulated": number(found.rate if found else None),
+        _RATIO: number(row.ratio, 3),
+        "speed-up": number(row.speedup),
+        "simulated speed-up": number(row.predicted_speedup),
+        "efficiency": number(efficiency),
+        "overlap": number(row.figure("overlap")),
+        "simulated overlap": number(found.overlap if found else None),
+        "tokens a round": number(row.figure("tokens_per_round")),
+        _SAME: {True: "yes", False: "NO", None: "-"}[row.identical],
+    }
+
+
+def _is_far(row: Row, name: str, text: str) -> bool:
+    off = row.ratio is not None and abs(row.ratio - 1) > _FAR
+    return (name == _RATIO and off) or (name == _SAME and text == "NO")

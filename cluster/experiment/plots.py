@@ -6,6 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from cluster.experiment.points import Point
 from cluster.experiment.rows import Row, varying
@@ -17,8 +18,8 @@ _NUMERIC = ("draft_length", "layer_parallel", "clients", "rate", "factor")
 _NOTHING = ("-", "0", "off")
 _DPI = 90
 _BAND = 0.05
-_MANY = 64
-"""Times as many devices, from which rates are drawn to a logarithmic scale."""
+_WIDE = 30
+"""Highest to lowest rate, from which rates are drawn to a logarithmic scale."""
 
 
 def scaling_axis(points: Sequence[Point]) -> str | None:
@@ -53,10 +54,8 @@ def plot_scaling(rows: Sequence[Row], file: Path, *, unit: str) -> None:
         panel.set(xlabel="devices", ylabel=label)
         panel.set_ylim(bottom=0)
         _device_ticks(panel, devices)
-    if devices[-1] / devices[0] >= _MANY:
-        for panel in panels[:2]:
-            panel.set_yscale("log")
-            panel.autoscale(axis="y")
+    for panel in panels[:2] if _is_wide(rows) else ():
+        _logarithmic(panel)
     _finish(figure, file)
 
 
@@ -160,6 +159,19 @@ def _foretold(row: Row, figure: str) -> float | None:
         return row.predicted.rate if row.predicted is not None else None
     value: float | None = getattr(row, f"predicted_{figure}")
     return value
+
+
+def _is_wide(rows: Sequence[Row]) -> bool:
+    rates = [rate for row in rows for rate in (row.rate, _foretold(row, "rate")) if rate]
+    return bool(rates) and max(rates) / min(rates) >= _WIDE
+
+
+def _logarithmic(panel: Axes) -> None:
+    panel.set_yscale("log")
+    panel.autoscale(axis="y")
+    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    panel.yaxis.set_minor_locator(NullLocator())
 
 
 def _device_ticks(panel: Axes, devices: Sequence[int]) -> None:

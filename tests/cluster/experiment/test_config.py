@@ -13,7 +13,7 @@ def test_durations_defaults_and_places(tmp_path: Path) -> None:
     experiment = loaded(tmp_path)
     assert experiment.devices is not None
     assert experiment.devices.split == pytest.approx(0.016)
-    assert experiment.network.link == pytest.approx(0.0004)
+    assert experiment.network.link == pytest.approx(0.00075)
     assert experiment.out == str(tmp_path / "results")
 
 
