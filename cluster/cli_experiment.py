@@ -7,10 +7,12 @@ import typer
 
 from cluster.flags import Json, Ray
 from cluster.options import ExperimentOptions, ExperimentReportOptions
-from cluster.verbs import run_verb
+from cluster.verbs import RunByDefault, run_verb
 
 app = typer.Typer(
-    no_args_is_help=True, help="Scaling sweeps: foretold by simulation, measured, reported."
+    no_args_is_help=True,
+    cls=RunByDefault,
+    help="Scaling sweeps, foretold by simulation, measured, reported: experiment EXP.toml.",
 )
 
 File = Annotated[Path, typer.Argument(help="The experiment: a TOML file (docs/experiments.md).")]
@@ -24,7 +26,7 @@ def experiment_run(
     ray: Ray = None,
     json: Json = False,
 ) -> None:
-    """Measure every point of a sweep, or what is missing of it, and write the report.
+    """Measure what is missing of a sweep and write the report; the same as experiment EXP.toml.
 
     Run the same command again to go on where it was cut. Example: paceline experiment run EXP.toml
     """

@@ -1,10 +1,9 @@
 """The train verbs of the command line."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from cluster.flags import Json, Ray
 from cluster.options import (
@@ -14,23 +13,12 @@ from cluster.options import (
     TrainOptions,
     TrainStatusOptions,
 )
-from cluster.verbs import run_verb
+from cluster.verbs import RunByDefault, run_verb
 from runtime.errors import ConfigError
-
-
-class _RunByDefault(TyperGroup):
-    """Takes `train CONFIG.toml` as `train run CONFIG.toml`."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Put the default in front of what is no verb."""
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
-            args = ["run", *args]
-        return super().resolve_command(ctx, args)
-
 
 app = typer.Typer(
     no_args_is_help=True,
-    cls=_RunByDefault,
+    cls=RunByDefault,
     help="Fine-tune on workers that may be slow, hang or die: train CONFIG.toml.",
 )
 
