@@ -159,7 +159,8 @@ class Sweep(Section):
     replicas: Axis[Count] = [1]
     """Targets that share the requests, each with its own drafters."""
     tp: Axis[Count] = [1]
-    drafters: Axis[Count] = [1]
+    drafters: Axis[Annotated[int, Field(ge=0)]] = [1]
+    """Ranks of the drafter; 0 for one in the target's process."""
     layer_parallel: Axis[str | int] = ["off"]
     draft_length: Axis[int | Literal["auto"]] = ["auto"]
     mode: Axis[Literal["autoregressive", "speculative", "pearl", "auto"]] = ["pearl"]

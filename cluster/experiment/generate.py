@@ -133,6 +133,12 @@ class GenerateBench:
             )
         self._submits[point.key] = submits
         drafter = plan_drafter(options, target) if point.mode != NO_DRAFTER else None
+        if drafter is not None and (drafter.has_ranks or drafter.ngram) != (point.drafters > 0):
+            where = "on ranks of its own" if point.drafters == 0 else "in the target's process"
+            raise ConfigError(
+                f"sweep.drafters has {point.drafters}, but drafter {drafter.name} works {where}: "
+                f"take {'at least 1' if point.drafters == 0 else '0'}"
+            )
         tokens = cache_tokens(submits, point.batch, target.max_positions)
         spec = plan_deployment(options, target, drafter, cache_tokens=tokens, stops=False)
         if experiment.timeline:

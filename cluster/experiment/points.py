@@ -30,7 +30,7 @@ class GeneratePoint:
     replicas: int
     tp: int
     drafters: int
-    """0 where nothing is drafted."""
+    """0 where nothing is drafted, or the drafter is in the target's process."""
     layer_parallel: str
     draft_length: int | None
     """None leaves it to the controller."""
@@ -164,6 +164,10 @@ def _check_generation(experiment: Experiment) -> None:
 
 def _check_layers(devices: Devices, experiment: Experiment) -> None:
     sweep = experiment.sweep
+    if min(sweep.drafters) < 1 and set(sweep.mode) != {NO_DRAFTER}:
+        raise ConfigError(
+            "sweep.drafters has 0, but a virtual drafter is a device of its own: take at least 1"
+        )
     if devices.layers is None:
         if any(text != "off" for text in sweep.layer_parallel):
             raise ConfigError(

@@ -130,4 +130,4 @@ def varying(points: Sequence[Point]) -> list[str]:
 
 def _means(point: Point, axis: str) -> bool:
     """Tell whether an axis says anything of a point: without a drafter, its axes do not."""
-    return axis not in _DRAFTER_AXES or getattr(point, "drafters", 0) > 0
+    return axis not in _DRAFTER_AXES or not _is_plain(point)

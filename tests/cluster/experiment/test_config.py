@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from cluster.experiment.generate import GenerateBench
 from cluster.experiment.points import GeneratePoint, points_of
 from runtime.errors import ConfigError
-from tests.cluster.experiment.files import SMALL, TRAIN, loaded
+from tests.cluster.experiment.files import SMALL, TRAIN, generate_points, loaded
+from tests.models import smollm2_directory
 
 
 def test_durations_defaults_and_places(tmp_path: Path) -> None:
@@ -34,6 +36,7 @@ def test_durations_defaults_and_places(tmp_path: Path) -> None:
         ("tp = [1, 2]", "workers = [1, 2]", "sweep.workers means nothing where kind is 'generate'"),
         ("tp = [1, 2]", "layer_parallel = [2]", "devices.draft has no layers"),
         ("tp = [1, 2]", 'layer_parallel = ["on"]', "sweep.layer_parallel has 'on'"),
+        ("draft_length = [3]", "drafters = [0]", "sweep.drafters has 0, .* device of its own"),
         ("draft_length = [3]", "draft_length = [-1]", "sweep.draft_length has -1"),
         ('"pearl"]', '"fast"]', "sweep.mode.2 is 'fast'"),
         ("[devices]", "[device]", "unknown key device; did you mean devices"),
@@ -56,6 +59,20 @@ def test_a_training_sweep_needs_its_section(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r'kind is "train": add a section \[train\]'):
         loaded(tmp_path, 'kind = "train"\nout = "x"\n[sweep]\nworkers = [1]\n')
     assert len(points_of(loaded(tmp_path, TRAIN))) == 8
+
+
+def test_where_a_real_drafter_works_has_to_fit_the_sweep(tmp_path: Path) -> None:
+    model = f'[model]\ntarget = "{smollm2_directory()}"\nprompt = "a"\ndrafter = "lookup"\n'
+    text = f'out = "x"\n{model}[sweep]\ndrafters = [1]\nmode = ["speculative"]\n'
+    words = "drafter lookup works in the target's process: take 0"
+    with pytest.raises(ConfigError, match=rf"point n1-x1-tp1-d1-.*{words}"):
+        GenerateBench(experiment := loaded(tmp_path, text), generate_points(experiment))
+    experiment = loaded(tmp_path, text.replace("drafters = [1]", "drafters = [0]"))
+    bench = GenerateBench(experiment, generate_points(experiment))
+    assert bench.num_actors == 1
+    heads = loaded(tmp_path, text.replace("drafters = [1]", "drafters = [0]\ntp = [1, 10]"))
+    with pytest.raises(ConfigError, match=r"point n1-x1-tp10-.*--tp is 10: .* 9 query heads"):
+        GenerateBench(heads, generate_points(heads))
 
 
 def test_plain_points_are_not_repeated_for_each_drafter(tmp_path: Path) -> None:
