@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
+from cluster.experiment.png import save_png
 from cluster.experiment.points import Point
 from cluster.experiment.rows import Row, varying
 from cluster.experiment.tables import axis_text
@@ -16,7 +17,6 @@ _SIZES = ("workers", "replicas", "tp", "drafters", "nodes")
 """Axes that add devices, the most usual first."""
 _NUMERIC = ("draft_length", "layer_parallel", "clients", "rate", "factor")
 _NOTHING = ("-", "0", "off")
-_DPI = 90
 _BAND = 0.05
 _WIDE = 30
 """Highest to lowest rate, from which rates are drawn to a logarithmic scale."""
@@ -97,7 +97,7 @@ def plot_agreement(rows: Sequence[Row], file: Path) -> None:
     panel.set_yticks(range(len(known)), [row.point.key for row in known], fontsize=7)
     panel.invert_yaxis()
     panel.set_xlabel("measured / foretold (blue: median; band: within 5 %)")
-    figure.savefig(file, dpi=_DPI)
+    save_png(figure, file)
 
 
 def free_axes(rows: Sequence[Row]) -> list[str]:
@@ -192,4 +192,4 @@ def _finish(figure: Figure, file: Path) -> None:
     for panel in figure.axes:
         panel.grid(alpha=0.25)
     figure.legend(loc="outside lower center", ncols=4, fontsize=8)
-    figure.savefig(file, dpi=_DPI)
+    save_png(figure, file)

@@ -31,6 +31,7 @@ from cluster.report import output_console
 from runtime.timeline import Phase, PhaseSpan
 
 PAGE = "report.html"
+_PICTURES = ("scaling.png", "by-*.png", "timeline.png", "agreement.png")
 _MOST_TIMELINES = 4
 
 
@@ -55,6 +56,8 @@ def run(options: ExperimentReportOptions) -> int:
 
 def write_report(directory: Path, experiment: Experiment, rows: Sequence[Row]) -> Path:
     """Write the pictures and the page; return where the page is."""
+    for old in [file for name in _PICTURES for file in directory.glob(name)]:
+        old.unlink()  # of a sweep that had other axes
     unit = "samples a second" if experiment.kind == "train" else "tokens a second"
     pictures: list[tuple[str, str, Path]] = []
     if scaling_axis([row.point for row in rows]) is not None:

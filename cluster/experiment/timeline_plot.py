@@ -6,6 +6,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from cluster.experiment.png import save_png
 from runtime.timeline import Phase, PhaseSpan
 
 _FORWARDS = 14
@@ -50,7 +51,7 @@ def plot_timelines(timelines: Mapping[str, Sequence[PhaseSpan]], file: Path) -> 
     panels[-1].set_xlabel("milliseconds")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=3, fontsize=8)
-    figure.savefig(file, dpi=90)
+    save_png(figure, file)
 
 
 def middle(spans: Sequence[PhaseSpan]) -> list[PhaseSpan]:
