@@ -35,7 +35,7 @@ Axis = Annotated[list[_Value], Field(min_length=1)]
 class Section(BaseModel):
     """A part of the file; unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class Devices(Section):

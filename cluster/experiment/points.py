@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar
 
-from cluster.experiment.config import Devices, Experiment
+from cluster.experiment.config import Devices, Experiment, Sweep
 from parallel.decoding.types import DecodeMode
 from runtime.errors import ConfigError
 
@@ -104,7 +104,7 @@ def points_of(experiment: Experiment) -> list[GeneratePoint] | list[TrainPoint]:
     foreign = ("workers", "scheme", "factor")
     axes = foreign if experiment.kind == "generate" else GeneratePoint.AXES
     for name in axes:
-        if name in sweep.model_fields_set:
+        if getattr(sweep, name) != Sweep.model_fields[name].default:
             raise ConfigError(f"sweep.{name} means nothing where kind is {experiment.kind!r}")
     if experiment.kind == "train":
         made = [

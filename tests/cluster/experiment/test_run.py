@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from cluster.experiment import plan, report
 from cluster.experiment.generate import GenerateBench
 from cluster.experiment.points import GeneratePoint
 from cluster.experiment.report import PAGE
 from cluster.experiment.run import run
 from cluster.experiment.store import ENVIRONMENT, RESULTS, Measured, Store, read_results
-from cluster.options import ExperimentOptions
+from cluster.options import ExperimentOptions, ExperimentReportOptions
 from runtime.errors import ConfigError, PeerLost
 from runtime.timeline import Phase, PhaseSpan
-from tests.cluster.experiment.files import SMALL, loaded, written
+from tests.cluster.experiment.files import SMALL, TRAIN, loaded, written
 
 SPANS = [
     PhaseSpan(Phase.VERIFY, 1.0, 1.02, 1),
@@ -123,6 +124,34 @@ def test_a_failed_point_is_recorded_and_the_others_go_on(
     measuring.fail_at = ""
     assert run(ExperimentOptions(file=options.file, retry=True)) == 0
     assert measuring.measured[12:] == [("n1-x1-tp2-d1-lpoff-g3-pearl-c1", n) for n in (0, 1)]
+
+
+def test_a_report_is_made_anew_from_what_was_kept(
+    tmp_path: Path, measuring: FakeMeasuring, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(ExperimentOptions(file=written(tmp_path, SMALL), json=True))
+    assert measuring.measured
+    before = json.loads(capsys.readouterr().out)["rows"]
+    directory = tmp_path / "results"
+    (directory / PAGE).unlink()
+    assert report.run(ExperimentReportOptions(directory=directory, json=True)) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == before
+    assert (directory / PAGE).exists()
+    with pytest.raises(ConfigError, match="holds no experiment"):
+        report.run(ExperimentReportOptions(directory=tmp_path))
+
+
+def test_a_plan_needs_no_run_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for text in (SMALL, TRAIN.replace("factor = [1, 3]", "factor = [1, inf]")):
+        file = written(tmp_path, text.replace("results", f"plan-{len(text)}"))
+        assert plan.run(ExperimentOptions(file=file, json=True)) == 0
+        assert len(json.loads(capsys.readouterr().out)) >= 4
+        directory = tmp_path / f"plan-{len(text)}"
+        assert report.run(ExperimentReportOptions(directory=directory)) == 0
+        capsys.readouterr()
+        assert "0 measured" in (directory / PAGE).read_text()
 
 
 def test_two_runs_do_not_write_to_one_directory(tmp_path: Path) -> None:
