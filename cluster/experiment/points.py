@@ -41,11 +41,17 @@ class GeneratePoint:
     @property
     def key(self) -> str:
         """Its name, in results and files."""
-        length = "auto" if self.draft_length is None else self.draft_length
-        load = f"r{self.rate:g}" if self.rate else f"c{self.clients}"
-        drafting = f"d{self.drafters}-lp{self.layer_parallel}-g{length}"
-        middle = "" if self.mode == NO_DRAFTER else f"{drafting}-"
-        return f"n{self.nodes}-x{self.replicas}-tp{self.tp}-{middle}{self.mode}-{load}"
+        parts = [f"n{self.nodes}"] if self.nodes > 1 else []
+        parts += [f"x{self.replicas}"] if self.replicas > 1 else []
+        parts.append(f"tp{self.tp}")
+        if self.mode != NO_DRAFTER:
+            parts.append(f"d{self.drafters}")
+            parts += [f"lp{self.layer_parallel}"] if self.layer_parallel != "off" else []
+            parts.append(f"g{'auto' if self.draft_length is None else self.draft_length}")
+        parts.append(self.mode)
+        parts += [f"c{self.clients}"] if self.clients > 1 else []
+        parts += [f"r{self.rate:g}"] if self.rate else []
+        return "-".join(parts)
 
     @property
     def devices(self) -> int:

@@ -10,10 +10,11 @@ from cluster.experiment.points import GeneratePoint, Point, TrainPoint
 from cluster.requests import virtual_prompt
 from cluster.simulate_train import parse_scheme
 from parallel.decoding.simulate import simulate
-from parallel.decoding.simulation import Request, Setting, Simulated
+from parallel.decoding.simulation import Busy, Request, Setting, Simulated
 from parallel.decoding.types import DecodeMode
 from parallel.decoding.width import StackTimes
 from parallel.training.coding.drawn import DrawnStragglers
+from runtime.timeline import Phase, PhaseSpan
 from runtime.virtual import VirtualSpec
 from runtime.virtual_stack import VirtualStack
 
@@ -102,6 +103,14 @@ def summed(parts: Sequence[Simulated]) -> Prediction:
         overlap=max(0.0, 1 - waited_s / draft_s) if draft_s else 0.0,
         ttft_s=sum(firsts) / len(firsts),
     )
+
+
+def simulated_spans(experiment: Experiment, point: GeneratePoint) -> list[PhaseSpan]:
+    """Return who works when at the start of a point's run, by the simulator."""
+    setting, requests = simulations(experiment, point)[0]
+    phases = {Busy.TARGET: Phase.VERIFY, Busy.DRAFTER: Phase.DRAFT}
+    spans = simulate(setting, requests[:1], keep_spans=_KEPT_SPANS).spans
+    return [PhaseSpan(phases[span.who], span.start_s, span.end_s, 0) for span in spans]
 
 
 def virtual_text(devices: Devices, point: GeneratePoint) -> str:

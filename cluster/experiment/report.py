@@ -16,6 +16,7 @@ from cluster.experiment.plots import (
     scaling_axis,
 )
 from cluster.experiment.points import NO_DRAFTER, GeneratePoint, points_of
+from cluster.experiment.predict import simulated_spans
 from cluster.experiment.rows import Row, make_rows
 from cluster.experiment.store import (
     read_config,
@@ -73,11 +74,13 @@ def write_report(directory: Path, experiment: Experiment, rows: Sequence[Row]) -
         file = directory / f"by-{axis}.png"
         plot_axis(rows, axis, file, unit=unit)
         pictures.append((f"By {axis.replace('_', ' ')}", "Dashed: foretold.", file))
-    timelines = _timelines(directory, rows)
+    timelines = _timelines(directory, experiment, rows)
     if timelines:
         file = directory / "timeline.png"
         plot_timelines(timelines, file)
-        words = "Spans that leader and drafter recorded, from the middle of a measured run."
+        words = "The start of a run, simulated."
+        if any(row.runs for row in rows):
+            words = "Spans that leader and drafter recorded, from the middle of a measured run."
         pictures.append(("Who works when", words, file))
     if any(row.ratio is not None for row in rows):
         file = directory / "agreement.png"
@@ -111,20 +114,28 @@ def rows_json(rows: Sequence[Row]) -> list[dict[str, object]]:
     ]
 
 
-def _timelines(directory: Path, rows: Sequence[Row]) -> dict[str, list[PhaseSpan]]:
-    """Return the recorded spans of a few points: of each mode, where most drafting is hidden."""
-    best: dict[str, tuple[float, str]] = {}
+def _timelines(
+    directory: Path, experiment: Experiment, rows: Sequence[Row]
+) -> dict[str, list[PhaseSpan]]:
+    """Return the spans of a few points: of each mode the fastest.
+
+    They are what was recorded, or where nothing was measured what the simulator says.
+    """
+    best: dict[str, tuple[float, GeneratePoint]] = {}
     for row in rows:
         point = row.point
-        if not isinstance(point, GeneratePoint) or point.mode == NO_DRAFTER or not row.runs:
+        if not isinstance(point, GeneratePoint) or point.mode == NO_DRAFTER:
             continue
-        hidden = row.figure("overlap") or 0.0
-        if point.mode not in best or hidden > best[point.mode][0]:
-            best[point.mode] = (hidden, point.key)
+        rate = row.rate
+        if rate is None and row.predicted is not None and not any(each.runs for each in rows):
+            rate = row.predicted.rate
+        if rate is not None and (point.mode not in best or rate > best[point.mode][0]):
+            best[point.mode] = (rate, point)
     found = {}
-    for _, key in list(best.values())[:_MOST_TIMELINES]:
-        spans = read_timeline(directory, key)
-        phases = {span.phase for span in spans}
-        if {Phase.VERIFY, Phase.DRAFT} <= phases:
-            found[key] = spans
+    for _, point in list(best.values())[:_MOST_TIMELINES]:
+        spans = read_timeline(directory, point.key)
+        if not any(row.runs for row in rows) and experiment.devices is not None:
+            spans = simulated_spans(experiment, point)
+        if {Phase.VERIFY, Phase.DRAFT} <= {span.phase for span in spans}:
+            found[point.key] = spans
     return found

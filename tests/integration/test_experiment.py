@@ -66,7 +66,7 @@ def test_virtual_devices_accept_what_the_simulator_accepts(tmp_path: Path) -> No
             assert one.figures["rounds"] == plan[key].rounds
         spans = read_timeline(directory, key)
         assert sum(span.phase is Phase.VERIFY for span in spans) >= one.figures["rounds"]
-        overlaps[key.split("-")[-2]] = overlap(spans)
+        overlaps[key.split("-")[-1]] = overlap(spans)
     assert overlaps["pearl"] > 0.3 > overlaps["speculative"] >= overlaps["autoregressive"] == 0
 
 

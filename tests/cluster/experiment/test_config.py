@@ -65,13 +65,13 @@ def test_where_a_real_drafter_works_has_to_fit_the_sweep(tmp_path: Path) -> None
     model = f'[model]\ntarget = "{smollm2_directory()}"\nprompt = "a"\ndrafter = "lookup"\n'
     text = f'out = "x"\n{model}[sweep]\ndrafters = [1]\nmode = ["speculative"]\n'
     words = "drafter lookup works in the target's process: take 0"
-    with pytest.raises(ConfigError, match=rf"point n1-x1-tp1-d1-.*{words}"):
+    with pytest.raises(ConfigError, match=rf"point tp1-d1-.*{words}"):
         GenerateBench(experiment := loaded(tmp_path, text), generate_points(experiment))
     experiment = loaded(tmp_path, text.replace("drafters = [1]", "drafters = [0]"))
     bench = GenerateBench(experiment, generate_points(experiment))
     assert bench.num_actors == 1
     heads = loaded(tmp_path, text.replace("drafters = [1]", "drafters = [0]\ntp = [1, 10]"))
-    with pytest.raises(ConfigError, match=r"point n1-x1-tp10-.*--tp is 10: .* 9 query heads"):
+    with pytest.raises(ConfigError, match=r"point tp10-.*--tp is 10: .* 9 query heads"):
         GenerateBench(heads, generate_points(heads))
 
 
@@ -80,8 +80,8 @@ def test_plain_points_are_not_repeated_for_each_drafter(tmp_path: Path) -> None:
     points = points_of(loaded(tmp_path, text))
     plain = [p for p in points if isinstance(p, GeneratePoint) and p.mode == "autoregressive"]
     assert [point.key for point in plain] == [
-        "n1-x1-tp1-autoregressive-c1",
-        "n1-x1-tp2-autoregressive-c1",
+        "tp1-autoregressive",
+        "tp2-autoregressive",
     ]
     assert [point.devices for point in plain] == [1, 2]
     assert len(points) == 2 + 2 * 2 * 2 * 2
