@@ -43,12 +43,11 @@ def run(options: TrainOptions) -> int:
         ConfigError: the configuration, the data or the job's directory cannot be used.
         PeerError: more workers were lost than the configuration allows.
     """
-    logging.getLogger("paceline").setLevel(logging.ERROR)
     if options.config.is_dir():
         config = kept_config(options.config, options.settings)
     else:
         config = load_config(options.config, options.settings)
-    with JobLock(Path(config.out)) as lock:
+    with _warnings_shown(), JobLock(Path(config.out)) as lock:
         return _run(config, lock, options)
 
 
@@ -144,10 +143,11 @@ def _train(
             judged = report.step % config.eval_every == 0 or at_end
             measured = judge(trial.optimizer.parameters) if judged else {}
             trial.files.add_metrics(report, measured)
-            if report.step % config.checkpoint.state_every == 0 or at_end or cancelled:
-                trial.files.save_state(trial.optimizer)
             if at_end or report.step % config.checkpoint.every == 0:
                 trial.save("final" if at_end else f"step-{report.step:06d}")
+            # Last, because a run that is cut does again what comes after the state it goes on from.
+            if report.step % config.checkpoint.state_every == 0 or at_end or cancelled:
+                trial.files.save_state(trial.optimizer)
             show.step(report)
             if measured:
                 show.note(f"step {report.step}{_which(report, trials)}: {_figures(measured)}")
@@ -217,6 +217,26 @@ def _opening(config: TrainConfig, trials: Sequence[_Trial], samples: Sequence[Sa
 def _figures(metrics: dict[str, float]) -> str:
     names = ("step", "loss", "eval_loss", "accuracy")
     return ", ".join(f"{name} {metrics[name]:g}" for name in names if name in metrics)
+
+
+class _NotesHandler(logging.Handler):
+    """Prints what is logged above the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _NOTES.print(record.getMessage(), markup=False)
+
+
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Let a user read of lost workers and damaged files."""
+    logger, handler = logging.getLogger("paceline.train"), _NotesHandler()
+    logger.addHandler(handler)
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.propagate = propagate
+        logger.removeHandler(handler)
 
 
 class _Display:

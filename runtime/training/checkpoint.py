@@ -43,12 +43,14 @@ class JobFiles:
         settings = self.directory / "job.json"
         wanted = json.dumps(self._config.learning_part(), indent=2, sort_keys=True)
         if not settings.exists():
-            if any(file.name != LOCK for file in self.directory.iterdir()):
+            unfinished = {LOCK, f"{settings.name}.new"}  # of a run that was cut as it began
+            if any(file.name not in unfinished for file in self.directory.iterdir()):
                 raise ConfigError(f"{self.directory} is not empty and no job's: name another out")
-            settings.write_text(wanted)
+            _replace_text(settings, wanted)
             return None
-        if settings.read_text() != wanted:
-            changed = _changed(json.loads(settings.read_text()), json.loads(wanted))
+        found = _read_settings(settings)
+        if found != json.loads(wanted):
+            changed = _changed(found, json.loads(wanted))
             raise ConfigError(
                 f"{self.directory} holds a run with other settings ({changed}): give those back, "
                 "or name another out"
@@ -76,9 +78,7 @@ class JobFiles:
 
     def keep_choice(self, choice: Choice) -> None:
         """Write the chosen scheme down: a run that goes on keeps it."""
-        fresh = self.directory / f"{_CHOICE}.new"
-        fresh.write_text(json.dumps(asdict(choice), indent=2) + "\n")
-        fresh.replace(self.directory / _CHOICE)
+        _replace_text(self.directory / _CHOICE, json.dumps(asdict(choice), indent=2) + "\n")
 
     def add_metrics(self, report: StepReport, more: Mapping[str, float]) -> None:
         """Append a step's line to metrics.jsonl."""
@@ -95,7 +95,7 @@ class JobFiles:
         """Drop what was measured after the state that the run goes on from."""
         kept = [line for line in self.metrics() if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
-        (self.directory / "metrics.jsonl").write_text(text)
+        _replace_text(self.directory / "metrics.jsonl", text)
 
     def _newest(self) -> AdamW | None:
         damaged = []
@@ -106,7 +106,7 @@ class JobFiles:
             try:
                 return _read_state(file)
             except (SafetensorError, ValueError, KeyError, OSError) as error:
-                _LOG.warning("%s is damaged, trying the one before: %s", file, error)
+                _LOG.warning("%s is damaged (%s): going on from the state before it", file, error)
                 damaged.append(str(file))
         if damaged:
             raise ConfigError(f"{' and '.join(damaged)} cannot be read: start anew in another out")
@@ -157,6 +157,21 @@ def save_whole(directory: Path, weights: Mapping[str, Vector], base: Path) -> No
     save_file(dict(weights), fresh / "model.safetensors", {"format": "pt"})
     shutil.rmtree(directory, ignore_errors=True)
     fresh.replace(directory)
+
+
+def _replace_text(file: Path, text: str) -> None:
+    """Write a file that is whole at any time."""
+    fresh = file.with_name(file.name + ".new")
+    fresh.write_text(text)
+    _sync(fresh)
+    fresh.replace(file)
+
+
+def _read_settings(file: Path) -> object:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read ({error}): start anew in another out") from error
 
 
 def _read_state(file: Path) -> AdamW:

@@ -10,10 +10,11 @@ from dataclasses import replace
 
 from parallel.training.adamw import AdamW, Vector
 from parallel.training.coding.names import round_scheme
+from parallel.training.coding.schemes import smallest_batch
 from runtime.clock import Clock
 from runtime.errors import PeerLost
 from runtime.training.choose import Choice, choose_scheme
-from runtime.training.config import AUTO, TrainConfig, smallest_batch
+from runtime.training.config import AUTO, TrainConfig
 from runtime.training.coordinator import (
     NOBODY_S,
     Arrived,

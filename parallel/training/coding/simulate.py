@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel.training.coding.dispatch import Dispatcher
+from parallel.training.coding.patience import Patience
 from parallel.training.coding.patterns import GilbertElliott
-from parallel.training.coding.schemes import Key, Scheme
+from parallel.training.coding.schemes import Key, Scheme, remembered
 
 Seconds = NDArray[np.float64]
 
@@ -123,6 +124,7 @@ def simulate_rounds(
     sizes = np.array([float(size) for size in scheme.chunk_sizes])
     arrivals: dict[Key, int] = {}
     history = np.zeros((0, scheme.num_workers), dtype=np.bool_)
+    rule = Patience(patience)
     total_s = work = 0.0
     num_waits = 0
     for number in range(num_jobs + scheme.delay):
@@ -134,7 +136,7 @@ def simulate_rounds(
         if not working.any() or _all_decoded(scheme, number, num_jobs, arrivals):
             continue  # what is left has come already
         taken = np.where(working, times.seconds(number, loads), 0.0)
-        late, seconds, waited = _cut(scheme, history, taken, working, patience)
+        late, seconds, waited = cut_round(scheme, history, taken, working, rule)
         history = np.vstack([history, late])
         total_s += seconds
         num_waits += waited
@@ -168,22 +170,33 @@ def _all_decoded(scheme: Scheme, number: int, num_jobs: int, arrivals: dict[Key,
     )
 
 
-def _cut(
+def cut_round(
     scheme: Scheme,
     history: NDArray[np.bool_],
     taken: Seconds,
     working: NDArray[np.bool_],
-    patience: float,
+    rule: Patience,
 ) -> tuple[NDArray[np.bool_], float, bool]:
-    """Return who is not waited for, how long the round takes, and whether it had to wait."""
+    """Return who is not waited for, how long the round takes, and whether it had to wait.
+
+    The shortest wait: where the late ones are not such as the scheme tolerates, the round goes on
+    until the earliest of them is done, and so on.
+
+    Args:
+        scheme: says what it tolerates.
+        history: who was not waited for in earlier rounds, [rounds, workers].
+        taken: each worker's time in this round, [workers].
+        working: who has something to do, [workers].
+        rule: says from when on workers are late; takes the round in.
+    """
     quick = np.sort(taken[working])
-    # One worker that is fast by chance must not set the deadline for all.
-    fast = quick[max(0, len(quick) // 8 - 1)]
-    deadline = fast * (1 + patience)
+    deadline = rule.deadline_s(quick.tolist(), len(quick))
+    rule.end_round(quick.tolist(), len(quick))
     late = working & (taken > deadline)
+    earlier = remembered(scheme, history)
 
     def tolerated() -> bool:
-        return scheme.conforms(np.vstack([history[-_MEMORY:], late]))
+        return scheme.conforms(np.vstack([earlier, late]))
 
     if tolerated():
         return late, float(min(deadline, quick[-1]) if late.any() else quick[-1]), False
@@ -197,8 +210,6 @@ def _cut(
 
 
 _READY = -1
-_MEMORY = 64
-"""Rounds of the history that a scheme is shown; windows are shorter."""
 
 
 def simulate_dispatch(
