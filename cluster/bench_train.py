@@ -5,6 +5,7 @@ few cores.
 """
 
 import json
+import logging
 import math
 import statistics
 from collections.abc import Sequence
@@ -58,6 +59,7 @@ def run(options: BenchTrainOptions) -> int:
     """
     configs = {name: _config(options, name) for name in options.schemes}
     kinds = [(factor, name) for factor in options.factors for name in configs]
+    logging.getLogger("paceline.train").setLevel(logging.ERROR)  # who is lost is counted
     rows = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with (

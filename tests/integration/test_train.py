@@ -6,18 +6,16 @@ import os
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
 from cluster.bench_train import run as bench
-from cluster.options import BenchTrainOptions, TrainMergeOptions, TrainOptions
-from cluster.train import _Display, run
+from cluster.options import BenchTrainOptions, TrainMergeOptions
+from cluster.train import _Display
 from cluster.train_merge import run as merge
-from cluster.train_pool import RayPool
 from runtime.training.coordinator import StepReport
+from tests.integration.training_jobs import adapter, same, train, watch_pids
 from tests.models import smollm2_directory
 from tests.tiny_checkpoint import save_tiny_checkpoint
 
@@ -42,21 +40,6 @@ def job(tmp_path: Path, ray_session: None) -> Path:  # noqa: ARG001  (it must be
     return file
 
 
-def train(file: Path, *settings: str) -> Path:
-    assert run(TrainOptions(config=file, settings=settings, ray_address=None, json=True)) == 0
-    out = next((s.partition("=")[2] for s in settings if s.startswith("out=")), "run")
-    return file.parent / out
-
-
-def adapter(directory: Path) -> dict[str, np.ndarray]:
-    tensors: dict[str, np.ndarray] = load_file(directory / "final" / "adapter_model.safetensors")
-    return tensors
-
-
-def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
-    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
-
-
 @pytest.mark.filterwarnings("ignore::FutureWarning:transformers")  # of what peft calls
 def test_it_learns_and_others_load_what_it_learnt(job: Path, tmp_path: Path) -> None:
     out = train(job, "optimizer.steps=8")
@@ -78,19 +61,14 @@ def test_it_learns_and_others_load_what_it_learnt(job: Path, tmp_path: Path) -> 
 
 def test_killed_and_slow_workers_change_no_bit(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     undisturbed = train(job, "out=a")
-    pids: dict[int, int] = {}
-    wait, show = RayPool.wait_ready, _Display.step
-
-    def remember(self: RayPool, least: int) -> None:
-        wait(self, least)
-        pids.update(self.pids)
+    pids = watch_pids(monkeypatch)
+    show = _Display.step
 
     def kill_one(self: _Display, report: StepReport) -> None:
         show(self, report)
         if report.step <= 2:  # it is busy with a chunk that is done twice, or starts the next step
             os.kill(pids[report.step - 1], signal.SIGKILL)
 
-    monkeypatch.setattr(RayPool, "wait_ready", remember)
     monkeypatch.setattr(_Display, "step", kill_one)
     faulty = train(job, "out=b", "faults.slow=0.3", "faults.factor=3")
     assert same(adapter(undisturbed), adapter(faulty))

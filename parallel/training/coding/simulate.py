@@ -96,7 +96,7 @@ class Simulated:
     num_waits: int
     """Rounds in which stragglers had to be waited for."""
     stragglers: float
-    """Workers a round that were not waited for, in the mean."""
+    """Workers a round that were not waited for, in the mean; a queue's: whose chunks others did."""
     work: float
     """Data read, in multiples of what is needed once; a queue's speculative part included."""
     is_exact: bool
@@ -237,10 +237,10 @@ def simulate_dispatch(
         share = times.seconds(number, np.full(num_workers, 1 / num_workers))
         overhead = np.minimum(times.seconds(number, np.zeros(num_workers)), share)
         chunk_s = (share - overhead) / chunks_each
-        seconds, num_started, num_busy = _play(make(), overhead, chunk_s)
+        seconds, num_started, num_late = _play(make(), overhead, chunk_s)
         total_s += seconds
         started += num_started
-        stragglers += num_busy
+        stragglers += num_late
     return Simulated(
         scheme=name,
         load=1.0,
@@ -254,7 +254,7 @@ def simulate_dispatch(
 
 
 def _play(dispatcher: Dispatcher, ready_s: Seconds, chunk_s: Seconds) -> tuple[float, int, int]:
-    """Return a step's seconds, the chunks started, the workers still busy at its end.
+    """Return a step's seconds, the chunks started, the workers whose chunks others had to do.
 
     Args:
         dispatcher: of the step.
@@ -264,17 +264,21 @@ def _play(dispatcher: Dispatcher, ready_s: Seconds, chunk_s: Seconds) -> tuple[f
     events = [(float(at), worker, _READY) for worker, at in enumerate(ready_s)]
     heapq.heapify(events)
     idle: set[int] = set()
-    started = 0
+    first: dict[int, int] = {}
+    """Who began each chunk."""
+    num_started = 0
     while True:
         now, worker, chunk = heapq.heappop(events)
         idle.add(worker)
         if chunk != _READY:
             dispatcher.done(chunk, worker)
         if dispatcher.is_complete:
-            return now, started, len(events)
+            late = sum(chunk == _READY or first.get(chunk) == who for _, who, chunk in events)
+            return now, num_started, late
         for worker in sorted(idle):
             following = dispatcher.next(worker)
             if following is not None:
                 heapq.heappush(events, (now + float(chunk_s[worker]), worker, following))
                 idle.discard(worker)
-                started += 1
+                first.setdefault(following, worker)
+                num_started += 1
