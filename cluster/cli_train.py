@@ -143,11 +143,17 @@ def simulate_train(
             "frc-S, class-S, cyclic-S, roots-S, sr-sgc-B-W-L, m-sgc-B-W-L, frc-stream-D, pull-K."
         ),
     ] = "uncoded,drop-2,gc-1,m-sgc-1-3-2,sr-sgc-1-2-2,frc-stream-2,pull-4",
-    rounds: Annotated[int, typer.Option(help="Rounds of the model.")] = 300,
+    rounds: Annotated[int, typer.Option(help="Rounds; a trace has its own.")] = 300,
     patience: Annotated[
         float, typer.Option(help="A worker is late after 1 + this times what fast ones take.")
     ] = 1.0,
-    slope: Annotated[float, typer.Option(help="Of a trace: seconds a unit of load adds.")] = 0.0,
+    slope: Annotated[
+        float | None,
+        typer.Option(
+            help="Of a trace: seconds that reading all of a batch would add. Left out, computing "
+            "is taken to be all that the workers did."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the model's chance.")] = 0,
     plot: Annotated[
         Path | None,

@@ -48,7 +48,7 @@ class SelectiveRepeat:
         hops = (window - 1) // burst
         self.per_round = ceil(Fraction(most, hops + 1))
         self._code = make_code(num_workers, self.per_round)
-        self.name = f"sr-sgc({burst},{window},{most})"
+        self.name = f"sr-sgc-{burst}-{window}-{most}"
         self.num_workers, self.delay = num_workers, burst
         self.memory = 2 * window
         self.load = self._code.load
@@ -129,7 +129,7 @@ class Multiplexed:
         """
         _check(num_workers, burst, window, most)
         n = num_workers
-        self.name = f"m-sgc({burst},{window},{most})"
+        self.name = f"m-sgc-{burst}-{window}-{most}"
         self.num_workers, self.delay = n, window - 2 + burst
         self._burst, self._first = burst, window - 1
         self._code = make_code(n, most) if most < n else None

@@ -118,9 +118,15 @@ def simulate_rounds(
         num_jobs: gradients to compute; None is as many as the model has rounds for.
 
     Raises:
+        ValueError: there are too few rounds for a job.
         RuntimeError: a job did not decode in time, which no scheme may let happen.
     """
     num_jobs = num_jobs or times.num_rounds - scheme.delay
+    if num_jobs < 1:
+        raise ValueError(
+            f"{scheme.name} decodes {scheme.delay} rounds late: more than {times.num_rounds} "
+            "rounds are needed"
+        )
     sizes = np.array([float(size) for size in scheme.chunk_sizes])
     arrivals: dict[Key, int] = {}
     history = np.zeros((0, scheme.num_workers), dtype=np.bool_)

@@ -71,6 +71,29 @@ def test_a_run_with_other_settings_is_refused(tmp_path: Path) -> None:
     assert JobFiles(tmp_path, elastic).open() is not None
 
 
+def test_a_damaged_state_is_said_to_the_user(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_into(tmp_path, 5)
+    (tmp_path / "state.safetensors").write_bytes(b"nothing")
+    JobFiles(tmp_path, make_config()).open()
+    assert "state.safetensors is damaged" in caplog.text
+    assert "going on from the state before it" in caplog.text
+
+
+def test_damaged_settings_are_refused_by_name(tmp_path: Path) -> None:
+    run_into(tmp_path, 2)
+    (tmp_path / "job.json").write_text('{"mod')
+    with pytest.raises(ConfigError, match=r"job.json cannot be read \(.*start anew"):
+        JobFiles(tmp_path, make_config()).open()
+
+
+def test_a_job_that_was_cut_as_it_began_begins_again(tmp_path: Path) -> None:
+    (tmp_path / "job.json.new").write_text("{")
+    assert JobFiles(tmp_path, make_config()).open() is None
+    assert JobFiles(tmp_path, make_config()).open() is None  # as a job of these settings
+
+
 def test_a_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(ConfigError, match="is not empty and no job's"):
