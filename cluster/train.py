@@ -26,7 +26,7 @@ from runtime.text import Tokenizer
 from runtime.training.checkpoint import JobFiles, save_adapter, save_whole
 from runtime.training.config import TrainConfig, keep_config, kept_config, load_config
 from runtime.training.coordinator import StepReport
-from runtime.training.data import Example, Sample, read_examples, render, tokenize
+from runtime.training.data import Example, Sample, digest_of, read_examples, render, tokenize
 from runtime.training.job_lock import JobLock
 from runtime.training.plan import training_steps
 from runtime.training.worker import Trainable
@@ -58,7 +58,10 @@ def _run(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
     examples = read_examples(Path(data.train), data, tokenizer)
     samples = [tokenize(example, tokenizer, data.max_length) for example in examples]
     tests = read_examples(Path(data.eval), data, tokenizer) if data.eval else []
-    trials = [_Trial(config.trial(number), directory) for number in range(config.num_trials)]
+    digest = digest_of(samples)
+    trials = [
+        _Trial(config.trial(number), directory, digest) for number in range(config.num_trials)
+    ]
     keep_config(config)
     if not options.json:
         _show(examples, samples, tokenizer)
@@ -90,9 +93,9 @@ def _run(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
 class _Trial:
     """One model that trains: its settings, files, weights and optimizer."""
 
-    def __init__(self, config: TrainConfig, directory: Path) -> None:
+    def __init__(self, config: TrainConfig, directory: Path, data_digest: str) -> None:
         self.config = config
-        self.files = JobFiles(Path(config.out), config)
+        self.files = JobFiles(Path(config.out), config, data_digest)
         state = self.files.open()
         self.trainable = Trainable.load(directory, config)
         self.optimizer = state or AdamW.start(self.trainable.get())

@@ -23,15 +23,19 @@ from runtime.training.job_lock import LOCK
 _LOG = logging.getLogger("paceline.train")
 _STATE, _PREVIOUS = "state.safetensors", "state.previous.safetensors"
 _CHOICE = "scheme.json"
+_COPIED = (".json", ".jinja", ".txt", ".model", ".py")
+"""What belongs to a model beside its weights, by suffix."""
 _PARTS = ("parameters", "first", "second")
 
 
 class JobFiles:
     """A job's directory."""
 
-    def __init__(self, directory: Path, config: TrainConfig) -> None:
+    def __init__(self, directory: Path, config: TrainConfig, data_digest: str = "") -> None:
+        """Take a job's directory; `data_digest` is of what it learns from."""
         self.directory = directory
         self._config = config
+        self._data_digest = data_digest
 
     def open(self) -> AdamW | None:
         """Make the directory, or return the newest state in it that is whole.
@@ -41,7 +45,8 @@ class JobFiles:
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         settings = self.directory / "job.json"
-        wanted = json.dumps(self._config.learning_part(), indent=2, sort_keys=True)
+        learning_part = self._config.learning_part() | {"samples": self._data_digest}
+        wanted = json.dumps(learning_part, indent=2, sort_keys=True)
         if not settings.exists():
             unfinished = {LOCK, f"{settings.name}.new"}  # of a run that was cut as it began
             if any(file.name not in unfinished for file in self.directory.iterdir()):
@@ -52,8 +57,8 @@ class JobFiles:
         if found != json.loads(wanted):
             changed = _changed(found, json.loads(wanted))
             raise ConfigError(
-                f"{self.directory} holds a run with other settings ({changed}): give those back, "
-                "or name another out"
+                f"{self.directory} holds a run with other settings or data ({changed}): give those "
+                "back, or name another out"
             )
         state = self._newest()
         self._cut_metrics(0 if state is None else state.step)
@@ -152,8 +157,12 @@ def save_whole(directory: Path, weights: Mapping[str, Vector], base: Path) -> No
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     for file in base.iterdir():
-        if file.is_file() and file.suffix != ".safetensors" and "index" not in file.name:
+        if file.suffix in _COPIED and not file.name.endswith(".index.json"):
             shutil.copyfile(file, fresh / file.name)
+    settings = json.loads((base / "config.json").read_text())
+    settings.pop("torch_dtype", None)  # its older name
+    settings["dtype"] = "float32"  # as the weights are here, whatever those of the base are
+    (fresh / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     save_file(dict(weights), fresh / "model.safetensors", {"format": "pt"})
     shutil.rmtree(directory, ignore_errors=True)
     fresh.replace(directory)

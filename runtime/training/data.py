@@ -1,5 +1,6 @@
 """Training samples from .jsonl files: read, rendered, tokenized, with the loss on completions."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,6 +74,14 @@ def tokenize(example: Example, tokenizer: Tokenizer, max_length: int) -> Sample:
     if not prompt:  # there is nothing before the first token to foretell it from
         prompt, completion = completion[:1], completion[1:]
     return Sample((*prompt, *completion), len(prompt))
+
+
+def digest_of(samples: Sequence[Sample]) -> str:
+    """Return a digest of samples: equal where the same is learnt."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(repr((sample.token_ids, sample.num_prompt)).encode())
+    return digest.hexdigest()
 
 
 def render(example: Example, sample: Sample, tokenizer: Tokenizer) -> str:

@@ -65,7 +65,12 @@ def training_steps(
             if optimizers[0].step == config.optimizer.steps:
                 return
             chunks = -(-config.optimizer.batch // config.optimizer.microbatch)
-            choice = choose_scheme(times_s, num_chunks=chunks, patience=config.workers.patience)
+            choice = choose_scheme(
+                times_s,
+                num_chunks=chunks,
+                patience=config.workers.patience,
+                num_places=pool.size,
+            )
             keep(choice)
         note(f"scheme {choice.scheme}: {choice.why}")
         workers = replace(config.workers, scheme=choice.scheme, group=choice.group or 1)

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cluster.bench_train import run as bench
 from cluster.options import BenchTrainOptions, TrainMergeOptions
 from cluster.train import _Display
 from cluster.train_merge import run as merge
+from parallel.group import SoloGroup
 from runtime.training.coordinator import StepReport
+from runtime.weights import load_decoder
 from tests.integration.training_jobs import adapter, same, train, watch_pids
 from tests.models import smollm2_directory
+from tests.parallel.model.tiny import score
 from tests.tiny_checkpoint import save_tiny_checkpoint
 
 NUM_STEPS = 4
@@ -40,6 +43,14 @@ def job(tmp_path: Path, ray_session: None) -> Path:  # noqa: ARG001  (it must be
     return file
 
 
+def assert_engine_agrees(directory: Path, model: PreTrainedModel) -> None:
+    """Compare the engine's logits with those of the same model in transformers."""
+    ours = load_decoder(directory, SoloGroup(), dtype=torch.float32, device=torch.device("cpu"))
+    prompt = [28, 7, 9, 11]
+    expected = model(torch.tensor([prompt])).logits[0]
+    torch.testing.assert_close(score(ours, tuple(prompt)), expected, atol=2e-3, rtol=0)
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning:transformers")  # of what peft calls
 def test_it_learns_and_others_load_what_it_learnt(job: Path, tmp_path: Path) -> None:
     out = train(job, "optimizer.steps=8")
@@ -53,6 +64,7 @@ def test_it_learns_and_others_load_what_it_learnt(job: Path, tmp_path: Path) -> 
     ids = torch.tensor([[28, 7, 9]])
     with torch.inference_mode():
         assert not torch.allclose(merged(ids).logits, plain(ids).logits, atol=1e-3)
+        assert_engine_agrees(tmp_path / "whole", merged)
     peft = pytest.importorskip("peft")
     adapted = peft.PeftModel.from_pretrained(plain, out / "final")
     with torch.inference_mode():
@@ -93,6 +105,20 @@ def tiny_job(job: Path, tmp_path: Path) -> Path:
     text = job.read_text().replace(str(smollm2_directory()), str(model))
     job.write_text(text.replace("count = 2", "count = 4\nlost_after_s = 4.0"))
     return job
+
+
+def test_all_weights_can_learn(tiny_job: Path) -> None:
+    settings = ('method="full"', "optimizer.lr=0.003", "optimizer.steps=6", "precision=bfloat16")
+    out = train(tiny_job, *settings, "gradient_checkpointing=true")
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["eval_loss"] < lines[3]["eval_loss"]
+    learnt = AutoModelForCausalLM.from_pretrained(out / "final").eval()
+    assert learnt.dtype == torch.float32
+    start = AutoModelForCausalLM.from_pretrained(tiny_job.parent / "tiny")
+    with torch.inference_mode():
+        assert not torch.equal(learnt.lm_head.weight, start.lm_head.weight)
+        assert_engine_agrees(out / "final", learnt)
+    assert (out / "step-000002" / "tokenizer.json").exists()
 
 
 @pytest.mark.parametrize("scheme", ["frc-1", "m-sgc-1-2-1"])

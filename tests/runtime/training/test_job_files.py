@@ -67,6 +67,8 @@ def test_a_run_with_other_settings_is_refused(tmp_path: Path) -> None:
     other = replace(config, optimizer=replace(config.optimizer, lr=0.1))
     with pytest.raises(ConfigError, match=r"optimizer.lr: 0.05 became 0.1"):
         JobFiles(tmp_path, other).open()
+    with pytest.raises(ConfigError, match=r"other settings or data \(samples: '' became '5ac3'"):
+        JobFiles(tmp_path, config, "5ac3").open()
     elastic = replace(config, workers=replace(config.workers, count=2))
     assert JobFiles(tmp_path, elastic).open() is not None
 

@@ -10,7 +10,7 @@ import pytest
 from runtime.errors import ConfigError
 from runtime.text import Tokenizer
 from runtime.training.config import DataConfig, keep_config, kept_config, load_config
-from runtime.training.data import read_examples, render, tokenize
+from runtime.training.data import Example, digest_of, read_examples, render, tokenize
 from tests.models import smollm2_directory
 
 GOOD = 'model = "m"\nout = "run"\n[data]\ntrain = "t.jsonl"\n'
@@ -213,6 +213,15 @@ def test_a_bad_record_is_refused_with_its_line(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         examples_of(tmp_path, tokenizer, {"text": "fine"}, record)
+
+
+def test_data_have_a_digest_of_what_is_learnt(tokenizer: Tokenizer) -> None:
+    def digest(*texts: str) -> str:
+        return digest_of([tokenize(Example("", text), tokenizer, 9) for text in texts])
+
+    assert digest("one two", "three") == digest("one two", "three")
+    others = [digest("one two", "four"), digest("three", "one two"), digest("one two")]
+    assert digest("one two", "three") not in others
 
 
 def test_long_prompts_lose_their_start(tmp_path: Path, tokenizer: Tokenizer) -> None:
