@@ -100,6 +100,8 @@ class _Trial:
         self.trainable = Trainable.load(directory, config)
         self.optimizer = state or AdamW.start(self.trainable.get())
         self._directory = directory
+        is_hub_name = "/" in config.model and not Path(config.model).exists()
+        self._base = config.model if is_hub_name else str(directory)
 
     def save(self, name: str) -> None:
         """Write an adapter, or a whole model."""
@@ -108,7 +110,7 @@ class _Trial:
         named = self.trainable.weights.items()
         weights = {name: weight.detach().numpy() for name, weight in named}
         if self.config.method == "lora":
-            save_adapter(where, weights, self.config, str(self._directory))
+            save_adapter(where, weights, self.config, self._base)
         else:
             save_whole(where, weights, self._directory)
 

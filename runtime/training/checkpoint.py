@@ -54,7 +54,9 @@ class JobFiles:
             _replace_text(settings, wanted)
             return None
         found = _read_settings(settings)
-        if found != json.loads(wanted):
+        if found != json.loads(wanted) and not self._has_learnt:
+            _replace_text(settings, wanted)  # it came to nothing: nothing depends on it
+        elif found != json.loads(wanted):
             changed = _changed(found, json.loads(wanted))
             raise ConfigError(
                 f"{self.directory} holds a run with other settings or data ({changed}): give those "
@@ -96,8 +98,15 @@ class JobFiles:
         lines = file.read_text().splitlines() if file.exists() else []
         return [json.loads(line) for line in lines if line.endswith("}")]
 
+    @property
+    def _has_learnt(self) -> bool:
+        names = (_STATE, _PREVIOUS, "metrics.jsonl")
+        return any((self.directory / name).exists() for name in names)
+
     def _cut_metrics(self, step: int) -> None:
         """Drop what was measured after the state that the run goes on from."""
+        if not (self.directory / "metrics.jsonl").exists():
+            return
         kept = [line for line in self.metrics() if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         _replace_text(self.directory / "metrics.jsonl", text)

@@ -73,6 +73,15 @@ def test_a_run_with_other_settings_is_refused(tmp_path: Path) -> None:
     assert JobFiles(tmp_path, elastic).open() is not None
 
 
+def test_a_job_that_came_to_nothing_may_be_set_anew(tmp_path: Path) -> None:
+    config = make_config()
+    assert JobFiles(tmp_path, config).open() is None
+    assert JobFiles(tmp_path, config).open() is None
+    other = replace(config, optimizer=replace(config.optimizer, lr=0.1))
+    assert JobFiles(tmp_path, other).open() is None
+    assert json.loads((tmp_path / "job.json").read_text())["optimizer"]["lr"] == 0.1
+
+
 def test_a_damaged_state_is_said_to_the_user(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
