@@ -71,7 +71,9 @@ def test_it_learns_and_others_load_what_it_learnt(job: Path, tmp_path: Path) -> 
         torch.testing.assert_close(adapted(ids).logits, merged(ids).logits, atol=1e-3, rtol=0)
 
 
-def test_killed_and_slow_workers_change_no_bit(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_and_slow_workers_change_no_bit(
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     undisturbed = train(job, "out=a")
     pids = watch_pids(monkeypatch)
     show = _Display.step
@@ -88,6 +90,7 @@ def test_killed_and_slow_workers_change_no_bit(job: Path, monkeypatch: pytest.Mo
     plain = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in lines] == [line["loss"] for line in plain]
     assert sum(line["num_lost"] for line in lines) == 2
+    assert capsys.readouterr().err.count("lost, another takes its place") == 2
     monkeypatch.undo()
     streamed = train(job, "out=c", "workers.scheme=frc-stream", "optimizer.microbatch=3")
     pulled = train(job, "out=d", "optimizer.microbatch=3")
