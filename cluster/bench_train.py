@@ -5,6 +5,7 @@ few cores.
 """
 
 import json
+import logging
 import math
 import statistics
 from collections.abc import Sequence
@@ -27,8 +28,9 @@ from runtime.training.coordinator import Coordinator
 from runtime.training.rounds import RoundCoordinator
 from runtime.training.timed import TimedSpec, start_vector
 
-_IDEALS_LOST = 12.0
-"""Steps' time after which a silent worker is given up; a straggler of ten times is not."""
+_IDEALS_LOST, _LEAST_LOST_S = 4.0, 2.0
+"""Steps' time, and seconds, after which a silent worker is given up; a straggler of ten times is
+not: its microbatch, a quarter of a share, takes two and a half steps' time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,7 @@ def run(options: BenchTrainOptions) -> int:
     """
     configs = {name: job_config(options, name) for name in options.schemes}
     kinds = [(factor, name) for factor in options.factors for name in configs]
+    logging.getLogger("paceline.train").setLevel(logging.ERROR)  # who is lost is counted
     rows = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with (
@@ -95,7 +98,7 @@ def job_config(options: BenchTrainOptions, name: str) -> TrainConfig:
             count=options.workers,
             scheme=name,
             patience=options.patience,
-            lost_after_s=_IDEALS_LOST * ideal_s,
+            lost_after_s=max(_LEAST_LOST_S, _IDEALS_LOST * ideal_s),
             max_losses=10_000,
         ),
     )

@@ -383,8 +383,8 @@ class SimulateTrainOptions:
     rounds: int
     patience: float
     """A worker is late after 1 + patience times what the fastest ones take."""
-    slope: float
-    """Of a trace: seconds that a unit of load adds."""
+    slope: float | None
+    """Of a trace: seconds that a unit of load adds; None takes computing to be all."""
     seed: int
     plot: Path | None
     json: bool = False
