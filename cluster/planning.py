@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cluster.deployment import DeploymentSpec
 from cluster.options import ModelOptions
+from cluster.placement import PlaceOptions
 from parallel.decoding.types import DecodeMode
 from runtime.checkpoint import parse_layers, resolve_model
 from runtime.draft_checkpoint import check_drafter, is_drafter
@@ -27,6 +28,8 @@ _LOOKUPS = re.compile(r"\+(ngram|recycle|store=[^+]+)$")
 GROUP_BACKENDS = ("auto", "shm", "gloo", "nccl")
 LINKS = ("grpc", "gloo", "nccl")
 _VIRTUAL_POSITIONS = 1 << 20
+_LOCAL_CPUS = 0.01
+"""What a rank reserves of a local Ray, which nobody shares."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +168,7 @@ def _check_options(options: ModelOptions) -> None:
     if options.draft_wait_s <= 0:
         raise ConfigError(f"--draft-wait is {options.draft_wait_s}: it must be above 0 seconds")
     parse_layer_parallel(options.layer_parallel)
+    PlaceOptions.parse(options.place)
     for name, choice, known in (
         ("--group", options.group_backend, GROUP_BACKENDS),
         ("--link", options.link, LINKS),
@@ -277,13 +281,14 @@ def plan_deployment(
     tokens = options.cache_tokens or cache_tokens
     num_drafters = options.drafters if drafter is not None and drafter.has_ranks else 0
     num_ranks = options.tp + num_drafters
+    place = _place(options)
     settings = ModelSettings(
         role="target",
         directory=target.directory,
         virtual=target.virtual,
         dtype=options.dtype,
         device=options.device,
-        num_threads=options.threads or max(1, (os.cpu_count() or 1) // num_ranks),
+        num_threads=options.threads or _num_threads(options, place, num_ranks),
         cache_tokens=tokens,
         shares_prefixes=options.prefix_cache,
     )
@@ -299,8 +304,13 @@ def plan_deployment(
             lookups=drafter.lookups,
             layer_parallel=_width(options, target, drafter),
         )
-    if options.device == "cpu":
+    target_bytes = drafter_bytes = 0
+    if options.ray_address is None:
         _check_memory(target, drafter, settings)
+    else:
+        target_bytes = _rank_bytes(target.facts, settings, options.tp)
+        if drafter is not None and drafter_settings is not None and num_drafters:
+            drafter_bytes = _rank_bytes(drafter.facts, drafter_settings, num_drafters)
     return DeploymentSpec(
         target=settings,
         tp=options.tp,
@@ -311,6 +321,7 @@ def plan_deployment(
             draft_wait_s=options.draft_wait_s,
             tokenizer_directory=target.directory if stops else None,
             lookup=drafter.lookup if drafter is not None else None,
+            link_port=place.port,
             inline_drafter=None if num_drafters else drafter_settings,
         ),
         drafter=drafter_settings if num_drafters else None,
@@ -319,18 +330,47 @@ def plan_deployment(
         vocab_size=target.vocab_size,
         group_backend=options.group_backend,
         link=options.link,
+        place=place,
+        target_bytes=target_bytes,
+        drafter_bytes=drafter_bytes,
         num_gpus=1.0 if options.device.startswith("cuda") else 0.0,
     )
+
+
+def _place(options: ModelOptions) -> PlaceOptions:
+    """Return what `--place` asks for; of a local Ray ranks need next to nothing."""
+    place = PlaceOptions.parse(options.place)
+    if options.ray_address is None:
+        return replace(place, cpus=place.cpus or _LOCAL_CPUS, wait_s=0.0)
+    return place
+
+
+def _num_threads(options: ModelOptions, place: PlaceOptions, num_ranks: int) -> int:
+    """Share this machine's cores out; on a cluster a rank has what it reserves."""
+    if options.ray_address is None:
+        return max(1, (os.cpu_count() or 1) // num_ranks)
+    return max(1, int(place.cpus or 1))
 
 
 def _find(name: str) -> ModelFacts:
     return read_facts(resolve_model(name))
 
 
+def _rank_bytes(facts: ModelFacts | None, settings: ModelSettings, num_ranks: int) -> int:
+    """Return the memory of its node that each rank of a group reserves."""
+    if facts is None or settings.device != "cpu":
+        return 0
+    weights = facts.weight_bytes(settings.dtype, settings.layers)
+    cache = facts.cache_bytes(settings.dtype, settings.cache_tokens, settings.layers)
+    return (weights + cache) // num_ranks
+
+
 def _check_memory(
     target: PlannedModel, drafter: DrafterChoice | None, settings: ModelSettings
 ) -> None:
     """Refuse what this machine's memory cannot hold: weights and cache of both models."""
+    if settings.device != "cpu":
+        return
     weights = cache = 0
     if target.facts is not None:
         weights += target.facts.weight_bytes(settings.dtype)

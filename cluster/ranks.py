@@ -6,6 +6,8 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from cluster.placement import Node
+from cluster.reservation import Reservation
 from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout
 
 _START_TIMEOUT_S = 300.0
@@ -19,11 +21,19 @@ class Rank:
     role: str
     rank: int
     actor: Any  # a Ray actor handle, which has no static type
+    room: Reservation
+    """Of its whole group."""
+
+    @property
+    def node(self) -> Node:
+        """Where it runs."""
+        return self.room.nodes[self.rank]
 
     @property
     def name(self) -> str:
         """What errors call it."""
-        return f"{self.role} rank {self.rank}"
+        where = f" on {self.node.address}" if not self.room.is_on_one_node else ""
+        return f"{self.role} rank {self.rank}{where}"
 
 
 def await_all(calls: dict[Any, Rank]) -> dict[Any, Any]:
@@ -44,9 +54,11 @@ def await_all(calls: dict[Any, Rank]) -> dict[Any, Any]:
 
 
 def kill_ranks(ranks: list[Rank]) -> None:
-    """End the ranks' processes."""
+    """End the ranks' processes and give their room back."""
     for rank in ranks:
         ray.kill(rank.actor)
+    for room in {id(rank.room): rank.room for rank in ranks}.values():
+        room.release()
 
 
 def answers(rank: Rank) -> bool:

@@ -148,7 +148,9 @@ class LeaderHost:
         if drafter is not None:
             link = InlineLink(drafter, clock)
             self._engine.join(introduction(drafter, "inline drafter"), link)
-        self._server = GrpcLinkServer(host, token=token, on_link=self._engine.join)
+        self._server = GrpcLinkServer(
+            host, settings.link_port, token=token, on_link=self._engine.join
+        )
         return self._server.address
 
     def draft_inline(self, settings: LeaderSettings) -> None:

@@ -66,5 +66,7 @@ class LeaderSettings:
     """Needed for stop strings."""
     lookup: LookupSettings | None = None
     """A look-up drafter in the leader's own process, where there is no other drafter."""
+    link_port: int = 0
+    """Where links to the leader arrive; 0 is any free port."""
     inline_drafter: ModelSettings | None = None
     """A drafter's model in the leader's own process, where there is no other drafter."""

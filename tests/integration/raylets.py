@@ -1,0 +1,143 @@
+"""Ray clusters of several raylets on this machine, each a process that looks like a node."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+_START_S = 120
+_STORE_BYTES = 80 << 20
+
+
+class Raylets:
+    """Started by `add_node`, the head first; use it as a context manager so that all end."""
+
+    def __init__(self, *, dashboard: bool = False) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="paceline-ray-", dir="/tmp")  # sockets
+        self._dashboard_port = free_port() if dashboard else 0
+        self._nodes: list[subprocess.Popen[bytes]] = []
+        token = Path(self._folder.name) / "token"
+        token.write_text(secrets.token_hex(16))
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_worker_niceness": "0",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "PYTHONPATH": str(ROOT),
+        }
+        self.address = ""
+
+    def __enter__(self) -> "Raylets":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def dashboard_url(self) -> str:
+        """Where jobs are submitted."""
+        return f"http://127.0.0.1:{self._dashboard_port}"
+
+    def add_node(
+        self,
+        *,
+        cpus: int = 1,
+        host: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
+        environment: dict[str, str] | None = None,
+    ) -> int:
+        """Start a node and return its process id; `prefix` may put it into a network namespace."""
+        where = ["--address", self.address]
+        if not self._nodes:
+            port = free_port()
+            self.address = f"{host}:{port}"
+            where = ["--head", "--port", str(port), "--temp-dir", self._folder.name]
+            if self._dashboard_port:
+                where += ["--include-dashboard=true", "--dashboard-host", "127.0.0.1"]
+                where += ["--dashboard-port", str(self._dashboard_port)]
+            else:
+                where.append("--include-dashboard=false")
+            where += ["--ray-client-server-port", str(free_port())]
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *where]
+        command += ["--node-ip-address", host, "--num-cpus", str(cpus), "--num-gpus", "0"]
+        command += ["--min-worker-port", "0", "--max-worker-port", "0", "--block"]
+        command += ["--object-store-memory", str(_STORE_BYTES), "--disable-usage-stats"]
+        log = Path(self._folder.name) / f"node-{len(self._nodes)}.log"
+        with log.open("wb") as sink:
+            node = subprocess.Popen(
+                [*prefix, *command],
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env=self.environment | (environment or {}),
+                cwd=self._folder.name,
+                start_new_session=True,
+            )
+        self._nodes.append(node)
+        deadline_s = time.monotonic() + _START_S
+        while b"Ray runtime started" not in log.read_bytes():
+            assert node.poll() is None, log.read_text()
+            assert time.monotonic() < deadline_s, log.read_text()
+            time.sleep(0.1)
+        return node.pid
+
+    def run(
+        self,
+        *arguments: str,
+        prefix: Sequence[str] = (),
+        check: bool = True,
+        timeout_s: float = 240,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the command line as a driver on the head's node."""
+        finished = subprocess.run(
+            [*prefix, sys.executable, "-m", "cluster.cli", *arguments],
+            env=self.environment | {"RAY_ADDRESS": self.address},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        assert not check or finished.returncode == 0, finished.stderr
+        return finished
+
+    def processes(self) -> list[psutil.Process]:
+        """Return every process of every node."""
+        found = []
+        for node in self._nodes:
+            try:
+                parent = psutil.Process(node.pid)
+                found += [parent, *parent.children(recursive=True)]
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    def close(self) -> None:
+        """End the nodes, those that joined first; what does not end is killed."""
+        everything = self.processes()
+        for node in reversed(self._nodes):
+            if node.poll() is None:
+                node.send_signal(signal.SIGTERM)
+        _, alive = psutil.wait_procs(everything, timeout=20)
+        for process in alive:
+            process.kill()
+        for node in self._nodes:
+            node.wait(timeout=20)
+        self._nodes = []
+        self._folder.cleanup()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on at the moment."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
