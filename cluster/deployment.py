@@ -15,10 +15,18 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from actors.shard import NgramActor, ShardActor
 from cluster.placement import Need, PlaceOptions
-from cluster.ranks import Rank, answers, await_all, is_done, kill_ranks, outcome
-from cluster.reservation import LOOPBACK, Placer, Reservation, read_nodes
+from cluster.ranks import (
+    Rank,
+    answers,
+    await_all,
+    is_done,
+    kill_ranks,
+    outcome,
+    start_ranks,
+    whereabouts,
+)
+from cluster.reservation import LOOPBACK, Placer, check_group, read_nodes
 from parallel.messages import Hello
 from runtime.errors import ConfigError, PacelineError, PeerLost
 from runtime.groups.rendezvous import choose_backend
@@ -122,10 +130,11 @@ class Deployment:
         """
         needs = [self.spec.target_need, self.spec.drafter_need]
         rooms = self._placer.place([need for need in needs if need is not None], note)
+        check_group(rooms, self.spec.group_backend)
         note(f"starting {self.spec.tp} target rank(s)")
-        self._target = _ranks(self.spec.target, rooms[0])
+        self._target = start_ranks(self.spec.target, rooms[0])
         if len(rooms) > 1:
-            self._drafters = _ranks(self.spec.drafter, rooms[1])
+            self._drafters = start_ranks(self.spec.drafter, rooms[1])
         note("loading the target" + (" and the drafter" if self.spec.drafter else ""))
         opening = self._open(self._target, self.spec.target)
         if self.spec.drafter is not None:
@@ -209,6 +218,11 @@ class Deployment:
                 ray.wait(old_calls, num_returns=len(old_calls), timeout=_STOP_TIMEOUT_S)
             kill_ranks(old)
 
+    @property
+    def whereabouts(self) -> str:
+        """On which nodes the ranks are, for people; "" where everything is on this one."""
+        return whereabouts([*self._target, *self._drafters])
+
     def connect(self) -> Link:
         """Open a driver's link to the leader."""
         hello = Hello(role="driver", name="driver")
@@ -286,8 +300,9 @@ class Deployment:
 
     def _opened(self, settings: ModelSettings | None, need: Need) -> list[Rank]:
         """Return the ranks of a new drafter group that has loaded its model, if it has one."""
-        (room,) = self._placer.place([need], _LOG.info)
-        new = _ranks(settings, room)
+        (room,) = rooms = self._placer.place([need], _LOG.info)
+        check_group(rooms, self.spec.group_backend)
+        new = start_ranks(settings, room)
         try:
             if settings is not None:
                 await_all(self._open(new, settings))
@@ -322,12 +337,6 @@ class Deployment:
         """Start opening a group: rank 0 offers a meeting point, all join and load."""
         size, same_host = len(ranks), len({rank.node.node_id for rank in ranks}) == 1
         backend = self.spec.group_backend
-        if backend == "shm" and not same_host:
-            where = ", ".join(rank.node.address for rank in ranks)
-            raise ConfigError(
-                f"--group shm needs the {settings.role}'s ranks on one node, they are on {where}: "
-                "take gloo, or --place target=pack"
-            )
         if backend == "auto":
             backend = choose_backend(settings.device, same_host=same_host) if size > 1 else "solo"
         host = self._host_of(ranks[0], is_reached_here=same_host)
@@ -368,20 +377,3 @@ class Deployment:
         met = leading.actor.await_drafter.remote(num_met, _CONNECT_TIMEOUT_S)
         # One that fails before it has joined is found by `check`: the target goes on without it.
         ray.wait([met, drafting], timeout=_CONNECT_TIMEOUT_S)
-
-
-def _ranks(settings: ModelSettings | None, room: Reservation) -> list[Rank]:
-    """Return a group's actors in their room; without a model, the one that copies n-grams."""
-    if settings is None:
-        actor = ray.remote(NgramActor).options(**room.options[0]).remote()
-        return [Rank("drafter", 0, actor, room)]
-    shard = ray.remote(ShardActor)
-    return [
-        Rank(
-            settings.role,
-            rank,
-            shard.options(max_concurrency=4, **options).remote(settings, rank),
-            room,
-        )
-        for rank, options in enumerate(room.options)
-    ]

@@ -63,6 +63,11 @@ class Node:
     is_here: bool = False
     """Whether this process runs on it."""
 
+    @property
+    def name(self) -> str:
+        """What people are told: several nodes may share an address."""
+        return f"{self.address} ({self.node_id[:6]})"
+
     def room_for(self, each: dict[str, float]) -> int:
         """Return how many ranks of that size fit into what is free."""
         wanted = {name: amount for name, amount in each.items() if amount > 0}

@@ -85,6 +85,23 @@ class Placer:
             time.sleep(_LOOK_S)
 
 
+def check_group(rooms: Sequence[Reservation], backend: str) -> None:
+    """Refuse shared memory between nodes, and give the rooms back then.
+
+    Raises:
+        ConfigError: the backend is shm, and a group has ranks on several nodes.
+    """
+    apart = [room for room in rooms if not room.is_on_one_node]
+    if backend == "shm" and apart:
+        for room in rooms:
+            room.release()
+        where = " and ".join(dict.fromkeys(node.name for node in apart[0].nodes))
+        raise ConfigError(
+            f"--group shm: ranks that share memory cannot be on {where}; take gloo, or --place "
+            "target=pack"
+        )
+
+
 def read_nodes() -> list[Node]:
     """Return the living nodes with what they have."""
     free = available_resources_per_node()

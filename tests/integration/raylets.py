@@ -1,4 +1,7 @@
-"""Ray clusters of several raylets on this machine, each a process that looks like a node."""
+"""Ray clusters of several raylets on this machine, each a process that looks like a node.
+
+Their Python has what Paceline depends on, and Paceline itself only where a driver brings it.
+"""
 
 import os
 import secrets
@@ -6,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Sequence
@@ -15,6 +19,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 _START_S = 120
+_RUN_S = 240
 _STORE_BYTES = 80 << 20
 
 
@@ -25,6 +30,10 @@ class Raylets:
         self._folder = tempfile.TemporaryDirectory(prefix="paceline-ray-", dir="/tmp")  # sockets
         self._dashboard_port = free_port() if dashboard else 0
         self._nodes: list[subprocess.Popen[bytes]] = []
+        programs = Path(self._folder.name) / "bin"
+        programs.mkdir()
+        self.python = str(programs / "python")
+        Path(self.python).symlink_to(getattr(sys, "_base_executable", sys.executable))
         token = Path(self._folder.name) / "token"
         token.write_text(secrets.token_hex(16))
         self.environment = {
@@ -33,7 +42,9 @@ class Raylets:
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_worker_niceness": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
-            "PYTHONPATH": str(ROOT),
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            # Named so, the folder's .pth files are not read: no editable install.
+            "PYTHONPATH": sysconfig.get_path("purelib"),
         }
         self.address = ""
 
@@ -68,7 +79,7 @@ class Raylets:
             else:
                 where.append("--include-dashboard=false")
             where += ["--ray-client-server-port", str(free_port())]
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *where]
+        command = [self.python, "-m", "ray.scripts.scripts", "start", *where]
         command += ["--node-ip-address", host, "--num-cpus", str(cpus), "--num-gpus", "0"]
         command += ["--min-worker-port", "0", "--max-worker-port", "0", "--block"]
         command += ["--object-store-memory", str(_STORE_BYTES), "--disable-usage-stats"]
@@ -93,21 +104,21 @@ class Raylets:
     def run(
         self,
         *arguments: str,
+        module: str = "cluster.cli",
         prefix: Sequence[str] = (),
-        check: bool = True,
-        timeout_s: float = 240,
+        code: int = 0,
     ) -> subprocess.CompletedProcess[str]:
-        """Run the command line as a driver on the head's node."""
+        """Run the command line, or another module, as a driver on the head's node."""
         finished = subprocess.run(
-            [*prefix, sys.executable, "-m", "cluster.cli", *arguments],
+            [*prefix, self.python, "-m", module, *arguments],
             env=self.environment | {"RAY_ADDRESS": self.address},
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=timeout_s,
+            timeout=_RUN_S,
             check=False,
         )
-        assert not check or finished.returncode == 0, finished.stderr
+        assert finished.returncode == code, finished.stdout + finished.stderr
         return finished
 
     def processes(self) -> list[psutil.Process]:
