@@ -12,7 +12,9 @@ from runtime.errors import ConfigError
 
 TARGET_PLACES = ("auto", "pack", "spread")
 DRAFTER_PLACES = ("auto", "near", "far")
-_SHARES = (1.0, 0.5, 0.25, 0.1, 0.01)
+LEAST_CPUS = 0.01
+"""What a rank reserves at the least: a placement group holds nothing of size 0."""
+_SHARES = (1.0, 0.5, 0.25, 0.1, LEAST_CPUS)
 """CPUs of a rank, the most that the nodes could give to all."""
 _ROUNDING = 1e-6
 _GIB = 1024**3
@@ -284,7 +286,7 @@ def _set(options: PlaceOptions, key: str, value: str) -> PlaceOptions:
         case "drafter":
             return replace(options, drafter=_one_of(key, value, DRAFTER_PLACES))
         case "cpus":
-            return replace(options, cpus=_number(key, value, least=0.01))
+            return replace(options, cpus=_number(key, value, least=LEAST_CPUS))
         case "wait":
             return replace(options, wait_s=_number(key, value, least=0.0))
         case "port":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cluster.deployment import DeploymentSpec
 from cluster.options import ModelOptions
-from cluster.placement import PlaceOptions
+from cluster.placement import LEAST_CPUS, PlaceOptions
 from parallel.decoding.types import DecodeMode
 from runtime.checkpoint import parse_layers, resolve_model
 from runtime.draft_checkpoint import check_drafter, is_drafter
@@ -15,6 +15,7 @@ from runtime.errors import ConfigError
 from runtime.facts import ModelFacts, check_device, check_tensor_parallel, read_facts
 from runtime.lookup_drafting import LookupSettings
 from runtime.memory import available_bytes, check_fits
+from runtime.node_models import NamedModel
 from runtime.retrieval_files import check_store
 from runtime.settings import LeaderSettings, ModelSettings
 from runtime.shipped import shipped_drafter
@@ -28,8 +29,6 @@ _LOOKUPS = re.compile(r"\+(ngram|recycle|store=[^+]+)$")
 GROUP_BACKENDS = ("auto", "shm", "gloo", "nccl")
 LINKS = ("grpc", "gloo", "nccl")
 _VIRTUAL_POSITIONS = 1 << 20
-_LOCAL_CPUS = 0.01
-"""What a rank reserves of a local Ray, which nobody shares."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,6 +284,7 @@ def plan_deployment(
     settings = ModelSettings(
         role="target",
         directory=target.directory,
+        known=_known(target, drafter),
         virtual=target.virtual,
         dtype=options.dtype,
         device=options.device,
@@ -337,11 +337,24 @@ def plan_deployment(
     )
 
 
+def _known(target: PlannedModel, drafter: DrafterChoice | None) -> tuple[NamedModel, ...]:
+    """Return what the user called the directories, for nodes that keep them elsewhere."""
+    known = []
+    if target.facts is not None:
+        known.append(NamedModel(str(target.facts.directory), target.name))
+    if drafter is not None and drafter.facts is not None:
+        name = drafter.name.removeprefix(_INLINE)
+        while (match := _LOOKUPS.search(name)) is not None:
+            name = name[: match.start()]
+        known.append(NamedModel(str(drafter.facts.directory), name))
+    return tuple(known)
+
+
 def _place(options: ModelOptions) -> PlaceOptions:
     """Return what `--place` asks for; of a local Ray ranks need next to nothing."""
     place = PlaceOptions.parse(options.place)
     if options.ray_address is None:
-        return replace(place, cpus=place.cpus or _LOCAL_CPUS, wait_s=0.0)
+        return replace(place, cpus=place.cpus or LEAST_CPUS, wait_s=0.0)
     return place
 
 

@@ -59,7 +59,7 @@ class Placer:
             ConfigError: a group does not fit; names the resource and what the nodes have.
             PeerTimeout: the room was taken by somebody else meanwhile.
         """
-        plan = self._plan(needs, note)
+        plan = self.plan(needs, note)
         made: list[Reservation] = []
         try:
             for need, nodes in zip(needs, plan.nodes, strict=True):
@@ -73,7 +73,8 @@ class Placer:
                 self._target_ids = [node.node_id for node in nodes]
         return made
 
-    def _plan(self, needs: Sequence[Need], note: Callable[[str], None]) -> Plan:
+    def plan(self, needs: Sequence[Need], note: Callable[[str], None]) -> Plan:
+        """Return where the groups would go; waits and raises as `place` does."""
         deadline_s = time.monotonic() + self._options.wait_s
         while True:
             try:
