@@ -387,27 +387,3 @@ class SimulateTrainOptions:
     seed: int
     plot: Path | None
     json: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubmitOptions:
-    """`paceline submit`."""
-
-    arguments: tuple[str, ...]
-    """The verb and its options."""
-    address: str
-    """Ray's job server."""
-    runtime_env: Path | None
-    working_dir: Path | None
-    """None is the current one."""
-    submission_id: str | None
-    detach: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckOptions:
-    """`paceline cluster check`."""
-
-    models: ModelOptions
-    """What is to be placed, if it names a target."""
-    json: bool = False

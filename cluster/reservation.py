@@ -63,7 +63,7 @@ class Placer:
         made: list[Reservation] = []
         try:
             for need, nodes in zip(needs, plan.nodes, strict=True):
-                made.append(_reserve(need, nodes, plan.cpus))
+                made.append(_reserve(need, nodes, plan.cpus, self._options.interface))
         except PeerTimeout:
             for reservation in made:
                 reservation.release()
@@ -121,7 +121,7 @@ def read_nodes() -> list[Node]:
     ]
 
 
-def _reserve(need: Need, nodes: Sequence[Node], cpus: float) -> Reservation:
+def _reserve(need: Need, nodes: Sequence[Node], cpus: float, interface: str | None) -> Reservation:
     each = need.each(cpus)
     bundle = {name: amount for name, amount in each.items() if amount > 0}
     group = placement_group(
@@ -136,8 +136,12 @@ def _reserve(need: Need, nodes: Sequence[Node], cpus: float) -> Reservation:
             f"the room for {need.role} on {where} was not given within {_RESERVE_S:.0f} s: "
             "somebody else may have taken it; try again"
         )
+    environment = {}
+    if interface is not None and "/" not in interface:
+        environment = {"env_vars": {"NCCL_SOCKET_IFNAME": interface}}
     options = [
         {
+            "runtime_env": environment,
             "num_cpus": cpus,
             "num_gpus": need.gpus,
             "memory": int(need.memory) or None,

@@ -18,7 +18,7 @@ import yaml
 from ray.job_submission import JobStatus, JobSubmissionClient
 from rich.console import Console
 
-from cluster.options import SubmitOptions
+from cluster.options_cluster import SubmitOptions
 from runtime.errors import ConfigError, PeerLost, PeerTimeout
 
 VERBS = ("serve", "generate", "train", "draft", "bench", "experiment")
