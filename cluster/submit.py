@@ -6,6 +6,7 @@ Paceline has to be installed on the cluster, only what it depends on.
 
 import asyncio
 import contextlib
+import importlib
 import importlib.util
 import os
 import shlex
@@ -29,6 +30,7 @@ _STOP_S = 60.0
 _POLL_S = 0.5
 _RECONNECTS = 20
 _STOPPED = 130
+_OTHER_ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 _SERVER_ERRORS = (RuntimeError, OSError)  # what Ray's client and requests raise
 
 
@@ -78,14 +80,16 @@ def runtime_environment(options: SubmitOptions) -> dict[str, Any]:
         ConfigError: the file cannot be read, or there is no such directory.
     """
     environment = _read_environment(options.runtime_env)
-    directory = options.working_dir or Path(environment.get("working_dir", "."))
-    if "://" not in str(directory):
-        if not directory.is_dir():
-            raise ConfigError(f"--working-dir {directory} is no directory")
-        environment["working_dir"] = str(directory.resolve())
-        if not (directory / "cluster" / "cli.py").is_file():
-            ours = [str(ROOT / room) for room in _ROOMS]
-            environment["py_modules"] = [*environment.get("py_modules", []), *ours]
+    where = str(options.working_dir or environment.get("working_dir", "."))
+    if "://" in where:  # Ray fetches it on each node
+        return environment | {"working_dir": where}
+    directory = Path(where)
+    if not directory.is_dir():
+        raise ConfigError(f"--working-dir {directory} is no directory")
+    environment["working_dir"] = str(directory.resolve())
+    if not (directory / "cluster" / "cli.py").is_file():
+        ours = [str(ROOT / room) for room in _ROOMS]
+        environment["py_modules"] = [*environment.get("py_modules", []), *ours]
     return environment
 
 
@@ -109,7 +113,8 @@ def _connect(address: str) -> Any:
         )
     if not address.startswith(("http://", "https://")):
         raise ConfigError(f"--address is {address!r}: write http://HEAD:8265, Ray's dashboard")
-    os.environ.pop("RAY_ADDRESS", None)  # Ray's client would prefer it to the address given
+    for name in _OTHER_ADDRESSES:
+        os.environ.pop(name, None)  # Ray's client would prefer it to the address given
     try:
         return JobSubmissionClient(address)
     except _SERVER_ERRORS as error:
@@ -140,6 +145,7 @@ def _follow(client: Any, job: str, where: str) -> int:
 
 async def _show_logs(client: Any, job: str) -> None:
     """Copy the job's output to standard output; a connection that breaks is taken up again."""
+    broken = (*_SERVER_ERRORS, importlib.import_module("aiohttp").ClientError)
     num_shown = 0
     for attempt in range(_RECONNECTS):
         num_skipped = 0
@@ -151,7 +157,7 @@ async def _show_logs(client: Any, job: str) -> None:
                 sys.stdout.write(fresh)
                 sys.stdout.flush()
             return
-        except _SERVER_ERRORS as error:
+        except broken as error:
             with contextlib.suppress(*_SERVER_ERRORS):
                 if client.get_job_status(job).is_terminal():
                     return

@@ -59,15 +59,22 @@ class Raylets:
         """Where jobs are submitted."""
         return f"http://127.0.0.1:{self._dashboard_port}"
 
+    def add_nodes(self, count: int) -> None:
+        """Start the head, then the others at the same time."""
+        self.add_node()
+        for _ in range(count - 1):
+            self._start_node(cpus=1, host="127.0.0.1", prefix=())
+        for number in range(count):
+            self._await_node(number)
+
     def add_node(
-        self,
-        *,
-        cpus: int = 1,
-        host: str = "127.0.0.1",
-        prefix: Sequence[str] = (),
-        environment: dict[str, str] | None = None,
-    ) -> int:
-        """Start a node and return its process id; `prefix` may put it into a network namespace."""
+        self, *, cpus: int = 1, host: str = "127.0.0.1", prefix: Sequence[str] = ()
+    ) -> None:
+        """Start a node and wait for it; `prefix` may put it into a network namespace."""
+        self._start_node(cpus=cpus, host=host, prefix=prefix)
+        self._await_node(len(self._nodes) - 1)
+
+    def _start_node(self, *, cpus: int, host: str, prefix: Sequence[str]) -> None:
         where = ["--address", self.address]
         if not self._nodes:
             port = free_port()
@@ -83,23 +90,27 @@ class Raylets:
         command += ["--node-ip-address", host, "--num-cpus", str(cpus), "--num-gpus", "0"]
         command += ["--min-worker-port", "0", "--max-worker-port", "0", "--block"]
         command += ["--object-store-memory", str(_STORE_BYTES), "--disable-usage-stats"]
-        log = Path(self._folder.name) / f"node-{len(self._nodes)}.log"
+        log = self._log(len(self._nodes))
         with log.open("wb") as sink:
             node = subprocess.Popen(
                 [*prefix, *command],
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env=self.environment | (environment or {}),
+                env=self.environment,
                 cwd=self._folder.name,
                 start_new_session=True,
             )
         self._nodes.append(node)
-        deadline_s = time.monotonic() + _START_S
+
+    def _await_node(self, number: int) -> None:
+        log, deadline_s = self._log(number), time.monotonic() + _START_S
         while b"Ray runtime started" not in log.read_bytes():
-            assert node.poll() is None, log.read_text()
+            assert self._nodes[number].poll() is None, log.read_text()
             assert time.monotonic() < deadline_s, log.read_text()
             time.sleep(0.1)
-        return node.pid
+
+    def _log(self, number: int) -> Path:
+        return Path(self._folder.name) / f"node-{number}.log"
 
     def run(
         self,

@@ -1,102 +1,102 @@
-"""Jobs on a head whose Python has no Paceline: uploaded, followed, mirrored, stopped."""
+"""Jobs on a cluster of three raylets whose Python has no Paceline: uploaded, mirrored, stopped."""
 
 import json
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
+from runtime.text import Tokenizer
 from tests.integration.raylets import ROOT, Raylets
+from tests.models import check_identity
 from tests.tiny_checkpoint import save_tiny_checkpoint
 
+PROMPT = "w1 w2 w3 w4 w5"
 LONG = ("generate", "--virtual", "target=50ms,draft=10ms,alpha=0.8", "--prompt", "1 2 3")
 CLEAN_S = 60
 
 
 @pytest.fixture(scope="module")
-def head() -> Iterator[Raylets]:
-    with Raylets(dashboard=True) as nodes:
-        nodes.add_node(cpus=2)
-        yield nodes
+def nodes() -> Iterator[Raylets]:
+    with Raylets(dashboard=True) as raylets:
+        raylets.add_nodes(3)
+        yield raylets
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_checkpoint(tmp_path_factory.mktemp("tiny")))
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
 
 
-def generate(tiny: str) -> list[str]:
-    command = ["generate", "--target", tiny, "--drafter", tiny, "--prompt", "w1 w2 w3", "--json"]
-    return [*command, "--max-tokens", "24", "--draft-wait", "10", "--threads", "1", "--ignore-eos"]
+def generate(tiny: Path) -> list[str]:
+    command = ["generate", "--target", str(tiny), "--drafter", str(tiny), "--prompt", PROMPT]
+    command += ["--json", "--max-tokens", "32", "--ignore-eos", "--mode", "pearl"]
+    return [*command, "--draft-length", "4", "--draft-wait", "10", "--threads", "1"]
 
 
-def rows_of(output: str) -> list[dict[str, object]]:
-    """Return the JSON rows among a job's log lines."""
-    return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
-
-
-def submit(head: Raylets, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    return head.run("submit", *arguments, "--address", head.dashboard_url, code=code)
-
-
-def test_the_cluster_has_no_paceline_of_its_own(head: Raylets) -> None:
-    arguments = ("job", "submit", "--address", head.dashboard_url, "--", "python", "-c")
-    finished = head.run(*arguments, "import cluster", module="ray.scripts.scripts", code=1)
-    assert "No module named 'cluster'" in finished.stdout
-
-
-def test_ray_job_submit_runs_an_upload(head: Raylets, tiny: str) -> None:
-    arguments = ("job", "submit", "--address", head.dashboard_url, "--working-dir", ".", "--")
-    command = ("python", "-m", "cluster.cli", *generate(tiny), "--tp", "2", "--mode", "pearl")
-    finished = head.run(*arguments, *command, module="ray.scripts.scripts")
-    (row,) = rows_of(finished.stdout)
-    stats = row["stats"]
-    assert isinstance(stats, dict)
-    assert stats["accepted"] > 0
-    (alone,) = rows_of(
-        head.run(*generate(tiny), "--ray", "local", "--mode", "autoregressive").stdout
+def test_ray_job_submit_spreads_an_upload_over_nodes(nodes: Raylets, tiny: Path) -> None:
+    """Two target ranks and the drafter on a node each, gloo and gRPC between them."""
+    bare = subprocess.run(
+        [nodes.python, "-c", "import cluster"], env=nodes.environment, cwd="/", check=False
     )
-    assert row["token_ids"] == alone["token_ids"]
+    assert bare.returncode == 1, "the nodes' Python must not find this checkout by itself"
+    arguments = ("job", "submit", "--address", nodes.dashboard_url, "--working-dir", ".", "--")
+    place = ("--tp", "2", "--place", "target=spread,drafter=far,cpus=1")
+    command = ("python", "-m", "cluster.cli", *generate(tiny), *place)
+    finished = nodes.run(*arguments, *command, module="ray.scripts.scripts")
+    lines = finished.stdout.splitlines()
+    (row,) = [json.loads(line) for line in lines if line.startswith("{")]
+    prompt = tuple(Tokenizer.load(tiny).encode(PROMPT))
+    assert check_identity(tiny, prompt, tuple(row["token_ids"])) is None
+    assert row["stats"]["drafted"] > 0
+    assert row["stats"]["accepted"] > 0
+    (where,) = [line for line in lines if line.startswith("target on ")]
+    target, _, drafter = where.removeprefix("target on ").partition(", drafter on ")
+    assert len({*target.split(" + "), drafter}) == 3
 
 
-def test_submit_mirrors_output_and_exit_code(head: Raylets, tiny: str) -> None:
-    finished = submit(head, *generate(tiny), "--mode", "speculative")
-    assert len(rows_of(finished.stdout)) == 1
-    refused = submit(head, *generate(tiny), "--tp", "0", code=2)
-    assert "--tp is 0" in refused.stdout
+def test_submit_mirrors_the_refusal_of_what_does_not_fit(nodes: Raylets, tiny: Path) -> None:
+    options = ("--tp", "3", "--place", "target=pack,cpus=1,wait=0")
+    address = ("--address", nodes.dashboard_url)
+    refused = nodes.run("submit", *generate(tiny), *options, *address, code=2)
+    assert "target: 3 rank(s) of 1 CPU do not fit on one node" in refused.stdout
+    assert refused.stdout.count("1 of 1 CPU") == 3
 
 
-def test_an_interrupted_submit_leaves_nothing_behind(head: Raylets) -> None:
-    command = [head.python, "-m", "cluster.cli", "submit", *LONG, "--max-tokens", "100000"]
+def test_an_interrupted_submit_leaves_nothing_behind(nodes: Raylets) -> None:
+    command = [nodes.python, "-m", "cluster.cli", "submit", *LONG, "--max-tokens", "100000"]
     with subprocess.Popen(
-        [*command, "--address", head.dashboard_url],
-        env=head.environment,
+        [*command, "--address", nodes.dashboard_url],
+        env=nodes.environment,
         cwd=ROOT,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         text=True,
     ) as submitting:
         assert submitting.stdout is not None
-        for line in iter(lambda: submitting.stdout.read(20), ""):  # type: ignore[union-attr]
-            if ")" in line:  # tokens arrive while the job runs
-                break
-        assert working(head)
+        said = ""
+        while "(" not in said:  # tokens arrive while the job runs
+            said = submitting.stdout.read(20)
+            assert said, "the job ended by itself"
+        assert working(nodes)
         submitting.send_signal(signal.SIGINT)
+        submitting.stdout.read()
         assert submitting.wait(timeout=120) == 130
     deadline_s = time.monotonic() + CLEAN_S
-    while working(head):
-        assert time.monotonic() < deadline_s, working(head)
+    while working(nodes):
+        assert time.monotonic() < deadline_s, working(nodes)
         time.sleep(0.5)
-    assert actors_alive(head) == []
+    assert actors_alive(nodes) == []
 
 
-def working(head: Raylets) -> list[str]:
-    """Return the processes of drivers and actors, by what they run."""
+def working(nodes: Raylets) -> list[str]:
+    """Return the processes of drivers and of their actors, by what they run."""
     found = []
-    for process in head.processes():
+    for process in nodes.processes():
         try:
             line = " ".join(process.cmdline())
         except psutil.NoSuchProcess:
@@ -106,8 +106,8 @@ def working(head: Raylets) -> list[str]:
     return found
 
 
-def actors_alive(head: Raylets) -> list[str]:
+def actors_alive(nodes: Raylets) -> list[str]:
     """Return the classes of the cluster's living actors."""
-    arguments = ("list", "actors", "--address", head.dashboard_url, "--format", "json")
-    listed = json.loads(head.run(*arguments, module="ray.scripts.scripts").stdout)
+    arguments = ("list", "actors", "--address", nodes.dashboard_url, "--format", "json")
+    listed = json.loads(nodes.run(*arguments, module="ray.scripts.scripts").stdout)
     return [actor["class_name"] for actor in listed if actor["state"] == "ALIVE"]
