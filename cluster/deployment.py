@@ -141,7 +141,10 @@ class Deployment:
             opening |= self._open(self._drafters, self.spec.drafter)
         await_all(opening)
         leader = self._target[0]
-        host = self._host_of(leader, is_reached_here=len(read_nodes()) == 1)
+        is_alone = len(read_nodes()) == 1
+        if is_alone:
+            self._placer.confine()
+        host = self._host_of(leader, is_reached_here=is_alone)
         listening = leader.actor.listen.remote(self.spec.leader, host, self._token)
         self._address = await_all({listening: leader})[listening]
         self._calls[leader.actor.lead.remote()] = leader

@@ -36,6 +36,8 @@ class PlaceOptions:
     """Name or network (10.0.0.0/8) of the interface that ranks listen on; None: Ray's."""
     port: int = 0
     """Where the leader's links listen; 0: any free port."""
+    timeout_s: float = 20.0
+    """How long a rank waits for another within a step."""
     wait_s: float = 10.0
     """How long to wait for nodes that still join, or for room that others give back."""
 
@@ -287,6 +289,8 @@ def _set(options: PlaceOptions, key: str, value: str) -> PlaceOptions:
             return replace(options, drafter=_one_of(key, value, DRAFTER_PLACES))
         case "cpus":
             return replace(options, cpus=_number(key, value, least=LEAST_CPUS))
+        case "timeout":
+            return replace(options, timeout_s=_number(key, value, least=0.1))
         case "wait":
             return replace(options, wait_s=_number(key, value, least=0.0))
         case "port":
@@ -300,7 +304,7 @@ def _set(options: PlaceOptions, key: str, value: str) -> PlaceOptions:
             return replace(options, interface=value)
     raise ConfigError(
         f"--place {key}={value} cannot be read: write target, drafter, cpus, domain, interface, "
-        "port or wait, as target=spread,drafter=far"
+        "port, timeout or wait, as target=spread,drafter=far"
     )
 
 

@@ -305,6 +305,7 @@ def plan_deployment(
         num_threads=options.threads or _num_threads(options, place, num_ranks),
         cache_tokens=tokens,
         shares_prefixes=options.prefix_cache,
+        group_timeout_s=place.timeout_s,
     )
     drafter_settings = None
     if drafter is not None and drafter.has_model:

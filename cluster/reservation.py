@@ -49,6 +49,7 @@ class Placer:
     def __init__(self, options: PlaceOptions) -> None:
         self._options = options
         self._target_ids: list[str] = []
+        self._is_confined = False
 
     def place(self, needs: Sequence[Need], note: Callable[[str], None]) -> list[Reservation]:
         """Reserve room for all groups, or for none.
@@ -73,12 +74,19 @@ class Placer:
                 self._target_ids = [node.node_id for node in nodes]
         return made
 
+    def confine(self) -> None:
+        """Place what comes later beside the target only: it cannot be reached from elsewhere."""
+        self._is_confined = True
+
     def plan(self, needs: Sequence[Need], note: Callable[[str], None]) -> Plan:
         """Return where the groups would go; waits and raises as `place` does."""
         deadline_s = time.monotonic() + self._options.wait_s
         while True:
             try:
-                return plan_places(needs, read_nodes(), self._options, target_ids=self._target_ids)
+                nodes = read_nodes()
+                if self._is_confined:
+                    nodes = [node for node in nodes if node.node_id in self._target_ids]
+                return plan_places(needs, nodes, self._options, target_ids=self._target_ids)
             except ConfigError as error:
                 if time.monotonic() >= deadline_s:
                     raise

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from rich.console import Console
 
@@ -31,7 +32,7 @@ _POLL_S = 0.5
 _RECONNECTS = 20
 _STOPPED = 130
 _OTHER_ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
-_SERVER_ERRORS = (RuntimeError, OSError)  # what Ray's client and requests raise
+_SERVER_ERRORS = (RuntimeError, OSError, RayError)  # what Ray's client and requests raise
 
 
 def run(options: SubmitOptions) -> int:
@@ -51,7 +52,7 @@ def run(options: SubmitOptions) -> int:
             submission_id=options.submission_id,
             metadata={"paceline": options.arguments[0]},
         )
-    except (RuntimeError, ValueError, OSError) as error:
+    except (*_SERVER_ERRORS, ValueError) as error:
         raise ConfigError(f"the job was not accepted: {_first_lines(error)}") from error
     where = f"--address {options.address} {job}"
     _NOTES.print(f"job {job}: {entrypoint}", soft_wrap=True, markup=False)
