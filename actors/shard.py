@@ -4,6 +4,7 @@ import os
 
 from runtime.groups.rendezvous import GroupSpec
 from runtime.hosts import LeaderHost, ModelHost, serve_drafter
+from runtime.interfaces import address_on
 from runtime.links.torch_link import TorchLinkSpec
 from runtime.settings import LeaderAddress, LeaderSettings, ModelSettings
 from runtime.timeline import PhaseSpan
@@ -20,6 +21,10 @@ class ShardActor:
     def pid(self) -> int:
         """Return this process's id."""
         return os.getpid()
+
+    def address_on(self, interface: str) -> str:
+        """Return this node's address on an interface or in a network."""
+        return address_on(interface)
 
     def offer(self, backend: str, size: int, host: str) -> GroupSpec:
         """Open the group's meeting point (rank 0)."""

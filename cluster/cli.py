@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from cluster import cli_bench, cli_draft, cli_experiment, cli_serve, cli_train
+from cluster import cli_bench, cli_cluster, cli_draft, cli_experiment, cli_serve, cli_train
 from cluster.flags import (
     CacheTokens,
     Chat,
@@ -27,6 +28,7 @@ from cluster.flags import (
     MinP,
     NumPrompts,
     Penalty,
+    Place,
     Prompt,
     Prompts,
     Ray,
@@ -68,6 +70,8 @@ app.add_typer(cli_draft.app, name="draft")
 app.add_typer(cli_train.app, name="train")
 app.add_typer(cli_train.simulate, name="simulate")
 app.add_typer(cli_experiment.app, name="experiment")
+app.add_typer(cli_cluster.app, name="cluster")
+app.command("submit", context_settings=cli_cluster.SUBMIT_SETTINGS)(cli_cluster.submit)
 
 
 @app.command()
@@ -103,6 +107,7 @@ def generate(
     threads: Threads = None,
     group: Group = "auto",
     link: Link = "grpc",
+    place: Place = None,
     max_batch: MaxBatch = 16,
     cache_tokens: CacheTokens = None,
     draft_wait: DraftWait = 1.0,
@@ -125,6 +130,7 @@ def generate(
         threads=threads,
         group_backend=group,
         link=link,
+        place=place,
         max_batch=max_batch,
         cache_tokens=cache_tokens,
         draft_wait_s=draft_wait,
@@ -163,7 +169,9 @@ def main() -> None:
 
 
 def _complain(error: PacelineError) -> None:
-    Console(stderr=True, highlight=False).print(f"[red]error:[/] {error}", soft_wrap=True)
+    Console(stderr=True, highlight=False).print(
+        f"[red]error:[/] {escape(str(error))}", soft_wrap=True
+    )
 
 
 def _on_terminate(signum: int, frame: object) -> None:  # noqa: ARG001

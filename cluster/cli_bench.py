@@ -21,6 +21,7 @@ from cluster.flags import (
     Link,
     MaxTokens,
     NumPrompts,
+    Place,
     Prompt,
     Prompts,
     Ray,
@@ -93,6 +94,7 @@ def bench_decode(
     threads: Threads = None,
     group: Group = "auto",
     link: Link = "grpc",
+    place: Place = None,
     ray: Ray = None,
     json: Json = False,
 ) -> None:
@@ -112,6 +114,7 @@ def bench_decode(
         threads=threads,
         group_backend=group,
         link=link,
+        place=place,
         max_batch=batch,
         ray_address=ray,
     )

@@ -22,6 +22,7 @@ from cluster.flags import (
     Link,
     MaxBatch,
     MaxTokens,
+    Place,
     Ray,
     RootCa,
     Server,
@@ -127,6 +128,7 @@ def serve(
     threads: Threads = None,
     group: Group = "auto",
     link: Link = "grpc",
+    place: Place = None,
     max_batch: MaxBatch = 16,
     cache_tokens: CacheTokens = None,
     prefix_cache: Annotated[
@@ -150,6 +152,7 @@ def serve(
         threads=threads,
         group_backend=group,
         link=link,
+        place=place,
         max_batch=max_batch,
         cache_tokens=cache_tokens,
         prefix_cache=prefix_cache,

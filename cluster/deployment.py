@@ -8,15 +8,25 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from actors.shard import NgramActor, ShardActor
-from cluster.ranks import Rank, answers, await_all, is_done, kill_ranks, outcome
+from cluster.placement import Need, PlaceOptions
+from cluster.ranks import (
+    Rank,
+    answers,
+    await_all,
+    is_done,
+    kill_ranks,
+    outcome,
+    start_ranks,
+    whereabouts,
+)
+from cluster.reservation import LOOPBACK, Placer, check_group, read_nodes
 from parallel.messages import Hello
 from runtime.errors import ConfigError, PacelineError, PeerLost
 from runtime.groups.rendezvous import choose_backend
@@ -48,15 +58,33 @@ class DeploymentSpec:
     group_backend: str = "auto"
     link: str = "grpc"
     """Between leader and drafter: grpc, gloo or nccl."""
-    num_cpus: float = 0.0
-    """Ray CPUs each rank reserves."""
+    place: PlaceOptions = field(default_factory=PlaceOptions)
+    """Which nodes the ranks go to, and what they reserve there."""
     num_gpus: float = 0.0
-    host: str = "127.0.0.1"
+    """Of each rank with a model."""
+    target_bytes: int = 0
+    """Memory that each target rank reserves on its node; 0 reserves none."""
+    drafter_bytes: int = 0
+    """The same of each drafter rank."""
 
     @property
     def num_actors(self) -> int:
         """Actors this needs."""
         return self.tp + (self.num_drafters if self.drafter is not None else int(self.ngram))
+
+    @property
+    def target_need(self) -> Need:
+        """The room of the target's ranks."""
+        return Need(role="target", size=self.tp, gpus=self.num_gpus, memory=self.target_bytes)
+
+    @property
+    def drafter_need(self) -> Need | None:
+        """The room of the drafter's ranks; None if it has none."""
+        if self.drafter is None:
+            return Need(role="drafter", size=1) if self.ngram else None
+        return Need(
+            role="drafter", size=self.num_drafters, gpus=self.num_gpus, memory=self.drafter_bytes
+        )
 
 
 class Deployment:
@@ -66,6 +94,7 @@ class Deployment:
         self.spec = spec
         self.lost_drafters: list[str] = []
         self._token = secrets.token_hex(16)
+        self._placer = Placer(spec.place)
         self._target: list[Rank] = []
         self._drafters: list[Rank] = []
         self._calls: dict[Any, Rank] = {}
@@ -97,24 +126,27 @@ class Deployment:
             note: told what is being waited for, for a progress display.
 
         Raises:
-            ConfigError: a rank cannot load its model.
+            ConfigError: the nodes have no room for a rank, or it cannot load its model.
             PeerError: a rank died or did not get ready in time; names it.
         """
-        self._check_resources()
-        shard = ray.remote(ShardActor)
+        needs = [self.spec.target_need, self.spec.drafter_need]
+        rooms = self._placer.place([need for need in needs if need is not None], note)
+        check_group(rooms, self.spec.group_backend)
         note(f"starting {self.spec.tp} target rank(s)")
-        self._target = self._ranks(shard, self.spec.target, self.spec.tp)
-        if self.spec.drafter is not None:
-            self._drafters = self._ranks(shard, self.spec.drafter, self.spec.num_drafters)
-        elif self.spec.ngram:
-            self._drafters = [_ngram_rank()]
+        self._target = start_ranks(self.spec.target, rooms[0])
+        if len(rooms) > 1:
+            self._drafters = start_ranks(self.spec.drafter, rooms[1])
         note("loading the target" + (" and the drafter" if self.spec.drafter else ""))
         opening = self._open(self._target, self.spec.target)
         if self.spec.drafter is not None:
             opening |= self._open(self._drafters, self.spec.drafter)
         await_all(opening)
         leader = self._target[0]
-        listening = leader.actor.listen.remote(self.spec.leader, self.spec.host, self._token)
+        is_alone = len(read_nodes()) == 1
+        if is_alone:
+            self._placer.confine()
+        host = self._host_of(leader, is_reached_here=is_alone)
+        listening = leader.actor.listen.remote(self.spec.leader, host, self._token)
         self._address = await_all({listening: leader})[listening]
         self._calls[leader.actor.lead.remote()] = leader
         for rank in self._target[1:]:
@@ -168,10 +200,9 @@ class Deployment:
         with self._changing:
             old, old_calls = self._drafters, self._drafter_calls()
             new: list[Rank] = []
-            if spec.drafter is not None:
-                new = self._opened(spec.drafter, spec.num_drafters)
-            elif spec.ngram:
-                new = [_ngram_rank()]
+            need = spec.drafter_need
+            if need is not None:
+                new = self._opened(spec.drafter, need)
             else:
                 changing = leader.actor.draft_inline.remote(spec.leader)
                 await_all({changing: leader})
@@ -190,6 +221,11 @@ class Deployment:
             if old_calls:
                 ray.wait(old_calls, num_returns=len(old_calls), timeout=_STOP_TIMEOUT_S)
             kill_ranks(old)
+
+    @property
+    def whereabouts(self) -> str:
+        """On which nodes the ranks are, for people; "" where everything is on this one."""
+        return whereabouts([*self._target, *self._drafters])
 
     def connect(self) -> Link:
         """Open a driver's link to the leader."""
@@ -249,7 +285,9 @@ class Deployment:
             assert self._drafting is not None
             try:
                 if not self._closing:
-                    another = self._opened(self._drafting, max(1, len(left)))
+                    need = self.spec.drafter_need
+                    assert need is not None
+                    another = self._opened(self._drafting, replace(need, size=max(1, len(left))))
                     if self._closing:  # meanwhile
                         kill_ranks(another)
                         return
@@ -264,11 +302,14 @@ class Deployment:
     def _drafter_calls(self) -> list[Any]:
         return [call for call, rank in list(self._calls.items()) if rank.role == "drafter"]
 
-    def _opened(self, settings: ModelSettings, size: int) -> list[Rank]:
-        """Return the ranks of a new drafter group that has loaded its model."""
-        new = self._ranks(ray.remote(ShardActor), settings, size)
+    def _opened(self, settings: ModelSettings | None, need: Need) -> list[Rank]:
+        """Return the ranks of a new drafter group that has loaded its model, if it has one."""
+        (room,) = rooms = self._placer.place([need], _LOG.info)
+        check_group(rooms, self.spec.group_backend)
+        new = start_ranks(settings, room)
         try:
-            await_all(self._open(new, settings))
+            if settings is not None:
+                await_all(self._open(new, settings))
         except PacelineError:
             kill_ranks(new)
             raise
@@ -302,32 +343,26 @@ class Deployment:
         kill_ranks([*self._target, *self._drafters])
         self._target, self._drafters, self._calls, self._address = [], [], {}, ""
 
-    def _check_resources(self) -> None:
-        """Refuse what can never be placed: Ray itself would wait for it without end."""
-        present = ray.cluster_resources()
-        for name, each in (("CPU", self.spec.num_cpus), ("GPU", self.spec.num_gpus)):
-            needed = each * self.spec.num_actors
-            if needed > present.get(name, 0):
-                raise ConfigError(
-                    f"{self.spec.num_actors} ranks need {needed:g} {name}, the Ray cluster has "
-                    f"{present.get(name, 0):g}: take fewer ranks or a larger cluster"
-                )
-
-    def _ranks(self, actor_class: Any, settings: ModelSettings, size: int) -> list[Rank]:
-        made = actor_class.options(
-            num_cpus=self.spec.num_cpus, num_gpus=self.spec.num_gpus, max_concurrency=4
-        )
-        return [Rank(settings.role, rank, made.remote(settings, rank)) for rank in range(size)]
-
     def _open(self, ranks: list[Rank], settings: ModelSettings) -> dict[Any, Rank]:
         """Start opening a group: rank 0 offers a meeting point, all join and load."""
-        size = len(ranks)
+        size, same_host = len(ranks), len({rank.node.node_id for rank in ranks}) == 1
         backend = self.spec.group_backend
         if backend == "auto":
-            backend = choose_backend(settings.device, same_host=True) if size > 1 else "solo"
-        offering = ranks[0].actor.offer.remote(backend, size, self.spec.host)
+            backend = choose_backend(settings.device, same_host=same_host) if size > 1 else "solo"
+        host = self._host_of(ranks[0], is_reached_here=same_host)
+        offering = ranks[0].actor.offer.remote(backend, size, host)
         spec = await_all({offering: ranks[0]})[offering]
         return {rank.actor.open.remote(spec): rank for rank in ranks}
+
+    def _host_of(self, rank: Rank, *, is_reached_here: bool) -> str:
+        """Return the address a rank listens on: none that other nodes reach unless one has to."""
+        if is_reached_here:
+            return LOOPBACK
+        if self.spec.place.interface is None:
+            return rank.node.address
+        asking = rank.actor.address_on.remote(self.spec.place.interface)
+        address: str = await_all({asking: rank})[asking]
+        return address
 
     def _start_drafter(self) -> None:
         """Let the drafter draft for the leader; blocks until it has joined."""
@@ -338,7 +373,9 @@ class Deployment:
         num_met = await_all({asking: leading})[asking]
         leader: object = LeaderAddress(address=self._address, token=self._token)
         if self.spec.link != "grpc":
-            offering = self._target[0].actor.offer_link.remote(self.spec.link, self.spec.host)
+            here = {rank.node.node_id for rank in (first, leading)}
+            host = self._host_of(leading, is_reached_here=len(here) == 1)
+            offering = leading.actor.offer_link.remote(self.spec.link, host)
             leader = await_all({offering: self._target[0]})[offering]
         arguments: list[object] = [leader, f"drafter-{secrets.token_hex(2)}"]
         if self.spec.drafter is None:
@@ -350,8 +387,3 @@ class Deployment:
         met = leading.actor.await_drafter.remote(num_met, _CONNECT_TIMEOUT_S)
         # One that fails before it has joined is found by `check`: the target goes on without it.
         ray.wait([met, drafting], timeout=_CONNECT_TIMEOUT_S)
-
-
-def _ngram_rank() -> Rank:
-    actor_class = ray.remote(NgramActor)
-    return Rank("drafter", 0, actor_class.options(num_cpus=0).remote())

@@ -55,7 +55,22 @@ DraftWait = Annotated[
     float, typer.Option(help="Seconds a round waits for a late draft before going on without it.")
 ]
 Ray = Annotated[
-    str | None, typer.Option(help="Ray address to join (auto, HOST:PORT); default: a local Ray.")
+    str | None,
+    typer.Option(
+        envvar="RAY_ADDRESS",
+        callback=lambda address: None if address == "local" else address,
+        help="Ray address to join (auto, HOST:PORT), or local: one that ends with this run. "
+        "Default: local, within a Ray job its cluster.",
+    ),
+]
+Place = Annotated[
+    str | None,
+    typer.Option(
+        help="Nodes of the ranks: target=auto|pack|spread, drafter=auto|near|far, cpus=N (that "
+        "each reserves), domain=LABEL (of nodes that belong together), interface=NAME or network, "
+        "port=N (of the leader's links), timeout=SECONDS (that ranks wait for one another), "
+        "wait=SECONDS (for room); as target=spread,drafter=far."
+    ),
 ]
 Verifier = Annotated[
     str,

@@ -25,6 +25,8 @@ class ModelOptions:
     group_backend: str = "auto"
     link: str = "grpc"
     """Between leader and drafter: grpc, gloo or nccl."""
+    place: str | None = None
+    """Which nodes the ranks go to, as `PlaceOptions.parse` reads it."""
     max_batch: int = 16
     cache_tokens: int | None = None
     """None makes the cache just large enough for the prompts at hand."""

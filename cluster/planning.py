@@ -7,6 +7,8 @@ from pathlib import Path
 
 from cluster.deployment import DeploymentSpec
 from cluster.options import ModelOptions
+from cluster.placement import PlaceOptions
+from cluster.rank_needs import bytes_of_rank, place_of, threads_of
 from parallel.decoding.types import DecodeMode
 from runtime.checkpoint import parse_layers, resolve_model
 from runtime.draft_checkpoint import check_drafter, is_drafter
@@ -14,6 +16,7 @@ from runtime.errors import ConfigError
 from runtime.facts import ModelFacts, check_device, check_tensor_parallel, read_facts
 from runtime.lookup_drafting import LookupSettings
 from runtime.memory import available_bytes, check_fits
+from runtime.node_models import NamedModel
 from runtime.retrieval_files import check_store
 from runtime.settings import LeaderSettings, ModelSettings
 from runtime.shipped import shipped_drafter
@@ -179,6 +182,7 @@ def _check_options(options: ModelOptions) -> None:
     if options.draft_wait_s <= 0:
         raise ConfigError(f"--draft-wait is {options.draft_wait_s}: it must be above 0 seconds")
     parse_layer_parallel(options.layer_parallel)
+    PlaceOptions.parse(options.place)
     for name, choice, known in (
         ("--group", options.group_backend, GROUP_BACKENDS),
         ("--link", options.link, LINKS),
@@ -291,15 +295,18 @@ def plan_deployment(
     tokens = options.cache_tokens or cache_tokens
     num_drafters = options.drafters if drafter is not None and drafter.has_ranks else 0
     num_ranks = options.tp + num_drafters
+    place = place_of(options)
     settings = ModelSettings(
         role="target",
         directory=target.directory,
+        known=_known(target, drafter),
         virtual=target.virtual,
         dtype=options.dtype,
         device=options.device,
-        num_threads=options.threads or max(1, (os.cpu_count() or 1) // num_ranks),
+        num_threads=options.threads or threads_of(options, place, num_ranks),
         cache_tokens=tokens,
         shares_prefixes=options.prefix_cache,
+        group_timeout_s=place.timeout_s,
     )
     drafter_settings = None
     if drafter is not None and drafter.has_model:
@@ -315,8 +322,13 @@ def plan_deployment(
             layer_parallel=by_layers.width if by_layers else None,
             layer_parallel_from=by_layers.first if by_layers else 0,
         )
-    if options.device == "cpu":
+    target_bytes = drafter_bytes = 0
+    if options.ray_address is None:
         _check_memory(target, drafter, settings)
+    else:
+        target_bytes = bytes_of_rank(target.facts, settings, options.tp)
+        if drafter is not None and drafter_settings is not None and num_drafters:
+            drafter_bytes = bytes_of_rank(drafter.facts, drafter_settings, num_drafters)
     return DeploymentSpec(
         target=settings,
         tp=options.tp,
@@ -327,6 +339,7 @@ def plan_deployment(
             draft_wait_s=options.draft_wait_s,
             tokenizer_directory=target.directory if stops else None,
             lookup=drafter.lookup if drafter is not None else None,
+            link_port=place.port,
             inline_drafter=None if num_drafters else drafter_settings,
         ),
         drafter=drafter_settings if num_drafters else None,
@@ -335,8 +348,24 @@ def plan_deployment(
         vocab_size=target.vocab_size,
         group_backend=options.group_backend,
         link=options.link,
+        place=place,
+        target_bytes=target_bytes,
+        drafter_bytes=drafter_bytes,
         num_gpus=1.0 if options.device.startswith("cuda") else 0.0,
     )
+
+
+def _known(target: PlannedModel, drafter: DrafterChoice | None) -> tuple[NamedModel, ...]:
+    """Return what the user called the directories, for nodes that keep them elsewhere."""
+    known = []
+    if target.facts is not None:
+        known.append(NamedModel(str(target.facts.directory), target.name))
+    if drafter is not None and drafter.facts is not None:
+        name = drafter.name.removeprefix(_INLINE)
+        while (match := _LOOKUPS.search(name)) is not None:
+            name = name[: match.start()]
+        known.append(NamedModel(str(drafter.facts.directory), name))
+    return tuple(known)
 
 
 def _find(name: str) -> ModelFacts:
@@ -347,6 +376,8 @@ def _check_memory(
     target: PlannedModel, drafter: DrafterChoice | None, settings: ModelSettings
 ) -> None:
     """Refuse what this machine's memory cannot hold: weights and cache of both models."""
+    if settings.device != "cpu":
+        return
     weights = cache = 0
     if target.facts is not None:
         weights += target.facts.weight_bytes(settings.dtype)

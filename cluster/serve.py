@@ -3,7 +3,6 @@
 import asyncio
 import signal
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 
 from prometheus_client import start_http_server
@@ -30,6 +29,7 @@ from runtime.service.logs import LOG_FORMATS, start_logging
 from runtime.service.server import ServerSettings, ServiceServer
 from runtime.service.servicer import ServedModel
 from runtime.traffic import TrafficLog
+from runtime.version import package_version
 
 _NOTES = Console(stderr=True, highlight=False)
 _CHECK_S = 1.0
@@ -59,6 +59,8 @@ def run(options: ServeOptions) -> int:
         deployment = stack.enter_context(Deployment(spec))
         with _NOTES.status("starting") as status:
             deployment.start(lambda text: status.update(text))
+        if deployment.whereabouts:
+            _NOTES.print(deployment.whereabouts, soft_wrap=True)
         drafting = ServedDrafter(deployment, options.models, target, cache_tokens=tokens)
         return asyncio.run(_serve(deployment, drafting, model, settings, options))
 
@@ -155,7 +157,7 @@ def _served_model(
         drafter=drafter.name if drafter is not None else "",
         default_mode=DecodeMode(mode),
         default_max_tokens=options.max_tokens,
-        version=version("paceline"),
+        version=package_version(),
     )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from runtime.lookup_drafting import LookupSettings
+from runtime.node_models import NamedModel
 from runtime.virtual import VirtualSpec
 
 
@@ -16,6 +17,8 @@ class ModelSettings:
     """Checkpoint in Hugging Face format; None for virtual devices."""
     embedding_directory: str | None = None
     """The target's checkpoint, where `directory` is a trained drafter that shares its embedding."""
+    known: tuple[NamedModel, ...] = ()
+    """What the user called these directories; a node that lacks one looks for its name."""
     lookups: LookupSettings | None = None
     """What a drafter looks up beside its model."""
     layers: tuple[int, ...] | None = None
@@ -70,5 +73,7 @@ class LeaderSettings:
     """Needed for stop strings."""
     lookup: LookupSettings | None = None
     """A look-up drafter in the leader's own process, where there is no other drafter."""
+    link_port: int = 0
+    """Where links to the leader arrive; 0 is any free port."""
     inline_drafter: ModelSettings | None = None
     """A drafter's model in the leader's own process, where there is no other drafter."""

@@ -15,6 +15,8 @@ from cluster.options import BenchTrainOptions, TrainMergeOptions
 from cluster.train import _Display
 from cluster.train_merge import run as merge
 from parallel.group import SoloGroup
+from cluster.train_pool import RayPool
+from runtime.errors import ConfigError
 from runtime.training.coordinator import StepReport
 from runtime.weights import load_decoder
 from tests.integration.training_jobs import adapter, same, train, watch_pids
@@ -49,6 +51,11 @@ def assert_engine_agrees(directory: Path, model: PreTrainedModel) -> None:
     prompt = [28, 7, 9, 11]
     expected = model(torch.tensor([prompt])).logits[0]
     torch.testing.assert_close(score(ours, tuple(prompt)), expected, atol=2e-3, rtol=0)
+
+
+def test_workers_that_do_not_fit_are_refused_before_any_is_started(job: Path) -> None:
+    with pytest.raises(ConfigError, match=r"workers: 2 rank\(s\) of 99 CPU do not fit"):
+        train(job, "workers.cpus=99")
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning:transformers")  # of what peft calls
