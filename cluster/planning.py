@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cluster.deployment import DeploymentSpec
+from cluster.deployment_spec import DeploymentSpec
 from cluster.options import ModelOptions
 from cluster.placement import PlaceOptions
 from parallel.decoding.types import DecodeMode

@@ -25,14 +25,15 @@ from parallel.messages import (
 )
 from parallel.model.batch import SequenceRows
 from runtime.clock import Clock
-from runtime.drafter_port import DrafterPort
+from runtime.drafter_ports import DrafterPorts
 from runtime.errors import DeadlineExceeded, PacelineError, PeerError
 from runtime.ledger import SlotLedger
 from runtime.links.link import Link
 from runtime.request_queue import RequestQueue
-from runtime.round import RoundRunner, Work
+from runtime.round import RoundRunner
 from runtime.sequence import Sequence
 from runtime.text import StopMatcher, Tokenizer
+from runtime.work import Work
 
 _LOG = logging.getLogger("paceline.leader")
 _MOST_LOGPROBS = 20
@@ -70,7 +71,7 @@ class _Received:
 
 @dataclass(frozen=True, slots=True)
 class _Left:
-    pass
+    drafter: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class Engine:
         self,
         rounds: RoundRunner,
         ledger: SlotLedger,
-        port: DrafterPort,
+        ports: DrafterPorts,
         config: EngineConfig,
         *,
         clock: Clock,
@@ -93,7 +94,7 @@ class Engine:
     ) -> None:
         self._rounds = rounds
         self._ledger = ledger
-        self._port = port
+        self._ports = ports
         self._config = config
         self._clock = clock
         self._tokenizer = tokenizer
@@ -132,9 +133,9 @@ class Engine:
             self._met.wait_for(lambda: self._num_met > num_met, timeout_s)
             return self._num_met
 
-    def leave(self) -> None:
-        """Let the drafter go; requests in flight go on without one."""
-        self._inbox.put(_Left())
+    def leave(self, drafter: str | None = None) -> None:
+        """Let a drafter go, or all (None); requests in flight go on with others, or without."""
+        self._inbox.put(_Left(drafter))
 
     def stop(self) -> None:
         """End `run` after the round in progress."""
@@ -164,7 +165,7 @@ class Engine:
             raise
         finally:
             self._stopping = True
-            self._port.close()
+            self._ports.close()
             for link in list(self._drivers.values()):
                 link.close()
 
@@ -185,18 +186,18 @@ class Engine:
                 self._stopping = True
             case _Joined(hello, link):
                 self._attach(hello, link)
-            case _Left():
-                self._port.close()
+            case _Left(None):
+                self._ports.close()
+            case _Left(str(drafter)):
+                self._ports.leave(drafter)
             case _Received(driver, message):
                 self._handle(driver, message)
 
     def _attach(self, hello: Hello, link: Link) -> None:
-        self._port.attach(hello, link)
+        self._ports.attach(hello, link)
         self._rounds.meet(hello)
         if not self._running:
             self._rounds.measure(self._config.max_positions)
-        for sequence in self._running:
-            sequence.known_to_drafter = False
         with self._met:
             self._num_met += 1
             self._met.notify_all()
@@ -233,6 +234,9 @@ class Engine:
             assert self._tokenizer is not None
             sequence.stop_matcher = StopMatcher(self._tokenizer, submit.stop)
         self._waiting.push(sequence, self._running)
+        reason = self._end_of_output(sequence)
+        if reason is not None:  # the engine before was lost with its last word
+            self._finish(sequence, reason)
 
     def _problem(self, submit: Submit) -> str | None:
         """Return why a request cannot be served, or None."""
@@ -241,8 +245,11 @@ class Engine:
             return "the prompt has no tokens"
         if submit.max_tokens < 1:
             return f"max_tokens is {submit.max_tokens}: ask for at least 1"
-        if not all(0 <= token < config.vocab_size for token in submit.prompt_ids):
+        tokens = (*submit.prompt_ids, *submit.output_ids)
+        if not all(0 <= token < config.vocab_size for token in tokens):
             return f"a prompt token lies outside the vocabulary of {config.vocab_size}"
+        if len(submit.output_ids) > submit.max_tokens:
+            return f"{len(submit.output_ids)} tokens are final, max_tokens is {submit.max_tokens}"
         if num_prompt >= config.max_positions:
             return (
                 f"the prompt has {num_prompt} tokens, the model's context holds "
@@ -319,11 +326,11 @@ class Engine:
 
     def _round(self) -> None:
         decoding, prefilling, syncing = self._split()
-        losses = self._port.num_losses
+        losses = self._ports.num_losses
         works = self._rounds.run(decoding, prefilling, syncing)
         now_s = self._clock.now_s()
         for work in works:
-            if self._port.num_losses > losses:
+            if self._ports.num_losses > losses:
                 work.sequence.counters.drafter_lost = True
             if work.commit is None:
                 self._running.remove(work.sequence)
@@ -399,6 +406,11 @@ class Engine:
             return "stop"
         return "length" if sequence.num_wanted <= 0 else None
 
+    def _end_of_output(self, sequence: Sequence) -> str | None:
+        """Return why a sequence has ended with tokens that it brought along, or None."""
+        reasons = [self._end(sequence, token) for token in sequence.submit.output_ids]
+        return reasons[-1] if reasons else None
+
     def _drop(self, sequence: Sequence) -> None:
         """Take a request out of queue and cache; what it had read may be of use to others."""
         if sequence in self._running:
@@ -426,8 +438,9 @@ class Engine:
             waiting=len(self._waiting),
             pages_used=ledger.num_pages - ledger.num_available_pages,
             pages=ledger.num_pages,
-            drafter=self._port.name,
-            drafter_losses=self._port.num_losses,
+            drafter=self._ports.name,
+            drafter_losses=self._ports.num_losses,
+            drafters=len(self._ports.attached),
             preemptions=self._num_preemptions,
             prefix_hit_tokens=self._num_prefix_hits,
             expired=self._num_expired,

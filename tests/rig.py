@@ -11,7 +11,7 @@ from parallel.decoding.types import DecodeMode, RngKey, SamplingParams, ScoreRow
 from parallel.group import SoloGroup
 from parallel.messages import Committed, Failed, Finished, Hello, Message, Submit
 from runtime.clock import MonotonicClock
-from runtime.drafter_port import DrafterPort
+from runtime.drafter_ports import DrafterPorts
 from runtime.drafting import Drafter, introduction, serve_drafts
 from runtime.engine import Engine, EngineConfig
 from runtime.ledger import SlotLedger
@@ -21,6 +21,7 @@ from runtime.lookup_drafting import LookupDrafter, LookupSettings
 from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
 from runtime.round import RoundRunner
 from runtime.shard import ShardRunner
+from runtime.text import Tokenizer
 from runtime.toy import PrefixShard, prefix_logits
 
 VOCAB = 48
@@ -44,14 +45,15 @@ class Rig:
         wait_budget_s: float = 2.0,
         max_batch: int = 16,
         prefill_chunk: int = 256,
+        tokenizer: Tokenizer | None = None,
     ) -> None:
         clock = MonotonicClock()
         self.target = PrefixShard(VOCAB, page_size=PAGE)
         ledger = SlotLedger(num_pages=num_pages, page_size=PAGE)
-        self.port = DrafterPort(clock, wait_budget_s=wait_budget_s)
+        self.ports = DrafterPorts(clock, wait_budget_s=wait_budget_s)
         controller = DraftLengthController(max_length=8)
         runner = ShardRunner(self.target, SoloGroup())
-        rounds = RoundRunner(runner, ledger, self.port, controller, clock)
+        rounds = RoundRunner(runner, ledger, self.ports, controller, clock)
         config = EngineConfig(
             vocab_size=VOCAB,
             max_positions=400,
@@ -59,7 +61,7 @@ class Rig:
             max_batch=max_batch,
             prefill_chunk=prefill_chunk,
         )
-        self.engine = Engine(rounds, ledger, self.port, config, clock=clock, tokenizer=None)
+        self.engine = Engine(rounds, ledger, self.ports, config, clock=clock, tokenizer=tokenizer)
         self.errors: list[BaseException] = []
         self._threads = [self._spawn(self.engine.run)]
 
@@ -83,6 +85,7 @@ class Rig:
         grows_trees: bool = False,
         width: int = 0,
         step_s: tuple[float, ...] = (),
+        joins: bool = False,
     ) -> Link:
         """Attach a model drafter; returns its end of the link, to be closed by a test."""
         runner = ShardRunner(PrefixShard(VOCAB, page_size=PAGE, noise=noise), SoloGroup())
@@ -90,10 +93,10 @@ class Rig:
         drafter = ModelDrafter(
             runner, ledger, lookups=lookups, grows_trees=grows_trees, width=width, step_s=step_s
         )
-        return self._attach(drafter)
+        return self._attach(drafter, joins=joins)
 
-    def attach_ngram(self) -> Link:
-        return self._attach(LookupDrafter(LookupSettings(recycle=False)))
+    def attach_ngram(self, *, joins: bool = False) -> Link:
+        return self._attach(LookupDrafter(LookupSettings(recycle=False)), joins=joins)
 
     def attach_lookup(self) -> Link:
         """Attach a look-up drafter with n-grams and recycling, which grows trees."""
@@ -112,9 +115,9 @@ class Rig:
         self.engine.join(Hello(role="drafter", name="toy", vocab_size=VOCAB), leader_end)
         self._serve(drafter_end, drafter)
 
-    def _attach(self, drafter: Drafter) -> Link:
+    def _attach(self, drafter: Drafter, *, joins: bool = False) -> Link:
         ours, theirs = memory_link_pair("leader", "drafter")
-        self.engine.join(introduction(drafter, "toy", VOCAB), theirs)
+        self.engine.join(introduction(drafter, "toy", VOCAB, joins=joins), theirs)
         self._serve(ours, drafter)
         return ours
 

@@ -26,6 +26,15 @@ class DrafterControl(Protocol):
         """
         ...
 
+    def set_count(self, num_drafters: int) -> int:
+        """Let so many drafters draft side by side; blocks, and returns how many do.
+
+        Raises:
+            ConfigError: the number is out of bounds, or this drafter works alone.
+            PeerError: one did not start; the others draft.
+        """
+        ...
+
 
 class AdminServicer(rpc.AdminServiceServicer):
     """Runs the server."""
@@ -58,6 +67,17 @@ class AdminServicer(rpc.AdminServiceServicer):
             finished_requests=gateway.metrics.num_finished,
             refused_requests=gateway.metrics.num_refused,
             engine=engine,
+            replicas=[
+                pb.ReplicaStatus(
+                    replica=replica.number,
+                    state=replica.state,
+                    step_age_s=replica.step_age_s,
+                    open_requests=gateway.num_open_on(replica.number),
+                    restarts=max(replica.num_attached - 1, 0),
+                    engine=put_status(replica.status),
+                )
+                for replica in gateway.replicas
+            ],
         )
 
     async def Drain(
@@ -93,6 +113,19 @@ class AdminServicer(rpc.AdminServiceServicer):
     ) -> pb.SwapDrafterResponse:
         """Replace the drafter."""
         return pb.SwapDrafterResponse(drafter=await self._set(request.drafter, context))
+
+    async def SetDrafters(
+        self, request: pb.SetDraftersRequest, context: Context
+    ) -> pb.SetDraftersResponse:
+        """Change how many drafters draft."""
+        if self._control is None:
+            await refuse(context, RequestRefused("this server cannot change its drafters"))
+        try:
+            async with self._changing:
+                count = await asyncio.to_thread(self._control.set_count, request.drafters)
+        except PacelineError as error:
+            await refuse(context, error)
+        return pb.SetDraftersResponse(drafters=count)
 
     async def _set(self, drafter: str | None, context: Context) -> str:
         if self._control is None:

@@ -1,7 +1,6 @@
 """Several raylets: ranks on different nodes give the tokens of one process."""
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,0 +1,79 @@
+"""One engine behind a gateway: its link while there is one, and what it said of itself last."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from parallel.messages import EngineStatus, Message
+from runtime.errors import PacelineError
+from runtime.links.link import Link
+
+_LOG = logging.getLogger("paceline.gateway")
+_POLL_S = 0.5
+News = Message | PacelineError
+"""What an engine says, or why it says no more."""
+
+
+class Replica:
+    """One of a gateway's engines. It may be lost and come back as another process."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.link: Link | None = None
+        self.status = EngineStatus()
+        self.heard_s = time.monotonic()
+        self.error: PacelineError | None = None
+        """Why it is not there; None while it is."""
+        self.is_gone = False
+        """Whether nobody starts it anew."""
+        self.num_attached = 0
+        """Times an engine was attached."""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether requests can be sent to it."""
+        return self.link is not None
+
+    @property
+    def state(self) -> str:
+        """What an administrator calls its state."""
+        if self.is_up:
+            return "serving"
+        return "gone" if self.is_gone else "lost"
+
+    @property
+    def step_age_s(self) -> float:
+        """Seconds since it last gave a sign of life."""
+        return time.monotonic() - self.heard_s
+
+    def attach(self, link: Link, hand_over: Callable[["Replica", Link, News], None]) -> None:
+        """Listen to an engine (in a thread: links block), until it is detached."""
+        self.link, self.error, self.heard_s = link, None, time.monotonic()
+        self.status = EngineStatus()
+        self.num_attached += 1
+        reading = threading.Thread(
+            target=self._read, args=(link, hand_over), name="gateway-reader", daemon=True
+        )
+        reading.start()
+
+    def detach(self, error: PacelineError) -> None:
+        """Let the engine go; whatever it says from now on is not heard: that is the fence."""
+        link, self.link, self.error = self.link, None, error
+        if link is not None:  # closing waits for what is on its way out
+            threading.Thread(target=link.close, name="gateway-closer", daemon=True).start()
+
+    def _read(self, link: Link, hand_over: Callable[["Replica", Link, News], None]) -> None:
+        while self.link is link:
+            try:
+                news: News | None = link.recv(_POLL_S)
+            except PacelineError as error:
+                news = error
+            if news is None:
+                continue
+            try:
+                hand_over(self, link, news)
+            except RuntimeError:  # the loop has ended
+                return
+            if isinstance(news, PacelineError):
+                return
