@@ -14,7 +14,6 @@ from cluster.deployment import Deployment
 from cluster.restarts import RestartBudget, RestartLimits
 from cluster.vital_signs import VitalLimits, VitalSigns
 from runtime.errors import PacelineError, PeerError, PeerLost
-from runtime.pulse import Beat
 from runtime.service.gateway import Gateway
 
 _LOG = logging.getLogger("paceline.supervisor")
@@ -74,10 +73,6 @@ class Supervisor:
         self.deployment.close()
         self._thread.join(_JOIN_S)
 
-    def beats(self) -> dict[str, Beat]:
-        """Return how each rank is, by its name."""
-        return self._vitals.beats()
-
     def _run(self) -> None:
         while self.failure is None and not self._closing.wait(_LOOK_S):
             error = self._problem()
@@ -92,6 +87,7 @@ class Supervisor:
         except PacelineError as error:
             return error
         stuck = self._vitals.look([*deployment.target_ranks, *deployment.drafters.ranks])
+        self._gateway.replicas[self._replica].beats = self._vitals.beats()
         for each in stuck:
             if each.rank.role == "target":
                 return each.error

@@ -26,6 +26,7 @@ from parallel.messages import (
 from parallel.model.batch import SequenceRows
 from runtime.clock import Clock
 from runtime.drafter_ports import DrafterPorts
+from runtime.engine_limits import EngineConfig, problem_of
 from runtime.errors import DeadlineExceeded, PacelineError, PeerError
 from runtime.ledger import SlotLedger
 from runtime.links.link import Link
@@ -36,25 +37,8 @@ from runtime.text import StopMatcher, Tokenizer
 from runtime.work import Work
 
 _LOG = logging.getLogger("paceline.leader")
-_MOST_LOGPROBS = 20
 _HEADROOM = 64
 """Tokens that a sequence may write beyond its committed ones in one round, drafts included."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineConfig:
-    """Limits of one leader."""
-
-    vocab_size: int
-    max_positions: int
-    """Longest sequence the target takes, in tokens."""
-    max_batch: int = 16
-    """Sequences decoded at once; more wait in order."""
-    prefill_chunk: int = 256
-    """Prompt tokens a round processes beside the decoding sequences."""
-    eos_ids: frozenset[int] = frozenset()
-    heartbeat_s: float = 2.0
-    """How often an idle leader lets its followers hear of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +202,8 @@ class Engine:
                 _LOG.warning("driver %d sent an unexpected %s", driver, type(message).__name__)
 
     def _submit(self, driver: int, submit: Submit) -> None:
-        problem = self._problem(submit)
+        config, has_text = self._config, self._tokenizer is not None
+        problem = problem_of(submit, config, self._ledger, has_text=has_text)
         if problem is not None:
             failed = Failed(request=submit.request, kind="ConfigError", message=problem)
             self._send(driver, failed)
@@ -237,35 +222,6 @@ class Engine:
         reason = self._end_of_output(sequence)
         if reason is not None:  # the engine before was lost with its last word
             self._finish(sequence, reason)
-
-    def _problem(self, submit: Submit) -> str | None:
-        """Return why a request cannot be served, or None."""
-        config, num_prompt = self._config, len(submit.prompt_ids)
-        if num_prompt == 0:
-            return "the prompt has no tokens"
-        if submit.max_tokens < 1:
-            return f"max_tokens is {submit.max_tokens}: ask for at least 1"
-        tokens = (*submit.prompt_ids, *submit.output_ids)
-        if not all(0 <= token < config.vocab_size for token in tokens):
-            return f"a prompt token lies outside the vocabulary of {config.vocab_size}"
-        if len(submit.output_ids) > submit.max_tokens:
-            return f"{len(submit.output_ids)} tokens are final, max_tokens is {submit.max_tokens}"
-        if num_prompt >= config.max_positions:
-            return (
-                f"the prompt has {num_prompt} tokens, the model's context holds "
-                f"{config.max_positions}: shorten the prompt"
-            )
-        capacity = min(num_prompt + submit.max_tokens, config.max_positions)
-        if not self._ledger.can_ever_fit(capacity):
-            return (
-                f"prompt and output need {capacity} tokens of cache, it holds "
-                f"{self._ledger.capacity}: raise --cache-tokens or lower --max-tokens"
-            )
-        if submit.stop and self._tokenizer is None:
-            return "stop strings need a tokenizer, which a virtual target does not have"
-        if submit.num_logprobs > _MOST_LOGPROBS:
-            return f"{submit.num_logprobs} log probabilities a token, {_MOST_LOGPROBS} at most"
-        return None
 
     def _drop_expired(self) -> None:
         """End requests whose output nobody waits for any longer, queued or running."""

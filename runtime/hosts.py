@@ -15,7 +15,8 @@ from runtime.clock import MonotonicClock
 from runtime.draft_checkpoint import load_drafter
 from runtime.drafter_ports import DrafterPorts
 from runtime.drafting import Drafter, introduction, serve_drafts
-from runtime.engine import Engine, EngineConfig
+from runtime.engine import Engine
+from runtime.engine_limits import EngineConfig
 from runtime.errors import PeerError
 from runtime.groups.rendezvous import GroupOffer, GroupSpec, join_group, offer_group
 from runtime.inline_link import InlineLink

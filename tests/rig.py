@@ -13,7 +13,8 @@ from parallel.messages import Committed, Failed, Finished, Hello, Message, Submi
 from runtime.clock import MonotonicClock
 from runtime.drafter_ports import DrafterPorts
 from runtime.drafting import Drafter, introduction, serve_drafts
-from runtime.engine import Engine, EngineConfig
+from runtime.engine import Engine
+from runtime.engine_limits import EngineConfig
 from runtime.ledger import SlotLedger
 from runtime.links.link import Link
 from runtime.links.memory import memory_link_pair

@@ -9,6 +9,7 @@ from runtime.errors import PacelineError
 from runtime.links.to_wire import put_status
 from runtime.service.gateway import Gateway
 from runtime.service.limits import RequestRefused
+from runtime.service.replica import Replica
 from runtime.service.servicer import Context, ServedModel, refuse
 
 
@@ -67,16 +68,20 @@ class AdminServicer(rpc.AdminServiceServicer):
             finished_requests=gateway.metrics.num_finished,
             refused_requests=gateway.metrics.num_refused,
             engine=engine,
-            replicas=[
-                pb.ReplicaStatus(
-                    replica=replica.number,
-                    state=replica.state,
-                    step_age_s=replica.step_age_s,
-                    open_requests=gateway.num_open_on(replica.number),
-                    restarts=max(replica.num_attached - 1, 0),
-                    engine=put_status(replica.status),
-                )
-                for replica in gateway.replicas
+            replicas=[self._replica(replica) for replica in gateway.replicas],
+        )
+
+    def _replica(self, replica: Replica) -> pb.ReplicaStatus:
+        return pb.ReplicaStatus(
+            replica=replica.number,
+            state=replica.state,
+            step_age_s=replica.step_age_s,
+            open_requests=self._gateway.num_open_on(replica.number),
+            restarts=max(replica.num_attached - 1, 0),
+            engine=put_status(replica.status),
+            ranks=[
+                pb.RankStatus(name=name, pid=beat.pid, state=beat.state, step_age_s=beat.step_age_s)
+                for name, beat in replica.beats.items()
             ],
         )
 

@@ -3,11 +3,12 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from parallel.messages import EngineStatus, Message
 from runtime.errors import PacelineError
 from runtime.links.link import Link
+from runtime.pulse import Beat
 
 _LOG = logging.getLogger("paceline.gateway")
 _POLL_S = 0.5
@@ -27,6 +28,8 @@ class Replica:
         """Why it is not there; None while it is."""
         self.is_gone = False
         """Whether nobody starts it anew."""
+        self.beats: Mapping[str, Beat] = {}
+        """How its ranks are, by their names; kept by whoever supervises it."""
         self.num_attached = 0
         """Times an engine was attached."""
 

@@ -675,6 +675,7 @@ class ReplicaStatus(_message.Message):
     OPEN_REQUESTS_FIELD_NUMBER: _builtins.int
     RESTARTS_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    RANKS_FIELD_NUMBER: _builtins.int
     replica: _builtins.int
     """From 0 on."""
     state: _builtins.str
@@ -687,6 +688,10 @@ class ReplicaStatus(_message.Message):
     """Times it was started anew."""
     @_builtins.property
     def engine(self) -> _link_pb2.EngineStatus: ...
+    @_builtins.property
+    def ranks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankStatus]:
+        """Its processes, as they last said."""
+
     def __init__(
         self,
         *,
@@ -696,14 +701,48 @@ class ReplicaStatus(_message.Message):
         open_requests: _builtins.int = ...,
         restarts: _builtins.int = ...,
         engine: _link_pb2.EngineStatus | None = ...,
+        ranks: _abc.Iterable[Global___RankStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "open_requests", b"open_requests", "replica", b"replica", "restarts", b"restarts", "state", b"state", "step_age_s", b"step_age_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "open_requests", b"open_requests", "ranks", b"ranks", "replica", b"replica", "restarts", b"restarts", "state", b"state", "step_age_s", b"step_age_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplicaStatus: _TypeAlias = ReplicaStatus  # noqa: Y015
+
+@_typing.final
+class RankStatus(_message.Message):
+    """One process of an engine: a rank of its target or of a drafter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    STEP_AGE_S_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As errors call it: "target rank 1"."""
+    pid: _builtins.int
+    state: _builtins.str
+    """starting, idle, prefill, drafting, verifying, following or ended."""
+    step_age_s: _builtins.float
+    """Since its last step began; an idle rank makes one every few seconds."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        pid: _builtins.int = ...,
+        state: _builtins.str = ...,
+        step_age_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "pid", b"pid", "state", b"state", "step_age_s", b"step_age_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankStatus: _TypeAlias = RankStatus  # noqa: Y015
 
 @_typing.final
 class DrainRequest(_message.Message):
