@@ -28,7 +28,8 @@ LayerParallel = Annotated[
     typer.Option(
         help="How many of the drafter's layers run their attention at once, each on a rank of its "
         "own (EasySpec): a number, auto (what is fastest, where there are several drafter ranks), "
-        "or off: the ranks share the heads of each layer."
+        "or off: the ranks share the heads of each layer. 4@6 and auto@6 leave layers 0 to 5 one "
+        "after the other."
     ),
 ]
 Virtual = Annotated[

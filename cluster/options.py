@@ -15,7 +15,8 @@ class ModelOptions:
     drafters: int = 1
     """Ranks of the drafter group."""
     layer_parallel: str = "auto"
-    """How many of the drafter's layers run their attention at once: off, auto or a number."""
+    """How many of the drafter's layers run their attention at once: off, auto or a number; with
+    `@K` only from layer K on."""
     virtual: str | None = None
     dtype: str = "float32"
     device: str = "cpu"
@@ -116,6 +117,8 @@ class BenchLayersOptions:
     """Layers at a time."""
     drafters: tuple[int, ...]
     """Ranks of the drafter."""
+    first: int
+    """Layers before this one stay one after the other."""
     calibrate: bool
     plot: Path | None
     """Where the picture goes; None draws none."""

@@ -119,19 +119,32 @@ def plan_target(options: ModelOptions) -> PlannedModel:
     )
 
 
-def parse_layer_parallel(text: str) -> int | None:
-    """Return the width that `--layer-parallel` fixes, 0 for auto, None for off.
+@dataclass(frozen=True, slots=True)
+class LayerParallel:
+    """What `--layer-parallel` asks for."""
+
+    width: int
+    """Layers at a time; 0 is auto."""
+    first: int
+    """Layers before this one stay one after the other."""
+
+
+def parse_layer_parallel(text: str) -> LayerParallel | None:
+    """Return what `--layer-parallel` asks for; None for off.
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: it is none of off, auto, N, auto@K and N@K.
     """
-    if text == AUTO:
-        return 0
     if text == "off":
         return None
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"--layer-parallel is {text!r}: write off, auto or a number from 1 on")
-    return int(text)
+    width, at, first = text.partition("@")
+    known = width == AUTO or (width.isdecimal() and int(width) >= 1)
+    if not known or (at and not first.isdecimal()):
+        raise ConfigError(
+            f"--layer-parallel is {text!r}: write off, auto or a number from 1 on, and @K after it "
+            "to leave layers before K one after the other, as 4@6"
+        )
+    return LayerParallel(0 if width == AUTO else int(width), int(first or 0))
 
 
 def _check_ranks(facts: ModelFacts, options: ModelOptions, num_layers: int) -> None:
@@ -145,14 +158,15 @@ def _check_ranks(facts: ModelFacts, options: ModelOptions, num_layers: int) -> N
         )
 
 
-def _width(options: ModelOptions, target: PlannedModel, drafter: DrafterChoice) -> int | None:
-    """Return the drafter's `ModelSettings.layer_parallel`."""
+def _layer_parallel(
+    options: ModelOptions, target: PlannedModel, drafter: DrafterChoice
+) -> LayerParallel | None:
     if target.virtual is not None and target.virtual.stack is None:
         return None  # its drafter has no layers
-    width = parse_layer_parallel(options.layer_parallel)
-    if width == 0 and (options.drafters == 1 or not drafter.has_ranks):
+    asked = parse_layer_parallel(options.layer_parallel)
+    if asked and not asked.width and (options.drafters == 1 or not drafter.has_ranks):
         return None  # on one rank nothing runs at once
-    return width
+    return asked
 
 
 def _check_options(options: ModelOptions) -> None:
@@ -295,6 +309,7 @@ def plan_deployment(
     drafter_settings = None
     if drafter is not None and drafter.has_model:
         directory = str(drafter.facts.directory) if drafter.facts is not None else None
+        by_layers = _layer_parallel(options, target, drafter)
         drafter_settings = replace(
             settings,
             role="drafter",
@@ -302,7 +317,8 @@ def plan_deployment(
             embedding_directory=target.directory if drafter.trained else None,
             layers=drafter.layers,
             lookups=drafter.lookups,
-            layer_parallel=_width(options, target, drafter),
+            layer_parallel=by_layers.width if by_layers else None,
+            layer_parallel_from=by_layers.first if by_layers else 0,
         )
     target_bytes = drafter_bytes = 0
     if options.ray_address is None:

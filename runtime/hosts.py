@@ -311,16 +311,19 @@ def _ledger(settings: ModelSettings) -> SlotLedger:
 def _build_shard(settings: ModelSettings, group: Group) -> DecoderShard | VirtualShard:
     if settings.virtual is not None:
         drafter = settings.role == "drafter"
-        return VirtualShard(settings.virtual, drafter=drafter, group=group)
+        first = settings.layer_parallel_from
+        return VirtualShard(
+            settings.virtual, drafter=drafter, group=group, layer_parallel_from=first
+        )
     assert settings.directory is not None
     directory, device = Path(settings.directory), torch.device(settings.device)
     dtype: torch.dtype = getattr(torch, settings.dtype)
     head_token_ids = None
-    by_layers = settings.layer_parallel is not None
+    by_layers = None if settings.layer_parallel is None else settings.layer_parallel_from
     if settings.embedding_directory is not None:
         target = Path(settings.embedding_directory)
         decoder, head_token_ids = load_drafter(
-            directory, target, group, dtype=dtype, device=device, layer_parallel=by_layers
+            directory, target, group, dtype=dtype, device=device, layer_parallel_from=by_layers
         )
     else:
         decoder = load_decoder(
@@ -329,7 +332,7 @@ def _build_shard(settings: ModelSettings, group: Group) -> DecoderShard | Virtua
             dtype=dtype,
             device=device,
             layers=settings.layers,
-            layer_parallel=by_layers,
+            layer_parallel_from=by_layers,
         )
     cache = PagedCache(
         num_layers=decoder.stack.num_cached_layers,

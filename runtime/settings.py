@@ -24,6 +24,8 @@ class ModelSettings:
     layer_parallel: int | None = None
     """Of a drafter whose layers lie whole on its ranks: how many layers' attention runs at once,
     0 leaves it to the measured pace; None: all ranks share the heads of each layer."""
+    layer_parallel_from: int = 0
+    """Layers before this one always run one after the other."""
     calibrates: bool = True
     """Whether fuzzy keys and values are read anew by each draft's first step."""
     virtual: VirtualSpec | None = None

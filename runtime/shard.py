@@ -12,6 +12,7 @@ from parallel.decoding.width import StackTimes
 from parallel.group import Group
 from parallel.model.batch import SequenceRows
 from parallel.model.cache import PagedCache
+from parallel.model.stack import LayerParallelStack
 from parallel.model.transformer import Decoder
 from parallel.model.vocab import gather_scores
 from runtime.plan import StepPlan, decode_plan, encode_plan
@@ -101,6 +102,13 @@ class DecoderShard:
     def num_layers(self) -> int:
         """Layers of the decoder."""
         return self._decoder.stack.num_layers
+
+    @property
+    def layer_parallel_from(self) -> int:
+        """Layers of the decoder before this one always run one after the other."""
+        stack = self._decoder.stack
+        assert isinstance(stack, LayerParallelStack)
+        return stack.first
 
 
 class ShardRunner:

@@ -118,8 +118,11 @@ def parse_duration(text: str) -> float:
 class VirtualShard:
     """A model shard whose forward waits and whose logits point at the seeded process's token."""
 
-    def __init__(self, spec: VirtualSpec, *, drafter: bool, group: Group) -> None:
+    def __init__(
+        self, spec: VirtualSpec, *, drafter: bool, group: Group, layer_parallel_from: int = 0
+    ) -> None:
         size, rank = group.size, group.rank
+        self.layer_parallel_from = layer_parallel_from
         self._spec = spec
         self._group = group
         self._stack = spec.stack if drafter else None
@@ -153,7 +156,8 @@ class VirtualShard:
                     logits_NV[index, token - self._vocab_start] = _PEAK_LOGIT
                 index += 1
         if self._stack is not None:
-            self._stack.run(width, sum(len(row.token_ids) for row in rows), self._group)
+            num_tokens = sum(len(row.token_ids) for row in rows)
+            self._stack.run(width, num_tokens, self._group, first=self.layer_parallel_from)
             return logits_NV
         self._end_s = start_s + self._duration_s(num_logits)
         wait_until(self._end_s)
