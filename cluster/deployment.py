@@ -178,8 +178,9 @@ class Deployment:
         self._kill()
 
     def _kill(self) -> None:
-        self.drafters.end()
+        self.drafters.freeze()
         kill_ranks(self.target_ranks)
+        self.drafters.end()
         self.target_ranks, self._calls, self._address = [], {}, ""
 
     def _rooms(self, drafter_groups: int, note: Callable[[str], None]) -> list[Reservation]:

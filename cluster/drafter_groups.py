@@ -144,6 +144,10 @@ class DrafterGroups:
             _LOG.error("killing %s: it is stuck", rank.name)
             ray.kill(rank.actor)
 
+    def freeze(self) -> None:
+        """Start nothing any longer in place of what is lost: the end is near."""
+        self._closing.set()
+
     def end(self) -> None:
         """End all drafters, with their leader."""
         self._closing.set()

@@ -72,12 +72,18 @@ class Supervisor:
         self._closing.set()
         self.deployment.close()
         self._thread.join(_JOIN_S)
+        self.deployment.close()  # what a restart had begun meanwhile
 
     def _run(self) -> None:
-        while self.failure is None and not self._closing.wait(_LOOK_S):
-            error = self._problem()
-            if error is not None and not self._closing.is_set():
-                self._recover(error)
+        try:
+            while self.failure is None and not self._closing.wait(_LOOK_S):
+                error = self._problem()
+                if error is not None and not self._closing.is_set():
+                    self._recover(error)
+        except Exception as error:
+            if not self._closing.is_set():  # Ray itself is gone, or we have a bug: nobody watches
+                _LOG.exception("supervision has failed")
+                self._give_up(PacelineError(f"the target is not supervised any longer: {error!r}"))
 
     def _problem(self) -> PacelineError | None:
         """Return why the target group cannot go on, or None."""
@@ -120,8 +126,7 @@ class Supervisor:
         while not self._closing.is_set():
             pause_s = self._budget.take(time.monotonic())
             if pause_s is None:
-                self.failure = PacelineError(f"the target was lost too often, last of all: {error}")
-                self._gateway.give_up(self._replica, self.failure)
+                self._give_up(PacelineError(f"the target was lost too often, last of all: {error}"))
                 return
             _LOG.error("starting the target anew in %.1f s: %s", pause_s, error)
             if self._closing.wait(pause_s):
@@ -137,3 +142,7 @@ class Supervisor:
             self.recoveries.append(Recovery(cause=str(cause), seconds=seconds))
             _LOG.warning("the target runs again after %.1f s", seconds)
             return
+
+    def _give_up(self, failure: PacelineError) -> None:
+        self._gateway.give_up(self._replica, failure)
+        self.failure = failure

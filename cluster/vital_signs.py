@@ -54,13 +54,13 @@ class VitalSigns:
         found = [(patient.rank, self._examine(patient)) for patient in known.values()]
         return [Stuck(rank, error) for rank, error in found if error is not None]
 
-    def beats(self) -> dict[str, Beat]:
-        """Return the last answers, by the ranks' names."""
-        return {
-            patient.rank.name: patient.beat
+    def beats(self) -> list[tuple[str, Beat]]:
+        """Return the last answers with their ranks' names; several drafters have the same ones."""
+        return [
+            (patient.rank.name, patient.beat)
             for patient in self._patients.values()
             if patient.beat is not None
-        }
+        ]
 
     def _examine(self, patient: _Patient) -> PeerTimeout | None:
         now_s = time.monotonic()

@@ -81,7 +81,7 @@ class AdminServicer(rpc.AdminServiceServicer):
             engine=put_status(replica.status),
             ranks=[
                 pb.RankStatus(name=name, pid=beat.pid, state=beat.state, step_age_s=beat.step_age_s)
-                for name, beat in replica.beats.items()
+                for name, beat in replica.beats
             ],
         )
 

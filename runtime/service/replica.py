@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 
 from parallel.messages import EngineStatus, Message
 from runtime.errors import PacelineError
@@ -28,8 +28,8 @@ class Replica:
         """Why it is not there; None while it is."""
         self.is_gone = False
         """Whether nobody starts it anew."""
-        self.beats: Mapping[str, Beat] = {}
-        """How its ranks are, by their names; kept by whoever supervises it."""
+        self.beats: Sequence[tuple[str, Beat]] = ()
+        """How its ranks are, with their names; kept by whoever supervises it."""
         self.num_attached = 0
         """Times an engine was attached."""
 
