@@ -62,6 +62,7 @@ def run(options: ServeOptions) -> int:
     spec = plan_deployment(options.models, target, drafter, cache_tokens=tokens, stops=True)
     bounds = parse_groups(options.drafter_groups)
     spec = _supervised(spec, options, max(bounds[0], min(1, bounds[1])))
+    store = _open_journal(options, model)
     with ExitStack() as stack:
         most = spec.num_actors + (bounds[1] - spec.drafter_groups) * max(spec.num_drafters, 1)
         session = RaySession(options.models.ray_address, num_actors=most * options.replicas)
@@ -70,7 +71,7 @@ def run(options: ServeOptions) -> int:
         with _NOTES.status("starting") as status:
             fleet.start(lambda text: status.update(text))
         drafting = ServedDrafter(fleet, options.models, target, cache_tokens=tokens, bounds=bounds)
-        return asyncio.run(_serve(fleet, drafting, model, settings, options))
+        return asyncio.run(_serve(fleet, drafting, model, settings, options, store))
 
 
 async def _serve(
@@ -79,6 +80,7 @@ async def _serve(
     model: ServedModel,
     settings: ServerSettings,
     options: ServeOptions,
+    store: JournalStore | None,
 ) -> int:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -88,11 +90,6 @@ async def _serve(
     limits = GatewayLimits(
         max_open=options.max_open, max_open_per_client=options.max_open_per_client
     )
-    store = None
-    if options.journal is not None:
-        store = JournalStore.open(options.journal, f"{model.name} in {options.models.dtype}")
-        if store.restored:
-            _NOTES.print(f"going on with {len(store.restored)} requests of {options.journal}")
     gateway = Gateway(fleet.connect(), limits, recovers=True, store=store, traffic=traffic)
     server = ServiceServer(gateway, model, settings, drafting)
     await server.start()
@@ -114,6 +111,15 @@ async def _serve(
     if not finished:
         _NOTES.print("[yellow]some requests were cut: clients can resume them elsewhere[/]")
     return 0
+
+
+def _open_journal(options: ServeOptions, model: ServedModel) -> JournalStore | None:
+    if options.journal is None:
+        return None
+    store = JournalStore.open(options.journal, f"{model.name} in {options.models.dtype}")
+    if store.restored:
+        _NOTES.print(f"going on with {len(store.restored)} requests of {options.journal}")
+    return store
 
 
 def parse_groups(text: str) -> tuple[int, int]:

@@ -4,13 +4,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from functools import reduce
 
 from parallel.messages import Cancel, EngineStatus, Failed, Message, Ping, Pong, Submit
 from runtime.errors import PacelineError, PeerError
 from runtime.links.link import Link
 from runtime.service.limits import GatewayDown
-from runtime.service.replica import News, Replica
+from runtime.service.replica import News, Replica, added
 from runtime.service.routing import PrefixRouter
 
 _LOG = logging.getLogger("paceline.gateway")
@@ -75,15 +75,7 @@ class Engines:
     @property
     def status(self) -> EngineStatus:
         """What all engines do together."""
-        first, *others = [replica.status for replica in self.replicas]
-        for other in others:
-            sums = {
-                field.name: getattr(first, field.name) + getattr(other, field.name)
-                for field in fields(EngineStatus)
-                if field.name != "drafter"
-            }
-            first = replace(first, drafter=first.drafter or other.drafter, **sums)
-        return first
+        return reduce(added, (replica.status for replica in self.replicas))
 
     def attach(self, number: int, link: Link) -> None:
         """Send requests to an engine that is there (again)."""
@@ -160,6 +152,6 @@ class Engines:
             case Failed(request=None, message=text):
                 self.lose(replica.number, GatewayDown(text))
             case Pong(status=status):
-                replica.status = status
+                replica.tell(status)
             case _:
                 self._take(replica.number, news)

@@ -84,11 +84,12 @@ class Gateway:
         """Stop listening; open requests are cancelled."""
         for task in self._tasks:
             task.cancel()
+        store, self._store = self._store, None
+        if store is not None:  # first: what is cut off here, another process goes on with
+            store.close()
         for request in list(self._requests):
             self.cancel(request)
         self._engines.close()
-        if self._store is not None:
-            self._store.close()
 
     # --- engines, from any thread -------------------------------------------------------------
 
@@ -315,6 +316,8 @@ class Gateway:
         journal.num_sent += journal.replica is not None
 
     def _attach(self, replica: int, link: Link) -> None:
+        if self._engines.replicas[replica].is_up:  # its older link is of no use any longer
+            self._engines.lose(replica, GatewayDown("another link came in its place"))
         self._engines.attach(replica, link)
         self._run_waiting()
 
