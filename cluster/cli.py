@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from cluster import cli_bench, cli_draft, cli_serve, cli_train
+from cluster import cli_bench, cli_cluster, cli_draft, cli_serve, cli_train
 from cluster.flags import (
     CacheTokens,
     Chat,
@@ -68,6 +69,8 @@ app.add_typer(cli_bench.app, name="bench")
 app.add_typer(cli_draft.app, name="draft")
 app.add_typer(cli_train.app, name="train")
 app.add_typer(cli_train.simulate, name="simulate")
+app.add_typer(cli_cluster.app, name="cluster")
+app.command("submit", context_settings=cli_cluster.SUBMIT_SETTINGS)(cli_cluster.submit)
 
 
 @app.command()
@@ -165,7 +168,9 @@ def main() -> None:
 
 
 def _complain(error: PacelineError) -> None:
-    Console(stderr=True, highlight=False).print(f"[red]error:[/] {error}", soft_wrap=True)
+    Console(stderr=True, highlight=False).print(
+        f"[red]error:[/] {escape(str(error))}", soft_wrap=True
+    )
 
 
 def _on_terminate(signum: int, frame: object) -> None:  # noqa: ARG001

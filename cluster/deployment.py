@@ -16,8 +16,8 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from cluster.deployment_spec import DeploymentSpec
 from cluster.drafter_groups import DrafterGroups
-from cluster.group_opener import GroupOpener, Leader, ranks_of
-from cluster.ranks import Rank, await_all, kill_ranks, outcome
+from cluster.group_opener import GroupOpener, Leader
+from cluster.ranks import Rank, await_all, kill_ranks, outcome, start_ranks, whereabouts
 from cluster.reservation import Reservation, read_nodes
 from parallel.messages import Hello
 from runtime.errors import ConfigError, PacelineError, PeerLost
@@ -92,6 +92,7 @@ class Deployment:
             PeerError: a rank died or did not get ready in time; names it.
         """
         self._kill()
+        self._opener.forget_target()
         try:
             rooms = self._rooms(self.spec.drafter_groups, _LOG.info)
         except ConfigError:
@@ -130,6 +131,11 @@ class Deployment:
     def set_drafter(self, spec: DeploymentSpec) -> None:
         """Draft as another plan says while requests run; see `DrafterGroups.set`."""
         self.drafters.set(spec)
+
+    @property
+    def whereabouts(self) -> str:
+        """On which nodes the ranks are, for people; "" where everything is on this one."""
+        return whereabouts([*self.target_ranks, *self.drafters.ranks])
 
     def connect(self, timeout_s: float = _CONNECT_TIMEOUT_S) -> Link:
         """Open a driver's link to the leader.
@@ -192,8 +198,8 @@ class Deployment:
     def _start(self, rooms: list[Reservation], note: Callable[[str], None]) -> None:
         spec = self.spec
         note(f"starting {spec.tp} target rank(s)")
-        self.target_ranks = ranks_of(spec.target, rooms[0])
-        groups = [ranks_of(spec.drafter, room) for room in rooms[1:]]
+        self.target_ranks = start_ranks(spec.target, rooms[0])
+        groups = [start_ranks(spec.drafter, room) for room in rooms[1:]]
         try:
             note("loading the target" + (" and the drafter" if spec.drafter else ""))
             opening = self._opener.open(self.target_ranks, spec.target)
@@ -210,7 +216,10 @@ class Deployment:
     def _lead(self) -> Leader:
         """Start the engine on the target's ranks."""
         first = self.target_ranks[0]
-        host = self._opener.host_of(first, is_reached_here=len(read_nodes()) == 1)
+        is_alone = len(read_nodes()) == 1
+        if is_alone:
+            self._opener.confine()
+        host = self._opener.host_of(first, is_reached_here=is_alone)
         listening = first.actor.listen.remote(self.spec.leader, host, self._token)
         self._address = await_all({listening: first})[listening]
         self._calls[first.actor.lead.remote()] = first

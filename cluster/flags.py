@@ -68,7 +68,8 @@ Place = Annotated[
     typer.Option(
         help="Nodes of the ranks: target=auto|pack|spread, drafter=auto|near|far, cpus=N (that "
         "each reserves), domain=LABEL (of nodes that belong together), interface=NAME or network, "
-        "port=N (of the leader's links), wait=SECONDS (for room); as target=spread,drafter=far."
+        "port=N (of the leader's links), timeout=SECONDS (that ranks wait for one another), "
+        "wait=SECONDS (for room); as target=spread,drafter=far."
     ),
 ]
 Verifier = Annotated[

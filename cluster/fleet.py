@@ -39,6 +39,11 @@ class Fleet:
         return self.deployments[0].spec
 
     @property
+    def whereabouts(self) -> str:
+        """On which nodes the ranks are, for people; "" where everything is on this one."""
+        return "; ".join(filter(None, (each.whereabouts for each in self.deployments)))
+
+    @property
     def failure(self) -> PacelineError | None:
         """Why no replica is left, or None while one is or may come back."""
         failures = [supervisor.failure for supervisor in self._supervisors]

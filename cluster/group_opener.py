@@ -4,13 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-
-from actors.shard import NgramActor, ShardActor
 from cluster.placement import Need, PlaceOptions
-from cluster.ranks import Rank, await_all, kill_ranks
-from cluster.reservation import LOOPBACK, Placer, Reservation
-from runtime.errors import ConfigError, PacelineError
+from cluster.ranks import Rank, await_all, kill_ranks, start_ranks
+from cluster.reservation import LOOPBACK, Placer, Reservation, check_group
+from runtime.errors import PacelineError
 from runtime.groups.rendezvous import choose_backend
 from runtime.settings import ModelSettings
 
@@ -33,8 +30,23 @@ class GroupOpener:
         self._backend = backend
 
     def place(self, needs: Sequence[Need], note: Callable[[str], None]) -> list[Reservation]:
-        """Reserve room; see `Placer.place`."""
-        return self._placer.place(needs, note)
+        """Reserve room; see `Placer.place`.
+
+        Raises:
+            ConfigError: there is no room, or the group's backend does not reach across nodes.
+            PeerTimeout: the room was taken by somebody else meanwhile.
+        """
+        rooms = self._placer.place(needs, note)
+        check_group(rooms, self._backend)
+        return rooms
+
+    def confine(self) -> None:
+        """Place what comes later beside the target only: it cannot be reached from elsewhere."""
+        self._placer.confine()
+
+    def forget_target(self) -> None:
+        """Place the next target wherever there is room."""
+        self._placer = Placer(self._place)
 
     def opened(
         self, settings: ModelSettings | None, need: Need, note: Callable[[str], None]
@@ -46,7 +58,7 @@ class GroupOpener:
             PeerError: a rank died or did not get ready in time.
         """
         (room,) = self.place([need], note)
-        new = ranks_of(settings, room)
+        new = start_ranks(settings, room)
         try:
             if settings is not None:
                 await_all(self.open(new, settings))
@@ -59,12 +71,6 @@ class GroupOpener:
         """Start opening a group: rank 0 offers a meeting point, all join and load."""
         size, same_host = len(ranks), len({rank.node.node_id for rank in ranks}) == 1
         backend = self._backend
-        if backend == "shm" and not same_host:
-            where = ", ".join(rank.node.address for rank in ranks)
-            raise ConfigError(
-                f"--group shm needs the {settings.role}'s ranks on one node, they are on {where}: "
-                "take gloo, or --place target=pack"
-            )
         if backend == "auto":
             backend = choose_backend(settings.device, same_host=same_host) if size > 1 else "solo"
         host = self.host_of(ranks[0], is_reached_here=same_host)
@@ -81,20 +87,3 @@ class GroupOpener:
         asking = rank.actor.address_on.remote(self._place.interface)
         address: str = await_all({asking: rank})[asking]
         return address
-
-
-def ranks_of(settings: ModelSettings | None, room: Reservation) -> list[Rank]:
-    """Return a group's actors in their room; without a model, the one that copies n-grams."""
-    if settings is None:
-        made = ray.remote(NgramActor).options(max_concurrency=4, **room.options[0])
-        return [Rank("drafter", 0, made.remote(), room)]
-    shard = ray.remote(ShardActor)
-    return [
-        Rank(
-            settings.role,
-            rank,
-            shard.options(max_concurrency=4, **options).remote(settings, rank),
-            room,
-        )
-        for rank, options in enumerate(room.options)
-    ]

@@ -12,7 +12,9 @@ from runtime.errors import ConfigError
 
 TARGET_PLACES = ("auto", "pack", "spread")
 DRAFTER_PLACES = ("auto", "near", "far")
-_SHARES = (1.0, 0.5, 0.25, 0.1, 0.01)
+LEAST_CPUS = 0.01
+"""What a rank reserves at the least: a placement group holds nothing of size 0."""
+_SHARES = (1.0, 0.5, 0.25, 0.1, LEAST_CPUS)
 """CPUs of a rank, the most that the nodes could give to all."""
 _ROUNDING = 1e-6
 _GIB = 1024**3
@@ -34,6 +36,8 @@ class PlaceOptions:
     """Name or network (10.0.0.0/8) of the interface that ranks listen on; None: Ray's."""
     port: int = 0
     """Where the leader's links listen; 0: any free port."""
+    timeout_s: float = 20.0
+    """How long a rank waits for another within a step."""
     wait_s: float = 10.0
     """How long to wait for nodes that still join, or for room that others give back."""
 
@@ -62,6 +66,11 @@ class Node:
     labels: dict[str, str]
     is_here: bool = False
     """Whether this process runs on it."""
+
+    @property
+    def name(self) -> str:
+        """What people are told: several nodes may share an address."""
+        return f"{self.address} ({self.node_id[:6]})"
 
     def room_for(self, each: dict[str, float]) -> int:
         """Return how many ranks of that size fit into what is free."""
@@ -279,7 +288,9 @@ def _set(options: PlaceOptions, key: str, value: str) -> PlaceOptions:
         case "drafter":
             return replace(options, drafter=_one_of(key, value, DRAFTER_PLACES))
         case "cpus":
-            return replace(options, cpus=_number(key, value, least=0.01))
+            return replace(options, cpus=_number(key, value, least=LEAST_CPUS))
+        case "timeout":
+            return replace(options, timeout_s=_number(key, value, least=0.1))
         case "wait":
             return replace(options, wait_s=_number(key, value, least=0.0))
         case "port":
@@ -293,7 +304,7 @@ def _set(options: PlaceOptions, key: str, value: str) -> PlaceOptions:
             return replace(options, interface=value)
     raise ConfigError(
         f"--place {key}={value} cannot be read: write target, drafter, cpus, domain, interface, "
-        "port or wait, as target=spread,drafter=far"
+        "port, timeout or wait, as target=spread,drafter=far"
     )
 
 

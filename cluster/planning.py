@@ -8,6 +8,7 @@ from pathlib import Path
 from cluster.deployment_spec import DeploymentSpec
 from cluster.options import ModelOptions
 from cluster.placement import PlaceOptions
+from cluster.rank_needs import bytes_of_rank, place_of, threads_of
 from parallel.decoding.types import DecodeMode
 from runtime.checkpoint import parse_layers, resolve_model
 from runtime.draft_checkpoint import check_drafter, is_drafter
@@ -15,6 +16,7 @@ from runtime.errors import ConfigError
 from runtime.facts import ModelFacts, check_device, check_tensor_parallel, read_facts
 from runtime.lookup_drafting import LookupSettings
 from runtime.memory import available_bytes, check_fits
+from runtime.node_models import NamedModel
 from runtime.retrieval_files import check_store
 from runtime.settings import LeaderSettings, ModelSettings
 from runtime.shipped import shipped_drafter
@@ -28,8 +30,6 @@ _LOOKUPS = re.compile(r"\+(ngram|recycle|store=[^+]+)$")
 GROUP_BACKENDS = ("auto", "shm", "gloo", "nccl")
 LINKS = ("grpc", "gloo", "nccl")
 _VIRTUAL_POSITIONS = 1 << 20
-_LOCAL_CPUS = 0.01
-"""What a rank reserves of a local Ray, which nobody shares."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,16 +295,18 @@ def plan_deployment(
     tokens = options.cache_tokens or cache_tokens
     num_drafters = options.drafters if drafter is not None and drafter.has_ranks else 0
     num_ranks = options.tp + num_drafters
-    place = _place(options)
+    place = place_of(options)
     settings = ModelSettings(
         role="target",
         directory=target.directory,
+        known=_known(target, drafter),
         virtual=target.virtual,
         dtype=options.dtype,
         device=options.device,
-        num_threads=options.threads or _num_threads(options, place, num_ranks),
+        num_threads=options.threads or threads_of(options, place, num_ranks),
         cache_tokens=tokens,
         shares_prefixes=options.prefix_cache,
+        group_timeout_s=place.timeout_s,
     )
     drafter_settings = None
     if drafter is not None and drafter.has_model:
@@ -324,9 +326,9 @@ def plan_deployment(
     if options.ray_address is None:
         _check_memory(target, drafter, settings)
     else:
-        target_bytes = _rank_bytes(target.facts, settings, options.tp)
+        target_bytes = bytes_of_rank(target.facts, settings, options.tp)
         if drafter is not None and drafter_settings is not None and num_drafters:
-            drafter_bytes = _rank_bytes(drafter.facts, drafter_settings, num_drafters)
+            drafter_bytes = bytes_of_rank(drafter.facts, drafter_settings, num_drafters)
     return DeploymentSpec(
         target=settings,
         tp=options.tp,
@@ -353,32 +355,21 @@ def plan_deployment(
     )
 
 
-def _place(options: ModelOptions) -> PlaceOptions:
-    """Return what `--place` asks for; of a local Ray ranks need next to nothing."""
-    place = PlaceOptions.parse(options.place)
-    if options.ray_address is None:
-        return replace(place, cpus=place.cpus or _LOCAL_CPUS, wait_s=0.0)
-    return place
-
-
-def _num_threads(options: ModelOptions, place: PlaceOptions, num_ranks: int) -> int:
-    """Share this machine's cores out; on a cluster a rank has what it reserves."""
-    if options.ray_address is None:
-        return max(1, (os.cpu_count() or 1) // num_ranks)
-    return max(1, int(place.cpus or 1))
+def _known(target: PlannedModel, drafter: DrafterChoice | None) -> tuple[NamedModel, ...]:
+    """Return what the user called the directories, for nodes that keep them elsewhere."""
+    known = []
+    if target.facts is not None:
+        known.append(NamedModel(str(target.facts.directory), target.name))
+    if drafter is not None and drafter.facts is not None:
+        name = drafter.name.removeprefix(_INLINE)
+        while (match := _LOOKUPS.search(name)) is not None:
+            name = name[: match.start()]
+        known.append(NamedModel(str(drafter.facts.directory), name))
+    return tuple(known)
 
 
 def _find(name: str) -> ModelFacts:
     return read_facts(resolve_model(name))
-
-
-def _rank_bytes(facts: ModelFacts | None, settings: ModelSettings, num_ranks: int) -> int:
-    """Return the memory of its node that each rank of a group reserves."""
-    if facts is None or settings.device != "cpu":
-        return 0
-    weights = facts.weight_bytes(settings.dtype, settings.layers)
-    cache = facts.cache_bytes(settings.dtype, settings.cache_tokens, settings.layers)
-    return (weights + cache) // num_ranks
 
 
 def _check_memory(

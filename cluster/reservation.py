@@ -49,6 +49,7 @@ class Placer:
     def __init__(self, options: PlaceOptions) -> None:
         self._options = options
         self._target_ids: list[str] = []
+        self._is_confined = False
 
     def place(self, needs: Sequence[Need], note: Callable[[str], None]) -> list[Reservation]:
         """Reserve room for all groups, or for none.
@@ -59,11 +60,11 @@ class Placer:
             ConfigError: a group does not fit; names the resource and what the nodes have.
             PeerTimeout: the room was taken by somebody else meanwhile.
         """
-        plan = self._plan(needs, note)
+        plan = self.plan(needs, note)
         made: list[Reservation] = []
         try:
             for need, nodes in zip(needs, plan.nodes, strict=True):
-                made.append(_reserve(need, nodes, plan.cpus))
+                made.append(_reserve(need, nodes, plan.cpus, self._options.interface))
         except PeerTimeout:
             for reservation in made:
                 reservation.release()
@@ -73,16 +74,41 @@ class Placer:
                 self._target_ids = [node.node_id for node in nodes]
         return made
 
-    def _plan(self, needs: Sequence[Need], note: Callable[[str], None]) -> Plan:
+    def confine(self) -> None:
+        """Place what comes later beside the target only: it cannot be reached from elsewhere."""
+        self._is_confined = True
+
+    def plan(self, needs: Sequence[Need], note: Callable[[str], None]) -> Plan:
+        """Return where the groups would go; waits and raises as `place` does."""
         deadline_s = time.monotonic() + self._options.wait_s
         while True:
             try:
-                return plan_places(needs, read_nodes(), self._options, target_ids=self._target_ids)
+                nodes = read_nodes()
+                if self._is_confined:
+                    nodes = [node for node in nodes if node.node_id in self._target_ids]
+                return plan_places(needs, nodes, self._options, target_ids=self._target_ids)
             except ConfigError as error:
                 if time.monotonic() >= deadline_s:
                     raise
                 note(f"waiting for room: {error}")
             time.sleep(_LOOK_S)
+
+
+def check_group(rooms: Sequence[Reservation], backend: str) -> None:
+    """Refuse shared memory between nodes, and give the rooms back then.
+
+    Raises:
+        ConfigError: the backend is shm, and a group has ranks on several nodes.
+    """
+    apart = [room for room in rooms if not room.is_on_one_node]
+    if backend == "shm" and apart:
+        for room in rooms:
+            room.release()
+        where = " and ".join(dict.fromkeys(node.name for node in apart[0].nodes))
+        raise ConfigError(
+            f"--group shm: ranks that share memory cannot be on {where}; take gloo, or --place "
+            "target=pack"
+        )
 
 
 def read_nodes() -> list[Node]:
@@ -103,7 +129,7 @@ def read_nodes() -> list[Node]:
     ]
 
 
-def _reserve(need: Need, nodes: Sequence[Node], cpus: float) -> Reservation:
+def _reserve(need: Need, nodes: Sequence[Node], cpus: float, interface: str | None) -> Reservation:
     each = need.each(cpus)
     bundle = {name: amount for name, amount in each.items() if amount > 0}
     group = placement_group(
@@ -118,8 +144,12 @@ def _reserve(need: Need, nodes: Sequence[Node], cpus: float) -> Reservation:
             f"the room for {need.role} on {where} was not given within {_RESERVE_S:.0f} s: "
             "somebody else may have taken it; try again"
         )
+    environment = {}
+    if interface is not None and "/" not in interface:
+        environment = {"env_vars": {"NCCL_SOCKET_IFNAME": interface}}
     options = [
         {
+            "runtime_env": environment,
             "num_cpus": cpus,
             "num_gpus": need.gpus,
             "memory": int(need.memory) or None,

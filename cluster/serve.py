@@ -4,7 +4,6 @@ import asyncio
 import signal
 from contextlib import ExitStack
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 from prometheus_client import start_http_server
@@ -36,6 +35,7 @@ from runtime.service.logs import LOG_FORMATS, start_logging
 from runtime.service.server import ServerSettings, ServiceServer
 from runtime.service.servicer import ServedModel
 from runtime.traffic import TrafficLog
+from runtime.version import package_version
 
 _NOTES = Console(stderr=True, highlight=False)
 _CHECK_S = 1.0
@@ -70,6 +70,8 @@ def run(options: ServeOptions) -> int:
         fleet = stack.enter_context(Fleet(spec, options.replicas))
         with _NOTES.status("starting") as status:
             fleet.start(lambda text: status.update(text))
+        if fleet.whereabouts:
+            _NOTES.print(fleet.whereabouts, soft_wrap=True)
         drafting = ServedDrafter(fleet, options.models, target, cache_tokens=tokens, bounds=bounds)
         return asyncio.run(_serve(fleet, drafting, model, settings, options, store))
 
@@ -206,7 +208,7 @@ def _served_model(
         drafter=drafter.name if drafter is not None else "",
         default_mode=DecodeMode(mode),
         default_max_tokens=options.max_tokens,
-        version=version("paceline"),
+        version=package_version(),
     )
 
 

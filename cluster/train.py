@@ -17,7 +17,9 @@ from rich.progress import (
 )
 
 from cluster.options import TrainOptions
+from cluster.placement import LEAST_CPUS, Need, PlaceOptions
 from cluster.ray_session import RaySession
+from cluster.reservation import Placer
 from cluster.train_pool import RayPool
 from parallel.training.adamw import AdamW, Vector
 from runtime.checkpoint import resolve_model
@@ -34,6 +36,8 @@ from runtime.training.worker import Trainable
 _NOTES = Console(stderr=True, highlight=False)
 _SHOWN = 2
 _EVAL_BATCH = 8
+_ROOM_S = 10.0
+"""How long a cluster may take to have room for the workers."""
 
 
 def run(options: TrainOptions) -> int:
@@ -65,6 +69,7 @@ def _run(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
         _show(examples, samples, tokenizer)
     _NOTES.print(_opening(config, trials, samples))
     with RaySession(options.ray_address, num_actors=config.workers.count):
+        _check_room(config, wait_s=0.0 if options.ray_address is None else _ROOM_S)
         pool = RayPool(directory, config, samples)
         try:
             with _NOTES.status("loading the model on the workers"):
@@ -86,6 +91,15 @@ def _run(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
         else:
             _NOTES.print(f"{where}: {_figures(last)}")
     return 0
+
+
+def _check_room(config: TrainConfig, *, wait_s: float) -> None:
+    """Refuse workers that the nodes have no room for, before any is started."""
+    workers = config.workers
+    if workers.cpus > 0 or workers.gpus > 0:
+        least = Need(role="workers", size=workers.min or workers.count, gpus=workers.gpus)
+        place = PlaceOptions(cpus=max(workers.cpus, LEAST_CPUS), wait_s=wait_s)
+        Placer(place).plan([least], lambda text: _NOTES.print(text))
 
 
 class _Trial:

@@ -31,6 +31,7 @@ from runtime.links.torch_link import (
 )
 from runtime.lookup_drafting import LookupDrafter, LookupSettings
 from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
+from runtime.node_models import on_this_node
 from runtime.pulse import ENDED, IDLE, Pulse, Watchdog
 from runtime.round import RoundRunner
 from runtime.settings import DrafterSeat, LeaderAddress, LeaderSettings, ModelSettings
@@ -110,6 +111,10 @@ class ModelHost:
         assert self._runner is not None, "open() comes first"
         return self._runner
 
+    def find(self, directory: str) -> Path:
+        """Return where this node has a model's directory."""
+        return on_this_node(directory, self._settings.known)
+
     def ledger(self) -> SlotLedger:
         """Return the account of the opened cache."""
         return _ledger(self._settings)
@@ -138,7 +143,8 @@ class LeaderHost:
         controller = DraftLengthController(max_length=settings.max_draft_length)
         tokenizer = None
         if settings.tokenizer_directory is not None:
-            tokenizer = Tokenizer.load(settings.tokenizer_directory)
+            directory = self._model.find(settings.tokenizer_directory)
+            tokenizer = Tokenizer.load(directory)
         self._engine = Engine(
             RoundRunner(self._model.runner, ledger, ports, controller, clock),
             ledger,
@@ -316,12 +322,13 @@ def _build_shard(settings: ModelSettings, group: Group) -> DecoderShard | Virtua
             settings.virtual, drafter=drafter, group=group, layer_parallel_from=first
         )
     assert settings.directory is not None
-    directory, device = Path(settings.directory), torch.device(settings.device)
+    directory = on_this_node(settings.directory, settings.known)
+    device = torch.device(settings.device)
     dtype: torch.dtype = getattr(torch, settings.dtype)
     head_token_ids = None
     by_layers = None if settings.layer_parallel is None else settings.layer_parallel_from
     if settings.embedding_directory is not None:
-        target = Path(settings.embedding_directory)
+        target = on_this_node(settings.embedding_directory, settings.known)
         decoder, head_token_ids = load_drafter(
             directory, target, group, dtype=dtype, device=device, layer_parallel_from=by_layers
         )

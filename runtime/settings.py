@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from runtime.links.torch_link import TorchLinkSpec
 from runtime.lookup_drafting import LookupSettings
+from runtime.node_models import NamedModel
 from runtime.virtual import VirtualSpec
 
 
@@ -17,6 +18,8 @@ class ModelSettings:
     """Checkpoint in Hugging Face format; None for virtual devices."""
     embedding_directory: str | None = None
     """The target's checkpoint, where `directory` is a trained drafter that shares its embedding."""
+    known: tuple[NamedModel, ...] = ()
+    """What the user called these directories; a node that lacks one looks for its name."""
     lookups: LookupSettings | None = None
     """What a drafter looks up beside its model."""
     layers: tuple[int, ...] | None = None

@@ -49,6 +49,7 @@ def refusal(
         (["--device", "tpu"], "--device is 'tpu'"),
         (["--link", "nccl"], "--link is nccl, which needs --device cuda"),
         (["--group", "mpi"], "--group is 'mpi'"),
+        (["--place", "target=here"], "--place target is 'here': choose one of auto, pack, spread"),
         (["--drafter", "target:layers=5-40"], "'5-40': name layers 0 to 29"),
         (["--drafter", "target:heads=1"], "write target:layers=0-3,28-29"),
         (["--drafter", "./nowhere"], "./nowhere does not exist"),

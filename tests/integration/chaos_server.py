@@ -20,7 +20,7 @@ from typing import Any
 import ray
 
 from actors.shard import ShardActor
-from cluster import cli, fleet, group_opener
+from cluster import cli, fleet, ranks
 from cluster.deployment import Deployment
 from cluster.deployment_spec import DeploymentSpec
 from cluster.group_opener import Leader
@@ -69,9 +69,9 @@ class WiredDeployment(Deployment):
 def strike(command: dict[str, Any]) -> dict[str, Any]:
     """Wait for the moment, then strike."""
     deployment = DEPLOYMENTS[command.get("replica", 0)]
-    ranks = [*deployment.target_ranks, *deployment.drafters.ranks]
+    everybody = [*deployment.target_ranks, *deployment.drafters.ranks]
     leader = deployment.target_ranks[0]
-    victim = next((rank for rank in ranks if rank.name == command.get("rank")), leader)
+    victim = next((rank for rank in everybody if rank.name == command.get("rank")), leader)
     pid = ray.get(victim.actor.pid.remote(), timeout=_WAIT_S)
     deadline_s = time.monotonic() + _WAIT_S
     state = ""
@@ -107,7 +107,7 @@ if __name__ == "__main__":
     target_ms, draft_ms, driver_port, drafter_port = map(int, sys.argv[1:5])
     SlowShardActor.seconds = {"target": target_ms / 1000, "drafter": draft_ms / 1000}
     WiredDeployment.driver_port, WiredDeployment.drafter_port = driver_port, drafter_port
-    group_opener.ShardActor = SlowShardActor  # type: ignore[attr-defined]
+    ranks.ShardActor = SlowShardActor  # type: ignore[attr-defined]
     fleet.Deployment = WiredDeployment  # type: ignore[attr-defined]
     threading.Thread(target=obey, daemon=True).start()
     sys.argv = ["paceline", *sys.argv[5:]]

@@ -1,4 +1,7 @@
-"""Ray clusters of several raylets on this machine, each a process that looks like a node."""
+"""Ray clusters of several raylets on this machine, each a process that looks like a node.
+
+Their Python has what Paceline depends on, and Paceline itself only where a driver brings it.
+"""
 
 import os
 import secrets
@@ -6,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Sequence
@@ -15,6 +19,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 _START_S = 120
+_RUN_S = 240
 _STORE_BYTES = 80 << 20
 
 
@@ -25,6 +30,10 @@ class Raylets:
         self._folder = tempfile.TemporaryDirectory(prefix="paceline-ray-", dir="/tmp")  # sockets
         self._dashboard_port = free_port() if dashboard else 0
         self._nodes: list[subprocess.Popen[bytes]] = []
+        programs = Path(self._folder.name) / "bin"
+        programs.mkdir()
+        self.python = str(programs / "python")
+        Path(self.python).symlink_to(getattr(sys, "_base_executable", sys.executable))
         token = Path(self._folder.name) / "token"
         token.write_text(secrets.token_hex(16))
         self.environment = {
@@ -33,7 +42,9 @@ class Raylets:
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_worker_niceness": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
-            "PYTHONPATH": str(ROOT),
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            # Named so, the folder's .pth files are not read: no editable install.
+            "PYTHONPATH": sysconfig.get_path("purelib"),
         }
         self.address = ""
 
@@ -48,15 +59,22 @@ class Raylets:
         """Where jobs are submitted."""
         return f"http://127.0.0.1:{self._dashboard_port}"
 
+    def add_nodes(self, count: int) -> None:
+        """Start the head, then the others at the same time."""
+        self.add_node()
+        for _ in range(count - 1):
+            self._start_node(cpus=1, host="127.0.0.1", prefix=())
+        for number in range(count):
+            self._await_node(number)
+
     def add_node(
-        self,
-        *,
-        cpus: int = 1,
-        host: str = "127.0.0.1",
-        prefix: Sequence[str] = (),
-        environment: dict[str, str] | None = None,
-    ) -> int:
-        """Start a node and return its process id; `prefix` may put it into a network namespace."""
+        self, *, cpus: int = 1, host: str = "127.0.0.1", prefix: Sequence[str] = ()
+    ) -> None:
+        """Start a node and wait for it; `prefix` may put it into a network namespace."""
+        self._start_node(cpus=cpus, host=host, prefix=prefix)
+        self._await_node(len(self._nodes) - 1)
+
+    def _start_node(self, *, cpus: int, host: str, prefix: Sequence[str]) -> None:
         where = ["--address", self.address]
         if not self._nodes:
             port = free_port()
@@ -68,46 +86,50 @@ class Raylets:
             else:
                 where.append("--include-dashboard=false")
             where += ["--ray-client-server-port", str(free_port())]
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *where]
+        command = [self.python, "-m", "ray.scripts.scripts", "start", *where]
         command += ["--node-ip-address", host, "--num-cpus", str(cpus), "--num-gpus", "0"]
         command += ["--min-worker-port", "0", "--max-worker-port", "0", "--block"]
         command += ["--object-store-memory", str(_STORE_BYTES), "--disable-usage-stats"]
-        log = Path(self._folder.name) / f"node-{len(self._nodes)}.log"
+        log = self._log(len(self._nodes))
         with log.open("wb") as sink:
             node = subprocess.Popen(
                 [*prefix, *command],
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env=self.environment | (environment or {}),
+                env=self.environment,
                 cwd=self._folder.name,
                 start_new_session=True,
             )
         self._nodes.append(node)
-        deadline_s = time.monotonic() + _START_S
+
+    def _await_node(self, number: int) -> None:
+        log, deadline_s = self._log(number), time.monotonic() + _START_S
         while b"Ray runtime started" not in log.read_bytes():
-            assert node.poll() is None, log.read_text()
+            assert self._nodes[number].poll() is None, log.read_text()
             assert time.monotonic() < deadline_s, log.read_text()
             time.sleep(0.1)
-        return node.pid
+
+    def _log(self, number: int) -> Path:
+        return Path(self._folder.name) / f"node-{number}.log"
 
     def run(
         self,
         *arguments: str,
+        module: str = "cluster.cli",
         prefix: Sequence[str] = (),
-        check: bool = True,
-        timeout_s: float = 240,
+        code: int = 0,
     ) -> subprocess.CompletedProcess[str]:
-        """Run the command line as a driver on the head's node."""
+        """Run the command line, or another module, as a driver on the head's node."""
         finished = subprocess.run(
-            [*prefix, sys.executable, "-m", "cluster.cli", *arguments],
+            [*prefix, self.python, "-m", module, *arguments],
             env=self.environment | {"RAY_ADDRESS": self.address},
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=timeout_s,
+            timeout=_RUN_S,
             check=False,
         )
-        assert not check or finished.returncode == 0, finished.stderr
+        assert finished.returncode == code, finished.stdout + finished.stderr
         return finished
 
     def processes(self) -> list[psutil.Process]:

@@ -1,4 +1,4 @@
-"""Several raylets: ranks on different nodes give the tokens of one process."""
+"""Four raylets: whatever goes where, the tokens are those of one process."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 from tests.integration.raylets import Raylets
 from tests.tiny_checkpoint import save_tiny_checkpoint
 
-NUM_NODES = 4
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 NUM_TOKENS = 48
 PROMPTS = ("w1 w2 w3 w4 w5", "w9 w9 w8 w7")
 
@@ -17,54 +17,71 @@ PROMPTS = ("w1 w2 w3 w4 w5", "w9 w9 w8 w7")
 @pytest.fixture(scope="module")
 def raylets() -> Iterator[Raylets]:
     with Raylets() as nodes:
-        for _ in range(NUM_NODES):
-            nodes.add_node()
+        nodes.add_nodes(4)
         yield nodes
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_checkpoint(tmp_path_factory.mktemp("tiny")))
+def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return `paceline generate` on a small model, without what varies."""
+    folder: Path = tmp_path_factory.mktemp("tiny")
+    prompts = folder / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"text": text}) + "\n" for text in PROMPTS))
+    tiny = str(save_tiny_checkpoint(folder / "model"))
+    command = ["generate", "--target", tiny, "--drafter", tiny, "--prompts", str(prompts)]
+    command += ["--json", "--ignore-eos", "--max-tokens", str(NUM_TOKENS), "--threads", "1"]
+    return [*command, "--draft-wait", "10", "--draft-length", "4"]
+
+
+def tokens_of(output: str) -> list[object]:
+    return [json.loads(line)["token_ids"] for line in output.splitlines()]
 
 
 @pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path: Path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in PROMPTS))
-    return str(path)
-
-
-def generate(raylets: Raylets, tiny: str, prompts: str, *options: str) -> list[dict[str, object]]:
-    """Run `paceline generate` and return its rows."""
-    command = ["generate", "--target", tiny, "--prompts", prompts, "--json", "--ignore-eos"]
-    command += ["--max-tokens", str(NUM_TOKENS), "--draft-wait", "10", "--threads", "1"]
-    finished = raylets.run(*command, *options)
-    return [json.loads(line) for line in finished.stdout.splitlines()]
-
-
-def tokens_of(rows: list[dict[str, object]]) -> list[object]:
-    return [row["token_ids"] for row in rows]
-
-
-@pytest.fixture(scope="module")
-def expected(raylets: Raylets, tiny: str, prompts: str) -> list[object]:
+def expected(raylets: Raylets, command: list[str]) -> list[object]:
     """What one process makes of the prompts, one token at a time."""
-    options = ("--mode", "autoregressive", "--ray", "local")
-    return tokens_of(generate(raylets, tiny, prompts, *options))
+    finished = raylets.run(*command, "--mode", "autoregressive", "--ray", "local")
+    return tokens_of(finished.stdout)
 
 
 @pytest.mark.parametrize(
-    "place", ["target=spread,drafter=near,cpus=0.5", "target=spread,drafter=far"]
+    ("options", "num_nodes"),
+    [
+        ("--tp 2 --place target=spread,drafter=near,cpus=0.5 --mode pearl", 2),
+        ("--tp 2 --drafters 2 --place target=spread,drafter=far,cpus=1 --mode pearl", 4),
+        ("--tp 2 --drafters 2 --place target=spread,drafter=far --mode speculative", 3),
+        ("--tp 3 --place target=spread,cpus=1 --mode pearl --link gloo", 4),
+    ],
 )
-def test_a_target_across_nodes_gives_the_tokens_of_one_process(
-    place: str, raylets: Raylets, tiny: str, prompts: str, expected: list[object]
+def test_ranks_across_nodes_give_the_tokens_of_one_process(
+    options: str, num_nodes: int, raylets: Raylets, command: list[str], expected: list[object]
 ) -> None:
-    """The group is on gloo between raylets, the drafter on a third one behind a gRPC link."""
-    options = ("--drafter", tiny, "--tp", "2", "--mode", "pearl", "--place", place)
-    rows = generate(raylets, tiny, prompts, *options, "--draft-length", "4")
-    assert tokens_of(rows) == expected
-    for row in rows:
-        stats = row["stats"]
-        assert isinstance(stats, dict)
+    finished = raylets.run(*command, *options.split())
+    assert tokens_of(finished.stdout) == expected
+    for line in finished.stdout.splitlines():
+        stats = json.loads(line)["stats"]
         assert stats["drafted"] > 0
         assert stats["accepted"] > 0
+    (where,) = [line for line in finished.stderr.splitlines() if line.startswith("target on ")]
+    target, _, drafter = where.removeprefix("target on ").partition(", drafter on ")
+    assert len({*target.split(" + "), *drafter.split(" + ")}) == num_nodes
+
+
+def test_shared_memory_between_nodes_is_refused(raylets: Raylets, command: list[str]) -> None:
+    options = ("--tp", "2", "--group", "shm", "--place", "target=spread")
+    refused = raylets.run(*command, *options, code=2)
+    assert "--group shm: ranks that share memory cannot be on" in refused.stderr
+
+
+def test_a_check_finds_all_well_or_says_what_is_short(raylets: Raylets) -> None:
+    virtual = ("--virtual", "target=5ms,draft=1ms,alpha=0.8", "--tp", "2")
+    well = json.loads(raylets.run("cluster", "check", "--json", *virtual).stdout)
+    assert well["problems"] == []
+    assert len(well["nodes"]) == len(well["facts"]) == 4
+    assert len(well["pairs"]) == 6
+    assert well["all_reduce"]["small_s"] > 0
+    assert well["placement"].startswith("target on ")
+    short = ("--tp", "5", "--place", "cpus=1", "--virtual", "target=5ms,draft=1ms,alpha=0.8")
+    finished = raylets.run("cluster", "check", "--json", *short, code=1)
+    (problem,) = json.loads(finished.stdout)["problems"]
+    assert "target: 5 rank(s) of 1 CPU do not fit" in problem

@@ -17,6 +17,7 @@ from cluster.options import BenchTrainOptions, TrainMergeOptions, TrainOptions
 from cluster.train import _Display, run
 from cluster.train_merge import run as merge
 from cluster.train_pool import RayPool
+from runtime.errors import ConfigError
 from runtime.training.coordinator import StepReport
 from tests.models import smollm2_directory
 from tests.tiny_checkpoint import save_tiny_checkpoint
@@ -55,6 +56,11 @@ def adapter(directory: Path) -> dict[str, np.ndarray]:
 
 def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_workers_that_do_not_fit_are_refused_before_any_is_started(job: Path) -> None:
+    with pytest.raises(ConfigError, match=r"workers: 2 rank\(s\) of 99 CPU do not fit"):
+        train(job, "workers.cpus=99")
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning:transformers")  # of what peft calls
