@@ -236,6 +236,16 @@ class ServeOptions:
     """Requests queued or running."""
     max_open_per_client: int
     drain_s: float
+    replicas: int = 1
+    """Deployments of the target side by side."""
+    drafter_groups: str = "1"
+    """Drafters side by side: a number, or MIN:MAX for an administrator to choose from."""
+    step_limit_s: float = 30.0
+    """Longest step of a rank that is not taken for stuck."""
+    restarts: int = 5
+    """Times in ten minutes that a lost target is started anew."""
+    journal: Path | None = None
+    """Where requests outlive the process."""
     traffic: Path | None = None
     """Where requests and answers are kept for `draft train --follow`."""
 
@@ -287,8 +297,9 @@ class AdminOptions:
 
     connect: ConnectOptions
     action: str
-    """"drain" or "drafter"."""
+    """"drain", "drafter" or "drafters"."""
     drafter: str = ""
+    num_drafters: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
