@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from parallel.drafting.layer_skip import SkipTrial
 from runtime.draft_follow import FollowEvent, FollowJob, run_follow
 from runtime.draft_job import DraftJob, JobEvent, run_job
 from runtime.layer_search import SearchJob, run_search
+from runtime.node_models import NamedModel, on_this_node
 from runtime.training.config import TrainConfig
 from runtime.training.data import Sample
 from runtime.training.work import ChunkResult, Vector, Work
@@ -34,7 +34,8 @@ class TrainWorkerActor:
     """A worker of a fine-tuning job."""
 
     def __init__(self, directory: str, config: TrainConfig, samples: list[Sample]) -> None:
-        self._worker = TrainWorker(Path(directory), config, samples)
+        known = [NamedModel(directory, config.model)]
+        self._worker = TrainWorker(on_this_node(directory, known), config, samples)
 
     def pid(self) -> int:
         """Return this process's id."""

@@ -17,7 +17,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from cluster.deployment import Deployment, DeploymentSpec
+from cluster.deployment import Deployment
+from cluster.deployment_spec import DeploymentSpec
 from cluster.layers_plot import plot_layers
 from cluster.options import BenchLayersOptions
 from cluster.planning import DrafterChoice, PlannedModel, plan_deployment, plan_drafter, plan_target
@@ -26,6 +27,7 @@ from cluster.report import output_console, total_stats
 from cluster.requests import cache_tokens, make_submits
 from cluster.session import Result, run_requests
 from parallel.decoding.types import DecodeMode
+from parallel.layer_groups import layer_groups
 from parallel.messages import Submit
 from runtime.errors import ConfigError, PacelineError
 from runtime.links.link import Link
@@ -49,7 +51,7 @@ def run(options: BenchLayersOptions) -> int:
     tokens = cache_tokens(submits, 1, target.max_positions)
     specs = {}
     for drafters in options.drafters:
-        models = replace(options.models, drafters=drafters, layer_parallel="1")
+        models = replace(options.models, drafters=drafters, layer_parallel=f"1@{options.first}")
         choice = plan_drafter(models, target)
         specs[drafters] = plan_deployment(models, target, choice, cache_tokens=tokens, stops=False)
     rows: list[dict[str, object]] = []
@@ -68,7 +70,8 @@ def run(options: BenchLayersOptions) -> int:
                 advance(f"{width} at a time on {drafters}")
                 _swap(deployment, spec, width, calibrates=options.calibrate)
                 results, wall_s = _measure(deployment, submits)
-                row = _row(results, wall_s, drafters=drafters, width=width, num_layers=num_layers)
+                row = _row(results, wall_s, drafters=drafters, width=width)
+                row["attention_depth"] = len(layer_groups(num_layers, width, options.first))
                 same = [r.token_ids for r in results] == [r.token_ids for r in expected]
                 row["identical"] = same if not options.decode.temperature else None
                 row["speedup"] = round(plain_s / wall_s, 3)
@@ -88,6 +91,8 @@ def _check(options: BenchLayersOptions) -> None:
     for name, values in (("--widths", options.widths), ("--drafters", options.drafters)):
         if min(values) < 1:
             raise ConfigError(f"{name} has {min(values)}: at least 1 is needed")
+    if options.first < 0:
+        raise ConfigError(f"--from is {options.first}: layers are counted from 0")
     if options.plot is not None and options.plot.suffix != ".png":
         raise ConfigError(f"--plot is {options.plot}: name a .png file")
     if options.plot is not None and not options.plot.absolute().parent.is_dir():
@@ -143,14 +148,11 @@ def _run(deployment: Deployment, link: Link, submits: list[Submit]) -> list[Resu
     return results
 
 
-def _row(
-    results: list[Result], wall_s: float, *, drafters: int, width: int, num_layers: int
-) -> dict[str, object]:
+def _row(results: list[Result], wall_s: float, *, drafters: int, width: int) -> dict[str, object]:
     stats = total_stats(results, wall_s, tp=1, drafters=drafters)
     return {
         "drafters": drafters,
         "layer_parallel": width,
-        "attention_depth": -(-num_layers // width),
         "draft_step_s": round(stats.draft_step_s, 6),
         "predicted_step_s": round(stats.predicted_step_s, 6),
         "alpha": round(stats.alpha, 4),
@@ -169,6 +171,7 @@ def _config(options: BenchLayersOptions, num_prompts: int) -> dict[str, object]:
         "virtual": options.models.virtual,
         "mode": options.decode.mode,
         "calibrate": options.calibrate,
+        "from": options.first,
         "num_prompts": num_prompts,
         "max_tokens": options.decode.max_tokens,
         "draft_length": options.decode.draft_length,

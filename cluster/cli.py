@@ -6,8 +6,17 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from cluster import cli_bench, cli_draft, cli_seeds, cli_serve, cli_train
+from cluster import (
+    cli_bench,
+    cli_cluster,
+    cli_draft,
+    cli_experiment,
+    cli_seeds,
+    cli_serve,
+    cli_train,
+)
 from cluster.flags import (
     CacheTokens,
     Chat,
@@ -27,6 +36,7 @@ from cluster.flags import (
     MinP,
     NumPrompts,
     Penalty,
+    Place,
     Prompt,
     Prompts,
     Ray,
@@ -70,6 +80,9 @@ app.add_typer(cli_draft.app, name="draft")
 app.add_typer(cli_train.app, name="train")
 cli_train.simulate.command("shared-seed")(cli_seeds.simulate_seeds)
 app.add_typer(cli_train.simulate, name="simulate")
+app.add_typer(cli_experiment.app, name="experiment")
+app.add_typer(cli_cluster.app, name="cluster")
+app.command("submit", context_settings=cli_cluster.SUBMIT_SETTINGS)(cli_cluster.submit)
 
 
 @app.command()
@@ -105,6 +118,7 @@ def generate(
     threads: Threads = None,
     group: Group = "auto",
     link: Link = "grpc",
+    place: Place = None,
     max_batch: MaxBatch = 16,
     cache_tokens: CacheTokens = None,
     draft_wait: DraftWait = 1.0,
@@ -127,6 +141,7 @@ def generate(
         threads=threads,
         group_backend=group,
         link=link,
+        place=place,
         max_batch=max_batch,
         cache_tokens=cache_tokens,
         draft_wait_s=draft_wait,
@@ -165,7 +180,9 @@ def main() -> None:
 
 
 def _complain(error: PacelineError) -> None:
-    Console(stderr=True, highlight=False).print(f"[red]error:[/] {error}", soft_wrap=True)
+    Console(stderr=True, highlight=False).print(
+        f"[red]error:[/] {escape(str(error))}", soft_wrap=True
+    )
 
 
 def _on_terminate(signum: int, frame: object) -> None:  # noqa: ARG001

@@ -21,6 +21,7 @@ from cluster.flags import (
     Link,
     MaxTokens,
     NumPrompts,
+    Place,
     Prompt,
     Prompts,
     Ray,
@@ -93,6 +94,7 @@ def bench_decode(
     threads: Threads = None,
     group: Group = "auto",
     link: Link = "grpc",
+    place: Place = None,
     ray: Ray = None,
     json: Json = False,
 ) -> None:
@@ -112,6 +114,7 @@ def bench_decode(
         threads=threads,
         group_backend=group,
         link=link,
+        place=place,
         max_batch=batch,
         ray_address=ray,
     )
@@ -172,6 +175,9 @@ def bench_layers(
         str, typer.Option(help="Numbers of drafter ranks to compare, with commas.")
     ] = "1,2",
     mode: Annotated[str, typer.Option(help="speculative or pearl.")] = "pearl",
+    first: Annotated[
+        int, typer.Option("--from", help="Leave layers before this one, one after the other.")
+    ] = 0,
     calibrate: Annotated[
         bool, typer.Option(help="Read fuzzy keys and values anew before each draft.")
     ] = True,
@@ -222,6 +228,7 @@ def bench_layers(
         prompts=PromptOptions(prompt=prompt, prompts=prompts, num_prompts=num_prompts, chat=chat),
         widths=tuple(_whole_number(part, "--widths") for part in widths.split(",")),
         drafters=tuple(_whole_number(part, "--drafters") for part in drafters.split(",")),
+        first=first,
         calibrate=calibrate,
         plot=plot,
         json=json,

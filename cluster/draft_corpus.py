@@ -155,6 +155,7 @@ def _record(result: Result, sources: list[str]) -> CorpusRecord:
 
 
 def _file_prompts(plan: CorpusPlan, target: PlannedModel) -> list[tuple[str, tuple[int, ...]]]:
+    """Return the files' prompts with their category, or else the name of their file."""
     assert target.tokenizer is not None
     found = []
     for path in plan.prompts:
@@ -167,7 +168,7 @@ def _file_prompts(plan: CorpusPlan, target: PlannedModel) -> list[tuple[str, tup
                 if messages is not None
                 else target.tokenizer.encode(record.text or "")
             )
-            found.append((path.stem, tuple(encoded)))
+            found.append((record.category or path.stem, tuple(encoded)))
     return found
 
 

@@ -28,14 +28,15 @@ LayerParallel = Annotated[
     typer.Option(
         help="How many of the drafter's layers run their attention at once, each on a rank of its "
         "own (EasySpec): a number, auto (what is fastest, where there are several drafter ranks), "
-        "or off: the ranks share the heads of each layer."
+        "or off: the ranks share the heads of each layer. 4@6 and auto@6 leave layers 0 to 5 one "
+        "after the other."
     ),
 ]
 Virtual = Annotated[
     str | None,
     typer.Option(
         help="Virtual devices in place of models: target=40ms,draft=8ms,alpha=0.8"
-        "[,position=1ms][,vocab=1024][,seed=0]; in place of draft also "
+        "[,position=1ms][,exchanges=0][,vocab=1024][,seed=0]; in place of draft also "
         "layers=32,attention=2ms,mlp=1ms[,exchange=0.2ms][,drop=0.02]."
     ),
 ]
@@ -54,7 +55,22 @@ DraftWait = Annotated[
     float, typer.Option(help="Seconds a round waits for a late draft before going on without it.")
 ]
 Ray = Annotated[
-    str | None, typer.Option(help="Ray address to join (auto, HOST:PORT); default: a local Ray.")
+    str | None,
+    typer.Option(
+        envvar="RAY_ADDRESS",
+        callback=lambda address: None if address == "local" else address,
+        help="Ray address to join (auto, HOST:PORT), or local: one that ends with this run. "
+        "Default: local, within a Ray job its cluster.",
+    ),
+]
+Place = Annotated[
+    str | None,
+    typer.Option(
+        help="Nodes of the ranks: target=auto|pack|spread, drafter=auto|near|far, cpus=N (that "
+        "each reserves), domain=LABEL (of nodes that belong together), interface=NAME or network, "
+        "port=N (of the leader's links), timeout=SECONDS (that ranks wait for one another), "
+        "wait=SECONDS (for room); as target=spread,drafter=far."
+    ),
 ]
 Verifier = Annotated[
     str,

@@ -56,6 +56,8 @@ def run(options: GenerateOptions) -> int:
     ):
         with _NOTES.status("starting") as status:
             deployment.start(lambda text: status.update(text))
+        if deployment.whereabouts:
+            _NOTES.print(deployment.whereabouts, soft_wrap=True, highlight=False)
         printer = _printer(options, target, submits, num_drafters)
         link = deployment.connect()
         try:

@@ -15,7 +15,8 @@ class ModelOptions:
     drafters: int = 1
     """Ranks of the drafter group."""
     layer_parallel: str = "auto"
-    """How many of the drafter's layers run their attention at once: off, auto or a number."""
+    """How many of the drafter's layers run their attention at once: off, auto or a number; with
+    `@K` only from layer K on."""
     virtual: str | None = None
     dtype: str = "float32"
     device: str = "cpu"
@@ -24,6 +25,8 @@ class ModelOptions:
     group_backend: str = "auto"
     link: str = "grpc"
     """Between leader and drafter: grpc, gloo or nccl."""
+    place: str | None = None
+    """Which nodes the ranks go to, as `PlaceOptions.parse` reads it."""
     max_batch: int = 16
     cache_tokens: int | None = None
     """None makes the cache just large enough for the prompts at hand."""
@@ -114,6 +117,8 @@ class BenchLayersOptions:
     """Layers at a time."""
     drafters: tuple[int, ...]
     """Ranks of the drafter."""
+    first: int
+    """Layers before this one stay one after the other."""
     calibrate: bool
     plot: Path | None
     """Where the picture goes; None draws none."""
@@ -231,6 +236,16 @@ class ServeOptions:
     """Requests queued or running."""
     max_open_per_client: int
     drain_s: float
+    replicas: int = 1
+    """Deployments of the target side by side."""
+    drafter_groups: str = "1"
+    """Drafters side by side: a number, or MIN:MAX for an administrator to choose from."""
+    step_limit_s: float = 30.0
+    """Longest step of a rank that is not taken for stuck."""
+    restarts: int = 5
+    """Times in ten minutes that a lost target is started anew."""
+    journal: Path | None = None
+    """Where requests outlive the process."""
     traffic: Path | None = None
     """Where requests and answers are kept for `draft train --follow`."""
 
@@ -282,8 +297,9 @@ class AdminOptions:
 
     connect: ConnectOptions
     action: str
-    """"drain" or "drafter"."""
+    """"drain", "drafter" or "drafters"."""
     drafter: str = ""
+    num_drafters: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -425,10 +441,29 @@ class SimulateTrainOptions:
     rounds: int
     patience: float
     """A worker is late after 1 + patience times what the fastest ones take."""
-    slope: float
-    """Of a trace: seconds that a unit of load adds."""
+    slope: float | None
+    """Of a trace: seconds that a unit of load adds; None takes computing to be all."""
     seed: int
     plot: Path | None
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentOptions:
+    """`paceline experiment run` and `plan`."""
+
+    file: Path
+    retry: bool = False
+    """Measure failed points again."""
+    ray_address: str | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentReportOptions:
+    """`paceline experiment report`."""
+
+    directory: Path
     json: bool = False
 
 

@@ -5,8 +5,10 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cluster.deployment import DeploymentSpec
+from cluster.deployment_spec import DeploymentSpec
 from cluster.options import ModelOptions
+from cluster.placement import PlaceOptions
+from cluster.rank_needs import bytes_of_rank, place_of, threads_of
 from parallel.decoding.types import DecodeMode
 from runtime.checkpoint import parse_layers, resolve_model
 from runtime.draft_checkpoint import check_drafter, is_drafter
@@ -14,6 +16,7 @@ from runtime.errors import ConfigError
 from runtime.facts import ModelFacts, check_device, check_tensor_parallel, read_facts
 from runtime.lookup_drafting import LookupSettings
 from runtime.memory import available_bytes, check_fits
+from runtime.node_models import NamedModel
 from runtime.retrieval_files import check_store
 from runtime.settings import LeaderSettings, ModelSettings
 from runtime.shipped import shipped_drafter
@@ -116,19 +119,32 @@ def plan_target(options: ModelOptions) -> PlannedModel:
     )
 
 
-def parse_layer_parallel(text: str) -> int | None:
-    """Return the width that `--layer-parallel` fixes, 0 for auto, None for off.
+@dataclass(frozen=True, slots=True)
+class LayerParallel:
+    """What `--layer-parallel` asks for."""
+
+    width: int
+    """Layers at a time; 0 is auto."""
+    first: int
+    """Layers before this one stay one after the other."""
+
+
+def parse_layer_parallel(text: str) -> LayerParallel | None:
+    """Return what `--layer-parallel` asks for; None for off.
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: it is none of off, auto, N, auto@K and N@K.
     """
-    if text == AUTO:
-        return 0
     if text == "off":
         return None
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"--layer-parallel is {text!r}: write off, auto or a number from 1 on")
-    return int(text)
+    width, at, first = text.partition("@")
+    known = width == AUTO or (width.isdecimal() and int(width) >= 1)
+    if not known or (at and not first.isdecimal()):
+        raise ConfigError(
+            f"--layer-parallel is {text!r}: write off, auto or a number from 1 on, and @K after it "
+            "to leave layers before K one after the other, as 4@6"
+        )
+    return LayerParallel(0 if width == AUTO else int(width), int(first or 0))
 
 
 def _check_ranks(facts: ModelFacts, options: ModelOptions, num_layers: int) -> None:
@@ -142,14 +158,15 @@ def _check_ranks(facts: ModelFacts, options: ModelOptions, num_layers: int) -> N
         )
 
 
-def _width(options: ModelOptions, target: PlannedModel, drafter: DrafterChoice) -> int | None:
-    """Return the drafter's `ModelSettings.layer_parallel`."""
+def _layer_parallel(
+    options: ModelOptions, target: PlannedModel, drafter: DrafterChoice
+) -> LayerParallel | None:
     if target.virtual is not None and target.virtual.stack is None:
         return None  # its drafter has no layers
-    width = parse_layer_parallel(options.layer_parallel)
-    if width == 0 and (options.drafters == 1 or not drafter.has_ranks):
+    asked = parse_layer_parallel(options.layer_parallel)
+    if asked and not asked.width and (options.drafters == 1 or not drafter.has_ranks):
         return None  # on one rank nothing runs at once
-    return width
+    return asked
 
 
 def _check_options(options: ModelOptions) -> None:
@@ -165,6 +182,7 @@ def _check_options(options: ModelOptions) -> None:
     if options.draft_wait_s <= 0:
         raise ConfigError(f"--draft-wait is {options.draft_wait_s}: it must be above 0 seconds")
     parse_layer_parallel(options.layer_parallel)
+    PlaceOptions.parse(options.place)
     for name, choice, known in (
         ("--group", options.group_backend, GROUP_BACKENDS),
         ("--link", options.link, LINKS),
@@ -277,19 +295,23 @@ def plan_deployment(
     tokens = options.cache_tokens or cache_tokens
     num_drafters = options.drafters if drafter is not None and drafter.has_ranks else 0
     num_ranks = options.tp + num_drafters
+    place = place_of(options)
     settings = ModelSettings(
         role="target",
         directory=target.directory,
+        known=_known(target, drafter),
         virtual=target.virtual,
         dtype=options.dtype,
         device=options.device,
-        num_threads=options.threads or max(1, (os.cpu_count() or 1) // num_ranks),
+        num_threads=options.threads or threads_of(options, place, num_ranks),
         cache_tokens=tokens,
         shares_prefixes=options.prefix_cache,
+        group_timeout_s=place.timeout_s,
     )
     drafter_settings = None
     if drafter is not None and drafter.has_model:
         directory = str(drafter.facts.directory) if drafter.facts is not None else None
+        by_layers = _layer_parallel(options, target, drafter)
         drafter_settings = replace(
             settings,
             role="drafter",
@@ -297,10 +319,16 @@ def plan_deployment(
             embedding_directory=target.directory if drafter.trained else None,
             layers=drafter.layers,
             lookups=drafter.lookups,
-            layer_parallel=_width(options, target, drafter),
+            layer_parallel=by_layers.width if by_layers else None,
+            layer_parallel_from=by_layers.first if by_layers else 0,
         )
-    if options.device == "cpu":
+    target_bytes = drafter_bytes = 0
+    if options.ray_address is None:
         _check_memory(target, drafter, settings)
+    else:
+        target_bytes = bytes_of_rank(target.facts, settings, options.tp)
+        if drafter is not None and drafter_settings is not None and num_drafters:
+            drafter_bytes = bytes_of_rank(drafter.facts, drafter_settings, num_drafters)
     return DeploymentSpec(
         target=settings,
         tp=options.tp,
@@ -311,6 +339,7 @@ def plan_deployment(
             draft_wait_s=options.draft_wait_s,
             tokenizer_directory=target.directory if stops else None,
             lookup=drafter.lookup if drafter is not None else None,
+            link_port=place.port,
             inline_drafter=None if num_drafters else drafter_settings,
         ),
         drafter=drafter_settings if num_drafters else None,
@@ -319,8 +348,24 @@ def plan_deployment(
         vocab_size=target.vocab_size,
         group_backend=options.group_backend,
         link=options.link,
+        place=place,
+        target_bytes=target_bytes,
+        drafter_bytes=drafter_bytes,
         num_gpus=1.0 if options.device.startswith("cuda") else 0.0,
     )
+
+
+def _known(target: PlannedModel, drafter: DrafterChoice | None) -> tuple[NamedModel, ...]:
+    """Return what the user called the directories, for nodes that keep them elsewhere."""
+    known = []
+    if target.facts is not None:
+        known.append(NamedModel(str(target.facts.directory), target.name))
+    if drafter is not None and drafter.facts is not None:
+        name = drafter.name.removeprefix(_INLINE)
+        while (match := _LOOKUPS.search(name)) is not None:
+            name = name[: match.start()]
+        known.append(NamedModel(str(drafter.facts.directory), name))
+    return tuple(known)
 
 
 def _find(name: str) -> ModelFacts:
@@ -331,6 +376,8 @@ def _check_memory(
     target: PlannedModel, drafter: DrafterChoice | None, settings: ModelSettings
 ) -> None:
     """Refuse what this machine's memory cannot hold: weights and cache of both models."""
+    if settings.device != "cpu":
+        return
     weights = cache = 0
     if target.facts is not None:
         weights += target.facts.weight_bytes(settings.dtype)

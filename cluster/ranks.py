@@ -6,7 +6,11 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from actors.shard import NgramActor, ShardActor
+from cluster.placement import Node
+from cluster.reservation import Reservation
 from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout
+from runtime.settings import ModelSettings
 
 _START_TIMEOUT_S = 300.0
 _ANSWER_TIMEOUT_S = 5.0
@@ -19,11 +23,48 @@ class Rank:
     role: str
     rank: int
     actor: Any  # a Ray actor handle, which has no static type
+    room: Reservation
+    """Of its whole group."""
+
+    @property
+    def node(self) -> Node:
+        """Where it runs."""
+        return self.room.nodes[self.rank]
 
     @property
     def name(self) -> str:
         """What errors call it."""
-        return f"{self.role} rank {self.rank}"
+        where = f" on {self.node.address}" if not self.room.is_on_one_node else ""
+        return f"{self.role} rank {self.rank}{where}"
+
+
+def start_ranks(settings: ModelSettings | None, room: Reservation) -> list[Rank]:
+    """Start a group's actors in their room; without a model, the one that copies n-grams."""
+    if settings is None:
+        actor = ray.remote(NgramActor).options(max_concurrency=4, **room.options[0]).remote()
+        return [Rank("drafter", 0, actor, room)]
+    shard = ray.remote(ShardActor)
+    return [
+        Rank(
+            settings.role,
+            rank,
+            shard.options(max_concurrency=4, **options).remote(settings, rank),
+            room,
+        )
+        for rank, options in enumerate(room.options)
+    ]
+
+
+def whereabouts(ranks: list[Rank]) -> str:
+    """Return on which nodes the roles are, for people; "" where everything is on this one."""
+    if all(rank.node.is_here for rank in ranks):
+        return ""
+    nodes: dict[str, list[str]] = {}
+    for rank in ranks:
+        names = nodes.setdefault(rank.role, [])
+        if rank.node.name not in names:
+            names.append(rank.node.name)
+    return ", ".join(f"{role} on {' + '.join(names)}" for role, names in nodes.items())
 
 
 def await_all(calls: dict[Any, Rank]) -> dict[Any, Any]:
@@ -44,9 +85,11 @@ def await_all(calls: dict[Any, Rank]) -> dict[Any, Any]:
 
 
 def kill_ranks(ranks: list[Rank]) -> None:
-    """End the ranks' processes."""
+    """End the ranks' processes and give their room back."""
     for rank in ranks:
         ray.kill(rank.actor)
+    for room in {id(rank.room): rank.room for rank in ranks}.values():
+        room.release()
 
 
 def answers(rank: Rank) -> bool:

@@ -17,7 +17,9 @@ from rich.progress import (
 )
 
 from cluster.options import TrainOptions
+from cluster.placement import LEAST_CPUS, Need, PlaceOptions
 from cluster.ray_session import RaySession
+from cluster.reservation import Placer
 from cluster.train_judge import Judge, figures, show_samples
 from cluster.train_pool import RayPool
 from cluster.train_seeds import run_seeds
@@ -29,12 +31,14 @@ from runtime.training.checkpoint import JobFiles, save_adapter, save_whole
 from runtime.training.config import SHARED_SEED, TrainConfig
 from runtime.training.config_file import keep_config, kept_config, load_config
 from runtime.training.coordinator import StepReport
-from runtime.training.data import Sample, read_examples, tokenize
+from runtime.training.data import Sample, digest_of, read_examples, tokenize
 from runtime.training.job_lock import JobLock
 from runtime.training.plan import training_steps
 from runtime.training.worker import Trainable
 
 _NOTES = Console(stderr=True, highlight=False)
+_ROOM_S = 10.0
+"""How long a cluster may take to have room for the workers."""
 
 
 def run(options: TrainOptions) -> int:
@@ -44,12 +48,11 @@ def run(options: TrainOptions) -> int:
         ConfigError: the configuration, the data or the job's directory cannot be used.
         PeerError: more workers were lost than the configuration allows.
     """
-    logging.getLogger("paceline").setLevel(logging.ERROR)
     if options.config.is_dir():
         config = kept_config(options.config, options.settings)
     else:
         config = load_config(options.config, options.settings)
-    with JobLock(Path(config.out)) as lock:
+    with _warnings_shown(), JobLock(Path(config.out)) as lock:
         if config.method == SHARED_SEED:
             return run_seeds(config, lock, options)
         return _run(config, lock, options)
@@ -62,12 +65,16 @@ def _run(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
     examples = read_examples(Path(data.train), data, tokenizer)
     samples = [tokenize(example, tokenizer, data.max_length) for example in examples]
     tests = read_examples(Path(data.eval), data, tokenizer) if data.eval else []
-    trials = [_Trial(config.trial(number), directory) for number in range(config.num_trials)]
+    digest = digest_of(samples)
+    trials = [
+        _Trial(config.trial(number), directory, digest) for number in range(config.num_trials)
+    ]
     keep_config(config)
     if not options.json:
         show_samples(examples, samples, tokenizer)
     _NOTES.print(_opening(config, trials, samples))
     with RaySession(options.ray_address, num_actors=config.workers.count):
+        _check_room(config, wait_s=0.0 if options.ray_address is None else _ROOM_S)
         pool = RayPool(directory, config, samples)
         try:
             with _NOTES.status("loading the model on the workers"):
@@ -91,16 +98,27 @@ def _run(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
     return 0
 
 
+def _check_room(config: TrainConfig, *, wait_s: float) -> None:
+    """Refuse workers that the nodes have no room for, before any is started."""
+    workers = config.workers
+    if workers.cpus > 0 or workers.gpus > 0:
+        least = Need(role="workers", size=workers.min or workers.count, gpus=workers.gpus)
+        place = PlaceOptions(cpus=max(workers.cpus, LEAST_CPUS), wait_s=wait_s)
+        Placer(place).plan([least], lambda text: _NOTES.print(text))
+
+
 class _Trial:
     """One model that trains: its settings, files, weights and optimizer."""
 
-    def __init__(self, config: TrainConfig, directory: Path) -> None:
+    def __init__(self, config: TrainConfig, directory: Path, data_digest: str) -> None:
         self.config = config
-        self.files = JobFiles(Path(config.out), config)
+        self.files = JobFiles(Path(config.out), config, data_digest)
         state = self.files.open()
         self.trainable = Trainable.load(directory, config)
         self.optimizer = state or AdamW.start(self.trainable.get())
         self._directory = directory
+        is_hub_name = "/" in config.model and not Path(config.model).exists()
+        self._base = config.model if is_hub_name else str(directory)
 
     def save(self, name: str) -> None:
         """Write an adapter, or a whole model."""
@@ -109,7 +127,7 @@ class _Trial:
         named = self.trainable.weights.items()
         weights = {name: weight.detach().numpy() for name, weight in named}
         if self.config.method == "lora":
-            save_adapter(where, weights, self.config, str(self._directory))
+            save_adapter(where, weights, self.config, self._base)
         else:
             save_whole(where, weights, self._directory)
 
@@ -147,10 +165,11 @@ def _train(
             judged = report.step % config.eval_every == 0 or at_end
             measured = judge(trial.optimizer.parameters) if judged else {}
             trial.files.add_metrics(report, measured)
-            if report.step % config.checkpoint.state_every == 0 or at_end or cancelled:
-                trial.files.save_state(trial.optimizer)
             if at_end or report.step % config.checkpoint.every == 0:
                 trial.save("final" if at_end else f"step-{report.step:06d}")
+            # Last, because a run that is cut does again what comes after the state it goes on from.
+            if report.step % config.checkpoint.state_every == 0 or at_end or cancelled:
+                trial.files.save_state(trial.optimizer)
             show.step(report)
             if measured:
                 show.note(f"step {report.step}{_which(report, trials)}: {figures(measured)}")
@@ -172,6 +191,26 @@ def _opening(config: TrainConfig, trials: Sequence[_Trial], samples: Sequence[Sa
         f"{len(samples):,} samples, {config.optimizer.steps} steps of {config.optimizer.batch} in "
         f"{config.num_chunks} chunks, {workers.count} workers, scheme {workers.scheme}"
     )
+
+
+class _NotesHandler(logging.Handler):
+    """Prints what is logged above the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _NOTES.print(record.getMessage(), markup=False)
+
+
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Let a user read of lost workers and damaged files."""
+    logger, handler = logging.getLogger("paceline.train"), _NotesHandler()
+    logger.addHandler(handler)
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.propagate = propagate
+        logger.removeHandler(handler)
 
 
 class _Display:

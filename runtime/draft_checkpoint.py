@@ -142,7 +142,7 @@ def load_drafter(
     *,
     dtype: torch.dtype,
     device: torch.device,
-    layer_parallel: bool = False,
+    layer_parallel_from: int | None = None,
 ) -> tuple[Decoder, Tensor]:
     """Build this rank's shard of a drafter; returns it with the tokens of its head.
 
@@ -157,7 +157,7 @@ def load_drafter(
             source,
             group,
             head_size=len(source.head_token_ids),
-            layer_parallel=layer_parallel,
+            layer_parallel_from=layer_parallel_from,
             device=device,
         )
     except ValueError as error:

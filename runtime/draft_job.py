@@ -191,7 +191,7 @@ def _card(job: DraftJob, facts: dict[str, object], acceptance: dict[str, float])
         f"It proposes tokens that {job.target_name} verifies; the output stays the target's own. "
         f"It shares the target's embedding and scores {job.head_size} of its tokens.\n\n"
         f"Made by `paceline draft train` from the target's own answers to {job.corpus_of}.\n\n"
-        "Greedy acceptance on held-out answers, by source of the prompt:\n\n"
+        "Greedy acceptance on held-out answers, by category or source of the prompt:\n\n"
         f"| prompts | acceptance |\n| --- | --- |\n{rows}\n\n"
         f"```json\n{json.dumps(facts, indent=2)}\n```\n"
     )

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from runtime.links.torch_link import TorchLinkSpec
 from runtime.lookup_drafting import LookupSettings
+from runtime.node_models import NamedModel
 from runtime.virtual import VirtualSpec
 
 
@@ -16,6 +18,8 @@ class ModelSettings:
     """Checkpoint in Hugging Face format; None for virtual devices."""
     embedding_directory: str | None = None
     """The target's checkpoint, where `directory` is a trained drafter that shares its embedding."""
+    known: tuple[NamedModel, ...] = ()
+    """What the user called these directories; a node that lacks one looks for its name."""
     lookups: LookupSettings | None = None
     """What a drafter looks up beside its model."""
     layers: tuple[int, ...] | None = None
@@ -23,6 +27,8 @@ class ModelSettings:
     layer_parallel: int | None = None
     """Of a drafter whose layers lie whole on its ranks: how many layers' attention runs at once,
     0 leaves it to the measured pace; None: all ranks share the heads of each layer."""
+    layer_parallel_from: int = 0
+    """Layers before this one always run one after the other."""
     calibrates: bool = True
     """Whether fuzzy keys and values are read anew by each draft's first step."""
     virtual: VirtualSpec | None = None
@@ -34,8 +40,12 @@ class ModelSettings:
     page_size: int = 16
     shares_prefixes: bool = True
     """Whether sequences that begin alike share pages, and find what earlier ones left behind."""
+    num_spans: int = 0
+    """Spans of work that rank 0 keeps for a picture; 0 keeps none."""
     group_timeout_s: float = 20.0
     """How long a rank waits for another within one step."""
+    step_limit_s: float = 30.0
+    """A step that takes longer is told of, with the stacks of all threads."""
 
     @property
     def num_pages(self) -> int:
@@ -49,6 +59,17 @@ class LeaderAddress:
 
     address: str
     token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrafterSeat:
+    """A drafter's place with a leader."""
+
+    leader: LeaderAddress | TorchLinkSpec
+    name: str
+    """What the leader calls it."""
+    joins: bool = False
+    """Whether it drafts beside those that are there; otherwise it replaces them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,5 +87,7 @@ class LeaderSettings:
     """Needed for stop strings."""
     lookup: LookupSettings | None = None
     """A look-up drafter in the leader's own process, where there is no other drafter."""
+    link_port: int = 0
+    """Where links to the leader arrive; 0 is any free port."""
     inline_drafter: ModelSettings | None = None
     """A drafter's model in the leader's own process, where there is no other drafter."""

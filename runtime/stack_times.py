@@ -25,12 +25,18 @@ class _Measured(Protocol):
     @property
     def num_layers(self) -> int: ...
 
+    @property
+    def layer_parallel_from(self) -> int: ...
+
 
 def predict_steps(shard: _Measured, group: Group) -> tuple[float, ...]:
     """Return the seconds a draft step should take with widths 1, 2, ... (called on all ranks)."""
     times = shard.stack_times(group)
     widths = range(1, min(_MAX_WIDTH, shard.num_layers) + 1)
-    return tuple(times.step_s(w, num_layers=shard.num_layers, size=group.size) for w in widths)
+    first = shard.layer_parallel_from
+    return tuple(
+        times.step_s(w, num_layers=shard.num_layers, size=group.size, first=first) for w in widths
+    )
 
 
 def measure_stack(decoder: Decoder, cache: PagedCache, group: Group) -> StackTimes:

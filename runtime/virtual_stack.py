@@ -7,6 +7,7 @@ import torch
 
 from parallel.decoding.width import StackTimes
 from parallel.group import Group
+from parallel.layer_groups import layer_groups
 from runtime.stack_times import slowest_median_s
 
 _AWAKE_S = 0.0002
@@ -28,10 +29,9 @@ class VirtualStack:
     drop: float = 0.0
     """Share of the acceptance that is lost with each further layer at a time."""
 
-    def run(self, width: int, num_tokens: int, group: Group) -> None:
-        """Make the waits and exchanges of one forward."""
-        for first in range(0, self.num_layers, width):
-            layers = range(first, min(first + width, self.num_layers))
+    def run(self, width: int, num_tokens: int, group: Group, *, first: int = 0) -> None:
+        """Make the waits and exchanges of one forward; layers before `first` are alone."""
+        for layers in layer_groups(self.num_layers, width, first):
             self._attend(sum(layer % group.size == group.rank for layer in layers))
             self._gather(-(-len(layers) // group.size), num_tokens, group)
             for _ in layers:

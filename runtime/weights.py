@@ -146,7 +146,7 @@ def load_decoder(
     dtype: torch.dtype,
     device: torch.device,
     layers: tuple[int, ...] | None = None,
-    layer_parallel: bool = False,
+    layer_parallel_from: int | None = None,
 ) -> Decoder:
     """Build this rank's shard of a checkpoint's model.
 
@@ -158,7 +158,12 @@ def load_decoder(
     _check_shapes(source, config, layers)
     try:
         return Decoder(
-            config, source, group, layers=layers, layer_parallel=layer_parallel, device=device
+            config,
+            source,
+            group,
+            layers=layers,
+            layer_parallel_from=layer_parallel_from,
+            device=device,
         )
     except ValueError as error:
         raise ConfigError(f"{directory}: {error}") from error

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parallel.decoding.pace import PaceChooser
+from parallel.layer_groups import layer_groups
 
 _LEAST_GAIN = 0.03
 """Share of a draft step that a wider one has to save to be tried at all."""
@@ -28,18 +29,18 @@ class StackTimes:
     head_s: float
     """Embedding and head."""
 
-    def step_s(self, width: int, *, num_layers: int, size: int) -> float:
+    def step_s(self, width: int, *, num_layers: int, size: int, first: int = 0) -> float:
         """Return the seconds of a draft step (Wu et al., section 3, with measured exchanges).
 
         Args:
             width: layers whose attention runs at once.
             num_layers: of the drafter.
             size: ranks of its group.
+            first: layers before this one run one after the other.
         """
         seconds = self.head_s + num_layers * self.mlp_s
-        for first in range(0, num_layers, width):
-            in_turn = -(-min(width, num_layers - first) // size)
-            seconds += in_turn * self.attention_s + self.gather_s
+        for layers in layer_groups(num_layers, width, first):
+            seconds += -(-len(layers) // size) * self.attention_s + self.gather_s
         return seconds
 
 

@@ -9,6 +9,7 @@ from copy import copy
 from torch import Tensor
 
 from parallel.group import Group, SoloGroup
+from parallel.layer_groups import layer_groups
 from parallel.model.blocks import AttentionBlock, ForwardStep, MlpBlock, TensorSource
 from parallel.model.config import ModelConfig
 from parallel.model.sharding import head_shard
@@ -58,14 +59,22 @@ class LayerParallelStack:
     With width N, the attention blocks of N consecutive layers read the same input at the same
     time; their outputs are gathered, then the residual stream takes them up in order, each before
     its layer's MLP. Width 1 is the exact forward. Any N consecutive layers lie as evenly on the
-    ranks as they can, so every forward may have its own width.
+    ranks as they can, so every forward may have its own width. Layers before `first` always run
+    one after the other.
     """
 
     def __init__(
-        self, config: ModelConfig, source: TensorSource, layers: Sequence[int], group: Group
+        self,
+        config: ModelConfig,
+        source: TensorSource,
+        layers: Sequence[int],
+        group: Group,
+        *,
+        first: int = 0,
     ) -> None:
         """Read this rank's part of the layers; raises ValueError if there are too many ranks."""
         self.heads = head_shard(config.num_heads, config.num_kv_heads, 1, 0)
+        self.first = first
         if group.size > len(layers):
             raise ValueError(
                 f"{len(layers)} layers lie on at most {len(layers)} ranks, not on {group.size}"
@@ -85,13 +94,13 @@ class LayerParallelStack:
 
     def run(self, x_RE: Tensor, step: ForwardStep, width: int) -> Tensor:
         """Return the residual stream after all layers; the same on all ranks."""
-        for first in range(0, len(self._mlps), width):
-            mlps = self._mlps[first : first + width]
-            if len(mlps) == 1:
-                x_RE = self._attend_alone(x_RE, first, step)
+        for layers in layer_groups(self.num_layers, width, self.first):
+            mlps = self._mlps[layers.start : layers.stop]
+            if len(layers) == 1:
+                x_RE = self._attend_alone(x_RE, layers.start, step)
                 x_RE = mlps[0](x_RE, step, x_RE)
                 continue
-            deltas = self._attend_together(x_RE, range(first, first + len(mlps)), step)
+            deltas = self._attend_together(x_RE, layers, step)
             for delta, mlp in zip(deltas, mlps, strict=True):
                 x_RE = x_RE.clone()
                 x_RE[: step.num_tokens] += delta

@@ -32,7 +32,7 @@ class Decoder:
         *,
         layers: Sequence[int] | None = None,
         head_size: int | None = None,
-        layer_parallel: bool = False,
+        layer_parallel_from: int | None = None,
         device: torch.device,
     ) -> None:
         """Read this rank's part of the model.
@@ -44,8 +44,8 @@ class Decoder:
             layers: keep these layers only, in this order; None keeps all.
             head_size: rows of `lm_head.weight` where it scores only some of the tokens (a reduced
                 head, of a drafter); None is the whole vocabulary.
-            layer_parallel: whether each layer's attention lies whole on one rank, so that several
-                layers' can run at once; otherwise all ranks share the heads of each.
+            layer_parallel_from: each layer's attention lies whole on one rank, and from this layer
+                on that of several layers can run at once; None: all ranks share the heads of each.
             device: where the rotary tables live.
 
         Raises:
@@ -58,8 +58,11 @@ class Decoder:
         kept = range(config.num_layers) if layers is None else layers
         embedding = source.read_slice("model.embed_tokens.weight", 0, *vocab_range)
         self._embed = VocabParallelEmbedding(embedding, vocab_range[0], group)
-        stack = LayerParallelStack if layer_parallel else TensorParallelStack
-        self.stack: TensorParallelStack | LayerParallelStack = stack(config, source, kept, group)
+        self.stack: TensorParallelStack | LayerParallelStack
+        if layer_parallel_from is None:
+            self.stack = TensorParallelStack(config, source, kept, group)
+        else:
+            self.stack = LayerParallelStack(config, source, kept, group, first=layer_parallel_from)
         self._norm = RmsNorm(source.read("model.norm.weight"), config.rms_norm_eps)
         head = embedding
         if head_size is not None or not config.tied_head:

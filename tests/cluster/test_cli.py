@@ -49,6 +49,7 @@ def refusal(
         (["--device", "tpu"], "--device is 'tpu'"),
         (["--link", "nccl"], "--link is nccl, which needs --device cuda"),
         (["--group", "mpi"], "--group is 'mpi'"),
+        (["--place", "target=here"], "--place target is 'here': choose one of auto, pack, spread"),
         (["--drafter", "target:layers=5-40"], "'5-40': name layers 0 to 29"),
         (["--drafter", "target:heads=1"], "write target:layers=0-3,28-29"),
         (["--drafter", "./nowhere"], "./nowhere does not exist"),
@@ -195,6 +196,9 @@ LAYERS = ["bench", "layer-parallel", "--prompt", "x", "--drafter"]
         (["serve", "--token-file", "none"], "--token-file none cannot be read"),
         (["serve", "--tls-key", "key.pem"], "--tls-key and --client-ca need --tls-cert"),
         (["serve", "--max-tokens", "0"], "--max-tokens is 0"),
+        (["serve", "--replicas", "0"], "--replicas is 0: at least 1 is needed"),
+        (["serve", "--drafter-groups", "4:1"], "--drafter-groups is '4:1': write a number, or"),
+        (["serve", "--step-limit", "0"], "--step-limit must be above 0"),
         (["serve", "--mode", "fast"], "--mode is 'fast': choose one of autoregressive"),
         (
             ["draft", "train", "--follow", "t", "--out", "nowhere"],
@@ -283,6 +287,11 @@ def test_other_verbs_refuse_bad_options_too(
         (["train", "verify", "x", "--log", "nowhere"], "nowhere cannot be read"),
         (["train", "join", "--server", "here", "--data", "x"], "--server is 'here': write HOST"),
         (["train", "join", "--server", "h:1", "--data", "no"], "--data no is no file"),
+        (["simulate", "train", "--model", "serverless:tail=-1"], "tail=-1.0: it must not be below"),
+        (
+            ["simulate", "train", "--rounds", "5", "--schemes", "m-sgc-2-5-2"],
+            "m-sgc-2-5-2 decodes 5 rounds late: more than 5 rounds are needed",
+        ),
     ],
 )
 def test_training_verbs_refuse_bad_options(

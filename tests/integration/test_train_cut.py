@@ -1,5 +1,6 @@
 """Jobs that are cut: by signals, by Ray's end, by a user; each goes on to the same bits."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -93,12 +94,12 @@ def test_what_was_cut_goes_on_to_the_same_bits(job: Path, tmp_path: Path) -> Non
         training.wait_for(cut, number * CUT_AT)
         driver = psutil.Process(training.process.pid)
         below = driver.children(recursive=True)
-        victims = [driver] if name == "the driver" else [p for p in below if p.name() == name]
+        ours = named("ray::Train", below)
+        victims = [driver] if name == "the driver" else named(name, below)
         assert len(victims) == 1
         victims[0].send_signal(signal.SIGKILL)
         assert training.end() != 0
         assert number * CUT_AT <= steps_of(cut) < STEPS
-        ours = [process for process in below if process.name().startswith("ray::Train")]
         _, left = psutil.wait_procs(ours, timeout=30)
         assert not left, f"{name} left {left}"
     _cancel(cut)
@@ -107,6 +108,15 @@ def test_what_was_cut_goes_on_to_the_same_bits(job: Path, tmp_path: Path) -> Non
     done = json.loads(call("status", str(cut), "--json").stdout)
     assert (done["running"], done["done"], done["step"]) == (False, True, STEPS)
     assert_same(whole, cut)
+
+
+def named(start: str, processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Return those of the processes that still run and are called so."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [process] if process.name().startswith(start) else []
+    return found
 
 
 def _cancel(out: Path) -> None:

@@ -76,7 +76,7 @@ class Leader:
     """Asks a drafter for drafts of a real model and knows what its cache should hold."""
 
     def __init__(self, model: TinyModel, *, width: int, calibrates: bool = True) -> None:
-        self.decoder = model.decoder(layer_parallel=True)
+        self.decoder = model.decoder(layer_parallel_from=0)
         self.cache = make_cache(self.decoder, num_pages=60)
         ledger = SlotLedger(num_pages=60, page_size=4)
         runner = ShardRunner(DecoderShard(self.decoder, self.cache), SoloGroup())

@@ -23,6 +23,11 @@ def test_a_step_costs_its_turns_and_exchanges(width: int, size: int, expected: f
     assert TIMES.step_s(width, num_layers=10, size=size) == pytest.approx(expected)
 
 
+def test_sequential_layers_cost_an_exchange_each() -> None:
+    seconds = TIMES.step_s(4, num_layers=10, size=4, first=3)
+    assert seconds == pytest.approx(3 + 10 + 3 * 2.5 + 2 * 2.5)  # three alone, four and three
+
+
 def test_only_widths_that_save_time_are_tried() -> None:
     assert worthwhile_widths((10.0, 9.9, 6.0, 6.1, 5.0)) == [1, 3, 5]
     assert worthwhile_widths((10.0, 11.0)) == [1]

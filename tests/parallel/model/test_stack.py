@@ -1,6 +1,7 @@
 """Layers several at a time: against a plain reference, on any ranks, and calibrated again."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import torch
@@ -32,7 +33,9 @@ def model(request: pytest.FixtureRequest) -> TinyModel:
     return tiny_model(kind.split()[0], num_hidden_layers=NUM_LAYERS, **KINDS[kind])
 
 
-def fuzzy_reference(reference: PreTrainedModel, token_ids: Sequence[int], width: int) -> Tensor:
+def fuzzy_reference(
+    reference: PreTrainedModel, token_ids: Sequence[int], width: int, alone: int = 0
+) -> Tensor:
     """Compute the fuzzy forward over a whole sequence with transformers' own modules."""
     inner = reference.model
     with torch.inference_mode():
@@ -40,8 +43,9 @@ def fuzzy_reference(reference: PreTrainedModel, token_ids: Sequence[int], width:
         size = len(token_ids)
         turns = inner.rotary_emb(h, torch.arange(size).unsqueeze(0))
         mask = torch.full((1, 1, size, size), -torch.inf).triu(1)
-        for first in range(0, len(inner.layers), width):
-            group = inner.layers[first : first + width]
+        starts = [*range(alone), *range(alone, len(inner.layers), width), len(inner.layers)]
+        for first, stop in pairwise(starts):
+            group = inner.layers[first:stop]
             attended = [
                 layer.self_attn(
                     layer.input_layernorm(h), position_embeddings=turns, attention_mask=mask
@@ -55,11 +59,11 @@ def fuzzy_reference(reference: PreTrainedModel, token_ids: Sequence[int], width:
     return logits
 
 
-def spread_score(model: TinyModel, size: int, width: int) -> Tensor:
-    """Return the logits of a spread decoder over `size` ranks."""
+def spread_score(model: TinyModel, size: int, width: int, alone: int = 0) -> Tensor:
+    """Return the logits of a decoder spread over `size` ranks from layer `alone` on."""
 
     def on_rank(group: RankThread) -> Tensor:
-        decoder = model.decoder(group, layer_parallel=True)
+        decoder = model.decoder(group, layer_parallel_from=alone)
         cache = make_cache(decoder)
         cache.open(0, len(PROMPT))
         with torch.inference_mode():
@@ -86,11 +90,27 @@ def test_it_equals_the_fuzzy_computation_on_any_ranks(
         assert (expected - model.expected(PROMPT)).abs().max() > 1e-2 * scale
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize(("width", "alone"), [(2, 1), (3, 4), (4, 2), (2, NUM_LAYERS + 2)])
+def test_layers_before_a_given_one_stay_sequential(
+    model: TinyModel, size: int, width: int, alone: int
+) -> None:
+    expected = fuzzy_reference(model.reference, PROMPT, width, min(alone, NUM_LAYERS))
+    scale = expected.abs().max().item()
+    found = spread_score(model, size, width, alone)
+    torch.testing.assert_close(found, expected, atol=1e-5 * scale, rtol=0)
+    if alone < NUM_LAYERS:
+        all_wide = fuzzy_reference(model.reference, PROMPT, width)
+        assert (expected - all_wide).abs().max() > 1e-3 * scale
+    else:
+        assert torch.equal(found, spread_score(model, size, 1))
+
+
 @pytest.mark.parametrize("width", [2, 4])
 def test_an_exact_forward_over_fuzzy_tokens_leaves_no_trace_of_them(
     model: TinyModel, width: int
 ) -> None:
-    decoder = model.decoder(layer_parallel=True)
+    decoder = model.decoder(layer_parallel_from=0)
     cache, fresh = make_cache(decoder), make_cache(decoder)
     for store in (cache, fresh):
         store.open(0, len(PROMPT))
@@ -108,7 +128,7 @@ def test_more_ranks_than_layers_are_refused() -> None:
     group = RankThread.__new__(RankThread)
     group.rank, group.size = 0, 4
     with pytest.raises(ValueError, match="3 layers lie on at most 3 ranks, not on 4"):
-        tiny_model().decoder(group, layer_parallel=True)
+        tiny_model().decoder(group, layer_parallel_from=0)
 
 
 def forward(decoder: Decoder, cache: PagedCache, start: int, stop: int, width: int = 1) -> None:

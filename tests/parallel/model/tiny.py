@@ -70,14 +70,14 @@ class TinyModel:
         group: Group | None = None,
         layers: Sequence[int] | None = None,
         *,
-        layer_parallel: bool = False,
+        layer_parallel_from: int | None = None,
     ) -> Decoder:
         return Decoder(
             self.config,
             self.source,
             group or SoloGroup(),
             layers=layers,
-            layer_parallel=layer_parallel,
+            layer_parallel_from=layer_parallel_from,
             device=CPU,
         )
 

@@ -1,0 +1,234 @@
+"""`paceline cluster check`: what the nodes are, how they reach each other, and what fits."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from actors.probe import ProbeActor
+from cluster.check_report import print_report
+from cluster.options_cluster import CheckOptions
+from cluster.placement import Node, PlaceOptions, plan_places
+from cluster.planning import plan_deployment, plan_drafter, plan_target
+from cluster.ray_session import RaySession
+from cluster.reservation import read_nodes
+from runtime.errors import ConfigError, PacelineError
+from runtime.node_probe import NodeFacts, PairTimes, ReduceTimes
+
+_NOTES = Console(stderr=True, highlight=False)
+_ANSWER_S = 60.0
+_CACHE_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """The way from one node to another."""
+
+    first: str
+    second: str
+    times: PairTimes | None
+    """None if there is none."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Report:
+    """What was found; `problems` is empty where all is well."""
+
+    nodes: list[Node] = field(default_factory=list)
+    facts: dict[str, NodeFacts] = field(default_factory=dict)
+    """By node id."""
+    pairs: list[Pair] = field(default_factory=list)
+    all_reduce: ReduceTimes | None = None
+    placement: str = ""
+    """Where the ranks of the target asked for would go."""
+    problems: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, object]:
+        """Return it as plain values."""
+        return asdict(self)
+
+
+def run(options: CheckOptions) -> int:
+    """Check the cluster and print what was found; return 1 if something is wrong.
+
+    Raises:
+        ConfigError: there is no cluster, or the target cannot be used.
+    """
+    report = Report()
+    with RaySession(options.models.ray_address, num_actors=1):
+        report.nodes = read_nodes()
+        if options.models.target is not None or options.models.virtual is not None:
+            _check_placement(options, report)
+        with _progress(options.json) as step:
+            _check_nodes(report, PlaceOptions.parse(options.models.place).interface, step)
+    if options.json:
+        print(json.dumps(report.to_json()))
+    else:
+        print_report(report.to_json(), Console())
+    for problem in report.problems:
+        _NOTES.print(f"problem: {problem}", soft_wrap=True, markup=False, style="red")
+    return 1 if report.problems else 0
+
+
+def _check_placement(options: CheckOptions, report: Report) -> None:
+    """Say where the ranks would go, or what is short."""
+    models = options.models
+    target = plan_target(models)
+    drafter = plan_drafter(models, target)
+    spec = plan_deployment(models, target, drafter, cache_tokens=_CACHE_TOKENS, stops=False)
+    needs = [need for need in (spec.target_need, spec.drafter_need) if need is not None]
+    try:
+        plan = plan_places(needs, report.nodes, PlaceOptions.parse(models.place))
+    except ConfigError as error:
+        report.problems.append(str(error))
+        return
+    groups = [
+        f"{need.role} on {' + '.join(node.name for node in nodes)}"
+        for need, nodes in zip(needs, plan.nodes, strict=True)
+    ]
+    report.placement = f"{', '.join(groups)}, {plan.cpus:g} CPU each"
+
+
+def _check_nodes(report: Report, interface: str | None, step: Callable[[str, int], None]) -> None:
+    probes = {node.node_id: _probe(node) for node in report.nodes}
+    try:
+        _read_facts(report, probes)
+        step("reading nodes", len(report.nodes))
+        hosts = _hosts(report, probes, interface)
+        _measure_pairs(report, probes, hosts, step)
+        if len(hosts) > 1:
+            _measure_all_reduce(report, probes, hosts)
+        step("all-reduce", 1)
+    finally:
+        for probe in probes.values():
+            ray.kill(probe)
+
+
+def _probe(node: Node) -> Any:
+    where = NodeAffinitySchedulingStrategy(node_id=node.node_id, soft=False)
+    return ray.remote(ProbeActor).options(num_cpus=0, scheduling_strategy=where).remote()
+
+
+def _read_facts(report: Report, probes: dict[str, Any]) -> None:
+    for node in report.nodes:
+        found = _answer(report, probes[node.node_id].facts.remote(), node.name)
+        if found is not None:
+            report.facts[node.node_id] = found
+    versions: dict[str, dict[str, list[str]]] = {}
+    for node in report.nodes:
+        if node.node_id in report.facts:
+            for what, version in report.facts[node.node_id].versions:
+                versions.setdefault(what, {}).setdefault(version, []).append(node.name)
+    for what, places in versions.items():
+        if len(places) > 1:
+            there = "; ".join(f"{v} on {', '.join(names)}" for v, names in places.items())
+            report.problems.append(f"{what} differs: {there}")
+
+
+def _hosts(report: Report, probes: dict[str, Any], interface: str | None) -> dict[str, str]:
+    """Return the address that each node that answers listens on."""
+    hosts = {}
+    for node in report.nodes:
+        if node.node_id not in report.facts:
+            continue
+        host: str | None = node.address
+        if interface is not None:
+            asking = probes[node.node_id].address_on.remote(interface)
+            host = _answer(report, asking, node.name)
+        if host is not None:
+            hosts[node.node_id] = host
+    return hosts
+
+
+def _measure_pairs(
+    report: Report,
+    probes: dict[str, Any],
+    hosts: dict[str, str],
+    step: Callable[[str, int], None],
+) -> None:
+    """Measure every pair, those without a node in common at the same time."""
+    names = {node.node_id: node.name for node in report.nodes}
+    doors = {}
+    for node_id, host in hosts.items():
+        door = _answer(report, probes[node_id].listen.remote(host), names[node_id])
+        if door is not None:
+            doors[node_id] = door
+    for pairs in rounds_of_pairs(list(doors)):
+        asked = [
+            (a, b, probes[a].measure.remote(hosts[b], doors[b][0], doors[b][1])) for a, b in pairs
+        ]
+        for a, b, call in asked:
+            times = _answer(report, call, f"{names[a]} to {names[b]}")
+            report.pairs.append(Pair(first=names[a], second=names[b], times=times))
+        step("measuring pairs", len(pairs))
+
+
+def rounds_of_pairs(names: Sequence[str]) -> list[list[tuple[str, str]]]:
+    """Return all pairs, in rounds in which nobody appears twice."""
+    rounds: list[list[tuple[str, str]]] = []
+    for pair in combinations(names, 2):
+        for members in rounds:
+            if not any(set(pair) & set(other) for other in members):
+                members.append(pair)
+                break
+        else:
+            rounds.append([pair])
+    return rounds
+
+
+def _measure_all_reduce(report: Report, probes: dict[str, Any], hosts: dict[str, str]) -> None:
+    first, *_ = members = list(hosts)
+    spec = _answer(report, probes[first].offer.remote(len(members), hosts[first]), "all-reduce")
+    if spec is None:
+        return
+    calls = [probes[name].all_reduce.remote(spec, rank) for rank, name in enumerate(members)]
+    found = [_answer(report, call, f"all-reduce, rank {rank}") for rank, call in enumerate(calls)]
+    times = [each for each in found if each is not None]
+    if len(times) == len(members):
+        report.all_reduce = ReduceTimes(
+            small_s=max(each.small_s for each in times),
+            large_s=max(each.large_s for each in times),
+        )
+
+
+def _answer(report: Report, call: Any, who: str) -> Any:
+    """Return a call's result; what goes wrong becomes a problem and None."""
+    try:
+        return ray.get(call, timeout=_ANSWER_S)
+    except GetTimeoutError:
+        report.problems.append(f"{who}: no answer within {_ANSWER_S:.0f} s")
+    except RayTaskError as error:
+        cause = error.cause
+        text = str(cause) if isinstance(cause, PacelineError) else repr(cause)
+        report.problems.append(f"{who}: {text}")
+    except RayActorError as error:
+        report.problems.append(f"{who}: its process died: {str(error).splitlines()[0]}")
+    return None
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str, int], None]]:
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=_NOTES,
+        transient=True,
+        disable=quiet,
+    ) as progress:
+        num = len(read_nodes())
+        task = progress.add_task("reading nodes", total=num + num * (num - 1) // 2 + 1)
+
+        def step(what: str, count: int) -> None:
+            progress.update(task, description=what, advance=count)
+
+        yield step

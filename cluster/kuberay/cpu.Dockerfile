@@ -1,0 +1,30 @@
+# Paceline on CPUs: docker build -f cluster/kuberay/cpu.Dockerfile -t paceline:cpu .
+FROM python:3.11-slim-bookworm
+
+ENV PYTHONUNBUFFERED=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PACELINE_CACHE=/models/cache
+
+# KubeRay's probes call wget; everything else comes from wheels.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends wget \
+    && rm -rf /var/lib/apt/lists/*
+
+WORKDIR /opt/paceline
+COPY constraints.txt pyproject.toml README.md LICENSE ./
+# The dependencies in a layer of their own: a change of the code leaves it.
+RUN pip install --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 \
+    && mkdir -p parallel runtime actors cluster protos \
+    && pip install -c constraints.txt -e '.[cluster]'
+
+COPY parallel/ parallel/
+COPY protos/ protos/
+COPY runtime/ runtime/
+COPY actors/ actors/
+COPY cluster/ cluster/
+
+RUN useradd --create-home --uid 1000 --gid 100 ray \
+    && mkdir -p /models \
+    && chown 1000:100 /models
+USER 1000
+WORKDIR /home/ray

@@ -1,0 +1,30 @@
+"""What the verbs about a Ray cluster were asked for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.options import ModelOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitOptions:
+    """`paceline submit`."""
+
+    arguments: tuple[str, ...]
+    """The verb and its options."""
+    address: str
+    """Ray's job server."""
+    runtime_env: Path | None
+    working_dir: Path | None
+    """None is the current one."""
+    submission_id: str | None
+    detach: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckOptions:
+    """`paceline cluster check`."""
+
+    models: ModelOptions
+    """What is to be placed, if it names a target."""
+    json: bool = False

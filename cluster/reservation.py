@@ -1,0 +1,162 @@
+"""Room on Ray nodes: what the nodes have, and placement groups that hold what a plan gives out."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray._private.state import available_resources_per_node  # per node, Ray has no public way
+from ray.exceptions import RaySystemError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from cluster.placement import Need, Node, PlaceOptions, Plan, plan_places
+from runtime.errors import ConfigError, PeerTimeout
+
+LOOPBACK = "127.0.0.1"
+_NODE_LABEL = "ray.io/node-id"
+_RESERVE_S = 30.0
+_LOOK_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """Room for the ranks of one group, each on its node."""
+
+    nodes: tuple[Node, ...]
+    """Of each rank."""
+    options: tuple[dict[str, Any], ...]
+    """Of each rank: what its actor is to be made with."""
+    group: Any  # a Ray placement group, which has no static type
+
+    @property
+    def is_on_one_node(self) -> bool:
+        """Whether all ranks share a host."""
+        return len({node.node_id for node in self.nodes}) == 1
+
+    def release(self) -> None:
+        """Give the room back; whatever still runs in it ends."""
+        try:
+            remove_placement_group(self.group)
+        except (RaySystemError, ConnectionError):
+            return  # Ray is gone, and the room with it
+
+
+class Placer:
+    """Finds room for groups, and remembers where the target went."""
+
+    def __init__(self, options: PlaceOptions) -> None:
+        self._options = options
+        self._target_ids: list[str] = []
+        self._is_confined = False
+
+    def place(self, needs: Sequence[Need], note: Callable[[str], None]) -> list[Reservation]:
+        """Reserve room for all groups, or for none.
+
+        Blocks for at most `PlaceOptions.wait_s` while there is too little room, and a moment more.
+
+        Raises:
+            ConfigError: a group does not fit; names the resource and what the nodes have.
+            PeerTimeout: the room was taken by somebody else meanwhile.
+        """
+        plan = self.plan(needs, note)
+        made: list[Reservation] = []
+        try:
+            for need, nodes in zip(needs, plan.nodes, strict=True):
+                made.append(_reserve(need, nodes, plan.cpus, self._options.interface))
+        except PeerTimeout:
+            for reservation in made:
+                reservation.release()
+            raise
+        for need, nodes in zip(needs, plan.nodes, strict=True):
+            if need.role == "target":
+                self._target_ids = [node.node_id for node in nodes]
+        return made
+
+    def confine(self) -> None:
+        """Place what comes later beside the target only: it cannot be reached from elsewhere."""
+        self._is_confined = True
+
+    def plan(self, needs: Sequence[Need], note: Callable[[str], None]) -> Plan:
+        """Return where the groups would go; waits and raises as `place` does."""
+        deadline_s = time.monotonic() + self._options.wait_s
+        while True:
+            try:
+                nodes = read_nodes()
+                if self._is_confined:
+                    nodes = [node for node in nodes if node.node_id in self._target_ids]
+                return plan_places(needs, nodes, self._options, target_ids=self._target_ids)
+            except ConfigError as error:
+                if time.monotonic() >= deadline_s:
+                    raise
+                note(f"waiting for room: {error}")
+            time.sleep(_LOOK_S)
+
+
+def check_group(rooms: Sequence[Reservation], backend: str) -> None:
+    """Refuse shared memory between nodes, and give the rooms back then.
+
+    Raises:
+        ConfigError: the backend is shm, and a group has ranks on several nodes.
+    """
+    apart = [room for room in rooms if not room.is_on_one_node]
+    if backend == "shm" and apart:
+        for room in rooms:
+            room.release()
+        where = " and ".join(dict.fromkeys(node.name for node in apart[0].nodes))
+        raise ConfigError(
+            f"--group shm: ranks that share memory cannot be on {where}; take gloo, or --place "
+            "target=pack"
+        )
+
+
+def read_nodes() -> list[Node]:
+    """Return the living nodes with what they have."""
+    free = available_resources_per_node()
+    here = ray.get_runtime_context().get_node_id()
+    return [
+        Node(
+            node_id=node["NodeID"],
+            address=node["NodeManagerAddress"],
+            free=dict(free[node["NodeID"]]),
+            total=dict(node["Resources"]),
+            labels=dict(node["Labels"]),
+            is_here=node["NodeID"] == here,
+        )
+        for node in ray.nodes()
+        if node["Alive"] and node["NodeID"] in free
+    ]
+
+
+def _reserve(need: Need, nodes: Sequence[Node], cpus: float, interface: str | None) -> Reservation:
+    each = need.each(cpus)
+    bundle = {name: amount for name, amount in each.items() if amount > 0}
+    group = placement_group(
+        [bundle for _ in nodes],
+        strategy="STRICT_PACK" if len({node.node_id for node in nodes}) == 1 else "PACK",
+        bundle_label_selector=[{_NODE_LABEL: node.node_id} for node in nodes],
+    )
+    if not group.wait(_RESERVE_S):
+        remove_placement_group(group)
+        where = ", ".join(sorted({node.address for node in nodes}))
+        raise PeerTimeout(
+            f"the room for {need.role} on {where} was not given within {_RESERVE_S:.0f} s: "
+            "somebody else may have taken it; try again"
+        )
+    environment = {}
+    if interface is not None and "/" not in interface:
+        environment = {"env_vars": {"NCCL_SOCKET_IFNAME": interface}}
+    options = [
+        {
+            "runtime_env": environment,
+            "num_cpus": cpus,
+            "num_gpus": need.gpus,
+            "memory": int(need.memory) or None,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                placement_group=group, placement_group_bundle_index=rank
+            ),
+        }
+        for rank in range(len(nodes))
+    ]
+    return Reservation(nodes=tuple(nodes), options=tuple(options), group=group)

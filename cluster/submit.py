@@ -1,0 +1,195 @@
+"""`paceline submit`: a verb as a Ray job, with its logs and its exit code here.
+
+Ray's job server runs the verb on the head's node, from an upload of this directory: nothing of
+Paceline has to be installed on the cluster, only what it depends on.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import importlib.util
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ray.exceptions import RayError
+from ray.job_submission import JobStatus, JobSubmissionClient
+from rich.console import Console
+
+from cluster.options_cluster import SubmitOptions
+from runtime.errors import ConfigError, PeerLost, PeerTimeout
+
+VERBS = ("serve", "generate", "train", "draft", "bench", "experiment")
+ROOT = Path(__file__).resolve().parent.parent
+_ROOMS = ("parallel", "runtime", "actors", "cluster", "protos")
+_NOTES = Console(stderr=True, highlight=False)
+_STOP_S = 60.0
+_POLL_S = 0.5
+_RECONNECTS = 20
+_STOPPED = 130
+_OTHER_ADDRESSES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
+_SERVER_ERRORS = (RuntimeError, OSError, RayError)  # what Ray's client and requests raise
+
+
+def run(options: SubmitOptions) -> int:
+    """Submit the job and follow it to its end; return its exit code.
+
+    Raises:
+        ConfigError: the verb, a file or the address cannot be used.
+        PeerError: the job server stopped answering.
+    """
+    entrypoint = entrypoint_of(options.arguments)
+    environment = runtime_environment(options)
+    client = _connect(options.address)
+    try:
+        job: str = client.submit_job(
+            entrypoint=entrypoint,
+            runtime_env=environment,
+            submission_id=options.submission_id,
+            metadata={"paceline": options.arguments[0]},
+        )
+    except (*_SERVER_ERRORS, ValueError) as error:
+        raise ConfigError(f"the job was not accepted: {_first_lines(error)}") from error
+    where = f"--address {options.address} {job}"
+    _NOTES.print(f"job {job}: {entrypoint}", soft_wrap=True, markup=False)
+    if options.detach:
+        print(job)
+        _NOTES.print(f"ray job logs -f {where} shows it, ray job stop {where} ends it")
+        return 0
+    return _follow(client, job, where)
+
+
+def entrypoint_of(arguments: tuple[str, ...]) -> str:
+    """Return the shell command that runs a verb from an upload.
+
+    Raises:
+        ConfigError: it is no verb that makes sense there.
+    """
+    if arguments[0] not in VERBS:
+        raise ConfigError(f"submit {arguments[0]}: choose one of {', '.join(VERBS)}")
+    return shlex.join(["python", "-m", "cluster.cli", *arguments])
+
+
+def runtime_environment(options: SubmitOptions) -> dict[str, Any]:
+    """Return what the job runs in: the file's, with this directory and our code to upload.
+
+    Raises:
+        ConfigError: the file cannot be read, or there is no such directory.
+    """
+    environment = _read_environment(options.runtime_env)
+    where = str(options.working_dir or environment.get("working_dir", "."))
+    if "://" in where:  # Ray fetches it on each node
+        return environment | {"working_dir": where}
+    directory = Path(where)
+    if not directory.is_dir():
+        raise ConfigError(f"--working-dir {directory} is no directory")
+    environment["working_dir"] = str(directory.resolve())
+    if not (directory / "cluster" / "cli.py").is_file():
+        ours = [str(ROOT / room) for room in _ROOMS]
+        environment["py_modules"] = [*environment.get("py_modules", []), *ours]
+    return environment
+
+
+def _read_environment(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"--runtime-env {path} cannot be read: {error}") from error
+    if not isinstance(read, dict):
+        raise ConfigError(f"--runtime-env {path}: write keys as env_vars, pip, excludes")
+    return read
+
+
+def _connect(address: str) -> Any:
+    if importlib.util.find_spec("aiohttp") is None:
+        raise ConfigError(
+            "submit needs Ray's job client, which is not installed: "
+            f"{sys.executable} -m pip install 'paceline[cluster]'"
+        )
+    if not address.startswith(("http://", "https://")):
+        raise ConfigError(f"--address is {address!r}: write http://HEAD:8265, Ray's dashboard")
+    for name in _OTHER_ADDRESSES:
+        os.environ.pop(name, None)  # Ray's client would prefer it to the address given
+    try:
+        return JobSubmissionClient(address)
+    except _SERVER_ERRORS as error:
+        raise ConfigError(
+            f"no job server answers at {address} ({_first_lines(error)}): it is the dashboard of "
+            "ray start --head, which needs ray[default] there"
+        ) from error
+
+
+def _follow(client: Any, job: str, where: str) -> int:
+    """Show the logs until the job has ended; an interrupt ends the job."""
+    try:
+        asyncio.run(_show_logs(client, job))
+        return _outcome(client, job)
+    except (KeyboardInterrupt, SystemExit):
+        _NOTES.print(f"stopping {job}; interrupt again to leave it running", soft_wrap=True)
+    try:
+        client.stop_job(job)
+        status = _await_end(client, job)
+    except KeyboardInterrupt:
+        _NOTES.print(f"it may still run: ray job stop {where}", soft_wrap=True)
+        return _STOPPED
+    except _SERVER_ERRORS as error:
+        raise PeerLost(f"the job server at {where} did not stop the job: {error}") from error
+    _NOTES.print(f"{job}: {status.value.lower()}")
+    return _STOPPED
+
+
+async def _show_logs(client: Any, job: str) -> None:
+    """Copy the job's output to standard output; a connection that breaks is taken up again."""
+    broken = (*_SERVER_ERRORS, importlib.import_module("aiohttp").ClientError)
+    num_shown = 0
+    for attempt in range(_RECONNECTS):
+        num_skipped = 0
+        try:
+            async for text in client.tail_job_logs(job):
+                fresh = text[max(0, num_shown - num_skipped) :]
+                num_skipped += len(text) - len(fresh)
+                num_shown += len(fresh)
+                sys.stdout.write(fresh)
+                sys.stdout.flush()
+            return
+        except broken as error:
+            with contextlib.suppress(*_SERVER_ERRORS):
+                if client.get_job_status(job).is_terminal():
+                    return
+            if attempt == _RECONNECTS - 1:
+                raise PeerLost(f"the logs of {job} broke off: {_first_lines(error)}") from error
+            await asyncio.sleep(_POLL_S * (attempt + 1))
+
+
+def _outcome(client: Any, job: str) -> int:
+    status = _await_end(client, job)
+    info = client.get_job_info(job)
+    if status == JobStatus.SUCCEEDED:
+        return 0
+    code: int | None = info.driver_exit_code
+    if status == JobStatus.STOPPED:
+        _NOTES.print(f"{job} was stopped")
+        return _STOPPED
+    if code is None:  # it never ran
+        _NOTES.print(f"[red]{job} failed:[/] {info.message}", soft_wrap=True)
+    return code or 1
+
+
+def _await_end(client: Any, job: str) -> Any:
+    deadline_s = time.monotonic() + _STOP_S
+    while time.monotonic() < deadline_s:
+        status = client.get_job_status(job)
+        if status.is_terminal():
+            return status
+        time.sleep(_POLL_S)
+    raise PeerTimeout(f"{job} is still {status.value} after {_STOP_S:.0f} s")
+
+
+def _first_lines(error: BaseException) -> str:
+    return " ".join(str(error).split())[:400]

@@ -1,0 +1,44 @@
+"""Models on the node at hand: a driver elsewhere found them, this node may keep them elsewhere."""
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.checkpoint import resolve_model
+from runtime.errors import ConfigError
+
+_SHIPPED = Path(__file__).parent / "drafters"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedModel:
+    """A directory that the driver found, and the name it found it by."""
+
+    directory: str
+    name: str
+
+
+def on_this_node(directory: str, known: Sequence[NamedModel] = ()) -> Path:
+    """Return where this node has a model; it may be converted or downloaded here, which blocks.
+
+    Args:
+        directory: where the driver has it.
+        known: names to look for where there is no such directory.
+
+    Raises:
+        ConfigError: this node does not have it; names the node.
+    """
+    path = Path(directory)
+    if path.is_dir():
+        return path
+    if path.parent.name == _SHIPPED.name and (_SHIPPED / path.name).is_dir():
+        return _SHIPPED / path.name  # an upload lies elsewhere on each node
+    names = [model.name for model in known if model.directory == directory]
+    try:
+        return resolve_model(names[0] if names else directory)
+    except ConfigError as error:
+        raise ConfigError(
+            f"node {socket.gethostname()} has no {directory} ({error}): keep models on storage "
+            "that all nodes see, or name one that every node can fetch"
+        ) from error

@@ -1,0 +1,79 @@
+"""What a job is submitted with, and what is refused before it is."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cluster.cli import app
+from cluster.options_cluster import SubmitOptions
+from cluster.submit import ROOT, entrypoint_of, runtime_environment
+from runtime.errors import ConfigError
+
+
+def options(**fields: object) -> SubmitOptions:
+    given: dict[str, object] = {
+        "arguments": ("generate",),
+        "address": "http://127.0.0.1:1",
+        "runtime_env": None,
+        "working_dir": None,
+        "submission_id": None,
+        "detach": False,
+    } | fields
+    return SubmitOptions(**given)  # type: ignore[arg-type]  # a test names real fields
+
+
+def test_an_entrypoint_keeps_every_argument_whole() -> None:
+    entrypoint = entrypoint_of(("generate", "--prompt", "two words; rm", "--json"))
+    assert entrypoint == "python -m cluster.cli generate --prompt 'two words; rm' --json"
+
+
+def test_a_verb_that_talks_to_a_server_is_not_submitted() -> None:
+    with pytest.raises(ConfigError, match="submit client: choose one of serve, generate"):
+        entrypoint_of(("client", "hello"))
+
+
+def test_a_checkout_is_uploaded_as_it_is() -> None:
+    assert runtime_environment(options(working_dir=ROOT)) == {"working_dir": str(ROOT)}
+
+
+def test_our_code_goes_along_from_elsewhere(tmp_path: Path) -> None:
+    environment = runtime_environment(options(working_dir=tmp_path))
+    assert environment["working_dir"] == str(tmp_path)
+    assert {Path(module).name for module in environment["py_modules"]} == {
+        "parallel", "runtime", "actors", "cluster", "protos"
+    }  # fmt: skip
+
+
+def test_a_runtime_environment_is_kept(tmp_path: Path) -> None:
+    file = tmp_path / "env.yaml"
+    file.write_text("env_vars: {A: b}\nexcludes: [data]\nworking_dir: s3://bucket/code.zip\n")
+    assert runtime_environment(options(runtime_env=file)) == {
+        "env_vars": {"A": "b"},
+        "excludes": ["data"],
+        "working_dir": "s3://bucket/code.zip",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("[1]", "write keys as env_vars"), ("a: [", "cannot be read"), (None, "cannot be read")],
+)
+def test_a_bad_runtime_environment_is_refused(text: str | None, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "env.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        runtime_environment(options(runtime_env=file))
+
+
+def test_a_working_directory_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no directory"):
+        runtime_environment(options(working_dir=tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8265", "ray://head:10001"])
+def test_an_address_that_is_no_dashboard_is_refused(address: str) -> None:
+    result = CliRunner().invoke(app, ["submit", "generate", "--address", address])
+    assert isinstance(result.exception, ConfigError)
+    assert "write http://HEAD:8265" in str(result.exception)

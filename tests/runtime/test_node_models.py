@@ -1,0 +1,28 @@
+"""A node finds a model where the driver has it, by its name, or says that it has none."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import ConfigError
+from runtime.node_models import NamedModel, on_this_node
+
+
+def test_a_directory_that_is_there_is_taken(tmp_path: Path) -> None:
+    assert on_this_node(str(tmp_path), [NamedModel(str(tmp_path), "other")]) == tmp_path
+
+
+def test_a_directory_that_is_missing_is_looked_for_by_its_name(tmp_path: Path) -> None:
+    known = [NamedModel("/gone/a", "./nowhere"), NamedModel("/gone/b", str(tmp_path))]
+    assert on_this_node("/gone/b", known) == tmp_path
+
+
+def test_a_shipped_drafter_is_found_beside_the_code() -> None:
+    found = on_this_node("/upload/_ray_pkg_0123/runtime/drafters/smollm2-135m")
+    assert (found / "config.json").is_file()
+
+
+def test_a_model_that_no_name_finds_is_refused_with_the_node() -> None:
+    with pytest.raises(ConfigError, match=f"node {socket.gethostname()} has no /gone/a"):
+        on_this_node("/gone/a")
