@@ -54,7 +54,7 @@ def header_of(config: TrainConfig, directory: Path) -> Header:
         eps=float(np.float32(section.eps)),
         weights=section.weights,
         rank=config.lora.rank,
-        alpha=config.lora.alpha,
+        alpha=float(np.float32(config.lora.alpha)),
         targets=list(config.lora.targets),
         direction_rank=section.direction_rank,
         pool=section.pool,

@@ -20,6 +20,7 @@ from runtime.training.seedlog.sequencer import Refused, Rules
 from runtime.training.seedlog.service import ListenSettings, SeedLogServer
 from runtime.training.seedlog.snapshot import write_snapshot
 from runtime.training.seedlog.worker import SeedWorker
+from tests.certificates import make_certificates
 from tests.runtime.training.seedlog.runs import ToyRun, fresh, header, loss_at
 
 
@@ -141,6 +142,54 @@ def test_a_corrupt_replica_is_found_and_restored(tmp_path: Path) -> None:
     assert sick.told.num_restored >= 1
     assert [w.told.num_restored for w in healthy] == [0, 0, 0]
     assert digests(*healthy, sick) == {run.replayed().digest()}
+    run.stop()
+
+
+def test_a_wrong_snapshot_does_not_keep_a_machine_wrong(tmp_path: Path) -> None:
+    run = ToyRun(tmp_path, rules=rules(60, quorum=4), run_header=header(hash_every=15))
+    wrong = fresh(header())
+    wrong.theta[0] += 1
+    write_snapshot(run.snapshot, wrong)
+    sick = run.worker("sick")  # takes the snapshot as it joins
+    run.run_in_thread(sick)
+    deadline = time.monotonic() + 30
+    while run.sequencer.num_alive < 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    run.snapshot.unlink()
+    healthy = [run.worker(f"m{n}") for n in range(3)]
+    for worker in healthy:
+        run.run_in_thread(worker)
+    wait_for_round(run, 1)
+    write_snapshot(run.snapshot, wrong)
+    run.join()
+    assert sick.told.num_restored >= 2
+    assert digests(sick, *healthy) == {run.replayed().digest()}
+    run.stop()
+
+
+def test_machines_come_in_by_tls_alone(tmp_path: Path) -> None:
+    certificates = make_certificates(tmp_path)
+    run = ToyRun(tmp_path, rules=rules(5))
+    settings = ListenSettings(
+        address="127.0.0.1:0",
+        certificate=certificates / "server.pem",
+        private_key=certificates / "server.key",
+        client_ca=certificates / "authority.pem",
+    )
+    server = SeedLogServer(run.sequencer, settings, terms="{}", snapshot=run.snapshot)
+    server.start()
+    root = certificates / "authority.pem"
+    mine = Credentials(
+        root_ca=root,
+        certificate=certificates / "client.pem",
+        private_key=certificates / "client.key",
+    )
+    assert GrpcPort(server.address, mine).join("m").machine == 0
+    for other in (Credentials(), Credentials(root_ca=root)):
+        with pytest.raises(PeerLost):
+            GrpcPort(server.address, other).join("m")
+    server.stop()
     run.stop()
 
 
