@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from parallel.training.seedlog.codec import encode
-from parallel.training.seedlog.directions import signs
+from parallel.training.seedlog.directions import Direction, signs
 from parallel.training.seedlog.messages import Answer, Receipt, Report
 from parallel.training.seedlog.space import DenseSpace
 from parallel.training.seedlog.step import AnyReplica, Commit, Replica
@@ -175,6 +175,7 @@ class WanSimulation:
         self._wire_bytes: dict[int, int] = {}
         self._counts = _Counts()
         self._witnesses: list[_Machine] = []
+        self._drawn_round, self._drawn = -1, torch.empty(0)
         self._snapshots: dict[int, bytes] = {}
         self._x = torch.from_numpy(self._rng.standard_normal((_RECORDS, _SIZE)).astype(np.float32))
         truth = torch.from_numpy(self._rng.standard_normal(_SIZE).astype(np.float32))
@@ -261,7 +262,7 @@ class WanSimulation:
         directions = member.directions(self._wan.directions)
         theta = member.replica.theta
         found = []
-        for z in signs(_SEED, directions, _SIZE):
+        for z in self._signs(member, directions):
             places = torch.from_numpy(self._rng.integers(0, _RECORDS, 64))
             high, low = (self._loss(theta + step * z, places) for step in (_EPS, -_EPS))
             found.append((high - low) / (2 * _EPS))
@@ -272,6 +273,21 @@ class WanSimulation:
             self._wan.compute_s * machine.slowness * float(self._rng.lognormal(0, self._wan.spread))
         )
         self._after(seconds, partial(self._say, machine))
+
+    def _signs(self, member: Member, directions: list[Direction]) -> torch.Tensor:
+        """Return a machine's directions; those of all machines are drawn at once."""
+        if self._drawn_round != member.round:
+            self._drawn_round = member.round
+            numbers = range(self._sequencer.num_joined)
+            all_of_them = [
+                Direction(member.round, number, k)
+                for number in numbers
+                for k in range(self._wan.directions)
+            ]
+            self._drawn = signs(_SEED, all_of_them, _SIZE).view(len(numbers), -1, _SIZE)
+        if member.machine < len(self._drawn):
+            return self._drawn[member.machine]
+        return signs(_SEED, directions, _SIZE)
 
     def _say(self, machine: _Machine) -> None:
         """Send the round's bytes; again, if no answer comes."""
