@@ -33,7 +33,8 @@ from runtime.training.seedlog.wire import answer_to_wire, report_to_wire
 
 _SIZE, _RECORDS, _SEED, _EPS = 500, 4000, 1, 1e-2
 _WAIT_S = 10.0
-_RETRY_S = 3.0
+_RETRY_S = 1.0
+"""After which a lost message is sent again."""
 _TICK_S = 0.05
 _WITNESSES = 3
 
@@ -233,9 +234,12 @@ class WanSimulation:
             self._witnesses.append(machine)
         num_bytes = 4 * wan.numbers if newest else 0
         loading_s = 2 * machine.rtt_s + num_bytes * 8 / (wan.mbit_s * 1e6) + wan.load_s
-        self._after(loading_s, partial(self._catch_up, machine, start_s, num_bytes))
+        self._after(
+            loading_s,
+            partial(self._catch_up, machine, start_s, num_bytes, self._sequencer.round > 0),
+        )
 
-    def _catch_up(self, machine: _Machine, start_s: float, num_bytes: int) -> None:
+    def _catch_up(self, machine: _Machine, start_s: float, num_bytes: int, under_way: bool) -> None:
         """Take the commits since the snapshot; a machine is ready when there are no more."""
         report = machine.member.report()
         receipt = self._sequencer.take(machine.member.machine, machine.secret, report)
@@ -246,9 +250,9 @@ class WanSimulation:
         seconds = machine.rtt_s + size * 8 / (self._wan.mbit_s * 1e6) + scalars * self._wan.apply_s
         if answer.commits:
             more = num_bytes + size
-            self._after(seconds, partial(self._catch_up, machine, start_s, more))
+            self._after(seconds, partial(self._catch_up, machine, start_s, more, under_way))
             return
-        if self._sequencer.round:
+        if under_way:
             self._counts.joins_s.append(self._clock.now_s() + seconds - start_s)
             self._counts.join_bytes.append(num_bytes)
         self._after(seconds, partial(self._compute, machine))
@@ -299,8 +303,10 @@ class WanSimulation:
             + self._wan.frame_bytes
         )
         self._counts.exchanges += 1
-        if self._rng.random() >= self._wan.loss:
-            self._after(machine.rtt_s / 2, partial(self._hear, machine, report, sent))
+        if self._rng.random() < self._wan.loss:
+            self._after(machine.rtt_s + _RETRY_S, partial(self._again, machine, sent))
+            return
+        self._after(machine.rtt_s / 2, partial(self._hear, machine, report, sent))
         self._after(machine.rtt_s + _WAIT_S + _RETRY_S, partial(self._again, machine, sent))
 
     def _again(self, machine: _Machine, sent: int) -> None:
@@ -335,7 +341,7 @@ class WanSimulation:
             if self._rng.random() >= self._wan.loss:
                 self._after(seconds, partial(self._take, machine, answer, sent))
             else:
-                self._after(_RETRY_S, partial(self._again, machine, sent))
+                self._after(machine.rtt_s + _RETRY_S, partial(self._again, machine, sent))
         self._waiting = still
 
     def _take(self, machine: _Machine, answer: Answer, sent: int) -> None:
