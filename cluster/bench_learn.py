@@ -71,7 +71,7 @@ def _learn(
     tokenizer = Tokenizer.load(directory)
     data = config.data
     samples = [
-        tokenize(example, tokenizer, data.max_length)
+        tokenize(example, tokenizer, data.max_length, among_choices=data.among_choices)
         for example in read_examples(Path(data.train), data, tokenizer)
     ]
     header = header_of(config, directory)

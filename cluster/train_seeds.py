@@ -63,7 +63,11 @@ def run_seeds(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
     files = JobFiles(Path(config.out), config)
     files.claim()
     keep_config(config)
-    samples = [tokenize(example, tokenizer, config.data.max_length) for example in examples[:2]]
+    data = config.data
+    samples = [
+        tokenize(example, tokenizer, data.max_length, among_choices=data.among_choices)
+        for example in examples[:2]
+    ]
     if not options.json:
         show_samples(examples, samples, tokenizer)
     header = header_of(config, directory)

@@ -166,23 +166,23 @@ def assert_rebuilt(out: Path, again: Path) -> None:
 def test_whoever_dies_all_replicas_and_the_replay_are_the_same(
     tiny_job: Path, tmp_path: Path
 ) -> None:
-    job = Job(tiny_job, "faults.lose=0.1", "faults.repeat=0.1", "faults.delay_s=0.05")
+    data = tmp_path / "data.jsonl"
+    faults = ("faults.lose=0.1", "faults.repeat=0.1", "faults.delay_s=0.05")
+    job = Job(tiny_job, "shared_seed.quorum=3", "optimizer.steps=200", *faults)
     try:
-        first = job.join(tmp_path / "data.jsonl", "--name", "outside")
-        job.wait_for_machines(3)
-        job.kill("SeedWorker")
-        doomed = job.join(tmp_path / "data.jsonl")
-        job.wait_for_machines(5)
+        first, doomed = job.join(data, "--name", "outside"), job.join(data)
+        job.wait_for_machines(4)
         os.kill(doomed.pid, signal.SIGKILL)
+        job.kill("SeedWorker")
+        late = job.join(data, "--name", "late")
+        job.wait_for_machines(5)
         job.kill("Sequencer")
-        late = job.join(tmp_path / "data.jsonl", "--name", "late")
-        job.wait_for_machines(6)
         told = job.end()
         ends = [json.loads(process.communicate(timeout=60)[0]) for process in (first, late)]
-        assert [end["round"] for end in ends] == [150, 150]
+        assert [end["round"] for end in ends] == [200, 200]
         assert len({end["digest"] for end in ends}) == 1
         assert told["same_replicas"] == 2
-        assert told["step"] == 150
+        assert told["step"] == 200
     finally:
         job.close()
     assert_rebuilt(job.out, tmp_path / "again")

@@ -100,6 +100,7 @@ def terms_of(config: TrainConfig) -> Terms:
         prompt=data.prompt,
         completion=data.completion,
         words=data.words,
+        among_choices=data.among_choices,
     )
 
 
@@ -126,6 +127,7 @@ def data_of(terms: Terms, train: Path) -> DataConfig:
         prompt=terms.prompt,
         completion=terms.completion,
         words=terms.words,
+        among_choices=terms.among_choices,
         max_length=terms.max_length,
     )
 
