@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from runtime.training.seedlog.sequencer import Rules
-from runtime.training.seedlog.simulate import SimulatedRun, Wan, WanSimulation
+from runtime.training.seedlog.simulate import WanSimulation
+from runtime.training.seedlog.wan import SimulatedRun, Wan
 
 WAN = Wan(machines=12, rounds=40, leaves_per_hour=20.0, snapshot_every=10, load_s=5.0)
 
