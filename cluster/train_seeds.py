@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -22,6 +23,7 @@ from cluster.ray_session import RaySession
 from cluster.seed_crew import SeedCrew
 from cluster.serve import parse_address, read_tokens
 from cluster.train_judge import Judge, figures, show_samples
+from parallel.training.adamw import Vector
 from runtime.checkpoint import resolve_model
 from runtime.errors import PacelineError
 from runtime.text import Tokenizer
@@ -52,34 +54,17 @@ def run_seeds(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
         PeerError: more workers were lost than the configuration allows.
     """
     listen = _listen_settings(config)
-    directory = resolve_model(config.model)
-    tokenizer = Tokenizer.load(directory)
-    examples = read_examples(Path(config.data.train), config.data, tokenizer)
-    tests = (
-        read_examples(Path(config.data.eval), config.data, tokenizer) if config.data.eval else []
-    )
-    if config.shared_seed.reward:
-        open_judge(config.shared_seed.reward)  # refused early
-    files = JobFiles(Path(config.out), config)
-    files.claim()
-    keep_config(config)
-    data = config.data
-    samples = [
-        tokenize(example, tokenizer, data.max_length, among_choices=data.among_choices)
-        for example in examples[:2]
-    ]
+    job = _Prepared.make(config)
     if not options.json:
-        show_samples(examples, samples, tokenizer)
-    header = header_of(config, directory)
-    model = PointsModel.load(directory, header)
+        _show(job)
+    model = PointsModel.load(job.directory, job.header)
     with RaySession(options.ray_address, num_actors=config.workers.count + 1):
-        crew = SeedCrew(config, header, directory, examples, listen)
+        crew = SeedCrew(config, job.header, job.directory, job.examples, listen)
         try:
-            _NOTES.print(_opening(config, header, crew, len(examples)))
-            driver = _Driver(config, header, model, crew, files, lock, directory)
-            driver.measure_with(tests, tokenizer)
+            _NOTES.print(_opening(config, job.header, crew, len(job.examples)))
+            driver = _Driver(job, model, crew, lock)
             with driver.progress():
-                done = follow(crew.port(), header, model, driver.after, sleep=crew.sleep)
+                done = follow(crew.port(), job.header, model, driver.after, sleep=crew.sleep)
             others = [] if driver.is_cancelled else crew.finish()
         finally:
             crew.close()
@@ -88,53 +73,71 @@ def run_seeds(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
     same = sum(told.digest == done.told.digest for told in others)
     if same < len(others):
         raise PacelineError(f"{len(others) - same} of {len(others)} workers ended as other bits")
-    return _ending(files, options, same)
+    return _ending(job.files, options, same)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    """A job whose model and data were found good."""
+
+    config: TrainConfig
+    directory: Path
+    tokenizer: Tokenizer
+    examples: list[Example]
+    tests: list[Example]
+    header: Header
+    files: JobFiles
+
+    @classmethod
+    def make(cls, config: TrainConfig) -> "_Prepared":
+        data = config.data
+        directory = resolve_model(config.model)
+        tokenizer = Tokenizer.load(directory)
+        examples = read_examples(Path(data.train), data, tokenizer)
+        tests = read_examples(Path(data.eval), data, tokenizer) if data.eval else []
+        if config.shared_seed.reward:
+            open_judge(config.shared_seed.reward)  # refused early
+        header = header_of(config, directory)
+        files = JobFiles(Path(config.out), config)
+        files.claim()
+        keep_config(config)
+        return cls(
+            config=config,
+            directory=directory,
+            tokenizer=tokenizer,
+            examples=examples,
+            tests=tests,
+            header=header,
+            files=files,
+        )
+
+
+def _show(job: _Prepared) -> None:
+    data = job.config.data
+    samples = [
+        tokenize(example, job.tokenizer, data.max_length, among_choices=data.among_choices)
+        for example in job.examples[:2]
+    ]
+    show_samples(job.examples, samples, job.tokenizer)
 
 
 class _Driver:
     """What the driver does as rounds end."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        header: Header,
-        model: PointsModel,
-        crew: SeedCrew,
-        files: JobFiles,
-        lock: JobLock,
-        directory: Path,
-    ) -> None:
-        self._config = config
-        self._header = header
+    def __init__(self, job: _Prepared, model: PointsModel, crew: SeedCrew, lock: JobLock) -> None:
+        self._config = job.config
+        self._header = job.header
+        self._directory = job.directory
+        self._files = job.files
         self._model = model
         self._crew = crew
-        self._files = files
         self._lock = lock
-        self._directory = directory
         self._round = -1
         self._since_s = time.monotonic()
-        self._judge: Judge | None = None
+        self._judge = _judge(job, model)
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self.is_cancelled = False
-
-    def measure_with(self, tests: list[Example], tokenizer: Tokenizer) -> None:
-        """Measure on an evaluation file as rounds go by."""
-        section = self._config.shared_seed
-        measure = LocalMeasure(self._model)
-        self._judge = Judge(
-            tests,
-            tokenizer,
-            self._config.data.max_length,
-            measure,
-            reward=(
-                lambda theta: measure.mean_reward(
-                    theta, tests, tokenizer, open_judge(section.reward), section.max_answer
-                )
-            )
-            if section.reward
-            else None,
-        )
 
     @contextmanager
     def progress(self) -> Iterator[None]:
@@ -177,7 +180,7 @@ class _Driver:
             (first and number == 0) or at_end or any(n % config.eval_every == 0 for n in passed)
         )
         measured = {}
-        if judged and self._judge is not None and self._judge.has_tests:
+        if judged and self._judge.has_tests:
             measured = self._judge(replica.theta.cpu().numpy())
             self._note(f"{'before' if number == 0 else f'round {number}'}: {figures(measured)}")
         if number and (not first or at_end):
@@ -217,6 +220,18 @@ class _Driver:
     def _note(self, text: str) -> None:
         if self._progress is not None:
             self._progress.console.print(text)
+
+
+def _judge(job: _Prepared, model: PointsModel) -> Judge:
+    measure, section = LocalMeasure(model), job.config.shared_seed
+    reward = None
+    if section.reward:
+        judge = open_judge(section.reward)
+
+        def reward(theta: Vector) -> float:
+            return measure.mean_reward(theta, job.tests, job.tokenizer, judge, section.max_answer)
+
+    return Judge(job.tests, job.tokenizer, job.config.data.max_length, measure, reward=reward)
 
 
 def _listen_settings(config: TrainConfig) -> ListenSettings:
