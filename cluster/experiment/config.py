@@ -134,6 +134,8 @@ class Requests(Section):
     group: str = "auto"
     """Exchange between ranks: auto, shm, gloo or nccl."""
     link: str = "grpc"
+    place: str = ""
+    """As `--place`, beside what sweep.nodes asks for."""
 
 
 class Train(Section):
@@ -156,6 +158,7 @@ class Sweep(Section):
     """The axes; every combination is a point."""
 
     nodes: Axis[Count] = [1]
+    """Nodes that a target's ranks are spread over."""
     replicas: Axis[Count] = [1]
     """Targets that share the requests, each with its own drafters."""
     tp: Axis[Count] = [1]

@@ -173,12 +173,21 @@ def _model_options(experiment: Experiment, point: GeneratePoint) -> ModelOptions
         max_batch=point.batch,
         draft_wait_s=requests.draft_wait,
         prefix_cache=False,  # each run is to read its prompts
+        place=_place(experiment, point),
         ray_address=experiment.ray,
     )
     if model is None:
         assert experiment.devices is not None
         return replace(options, virtual=virtual_text(experiment.devices, point))
     return replace(options, dtype=model.dtype, device=model.device, threads=model.threads)
+
+
+def _place(experiment: Experiment, point: GeneratePoint) -> str | None:
+    asked = [experiment.requests.place] if experiment.requests.place else []
+    if experiment.ray is not None:
+        nodes = f",nodes={point.nodes}" if point.nodes > 1 else ""
+        asked.insert(0, f"target=spread{nodes}" if nodes else "target=pack")
+    return ",".join(asked) or None
 
 
 def _prompts(experiment: Experiment) -> PromptOptions:
