@@ -9,6 +9,7 @@ from parallel.messages import DraftRequest, Hello, Proposal, ProposalItem
 from runtime.clock import Clock
 from runtime.errors import PeerError, ProtocolError
 from runtime.links.link import Link
+from runtime.pulse import IDLE, Pulse
 from runtime.timeline import Phase, Recorder
 
 _LOG = logging.getLogger("paceline.drafter")
@@ -61,7 +62,7 @@ class Drafter(Protocol):
         ...
 
 
-def introduction(drafter: Drafter, name: str, vocab_size: int = 0) -> Hello:
+def introduction(drafter: Drafter, name: str, vocab_size: int = 0, *, joins: bool = False) -> Hello:
     """Return what a drafter says of itself when it connects."""
     return Hello(
         role="drafter",
@@ -71,6 +72,7 @@ def introduction(drafter: Drafter, name: str, vocab_size: int = 0) -> Hello:
         grows_trees=drafter.grows_trees,
         step_s=drafter.step_s,
         width=drafter.width,
+        joins=joins,
     )
 
 
@@ -80,6 +82,7 @@ def serve_drafts(
     clock: Clock,
     *,
     heartbeat_s: float,
+    pulse: Pulse | None = None,
     recorder: Recorder | None = None,
 ) -> None:
     """Answer the leader until it closes the link; blocks.
@@ -88,7 +91,9 @@ def serve_drafts(
         PeerError: a rank of the drafter's own group failed.
         ProtocolError: the leader sent something that is no draft request.
     """
+    pulse = pulse or Pulse()
     while True:
+        pulse.at(IDLE)
         try:
             message = link.recv(heartbeat_s)
         except PeerError as error:
@@ -100,6 +105,7 @@ def serve_drafts(
             continue
         if not isinstance(message, DraftRequest):
             raise ProtocolError(f"{link.peer} sent a {type(message).__name__} to a drafter")
+        pulse.at("drafting")
         start_s = clock.now_s()
         for part in drafter.answer(message):
             proposal = Proposal(

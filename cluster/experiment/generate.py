@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from cluster.deployment import Deployment, DeploymentSpec
+from cluster.deployment import Deployment
+from cluster.deployment_spec import DeploymentSpec
 from cluster.experiment.config import Experiment
 from cluster.experiment.points import NO_DRAFTER, GeneratePoint
 from cluster.experiment.predict import arrivals, virtual_text

@@ -196,6 +196,9 @@ LAYERS = ["bench", "layer-parallel", "--prompt", "x", "--drafter"]
         (["serve", "--token-file", "none"], "--token-file none cannot be read"),
         (["serve", "--tls-key", "key.pem"], "--tls-key and --client-ca need --tls-cert"),
         (["serve", "--max-tokens", "0"], "--max-tokens is 0"),
+        (["serve", "--replicas", "0"], "--replicas is 0: at least 1 is needed"),
+        (["serve", "--drafter-groups", "4:1"], "--drafter-groups is '4:1': write a number, or"),
+        (["serve", "--step-limit", "0"], "--step-limit must be above 0"),
         (["serve", "--mode", "fast"], "--mode is 'fast': choose one of autoregressive"),
         (
             ["draft", "train", "--follow", "t", "--out", "nowhere"],

@@ -15,7 +15,6 @@ from cluster.options import BenchTrainOptions, TrainMergeOptions
 from cluster.train import _Display
 from cluster.train_merge import run as merge
 from parallel.group import SoloGroup
-from cluster.train_pool import RayPool
 from runtime.errors import ConfigError
 from runtime.training.coordinator import StepReport
 from runtime.weights import load_decoder

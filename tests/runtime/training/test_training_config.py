@@ -9,7 +9,8 @@ import pytest
 
 from runtime.errors import ConfigError
 from runtime.text import Tokenizer
-from runtime.training.config import DataConfig, keep_config, kept_config, load_config
+from runtime.training.config import DataConfig
+from runtime.training.config_file import keep_config, kept_config, load_config
 from runtime.training.data import Example, digest_of, read_examples, render, tokenize
 from tests.models import smollm2_directory
 
