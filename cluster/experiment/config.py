@@ -150,7 +150,8 @@ class Train(Section):
     patience: Rate = 1.0
     """In rounds, late is who takes 1 + patience times what the fastest take."""
     overhead: Seconds = 0.002
-    """What a chunk takes beside its samples, in the simulator."""
+    """What a worker's turn takes beside its samples, in the simulator: a chunk's that is handed out
+    by itself, or a round's."""
     seed: Annotated[int, Field(ge=0)] = 0
 
 
