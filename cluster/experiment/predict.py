@@ -182,7 +182,8 @@ def _predict_training(experiment: Experiment, point: TrainPoint) -> Prediction |
     if isinf(point.factor):
         return None  # workers that hang are replaced, which no scheme's model knows of
     queued = {"pull": f"pull-{_CHUNKS_EACH}", "frc-stream": "frc-stream-2"}
-    runner = parse_scheme(queued.get(point.scheme, point.scheme), point.workers, train.patience)
+    scheme = queued.get(point.scheme, point.scheme)
+    runner = parse_scheme(scheme, point.workers, train.patience, carries_over=True)
     num_chunks = point.workers * {"pull": _CHUNKS_EACH, "frc-stream": 1}.get(point.scheme, 0)
     found = runner(
         DrawnStragglers(
