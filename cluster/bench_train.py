@@ -73,8 +73,8 @@ def run(options: BenchTrainOptions) -> int:
             progress.advance(task)
     if options.json:
         for row in rows:
-            factor = None if math.isinf(row.factor) else row.factor  # JSON has no infinity
-            print(json.dumps(asdict(row) | {"factor": factor}))
+            written = None if math.isinf(row.factor) else row.factor  # JSON has no infinity
+            print(json.dumps(asdict(row) | {"factor": written}))
     else:
         output_console().print(_table(rows, options))
     return 0
