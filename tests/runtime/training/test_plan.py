@@ -47,7 +47,7 @@ def test_who_leaves_for_good_is_no_straggler_for_ever(scheme: str) -> None:
 
 @pytest.mark.parametrize(
     ("scheme", "workers", "is_bitwise"),
-    [("pull", 4, True), ("frc-1", 4, True), ("class-1", 3, True), ("class-1", 5, False)],
+    [("pull", 4, True), ("frc-1", 6, True), ("class-1", 3, True), ("class-1", 5, False)],
 )
 def test_two_hundred_steps_with_delays_hangs_and_kills_are_the_undisturbed_ones(
     scheme: str, workers: int, is_bitwise: bool
