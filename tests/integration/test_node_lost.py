@@ -22,7 +22,9 @@ def test_requests_go_on_on_another_node(tmp_path: Path) -> None:
     options = ("--drafter", "ngram", "--tp", "2", "--restarts", "20", "--step-limit", "10")
     with Raylets() as nodes:
         nodes.add_node(cpus=0)  # the driver's: it has no room for ranks
-        pids = [nodes.add_node(cpus=3), nodes.add_node(cpus=3)]
+        for _ in range(2):
+            nodes.add_node(cpus=3)
+        pids = nodes.pids[1:]
         where = ("--ray", nodes.address, "--place", "target=pack,cpus=1")
         served = ServingProcess(checkpoint, (*options, *where), nodes.environment)
         try:
