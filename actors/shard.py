@@ -8,6 +8,7 @@ from runtime.interfaces import address_on
 from runtime.links.torch_link import TorchLinkSpec
 from runtime.pulse import Beat, Pulse
 from runtime.settings import DrafterSeat, LeaderSettings, ModelSettings
+from runtime.timeline import PhaseSpan
 
 
 class ShardActor:
@@ -62,6 +63,10 @@ class ShardActor:
         """Let a drafter go, by its name; its requests go on with others or without."""
         assert self._leader is not None, "listen() comes first"
         self._leader.leave(drafter)
+
+    def spans(self) -> tuple[PhaseSpan, ...]:
+        """Return when this rank worked since it was last asked, as far as that was kept."""
+        return self._host.recorder.take() if self._host.recorder is not None else ()
 
     def offer_link(self, backend: str, host: str) -> TorchLinkSpec:
         """Let the target's leader wait for a drafter on a torch.distributed link."""

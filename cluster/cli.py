@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from cluster import cli_bench, cli_cluster, cli_draft, cli_serve, cli_train
+from cluster import cli_bench, cli_cluster, cli_draft, cli_experiment, cli_serve, cli_train
 from cluster.flags import (
     CacheTokens,
     Chat,
@@ -69,6 +69,7 @@ app.add_typer(cli_bench.app, name="bench")
 app.add_typer(cli_draft.app, name="draft")
 app.add_typer(cli_train.app, name="train")
 app.add_typer(cli_train.simulate, name="simulate")
+app.add_typer(cli_experiment.app, name="experiment")
 app.add_typer(cli_cluster.app, name="cluster")
 app.command("submit", context_settings=cli_cluster.SUBMIT_SETTINGS)(cli_cluster.submit)
 

@@ -1,10 +1,9 @@
 """The train verbs of the command line."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from cluster.flags import Json, Ray
 from cluster.options import (
@@ -14,23 +13,12 @@ from cluster.options import (
     TrainOptions,
     TrainStatusOptions,
 )
-from cluster.verbs import run_verb
+from cluster.verbs import RunByDefault, run_verb
 from runtime.errors import ConfigError
-
-
-class _RunByDefault(TyperGroup):
-    """Takes `train CONFIG.toml` as `train run CONFIG.toml`."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Put the default in front of what is no verb."""
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
-            args = ["run", *args]
-        return super().resolve_command(ctx, args)
-
 
 app = typer.Typer(
     no_args_is_help=True,
-    cls=_RunByDefault,
+    cls=RunByDefault,
     help="Fine-tune on workers that may be slow, hang or die: train CONFIG.toml.",
 )
 
@@ -130,25 +118,35 @@ def simulate_train(
     model: Annotated[
         str,
         typer.Option(
-            help="How long workers take: gilbert-elliott[:slow=0.05,fast=0.9,factor=3,tail=0,"
-            "overhead=0.05,work=1,jitter=0.05] (computing takes the time), serverless (latency "
-            "does; the same settings), or trace:FILE.csv (rounds by workers, seconds)."
+            help="How long workers take: gilbert-elliott (computing takes the time), serverless "
+            "(latency does), or trace:FILE.csv (rows are rounds, columns workers, in seconds). "
+            "The first two take settings, as gilbert-elliott:slow=0.05,factor=3 : slow and fast "
+            "(chances to turn so), factor and tail (how slow), overhead, work, jitter (seconds)."
         ),
     ] = "gilbert-elliott",
     schemes: Annotated[
         str,
         typer.Option(
             help="With commas; the first is what others are compared with: uncoded, drop-K, gc-S, "
-            "class-S, cyclic-S, roots-S, sr-sgc-B-W-L, m-sgc-B-W-L, frc-stream-D, pull-K."
+            "frc-S, class-S, cyclic-S, roots-S, sr-sgc-B-W-L, m-sgc-B-W-L, frc-stream-D, pull-K."
         ),
     ] = "uncoded,drop-2,gc-1,m-sgc-1-3-2,sr-sgc-1-2-2,frc-stream-2,pull-4",
-    rounds: Annotated[int, typer.Option(help="Rounds of the model.")] = 300,
+    rounds: Annotated[int, typer.Option(help="Rounds; a trace has its own.")] = 300,
     patience: Annotated[
         float, typer.Option(help="A worker is late after 1 + this times what fast ones take.")
     ] = 1.0,
-    slope: Annotated[float, typer.Option(help="Of a trace: seconds a unit of load adds.")] = 0.0,
+    slope: Annotated[
+        float | None,
+        typer.Option(
+            help="Of a trace: seconds that reading all of a batch would add. Left out, computing "
+            "is taken to be all that the workers did."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the model's chance.")] = 0,
-    plot: Annotated[Path | None, typer.Option(help="Write the comparison to this .png.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw time against work done, and stragglers a round, to this .png."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Compare straggler schemes on the same times, with the objects that train.

@@ -24,6 +24,7 @@ from runtime.errors import ConfigError, PacelineError, PeerLost
 from runtime.links.grpc_link import connect_grpc
 from runtime.links.link import Link
 from runtime.settings import ModelSettings
+from runtime.timeline import PhaseSpan
 
 _LOG = logging.getLogger("paceline.deployment")
 _STOP_TIMEOUT_S = 10.0
@@ -171,6 +172,13 @@ class Deployment:
         ranks = self.target_ranks if role == "target" else self.drafters.ranks
         found: list[int] = ray.get([rank.actor.pid.remote() for rank in ranks], timeout=30)
         return found
+
+    def spans(self) -> list[PhaseSpan]:
+        """Return when leader and drafters worked since this was last asked, if they keep it."""
+        drafting = [] if self.spec.ngram else [r for r in self.drafters.ranks if r.rank == 0]
+        models = [*self.target_ranks[:1], *drafting]
+        taken = ray.get([rank.actor.spans.remote() for rank in models], timeout=30)
+        return [span for spans in taken for span in spans]
 
     def close(self) -> None:
         """End the engine, its followers and the drafters; actors that do not end are killed."""

@@ -25,7 +25,6 @@ from runtime.settings import DrafterSeat, LeaderAddress
 _LOG = logging.getLogger("paceline.deployment")
 _STOP_TIMEOUT_S = 10.0
 _JOIN_TIMEOUT_S = 30.0
-_RESTARTS = RestartLimits(most=3)
 
 
 @dataclass(slots=True)
@@ -54,7 +53,7 @@ class DrafterGroups:
         self._leader: Leader | None = None
         self._changing = threading.Lock()
         self._mending: threading.Thread | None = None
-        self._budget = RestartBudget(_RESTARTS)
+        self._budget = RestartBudget(RestartLimits(most=spec.drafter_restarts))
         self._closing = threading.Event()
 
     @property
@@ -244,6 +243,7 @@ class DrafterGroups:
             if not self._closing.wait(pause_s):
                 with self._changing:
                     self._replace_lost()
+                self._budget.note_running(time.monotonic())
         except PacelineError as error:
             _LOG.warning("no drafter could be started in place of the lost one: %s", error)
         finally:

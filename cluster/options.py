@@ -396,8 +396,27 @@ class SimulateTrainOptions:
     rounds: int
     patience: float
     """A worker is late after 1 + patience times what the fastest ones take."""
-    slope: float
-    """Of a trace: seconds that a unit of load adds."""
+    slope: float | None
+    """Of a trace: seconds that a unit of load adds; None takes computing to be all."""
     seed: int
     plot: Path | None
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentOptions:
+    """`paceline experiment run` and `plan`."""
+
+    file: Path
+    retry: bool = False
+    """Measure failed points again."""
+    ray_address: str | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentReportOptions:
+    """`paceline experiment report`."""
+
+    directory: Path
     json: bool = False

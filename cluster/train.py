@@ -28,7 +28,7 @@ from runtime.text import Tokenizer
 from runtime.training.checkpoint import JobFiles, save_adapter, save_whole
 from runtime.training.config import TrainConfig, keep_config, kept_config, load_config
 from runtime.training.coordinator import StepReport
-from runtime.training.data import Example, Sample, read_examples, render, tokenize
+from runtime.training.data import Example, Sample, digest_of, read_examples, render, tokenize
 from runtime.training.job_lock import JobLock
 from runtime.training.plan import training_steps
 from runtime.training.worker import Trainable
@@ -47,12 +47,11 @@ def run(options: TrainOptions) -> int:
         ConfigError: the configuration, the data or the job's directory cannot be used.
         PeerError: more workers were lost than the configuration allows.
     """
-    logging.getLogger("paceline").setLevel(logging.ERROR)
     if options.config.is_dir():
         config = kept_config(options.config, options.settings)
     else:
         config = load_config(options.config, options.settings)
-    with JobLock(Path(config.out)) as lock:
+    with _warnings_shown(), JobLock(Path(config.out)) as lock:
         return _run(config, lock, options)
 
 
@@ -63,7 +62,10 @@ def _run(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
     examples = read_examples(Path(data.train), data, tokenizer)
     samples = [tokenize(example, tokenizer, data.max_length) for example in examples]
     tests = read_examples(Path(data.eval), data, tokenizer) if data.eval else []
-    trials = [_Trial(config.trial(number), directory) for number in range(config.num_trials)]
+    digest = digest_of(samples)
+    trials = [
+        _Trial(config.trial(number), directory, digest) for number in range(config.num_trials)
+    ]
     keep_config(config)
     if not options.json:
         _show(examples, samples, tokenizer)
@@ -105,13 +107,15 @@ def _check_room(config: TrainConfig, *, wait_s: float) -> None:
 class _Trial:
     """One model that trains: its settings, files, weights and optimizer."""
 
-    def __init__(self, config: TrainConfig, directory: Path) -> None:
+    def __init__(self, config: TrainConfig, directory: Path, data_digest: str) -> None:
         self.config = config
-        self.files = JobFiles(Path(config.out), config)
+        self.files = JobFiles(Path(config.out), config, data_digest)
         state = self.files.open()
         self.trainable = Trainable.load(directory, config)
         self.optimizer = state or AdamW.start(self.trainable.get())
         self._directory = directory
+        is_hub_name = "/" in config.model and not Path(config.model).exists()
+        self._base = config.model if is_hub_name else str(directory)
 
     def save(self, name: str) -> None:
         """Write an adapter, or a whole model."""
@@ -120,7 +124,7 @@ class _Trial:
         named = self.trainable.weights.items()
         weights = {name: weight.detach().numpy() for name, weight in named}
         if self.config.method == "lora":
-            save_adapter(where, weights, self.config, str(self._directory))
+            save_adapter(where, weights, self.config, self._base)
         else:
             save_whole(where, weights, self._directory)
 
@@ -158,10 +162,11 @@ def _train(
             judged = report.step % config.eval_every == 0 or at_end
             measured = judge(trial.optimizer.parameters) if judged else {}
             trial.files.add_metrics(report, measured)
-            if report.step % config.checkpoint.state_every == 0 or at_end or cancelled:
-                trial.files.save_state(trial.optimizer)
             if at_end or report.step % config.checkpoint.every == 0:
                 trial.save("final" if at_end else f"step-{report.step:06d}")
+            # Last, because a run that is cut does again what comes after the state it goes on from.
+            if report.step % config.checkpoint.state_every == 0 or at_end or cancelled:
+                trial.files.save_state(trial.optimizer)
             show.step(report)
             if measured:
                 show.note(f"step {report.step}{_which(report, trials)}: {_figures(measured)}")
@@ -231,6 +236,26 @@ def _opening(config: TrainConfig, trials: Sequence[_Trial], samples: Sequence[Sa
 def _figures(metrics: dict[str, float]) -> str:
     names = ("step", "loss", "eval_loss", "accuracy")
     return ", ".join(f"{name} {metrics[name]:g}" for name in names if name in metrics)
+
+
+class _NotesHandler(logging.Handler):
+    """Prints what is logged above the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _NOTES.print(record.getMessage(), markup=False)
+
+
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Let a user read of lost workers and damaged files."""
+    logger, handler = logging.getLogger("paceline.train"), _NotesHandler()
+    logger.addHandler(handler)
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.propagate = propagate
+        logger.removeHandler(handler)
 
 
 class _Display:

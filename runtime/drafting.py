@@ -10,6 +10,7 @@ from runtime.clock import Clock
 from runtime.errors import PeerError, ProtocolError
 from runtime.links.link import Link
 from runtime.pulse import IDLE, Pulse
+from runtime.timeline import Phase, Recorder
 
 _LOG = logging.getLogger("paceline.drafter")
 
@@ -76,7 +77,13 @@ def introduction(drafter: Drafter, name: str, vocab_size: int = 0, *, joins: boo
 
 
 def serve_drafts(
-    link: Link, drafter: Drafter, clock: Clock, *, heartbeat_s: float, pulse: Pulse | None = None
+    link: Link,
+    drafter: Drafter,
+    clock: Clock,
+    *,
+    heartbeat_s: float,
+    pulse: Pulse | None = None,
+    recorder: Recorder | None = None,
 ) -> None:
     """Answer the leader until it closes the link; blocks.
 
@@ -108,6 +115,9 @@ def serve_drafts(
                 partial=part.partial,
                 num_steps=part.num_steps,
             )
+            if recorder is not None and not part.partial:
+                now_s = start_s + proposal.draft_s
+                recorder.record(Phase.DRAFT, start_s, now_s, part.num_steps)
             if not _sent(link, proposal):
                 drafter.close()
                 return

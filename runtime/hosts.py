@@ -38,6 +38,7 @@ from runtime.settings import DrafterSeat, LeaderAddress, LeaderSettings, ModelSe
 from runtime.shard import DecoderShard, ShardRunner
 from runtime.stack_times import predict_steps
 from runtime.text import Tokenizer
+from runtime.timeline import SpanRecorder
 from runtime.virtual import VirtualShard
 from runtime.weights import load_decoder
 
@@ -59,6 +60,8 @@ class ModelHost:
         self.pulse = Pulse()
         """What this rank does."""
         self._watchdog = Watchdog(self.pulse, limit_s=settings.step_limit_s, errors=sys.stderr)
+        self.recorder = SpanRecorder(settings.num_spans) if settings.num_spans else None
+        """Where rank 0 keeps when it worked, if that is wanted."""
 
     def offer(self, backend: str, size: int, host: str) -> GroupSpec:
         """Open this group's meeting point (rank 0)."""
@@ -146,7 +149,7 @@ class LeaderHost:
             directory = self._model.find(settings.tokenizer_directory)
             tokenizer = Tokenizer.load(directory)
         self._engine = Engine(
-            RoundRunner(self._model.runner, ledger, ports, controller, clock),
+            RoundRunner(self._model.runner, ledger, ports, controller, clock, self._model.recorder),
             ledger,
             ports,
             EngineConfig(
@@ -162,7 +165,7 @@ class LeaderHost:
         )
         drafter = _inline_drafter(settings)
         if drafter is not None:
-            link = InlineLink(drafter, clock)
+            link = InlineLink(drafter, clock, self._model.recorder)
             self._engine.join(introduction(drafter, "inline drafter"), link)
         self._server = GrpcLinkServer(
             host, settings.link_port, token=token, on_link=self._engine.join
@@ -183,7 +186,7 @@ class LeaderHost:
         if drafter is None:
             self._engine.leave()
             return
-        link = InlineLink(drafter, MonotonicClock())
+        link = InlineLink(drafter, MonotonicClock(), self._model.recorder)
         self._engine.join(introduction(drafter, "inline drafter"), link)
 
     def leave(self, drafter: str) -> None:
@@ -256,7 +259,9 @@ def serve_drafter(
     hello = introduction(drafter, seat.name, vocab_size, joins=seat.joins)
     link = _connect(seat.leader, hello)
     try:
-        serve_drafts(link, drafter, MonotonicClock(), heartbeat_s=_HEARTBEAT_S, pulse=pulse)
+        recorder = model.recorder if model is not None else None
+        clock, heartbeat_s = MonotonicClock(), _HEARTBEAT_S
+        serve_drafts(link, drafter, clock, heartbeat_s=heartbeat_s, pulse=pulse, recorder=recorder)
     finally:
         pulse.at(ENDED)
         link.close()

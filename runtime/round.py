@@ -37,6 +37,8 @@ from runtime.pulse import IDLE
 from runtime.round_drafts import RoundDrafts
 from runtime.sequence import Sequence
 from runtime.shard import ShardRunner
+from runtime.timeline import NoRecorder, Recorder
+from runtime.timeline import Phase as Timed
 from runtime.work import Work
 
 _MODES = (DecodeMode.SPECULATIVE, DecodeMode.PEARL, DecodeMode.AUTOREGRESSIVE)
@@ -57,12 +59,14 @@ class RoundRunner:
         ports: DrafterPorts,
         controller: DraftLengthController,
         clock: Clock,
+        recorder: Recorder | None = None,
     ) -> None:
+        self._recorder = recorder or NoRecorder()
         self._runner = runner
         self._ledger = ledger
         self._ports = ports
         self._controller = controller
-        self._drafts = RoundDrafts(ports, controller, clock, runner.vocab_size)
+        self._drafts = RoundDrafts(ports, controller, clock, runner.vocab_size, self._recorder)
         self._clock = clock
         self._modes = PaceChooser(_MODES)
         self.totals = EngineStatus()
@@ -202,6 +206,7 @@ class RoundRunner:
         start_s = self._clock.now_s()
         scores = self._runner.execute(self._ledger.plan(rows, candidates))
         target_s = self._clock.now_s() - start_s
+        self._recorder.record(Timed.VERIFY, start_s, start_s + target_s, len(candidates))
         first = 0
         for work in works:
             assert work.score is not None

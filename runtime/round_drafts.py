@@ -20,6 +20,8 @@ from runtime.clock import Clock
 from runtime.drafter_port import DrafterPort
 from runtime.drafter_ports import DrafterPorts
 from runtime.sequence import Sequence
+from runtime.timeline import Phase as Timed
+from runtime.timeline import Recorder
 from runtime.work import Work
 
 _LAW_TOLERANCE = 1e-4  # of a law's sum; float32 laws of 64 tokens are off by 1e-6
@@ -37,8 +39,14 @@ class RoundDrafts:
     """The leader's dealings with its drafters, round by round."""
 
     def __init__(
-        self, ports: DrafterPorts, controller: DraftLengthController, clock: Clock, vocab_size: int
+        self,
+        ports: DrafterPorts,
+        controller: DraftLengthController,
+        clock: Clock,
+        vocab_size: int,
+        recorder: Recorder,
     ) -> None:
+        self._recorder = recorder
         self._ports = ports
         self._controller = controller
         self._clock = clock
@@ -185,7 +193,9 @@ class RoundDrafts:
         start_s = self._clock.now_s()
         left_s = deadline_s - start_s
         proposal = port.receive(left_s) if left_s > 0 else None
-        self.waited_s += self._clock.now_s() - start_s
+        now_s = self._clock.now_s()
+        self.waited_s += now_s - start_s
+        self._recorder.record(Timed.WAIT, start_s, now_s, 0)
         return proposal
 
     def _take(self, port: DrafterPort, proposal: Proposal, waiting: dict[int, Work]) -> None:

@@ -40,6 +40,8 @@ class ModelSettings:
     page_size: int = 16
     shares_prefixes: bool = True
     """Whether sequences that begin alike share pages, and find what earlier ones left behind."""
+    num_spans: int = 0
+    """Spans of work that rank 0 keeps for a picture; 0 keeps none."""
     group_timeout_s: float = 20.0
     """How long a rank waits for another within one step."""
     step_limit_s: float = 30.0

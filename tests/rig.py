@@ -23,7 +23,9 @@ from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
 from runtime.round import RoundRunner
 from runtime.shard import ShardRunner
 from runtime.text import Tokenizer
+from runtime.timeline import SpanRecorder
 from runtime.toy import PrefixShard, prefix_logits
+from runtime.virtual import VirtualShard, VirtualSpec
 
 VOCAB = 48
 PAGE = 4
@@ -47,14 +49,20 @@ class Rig:
         max_batch: int = 16,
         prefill_chunk: int = 256,
         tokenizer: Tokenizer | None = None,
+        virtual: VirtualSpec | None = None,
     ) -> None:
         clock = MonotonicClock()
         self.target = PrefixShard(VOCAB, page_size=PAGE)
         ledger = SlotLedger(num_pages=num_pages, page_size=PAGE)
         self.ports = DrafterPorts(clock, wait_budget_s=wait_budget_s)
         controller = DraftLengthController(max_length=8)
-        runner = ShardRunner(self.target, SoloGroup())
-        rounds = RoundRunner(runner, ledger, self.ports, controller, clock)
+        shard: PrefixShard | VirtualShard = self.target
+        if virtual is not None:
+            shard = VirtualShard(virtual, drafter=False, group=SoloGroup())
+        runner = ShardRunner(shard, SoloGroup())
+        self.recorder = SpanRecorder(1000)
+        """Of the leader and its drafters, since the rig started."""
+        rounds = RoundRunner(runner, ledger, self.ports, controller, clock, self.recorder)
         config = EngineConfig(
             vocab_size=VOCAB,
             max_positions=400,
@@ -99,6 +107,11 @@ class Rig:
     def attach_ngram(self, *, joins: bool = False) -> Link:
         return self._attach(LookupDrafter(LookupSettings(recycle=False)), joins=joins)
 
+    def attach_virtual(self, spec: VirtualSpec) -> Link:
+        shard = VirtualShard(spec, drafter=True, group=SoloGroup())
+        ledger = SlotLedger(num_pages=400, page_size=PAGE)
+        return self._attach(ModelDrafter(ShardRunner(shard, SoloGroup()), ledger))
+
     def attach_lookup(self) -> Link:
         """Attach a look-up drafter with n-grams and recycling, which grows trees."""
         return self._attach(LookupDrafter(LookupSettings()))
@@ -124,7 +137,8 @@ class Rig:
 
     def _serve(self, link: Link, drafter: Drafter) -> None:
         def loop() -> None:
-            serve_drafts(link, drafter, MonotonicClock(), heartbeat_s=0.05)
+            clock, recorder = MonotonicClock(), self.recorder
+            serve_drafts(link, drafter, clock, heartbeat_s=0.05, recorder=recorder)
 
         self._threads.append(self._spawn(loop))
 

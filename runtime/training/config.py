@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from parallel.training.coding.names import ROUND_FORMS, round_scheme
-from parallel.training.coding.schemes import Scheme
+from parallel.training.coding.schemes import Scheme, smallest_batch
 from runtime.errors import ConfigError
 
 SCHEDULES = ("constant", "linear", "cosine")
@@ -208,11 +208,6 @@ class TrainConfig:
         return whole
 
 
-def smallest_batch(scheme: Scheme) -> int:
-    """Return the samples that a batch must have so that no chunk is smaller than one."""
-    return math.ceil(1 / min(size for size in scheme.chunk_sizes if size))
-
-
 def load_config(file: Path, settings: Sequence[str] = ()) -> TrainConfig:
     """Read a configuration, with `section.key=value` settings over it.
 
@@ -331,7 +326,6 @@ def _check(config: TrainConfig) -> None:
         ("workers.profile", workers.profile),
         ("workers.threads", workers.threads),
         ("lora.rank", config.lora.rank),
-        ("data.max_length", config.data.max_length),
         ("checkpoint.every", config.checkpoint.every),
         ("checkpoint.state_every", config.checkpoint.state_every),
         ("eval_every", config.eval_every),
@@ -339,8 +333,21 @@ def _check(config: TrainConfig) -> None:
     for name, number in at_least_one:
         if number < 1:
             raise ConfigError(f"{name} is {number}: at least 1 is needed")
-    if not optimizer.lr > 0:
+    if not 0 < optimizer.lr < math.inf:
         raise ConfigError(f"optimizer.lr is {optimizer.lr}: it must be above 0")
+    not_below = (
+        ("data.max_length", config.data.max_length, 2),
+        ("optimizer.weight_decay", optimizer.weight_decay, 0),
+        ("optimizer.clip", optimizer.clip, 0),
+        ("data.limit", config.data.limit, 0),
+        ("workers.max_losses", workers.max_losses, 0),
+        ("workers.cpus", workers.cpus, 0),
+        ("workers.gpus", workers.gpus, 0),
+        ("faults.factor", config.faults.factor, 1),
+    )
+    for name, value, least in not_below:
+        if value < least:
+            raise ConfigError(f"{name} is {value}: at least {least} is needed")
     shares = (
         ("optimizer.warmup", optimizer.warmup),
         ("optimizer.beta1", optimizer.beta1),
@@ -359,12 +366,8 @@ def _check(config: TrainConfig) -> None:
         raise ConfigError(
             f"workers.min is {workers.min}: it must be from 0 to workers.count, {workers.count}"
         )
-    if not (workers.lost_after_s > 0 and workers.empty_after_s > 0):
-        raise ConfigError("workers.lost_after_s and workers.empty_after_s must be above 0")
-    if workers.cpus < 0 or workers.gpus < 0:
-        raise ConfigError("workers.cpus and workers.gpus must not be below 0")
-    if not workers.patience > 0:
-        raise ConfigError(f"workers.patience is {workers.patience}: it must be above 0")
+    if not min(workers.lost_after_s, workers.empty_after_s, workers.patience) > 0:
+        raise ConfigError("workers.lost_after_s, empty_after_s and patience must be above 0")
     scheme = config.round_scheme
     least = config.num_chunks
     if scheme is not None:

@@ -276,6 +276,11 @@ def test_other_verbs_refuse_bad_options_too(
         (["simulate", "train", "--schemes", "pull"], "write pull-4, say"),
         (["simulate", "train", "--schemes", "frc-stream-3"], "groups of 3 do not come out even"),
         (["simulate", "train", "--plot", "x.pdf"], "name a .png file"),
+        (["simulate", "train", "--model", "serverless:tail=-1"], "tail=-1.0: it must not be below"),
+        (
+            ["simulate", "train", "--rounds", "5", "--schemes", "m-sgc-2-5-2"],
+            "m-sgc-2-5-2 decodes 5 rounds late: more than 5 rounds are needed",
+        ),
     ],
 )
 def test_training_verbs_refuse_bad_options(
