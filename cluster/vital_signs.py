@@ -12,6 +12,8 @@ from cluster.ranks import Rank, is_done
 from runtime.errors import PeerTimeout
 from runtime.pulse import ENDED, Beat
 
+_EVERY_S = 1.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VitalLimits:
@@ -70,10 +72,10 @@ class VitalSigns:
             except RayError:
                 return None  # it is dead, which its long call tells better
             patient.call = None
-        if patient.call is None:
-            patient.call, patient.asked_s = patient.rank.actor.beat.remote(), now_s
         silent_s = now_s - patient.asked_s
-        if silent_s > self._limits.answer_s:
+        if patient.call is None and silent_s > _EVERY_S:
+            patient.call, patient.asked_s = patient.rank.actor.beat.remote(), now_s
+        elif patient.call is not None and silent_s > self._limits.answer_s:
             return PeerTimeout(f"{patient.rank.name} has not answered for {silent_s:.0f} s")
         beat = patient.beat
         if beat is not None and beat.state != ENDED and beat.step_age_s > self._limits.step_s:
