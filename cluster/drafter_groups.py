@@ -173,15 +173,10 @@ class DrafterGroups:
 
     def _opened(self, spec: DeploymentSpec, num: int) -> list[DrafterGroup]:
         """Return new groups that have loaded their models; none if one of them cannot."""
-        need, opened = spec.drafter_need, list[DrafterGroup]()
+        need = spec.drafter_need
         assert need is not None
-        try:
-            for _ in range(num):
-                opened.append(DrafterGroup(self._opener.opened(spec.drafter, need, _LOG.info)))
-        except PacelineError:
-            kill_ranks([rank for group in opened for rank in group.ranks])
-            raise
-        return opened
+        opened = self._opener.opened(spec.drafter, [need] * max(num, 0), _LOG.info)
+        return [DrafterGroup(ranks) for ranks in opened]
 
     def _take(self, groups: Sequence[DrafterGroup]) -> None:
         """Let groups draft; the first one replaces whatever drafted if there is no other now."""
@@ -260,7 +255,8 @@ class DrafterGroups:
         for size in sizes:
             if self._closing.is_set():
                 return
-            opened = self._opener.opened(self.spec.drafter, replace(need, size=size), _LOG.info)
+            needs = [replace(need, size=size)]
+            (opened,) = self._opener.opened(self.spec.drafter, needs, _LOG.info)
             group = DrafterGroup(opened)
             if self._closing.is_set():  # meanwhile
                 kill_ranks(opened)
