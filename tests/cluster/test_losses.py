@@ -40,6 +40,12 @@ CUT_S = 0.5
 VICTIMS = ("engine", "drafter", "driver wire", "drafter wire", "client wire")
 FAULTS = {"engine": ("kill",), "drafter": ("kill",)}
 STATES = ("prefill", "drafting", "verifying", "idle")
+QUICK = {
+    ("engine", "kill", "verifying"),
+    ("driver wire", "cut", "drafting"),
+    ("client wire", "cut", "prefill"),
+}
+"""Those that are tried each time; the others are slow tests."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ CELLS = [
     pytest.param(
         Cell(victim, fault, state),
         id=f"{victim.replace(' ', '-')}-{fault}-{state}",
-        marks=() if state == "verifying" and fault != "lossy" else pytest.mark.slow,
+        marks=() if (victim, fault, state) in QUICK else pytest.mark.slow,
     )
     for victim in VICTIMS
     for fault in FAULTS.get(victim, ("cut", "lossy"))

@@ -21,6 +21,7 @@ from tests.integration.chaos import (
 from tests.tiny_checkpoint import save_tiny_checkpoint
 
 SHORT, LONG = 40, 100
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
