@@ -13,6 +13,7 @@ from runtime.errors import PeerTimeout
 from runtime.pulse import ENDED, Beat
 
 _EVERY_S = 1.0
+_SLEEP_S = 3.0  # looks are a quarter of a second apart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +48,11 @@ class VitalSigns:
     def __init__(self, limits: VitalLimits) -> None:
         self._limits = limits
         self._patients: dict[Any, _Patient] = {}
+        self._looked_s = time.monotonic()
 
     def look(self, ranks: Iterable[Rank]) -> list[Stuck]:
         """Take answers in, ask again, and return the ranks that are stuck."""
+        self._forgive_own_sleep()
         ranks = list(ranks)
         known = {rank.actor: self._patients.get(rank.actor, _Patient(rank)) for rank in ranks}
         self._patients = known
@@ -63,6 +66,14 @@ class VitalSigns:
             for patient in self._patients.values()
             if patient.beat is not None
         ]
+
+    def _forgive_own_sleep(self) -> None:
+        """Where this process itself stood still, nobody else is late by that."""
+        now_s = time.monotonic()
+        slept_s, self._looked_s = now_s - self._looked_s, now_s
+        if slept_s > _SLEEP_S:
+            for patient in self._patients.values():
+                patient.asked_s += slept_s
 
     def _examine(self, patient: _Patient) -> PeerTimeout | None:
         now_s = time.monotonic()
