@@ -175,10 +175,10 @@ class Deployment:
         return found
 
     def spans(self) -> list[PhaseSpan]:
-        """Return when leader and drafter worked since this was last asked, if they keep it."""
-        models = self.target_ranks[:1] + ([] if self.spec.ngram else self.drafters.ranks[:1])
+        """Return when leader and drafters worked since this was last asked, if they keep it."""
+        drafting = [] if self.spec.ngram else [r for r in self.drafters.ranks if r.rank == 0]
         taken: list[PhaseSpan] = []
-        for rank in models:
+        for rank in [*self.target_ranks[:1], *drafting]:
             try:
                 taken += ray.get(rank.actor.spans.remote(), timeout=_SPANS_TIMEOUT_S)
             except (RayActorError, GetTimeoutError):

@@ -133,6 +133,11 @@ class Raylets:
         assert finished.returncode == code, finished.stdout + finished.stderr
         return finished
 
+    @property
+    def pids(self) -> list[int]:
+        """The nodes' process ids, in the order in which they were started."""
+        return [node.pid for node in self._nodes]
+
     def processes(self) -> list[psutil.Process]:
         """Return every process of every node."""
         found = []
