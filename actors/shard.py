@@ -6,7 +6,9 @@ from runtime.groups.rendezvous import GroupSpec
 from runtime.hosts import LeaderHost, ModelHost, serve_drafter
 from runtime.interfaces import address_on
 from runtime.links.torch_link import TorchLinkSpec
-from runtime.settings import LeaderAddress, LeaderSettings, ModelSettings
+from runtime.pulse import Beat, Pulse
+from runtime.settings import DrafterSeat, LeaderSettings, ModelSettings
+from runtime.timeline import PhaseSpan
 
 
 class ShardActor:
@@ -24,6 +26,10 @@ class ShardActor:
     def address_on(self, interface: str) -> str:
         """Return this node's address on an interface or in a network."""
         return address_on(interface)
+
+    def beat(self) -> Beat:
+        """Return what this rank does now and since when."""
+        return self._host.pulse.beat()
 
     def offer(self, backend: str, size: int, host: str) -> GroupSpec:
         """Open the group's meeting point (rank 0)."""
@@ -53,6 +59,15 @@ class ShardActor:
         assert self._leader is not None, "listen() comes first"
         self._leader.draft_inline(settings)
 
+    def spans(self) -> tuple[PhaseSpan, ...]:
+        """Return when this rank worked since it was last asked, as far as that was kept."""
+        return self._host.recorder.take() if self._host.recorder is not None else ()
+
+    def leave(self, drafter: str) -> None:
+        """Let a drafter go, by its name; its requests go on with others or without."""
+        assert self._leader is not None, "listen() comes first"
+        self._leader.leave(drafter)
+
     def offer_link(self, backend: str, host: str) -> TorchLinkSpec:
         """Let the target's leader wait for a drafter on a torch.distributed link."""
         assert self._leader is not None, "listen() comes first"
@@ -63,10 +78,15 @@ class ShardActor:
         assert self._leader is not None, "listen() comes first"
         return self._leader.await_drafter(num_met, timeout_s)
 
-    def draft(self, leader: LeaderAddress | TorchLinkSpec, name: str) -> None:
+    def draft(self, seat: DrafterSeat) -> None:
         """Answer the target leader's draft requests until it ends; blocks."""
-        vocab_size = self._host.runner.vocab_size
-        serve_drafter(self._host, leader, name, vocab_size, self._settings.num_threads)
+        serve_drafter(
+            self._host,
+            seat,
+            vocab_size=self._host.runner.vocab_size,
+            num_threads=self._settings.num_threads,
+            pulse=self._host.pulse,
+        )
 
     def follow(self) -> None:
         """Carry out rank 0's plans until it ends; blocks."""
@@ -76,10 +96,17 @@ class ShardActor:
 class NgramActor:
     """A drafter without a model: copies from prompt and output."""
 
+    def __init__(self) -> None:
+        self._pulse = Pulse()
+
     def pid(self) -> int:
         """Return this process's id."""
         return os.getpid()
 
-    def draft(self, leader: LeaderAddress | TorchLinkSpec, name: str, vocab_size: int) -> None:
+    def beat(self) -> Beat:
+        """Return what this drafter does now and since when."""
+        return self._pulse.beat()
+
+    def draft(self, seat: DrafterSeat, vocab_size: int) -> None:
         """Answer the target leader's draft requests until it ends; blocks."""
-        serve_drafter(None, leader, name, vocab_size, num_threads=1)
+        serve_drafter(None, seat, vocab_size=vocab_size, num_threads=1, pulse=self._pulse)

@@ -17,6 +17,9 @@ def run(options: AdminOptions) -> int:
         if options.action == "drain":
             print(f"draining: {client.drain()} requests run")
             return 0
+        if options.action == "drafters":
+            print(f"drafters: {client.set_drafters(options.num_drafters)}")
+            return 0
         wanted = {_NONE: None, _AUTO: ""}.get(options.drafter, options.drafter)
         print(f"drafter: {client.set_drafter(wanted) or _NONE}")
     return 0

@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from actors.baseline import BaselineActor
 from cluster.bench_rows import Case, Measured, bench_rows, bench_table
-from cluster.deployment import Deployment, DeploymentSpec
+from cluster.deployment import Deployment
+from cluster.deployment_spec import DeploymentSpec
 from cluster.options import BenchDecodeOptions
 from cluster.planning import (
     DrafterChoice,

@@ -17,7 +17,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from cluster.deployment import Deployment, DeploymentSpec
+from cluster.deployment import Deployment
+from cluster.deployment_spec import DeploymentSpec
 from cluster.layers_plot import plot_layers
 from cluster.options import BenchLayersOptions
 from cluster.planning import DrafterChoice, PlannedModel, plan_deployment, plan_drafter, plan_target

@@ -5,6 +5,7 @@ few cores.
 """
 
 import json
+import logging
 import math
 import statistics
 from collections.abc import Sequence
@@ -27,8 +28,9 @@ from runtime.training.coordinator import Coordinator
 from runtime.training.rounds import RoundCoordinator
 from runtime.training.timed import TimedSpec, start_vector
 
-_IDEALS_LOST = 12.0
-"""Steps' time after which a silent worker is given up; a straggler of ten times is not."""
+_IDEALS_LOST, _LEAST_LOST_S = 4.0, 2.0
+"""Steps' time, and seconds, after which a silent worker is given up; a straggler of ten times is
+not: its microbatch, a quarter of a share, takes two and a half steps' time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +57,9 @@ def run(options: BenchTrainOptions) -> int:
     Raises:
         ConfigError: a scheme is not known, or not for so many workers.
     """
-    configs = {name: _config(options, name) for name in options.schemes}
+    configs = {name: job_config(options, name) for name in options.schemes}
     kinds = [(factor, name) for factor in options.factors for name in configs]
+    logging.getLogger("paceline.train").setLevel(logging.ERROR)  # who is lost is counted
     rows = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with (
@@ -66,7 +69,7 @@ def run(options: BenchTrainOptions) -> int:
         task = progress.add_task("", total=len(kinds))
         for factor, name in kinds:
             progress.update(task, description=f"{name}, {_kind(factor)}")
-            rows.append(_measure(options, configs[name], name, factor))
+            rows.append(measure_scheme(options, configs[name], name, factor))
             progress.advance(task)
     if options.json:
         for row in rows:
@@ -76,7 +79,12 @@ def run(options: BenchTrainOptions) -> int:
     return 0
 
 
-def _config(options: BenchTrainOptions, name: str) -> TrainConfig:
+def job_config(options: BenchTrainOptions, name: str) -> TrainConfig:
+    """Return the job that a scheme's run trains.
+
+    Raises:
+        ConfigError: the scheme is not known, or not for so many workers.
+    """
     ideal_s = options.step_s
     config = TrainConfig(
         model="timed",
@@ -90,7 +98,7 @@ def _config(options: BenchTrainOptions, name: str) -> TrainConfig:
             count=options.workers,
             scheme=name,
             patience=options.patience,
-            lost_after_s=_IDEALS_LOST * ideal_s,
+            lost_after_s=max(_LEAST_LOST_S, _IDEALS_LOST * ideal_s),
             max_losses=10_000,
         ),
     )
@@ -102,7 +110,10 @@ def _config(options: BenchTrainOptions, name: str) -> TrainConfig:
     return config
 
 
-def _measure(options: BenchTrainOptions, config: TrainConfig, name: str, factor: float) -> Row:
+def measure_scheme(
+    options: BenchTrainOptions, config: TrainConfig, name: str, factor: float
+) -> Row:
+    """Return what a scheme's steps take on actors of their own; Ray must be there."""
     ideal_s = options.step_s
     spec = TimedSpec(
         sample_s=ideal_s * options.workers / options.batch,

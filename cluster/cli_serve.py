@@ -119,9 +119,35 @@ def serve(
             "from; only you can read them."
         ),
     ] = None,
+    journal: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep named requests in this directory, so that clients can go on with them after "
+            "this process was killed and started anew."
+        ),
+    ] = None,
+    replicas: Annotated[
+        int,
+        typer.Option(
+            help="Targets side by side; a request goes where most of its prompt was read before."
+        ),
+    ] = 1,
+    restarts: Annotated[
+        int, typer.Option(help="Times in ten minutes that a lost target is started anew.")
+    ] = 5,
+    step_limit: Annotated[
+        float, typer.Option(help="Seconds after which a rank that does not get on is replaced.")
+    ] = 30.0,
     max_tokens: MaxTokens = 256,
     tp: Tp = 1,
     drafters: Drafters = 1,
+    drafter_groups: Annotated[
+        str,
+        typer.Option(
+            help="Drafters side by side for each target, each with requests of its own: N, or "
+            "MIN:MAX for `admin drafters` to choose from."
+        ),
+    ] = "1",
     layer_parallel: LayerParallel = "auto",
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -175,6 +201,11 @@ def serve(
         max_open=max_open,
         max_open_per_client=max_open_per_client,
         drain_s=drain,
+        journal=journal,
+        replicas=replicas,
+        restarts=restarts,
+        step_limit_s=step_limit,
+        drafter_groups=drafter_groups,
         traffic=traffic,
     )
     run_verb("cluster.serve", options)
@@ -281,6 +312,24 @@ def admin_drafter(
     """
     connect = _connect(server, token_file, root_ca, tls_cert, tls_key)
     run_verb("cluster.admin", AdminOptions(connect=connect, action="drafter", drafter=name))
+
+
+@admin.command("drafters")
+def admin_drafters(
+    number: Annotated[int, typer.Argument(min=0, help="0 ends drafting.")],
+    *,
+    server: Server = "127.0.0.1:50051",
+    token_file: TokenFile = None,
+    root_ca: RootCa = None,
+    tls_cert: ClientCert = None,
+    tls_key: ClientKey = None,
+) -> None:
+    """Change how many drafters draft side by side, on each replica; tokens stay the same.
+
+    Example: paceline admin drafters 4
+    """
+    connect = _connect(server, token_file, root_ca, tls_cert, tls_key)
+    run_verb("cluster.admin", AdminOptions(connect=connect, action="drafters", num_drafters=number))
 
 
 def _connect(

@@ -1,36 +1,27 @@
 """The train verbs of the command line."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from cluster.flags import Json, Ray
+from cluster.flags import ClientCert, ClientKey, Device, Json, Ray, RootCa, TokenFile
 from cluster.options import (
+    ConnectOptions,
     SimulateTrainOptions,
     TrainCancelOptions,
+    TrainJoinOptions,
     TrainMergeOptions,
     TrainOptions,
+    TrainReplayOptions,
     TrainStatusOptions,
 )
-from cluster.verbs import run_verb
+from cluster.verbs import RunByDefault, run_verb
 from runtime.errors import ConfigError
-
-
-class _RunByDefault(TyperGroup):
-    """Takes `train CONFIG.toml` as `train run CONFIG.toml`."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Put the default in front of what is no verb."""
-        if args and args[0] not in self.commands and not args[0].startswith("-"):
-            args = ["run", *args]
-        return super().resolve_command(ctx, args)
-
 
 app = typer.Typer(
     no_args_is_help=True,
-    cls=_RunByDefault,
+    cls=RunByDefault,
     help="Fine-tune on workers that may be slow, hang or die: train CONFIG.toml.",
 )
 
@@ -115,6 +106,97 @@ def merge(
     run_verb("cluster.train_merge", TrainMergeOptions(adapter=adapter, out=out, json=json))
 
 
+@app.command("join")
+def join(
+    *,
+    server: Annotated[str, typer.Option(help="HOST:PORT that the run says as it starts.")],
+    data: Annotated[
+        Path, typer.Option(help="Your samples, .jsonl as the job's; they stay on this machine.")
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="The model's directory, where the run's name is none here.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="For people to read.")] = "",
+    reward: Annotated[
+        str,
+        typer.Option(
+            help="What judges answers where a run is trained by rewards: module:function of prompt "
+            "and answer, or grpc://HOST:PORT."
+        ),
+    ] = "",
+    threads: Annotated[int, typer.Option(help="Threads of the forward passes.")] = 1,
+    device: Device = "cpu",
+    give_up: Annotated[
+        float, typer.Option(help="Seconds that the run may be silent before this worker ends.")
+    ] = 300.0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="faults.key=value, for experiments; repeatable."),
+    ] = None,
+    token_file: TokenFile = None,
+    root_ca: RootCa = None,
+    tls_cert: ClientCert = None,
+    tls_key: ClientKey = None,
+    json: Json = False,
+) -> None:
+    """Work for a shared-seed run from outside its cluster: forward passes, a byte a direction.
+
+    Example: paceline train join --server 192.0.2.7:50052 --data mine.jsonl
+    """
+    connect = ConnectOptions(
+        server=server, token_file=token_file, root_ca=root_ca, tls_cert=tls_cert, tls_key=tls_key
+    )
+    options = TrainJoinOptions(
+        connect=connect,
+        data=data,
+        model=model,
+        name=name,
+        reward=reward,
+        threads=threads,
+        device=device,
+        give_up_s=give_up,
+        settings=tuple(settings or ()),
+        json=json,
+    )
+    run_verb("cluster.train_join", options)
+
+
+@app.command("replay")
+def replay(
+    *,
+    log: Annotated[Path, typer.Option(help="A shared-seed run's log, OUT/seeds.log.")],
+    out: Annotated[Path, typer.Option(help="Where the adapter goes; a new directory.")],
+    base: Annotated[
+        str | None, typer.Option(help="The model it began from; default: what the log names.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Rebuild a shared-seed run's adapter from its log, bit for bit.
+
+    Example: paceline train replay --base smollm2-135m --log runs/sst2/seeds.log --out again
+    """
+    options = TrainReplayOptions(log=log, base=base, result=out, json=json)
+    run_verb("cluster.train_replay", options)
+
+
+@app.command("verify")
+def verify(
+    adapter: Annotated[Path, typer.Argument(help="A published adapter's directory.")],
+    *,
+    log: Annotated[Path, typer.Option(help="The log that it is said to come from.")],
+    base: Annotated[
+        str | None, typer.Option(help="The model it began from; default: what the log names.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check that an adapter is what its log comes to; exit code 1 if it is not.
+
+    Example: paceline train verify runs/sst2/final --log runs/sst2/seeds.log
+    """
+    options = TrainReplayOptions(log=log, base=base, result=adapter, json=json)
+    run_verb("cluster.train_verify", options)
+
+
 simulate = typer.Typer(no_args_is_help=True, help="Try out a cluster that nobody has here.")
 
 
@@ -130,25 +212,35 @@ def simulate_train(
     model: Annotated[
         str,
         typer.Option(
-            help="How long workers take: gilbert-elliott[:slow=0.05,fast=0.9,factor=3,tail=0,"
-            "overhead=0.05,work=1,jitter=0.05] (computing takes the time), serverless (latency "
-            "does; the same settings), or trace:FILE.csv (rounds by workers, seconds)."
+            help="How long workers take: gilbert-elliott (computing takes the time), serverless "
+            "(latency does), or trace:FILE.csv (rows are rounds, columns workers, in seconds). "
+            "The first two take settings, as gilbert-elliott:slow=0.05,factor=3 : slow and fast "
+            "(chances to turn so), factor and tail (how slow), overhead, work, jitter (seconds)."
         ),
     ] = "gilbert-elliott",
     schemes: Annotated[
         str,
         typer.Option(
             help="With commas; the first is what others are compared with: uncoded, drop-K, gc-S, "
-            "class-S, cyclic-S, roots-S, sr-sgc-B-W-L, m-sgc-B-W-L, frc-stream-D, pull-K."
+            "frc-S, class-S, cyclic-S, roots-S, sr-sgc-B-W-L, m-sgc-B-W-L, frc-stream-D, pull-K."
         ),
     ] = "uncoded,drop-2,gc-1,m-sgc-1-3-2,sr-sgc-1-2-2,frc-stream-2,pull-4",
-    rounds: Annotated[int, typer.Option(help="Rounds of the model.")] = 300,
+    rounds: Annotated[int, typer.Option(help="Rounds; a trace has its own.")] = 300,
     patience: Annotated[
         float, typer.Option(help="A worker is late after 1 + this times what fast ones take.")
     ] = 1.0,
-    slope: Annotated[float, typer.Option(help="Of a trace: seconds a unit of load adds.")] = 0.0,
+    slope: Annotated[
+        float | None,
+        typer.Option(
+            help="Of a trace: seconds that reading all of a batch would add. Left out, computing "
+            "is taken to be all that the workers did."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the model's chance.")] = 0,
-    plot: Annotated[Path | None, typer.Option(help="Write the comparison to this .png.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw time against work done, and stragglers a round, to this .png."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Compare straggler schemes on the same times, with the objects that train.

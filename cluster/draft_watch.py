@@ -1,17 +1,25 @@
 """A drafter on disk that may be trained on while it serves: new versions are taken as they come."""
 
 from pathlib import Path
+from typing import Protocol
 
-from cluster.deployment import Deployment
 from runtime.draft_checkpoint import check_drafter, read_manifest
 from runtime.errors import ConfigError
 from runtime.settings import ModelSettings
 
 
+class Swappable(Protocol):
+    """What drafts with a model that can be replaced: a deployment, or several."""
+
+    def swap_drafter(self, settings: ModelSettings) -> None:
+        """Replace it; see `Deployment.swap_drafter`."""
+        ...
+
+
 class DrafterWatch:
     """Looks whether a trained drafter's directory holds another version, and hands it over."""
 
-    def __init__(self, deployment: Deployment, settings: ModelSettings) -> None:
+    def __init__(self, deployment: Swappable, settings: ModelSettings) -> None:
         """Watch the drafter that `settings` names.
 
         Raises:

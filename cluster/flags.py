@@ -36,7 +36,7 @@ Virtual = Annotated[
     str | None,
     typer.Option(
         help="Virtual devices in place of models: target=40ms,draft=8ms,alpha=0.8"
-        "[,position=1ms][,vocab=1024][,seed=0]; in place of draft also "
+        "[,position=1ms][,exchanges=0][,vocab=1024][,seed=0]; in place of draft also "
         "layers=32,attention=2ms,mlp=1ms[,exchange=0.2ms][,drop=0.02]."
     ),
 ]

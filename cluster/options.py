@@ -236,6 +236,16 @@ class ServeOptions:
     """Requests queued or running."""
     max_open_per_client: int
     drain_s: float
+    replicas: int = 1
+    """Deployments of the target side by side."""
+    drafter_groups: str = "1"
+    """Drafters side by side: a number, or MIN:MAX for an administrator to choose from."""
+    step_limit_s: float = 30.0
+    """Longest step of a rank that is not taken for stuck."""
+    restarts: int = 5
+    """Times in ten minutes that a lost target is started anew."""
+    journal: Path | None = None
+    """Where requests outlive the process."""
     traffic: Path | None = None
     """Where requests and answers are kept for `draft train --follow`."""
 
@@ -287,8 +297,9 @@ class AdminOptions:
 
     connect: ConnectOptions
     action: str
-    """"drain" or "drafter"."""
+    """"drain", "drafter" or "drafters"."""
     drafter: str = ""
+    num_drafters: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,6 +319,21 @@ class BenchTrainOptions:
     patience: float
     seed: int
     ray_address: str | None
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchLearnOptions:
+    """`paceline bench learn`."""
+
+    config: Path
+    methods: tuple[str, ...]
+    budget: int
+    every: int
+    tests: int
+    first_lr: float
+    out: Path
+    settings: tuple[str, ...]
     json: bool = False
 
 
@@ -376,6 +402,36 @@ class TrainMergeOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrainJoinOptions:
+    """`paceline train join`."""
+
+    connect: ConnectOptions
+    data: Path
+    model: str | None
+    """In place of the name that the run has for it."""
+    name: str
+    reward: str
+    threads: int
+    device: str
+    give_up_s: float
+    settings: tuple[str, ...]
+    """Faults to put in, `faults.key=value`."""
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainReplayOptions:
+    """`paceline train replay`, and `verify`."""
+
+    log: Path
+    base: str | None
+    """None is what the log names."""
+    result: Path
+    """Where it goes, or what is verified."""
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SimulateTrainOptions:
     """`paceline simulate train`."""
 
@@ -385,8 +441,64 @@ class SimulateTrainOptions:
     rounds: int
     patience: float
     """A worker is late after 1 + patience times what the fastest ones take."""
-    slope: float
-    """Of a trace: seconds that a unit of load adds."""
+    slope: float | None
+    """Of a trace: seconds that a unit of load adds; None takes computing to be all."""
     seed: int
     plot: Path | None
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentOptions:
+    """`paceline experiment run` and `plan`."""
+
+    file: Path
+    retry: bool = False
+    """Measure failed points again."""
+    ray_address: str | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentReportOptions:
+    """`paceline experiment report`."""
+
+    directory: Path
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulateSeedsOptions:
+    """`paceline simulate shared-seed`."""
+
+    machines: int
+    rounds: int
+    directions: int
+    compute_s: float
+    spread: float
+    rtt_s: float
+    mbit_s: float
+    loss: float
+    leaves_per_hour: float
+    patience: float
+    deadline_s: float
+    seed: int
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchSeedsOptions:
+    """`paceline bench shared-seed`."""
+
+    model: str
+    rank: int
+    shapes: tuple[tuple[int, int], ...]
+    """Directions, and samples of each."""
+    wires: tuple[tuple[int, int], ...]
+    """Machines, and directions of each."""
+    machines: int
+    """Whose scalars the timed commits have."""
+    length: int
+    repeats: int
+    threads: int
     json: bool = False

@@ -41,7 +41,7 @@ class Rank:
 def start_ranks(settings: ModelSettings | None, room: Reservation) -> list[Rank]:
     """Start a group's actors in their room; without a model, the one that copies n-grams."""
     if settings is None:
-        actor = ray.remote(NgramActor).options(**room.options[0]).remote()
+        actor = ray.remote(NgramActor).options(max_concurrency=4, **room.options[0]).remote()
         return [Rank("drafter", 0, actor, room)]
     shard = ray.remote(ShardActor)
     return [

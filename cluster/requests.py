@@ -89,7 +89,7 @@ def _enum(kind: type[_Kind], value: str, option: str) -> _Kind:
 def _prompt_ids(prompts: PromptOptions, target: PlannedModel) -> list[tuple[int, ...]]:
     if target.tokenizer is None:
         num_prompts = prompts.num_prompts or _VIRTUAL_PROMPTS
-        return [_virtual_prompt(index, target.vocab_size) for index in range(num_prompts)]
+        return [virtual_prompt(index, target.vocab_size) for index in range(num_prompts)]
     if (prompts.prompt is None) == (prompts.prompts is None):
         raise ConfigError("give either --prompt TEXT or --prompts FILE.jsonl")
     if prompts.prompts is not None:
@@ -99,7 +99,8 @@ def _prompt_ids(prompts: PromptOptions, target: PlannedModel) -> list[tuple[int,
     return [_encode(record, target.tokenizer, chat=prompts.chat) for record in records]
 
 
-def _virtual_prompt(index: int, vocab_size: int) -> tuple[int, ...]:
+def virtual_prompt(index: int, vocab_size: int) -> tuple[int, ...]:
+    """Return the tokens of a virtual device's prompt."""
     return tuple(request_key((index,), sample_index=i) % vocab_size for i in range(16))
 
 

@@ -3,13 +3,15 @@
 import asyncio
 import signal
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client import start_http_server
 from rich.console import Console
 
-from cluster.deployment import Deployment
+from cluster.deployment_spec import DeploymentSpec
 from cluster.draft_watch import DrafterWatch
+from cluster.fleet import Fleet
 from cluster.options import ServeOptions
 from cluster.planning import (
     AUTO,
@@ -20,10 +22,14 @@ from cluster.planning import (
     plan_target,
 )
 from cluster.ray_session import RaySession
+from cluster.restarts import RestartLimits
 from cluster.served_drafter import ServedDrafter
+from cluster.supervisor import Supervision
+from cluster.vital_signs import VitalLimits
 from parallel.decoding.types import DecodeMode
 from runtime.errors import ConfigError, PacelineError
 from runtime.service.gateway import Gateway
+from runtime.service.journal_store import JournalStore
 from runtime.service.limits import GatewayLimits
 from runtime.service.logs import LOG_FORMATS, start_logging
 from runtime.service.server import ServerSettings, ServiceServer
@@ -54,23 +60,29 @@ def run(options: ServeOptions) -> int:
     model = _served_model(options, target, drafter)
     tokens = options.models.cache_tokens or max(_CACHE_TOKENS, target.max_positions)
     spec = plan_deployment(options.models, target, drafter, cache_tokens=tokens, stops=True)
+    bounds = parse_groups(options.drafter_groups)
+    spec = _supervised(spec, options, max(bounds[0], min(1, bounds[1])))
+    store = _open_journal(options, model)
     with ExitStack() as stack:
-        stack.enter_context(RaySession(options.models.ray_address, num_actors=spec.num_actors))
-        deployment = stack.enter_context(Deployment(spec))
+        most = spec.num_actors + (bounds[1] - spec.drafter_groups) * max(spec.num_drafters, 1)
+        session = RaySession(options.models.ray_address, num_actors=most * options.replicas)
+        stack.enter_context(session)
+        fleet = stack.enter_context(Fleet(spec, options.replicas))
         with _NOTES.status("starting") as status:
-            deployment.start(lambda text: status.update(text))
-        if deployment.whereabouts:
-            _NOTES.print(deployment.whereabouts, soft_wrap=True)
-        drafting = ServedDrafter(deployment, options.models, target, cache_tokens=tokens)
-        return asyncio.run(_serve(deployment, drafting, model, settings, options))
+            fleet.start(lambda text: status.update(text))
+        if fleet.whereabouts:
+            _NOTES.print(fleet.whereabouts, soft_wrap=True)
+        drafting = ServedDrafter(fleet, options.models, target, cache_tokens=tokens, bounds=bounds)
+        return asyncio.run(_serve(fleet, drafting, model, settings, options, store))
 
 
 async def _serve(
-    deployment: Deployment,
+    fleet: Fleet,
     drafting: ServedDrafter,
     model: ServedModel,
     settings: ServerSettings,
     options: ServeOptions,
+    store: JournalStore | None,
 ) -> int:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -80,18 +92,16 @@ async def _serve(
     limits = GatewayLimits(
         max_open=options.max_open, max_open_per_client=options.max_open_per_client
     )
-    gateway = Gateway(deployment.connect(), limits, traffic=traffic)
+    gateway = Gateway(fleet.connect(), limits, recovers=True, store=store, traffic=traffic)
     server = ServiceServer(gateway, model, settings, drafting)
     await server.start()
+    fleet.supervise(gateway, _supervision(options))
     page = _serve_metrics(gateway, options.metrics)
     ready = f"ready: {model.name} on {server.address}, drafter {model.drafter or 'none'}"
     _NOTES.print(ready + (f", metrics on {page}" if page else ""), soft_wrap=True)
     failure: PacelineError | None = None
     while failure is None and not (stopping.is_set() or gateway.is_draining):
-        try:
-            await asyncio.to_thread(deployment.check)
-        except PacelineError as error:
-            failure = error
+        failure = fleet.failure
         if drafting.watch is not None and failure is None:
             await asyncio.to_thread(_take_drafter, drafting.watch)
         await _wait(stopping, _CHECK_S)
@@ -103,6 +113,47 @@ async def _serve(
     if not finished:
         _NOTES.print("[yellow]some requests were cut: clients can resume them elsewhere[/]")
     return 0
+
+
+def _open_journal(options: ServeOptions, model: ServedModel) -> JournalStore | None:
+    if options.journal is None:
+        return None
+    store = JournalStore.open(options.journal, f"{model.name} in {options.models.dtype}")
+    if store.restored:
+        _NOTES.print(f"going on with {len(store.restored)} requests of {options.journal}")
+    return store
+
+
+def parse_groups(text: str) -> tuple[int, int]:
+    """Return the least and the most drafters side by side, of `N` or `MIN:MAX`.
+
+    Raises:
+        ConfigError: it is not written so.
+    """
+    least, _, most = text.partition(":")
+    parts = (least, most or least)
+    if not all(part.isdecimal() for part in parts) or int(parts[0]) > int(parts[1]):
+        raise ConfigError(f"--drafter-groups is {text!r}: write a number, or MIN:MAX as 0:4")
+    return int(parts[0]), int(parts[1])
+
+
+def _supervised(spec: DeploymentSpec, options: ServeOptions, groups: int) -> DeploymentSpec:
+    drafter = spec.drafter
+    if drafter is not None:
+        drafter = replace(drafter, step_limit_s=options.step_limit_s)
+    return replace(
+        spec,
+        target=replace(spec.target, step_limit_s=options.step_limit_s),
+        drafter=drafter,
+        drafter_groups=groups if spec.has_drafter_ranks else 1,
+    )
+
+
+def _supervision(options: ServeOptions) -> Supervision:
+    return Supervision(
+        restarts=RestartLimits(most=options.restarts),
+        vitals=VitalLimits(step_s=options.step_limit_s, answer_s=options.step_limit_s),
+    )
 
 
 def _serve_metrics(gateway: Gateway, address: str | None) -> str:
@@ -166,9 +217,13 @@ def _server_settings(options: ServeOptions) -> ServerSettings:
     for name, value in (
         ("--max-open", options.max_open),
         ("--max-open-per-client", options.max_open_per_client),
+        ("--replicas", options.replicas),
     ):
         if value < 1:
             raise ConfigError(f"{name} is {value}: at least 1 is needed")
+    if options.step_limit_s <= 0 or options.restarts < 0:
+        raise ConfigError("--step-limit must be above 0, --restarts at least 0")
+    parse_groups(options.drafter_groups)
     if options.metrics is not None:
         parse_address(options.metrics, "--metrics")
     if options.log_format not in LOG_FORMATS:

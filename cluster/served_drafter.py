@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
-from cluster.deployment import Deployment
 from cluster.draft_watch import DrafterWatch
+from cluster.fleet import Fleet
 from cluster.options import ModelOptions
 from cluster.planning import PlannedModel, plan_deployment, plan_drafter
+from runtime.errors import ConfigError
 
 
 class ServedDrafter:
@@ -13,16 +14,18 @@ class ServedDrafter:
 
     def __init__(
         self,
-        deployment: Deployment,
+        fleet: Fleet,
         models: ModelOptions,
         target: PlannedModel,
         *,
         cache_tokens: int,
+        bounds: tuple[int, int],
     ) -> None:
-        self._deployment = deployment
+        self._fleet = fleet
         self._models = models
         self._target = target
         self._cache_tokens = cache_tokens
+        self._bounds = bounds
         self.watch = self._watch()
         """Looks for new versions of a trained drafter; None where there is none."""
 
@@ -40,13 +43,28 @@ class ServedDrafter:
         spec = plan_deployment(
             self._models, self._target, choice, cache_tokens=self._cache_tokens, stops=True
         )
-        self._deployment.set_drafter(spec)
+        self._fleet.set_drafter(replace(spec, drafter_groups=self._fleet.spec.drafter_groups))
         self.watch = self._watch()
         return choice.name if choice is not None else ""
 
+    def set_count(self, num_drafters: int) -> int:
+        """Let so many drafters draft side by side; returns how many do.
+
+        Raises:
+            ConfigError: the number is out of bounds, or this drafter works alone.
+            PeerError: one did not start; the others draft.
+        """
+        least, most = self._bounds
+        if not least <= num_drafters <= most:
+            raise ConfigError(
+                f"{num_drafters} drafters are asked for, this server takes {least} to {most}: "
+                "serve with other --drafter-groups"
+            )
+        return self._fleet.resize_drafters(num_drafters)
+
     def _watch(self) -> DrafterWatch | None:
-        spec = self._deployment.spec
+        spec = self._fleet.spec
         settings = spec.drafter or spec.leader.inline_drafter
         if settings is None or settings.embedding_directory is None or spec.link != "grpc":
             return None
-        return DrafterWatch(self._deployment, settings)
+        return DrafterWatch(self._fleet, settings)

@@ -1,8 +1,10 @@
 """A driver's side of a run: submit requests, take what is committed, watch for deaths."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 
 from cluster.deployment import Deployment
 from parallel.messages import Committed, Failed, Finished, RequestStats, Submit
@@ -34,22 +36,36 @@ def run_requests(
     *,
     on_tokens: Callable[[Submit, tuple[int, ...]], None],
     on_end: Callable[[Result], None],
+    due_s: Sequence[float] = (),
 ) -> list[Result]:
     """Run requests to their end and return their results in the order given; blocks.
+
+    Args:
+        deployment: where they run.
+        link: to its leader.
+        submits: the requests.
+        on_tokens: told what is committed.
+        on_end: told each result.
+        due_s: when each is submitted, in seconds from now, rising; none: all at once.
 
     Raises:
         PeerError: a target rank died, or nothing was heard for ten minutes.
         PacelineError: the leader failed.
     """
     results = {submit.request: Result(submit=submit) for submit in submits}
-    for result in results.values():
-        link.send(result.submit)
+    coming = deque(zip(due_s or repeat(0.0), results.values(), strict=False))
+    start_s = time.monotonic()
     open_requests = set(results)
     silent_s = 0.0
     checked_s = time.monotonic()
     while open_requests:
+        while coming and start_s + coming[0][0] <= time.monotonic():
+            link.send(coming.popleft()[1].submit)
+        patience_s = _POLL_S
+        if coming:
+            patience_s = min(_POLL_S, max(0.0, start_s + coming[0][0] - time.monotonic()))
         try:
-            message = link.recv(_POLL_S)
+            message = link.recv(patience_s)
         except PeerError:
             _await_cause(deployment)
             raise
@@ -57,7 +73,7 @@ def run_requests(
             deployment.check()
             checked_s = time.monotonic()
         if message is None:
-            silent_s += _POLL_S
+            silent_s += patience_s
             if silent_s > _SILENCE_S:
                 raise PeerTimeout(
                     f"the target leader has been silent for {_SILENCE_S:.0f} s with "

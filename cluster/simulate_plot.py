@@ -21,16 +21,17 @@ def plot_schemes(found: Sequence[Simulated], file: Path, *, title: str) -> None:
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     cost, bars = figure.subplots(1, 2)
-    for one in found:
+    colors = [f"C{number % 10}" for number in range(len(found))]
+    for one, color in zip(found, colors, strict=True):
+        label = one.scheme if one.is_exact else f"{one.scheme} (not exact)"
         marker = "o" if one.is_exact else "x"
-        each = one.seconds / one.num_jobs
-        cost.scatter([one.work], [each], marker=marker)
-        cost.annotate(one.scheme, (one.work, each), xytext=(4, 4), textcoords="offset points")
-    cost.set(xlabel="work done, 1 is no redundancy (x: not exact)", ylabel="time a job")
+        cost.scatter(
+            [one.work], [one.seconds / one.num_jobs], color=color, marker=marker, s=70, label=label
+        )
+    cost.set(xlabel="work done; 1 is no redundancy", ylabel="time a job")
     cost.set_ylim(bottom=0)
-    cost.margins(x=0.2)
-    names = [one.scheme for one in found]
-    bars.bar(names, [one.stragglers for one in found], color="tab:grey")
-    bars.set_ylabel("workers not waited for, a round")
+    cost.legend()
+    bars.bar([one.scheme for one in found], [one.stragglers for one in found], color=colors)
+    bars.set_ylabel("stragglers a round that were not waited for")
     bars.tick_params(axis="x", rotation=40)
     figure.savefig(file, dpi=120)

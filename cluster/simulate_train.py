@@ -48,9 +48,12 @@ def run(options: SimulateTrainOptions) -> int:
     )
     runners = [parse_scheme(name, num_workers, options.patience) for name in options.schemes]
     notes = Console(stderr=True)
-    found = [
-        runner(times) for runner in track(runners, "simulating", console=notes, transient=True)
-    ]
+    try:
+        found = [
+            runner(times) for runner in track(runners, "simulating", console=notes, transient=True)
+        ]
+    except ValueError as error:
+        raise ConfigError(f"--rounds or --schemes: {error}") from error
     if options.plot is not None:
         plot_schemes(found, options.plot, title=f"{num_workers} workers, {options.model}")
     if options.json:

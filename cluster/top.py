@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -25,6 +26,7 @@ class Engine(Protocol):
     pages_used: int
     pages: int
     drafter: str
+    drafters: int
     rounds: int
     tokens: int
     drafted: int
@@ -36,6 +38,27 @@ class Engine(Protocol):
     preemptions: int
     prefix_hit_tokens: int
     expired: int
+
+
+class Rank(Protocol):
+    """A process of an engine; the wire's RankStatus."""
+
+    name: str
+    pid: int
+    state: str
+    step_age_s: float
+
+
+class Replica(Protocol):
+    """An engine behind a server; the wire's ReplicaStatus."""
+
+    state: str
+    restarts: int
+
+    @property
+    def ranks(self) -> Sequence[Rank]:
+        """Its processes."""
+        ...
 
 
 class Status(Protocol):
@@ -52,7 +75,12 @@ class Status(Protocol):
 
     @property
     def engine(self) -> Engine:
-        """Its engine."""
+        """Its engines together."""
+        ...
+
+    @property
+    def replicas(self) -> Sequence[Replica]:
+        """Each of its engines."""
         ...
 
 
@@ -71,6 +99,14 @@ class Look:
     running: int
     waiting: int
     drafter: str
+    drafters: int
+    """Attached, on all replicas."""
+    replicas: tuple[str, ...]
+    """State of each: "serving", "lost" or "gone"."""
+    restarts: int
+    """Times that replicas were started anew."""
+    slowest: str
+    """The rank that has made no step for longest, and what it does."""
     tokens_per_s: float
     rounds_per_s: float
     acceptance: float
@@ -131,6 +167,10 @@ def look(earlier: Status, later: Status, seconds: float) -> Look:
         running=now.running,
         waiting=now.waiting,
         drafter=now.drafter,
+        drafters=now.drafters,
+        replicas=tuple(replica.state for replica in later.replicas),
+        restarts=sum(replica.restarts for replica in later.replicas),
+        slowest=_slowest(later.replicas),
         tokens_per_s=round((now.tokens - before.tokens) / seconds, 1),
         rounds_per_s=round((now.rounds - before.rounds) / seconds, 1),
         acceptance=_share(now.accepted - before.accepted, now.drafted - before.drafted),
@@ -167,7 +207,12 @@ def view(server: str, seen: Look) -> Table:
             f"{seen.pages_used} of {seen.pages}",
             _bar(_share(seen.pages_used, seen.pages)),
         ),
-        ("drafter", seen.drafter or "none", f"{seen.missed_drafts} drafts missed"),
+        (
+            "drafter",
+            seen.drafter or "none",
+            f"{seen.drafters} attached, {seen.missed_drafts} drafts missed",
+        ),
+        ("replicas", ", ".join(seen.replicas), f"{seen.restarts} restarts; {seen.slowest}"),
         (
             "since start",
             f"{seen.finished_requests} finished, {seen.refused_requests} refused",
@@ -178,6 +223,14 @@ def view(server: str, seen: Look) -> Table:
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _slowest(replicas: Sequence[Replica]) -> str:
+    ranks = [rank for replica in replicas for rank in replica.ranks]
+    if not ranks:
+        return ""
+    oldest = max(ranks, key=lambda rank: rank.step_age_s)
+    return f"{oldest.name} {oldest.state} for {oldest.step_age_s:.1f} s"
 
 
 def _share(part: float, whole: float) -> float:

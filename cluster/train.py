@@ -20,22 +20,23 @@ from cluster.options import TrainOptions
 from cluster.placement import LEAST_CPUS, Need, PlaceOptions
 from cluster.ray_session import RaySession
 from cluster.reservation import Placer
+from cluster.train_judge import Judge, figures, show_samples
 from cluster.train_pool import RayPool
-from parallel.training.adamw import AdamW, Vector
+from cluster.train_seeds import run_seeds
+from parallel.training.adamw import AdamW
 from runtime.checkpoint import resolve_model
 from runtime.clock import MonotonicClock
 from runtime.text import Tokenizer
 from runtime.training.checkpoint import JobFiles, save_adapter, save_whole
-from runtime.training.config import TrainConfig, keep_config, kept_config, load_config
+from runtime.training.config import SHARED_SEED, TrainConfig
+from runtime.training.config_file import keep_config, kept_config, load_config
 from runtime.training.coordinator import StepReport
-from runtime.training.data import Example, Sample, read_examples, render, tokenize
+from runtime.training.data import Sample, digest_of, read_examples, tokenize
 from runtime.training.job_lock import JobLock
 from runtime.training.plan import training_steps
 from runtime.training.worker import Trainable
 
 _NOTES = Console(stderr=True, highlight=False)
-_SHOWN = 2
-_EVAL_BATCH = 8
 _ROOM_S = 10.0
 """How long a cluster may take to have room for the workers."""
 
@@ -47,12 +48,13 @@ def run(options: TrainOptions) -> int:
         ConfigError: the configuration, the data or the job's directory cannot be used.
         PeerError: more workers were lost than the configuration allows.
     """
-    logging.getLogger("paceline").setLevel(logging.ERROR)
     if options.config.is_dir():
         config = kept_config(options.config, options.settings)
     else:
         config = load_config(options.config, options.settings)
-    with JobLock(Path(config.out)) as lock:
+    with _warnings_shown(), JobLock(Path(config.out)) as lock:
+        if config.method == SHARED_SEED:
+            return run_seeds(config, lock, options)
         return _run(config, lock, options)
 
 
@@ -63,10 +65,13 @@ def _run(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
     examples = read_examples(Path(data.train), data, tokenizer)
     samples = [tokenize(example, tokenizer, data.max_length) for example in examples]
     tests = read_examples(Path(data.eval), data, tokenizer) if data.eval else []
-    trials = [_Trial(config.trial(number), directory) for number in range(config.num_trials)]
+    digest = digest_of(samples)
+    trials = [
+        _Trial(config.trial(number), directory, digest) for number in range(config.num_trials)
+    ]
     keep_config(config)
     if not options.json:
-        _show(examples, samples, tokenizer)
+        show_samples(examples, samples, tokenizer)
     _NOTES.print(_opening(config, trials, samples))
     with RaySession(options.ray_address, num_actors=config.workers.count):
         _check_room(config, wait_s=0.0 if options.ray_address is None else _ROOM_S)
@@ -74,7 +79,7 @@ def _run(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
         try:
             with _NOTES.status("loading the model on the workers"):
                 pool.wait_ready(config.workers.min or config.workers.count)
-            judge = _Judge(tests, tokenizer, data.max_length, pool)
+            judge = Judge(tests, tokenizer, data.max_length, pool)
             _train(config, trials, pool, samples, judge, lock)
         finally:
             pool.close()
@@ -89,7 +94,7 @@ def _run(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
         if options.json:
             print(json.dumps({"out": str(where)} | last))
         else:
-            _NOTES.print(f"{where}: {_figures(last)}")
+            _NOTES.print(f"{where}: {figures(last)}")
     return 0
 
 
@@ -105,13 +110,15 @@ def _check_room(config: TrainConfig, *, wait_s: float) -> None:
 class _Trial:
     """One model that trains: its settings, files, weights and optimizer."""
 
-    def __init__(self, config: TrainConfig, directory: Path) -> None:
+    def __init__(self, config: TrainConfig, directory: Path, data_digest: str) -> None:
         self.config = config
-        self.files = JobFiles(Path(config.out), config)
+        self.files = JobFiles(Path(config.out), config, data_digest)
         state = self.files.open()
         self.trainable = Trainable.load(directory, config)
         self.optimizer = state or AdamW.start(self.trainable.get())
         self._directory = directory
+        is_hub_name = "/" in config.model and not Path(config.model).exists()
+        self._base = config.model if is_hub_name else str(directory)
 
     def save(self, name: str) -> None:
         """Write an adapter, or a whole model."""
@@ -120,7 +127,7 @@ class _Trial:
         named = self.trainable.weights.items()
         weights = {name: weight.detach().numpy() for name, weight in named}
         if self.config.method == "lora":
-            save_adapter(where, weights, self.config, str(self._directory))
+            save_adapter(where, weights, self.config, self._base)
         else:
             save_whole(where, weights, self._directory)
 
@@ -130,7 +137,7 @@ def _train(
     trials: Sequence[_Trial],
     pool: RayPool,
     samples: Sequence[Sample],
-    judge: "_Judge",
+    judge: Judge,
     lock: JobLock,
 ) -> None:
     steps = config.optimizer.steps
@@ -140,7 +147,7 @@ def _train(
             for trial in trials:
                 if judge.has_tests:
                     measured = judge(trial.optimizer.parameters)
-                    show.note(f"before: {_figures(measured)}")
+                    show.note(f"before: {figures(measured)}")
         num_learnt = [sample.num_learnt for sample in samples]
         reports = training_steps(
             config,
@@ -158,62 +165,20 @@ def _train(
             judged = report.step % config.eval_every == 0 or at_end
             measured = judge(trial.optimizer.parameters) if judged else {}
             trial.files.add_metrics(report, measured)
-            if report.step % config.checkpoint.state_every == 0 or at_end or cancelled:
-                trial.files.save_state(trial.optimizer)
             if at_end or report.step % config.checkpoint.every == 0:
                 trial.save("final" if at_end else f"step-{report.step:06d}")
+            # Last, because a run that is cut does again what comes after the state it goes on from.
+            if report.step % config.checkpoint.state_every == 0 or at_end or cancelled:
+                trial.files.save_state(trial.optimizer)
             show.step(report)
             if measured:
-                show.note(f"step {report.step}{_which(report, trials)}: {_figures(measured)}")
+                show.note(f"step {report.step}{_which(report, trials)}: {figures(measured)}")
             if cancelled:
                 return
 
 
 def _which(report: StepReport, trials: Sequence[_Trial]) -> str:
     return f" of trial {report.trial}" if len(trials) > 1 else ""
-
-
-class _Judge:
-    """Measures parameters on the evaluation file: accuracy if there are choices, else the loss."""
-
-    def __init__(
-        self, tests: list[Example], tokenizer: Tokenizer, max_length: int, pool: RayPool
-    ) -> None:
-        self._pool = pool
-        self._has_choices = bool(tests) and all(test.choices for test in tests)
-        self._right = [test.choices.index(test.completion) for test in tests if self._has_choices]
-        self._groups = [
-            [
-                tokenize(Example(test.prompt, choice, test.choices), tokenizer, max_length)
-                for choice in test.choices
-            ]
-            for test in tests
-        ]
-        self._samples = [tokenize(test, tokenizer, max_length) for test in tests]
-
-    @property
-    def has_tests(self) -> bool:
-        """Whether there is anything to measure on."""
-        return bool(self._samples)
-
-    def __call__(self, parameters: Vector) -> dict[str, float]:
-        if not self._samples:
-            return {}
-        if self._has_choices:
-            num = len(self._groups)
-            parts = [slice(i, i + _EVAL_BATCH) for i in range(0, num, _EVAL_BATCH)]
-            batches = [(self._groups[part], self._right[part]) for part in parts]
-            return {"accuracy": round(self._pool.correct(parameters, batches) / num, 4)}
-        runs = [
-            self._samples[i : i + _EVAL_BATCH] for i in range(0, len(self._samples), _EVAL_BATCH)
-        ]
-        return {"eval_loss": round(self._pool.mean_loss(parameters, runs), 4)}
-
-
-def _show(examples: list[Example], samples: list[Sample], tokenizer: Tokenizer) -> None:
-    """Print the first samples as they are learnt, what is learnt in brackets."""
-    for example, sample in list(zip(examples, samples, strict=True))[:_SHOWN]:
-        _NOTES.print(f"sample: {render(example, sample, tokenizer)}", markup=False)
 
 
 def _opening(config: TrainConfig, trials: Sequence[_Trial], samples: Sequence[Sample]) -> str:
@@ -228,9 +193,24 @@ def _opening(config: TrainConfig, trials: Sequence[_Trial], samples: Sequence[Sa
     )
 
 
-def _figures(metrics: dict[str, float]) -> str:
-    names = ("step", "loss", "eval_loss", "accuracy")
-    return ", ".join(f"{name} {metrics[name]:g}" for name in names if name in metrics)
+class _NotesHandler(logging.Handler):
+    """Prints what is logged above the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _NOTES.print(record.getMessage(), markup=False)
+
+
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Let a user read of lost workers and damaged files."""
+    logger, handler = logging.getLogger("paceline.train"), _NotesHandler()
+    logger.addHandler(handler)
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.propagate = propagate
+        logger.removeHandler(handler)
 
 
 class _Display:

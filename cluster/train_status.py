@@ -7,7 +7,9 @@ from typing import Any
 
 from cluster.options import TrainStatusOptions
 from cluster.report import output_console
-from runtime.training.config import TrainConfig, kept_config
+from runtime.training.checkpoint import JobFiles
+from runtime.training.config import TrainConfig
+from runtime.training.config_file import kept_config
 from runtime.training.job_lock import is_running
 
 
@@ -39,8 +41,8 @@ def run(options: TrainStatusOptions) -> int:
 
 def _state(config: TrainConfig, trial: TrainConfig) -> dict[str, Any]:
     metrics = Path(trial.out) / "metrics.jsonl"
-    lines = metrics.read_text().splitlines() if metrics.exists() else []
-    last = json.loads(lines[-1]) if lines else {"step": 0}
+    lines = JobFiles(Path(trial.out), trial).metrics()
+    last = lines[-1] if lines else {"step": 0}
     quiet_s = round(time.time() - metrics.stat().st_mtime, 1) if lines else 0.0
     steps = config.optimizer.steps
     done = last["step"] >= steps

@@ -33,6 +33,8 @@ class Hello:
     """Seconds a draft step is predicted to take with layers 1, 2, ... at a time; may be empty."""
     width: int = 0
     """Layers at a time that its user fixed; 0 leaves it to the leader, among those of step_s."""
+    joins: bool = False
+    """Whether a drafter drafts beside those that are attached; otherwise it replaces them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +150,9 @@ class Submit:
     """Who asks: clients share fairly."""
     timeout_s: float = 0.0
     """Time from now on after which the output is of no use; 0 is without end."""
+    output_ids: tuple[int, ...] = ()
+    """Tokens of the output that are final already, from an engine that was lost: this one goes on
+    after them, and commits none of them again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +207,8 @@ class RequestStats:
     """Prompt tokens that were cached already by requests before it."""
     queued_s: float = 0.0
     """Seconds from submission until it was first served."""
+    replays: int = 0
+    """How often another engine took it up after the one it ran on was lost."""
     tested_at: tuple[int, ...] = ()
     """How often the first, second, ... draft token of a round was tested: all before it passed."""
     accepted_at: tuple[int, ...] = ()
@@ -265,6 +272,8 @@ class EngineStatus:
     prefix_hit_tokens: int = 0
     expired: int = 0
     """Requests whose deadline passed."""
+    drafters: int = 0
+    """Drafters attached."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

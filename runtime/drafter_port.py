@@ -1,4 +1,4 @@
-"""The leader's side of the drafter link: ask, wait within a budget, never hang on it."""
+"""The leader's side of a drafter's link: ask, wait within a budget, never hang on it."""
 
 import logging
 
@@ -12,53 +12,61 @@ _RETRY_BUDGETS = 20  # a lost message must not switch the drafter off for good
 
 
 class DrafterPort:
-    """A drafter that may be absent, present, or behind (it let a wait budget pass).
+    """A drafter that is present, gone, or behind (it let a wait budget pass).
 
     While it is behind it is asked for nothing new, so a stalled drafter costs the target one wait
     budget and then nothing, until it has caught up.
     """
 
-    def __init__(self, clock: Clock, *, wait_budget_s: float) -> None:
+    def __init__(
+        self, number: int, hello: Hello, link: Link, clock: Clock, *, wait_budget_s: float
+    ) -> None:
+        self.number = number
+        """Its own among all drafters that ever attached; 0 is none."""
         self._clock = clock
-        self._link: Link | None = None
+        self._link: Link | None = link
         self._round = 0
         self._answered = 0
         self._missed = 0
         self._asked_s = 0.0
         self.wait_budget_s = wait_budget_s
         """Longest wait for a draft that is due."""
-        self.num_successors = 0
-        """Best tokens after each scored one that the attached drafter wants to hear of."""
-        self.grows_trees = False
-        """Whether the attached drafter proposes trees, with how likely each token is kept."""
-        self.name = ""
-        """The attached drafter's."""
-        self.num_losses = 0
-        """Times an attached drafter vanished."""
+        self.num_successors = hello.num_successors
+        """Best tokens after each scored one that it wants to hear of."""
+        self.grows_trees = hello.grows_trees
+        """Whether it proposes trees, with how likely each token is kept."""
+        self.name = hello.name
+        self.closed: list[int] = []
+        """Requests that it may forget, and has not been told yet."""
+        self.last_opening = 0
+        """Round in which it was last told of a request it did not know."""
+        self.is_lost = False
+        """Whether it vanished."""
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether its link is open, as far as is known."""
+        return self._link is not None
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether it let a wait budget pass and has not caught up."""
+        return self._missed > self._answered
 
     @property
     def ready(self) -> bool:
         """Whether to ask it now: it is not behind, or so far that a message may have been lost."""
-        while self._missed > self._answered and self.receive(0.0) is not None:
+        while self.is_behind and self.receive(0.0) is not None:
             pass  # answers that are too late only tell that it is catching up
         if self._link is None:
             return False
         overdue_s = self._clock.now_s() - self._asked_s
-        return self._missed <= self._answered or overdue_s > _RETRY_BUDGETS * self.wait_budget_s
+        return not self.is_behind or overdue_s > _RETRY_BUDGETS * self.wait_budget_s
 
     @property
     def due(self) -> bool:
-        """Whether the attached drafter owes an answer; one that was replaced owes none."""
+        """Whether it owes an answer; one that is gone owes none."""
         return self._link is not None and self._answered < self._round
-
-    def attach(self, hello: Hello, link: Link) -> None:
-        """Take a drafter that connected; it replaces an earlier one."""
-        if self._link is not None:
-            self._link.close()
-        _LOG.info("drafter %s attached", hello.name)
-        self._link, self._answered, self.name = link, self._round, hello.name
-        self.num_successors = hello.num_successors
-        self.grows_trees = hello.grows_trees
 
     def ask(self, request: DraftRequest) -> None:
         """Send one round's work; a drafter that turns out to be gone is detached."""
@@ -99,9 +107,9 @@ class DrafterPort:
         """Let the drafter go."""
         if self._link is not None:
             self._link.close()
-            self._link, self.name = None, ""
+            self._link = None
 
     def _detach(self, error: PacelineError) -> None:
         _LOG.warning("drafter lost, going on without it: %s", error)
         self.close()
-        self.num_losses += 1
+        self.is_lost = True

@@ -9,6 +9,8 @@ from parallel.messages import DraftRequest, Hello, Proposal, ProposalItem
 from runtime.clock import Clock
 from runtime.errors import PeerError, ProtocolError
 from runtime.links.link import Link
+from runtime.pulse import IDLE, Pulse
+from runtime.timeline import Phase, Recorder
 
 _LOG = logging.getLogger("paceline.drafter")
 
@@ -60,7 +62,7 @@ class Drafter(Protocol):
         ...
 
 
-def introduction(drafter: Drafter, name: str, vocab_size: int = 0) -> Hello:
+def introduction(drafter: Drafter, name: str, vocab_size: int = 0, *, joins: bool = False) -> Hello:
     """Return what a drafter says of itself when it connects."""
     return Hello(
         role="drafter",
@@ -70,17 +72,28 @@ def introduction(drafter: Drafter, name: str, vocab_size: int = 0) -> Hello:
         grows_trees=drafter.grows_trees,
         step_s=drafter.step_s,
         width=drafter.width,
+        joins=joins,
     )
 
 
-def serve_drafts(link: Link, drafter: Drafter, clock: Clock, *, heartbeat_s: float) -> None:
+def serve_drafts(
+    link: Link,
+    drafter: Drafter,
+    clock: Clock,
+    *,
+    heartbeat_s: float,
+    pulse: Pulse | None = None,
+    recorder: Recorder | None = None,
+) -> None:
     """Answer the leader until it closes the link; blocks.
 
     Raises:
         PeerError: a rank of the drafter's own group failed.
         ProtocolError: the leader sent something that is no draft request.
     """
+    pulse = pulse or Pulse()
     while True:
+        pulse.at(IDLE)
         try:
             message = link.recv(heartbeat_s)
         except PeerError as error:
@@ -92,6 +105,7 @@ def serve_drafts(link: Link, drafter: Drafter, clock: Clock, *, heartbeat_s: flo
             continue
         if not isinstance(message, DraftRequest):
             raise ProtocolError(f"{link.peer} sent a {type(message).__name__} to a drafter")
+        pulse.at("drafting")
         start_s = clock.now_s()
         for part in drafter.answer(message):
             proposal = Proposal(
@@ -101,6 +115,9 @@ def serve_drafts(link: Link, drafter: Drafter, clock: Clock, *, heartbeat_s: flo
                 partial=part.partial,
                 num_steps=part.num_steps,
             )
+            if recorder is not None and not part.partial:
+                now_s = start_s + proposal.draft_s
+                recorder.record(Phase.DRAFT, start_s, now_s, part.num_steps)
             if not _sent(link, proposal):
                 drafter.close()
                 return

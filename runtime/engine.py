@@ -25,35 +25,20 @@ from parallel.messages import (
 )
 from parallel.model.batch import SequenceRows
 from runtime.clock import Clock
-from runtime.drafter_port import DrafterPort
+from runtime.drafter_ports import DrafterPorts
+from runtime.engine_limits import EngineConfig, problem_of
 from runtime.errors import DeadlineExceeded, PacelineError, PeerError
 from runtime.ledger import SlotLedger
 from runtime.links.link import Link
 from runtime.request_queue import RequestQueue
-from runtime.round import RoundRunner, Work
+from runtime.round import RoundRunner
 from runtime.sequence import Sequence
 from runtime.text import StopMatcher, Tokenizer
+from runtime.work import Work
 
 _LOG = logging.getLogger("paceline.leader")
-_MOST_LOGPROBS = 20
 _HEADROOM = 64
 """Tokens that a sequence may write beyond its committed ones in one round, drafts included."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineConfig:
-    """Limits of one leader."""
-
-    vocab_size: int
-    max_positions: int
-    """Longest sequence the target takes, in tokens."""
-    max_batch: int = 16
-    """Sequences decoded at once; more wait in order."""
-    prefill_chunk: int = 256
-    """Prompt tokens a round processes beside the decoding sequences."""
-    eos_ids: frozenset[int] = frozenset()
-    heartbeat_s: float = 2.0
-    """How often an idle leader lets its followers hear of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +55,7 @@ class _Received:
 
 @dataclass(frozen=True, slots=True)
 class _Left:
-    pass
+    drafter: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +70,7 @@ class Engine:
         self,
         rounds: RoundRunner,
         ledger: SlotLedger,
-        port: DrafterPort,
+        ports: DrafterPorts,
         config: EngineConfig,
         *,
         clock: Clock,
@@ -93,7 +78,7 @@ class Engine:
     ) -> None:
         self._rounds = rounds
         self._ledger = ledger
-        self._port = port
+        self._ports = ports
         self._config = config
         self._clock = clock
         self._tokenizer = tokenizer
@@ -132,9 +117,9 @@ class Engine:
             self._met.wait_for(lambda: self._num_met > num_met, timeout_s)
             return self._num_met
 
-    def leave(self) -> None:
-        """Let the drafter go; requests in flight go on without one."""
-        self._inbox.put(_Left())
+    def leave(self, drafter: str | None = None) -> None:
+        """Let a drafter go, or all (None); requests in flight go on with others, or without."""
+        self._inbox.put(_Left(drafter))
 
     def stop(self) -> None:
         """End `run` after the round in progress."""
@@ -164,7 +149,7 @@ class Engine:
             raise
         finally:
             self._stopping = True
-            self._port.close()
+            self._ports.close()
             for link in list(self._drivers.values()):
                 link.close()
 
@@ -185,18 +170,18 @@ class Engine:
                 self._stopping = True
             case _Joined(hello, link):
                 self._attach(hello, link)
-            case _Left():
-                self._port.close()
+            case _Left(None):
+                self._ports.close()
+            case _Left(str(drafter)):
+                self._ports.leave(drafter)
             case _Received(driver, message):
                 self._handle(driver, message)
 
     def _attach(self, hello: Hello, link: Link) -> None:
-        self._port.attach(hello, link)
+        self._ports.attach(hello, link)
         self._rounds.meet(hello)
         if not self._running:
             self._rounds.measure(self._config.max_positions)
-        for sequence in self._running:
-            sequence.known_to_drafter = False
         with self._met:
             self._num_met += 1
             self._met.notify_all()
@@ -217,7 +202,8 @@ class Engine:
                 _LOG.warning("driver %d sent an unexpected %s", driver, type(message).__name__)
 
     def _submit(self, driver: int, submit: Submit) -> None:
-        problem = self._problem(submit)
+        config, has_text = self._config, self._tokenizer is not None
+        problem = problem_of(submit, config, self._ledger, has_text=has_text)
         if problem is not None:
             failed = Failed(request=submit.request, kind="ConfigError", message=problem)
             self._send(driver, failed)
@@ -233,32 +219,9 @@ class Engine:
             assert self._tokenizer is not None
             sequence.stop_matcher = StopMatcher(self._tokenizer, submit.stop)
         self._waiting.push(sequence, self._running)
-
-    def _problem(self, submit: Submit) -> str | None:
-        """Return why a request cannot be served, or None."""
-        config, num_prompt = self._config, len(submit.prompt_ids)
-        if num_prompt == 0:
-            return "the prompt has no tokens"
-        if submit.max_tokens < 1:
-            return f"max_tokens is {submit.max_tokens}: ask for at least 1"
-        if not all(0 <= token < config.vocab_size for token in submit.prompt_ids):
-            return f"a prompt token lies outside the vocabulary of {config.vocab_size}"
-        if num_prompt >= config.max_positions:
-            return (
-                f"the prompt has {num_prompt} tokens, the model's context holds "
-                f"{config.max_positions}: shorten the prompt"
-            )
-        capacity = min(num_prompt + submit.max_tokens, config.max_positions)
-        if not self._ledger.can_ever_fit(capacity):
-            return (
-                f"prompt and output need {capacity} tokens of cache, it holds "
-                f"{self._ledger.capacity}: raise --cache-tokens or lower --max-tokens"
-            )
-        if submit.stop and self._tokenizer is None:
-            return "stop strings need a tokenizer, which a virtual target does not have"
-        if submit.num_logprobs > _MOST_LOGPROBS:
-            return f"{submit.num_logprobs} log probabilities a token, {_MOST_LOGPROBS} at most"
-        return None
+        reason = self._end_of_output(sequence)
+        if reason is not None:  # the engine before was lost with its last word
+            self._finish(sequence, reason)
 
     def _drop_expired(self) -> None:
         """End requests whose output nobody waits for any longer, queued or running."""
@@ -319,11 +282,11 @@ class Engine:
 
     def _round(self) -> None:
         decoding, prefilling, syncing = self._split()
-        losses = self._port.num_losses
+        losses = self._ports.num_losses
         works = self._rounds.run(decoding, prefilling, syncing)
         now_s = self._clock.now_s()
         for work in works:
-            if self._port.num_losses > losses:
+            if self._ports.num_losses > losses:
                 work.sequence.counters.drafter_lost = True
             if work.commit is None:
                 self._running.remove(work.sequence)
@@ -399,6 +362,11 @@ class Engine:
             return "stop"
         return "length" if sequence.num_wanted <= 0 else None
 
+    def _end_of_output(self, sequence: Sequence) -> str | None:
+        """Return why a sequence has ended with tokens that it brought along, or None."""
+        reasons = [self._end(sequence, token) for token in sequence.submit.output_ids]
+        return reasons[-1] if reasons else None
+
     def _drop(self, sequence: Sequence) -> None:
         """Take a request out of queue and cache; what it had read may be of use to others."""
         if sequence in self._running:
@@ -426,8 +394,9 @@ class Engine:
             waiting=len(self._waiting),
             pages_used=ledger.num_pages - ledger.num_available_pages,
             pages=ledger.num_pages,
-            drafter=self._port.name,
-            drafter_losses=self._port.num_losses,
+            drafter=self._ports.name,
+            drafter_losses=self._ports.num_losses,
+            drafters=len(self._ports.attached),
             preemptions=self._num_preemptions,
             prefix_hit_tokens=self._num_prefix_hits,
             expired=self._num_expired,

@@ -1,6 +1,7 @@
 """The process of one model rank: joins its group, loads its shard, then leads or follows."""
 
 import logging
+import sys
 import threading
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from parallel.messages import Hello
 from parallel.model.cache import PagedCache
 from runtime.clock import MonotonicClock
 from runtime.draft_checkpoint import load_drafter
-from runtime.drafter_port import DrafterPort
+from runtime.drafter_ports import DrafterPorts
 from runtime.drafting import Drafter, introduction, serve_drafts
-from runtime.engine import Engine, EngineConfig
+from runtime.engine import Engine
+from runtime.engine_limits import EngineConfig
 from runtime.errors import PeerError
 from runtime.groups.rendezvous import GroupOffer, GroupSpec, join_group, offer_group
 from runtime.inline_link import InlineLink
@@ -30,11 +32,13 @@ from runtime.links.torch_link import (
 from runtime.lookup_drafting import LookupDrafter, LookupSettings
 from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
 from runtime.node_models import on_this_node
+from runtime.pulse import ENDED, IDLE, Pulse, Watchdog
 from runtime.round import RoundRunner
-from runtime.settings import LeaderAddress, LeaderSettings, ModelSettings
+from runtime.settings import DrafterSeat, LeaderAddress, LeaderSettings, ModelSettings
 from runtime.shard import DecoderShard, ShardRunner
 from runtime.stack_times import predict_steps
 from runtime.text import Tokenizer
+from runtime.timeline import SpanRecorder
 from runtime.virtual import VirtualShard
 from runtime.weights import load_decoder
 
@@ -53,6 +57,11 @@ class ModelHost:
         self._group: Group | None = None
         self._runner: ShardRunner | None = None
         self._step_s: tuple[float, ...] = ()
+        self.recorder = SpanRecorder(settings.num_spans) if settings.num_spans else None
+        """Where rank 0 keeps when it worked, if that is wanted."""
+        self.pulse = Pulse()
+        """What this rank does."""
+        self._watchdog = Watchdog(self.pulse, limit_s=settings.step_limit_s, errors=sys.stderr)
 
     def offer(self, backend: str, size: int, host: str) -> GroupSpec:
         """Open this group's meeting point (rank 0)."""
@@ -80,7 +89,9 @@ class ModelHost:
             _serve_threads(self._settings.num_threads)
             self._step_s = predict_steps(shard, self._group)
             torch.set_num_threads(1)
-        self._runner = ShardRunner(shard, self._group)
+        self._runner = ShardRunner(shard, self._group, self.pulse)
+        self.pulse.at(IDLE)
+        self._watchdog.start()
 
     def follow(self) -> None:
         """Carry out rank 0's plans until it ends; blocks (all ranks but 0)."""
@@ -92,6 +103,8 @@ class ModelHost:
 
     def close(self) -> None:
         """Leave the group."""
+        self.pulse.at(ENDED)
+        self._watchdog.close()
         if self._group is not None:
             self._group.close()
 
@@ -128,7 +141,7 @@ class LeaderHost:
     def listen(self, host: str, token: str) -> str:
         """Start the link server and return its address; `serve` answers what comes in."""
         settings, clock = self._settings, MonotonicClock()
-        port = DrafterPort(clock, wait_budget_s=settings.draft_wait_s)
+        ports = DrafterPorts(clock, wait_budget_s=settings.draft_wait_s)
         ledger = self._model.ledger()
         controller = DraftLengthController(max_length=settings.max_draft_length)
         tokenizer = None
@@ -136,9 +149,9 @@ class LeaderHost:
             directory = self._model.find(settings.tokenizer_directory)
             tokenizer = Tokenizer.load(directory)
         self._engine = Engine(
-            RoundRunner(self._model.runner, ledger, port, controller, clock),
+            RoundRunner(self._model.runner, ledger, ports, controller, clock, self._model.recorder),
             ledger,
-            port,
+            ports,
             EngineConfig(
                 vocab_size=self._model.runner.vocab_size,
                 max_positions=settings.max_positions,
@@ -152,7 +165,7 @@ class LeaderHost:
         )
         drafter = _inline_drafter(settings)
         if drafter is not None:
-            link = InlineLink(drafter, clock)
+            link = InlineLink(drafter, clock, self._model.recorder)
             self._engine.join(introduction(drafter, "inline drafter"), link)
         self._server = GrpcLinkServer(
             host, settings.link_port, token=token, on_link=self._engine.join
@@ -173,8 +186,13 @@ class LeaderHost:
         if drafter is None:
             self._engine.leave()
             return
-        link = InlineLink(drafter, MonotonicClock())
+        link = InlineLink(drafter, MonotonicClock(), self._model.recorder)
         self._engine.join(introduction(drafter, "inline drafter"), link)
+
+    def leave(self, drafter: str) -> None:
+        """Let a drafter go, by its name."""
+        assert self._engine is not None, "listen() comes first"
+        self._engine.leave(drafter)
 
     def offer_link(self, backend: str, host: str) -> TorchLinkSpec:
         """Wait for one drafter on a torch.distributed link; returns where it is to join."""
@@ -220,20 +238,16 @@ class LeaderHost:
 
 
 def serve_drafter(
-    model: ModelHost | None,
-    leader: LeaderAddress | TorchLinkSpec,
-    name: str,
-    vocab_size: int,
-    num_threads: int,
+    model: ModelHost | None, seat: DrafterSeat, *, vocab_size: int, num_threads: int, pulse: Pulse
 ) -> None:
     """Connect a drafter to its leader and answer it until it ends; blocks.
 
     Args:
         model: rank 0 of the drafter group; None drafts n-grams from the history.
-        leader: its link server, or the torch.distributed link it waits on.
-        name: what the leader's log calls this drafter.
+        seat: its leader's link server, or the torch.distributed link it waits on.
         vocab_size: tokens the drafter knows.
         num_threads: threads of this process's matrix products.
+        pulse: told what it does.
 
     Raises:
         PeerError: the leader cannot be reached or a rank of the drafter group failed.
@@ -242,10 +256,14 @@ def serve_drafter(
     drafter: Drafter = LookupDrafter(LookupSettings(recycle=False))
     if model is not None:
         drafter = model.drafter()
-    link = _connect(leader, introduction(drafter, name, vocab_size))
+    hello = introduction(drafter, seat.name, vocab_size, joins=seat.joins)
+    link = _connect(seat.leader, hello)
     try:
-        serve_drafts(link, drafter, MonotonicClock(), heartbeat_s=_HEARTBEAT_S)
+        recorder = model.recorder if model is not None else None
+        clock = MonotonicClock()
+        serve_drafts(link, drafter, clock, heartbeat_s=_HEARTBEAT_S, pulse=pulse, recorder=recorder)
     finally:
+        pulse.at(ENDED)
         link.close()
         if model is not None:
             model.close()

@@ -9,6 +9,7 @@ from parallel.messages import DraftRequest, Message, Proposal
 from runtime.clock import Clock
 from runtime.drafting import Drafter
 from runtime.errors import PeerLost, ProtocolError
+from runtime.timeline import Phase, Recorder
 
 
 class InlineLink:
@@ -16,8 +17,9 @@ class InlineLink:
 
     peer = "inline drafter"
 
-    def __init__(self, drafter: Drafter, clock: Clock) -> None:
+    def __init__(self, drafter: Drafter, clock: Clock, recorder: Recorder | None = None) -> None:
         self._drafter = drafter
+        self._recorder = recorder
         self._clock = clock
         self._answers: deque[Proposal] = deque()
         self._closed = False
@@ -39,6 +41,9 @@ class InlineLink:
                     num_steps=part.num_steps,
                 )
             )
+            if self._recorder is not None and not part.partial:
+                now_s = self._clock.now_s()
+                self._recorder.record(Phase.DRAFT, start_s, now_s, part.num_steps)
 
     def recv(self, timeout_s: float) -> Message | None:  # noqa: ARG002  (nothing comes later)
         """Return the next answer, or None: there is nobody to wait for."""

@@ -122,14 +122,14 @@ class Sequence:
         self.driver = driver
         self.submitted_s = submitted_s
         self.max_tokens = max_tokens
-        self.token_ids = list(submit.prompt_ids)
+        self.token_ids = [*submit.prompt_ids, *submit.output_ids]
         self.num_prompt = len(submit.prompt_ids)
         self.num_cached = 0
         self.state: State = start(
             request=number,
             mode=submit.mode,
-            num_committed=self.num_prompt,
-            last_token=submit.prompt_ids[-1],
+            num_committed=len(self.token_ids),
+            last_token=self.token_ids[-1],
         )
         self.key = RngKey(
             seed=submit.sampling.seed,
@@ -139,6 +139,8 @@ class Sequence:
         """What its mode is to be once nothing is in flight."""
         self.view = DrafterView()
         self.known_to_drafter = False
+        self.drafter = 0
+        """Number of the drafter that has it; 0 is none."""
         self.stop_matcher: StopMatcher | None = None
         self.counters = Counters()
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from runtime.links.torch_link import TorchLinkSpec
 from runtime.lookup_drafting import LookupSettings
 from runtime.node_models import NamedModel
 from runtime.virtual import VirtualSpec
@@ -39,8 +40,12 @@ class ModelSettings:
     page_size: int = 16
     shares_prefixes: bool = True
     """Whether sequences that begin alike share pages, and find what earlier ones left behind."""
+    num_spans: int = 0
+    """Spans of work that rank 0 keeps for a picture; 0 keeps none."""
     group_timeout_s: float = 20.0
     """How long a rank waits for another within one step."""
+    step_limit_s: float = 30.0
+    """A step that takes longer is told of, with the stacks of all threads."""
 
     @property
     def num_pages(self) -> int:
@@ -54,6 +59,17 @@ class LeaderAddress:
 
     address: str
     token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrafterSeat:
+    """A drafter's place with a leader."""
+
+    leader: LeaderAddress | TorchLinkSpec
+    name: str
+    """What the leader calls it."""
+    joins: bool = False
+    """Whether it drafts beside those that are there; otherwise it replaces them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from parallel.model.stack import LayerParallelStack
 from parallel.model.transformer import Decoder
 from parallel.model.vocab import gather_scores
 from runtime.plan import StepPlan, decode_plan, encode_plan
+from runtime.pulse import Pulse
 from runtime.stack_times import measure_stack
 
 
@@ -113,7 +114,9 @@ class DecoderShard:
 class ShardRunner:
     """Keeps the ranks of a group in step: rank 0 broadcasts each plan, all carry it out."""
 
-    def __init__(self, model: ModelShard, group: Group) -> None:
+    def __init__(self, model: ModelShard, group: Group, pulse: Pulse | None = None) -> None:
+        self.pulse = pulse or Pulse()
+        """Told by whoever leads what a plan is for."""
         self._model = model
         self._group = group
         self.vocab_size = model.vocab_size
@@ -132,6 +135,7 @@ class ShardRunner:
         """Carry out rank 0's plans until it sends the last one (called on all other ranks)."""
         while True:
             plan = decode_plan(self._group.broadcast_bytes(None))
+            self.pulse.at("following")
             self._carry_out(plan)
             if plan.stop:
                 return

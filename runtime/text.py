@@ -109,8 +109,8 @@ class Tokenizer:
         ids: list[int] = self._inner.encode(opening, add_special_tokens=False).ids
         return ids
 
-    def render_chat(self, messages: Sequence[dict[str, str]]) -> str:
-        """Return a conversation as text, up to where the assistant speaks.
+    def render_chat(self, messages: Sequence[dict[str, str]], *, is_open: bool = True) -> str:
+        """Return a conversation as text, up to where the assistant speaks if it is open.
 
         Raises:
             ConfigError: the model has no chat template, or it refuses the conversation.
@@ -125,7 +125,7 @@ class Tokenizer:
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         try:
             return environment.from_string(self._chat_template).render(
-                messages=list(messages), add_generation_prompt=True, **self._special_tokens
+                messages=list(messages), add_generation_prompt=is_open, **self._special_tokens
             )
         except TemplateError as error:
             raise ConfigError(f"the chat template of {self._name} refuses: {error}") from error

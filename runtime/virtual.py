@@ -1,9 +1,8 @@
 """Virtual devices: a forward is a timed wait, tokens come from a seeded process.
 
 They run through the same actors, groups and links as a real model, so the overlap of drafting and
-verification can be measured on machines with fewer cores than workers. A draft token equals
-the target's with probability `alpha`, independently for each position: the i.i.d. model of the cost
-formulas of PEARL and of speculative decoding.
+verification can be measured on machines with fewer cores than workers. Which draft tokens are right
+is foretold by `parallel/decoding/chance.py`.
 """
 
 import re
@@ -14,8 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from parallel.decoding.rng import Purpose, uniform
-from parallel.decoding.types import RngKey
+from parallel.decoding.chance import Chance
 from parallel.decoding.width import StackTimes
 from parallel.group import Group
 from parallel.model.batch import SequenceRows
@@ -26,6 +24,8 @@ from runtime.virtual_stack import VirtualStack, wait_until
 
 _PEAK_LOGIT = 50.0  # exp(-50) of mass elsewhere: sampling follows the process at every temperature
 _BACK_TO_BACK_S = 0.001
+EXCHANGED_FLOATS = 64
+"""What an exchange of the target carries: enough to exercise it, too few to fill its links."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,12 +44,21 @@ class VirtualSpec:
     seed: int = 0
     stack: VirtualStack | None = None
     """The drafter's layers, where its ranks share them out; `draft_s` then counts for nothing."""
+    exchanges: int = 0
+    """All-reduces that the target's ranks make in a forward, evenly spread over its time."""
+
+    @property
+    def chance(self) -> Chance:
+        """Which drafts are right."""
+        drop = self.stack.drop if self.stack is not None else 0.0
+        return Chance(alpha=self.alpha, drop=drop, seed=self.seed)
 
     @classmethod
     def parse(cls, text: str) -> "VirtualSpec":
-        """Read `target=40ms,draft=8ms,alpha=0.8[,position=1ms][,vocab=1024][,seed=0]`.
+        """Read `target=40ms,draft=8ms,alpha=0.8`.
 
-        In place of `draft`, the parts of a drafter that its ranks share out by layers:
+        More may follow: `position=1ms,exchanges=0,vocab=1024,seed=0`. In place of `draft`, the
+        parts of a drafter that its ranks share out by layers:
         `layers=32,attention=2ms,mlp=1ms[,exchange=0.2ms][,drop=0.02]`.
 
         Raises:
@@ -60,22 +69,26 @@ class VirtualSpec:
         drafter = {"layers", "attention", "mlp"} if by_layers else {"draft"}
         optional = {"exchange", "drop"} if by_layers else set()
         missing = {"target", "alpha"} | drafter
-        unknown = set(parts) - missing - optional - {"position", "vocab", "seed"}
+        unknown = set(parts) - missing - optional - {"position", "exchanges", "vocab", "seed"}
         missing -= set(parts)
         if unknown or missing:
             raise ConfigError(
                 f"--virtual {text!r}: {'unknown ' + str(sorted(unknown)) if unknown else ''}"
                 f"{'missing ' + str(sorted(missing)) if missing else ''}; "
-                "write target=40ms,draft=8ms,alpha=0.8[,position=1ms][,vocab=1024][,seed=0], or "
+                "write target=40ms,draft=8ms,alpha=0.8[,position=1ms][,exchanges=0]"
+                "[,vocab=1024][,seed=0], or "
                 "layers=32,attention=2ms,mlp=1ms[,exchange=0.2ms][,drop=0.02] in place of draft"
             )
         try:
             alpha = float(parts["alpha"])
             vocab_size, seed = int(parts.get("vocab", "1024")), int(parts.get("seed", "0"))
+            exchanges = int(parts.get("exchanges", "0"))
         except ValueError as error:
             raise ConfigError(f"--virtual {text!r}: {error}") from error
-        if not 0 <= alpha <= 1 or vocab_size < 2 or seed < 0:
-            raise ConfigError(f"--virtual {text!r}: alpha must be in [0, 1], vocab >= 2, seed >= 0")
+        if not 0 <= alpha <= 1 or vocab_size < 2 or seed < 0 or exchanges < 0:
+            raise ConfigError(
+                f"--virtual {text!r}: alpha must be in [0, 1], vocab >= 2, seed and exchanges >= 0"
+            )
         return cls(
             target_s=parse_duration(parts["target"]),
             draft_s=0.0 if by_layers else parse_duration(parts["draft"]),
@@ -84,6 +97,7 @@ class VirtualSpec:
             vocab_size=vocab_size,
             seed=seed,
             stack=_parse_stack(text, parts) if by_layers else None,
+            exchanges=exchanges,
         )
 
 
@@ -127,6 +141,7 @@ class VirtualShard:
         self._group = group
         self._stack = spec.stack if drafter else None
         self._drafter = drafter
+        self._chance = spec.chance
         self.vocab_size = spec.vocab_size
         self._vocab_start, self._vocab_stop = even_range(spec.vocab_size, size, rank)
         self.head = HeadColumns(spec.vocab_size, self._vocab_start)
@@ -160,8 +175,20 @@ class VirtualShard:
             self._stack.run(width, num_tokens, self._group, first=self.layer_parallel_from)
             return logits_NV
         self._end_s = start_s + self._duration_s(num_logits)
+        self._exchange(start_s, self._end_s - start_s)
         wait_until(self._end_s)
         return logits_NV
+
+    def _exchange(self, start_s: float, duration_s: float) -> None:
+        """Meet the target's other ranks as its layers would; what that takes comes on top."""
+        num = 0 if self._drafter or self._group.size == 1 else self._spec.exchanges
+        for index in range(num):
+            wait_until(start_s + duration_s * (index + 1) / num)
+            before_s = time.perf_counter()
+            self._group.all_reduce(torch.zeros(EXCHANGED_FLOATS))
+            spent_s = time.perf_counter() - before_s
+            start_s += spent_s
+            self._end_s += spent_s
 
     def stack_times(self, group: Group) -> StackTimes:
         """Measure the parts of a layered drafter's forward."""
@@ -189,11 +216,7 @@ class VirtualShard:
         return self._spec.target_s + max(num_logits - 1, 0) * self._spec.position_s
 
     def _token(self, first_token: int, position: int, width: int) -> int:
-        key = RngKey(seed=self._spec.seed, request=first_token)
-        token = int(uniform(key, position, Purpose.SAMPLE) * self.vocab_size)
-        alpha = self._spec.alpha
-        if self._stack is not None:
-            alpha *= (1 - self._stack.drop) ** (width - 1)
-        if self._drafter and uniform(key, position, Purpose.ACCEPT) >= alpha:
+        token = self._chance.token(first_token, position, self.vocab_size)
+        if self._drafter and not self._chance.is_right(first_token, position, width):
             return (token + 1) % self.vocab_size
         return token

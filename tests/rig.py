@@ -11,9 +11,10 @@ from parallel.decoding.types import DecodeMode, RngKey, SamplingParams, ScoreRow
 from parallel.group import SoloGroup
 from parallel.messages import Committed, Failed, Finished, Hello, Message, Submit
 from runtime.clock import MonotonicClock
-from runtime.drafter_port import DrafterPort
+from runtime.drafter_ports import DrafterPorts
 from runtime.drafting import Drafter, introduction, serve_drafts
-from runtime.engine import Engine, EngineConfig
+from runtime.engine import Engine
+from runtime.engine_limits import EngineConfig
 from runtime.ledger import SlotLedger
 from runtime.links.link import Link
 from runtime.links.memory import memory_link_pair
@@ -21,7 +22,10 @@ from runtime.lookup_drafting import LookupDrafter, LookupSettings
 from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
 from runtime.round import RoundRunner
 from runtime.shard import ShardRunner
+from runtime.text import Tokenizer
+from runtime.timeline import SpanRecorder
 from runtime.toy import PrefixShard, prefix_logits
+from runtime.virtual import VirtualShard, VirtualSpec
 
 VOCAB = 48
 PAGE = 4
@@ -44,14 +48,21 @@ class Rig:
         wait_budget_s: float = 2.0,
         max_batch: int = 16,
         prefill_chunk: int = 256,
+        virtual: VirtualSpec | None = None,
+        tokenizer: Tokenizer | None = None,
     ) -> None:
         clock = MonotonicClock()
         self.target = PrefixShard(VOCAB, page_size=PAGE)
         ledger = SlotLedger(num_pages=num_pages, page_size=PAGE)
-        self.port = DrafterPort(clock, wait_budget_s=wait_budget_s)
+        self.ports = DrafterPorts(clock, wait_budget_s=wait_budget_s)
         controller = DraftLengthController(max_length=8)
-        runner = ShardRunner(self.target, SoloGroup())
-        rounds = RoundRunner(runner, ledger, self.port, controller, clock)
+        shard: PrefixShard | VirtualShard = self.target
+        if virtual is not None:
+            shard = VirtualShard(virtual, drafter=False, group=SoloGroup())
+        runner = ShardRunner(shard, SoloGroup())
+        self.recorder = SpanRecorder(1000)
+        """Of the leader and its drafters, since the rig started."""
+        rounds = RoundRunner(runner, ledger, self.ports, controller, clock, self.recorder)
         config = EngineConfig(
             vocab_size=VOCAB,
             max_positions=400,
@@ -59,7 +70,7 @@ class Rig:
             max_batch=max_batch,
             prefill_chunk=prefill_chunk,
         )
-        self.engine = Engine(rounds, ledger, self.port, config, clock=clock, tokenizer=None)
+        self.engine = Engine(rounds, ledger, self.ports, config, clock=clock, tokenizer=tokenizer)
         self.errors: list[BaseException] = []
         self._threads = [self._spawn(self.engine.run)]
 
@@ -83,6 +94,7 @@ class Rig:
         grows_trees: bool = False,
         width: int = 0,
         step_s: tuple[float, ...] = (),
+        joins: bool = False,
     ) -> Link:
         """Attach a model drafter; returns its end of the link, to be closed by a test."""
         runner = ShardRunner(PrefixShard(VOCAB, page_size=PAGE, noise=noise), SoloGroup())
@@ -90,10 +102,15 @@ class Rig:
         drafter = ModelDrafter(
             runner, ledger, lookups=lookups, grows_trees=grows_trees, width=width, step_s=step_s
         )
-        return self._attach(drafter)
+        return self._attach(drafter, joins=joins)
 
-    def attach_ngram(self) -> Link:
-        return self._attach(LookupDrafter(LookupSettings(recycle=False)))
+    def attach_virtual(self, spec: VirtualSpec) -> Link:
+        shard = VirtualShard(spec, drafter=True, group=SoloGroup())
+        ledger = SlotLedger(num_pages=400, page_size=PAGE)
+        return self._attach(ModelDrafter(ShardRunner(shard, SoloGroup()), ledger))
+
+    def attach_ngram(self, *, joins: bool = False) -> Link:
+        return self._attach(LookupDrafter(LookupSettings(recycle=False)), joins=joins)
 
     def attach_lookup(self) -> Link:
         """Attach a look-up drafter with n-grams and recycling, which grows trees."""
@@ -112,15 +129,16 @@ class Rig:
         self.engine.join(Hello(role="drafter", name="toy", vocab_size=VOCAB), leader_end)
         self._serve(drafter_end, drafter)
 
-    def _attach(self, drafter: Drafter) -> Link:
+    def _attach(self, drafter: Drafter, *, joins: bool = False) -> Link:
         ours, theirs = memory_link_pair("leader", "drafter")
-        self.engine.join(introduction(drafter, "toy", VOCAB), theirs)
+        self.engine.join(introduction(drafter, "toy", VOCAB, joins=joins), theirs)
         self._serve(ours, drafter)
         return ours
 
     def _serve(self, link: Link, drafter: Drafter) -> None:
         def loop() -> None:
-            serve_drafts(link, drafter, MonotonicClock(), heartbeat_s=0.05)
+            clock, recorder = MonotonicClock(), self.recorder
+            serve_drafts(link, drafter, clock, heartbeat_s=0.05, recorder=recorder)
 
         self._threads.append(self._spawn(loop))
 

@@ -69,7 +69,8 @@ def add_lora(
             name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)
         }
         raise ValueError(
-            f"no linear layer is called {', '.join(targets)}: there are {', '.join(sorted(names))}"
+            f"no linear layer is called {' or '.join(map(str, targets)) or 'anything'}: there are "
+            f"{', '.join(sorted(names))}"
         )
     weights: dict[str, nn.Parameter] = {}
     for name, module in found:

@@ -21,9 +21,13 @@ def step_samples(step: int, *, num_samples: int, batch: int, seed: int) -> list[
     return found
 
 
-def dropout_seed(seed: int, step: int, chunk: int) -> int:
-    """Return what a chunk's dropout draws from: the same whoever computes it, and however often."""
-    return int(np.random.SeedSequence((seed, step, chunk)).generate_state(1, np.uint64)[0] >> 1)
+def dropout_seed(seed: int, step: int, chunk: int, piece: int = 0) -> int:
+    """Return what a chunk's dropout draws from: the same whoever computes it, and however often.
+
+    `piece` counts the microbatches of a chunk that has several.
+    """
+    drawn = np.random.SeedSequence((seed, step, chunk, piece)).generate_state(1, np.uint64)
+    return int(drawn[0] >> 1)
 
 
 def split_evenly(items: list[int], num_parts: int) -> list[list[int]]:

@@ -62,6 +62,7 @@ def _get_hello(wire: pb.Hello) -> Hello:
         grows_trees=wire.grows_trees,
         step_s=tuple(checked_seconds(step_s, "step_s") for step_s in wire.step_s),
         width=wire.width,
+        joins=wire.joins,
     )
 
 
@@ -160,6 +161,7 @@ def _get_submit(wire: pb.Submit) -> Submit:
         priority=wire.priority,
         client=wire.client,
         timeout_s=checked_seconds(wire.timeout_s, "timeout_s"),
+        output_ids=checked_token_ids(wire.output_ids),
     )
 
 
@@ -188,6 +190,7 @@ def _get_finished(wire: pb.Finished) -> Finished:
             preemptions=stats.preemptions,
             cached_prompt=stats.cached_prompt,
             queued_s=checked_seconds(stats.queued_s, "queued_s"),
+            replays=stats.replays,
         ),
     )
 

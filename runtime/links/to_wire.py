@@ -55,6 +55,7 @@ def _put_hello(message: Hello) -> pb.Frame:
             grows_trees=message.grows_trees,
             step_s=[checked_seconds(step_s, "step_s") for step_s in message.step_s],
             width=message.width,
+            joins=message.joins,
         )
     )
 
@@ -158,6 +159,7 @@ def _put_submit(message: Submit) -> pb.Frame:
             priority=message.priority,
             client=message.client,
             timeout_s=checked_seconds(message.timeout_s, "timeout_s"),
+            output_ids=checked_token_ids(message.output_ids),
         )
     )
 
@@ -183,6 +185,7 @@ def put_stats(stats: RequestStats) -> pb.RequestStats:
         preemptions=stats.preemptions,
         cached_prompt=stats.cached_prompt,
         queued_s=checked_seconds(stats.queued_s, "queued_s"),
+        replays=stats.replays,
     )
 
 

@@ -9,6 +9,7 @@ from runtime.errors import PacelineError
 from runtime.links.to_wire import put_status
 from runtime.service.gateway import Gateway
 from runtime.service.limits import RequestRefused
+from runtime.service.replica import Replica
 from runtime.service.servicer import Context, ServedModel, refuse
 
 
@@ -23,6 +24,15 @@ class DrafterControl(Protocol):
         Raises:
             ConfigError: it cannot be used; the old one stays.
             PeerError: it did not start; the old one stays.
+        """
+        ...
+
+    def set_count(self, num_drafters: int) -> int:
+        """Let so many drafters draft side by side; blocks, and returns how many do.
+
+        Raises:
+            ConfigError: the number is out of bounds, or this drafter works alone.
+            PeerError: one did not start; the others draft.
         """
         ...
 
@@ -58,6 +68,21 @@ class AdminServicer(rpc.AdminServiceServicer):
             finished_requests=gateway.metrics.num_finished,
             refused_requests=gateway.metrics.num_refused,
             engine=engine,
+            replicas=[self._replica(replica) for replica in gateway.replicas],
+        )
+
+    def _replica(self, replica: Replica) -> pb.ReplicaStatus:
+        return pb.ReplicaStatus(
+            replica=replica.number,
+            state=replica.state,
+            step_age_s=replica.step_age_s,
+            open_requests=self._gateway.num_open_on(replica.number),
+            restarts=max(replica.num_attached - 1, 0),
+            engine=put_status(replica.status),
+            ranks=[
+                pb.RankStatus(name=name, pid=beat.pid, state=beat.state, step_age_s=beat.step_age_s)
+                for name, beat in replica.beats
+            ],
         )
 
     async def Drain(
@@ -93,6 +118,19 @@ class AdminServicer(rpc.AdminServiceServicer):
     ) -> pb.SwapDrafterResponse:
         """Replace the drafter."""
         return pb.SwapDrafterResponse(drafter=await self._set(request.drafter, context))
+
+    async def SetDrafters(
+        self, request: pb.SetDraftersRequest, context: Context
+    ) -> pb.SetDraftersResponse:
+        """Change how many drafters draft."""
+        if self._control is None:
+            await refuse(context, RequestRefused("this server cannot change its drafters"))
+        try:
+            async with self._changing:
+                count = await asyncio.to_thread(self._control.set_count, request.drafters)
+        except PacelineError as error:
+            await refuse(context, error)
+        return pb.SetDraftersResponse(drafters=count)
 
     async def _set(self, drafter: str | None, context: Context) -> str:
         if self._control is None:

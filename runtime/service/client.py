@@ -147,6 +147,11 @@ class Client:
         """Let the server finish what runs, refuse the rest and end; return how much runs."""
         return self._call(self._admin.Drain, pb.DrainRequest()).open_requests
 
+    def set_drafters(self, num_drafters: int, *, timeout_s: float = 300.0) -> int:
+        """Let so many drafters draft side by side; raises as `set_drafter` does."""
+        request = pb.SetDraftersRequest(drafters=num_drafters)
+        return self._call(self._admin.SetDrafters, request, timeout_s).drafters
+
     def set_drafter(self, drafter: str | None, *, timeout_s: float = 300.0) -> str:
         """Start a drafter in place of the present one, or end it (None); return what drafts now.
 

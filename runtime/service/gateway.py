@@ -1,39 +1,31 @@
-"""Between clients and the leader: one link for all requests, and a journal of each one's tokens.
+"""Between clients and engines: a link to each engine, and a journal of each request's tokens.
 
 Lives on one asyncio loop. A journal outlives its client for a while, so that a stream that broke
-is taken up where it was: nothing lost, changed or repeated.
+is taken up where it was; and it outlives the engine, so that another one goes on after the tokens
+that are final: nothing lost, changed or repeated.
 """
 
 import asyncio
 import contextlib
 import logging
-import threading
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 
-from parallel.messages import (
-    Cancel,
-    Committed,
-    EngineStatus,
-    Failed,
-    Finished,
-    Message,
-    Ping,
-    Pong,
-    Submit,
-)
-from runtime.errors import ConfigError, DeadlineExceeded, PacelineError, PeerError
+from parallel.messages import Committed, EngineStatus, Failed, Finished, Message, Submit
+from runtime.errors import ConfigError, DeadlineExceeded, PacelineError
 from runtime.links.link import Link
+from runtime.service.engines import Engines
 from runtime.service.journal import Journal, Piece, Request
+from runtime.service.journal_store import JournalStore
 from runtime.service.limits import GatewayBusy, GatewayDown, GatewayLimits, RequestRefused
 from runtime.service.metrics import ServiceMetrics
+from runtime.service.replica import Replica
 from runtime.traffic import TrafficLog
 
 _LOG = logging.getLogger("paceline.gateway")
-_POLL_S = 0.5
 _PING_S = 1.0
 _FAILURES = {
     ConfigError.__name__: RequestRefused,
@@ -43,47 +35,80 @@ _FAILURES = {
 
 
 class Gateway:
-    """Submits requests to the leader and hands their tokens out."""
+    """Submits requests to engines and hands their tokens out."""
 
     def __init__(
         self,
-        link: Link,
+        links: Sequence[Link],
         limits: GatewayLimits,
         *,
+        recovers: bool = False,
+        store: JournalStore | None = None,
         traffic: TrafficLog | None = None,
         metrics: ServiceMetrics | None = None,
     ) -> None:
+        """Prepare to serve.
+
+        Args:
+            links: one to each engine; all run the same target.
+            limits: how much is taken on.
+            recovers: whether a lost engine comes back (`attach`), so that its requests wait.
+            store: where journals outlive this process, and what an earlier one left.
+            traffic: where answers are kept.
+            metrics: where is counted.
+        """
         self.limits = limits
         self.metrics = metrics or ServiceMetrics()
-        self.status = EngineStatus()
-        """What the engine said of itself last."""
-        self._link = link
+        self._engines = Engines(links, take=self._take, lost=self._replay, recovers=recovers)
+        self._store = store
         self._traffic = traffic
-        self._numbers = count(1)
         self._journals: dict[int, tuple[Request, Journal]] = {}
         self._requests: dict[Request, None] = {}
         self._names: dict[tuple[str, str], Request] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._started_s = self._heard_s = time.monotonic()
-        self._down: PacelineError | None = None
+        self._started_s = time.monotonic()
         self._draining = False
-        self._closing = threading.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        for request in store.restored if store is not None else ():
+            self._know(request)
+        self._numbers = count(max(self._journals, default=0) + 1)
 
     async def start(self) -> None:
-        """Begin to listen to the leader."""
+        """Begin to listen to the engines."""
         self._loop = asyncio.get_running_loop()
-        threading.Thread(target=self._read, name="gateway-reader", daemon=True).start()
+        self._engines.start()
+        self._run_waiting()
         self._tasks = [asyncio.create_task(self._keep())]
 
     async def close(self) -> None:
         """Stop listening; open requests are cancelled."""
-        self._closing.set()
         for task in self._tasks:
             task.cancel()
+        store, self._store = self._store, None
+        if store is not None:  # first: what is cut off here, another process goes on with
+            store.close()
         for request in list(self._requests):
             self.cancel(request)
-        self._link.close()
+        self._engines.close()
+
+    # --- engines, from any thread -------------------------------------------------------------
+
+    def attach(self, replica: int, link: Link) -> None:
+        """Take a lost engine's successor; what waited for it runs."""
+        self._soon(self._attach, replica, link)
+
+    def lose(self, replica: int, error: PacelineError) -> None:
+        """Take an engine for lost: what ran on it goes on elsewhere, or waits."""
+        self._soon(self._engines.lose, replica, error)
+
+    def give_up(self, replica: int, error: PacelineError) -> None:
+        """Take an engine for gone for good; with the last one, what waits has failed."""
+        self._soon(self._engines.give_up, replica, error)
+
+    def _soon(self, call: Callable[..., None], *arguments: object) -> None:
+        assert self._loop is not None, "start() comes first"
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(call, *arguments)
 
     # --- state ------------------------------------------------------------------------------
 
@@ -93,9 +118,23 @@ class Gateway:
         return sum(journal.is_open for _, journal in self._journals.values())
 
     @property
+    def replicas(self) -> Sequence[Replica]:
+        """The engines, each with what it said of itself last."""
+        return self._engines.replicas
+
+    @property
+    def status(self) -> EngineStatus:
+        """What all engines do together."""
+        return self._engines.status
+
+    @property
     def step_age_s(self) -> float:
-        """Seconds since the engine last gave a sign of life."""
-        return time.monotonic() - self._heard_s
+        """Seconds since an engine last gave a sign of life."""
+        return self._engines.step_age_s
+
+    def num_open_on(self, replica: int) -> int:
+        """Samples queued or running on one engine."""
+        return self._loads()[replica]
 
     @property
     def uptime_s(self) -> float:
@@ -111,7 +150,7 @@ class Gateway:
     def is_ready(self) -> bool:
         """Whether a new request would be served soon."""
         young = self.step_age_s < self.limits.max_step_age_s
-        return self._down is None and not self._draining and young
+        return self._engines.is_up and not self._draining and young
 
     def drain(self) -> None:
         """Refuse what is new; what runs goes on."""
@@ -157,12 +196,10 @@ class Gateway:
             raise
         numbered = [replace(submit, request=next(self._numbers)) for submit in submits]
         request = Request(client=client, name=name, samples=[Journal(submit=s) for s in numbered])
-        for journal in request.samples:
-            self._send(journal.submit)
-            self._journals[journal.submit.request] = (request, journal)
-        self._requests[request] = None
-        if name:
-            self._names[client, name] = request
+        self._know(request)
+        if self._store is not None:
+            self._store.opened(request)
+        self._run_waiting()
         return request
 
     def find(self, client: str, name: str) -> Request | None:
@@ -203,9 +240,13 @@ class Gateway:
         if not request.is_open:
             return False
         for journal in request.samples:
-            if journal.is_open:
-                with contextlib.suppress(PeerError):  # an engine that is gone decodes nothing
-                    self._link.send(Cancel(request=journal.submit.request))
+            if not journal.is_open:
+                continue
+            journal.is_cancelled = True
+            if journal.replica is not None:
+                self._engines.cancel(journal.replica, journal.submit.request)
+            else:
+                self._dispatch(request, journal)
         return True
 
     def forget(self, request: Request) -> None:
@@ -214,12 +255,21 @@ class Gateway:
         for journal in request.samples:
             self._journals.pop(journal.submit.request, None)
         self._requests.pop(request, None)
+        if self._store is not None:
+            self._store.dropped(request)
         if self._names.get((request.client, request.name)) is request:
             del self._names[request.client, request.name]
 
+    def _know(self, request: Request) -> None:
+        for journal in request.samples:
+            self._journals[journal.submit.request] = (request, journal)
+        self._requests[request] = None
+        if request.name:
+            self._names[request.client, request.name] = request
+
     def _require_room(self, num_samples: int, client: str) -> None:
-        if self._down is not None:
-            raise GatewayDown(f"the engine is gone: {self._down}")
+        if self._engines.down is not None:
+            raise GatewayDown(f"the engine is gone: {self._engines.down}")
         if self._draining:
             raise GatewayDown("the server is shutting down: try another one")
         open_by_client = Counter(
@@ -245,81 +295,95 @@ class Gateway:
             if request.num_readers == 0 and not request.name:
                 self.forget(request)
 
-    # --- the leader -------------------------------------------------------------------------
+    # --- what engines do ----------------------------------------------------------------------
 
-    def _send(self, message: Message) -> None:
+    def _loads(self) -> Counter[int]:
+        on = (journal.replica for _, journal in self._journals.values() if journal.is_open)
+        return Counter(replica for replica in on if replica is not None)
+
+    def _dispatch(self, request: Request, journal: Journal) -> None:
+        """Let an engine do what is missing; without one the request waits, or has failed."""
+        number = journal.submit.request
+        journal.replica = None
+        if journal.is_cancelled:
+            self._finish(request, journal, Finished(request=number, reason="cancelled"))
+            return
         try:
-            self._link.send(message)
-        except PeerError as error:
-            self._fail(error)
-            raise GatewayDown(f"the engine is gone: {error}") from error
+            journal.replica = self._engines.submit(journal.resumption(), self._loads())
+        except GatewayDown as error:
+            self._end_badly(request, journal, error)
+            return
+        journal.num_sent += journal.replica is not None
+
+    def _attach(self, replica: int, link: Link) -> None:
+        if self._engines.replicas[replica].is_up:  # its older link is of no use any longer
+            self._engines.lose(replica, GatewayDown("another link came in its place"))
+        self._engines.attach(replica, link)
+        self._run_waiting()
+
+    def _run_waiting(self) -> None:
+        for request, journal in list(self._journals.values()):
+            if journal.is_open and journal.replica is None:
+                self._dispatch(request, journal)
+
+    def _replay(self, replica: int) -> None:
+        """Let others go on with what ran on an engine that was lost, after the final tokens."""
+        for request, journal in list(self._journals.values()):
+            if journal.is_open and journal.replica in (replica, None):
+                self._dispatch(request, journal)
 
     async def _keep(self) -> None:
-        """Look after the leader's age and drop journals nobody reads."""
+        """Look after the engines' ages and drop journals nobody reads."""
         for number in count(1):
-            if self._down is None:
-                try:
-                    self._link.send(Ping(number=number))
-                except PeerError as error:
-                    self._fail(error)
+            self._engines.ping(number)
             old_s = time.monotonic() - self.limits.grace_s
             for request in list(self._requests):
                 if request.num_readers == 0 and request.idle_since_s < old_s:
                     self.forget(request)
+            if self._store is not None:
+                self._store.tend(self._requests)
+                await asyncio.to_thread(self._store.sync)
             await asyncio.sleep(_PING_S)
 
-    def _read(self) -> None:
-        """Hand what the leader says to the loop (a thread of its own: links block)."""
-        assert self._loop is not None
-        while not self._closing.is_set():
-            try:
-                message: Message | PacelineError | None = self._link.recv(_POLL_S)
-            except PacelineError as error:
-                message = error
-            if message is None:
-                continue
-            try:
-                self._loop.call_soon_threadsafe(self._take, message)
-            except RuntimeError:  # the loop has ended
-                return
-            if isinstance(message, PacelineError):
-                return
-
-    def _take(self, message: Message | PacelineError) -> None:
-        self._heard_s = time.monotonic()
+    def _take(self, replica: int, message: Message) -> None:
+        """Take in what an engine says of a request that runs on it."""
         match message:
-            case Committed(request=number):
-                known = self._journals.get(number)
-                if known is not None:
-                    known[1].take(message, self.metrics)
-                    known[0].touch()
-            case Finished(request=number):
-                known = self._journals.get(number)
-                if known is not None:
-                    self._finish(*known, message)
-            case Failed(request=None, message=text):
-                self._fail(GatewayDown(text))
-            case Failed(request=number) if number is not None:
-                known = self._journals.get(number)
-                if known is not None:
-                    kind = _FAILURES.get(message.kind, PacelineError)
-                    self._end_badly(*known, kind(message.message))
-            case PacelineError():
-                self._fail(message)
-            case Pong(status=status):
-                self.status = status
+            case Committed() | Finished() | Failed():
+                number = message.request
             case _:
-                _LOG.warning("the leader sent an unexpected %s", type(message).__name__)
+                _LOG.warning("engine %d sent an unexpected %s", replica, type(message).__name__)
+                return
+        known = self._journals.get(number) if number is not None else None
+        if known is None or known[1].replica != replica:
+            return
+        request, journal = known
+        match message:
+            case Committed():
+                if self._store is not None:
+                    self._store.committed(message)
+                journal.take(message, self.metrics)
+                request.touch()
+            case Finished():
+                self._finish(request, journal, message)
+            case Failed():
+                kind = _FAILURES.get(message.kind, PacelineError)
+                self._end_badly(request, journal, kind(message.message))
 
     def _finish(self, request: Request, journal: Journal, finished: Finished) -> None:
-        journal.finished = finished
+        journal.end(finished)
+        self._ended(journal)
         request.touch()
         self.metrics.count_finished(finished)
         _LOG.info("finished", extra=journal.report(request))
         self._keep_answer(journal, finished)
 
+    def _ended(self, journal: Journal) -> None:
+        if self._store is not None:
+            self._store.ended(journal)
+
     def _end_badly(self, request: Request, journal: Journal, error: PacelineError) -> None:
         journal.error = error
+        self._ended(journal)
         request.touch()
         self.metrics.count_failed(type(error).__name__)
         _LOG.info("failed", extra=journal.report(request))
@@ -333,14 +397,6 @@ class Gateway:
         except OSError as error:  # a full disk must not end the service
             _LOG.warning("traffic is kept no longer: %s", error)
             self._traffic = None
-
-    def _fail(self, error: PacelineError) -> None:
-        if self._down is None and not self._closing.is_set():
-            _LOG.error("the engine is gone: %s", error)
-        self._down = self._down or error
-        for request, journal in self._journals.values():
-            if journal.is_open:
-                self._end_badly(request, journal, GatewayDown(f"the engine is gone: {error}"))
 
 
 def _essence(submit: Submit) -> Submit:

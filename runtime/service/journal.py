@@ -2,12 +2,14 @@
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from parallel.decoding.types import TokenLogprobs
 from parallel.messages import Committed, Finished, Submit
 from runtime.errors import PacelineError
 from runtime.service.metrics import ServiceMetrics
+
+_LEAST_S = 1e-3  # 0 would be no deadline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,14 @@ class Journal:
     error: PacelineError | None = None
     last_s: float = field(default_factory=time.monotonic)
     """When it was submitted, or tokens came last."""
+    replica: int | None = None
+    """Where it runs; None: it waits for an engine."""
+    is_cancelled: bool = False
+    """Whether it is to end early."""
+    num_sent: int = 0
+    """Times it was sent to an engine."""
+    submitted_s: float = field(default_factory=time.monotonic)
+    first_token_s: float | None = None
 
     @property
     def is_open(self) -> bool:
@@ -40,10 +50,32 @@ class Journal:
     def take(self, message: Committed, metrics: ServiceMetrics) -> None:
         """Take tokens in."""
         now_s = time.monotonic()
+        if self.first_token_s is None:
+            self.first_token_s = now_s
         metrics.count_tokens(len(message.token_ids), now_s - self.last_s, first=not self.token_ids)
         self.last_s = now_s
         self.token_ids.extend(message.token_ids)
         self.logprobs.extend(message.logprobs)
+
+    def resumption(self) -> Submit:
+        """Return what an engine is asked for: all, or what is missing of it."""
+        timeout_s = self.submit.timeout_s
+        if timeout_s:
+            timeout_s = max(self.submitted_s + timeout_s - time.monotonic(), _LEAST_S)
+        return replace(self.submit, output_ids=tuple(self.token_ids), timeout_s=timeout_s)
+
+    def end(self, finished: Finished) -> None:
+        """Take the end in; where several engines had a part in it, times are from the first on."""
+        if self.num_sent > 1:
+            now_s = time.monotonic()
+            stats = replace(
+                finished.stats,
+                replays=self.num_sent - 1,
+                ttft_s=(self.first_token_s or now_s) - self.submitted_s,
+                total_s=now_s - self.submitted_s,
+            )
+            finished = replace(finished, stats=stats)
+        self.finished = finished
 
     def piece(self, sample: int, start: int) -> Piece | None:
         """Return the tokens from number `start` on, if there are any."""

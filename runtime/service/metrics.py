@@ -16,6 +16,7 @@ _GAUGES = {
     "running": ("requests_running", "Requests being decoded"),
     "waiting": ("requests_waiting", "Requests queued in the engine"),
     "pages_used": ("kv_pages_used", "Pages of the target's cache that requests hold"),
+    "drafters": ("drafters", "Drafters attached"),
     "pages": ("kv_pages_total", "Pages of the target's cache"),
 }
 _COUNTERS = {
@@ -105,9 +106,6 @@ class _EngineCollector(Collector):
         overlap = status.hidden_s / status.draft_s if status.draft_s else 0.0
         yield GaugeMetricFamily(
             "paceline_spec_overlap_ratio", "Share of drafting that was hidden", value=overlap
-        )
-        yield GaugeMetricFamily(
-            "paceline_drafters", "Drafters attached", value=float(bool(status.drafter))
         )
         yield GaugeMetricFamily(
             "paceline_step_age_seconds",

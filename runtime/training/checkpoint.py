@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +20,40 @@ from runtime.training.config import TrainConfig
 from runtime.training.coordinator import StepReport
 from runtime.training.job_lock import LOCK
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundReport:
+    """How far a shared-seed run is after a round."""
+
+    step: int
+    """Rounds so far."""
+    loss: float
+    """Mean of what machines last told."""
+    num_machines: int
+    """Machines that the round had."""
+    num_scalars: int
+    """Scalars that it counted."""
+    num_late: int
+    """Of these, how many were of an earlier round."""
+    seconds: float
+
+
 _LOG = logging.getLogger("paceline.train")
 _STATE, _PREVIOUS = "state.safetensors", "state.previous.safetensors"
 _CHOICE = "scheme.json"
+_COPIED = (".json", ".jinja", ".txt", ".model", ".py")
+"""What belongs to a model beside its weights, by suffix."""
 _PARTS = ("parameters", "first", "second")
 
 
 class JobFiles:
     """A job's directory."""
 
-    def __init__(self, directory: Path, config: TrainConfig) -> None:
+    def __init__(self, directory: Path, config: TrainConfig, data_digest: str = "") -> None:
+        """Take a job's directory; `data_digest` is of what it learns from."""
         self.directory = directory
         self._config = config
+        self._data_digest = data_digest
 
     def open(self) -> AdamW | None:
         """Make the directory, or return the newest state in it that is whole.
@@ -39,23 +61,38 @@ class JobFiles:
         Raises:
             ConfigError: it belongs to a job with other settings, or all its states are damaged.
         """
+        if self.claim():
+            return None
+        state = self._newest()
+        self.cut_metrics(0 if state is None else state.step)
+        return state
+
+    def claim(self) -> bool:
+        """Make the directory this job's; tell whether it was new.
+
+        Raises:
+            ConfigError: it belongs to a job with other settings.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         settings = self.directory / "job.json"
-        wanted = json.dumps(self._config.learning_part(), indent=2, sort_keys=True)
+        learning_part = self._config.learning_part() | {"samples": self._data_digest}
+        wanted = json.dumps(learning_part, indent=2, sort_keys=True)
         if not settings.exists():
-            if any(file.name != LOCK for file in self.directory.iterdir()):
+            unfinished = {LOCK, f"{settings.name}.new"}  # of a run that was cut as it began
+            if any(file.name not in unfinished for file in self.directory.iterdir()):
                 raise ConfigError(f"{self.directory} is not empty and no job's: name another out")
-            settings.write_text(wanted)
-            return None
-        if settings.read_text() != wanted:
-            changed = _changed(json.loads(settings.read_text()), json.loads(wanted))
+            _replace_text(settings, wanted)
+            return True
+        found = _read_settings(settings)
+        if found != json.loads(wanted) and not self._has_learnt:
+            _replace_text(settings, wanted)  # it came to nothing: nothing depends on it
+        elif found != json.loads(wanted):
+            changed = _changed(found, json.loads(wanted))
             raise ConfigError(
-                f"{self.directory} holds a run with other settings ({changed}): give those back, "
-                "or name another out"
+                f"{self.directory} holds a run with other settings or data ({changed}): give those "
+                "back, or name another out"
             )
-        state = self._newest()
-        self._cut_metrics(0 if state is None else state.step)
-        return state
+        return False
 
     def save_state(self, optimizer: AdamW) -> None:
         """Write the state; the one before stays until this one is whole."""
@@ -76,11 +113,9 @@ class JobFiles:
 
     def keep_choice(self, choice: Choice) -> None:
         """Write the chosen scheme down: a run that goes on keeps it."""
-        fresh = self.directory / f"{_CHOICE}.new"
-        fresh.write_text(json.dumps(asdict(choice), indent=2) + "\n")
-        fresh.replace(self.directory / _CHOICE)
+        _replace_text(self.directory / _CHOICE, json.dumps(asdict(choice), indent=2) + "\n")
 
-    def add_metrics(self, report: StepReport, more: Mapping[str, float]) -> None:
+    def add_metrics(self, report: StepReport | RoundReport, more: Mapping[str, float]) -> None:
         """Append a step's line to metrics.jsonl."""
         with (self.directory / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(asdict(report) | dict(more)) + "\n")
@@ -91,11 +126,18 @@ class JobFiles:
         lines = file.read_text().splitlines() if file.exists() else []
         return [json.loads(line) for line in lines if line.endswith("}")]
 
-    def _cut_metrics(self, step: int) -> None:
+    @property
+    def _has_learnt(self) -> bool:
+        names = (_STATE, _PREVIOUS, "metrics.jsonl")
+        return any((self.directory / name).exists() for name in names)
+
+    def cut_metrics(self, step: int) -> None:
         """Drop what was measured after the state that the run goes on from."""
+        if not (self.directory / "metrics.jsonl").exists():
+            return
         kept = [line for line in self.metrics() if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
-        (self.directory / "metrics.jsonl").write_text(text)
+        _replace_text(self.directory / "metrics.jsonl", text)
 
     def _newest(self) -> AdamW | None:
         damaged = []
@@ -106,7 +148,7 @@ class JobFiles:
             try:
                 return _read_state(file)
             except (SafetensorError, ValueError, KeyError, OSError) as error:
-                _LOG.warning("%s is damaged, trying the one before: %s", file, error)
+                _LOG.warning("%s is damaged (%s): going on from the state before it", file, error)
                 damaged.append(str(file))
         if damaged:
             raise ConfigError(f"{' and '.join(damaged)} cannot be read: start anew in another out")
@@ -152,11 +194,30 @@ def save_whole(directory: Path, weights: Mapping[str, Vector], base: Path) -> No
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     for file in base.iterdir():
-        if file.is_file() and file.suffix != ".safetensors" and "index" not in file.name:
+        if file.suffix in _COPIED and not file.name.endswith(".index.json"):
             shutil.copyfile(file, fresh / file.name)
+    settings = json.loads((base / "config.json").read_text())
+    settings.pop("torch_dtype", None)  # its older name
+    settings["dtype"] = "float32"  # as the weights are here, whatever those of the base are
+    (fresh / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     save_file(dict(weights), fresh / "model.safetensors", {"format": "pt"})
     shutil.rmtree(directory, ignore_errors=True)
     fresh.replace(directory)
+
+
+def _replace_text(file: Path, text: str) -> None:
+    """Write a file that is whole at any time."""
+    fresh = file.with_name(file.name + ".new")
+    fresh.write_text(text)
+    _sync(fresh)
+    fresh.replace(file)
+
+
+def _read_settings(file: Path) -> object:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read ({error}): start anew in another out") from error
 
 
 def _read_state(file: Path) -> AdamW:

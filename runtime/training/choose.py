@@ -32,7 +32,7 @@ class Choice:
 
 
 def choose_scheme(
-    times_s: Sequence[Sequence[float]], *, num_chunks: int, patience: float
+    times_s: Sequence[Sequence[float]], *, num_chunks: int, patience: float, num_places: int
 ) -> Choice:
     """Return the fastest exact scheme that trains one model.
 
@@ -42,6 +42,7 @@ def choose_scheme(
         times_s: when each worker had done its plain share, [rounds][workers].
         num_chunks: chunks that a step's batch makes for a queue.
         patience: mu of the schemes that work in rounds.
+        num_places: workers that there may be; groups have to come out even with these too.
     """
     times = np.array(times_s)
     num_workers = times.shape[1]
@@ -57,7 +58,7 @@ def choose_scheme(
             chunks_each=each,
         ).seconds
     }
-    group = next((d for d in (2, 3, 4) if num_workers % d == 0), 0)
+    group = next((d for d in (2, 3, 4) if num_workers % d == 0 == num_places % d), 0)
     if group:
         seconds["frc-stream"] = simulate_dispatch(
             "frc-stream",

@@ -89,7 +89,7 @@ class StepReport:
     num_repeated: int
     """Chunks that were started a second time."""
     num_stragglers: int
-    """Workers still busy when the step had all it needs."""
+    """Workers that were late; with a queue, those whose chunks others brought."""
     num_lost: int
     """Workers that died or were given up."""
     trial: int = 0
@@ -124,6 +124,8 @@ class Coordinator:
         self._num_learnt = num_learnt
         self._clock = clock
         self._busy_since: dict[int, float] = {}
+        self._helping: set[int] = set()
+        """Workers at a chunk of this step that another one began."""
         self._num_losses = 0
 
     def step(self) -> StepReport:
@@ -155,7 +157,7 @@ class Coordinator:
             num_tokens=num_tokens,
             seconds=self._clock.now_s() - start_s,
             num_repeated=num_started - len(chunks),
-            num_stragglers=len(self._busy_since),
+            num_stragglers=len(self._busy_since.keys() - self._helping),
             num_lost=self._num_losses - losses_before,
         )
 
@@ -165,7 +167,9 @@ class Coordinator:
         """Return every chunk's result, and how many were started."""
         dispatcher = self._dispatcher(len(chunks))
         results: dict[int, ChunkResult] = {}
-        num_started = self._start_idle(dispatcher, version, chunks)
+        begun: set[int] = set()
+        self._helping = set()
+        num_started = self._start_idle(dispatcher, version, chunks, begun)
         idle_since_s = self._clock.now_s()
         while not dispatcher.is_complete:
             if self._busy_since:
@@ -186,7 +190,7 @@ class Coordinator:
                     results[chunk] = event.result
             self._give_up_on_silent(dispatcher)
             if not dispatcher.is_complete:
-                num_started += self._start_idle(dispatcher, version, chunks)
+                num_started += self._start_idle(dispatcher, version, chunks, begun)
         return results, num_started
 
     def _dispatcher(self, num_chunks: int) -> Dispatcher:
@@ -195,7 +199,11 @@ class Coordinator:
         return PullQueue(num_chunks)
 
     def _start_idle(
-        self, dispatcher: Dispatcher, version: int, chunks: Sequence[Sequence[int]]
+        self,
+        dispatcher: Dispatcher,
+        version: int,
+        chunks: Sequence[Sequence[int]],
+        begun: set[int],
     ) -> int:
         num_started = 0
         for worker in range(self._pool.size):
@@ -211,6 +219,10 @@ class Coordinator:
                 )
                 self._pool.start(worker, work)
                 self._busy_since[worker] = self._clock.now_s()
+                self._helping.discard(worker)
+                if chunk in begun:
+                    self._helping.add(worker)
+                begun.add(chunk)
                 num_started += 1
         return num_started
 

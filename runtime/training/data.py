@@ -1,9 +1,11 @@
 """Training samples from .jsonl files: read, rendered, tokenized, with the loss on completions."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 
 from runtime.errors import ConfigError
 from runtime.text import Tokenizer
@@ -42,11 +44,14 @@ def read_examples(file: Path, config: DataConfig, tokenizer: Tokenizer) -> list[
     Raises:
         ConfigError: it cannot be read, or a record lacks what is needed; names the line.
     """
+    _check_templates(config)
     examples = []
     for number, record in _records(file):
         try:
             examples.append(_example(record, config, tokenizer))
-        except (KeyError, IndexError, ValueError, TypeError) as error:
+        except ConfigError:  # of the chat template, for all records
+            raise
+        except (KeyError, ValueError, TypeError) as error:
             raise ConfigError(f"{file}, line {number}: {_reason(error, record)}") from error
         if len(examples) == config.limit:
             break
@@ -58,15 +63,25 @@ def read_examples(file: Path, config: DataConfig, tokenizer: Tokenizer) -> list[
 def tokenize(example: Example, tokenizer: Tokenizer, max_length: int) -> Sample:
     """Return a sample of at most `max_length` tokens; a prompt that is too long loses its start."""
     prompt = tokenizer.encode(example.prompt, whole=not example.is_chat)
-    ends = sorted(tokenizer.eos_ids)[:1]  # a tokenizer without an end token learns to go on
-    completion = [*tokenizer.encode(example.completion, whole=False), *ends]
-    if example.choices:
-        completion = completion[:-1]  # what is chosen needs no end
+    completion = tokenizer.encode(example.completion, whole=False)
+    if example.is_chat and tokenizer.eos_ids & set(completion):
+        while completion[-1] not in tokenizer.eos_ids:  # what templates write between messages
+            completion.pop()
+    elif not example.choices:  # what is chosen needs no end
+        completion += sorted(tokenizer.eos_ids)[:1]  # without one, the model learns to go on
     completion = completion[: max_length - 1]
     prompt = prompt[max(0, len(prompt) + len(completion) - max_length) :]
     if not prompt:  # there is nothing before the first token to foretell it from
         prompt, completion = completion[:1], completion[1:]
     return Sample((*prompt, *completion), len(prompt))
+
+
+def digest_of(samples: Sequence[Sample]) -> str:
+    """Return a digest of samples: equal where the same is learnt."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(repr((sample.token_ids, sample.num_prompt)).encode())
+    return digest.hexdigest()
 
 
 def render(example: Example, sample: Sample, tokenizer: Tokenizer) -> str:
@@ -79,7 +94,7 @@ def render(example: Example, sample: Sample, tokenizer: Tokenizer) -> str:
 
 def _records(file: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")  # other breaks may be in strings
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
     for number, line in enumerate(lines, start=1):
@@ -96,17 +111,7 @@ def _records(file: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
 
 def _example(record: Mapping[str, object], config: DataConfig, tokenizer: Tokenizer) -> Example:
     if config.prompt:
-        words = {name: config.words[name][int(str(record[name]))] for name in config.words}
-        choices: tuple[str, ...] = ()
-        for name, known in config.words.items():
-            if f"{{{name}}}" in config.completion:
-                choices = tuple(
-                    config.completion.format_map({**record, **words, name: word}) for word in known
-                )
-        shown = {**record, **words}
-        return Example(
-            config.prompt.format_map(shown), config.completion.format_map(shown), choices
-        )
+        return _from_fields(record, config)
     if "messages" in record:
         return _from_messages(record["messages"], tokenizer)
     if "completion" in record:
@@ -114,19 +119,57 @@ def _example(record: Mapping[str, object], config: DataConfig, tokenizer: Tokeni
     return Example("", _text(record, "text"))
 
 
+def _check_templates(config: DataConfig) -> None:
+    for name, text in (("prompt", config.prompt), ("completion", config.completion)):
+        try:
+            named = [field for _, field, _, _ in Formatter().parse(text) if field is not None]
+        except ValueError as error:
+            raise ConfigError(f"data.{name} is {text!r}: {error}; {{{{ is a plain {{") from error
+        if any(not field or field.isdecimal() or set(field) & set(".[") for field in named):
+            raise ConfigError(f"data.{name} is {text!r}: name a record's fields, as {{question}}")
+
+
+def _from_fields(record: Mapping[str, object], config: DataConfig) -> Example:
+    words = {name: _word(name, record[name], known) for name, known in config.words.items()}
+    shown = {name: value for name, value in record.items() if value is not None} | words
+    choices: tuple[str, ...] = ()
+    for name, known in config.words.items():
+        if f"{{{name}}}" in config.completion:
+            choices = tuple(config.completion.format_map({**shown, name: word}) for word in known)
+    return Example(config.prompt.format_map(shown), config.completion.format_map(shown), choices)
+
+
+def _word(name: str, value: object, known: Sequence[str]) -> str:
+    number = str(value)
+    if not number.isdecimal() or int(number) >= len(known):
+        raise ValueError(f"{name} is {value!r}: data.words has words for 0 to {len(known) - 1}")
+    return known[int(number)]
+
+
 def _from_messages(messages: object, tokenizer: Tokenizer) -> Example:
+    """Take the last answer as what is learnt, with the end that the chat template gives it."""
     if not isinstance(messages, list) or not messages:
         raise ValueError("messages is no list of messages")
+    for number, message in enumerate(messages, start=1):
+        if not isinstance(message, dict) or not all(
+            isinstance(message.get(name), str) for name in ("role", "content")
+        ):
+            raise ValueError(f"message {number} has no role and content that are texts")
     *before, last = messages
-    if last.get("role") != "assistant" or not before:
+    if last["role"] != "assistant" or not before:
         raise ValueError("messages has to end with one of the assistant, after another")
-    return Example(tokenizer.render_chat(before), str(last["content"]), is_chat=True)
+    prompt = tokenizer.render_chat(before)
+    whole = tokenizer.render_chat(messages, is_open=False)
+    answer = whole.removeprefix(prompt) if whole.startswith(prompt) else last["content"]
+    return Example(prompt, answer, is_chat=True)
 
 
 def _text(record: Mapping[str, object], name: str) -> str:
     value = record[name]
     if not isinstance(value, str):
         raise TypeError(f"{name} is {value!r}, no text")
+    if not value.strip() and name != "prompt":
+        raise ValueError(f"{name} is empty: there is nothing to learn")
     return value
 
 

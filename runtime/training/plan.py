@@ -10,10 +10,11 @@ from dataclasses import replace
 
 from parallel.training.adamw import AdamW, Vector
 from parallel.training.coding.names import round_scheme
+from parallel.training.coding.schemes import smallest_batch
 from runtime.clock import Clock
 from runtime.errors import PeerLost
 from runtime.training.choose import Choice, choose_scheme
-from runtime.training.config import AUTO, TrainConfig, smallest_batch
+from runtime.training.config import AUTO, TrainConfig
 from runtime.training.coordinator import (
     NOBODY_S,
     Arrived,
@@ -64,7 +65,12 @@ def training_steps(
             if optimizers[0].step == config.optimizer.steps:
                 return
             chunks = -(-config.optimizer.batch // config.optimizer.microbatch)
-            choice = choose_scheme(times_s, num_chunks=chunks, patience=config.workers.patience)
+            choice = choose_scheme(
+                times_s,
+                num_chunks=chunks,
+                patience=config.workers.patience,
+                num_places=pool.size,
+            )
             keep(choice)
         note(f"scheme {choice.scheme}: {choice.why}")
         workers = replace(config.workers, scheme=choice.scheme, group=choice.group or 1)

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel.training.adamw import AdamW
-from parallel.training.coding.schemes import Key, Scheme, Task
-from parallel.training.sampler import dropout_seed
+from parallel.training.coding.patience import Patience
+from parallel.training.coding.schemes import Key, Scheme, Task, remembered
+from parallel.training.sampler import dropout_seed, split_evenly
 from runtime.clock import Clock
 from runtime.errors import PacelineError, PeerLost
 from runtime.training.config import TrainConfig
@@ -30,8 +31,6 @@ from runtime.training.work import ChunkResult, Work
 _LOG = logging.getLogger("paceline.train")
 _WAIT_S = 1.0
 _SHORTEST_WAIT_S = 0.001
-_MEMORY = 64
-"""Rounds of the history that a scheme is shown; windows are shorter."""
 
 
 class WorkersAwayError(Exception):
@@ -60,7 +59,7 @@ class RoundCoordinator:
         Args:
             config: the job's; trial k has its seed plus k.
             scheme: who does what.
-            optimizers: each trial's; they go on from their steps.
+            optimizers: each trial's; they go on from their steps, those that are behind first.
             pool: as many workers as the scheme has.
             num_learnt: learnt tokens of each sample.
             clock: says who is late.
@@ -75,7 +74,8 @@ class RoundCoordinator:
         self._num_learnt = num_learnt
         self._clock = clock
         # What is not decoded when a run is cut begins anew: gradients do not depend on the rounds.
-        self._base = sum(optimizer.step for optimizer in optimizers)
+        self._first_steps = [optimizer.step for optimizer in optimizers]
+        self._base = min(self._first_steps) * len(optimizers)
         self._num_jobs = config.optimizer.steps * len(optimizers) - self._base
         self._round = 0
         self._next = 0
@@ -90,6 +90,7 @@ class RoundCoordinator:
         self._away_since: dict[int, float] = {}
         self._pending: dict[int, deque[tuple[Task, Work]]] = {}
         self._num_losses = 0
+        self._patience = Patience(config.workers.patience)
         self.times_s: list[list[float]] = []
         """When each worker had finished, in rounds that waited for all."""
 
@@ -125,10 +126,13 @@ class RoundCoordinator:
         losses_before = self._num_losses
         self._open_job()
         late, waited, num_started, num_wanted = self._work(start_s)
-        self._history = np.vstack([self._history[-_MEMORY:], late])
+        self._history = remembered(self._scheme, np.vstack([self._history, late]))
         self._round += 1
         reports = []
         while self._next < self._num_jobs and self._next < self._round:
+            if self._was_made(self._next):
+                self._next += 1
+                continue
             report = self._decode(self._next)
             if report is None:
                 break
@@ -157,16 +161,21 @@ class RoundCoordinator:
         """Return what decides a job's parameters: a trial and its step."""
         return self._base + job
 
+    def _was_made(self, job: int) -> bool:
+        """Tell whether a trial that is ahead of the others made a job's step in an earlier run."""
+        step = self._version(job) // len(self._optimizers)
+        return step < self._first_steps[self._trial(job)]
+
     def _open_job(self) -> None:
         """Publish the parameters of the job that this round starts, and share its batch out."""
         job = self._round
-        if job >= self._num_jobs:
+        if job >= self._num_jobs or self._was_made(job):
             return
         optimizer = self._optimizers[self._trial(job)]
         config = replace(self._config, seed=self._config.seed + self._trial(job))
         ids = batch_of(config, optimizer.step, len(self._num_learnt))
         bounds = accumulate(self._scheme.chunk_sizes, initial=Fraction(0))
-        places = pairwise(round(bound * len(ids)) for bound in bounds)
+        places = pairwise(math.floor(bound * len(ids)) for bound in bounds)
         self._batches[job] = [tuple(ids[first:stop]) for first, stop in places]
         self._pool.publish(self._version(job), optimizer.parameters)
 
@@ -214,12 +223,7 @@ class RoundCoordinator:
         Returns:
             Who is late, whether that had to be waited for, chunks started, chunks wanted.
         """
-        plan = self._scheme.assign(self._round, self._num_jobs, self._arrivals)
-        self._first_chunk |= {task.key: task.chunks[0][0] for mine in plan for task in mine}
-        tasks = {
-            worker: [task for task in mine if task.job >= self._next and self._is_wanted(task)]
-            for worker, mine in enumerate(plan)
-        }
+        tasks = self._assign()
         self._pending = {worker: self._works(mine) for worker, mine in tasks.items()}
         working = {worker for worker, mine in tasks.items() if mine}
         num_wanted = sum(len(works) for works in self._pending.values())
@@ -230,12 +234,12 @@ class RoundCoordinator:
             missing = working - set(finished)
             late = np.array([w in missing for w in range(self._scheme.num_workers)])
             now_s = self._clock.now_s() - start_s
-            deadline_s = self._deadline_s(len(working), finished)
+            deadline_s = self._patience.deadline_s(finished.values(), len(working))
             tolerated = not missing or (
                 now_s >= deadline_s and self._scheme.conforms(np.vstack([self._history, late]))
             )
             if tolerated:
-                self._pending = {}
+                self._patience.end_round(finished.values(), len(working))
                 if len(finished) == self._scheme.num_workers:
                     self.times_s.append([finished[w] for w in range(len(finished))])
                 return late, waited, num_started, num_wanted
@@ -256,6 +260,18 @@ class RoundCoordinator:
             self._give_up_on_silent(tasks)
             num_started += self._start_idle()
 
+    def _assign(self) -> dict[int, list[Task]]:
+        """Return what each worker has to do in this round."""
+        plan = self._scheme.assign(self._round, self._num_jobs, self._arrivals)
+        for task in (task for mine in plan for task in mine):
+            self._first_chunk[task.key] = task.chunks[0][0]
+            if self._was_made(task.job):
+                self._arrivals.setdefault(task.key, self._round)
+        return {
+            worker: [task for task in mine if task.job >= self._next and self._is_wanted(task)]
+            for worker, mine in enumerate(plan)
+        }
+
     def _check_away(self, missing: set[int]) -> None:
         """Raise WorkersAwayError if one that the round may not end without does not come back."""
         now_s = self._clock.now_s()
@@ -267,21 +283,10 @@ class RoundCoordinator:
             raise WorkersAwayError(gone)
 
     def _is_wanted(self, task: Task) -> bool:
-        return task.key not in self._results
+        return task.key not in self._results and not self._was_made(task.job)
 
     def _has_finished(self, tasks: Sequence[Task]) -> bool:
         return all(task.key in self._results or task.job < self._next for task in tasks)
-
-    def _deadline_s(self, num_working: int, finished: dict[int, float]) -> float:
-        """Return when a worker is late: (1 + patience) times what the fastest eighth took.
-
-        One worker that is fast by chance does not set the deadline for many.
-        """
-        needed = max(1, num_working // 8)
-        if len(finished) < needed:
-            return math.inf
-        taken = sorted(finished.values())[needed - 1]
-        return taken * (1 + self._config.workers.patience)
 
     def _take(self, result: ChunkResult) -> None:
         """Take a sum in; a chunk of one that is not whole, or a second copy, is nothing yet."""
@@ -291,23 +296,31 @@ class RoundCoordinator:
             self._arrivals.setdefault(key, self._round)
 
     def _works(self, tasks: Sequence[Task]) -> deque[tuple[Task, Work]]:
+        """Return tasks as the microbatches that a worker is given one after the other."""
         works: deque[tuple[Task, Work]] = deque()
         for task in tasks:
-            last = len(task.chunks) - 1
-            for index, (chunk, coefficient) in enumerate(task.chunks):
-                trial = self._trial(task.job)
-                step = self._version(task.job) // len(self._optimizers)
+            trial = self._trial(task.job)
+            step = self._version(task.job) // len(self._optimizers)
+            pieces = [
+                (samples, coefficient, dropout_seed(self._config.seed + trial, step, chunk, piece))
+                for chunk, coefficient in task.chunks
+                for piece, samples in enumerate(self._pieces(self._batches[task.job][chunk]))
+            ]
+            for index, (samples, coefficient, seed) in enumerate(pieces):
                 work = Work(
                     version=self._version(task.job),
                     key=task.key,
-                    samples=self._batches[task.job][chunk],
+                    samples=tuple(samples),
                     coefficient=coefficient,
                     first=index == 0,
-                    last=index == last,
-                    dropout_seed=dropout_seed(self._config.seed + trial, step, chunk),
+                    last=index == len(pieces) - 1,
+                    dropout_seed=seed,
                 )
                 works.append((task, work))
         return works
+
+    def _pieces(self, samples: tuple[int, ...]) -> list[list[int]]:
+        return split_evenly(list(samples), -(-len(samples) // self._config.optimizer.microbatch))
 
     def _start_idle(self) -> int:
         num_started = 0

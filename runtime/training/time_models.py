@@ -1,6 +1,7 @@
 """How long a simulated cluster's workers take, by name: drawn by chance, or measured."""
 
 import csv
+import math
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ _SERVERLESS = _GILBERT_ELLIOTT | {
 
 
 def time_model(
-    text: str, *, num_workers: int, num_rounds: int, slope: float, seed: int
+    text: str, *, num_workers: int, num_rounds: int, slope: float | None, seed: int
 ) -> tuple[TimeModel, int]:
     """Return the time model that was named, and its number of workers.
 
@@ -27,7 +28,8 @@ def time_model(
         text: gilbert-elliott or serverless, perhaps with settings, or trace:FILE.csv.
         num_workers: of a model by chance; a trace has its own number.
         num_rounds: of a model by chance.
-        slope: of a trace: seconds that a unit of load adds.
+        slope: of a trace: seconds that a unit of load adds; None takes computing to be all that
+            its workers did.
         seed: of chance.
 
     Raises:
@@ -36,6 +38,10 @@ def time_model(
     kind, _, rest = text.partition(":")
     if kind == "trace":
         times = _read_trace(Path(rest))
+        if slope is None:
+            slope = times.shape[1] * float(np.median(times))
+        if not 0 <= slope < math.inf:
+            raise ConfigError(f"--slope is {slope}: it must not be below 0")
         return Trace(times, slope), times.shape[1]
     presets = {"gilbert-elliott": _GILBERT_ELLIOTT, "serverless": _SERVERLESS}
     if kind not in presets:
@@ -52,9 +58,14 @@ def time_model(
             values[name] = float(text)
         except ValueError as error:
             raise ConfigError(f"--model has {part!r}: write {name}=0.5, say") from error
-    for name in ("slow", "fast"):
-        if not 0 < values[name] <= 1:
-            raise ConfigError(f"--model has {name}={values[name]}: it must be in (0, 1]")
+    for name, value in values.items():
+        if name in ("slow", "fast") and not 0 < value <= 1:
+            raise ConfigError(f"--model has {name}={value}: it must be in (0, 1]")
+        least = 1 if name == "factor" else 0
+        if not least <= value < math.inf:
+            raise ConfigError(f"--model has {name}={value}: it must not be below {least}")
+    if values["overhead"] + values["work"] == 0:
+        raise ConfigError("--model has neither overhead nor work: one must be above 0")
     chain = GilbertElliott(p_slow=values.pop("slow"), p_fast=values.pop("fast"))
     made = SlowStates(
         chain,
@@ -74,6 +85,14 @@ def _read_trace(file: Path) -> Seconds:
         raise ConfigError(
             f"--model trace: {file} cannot be read as rounds by workers of seconds: {error}"
         ) from error
-    if not rows or len({len(row) for row in rows}) != 1:
-        raise ConfigError(f"--model trace: the rows of {file} are not equally long")
+    if not rows:
+        raise ConfigError(f"--model trace: {file} has no rounds")
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(rows[0]):
+            raise ConfigError(
+                f"--model trace: {file}, round {number} has {len(row)} workers, the first "
+                f"{len(rows[0])}"
+            )
+        if not all(0 < value < math.inf for value in row):
+            raise ConfigError(f"--model trace: {file}, round {number}: times must be above 0")
     return np.array(rows)

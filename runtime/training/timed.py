@@ -1,12 +1,12 @@
 """A worker whose computing is a timed wait, beside a small real gradient: schemes on few cores."""
 
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from parallel.training.coding.drawn import slowness
 from runtime.training.work import ChunkResult, Vector, Work
 
 _SIZE = 256
@@ -64,5 +64,5 @@ class TimedWorker:
         )
 
     def _slowness(self, work: Work, worker: int, life: int) -> float:
-        draw = random.Random(f"{self._spec.seed}/{work.version}/{worker}/{life}").random()
-        return self._spec.factor if draw < self._spec.slow else 1.0
+        spec = self._spec
+        return slowness(spec.seed, work.version, worker, life, slow=spec.slow, factor=spec.factor)

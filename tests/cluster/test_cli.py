@@ -196,6 +196,9 @@ LAYERS = ["bench", "layer-parallel", "--prompt", "x", "--drafter"]
         (["serve", "--token-file", "none"], "--token-file none cannot be read"),
         (["serve", "--tls-key", "key.pem"], "--tls-key and --client-ca need --tls-cert"),
         (["serve", "--max-tokens", "0"], "--max-tokens is 0"),
+        (["serve", "--replicas", "0"], "--replicas is 0: at least 1 is needed"),
+        (["serve", "--drafter-groups", "4:1"], "--drafter-groups is '4:1': write a number, or"),
+        (["serve", "--step-limit", "0"], "--step-limit must be above 0"),
         (["serve", "--mode", "fast"], "--mode is 'fast': choose one of autoregressive"),
         (
             ["draft", "train", "--follow", "t", "--out", "nowhere"],
@@ -273,6 +276,11 @@ def test_other_verbs_refuse_bad_options_too(
         (["simulate", "train", "--schemes", "pull"], "write pull-4, say"),
         (["simulate", "train", "--schemes", "frc-stream-3"], "groups of 3 do not come out even"),
         (["simulate", "train", "--plot", "x.pdf"], "name a .png file"),
+        (["simulate", "train", "--model", "serverless:tail=-1"], "tail=-1.0: it must not be below"),
+        (
+            ["simulate", "train", "--rounds", "5", "--schemes", "m-sgc-2-5-2"],
+            "m-sgc-2-5-2 decodes 5 rounds late: more than 5 rounds are needed",
+        ),
     ],
 )
 def test_training_verbs_refuse_bad_options(

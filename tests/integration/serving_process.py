@@ -18,13 +18,19 @@ _START_S = 120
 class ServingProcess:
     """Started with some options; ends with `close`."""
 
-    def __init__(self, target: Path, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        target: Path,
+        options: Sequence[str] = (),
+        environment: dict[str, str] | None = None,
+    ) -> None:
         command = [sys.executable, "-m", "cluster.cli", "serve", "--target", str(target)]
         self.process = subprocess.Popen(
             [*command, "--listen", "127.0.0.1:0", "--threads", "1", *options],
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            env=environment,
         )
         self._lines: Queue[str] = Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)

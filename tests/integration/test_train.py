@@ -6,20 +6,21 @@ import os
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cluster.bench_train import run as bench
-from cluster.options import BenchTrainOptions, TrainMergeOptions, TrainOptions
-from cluster.train import _Display, run
+from cluster.options import BenchTrainOptions, TrainMergeOptions
+from cluster.train import _Display
 from cluster.train_merge import run as merge
-from cluster.train_pool import RayPool
+from parallel.group import SoloGroup
 from runtime.errors import ConfigError
 from runtime.training.coordinator import StepReport
+from runtime.weights import load_decoder
+from tests.integration.training_jobs import adapter, same, train, watch_pids
 from tests.models import smollm2_directory
+from tests.parallel.model.tiny import score
 from tests.tiny_checkpoint import save_tiny_checkpoint
 
 NUM_STEPS = 4
@@ -43,19 +44,12 @@ def job(tmp_path: Path, ray_session: None) -> Path:  # noqa: ARG001  (it must be
     return file
 
 
-def train(file: Path, *settings: str) -> Path:
-    assert run(TrainOptions(config=file, settings=settings, ray_address=None, json=True)) == 0
-    out = next((s.partition("=")[2] for s in settings if s.startswith("out=")), "run")
-    return file.parent / out
-
-
-def adapter(directory: Path) -> dict[str, np.ndarray]:
-    tensors: dict[str, np.ndarray] = load_file(directory / "final" / "adapter_model.safetensors")
-    return tensors
-
-
-def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
-    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+def assert_engine_agrees(directory: Path, model: PreTrainedModel) -> None:
+    """Compare the engine's logits with those of the same model in transformers."""
+    ours = load_decoder(directory, SoloGroup(), dtype=torch.float32, device=torch.device("cpu"))
+    prompt = [28, 7, 9, 11]
+    expected = model(torch.tensor([prompt])).logits[0]
+    torch.testing.assert_close(score(ours, tuple(prompt)), expected, atol=2e-3, rtol=0)
 
 
 def test_workers_that_do_not_fit_are_refused_before_any_is_started(job: Path) -> None:
@@ -76,27 +70,25 @@ def test_it_learns_and_others_load_what_it_learnt(job: Path, tmp_path: Path) -> 
     ids = torch.tensor([[28, 7, 9]])
     with torch.inference_mode():
         assert not torch.allclose(merged(ids).logits, plain(ids).logits, atol=1e-3)
+        assert_engine_agrees(tmp_path / "whole", merged)
     peft = pytest.importorskip("peft")
     adapted = peft.PeftModel.from_pretrained(plain, out / "final")
     with torch.inference_mode():
         torch.testing.assert_close(adapted(ids).logits, merged(ids).logits, atol=1e-3, rtol=0)
 
 
-def test_killed_and_slow_workers_change_no_bit(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_and_slow_workers_change_no_bit(
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     undisturbed = train(job, "out=a")
-    pids: dict[int, int] = {}
-    wait, show = RayPool.wait_ready, _Display.step
-
-    def remember(self: RayPool, least: int) -> None:
-        wait(self, least)
-        pids.update(self.pids)
+    pids = watch_pids(monkeypatch)
+    show = _Display.step
 
     def kill_one(self: _Display, report: StepReport) -> None:
         show(self, report)
         if report.step <= 2:  # it is busy with a chunk that is done twice, or starts the next step
             os.kill(pids[report.step - 1], signal.SIGKILL)
 
-    monkeypatch.setattr(RayPool, "wait_ready", remember)
     monkeypatch.setattr(_Display, "step", kill_one)
     faulty = train(job, "out=b", "faults.slow=0.3", "faults.factor=3")
     assert same(adapter(undisturbed), adapter(faulty))
@@ -104,6 +96,7 @@ def test_killed_and_slow_workers_change_no_bit(job: Path, monkeypatch: pytest.Mo
     plain = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in lines] == [line["loss"] for line in plain]
     assert sum(line["num_lost"] for line in lines) == 2
+    assert capsys.readouterr().err.count("lost, another takes its place") == 2
     monkeypatch.undo()
     streamed = train(job, "out=c", "workers.scheme=frc-stream", "optimizer.microbatch=3")
     pulled = train(job, "out=d", "optimizer.microbatch=3")
@@ -121,6 +114,20 @@ def tiny_job(job: Path, tmp_path: Path) -> Path:
     text = job.read_text().replace(str(smollm2_directory()), str(model))
     job.write_text(text.replace("count = 2", "count = 4\nlost_after_s = 4.0"))
     return job
+
+
+def test_all_weights_can_learn(tiny_job: Path) -> None:
+    settings = ('method="full"', "optimizer.lr=0.003", "optimizer.steps=6", "precision=bfloat16")
+    out = train(tiny_job, *settings, "gradient_checkpointing=true")
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["eval_loss"] < lines[3]["eval_loss"]
+    learnt = AutoModelForCausalLM.from_pretrained(out / "final").eval()
+    assert learnt.dtype == torch.float32
+    start = AutoModelForCausalLM.from_pretrained(tiny_job.parent / "tiny")
+    with torch.inference_mode():
+        assert not torch.equal(learnt.lm_head.weight, start.lm_head.weight)
+        assert_engine_agrees(out / "final", learnt)
+    assert (out / "step-000002" / "tokenizer.json").exists()
 
 
 @pytest.mark.parametrize("scheme", ["frc-1", "m-sgc-1-2-1"])

@@ -4,7 +4,7 @@ import pytest
 
 from parallel.decoding.types import SparseProbs
 from parallel.messages import ProposalItem
-from runtime.round import usable_draft
+from runtime.round_drafts import usable_draft
 
 FINE = SparseProbs(ids=(1, 2), probs=(0.25, 0.75))
 

@@ -5,17 +5,18 @@ from collections.abc import Callable
 from parallel.training.coding.codes import (
     ClassCode,
     CyclicCode,
+    FractionalRepetition,
     GradientCode,
     replication_code,
 )
 from parallel.training.coding.schemes import CodedScheme, DropSlowest, Scheme
 from parallel.training.coding.sequential import Multiplexed, SelectiveRepeat
 
-ROUND_FORMS = "uncoded, drop-K, gc-S, class-S, cyclic-S, roots-S, sr-sgc-B-W-L, m-sgc-B-W-L"
+ROUND_FORMS = "uncoded, drop-K, gc-S, frc-S, class-S, cyclic-S, roots-S, sr-sgc-B-W-L, m-sgc-B-W-L"
 """Schemes that work in rounds, as users write them."""
 _CODES: dict[str, Callable[[int, int], GradientCode]] = {
     "gc": replication_code,
-    "frc": replication_code,
+    "frc": FractionalRepetition,
     "class": ClassCode,
     "cyclic": CyclicCode.random,
     "roots": CyclicCode.roots_of_unity,

@@ -7,6 +7,7 @@ assigns depends on the round and on which results have arrived, and on nothing e
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil
 from typing import Protocol
 
 import numpy as np
@@ -65,6 +66,11 @@ class Scheme(Protocol):
         ...
 
     @property
+    def memory(self) -> int:
+        """Rounds before the last one that `conforms` may need to see."""
+        ...
+
+    @property
     def is_exact(self) -> bool:
         """Whether what comes out is the gradient itself, not an unbiased estimate."""
         ...
@@ -82,10 +88,20 @@ class Scheme(Protocol):
         ...
 
 
+def remembered(scheme: Scheme, history: History) -> History:
+    """Return the last rounds of a history, as many as the scheme may need to see."""
+    return history[max(0, len(history) - scheme.memory) :]
+
+
+def smallest_batch(scheme: Scheme) -> int:
+    """Return the samples that a batch must have so that no chunk is smaller than one."""
+    return ceil(1 / min(size for size in scheme.chunk_sizes if size))
+
+
 class CodedScheme:
     """One round a job, by a gradient code; without redundancy (s = 0) it is plain data parallel."""
 
-    delay = 0
+    delay = memory = 0
     is_exact = True
 
     def __init__(self, code: GradientCode, name: str) -> None:
@@ -118,13 +134,16 @@ class CodedScheme:
 class DropSlowest:
     """Takes the first n - k results and scales them up: unbiased where shards are drawn anew."""
 
-    delay = 0
+    delay = memory = 0
     is_exact = False
 
     def __init__(self, num_workers: int, dropped: int) -> None:
         """Raises ValueError unless 0 <= dropped < num_workers."""
         if not 0 <= dropped < num_workers:
-            raise ValueError(f"{dropped} of {num_workers} cannot be dropped: one has to stay")
+            raise ValueError(
+                f"{dropped} of {num_workers} cannot be dropped, one has to stay: take 0 to "
+                f"{num_workers - 1}"
+            )
         self.name = f"drop-{dropped}"
         self.num_workers = num_workers
         self.load = Fraction(1, num_workers)

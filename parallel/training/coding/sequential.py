@@ -1,10 +1,11 @@
 """Sequential gradient coding: what is late in one round is made up for in later ones.
 
 Krishnan, Ebrahimi and Khisti, "Sequential Gradient Coding For Straggler Mitigation" (ICLR 2023):
-selective repeat (SR-SGC, section 3.2) and multiplexed (M-SGC, section 3.3).
+selective repeat (SR-SGC, section 3.2) and multiplexed (M-SGC, section 3.3). The paper's codes are
+cyclic; by default these repeat (its appendix's "-Rep" variants), which loses no digit.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from math import ceil
 
@@ -14,13 +15,23 @@ from parallel.training.coding.codes import GradientCode, replication_code
 from parallel.training.coding.patterns import Arbitrary, Bursty, History
 from parallel.training.coding.schemes import Arrivals, Key, Task
 
+MakeCode = Callable[[int, int], GradientCode]
+"""Makes a code of workers and how many of them may be missing."""
+
 
 class SelectiveRepeat:
     """SR-SGC: a code for fewer stragglers, and repeats B rounds later of what was still missing."""
 
     is_exact = True
 
-    def __init__(self, num_workers: int, burst: int, window: int, most: int) -> None:
+    def __init__(
+        self,
+        num_workers: int,
+        burst: int,
+        window: int,
+        most: int,
+        make_code: MakeCode = replication_code,
+    ) -> None:
         """Tolerate (burst, window, most)-bursty patterns.
 
         Raises:
@@ -36,9 +47,10 @@ class SelectiveRepeat:
             raise ValueError(f"SR-SGC needs lambda below the {num_workers} workers, not {most}")
         hops = (window - 1) // burst
         self.per_round = ceil(Fraction(most, hops + 1))
-        self._code: GradientCode = replication_code(num_workers, self.per_round)
-        self.name = f"sr-sgc({burst},{window},{most})"
+        self._code = make_code(num_workers, self.per_round)
+        self.name = f"sr-sgc-{burst}-{window}-{most}"
         self.num_workers, self.delay = num_workers, burst
+        self.memory = 2 * window
         self.load = self._code.load
         self.chunk_sizes = (Fraction(1, self._code.num_chunks),) * self._code.num_chunks
         self._bursty = Bursty(burst=burst, window=window, most=most)
@@ -95,7 +107,14 @@ class Multiplexed:
 
     is_exact = True
 
-    def __init__(self, num_workers: int, burst: int, window: int, most: int) -> None:
+    def __init__(
+        self,
+        num_workers: int,
+        burst: int,
+        window: int,
+        most: int,
+        make_code: MakeCode = replication_code,
+    ) -> None:
         """Tolerate (B, W, lambda)-bursty and (B, W + B - 1, lambda)-arbitrary patterns.
 
         Args:
@@ -103,16 +122,17 @@ class Multiplexed:
             burst: B.
             window: W.
             most: lambda.
+            make_code: of the coded groups.
 
         Raises:
             ValueError: a parameter is out of range.
         """
         _check(num_workers, burst, window, most)
         n = num_workers
-        self.name = f"m-sgc({burst},{window},{most})"
+        self.name = f"m-sgc-{burst}-{window}-{most}"
         self.num_workers, self.delay = n, window - 2 + burst
         self._burst, self._first = burst, window - 1
-        self._code: GradientCode | None = replication_code(n, most) if most < n else None
+        self._code = make_code(n, most) if most < n else None
         if self._code is None:
             one = Fraction(1, n * (window - 1))
             self.chunk_sizes: tuple[Fraction, ...] = (one,) * (n * (window - 1))
@@ -131,6 +151,7 @@ class Multiplexed:
         self._bursty = Bursty(burst=burst, window=window, most=most)
         self._arbitrary = Arbitrary(times=burst, window=slots, most=most)
         self._slots = slots
+        self.memory = slots - 1
 
     def assign(self, round_number: int, num_jobs: int, arrivals: Arrivals) -> list[list[Task]]:
         """Return up to W - 1 + B tasks each, one for each job under way."""

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel.training.coding.dispatch import Dispatcher
+from parallel.training.coding.patience import Patience
 from parallel.training.coding.patterns import GilbertElliott
-from parallel.training.coding.schemes import Key, Scheme
+from parallel.training.coding.schemes import Key, Scheme, remembered
 
 Seconds = NDArray[np.float64]
 
@@ -95,7 +96,7 @@ class Simulated:
     num_waits: int
     """Rounds in which stragglers had to be waited for."""
     stragglers: float
-    """Workers a round that were not waited for, in the mean."""
+    """Workers a round that were not waited for, in the mean; a queue's: whose chunks others did."""
     work: float
     """Data read, in multiples of what is needed once; a queue's speculative part included."""
     is_exact: bool
@@ -117,12 +118,19 @@ def simulate_rounds(
         num_jobs: gradients to compute; None is as many as the model has rounds for.
 
     Raises:
+        ValueError: there are too few rounds for a job.
         RuntimeError: a job did not decode in time, which no scheme may let happen.
     """
     num_jobs = num_jobs or times.num_rounds - scheme.delay
+    if num_jobs < 1:
+        raise ValueError(
+            f"{scheme.name} decodes {scheme.delay} rounds late: more than {times.num_rounds} "
+            "rounds are needed"
+        )
     sizes = np.array([float(size) for size in scheme.chunk_sizes])
     arrivals: dict[Key, int] = {}
     history = np.zeros((0, scheme.num_workers), dtype=np.bool_)
+    rule = Patience(patience)
     total_s = work = 0.0
     num_waits = 0
     for number in range(num_jobs + scheme.delay):
@@ -134,7 +142,7 @@ def simulate_rounds(
         if not working.any() or _all_decoded(scheme, number, num_jobs, arrivals):
             continue  # what is left has come already
         taken = np.where(working, times.seconds(number, loads), 0.0)
-        late, seconds, waited = _cut(scheme, history, taken, working, patience)
+        late, seconds, waited = cut_round(scheme, history, taken, working, rule)
         history = np.vstack([history, late])
         total_s += seconds
         num_waits += waited
@@ -168,22 +176,33 @@ def _all_decoded(scheme: Scheme, number: int, num_jobs: int, arrivals: dict[Key,
     )
 
 
-def _cut(
+def cut_round(
     scheme: Scheme,
     history: NDArray[np.bool_],
     taken: Seconds,
     working: NDArray[np.bool_],
-    patience: float,
+    rule: Patience,
 ) -> tuple[NDArray[np.bool_], float, bool]:
-    """Return who is not waited for, how long the round takes, and whether it had to wait."""
+    """Return who is not waited for, how long the round takes, and whether it had to wait.
+
+    The shortest wait: where the late ones are not such as the scheme tolerates, the round goes on
+    until the earliest of them is done, and so on.
+
+    Args:
+        scheme: says what it tolerates.
+        history: who was not waited for in earlier rounds, [rounds, workers].
+        taken: each worker's time in this round, [workers].
+        working: who has something to do, [workers].
+        rule: says from when on workers are late; takes the round in.
+    """
     quick = np.sort(taken[working])
-    # One worker that is fast by chance must not set the deadline for all.
-    fast = quick[max(0, len(quick) // 8 - 1)]
-    deadline = fast * (1 + patience)
+    deadline = rule.deadline_s(quick.tolist(), len(quick))
+    rule.end_round(quick.tolist(), len(quick))
     late = working & (taken > deadline)
+    earlier = remembered(scheme, history)
 
     def tolerated() -> bool:
-        return scheme.conforms(np.vstack([history[-_MEMORY:], late]))
+        return scheme.conforms(np.vstack([earlier, late]))
 
     if tolerated():
         return late, float(min(deadline, quick[-1]) if late.any() else quick[-1]), False
@@ -197,8 +216,6 @@ def _cut(
 
 
 _READY = -1
-_MEMORY = 64
-"""Rounds of the history that a scheme is shown; windows are shorter."""
 
 
 def simulate_dispatch(
@@ -226,10 +243,10 @@ def simulate_dispatch(
         share = times.seconds(number, np.full(num_workers, 1 / num_workers))
         overhead = np.minimum(times.seconds(number, np.zeros(num_workers)), share)
         chunk_s = (share - overhead) / chunks_each
-        seconds, num_started, num_busy = _play(make(), overhead, chunk_s)
+        seconds, num_started, num_late = _play(make(), overhead, chunk_s)
         total_s += seconds
         started += num_started
-        stragglers += num_busy
+        stragglers += num_late
     return Simulated(
         scheme=name,
         load=1.0,
@@ -243,7 +260,7 @@ def simulate_dispatch(
 
 
 def _play(dispatcher: Dispatcher, ready_s: Seconds, chunk_s: Seconds) -> tuple[float, int, int]:
-    """Return a step's seconds, the chunks started, the workers still busy at its end.
+    """Return a step's seconds, the chunks started, the workers whose chunks others had to do.
 
     Args:
         dispatcher: of the step.
@@ -253,17 +270,21 @@ def _play(dispatcher: Dispatcher, ready_s: Seconds, chunk_s: Seconds) -> tuple[f
     events = [(float(at), worker, _READY) for worker, at in enumerate(ready_s)]
     heapq.heapify(events)
     idle: set[int] = set()
-    started = 0
+    first: dict[int, int] = {}
+    """Who began each chunk."""
+    num_started = 0
     while True:
         now, worker, chunk = heapq.heappop(events)
         idle.add(worker)
         if chunk != _READY:
             dispatcher.done(chunk, worker)
         if dispatcher.is_complete:
-            return now, started, len(events)
+            late = sum(chunk == _READY or first.get(chunk) == who for _, who, chunk in events)
+            return now, num_started, late
         for worker in sorted(idle):
             following = dispatcher.next(worker)
             if following is not None:
                 heapq.heappush(events, (now + float(chunk_s[worker]), worker, following))
                 idle.discard(worker)
-                started += 1
+                first.setdefault(following, worker)
+                num_started += 1

@@ -219,6 +219,7 @@ class Hello(_message.Message):
     GROWS_TREES_FIELD_NUMBER: _builtins.int
     STEP_S_FIELD_NUMBER: _builtins.int
     WIDTH_FIELD_NUMBER: _builtins.int
+    JOINS_FIELD_NUMBER: _builtins.int
     role: Global___Role.ValueType
     name: _builtins.str
     vocab_size: _builtins.int
@@ -231,6 +232,8 @@ class Hello(_message.Message):
     """Whether the drafter proposes trees, and says how likely each of their tokens is kept."""
     width: _builtins.int
     """Layers at a time that its user fixed; 0 leaves it to the leader, among those of step_s."""
+    joins: _builtins.bool
+    """Whether a drafter drafts beside those that are attached; otherwise it replaces them."""
     @_builtins.property
     def step_s(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Seconds a draft step is predicted to take with layers 1, 2, ... at a time; may be empty."""
@@ -246,10 +249,11 @@ class Hello(_message.Message):
         grows_trees: _builtins.bool = ...,
         step_s: _abc.Iterable[_builtins.float] | None = ...,
         width: _builtins.int = ...,
+        joins: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "grows_trees", b"grows_trees", "name", b"name", "num_successors", b"num_successors", "role", b"role", "step_s", b"step_s", "vocab_size", b"vocab_size", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "grows_trees", b"grows_trees", "joins", b"joins", "name", b"name", "num_successors", b"num_successors", "role", b"role", "step_s", b"step_s", "vocab_size", b"vocab_size", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -638,6 +642,7 @@ class Submit(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     CLIENT_FIELD_NUMBER: _builtins.int
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    OUTPUT_IDS_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     mode: Global___DecodeMode.ValueType
     verifier: Global___VerifierKind.ValueType
@@ -663,6 +668,10 @@ class Submit(_message.Message):
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Strings that end the output."""
 
+    @_builtins.property
+    def output_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens of the output that are final already, from an engine that was lost: it goes on after them."""
+
     def __init__(
         self,
         *,
@@ -680,10 +689,11 @@ class Submit(_message.Message):
         priority: _builtins.int = ...,
         client: _builtins.str = ...,
         timeout_s: _builtins.float = ...,
+        output_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_draft_length", b"_draft_length", "_num_logprobs", b"_num_logprobs", "draft_length", b"draft_length", "num_logprobs", b"num_logprobs", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_draft_length", b"_draft_length", "_num_logprobs", b"_num_logprobs", "client", b"client", "draft_length", b"draft_length", "ignore_eos", b"ignore_eos", "max_tokens", b"max_tokens", "mode", b"mode", "num_logprobs", b"num_logprobs", "priority", b"priority", "prompt_ids", b"prompt_ids", "request", b"request", "sample_index", b"sample_index", "sampling", b"sampling", "stop", b"stop", "timeout_s", b"timeout_s", "verifier", b"verifier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_draft_length", b"_draft_length", "_num_logprobs", b"_num_logprobs", "client", b"client", "draft_length", b"draft_length", "ignore_eos", b"ignore_eos", "max_tokens", b"max_tokens", "mode", b"mode", "num_logprobs", b"num_logprobs", "output_ids", b"output_ids", "priority", b"priority", "prompt_ids", b"prompt_ids", "request", b"request", "sample_index", b"sample_index", "sampling", b"sampling", "stop", b"stop", "timeout_s", b"timeout_s", "verifier", b"verifier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__draft_length: _TypeAlias = _typing.Literal["draft_length"]  # noqa: Y015
     _WhichOneofArgType__draft_length: _TypeAlias = _typing.Literal["_draft_length", b"_draft_length"]  # noqa: Y015
@@ -806,6 +816,7 @@ class RequestStats(_message.Message):
     PREEMPTIONS_FIELD_NUMBER: _builtins.int
     CACHED_PROMPT_FIELD_NUMBER: _builtins.int
     QUEUED_S_FIELD_NUMBER: _builtins.int
+    REPLAYS_FIELD_NUMBER: _builtins.int
     rounds: _builtins.int
     drafted: _builtins.int
     accepted: _builtins.int
@@ -827,6 +838,8 @@ class RequestStats(_message.Message):
     """Prompt tokens that earlier requests had left in the cache."""
     queued_s: _builtins.float
     """Seconds until it was first served."""
+    replays: _builtins.int
+    """How often another engine took it up after the one it ran on was lost."""
     @_builtins.property
     def tested_at(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """How often the first, second, ... draft token of a round was tested."""
@@ -856,10 +869,11 @@ class RequestStats(_message.Message):
         preemptions: _builtins.int = ...,
         cached_prompt: _builtins.int = ...,
         queued_s: _builtins.float = ...,
+        replays: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "accepted_at", b"accepted_at", "cached_prompt", b"cached_prompt", "draft_s", b"draft_s", "draft_step_s", b"draft_step_s", "draft_width", b"draft_width", "drafted", b"drafted", "drafter_lost", b"drafter_lost", "hidden_s", b"hidden_s", "missed_drafts", b"missed_drafts", "predicted_step_s", b"predicted_step_s", "preemptions", b"preemptions", "queued_s", b"queued_s", "rejected", b"rejected", "rounds", b"rounds", "tested_at", b"tested_at", "total_s", b"total_s", "ttft_s", b"ttft_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "accepted_at", b"accepted_at", "cached_prompt", b"cached_prompt", "draft_s", b"draft_s", "draft_step_s", b"draft_step_s", "draft_width", b"draft_width", "drafted", b"drafted", "drafter_lost", b"drafter_lost", "hidden_s", b"hidden_s", "missed_drafts", b"missed_drafts", "predicted_step_s", b"predicted_step_s", "preemptions", b"preemptions", "queued_s", b"queued_s", "rejected", b"rejected", "replays", b"replays", "rounds", b"rounds", "tested_at", b"tested_at", "total_s", b"total_s", "ttft_s", b"ttft_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -969,6 +983,7 @@ class EngineStatus(_message.Message):
     PREEMPTIONS_FIELD_NUMBER: _builtins.int
     PREFIX_HIT_TOKENS_FIELD_NUMBER: _builtins.int
     EXPIRED_FIELD_NUMBER: _builtins.int
+    DRAFTERS_FIELD_NUMBER: _builtins.int
     running: _builtins.int
     waiting: _builtins.int
     pages_used: _builtins.int
@@ -993,6 +1008,8 @@ class EngineStatus(_message.Message):
     """Tokens that were not read again because an earlier request had left them in the cache."""
     expired: _builtins.int
     """Requests whose deadline passed."""
+    drafters: _builtins.int
+    """Drafters attached."""
     def __init__(
         self,
         *,
@@ -1014,10 +1031,11 @@ class EngineStatus(_message.Message):
         preemptions: _builtins.int = ...,
         prefix_hit_tokens: _builtins.int = ...,
         expired: _builtins.int = ...,
+        drafters: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "draft_s", b"draft_s", "drafted", b"drafted", "drafter", b"drafter", "drafter_losses", b"drafter_losses", "expired", b"expired", "hidden_s", b"hidden_s", "missed_drafts", b"missed_drafts", "pages", b"pages", "pages_used", b"pages_used", "preemptions", b"preemptions", "prefix_hit_tokens", b"prefix_hit_tokens", "rejected", b"rejected", "rounds", b"rounds", "running", b"running", "target_s", b"target_s", "tokens", b"tokens", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "draft_s", b"draft_s", "drafted", b"drafted", "drafter", b"drafter", "drafter_losses", b"drafter_losses", "drafters", b"drafters", "expired", b"expired", "hidden_s", b"hidden_s", "missed_drafts", b"missed_drafts", "pages", b"pages", "pages_used", b"pages_used", "preemptions", b"preemptions", "prefix_hit_tokens", b"prefix_hit_tokens", "rejected", b"rejected", "rounds", b"rounds", "running", b"running", "target_s", b"target_s", "tokens", b"tokens", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

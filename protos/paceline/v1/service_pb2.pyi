@@ -621,6 +621,7 @@ class GetStatusResponse(_message.Message):
     FINISHED_REQUESTS_FIELD_NUMBER: _builtins.int
     REFUSED_REQUESTS_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
     ready: _builtins.bool
     """Whether it takes new requests."""
     draining: _builtins.bool
@@ -633,7 +634,13 @@ class GetStatusResponse(_message.Message):
     finished_requests: _builtins.int
     refused_requests: _builtins.int
     @_builtins.property
-    def engine(self) -> _link_pb2.EngineStatus: ...
+    def engine(self) -> _link_pb2.EngineStatus:
+        """Of all replicas together."""
+
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaStatus]:
+        """One for each engine behind the server."""
+
     def __init__(
         self,
         *,
@@ -646,14 +653,96 @@ class GetStatusResponse(_message.Message):
         finished_requests: _builtins.int = ...,
         refused_requests: _builtins.int = ...,
         engine: _link_pb2.EngineStatus | None = ...,
+        replicas: _abc.Iterable[Global___ReplicaStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "engine", b"engine", "finished_requests", b"finished_requests", "max_open_requests", b"max_open_requests", "open_requests", b"open_requests", "ready", b"ready", "refused_requests", b"refused_requests", "step_age_s", b"step_age_s", "uptime_s", b"uptime_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "engine", b"engine", "finished_requests", b"finished_requests", "max_open_requests", b"max_open_requests", "open_requests", b"open_requests", "ready", b"ready", "refused_requests", b"refused_requests", "replicas", b"replicas", "step_age_s", b"step_age_s", "uptime_s", b"uptime_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class ReplicaStatus(_message.Message):
+    """One engine behind a server."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    STEP_AGE_S_FIELD_NUMBER: _builtins.int
+    OPEN_REQUESTS_FIELD_NUMBER: _builtins.int
+    RESTARTS_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    RANKS_FIELD_NUMBER: _builtins.int
+    replica: _builtins.int
+    """From 0 on."""
+    state: _builtins.str
+    """"serving", "lost" (it is being started anew) or "gone" (it is not)."""
+    step_age_s: _builtins.float
+    """Since it last gave a sign of life."""
+    open_requests: _builtins.int
+    """Samples that run on it."""
+    restarts: _builtins.int
+    """Times it was started anew."""
+    @_builtins.property
+    def engine(self) -> _link_pb2.EngineStatus: ...
+    @_builtins.property
+    def ranks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankStatus]:
+        """Its processes, as they last said."""
+
+    def __init__(
+        self,
+        *,
+        replica: _builtins.int = ...,
+        state: _builtins.str = ...,
+        step_age_s: _builtins.float = ...,
+        open_requests: _builtins.int = ...,
+        restarts: _builtins.int = ...,
+        engine: _link_pb2.EngineStatus | None = ...,
+        ranks: _abc.Iterable[Global___RankStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "open_requests", b"open_requests", "ranks", b"ranks", "replica", b"replica", "restarts", b"restarts", "state", b"state", "step_age_s", b"step_age_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaStatus: _TypeAlias = ReplicaStatus  # noqa: Y015
+
+@_typing.final
+class RankStatus(_message.Message):
+    """One process of an engine: a rank of its target or of a drafter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    STEP_AGE_S_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As errors call it: "target rank 1"."""
+    pid: _builtins.int
+    state: _builtins.str
+    """starting, idle, prefill, drafting, verifying, following or ended."""
+    step_age_s: _builtins.float
+    """Since its last step began; an idle rank makes one every few seconds."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        pid: _builtins.int = ...,
+        state: _builtins.str = ...,
+        step_age_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "pid", b"pid", "state", b"state", "step_age_s", b"step_age_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankStatus: _TypeAlias = RankStatus  # noqa: Y015
 
 @_typing.final
 class DrainRequest(_message.Message):
@@ -815,3 +904,46 @@ class SwapDrafterResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SwapDrafterResponse: _TypeAlias = SwapDrafterResponse  # noqa: Y015
+
+@_typing.final
+class SetDraftersRequest(_message.Message):
+    """Says how many drafters are wanted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRAFTERS_FIELD_NUMBER: _builtins.int
+    drafters: _builtins.int
+    """0 ends drafting; the server bounds it."""
+    def __init__(
+        self,
+        *,
+        drafters: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drafters", b"drafters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetDraftersRequest: _TypeAlias = SetDraftersRequest  # noqa: Y015
+
+@_typing.final
+class SetDraftersResponse(_message.Message):
+    """Says how many draft now, on each replica."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRAFTERS_FIELD_NUMBER: _builtins.int
+    drafters: _builtins.int
+    def __init__(
+        self,
+        *,
+        drafters: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drafters", b"drafters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetDraftersResponse: _TypeAlias = SetDraftersResponse  # noqa: Y015

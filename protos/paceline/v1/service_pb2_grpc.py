@@ -181,6 +181,11 @@ class AdminServiceStub:
                 request_serializer=paceline_dot_v1_dot_service__pb2.SwapDrafterRequest.SerializeToString,
                 response_deserializer=paceline_dot_v1_dot_service__pb2.SwapDrafterResponse.FromString,
                 _registered_method=True)
+        self.SetDrafters = channel.unary_unary(
+                '/paceline.v1.AdminService/SetDrafters',
+                request_serializer=paceline_dot_v1_dot_service__pb2.SetDraftersRequest.SerializeToString,
+                response_deserializer=paceline_dot_v1_dot_service__pb2.SetDraftersResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -223,6 +228,14 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetDrafters(self, request, context):
+        """Lets so many drafters draft side by side; requests in flight are shared out among them, their
+        tokens unchanged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -250,6 +263,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.SwapDrafter,
                     request_deserializer=paceline_dot_v1_dot_service__pb2.SwapDrafterRequest.FromString,
                     response_serializer=paceline_dot_v1_dot_service__pb2.SwapDrafterResponse.SerializeToString,
+            ),
+            'SetDrafters': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetDrafters,
+                    request_deserializer=paceline_dot_v1_dot_service__pb2.SetDraftersRequest.FromString,
+                    response_serializer=paceline_dot_v1_dot_service__pb2.SetDraftersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -388,6 +406,33 @@ class AdminService:
             '/paceline.v1.AdminService/SwapDrafter',
             paceline_dot_v1_dot_service__pb2.SwapDrafterRequest.SerializeToString,
             paceline_dot_v1_dot_service__pb2.SwapDrafterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetDrafters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.AdminService/SetDrafters',
+            paceline_dot_v1_dot_service__pb2.SetDraftersRequest.SerializeToString,
+            paceline_dot_v1_dot_service__pb2.SetDraftersResponse.FromString,
             options,
             channel_credentials,
             insecure,

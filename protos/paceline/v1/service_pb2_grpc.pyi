@@ -94,6 +94,10 @@ class AdminServiceStub:
     """Ends the drafter; requests in flight go on without it, their tokens unchanged."""
     SwapDrafter: _grpc.UnaryUnaryMultiCallable[_service_pb2.SwapDrafterRequest, _service_pb2.SwapDrafterResponse]
     """Replaces the drafter's model; requests in flight go on with the new one."""
+    SetDrafters: _grpc.UnaryUnaryMultiCallable[_service_pb2.SetDraftersRequest, _service_pb2.SetDraftersResponse]
+    """Lets so many drafters draft side by side; requests in flight are shared out among them, their
+    tokens unchanged.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -112,6 +116,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Ends the drafter; requests in flight go on without it, their tokens unchanged."""
     SwapDrafter: _aio.UnaryUnaryMultiCallable[_service_pb2.SwapDrafterRequest, _service_pb2.SwapDrafterResponse]  # type: ignore[assignment]
     """Replaces the drafter's model; requests in flight go on with the new one."""
+    SetDrafters: _aio.UnaryUnaryMultiCallable[_service_pb2.SetDraftersRequest, _service_pb2.SetDraftersResponse]  # type: ignore[assignment]
+    """Lets so many drafters draft side by side; requests in flight are shared out among them, their
+    tokens unchanged.
+    """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs the server."""
@@ -157,6 +165,16 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.SwapDrafterResponse, _abc.Awaitable[_service_pb2.SwapDrafterResponse]]:
         """Replaces the drafter's model; requests in flight go on with the new one."""
+
+    @_abc_1.abstractmethod
+    def SetDrafters(
+        self,
+        request: _service_pb2.SetDraftersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.SetDraftersResponse, _abc.Awaitable[_service_pb2.SetDraftersResponse]]:
+        """Lets so many drafters draft side by side; requests in flight are shared out among them, their
+        tokens unchanged.
+        """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

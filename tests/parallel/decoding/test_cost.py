@@ -1,16 +1,11 @@
-"""Formulas of a round against known numbers and against the state machine in virtual time."""
+"""Formulas of a round against known numbers; `test_simulate.py` compares the state machine."""
 
 import pytest
 
 from parallel.decoding.cost import expected_tokens, post_verify_share, round_seconds, throughput
-from parallel.decoding.simulate import simulate
 from parallel.decoding.types import DecodeMode
 
-PEARL, SPECULATIVE, PLAIN = (
-    DecodeMode.PEARL,
-    DecodeMode.SPECULATIVE,
-    DecodeMode.AUTOREGRESSIVE,
-)
+PEARL, SPECULATIVE = DecodeMode.PEARL, DecodeMode.SPECULATIVE
 
 
 def unit(steps: int) -> float:
@@ -31,37 +26,6 @@ def test_speedups_are_those_of_the_reference(
         assert speed * length == pytest.approx(expected, abs=0.005)
 
 
-@pytest.mark.parametrize(
-    ("mode", "alpha", "length", "slope"),
-    [
-        (PEARL, 0.8, 5, 0.0),
-        (PEARL, 0.95, 8, 0.0),
-        (PEARL, 0.6, 6, 0.4),
-        (SPECULATIVE, 0.9, 5, 0.0),
-        (SPECULATIVE, 0.7, 3, 0.4),
-        (PLAIN, 0.7, 3, 0.4),
-    ],
-)
-def test_the_state_machine_in_virtual_time_agrees_with_the_formulas(
-    mode: DecodeMode, alpha: float, length: int, slope: float
-) -> None:
-    def target_s(positions: int) -> float:
-        return 5 + slope * positions
-
-    expected = throughput(mode, alpha=alpha, draft_length=length, target_s=target_s, draft_s=unit)
-    run = simulate(
-        mode,
-        alpha=alpha,
-        draft_length=length,
-        target_s=target_s,
-        draft_s=unit,
-        num_rounds=2000 if mode is PLAIN else 30_000,
-    )
-    assert run.tokens_per_s == pytest.approx(expected, rel=0.01)
-    tokens = expected_tokens(mode, alpha=alpha, draft_length=length)
-    assert run.num_tokens / run.num_rounds == pytest.approx(tokens, rel=0.01)
-
-
 def test_ends_of_the_range_of_alpha() -> None:
     assert expected_tokens(PEARL, alpha=1.0, draft_length=4) == 4
     assert expected_tokens(SPECULATIVE, alpha=1.0, draft_length=4) == 5
@@ -78,17 +42,6 @@ def test_ends_of_the_range_of_alpha() -> None:
 def test_tokens_of_draft_then_verify(alpha: float, gamma: int, tokens: float) -> None:
     got = expected_tokens(SPECULATIVE, alpha=alpha, draft_length=gamma)
     assert got == pytest.approx(tokens, abs=5e-5)
-
-
-def test_simulated_ends() -> None:
-    run = simulate(
-        PEARL, alpha=1.0, draft_length=4, target_s=lambda _: 3.0, draft_s=unit, num_rounds=100
-    )
-    assert (run.num_tokens, run.elapsed_s) == (1 + 99 * 4, 400.0)
-    run = simulate(
-        SPECULATIVE, alpha=0.0, draft_length=4, target_s=lambda _: 3.0, draft_s=unit, num_rounds=10
-    )
-    assert (run.num_tokens, run.elapsed_s) == (10, 70.0)
 
 
 def test_impossible_arguments_are_refused() -> None:

@@ -37,8 +37,9 @@ def toy_tokenizer() -> Tokenizer:
 class Serving:
     """A running server."""
 
-    def __init__(self, rig: Rig, **settings: Any) -> None:
+    def __init__(self, *rigs: Rig, **settings: Any) -> None:
         limits = settings.pop("limits", GatewayLimits())
+        kept = {name: settings.pop(name) for name in ("recovers", "store") if name in settings}
         control = settings.pop("control", None)
         model = ServedModel(
             name="toy",
@@ -51,7 +52,7 @@ class Serving:
             default_max_tokens=24,
             version="0",
         )
-        self.gateway = Gateway(rig.driver(), limits)
+        self.gateway = Gateway([rig.driver() for rig in rigs], limits, **kept)
         self.server = ServiceServer(
             self.gateway, model, ServerSettings(address="127.0.0.1:0", **settings), control
         )

@@ -67,8 +67,42 @@ def test_a_run_with_other_settings_is_refused(tmp_path: Path) -> None:
     other = replace(config, optimizer=replace(config.optimizer, lr=0.1))
     with pytest.raises(ConfigError, match=r"optimizer.lr: 0.05 became 0.1"):
         JobFiles(tmp_path, other).open()
+    with pytest.raises(ConfigError, match=r"other settings or data \(samples: '' became '5ac3'"):
+        JobFiles(tmp_path, config, "5ac3").open()
     elastic = replace(config, workers=replace(config.workers, count=2))
     assert JobFiles(tmp_path, elastic).open() is not None
+
+
+def test_a_job_that_came_to_nothing_may_be_set_anew(tmp_path: Path) -> None:
+    config = make_config()
+    assert JobFiles(tmp_path, config).open() is None
+    assert JobFiles(tmp_path, config).open() is None
+    other = replace(config, optimizer=replace(config.optimizer, lr=0.1))
+    assert JobFiles(tmp_path, other).open() is None
+    assert json.loads((tmp_path / "job.json").read_text())["optimizer"]["lr"] == 0.1
+
+
+def test_a_damaged_state_is_said_to_the_user(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_into(tmp_path, 5)
+    (tmp_path / "state.safetensors").write_bytes(b"nothing")
+    JobFiles(tmp_path, make_config()).open()
+    assert "state.safetensors is damaged" in caplog.text
+    assert "going on from the state before it" in caplog.text
+
+
+def test_damaged_settings_are_refused_by_name(tmp_path: Path) -> None:
+    run_into(tmp_path, 2)
+    (tmp_path / "job.json").write_text('{"mod')
+    with pytest.raises(ConfigError, match=r"job.json cannot be read \(.*start anew"):
+        JobFiles(tmp_path, make_config()).open()
+
+
+def test_a_job_that_was_cut_as_it_began_begins_again(tmp_path: Path) -> None:
+    (tmp_path / "job.json.new").write_text("{")
+    assert JobFiles(tmp_path, make_config()).open() is None
+    assert JobFiles(tmp_path, make_config()).open() is None  # as a job of these settings
 
 
 def test_a_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Configurations and data: read, or refused with the key or the line."""
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,8 +9,9 @@ import pytest
 
 from runtime.errors import ConfigError
 from runtime.text import Tokenizer
-from runtime.training.config import DataConfig, keep_config, kept_config, load_config
-from runtime.training.data import read_examples, render, tokenize
+from runtime.training.config import DataConfig
+from runtime.training.config_file import keep_config, kept_config, load_config
+from runtime.training.data import Example, digest_of, read_examples, render, tokenize
 from tests.models import smollm2_directory
 
 GOOD = 'model = "m"\nout = "run"\n[data]\ntrain = "t.jsonl"\n'
@@ -66,10 +68,24 @@ def test_what_is_kept_is_read_again_from_anywhere(tmp_path: Path) -> None:
             "workers.group is 4: 6 workers make even groups of 1, 2, 3, 6",
         ),
         (GOOD, ["workers.scheme=frc-2"], "s = 2 of 2 workers may be missing: take 0 to 1"),
+        (
+            GOOD,
+            ["workers.scheme=frc-2", "workers.count=8"],
+            "with 8 workers s can be 0, 1, 3, 7, not 2",
+        ),
+        (
+            GOOD,
+            ["workers.scheme=sr-sgc-2-4-1", "workers.count=8"],
+            "with B = 2 the W next to 4 is 5",
+        ),
+        (GOOD, ["workers.scheme=roots-2", "workers.count=8"], "take s = 1 or s = 3"),
+        (GOOD, ["data.max_length=1"], "data.max_length is 1: at least 2 is needed"),
+        (GOOD, ["faults.factor=0.5"], "faults.factor is 0.5: at least 1 is needed"),
+        (GOOD, ["optimizer.clip=-1"], "optimizer.clip is -1.0: at least 0 is needed"),
         (GOOD, ["workers.scheme=frc-1-2"], r"frc takes 1 number\(s\)"),
         (GOOD, ["workers.scheme=m-sgc-3-2-1"], "1 <= B < W is needed"),
         (GOOD, ["workers.scheme=m-sgc-1-2-9"], "lambda = 9: take 0 to the 2 workers"),
-        (GOOD, ["workers.scheme=drop-2"], "2 of 2 cannot be dropped"),
+        (GOOD, ["workers.scheme=drop-2"], "2 of 2 cannot be dropped, one has to stay: take 0 to 1"),
         (
             GOOD,
             ["workers.scheme=m-sgc-1-2-1", "workers.count=4", "optimizer.batch=3"],
@@ -84,6 +100,7 @@ def test_what_is_kept_is_read_again_from_anywhere(tmp_path: Path) -> None:
         (GOOD, ["precision=float16"], "precision is 'float16': choose one of float32, bfloat16"),
         (GOOD, ["lora.dropout=1.0"], r"lora.dropout is 1.0: it must be in \[0, 1\)"),
         (GOOD, ["workers.empty_after_s=0"], "must be above 0"),
+        (GOOD, ["workers.patience=0"], "must be above 0"),
     ],
 )
 def test_what_cannot_work_is_refused(
@@ -125,6 +142,31 @@ def test_every_format_learns_completions_only(tmp_path: Path, tokenizer: Tokeniz
     assert "user\nHi" in shown[2]
 
 
+def test_an_answer_ends_as_the_chat_template_ends_it(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    several = copy.copy(tokenizer)
+    several.eos_ids = tokenizer.eos_ids | {0}  # as models do whose texts and turns end differently
+    (end,) = tokenizer.eos_ids
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "Bye"},
+        {"role": "assistant", "content": "See you"},
+    ]
+    file = tmp_path / "data.jsonl"
+    file.write_text(json.dumps({"messages": messages}) + "\n" + '{"text": "fine"}\n')
+    examples = read_examples(file, DataConfig(), several)
+    chat, text = (tokenize(example, several, 256) for example in examples)
+    learnt = chat.token_ids[chat.num_prompt :]
+    assert learnt == (*tokenizer.encode("See you", whole=False), end)
+    assert text.token_ids[-1] == 0
+
+
+def test_a_line_ends_where_it_says_so(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    file = tmp_path / "data.jsonl"
+    file.write_text('{"text": "one\u2028two\x85three"}\r\n\n{"text": "four"}', newline="")
+    assert len(read_examples(file, DataConfig(), tokenizer)) == 2
+
+
 def test_fields_become_prompts_and_numbers_words(tmp_path: Path, tokenizer: Tokenizer) -> None:
     shown = examples_of(
         tmp_path,
@@ -138,8 +180,29 @@ def test_fields_become_prompts_and_numbers_words(tmp_path: Path, tokenizer: Toke
 
 
 @pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "line 2: label is 2: data.words has words for 0 to 1"),
+        ({"prompt": "It says {body}:"}, "line 1: no field 'body'; the record has text, label"),
+        ({"prompt": "{text"}, r"data.prompt is '\{text': expected '}' before end of string"),
+        ({"completion": "{}"}, "data.completion is '{}': name a record's fields"),
+    ],
+)
+def test_bad_templates_and_words_are_refused(
+    tmp_path: Path, tokenizer: Tokenizer, settings: dict[str, str], message: str
+) -> None:
+    records = [{"text": "fine", "label": 1}, {"text": "odd", "label": 2}]
+    whole = {"prompt": "{text}", "completion": "{label}", "words": {"label": ["bad", "good"]}}
+    with pytest.raises(ConfigError, match=message):
+        examples_of(tmp_path, tokenizer, *records, **(whole | settings))
+
+
+@pytest.mark.parametrize(
     ("record", "message"),
     [
+        ({"text": ""}, "line 2: text is empty"),
+        ({"prompt": "x", "completion": " "}, "line 2: completion is empty"),
+        ({"messages": [{"role": "user"}]}, "line 2: message 1 has no role and content"),
         ({"body": "x"}, "line 2: no field 'text'; the record has body"),
         ({"prompt": "x", "completion": 3}, "line 2: completion is 3, no text"),
         ({"messages": []}, "line 2: messages is no list"),
@@ -151,6 +214,15 @@ def test_a_bad_record_is_refused_with_its_line(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         examples_of(tmp_path, tokenizer, {"text": "fine"}, record)
+
+
+def test_data_have_a_digest_of_what_is_learnt(tokenizer: Tokenizer) -> None:
+    def digest(*texts: str) -> str:
+        return digest_of([tokenize(Example("", text), tokenizer, 9) for text in texts])
+
+    assert digest("one two", "three") == digest("one two", "three")
+    others = [digest("one two", "four"), digest("three", "one two"), digest("one two")]
+    assert digest("one two", "three") not in others
 
 
 def test_long_prompts_lose_their_start(tmp_path: Path, tokenizer: Tokenizer) -> None:

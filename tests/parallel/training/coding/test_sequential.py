@@ -6,8 +6,10 @@ from itertools import product
 import numpy as np
 import pytest
 
+from parallel.training.coding.codes import CyclicCode, replication_code
 from parallel.training.coding.patterns import Arbitrary, Bursty, GilbertElliott, History
-from parallel.training.coding.sequential import Multiplexed, SelectiveRepeat
+from parallel.training.coding.schemes import remembered
+from parallel.training.coding.sequential import MakeCode, Multiplexed, SelectiveRepeat
 from tests.parallel.training.coding.rounds import draw_pattern, run_pattern
 
 M_SGC = [
@@ -21,9 +23,15 @@ SR_SGC = [
 NUM_PATTERNS = 60
 
 
+CODES = [replication_code, CyclicCode.random]
+
+
+@pytest.mark.parametrize("make_code", CODES)
 @pytest.mark.parametrize(("n", "burst", "window", "most"), M_SGC)
-def test_multiplexed_has_every_job_in_time(n: int, burst: int, window: int, most: int) -> None:
-    scheme = Multiplexed(n, burst, window, most)
+def test_multiplexed_has_every_job_in_time(
+    n: int, burst: int, window: int, most: int, make_code: MakeCode
+) -> None:
+    scheme = Multiplexed(n, burst, window, most, make_code)
     num_jobs = scheme.delay + 5
     families = (
         Bursty(burst=burst, window=window, most=most),
@@ -39,16 +47,19 @@ def test_multiplexed_has_every_job_in_time(n: int, burst: int, window: int, most
         largest = max(largest, load)
     assert sum(scheme.chunk_sizes) == 1
     assert largest == pytest.approx(float(scheme.load))
-    if n % (most + 1) == 0:
+    if n % (most + 1) == 0 or (make_code == CyclicCode.random and most < n):
         parts = n * (burst + (window - 1) * (most + 1))
         assert scheme.load == Fraction((most + 1) * (window - 1 + burst), parts)
     if most == n:
         assert scheme.load == Fraction(window - 1 + burst, n * (window - 1))
 
 
+@pytest.mark.parametrize("make_code", CODES)
 @pytest.mark.parametrize(("n", "burst", "window", "most"), SR_SGC)
-def test_selective_repeat_has_every_job_in_time(n: int, burst: int, window: int, most: int) -> None:
-    scheme = SelectiveRepeat(n, burst, window, most)
+def test_selective_repeat_has_every_job_in_time(
+    n: int, burst: int, window: int, most: int, make_code: MakeCode
+) -> None:
+    scheme = SelectiveRepeat(n, burst, window, most, make_code)
     num_jobs = 12
     bursty = Bursty(burst=burst, window=window, most=most)
     rules = (
@@ -60,7 +71,39 @@ def test_selective_repeat_has_every_job_in_time(n: int, burst: int, window: int,
         history = draw_pattern(rules[seed % 3], num_jobs + scheme.delay, n, seed)
         right, load = run_pattern(scheme, history, num_jobs)
         assert right == list(range(num_jobs))
-        assert load <= float(scheme.load) + 1e-12
+        assert load == pytest.approx(float(scheme.load))
+    if make_code == CyclicCode.random:
+        assert scheme.load == Fraction(scheme.per_round + 1, n)
+
+
+@pytest.mark.parametrize(("burst", "window"), [(1, 2), (2, 3), (2, 5), (3, 4)])
+def test_what_a_scheme_remembers_is_enough(burst: int, window: int) -> None:
+    scheme = SelectiveRepeat(6, burst, window, 4)
+    for seed in range(8):
+        history = draw_pattern(scheme.conforms, 5 * window, 6, seed)
+        for row in np.random.default_rng(seed).random((40, 6)) < 0.4:
+            whole = np.vstack([history, row])
+            short = np.vstack([remembered(scheme, history), row])
+            assert scheme.conforms(whole) == scheme.conforms(short)
+
+
+@pytest.mark.parametrize(
+    ("burst", "window", "by_most"),
+    [
+        (1, 2, ("4/3", "3/2", "5/3", "9/5", "2")),
+        (1, 3, ("6/5", "9/7", "15/11", "27/19", "3/2")),
+        (1, 5, ("10/9", "15/13", "25/21", "45/37", "5/4")),
+        (2, 3, ("4/3", "3/2", "5/3", "9/5", "2")),
+        (2, 5, ("6/5", "9/7", "15/11", "27/19", "3/2")),
+        (3, 5, ("14/11", "7/5", "35/23", "21/13", "7/4")),
+    ],
+)
+def test_work_against_plain_data_parallel(
+    burst: int, window: int, by_most: tuple[str, ...]
+) -> None:
+    n = 90  # every code comes out even
+    for most, times in zip((1, 2, 4, 8, n), by_most, strict=True):
+        assert n * Multiplexed(n, burst, window, most).load == Fraction(times)
 
 
 def test_without_stragglers_to_fear_it_is_plain_data_parallel() -> None:
@@ -71,9 +114,14 @@ def test_without_stragglers_to_fear_it_is_plain_data_parallel() -> None:
 def test_constants_of_the_paper() -> None:
     assert SelectiveRepeat(256, 2, 3, 23).per_round == 12
     multiplexed = Multiplexed(256, 1, 2, 27)
-    exact = Fraction(28 * 2, 256 * 29)  # the paper's, with a code that need not come out even
-    assert float(exact) == pytest.approx(0.0075431, abs=1e-7)
-    assert exact <= multiplexed.load < exact * Fraction(102, 100)
+    # The codes of the paper are cyclic; repeating costs more where it does not come out even.
+    papers = Multiplexed(256, 1, 2, 27, CyclicCode.random)
+    assert float(papers.load) == pytest.approx(0.0075431, abs=1e-7)
+    assert papers.load < multiplexed.load < papers.load * Fraction(102, 100)
+    repeat = SelectiveRepeat(256, 2, 3, 23, CyclicCode.random)
+    assert float(repeat.load) == pytest.approx(0.0507813, abs=1e-7)
+    assert repeat.load < SelectiveRepeat(256, 2, 3, 23).load < repeat.load * Fraction(104, 100)
+    assert float(replication_code(256, 15).load) == 0.0625
     assert multiplexed.delay == 1
     assert SelectiveRepeat(256, 2, 3, 23).delay == 2
     for burst, window in ((1, 2), (2, 3), (3, 5)):
@@ -82,15 +130,29 @@ def test_constants_of_the_paper() -> None:
             assert Multiplexed(8, burst, window, most).load == bound
 
 
-def test_a_burst_that_is_too_long_is_refused_and_would_lose_the_job() -> None:
-    scheme = Multiplexed(4, 2, 3, 1)
-    history = np.zeros((8, 4), dtype=np.bool_)
-    history[0:3, 0] = True  # B + 1 rounds
-    assert scheme.conforms(history[:2])
-    assert not scheme.conforms(history[:3])
-    scheme = Multiplexed(4, 1, 2, 4)
-    history = np.zeros((7, 4), dtype=np.bool_)
-    history[0:2, 0] = True
+@pytest.mark.parametrize(
+    ("burst", "window", "most"), [(1, 2, 1), (1, 2, 4), (2, 3, 1), (2, 4, 2), (3, 5, 2)]
+)
+def test_a_burst_that_is_too_long_is_refused_and_would_lose_the_job(
+    burst: int, window: int, most: int
+) -> None:
+    scheme = Multiplexed(4, burst, window, most)
+    num_jobs = 6
+    history = np.zeros((num_jobs + scheme.delay, 4), dtype=np.bool_)
+    history[0 : burst + 1, 0] = True
+    assert scheme.conforms(history[:burst])
+    assert not scheme.conforms(history[: burst + 1])
+    assert 0 not in run_pattern(scheme, history, num_jobs)[0]
+    history[0, 0] = False  # a round less, and nothing is lost
+    assert run_pattern(scheme, history, num_jobs)[0] == list(range(num_jobs))
+
+
+def test_repeats_that_are_late_too_are_refused_and_would_lose_the_job() -> None:
+    scheme = SelectiveRepeat(6, 1, 2, 2)
+    history = np.zeros((7, 6), dtype=np.bool_)
+    history[0, [0, 1]] = True  # a pair; one of them repeats in the next round
+    assert scheme.conforms(history[:1])
+    history[1, 0] = True
     assert not scheme.conforms(history[:2])
     assert 0 not in run_pattern(scheme, history, 6)[0]
 
@@ -129,10 +191,19 @@ def brute_force(family: Bursty | Arbitrary, history: History) -> bool:
     ids=str,
 )
 def test_checking_round_by_round_equals_the_definition(family: Bursty | Arbitrary) -> None:
-    for bits in product((False, True), repeat=14):
-        history = np.array(bits, dtype=np.bool_).reshape(7, 2)
-        stepwise = all(family.conforms(history[: stop + 1]) for stop in range(7))
-        assert stepwise == brute_force(family, history)
+    """On all patterns of two workers over eight rounds that conform up to their last round."""
+    num_checked = 0
+    conforming = [np.zeros((0, 2), dtype=np.bool_)]
+    for _ in range(8):
+        longer = []
+        for history, row in product(conforming, product((False, True), repeat=2)):
+            whole = np.vstack([history, row])
+            num_checked += 1
+            assert family.conforms(whole) == brute_force(family, whole)
+            if family.conforms(whole):
+                longer.append(whole)
+        conforming = longer
+    assert num_checked > 300
 
 
 def test_gilbert_elliott_has_its_rates() -> None:

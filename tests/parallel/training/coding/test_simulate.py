@@ -1,14 +1,24 @@
 """The simulator: known times by hand, the order of the published result, and where it ends."""
 
+import math
+
 import numpy as np
 import pytest
 
 from parallel.training.coding.codes import replication_code
 from parallel.training.coding.dispatch import PullQueue
+from parallel.training.coding.names import round_scheme
+from parallel.training.coding.patience import Patience
 from parallel.training.coding.patterns import GilbertElliott
 from parallel.training.coding.schemes import CodedScheme, DropSlowest, Scheme
 from parallel.training.coding.sequential import Multiplexed, SelectiveRepeat
-from parallel.training.coding.simulate import SlowStates, Trace, simulate_dispatch, simulate_rounds
+from parallel.training.coding.simulate import (
+    SlowStates,
+    Trace,
+    cut_round,
+    simulate_dispatch,
+    simulate_rounds,
+)
 
 
 def coded(n: int, s: int) -> CodedScheme:
@@ -26,6 +36,43 @@ def test_rounds_by_hand() -> None:
     assert (dropped.seconds, dropped.is_exact) == (2.0 + 2.0, False)
 
 
+@pytest.mark.parametrize("name", ["gc-1", "class-2", "drop-1", "sr-sgc-2-3-2", "m-sgc-1-3-2"])
+def test_the_shortest_wait_is_no_longer_than_waiting_for_all(name: str) -> None:
+    scheme = round_scheme(name, 6)
+    assert scheme is not None
+    draw = np.random.default_rng(0)
+    history = np.zeros((0, 6), dtype=np.bool_)
+    everybody, num_shorter = np.ones(6, dtype=np.bool_), 0
+    for _ in range(300):
+        taken = draw.uniform(1.0, 1.2, 6) * np.where(draw.random(6) < 0.2, draw.uniform(2, 9, 6), 1)
+        late, seconds, waited = cut_round(scheme, history, taken, everybody, Patience(0.5))
+        history = np.vstack([history, late])
+        assert scheme.conforms(history)
+        assert seconds <= taken.max() + 1e-9
+        assert (taken[~late] <= seconds + 1e-9).all()
+        num_shorter += waited and seconds < taken.max()
+        if waited:  # nobody was waited for in vain: without the last one it would not do
+            last = int(np.where(late, 0, taken).argmax())
+            without = late.copy()
+            without[last] = True
+            assert not scheme.conforms(np.vstack([history[:-1], without]))
+    assert num_shorter > 0
+
+
+def test_one_fast_worker_sets_no_deadline_for_the_others() -> None:
+    patience = Patience(1.0)
+    assert patience.deadline_s([], 8) == math.inf
+    assert patience.deadline_s([3.0], 8) == 6.0
+    assert patience.deadline_s([3.0, 2.0], 24) == math.inf  # of 24 the third counts
+    assert patience.deadline_s([3.0, 2.0, 5.0], 24) == 10.0
+    patience.end_round([3.0] * 8, 8)
+    assert patience.deadline_s([0.1], 8) == 3.0
+    assert patience.deadline_s([2.0], 8) == 4.0
+    for _ in range(40):  # and yet it follows when all have become faster
+        patience.end_round([0.1] * 8, 8)
+    assert patience.deadline_s([0.1], 8) == pytest.approx(0.2)
+
+
 def test_redundancy_costs_its_slope() -> None:
     times = Trace(np.ones((3, 4)), slope=2.0)
     assert simulate_rounds(coded(4, 1), times, patience=1.0).seconds == pytest.approx(3 * 1.5)
@@ -37,6 +84,7 @@ def test_a_queue_by_hand() -> None:
     # Three start at 0.4, end at 1.4; one of them does the fourth chunk while the slow one waits.
     assert run.seconds == pytest.approx(2.4)
     assert run.work == 1.5  # and two more do it too
+    assert run.stragglers == 1.0
 
 
 def serverless(factor: float = 1.55) -> SlowStates:

@@ -1,0 +1,57 @@
+"""The experiment verbs of the command line."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.flags import Json, Ray
+from cluster.options import ExperimentOptions, ExperimentReportOptions
+from cluster.verbs import RunByDefault, run_verb
+
+app = typer.Typer(
+    no_args_is_help=True,
+    cls=RunByDefault,
+    help="Scaling sweeps, foretold by simulation, measured, reported: experiment EXP.toml.",
+)
+
+File = Annotated[Path, typer.Argument(help="The experiment: a TOML file (docs/experiments.md).")]
+
+
+@app.command("run")
+def experiment_run(
+    file: File,
+    *,
+    retry: Annotated[bool, typer.Option("--retry", help="Measure failed points again.")] = False,
+    ray: Ray = None,
+    json: Json = False,
+) -> None:
+    """Measure what is missing of a sweep and write the report; the same as experiment EXP.toml.
+
+    Run the same command again to go on where it was cut. Example: paceline experiment run EXP.toml
+    """
+    options = ExperimentOptions(file=file, retry=retry, ray_address=ray, json=json)
+    run_verb("cluster.experiment.run", options)
+
+
+@app.command("plan")
+def experiment_plan(file: File, *, json: Json = False) -> None:
+    """Simulate every point of a sweep, on clusters that need not be there, and write the report.
+
+    Example: paceline experiment plan EXP.toml
+    """
+    run_verb("cluster.experiment.plan", ExperimentOptions(file=file, json=json))
+
+
+@app.command("report")
+def experiment_report(
+    directory: Annotated[Path, typer.Argument(help="What an experiment wrote: its `out`.")],
+    *,
+    json: Json = False,
+) -> None:
+    """Write the report anew from a results directory: report.html, pictures, and a table.
+
+    Example: paceline experiment report runs/scaling
+    """
+    options = ExperimentReportOptions(directory=directory, json=json)
+    run_verb("cluster.experiment.report", options)

@@ -1,0 +1,1 @@
+"""Scaling experiments: sweeps that are planned by simulation, measured, and reported."""

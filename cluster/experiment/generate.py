@@ -1,0 +1,234 @@
+"""Measures points of generation: deployments of real actors, real or virtual devices."""
+
+import hashlib
+import statistics
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from cluster.deployment import Deployment
+from cluster.deployment_spec import DeploymentSpec
+from cluster.experiment.config import Experiment
+from cluster.experiment.points import NO_DRAFTER, GeneratePoint
+from cluster.experiment.predict import arrivals, virtual_text
+from cluster.experiment.store import Measured
+from cluster.options import DecodeOptions, ModelOptions, PromptOptions
+from cluster.planning import PlannedModel, plan_deployment, plan_drafter, plan_target
+from cluster.report import total_stats
+from cluster.requests import cache_tokens, make_submits
+from cluster.session import Result, run_requests
+from parallel.decoding.types import DecodeMode
+from parallel.messages import Submit
+from runtime.errors import ConfigError, PacelineError
+from runtime.links.link import Link
+from runtime.timeline import PhaseSpan
+
+_WARM_UP_TOKENS = 4
+_NUM_SPANS = 4096
+
+
+class GenerateBench:
+    """Runs points; one deployment, of several replicas perhaps, is up at a time."""
+
+    def __init__(self, experiment: Experiment, points: Sequence[GeneratePoint]) -> None:
+        """Plan every point.
+
+        Raises:
+            ConfigError: a point cannot run; names it. Nothing was started.
+        """
+        self._experiment = experiment
+        self._specs: dict[tuple[object, ...], DeploymentSpec] = {}
+        self._submits: dict[str, list[Submit]] = {}
+        self._targets: dict[int, PlannedModel] = {}
+        self._up: tuple[object, ...] | None = None
+        self._stack = ExitStack()
+        self._deployments: list[Deployment] = []
+        self._links: list[Link] = []
+        for point in points:
+            try:
+                self._plan(point)
+            except ConfigError as error:
+                raise ConfigError(f"point {point.key}: {error}") from error
+
+    @property
+    def num_actors(self) -> int:
+        """Actors that the largest point needs."""
+        counts = [spec.num_actors * int(str(key[1])) for key, spec in self._specs.items()]
+        return max(counts, default=1)
+
+    def measure(self, point: GeneratePoint, repeat: int) -> tuple[Measured, list[PhaseSpan]]:
+        """Return a run of a point and, of its first replica, who worked when.
+
+        Raises:
+            PacelineError: it could not be measured; what was started for it has ended.
+        """
+        try:
+            if self._up != point.deployment:
+                self._start(point)
+            submits = self._submits[point.key]
+            self._deployments[0].spans()  # of earlier runs
+            start_s = time.perf_counter()
+            results = self._run(submits, arrivals(self._experiment, point))
+            wall_s = time.perf_counter() - start_s
+            spans = self._deployments[0].spans() if self._experiment.timeline else []
+        except PacelineError:
+            self.close()
+            raise
+        failed = next((result.error for result in results if result.error), None)
+        if failed:
+            raise PacelineError(f"a request failed: {failed}")
+        return _measured(point, repeat, results, wall_s), spans
+
+    def close(self) -> None:
+        """End what runs."""
+        self._stack.close()
+        self._up, self._deployments, self._links = None, [], []
+
+    def _start(self, point: GeneratePoint) -> None:
+        self.close()
+        for _ in range(point.replicas):
+            deployment = self._stack.enter_context(Deployment(self._specs[point.deployment]))
+            deployment.start(lambda _: None)
+            link = deployment.connect()
+            self._stack.callback(link.close)
+            self._deployments.append(deployment)
+            self._links.append(link)
+        warm = [
+            replace(submit, max_tokens=_WARM_UP_TOKENS)
+            for submit in self._submits[point.key][: point.replicas]
+        ]
+        self._run(warm, [0.0] * len(warm))
+        self._up = point.deployment
+
+    def _run(self, submits: Sequence[Submit], due_s: Sequence[float]) -> list[Result]:
+        """Deal the requests to the replicas in turn and run all to their end."""
+        num = len(self._deployments)
+
+        def run(replica: int) -> list[Result]:
+            return run_requests(
+                self._deployments[replica],
+                self._links[replica],
+                submits[replica::num],
+                on_tokens=lambda *_: None,
+                on_end=lambda _: None,
+                due_s=due_s[replica::num],
+            )
+
+        with ThreadPoolExecutor(num) as pool:
+            parts = list(pool.map(run, range(min(num, len(submits)))))
+        return sorted((r for part in parts for r in part), key=lambda r: r.submit.request)
+
+    def _plan(self, point: GeneratePoint) -> None:
+        experiment = self._experiment
+        options = _model_options(experiment, point)
+        if point.tp not in self._targets:
+            self._targets[point.tp] = plan_target(options)
+        target = self._targets[point.tp]
+        submits = make_submits(_prompts(experiment), _decode(experiment, point), target)
+        if point.replicas > len(submits):
+            raise ConfigError(
+                f"requests.num is {len(submits)}: {point.replicas} replicas need one each"
+            )
+        self._submits[point.key] = submits
+        drafter = plan_drafter(options, target) if point.mode != NO_DRAFTER else None
+        if drafter is not None and (drafter.has_ranks or drafter.ngram) != (point.drafters > 0):
+            where = "on ranks of its own" if point.drafters == 0 else "in the target's process"
+            raise ConfigError(
+                f"sweep.drafters has {point.drafters}, but drafter {drafter.name} works {where}: "
+                f"take {'at least 1' if point.drafters == 0 else '0'}"
+            )
+        tokens = cache_tokens(submits, point.batch, target.max_positions)
+        spec = plan_deployment(options, target, drafter, cache_tokens=tokens, stops=False)
+        if experiment.timeline:
+            spec = _recorded(spec)
+        self._specs.setdefault(point.deployment, spec)
+
+
+def _recorded(spec: DeploymentSpec) -> DeploymentSpec:
+    drafter = spec.drafter
+    return replace(
+        spec,
+        target=replace(spec.target, num_spans=_NUM_SPANS),
+        drafter=replace(drafter, num_spans=_NUM_SPANS) if drafter is not None else None,
+    )
+
+
+def _model_options(experiment: Experiment, point: GeneratePoint) -> ModelOptions:
+    model, requests = experiment.model, experiment.requests
+    if point.nodes > 1 and experiment.ray is None:
+        raise ConfigError(
+            f"sweep.nodes has {point.nodes}: a local Ray is one node; name a cluster with "
+            '`ray = "HOST:PORT"`, or only plan'
+        )
+    options = ModelOptions(
+        target=model.target if model is not None else None,
+        drafter=model.drafter if model is not None else None,
+        tp=point.tp,
+        drafters=max(point.drafters, 1),
+        layer_parallel=point.layer_parallel,
+        group_backend=requests.group,
+        link=requests.link,
+        max_batch=point.batch,
+        draft_wait_s=requests.draft_wait,
+        prefix_cache=False,  # each run is to read its prompts
+        ray_address=experiment.ray,
+    )
+    if model is None:
+        assert experiment.devices is not None
+        return replace(options, virtual=virtual_text(experiment.devices, point))
+    return replace(options, dtype=model.dtype, device=model.device, threads=model.threads)
+
+
+def _prompts(experiment: Experiment) -> PromptOptions:
+    model, num = experiment.model, experiment.requests.num
+    if model is None:
+        return PromptOptions(num_prompts=num)
+    file = Path(model.prompts) if model.prompts is not None else None
+    return PromptOptions(prompt=model.prompt, prompts=file, num_prompts=num, chat=model.chat)
+
+
+def _decode(experiment: Experiment, point: GeneratePoint) -> DecodeOptions:
+    model = experiment.model
+    return DecodeOptions(
+        mode=DecodeMode(point.mode).value,
+        draft_length=point.draft_length,
+        max_tokens=experiment.requests.max_tokens,
+        temperature=model.temperature if model is not None else 0.0,
+        seed=experiment.requests.seed,
+        ignore_eos=True,
+    )
+
+
+def _measured(
+    point: GeneratePoint, repeat: int, results: Sequence[Result], wall_s: float
+) -> Measured:
+    stats = total_stats(results, wall_s, tp=point.tp, drafters=point.drafters)
+    firsts = sorted(result.stats.ttft_s for result in results)
+    totals = sorted(result.stats.total_s for result in results)
+    tokens = hashlib.sha256(repr([result.token_ids for result in results]).encode())
+    figures = {
+        "acceptance": stats.acceptance_rate,
+        "alpha": stats.alpha,
+        "tokens_per_round": stats.mean_accepted_length,
+        "overlap": stats.overlap,
+        "rounds": float(stats.rounds),
+        "accepted": float(stats.accepted),
+        "rejected": float(sum(result.stats.rejected for result in results)),
+        "missed_drafts": float(stats.missed_drafts),
+        "draft_step_s": stats.draft_step_s,
+        "ttft_s": statistics.fmean(firsts),
+        "ttft_p90_s": firsts[int(0.9 * (len(firsts) - 1))],
+        "total_p50_s": totals[len(totals) // 2],
+        "total_p90_s": totals[int(0.9 * (len(totals) - 1))],
+    }
+    return Measured(
+        key=point.key,
+        repeat=repeat,
+        rate=round(stats.tokens_per_s, 4),
+        wall_s=round(wall_s, 4),
+        figures={name: round(value, 5) for name, value in figures.items()},
+        digest=tokens.hexdigest()[:16],
+    )

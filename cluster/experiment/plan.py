@@ -1,0 +1,59 @@
+"""`paceline experiment plan`: what the simulators foretell of every point; nothing is started."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from cluster.experiment.config import Experiment, load_experiment
+from cluster.experiment.points import Point, points_of
+from cluster.experiment.predict import Prediction, predict
+from cluster.experiment.report import write_report
+from cluster.experiment.rows import make_rows
+from cluster.experiment.store import Store, read_results
+from cluster.experiment.tables import plan_table
+from cluster.options import ExperimentOptions
+from cluster.report import output_console
+from runtime.errors import ConfigError
+
+_NOTES = Console(stderr=True, highlight=False)
+
+
+def run(options: ExperimentOptions) -> int:
+    """Simulate every point, write the report of it, and print the table; return the exit code.
+
+    Raises:
+        ConfigError: something in the file cannot be used.
+    """
+    experiment = load_experiment(options.file)
+    points = points_of(experiment)
+    plan = predict_all(experiment, points)
+    if not plan:
+        raise ConfigError(
+            "nothing can be foretold: add a section [devices] with what the model's forwards and "
+            "draft steps take (docs/experiments.md)"
+        )
+    with Store(Path(experiment.out)) as store:
+        store.keep_config(experiment)
+        store.keep_plan(plan)
+        rows = make_rows(points, plan, read_results(store.directory))
+        page = write_report(store.directory, experiment, rows)
+    if options.json:
+        print(json.dumps({key: asdict(prediction) for key, prediction in plan.items()}))
+    else:
+        output_console().print(plan_table(rows, experiment))
+        _NOTES.print(f"report: {page}", soft_wrap=True)
+    return 0
+
+
+def predict_all(experiment: Experiment, points: Sequence[Point]) -> dict[str, Prediction]:
+    """Return the prediction of each point for which there is one."""
+    found = {}
+    for point in track(points, "simulating", console=_NOTES, transient=True):
+        prediction = predict(experiment, point)
+        if prediction is not None:
+            found[point.key] = prediction
+    return found

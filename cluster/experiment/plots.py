@@ -1,0 +1,195 @@
+"""An experiment's pictures: how rate, speed-up and efficiency scale, and what was foretold."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+from cluster.experiment.png import save_png
+from cluster.experiment.points import Point
+from cluster.experiment.rows import Row, varying
+from cluster.experiment.tables import axis_text
+
+_SIZES = ("workers", "replicas", "tp", "drafters", "nodes")
+"""Axes that add devices, the most usual first."""
+_NUMERIC = ("draft_length", "layer_parallel", "clients", "rate", "factor")
+_NOTHING = ("-", "0", "off")
+_BAND = 0.05
+_WIDE = 30
+"""Highest to lowest rate, from which rates are drawn to a logarithmic scale."""
+
+
+def scaling_axis(points: Sequence[Point]) -> str | None:
+    """Return the axis along which an experiment grows; None where it does not."""
+    counts = {
+        name: len({getattr(point, name) for point in points})
+        for name in _SIZES
+        if points and name in points[0].AXES
+    }
+    best = max(counts, key=lambda name: counts[name], default=None)
+    return best if best is not None and counts[best] > 1 else None
+
+
+def plot_scaling(rows: Sequence[Row], file: Path, *, unit: str) -> None:
+    """Draw rate, speed-up and efficiency against devices; measured with marks, foretold dashed."""
+    axis = scaling_axis([row.point for row in rows])
+    assert axis is not None
+    figure, panels = _figure(3, width=13.5)
+    devices = sorted({row.point.devices for row in rows})
+    for index, (name, some) in enumerate(_series(rows, axis).items()):
+        some = sorted(some, key=lambda row: row.point.devices)
+        color = f"C{index % 10}"
+        _line(panels[0], some, "rate", color, name)
+        _line(panels[1], some, "speedup", color, "")
+        _line(panels[2], some, "efficiency", color, "")
+    base = min(row.base_devices for row in rows)
+    panels[1].plot(devices, [n / base for n in devices], color="0.8", linewidth=1, zorder=0)
+    panels[1].annotate("ideal", (devices[-1], devices[-1] / base), color="0.5", ha="right")
+    panels[2].axhline(1.0, color="0.8", linewidth=1, zorder=0)
+    labels = (unit, "speed-up against the baseline", "speed-up a device")
+    for panel, label in zip(panels, labels, strict=True):
+        panel.set(xlabel="devices", ylabel=label)
+        panel.set_ylim(bottom=0)
+        _device_ticks(panel, devices)
+    for panel in panels[:2] if _is_wide(rows) else ():
+        _logarithmic(panel)
+    _finish(figure, file)
+
+
+def plot_axis(rows: Sequence[Row], axis: str, file: Path, *, unit: str) -> None:
+    """Draw the rate along one axis that adds no devices."""
+    figure, (panel,) = _figure(1, width=7.5)
+    places = list(
+        dict.fromkeys(axis_text(row, axis) for row in rows if axis_text(row, axis) != "-")
+    )
+    for index, (name, some) in enumerate(_series(rows, axis).items()):
+        some = [row for row in some if axis_text(row, axis) in places]
+        at = [places.index(axis_text(row, axis)) for row in some]
+        color = f"C{index % 10}"
+        _curves(
+            panel,
+            [(x, row.rate) for x, row in zip(at, some, strict=True)],
+            [(x, _foretold(row, "rate")) for x, row in zip(at, some, strict=True)],
+            color,
+            name,
+        )
+    panel.set_xticks(range(len(places)), places)
+    panel.set(xlabel=axis.replace("_", " "), ylabel=unit)
+    panel.set_ylim(bottom=0)
+    _finish(figure, file)
+
+
+def plot_agreement(rows: Sequence[Row], file: Path) -> None:
+    """Draw, for each point, what was measured to what was foretold."""
+    known = [row for row in rows if row.ratio is not None and row.predicted is not None]
+    figure, (panel,) = _figure(1, width=10, height=0.9 + 0.24 * len(known))
+    panel.axvspan(1 - _BAND, 1 + _BAND, color="tab:green", alpha=0.12)
+    panel.axvline(1.0, color="0.6", linewidth=1)
+    for place, row in enumerate(known):
+        assert row.predicted is not None
+        assert row.ratio is not None
+        ratios = [run.rate / row.predicted.rate for run in row.runs]
+        panel.plot(ratios, [place] * len(ratios), ".", color="0.6")
+        panel.plot([row.ratio], [place], "o", color="C0")
+    panel.set_yticks(range(len(known)), [row.point.key for row in known], fontsize=7)
+    panel.invert_yaxis()
+    panel.set_xlabel("measured / foretold (blue: median; band: within 5 %)")
+    save_png(figure, file)
+
+
+def free_axes(rows: Sequence[Row]) -> list[str]:
+    """Return the axes that add no devices and have several values."""
+    names = varying([row.point for row in rows])
+    return [name for name in names if name in _NUMERIC]
+
+
+def _series(rows: Sequence[Row], axis: str) -> dict[str, list[Row]]:
+    names = [name for name in varying([row.point for row in rows]) if name != axis]
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        texts = {name: axis_text(row, name) for name in names}
+        parts = [_label(name, text) for name, text in texts.items() if text not in _NOTHING]
+        found.setdefault(", ".join(parts) or "all", []).append(row)
+    return found
+
+
+def _label(name: str, text: str) -> str:
+    if name in ("mode", "scheme"):
+        return text
+    words = {"layer_parallel": "layers at a time", "factor": "stragglers x"}
+    return f"{words.get(name, name.replace('_', ' '))} {text}"
+
+
+def _line(panel: Axes, some: Sequence[Row], figure: str, color: str, label: str) -> None:
+    if figure == "rate":
+        for row in some:
+            if row.low is not None and row.high is not None:
+                panel.plot([row.point.devices] * 2, [row.low, row.high], color=color, linewidth=3)
+    _curves(
+        panel,
+        [(row.point.devices, getattr(row, figure)) for row in some],
+        [(row.point.devices, _foretold(row, figure)) for row in some],
+        color,
+        label,
+    )
+
+
+def _curves(
+    panel: Axes,
+    measured: Sequence[tuple[int, float | None]],
+    foretold: Sequence[tuple[int, float | None]],
+    color: str,
+    label: str,
+) -> None:
+    """Draw measured points with marks and foretold ones dashed; one of them gets the label."""
+    for points, style in ((measured, "o-"), (foretold, "--")):
+        known = [(x, y) for x, y in points if y is not None]
+        if known:
+            panel.plot(
+                [x for x, _ in known], [y for _, y in known], style, color=color, label=label
+            )
+            label = ""
+
+
+def _foretold(row: Row, figure: str) -> float | None:
+    if figure == "rate":
+        return row.predicted.rate if row.predicted is not None else None
+    value: float | None = getattr(row, f"predicted_{figure}")
+    return value
+
+
+def _is_wide(rows: Sequence[Row]) -> bool:
+    rates = [rate for row in rows for rate in (row.rate, _foretold(row, "rate")) if rate]
+    return bool(rates) and max(rates) / min(rates) >= _WIDE
+
+
+def _logarithmic(panel: Axes) -> None:
+    panel.set_yscale("log")
+    panel.autoscale(axis="y")
+    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    panel.yaxis.set_minor_locator(NullLocator())
+
+
+def _device_ticks(panel: Axes, devices: Sequence[int]) -> None:
+    panel.set_xscale("log", base=2)
+    shown = [n for n in devices if n & (n - 1) == 0] or list(devices)
+    panel.set_xticks(shown, [str(n) for n in shown])
+    panel.minorticks_off()
+
+
+def _figure(num: int, *, width: float, height: float = 4.2) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    made = figure.subplots(1, num, squeeze=False)
+    return figure, list(made[0])
+
+
+def _finish(figure: Figure, file: Path) -> None:
+    for panel in figure.axes:
+        panel.grid(alpha=0.25)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+    save_png(figure, file)

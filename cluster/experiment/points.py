@@ -1,0 +1,188 @@
+"""The points of a sweep, each with what it runs on; impossible ones are refused by name."""
+
+from dataclasses import dataclass
+from itertools import product
+from typing import ClassVar
+
+from cluster.experiment.config import Devices, Experiment, Sweep
+from parallel.decoding.types import DecodeMode
+from runtime.errors import ConfigError
+
+NO_DRAFTER = DecodeMode.AUTOREGRESSIVE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratePoint:
+    """One combination of a sweep over generation."""
+
+    AXES: ClassVar[tuple[str, ...]] = (
+        "nodes",
+        "replicas",
+        "tp",
+        "drafters",
+        "layer_parallel",
+        "draft_length",
+        "mode",
+        "clients",
+        "rate",
+    )
+    nodes: int
+    replicas: int
+    tp: int
+    drafters: int
+    """0 where nothing is drafted, or the drafter is in the target's process."""
+    layer_parallel: str
+    draft_length: int | None
+    """None leaves it to the controller."""
+    mode: str
+    clients: int
+    rate: float
+
+    @property
+    def key(self) -> str:
+        """Its name, in results and files."""
+        parts = [f"n{self.nodes}"] if self.nodes > 1 else []
+        parts += [f"x{self.replicas}"] if self.replicas > 1 else []
+        parts.append(f"tp{self.tp}")
+        if self.mode != NO_DRAFTER:
+            parts.append(f"d{self.drafters}")
+            parts += [f"lp{self.layer_parallel}"] if self.layer_parallel != "off" else []
+            parts.append(f"g{'auto' if self.draft_length is None else self.draft_length}")
+        parts.append(self.mode)
+        parts += [f"c{self.clients}"] if self.clients > 1 else []
+        parts += [f"r{self.rate:g}"] if self.rate else []
+        return "-".join(parts)
+
+    @property
+    def devices(self) -> int:
+        """Devices it keeps busy."""
+        return self.replicas * (self.tp + self.drafters)
+
+    @property
+    def deployment(self) -> tuple[object, ...]:
+        """What has to be started for it; points that agree share it."""
+        return (
+            self.nodes,
+            self.replicas,
+            self.tp,
+            self.drafters,
+            self.layer_parallel,
+            self.batch,
+        )
+
+    @property
+    def batch(self) -> int:
+        """Requests in flight at once, at most."""
+        return self.clients if not self.rate else max(self.clients, 16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainPoint:
+    """One combination of a sweep over training."""
+
+    AXES: ClassVar[tuple[str, ...]] = ("workers", "scheme", "factor")
+    workers: int
+    scheme: str
+    factor: float
+    """How many times as long a straggler takes; 1 is none."""
+
+    @property
+    def key(self) -> str:
+        """Its name, in results and files."""
+        return f"w{self.workers}-{self.scheme}-{self.factor:g}x"
+
+    @property
+    def devices(self) -> int:
+        """Devices it keeps busy."""
+        return self.workers
+
+
+Point = GeneratePoint | TrainPoint
+
+
+def points_of(experiment: Experiment) -> list[GeneratePoint] | list[TrainPoint]:
+    """Return the points of a sweep, each once.
+
+    Raises:
+        ConfigError: an axis has a value that cannot be; names the key.
+    """
+    sweep = experiment.sweep
+    foreign = ("workers", "scheme", "factor")
+    axes = foreign if experiment.kind == "generate" else GeneratePoint.AXES
+    for name in axes:
+        if getattr(sweep, name) != Sweep.model_fields[name].default:
+            raise ConfigError(f"sweep.{name} means nothing where kind is {experiment.kind!r}")
+    if experiment.kind == "train":
+        made = [
+            TrainPoint(workers=workers, scheme=scheme, factor=factor)
+            for workers, scheme, factor in product(sweep.workers, sweep.scheme, sweep.factor)
+        ]
+        return list(dict.fromkeys(made))
+    _check_generation(experiment)
+    combinations = product(*(getattr(sweep, name) for name in GeneratePoint.AXES))
+    points = list(dict.fromkeys(_point(*values) for values in combinations))
+    for point in points:
+        if point.nodes > point.devices:
+            raise ConfigError(
+                f"sweep.nodes has {point.nodes}, but point {point.key} has {point.devices} "
+                "rank(s): it cannot lie on more nodes than ranks"
+            )
+    return points
+
+
+def _point(
+    nodes: int,
+    replicas: int,
+    tp: int,
+    drafters: int,
+    layer_parallel: str | int,
+    draft_length: int | str,
+    mode: str,
+    clients: int,
+    rate: float,
+) -> GeneratePoint:
+    drafts = mode != NO_DRAFTER
+    return GeneratePoint(
+        nodes=nodes,
+        replicas=replicas,
+        tp=tp,
+        drafters=drafters if drafts else 0,
+        layer_parallel=str(layer_parallel) if drafts else "off",
+        draft_length=int(draft_length) if drafts and draft_length != "auto" else None,
+        mode=mode,
+        clients=clients,
+        rate=rate,
+    )
+
+
+def _check_generation(experiment: Experiment) -> None:
+    sweep = experiment.sweep
+    for text in sweep.layer_parallel:
+        number = str(text)
+        if number not in ("off", "auto") and not (number.isdecimal() and int(number) >= 1):
+            raise ConfigError(f"sweep.layer_parallel has {text!r}: write off, auto or a number")
+    for length in sweep.draft_length:
+        if length != "auto" and length < 0:
+            raise ConfigError(f"sweep.draft_length has {length}: write auto or a number from 0 on")
+    if experiment.model is None and experiment.devices is not None:
+        _check_layers(experiment.devices, experiment)
+
+
+def _check_layers(devices: Devices, experiment: Experiment) -> None:
+    sweep = experiment.sweep
+    if min(sweep.drafters) < 1 and set(sweep.mode) != {NO_DRAFTER}:
+        raise ConfigError(
+            "sweep.drafters has 0, but a virtual drafter is a device of its own: take at least 1"
+        )
+    if devices.layers is None:
+        if any(text != "off" for text in sweep.layer_parallel):
+            raise ConfigError(
+                f"sweep.layer_parallel is {sweep.layer_parallel}, but devices.draft has no layers: "
+                'leave it "off", or give devices.layers, attention and mlp in place of draft'
+            )
+        return
+    if max(sweep.drafters) > devices.layers:
+        raise ConfigError(
+            f"sweep.drafters has {max(sweep.drafters)}: devices.layers are {devices.layers}, and a "
+            "rank needs one; take fewer drafters or more layers"
+        )

@@ -1,0 +1,141 @@
+"""`paceline experiment report`: pictures, a table and one page from a results directory."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from cluster.experiment.config import Experiment
+from cluster.experiment.page import write_page
+from cluster.experiment.plots import (
+    free_axes,
+    plot_agreement,
+    plot_axis,
+    plot_scaling,
+    scaling_axis,
+)
+from cluster.experiment.points import NO_DRAFTER, GeneratePoint, points_of
+from cluster.experiment.predict import simulated_spans
+from cluster.experiment.rows import Row, make_rows
+from cluster.experiment.store import (
+    read_config,
+    read_environment,
+    read_plan,
+    read_results,
+    read_timeline,
+)
+from cluster.experiment.tables import results_table
+from cluster.experiment.timeline_plot import plot_timelines
+from cluster.options import ExperimentReportOptions
+from cluster.report import output_console
+from runtime.timeline import Phase, PhaseSpan
+
+PAGE = "report.html"
+_PICTURES = ("scaling.png", "by-*.png", "timeline.png", "agreement.png")
+_MOST_TIMELINES = 4
+
+
+def run(options: ExperimentReportOptions) -> int:
+    """Write the report anew and print the table; return the exit code.
+
+    Raises:
+        ConfigError: the directory holds no experiment.
+    """
+    directory = options.directory
+    experiment = read_config(directory)
+    points = points_of(experiment)
+    rows = make_rows(points, read_plan(directory), read_results(directory))
+    page = write_report(directory, experiment, rows)
+    if options.json:
+        print(json.dumps({"report": str(page), "rows": rows_json(rows)}))
+        return 0
+    output_console().print(results_table(rows, experiment.title or directory.name))
+    Console(stderr=True, highlight=False).print(f"report: {page}", soft_wrap=True)
+    return 0
+
+
+def write_report(directory: Path, experiment: Experiment, rows: Sequence[Row]) -> Path:
+    """Write the pictures and the page; return where the page is."""
+    for old in [file for name in _PICTURES for file in directory.glob(name)]:
+        old.unlink()  # of a sweep that had other axes
+    unit = "samples a second" if experiment.kind == "train" else "tokens a second"
+    pictures: list[tuple[str, str, Path]] = []
+    if scaling_axis([row.point for row in rows]) is not None:
+        file = directory / "scaling.png"
+        plot_scaling(rows, file, unit=unit)
+        words = (
+            "Dots: measured, the median of the runs, with a bar from the slowest to the fastest. "
+            "Dashed: foretold by the simulator. The baseline is plain decoding, or training "
+            "without stragglers, on the fewest devices."
+        )
+        pictures.append(("Scaling", words, file))
+    for axis in free_axes(rows):
+        file = directory / f"by-{axis}.png"
+        plot_axis(rows, axis, file, unit=unit)
+        pictures.append((f"By {axis.replace('_', ' ')}", "Dashed: foretold.", file))
+    timelines = _timelines(directory, experiment, rows)
+    if timelines:
+        file = directory / "timeline.png"
+        plot_timelines(timelines, file)
+        words = "The start of a run, simulated."
+        if any(row.runs for row in rows):
+            words = "Spans that leader and drafter recorded, from the middle of a measured run."
+        pictures.append(("Who works when", words, file))
+    if any(row.ratio is not None for row in rows):
+        file = directory / "agreement.png"
+        plot_agreement(rows, file)
+        pictures.append(("Measured to foretold", "", file))
+    page = directory / PAGE
+    write_page(page, experiment, rows, pictures, read_environment(directory))
+    return page
+
+
+def rows_json(rows: Sequence[Row]) -> list[dict[str, object]]:
+    """Return the rows for programs."""
+    return [
+        {
+            "key": row.point.key,
+            **{name: getattr(row.point, name) for name in row.point.AXES},
+            "devices": row.point.devices,
+            "runs": len(row.runs),
+            "rate": row.rate,
+            "rate_min": row.low,
+            "rate_max": row.high,
+            "predicted_rate": row.predicted.rate if row.predicted is not None else None,
+            "ratio_to_predicted": row.ratio,
+            "speedup": row.speedup,
+            "predicted_speedup": row.predicted_speedup,
+            "efficiency": row.efficiency,
+            "identical": row.identical,
+            "errors": list(row.errors),
+        }
+        for row in rows
+    ]
+
+
+def _timelines(
+    directory: Path, experiment: Experiment, rows: Sequence[Row]
+) -> dict[str, list[PhaseSpan]]:
+    """Return the spans of a few points: of each mode the fastest.
+
+    They are what was recorded, or where nothing was measured what the simulator says.
+    """
+    best: dict[str, tuple[float, GeneratePoint]] = {}
+    for row in rows:
+        point = row.point
+        if not isinstance(point, GeneratePoint) or point.mode == NO_DRAFTER:
+            continue
+        rate = row.rate
+        if rate is None and row.predicted is not None and not any(each.runs for each in rows):
+            rate = row.predicted.rate
+        if rate is not None and (point.mode not in best or rate > best[point.mode][0]):
+            best[point.mode] = (rate, point)
+    found = {}
+    for _, point in list(best.values())[:_MOST_TIMELINES]:
+        spans = read_timeline(directory, point.key)
+        if not any(row.runs for row in rows) and experiment.devices is not None:
+            spans = simulated_spans(experiment, point)
+        if {Phase.VERIFY, Phase.DRAFT} <= {span.phase for span in spans}:
+            found[point.key] = spans
+    return found

@@ -1,0 +1,133 @@
+"""A report's rows: what was foretold of each point, what was measured, and how both scale."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from cluster.experiment.points import NO_DRAFTER, GeneratePoint, Point, TrainPoint
+from cluster.experiment.predict import Prediction
+from cluster.experiment.store import Measured
+
+_DRAFTER_AXES = ("drafters", "layer_parallel", "draft_length")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One point."""
+
+    point: Point
+    predicted: Prediction | None
+    runs: tuple[Measured, ...] = ()
+    """Those that succeeded."""
+    errors: tuple[str, ...] = ()
+    speedup: float | None = None
+    """Against the baseline, as measured."""
+    predicted_speedup: float | None = None
+    base_devices: int = 1
+    """Devices of the baseline."""
+    identical: bool | None = None
+    """Whether its output tokens are the baseline's; None where they are not compared."""
+
+    @property
+    def rate(self) -> float | None:
+        """Median over the runs."""
+        return statistics.median(run.rate for run in self.runs) if self.runs else None
+
+    @property
+    def low(self) -> float | None:
+        """The slowest run's rate."""
+        return min((run.rate for run in self.runs), default=None)
+
+    @property
+    def high(self) -> float | None:
+        """The fastest run's rate."""
+        return max((run.rate for run in self.runs), default=None)
+
+    @property
+    def ratio(self) -> float | None:
+        """What was measured to what was foretold."""
+        if self.rate is None or self.predicted is None:
+            return None
+        return self.rate / self.predicted.rate
+
+    @property
+    def efficiency(self) -> float | None:
+        """Speed-up a device, the baseline's being 1."""
+        return self._each(self.speedup)
+
+    @property
+    def predicted_efficiency(self) -> float | None:
+        """The same, as foretold."""
+        return self._each(self.predicted_speedup)
+
+    def figure(self, name: str) -> float | None:
+        """Return the median of a measured figure."""
+        values = [run.figures[name] for run in self.runs if name in run.figures]
+        return statistics.median(values) if values else None
+
+    def _each(self, speedup: float | None) -> float | None:
+        return None if speedup is None else speedup * self.base_devices / self.point.devices
+
+
+def make_rows(
+    points: Sequence[Point], plan: Mapping[str, Prediction], results: Sequence[Measured]
+) -> list[Row]:
+    """Return a row for each point, in the sweep's order."""
+    rows = []
+    for point in points:
+        mine = [measured for measured in results if measured.key == point.key]
+        rows.append(
+            Row(
+                point=point,
+                predicted=plan.get(point.key),
+                runs=tuple(measured for measured in mine if not measured.error),
+                errors=tuple(measured.error for measured in mine if measured.error),
+            )
+        )
+    return [_compared(row, _baseline(row, rows)) for row in rows]
+
+
+def _baseline(row: Row, rows: Sequence[Row]) -> Row:
+    """Return what a row is compared with: plain, on the fewest devices, under the same load."""
+    alike = [other for other in rows if _load(other.point) == _load(row.point)]
+    return min(alike, key=lambda other: (other.point.devices, not _is_plain(other.point)))
+
+
+def _load(point: Point) -> object:
+    return None if isinstance(point, TrainPoint) else (point.clients, point.rate)
+
+
+def _is_plain(point: Point) -> bool:
+    return point.factor == 1 if isinstance(point, TrainPoint) else point.mode == NO_DRAFTER
+
+
+def _compared(row: Row, base: Row) -> Row:
+    speedup = predicted = None
+    if row.rate is not None and base.rate:
+        speedup = row.rate / base.rate
+    if row.predicted is not None and base.predicted is not None:
+        predicted = row.predicted.rate / base.predicted.rate
+    identical = None
+    if isinstance(row.point, GeneratePoint) and row.runs and base.runs:
+        identical = {run.digest for run in row.runs} == {base.runs[0].digest}
+    return replace(
+        row,
+        speedup=speedup,
+        predicted_speedup=predicted,
+        base_devices=base.point.devices,
+        identical=identical,
+    )
+
+
+def varying(points: Sequence[Point]) -> list[str]:
+    """Return the axes on which points differ."""
+    return [
+        name
+        for name in (points[0].AXES if points else ())
+        if len({getattr(point, name) for point in points if _means(point, name)}) > 1
+    ]
+
+
+def _means(point: Point, axis: str) -> bool:
+    """Tell whether an axis says anything of a point: without a drafter, its axes do not."""
+    return axis not in _DRAFTER_AXES or not _is_plain(point)

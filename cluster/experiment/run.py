@@ -1,0 +1,183 @@
+"""`paceline experiment run`: foretell every point, measure what is missing, report."""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from cluster.experiment.config import Experiment, load_experiment
+from cluster.experiment.environment import environment
+from cluster.experiment.generate import GenerateBench
+from cluster.experiment.plan import predict_all
+from cluster.experiment.points import GeneratePoint, Point, TrainPoint, points_of
+from cluster.experiment.predict import Prediction
+from cluster.experiment.report import rows_json, write_report
+from cluster.experiment.rows import make_rows
+from cluster.experiment.store import Measured, Store, read_results
+from cluster.experiment.tables import results_table
+from cluster.experiment.train import TrainBench
+from cluster.options import ExperimentOptions
+from cluster.ray_session import RaySession
+from cluster.report import output_console
+from runtime.errors import ConfigError, PacelineError
+
+_NOTES = Console(stderr=True, highlight=False)
+_START_S = 10.0
+"""What starting a point's actors takes, roughly; only the time left is reckoned with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One run of one point."""
+
+    point: Point
+    repeat: int
+
+
+def run(options: ExperimentOptions) -> int:
+    """Run an experiment, or what is missing of it; return the exit code: 1 if a point failed.
+
+    Raises:
+        ConfigError: something in the file cannot be used; nothing was started.
+    """
+    logging.getLogger("paceline").setLevel(logging.ERROR)
+    experiment = load_experiment(options.file)
+    if options.ray_address is not None:
+        experiment = experiment.model_copy(update={"ray": options.ray_address})
+    points = points_of(experiment)
+    bench = _bench(experiment, points)
+    plan = predict_all(experiment, points)
+    with Store(Path(experiment.out)) as store:
+        store.keep_config(experiment)
+        store.keep_plan(plan)
+        known = read_results(store.directory)
+        todo = missing(units_of(experiment, points), known, retry=options.retry)
+        if todo:
+            store.keep_environment(environment())
+            with RaySession(experiment.ray, num_actors=bench.num_actors):
+                _measure_all(bench, todo, store, plan)
+        results = read_results(store.directory)
+        rows = make_rows(points, plan, results)
+        page = write_report(store.directory, experiment, rows)
+    if options.json:
+        print(json.dumps({"report": str(page), "rows": rows_json(rows)}))
+    else:
+        output_console().print(results_table(rows, experiment.title or options.file.stem))
+        _NOTES.print(f"report: {page}", soft_wrap=True)
+    return 1 if any(row.errors and not row.runs for row in rows) else 0
+
+
+def units_of(experiment: Experiment, points: Sequence[Point]) -> list[Unit]:
+    """Return all runs in their order: repeats interleaved, deployments started seldom."""
+    if experiment.kind == "train":  # each run starts its own workers, so nothing is saved
+        return [Unit(point, number) for number in range(experiment.repeats) for point in points]
+    groups: dict[object, list[GeneratePoint]] = {}
+    for point in points:
+        assert isinstance(point, GeneratePoint)
+        groups.setdefault(point.deployment, []).append(point)
+    numbers = range(experiment.repeats)
+    if experiment.order == "sweep":
+        return [Unit(p, number) for number in numbers for some in groups.values() for p in some]
+    return [Unit(p, number) for some in groups.values() for number in numbers for p in some]
+
+
+def missing(units: Sequence[Unit], known: Sequence[Measured], *, retry: bool) -> list[Unit]:
+    """Return the runs that have not been made; with `retry` also those that failed."""
+    done = {(one.key, one.repeat) for one in known if not (one.error and retry)}
+    return [unit for unit in units if (unit.point.key, unit.repeat) not in done]
+
+
+def _bench(experiment: Experiment, points: Sequence[Point]) -> GenerateBench | TrainBench:
+    if experiment.kind == "train":
+        return TrainBench(experiment, [p for p in points if isinstance(p, TrainPoint)])
+    return GenerateBench(experiment, [p for p in points if isinstance(p, GeneratePoint)])
+
+
+def _measure_all(
+    bench: GenerateBench | TrainBench,
+    todo: Sequence[Unit],
+    store: Store,
+    plan: dict[str, Prediction],
+) -> None:
+    try:
+        with _progress(todo, plan) as advance:
+            for unit in todo:
+                advance.begin(unit)
+                store.keep(_measure(bench, unit, store))
+                advance.end(unit)
+    finally:
+        if isinstance(bench, GenerateBench):
+            bench.close()
+
+
+def _measure(bench: GenerateBench | TrainBench, unit: Unit, store: Store) -> Measured:
+    """Return a run, or why it failed: other points go on."""
+    point = unit.point
+    try:
+        if isinstance(bench, TrainBench):
+            assert isinstance(point, TrainPoint)
+            return bench.measure(point, unit.repeat)
+        assert isinstance(point, GeneratePoint)
+        measured, spans = bench.measure(point, unit.repeat)
+    except PacelineError as error:
+        if isinstance(error, ConfigError) and "no Ray cluster" in str(error):
+            raise
+        _NOTES.print(f"[yellow]point {point.key} failed:[/] {error}", soft_wrap=True)
+        return Measured(
+            key=point.key,
+            repeat=unit.repeat,
+            figures={},
+            error=f"{type(error).__name__}: {error}",
+        )
+    if spans:
+        store.keep_timeline(point.key, spans)
+    return measured
+
+
+class _Advance:
+    """Moves the bar on by what each run was foretold to take."""
+
+    def __init__(self, progress: Progress, todo: Sequence[Unit], plan: dict[str, Prediction]):
+        self._progress, self._plan = progress, plan
+        total = sum(self._weight(unit) for unit in todo)
+        self._task = progress.add_task("", total=total, done=0, all=len(todo))
+        self._done = 0
+
+    def begin(self, unit: Unit) -> None:
+        """Show what runs."""
+        self._progress.update(self._task, description=f"{unit.point.key} #{unit.repeat + 1}")
+
+    def end(self, unit: Unit) -> None:
+        """Show that it has run."""
+        self._done += 1
+        self._progress.update(self._task, advance=self._weight(unit), done=self._done)
+
+    def _weight(self, unit: Unit) -> float:
+        prediction = self._plan.get(unit.point.key)
+        return _START_S / 4 + (prediction.wall_s if prediction is not None else _START_S)
+
+
+@contextmanager
+def _progress(todo: Sequence[Unit], plan: dict[str, Prediction]) -> Iterator[_Advance]:
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[done]}/{task.fields[all]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=_NOTES,
+        refresh_per_second=1,  # the cores are for what is measured
+    ) as progress:
+        yield _Advance(progress, todo, plan)

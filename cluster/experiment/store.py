@@ -1,0 +1,187 @@
+"""A results directory: one line for each run of each point, so that a cut run goes on."""
+
+import fcntl
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from cluster.experiment.config import Experiment, make_experiment
+from cluster.experiment.predict import Prediction
+from runtime.errors import ConfigError
+from runtime.timeline import Phase, PhaseSpan
+
+CONFIG, RESULTS, PLAN, ENVIRONMENT = (
+    "experiment.json",
+    "results.jsonl",
+    "plan.json",
+    "environment.jsonl",
+)
+TIMELINES = "timelines"
+_FREE = ("out", "title", "repeats", "order", "timeline", "ray", "sweep", "network")
+"""What may change between runs into one directory: no result depends on it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One run of one point, or why there is none."""
+
+    key: str
+    repeat: int
+    rate: float = 0.0
+    """Tokens a second, or samples a second."""
+    wall_s: float = 0.0
+    figures: dict[str, float]
+    """What else was measured."""
+    digest: str = ""
+    """Of all output tokens: equal ones are equal outputs."""
+    error: str = ""
+    """Why the point could not be measured."""
+
+
+class Store:
+    """The one writer of a results directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> "Store":
+        """Take the directory; a line that a cut run left half written is dropped.
+
+        Raises:
+            ConfigError: another process writes to it, or it cannot be made.
+        """
+        try:
+            (self.directory / TIMELINES).mkdir(parents=True, exist_ok=True)
+            self._file = (self.directory / RESULTS).open("a+")
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            assert self._file is not None
+            self._file.close()
+            raise ConfigError(
+                f"another run writes to {self.directory}: wait for it, or name another out"
+            ) from error
+        except OSError as error:
+            raise ConfigError(f"out is {self.directory}: {error}") from error
+        self._file.seek(0)
+        text = self._file.read()
+        self._file.truncate(len(text[: text.rfind("\n") + 1].encode()))
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Let go."""
+        if self._file is not None:
+            self._file.close()
+
+    def keep_config(self, experiment: Experiment) -> None:
+        """Write the experiment down, for the report and for later runs.
+
+        Raises:
+            ConfigError: what was measured here was measured with something else.
+        """
+        whole = experiment.model_dump(mode="json")
+        file = self.directory / CONFIG
+        if file.exists() and read_results(self.directory):
+            before = json.loads(file.read_text())
+            for name in whole:
+                if name not in _FREE and before.get(name) != whole[name]:
+                    raise ConfigError(
+                        f"{name} is {_differing(whole[name], before.get(name))}, but the results "
+                        f"in {self.directory} were measured with "
+                        f"{_differing(before.get(name), whole[name])}: name another out"
+                    )
+        self._write(file, whole | {"out": "."})
+
+    def keep_plan(self, predictions: dict[str, Prediction]) -> None:
+        """Write down what was foretold of each point."""
+        plan = {key: asdict(prediction) for key, prediction in predictions.items()}
+        self._write(self.directory / PLAN, plan)
+
+    def keep_environment(self, environment: dict[str, object]) -> None:
+        """Add what this run is measured on."""
+        with (self.directory / ENVIRONMENT).open("a") as file:
+            file.write(json.dumps(environment) + "\n")
+
+    def keep(self, measured: Measured) -> None:
+        """Write a run down, for good."""
+        assert self._file is not None
+        self._file.write(json.dumps(asdict(measured)) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def keep_timeline(self, key: str, spans: Sequence[PhaseSpan]) -> None:
+        """Write down who worked when at a point."""
+        rows = [[s.phase.value, round(s.start_s, 6), round(s.end_s, 6), s.size] for s in spans]
+        self._write(self.directory / TIMELINES / f"{key}.json", rows)
+
+    @staticmethod
+    def _write(file: Path, value: object) -> None:
+        fresh = file.with_suffix(".new")
+        fresh.write_text(json.dumps(value, indent=None if isinstance(value, list) else 1) + "\n")
+        fresh.replace(file)
+
+
+def read_results(directory: Path) -> list[Measured]:
+    """Return what was measured, the newest of each run; what failed and then did not, once."""
+    found: dict[tuple[str, int], Measured] = {}
+    for line in _text(directory / RESULTS).splitlines():
+        try:
+            measured = Measured(**json.loads(line))
+        except (ValueError, TypeError):
+            continue  # the end of a run that was cut
+        found[measured.key, measured.repeat] = measured
+    return list(found.values())
+
+
+def read_config(directory: Path) -> Experiment:
+    """Return the experiment of a results directory.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        table = json.loads((directory / CONFIG).read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{directory} holds no experiment ({error}): name what `experiment run` wrote"
+        ) from error
+    return make_experiment(table).model_copy(update={"out": str(directory)})
+
+
+def read_plan(directory: Path) -> dict[str, Prediction]:
+    """Return what was foretold, by the points' keys."""
+    text = _text(directory / PLAN)
+    return {key: Prediction(**figures) for key, figures in json.loads(text or "{}").items()}
+
+
+def read_environment(directory: Path) -> dict[str, Any]:
+    """Return what the last run was measured on."""
+    lines = _text(directory / ENVIRONMENT).splitlines()
+    found: dict[str, Any] = json.loads(lines[-1]) if lines else {}
+    return found
+
+
+def read_timeline(directory: Path, key: str) -> list[PhaseSpan]:
+    """Return who worked when at a point; nothing where that was not recorded."""
+    text = _text(directory / TIMELINES / f"{key}.json")
+    return [PhaseSpan(Phase(row[0]), *row[1:]) for row in json.loads(text or "[]")]
+
+
+def _text(file: Path) -> str:
+    return file.read_text() if file.exists() else ""
+
+
+def _differing(value: object, other: object) -> str:
+    """Show a section's differing keys alone."""
+    if isinstance(value, dict) and isinstance(other, dict):
+        return str({key: mine for key, mine in value.items() if other.get(key) != mine})
+    return repr(value)

@@ -1,0 +1,70 @@
+"""An experiment's tables on a terminal."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from cluster.experiment.config import Experiment
+from cluster.experiment.rows import Row, varying
+
+
+def results_table(rows: Sequence[Row], title: str) -> Table:
+    """Return what was measured beside what was foretold."""
+    table = Table(title=title)
+    axes = varying([row.point for row in rows]) or ["devices"]
+    for name in axes:
+        table.add_column(name.replace("_", " "))
+    for name in ("devices", "rate", "spread", "foretold", "to it", "speed-up", "efficiency"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        spread = f"{row.low:.2f}-{row.high:.2f}" if row.low is not None else "-"
+        if row.errors and not row.runs:
+            spread = "failed"
+        table.add_row(
+            *(axis_text(row, name) for name in axes),
+            str(row.point.devices),
+            number(row.rate),
+            spread,
+            number(row.predicted.rate if row.predicted is not None else None),
+            number(row.ratio, 3),
+            number(row.speedup),
+            number(row.efficiency),
+        )
+    return table
+
+
+def plan_table(rows: Sequence[Row], experiment: Experiment) -> Table:
+    """Return what was foretold, and how long measuring it all would take."""
+    runs_s = sum(row.predicted.wall_s for row in rows if row.predicted is not None)
+    repeats = experiment.repeats
+    caption = f"{repeats} runs of {len(rows)} points: {repeats * runs_s:.0f} s, and the starts"
+    table = Table(title=experiment.title or "foretold", caption=caption)
+    axes = varying([row.point for row in rows]) or ["devices"]
+    for name in axes:
+        table.add_column(name.replace("_", " "))
+    for name in ("devices", "rate", "speed-up", "efficiency", "a run takes"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        found = row.predicted
+        table.add_row(
+            *(axis_text(row, name) for name in axes),
+            str(row.point.devices),
+            number(found.rate if found is not None else None),
+            number(row.predicted_speedup),
+            number(row.predicted_efficiency),
+            f"{found.wall_s:.1f} s" if found is not None else "-",
+        )
+    return table
+
+
+def axis_text(row: Row, name: str) -> str:
+    """Return a point's value on an axis, as people read it."""
+    value = getattr(row.point, name)
+    if value is None:
+        return "auto" if getattr(row.point, "drafters", 1) else "-"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """Return a figure, or a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,76 @@
+"""A picture of who worked when: drafting beside verifying, from recorded spans."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from cluster.experiment.png import save_png
+from runtime.timeline import Phase, PhaseSpan
+
+_FORWARDS = 14
+"""Forwards of the target that a picture shows."""
+_LANES = (
+    (Phase.VERIFY, "target verifies", "tab:blue"),
+    (Phase.WAIT, "target waits", "tab:red"),
+    (Phase.DRAFT, "drafter drafts", "tab:orange"),
+)
+
+
+def plot_timelines(timelines: Mapping[str, Sequence[PhaseSpan]], file: Path) -> None:
+    """Draw a stretch from the middle of each run, all to one scale of time.
+
+    Args:
+        timelines: spans by what to call them.
+        file: where to.
+    """
+    figure = Figure(figsize=(12, 0.7 + 1.15 * len(timelines)), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(timelines), 1, squeeze=False, sharex=True)[:, 0]
+    for panel, (name, spans) in zip(panels, timelines.items(), strict=True):
+        shown = middle(spans)
+        start_s = min(span.start_s for span in shown)
+        for phase, label, color in _LANES:
+            mine = [span for span in shown if span.phase is phase]
+            bars = [(1000 * (s.start_s - start_s), 1000 * (s.end_s - s.start_s)) for s in mine]
+            lane = 0.0 if phase is Phase.DRAFT else 1.0
+            panel.broken_barh(
+                bars,
+                (lane + 0.08, 0.84),
+                color=color,
+                edgecolor="white",
+                linewidth=0.8,
+                label=label,
+            )
+        panel.set_yticks([0.5, 1.5], ["drafter", "target"])
+        panel.set_ylim(0, 2)
+        panel.set_title(
+            f"{name}: {overlap(shown):.0%} of drafting overlaps", fontsize=9, loc="left"
+        )
+    panels[-1].set_xlabel("milliseconds")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=3, fontsize=8)
+    save_png(figure, file)
+
+
+def middle(spans: Sequence[PhaseSpan]) -> list[PhaseSpan]:
+    """Return the spans around some forwards in the middle of a run."""
+    forwards = sorted((s for s in spans if s.phase is Phase.VERIFY), key=lambda s: s.start_s)
+    first = max(0, (len(forwards) - _FORWARDS) // 2)
+    some = forwards[first : first + _FORWARDS]
+    start_s, end_s = some[0].start_s, some[-1].end_s
+    return [span for span in spans if span.end_s > start_s and span.start_s < end_s]
+
+
+def overlap(spans: Sequence[PhaseSpan]) -> float:
+    """Return the share of the drafting time in which the target verified."""
+    verifying = [span for span in spans if span.phase is Phase.VERIFY]
+    drafting = [span for span in spans if span.phase is Phase.DRAFT]
+    drafting_s = sum(span.end_s - span.start_s for span in drafting)
+    both_s = sum(
+        max(0.0, min(a.end_s, b.end_s) - max(a.start_s, b.start_s))
+        for a in drafting
+        for b in verifying
+    )
+    return both_s / drafting_s if drafting_s else 0.0

@@ -1,0 +1,75 @@
+"""Measures points of training: real actors, messages and schemes; computing is a timed wait."""
+
+from collections.abc import Sequence
+
+from cluster.bench_train import job_config, measure_scheme
+from cluster.experiment.config import Experiment
+from cluster.experiment.points import TrainPoint
+from cluster.experiment.store import Measured
+from cluster.options import BenchTrainOptions
+from runtime.errors import ConfigError
+
+
+class TrainBench:
+    """Runs points, each on workers of its own."""
+
+    def __init__(self, experiment: Experiment, points: Sequence[TrainPoint]) -> None:
+        """Check every point.
+
+        Raises:
+            ConfigError: a point cannot run; names it. Nothing was started.
+        """
+        self._experiment = experiment
+        self.num_actors = max((point.workers for point in points), default=1)
+        for point in points:
+            self._check(point)
+
+    def measure(self, point: TrainPoint, repeat: int) -> Measured:
+        """Return a run of a point.
+
+        Raises:
+            PacelineError: it could not be measured.
+        """
+        options = self._options(point)
+        config = job_config(options, point.scheme)
+        row = measure_scheme(options, config, point.scheme, point.factor)
+        return Measured(
+            key=point.key,
+            repeat=repeat,
+            rate=round(options.batch / row.seconds, 4),
+            wall_s=round(row.seconds * options.steps, 4),
+            figures={
+                "step_s": row.seconds,
+                "p90_ratio": row.p90_ratio,
+                "late": row.late,
+                "lost": float(row.lost),
+            },
+        )
+
+    def _check(self, point: TrainPoint) -> None:
+        options = self._options(point)
+        if options.batch < point.workers:
+            raise ConfigError(
+                f"point {point.key}: train.batch is {options.batch}, less than a sample for each "
+                f"of {point.workers} workers: take a larger batch"
+            )
+        try:
+            job_config(options, point.scheme)
+        except ConfigError as error:
+            raise ConfigError(f"point {point.key}: sweep.scheme: {error}") from error
+
+    def _options(self, point: TrainPoint) -> BenchTrainOptions:
+        train = self._experiment.train
+        assert train is not None
+        return BenchTrainOptions(
+            workers=point.workers,
+            schemes=(point.scheme,),
+            factors=(point.factor,),
+            slow=train.slow,
+            steps=train.steps,
+            batch=train.batch,
+            step_s=train.sample * train.batch / point.workers,
+            patience=train.patience,
+            seed=train.seed,
+            ray_address=self._experiment.ray,
+        )

@@ -1,0 +1,96 @@
+"""Deployments of one target side by side: the engines behind one gateway, each supervised."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+
+from cluster.deployment import Deployment
+from cluster.deployment_spec import DeploymentSpec
+from cluster.supervisor import Recovery, Supervision, Supervisor
+from runtime.errors import PacelineError
+from runtime.links.link import Link
+from runtime.service.gateway import Gateway
+from runtime.settings import ModelSettings
+
+
+class Fleet:
+    """Replicas of a deployment; use it as a context manager so that they end."""
+
+    def __init__(self, spec: DeploymentSpec, num_replicas: int = 1) -> None:
+        self.deployments = [Deployment(spec) for _ in range(num_replicas)]
+        self._supervisors: list[Supervisor] = []
+
+    def __enter__(self) -> "Fleet":
+        """Return the fleet; `start` does the work."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End every actor."""
+        self.close()
+
+    @property
+    def spec(self) -> DeploymentSpec:
+        """What runs on each replica; its drafters may change."""
+        return self.deployments[0].spec
+
+    @property
+    def whereabouts(self) -> str:
+        """On which nodes the ranks are, for people; "" where everything is on this one."""
+        return "; ".join(filter(None, (each.whereabouts for each in self.deployments)))
+
+    @property
+    def failure(self) -> PacelineError | None:
+        """Why no replica is left, or None while one is or may come back."""
+        failures = [supervisor.failure for supervisor in self._supervisors]
+        return failures[0] if failures and None not in failures else None
+
+    @property
+    def recoveries(self) -> list[Recovery]:
+        """Losses that were made good."""
+        return [each for supervisor in self._supervisors for each in supervisor.recoveries]
+
+    def start(self, note: Callable[[str], None]) -> None:
+        """Start all replicas; blocks until they are ready. Raises as `Deployment.start` does."""
+        for deployment in self.deployments:
+            deployment.start(note)
+
+    def connect(self) -> list[Link]:
+        """Open a driver's link to each replica."""
+        return [deployment.connect() for deployment in self.deployments]
+
+    def supervise(self, gateway: Gateway, supervision: Supervision) -> None:
+        """Start lost replicas anew from now on; the gateway was made with `connect`'s links."""
+        self._supervisors = [
+            Supervisor(deployment, gateway, replica=number, supervision=supervision)
+            for number, deployment in enumerate(self.deployments)
+        ]
+        for supervisor in self._supervisors:
+            supervisor.start()
+
+    def set_drafter(self, spec: DeploymentSpec) -> None:
+        """Draft as another plan says on all replicas; see `DrafterGroups.set`."""
+        for deployment in self.deployments:
+            deployment.set_drafter(spec)
+
+    def swap_drafter(self, settings: ModelSettings) -> None:
+        """Replace the drafter's model on all replicas; see `Deployment.swap_drafter`."""
+        for deployment in self.deployments:
+            deployment.swap_drafter(settings)
+
+    def resize_drafters(self, num_groups: int) -> int:
+        """Let so many drafters draft side by side on each replica; see `DrafterGroups.resize`."""
+        return min(deployment.drafters.resize(num_groups) for deployment in self.deployments)
+
+    def close(self) -> None:
+        """End supervision and all actors."""
+        ends: Sequence[Callable[[], None]] = [each.close for each in self._supervisors]
+        ends = ends or [each.close for each in self.deployments]
+        with ThreadPoolExecutor(len(ends)) as pool:
+            for ended in [pool.submit(end) for end in ends]:
+                ended.result()
+        self._supervisors = []

@@ -1,0 +1,148 @@
+"""Keeps a deployment's target alive: a lost one is started anew, and its requests go on.
+
+A target group is lost when one of its ranks dies, does not answer, or takes too long for a step.
+It is torn down whole and started again (Ray places it where there is room), its weights are loaded
+anew, and the gateway hands the new leader what is missing of each request.
+"""
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+
+from cluster.deployment import Deployment
+from cluster.restarts import RestartBudget, RestartLimits
+from cluster.vital_signs import VitalLimits, VitalSigns
+from runtime.errors import PacelineError, PeerError, PeerLost
+from runtime.service.gateway import Gateway
+
+_LOG = logging.getLogger("paceline.supervisor")
+_LOOK_S = 0.25
+_CONNECT_S = 1.0
+_MOST_CONNECTS = 10
+_JOIN_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supervision:
+    """How a deployment is watched."""
+
+    restarts: RestartLimits = field(default_factory=RestartLimits)
+    vitals: VitalLimits = field(default_factory=VitalLimits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """A loss that was made good."""
+
+    cause: str
+    seconds: float
+    """From its discovery until requests ran again."""
+
+
+class Supervisor:
+    """Watches one deployment, which is one of a gateway's engines; has a thread of its own."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        gateway: Gateway,
+        *,
+        replica: int = 0,
+        supervision: Supervision | None = None,
+    ) -> None:
+        supervision = supervision or Supervision()
+        self.deployment = deployment
+        self.failure: PacelineError | None = None
+        """Why the deployment is given up; None while it is not."""
+        self.recoveries: list[Recovery] = []
+        self._gateway = gateway
+        self._replica = replica
+        self._budget = RestartBudget(supervision.restarts)
+        self._vitals = VitalSigns(supervision.vitals)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"supervisor {replica}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch a deployment that runs."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop watching and end the deployment; a restart in progress ends with it."""
+        self._closing.set()
+        self.deployment.close()
+        self._thread.join(_JOIN_S)
+        self.deployment.close()  # what a restart had begun meanwhile
+
+    def _run(self) -> None:
+        try:
+            while self.failure is None and not self._closing.wait(_LOOK_S):
+                error = self._problem()
+                if error is not None and not self._closing.is_set():
+                    self._recover(error)
+        except Exception as error:
+            if not self._closing.is_set():  # Ray itself is gone, or we have a bug: nobody watches
+                _LOG.exception("supervision has failed")
+                self._give_up(PacelineError(f"the target is not supervised any longer: {error!r}"))
+
+    def _problem(self) -> PacelineError | None:
+        """Return why the target group cannot go on, or None."""
+        deployment = self.deployment
+        try:
+            deployment.check()
+        except PacelineError as error:
+            return error
+        stuck = self._vitals.look([*deployment.target_ranks, *deployment.drafters.ranks])
+        self._gateway.replicas[self._replica].beats = self._vitals.beats()
+        for each in stuck:
+            if each.rank.role == "target":
+                return each.error
+        deployment.drafters.drop([each.rank for each in stuck])
+        if not self._gateway.replicas[self._replica].is_up:
+            return self._reconnect()
+        return None
+
+    def _reconnect(self) -> PacelineError | None:
+        """Make a new link to a leader that may be well; return why that cannot be done."""
+        error: PacelineError = PeerLost("the leader's link was lost")
+        for _ in range(_MOST_CONNECTS):
+            try:
+                self.deployment.check()  # the death behind it, once Ray knows of it
+            except PacelineError as found:
+                return found
+            try:
+                link = self.deployment.connect(_CONNECT_S)
+            except PeerError as found:
+                error = found
+                continue
+            self._gateway.attach(self._replica, link)
+            return None
+        return error
+
+    def _recover(self, error: PacelineError) -> None:
+        """Start the deployment anew until it runs or the budget is spent."""
+        cause, start_s = error, time.monotonic()
+        self._gateway.lose(self._replica, error)
+        while not self._closing.is_set():
+            pause_s = self._budget.take(time.monotonic())
+            if pause_s is None:
+                self._give_up(PacelineError(f"the target was lost too often, last of all: {error}"))
+                return
+            _LOG.error("starting the target anew in %.1f s: %s", pause_s, error)
+            if self._closing.wait(pause_s):
+                return
+            try:
+                self.deployment.restart()
+                link = self.deployment.connect()
+            except PacelineError as found:
+                error = found
+                continue
+            self._gateway.attach(self._replica, link)
+            seconds = time.monotonic() - start_s
+            self.recoveries.append(Recovery(cause=str(cause), seconds=seconds))
+            _LOG.warning("the target runs again after %.1f s", seconds)
+            return
+
+    def _give_up(self, failure: PacelineError) -> None:
+        self._gateway.give_up(self._replica, failure)
+        self.failure = failure

@@ -1,0 +1,85 @@
+"""Heartbeats of a deployment's ranks, and who has none."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from cluster.ranks import Rank, is_done
+from runtime.errors import PeerTimeout
+from runtime.pulse import ENDED, Beat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VitalLimits:
+    """When a rank is taken for stuck."""
+
+    step_s: float = 30.0
+    """Longest step: one forward, one wait for the others."""
+    answer_s: float = 15.0
+    """Longest time without an answer to `beat`: a stopped process gives none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """A rank that does not get on, and how that shows."""
+
+    rank: Rank
+    error: PeerTimeout
+
+
+@dataclass(slots=True)
+class _Patient:
+    rank: Rank
+    call: Any = None
+    asked_s: float = 0.0
+    beat: Beat | None = None
+
+
+class VitalSigns:
+    """Asks ranks how they are, without ever waiting for an answer."""
+
+    def __init__(self, limits: VitalLimits) -> None:
+        self._limits = limits
+        self._patients: dict[Any, _Patient] = {}
+
+    def look(self, ranks: Iterable[Rank]) -> list[Stuck]:
+        """Take answers in, ask again, and return the ranks that are stuck."""
+        ranks = list(ranks)
+        known = {rank.actor: self._patients.get(rank.actor, _Patient(rank)) for rank in ranks}
+        self._patients = known
+        found = [(patient.rank, self._examine(patient)) for patient in known.values()]
+        return [Stuck(rank, error) for rank, error in found if error is not None]
+
+    def beats(self) -> list[tuple[str, Beat]]:
+        """Return the last answers with their ranks' names; several drafters have the same ones."""
+        return [
+            (patient.rank.name, patient.beat)
+            for patient in self._patients.values()
+            if patient.beat is not None
+        ]
+
+    def _examine(self, patient: _Patient) -> PeerTimeout | None:
+        now_s = time.monotonic()
+        if patient.call is not None and is_done(patient.call):
+            try:
+                patient.beat = ray.get(patient.call)
+            except RayError:
+                return None  # it is dead, which its long call tells better
+            patient.call = None
+        if patient.call is None:
+            patient.call, patient.asked_s = patient.rank.actor.beat.remote(), now_s
+        silent_s = now_s - patient.asked_s
+        if silent_s > self._limits.answer_s:
+            return PeerTimeout(f"{patient.rank.name} has not answered for {silent_s:.0f} s")
+        beat = patient.beat
+        if beat is not None and beat.state != ENDED and beat.step_age_s > self._limits.step_s:
+            where = f":\n{beat.stacks}" if beat.stacks else ""
+            return PeerTimeout(
+                f"{patient.rank.name} (process {beat.pid}) has been {beat.state} for "
+                f"{beat.step_age_s:.0f} s{where}"
+            )
+        return None

@@ -1,0 +1,95 @@
+"""The nouns of generation in virtual time: what runs, what comes, and what it came to."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from parallel.decoding.chance import Chance
+from parallel.decoding.network import Line
+from parallel.decoding.types import DecodeMode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What runs, and what its parts take."""
+
+    mode: DecodeMode
+    chance: Chance
+    target_s: Callable[[int], float]
+    """Seconds of a target forward that scores so many positions, all sequences together."""
+    step_s: Callable[[int], float]
+    """Seconds of a draft step with so many layers at a time."""
+    draft_length: int | None = None
+    """Draft tokens asked for each round; None leaves it to the controller."""
+    predicted_step_s: tuple[float, ...] = ()
+    """What the drafter says of widths 1, 2, ...; none: it has no choice."""
+    width: int = 0
+    """Layers at a time that are fixed; 0 leaves it to the measured pace."""
+    link: Line = field(default_factory=Line)
+    """Between leader and drafter."""
+    host_s: float = 0.0
+    """What the leader itself takes for a round."""
+    prompt_s: float = 0.0
+    """What a prompt token adds to the forward that reads it."""
+    max_batch: int = 1
+    max_draft_length: int = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A request as it comes."""
+
+    stream: int = 0
+    """Names its tokens: the first token of its prompt, for virtual devices."""
+    num_prompt: int = 1
+    max_tokens: int
+    arrives_s: float = 0.0
+
+
+class Busy(StrEnum):
+    """Who works in a span."""
+
+    TARGET = "target"
+    DRAFTER = "drafter"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of virtual time in which someone works."""
+
+    who: Busy
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulated:
+    """What a simulated run came to."""
+
+    num_rounds: int
+    """Target forwards."""
+    num_tokens: int
+    elapsed_s: float
+    """Virtual seconds."""
+    drafted: int
+    accepted: int
+    rejected: int
+    draft_s: float
+    """Drafting time of the rounds."""
+    waited_s: float
+    """The part of it during which the target waited."""
+    ttft_s: tuple[float, ...]
+    """Seconds from each request's arrival to its first token."""
+    total_s: tuple[float, ...]
+    """Seconds from each request's arrival to its last token."""
+    spans: tuple[Span, ...] = ()
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Committed tokens per virtual second."""
+        return self.num_tokens / self.elapsed_s
+
+    @property
+    def overlap(self) -> float:
+        """Share of the drafting time in which the target was not waiting for it."""
+        return max(0.0, 1 - self.waited_s / self.draft_s) if self.draft_s else 0.0

@@ -1,0 +1,113 @@
+"""All drafters of a leader: they come and go, and each request is one's own."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence as Items
+from itertools import count
+
+from parallel.messages import Hello
+from runtime.clock import Clock
+from runtime.drafter_port import DrafterPort
+from runtime.links.link import Link
+from runtime.sequence import Sequence
+
+_LOG = logging.getLogger("paceline.leader")
+
+
+class DrafterPorts:
+    """The attached drafters, and which request each one has."""
+
+    def __init__(self, clock: Clock, *, wait_budget_s: float) -> None:
+        self._clock = clock
+        self._numbers = count(1)
+        self._ports: dict[int, DrafterPort] = {}
+        self._num_lost = 0
+        self.wait_budget_s = wait_budget_s
+        """Longest wait for drafts that are due."""
+
+    @property
+    def attached(self) -> list[DrafterPort]:
+        """The drafters that are there, the oldest first."""
+        return [port for port in self._ports.values() if port.is_attached]
+
+    @property
+    def name(self) -> str:
+        """The oldest drafter's name; "" without one."""
+        return next((port.name for port in self.attached), "")
+
+    @property
+    def num_losses(self) -> int:
+        """Times a drafter vanished."""
+        return self._num_lost + sum(port.is_lost for port in self._ports.values())
+
+    def attach(self, hello: Hello, link: Link) -> None:
+        """Take a drafter that connected; unless it joins the others, it replaces them."""
+        if not hello.joins:
+            self.close()
+        number = next(self._numbers)
+        self._ports[number] = DrafterPort(
+            number, hello, link, self._clock, wait_budget_s=self.wait_budget_s
+        )
+        _LOG.info("drafter %s attached", hello.name)
+
+    def leave(self, name: str) -> None:
+        """Let a drafter go; its requests go on with others, or without."""
+        for port in self.attached:
+            if port.name == name:
+                port.close()
+
+    def close(self) -> None:
+        """Let all drafters go."""
+        for port in self.attached:
+            port.close()
+
+    def of(self, sequence: Sequence) -> DrafterPort | None:
+        """Return the drafter that has a request."""
+        port = self._ports.get(sequence.drafter)
+        return port if port is not None and port.is_attached else None
+
+    def release(self, sequence: Sequence) -> None:
+        """Let a request's drafter forget it, with the next thing it is told."""
+        port = self.of(sequence)
+        if port is not None and sequence.known_to_drafter:
+            port.closed.append(sequence.number)
+        sequence.known_to_drafter = False
+
+    def share_out(self, sequences: Items[Sequence]) -> None:
+        """Give every request a drafter.
+
+        A request stays with its drafter, which has read it, unless that one is gone or behind, or
+        another one has nothing to do.
+        """
+        for number in [n for n, port in self._ports.items() if not port.is_attached]:
+            self._num_lost += self._ports.pop(number).is_lost
+        usable = [port for port in self.attached if not port.is_behind] or self.attached
+        numbers = [port.number for port in usable]
+        for sequence in sequences:
+            if sequence.drafter not in numbers:
+                self._assign(sequence, 0)
+        if not numbers:
+            return
+        loads = Counter(dict.fromkeys(numbers, 0))
+        loads.update(sequence.drafter for sequence in sequences if sequence.drafter)
+        for sequence in sequences:
+            if not sequence.drafter:
+                self._move(sequence, min(numbers, key=lambda n: loads[n]), loads)
+        if min(loads.values()) == 0:
+            self._even_out(sequences, loads)
+
+    def _even_out(self, sequences: Items[Sequence], loads: Counter[int]) -> None:
+        for sequence in sequences:
+            idlest = min(loads, key=lambda n: loads[n])
+            if loads[sequence.drafter] - loads[idlest] > 1:
+                self._move(sequence, idlest, loads)
+
+    def _move(self, sequence: Sequence, number: int, loads: Counter[int]) -> None:
+        if sequence.drafter:
+            loads[sequence.drafter] -= 1
+        loads[number] += 1
+        self._assign(sequence, number)
+
+    def _assign(self, sequence: Sequence, number: int) -> None:
+        self.release(sequence)
+        sequence.drafter = number

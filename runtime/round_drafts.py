@@ -1,0 +1,272 @@
+"""A round's drafts: how many to ask for, whom, and what comes back in time."""
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, replace
+from itertools import count
+
+from parallel.decoding.controller import MAX_NODES, DraftLengthController
+from parallel.decoding.machine import DraftArrived, DraftMissed, Phase
+from parallel.decoding.types import DecodeMode, DraftTree, SparseProbs
+from parallel.decoding.width import WidthPlan
+from parallel.messages import (
+    DraftItem,
+    DraftOpen,
+    DraftRequest,
+    Hello,
+    Proposal,
+    ProposalItem,
+)
+from runtime.clock import Clock
+from runtime.drafter_port import DrafterPort
+from runtime.drafter_ports import DrafterPorts
+from runtime.sequence import Sequence
+from runtime.timeline import Phase as Timed
+from runtime.timeline import Recorder
+from runtime.work import Work
+
+_LAW_TOLERANCE = 1e-4  # of a law's sum; float32 laws of 64 tokens are off by 1e-6
+
+
+@dataclass(slots=True)
+class DraftTime:
+    """What one drafter spent on a round."""
+
+    seconds: float = 0.0
+    steps: int = 0
+
+
+class RoundDrafts:
+    """The leader's dealings with its drafters, round by round."""
+
+    def __init__(
+        self,
+        ports: DrafterPorts,
+        controller: DraftLengthController,
+        clock: Clock,
+        vocab_size: int,
+        recorder: Recorder,
+    ) -> None:
+        self._recorder = recorder
+        self._ports = ports
+        self._controller = controller
+        self._clock = clock
+        self._vocab_size = vocab_size
+        self._rounds = count(1)
+        self._times: dict[int, DraftTime] = {}
+        self.widths = WidthPlan()
+        self.width = 0
+        """Layers of the drafters whose attention runs at once, in this round."""
+        self.num_missed = 0
+        """Drafts that did not come in time, in this round."""
+        self.waited_s = 0.0
+        """Seconds that the target stood still for drafts, in this round."""
+
+    @property
+    def longest(self) -> DraftTime:
+        """What the drafter that took longest spent on this round: they work side by side."""
+        return max(self._times.values(), key=lambda time: time.seconds, default=DraftTime())
+
+    def meet(self, hello: Hello) -> None:
+        """Take in what a drafter that attached says of its steps."""
+        self._controller.predict_steps(hello.step_s)
+        self.widths = WidthPlan(hello.step_s, fixed=hello.width)
+
+    def settle(self) -> None:
+        """Hand over releases that no round has carried yet (when idle)."""
+        for port in self._ports.attached:
+            if port.closed and port.ready:
+                port.ask(DraftRequest(round=next(self._rounds), closed=_take_closed(port)))
+
+    def begin(self, sequences: Items[Sequence]) -> set[int]:
+        """Begin a round; returns the drafters that can be asked in it."""
+        self._ports.share_out(sequences)
+        self.width = self.widths.choose()
+        self._times.clear()
+        self.num_missed, self.waited_s = 0, 0.0
+        return {port.number for port in self._ports.attached if port.ready}
+
+    def length(self, sequence: Sequence, batch: int) -> int:
+        """Return how many draft tokens are worth asking for, at most what can still be used."""
+        if sequence.mode is DecodeMode.AUTOREGRESSIVE or sequence.wanted_mode is not sequence.mode:
+            return 0  # what is in flight is tested first
+        pearl = sequence.mode is DecodeMode.PEARL
+        state = sequence.state
+        usable = sequence.num_wanted - (len(state.in_flight) + state.owed if pearl else 1)
+        if usable <= 0 or (state.owed and not sequence.known_to_drafter):
+            return 0
+        wanted = sequence.submit.draft_length
+        if wanted < 0 and self.are_trees(sequence):
+            wanted = MAX_NODES  # to be cut when it is known what they are worth
+        elif wanted < 0:
+            wanted = self._controller.choose(
+                sequence.number, sequence.mode, batch=batch, width=self.width or 1
+            )
+        return min(wanted, usable)
+
+    def are_trees(self, sequence: Sequence) -> bool:
+        """Tell whether trees are asked for: where drafts are compared, and need no law."""
+        port = self._ports.of(sequence)
+        speculative = sequence.mode is DecodeMode.SPECULATIVE
+        grows_trees = port is not None and port.grows_trees
+        return grows_trees and speculative and not sequence.needs_laws
+
+    def num_successors(self, sequence: Sequence) -> int:
+        """Return how many best tokens a request's drafter wants to hear of."""
+        port = self._ports.of(sequence)
+        return port.num_successors if port is not None else 0
+
+    def ask(self, ready: set[int], works: Items[Work], syncing: Items[Sequence]) -> None:
+        """Send each drafter that can be asked its part of the round."""
+        for port in self._ports.attached:
+            if port.number in ready:
+                self._ask(
+                    port,
+                    [work for work in works if work.sequence.drafter == port.number],
+                    [sequence for sequence in syncing if sequence.drafter == port.number],
+                )
+
+    def receive(self, works: Items[Work], phases: tuple[Phase, ...]) -> None:
+        """Take drafts in until no sequence is in these phases.
+
+        When the wait budget is over, it goes on without those that have not come. Answers to
+        earlier rounds come along here: the machines know what is still of use.
+        """
+        waiting = {work.sequence.number: work for work in works}
+        deadline_s = self._clock.now_s() + self._ports.wait_budget_s
+        while pending := [work for work in works if work.phase in phases]:
+            port = self._ports.of(pending[0].sequence)
+            proposal = None
+            if port is not None and port.due:
+                proposal = port.receive(0.0) or self._wait(port, deadline_s)
+                if proposal is None:
+                    port.miss()
+            if port is not None and proposal is not None:
+                self._take(port, proposal, waiting)
+            else:
+                self._miss(
+                    [w for w in pending if w.sequence.drafter == pending[0].sequence.drafter]
+                )
+
+    def _ask(self, port: DrafterPort, works: Items[Work], syncing: Items[Sequence]) -> None:
+        opened: list[DraftOpen] = []
+        items = [
+            self._item(work.sequence, opened, work.wanted.draft_length)
+            for work in works
+            if work.wanted is not None
+        ]
+        items += [self._item(sequence, opened, 0) for sequence in syncing if not _synced(sequence)]
+        if not (items or port.closed):
+            return
+        number = next(self._rounds)
+        port.last_opening = number if opened else port.last_opening
+        port.ask(
+            DraftRequest(
+                round=number,
+                opened=tuple(opened),
+                items=tuple(items),
+                closed=_take_closed(port),
+                width=self.width,
+            )
+        )
+
+    def _item(self, sequence: Sequence, opened: list[DraftOpen], num_draft: int) -> DraftItem:
+        """Make the drafter's item for a sequence, introducing it first if need be."""
+        if not sequence.known_to_drafter:
+            sequence.known_to_drafter = True
+            sequence.view.forget()
+            opened.append(_introduction(sequence))
+        item = sequence.view.item(sequence.state, sequence.token_ids, num_draft)
+        if not self.are_trees(sequence):
+            return item
+        chosen = sequence.submit.draft_length < 0
+        least_gain = self._controller.least_gain(width=self.width or 1) if chosen else 0.0
+        return replace(item, tree=True, least_gain=least_gain)
+
+    def _miss(self, works: Items[Work]) -> None:
+        for work in works:
+            work.sequence.counters.missed_drafts += 1
+            self.num_missed += 1
+            work.apply(DraftMissed())
+
+    def _wait(self, port: DrafterPort, deadline_s: float) -> Proposal | None:
+        """Wait for a drafter while the target stands still, and keep count of it."""
+        start_s = self._clock.now_s()
+        left_s = deadline_s - start_s
+        proposal = port.receive(left_s) if left_s > 0 else None
+        now_s = self._clock.now_s()
+        self.waited_s += now_s - start_s
+        self._recorder.record(Timed.WAIT, start_s, now_s, 0)
+        return proposal
+
+    def _take(self, port: DrafterPort, proposal: Proposal, waiting: dict[int, Work]) -> None:
+        if not proposal.partial:
+            time = self._times.setdefault(port.number, DraftTime())
+            time.seconds += proposal.draft_s
+            time.steps += proposal.num_steps
+            # Reading a prompt would spoil the estimate.
+            if proposal.num_steps and proposal.round != port.last_opening:
+                self._controller.observe_draft(
+                    proposal.num_steps, proposal.draft_s, width=self.width or 1
+                )
+        for item in proposal.items:
+            work = waiting.get(item.request)
+            if work is not None and work.sequence.drafter == port.number:
+                self._deliver(work, item, len(waiting), partial=proposal.partial)
+
+    def _deliver(self, work: Work, item: ProposalItem, batch: int, *, partial: bool) -> None:
+        sequence = work.sequence
+        if item.unknown:
+            sequence.view.forget()
+            sequence.known_to_drafter = False
+        draft = usable_draft(item, self._vocab_size)
+        if not item.parents:
+            sequence.view.drafted(item.base, item.token_ids)
+        elif sequence.mode is DecodeMode.PEARL:
+            draft = draft.trunk  # whoever sent a tree was not asked for one
+        if item.gains and sequence.submit.draft_length < 0 and self.are_trees(sequence):
+            draft = draft.first(self._controller.worth(item.gains, batch=batch))
+        work.apply(DraftArrived(epoch=item.epoch, base=item.base, draft=draft, partial=partial))
+
+
+def usable_draft(item: ProposalItem, vocab_size: int) -> DraftTree:
+    """Return the draft up to the first token that cannot be tested.
+
+    That is one the target does not know (paddings of vocabularies differ), or one that its own law
+    cannot have drawn: a broken drafter must not take the leader down.
+    """
+    usable = 0
+    for index, token in enumerate(item.token_ids):
+        law = item.draft_probs[index] if item.draft_probs else None
+        if not 0 <= token < vocab_size or (law and not _can_have_drawn(law, token, vocab_size)):
+            break
+        usable += 1
+    chain = DraftTree.chain(item.token_ids[:usable], item.draft_probs[:usable])
+    return replace(chain, parents=item.parents[:usable]) if item.parents else chain
+
+
+def _can_have_drawn(law: SparseProbs, token: int, vocab_size: int) -> bool:
+    probs = dict(zip(law.ids, law.probs, strict=True))
+    known = all(0 <= drawable < vocab_size for drawable in probs)
+    sums_to_one = abs(sum(law.probs) - 1) < _LAW_TOLERANCE
+    return known and sums_to_one and len(probs) == len(law.ids) and probs.get(token, 0.0) > 0
+
+
+def _synced(sequence: Sequence) -> bool:
+    return len(sequence.view.token_ids) >= sequence.num_prompt
+
+
+def _introduction(sequence: Sequence) -> DraftOpen:
+    sampling = sequence.sampling
+    return DraftOpen(
+        request=sequence.number,
+        key=sequence.key,
+        sampling=sampling,
+        num_prompt=sequence.num_prompt,
+        capacity=sequence.capacity,
+        send_probs=sequence.needs_laws,
+    )
+
+
+def _take_closed(port: DrafterPort) -> tuple[int, ...]:
+    taken, port.closed = tuple(port.closed), []
+    return taken

@@ -1,0 +1,114 @@
+"""`paceline serve` with slow ranks, wires that can be cut, and a hand that kills at its moment.
+
+    python -m tests.integration.chaos_server TARGET_MS DRAFT_MS DRIVER_PORT DRAFTER_PORT serve ...
+
+Ranks take as long for each forward as is said, so that a moment of a kind can be hit. Whoever
+reaches the leader goes through the given ports. Each line on standard input is a command as JSON:
+{"rank": "target rank 0", "state": "verifying", "signal": 9} waits until the leader is in that state
+(at most 20 s), sends the signal, and answers on standard output with a line of JSON.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import replace
+from typing import Any
+
+import ray
+
+from actors.shard import ShardActor
+from cluster import cli, fleet, ranks
+from cluster.deployment import Deployment
+from cluster.deployment_spec import DeploymentSpec
+from cluster.group_opener import Leader
+from runtime.groups.rendezvous import GroupSpec
+
+_WAIT_S = 20.0
+DEPLOYMENTS: list[Deployment] = []
+
+
+class SlowShardActor(ShardActor):
+    """A rank whose forwards take a while."""
+
+    seconds: dict[str, float] = {}  # noqa: RUF012  (set once, before any is made)
+
+    def open(self, spec: GroupSpec) -> None:
+        """Load the model, and make it slow."""
+        super().open(spec)
+        model: Any = self._host.runner._model
+        forward, wait_s = model.forward, self.seconds[self._settings.role]
+
+        def slow(rows: Any, width: int) -> Any:
+            time.sleep(wait_s)
+            return forward(rows, width)
+
+        model.forward = slow
+
+
+class WiredDeployment(Deployment):
+    """Reached through the test's wires."""
+
+    driver_port = drafter_port = 0
+
+    def __init__(self, spec: DeploymentSpec) -> None:
+        super().__init__(spec)
+        DEPLOYMENTS.append(self)
+
+    def _lead(self) -> Leader:
+        leader = super()._lead()
+        if self.driver_port:
+            self._address = f"127.0.0.1:{self.driver_port}"
+        if self.drafter_port:
+            leader = replace(leader, address=f"127.0.0.1:{self.drafter_port}")
+        return leader
+
+
+def strike(command: dict[str, Any]) -> dict[str, Any]:
+    """Wait for the moment, then strike."""
+    deployment = DEPLOYMENTS[command.get("replica", 0)]
+    everybody = [*deployment.target_ranks, *deployment.drafters.ranks]
+    leader = deployment.target_ranks[0]
+    victim = next((rank for rank in everybody if rank.name == command.get("rank")), leader)
+    pid = ray.get(victim.actor.pid.remote(), timeout=_WAIT_S)
+    deadline_s = time.monotonic() + _WAIT_S
+    state = ""
+    while state != command["state"] and time.monotonic() < deadline_s:
+        state = ray.get(leader.actor.beat.remote(), timeout=_WAIT_S).state
+    number = int(command.get("signal", 0))
+    if number:
+        os.kill(pid, number)
+    if number == signal.SIGSTOP:
+        threading.Timer(command["seconds"], wake, (pid,)).start()
+    return {"pid": pid, "state": state}
+
+
+def wake(pid: int) -> None:
+    """Let a stopped process go on, unless it was killed meanwhile."""
+    try:
+        os.kill(pid, signal.SIGCONT)
+    except ProcessLookupError:
+        return
+
+
+def obey() -> None:
+    """Carry commands out."""
+    for line in sys.stdin:
+        try:
+            answer = strike(json.loads(line))
+        except Exception as error:  # the test is to hear of it
+            answer = {"error": repr(error)}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    target_ms, draft_ms, driver_port, drafter_port = map(int, sys.argv[1:5])
+    SlowShardActor.seconds = {"target": target_ms / 1000, "drafter": draft_ms / 1000}
+    WiredDeployment.driver_port, WiredDeployment.drafter_port = driver_port, drafter_port
+    ranks.ShardActor = SlowShardActor  # type: ignore[attr-defined]
+    fleet.Deployment = WiredDeployment  # type: ignore[attr-defined]
+    threading.Thread(target=obey, daemon=True).start()
+    sys.argv = ["paceline", *sys.argv[5:]]
+    cli.main()

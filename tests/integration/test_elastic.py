@@ -1,0 +1,94 @@
+"""Drafters and replicas in processes of their own: 1 -> 4 -> 0 -> 2 drafters under load."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from runtime.service.client import Client, ServiceError
+from tests.integration.chaos import (
+    NUM_CLIENTS,
+    ChaosServer,
+    generate,
+    start_clients,
+    wait_until,
+)
+from tests.tiny_checkpoint import save_tiny_checkpoint
+
+SHORT, LONG = 40, 260
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def served(checkpoint: Path) -> Iterator[ChaosServer]:
+    """Drafting takes longer than verifying, so that more drafters are worth having."""
+    options = ("--drafter", str(checkpoint), "--drafter-groups", "0:4", "--mode", "pearl")
+    server = ChaosServer(checkpoint, options, target_ms=20, draft_ms=10, wired=False)
+    yield server
+    server.close()
+
+
+def test_drafters_come_and_go_under_load(
+    served: ChaosServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Client(served.address) as client, ThreadPoolExecutor(NUM_CLIENTS) as pool:
+        alone = [generate(served.address, n, LONG) for n in range(NUM_CLIENTS)]
+        running = start_clients(pool, served.address, LONG)
+        rates: dict[int, float] = {}
+        for count in (4, 0, 2):
+            assert client.set_drafters(count) == count
+            wait_until(lambda: client.status().engine.drafters == count)  # noqa: B023
+            rates[count] = tokens_per_second(client)
+        found = [future.result(timeout=240) for future in running]
+        assert found == alone
+        assert client.status().engine.drafter_losses == 0
+        with pytest.raises(ServiceError, match="5 drafters are asked for"):
+            client.set_drafters(5)
+    with capsys.disabled():
+        print("\n" + ", ".join(f"{n} drafters: {rate:.0f} tokens/s" for n, rate in rates.items()))
+
+
+def tokens_per_second(client: Client, seconds: float = 2.0) -> float:
+    time.sleep(1.1)  # the status is a second old at most
+    before, start_s = client.status().engine.tokens, time.monotonic()
+    time.sleep(seconds)
+    return (client.status().engine.tokens - before) / (time.monotonic() - start_s)
+
+
+def test_a_killed_drafter_of_several_is_replaced(served: ChaosServer) -> None:
+    with Client(served.address) as client, ThreadPoolExecutor(NUM_CLIENTS) as pool:
+        client.set_drafters(2)
+        alone = [generate(served.address, n, SHORT) for n in range(NUM_CLIENTS)]
+        running = start_clients(pool, served.address, SHORT)
+        losses = client.status().engine.drafter_losses
+        served.strike(rank="drafter rank 0", state="verifying", signal=int(signal.SIGKILL))
+        assert [future.result(timeout=120) for future in running] == alone
+        wait_until(lambda: client.status().engine.drafter_losses > losses)
+        wait_until(lambda: client.status().engine.drafters == 2)
+
+
+def test_a_killed_replicas_requests_go_to_the_other(checkpoint: Path) -> None:
+    options = ("--replicas", "2", "--drafter", "ngram", "--restarts", "20")
+    served = ChaosServer(checkpoint, options, target_ms=20, wired=False)
+    try:
+        with Client(served.address) as client, ThreadPoolExecutor(NUM_CLIENTS) as pool:
+            alone = [generate(served.address, n, LONG) for n in range(NUM_CLIENTS)]
+            running = start_clients(pool, served.address, LONG)
+            wait_until(lambda: all(r.open_requests > 0 for r in client.status().replicas))
+            victim = next(iter(client.status().replicas[1].ranks)).pid
+            os.kill(victim, signal.SIGKILL)
+            wait_until(lambda: client.status().replicas[1].state == "lost")
+            assert client.status().replicas[0].open_requests > 0
+            assert [future.result(timeout=120) for future in running] == alone
+            wait_until(lambda: client.status().replicas[1].state == "serving")
+            assert client.status().replicas[1].restarts == 1
+    finally:
+        served.close()

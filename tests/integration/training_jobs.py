@@ -1,0 +1,42 @@
+"""Fine-tuning jobs in this process: run, and what they left."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from cluster.options import TrainOptions
+from cluster.train import run
+from cluster.train_pool import RayPool
+
+
+def train(file: Path, *settings: str) -> Path:
+    """Run a job to its end and return its directory."""
+    assert run(TrainOptions(config=file, settings=settings, ray_address=None, json=True)) == 0
+    out = next((s.partition("=")[2] for s in settings if s.startswith("out=")), "run")
+    return file.parent / out
+
+
+def adapter(directory: Path) -> dict[str, np.ndarray]:
+    """Return what a job learnt."""
+    tensors: dict[str, np.ndarray] = load_file(directory / "final" / "adapter_model.safetensors")
+    return tensors
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    """Tell whether two adapters are the same bit for bit."""
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def watch_pids(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
+    """Return the process ids of the workers of the job that is started next, as they come."""
+    pids: dict[int, int] = {}
+    wait = RayPool.wait_ready
+
+    def remember(self: RayPool, least: int) -> None:
+        self.pids = pids
+        wait(self, least)
+
+    monkeypatch.setattr(RayPool, "wait_ready", remember)
+    return pids

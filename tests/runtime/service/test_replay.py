@@ -1,0 +1,211 @@
+"""Engines are lost while clients read: the streams go on, not a token lost, changed or repeated."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from parallel.decoding.types import SamplingParams
+from runtime.errors import PeerLost
+from runtime.service.client import Chunk, Client, ServiceError
+from tests.rig import Rig, expected_tokens, make_submit
+from tests.runtime.service.serving import Serving, slow_down, toy_tokenizer
+
+LONG = 120
+
+
+def make_rig() -> Rig:
+    rig = Rig(tokenizer=toy_tokenizer())
+    rig.attach_model()
+    slow_down(rig, 0.008)
+    return rig
+
+
+@pytest.fixture
+def rigs() -> Iterator[list[Rig]]:
+    """Engines; a test may add more, in place of lost ones."""
+    made = [make_rig()]
+    yield made
+    for rig in made:
+        rig.close()
+
+
+@pytest.fixture
+def serving(rigs: list[Rig]) -> Iterator[Serving]:
+    made = Serving(*rigs, recovers=True)
+    yield made
+    made.close()
+
+
+def read(address: str, number: int, **fields: Any) -> list[Chunk]:
+    with Client(address) as client:
+        return list(client.generate([1, 2, number], max_tokens=LONG, **fields))
+
+
+def tokens_of(chunks: list[Chunk], sample: int = 0) -> list[int]:
+    assert sum(c.finish_reason is not None for c in chunks if c.sample == sample) == 1
+    return [token for c in chunks if c.sample == sample for token in c.token_ids]
+
+
+def expected(number: int, sampling: SamplingParams | None = None) -> list[int]:
+    submit = make_submit(prompt=(1, 2, number), max_tokens=LONG, sampling=sampling)
+    return expected_tokens(submit)
+
+
+def wait_until(condition: Any, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.005)
+
+
+def num_tokens(serving: Serving) -> int:
+    """Return how many tokens are in the journals of what is open."""
+    journals = [journal for _, journal in serving.gateway._journals.values() if journal.is_open]
+    return sum(len(journal.token_ids) for journal in journals)
+
+
+def replace_engine(serving: Serving, rigs: list[Rig], after: int) -> None:
+    """Lose the engine once so many tokens are committed, and attach another one in its place."""
+    gateway = serving.gateway
+    wait_until(lambda: num_tokens(serving) >= after)
+    rigs[-1].engine.stop()
+    wait_until(lambda: not gateway.replicas[0].is_up)
+    rigs.append(make_rig())
+    gateway.attach(0, rigs[-1].driver())
+
+
+def test_streams_go_on_when_their_engine_is_replaced_twice(
+    rigs: list[Rig], serving: Serving
+) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        running = [pool.submit(read, serving.address, number) for number in range(8)]
+        replace_engine(serving, rigs, 80)
+        replace_engine(serving, rigs, 300)
+        found = [future.result(timeout=60) for future in running]
+    for number, chunks in enumerate(found):
+        assert tokens_of(chunks) == expected(number)
+    replays = [chunks[-1].stats.replays for chunks in found if chunks[-1].stats is not None]
+    assert sum(replays) > 0
+    assert serving.gateway.num_open == 0
+
+
+def test_samples_and_log_probabilities_stay_the_same(rigs: list[Rig], serving: Serving) -> None:
+    fields = {"temperature": 0.8, "seed": 11, "n": 3, "logprobs": 2}
+    alone = read(serving.address, 5, **fields)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(read, serving.address, 5, **fields)
+        replace_engine(serving, rigs, 30)
+        found = running.result(timeout=60)
+    for sample in range(3):
+        assert tokens_of(found, sample) == tokens_of(alone, sample)
+        pairs = [
+            [(one.top_ids, one.logprob) for c in chunks if c.sample == sample for one in c.logprobs]
+            for chunks in (alone, found)
+        ]
+        assert [ids for ids, _ in pairs[0]] == [ids for ids, _ in pairs[1]]
+        assert [p for _, p in pairs[0]] == pytest.approx([p for _, p in pairs[1]], abs=1e-5)
+    sampling = SamplingParams(temperature=0.8, seed=11)
+    assert tokens_of(found, 0) == expected(5, sampling)
+
+
+def test_stop_strings_are_found_across_a_loss(rigs: list[Rig], serving: Serving) -> None:
+    """The words before and after the loss make the stop string together."""
+    whole = expected(7)
+    place = next(
+        n for n in range(60, LONG) if [whole[n - 1], whole[n]] not in _pairs(whole[: n - 1])
+    )
+    stop = f"w{whole[place - 1]} w{whole[place]}"
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(read, serving.address, 7, stop=[stop])
+        replace_engine(serving, rigs, 20)
+        found = running.result(timeout=60)
+    assert tokens_of(found) == whole[: place + 1]
+    assert found[-1].finish_reason == "stop"
+    assert stop not in "".join(chunk.text for chunk in found)
+
+
+def _pairs(tokens: list[int]) -> list[list[int]]:
+    return [list(pair) for pair in pairwise(tokens)]
+
+
+def test_requests_wait_for_an_engine_to_come_back_and_can_be_cancelled(
+    rigs: list[Rig], serving: Serving
+) -> None:
+    gateway = serving.gateway
+    gateway.lose(0, PeerLost("a test"))
+    wait_until(lambda: not gateway.is_ready)
+    with ThreadPoolExecutor(2) as pool, Client(serving.address) as client:
+        running = pool.submit(read, serving.address, 3)
+        doomed = pool.submit(read, serving.address, 4, request_id="doomed")
+        wait_until(lambda: gateway.num_open == 2)
+        assert client.cancel("doomed")
+        assert doomed.result(timeout=20)[-1].finish_reason == "cancelled"
+        rigs.append(make_rig())
+        gateway.attach(0, rigs[-1].driver())
+        assert tokens_of(running.result(timeout=60)) == expected(3)
+
+
+def test_an_engine_that_is_given_up_fails_what_waits(serving: Serving) -> None:
+    gateway = serving.gateway
+    gateway.lose(0, PeerLost("a test"))
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(read, serving.address, 3, max_attempts=1)
+        wait_until(lambda: gateway.num_open == 1)
+        gateway.give_up(0, PeerLost("it broke too often"))
+        with pytest.raises(ServiceError, match="it broke too often") as failed:
+            waiting.result(timeout=20)
+    assert failed.value.code == "UNAVAILABLE"
+
+
+def test_a_lost_engine_is_not_heard_any_longer(rigs: list[Rig], serving: Serving) -> None:
+    """It may only have been out of reach: what it still says must not reach the clients."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(read, serving.address, 2)
+        wait_until(lambda: num_tokens(serving) > 10)
+        rigs.append(make_rig())
+        serving.gateway.lose(0, PeerLost("a test"))
+        serving.gateway.attach(0, rigs[-1].driver())
+        assert tokens_of(running.result(timeout=60)) == expected(2)
+    wait_until(lambda: not rigs[0].engine._running)  # it has dropped what nobody waits for
+
+
+def test_the_last_word_is_said_again_by_the_next_engine(rigs: list[Rig], serving: Serving) -> None:
+    """All tokens were committed, but the engine died before it said that this was the end."""
+    gateway = serving.gateway
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(read, serving.address, 6)
+        wait_until(lambda: num_tokens(serving) > 0)
+        ((_, journal),) = gateway._journals.values()
+        finish = gateway._finish
+        gateway._finish = lambda *_: None  # type: ignore[method-assign]  # its words are lost
+        wait_until(lambda: len(journal.token_ids) == LONG)
+        time.sleep(0.05)
+        gateway._finish = finish  # type: ignore[method-assign]
+        rigs.append(make_rig())
+        gateway.lose(0, PeerLost("a test"))
+        gateway.attach(0, rigs[-1].driver())
+        chunks = running.result(timeout=60)
+    assert tokens_of(chunks) == expected(6)
+    assert chunks[-1].finish_reason == "length"
+
+
+def test_replicas_share_requests_and_take_over_from_a_dead_one(rigs: list[Rig]) -> None:
+    rigs.append(make_rig())
+    serving = Serving(*rigs, recovers=True)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            running = [pool.submit(read, serving.address, number) for number in range(8)]
+            wait_until(lambda: all(serving.gateway.num_open_on(n) > 0 for n in range(2)))
+            rigs[1].engine.stop()
+            found = [future.result(timeout=60) for future in running]
+        assert [tokens_of(chunks) for chunks in found] == [expected(n) for n in range(8)]
+        assert serving.gateway.replicas[1].state == "lost"
+        with Client(serving.address) as client:
+            told = [replica.state for replica in client.status().replicas]
+        assert told == ["serving", "lost"]
+    finally:
+        serving.close()

@@ -1,0 +1,84 @@
+"""Virtual devices do what the simulator says: the same drafts are right, in the same rounds."""
+
+import pytest
+
+from parallel.decoding.simulate import simulate
+from parallel.decoding.simulation import Request, Setting
+from parallel.decoding.types import DecodeMode
+from parallel.group import SoloGroup
+from parallel.messages import RequestStats
+from parallel.model.batch import SequenceRows
+from runtime.errors import ConfigError
+from runtime.virtual import VirtualShard, VirtualSpec
+from tests.rig import VOCAB, Rig, make_submit
+
+SPEC = VirtualSpec(target_s=0.002, draft_s=0.0005, alpha=0.8, vocab_size=VOCAB, seed=3)
+PROMPTS = [(5, 1, 1), (9, 2, 2, 2), (14, 3)]
+
+
+def served(mode: str, max_batch: int) -> list[RequestStats]:
+    rig = Rig(virtual=SPEC, wait_budget_s=60.0, max_batch=max_batch)
+    rig.attach_virtual(SPEC)
+    submits = [
+        make_submit(index, prompt=prompt, mode=mode, max_tokens=30, draft_length=4)
+        for index, prompt in enumerate(PROMPTS)
+    ]
+    outcomes = rig.run(submits)
+    rig.close()
+    finished = [outcomes[index].finished for index in range(len(PROMPTS))]
+    return [end.stats for end in finished if end is not None]
+
+
+@pytest.mark.parametrize("mode", ["autoregressive", "speculative", "pearl"])
+@pytest.mark.parametrize("max_batch", [1, 3])
+def test_the_simulator_accepts_what_virtual_devices_accept(mode: str, max_batch: int) -> None:
+    stats = served(mode, max_batch)
+    assert len(stats) == len(PROMPTS)
+    setting = Setting(
+        mode=DecodeMode(mode),
+        chance=SPEC.chance,
+        target_s=lambda _: SPEC.target_s,
+        step_s=lambda _: SPEC.draft_s,
+        draft_length=4,
+        max_batch=max_batch,
+    )
+    requests = [Request(stream=p[0], num_prompt=len(p), max_tokens=30) for p in PROMPTS]
+    found = simulate(setting, requests)
+    assert found.num_tokens == 90
+    assert sum(one.accepted for one in stats) == found.accepted
+    assert sum(one.rejected for one in stats) == found.rejected
+    assert sum(one.drafted for one in stats) == found.drafted
+    if max_batch == 1:
+        assert sum(one.rounds for one in stats) == found.num_rounds
+    assert (found.accepted > 0) is (mode != "autoregressive")
+
+
+def test_what_ranks_exchange_comes_on_top_of_the_forward() -> None:
+    spec = VirtualSpec.parse("target=6ms,draft=1ms,alpha=0.8,exchanges=3")
+    assert spec.exchanges == 3
+    counts = [0, 0]
+
+    class Counting:
+        """A rank of a group that counts its all-reduces."""
+
+        def __init__(self, rank: int) -> None:
+            self.rank, self.size = rank, 2
+
+        def all_reduce(self, tensor: object) -> object:
+            counts[self.rank] += 1
+            return tensor
+
+    row = SequenceRows(slot=1, start=0, token_ids=(1, 2), num_logits=1)
+    for rank in range(2):
+        shard = VirtualShard(spec, drafter=False, group=Counting(rank))  # type: ignore[arg-type]  # half a group
+        shard.hold(1, (0,), 0)
+        shard.forward([row], 1)
+    alone = VirtualShard(spec, drafter=False, group=SoloGroup())
+    alone.hold(1, (0,), 0)
+    alone.forward([row], 1)
+    assert counts == [3, 3]
+
+
+def test_exchanges_below_zero_are_refused() -> None:
+    with pytest.raises(ConfigError, match="seed and exchanges >= 0"):
+        VirtualSpec.parse("target=6ms,draft=1ms,alpha=0.8,exchanges=-1")
