@@ -121,9 +121,10 @@ class Raylets:
         code: int = 0,
     ) -> subprocess.CompletedProcess[str]:
         """Run the command line, or another module, as a driver on the head's node."""
+        ours = {"RAY_ADDRESS": self.address} if module == "cluster.cli" else {}
         finished = subprocess.run(
             [*prefix, self.python, "-m", module, *arguments],
-            env=self.environment | {"RAY_ADDRESS": self.address},
+            env=self.environment | ours,
             cwd=ROOT,
             capture_output=True,
             text=True,
