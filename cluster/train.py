@@ -27,7 +27,13 @@ from parallel.training.adamw import AdamW
 from runtime.checkpoint import resolve_model
 from runtime.clock import MonotonicClock
 from runtime.text import Tokenizer
-from runtime.training.checkpoint import JobFiles, save_adapter, save_whole
+from runtime.training.checkpoint import (
+    JobFiles,
+    drop_old_adapters,
+    save_adapter,
+    save_whole,
+    step_name,
+)
 from runtime.training.config import SHARED_SEED, TrainConfig
 from runtime.training.config_file import keep_config, kept_config, load_config
 from runtime.training.coordinator import StepReport
@@ -133,6 +139,7 @@ class _Trial:
             save_adapter(where, weights, self.config, self._base)
         else:
             save_whole(where, weights, self._directory)
+        drop_old_adapters(self.files.directory, self.config.checkpoint.keep)
 
 
 def _train(
@@ -169,7 +176,7 @@ def _train(
             measured = judge(trial.optimizer.parameters) if judged else {}
             trial.files.add_metrics(report, measured)
             if at_end or report.step % config.checkpoint.every == 0:
-                trial.save("final" if at_end else f"step-{report.step:06d}")
+                trial.save("final" if at_end else step_name(report.step))
             # Last, because a run that is cut does again what comes after the state it goes on from.
             if report.step % config.checkpoint.state_every == 0 or at_end or cancelled:
                 trial.files.save_state(trial.optimizer)

@@ -27,7 +27,12 @@ from parallel.training.adamw import Vector
 from runtime.checkpoint import resolve_model
 from runtime.errors import PacelineError
 from runtime.text import Tokenizer
-from runtime.training.checkpoint import JobFiles, RoundReport
+from runtime.training.checkpoint import (
+    JobFiles,
+    RoundReport,
+    drop_old_adapters,
+    step_name,
+)
 from runtime.training.config import TrainConfig
 from runtime.training.config_file import keep_config
 from runtime.training.data import Example, read_examples, tokenize
@@ -188,9 +193,9 @@ class _Driver:
         if at_end or any(n % config.shared_seed.snapshot_every == 0 for n in passed):
             write_snapshot(Path(config.out) / SNAPSHOT, replica)
         if at_end or any(n % config.checkpoint.every == 0 for n in passed):
-            name = "final" if at_end else f"step-{number:06d}"
-            out = Path(config.out) / name
+            out = Path(config.out) / ("final" if at_end else step_name(number))
             write_result(out, self._model.points, replica.theta, self._header, self._directory)
+            drop_old_adapters(Path(config.out), config.checkpoint.keep)
 
     def _report(self, worker: SeedWorker, number: int) -> RoundReport:
         now_s = time.monotonic()

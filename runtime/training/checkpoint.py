@@ -220,6 +220,17 @@ def _read_settings(file: Path) -> object:
         raise ConfigError(f"{file} cannot be read ({error}): start anew in another out") from error
 
 
+def step_name(step: int) -> str:
+    """Return what the adapter after a step is called."""
+    return f"step-{step:06d}"
+
+
+def drop_old_adapters(directory: Path, keep: int) -> None:
+    """Remove all adapters of steps but the last `keep`; 0 keeps all."""
+    for old in sorted(directory.glob("step-??????"))[:-keep] if keep else []:
+        shutil.rmtree(old)
+
+
 def _read_state(file: Path) -> AdamW:
     with safe_open(file, framework="numpy") as opened:
         metadata = opened.metadata() or {}

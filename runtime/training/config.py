@@ -131,6 +131,8 @@ class CheckpointConfig:
 
     every: int = 50
     """Steps between two adapters."""
+    keep: int = 0
+    """Adapters of steps that stay, the last ones; 0 keeps all."""
     state_every: int = 1
     """Steps between two states that a cut run goes on from."""
 
@@ -268,6 +270,7 @@ def check_config(config: TrainConfig) -> None:
         ("optimizer.weight_decay", optimizer.weight_decay, 0),
         ("optimizer.clip", optimizer.clip, 0),
         ("data.limit", config.data.limit, 0),
+        ("checkpoint.keep", config.checkpoint.keep, 0),
         ("workers.max_losses", workers.max_losses, 0),
         ("workers.cpus", workers.cpus, 0),
         ("workers.gpus", workers.gpus, 0),
