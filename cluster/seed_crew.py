@@ -178,3 +178,5 @@ class SeedCrew:
             self.status = ray.get(done[0])
         except RayActorError:
             self._sequencer = self._start_sequencer()
+        except RayTaskError as error:
+            raise PacelineError(f"the sequencer failed: {error.cause}") from error

@@ -90,7 +90,8 @@ class SequencerHost:
         return self._server.address, self._server.inner_address
 
     def status(self) -> SequencerStatus:
-        """Return how far the run is."""
+        """Return how far the run is; raises PacelineError if it cannot go on."""
+        self._server.check()
         sequencer = self._sequencer
         return SequencerStatus(
             round=sequencer.round,
