@@ -305,7 +305,10 @@ def test_a_log_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     run._file.close()
     with contextlib.suppress(PeerLost):
         port.exchange(Report(round=1, codes=b"\x50"), 0.0)
-    time.sleep(0.2)
+    ticking, deadline = run.server._ticking, time.monotonic() + 30
+    while ticking is not None and not ticking.done():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     with pytest.raises(PacelineError, match="cannot go on"):
         run.server.check()
     run.stop()
