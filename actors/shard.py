@@ -59,14 +59,14 @@ class ShardActor:
         assert self._leader is not None, "listen() comes first"
         self._leader.draft_inline(settings)
 
+    def spans(self) -> tuple[PhaseSpan, ...]:
+        """Return when this rank worked since it was last asked, as far as that was kept."""
+        return self._host.recorder.take() if self._host.recorder is not None else ()
+
     def leave(self, drafter: str) -> None:
         """Let a drafter go, by its name; its requests go on with others or without."""
         assert self._leader is not None, "listen() comes first"
         self._leader.leave(drafter)
-
-    def spans(self) -> tuple[PhaseSpan, ...]:
-        """Return when this rank worked since it was last asked, as far as that was kept."""
-        return self._host.recorder.take() if self._host.recorder is not None else ()
 
     def offer_link(self, backend: str, host: str) -> TorchLinkSpec:
         """Let the target's leader wait for a drafter on a torch.distributed link."""

@@ -73,7 +73,8 @@ def run(options: BenchTrainOptions) -> int:
             progress.advance(task)
     if options.json:
         for row in rows:
-            print(json.dumps(asdict(row)))
+            written = None if math.isinf(row.factor) else row.factor  # JSON has no infinity
+            print(json.dumps(asdict(row) | {"factor": written}))
     else:
         output_console().print(_table(rows, options))
     return 0

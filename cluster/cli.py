@@ -8,7 +8,15 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from cluster import cli_bench, cli_cluster, cli_draft, cli_experiment, cli_serve, cli_train
+from cluster import (
+    cli_bench,
+    cli_cluster,
+    cli_draft,
+    cli_experiment,
+    cli_seeds,
+    cli_serve,
+    cli_train,
+)
 from cluster.flags import (
     CacheTokens,
     Chat,
@@ -65,9 +73,12 @@ app.command("serve")(cli_serve.serve)
 app.command("client")(cli_serve.client)
 app.command("top")(cli_serve.top)
 app.add_typer(cli_serve.admin, name="admin")
+cli_bench.app.command("learn")(cli_seeds.bench_learn)
+cli_bench.app.command("shared-seed")(cli_seeds.bench_seeds)
 app.add_typer(cli_bench.app, name="bench")
 app.add_typer(cli_draft.app, name="draft")
 app.add_typer(cli_train.app, name="train")
+cli_train.simulate.command("shared-seed")(cli_seeds.simulate_seeds)
 app.add_typer(cli_train.simulate, name="simulate")
 app.add_typer(cli_experiment.app, name="experiment")
 app.add_typer(cli_cluster.app, name="cluster")

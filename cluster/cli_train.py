@@ -5,14 +5,16 @@ from typing import Annotated
 
 import typer
 
-from cluster.flags import Json, Ray
+from cluster.flags import ClientCert, ClientKey, Device, Json, Ray, RootCa, TokenFile
 from cluster.options import (
+    ConnectOptions,
     SimulateTrainOptions,
     TrainCancelOptions,
     TrainMergeOptions,
     TrainOptions,
     TrainStatusOptions,
 )
+from cluster.seed_options import TrainJoinOptions, TrainReplayOptions
 from cluster.verbs import RunByDefault, run_verb
 from runtime.errors import ConfigError
 
@@ -101,6 +103,97 @@ def merge(
     Example: paceline train merge runs/sst2/final --out sst2-model
     """
     run_verb("cluster.train_merge", TrainMergeOptions(adapter=adapter, out=out, json=json))
+
+
+@app.command("join")
+def join(
+    *,
+    server: Annotated[str, typer.Option(help="HOST:PORT that the run says as it starts.")],
+    data: Annotated[
+        Path, typer.Option(help="Your samples, .jsonl as the job's; they stay on this machine.")
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="The model's directory, where the run's name is none here.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="For people to read.")] = "",
+    reward: Annotated[
+        str,
+        typer.Option(
+            help="What judges answers where a run is trained by rewards: module:function of prompt "
+            "and answer, or grpc://HOST:PORT."
+        ),
+    ] = "",
+    threads: Annotated[int, typer.Option(help="Threads of the forward passes.")] = 1,
+    device: Device = "cpu",
+    give_up: Annotated[
+        float, typer.Option(help="Seconds that the run may be silent before this worker ends.")
+    ] = 300.0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="faults.key=value, for experiments; repeatable."),
+    ] = None,
+    token_file: TokenFile = None,
+    root_ca: RootCa = None,
+    tls_cert: ClientCert = None,
+    tls_key: ClientKey = None,
+    json: Json = False,
+) -> None:
+    """Work for a shared-seed run from outside its cluster: forward passes, a byte a direction.
+
+    Example: paceline train join --server 192.0.2.7:50052 --data mine.jsonl
+    """
+    connect = ConnectOptions(
+        server=server, token_file=token_file, root_ca=root_ca, tls_cert=tls_cert, tls_key=tls_key
+    )
+    options = TrainJoinOptions(
+        connect=connect,
+        data=data,
+        model=model,
+        name=name,
+        reward=reward,
+        threads=threads,
+        device=device,
+        give_up_s=give_up,
+        settings=tuple(settings or ()),
+        json=json,
+    )
+    run_verb("cluster.train_join", options)
+
+
+@app.command("replay")
+def replay(
+    *,
+    log: Annotated[Path, typer.Option(help="A shared-seed run's log, OUT/seeds.log.")],
+    out: Annotated[Path, typer.Option(help="Where the adapter goes; a new directory.")],
+    base: Annotated[
+        str | None, typer.Option(help="The model it began from; default: what the log names.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Rebuild a shared-seed run's adapter from its log, bit for bit.
+
+    Example: paceline train replay --base smollm2-135m --log runs/sst2/seeds.log --out again
+    """
+    options = TrainReplayOptions(log=log, base=base, result=out, json=json)
+    run_verb("cluster.train_replay", options)
+
+
+@app.command("verify")
+def verify(
+    adapter: Annotated[Path, typer.Argument(help="A published adapter's directory.")],
+    *,
+    log: Annotated[Path, typer.Option(help="The log that it is said to come from.")],
+    base: Annotated[
+        str | None, typer.Option(help="The model it began from; default: what the log names.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check that an adapter is what its log comes to; exit code 1 if it is not.
+
+    Example: paceline train verify runs/sst2/final --log runs/sst2/seeds.log
+    """
+    options = TrainReplayOptions(log=log, base=base, result=adapter, json=json)
+    run_verb("cluster.train_verify", options)
 
 
 simulate = typer.Typer(no_args_is_help=True, help="Try out a cluster that nobody has here.")

@@ -20,22 +20,29 @@ from cluster.options import TrainOptions
 from cluster.placement import LEAST_CPUS, Need, PlaceOptions
 from cluster.ray_session import RaySession
 from cluster.reservation import Placer
+from cluster.train_judge import Judge, figures, show_samples
 from cluster.train_pool import RayPool
-from parallel.training.adamw import AdamW, Vector
+from cluster.train_seeds import run_seeds
+from parallel.training.adamw import AdamW
 from runtime.checkpoint import resolve_model
 from runtime.clock import MonotonicClock
 from runtime.text import Tokenizer
-from runtime.training.checkpoint import JobFiles, save_adapter, save_whole
-from runtime.training.config import TrainConfig, keep_config, kept_config, load_config
+from runtime.training.checkpoint import (
+    JobFiles,
+    drop_old_adapters,
+    save_adapter,
+    save_whole,
+    step_name,
+)
+from runtime.training.config import SHARED_SEED, TrainConfig
+from runtime.training.config_file import keep_config, kept_config, load_config
 from runtime.training.coordinator import StepReport
-from runtime.training.data import Example, Sample, digest_of, read_examples, render, tokenize
+from runtime.training.data import Sample, digest_of, read_examples, tokenize
 from runtime.training.job_lock import JobLock
 from runtime.training.plan import training_steps
 from runtime.training.worker import Trainable
 
 _NOTES = Console(stderr=True, highlight=False)
-_SHOWN = 2
-_EVAL_BATCH = 8
 _ROOM_S = 10.0
 """How long a cluster may take to have room for the workers."""
 
@@ -52,6 +59,8 @@ def run(options: TrainOptions) -> int:
     else:
         config = load_config(options.config, options.settings)
     with _warnings_shown(), JobLock(Path(config.out)) as lock:
+        if config.method == SHARED_SEED:
+            return run_seeds(config, lock, options)
         return _run(config, lock, options)
 
 
@@ -60,7 +69,10 @@ def _run(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
     tokenizer = Tokenizer.load(directory)
     data = config.data
     examples = read_examples(Path(data.train), data, tokenizer)
-    samples = [tokenize(example, tokenizer, data.max_length) for example in examples]
+    samples = [
+        tokenize(example, tokenizer, data.max_length, among_choices=data.among_choices)
+        for example in examples
+    ]
     tests = read_examples(Path(data.eval), data, tokenizer) if data.eval else []
     digest = digest_of(samples)
     trials = [
@@ -68,7 +80,7 @@ def _run(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
     ]
     keep_config(config)
     if not options.json:
-        _show(examples, samples, tokenizer)
+        show_samples(examples, samples, tokenizer)
     _NOTES.print(_opening(config, trials, samples))
     with RaySession(options.ray_address, num_actors=config.workers.count):
         _check_room(config, wait_s=0.0 if options.ray_address is None else _ROOM_S)
@@ -76,7 +88,7 @@ def _run(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
         try:
             with _NOTES.status("loading the model on the workers"):
                 pool.wait_ready(config.workers.min or config.workers.count)
-            judge = _Judge(tests, tokenizer, data.max_length, pool)
+            judge = Judge(tests, tokenizer, data.max_length, pool)
             _train(config, trials, pool, samples, judge, lock)
         finally:
             pool.close()
@@ -91,7 +103,7 @@ def _run(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
         if options.json:
             print(json.dumps({"out": str(where)} | last))
         else:
-            _NOTES.print(f"{where}: {_figures(last)}")
+            _NOTES.print(f"{where}: {figures(last)}")
     return 0
 
 
@@ -127,6 +139,7 @@ class _Trial:
             save_adapter(where, weights, self.config, self._base)
         else:
             save_whole(where, weights, self._directory)
+        drop_old_adapters(self.files.directory, self.config.checkpoint.keep)
 
 
 def _train(
@@ -134,7 +147,7 @@ def _train(
     trials: Sequence[_Trial],
     pool: RayPool,
     samples: Sequence[Sample],
-    judge: "_Judge",
+    judge: Judge,
     lock: JobLock,
 ) -> None:
     steps = config.optimizer.steps
@@ -144,7 +157,7 @@ def _train(
             for trial in trials:
                 if judge.has_tests:
                     measured = judge(trial.optimizer.parameters)
-                    show.note(f"before: {_figures(measured)}")
+                    show.note(f"before: {figures(measured)}")
         num_learnt = [sample.num_learnt for sample in samples]
         reports = training_steps(
             config,
@@ -163,62 +176,19 @@ def _train(
             measured = judge(trial.optimizer.parameters) if judged else {}
             trial.files.add_metrics(report, measured)
             if at_end or report.step % config.checkpoint.every == 0:
-                trial.save("final" if at_end else f"step-{report.step:06d}")
+                trial.save("final" if at_end else step_name(report.step))
             # Last, because a run that is cut does again what comes after the state it goes on from.
             if report.step % config.checkpoint.state_every == 0 or at_end or cancelled:
                 trial.files.save_state(trial.optimizer)
             show.step(report)
             if measured:
-                show.note(f"step {report.step}{_which(report, trials)}: {_figures(measured)}")
+                show.note(f"step {report.step}{_which(report, trials)}: {figures(measured)}")
             if cancelled:
                 return
 
 
 def _which(report: StepReport, trials: Sequence[_Trial]) -> str:
     return f" of trial {report.trial}" if len(trials) > 1 else ""
-
-
-class _Judge:
-    """Measures parameters on the evaluation file: accuracy if there are choices, else the loss."""
-
-    def __init__(
-        self, tests: list[Example], tokenizer: Tokenizer, max_length: int, pool: RayPool
-    ) -> None:
-        self._pool = pool
-        self._has_choices = bool(tests) and all(test.choices for test in tests)
-        self._right = [test.choices.index(test.completion) for test in tests if self._has_choices]
-        self._groups = [
-            [
-                tokenize(Example(test.prompt, choice, test.choices), tokenizer, max_length)
-                for choice in test.choices
-            ]
-            for test in tests
-        ]
-        self._samples = [tokenize(test, tokenizer, max_length) for test in tests]
-
-    @property
-    def has_tests(self) -> bool:
-        """Whether there is anything to measure on."""
-        return bool(self._samples)
-
-    def __call__(self, parameters: Vector) -> dict[str, float]:
-        if not self._samples:
-            return {}
-        if self._has_choices:
-            num = len(self._groups)
-            parts = [slice(i, i + _EVAL_BATCH) for i in range(0, num, _EVAL_BATCH)]
-            batches = [(self._groups[part], self._right[part]) for part in parts]
-            return {"accuracy": round(self._pool.correct(parameters, batches) / num, 4)}
-        runs = [
-            self._samples[i : i + _EVAL_BATCH] for i in range(0, len(self._samples), _EVAL_BATCH)
-        ]
-        return {"eval_loss": round(self._pool.mean_loss(parameters, runs), 4)}
-
-
-def _show(examples: list[Example], samples: list[Sample], tokenizer: Tokenizer) -> None:
-    """Print the first samples as they are learnt, what is learnt in brackets."""
-    for example, sample in list(zip(examples, samples, strict=True))[:_SHOWN]:
-        _NOTES.print(f"sample: {render(example, sample, tokenizer)}", markup=False)
 
 
 def _opening(config: TrainConfig, trials: Sequence[_Trial], samples: Sequence[Sample]) -> str:
@@ -231,11 +201,6 @@ def _opening(config: TrainConfig, trials: Sequence[_Trial], samples: Sequence[Sa
         f"{len(samples):,} samples, {config.optimizer.steps} steps of {config.optimizer.batch} in "
         f"{config.num_chunks} chunks, {workers.count} workers, scheme {workers.scheme}"
     )
-
-
-def _figures(metrics: dict[str, float]) -> str:
-    names = ("step", "loss", "eval_loss", "accuracy")
-    return ", ".join(f"{name} {metrics[name]:g}" for name in names if name in metrics)
 
 
 class _NotesHandler(logging.Handler):

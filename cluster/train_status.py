@@ -8,7 +8,8 @@ from typing import Any
 from cluster.options import TrainStatusOptions
 from cluster.report import output_console
 from runtime.training.checkpoint import JobFiles
-from runtime.training.config import TrainConfig, kept_config
+from runtime.training.config import TrainConfig
+from runtime.training.config_file import kept_config
 from runtime.training.job_lock import is_running
 
 

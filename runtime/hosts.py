@@ -57,11 +57,11 @@ class ModelHost:
         self._group: Group | None = None
         self._runner: ShardRunner | None = None
         self._step_s: tuple[float, ...] = ()
+        self.recorder = SpanRecorder(settings.num_spans) if settings.num_spans else None
+        """Where rank 0 keeps when it worked, if that is wanted."""
         self.pulse = Pulse()
         """What this rank does."""
         self._watchdog = Watchdog(self.pulse, limit_s=settings.step_limit_s, errors=sys.stderr)
-        self.recorder = SpanRecorder(settings.num_spans) if settings.num_spans else None
-        """Where rank 0 keeps when it worked, if that is wanted."""
 
     def offer(self, backend: str, size: int, host: str) -> GroupSpec:
         """Open this group's meeting point (rank 0)."""
@@ -260,8 +260,8 @@ def serve_drafter(
     link = _connect(seat.leader, hello)
     try:
         recorder = model.recorder if model is not None else None
-        clock, heartbeat_s = MonotonicClock(), _HEARTBEAT_S
-        serve_drafts(link, drafter, clock, heartbeat_s=heartbeat_s, pulse=pulse, recorder=recorder)
+        clock = MonotonicClock()
+        serve_drafts(link, drafter, clock, heartbeat_s=_HEARTBEAT_S, pulse=pulse, recorder=recorder)
     finally:
         pulse.at(ENDED)
         link.close()

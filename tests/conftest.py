@@ -1,7 +1,11 @@
 """Settings of all tests."""
 
+import hypothesis
 import pytest
 import torch
+
+hypothesis.settings.register_profile("busy", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("busy")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -48,8 +48,8 @@ class Rig:
         wait_budget_s: float = 2.0,
         max_batch: int = 16,
         prefill_chunk: int = 256,
-        tokenizer: Tokenizer | None = None,
         virtual: VirtualSpec | None = None,
+        tokenizer: Tokenizer | None = None,
     ) -> None:
         clock = MonotonicClock()
         self.target = PrefixShard(VOCAB, page_size=PAGE)
@@ -105,13 +105,13 @@ class Rig:
         )
         return self._attach(drafter, joins=joins)
 
-    def attach_ngram(self, *, joins: bool = False) -> Link:
-        return self._attach(LookupDrafter(LookupSettings(recycle=False)), joins=joins)
-
     def attach_virtual(self, spec: VirtualSpec) -> Link:
         shard = VirtualShard(spec, drafter=True, group=SoloGroup())
         ledger = SlotLedger(num_pages=400, page_size=PAGE)
         return self._attach(ModelDrafter(ShardRunner(shard, SoloGroup()), ledger))
+
+    def attach_ngram(self, *, joins: bool = False) -> Link:
+        return self._attach(LookupDrafter(LookupSettings(recycle=False)), joins=joins)
 
     def attach_lookup(self) -> Link:
         """Attach a look-up drafter with n-grams and recycling, which grows trees."""

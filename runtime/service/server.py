@@ -131,7 +131,10 @@ class ServiceServer:
         try:
             if settings.certificate is None:
                 return server.add_insecure_port(settings.address)
-            return server.add_secure_port(settings.address, _credentials(settings))
+            credentials = server_credentials(
+                settings.certificate, settings.private_key, settings.client_ca
+            )
+            return server.add_secure_port(settings.address, credentials)
         except (RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"--listen {settings.address} cannot be used ({error}): is the port taken?"
@@ -206,12 +209,18 @@ async def _refuse_stream(_: object, context: Any) -> Any:
     yield b""
 
 
-def _credentials(settings: ServerSettings) -> grpc.ServerCredentials:
-    assert settings.certificate is not None
-    if settings.private_key is None:
+def server_credentials(
+    certificate: Path, private_key: Path | None, client_ca: Path | None
+) -> grpc.ServerCredentials:
+    """Return TLS credentials; with `client_ca`, clients need a certificate too.
+
+    Raises:
+        ConfigError: a file is missing or cannot be read.
+    """
+    if private_key is None:
         raise ConfigError("--tls-cert needs --tls-key")
-    pair = (_read(settings.private_key), _read(settings.certificate))
-    authority = _read(settings.client_ca) if settings.client_ca is not None else None
+    pair = (_read(private_key), _read(certificate))
+    authority = _read(client_ca) if client_ca is not None else None
     return grpc.ssl_server_credentials(
         [pair], root_certificates=authority, require_client_auth=authority is not None
     )

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,24 @@ from runtime.training.choose import Choice
 from runtime.training.config import TrainConfig
 from runtime.training.coordinator import StepReport
 from runtime.training.job_lock import LOCK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundReport:
+    """How far a shared-seed run is after a round."""
+
+    step: int
+    """Rounds so far."""
+    loss: float
+    """Mean of what machines last told."""
+    num_machines: int
+    """Machines that the round had."""
+    num_scalars: int
+    """Scalars that it counted."""
+    num_late: int
+    """Of these, how many were of an earlier round."""
+    seconds: float
+
 
 _LOG = logging.getLogger("paceline.train")
 _STATE, _PREVIOUS = "state.safetensors", "state.previous.safetensors"
@@ -43,6 +61,18 @@ class JobFiles:
         Raises:
             ConfigError: it belongs to a job with other settings, or all its states are damaged.
         """
+        if self.claim():
+            return None
+        state = self._newest()
+        self.cut_metrics(0 if state is None else state.step)
+        return state
+
+    def claim(self) -> bool:
+        """Make the directory this job's; tell whether it was new.
+
+        Raises:
+            ConfigError: it belongs to a job with other settings.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         settings = self.directory / "job.json"
         learning_part = self._config.learning_part() | {"samples": self._data_digest}
@@ -52,7 +82,7 @@ class JobFiles:
             if any(file.name not in unfinished for file in self.directory.iterdir()):
                 raise ConfigError(f"{self.directory} is not empty and no job's: name another out")
             _replace_text(settings, wanted)
-            return None
+            return True
         found = _read_settings(settings)
         if found != json.loads(wanted) and not self._has_learnt:
             _replace_text(settings, wanted)  # it came to nothing: nothing depends on it
@@ -62,9 +92,7 @@ class JobFiles:
                 f"{self.directory} holds a run with other settings or data ({changed}): give those "
                 "back, or name another out"
             )
-        state = self._newest()
-        self._cut_metrics(0 if state is None else state.step)
-        return state
+        return False
 
     def save_state(self, optimizer: AdamW) -> None:
         """Write the state; the one before stays until this one is whole."""
@@ -87,7 +115,7 @@ class JobFiles:
         """Write the chosen scheme down: a run that goes on keeps it."""
         _replace_text(self.directory / _CHOICE, json.dumps(asdict(choice), indent=2) + "\n")
 
-    def add_metrics(self, report: StepReport, more: Mapping[str, float]) -> None:
+    def add_metrics(self, report: StepReport | RoundReport, more: Mapping[str, float]) -> None:
         """Append a step's line to metrics.jsonl."""
         with (self.directory / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(asdict(report) | dict(more)) + "\n")
@@ -103,7 +131,7 @@ class JobFiles:
         names = (_STATE, _PREVIOUS, "metrics.jsonl")
         return any((self.directory / name).exists() for name in names)
 
-    def _cut_metrics(self, step: int) -> None:
+    def cut_metrics(self, step: int) -> None:
         """Drop what was measured after the state that the run goes on from."""
         if not (self.directory / "metrics.jsonl").exists():
             return
@@ -190,6 +218,17 @@ def _read_settings(file: Path) -> object:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be read ({error}): start anew in another out") from error
+
+
+def step_name(step: int) -> str:
+    """Return what the adapter after a step is called."""
+    return f"step-{step:06d}"
+
+
+def drop_old_adapters(directory: Path, keep: int) -> None:
+    """Remove all adapters of steps but the last `keep`; 0 keeps all."""
+    for old in sorted(directory.glob("step-??????"))[:-keep] if keep else []:
+        shutil.rmtree(old)
 
 
 def _read_state(file: Path) -> AdamW:

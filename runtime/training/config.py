@@ -1,24 +1,20 @@
 """A training job's configuration: one TOML file, every value checked before anything starts."""
 
-import json
 import math
-import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from difflib import get_close_matches
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_type_hints
 
 from parallel.training.coding.names import ROUND_FORMS, round_scheme
 from parallel.training.coding.schemes import Scheme, smallest_batch
 from runtime.errors import ConfigError
+from runtime.training.seedlog.settings import RUNNING, SharedSeedConfig, check_shared_seed
 
 SCHEDULES = ("constant", "linear", "cosine")
 QUEUED = ("pull", "frc-stream")
 """Schemes that hand chunks out one at a time; all others work in rounds."""
 AUTO = "auto"
-_KEPT = "config.json"
-METHODS = ("lora", "full")
+SHARED_SEED = "shared-seed"
+METHODS = ("lora", "full", SHARED_SEED)
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -37,6 +33,9 @@ class DataConfig:
     """How a completion is made, as " {answer}"."""
     words: dict[str, list[str]] = field(default_factory=dict)
     """Words for the numbers of a field, as label = ["bad", "good"]; these are then the choices."""
+    among_choices: bool = False
+    """Learn to tell the choices apart, not to write them: the loss is among them alone. Each has to
+    be one token."""
     max_length: int = 256
     """Longer samples lose their end, in tokens."""
     limit: int = 0
@@ -116,7 +115,13 @@ class FaultsConfig:
     hang: float = 0.0
     """Share of the chunks at which a worker hangs for ever."""
     kill: float = 0.0
-    """Share of the chunks at which a worker's process ends."""
+    """Share of the chunks, or rounds, at which a worker's process ends."""
+    lose: float = 0.0
+    """Share of a shared-seed worker's messages, and of answers, that are lost."""
+    repeat: float = 0.0
+    """Share of them that come twice."""
+    delay_s: float = 0.0
+    """Between a worker and the rounds, there and back."""
     seed: int = 0
 
 
@@ -126,6 +131,8 @@ class CheckpointConfig:
 
     every: int = 50
     """Steps between two adapters."""
+    keep: int = 0
+    """Adapters of steps that stay, the last ones; 0 keeps all."""
     state_every: int = 1
     """Steps between two states that a cut run goes on from."""
 
@@ -151,6 +158,7 @@ class TrainConfig:
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     faults: FaultsConfig = field(default_factory=FaultsConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    shared_seed: SharedSeedConfig = field(default_factory=SharedSeedConfig)
 
     @property
     def num_chunks(self) -> int:
@@ -199,108 +207,30 @@ class TrainConfig:
         whole = asdict(self)
         for name in ("out", "workers", "faults", "checkpoint", "eval_every"):
             del whole[name]
-        del whole["gradient_checkpointing"]
-        del whole["data"]["eval"]
-        whole["num_chunks"] = self.num_chunks
+        del whole["gradient_checkpointing"], whole["data"]["eval"]
+        if not self.data.among_choices:
+            del whole["data"]["among_choices"]  # jobs of before it was there go on
+        if self.method != SHARED_SEED:
+            del whole["shared_seed"]
+            return whole | self._coding_part()
+        for name in RUNNING:
+            del whole["shared_seed"][name]
+        return whole
+
+    def _coding_part(self) -> dict[str, object]:
         scheme = self.round_scheme
+        whole: dict[str, object] = {"num_chunks": self.num_chunks}
         if self.workers.scheme == AUTO or (scheme is not None and not scheme.is_exact):
             whole["scheme"] = self.workers.scheme
         return whole
 
 
-def load_config(file: Path, settings: Sequence[str] = ()) -> TrainConfig:
-    """Read a configuration, with `section.key=value` settings over it.
-
-    Paths in the file are relative to it.
+def check_config(config: TrainConfig) -> None:
+    """Refuse what cannot work.
 
     Raises:
-        ConfigError: it cannot be read, or something in it cannot be used; names the key.
+        ConfigError: names the key.
     """
-    try:
-        table = tomllib.loads(file.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file} is no TOML: {error}") from error
-    for setting in settings:
-        _set(table, setting)
-    config = _make(TrainConfig, table, "")
-    assert isinstance(config, TrainConfig)
-    _check(config)
-    return _located(config, file.parent)
-
-
-def keep_config(config: TrainConfig) -> None:
-    """Write a job's whole configuration to its directory, for `kept_config`."""
-    out = Path(config.out)
-    fresh = out / f"{_KEPT}.new"
-    fresh.write_text(json.dumps(asdict(config), indent=2) + "\n")
-    fresh.replace(out / _KEPT)
-
-
-def kept_config(directory: Path, settings: Sequence[str] = ()) -> TrainConfig:
-    """Return the configuration of the job in a directory, with settings over it.
-
-    Raises:
-        ConfigError: there is no job, or a setting cannot be used.
-    """
-    try:
-        table = json.loads((directory / _KEPT).read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{directory} holds no training job ({error})") from error
-    for setting in settings:
-        _set(table, setting)
-    config = _make(TrainConfig, table | {"out": str(directory)}, "")
-    assert isinstance(config, TrainConfig)
-    _check(config)
-    return config
-
-
-def _set(table: dict[str, Any], setting: str) -> None:
-    name, separator, text = setting.partition("=")
-    if not separator:
-        raise ConfigError(f"--set {setting!r}: write section.key=value")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    *path, last = name.strip().split(".")
-    for part in path:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
-            raise ConfigError(f"--set {setting!r}: {part} is no section")
-    table[last] = value
-
-
-def _make(kind: type, table: Mapping[str, Any], prefix: str) -> object:
-    known = get_type_hints(kind)
-    for key in table:
-        if key not in known:
-            near = get_close_matches(key, known, n=1)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(known)}"
-            raise ConfigError(f"the configuration has an unknown key {prefix}{key}; {hint}")
-    values = {}
-    for part in fields(kind):
-        if part.name in table:
-            values[part.name] = _value(known[part.name], table[part.name], prefix + part.name)
-    return kind(**values)
-
-
-def _value(kind: Any, value: object, name: str) -> object:
-    if is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise ConfigError(f"{name} is a section: write [{name}]")
-        assert isinstance(kind, type)
-        return _make(kind, value, f"{name}.")
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    plain = getattr(kind, "__origin__", kind)
-    if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
-        raise ConfigError(f"{name} is {value!r}: it has to be of type {plain.__name__}")
-    return value
-
-
-def _check(config: TrainConfig) -> None:
     for name, text in (
         ("model", config.model),
         ("out", config.out),
@@ -321,7 +251,7 @@ def _check(config: TrainConfig) -> None:
         ("optimizer.steps", optimizer.steps),
         ("optimizer.batch", optimizer.batch),
         ("optimizer.microbatch", optimizer.microbatch),
-        ("workers.count", workers.count),
+        ("workers.count", workers.count + (config.method == SHARED_SEED)),  # others may join
         ("workers.group", workers.group),
         ("workers.profile", workers.profile),
         ("workers.threads", workers.threads),
@@ -340,6 +270,7 @@ def _check(config: TrainConfig) -> None:
         ("optimizer.weight_decay", optimizer.weight_decay, 0),
         ("optimizer.clip", optimizer.clip, 0),
         ("data.limit", config.data.limit, 0),
+        ("checkpoint.keep", config.checkpoint.keep, 0),
         ("workers.max_losses", workers.max_losses, 0),
         ("workers.cpus", workers.cpus, 0),
         ("workers.gpus", workers.gpus, 0),
@@ -356,6 +287,8 @@ def _check(config: TrainConfig) -> None:
         ("faults.slow", config.faults.slow),
         ("faults.hang", config.faults.hang),
         ("faults.kill", config.faults.kill),
+        ("faults.lose", config.faults.lose),
+        ("faults.repeat", config.faults.repeat),
     )
     for name, share in shares:
         if not 0 <= share < 1:
@@ -368,6 +301,9 @@ def _check(config: TrainConfig) -> None:
         )
     if not min(workers.lost_after_s, workers.empty_after_s, workers.patience) > 0:
         raise ConfigError("workers.lost_after_s, empty_after_s and patience must be above 0")
+    if config.method == SHARED_SEED:
+        check_shared_seed(config.shared_seed, decays=optimizer.weight_decay > 0)
+        return
     scheme = config.round_scheme
     least = config.num_chunks
     if scheme is not None:
@@ -385,16 +321,3 @@ def _check(config: TrainConfig) -> None:
             f"workers.group is {workers.group}: {workers.count} workers make even groups of "
             f"{', '.join(map(str, near))}"
         )
-
-
-def _located(config: TrainConfig, base: Path) -> TrainConfig:
-    """Return the configuration with its paths seen from anywhere; a model's is seen from here."""
-
-    def place(text: str) -> str:
-        return str((base / Path(text).expanduser()).resolve()) if text else ""
-
-    data = replace(config.data, train=place(config.data.train), eval=place(config.data.eval))
-    is_path = Path(config.model).exists()
-    model = str(Path(config.model).resolve()) if is_path else config.model
-    out = str(base / Path(config.out).expanduser())
-    return replace(config, model=model, out=out, data=data)

@@ -69,10 +69,11 @@ class Raylets:
 
     def add_node(
         self, *, cpus: int = 1, host: str = "127.0.0.1", prefix: Sequence[str] = ()
-    ) -> None:
-        """Start a node and wait for it; `prefix` may put it into a network namespace."""
+    ) -> int:
+        """Start a node, wait for it and return its pid; `prefix` may choose a network namespace."""
         self._start_node(cpus=cpus, host=host, prefix=prefix)
         self._await_node(len(self._nodes) - 1)
+        return self._nodes[-1].pid
 
     def _start_node(self, *, cpus: int, host: str, prefix: Sequence[str]) -> None:
         where = ["--address", self.address]
@@ -120,9 +121,10 @@ class Raylets:
         code: int = 0,
     ) -> subprocess.CompletedProcess[str]:
         """Run the command line, or another module, as a driver on the head's node."""
+        ours = {"RAY_ADDRESS": self.address} if module == "cluster.cli" else {}
         finished = subprocess.run(
             [*prefix, self.python, "-m", module, *arguments],
-            env=self.environment | {"RAY_ADDRESS": self.address},
+            env=self.environment | ours,
             cwd=ROOT,
             capture_output=True,
             text=True,

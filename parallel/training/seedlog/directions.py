@@ -16,6 +16,8 @@ BLOCK = 128
 MAX_MACHINES = 1 << 16
 MAX_SAMPLES = 1 << 16
 MAX_ROUNDS = (1 << 32) - 2
+POOL_ROUND = (1 << 32) - 2
+"""Reserved: the directions of a pool."""
 _START_ROUND = (1 << 32) - 1
 """Reserved: what weights start from."""
 _MASK = 0xFFFFFFFF

@@ -13,7 +13,11 @@ import torch
 from torch import Tensor
 
 from parallel.training.seedlog.codec import ABSTAIN, decode
-from parallel.training.seedlog.directions import Direction, weighted_sum
+from parallel.training.seedlog.directions import POOL_ROUND, Direction, weighted_sum
+from parallel.training.seedlog.space import Space
+
+_MASK64 = (1 << 64) - 1
+_POOL_ONE = 1 << 40
 
 
 class Entry(NamedTuple):
@@ -46,28 +50,45 @@ class Commit:
         return sum(code != ABSTAIN for entry in self.entries for code in entry.codes)
 
 
-def directions_of(entries: Sequence[Entry]) -> tuple[list[Direction], list[int]]:
-    """Return the directions that entries weigh, and their integer weights."""
+def directions_of(entries: Sequence[Entry], pool: int = 0) -> tuple[list[Direction], list[int]]:
+    """Return the directions that entries weigh, and their integer weights; see `pooled`."""
     directions, weights = [], []
     for entry in entries:
         for sample, code in enumerate(entry.codes):
             weight = decode(code)
             if weight:
-                directions.append(Direction(entry.round, entry.machine, sample))
+                directions.append(pooled(Direction(entry.round, entry.machine, sample), pool))
                 weights.append(weight)
     return directions, weights
+
+
+def pooled(direction: Direction, pool: int) -> Direction:
+    """Return the direction that stands for one, of a pool of so many; with 0 itself.
+
+    With a pool (FedKSeed, arXiv 2312.06353) a run never leaves the space of these directions, and
+    who joins needs one number for each.
+    """
+    if not pool:
+        return direction
+    mixed = (direction.round << 32 | direction.machine << 16 | direction.sample) + 1
+    mixed = mixed * 0x9E3779B97F4A7C15 & _MASK64  # splitmix64
+    mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & _MASK64
+    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & _MASK64
+    return Direction(POOL_ROUND, 0, (mixed ^ mixed >> 31) % pool)
 
 
 class Replica:
     """Weights that commits move; `theta` is float32, [P], and never restored by subtraction."""
 
     def __init__(
-        self, seed: int, theta: Tensor, *, velocity: Tensor | None = None, next_round: int = 0
+        self, space: Space, theta: Tensor, *, next_round: int = 0, unit: float = 1.0
     ) -> None:
         self.theta = theta
-        self.velocity = velocity
+        self.velocity: Tensor | None = None
         self.next_round = next_round
-        self._seed = seed
+        self.unit = unit
+        """What 1 means in the next round's bytes."""
+        self._space = space
 
     def apply(self, commit: Commit) -> None:
         """Make a round's step.
@@ -75,27 +96,116 @@ class Replica:
         Raises:
             ValueError: it is not the next round's.
         """
-        if commit.round != self.next_round:
-            raise ValueError(f"round {self.next_round} is next, not {commit.round}")
+        check_next(commit, self.next_round)
         directions, weights = directions_of(commit.entries)
-        total = weighted_sum(
-            self._seed, directions, weights, self.theta.numel(), device=self.theta.device
-        )
-        step = total.to(torch.float32) * commit.factor
-        if commit.momentum:
-            if self.velocity is None:
-                self.velocity = torch.zeros_like(self.theta)
-            kept = self.velocity * commit.momentum
-            self.velocity = kept + step
-            step = self.velocity
-        if commit.decay != 1.0:
-            self.theta = self.theta * commit.decay
-        self.theta = self.theta - step
+        factor = torch.tensor(commit.factor) * torch.tensor(self._space.scale)
+        if commit.momentum and self.velocity is None:
+            self.velocity = torch.zeros_like(self.theta)
+        for first, stop, total in self._space.totals(directions, weights, self.theta.device):
+            step = total.to(torch.float32) * factor
+            if commit.momentum and self.velocity is not None:
+                kept = self.velocity[first:stop] * commit.momentum
+                step = kept + step
+                self.velocity[first:stop] = step
+            part = self.theta[first:stop]
+            if commit.decay != 1.0:
+                part = part * commit.decay
+            self.theta[first:stop] = part - step
         self.next_round += 1
+        self.unit = commit.next_unit
 
     def digest(self) -> bytes:
         """Return 8 bytes that tell whether two replicas are the same."""
-        whole = hashlib.sha256(self.theta.cpu().numpy().tobytes())
-        if self.velocity is not None:
-            whole.update(self.velocity.cpu().numpy().tobytes())
-        return whole.digest()[:8]
+        return _digest(self.theta, self.velocity)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what a replica goes on from, beside its round and unit."""
+        whole = {"theta": self.theta}
+        return whole if self.velocity is None else whole | {"velocity": self.velocity}
+
+    def restore(self, state: dict[str, Tensor], *, next_round: int, unit: float) -> None:
+        """Go on from another replica's state."""
+        self.theta = state["theta"].to(self.theta.device)
+        velocity = state.get("velocity")
+        self.velocity = None if velocity is None else velocity.to(self.theta.device)
+        self.next_round, self.unit = next_round, unit
+
+
+class PoolReplica:
+    """Weights that are their start minus a sum over a pool of directions, by fixed-point weights.
+
+    That sum is kept in integers of 2^-40, so it is the same however it was come by.
+    """
+
+    def __init__(self, seed: int, pool: int, theta: Tensor) -> None:
+        self.theta = theta
+        self.next_round = 0
+        self.unit = 1.0
+        self.weights = torch.zeros(pool, dtype=torch.int64)
+        """Of the directions, in units of 2^-40."""
+        self._seed = seed
+        self._start = theta
+        self._total = torch.zeros(theta.numel(), dtype=torch.int64, device=theta.device)
+
+    def apply(self, commit: Commit) -> None:
+        """Make a round's step.
+
+        Raises:
+            ValueError: it is not the next round's, or not one for a pool.
+        """
+        check_next(commit, self.next_round)
+        if commit.decay != 1.0 or commit.momentum:
+            raise ValueError("a run with a pool has neither weight decay nor momentum")
+        changed: dict[int, int] = {}
+        for direction, weight in zip(
+            *directions_of(commit.entries, len(self.weights)), strict=True
+        ):
+            more = round(weight * commit.factor * _POOL_ONE)
+            changed[direction.sample] = changed.get(direction.sample, 0) + more
+        for place, more in changed.items():
+            self.weights[place] += more
+        self._add(changed)
+        self.next_round += 1
+        self.unit = commit.next_unit
+
+    def digest(self) -> bytes:
+        """Return 8 bytes that tell whether two replicas are the same."""
+        return _digest(self.theta, self.weights)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what a replica goes on from: a number for each direction of the pool."""
+        return {"weights": self.weights}
+
+    def restore(self, state: dict[str, Tensor], *, next_round: int, unit: float) -> None:
+        """Go on from another replica's state."""
+        self.weights = state["weights"].clone()
+        self._total.zero_()
+        self._add({place: w for place, w in enumerate(self.weights.tolist()) if w})
+        self.next_round, self.unit = next_round, unit
+
+    def _add(self, changed: dict[int, int]) -> None:
+        directions = [Direction(POOL_ROUND, 0, place) for place in changed]
+        self._total += weighted_sum(
+            self._seed,
+            directions,
+            list(changed.values()),
+            self.theta.numel(),
+            device=self.theta.device,
+        )
+        self.theta = self._start - self._total.to(torch.float32) * (1 / _POOL_ONE)
+
+
+AnyReplica = Replica | PoolReplica
+
+
+def check_next(commit: Commit, next_round: int) -> None:
+    """Raise ValueError unless a commit is the next round's."""
+    if commit.round != next_round:
+        raise ValueError(f"round {next_round} is next, not {commit.round}")
+
+
+def _digest(theta: Tensor, more: Tensor | None) -> bytes:
+    whole = hashlib.sha256(theta.cpu().numpy().tobytes())
+    if more is not None:
+        whole.update(more.cpu().numpy().tobytes())
+    return whole.digest()[:8]

@@ -1,7 +1,8 @@
 """The log of a shared-seed run: append-only, checksummed msgpack; with its base it is the result.
 
-A file is a magic, then frames: length, CRC-32, msgpack. A last frame that was being written as the
-process ended is cut off; anything else that does not fit is refused.
+A file is a magic, then frames: length, CRC-32 of the content, CRC-32 of these two, msgpack. A last
+frame that was being written as the process ended is cut off; anything else that does not fit is
+refused.
 """
 
 import os
@@ -15,12 +16,12 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from parallel.training.seedlog.step import Commit, Entry
+from parallel.training.seedlog.packing import Group, pack, unpack
+from parallel.training.seedlog.step import Commit
 from runtime.errors import ConfigError
 
 _MAGIC = b"PLSEED\x00\x01"
-_FRAME = struct.Struct("<II")
-_LARGEST_FRAME = 1 << 26
+_FRAME = struct.Struct("<III")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,15 +32,24 @@ class Header:
     """Of the directions, 64 bits."""
     model: str
     """What the user called it."""
-    model_digest: str
+    model_digest: bytes
     """SHA-256 of its weights; replay on another model is refused."""
-    rank: int
-    alpha: float
-    targets: list[str]
     size: int
     """Numbers that learn."""
     eps: float
     """How far directions go; a float32."""
+    weights: str = "lora"
+    """What learns: "lora", or "linear", the linear layers' own weights."""
+    rank: int = 8
+    """Of the adapters."""
+    alpha: float = 16.0
+    """A float32."""
+    targets: list[str] = field(default_factory=list)
+    """Layers that get adapters."""
+    direction_rank: int = 1
+    """Of directions in "linear" weights."""
+    pool: int = 0
+    """Directions to choose from; 0 draws new ones for ever."""
     hash_every: int = 10
     """Rounds between two comparisons of the replicas."""
 
@@ -134,14 +144,15 @@ def read_log(path: Path) -> Records:
 def _frames(path: Path, data: bytes) -> Iterator[tuple[str, list[Any], int]]:
     place = len(_MAGIC)
     while place < len(data):
-        whole = len(data) - place >= _FRAME.size
-        size, checksum = _FRAME.unpack_from(data, place) if whole else (0, 0)
-        stop = place + _FRAME.size + size
-        if not whole or (stop > len(data) and size <= _LARGEST_FRAME):
+        if len(data) - place < _FRAME.size or not any(data[place:]):
             return  # it was being written
+        size, checksum, check = _FRAME.unpack_from(data, place)
+        if zlib.crc32(data[place : place + 8]) != check:
+            raise ConfigError(f"{path} is damaged at byte {place}: a checksum is another one")
+        stop = place + _FRAME.size + size
         payload = data[place + _FRAME.size : stop]
-        if size > _LARGEST_FRAME or zlib.crc32(payload) != checksum:
-            if stop == len(data):
+        if zlib.crc32(payload) != checksum:
+            if stop >= len(data):
                 return
             raise ConfigError(f"{path} is damaged at byte {place}: a checksum is another one")
         try:
@@ -154,7 +165,8 @@ def _frames(path: Path, data: bytes) -> Iterator[tuple[str, list[Any], int]]:
 
 def _frame(record: list[Any]) -> bytes:
     payload: bytes = msgpack.packb(record)
-    return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
+    start = struct.pack("<II", len(payload), zlib.crc32(payload))
+    return start + struct.pack("<I", zlib.crc32(start)) + payload
 
 
 def _packed(record: Commit | Machine) -> list[Any]:
@@ -162,17 +174,18 @@ def _packed(record: Commit | Machine) -> list[Any]:
         return ["m", record.number, record.name, record.secret_digest, record.round]
     factors = (record.factor, record.decay, record.momentum, record.next_unit)
     bits = np.array(factors, dtype="<f4").tobytes()
-    return ["c", record.round, bits, [[e.round, e.machine, e.codes] for e in record.entries]]
+    groups = [[record.round - number, *rest] for number, *rest in pack(record.entries)]
+    return ["c", record.round, bits, groups]
 
 
 def _commit(parts: list[Any], *, expected: int) -> Commit:
-    number, bits, entries = parts
+    number, bits, groups = parts
     if number != expected:
         raise ValueError(f"round {number} follows round {expected - 1}")
     factor, decay, momentum, next_unit = (float(x) for x in np.frombuffer(bits, dtype="<f4"))
     return Commit(
         round=number,
-        entries=tuple(Entry(int(r), int(m), bytes(codes)) for r, m, codes in entries),
+        entries=unpack(Group(number - age, *rest) for age, *rest in groups),
         factor=factor,
         decay=decay,
         momentum=momentum,

@@ -12,21 +12,25 @@ import secrets
 import statistics
 from collections import Counter
 from dataclasses import dataclass, field
-from enum import Enum
 
 import numpy as np
 
 from parallel.training.adamw import learning_rate
 from parallel.training.seedlog.codec import ABSTAIN, FRACTION_BITS, LARGEST, decode
 from parallel.training.seedlog.directions import MAX_MACHINES
+from parallel.training.seedlog.messages import Answer, Receipt, Report
 from parallel.training.seedlog.step import Commit, Entry
 from runtime.clock import Clock
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, PacelineError
 from runtime.training.seedlog.log import Machine, Records, SeedLog
 
 _NAME_LENGTH = 64
 _UNIT_KEPT = 0.9
-_SMALLEST_UNIT = 1e-6
+_SMALLEST_UNIT, _LARGEST_UNIT = 1e-6, 1e12
+_SHORTEST_S = 0.02
+"""Of a round that does not wait for everybody: clocks and messages are no better."""
+_DIGESTS_KEPT = 4
+_ANSWER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +46,16 @@ class Rules:
     momentum: float = 0.0
     normalise: bool = True
     """Divide a step by the scalars' root mean square (as FZOO does), so that lr has one meaning."""
+    steady_scalars: float = 0.0
+    """With n scalars the rate is lr n / (n + this): fewer machines make shorter steps. 0: lr."""
     quorum: int = 1
     """Machines that a round needs at least."""
     deadline_s: float = 30.0
     """A round that has its quorum is closed after so long, whoever is missing."""
+    patience: float = 1.0
+    """And after 1 + patience times what half of the machines took."""
     alive_s: float = 60.0
-    """A machine that was silent for so long is not waited for."""
+    """A machine that brought nothing for so long is not waited for."""
     late_rounds: int = 1
     """Bytes that are so many rounds late count still, for their own directions."""
     max_scalars: int = 64
@@ -56,27 +64,20 @@ class Rules:
     """Scalars are cut to exp(trim) times the round's median size: no machine moves the rest far."""
 
 
-class Receipt(Enum):
-    """What became of a machine's bytes."""
-
-    TAKEN = "taken"
-    REPEATED = "repeated"
-    """They came before; nothing changes."""
-    TOO_LATE = "too late"
-    TOO_EARLY = "too early"
-    """Of a round that has not begun: the machine is ahead of a log that was cut."""
-
-
-class Refused(Exception):
+class Refused(PacelineError):
     """A machine may not do this: unknown, without its secret, or beyond its bounds."""
 
 
 @dataclass(slots=True)
 class _Seen:
     machine: Machine
-    last_s: float
+    last_s: float = -math.inf
+    """When it last brought bytes."""
     told: dict[int, bytes] = field(default_factory=dict)
     """Its replica's digest, by round; of the last few comparisons."""
+    joined_s: float = -math.inf
+    loss: float | None = None
+    owner: str = ""
 
 
 class Sequencer:
@@ -95,23 +96,23 @@ class Sequencer:
         self.rules = rules
         self._log = log
         self._clock = clock
-        self._machines = {m.number: _Seen(m, -math.inf) for m in records.machines}
-        self._digests = {m.secret_digest for m in records.machines}
+        self._machines = {m.number: _Seen(m) for m in records.machines}
+        self.num_joined = len(self._machines)
+        self._num_observers = 0
         self._open: dict[tuple[int, int], bytes] = {}
         """Bytes that wait for the round's end, by round and machine."""
         self._counted = {(e.round, e.machine) for c in self.commits[-64:] for e in c.entries}
         self._opened_s = clock.now_s()
+        self._half_s: float | None = None
+        """What half of the machines took for the open round, once they have come."""
         self._unit = self.commits[-1].next_unit if self.commits else 1.0
+        self.num_restored = 0
+        """Replicas that were told to begin again."""
 
     @property
     def round(self) -> int:
         """The round that is open."""
         return len(self.commits)
-
-    @property
-    def unit(self) -> float:
-        """What 1 means in this round's bytes; a float32."""
-        return self._unit
 
     @property
     def is_done(self) -> bool:
@@ -120,65 +121,113 @@ class Sequencer:
 
     @property
     def num_alive(self) -> int:
-        """Machines that were heard of lately."""
-        now_s = self._clock.now_s()
-        return sum(now_s - seen.last_s <= self.rules.alive_s for seen in self._machines.values())
+        """Machines that brought bytes lately."""
+        return len(self._alive())
 
-    def join(self, name: str) -> tuple[int, bytes]:
+    @property
+    def loss(self) -> float | None:
+        """The mean of what machines that are alive last told."""
+        told = [self._machines[number].loss for number in self._alive()]
+        known = [loss for loss in told if loss is not None]
+        return statistics.fmean(known) if known else None
+
+    def silent_s(self) -> dict[str, float]:
+        """Return how long ago a machine of each name brought bytes, or joined."""
+        now_s = self._clock.now_s()
+        last: dict[str, float] = {}
+        for seen in self._machines.values():
+            if seen.machine.number < MAX_MACHINES and seen.joined_s > -math.inf:
+                name = seen.machine.name
+                last[name] = max(last.get(name, -math.inf), seen.last_s, seen.joined_s)
+        return {name: now_s - at_s for name, at_s in last.items()}
+
+    def join(self, name: str, *, owner: str = "", observes: bool = False) -> tuple[int, bytes]:
         """Give a machine a number and a secret; who comes back gets new ones.
+
+        Args:
+            name: for people to read.
+            owner: who it is, where that was proven; an owner's earlier machine is let go.
+            observes: whether it only follows; it is not written down then.
 
         Raises:
             Refused: the name is too long, or there are no numbers left.
         """
         if len(name) > _NAME_LENGTH or not name.isprintable():
             raise Refused(f"a machine's name is at most {_NAME_LENGTH} characters to print")
-        number = len(self._machines)
-        if number >= MAX_MACHINES:
+        if self.num_joined == MAX_MACHINES and not observes:
             raise Refused(f"all {MAX_MACHINES} numbers of machines were given away")
+        number = MAX_MACHINES + self._num_observers if observes else self.num_joined
         secret = secrets.token_bytes(16)
         machine = Machine(number, name, hashlib.sha256(secret).digest(), self.round)
-        self._log.append(machine)
-        self._machines[number] = _Seen(machine, self._clock.now_s())
+        if observes:
+            self._num_observers += 1
+        else:
+            self._log.append(machine)
+            self.num_joined += 1
+        for earlier in [n for n, s in self._machines.items() if owner and s.owner == owner]:
+            if (earlier >= MAX_MACHINES) == observes:
+                del self._machines[earlier]
+        self._machines[number] = _Seen(machine, joined_s=self._clock.now_s(), owner=owner)
         return number, secret
 
-    def submit(self, machine: int, secret: bytes, number: int, codes: bytes) -> Receipt:
-        """Take what a machine found in a round; sending it again changes nothing.
+    def take(self, machine: int, secret: bytes, report: Report) -> Receipt:
+        """Take what a machine says; saying it again changes nothing.
 
         Raises:
             Refused: the machine is not known, or sent too much.
         """
-        seen = self._known(machine, secret)
-        seen.last_s = self._clock.now_s()
-        if not 1 <= len(codes) <= self.rules.max_scalars:
+        seen = self.known(machine, secret)
+        if report.digest is not None:
+            seen.told[report.round] = report.digest
+            for old in sorted(seen.told)[:-_DIGESTS_KEPT]:
+                del seen.told[old]
+            seen.loss = report.loss
+        if not report.codes:
+            early = report.round > self.round
+            return Receipt.TOO_EARLY if early else Receipt.NONE
+        if len(report.codes) > self.rules.max_scalars or machine >= MAX_MACHINES:
             raise Refused(
-                f"{len(codes)} scalars came from machine {machine}: 1 to {self.rules.max_scalars} "
-                "are taken in a round"
+                f"{len(report.codes)} scalars came from machine {machine}: at most "
+                f"{self.rules.max_scalars} are taken in a round, and none of observers"
             )
-        if number > self.round or self.is_done:
-            return Receipt.TOO_EARLY if number > self.round else Receipt.TOO_LATE
-        if (number, machine) in self._open or (number, machine) in self._counted:
-            return Receipt.REPEATED
-        if number < max(self.round - self.rules.late_rounds, seen.machine.round):
-            return Receipt.TOO_LATE
-        self._open[number, machine] = codes
-        return Receipt.TAKEN
+        seen.last_s = self._clock.now_s()
+        return self._put(seen.machine, report.round, report.codes)
 
-    def hear(self, machine: int, secret: bytes) -> None:
-        """Note that a machine is there; raises Refused if it is not known."""
-        self._known(machine, secret).last_s = self._clock.now_s()
+    def known(self, machine: int, secret: bytes) -> "_Seen":
+        """Return what is known of a machine; raises Refused if it is not known."""
+        seen = self._machines.get(machine)
+        digest = hashlib.sha256(secret).digest()
+        if seen is None or not hmac.compare_digest(digest, seen.machine.secret_digest):
+            raise Refused(f"machine {machine} is not known, or showed another secret: join anew")
+        return seen
 
-    def compare(self, machine: int, secret: bytes, number: int, digest: bytes) -> bool:
-        """Tell whether a replica is like most, before round `number`; False asks for a new start.
-
-        Raises:
-            Refused: the machine is not known.
-        """
-        seen = self._known(machine, secret)
-        seen.told[number] = digest
-        for old in sorted(seen.told)[:-4]:
-            del seen.told[old]
+    def must_restore(self, machine: int, number: int) -> bool:
+        """Tell whether a replica differs from most others, before round `number`."""
+        seen = self._machines[machine]
+        mine = seen.told.get(number)
         votes = Counter(s.told[number] for s in self._machines.values() if number in s.told)
-        return votes[digest] * 2 >= votes.total()
+        if mine is None or votes[mine] * 2 >= votes.total():
+            return False
+        del seen.told[number]
+        self.num_restored += 1
+        return True
+
+    def answer(self, machine: int, report: Report, receipt: Receipt) -> Answer:
+        """Return what to tell a machine now."""
+        found: list[Commit] = []
+        size = 0
+        for commit in self.commits[report.round :]:
+            found.append(commit)
+            size += sum(len(entry.codes) + 2 for entry in commit.entries) + 32
+            if size > _ANSWER_BYTES:
+                break
+        return Answer(
+            receipt=receipt,
+            commits=tuple(found),
+            open_round=self.round,
+            is_done=self.is_done,
+            must_restore=self.must_restore(machine, report.round),
+        )
 
     def poll(self) -> Commit | None:
         """Close the round if it may be closed; return what it came to."""
@@ -187,13 +236,14 @@ class Sequencer:
         here = {machine for number, machine in self._open if number == self.round}
         if len(here) < self.rules.quorum:
             return None
-        now_s = self._clock.now_s()
-        missing = [
-            number
-            for number, seen in self._machines.items()
-            if number not in here and now_s - seen.last_s <= self.rules.alive_s
-        ]
-        if missing and now_s - self._opened_s < self.rules.deadline_s:
+        spent_s = self._clock.now_s() - self._opened_s
+        alive = self._alive() | here
+        if self._half_s is None and 2 * len(here) >= len(alive):
+            self._half_s = spent_s
+        limit_s = self.rules.deadline_s
+        if self._half_s is not None:
+            limit_s = min(limit_s, max(_SHORTEST_S, self._half_s * (1 + self.rules.patience)))
+        if alive - here and spent_s < limit_s:
             return None
         commit = self._commit()
         self._log.append(commit)
@@ -203,15 +253,22 @@ class Sequencer:
         oldest = self.round - self.rules.late_rounds - 1
         self._counted = {key for key in self._counted if key[0] >= oldest}
         self._open = {}
-        self._opened_s = now_s
+        self._opened_s, self._half_s = self._clock.now_s(), None
         return commit
 
-    def _known(self, machine: int, secret: bytes) -> _Seen:
-        seen = self._machines.get(machine)
-        digest = hashlib.sha256(secret).digest()
-        if seen is None or not hmac.compare_digest(digest, seen.machine.secret_digest):
-            raise Refused(f"machine {machine} is not known, or showed another secret: join anew")
-        return seen
+    def _alive(self) -> set[int]:
+        now_s = self._clock.now_s()
+        return {n for n, s in self._machines.items() if now_s - s.last_s <= self.rules.alive_s}
+
+    def _put(self, machine: Machine, number: int, codes: bytes) -> Receipt:
+        if number > self.round:
+            return Receipt.TOO_EARLY
+        if (number, machine.number) in self._open or (number, machine.number) in self._counted:
+            return Receipt.REPEATED
+        if self.is_done or number < max(self.round - self.rules.late_rounds, machine.round):
+            return Receipt.TOO_LATE
+        self._open[number, machine.number] = codes
+        return Receipt.TAKEN
 
     def _commit(self) -> Commit:
         rules = self.rules
@@ -228,6 +285,8 @@ class Sequencer:
             warmup=rules.warmup,
             schedule=rules.schedule,
         )
+        if rules.steady_scalars:
+            lr *= len(values) / (len(values) + rules.steady_scalars)
         if rules.normalise:
             scale = 1 / size if size else 0.0
         else:
@@ -240,7 +299,7 @@ class Sequencer:
             factor=_rounded(lr * scale / max(len(values), 1)),
             decay=_rounded(1 - lr * rules.weight_decay),
             momentum=_rounded(rules.momentum),
-            next_unit=_rounded(max(unit, _SMALLEST_UNIT)),
+            next_unit=_rounded(min(max(unit, _SMALLEST_UNIT), _LARGEST_UNIT)),
         )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from parallel.training.adamw import AdamW
 from runtime.errors import ConfigError
-from runtime.training.checkpoint import JobFiles
+from runtime.training.checkpoint import JobFiles, drop_old_adapters, step_name
 from tests.runtime.training.pools import FakePool, make_config, train
 
 
@@ -103,6 +103,15 @@ def test_a_job_that_was_cut_as_it_began_begins_again(tmp_path: Path) -> None:
     (tmp_path / "job.json.new").write_text("{")
     assert JobFiles(tmp_path, make_config()).open() is None
     assert JobFiles(tmp_path, make_config()).open() is None  # as a job of these settings
+
+
+@pytest.mark.parametrize(("keep", "left"), [(0, [2, 40, 300]), (2, [40, 300]), (9, [2, 40, 300])])
+def test_as_many_adapters_stay_as_are_wanted(tmp_path: Path, keep: int, left: list[int]) -> None:
+    for name in (*map(step_name, (2, 300, 40)), "final", "step-000040.new"):
+        (tmp_path / name).mkdir()
+    drop_old_adapters(tmp_path, keep)
+    there = sorted(file.name for file in tmp_path.iterdir())
+    assert there == sorted([*map(step_name, left), "final", "step-000040.new"])
 
 
 def test_a_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -45,6 +45,36 @@ def test_who_leaves_for_good_is_no_straggler_for_ever(scheme: str) -> None:
     assert not pool.parameters, "parameters of a job that was begun anew are kept"
 
 
+@pytest.mark.parametrize(
+    ("scheme", "workers", "is_bitwise"),
+    [("pull", 4, True), ("frc-1", 6, True), ("class-1", 3, True), ("class-1", 5, False)],
+)
+def test_two_hundred_steps_with_delays_hangs_and_kills_are_the_undisturbed_ones(
+    scheme: str, workers: int, is_bitwise: bool
+) -> None:
+    """Class codes add up in one order where a worker has all chunks of its class, or one."""
+    config = make_config(steps=200, scheme=scheme, workers=workers)
+    config = replace(config, optimizer=replace(config.optimizer, microbatch=8))
+    quiet, _, _ = train(config, FakePool(size=workers, rng=random.Random(0)))
+    calm, reports, _ = train(config, FakePool(size=workers, rng=random.Random(1)))
+    quiet_losses = [report.loss for report in reports]
+    away = {0: [(30.0, 42.0)], workers - 1: [(150.0, 160.0)]}  # killed, and back after a while
+    rng = random.Random(2)
+    pool = FakePool(size=workers, rng=rng, slow=0.1, hangs=0.015, away=away)
+    hit, reports, _ = train(config, pool)
+    assert sum(report.num_lost for report in reports) >= 4
+    assert pool.num_replaced >= 2
+    assert len(reports) == 200
+    assert np.array_equal(quiet[0].parameters, calm[0].parameters)
+    losses = [report.loss for report in reports]
+    if is_bitwise:
+        assert np.array_equal(quiet[0].parameters, hit[0].parameters)
+        assert losses == quiet_losses
+    else:
+        np.testing.assert_allclose(quiet[0].parameters, hit[0].parameters, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(losses, quiet_losses, rtol=1e-5)
+
+
 @pytest.mark.parametrize("scheme", ["frc-1", "m-sgc-1-2-2"])
 @pytest.mark.parametrize("seed", range(3))
 def test_workers_come_and_go_under_faults(scheme: str, seed: int) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from parallel.training.seedlog.codec import ABSTAIN, FRACTION_BITS, MAGNITUDES, decode, encode
 from parallel.training.seedlog.directions import Direction, signs
+from parallel.training.seedlog.space import DenseSpace
 from parallel.training.seedlog.step import Commit, Entry, Replica
 
 SEED = 11
@@ -77,7 +78,7 @@ def test_replicas_are_the_same_whatever_order_entries_came_in(
     momentum: float, decay: float
 ) -> None:
     start = torch.linspace(-1, 1, 1001)
-    replicas = [Replica(SEED, start.clone()) for _ in range(2)]
+    replicas = [Replica(DenseSpace(SEED, 1001), start.clone()) for _ in range(2)]
     draw = random.Random(1)
     for commit in commits(60, momentum=momentum, decay=decay):
         mixed = draw.sample(commit.entries, len(commit.entries))
@@ -89,8 +90,7 @@ def test_replicas_are_the_same_whatever_order_entries_came_in(
 
 def test_many_machines_are_one_with_many_samples_by_weight() -> None:
     """The sum alone decides, so equal bytes in equal directions are an equal step."""
-    start = torch.zeros(500)
-    one, two = Replica(SEED, start), Replica(SEED, start)
+    one, two = (Replica(DenseSpace(SEED, 500), torch.zeros(500)) for _ in range(2))
     factor = float(np.float32(1e-9))
     one.apply(Commit(round=0, entries=(Entry(0, 4, bytes([90, 200, 30])),), factor=factor))
     parts = (Entry(0, 4, bytes([90, 0, 30])), Entry(0, 4, bytes([0, 200, ABSTAIN])))
@@ -99,7 +99,7 @@ def test_many_machines_are_one_with_many_samples_by_weight() -> None:
 
 
 def test_only_the_next_round_is_applied() -> None:
-    replica = Replica(SEED, torch.zeros(4), next_round=5)
+    replica = Replica(DenseSpace(SEED, 4), torch.zeros(4), next_round=5)
     with pytest.raises(ValueError, match="round 5 is next, not 4"):
         replica.apply(Commit(round=4, entries=(), factor=1.0))
 
@@ -117,7 +117,8 @@ def test_a_projected_gradient_points_along_the_gradient() -> None:
 @pytest.mark.gpu
 def test_a_gpu_replica_is_the_same() -> None:
     start = torch.linspace(-1, 1, 100_003)
-    mine, other = Replica(SEED, start.clone()), Replica(SEED, start.clone().cuda())
+    space = DenseSpace(SEED, len(start))
+    mine, other = Replica(space, start.clone()), Replica(space, start.clone().cuda())
     for commit in commits(100, momentum=0.9, decay=0.999):
         mine.apply(commit)
         other.apply(commit)

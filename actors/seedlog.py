@@ -1,0 +1,64 @@
+"""The processes of shared-seed training."""
+
+import os
+from pathlib import Path
+
+from runtime.service.calls import Credentials
+from runtime.training.config import TrainConfig
+from runtime.training.data import Example
+from runtime.training.seedlog.host import (
+    SequencerHost,
+    SequencerStatus,
+    WorkerHost,
+    WorkerSettings,
+)
+from runtime.training.seedlog.log import Header
+from runtime.training.seedlog.port import GrpcPort
+from runtime.training.seedlog.service import ListenSettings
+from runtime.training.seedlog.worker import Told
+
+
+class SequencerActor:
+    """Closes the rounds of a run."""
+
+    def __init__(
+        self, config: TrainConfig, header: Header, settings: ListenSettings, inner: str
+    ) -> None:
+        self._host = SequencerHost(config, header, settings, inner)
+
+    def pid(self) -> int:
+        """Return this process's id."""
+        return os.getpid()
+
+    def addresses(self) -> tuple[str, str]:
+        """Return where it listens: for everybody, and for the job's own workers."""
+        return self._host.addresses
+
+    def status(self) -> SequencerStatus:
+        """Return how far the run is."""
+        return self._host.status()
+
+
+class SeedWorkerActor:
+    """A worker of a shared-seed run."""
+
+    def __init__(self, address: str, token: str, config: TrainConfig) -> None:
+        self._port = GrpcPort(address, Credentials(token=token))
+        self._config = config
+
+    def pid(self) -> int:
+        """Return this process's id."""
+        return os.getpid()
+
+    def run(self, directory: str, name: str, examples: list[Example]) -> Told:
+        """Load the model and take part until the run is done."""
+        config = self._config
+        settings = WorkerSettings(
+            directory=Path(directory),
+            name=name,
+            reward=config.shared_seed.reward,
+            threads=config.workers.threads,
+            device="cuda" if config.workers.gpus > 0 else "cpu",
+            faults=config.faults,
+        )
+        return WorkerHost(self._port, settings, lambda _: examples).run()

@@ -1,0 +1,126 @@
+"""`paceline bench learn`: what a job learns, against sequences, by several methods."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from cluster.learn_plot import plot_curves
+from cluster.report import output_console
+from cluster.seed_options import BenchLearnOptions
+from cluster.train_judge import Judge
+from runtime.checkpoint import resolve_model
+from runtime.errors import ConfigError
+from runtime.text import Tokenizer
+from runtime.training.config import TrainConfig
+from runtime.training.config_file import load_config
+from runtime.training.data import read_examples, tokenize
+from runtime.training.seedlog.compare import (
+    FIRST_ORDER,
+    METHODS,
+    FirstOrder,
+    Mark,
+    Scalars,
+    Weights,
+    curve,
+    use_threads,
+)
+from runtime.training.seedlog.job import header_of
+from runtime.training.seedlog.measure import LocalMeasure
+from runtime.training.seedlog.points import PointsModel
+from runtime.training.worker import Trainable
+
+_NOTES = Console(stderr=True, highlight=False)
+
+
+def run(options: BenchLearnOptions) -> int:
+    """Learn by each method in turn, from where an earlier run was cut; return the exit code.
+
+    Raises:
+        ConfigError: a method is not known, or the job cannot be used.
+    """
+    for name in options.methods:
+        if name not in METHODS:
+            raise ConfigError(f"--methods has {name!r}: choose among {', '.join(METHODS)}")
+    if options.budget < 1 or options.every < 1:
+        raise ConfigError("--budget and --every must be at least 1")
+    config = load_config(options.config, options.settings)
+    if not config.data.eval:
+        raise ConfigError("data.eval is missing from the configuration: what is measured on?")
+    use_threads(config.workers.threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    directory = resolve_model(config.model)
+    marks: list[Mark] = []
+    for name in options.methods:
+        marks += _learn(name, config, directory, options)
+    plot_curves(marks, options.out / "curves.png", title=f"{config.model}, {config.data.train}")
+    if options.json:
+        print(json.dumps({"rows": [asdict(mark) for mark in marks]}))
+    else:
+        output_console().print(_table(marks))
+    return 0
+
+
+def _learn(
+    name: str, config: TrainConfig, directory: Path, options: BenchLearnOptions
+) -> list[Mark]:
+    tokenizer = Tokenizer.load(directory)
+    data = config.data
+    samples = [
+        tokenize(example, tokenizer, data.max_length, among_choices=data.among_choices)
+        for example in read_examples(Path(data.train), data, tokenizer)
+    ]
+    header = header_of(config, directory)
+    model = PointsModel.load(directory, header)
+    method: Scalars | FirstOrder
+    if name == FIRST_ORDER:
+        trainable = Trainable.load(directory, config)
+        method = FirstOrder(config, trainable, samples, model.points.start(), options.first_lr)
+    else:
+        method = Scalars(config, header, model, samples, exact=name != METHODS[0])
+    tests = read_examples(Path(data.eval), data, tokenizer)
+    some = Judge(tests[: options.tests], tokenizer, data.max_length, LocalMeasure(model))
+    whole = Judge(tests, tokenizer, data.max_length, LocalMeasure(model))
+
+    def measure(theta: Weights) -> dict[str, float]:
+        at_border = method.num_rows in (0, options.budget) or method.num_rows > options.budget
+        return (whole if at_border else some)(theta.numpy()) | {"all": float(at_border)}
+
+    return _watched(name, method, measure, options)
+
+
+def _watched(
+    name: str,
+    method: Scalars | FirstOrder,
+    measure: Callable[[Weights], dict[str, float]],
+    options: BenchLearnOptions,
+) -> list[Mark]:
+    marks = []
+    columns = (TextColumn(name), BarColumn(), TextColumn("{task.fields[figures]}"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=_NOTES) as progress:
+        task = progress.add_task("", total=options.budget, figures="")
+        for mark in curve(
+            method, name, options.out, measure, budget=options.budget, every=options.every
+        ):
+            marks.append(mark)
+            figures = ", ".join(f"{k} {v:g}" for k, v in mark.measured.items() if k != "all")
+            progress.update(
+                task, completed=mark.num_rows, figures=f"loss {mark.loss:.3f}, {figures}"
+            )
+            progress.console.print(f"{name}, {mark.num_rows} sequences: {figures}")
+    return marks
+
+
+def _table(marks: list[Mark]) -> Table:
+    table = Table(title="learning, by sequences that went through the model")
+    for column in ("method", "steps", "sequences", "loss", "measured"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for mark in marks:
+        figures = ", ".join(f"{k} {v:g}" for k, v in mark.measured.items() if k != "all")
+        loss = f"{mark.loss:.3f}" if mark.step else ""
+        table.add_row(mark.method, str(mark.step), str(mark.num_rows), loss, figures)
+    return table

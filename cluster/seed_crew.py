@@ -1,0 +1,177 @@
+"""The sequencer and the workers of a shared-seed run as Ray actors; who dies is started again."""
+
+import contextlib
+import secrets
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from actors.seedlog import SeedWorkerActor, SequencerActor
+from runtime.errors import PacelineError, PeerLost, PeerTimeout
+from runtime.service.calls import Credentials
+from runtime.training.config import TrainConfig
+from runtime.training.data import Example
+from runtime.training.seedlog.host import SequencerStatus
+from runtime.training.seedlog.log import Header
+from runtime.training.seedlog.port import GrpcPort
+from runtime.training.seedlog.service import ListenSettings
+from runtime.training.seedlog.worker import Told
+
+_START_S = 120.0
+_STATUS_S = 1.0
+
+
+class SeedCrew:
+    """Starts the actors and keeps them going."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        header: Header,
+        directory: Path,
+        examples: list[Example],
+        listen: ListenSettings,
+    ) -> None:
+        """Start the sequencer, which listens from then on, and the workers.
+
+        Raises:
+            PacelineError: the sequencer cannot start.
+        """
+        count = config.workers.count
+        self._config = config
+        self._header = header
+        self._directory = str(directory)
+        self._examples = ray.put(examples)
+        self._tokens = tuple(secrets.token_hex(16) for _ in range(count + 1))
+        self._listen = replace(listen, inner_tokens=self._tokens)
+        self._inner = f"{ray.util.get_node_ip_address()}:0"
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._sequencer_class = ray.remote(SequencerActor).options(
+            num_cpus=0, scheduling_strategy=here, max_concurrency=4
+        )
+        workers = config.workers
+        self._worker_class = ray.remote(SeedWorkerActor).options(
+            num_cpus=workers.cpus, num_gpus=workers.gpus, max_concurrency=2
+        )
+        self._sequencer = self._start_sequencer()
+        self._workers: list[Any] = [None] * count
+        self._runs: dict[Any, int] = {}
+        self._ended: list[Told] = []
+        self._asked: Any = None
+        self._asked_s = 0.0
+        self.status: SequencerStatus | None = None
+        """What the sequencer last told of itself."""
+        self.num_lost = 0
+        """Workers that were started again."""
+        for slot in range(count):
+            self._start_worker(slot)
+
+    @property
+    def address(self) -> str:
+        """Where workers outside the cluster join."""
+        return self._listen.address
+
+    def port(self) -> GrpcPort:
+        """Return a connection of the driver's own."""
+        return GrpcPort(self._inner, Credentials(token=self._tokens[-1]))
+
+    def pids(self) -> tuple[int, list[int]]:
+        """Return the process ids of the sequencer and of the workers."""
+        calls = [actor.pid.remote() for actor in (self._sequencer, *self._workers)]
+        first, *others = ray.get(calls, timeout=_START_S)
+        return first, others
+
+    def tend(self) -> None:
+        """Start again who died or is silent.
+
+        Raises:
+            PeerLost: that was too often.
+            PacelineError: somebody failed otherwise.
+        """
+        self._look_at_sequencer()
+        done, _ = ray.wait(list(self._runs), num_returns=len(self._runs), timeout=0)
+        for call in done:
+            slot = self._runs.pop(call)
+            try:
+                self._ended.append(ray.get(call))
+            except RayActorError:
+                self._replace(slot, "died")
+            except RayTaskError as error:
+                if isinstance(error.cause, PacelineError):
+                    raise error.cause from error
+                raise PacelineError(f"worker {slot} failed: {error.cause!r}") from error
+        silent_s = self.status.silent_s if self.status is not None else {}
+        for slot in list(self._runs.values()):
+            if silent_s.get(f"worker {slot}", 0.0) > self._config.workers.lost_after_s:
+                self._replace(slot, "was silent")
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, and look after the actors before and after."""
+        self.tend()
+        time.sleep(seconds)
+        self.tend()
+
+    def finish(self, timeout_s: float = 20.0) -> list[Told]:
+        """Let the workers see the run's end; return what those told who did."""
+        deadline_s = time.monotonic() + timeout_s
+        told = []
+        while self._runs and time.monotonic() < deadline_s:
+            done, _ = ray.wait(list(self._runs), num_returns=1, timeout=1.0)
+            for call in done:
+                del self._runs[call]
+                with contextlib.suppress(RayActorError):  # its bytes are in the log
+                    told.append(ray.get(call))
+        return self._ended + told
+
+    def close(self) -> None:
+        """End all actors."""
+        for actor in (*self._workers, self._sequencer):
+            ray.kill(actor)
+
+    def _start_sequencer(self) -> Any:
+        actor = self._sequencer_class.remote(self._config, self._header, self._listen, self._inner)
+        try:
+            outer, self._inner = ray.get(actor.addresses.remote(), timeout=_START_S)
+        except RayActorError as error:
+            cause = getattr(error, "cause", None) or str(error).strip().splitlines()[-1]
+            raise PacelineError(f"the sequencer cannot start: {cause}") from error
+        except ray.exceptions.GetTimeoutError as error:
+            raise PeerTimeout(f"the sequencer was not ready after {_START_S:g} s") from error
+        self._listen = replace(self._listen, address=outer)
+        return actor
+
+    def _start_worker(self, slot: int) -> None:
+        actor = self._worker_class.remote(self._inner, self._tokens[slot], self._config)
+        self._workers[slot] = actor
+        call = actor.run.remote(self._directory, f"worker {slot}", self._examples)
+        self._runs[call] = slot
+
+    def _replace(self, slot: int, what: str) -> None:
+        self.num_lost += 1
+        most = self._config.workers.max_losses
+        if self.num_lost > most:
+            raise PeerLost(f"worker {slot} {what}; more than workers.max_losses {most} were lost")
+        ray.kill(self._workers[slot])
+        self._runs = {call: other for call, other in self._runs.items() if other != slot}
+        if self.status is not None:
+            self.status.silent_s.pop(f"worker {slot}", None)
+        self._start_worker(slot)
+
+    def _look_at_sequencer(self) -> None:
+        if self._asked is None:
+            if time.monotonic() - self._asked_s > _STATUS_S:
+                self._asked, self._asked_s = self._sequencer.status.remote(), time.monotonic()
+            return
+        done, _ = ray.wait([self._asked], timeout=0)
+        if not done:
+            return
+        self._asked = None
+        try:
+            self.status = ray.get(done[0])
+        except RayActorError:
+            self._sequencer = self._start_sequencer()

@@ -1,0 +1,89 @@
+"""`paceline train join`: work for a shared-seed run from outside its cluster."""
+
+import json
+import signal
+import socket
+from collections.abc import Sequence
+from dataclasses import asdict
+from types import FrameType
+
+from rich.console import Console
+
+from cluster.connecting import credentials_of
+from cluster.seed_options import TrainJoinOptions
+from cluster.serve import parse_address
+from runtime.checkpoint import resolve_model
+from runtime.errors import ConfigError
+from runtime.text import Tokenizer
+from runtime.training.config import FaultsConfig
+from runtime.training.config_file import settings_section
+from runtime.training.data import Example, read_examples
+from runtime.training.seedlog.host import WorkerHost, WorkerSettings
+from runtime.training.seedlog.job import data_of
+from runtime.training.seedlog.port import GrpcPort
+from runtime.training.seedlog.settings import Terms
+from runtime.training.seedlog.worker import SeedWorker
+
+_NOTES = Console(stderr=True, highlight=False)
+
+
+def run(options: TrainJoinOptions) -> int:
+    """Take part until the run is done, or SIGTERM; return the exit code.
+
+    Raises:
+        ConfigError: the run does not let this machine in, or model or data cannot be used.
+        PeerError: the sequencer was silent for too long.
+    """
+    parse_address(options.connect.server, "--server")
+    if not options.data.is_file():
+        raise ConfigError(f"--data {options.data} is no file: name your samples, .jsonl")
+    faults = settings_section(FaultsConfig, "faults", options.settings)
+    port = GrpcPort(options.connect.server, credentials_of(options.connect))
+    look = port.join("looks", observes=True)
+    directory = resolve_model(options.model or look.header.model)
+    tokenizer = Tokenizer.load(directory)
+
+    def examples(terms: Terms) -> Sequence[Example]:
+        return read_examples(options.data, data_of(terms, options.data), tokenizer)
+
+    settings = WorkerSettings(
+        directory=directory,
+        name=options.name or socket.gethostname()[:64],
+        reward=options.reward,
+        threads=options.threads,
+        device=options.device,
+        faults=faults,
+        give_up_s=options.give_up_s,
+    )
+    with _NOTES.status("loading the model"):
+        host = WorkerHost(port, settings, examples)
+    stopping = _Stopping()
+    with _NOTES.status("joining") as status:
+
+        def after(worker: SeedWorker) -> bool:
+            told = worker.told
+            status.update(
+                f"machine {told.machine}: round {told.round}, loss {told.loss:.3f}, "
+                f"{told.num_rows:,} sequences"
+            )
+            return not stopping.asked
+
+        told = host.run(after)
+    if options.json:
+        print(json.dumps(asdict(told) | {"left": stopping.asked}))
+    else:
+        why = "left" if stopping.asked else "the run is done"
+        _NOTES.print(f"machine {told.machine}: {why} at round {told.round}")
+    return 0
+
+
+class _Stopping:
+    """Whether a signal asked this worker to leave after its round."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  (as signals call)
+        self.asked = True

@@ -1,0 +1,285 @@
+"""A job with method "shared-seed": the driver follows the log, measures, and writes what came."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from cluster.options import TrainOptions
+from cluster.ray_session import RaySession
+from cluster.seed_crew import SeedCrew
+from cluster.serve import parse_address, read_tokens
+from cluster.train_judge import Judge, figures, show_samples
+from parallel.training.adamw import Vector
+from runtime.checkpoint import resolve_model
+from runtime.errors import PacelineError
+from runtime.text import Tokenizer
+from runtime.training.checkpoint import (
+    JobFiles,
+    RoundReport,
+    drop_old_adapters,
+    step_name,
+)
+from runtime.training.config import TrainConfig
+from runtime.training.config_file import keep_config
+from runtime.training.data import Example, read_examples, tokenize
+from runtime.training.job_lock import JobLock
+from runtime.training.seedlog.host import follow
+from runtime.training.seedlog.job import LOG, SNAPSHOT, header_of
+from runtime.training.seedlog.log import Header
+from runtime.training.seedlog.measure import LocalMeasure
+from runtime.training.seedlog.points import LINEAR, PointsModel
+from runtime.training.seedlog.replay import write_result
+from runtime.training.seedlog.rewards import open_judge
+from runtime.training.seedlog.service import ListenSettings
+from runtime.training.seedlog.snapshot import write_snapshot
+from runtime.training.seedlog.worker import SeedWorker
+
+_NOTES = Console(stderr=True, highlight=False)
+
+
+def run_seeds(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
+    """Run the job to its end, from its log if it was cut; return the exit code.
+
+    Raises:
+        ConfigError: the configuration, the data or the job's directory cannot be used.
+        PeerError: more workers were lost than the configuration allows.
+    """
+    listen = _listen_settings(config)
+    job = _Prepared.make(config)
+    if not options.json:
+        _show(job)
+    model = PointsModel.load(job.directory, job.header)
+    with RaySession(options.ray_address, num_actors=config.workers.count + 1):
+        crew = SeedCrew(config, job.header, job.directory, job.examples, listen)
+        try:
+            _NOTES.print(_opening(config, job.header, crew, len(job.examples)))
+            driver = _Driver(job, model, crew, lock)
+            with driver.progress():
+                done = follow(crew.port(), job.header, model, driver.after, sleep=crew.sleep)
+            others = [] if driver.is_cancelled else crew.finish()
+        finally:
+            crew.close()
+    if driver.is_cancelled:
+        return _cancelled(config, options, done.told.round)
+    same = sum(told.digest == done.told.digest for told in others)
+    if same < len(others):
+        raise PacelineError(f"{len(others) - same} of {len(others)} workers ended as other bits")
+    return _ending(job.files, options, same)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    """A job whose model and data were found good."""
+
+    config: TrainConfig
+    directory: Path
+    tokenizer: Tokenizer
+    examples: list[Example]
+    tests: list[Example]
+    header: Header
+    files: JobFiles
+
+    @classmethod
+    def make(cls, config: TrainConfig) -> "_Prepared":
+        data = config.data
+        directory = resolve_model(config.model)
+        tokenizer = Tokenizer.load(directory)
+        examples = read_examples(Path(data.train), data, tokenizer)
+        tests = read_examples(Path(data.eval), data, tokenizer) if data.eval else []
+        if config.shared_seed.reward:
+            open_judge(config.shared_seed.reward)  # refused early
+        header = header_of(config, directory)
+        files = JobFiles(Path(config.out), config)
+        files.claim()
+        keep_config(config)
+        return cls(
+            config=config,
+            directory=directory,
+            tokenizer=tokenizer,
+            examples=examples,
+            tests=tests,
+            header=header,
+            files=files,
+        )
+
+
+def _show(job: _Prepared) -> None:
+    data = job.config.data
+    samples = [
+        tokenize(example, job.tokenizer, data.max_length, among_choices=data.among_choices)
+        for example in job.examples[:2]
+    ]
+    show_samples(job.examples, samples, job.tokenizer)
+
+
+class _Driver:
+    """What the driver does as rounds end."""
+
+    def __init__(self, job: _Prepared, model: PointsModel, crew: SeedCrew, lock: JobLock) -> None:
+        self._config = job.config
+        self._header = job.header
+        self._directory = job.directory
+        self._files = job.files
+        self._model = model
+        self._crew = crew
+        self._lock = lock
+        self._round = -1
+        self._since_s = time.monotonic()
+        self._judge = _judge(job, model)
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        self.is_cancelled = False
+
+    @contextmanager
+    def progress(self) -> Iterator[None]:
+        """Show a bar meanwhile."""
+        with Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=_NOTES,
+            refresh_per_second=1,
+        ) as progress:
+            self._progress = progress
+            self._task = progress.add_task("", total=self._config.optimizer.steps, figures="")
+            yield
+
+    def after(self, worker: SeedWorker) -> bool:
+        """Look after the crew; measure and write after a round; False once the job is cancelled."""
+        self._crew.tend()
+        assert worker.member is not None
+        number = worker.member.round
+        if number != self._round:
+            self._round_ended(worker, number)
+            self._round = number
+        self.is_cancelled = self._lock.is_cancelled and number < self._config.optimizer.steps
+        return not self.is_cancelled
+
+    def _round_ended(self, worker: SeedWorker, number: int) -> None:
+        config, first = self._config, self._round < 0
+        assert worker.member is not None
+        replica = worker.member.replica
+        steps = config.optimizer.steps
+        if first:
+            self._files.cut_metrics(number)
+        passed = range(max(self._round, 0) + 1, number + 1) if not first else range(0)
+        at_end = number == steps
+        judged = (
+            (first and number == 0) or at_end or any(n % config.eval_every == 0 for n in passed)
+        )
+        measured = {}
+        if judged and self._judge.has_tests:
+            measured = self._judge(replica.theta.cpu().numpy())
+            self._note(f"{'before' if number == 0 else f'round {number}'}: {figures(measured)}")
+        if number and (not first or at_end):
+            self._files.add_metrics(self._report(worker, number), measured)
+        if at_end or any(n % config.shared_seed.snapshot_every == 0 for n in passed):
+            write_snapshot(Path(config.out) / SNAPSHOT, replica)
+        if at_end or any(n % config.checkpoint.every == 0 for n in passed):
+            out = Path(config.out) / ("final" if at_end else step_name(number))
+            write_result(out, self._model.points, replica.theta, self._header, self._directory)
+            drop_old_adapters(Path(config.out), config.checkpoint.keep)
+
+    def _report(self, worker: SeedWorker, number: int) -> RoundReport:
+        now_s = time.monotonic()
+        seconds, self._since_s = now_s - self._since_s, now_s
+        status = self._crew.status
+        commit = worker.last_commit
+        entries = commit.entries if commit is not None else ()
+        report = RoundReport(
+            step=number,
+            loss=round(status.loss, 4) if status is not None and status.loss is not None else 0.0,
+            num_machines=len({entry.machine for entry in entries}),
+            num_scalars=commit.num_scalars if commit is not None else 0,
+            num_late=sum(len(e.codes) for e in entries if e.round + 1 != number),
+            seconds=round(seconds, 3),
+        )
+        if self._progress is not None:
+            log_bytes = status.log_bytes if status is not None else 0
+            self._progress.update(
+                self._task,
+                completed=number,
+                figures=f"loss {report.loss:.3f}, {report.num_machines} machines, "
+                f"{report.num_scalars} scalars, log {log_bytes / 1000:.1f} kB, "
+                f"lost {self._crew.num_lost}",
+            )
+        return report
+
+    def _note(self, text: str) -> None:
+        if self._progress is not None:
+            self._progress.console.print(text)
+
+
+def _judge(job: _Prepared, model: PointsModel) -> Judge:
+    measure, section = LocalMeasure(model), job.config.shared_seed
+    reward = None
+    if section.reward:
+        judge = open_judge(section.reward)
+
+        def reward(theta: Vector) -> float:
+            return measure.mean_reward(theta, job.tests, job.tokenizer, judge, section.max_answer)
+
+    return Judge(job.tests, job.tokenizer, job.config.data.max_length, measure, reward=reward)
+
+
+def _listen_settings(config: TrainConfig) -> ListenSettings:
+    section = config.shared_seed
+    parse_address(section.listen, "shared_seed.listen")
+    paths = [Path(t) if t else None for t in (section.tls_cert, section.tls_key, section.client_ca)]
+    token_file = Path(section.token_file) if section.token_file else None
+    return ListenSettings(
+        address=section.listen,
+        tokens=read_tokens(token_file, "shared_seed.token_file"),
+        certificate=paths[0],
+        private_key=paths[1],
+        client_ca=paths[2],
+    )
+
+
+def _opening(config: TrainConfig, header: Header, crew: SeedCrew, num_samples: int) -> str:
+    section, workers = config.shared_seed, config.workers
+    what = "linear weights" if header.weights == LINEAR else f"adapters of rank {header.rank}"
+    return (
+        f"{what} of {config.model}: {header.size:,} numbers learn from {num_samples:,} samples, "
+        f"{config.optimizer.steps} rounds, {workers.count} workers here, {section.directions} "
+        f"directions each, one byte a direction\n"
+        f"others take part by: paceline train join --server {crew.address} --data FILE.jsonl"
+    )
+
+
+def _cancelled(config: TrainConfig, options: TrainOptions, step: int) -> int:
+    if options.json:
+        print(json.dumps({"out": config.out, "cancelled": True, "step": step}))
+    _NOTES.print(f"cancelled after round {step}; paceline train resume {config.out} goes on")
+    return 1
+
+
+def _ending(files: JobFiles, options: TrainOptions, num_same: int) -> int:
+    lines = files.metrics()
+    last = lines[-1] if lines else {}
+    where, log = files.directory / "final", files.directory / LOG
+    size = log.stat().st_size
+    if options.json:
+        found = {"out": str(where), "log": str(log), "log_bytes": size, "same_replicas": num_same}
+        print(json.dumps(found | last))
+    else:
+        _NOTES.print(f"{where}: {figures(last)}; its log, {log}: {size:,} bytes")
+        _NOTES.print(f"paceline train verify {where} --log {log} checks one against the other")
+    return 0

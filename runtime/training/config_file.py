@@ -1,0 +1,110 @@
+"""Reads and keeps a training job's configuration."""
+
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from runtime.errors import ConfigError
+from runtime.training.config import TrainConfig, check_config
+from runtime.training.tables import make
+
+Section = TypeVar("Section")
+_KEPT = "config.json"
+
+
+def load_config(file: Path, settings: Sequence[str] = ()) -> TrainConfig:
+    """Read a configuration, with `section.key=value` settings over it.
+
+    Paths in the file are relative to it.
+
+    Raises:
+        ConfigError: it cannot be read, or something in it cannot be used; names the key.
+    """
+    try:
+        table = tomllib.loads(file.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is no TOML: {error}") from error
+    for setting in settings:
+        _set(table, setting)
+    config = make(TrainConfig, table)
+    assert isinstance(config, TrainConfig)
+    check_config(config)
+    return _located(config, file.parent)
+
+
+def keep_config(config: TrainConfig) -> None:
+    """Write a job's whole configuration to its directory, for `kept_config`."""
+    out = Path(config.out)
+    fresh = out / f"{_KEPT}.new"
+    fresh.write_text(json.dumps(asdict(config), indent=2) + "\n")
+    fresh.replace(out / _KEPT)
+
+
+def kept_config(directory: Path, settings: Sequence[str] = ()) -> TrainConfig:
+    """Return the configuration of the job in a directory, with settings over it.
+
+    Raises:
+        ConfigError: there is no job, or a setting cannot be used.
+    """
+    try:
+        table = json.loads((directory / _KEPT).read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{directory} holds no training job ({error})") from error
+    for setting in settings:
+        _set(table, setting)
+    config = make(TrainConfig, table | {"out": str(directory)})
+    assert isinstance(config, TrainConfig)
+    check_config(config)
+    return config
+
+
+def settings_section(kind: type[Section], name: str, settings: Sequence[str]) -> Section:
+    """Return one section with settings over its defaults; raises ConfigError as `load_config`."""
+    table: dict[str, Any] = {name: {}}
+    for setting in settings:
+        _set(table, setting)
+    if set(table) != {name}:
+        raise ConfigError(f"--set takes {name}.key=value here, not {', '.join(settings)}")
+    section = make(kind, table[name], f"{name}.")
+    assert isinstance(section, kind)
+    return section
+
+
+def _set(table: dict[str, Any], setting: str) -> None:
+    name, separator, text = setting.partition("=")
+    if not separator:
+        raise ConfigError(f"--set {setting!r}: write section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *path, last = name.strip().split(".")
+    for part in path:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {setting!r}: {part} is no section")
+    table[last] = value
+
+
+def _located(config: TrainConfig, base: Path) -> TrainConfig:
+    """Return the configuration with its paths seen from anywhere; a model's is seen from here."""
+
+    def place(text: str) -> str:
+        return str((base / Path(text).expanduser()).resolve()) if text else ""
+
+    data = replace(config.data, train=place(config.data.train), eval=place(config.data.eval))
+    is_path = Path(config.model).exists()
+    model = str(Path(config.model).resolve()) if is_path else config.model
+    out = str(base / Path(config.out).expanduser())
+    seeded = config.shared_seed
+    files = {
+        name: place(getattr(seeded, name))
+        for name in ("token_file", "tls_cert", "tls_key", "client_ca")
+    }
+    seeded = replace(seeded, **files)  # type: ignore[arg-type]  # all are texts
+    return replace(config, model=model, out=out, data=data, shared_seed=seeded)

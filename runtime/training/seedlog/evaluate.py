@@ -1,0 +1,112 @@
+"""A worker's work: the scalars of its directions, on its own samples or by rewards."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from parallel.training.seedlog.directions import Direction
+from runtime.text import Tokenizer
+from runtime.training.data import Sample
+from runtime.training.seedlog.estimate import Estimate, one_sided, two_sided
+from runtime.training.seedlog.member import Member
+from runtime.training.seedlog.points import PointsModel
+from runtime.training.seedlog.rewards import Judge
+from runtime.training.seedlog.settings import Terms
+
+
+class Work(Protocol):
+    """What a machine computes in a round."""
+
+    def __call__(self, member: Member) -> Estimate:
+        """Return the scalars of the machine's directions, at its replica's weights."""
+        ...
+
+
+class LossWork:
+    """Differences of losses."""
+
+    def __init__(
+        self, model: PointsModel, samples: Sequence[Sample], terms: Terms, *, seed: int, eps: float
+    ) -> None:
+        self._model = model
+        self._samples = samples
+        self._terms = terms
+        self._seed = seed
+        self._eps = eps
+
+    def __call__(self, member: Member) -> Estimate:
+        """Return the scalars of the machine's directions, at its replica's weights."""
+        terms, theta = self._terms, member.replica.theta
+        directions = member.directions(terms.directions)
+        batches = [self._batch(member, k) for k in range(len(directions))]
+        if terms.sides == 1:
+            return one_sided(
+                self._model, theta, directions, batches[0], eps=self._eps, rows=terms.rows
+            )
+        return two_sided(self._model, theta, directions, batches, eps=self._eps, rows=terms.rows)
+
+    def _batch(self, member: Member, sample: int) -> list[Sample]:
+        places = draw(self._seed, member, sample, len(self._samples), self._terms.batch)
+        return [self._samples[place] for place in places]
+
+
+class RewardWork:
+    """Evolution strategies: differences of the rewards of answers, which are made higher."""
+
+    def __init__(
+        self,
+        model: PointsModel,
+        tokenizer: Tokenizer,
+        prompts: Sequence[tuple[str, Sequence[int]]],
+        judge: Judge,
+        terms: Terms,
+        *,
+        seed: int,
+        eps: float,
+    ) -> None:
+        """Prepare; `prompts` are texts and their tokens."""
+        self._model = model
+        self._tokenizer = tokenizer
+        self._prompts = prompts
+        self._judge = judge
+        self._terms = terms
+        self._seed = seed
+        self._eps = eps
+
+    def __call__(self, member: Member) -> Estimate:
+        """Return the scalars of the machine's directions; what is low is good, as with losses."""
+        directions = member.directions(self._terms.directions)
+        theta = member.replica.theta
+        found, rewards, rows = [], [], 0
+        for sample, direction in enumerate(directions):
+            places = draw(self._seed, member, sample, len(self._prompts), self._terms.batch)
+            up, down = self._rewards(theta, direction, [self._prompts[p] for p in places])
+            found.append((down - up) / (2 * self._eps))
+            rewards += [up, down]
+            rows += 2 * len(places)
+        return Estimate(found, -sum(rewards) / len(rewards), rows)
+
+    def _rewards(
+        self, theta: Tensor, direction: Direction, some: Sequence[tuple[str, Sequence[int]]]
+    ) -> tuple[float, float]:
+        """Return the mean rewards of both sides."""
+        answers = self._model.answers(
+            theta,
+            [direction, direction],
+            [self._eps, -self._eps],
+            [tokens for _, tokens in some],
+            self._tokenizer,
+            self._terms.max_answer,
+        )
+        prompts = [text for text, _ in some] * 2
+        scores = self._judge(prompts, answers)
+        return float(np.mean(scores[: len(some)])), float(np.mean(scores[len(some) :]))
+
+
+def draw(seed: int, member: Member, sample: int, num_samples: int, batch: int) -> list[int]:
+    """Return the places of a direction's samples: a function of run, machine, round and sample."""
+    rng = np.random.default_rng((seed, member.machine, member.round, sample))
+    places: list[int] = rng.choice(num_samples, batch, replace=batch > num_samples).tolist()
+    return places

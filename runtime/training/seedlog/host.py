@@ -1,0 +1,249 @@
+"""The processes of a shared-seed run: who closes rounds, who computes, who only follows."""
+
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from parallel.training.seedlog.step import AnyReplica
+from runtime.clock import MonotonicClock
+from runtime.errors import ConfigError
+from runtime.text import Tokenizer
+from runtime.training.config import FaultsConfig, TrainConfig
+from runtime.training.data import Example, tokenize
+from runtime.training.seedlog.evaluate import LossWork, RewardWork, Work
+from runtime.training.seedlog.job import (
+    LOG,
+    SNAPSHOT,
+    open_log,
+    rules_of,
+    terms_from_json,
+    terms_of,
+    terms_to_json,
+)
+from runtime.training.seedlog.log import Header
+from runtime.training.seedlog.member import Member, start_replica
+from runtime.training.seedlog.points import PointsModel
+from runtime.training.seedlog.port import FaultyPort, Joined, Port
+from runtime.training.seedlog.replay import check_base
+from runtime.training.seedlog.rewards import open_judge
+from runtime.training.seedlog.sequencer import Sequencer
+from runtime.training.seedlog.service import ListenSettings, SeedLogServer
+from runtime.training.seedlog.settings import Terms
+from runtime.training.seedlog.worker import SeedWorker, Told
+
+_FOR_EVER_S = 1e6
+_FOLLOW_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequencerStatus:
+    """How far a run is."""
+
+    round: int
+    num_alive: int
+    num_machines: int
+    num_restored: int
+    loss: float | None
+    log_bytes: int
+    silent_s: dict[str, float]
+    """How long ago a machine of this name brought bytes, or joined."""
+
+
+class SequencerHost:
+    """The sequencer of a job, with its log in the job's directory."""
+
+    def __init__(
+        self, config: TrainConfig, header: Header, settings: ListenSettings, inner: str
+    ) -> None:
+        """Open the log and listen.
+
+        Args:
+            config: the job's.
+            header: of the run; a log that is there has to have the same.
+            settings: where and for whom to listen.
+            inner: where to listen for the job's own workers, HOST:PORT, in plaintext.
+
+        Raises:
+            ConfigError: the log is damaged or another run's, or an address is taken.
+        """
+        self._path = Path(config.out) / LOG
+        self._log, records = open_log(self._path, header)
+        self._records = records
+        self._sequencer = Sequencer(self._log, records, rules_of(config), MonotonicClock())
+        self._server = SeedLogServer(
+            self._sequencer,
+            settings,
+            inner=inner,
+            terms=terms_to_json(terms_of(config)),
+            snapshot=Path(config.out) / SNAPSHOT,
+        )
+        self._server.start()
+
+    @property
+    def addresses(self) -> tuple[str, str]:
+        """Where it listens: for everybody, and for the job's own workers."""
+        return self._server.address, self._server.inner_address
+
+    def status(self) -> SequencerStatus:
+        """Return how far the run is."""
+        sequencer = self._sequencer
+        return SequencerStatus(
+            round=sequencer.round,
+            num_alive=sequencer.num_alive,
+            num_machines=sequencer.num_joined,
+            num_restored=sequencer.num_restored,
+            loss=sequencer.loss,
+            log_bytes=self._path.stat().st_size,
+            silent_s=sequencer.silent_s(),
+        )
+
+    def close(self) -> None:
+        """Stop listening and close the log."""
+        self._server.stop()
+        self._log.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """What a worker brings to a run."""
+
+    directory: Path
+    """The model."""
+    name: str
+    reward: str = ""
+    """What judges answers, where the run is trained by rewards."""
+    threads: int = 1
+    device: str = "cpu"
+    faults: FaultsConfig
+    give_up_s: float = 300.0
+
+
+class WorkerHost:
+    """A worker with its model and data; the data stays here."""
+
+    def __init__(
+        self, port: Port, settings: WorkerSettings, examples: Callable[[Terms], Sequence[Example]]
+    ) -> None:
+        """Look at the run, load the model, and prepare.
+
+        Raises:
+            ConfigError: the model is another one, or the data cannot be used.
+            PeerError: the sequencer cannot be reached.
+        """
+        torch.set_num_threads(settings.threads)
+        self._settings = settings
+        look: Joined = port.join(settings.name, observes=True)
+        check_base(look.header, settings.directory)
+        terms = terms_from_json(look.terms_json)
+        model = PointsModel.load(settings.directory, look.header, settings.device)
+        work = _work(model, look.header, terms, settings, examples(terms))
+        self._port = FaultyPort(port, settings.faults) if _is_faulty(settings.faults) else port
+        self._busy_since_s = 0.0
+        self.worker = SeedWorker(
+            self._port,
+            name=settings.name,
+            fresh=_fresh(look.header, model, settings.device),
+            work=work,
+            give_up_s=settings.give_up_s,
+            before=self._put_fault_in,
+        )
+
+    def run(self, after: Callable[[SeedWorker], bool] = lambda _: True) -> Told:
+        """Take part until the run is done, or `after` says no."""
+        try:
+            self.worker.run(after)
+        finally:
+            self._port.close()
+        return self.worker.told
+
+    def _put_fault_in(self, member: Member) -> None:
+        """Be slow, hang or die, where the configuration wants experiments."""
+        faults = self._settings.faults
+        draw = random.Random(f"{faults.seed}/{member.machine}/{member.round}")
+        slow, hang, kill = draw.random(), draw.random(), draw.random()
+        now_s = time.monotonic()
+        if kill < faults.kill:
+            os._exit(1)
+        if hang < faults.hang:
+            time.sleep(_FOR_EVER_S)
+        if slow < faults.slow and self._busy_since_s:
+            time.sleep((now_s - self._busy_since_s) * (faults.factor - 1))
+        self._busy_since_s = time.monotonic()
+
+
+def follow(
+    port: Port,
+    header: Header,
+    model: PointsModel,
+    after: Callable[[SeedWorker], bool],
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    give_up_s: float = 300.0,
+) -> SeedWorker:
+    """Follow a run without working for it, from its last snapshot to its end.
+
+    `after` is called after each round and every second; `sleep` while the sequencer is away.
+    """
+    follower = SeedWorker(
+        port,
+        name="follower",
+        fresh=_fresh(header, model, "cpu"),
+        work=None,
+        give_up_s=give_up_s,
+        wait_s=_FOLLOW_S,
+        sleep=sleep,
+    )
+    follower.run(after)
+    return follower
+
+
+def _fresh(header: Header, model: PointsModel, device: str) -> Callable[[Header], AnyReplica]:
+    def fresh(now: Header) -> AnyReplica:
+        if now != header:
+            raise ConfigError("the sequencer runs another job now: join again")
+        return start_replica(header, model.points, device)
+
+    return fresh
+
+
+def _is_faulty(faults: FaultsConfig) -> bool:
+    return faults.lose > 0 or faults.repeat > 0 or faults.delay_s > 0
+
+
+def _work(
+    model: PointsModel,
+    header: Header,
+    terms: Terms,
+    settings: WorkerSettings,
+    examples: Sequence[Example],
+) -> Work:
+    tokenizer = Tokenizer.load(settings.directory)
+    if not terms.by_reward:
+        samples = [
+            tokenize(example, tokenizer, terms.max_length, among_choices=terms.among_choices)
+            for example in examples
+        ]
+        return LossWork(model, samples, terms, seed=header.seed, eps=header.eps)
+    if not settings.reward:
+        raise ConfigError(
+            "this run is trained by rewards: say what judges answers with --reward "
+            "module:function or grpc://HOST:PORT"
+        )
+    prompts = [
+        (e.prompt, tokenizer.encode(e.prompt, whole=not e.is_chat)[-terms.max_length :])
+        for e in examples
+    ]
+    return RewardWork(
+        model,
+        tokenizer,
+        prompts,
+        open_judge(settings.reward),
+        terms,
+        seed=header.seed,
+        eps=header.eps,
+    )

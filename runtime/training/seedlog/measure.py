@@ -1,0 +1,67 @@
+"""Measures a replica's weights on samples, in one process."""
+
+from collections.abc import Sequence
+
+import torch
+
+from parallel.training.adamw import Vector
+from runtime.text import Tokenizer
+from runtime.training.data import Example, Sample
+from runtime.training.seedlog.points import PointsModel
+from runtime.training.seedlog.rewards import Judge
+
+_AT_ONCE = 8
+
+
+class LocalMeasure:
+    """Counts and losses at any weights."""
+
+    def __init__(self, model: PointsModel) -> None:
+        self._model = model
+
+    def correct(
+        self, parameters: Vector, batches: list[tuple[list[list[Sample]], list[int]]]
+    ) -> int:
+        """Return for how many groups of alternatives the right one is the likeliest."""
+        theta = torch.from_numpy(parameters)
+        hits = 0
+        for groups, right in batches:
+            for scores, place in zip(self._scores(theta, groups), right, strict=True):
+                hits += max(range(len(scores)), key=scores.__getitem__) == place
+        return hits
+
+    def _scores(self, theta: torch.Tensor, groups: list[list[Sample]]) -> list[list[float]]:
+        """Return each alternative's log probability; one-token ones share their prompt's row."""
+        flat = [sample for group in groups for sample in group]
+        if all(sample.num_learnt == 1 for sample in flat):
+            ends = [[sample.token_ids[-1] for sample in group] for group in groups]
+            return self._model.choice_scores(theta, [group[0] for group in groups], ends)
+        scores = iter(self._model.log_likelihoods(theta, flat))
+        return [[next(scores) for _ in group] for group in groups]
+
+    def mean_loss(self, parameters: Vector, batches: list[list[Sample]]) -> float:
+        """Return the mean loss over the batches' learnt tokens."""
+        theta = torch.from_numpy(parameters)
+        total, num = 0.0, 0
+        for batch in batches:
+            total -= sum(self._model.log_likelihoods(theta, batch))
+            num += sum(sample.num_learnt for sample in batch)
+        return total / max(num, 1)
+
+    def mean_reward(
+        self,
+        parameters: Vector,
+        examples: Sequence[Example],
+        tokenizer: Tokenizer,
+        judge: Judge,
+        max_answer: int,
+    ) -> float:
+        """Return the mean reward of greedy answers to the examples' prompts."""
+        theta = torch.from_numpy(parameters)
+        total = 0.0
+        for first in range(0, len(examples), _AT_ONCE):
+            some = examples[first : first + _AT_ONCE]
+            tokens = [tokenizer.encode(e.prompt, whole=not e.is_chat) for e in some]
+            answers = self._model.answers_at(theta, tokens, tokenizer, max_answer)
+            total += sum(judge([e.prompt for e in some], answers))
+        return total / len(examples)

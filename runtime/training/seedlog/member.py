@@ -1,0 +1,85 @@
+"""A machine's side of the protocol: what it says next, and what it does with the answer.
+
+No messages are sent here and no clock is read: workers, tests and the simulation carry out the same
+object.
+"""
+
+from enum import Enum
+
+from parallel.training.seedlog.directions import Direction
+from parallel.training.seedlog.messages import Answer, Receipt, Report
+from parallel.training.seedlog.step import AnyReplica, PoolReplica, Replica, pooled
+from runtime.training.seedlog.log import Header
+from runtime.training.seedlog.points import Points
+from runtime.training.seedlog.snapshot import restore
+
+
+class Next(Enum):
+    """What a machine does after an answer."""
+
+    SAY_AGAIN = "say again"
+    """The round is open still."""
+    COMPUTE = "compute"
+    CATCH_UP = "catch up"
+    """There are more commits than one answer holds."""
+    RESTORE = "restore"
+    """Begin again from a snapshot."""
+    JOIN = "join"
+    """The log was cut: begin again altogether."""
+    END = "end"
+
+
+def start_replica(header: Header, points: Points, device: str = "cpu") -> AnyReplica:
+    """Return a run's weights before its first round."""
+    start = points.start().to(device)
+    if header.pool:
+        return PoolReplica(header.seed, header.pool, start)
+    return Replica(points.space, start)
+
+
+class Member:
+    """One machine, from its joining on."""
+
+    def __init__(self, machine: int, header: Header, replica: AnyReplica) -> None:
+        self.machine = machine
+        self.replica = replica
+        self.header = header
+
+    @property
+    def round(self) -> int:
+        """The round that its replica is at."""
+        return self.replica.next_round
+
+    def directions(self, count: int) -> list[Direction]:
+        """Return its directions of this round."""
+        pool = self.header.pool
+        return [pooled(Direction(self.round, self.machine, k), pool) for k in range(count)]
+
+    def report(self, codes: bytes = b"", loss: float | None = None) -> Report:
+        """Return what to say of this round; with a digest where replicas are compared."""
+        compares = self.round and self.round % self.header.hash_every == 0
+        return Report(
+            round=self.round,
+            codes=codes,
+            digest=self.replica.digest() if compares else None,
+            loss=loss if compares else None,
+        )
+
+    def begin_from(self, snapshot: bytes | None) -> None:
+        """Take a snapshot, if it is ahead; raises ProtocolError if it is damaged."""
+        if snapshot is not None:
+            restore(self.replica, snapshot)
+
+    def take(self, answer: Answer) -> Next:
+        """Make the steps that an answer brings; return what to do."""
+        if answer.must_restore:
+            return Next.RESTORE
+        if answer.receipt is Receipt.TOO_EARLY or answer.open_round < self.round:
+            return Next.JOIN
+        for commit in answer.commits:
+            self.replica.apply(commit)
+        if self.round < answer.open_round:
+            return Next.CATCH_UP
+        if answer.is_done:
+            return Next.END
+        return Next.COMPUTE if answer.commits else Next.SAY_AGAIN

@@ -1,0 +1,224 @@
+"""The sequencer as a gRPC service: tokens, machines' secrets, and long waits for a round's end."""
+
+import asyncio
+import contextlib
+import hmac
+import threading
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from parallel.training.seedlog.messages import Answer
+from protos.paceline.v1 import seedlog_pb2 as pb
+from protos.paceline.v1 import seedlog_pb2_grpc as rpc
+from runtime.errors import ConfigError
+from runtime.service.server import server_credentials
+from runtime.training.seedlog.port import LEAN_OPTIONS
+from runtime.training.seedlog.sequencer import Refused, Sequencer
+from runtime.training.seedlog.wire import answer_to_wire, header_to_wire, report_from_wire
+
+_POLL_S = 0.01
+_LONGEST_WAIT_S = 20.0
+_PIECE_BYTES = 1 << 20
+_START_S = 20.0
+_OPTIONS = (
+    *LEAN_OPTIONS,
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_concurrent_streams", 1 << 16),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenSettings:
+    """Where and for whom the sequencer listens."""
+
+    address: str
+    tokens: tuple[str, ...] = ()
+    """One for each worker that is let in: two machines with one token do not work at a time.
+    Without any, everybody is let in."""
+    inner_tokens: tuple[str, ...] = ()
+    """Those of the job's own workers."""
+    certificate: Path | None = None
+    private_key: Path | None = None
+    client_ca: Path | None = None
+
+
+class SeedLogServer:
+    """A listening sequencer, on an event loop in a thread of its own."""
+
+    def __init__(
+        self,
+        sequencer: Sequencer,
+        settings: ListenSettings,
+        *,
+        terms: str,
+        snapshot: Path,
+        inner: str = "",
+    ) -> None:
+        """Prepare.
+
+        Args:
+            sequencer: what is served.
+            settings: where and for whom.
+            terms: what workers are told to do, JSON.
+            snapshot: the file that who joins begins from, if it is there.
+            inner: another address, in plaintext, for the job's own workers; "" is none.
+        """
+        self.sequencer = sequencer
+        self.inner_address = inner
+        self.address = settings.address
+        """Where it listens; the port is known once it has started."""
+        self._settings = settings
+        self._terms = terms
+        self._snapshot = snapshot
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._server: grpc.aio.Server | None = None
+        self._ticking: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to listen.
+
+        Raises:
+            ConfigError: the address is taken or no address, or a credential cannot be read.
+        """
+        self._thread.start()
+        try:
+            self._run(self._start()).result(_START_S)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self, grace_s: float = 0.5) -> None:
+        """Stop listening."""
+        self._run(self._stop(grace_s)).result(grace_s + _START_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self, work: Any) -> "Future[None]":
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def _start(self) -> None:
+        settings = self._settings
+        server = grpc.aio.server(options=_OPTIONS)
+        servicer = SeedLogServicer(
+            self.sequencer, settings, terms=self._terms, snapshot=self._snapshot
+        )
+        rpc.add_SeedLogServiceServicer_to_server(servicer, server)
+        credentials = None
+        if settings.certificate is not None:
+            credentials = server_credentials(
+                settings.certificate, settings.private_key, settings.client_ca
+            )
+        self.address = _bind(server, settings.address, credentials)
+        if self.inner_address:
+            self.inner_address = _bind(server, self.inner_address, None)
+        await server.start()
+        self._server = server
+        self._ticking = asyncio.create_task(servicer.tick())
+
+    async def _stop(self, grace_s: float) -> None:
+        if self._ticking is not None:
+            self._ticking.cancel()
+        if self._server is not None:
+            await self._server.stop(grace_s)
+
+
+class SeedLogServicer(rpc.SeedLogServiceServicer):
+    """Answers machines."""
+
+    def __init__(
+        self, sequencer: Sequencer, settings: ListenSettings, *, terms: str, snapshot: Path
+    ) -> None:
+        self._sequencer = sequencer
+        known = (*settings.tokens, *settings.inner_tokens)
+        self._tokens = tuple(token.encode() for token in known)
+        self._lets_all_in = not settings.tokens
+        self._terms = terms
+        self._snapshot = snapshot
+        self._round_ended = asyncio.Event()
+
+    async def tick(self) -> None:
+        """Close rounds whose time is over, for ever."""
+        while True:
+            self._poll()
+            await asyncio.sleep(_POLL_S)
+
+    async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinResponse:
+        """Make the caller a machine."""
+        owner = await self._owner(context)
+        try:
+            machine, secret = self._sequencer.join(
+                request.name, owner=owner, observes=request.observes
+            )
+        except Refused as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        return pb.JoinResponse(
+            machine=machine,
+            secret=secret,
+            header=header_to_wire(self._sequencer.header),
+            terms_json=self._terms,
+        )
+
+    async def Exchange(self, request: pb.ExchangeRequest, context: Any) -> pb.ExchangeResponse:
+        """Take a round's bytes, and wait for its end."""
+        machine, report = request.machine, report_from_wire(request)
+        try:
+            receipt = self._sequencer.take(machine, request.secret, report)
+        except Refused as error:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+        self._poll()
+        wait_s = min(request.wait_ms / 1000, _LONGEST_WAIT_S)
+        if self._sequencer.round == report.round and not self._sequencer.is_done:
+            with contextlib.suppress(TimeoutError):  # it is open still: the answer says so
+                await asyncio.wait_for(self._round_ended.wait(), wait_s)
+        answer: Answer = self._sequencer.answer(machine, report, receipt)
+        return answer_to_wire(answer)
+
+    async def GetSnapshot(
+        self, request: pb.GetSnapshotRequest, context: Any
+    ) -> AsyncIterator[pb.GetSnapshotResponse]:
+        """Send the snapshot file, if there is one."""
+        try:
+            self._sequencer.known(request.machine, request.secret)
+        except Refused as error:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
+        try:
+            data = await asyncio.to_thread(self._snapshot.read_bytes)
+        except FileNotFoundError:
+            return
+        for first in range(0, len(data), _PIECE_BYTES):
+            yield pb.GetSnapshotResponse(piece=data[first : first + _PIECE_BYTES])
+
+    def _poll(self) -> None:
+        if self._sequencer.poll() is not None:
+            ended, self._round_ended = self._round_ended, asyncio.Event()
+            ended.set()
+
+    async def _owner(self, context: Any) -> str:
+        """Return who calls, by the token; "" where everybody is let in."""
+        given = str(dict(context.invocation_metadata() or ()).get("authorization", ""))
+        kind, _, token = given.partition(" ")
+        # All are compared, each in constant time: time tells nothing of which is near.
+        same = [hmac.compare_digest(token.encode(), mine) for mine in self._tokens]
+        if kind.lower() == "bearer" and any(same):
+            return f"token {same.index(True)}"
+        if not self._lets_all_in:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no valid bearer token was sent")
+        return ""
+
+
+def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> str:
+    """Listen at an address; return it with the port."""
+    host, _, _ = address.rpartition(":")
+    try:
+        if credentials is None:
+            return f"{host}:{server.add_insecure_port(address)}"
+        return f"{host}:{server.add_secure_port(address, credentials)}"
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"{address} cannot be listened at ({error}): is it taken?") from error

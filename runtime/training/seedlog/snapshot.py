@@ -1,0 +1,64 @@
+"""Snapshots of a replica: what who joins begins from, before it applies the rest of the log."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from parallel.training.seedlog.step import AnyReplica
+from runtime.errors import ProtocolError
+
+_DIGEST_BYTES = 32
+
+
+def pack_snapshot(replica: AnyReplica) -> bytes:
+    """Return a replica's state: a SHA-256, then safetensors."""
+    tensors = {name: tensor.cpu() for name, tensor in replica.state().items()}
+    metadata = {"round": str(replica.next_round), "unit": replica.unit.hex()}
+    data: bytes = save(tensors, metadata)
+    return hashlib.sha256(data).digest() + data
+
+
+def write_snapshot(path: Path, replica: AnyReplica) -> None:
+    """Put a replica's state in the place of the one before, as a whole."""
+    fresh = path.with_name(path.name + ".new")
+    with fresh.open("wb") as file:
+        file.write(pack_snapshot(replica))
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def restore(replica: AnyReplica, snapshot: bytes) -> None:
+    """Let a replica go on from a snapshot.
+
+    Raises:
+        ProtocolError: it is damaged, or of another run.
+    """
+    data = snapshot[_DIGEST_BYTES:]
+    if hashlib.sha256(data).digest() != snapshot[:_DIGEST_BYTES]:
+        raise ProtocolError("the snapshot is damaged: its SHA-256 is another one")
+    try:
+        state = load(data)
+        metadata = _metadata(data)
+        next_round, unit = int(metadata["round"]), float.fromhex(metadata["unit"])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ProtocolError(f"the snapshot cannot be read: {error}") from error
+    for name, mine in replica.state().items():
+        if name in state and state[name].shape != mine.shape:
+            raise ProtocolError(
+                f"the snapshot's {name} has {state[name].numel()} numbers, not {mine.numel()}"
+            )
+    if not replica.state().keys() & state.keys():
+        raise ProtocolError(f"the snapshot has {', '.join(sorted(state))} alone")
+    replica.restore(state, next_round=next_round, unit=unit)
+
+
+def _metadata(data: bytes) -> Mapping[str, str]:
+    size = int.from_bytes(data[:8], "little")
+    found: dict[str, dict[str, str]] = json.loads(data[8 : 8 + size])
+    return found["__metadata__"]

@@ -1,0 +1,181 @@
+"""A machine of a shared-seed run: it joins, catches up, and sends a byte for each direction.
+
+It may be cut at any time. What it has to say it says until it is answered; who is not known any
+more joins anew, as another machine.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from parallel.training.seedlog.codec import encode
+from parallel.training.seedlog.messages import Answer, Report
+from parallel.training.seedlog.step import AnyReplica, Commit
+from runtime.errors import PeerError, PeerLost, ProtocolError
+from runtime.training.seedlog.evaluate import Work
+from runtime.training.seedlog.log import Header
+from runtime.training.seedlog.member import Member, Next
+from runtime.training.seedlog.port import Joined, Port
+from runtime.training.seedlog.sequencer import Refused
+
+_LOG = logging.getLogger("paceline.train")
+_WAIT_S = 10.0
+_T = TypeVar("_T")
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 5.0
+
+
+@dataclass(slots=True)
+class Told:
+    """What a worker tells of itself after each round."""
+
+    round: int
+    machine: int
+    num_rows: int = 0
+    """Sequences that went through its model."""
+    num_restored: int = 0
+    num_joined: int = 0
+    loss: float = 0.0
+    digest: str = ""
+    """Of its replica at the run's end."""
+
+
+class SeedWorker:
+    """One machine's loop."""
+
+    def __init__(
+        self,
+        port: Port,
+        *,
+        name: str,
+        fresh: Callable[[Header], AnyReplica],
+        work: Work | None,
+        give_up_s: float = 300.0,
+        wait_s: float = _WAIT_S,
+        sleep: Callable[[float], None] = time.sleep,
+        before: Callable[[Member], None] = lambda _: None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            port: to the sequencer.
+            name: for people to read.
+            fresh: makes a replica at the run's start.
+            work: what is computed; None only follows the run.
+            give_up_s: how long the sequencer may be silent.
+            wait_s: how long to wait for a round's end before asking again.
+            sleep: waits.
+            before: is called before a round's work; may end the process, for experiments.
+        """
+        self._port = port
+        self._name = name
+        self._fresh = fresh
+        self._work = work
+        self._give_up_s = give_up_s
+        self._wait_s = wait_s
+        self._sleep = sleep
+        self._before = before
+        self.told = Told(0, -1)
+        self.member: Member | None = None
+        self.last_commit: Commit | None = None
+
+    def run(self, after: Callable[["SeedWorker"], bool] = lambda _: True) -> bool:
+        """Take part until the run is done; False if `after` said no.
+
+        `after` is called after each round, and when one goes on for long.
+
+        Raises:
+            PeerError: the sequencer was silent for too long.
+            ConfigError: it does not let this machine in.
+        """
+        member = self._begin()
+        codes, loss = b"", 0.0
+        while True:
+            answer = self._say(member.report(codes, loss))
+            what = Next.JOIN if answer is None else member.take(answer)
+            if answer is not None and answer.commits:
+                self.last_commit = answer.commits[-1]
+            if what is Next.JOIN:
+                member = self._begin()
+            elif what is Next.RESTORE:
+                self._restore(member)
+            self.told.round = member.round
+            if what is Next.END:
+                self.told.digest = member.replica.digest().hex()
+            if what not in (Next.JOIN, Next.RESTORE, Next.CATCH_UP):
+                if not after(self):
+                    return False
+                if what is Next.END:
+                    return True
+            if what is Next.SAY_AGAIN and codes:
+                continue
+            codes, loss = b"", 0.0
+            if self._work is not None and what in (Next.COMPUTE, Next.SAY_AGAIN):
+                codes, loss = self._compute(self._work, member)
+
+    def _compute(self, work: Work, member: Member) -> tuple[bytes, float]:
+        self._before(member)
+        found = work(member)
+        self.told.num_rows += found.num_rows
+        self.told.loss = found.loss
+        unit = member.replica.unit
+        return bytes(encode(g, unit) for g in found.projected_grads), found.loss
+
+    def _begin(self) -> Member:
+        """Join, and take the newest snapshot."""
+        joined: Joined = self._insist(
+            lambda: self._port.join(self._name, observes=self._work is None)
+        )
+        member = Member(joined.machine, joined.header, self._fresh(joined.header))
+        self.member = member
+        self.told.machine = joined.machine
+        self.told.num_joined += 1
+        self._take_snapshot(member)
+        return member
+
+    def _restore(self, member: Member) -> None:
+        """Begin again as the same machine: from the snapshot, or, where that did not help, without.
+
+        The snapshot may be what is wrong.
+        """
+        _LOG.warning("machine %d: its replica differs from the others: restoring", member.machine)
+        self.told.num_restored += 1
+        member.replica = self._fresh(member.header)
+        if self.told.num_restored % 2:
+            self._take_snapshot(member)
+
+    def _take_snapshot(self, member: Member) -> None:
+        try:
+            member.begin_from(self._insist(self._port.snapshot))
+        except Refused:
+            _LOG.warning("machine %d is not known any more", member.machine)
+        except ProtocolError as error:
+            _LOG.warning("%s: applying the whole log instead", error)
+            member.replica = self._fresh(member.header)
+
+    def _say(self, said: Report) -> Answer | None:
+        """Say something until it is answered; None if this machine is not known any more."""
+        waits = said.codes or self._work is None  # else it only asks whether it is at the end
+        wait_s = self._wait_s if waits else 0.0
+        try:
+            return self._insist(lambda: self._port.exchange(said, wait_s))
+        except Refused as error:
+            _LOG.warning("%s", error)
+            return None
+
+    def _insist(self, call: Callable[[], _T]) -> _T:
+        """Return what a call returns, trying again while the sequencer is not there."""
+        deadline_s = time.monotonic() + self._give_up_s
+        wait_s = _FIRST_WAIT_S
+        while True:
+            try:
+                return call()
+            except PeerError as error:
+                if time.monotonic() > deadline_s:
+                    raise PeerLost(
+                        f"the sequencer did not answer for {self._give_up_s:g} s: {error}"
+                    ) from error
+                _LOG.info("trying again: %s", error)
+                self._sleep(wait_s)
+                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
