@@ -34,6 +34,7 @@ from runtime.service.limits import GatewayLimits
 from runtime.service.logs import LOG_FORMATS, start_logging
 from runtime.service.server import ServerSettings, ServiceServer
 from runtime.service.servicer import ServedModel
+from runtime.settings import ModelSettings
 from runtime.traffic import TrafficLog
 from runtime.version import package_version
 
@@ -138,13 +139,18 @@ def parse_groups(text: str) -> tuple[int, int]:
 
 
 def _supervised(spec: DeploymentSpec, options: ServeOptions, groups: int) -> DeploymentSpec:
-    drafter = spec.drafter
-    if drafter is not None:
-        drafter = replace(drafter, step_limit_s=options.step_limit_s)
+    """Return the plan of one replica with what its user says of losses."""
+
+    def shared(model: ModelSettings) -> ModelSettings:
+        threads = model.num_threads
+        if options.models.threads is None:  # what was shared out among ranks is shared again
+            threads = max(1, threads // options.replicas)
+        return replace(model, step_limit_s=options.step_limit_s, num_threads=threads)
+
     return replace(
         spec,
-        target=replace(spec.target, step_limit_s=options.step_limit_s),
-        drafter=drafter,
+        target=shared(spec.target),
+        drafter=shared(spec.drafter) if spec.drafter is not None else None,
         drafter_restarts=options.restarts,
         drafter_groups=groups if spec.has_drafter_ranks else 1,
     )

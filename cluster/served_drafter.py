@@ -43,7 +43,8 @@ class ServedDrafter:
         spec = plan_deployment(
             self._models, self._target, choice, cache_tokens=self._cache_tokens, stops=True
         )
-        self._fleet.set_drafter(replace(spec, drafter_groups=self._fleet.spec.drafter_groups))
+        groups = max(1, self._fleet.spec.drafter_groups)
+        self._fleet.set_drafter(replace(spec, drafter_groups=groups))
         self.watch = self._watch()
         return choice.name if choice is not None else ""
 

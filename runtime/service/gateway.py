@@ -327,9 +327,13 @@ class Gateway:
                 self._dispatch(request, journal)
 
     def _replay(self, replica: int) -> None:
-        """Let others go on with what ran on an engine that was lost, after the final tokens."""
+        """Let others go on with what ran on an engine that was lost, after the final tokens.
+
+        What waits for an engine is left alone: it may be just on its way to another one.
+        """
+        down = self._engines.down is not None
         for request, journal in list(self._journals.values()):
-            if journal.is_open and journal.replica in (replica, None):
+            if journal.is_open and (down or journal.replica == replica):
                 self._dispatch(request, journal)
 
     async def _keep(self) -> None:
@@ -382,6 +386,8 @@ class Gateway:
             self._store.ended(journal)
 
     def _end_badly(self, request: Request, journal: Journal, error: PacelineError) -> None:
+        if not journal.is_open:
+            return
         journal.error = error
         self._ended(journal)
         request.touch()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from parallel.decoding.types import SamplingParams
-from parallel.messages import Committed
+from parallel.messages import Committed, Message, Submit
 from runtime.errors import PeerLost
 from runtime.service.client import Chunk, Client, ServiceError
 from tests.rig import Rig, expected_tokens, make_submit
@@ -215,5 +215,35 @@ def test_replicas_share_requests_and_take_over_from_a_dead_one(rigs: list[Rig]) 
         with Client(serving.address) as client:
             told = [replica.state for replica in client.status().replicas]
         assert told == ["serving", "lost"]
+    finally:
+        serving.close()
+
+
+class DeafLink:
+    """A link that breaks with the first request."""
+
+    peer = "a deaf engine"
+
+    def send(self, message: Message) -> None:
+        if isinstance(message, Submit):
+            raise PeerLost("the deaf engine is gone")
+
+    def recv(self, timeout_s: float) -> Message | None:
+        time.sleep(timeout_s)
+        return None
+
+    def close(self) -> None:
+        return
+
+
+def test_a_request_that_an_engine_does_not_take_runs_once_on_another(rigs: list[Rig]) -> None:
+    """The loss is noticed by sending: the request itself must not be sent twice."""
+    serving = Serving(links=[DeafLink(), rigs[0].driver()], recovers=True)
+    try:
+        assert tokens_of(read(serving.address, 3)) == expected(3)
+        other = serving.gateway.replicas[1]
+        wait_until(lambda: other.status.tokens >= LONG and not rigs[0].engine._running)
+        time.sleep(1.2)  # its status is a second old at most
+        assert other.status.tokens == LONG
     finally:
         serving.close()
