@@ -12,7 +12,8 @@ demo: $(VENV)/.demo
 	  --prompt $(DEMO_PROMPT)
 
 test: check
-	$(VENV)/bin/pytest -q
+	$(VENV)/bin/pytest -q -n 2 --dist loadfile --ignore tests/integration
+	$(VENV)/bin/pytest -q tests/integration
 
 test-slow: $(VENV)/.dev
 	$(VENV)/bin/pytest -q -m slow

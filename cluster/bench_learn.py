@@ -10,8 +10,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from cluster.learn_plot import plot_curves
-from cluster.options import BenchLearnOptions
 from cluster.report import output_console
+from cluster.seed_options import BenchLearnOptions
 from cluster.train_judge import Judge
 from runtime.checkpoint import resolve_model
 from runtime.errors import ConfigError
@@ -71,7 +71,7 @@ def _learn(
     tokenizer = Tokenizer.load(directory)
     data = config.data
     samples = [
-        tokenize(example, tokenizer, data.max_length)
+        tokenize(example, tokenizer, data.max_length, among_choices=data.among_choices)
         for example in read_examples(Path(data.train), data, tokenizer)
     ]
     header = header_of(config, directory)

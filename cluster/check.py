@@ -1,7 +1,7 @@
 """`paceline cluster check`: what the nodes are, how they reach each other, and what fits."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
@@ -122,15 +122,7 @@ def _read_facts(report: Report, probes: dict[str, Any]) -> None:
         found = _answer(report, probes[node.node_id].facts.remote(), node.name)
         if found is not None:
             report.facts[node.node_id] = found
-    versions: dict[str, dict[str, list[str]]] = {}
-    for node in report.nodes:
-        if node.node_id in report.facts:
-            for what, version in report.facts[node.node_id].versions:
-                versions.setdefault(what, {}).setdefault(version, []).append(node.name)
-    for what, places in versions.items():
-        if len(places) > 1:
-            there = "; ".join(f"{v} on {', '.join(names)}" for v, names in places.items())
-            report.problems.append(f"{what} differs: {there}")
+    report.problems += version_problems(report.nodes, report.facts)
 
 
 def _hosts(report: Report, probes: dict[str, Any], interface: str | None) -> dict[str, str]:
@@ -169,6 +161,21 @@ def _measure_pairs(
             times = _answer(report, call, f"{names[a]} to {names[b]}")
             report.pairs.append(Pair(first=names[a], second=names[b], times=times))
         step("measuring pairs", len(pairs))
+
+
+def version_problems(nodes: Sequence[Node], facts: Mapping[str, NodeFacts]) -> list[str]:
+    """Return what is not alike on all nodes, with who has what."""
+    versions: dict[str, dict[str, list[str]]] = {}
+    for node in nodes:
+        if node.node_id in facts:
+            for what, version in facts[node.node_id].versions:
+                versions.setdefault(what, {}).setdefault(version, []).append(node.name)
+    return [
+        f"{what} differs: "
+        + "; ".join(f"{version} on {', '.join(names)}" for version, names in places.items())
+        for what, places in versions.items()
+        if len(places) > 1
+    ]
 
 
 def rounds_of_pairs(names: Sequence[str]) -> list[list[tuple[str, str]]]:

@@ -133,7 +133,8 @@ def serve(
         ),
     ] = 1,
     restarts: Annotated[
-        int, typer.Option(help="Times in ten minutes that a lost target is started anew.")
+        int,
+        typer.Option(help="Times in ten minutes that a lost target, or drafter, is started anew."),
     ] = 5,
     step_limit: Annotated[
         float, typer.Option(help="Seconds after which a rank that does not get on is replaced.")

@@ -10,12 +10,11 @@ from cluster.options import (
     ConnectOptions,
     SimulateTrainOptions,
     TrainCancelOptions,
-    TrainJoinOptions,
     TrainMergeOptions,
     TrainOptions,
-    TrainReplayOptions,
     TrainStatusOptions,
 )
+from cluster.seed_options import TrainJoinOptions, TrainReplayOptions
 from cluster.verbs import RunByDefault, run_verb
 from runtime.errors import ConfigError
 

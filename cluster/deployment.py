@@ -28,6 +28,7 @@ from runtime.timeline import PhaseSpan
 
 _LOG = logging.getLogger("paceline.deployment")
 _STOP_TIMEOUT_S = 10.0
+_SPANS_TIMEOUT_S = 30.0
 _CONNECT_TIMEOUT_S = 30.0
 
 
@@ -174,10 +175,15 @@ class Deployment:
         return found
 
     def spans(self) -> list[PhaseSpan]:
-        """Return when leader and drafter worked since this was last asked, if they keep it."""
-        models = self.target_ranks[:1] + ([] if self.spec.ngram else self.drafters.ranks[:1])
-        taken = ray.get([rank.actor.spans.remote() for rank in models], timeout=30)
-        return [span for spans in taken for span in spans]
+        """Return when leader and drafters worked since this was last asked, if they keep it."""
+        drafting = [] if self.spec.ngram else [r for r in self.drafters.ranks if r.rank == 0]
+        taken: list[PhaseSpan] = []
+        for rank in [*self.target_ranks[:1], *drafting]:
+            try:
+                taken += ray.get(rank.actor.spans.remote(), timeout=_SPANS_TIMEOUT_S)
+            except (RayActorError, GetTimeoutError):
+                continue  # it is gone, and what it kept with it
+        return taken
 
     def close(self) -> None:
         """End the engine, its followers and the drafters; actors that do not end are killed."""

@@ -19,6 +19,8 @@ class DeploymentSpec:
     """Ranks of each drafter group."""
     drafter_groups: int = 1
     """Drafters that draft side by side, each for requests of its own."""
+    drafter_restarts: int = 3
+    """Times in ten minutes that lost drafters are started anew."""
     ngram: bool = False
     vocab_size: int = 0
     """The target's; an n-gram drafter announces it."""

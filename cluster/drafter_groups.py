@@ -25,7 +25,6 @@ from runtime.settings import DrafterSeat, LeaderAddress
 _LOG = logging.getLogger("paceline.deployment")
 _STOP_TIMEOUT_S = 10.0
 _JOIN_TIMEOUT_S = 30.0
-_RESTARTS = RestartLimits(most=3)
 
 
 @dataclass(slots=True)
@@ -54,7 +53,7 @@ class DrafterGroups:
         self._leader: Leader | None = None
         self._changing = threading.Lock()
         self._mending: threading.Thread | None = None
-        self._budget = RestartBudget(_RESTARTS)
+        self._budget = RestartBudget(RestartLimits(most=spec.drafter_restarts))
         self._closing = threading.Event()
 
     @property
@@ -174,15 +173,10 @@ class DrafterGroups:
 
     def _opened(self, spec: DeploymentSpec, num: int) -> list[DrafterGroup]:
         """Return new groups that have loaded their models; none if one of them cannot."""
-        need, opened = spec.drafter_need, list[DrafterGroup]()
+        need = spec.drafter_need
         assert need is not None
-        try:
-            for _ in range(num):
-                opened.append(DrafterGroup(self._opener.opened(spec.drafter, need, _LOG.info)))
-        except PacelineError:
-            kill_ranks([rank for group in opened for rank in group.ranks])
-            raise
-        return opened
+        opened = self._opener.opened(spec.drafter, [need] * max(num, 0), _LOG.info)
+        return [DrafterGroup(ranks) for ranks in opened]
 
     def _take(self, groups: Sequence[DrafterGroup]) -> None:
         """Let groups draft; the first one replaces whatever drafted if there is no other now."""
@@ -244,6 +238,7 @@ class DrafterGroups:
             if not self._closing.wait(pause_s):
                 with self._changing:
                     self._replace_lost()
+                self._budget.note_running(time.monotonic())
         except PacelineError as error:
             _LOG.warning("no drafter could be started in place of the lost one: %s", error)
         finally:
@@ -260,7 +255,8 @@ class DrafterGroups:
         for size in sizes:
             if self._closing.is_set():
                 return
-            opened = self._opener.opened(self.spec.drafter, replace(need, size=size), _LOG.info)
+            needs = [replace(need, size=size)]
+            (opened,) = self._opener.opened(self.spec.drafter, needs, _LOG.info)
             group = DrafterGroup(opened)
             if self._closing.is_set():  # meanwhile
                 kill_ranks(opened)

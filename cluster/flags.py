@@ -66,7 +66,8 @@ Ray = Annotated[
 Place = Annotated[
     str | None,
     typer.Option(
-        help="Nodes of the ranks: target=auto|pack|spread, drafter=auto|near|far, cpus=N (that "
+        help="Nodes of the ranks: target=auto|pack|spread, nodes=N (that spread takes), "
+        "drafter=auto|near|far, cpus=N (that "
         "each reserves), domain=LABEL (of nodes that belong together), interface=NAME or network, "
         "port=N (of the leader's links), timeout=SECONDS (that ranks wait for one another), "
         "wait=SECONDS (for room); as target=spread,drafter=far."

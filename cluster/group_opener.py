@@ -49,23 +49,25 @@ class GroupOpener:
         self._placer = Placer(self._place)
 
     def opened(
-        self, settings: ModelSettings | None, need: Need, note: Callable[[str], None]
-    ) -> list[Rank]:
-        """Return the ranks of a new group that has loaded its model, if it has one; blocks.
+        self, settings: ModelSettings | None, needs: Sequence[Need], note: Callable[[str], None]
+    ) -> list[list[Rank]]:
+        """Return the ranks of new groups that have loaded their model, if there is one; blocks.
 
         Raises:
-            ConfigError: there is no room, or the model cannot be loaded.
-            PeerError: a rank died or did not get ready in time.
+            ConfigError: there is no room, or the model cannot be loaded; no group is left then.
+            PeerError: a rank died or did not get ready in time; no group is left then.
         """
-        (room,) = self.place([need], note)
-        new = start_ranks(settings, room)
+        groups = [start_ranks(settings, room) for room in self.place(needs, note)]
         try:
             if settings is not None:
-                await_all(self.open(new, settings))
+                opening: dict[Any, Rank] = {}
+                for ranks in groups:
+                    opening |= self.open(ranks, settings)
+                await_all(opening)
         except PacelineError:
-            kill_ranks(new)
+            kill_ranks([rank for ranks in groups for rank in ranks])
             raise
-        return new
+        return groups
 
     def open(self, ranks: list[Rank], settings: ModelSettings) -> dict[Any, Rank]:
         """Start opening a group: rank 0 offers a meeting point, all join and load."""

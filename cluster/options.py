@@ -323,21 +323,6 @@ class BenchTrainOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BenchLearnOptions:
-    """`paceline bench learn`."""
-
-    config: Path
-    methods: tuple[str, ...]
-    budget: int
-    every: int
-    tests: int
-    first_lr: float
-    out: Path
-    settings: tuple[str, ...]
-    json: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BenchServeOptions:
     """`paceline bench serve`."""
 
@@ -402,36 +387,6 @@ class TrainMergeOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainJoinOptions:
-    """`paceline train join`."""
-
-    connect: ConnectOptions
-    data: Path
-    model: str | None
-    """In place of the name that the run has for it."""
-    name: str
-    reward: str
-    threads: int
-    device: str
-    give_up_s: float
-    settings: tuple[str, ...]
-    """Faults to put in, `faults.key=value`."""
-    json: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainReplayOptions:
-    """`paceline train replay`, and `verify`."""
-
-    log: Path
-    base: str | None
-    """None is what the log names."""
-    result: Path
-    """Where it goes, or what is verified."""
-    json: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SimulateTrainOptions:
     """`paceline simulate train`."""
 
@@ -464,41 +419,4 @@ class ExperimentReportOptions:
     """`paceline experiment report`."""
 
     directory: Path
-    json: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SimulateSeedsOptions:
-    """`paceline simulate shared-seed`."""
-
-    machines: int
-    rounds: int
-    directions: int
-    compute_s: float
-    spread: float
-    rtt_s: float
-    mbit_s: float
-    loss: float
-    leaves_per_hour: float
-    patience: float
-    deadline_s: float
-    seed: int
-    json: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BenchSeedsOptions:
-    """`paceline bench shared-seed`."""
-
-    model: str
-    rank: int
-    shapes: tuple[tuple[int, int], ...]
-    """Directions, and samples of each."""
-    wires: tuple[tuple[int, int], ...]
-    """Machines, and directions of each."""
-    machines: int
-    """Whose scalars the timed commits have."""
-    length: int
-    repeats: int
-    threads: int
     json: bool = False

@@ -26,6 +26,8 @@ class PlaceOptions:
 
     target: str = "auto"
     """"pack" on one node, "spread" over as many as there are, "auto" on as few as suffice."""
+    nodes: int | None = None
+    """How many nodes "spread" takes; None: all there are."""
     drafter: str = "auto"
     """"near" on the leader's node, "far" from all target ranks, "auto" near if there is room."""
     cpus: float | None = None
@@ -164,7 +166,7 @@ def _place_target(
     need: Need, each: dict[str, float], nodes: Sequence[Node], options: PlaceOptions
 ) -> list[Node]:
     if options.target == "spread":
-        return _spread(need, each, nodes)
+        return _spread(need, each, _first_nodes(nodes, each, options.nodes))
     packed = _pack(need, each, nodes)
     if packed is None and options.target == "pack":
         raise _misfit(need, each, nodes, "on one node, as --place target=pack asks")
@@ -224,6 +226,21 @@ def _pack_over(
 def _domains(nodes: Sequence[Node], label: str) -> list[list[Node]]:
     known = sorted((n for n in nodes if label in n.labels), key=lambda n: n.labels[label])
     return [list(group) for _, group in groupby(known, key=lambda n: n.labels[label])]
+
+
+def _first_nodes(
+    nodes: Sequence[Node], each: dict[str, float], limit: int | None
+) -> Sequence[Node]:
+    """Return as many nodes with room as were asked for."""
+    if limit is None:
+        return nodes
+    roomy = [node for node in nodes if node.room_for(each) > 0]
+    if len(roomy) < limit:
+        raise ConfigError(
+            f"--place nodes={limit}: {len(roomy)} of {len(nodes)} nodes have room for a rank; join "
+            "more nodes, or ask for fewer"
+        )
+    return roomy[:limit]
 
 
 def _spread(need: Need, each: dict[str, float], nodes: Sequence[Node]) -> list[Node]:
@@ -287,6 +304,8 @@ def _set(options: PlaceOptions, key: str, value: str) -> PlaceOptions:
             return replace(options, target=_one_of(key, value, TARGET_PLACES))
         case "drafter":
             return replace(options, drafter=_one_of(key, value, DRAFTER_PLACES))
+        case "nodes":
+            return replace(options, nodes=_whole(key, value))
         case "cpus":
             return replace(options, cpus=_number(key, value, least=LEAST_CPUS))
         case "timeout":
@@ -303,8 +322,8 @@ def _set(options: PlaceOptions, key: str, value: str) -> PlaceOptions:
         case "interface" if value:
             return replace(options, interface=value)
     raise ConfigError(
-        f"--place {key}={value} cannot be read: write target, drafter, cpus, domain, interface, "
-        "port, timeout or wait, as target=spread,drafter=far"
+        f"--place {key}={value} cannot be read: write target, nodes, drafter, cpus, domain, "
+        "interface, port, timeout or wait, as target=spread,drafter=far"
     )
 
 
@@ -312,6 +331,13 @@ def _one_of(key: str, value: str, known: Iterable[str]) -> str:
     if value not in known:
         raise ConfigError(f"--place {key} is {value!r}: choose one of {', '.join(known)}")
     return value
+
+
+def _whole(key: str, value: str) -> int:
+    number = _number(key, value, least=1)
+    if number != int(number):
+        raise ConfigError(f"--place {key} is {value!r}: write a whole number")
+    return int(number)
 
 
 def _number(key: str, value: str, *, least: float) -> float:

@@ -1,5 +1,6 @@
 """The sequencer and the workers of a shared-seed run as Ray actors; who dies is started again."""
 
+import contextlib
 import secrets
 import time
 from dataclasses import replace
@@ -19,6 +20,7 @@ from runtime.training.seedlog.host import SequencerStatus
 from runtime.training.seedlog.log import Header
 from runtime.training.seedlog.port import GrpcPort
 from runtime.training.seedlog.service import ListenSettings
+from runtime.training.seedlog.worker import Told
 
 _START_S = 120.0
 _STATUS_S = 1.0
@@ -59,6 +61,7 @@ class SeedCrew:
         self._sequencer = self._start_sequencer()
         self._workers: list[Any] = [None] * count
         self._runs: dict[Any, int] = {}
+        self._ended: list[Told] = []
         self._asked: Any = None
         self._asked_s = 0.0
         self.status: SequencerStatus | None = None
@@ -95,7 +98,7 @@ class SeedCrew:
         for call in done:
             slot = self._runs.pop(call)
             try:
-                ray.get(call)  # it ended with the run
+                self._ended.append(ray.get(call))
             except RayActorError:
                 self._replace(slot, "died")
             except RayTaskError as error:
@@ -113,13 +116,17 @@ class SeedCrew:
         time.sleep(seconds)
         self.tend()
 
-    def finish(self, timeout_s: float = 20.0) -> None:
-        """Let the workers see the run's end."""
+    def finish(self, timeout_s: float = 20.0) -> list[Told]:
+        """Let the workers see the run's end; return what those told who did."""
         deadline_s = time.monotonic() + timeout_s
+        told = []
         while self._runs and time.monotonic() < deadline_s:
             done, _ = ray.wait(list(self._runs), num_returns=1, timeout=1.0)
             for call in done:
                 del self._runs[call]
+                with contextlib.suppress(RayActorError):  # its bytes are in the log
+                    told.append(ray.get(call))
+        return self._ended + told
 
     def close(self) -> None:
         """End all actors."""

@@ -145,6 +145,7 @@ def _supervised(spec: DeploymentSpec, options: ServeOptions, groups: int) -> Dep
         spec,
         target=replace(spec.target, step_limit_s=options.step_limit_s),
         drafter=drafter,
+        drafter_restarts=options.restarts,
         drafter_groups=groups if spec.has_drafter_ranks else 1,
     )
 

@@ -9,12 +9,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from cluster.options import SimulateSeedsOptions
 from cluster.report import output_console
+from cluster.seed_options import SimulateSeedsOptions
 from runtime.errors import ConfigError
 from runtime.training.seedlog.compare import use_threads
 from runtime.training.seedlog.sequencer import Rules
-from runtime.training.seedlog.simulate import SimulatedRun, Wan, WanSimulation
+from runtime.training.seedlog.simulate import WanSimulation
+from runtime.training.seedlog.wan import SimulatedRun, Wan
 
 _LR = 0.01
 _NAMES = {

@@ -64,8 +64,12 @@ def run(options: SimulateTrainOptions) -> int:
     return 0
 
 
-def parse_scheme(name: str, num_workers: int, patience: float) -> Runner:
+def parse_scheme(
+    name: str, num_workers: int, patience: float, *, carries_over: bool = False
+) -> Runner:
     """Return what simulates a scheme by its name, as gc-3 or m-sgc-1-3-4.
+
+    With `carries_over`, who works on a copy when a step ends finishes it first in the next.
 
     Raises:
         ConfigError: there is no such scheme, or not with these parameters.
@@ -77,7 +81,12 @@ def parse_scheme(name: str, num_workers: int, patience: float) -> Runner:
             make, chunks_each = chunked
             make()  # refuses what does not come out even
             return lambda times: simulate_dispatch(
-                name, make, times, num_workers=num_workers, chunks_each=chunks_each
+                name,
+                make,
+                times,
+                num_workers=num_workers,
+                chunks_each=chunks_each,
+                carries_over=carries_over,
             )
         scheme = round_scheme(name, num_workers)
     except (ValueError, TypeError) as error:

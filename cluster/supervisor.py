@@ -138,6 +138,7 @@ class Supervisor:
                 error = found
                 continue
             self._gateway.attach(self._replica, link)
+            self._budget.note_running(time.monotonic())
             seconds = time.monotonic() - start_s
             self.recoveries.append(Recovery(cause=str(cause), seconds=seconds))
             _LOG.warning("the target runs again after %.1f s", seconds)

@@ -69,7 +69,10 @@ def _run(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
     tokenizer = Tokenizer.load(directory)
     data = config.data
     examples = read_examples(Path(data.train), data, tokenizer)
-    samples = [tokenize(example, tokenizer, data.max_length) for example in examples]
+    samples = [
+        tokenize(example, tokenizer, data.max_length, among_choices=data.among_choices)
+        for example in examples
+    ]
     tests = read_examples(Path(data.eval), data, tokenizer) if data.eval else []
     digest = digest_of(samples)
     trials = [

@@ -10,7 +10,7 @@ from types import FrameType
 from rich.console import Console
 
 from cluster.connecting import credentials_of
-from cluster.options import TrainJoinOptions
+from cluster.seed_options import TrainJoinOptions
 from cluster.serve import parse_address
 from runtime.checkpoint import resolve_model
 from runtime.errors import ConfigError

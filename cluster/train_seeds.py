@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -22,7 +23,9 @@ from cluster.ray_session import RaySession
 from cluster.seed_crew import SeedCrew
 from cluster.serve import parse_address, read_tokens
 from cluster.train_judge import Judge, figures, show_samples
+from parallel.training.adamw import Vector
 from runtime.checkpoint import resolve_model
+from runtime.errors import PacelineError
 from runtime.text import Tokenizer
 from runtime.training.checkpoint import (
     JobFiles,
@@ -56,83 +59,90 @@ def run_seeds(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
         PeerError: more workers were lost than the configuration allows.
     """
     listen = _listen_settings(config)
-    directory = resolve_model(config.model)
-    tokenizer = Tokenizer.load(directory)
-    examples = read_examples(Path(config.data.train), config.data, tokenizer)
-    tests = (
-        read_examples(Path(config.data.eval), config.data, tokenizer) if config.data.eval else []
-    )
-    if config.shared_seed.reward:
-        open_judge(config.shared_seed.reward)  # refused early
-    files = JobFiles(Path(config.out), config)
-    files.claim()
-    keep_config(config)
-    samples = [tokenize(example, tokenizer, config.data.max_length) for example in examples[:2]]
+    job = _Prepared.make(config)
     if not options.json:
-        show_samples(examples, samples, tokenizer)
-    header = header_of(config, directory)
-    model = PointsModel.load(directory, header)
+        _show(job)
+    model = PointsModel.load(job.directory, job.header)
     with RaySession(options.ray_address, num_actors=config.workers.count + 1):
-        crew = SeedCrew(config, header, directory, examples, listen)
+        crew = SeedCrew(config, job.header, job.directory, job.examples, listen)
         try:
-            _NOTES.print(_opening(config, header, crew, len(examples)))
-            driver = _Driver(config, header, model, crew, files, lock, directory)
-            driver.measure_with(tests, tokenizer)
+            _NOTES.print(_opening(config, job.header, crew, len(job.examples)))
+            driver = _Driver(job, model, crew, lock)
             with driver.progress():
-                done = follow(crew.port(), header, model, driver.after, sleep=crew.sleep)
-            if not driver.is_cancelled:
-                crew.finish()
+                done = follow(crew.port(), job.header, model, driver.after, sleep=crew.sleep)
+            others = [] if driver.is_cancelled else crew.finish()
         finally:
             crew.close()
-    return _ending(
-        config, files, options, cancelled_at=done.told.round if driver.is_cancelled else None
-    )
+    if driver.is_cancelled:
+        return _cancelled(config, options, done.told.round)
+    same = sum(told.digest == done.told.digest for told in others)
+    if same < len(others):
+        raise PacelineError(f"{len(others) - same} of {len(others)} workers ended as other bits")
+    return _ending(job.files, options, same)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    """A job whose model and data were found good."""
+
+    config: TrainConfig
+    directory: Path
+    tokenizer: Tokenizer
+    examples: list[Example]
+    tests: list[Example]
+    header: Header
+    files: JobFiles
+
+    @classmethod
+    def make(cls, config: TrainConfig) -> "_Prepared":
+        data = config.data
+        directory = resolve_model(config.model)
+        tokenizer = Tokenizer.load(directory)
+        examples = read_examples(Path(data.train), data, tokenizer)
+        tests = read_examples(Path(data.eval), data, tokenizer) if data.eval else []
+        if config.shared_seed.reward:
+            open_judge(config.shared_seed.reward)  # refused early
+        header = header_of(config, directory)
+        files = JobFiles(Path(config.out), config)
+        files.claim()
+        keep_config(config)
+        return cls(
+            config=config,
+            directory=directory,
+            tokenizer=tokenizer,
+            examples=examples,
+            tests=tests,
+            header=header,
+            files=files,
+        )
+
+
+def _show(job: _Prepared) -> None:
+    data = job.config.data
+    samples = [
+        tokenize(example, job.tokenizer, data.max_length, among_choices=data.among_choices)
+        for example in job.examples[:2]
+    ]
+    show_samples(job.examples, samples, job.tokenizer)
 
 
 class _Driver:
     """What the driver does as rounds end."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        header: Header,
-        model: PointsModel,
-        crew: SeedCrew,
-        files: JobFiles,
-        lock: JobLock,
-        directory: Path,
-    ) -> None:
-        self._config = config
-        self._header = header
+    def __init__(self, job: _Prepared, model: PointsModel, crew: SeedCrew, lock: JobLock) -> None:
+        self._config = job.config
+        self._header = job.header
+        self._directory = job.directory
+        self._files = job.files
         self._model = model
         self._crew = crew
-        self._files = files
         self._lock = lock
-        self._directory = directory
         self._round = -1
         self._since_s = time.monotonic()
-        self._judge: Judge | None = None
+        self._judge = _judge(job, model)
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self.is_cancelled = False
-
-    def measure_with(self, tests: list[Example], tokenizer: Tokenizer) -> None:
-        """Measure on an evaluation file as rounds go by."""
-        section = self._config.shared_seed
-        measure = LocalMeasure(self._model)
-        self._judge = Judge(
-            tests,
-            tokenizer,
-            self._config.data.max_length,
-            measure,
-            reward=(
-                lambda theta: measure.mean_reward(
-                    theta, tests, tokenizer, open_judge(section.reward), section.max_answer
-                )
-            )
-            if section.reward
-            else None,
-        )
 
     @contextmanager
     def progress(self) -> Iterator[None]:
@@ -175,7 +185,7 @@ class _Driver:
             (first and number == 0) or at_end or any(n % config.eval_every == 0 for n in passed)
         )
         measured = {}
-        if judged and self._judge is not None and self._judge.has_tests:
+        if judged and self._judge.has_tests:
             measured = self._judge(replica.theta.cpu().numpy())
             self._note(f"{'before' if number == 0 else f'round {number}'}: {figures(measured)}")
         if number and (not first or at_end):
@@ -217,6 +227,18 @@ class _Driver:
             self._progress.console.print(text)
 
 
+def _judge(job: _Prepared, model: PointsModel) -> Judge:
+    measure, section = LocalMeasure(model), job.config.shared_seed
+    reward = None
+    if section.reward:
+        judge = open_judge(section.reward)
+
+        def reward(theta: Vector) -> float:
+            return measure.mean_reward(theta, job.tests, job.tokenizer, judge, section.max_answer)
+
+    return Judge(job.tests, job.tokenizer, job.config.data.max_length, measure, reward=reward)
+
+
 def _listen_settings(config: TrainConfig) -> ListenSettings:
     section = config.shared_seed
     parse_address(section.listen, "shared_seed.listen")
@@ -242,23 +264,22 @@ def _opening(config: TrainConfig, header: Header, crew: SeedCrew, num_samples: i
     )
 
 
-def _ending(
-    config: TrainConfig, files: JobFiles, options: TrainOptions, *, cancelled_at: int | None
-) -> int:
-    if cancelled_at is not None:
-        if options.json:
-            print(json.dumps({"out": config.out, "cancelled": True, "step": cancelled_at}))
-        _NOTES.print(
-            f"cancelled after round {cancelled_at}; paceline train resume {config.out} goes on"
-        )
-        return 1
+def _cancelled(config: TrainConfig, options: TrainOptions, step: int) -> int:
+    if options.json:
+        print(json.dumps({"out": config.out, "cancelled": True, "step": step}))
+    _NOTES.print(f"cancelled after round {step}; paceline train resume {config.out} goes on")
+    return 1
+
+
+def _ending(files: JobFiles, options: TrainOptions, num_same: int) -> int:
     lines = files.metrics()
     last = lines[-1] if lines else {}
     where, log = files.directory / "final", files.directory / LOG
+    size = log.stat().st_size
     if options.json:
-        print(
-            json.dumps({"out": str(where), "log": str(log), "log_bytes": log.stat().st_size} | last)
-        )
+        found = {"out": str(where), "log": str(log), "log_bytes": size, "same_replicas": num_same}
+        print(json.dumps(found | last))
     else:
-        _NOTES.print(f"{where}: {figures(last)}; its log, {log}: {log.stat().st_size:,} bytes")
+        _NOTES.print(f"{where}: {figures(last)}; its log, {log}: {size:,} bytes")
+        _NOTES.print(f"paceline train verify {where} --log {log} checks one against the other")
     return 0

@@ -12,6 +12,9 @@ from cluster.ranks import Rank, is_done
 from runtime.errors import PeerTimeout
 from runtime.pulse import ENDED, Beat
 
+_EVERY_S = 1.0
+_SLEEP_S = 3.0  # looks are a quarter of a second apart
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VitalLimits:
@@ -45,9 +48,11 @@ class VitalSigns:
     def __init__(self, limits: VitalLimits) -> None:
         self._limits = limits
         self._patients: dict[Any, _Patient] = {}
+        self._looked_s = time.monotonic()
 
     def look(self, ranks: Iterable[Rank]) -> list[Stuck]:
         """Take answers in, ask again, and return the ranks that are stuck."""
+        self._forgive_own_sleep()
         ranks = list(ranks)
         known = {rank.actor: self._patients.get(rank.actor, _Patient(rank)) for rank in ranks}
         self._patients = known
@@ -62,6 +67,14 @@ class VitalSigns:
             if patient.beat is not None
         ]
 
+    def _forgive_own_sleep(self) -> None:
+        """Where this process itself stood still, nobody else is late by that."""
+        now_s = time.monotonic()
+        slept_s, self._looked_s = now_s - self._looked_s, now_s
+        if slept_s > _SLEEP_S:
+            for patient in self._patients.values():
+                patient.asked_s += slept_s
+
     def _examine(self, patient: _Patient) -> PeerTimeout | None:
         now_s = time.monotonic()
         if patient.call is not None and is_done(patient.call):
@@ -70,10 +83,10 @@ class VitalSigns:
             except RayError:
                 return None  # it is dead, which its long call tells better
             patient.call = None
-        if patient.call is None:
-            patient.call, patient.asked_s = patient.rank.actor.beat.remote(), now_s
         silent_s = now_s - patient.asked_s
-        if silent_s > self._limits.answer_s:
+        if patient.call is None and silent_s > _EVERY_S:
+            patient.call, patient.asked_s = patient.rank.actor.beat.remote(), now_s
+        elif patient.call is not None and silent_s > self._limits.answer_s:
             return PeerTimeout(f"{patient.rank.name} has not answered for {silent_s:.0f} s")
         beat = patient.beat
         if beat is not None and beat.state != ENDED and beat.step_age_s > self._limits.step_s:

@@ -60,6 +60,7 @@ class Rig:
         if virtual is not None:
             shard = VirtualShard(virtual, drafter=False, group=SoloGroup())
         runner = ShardRunner(shard, SoloGroup())
+        self.pulse = runner.pulse
         self.recorder = SpanRecorder(1000)
         """Of the leader and its drafters, since the rig started."""
         rounds = RoundRunner(runner, ledger, self.ports, controller, clock, self.recorder)

@@ -134,6 +134,8 @@ class Requests(Section):
     group: str = "auto"
     """Exchange between ranks: auto, shm, gloo or nccl."""
     link: str = "grpc"
+    place: str = ""
+    """As `--place`, beside what sweep.nodes asks for."""
 
 
 class Train(Section):
@@ -148,7 +150,8 @@ class Train(Section):
     patience: Rate = 1.0
     """In rounds, late is who takes 1 + patience times what the fastest take."""
     overhead: Seconds = 0.002
-    """What a chunk takes beside its samples, in the simulator."""
+    """What a worker's turn takes beside its samples, in the simulator: a chunk's that is handed out
+    by itself, or a round's."""
     seed: Annotated[int, Field(ge=0)] = 0
 
 
@@ -156,6 +159,7 @@ class Sweep(Section):
     """The axes; every combination is a point."""
 
     nodes: Axis[Count] = [1]
+    """Nodes that a target's ranks are spread over."""
     replicas: Axis[Count] = [1]
     """Targets that share the requests, each with its own drafters."""
     tp: Axis[Count] = [1]

@@ -43,6 +43,7 @@ class GenerateBench:
         self._specs: dict[tuple[object, ...], DeploymentSpec] = {}
         self._submits: dict[str, list[Submit]] = {}
         self._targets: dict[int, PlannedModel] = {}
+        self._num_actors = 1
         self._up: tuple[object, ...] | None = None
         self._stack = ExitStack()
         self._deployments: list[Deployment] = []
@@ -56,8 +57,7 @@ class GenerateBench:
     @property
     def num_actors(self) -> int:
         """Actors that the largest point needs."""
-        counts = [spec.num_actors * int(str(key[1])) for key, spec in self._specs.items()]
-        return max(counts, default=1)
+        return self._num_actors
 
     def measure(self, point: GeneratePoint, repeat: int) -> tuple[Measured, list[PhaseSpan]]:
         """Return a run of a point and, of its first replica, who worked when.
@@ -145,6 +145,7 @@ class GenerateBench:
         if experiment.timeline:
             spec = _recorded(spec)
         self._specs.setdefault(point.deployment, spec)
+        self._num_actors = max(self._num_actors, spec.num_actors * point.replicas)
 
 
 def _recorded(spec: DeploymentSpec) -> DeploymentSpec:
@@ -174,12 +175,21 @@ def _model_options(experiment: Experiment, point: GeneratePoint) -> ModelOptions
         max_batch=point.batch,
         draft_wait_s=requests.draft_wait,
         prefix_cache=False,  # each run is to read its prompts
+        place=_place(experiment, point),
         ray_address=experiment.ray,
     )
     if model is None:
         assert experiment.devices is not None
         return replace(options, virtual=virtual_text(experiment.devices, point))
     return replace(options, dtype=model.dtype, device=model.device, threads=model.threads)
+
+
+def _place(experiment: Experiment, point: GeneratePoint) -> str | None:
+    asked = [experiment.requests.place] if experiment.requests.place else []
+    if experiment.ray is not None:
+        nodes = f",nodes={point.nodes}" if point.nodes > 1 else ""
+        asked.insert(0, f"target=spread{nodes}" if nodes else "target=pack")
+    return ",".join(asked) or None
 
 
 def _prompts(experiment: Experiment) -> PromptOptions:

@@ -81,10 +81,14 @@ def write_page(
         columns=columns,
         body=body,
         errors=[f"{row.point.key}: {error}" for row in rows for error in row.errors],
-        config=json.dumps(experiment.model_dump(mode="json", exclude_defaults=True), indent=1),
+        config=json.dumps(_config(experiment), indent=1),
         environment=json.dumps(dict(environment), indent=1) if environment else "nothing measured",
     )
     file.write_text(text)
+
+
+def _config(experiment: Experiment) -> dict[str, object]:
+    return experiment.model_dump(mode="json", exclude_defaults=True, exclude={"out", "ray"})
 
 
 def summary(rows: Sequence[Row]) -> str:

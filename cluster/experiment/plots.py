@@ -96,7 +96,7 @@ def plot_agreement(rows: Sequence[Row], file: Path) -> None:
         panel.plot([row.ratio], [place], "o", color="C0")
     panel.set_yticks(range(len(known)), [row.point.key for row in known], fontsize=7)
     panel.invert_yaxis()
-    panel.set_xlabel("measured / foretold (blue: median; band: within 5 %)")
+    panel.set_xlabel("measured / simulated (blue: median; band: within 5 %)")
     save_png(figure, file)
 
 

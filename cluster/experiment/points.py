@@ -122,10 +122,10 @@ def points_of(experiment: Experiment) -> list[GeneratePoint] | list[TrainPoint]:
     combinations = product(*(getattr(sweep, name) for name in GeneratePoint.AXES))
     points = list(dict.fromkeys(_point(*values) for values in combinations))
     for point in points:
-        if point.nodes > point.devices:
+        if point.nodes > point.tp:
             raise ConfigError(
-                f"sweep.nodes has {point.nodes}, but point {point.key} has {point.devices} "
-                "rank(s): it cannot lie on more nodes than ranks"
+                f"sweep.nodes has {point.nodes}, but the target of point {point.key} has "
+                f"{point.tp} rank(s): it cannot lie on more nodes than ranks"
             )
     return points
 

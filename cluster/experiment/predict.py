@@ -182,12 +182,14 @@ def _predict_training(experiment: Experiment, point: TrainPoint) -> Prediction |
     if isinf(point.factor):
         return None  # workers that hang are replaced, which no scheme's model knows of
     queued = {"pull": f"pull-{_CHUNKS_EACH}", "frc-stream": "frc-stream-2"}
-    runner = parse_scheme(queued.get(point.scheme, point.scheme), point.workers, train.patience)
+    scheme = queued.get(point.scheme, point.scheme)
+    runner = parse_scheme(scheme, point.workers, train.patience, carries_over=True)
+    num_chunks = point.workers * {"pull": _CHUNKS_EACH, "frc-stream": 1}.get(point.scheme, 0)
     found = runner(
         DrawnStragglers(
             num_rounds=train.steps,
-            batch_s=train.sample * train.batch,
-            overhead_s=train.overhead,
+            batch_s=train.sample * train.batch + train.overhead * num_chunks,
+            overhead_s=0.0 if num_chunks else train.overhead,
             slow=train.slow if point.factor != 1 else 0.0,
             factor=point.factor,
             seed=train.seed,

@@ -61,19 +61,24 @@ def write_report(directory: Path, experiment: Experiment, rows: Sequence[Row]) -
         old.unlink()  # of a sweep that had other axes
     unit = "samples a second" if experiment.kind == "train" else "tokens a second"
     pictures: list[tuple[str, str, Path]] = []
-    if scaling_axis([row.point for row in rows]) is not None:
+    growing, largest, where = scaling_axis([row.point for row in rows]), list(rows), ""
+    if growing is not None:
+        most = max(getattr(row.point, growing) for row in rows)
+        largest = [row for row in rows if getattr(row.point, growing) == most]
+        where = f" With {growing} {most}."
         file = directory / "scaling.png"
         plot_scaling(rows, file, unit=unit)
         words = (
             "Dots: measured, the median of the runs, with a bar from the slowest to the fastest. "
-            "Dashed: foretold by the simulator. The baseline is plain decoding, or training "
+            "Dashed: simulated. The baseline is plain decoding, or training "
             "without stragglers, on the fewest devices."
         )
         pictures.append(("Scaling", words, file))
     for axis in free_axes(rows):
         file = directory / f"by-{axis}.png"
-        plot_axis(rows, axis, file, unit=unit)
-        pictures.append((f"By {axis.replace('_', ' ')}", "Dashed: foretold.", file))
+        plot_axis(largest, axis, file, unit=unit)
+        words = f"Dots: measured. Dashed: simulated.{where}"
+        pictures.append((f"By {axis.replace('_', ' ')}", words, file))
     timelines = _timelines(directory, experiment, rows)
     if timelines:
         file = directory / "timeline.png"
@@ -85,7 +90,7 @@ def write_report(directory: Path, experiment: Experiment, rows: Sequence[Row]) -
     if any(row.ratio is not None for row in rows):
         file = directory / "agreement.png"
         plot_agreement(rows, file)
-        pictures.append(("Measured to foretold", "", file))
+        pictures.append(("Measured to simulated", "", file))
     page = directory / PAGE
     write_page(page, experiment, rows, pictures, read_environment(directory))
     return page
@@ -117,7 +122,7 @@ def rows_json(rows: Sequence[Row]) -> list[dict[str, object]]:
 def _timelines(
     directory: Path, experiment: Experiment, rows: Sequence[Row]
 ) -> dict[str, list[PhaseSpan]]:
-    """Return the spans of a few points: of each mode the fastest.
+    """Return the spans of a few points: of each mode the most efficient.
 
     They are what was recorded, or where nothing was measured what the simulator says.
     """
@@ -129,8 +134,11 @@ def _timelines(
         rate = row.rate
         if rate is None and row.predicted is not None and not any(each.runs for each in rows):
             rate = row.predicted.rate
-        if rate is not None and (point.mode not in best or rate > best[point.mode][0]):
-            best[point.mode] = (rate, point)
+        if rate is None:
+            continue
+        each = rate / point.devices
+        if point.mode not in best or each > best[point.mode][0]:
+            best[point.mode] = (each, point)
     found = {}
     for _, point in list(best.values())[:_MOST_TIMELINES]:
         spans = read_timeline(directory, point.key)

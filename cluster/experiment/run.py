@@ -30,7 +30,7 @@ from cluster.experiment.train import TrainBench
 from cluster.options import ExperimentOptions
 from cluster.ray_session import RaySession
 from cluster.report import output_console
-from runtime.errors import ConfigError, PacelineError
+from runtime.errors import PacelineError
 
 _NOTES = Console(stderr=True, highlight=False)
 _START_S = 10.0
@@ -131,8 +131,6 @@ def _measure(bench: GenerateBench | TrainBench, unit: Unit, store: Store) -> Mea
         assert isinstance(point, GeneratePoint)
         measured, spans = bench.measure(point, unit.repeat)
     except PacelineError as error:
-        if isinstance(error, ConfigError) and "no Ray cluster" in str(error):
-            raise
         _NOTES.print(f"[yellow]point {point.key} failed:[/] {error}", soft_wrap=True)
         return Measured(
             key=point.key,

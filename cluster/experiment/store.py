@@ -91,13 +91,13 @@ class Store:
         whole = experiment.model_dump(mode="json")
         file = self.directory / CONFIG
         if file.exists() and read_results(self.directory):
-            before = json.loads(file.read_text())
+            before = read_config(self.directory).model_dump(mode="json")
             for name in whole:
-                if name not in _FREE and before.get(name) != whole[name]:
+                if name not in _FREE and before[name] != whole[name]:
                     raise ConfigError(
-                        f"{name} is {_differing(whole[name], before.get(name))}, but the results "
-                        f"in {self.directory} were measured with "
-                        f"{_differing(before.get(name), whole[name])}: name another out"
+                        f"{name} is {_differing(whole[name], before[name])}, but the results in "
+                        f"{self.directory} were measured with "
+                        f"{_differing(before[name], whole[name])}: name another out"
                     )
         self._write(file, whole | {"out": "."})
 

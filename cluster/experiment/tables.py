@@ -14,7 +14,7 @@ def results_table(rows: Sequence[Row], title: str) -> Table:
     axes = varying([row.point for row in rows]) or ["devices"]
     for name in axes:
         table.add_column(name.replace("_", " "))
-    for name in ("devices", "rate", "spread", "foretold", "to it", "speed-up", "efficiency"):
+    for name in ("devices", "rate", "spread", "simulated", "to it", "speed-up", "efficiency"):
         table.add_column(name, justify="right")
     for row in rows:
         spread = f"{row.low:.2f}-{row.high:.2f}" if row.low is not None else "-"
@@ -38,7 +38,7 @@ def plan_table(rows: Sequence[Row], experiment: Experiment) -> Table:
     runs_s = sum(row.predicted.wall_s for row in rows if row.predicted is not None)
     repeats = experiment.repeats
     caption = f"{repeats} runs of {len(rows)} points: {repeats * runs_s:.0f} s, and the starts"
-    table = Table(title=experiment.title or "foretold", caption=caption)
+    table = Table(title=experiment.title or "simulated", caption=caption)
     axes = varying([row.point for row in rows]) or ["devices"]
     for name in axes:
         table.add_column(name.replace("_", " "))

@@ -33,6 +33,9 @@ class DataConfig:
     """How a completion is made, as " {answer}"."""
     words: dict[str, list[str]] = field(default_factory=dict)
     """Words for the numbers of a field, as label = ["bad", "good"]; these are then the choices."""
+    among_choices: bool = False
+    """Learn to tell the choices apart, not to write them: the loss is among them alone. Each has to
+    be one token."""
     max_length: int = 256
     """Longer samples lose their end, in tokens."""
     limit: int = 0
@@ -205,6 +208,8 @@ class TrainConfig:
         for name in ("out", "workers", "faults", "checkpoint", "eval_every"):
             del whole[name]
         del whole["gradient_checkpointing"], whole["data"]["eval"]
+        if not self.data.among_choices:
+            del whole["data"]["among_choices"]  # jobs of before it was there go on
         if self.method != SHARED_SEED:
             del whole["shared_seed"]
             return whole | self._coding_part()

@@ -31,6 +31,8 @@ class Sample:
     token_ids: tuple[int, ...]
     num_prompt: int
     """Tokens before the first one that is learnt."""
+    choices: tuple[int, ...] = ()
+    """Tokens among which the only learnt one is chosen; none: among all."""
 
     @property
     def num_learnt(self) -> int:
@@ -60,8 +62,14 @@ def read_examples(file: Path, config: DataConfig, tokenizer: Tokenizer) -> list[
     return examples
 
 
-def tokenize(example: Example, tokenizer: Tokenizer, max_length: int) -> Sample:
-    """Return a sample of at most `max_length` tokens; a prompt that is too long loses its start."""
+def tokenize(
+    example: Example, tokenizer: Tokenizer, max_length: int, *, among_choices: bool = False
+) -> Sample:
+    """Return a sample of at most `max_length` tokens; a prompt that is too long loses its start.
+
+    Raises:
+        ConfigError: it is to be learnt among choices that are not one token each.
+    """
     prompt = tokenizer.encode(example.prompt, whole=not example.is_chat)
     completion = tokenizer.encode(example.completion, whole=False)
     if example.is_chat and tokenizer.eos_ids & set(completion):
@@ -73,7 +81,15 @@ def tokenize(example: Example, tokenizer: Tokenizer, max_length: int) -> Sample:
     prompt = prompt[max(0, len(prompt) + len(completion) - max_length) :]
     if not prompt:  # there is nothing before the first token to foretell it from
         prompt, completion = completion[:1], completion[1:]
-    return Sample((*prompt, *completion), len(prompt))
+    choices: tuple[int, ...] = ()
+    if among_choices:
+        each = [tokenizer.encode(choice, whole=False) for choice in example.choices]
+        if len(completion) != 1 or any(len(tokens) != 1 for tokens in each):
+            raise ConfigError(
+                f"data.among_choices needs choices of one token each, not {example.choices}"
+            )
+        choices = tuple(tokens[0] for tokens in each)
+    return Sample((*prompt, *completion), len(prompt), choices)
 
 
 def digest_of(samples: Sequence[Sample]) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from parallel.training.choices import among_choices
 from parallel.training.lora import add_lora
 from runtime.errors import ConfigError
 from runtime.training.config import FaultsConfig, LoraConfig, TrainConfig
@@ -98,7 +99,9 @@ class Trainable:
         """Return the summed cross entropy of the samples' completions, and their tokens."""
         logits, ids, mask = self._logits(samples)
         learnt = ids[:, 1:][mask]
-        return F.cross_entropy(logits[:, :-1][mask], learnt, reduction="sum"), len(learnt)
+        choices = [s.choices for s in samples for _ in range(s.num_learnt)]
+        law = among_choices(logits[:, :-1][mask], choices)
+        return F.cross_entropy(law, learnt, reduction="sum"), len(learnt)
 
     def log_likelihoods(self, samples: list[Sample]) -> list[float]:
         """Return each completion's log probability after its prompt."""

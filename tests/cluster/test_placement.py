@@ -60,6 +60,13 @@ def test_spread_takes_as_many_nodes_as_there_are_and_keeps_neighbours_together()
     assert ids(plan) == [["1", "1", "2", "3", "3"]]
 
 
+def test_spread_takes_as_many_nodes_as_it_is_told() -> None:
+    nodes = [node("1"), node("2", cpus=1, used=1), node("3"), node("4")]
+    assert ids(place([target(4)], nodes, "target=spread,nodes=2")) == [["1", "1", "3", "3"]]
+    with pytest.raises(ConfigError, match="--place nodes=4: 3 of 4 nodes have room"):
+        place([target(4)], nodes, "target=spread,nodes=4,cpus=1")
+
+
 def test_ranks_that_span_nodes_stay_within_a_domain() -> None:
     nodes = [node("1", cpus=3), *(node(n, cpus=2, label=d) for n, d in ("2a", "3b", "4b"))]
     assert ids(place([target(4)], nodes)) == [["1"] * 3 + ["2"]]
@@ -133,8 +140,10 @@ def test_what_does_not_fit_is_refused_by_resource_and_node(
         ("cpus=nan", "--place cpus is 'nan'"),
         ("wait=-1", "--place wait is '-1'"),
         ("port=70000", "it must be 0 to 65535"),
+        ("nodes=0", "--place nodes is '0': write a number from 1 on"),
+        ("nodes=1.5", "--place nodes is '1.5': write a whole number"),
         ("domain=", "--place domain= cannot be read"),
-        ("node=1", "--place node=1 cannot be read: write target, drafter"),
+        ("node=1", "--place node=1 cannot be read: write target, nodes, drafter"),
     ],
 )
 def test_a_bad_place_is_refused(text: str, words: str) -> None:

@@ -9,11 +9,22 @@ def test_pauses_grow_up_to_a_longest_one_and_then_there_are_no_more() -> None:
     assert [budget.take(now_s) for now_s in range(7)] == [0, 1, 2, 4, 5, 5, None]
 
 
-def test_what_lies_back_far_enough_is_forgotten() -> None:
-    budget = RestartBudget(RestartLimits(most=2, window_s=10, first_pause_s=1))
-    assert [budget.take(0), budget.take(1), budget.take(9)] == [0, 1, None]
-    assert budget.take(10.5) == 1  # the one at 1 s counts still
+def test_what_ran_for_a_while_breaks_for_the_first_time() -> None:
+    budget = RestartBudget(RestartLimits(most=9, first_pause_s=1, calm_s=10))
+    assert [budget.take(0), budget.take(1)] == [0, 1]
+    budget.note_running(5)
+    assert budget.take(14) == 2  # it broke again at once
+    budget.note_running(20)
     assert budget.take(30) == 0
+
+
+def test_what_lies_back_far_enough_is_forgotten() -> None:
+    budget = RestartBudget(RestartLimits(most=2, window_s=10))
+    assert budget.take(0) is not None
+    assert budget.take(1) is not None
+    assert budget.take(9) is None
+    assert budget.take(10.5) is not None  # the one at 1 s counts still
+    assert budget.take(10.6) is None
 
 
 def test_no_budget_is_none() -> None:

@@ -35,6 +35,7 @@ class ChaosServer:
         *,
         target_ms: int = 40,
         draft_ms: int = 10,
+        row_ms: int = 0,
         wired: bool = True,
     ) -> None:
         """Start it; with `wired`, its links go through relays."""
@@ -42,7 +43,7 @@ class ChaosServer:
         self._ports = [_free_port(), _free_port()]
         command = [sys.executable, "-m", "tests.integration.chaos_server"]
         wires = (self.driver.port, self.drafter.port) if wired else (0, 0)
-        numbers = [target_ms, draft_ms, *wires]
+        numbers = [target_ms, draft_ms, row_ms, *wires]
         serve = ["serve", "--target", str(checkpoint), "--threads", "1"]
         listen, leader = self._ports
         self._command = [
@@ -67,6 +68,9 @@ class ChaosServer:
     def start_anew(self) -> None:
         """Start another process in place of one that has ended."""
         self.process.wait(timeout=30)
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process = self._start()
 
     def strike(self, **command: Any) -> dict[str, Any]:
@@ -74,7 +78,10 @@ class ChaosServer:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(command) + "\n")
         self.process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._answers.get(timeout=60))
+        said = ""
+        while not said.startswith("{"):  # Ray has its say, too
+            said = self._answers.get(timeout=60)
+        answer: dict[str, Any] = json.loads(said)
         assert "error" not in answer, answer
         return answer
 
@@ -103,6 +110,9 @@ class ChaosServer:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait(timeout=20)
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         for relay in (self.clients, self.driver, self.drafter):
             relay.close()
         await_end(family)
@@ -172,7 +182,7 @@ def generate(
             temperature=0.0 if number % 2 else 0.7,
             seed=number,
             mode=("pearl", "speculative", "auto")[number % 3],
-            timeout_s=240,
+            timeout_s=120,
             max_attempts=2000,
         ):
             tokens += chunk.token_ids

@@ -1,11 +1,12 @@
 """`paceline serve` with slow ranks, wires that can be cut, and a hand that kills at its moment.
 
-    python -m tests.integration.chaos_server TARGET_MS DRAFT_MS DRIVER_PORT DRAFTER_PORT serve ...
+    python -m tests.integration.chaos_server TARGET_MS DRAFT_MS ROW_MS PORT PORT serve ...
 
-Ranks take as long for each forward as is said, so that a moment of a kind can be hit. Whoever
-reaches the leader goes through the given ports. Each line on standard input is a command as JSON:
-{"rank": "target rank 0", "state": "verifying", "signal": 9} waits until the leader is in that state
-(at most 20 s), sends the signal, and answers on standard output with a line of JSON.
+A forward takes so long at least, of a drafter ROW_MS more for each request, so that a moment of a
+kind can be hit. Driver and drafters reach the leader through the two ports, where they are not 0.
+Each line on standard input is a command as JSON: {"rank": "target rank 0", "state": "verifying",
+"signal": 9} waits until the leader is in that state (at most 20 s), sends the signal, and answers
+on standard output with a line of JSON.
 """
 
 import json
@@ -40,9 +41,10 @@ class SlowShardActor(ShardActor):
         super().open(spec)
         model: Any = self._host.runner._model
         forward, wait_s = model.forward, self.seconds[self._settings.role]
+        row_s = self.seconds["row"] if self._settings.role == "drafter" else 0.0
 
         def slow(rows: Any, width: int) -> Any:
-            time.sleep(wait_s)
+            time.sleep(wait_s + row_s * len(rows))
             return forward(rows, width)
 
         model.forward = slow
@@ -104,11 +106,12 @@ def obey() -> None:
 
 
 if __name__ == "__main__":
-    target_ms, draft_ms, driver_port, drafter_port = map(int, sys.argv[1:5])
-    SlowShardActor.seconds = {"target": target_ms / 1000, "drafter": draft_ms / 1000}
+    target_ms, draft_ms, row_ms, driver_port, drafter_port = map(int, sys.argv[1:6])
+    times = {"target": target_ms, "drafter": draft_ms, "row": row_ms}
+    SlowShardActor.seconds = {name: ms / 1000 for name, ms in times.items()}
     WiredDeployment.driver_port, WiredDeployment.drafter_port = driver_port, drafter_port
     ranks.ShardActor = SlowShardActor  # type: ignore[attr-defined]
     fleet.Deployment = WiredDeployment  # type: ignore[attr-defined]
     threading.Thread(target=obey, daemon=True).start()
-    sys.argv = ["paceline", *sys.argv[5:]]
+    sys.argv = ["paceline", *sys.argv[6:]]
     cli.main()

@@ -121,9 +121,10 @@ class Raylets:
         code: int = 0,
     ) -> subprocess.CompletedProcess[str]:
         """Run the command line, or another module, as a driver on the head's node."""
+        ours = {"RAY_ADDRESS": self.address} if module == "cluster.cli" else {}
         finished = subprocess.run(
             [*prefix, self.python, "-m", module, *arguments],
-            env=self.environment | {"RAY_ADDRESS": self.address},
+            env=self.environment | ours,
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -132,6 +133,11 @@ class Raylets:
         )
         assert finished.returncode == code, finished.stdout + finished.stderr
         return finished
+
+    @property
+    def pids(self) -> list[int]:
+        """The nodes' process ids, in the order in which they were started."""
+        return [node.pid for node in self._nodes]
 
     def processes(self) -> list[psutil.Process]:
         """Return every process of every node."""

@@ -37,11 +37,8 @@ ROLES = ("target rank 0", "target rank 1", "drafter rank 0", SERVE)
 FAULTS = ("kill", "stop", "cut", "lossy")
 STATES = ("prefill", "drafting", "verifying", "idle")
 QUICK = {
-    ("target rank 0", "kill", "drafting"),
     ("target rank 1", "kill", "verifying"),
-    ("target rank 0", "cut", "verifying"),
-    ("drafter rank 0", "kill", "verifying"),
-    ("drafter rank 0", "lossy", "drafting"),
+    ("drafter rank 0", "kill", "drafting"),
     (SERVE, "kill", "verifying"),
 }
 """Those that are tried each time; the others are slow tests."""
@@ -111,7 +108,7 @@ class Waits:
         self._last_s[number] = now_s
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("cell", CELLS)
 def test_clients_get_every_token(
     served: ChaosServer, alone: list[list[int]], cell: Cell, capsys: pytest.CaptureFixture[str]
@@ -131,7 +128,7 @@ def test_clients_get_every_token(
             striking = pool.submit(strike, served, cell)
             running = [pool.submit(ask, number) for number in range(NUM_CLIENTS)]
             seen = striking.result(timeout=90)
-        found = [future.result(timeout=300) for future in running]
+        found = [future.result(timeout=150) for future in running]
     heal(served)
     assert seen == cell.state
     assert found == alone

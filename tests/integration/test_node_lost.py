@@ -1,5 +1,6 @@
-"""The node with the target's ranks is lost: the target is started on another node."""
+"""A node is lost: the target is started on another one; the head is lost: the server ends."""
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,7 +23,9 @@ def test_requests_go_on_on_another_node(tmp_path: Path) -> None:
     options = ("--drafter", "ngram", "--tp", "2", "--restarts", "20", "--step-limit", "10")
     with Raylets() as nodes:
         nodes.add_node(cpus=0)  # the driver's: it has no room for ranks
-        pids = [nodes.add_node(cpus=3), nodes.add_node(cpus=3)]
+        for _ in range(2):
+            nodes.add_node(cpus=3)
+        pids = nodes.pids[1:]
         where = ("--ray", nodes.address, "--place", "target=pack,cpus=1")
         served = ServingProcess(checkpoint, (*options, *where), nodes.environment)
         try:
@@ -33,8 +36,7 @@ def test_requests_go_on_on_another_node(tmp_path: Path) -> None:
                 node = next(pid for pid in pids if rank.pid in family(pid))
                 running = start_clients(pool, served.address, LONG)
                 wait_until(lambda: client.status().open_requests > 0)
-                for pid in family(node):
-                    psutil.Process(pid).kill()
+                kill_all(node)
                 assert [future.result(timeout=300) for future in running] == alone
                 (other,) = set(pids) - {node}
                 wait_until(lambda: client.status().replicas[0].restarts >= 1)
@@ -45,7 +47,30 @@ def test_requests_go_on_on_another_node(tmp_path: Path) -> None:
             served.close()
 
 
+def kill_all(node: int) -> None:
+    """Kill a node with all its processes."""
+    for pid in family(node):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).kill()
+
+
 def family(pid: int) -> list[int]:
     """Return a node's processes, the youngest first."""
     node = psutil.Process(pid)
     return [process.pid for process in [*node.children(recursive=True)[::-1], node]]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_lost_head_ends_the_server(tmp_path: Path) -> None:
+    """Without Ray's head nothing can be placed: whoever runs the server starts both anew."""
+    checkpoint = save_tiny_checkpoint(tmp_path / "tiny")
+    with Raylets() as nodes:
+        nodes.add_node(cpus=3)
+        options = ("--drafter", "ngram", "--ray", nodes.address, "--place", "cpus=1")
+        served = ServingProcess(checkpoint, options, nodes.environment)
+        try:
+            kill_all(nodes.pids[0])
+            assert served.process.wait(timeout=180) != 0
+        finally:
+            served.close()

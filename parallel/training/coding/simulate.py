@@ -226,6 +226,7 @@ def simulate_dispatch(
     num_workers: int,
     chunks_each: int,
     num_jobs: int | None = None,
+    carries_over: bool = False,
 ) -> Simulated:
     """Run jobs whose chunks are handed out one at a time; a step ends with its last chunk.
 
@@ -236,14 +237,18 @@ def simulate_dispatch(
         num_workers: how many there are.
         chunks_each: chunks that a share is cut into.
         num_jobs: gradients to compute; None is as many as the model has rounds for.
+        carries_over: whether who still works on a copy when a step ends finishes it first in the
+            next, as workers do; else each step begins with all of them.
     """
     num_jobs = num_jobs or times.num_rounds
     total_s, started, stragglers = 0.0, 0, 0
+    busy_s = np.zeros(num_workers)
     for number in range(num_jobs):
         share = times.seconds(number, np.full(num_workers, 1 / num_workers))
         overhead = np.minimum(times.seconds(number, np.zeros(num_workers)), share)
         chunk_s = (share - overhead) / chunks_each
-        seconds, num_started, num_late = _play(make(), overhead, chunk_s)
+        begin_s = overhead + (busy_s if carries_over else 0.0)
+        seconds, num_started, num_late, busy_s = _play(make(), begin_s, chunk_s)
         total_s += seconds
         started += num_started
         stragglers += num_late
@@ -259,8 +264,11 @@ def simulate_dispatch(
     )
 
 
-def _play(dispatcher: Dispatcher, ready_s: Seconds, chunk_s: Seconds) -> tuple[float, int, int]:
-    """Return a step's seconds, the chunks started, the workers whose chunks others had to do.
+def _play(
+    dispatcher: Dispatcher, ready_s: Seconds, chunk_s: Seconds
+) -> tuple[float, int, int, Seconds]:
+    """Return a step's seconds, the chunks started, the workers whose chunks others had to do, and
+    how long each is busy beyond the step.
 
     Args:
         dispatcher: of the step.
@@ -280,7 +288,10 @@ def _play(dispatcher: Dispatcher, ready_s: Seconds, chunk_s: Seconds) -> tuple[f
             dispatcher.done(chunk, worker)
         if dispatcher.is_complete:
             late = sum(chunk == _READY or first.get(chunk) == who for _, who, chunk in events)
-            return now, num_started, late
+            busy_s = np.zeros(len(ready_s))
+            for at, other, _ in events:
+                busy_s[other] = at - now
+            return now, num_started, late, busy_s
         for worker in sorted(idle):
             following = dispatcher.next(worker)
             if following is not None:

@@ -24,41 +24,41 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19paceline/v1/seedlog.proto\x12\x0bpaceline.v1\"-\n\x0bJoinRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08observes\x18\x02 \x01(\x08\"o\n\x0cJoinResponse\x12\x0f\n\x07machine\x18\x01 \x01(\r\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\x12*\n\x06header\x18\x03 \x01(\x0b\x32\x1a.paceline.v1.SeedLogHeader\x12\x12\n\nterms_json\x18\x04 \x01(\t\"\xd6\x01\n\rSeedLogHeader\x12\x0c\n\x04seed\x18\x01 \x01(\x06\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\x0c\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\x0b\n\x03\x65ps\x18\x05 \x01(\x02\x12\x0f\n\x07weights\x18\x06 \x01(\t\x12\x0c\n\x04rank\x18\x07 \x01(\r\x12\r\n\x05\x61lpha\x18\x08 \x01(\x02\x12\x0f\n\x07targets\x18\t \x03(\t\x12\x16\n\x0e\x64irection_rank\x18\n \x01(\r\x12\x0c\n\x04pool\x18\x0b \x01(\r\x12\x12\n\nhash_every\x18\x0c \x01(\r\"|\n\x0f\x45xchangeRequest\x12\r\n\x05round\x18\x01 \x01(\r\x12\r\n\x05\x63odes\x18\x02 \x01(\x0c\x12\x13\n\x06\x64igest\x18\x03 \x01(\x06H\x00\x88\x01\x01\x12\x11\n\x04loss\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\x0f\n\x07wait_ms\x18\x05 \x01(\rB\t\n\x07_digestB\x07\n\x05_loss\"\xa7\x01\n\x10\x45xchangeResponse\x12+\n\x07receipt\x18\x01 \x01(\x0e\x32\x1a.paceline.v1.ScalarReceipt\x12+\n\x07\x63ommits\x18\x02 \x03(\x0b\x32\x1a.paceline.v1.SeedLogCommit\x12\x12\n\nopen_round\x18\x03 \x01(\r\x12\x0f\n\x07is_done\x18\x04 \x01(\x08\x12\x14\n\x0cmust_restore\x18\x05 \x01(\x08\"\x8d\x01\n\rSeedLogCommit\x12\x0e\n\x06\x66\x61\x63tor\x18\x01 \x01(\x02\x12\x12\n\x05\x64\x65\x63\x61y\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12\x10\n\x08momentum\x18\x03 \x01(\x02\x12\x11\n\tnext_unit\x18\x04 \x01(\x02\x12)\n\x06groups\x18\x05 \x03(\x0b\x32\x19.paceline.v1.SeedLogGroupB\x08\n\x06_decay\"U\n\x0cSeedLogGroup\x12\x0b\n\x03\x61ge\x18\x01 \x01(\r\x12\x13\n\x0bnum_scalars\x18\x02 \x01(\r\x12\x14\n\x0cmachine_gaps\x18\x03 \x01(\x0c\x12\r\n\x05\x63odes\x18\x04 \x01(\x0c\"\x14\n\x12GetSnapshotRequest\"$\n\x13GetSnapshotResponse\x12\r\n\x05piece\x18\x01 \x01(\x0c\":\n\x0cScoreRequest\x12*\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x19.paceline.v1.ScoredAnswer\".\n\x0cScoredAnswer\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\"\x1f\n\rScoreResponse\x12\x0e\n\x06scores\x18\x01 \x03(\x01*\xa1\x01\n\rScalarReceipt\x12\x1e\n\x1aSCALAR_RECEIPT_UNSPECIFIED\x10\x00\x12\x18\n\x14SCALAR_RECEIPT_TAKEN\x10\x01\x12\x1b\n\x17SCALAR_RECEIPT_REPEATED\x10\x02\x12\x1b\n\x17SCALAR_RECEIPT_TOO_LATE\x10\x03\x12\x1c\n\x18SCALAR_RECEIPT_TOO_EARLY\x10\x04\x32\xea\x01\n\x0eSeedLogService\x12;\n\x04Join\x12\x18.paceline.v1.JoinRequest\x1a\x19.paceline.v1.JoinResponse\x12G\n\x08\x45xchange\x12\x1c.paceline.v1.ExchangeRequest\x1a\x1d.paceline.v1.ExchangeResponse\x12R\n\x0bGetSnapshot\x12\x1f.paceline.v1.GetSnapshotRequest\x1a .paceline.v1.GetSnapshotResponse0\x01\x32P\n\x0eScoringService\x12>\n\x05Score\x12\x19.paceline.v1.ScoreRequest\x1a\x1a.paceline.v1.ScoreResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19paceline/v1/seedlog.proto\x12\x0bpaceline.v1\"-\n\x0bJoinRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08observes\x18\x02 \x01(\x08\"o\n\x0cJoinResponse\x12\x0f\n\x07machine\x18\x01 \x01(\r\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\x12*\n\x06header\x18\x03 \x01(\x0b\x32\x1a.paceline.v1.SeedLogHeader\x12\x12\n\nterms_json\x18\x04 \x01(\t\"\xd6\x01\n\rSeedLogHeader\x12\x0c\n\x04seed\x18\x01 \x01(\x06\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\x0c\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\x0b\n\x03\x65ps\x18\x05 \x01(\x02\x12\x0f\n\x07weights\x18\x06 \x01(\t\x12\x0c\n\x04rank\x18\x07 \x01(\r\x12\r\n\x05\x61lpha\x18\x08 \x01(\x02\x12\x0f\n\x07targets\x18\t \x03(\t\x12\x16\n\x0e\x64irection_rank\x18\n \x01(\r\x12\x0c\n\x04pool\x18\x0b \x01(\r\x12\x12\n\nhash_every\x18\x0c \x01(\r\"\x9d\x01\n\x0f\x45xchangeRequest\x12\r\n\x05round\x18\x01 \x01(\r\x12\r\n\x05\x63odes\x18\x02 \x01(\x0c\x12\x13\n\x06\x64igest\x18\x03 \x01(\x06H\x00\x88\x01\x01\x12\x11\n\x04loss\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\x0f\n\x07wait_ms\x18\x05 \x01(\r\x12\x0f\n\x07machine\x18\x06 \x01(\r\x12\x0e\n\x06secret\x18\x07 \x01(\x0c\x42\t\n\x07_digestB\x07\n\x05_loss\"\xa7\x01\n\x10\x45xchangeResponse\x12+\n\x07receipt\x18\x01 \x01(\x0e\x32\x1a.paceline.v1.ScalarReceipt\x12+\n\x07\x63ommits\x18\x02 \x03(\x0b\x32\x1a.paceline.v1.SeedLogCommit\x12\x12\n\nopen_round\x18\x03 \x01(\r\x12\x0f\n\x07is_done\x18\x04 \x01(\x08\x12\x14\n\x0cmust_restore\x18\x05 \x01(\x08\"\x8d\x01\n\rSeedLogCommit\x12\x0e\n\x06\x66\x61\x63tor\x18\x01 \x01(\x02\x12\x12\n\x05\x64\x65\x63\x61y\x18\x02 \x01(\x02H\x00\x88\x01\x01\x12\x10\n\x08momentum\x18\x03 \x01(\x02\x12\x11\n\tnext_unit\x18\x04 \x01(\x02\x12)\n\x06groups\x18\x05 \x03(\x0b\x32\x19.paceline.v1.SeedLogGroupB\x08\n\x06_decay\"U\n\x0cSeedLogGroup\x12\x0b\n\x03\x61ge\x18\x01 \x01(\r\x12\x13\n\x0bnum_scalars\x18\x02 \x01(\r\x12\x14\n\x0cmachine_gaps\x18\x03 \x01(\x0c\x12\r\n\x05\x63odes\x18\x04 \x01(\x0c\"5\n\x12GetSnapshotRequest\x12\x0f\n\x07machine\x18\x01 \x01(\r\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\"$\n\x13GetSnapshotResponse\x12\r\n\x05piece\x18\x01 \x01(\x0c\":\n\x0cScoreRequest\x12*\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x19.paceline.v1.ScoredAnswer\".\n\x0cScoredAnswer\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\"\x1f\n\rScoreResponse\x12\x0e\n\x06scores\x18\x01 \x03(\x01*\xa1\x01\n\rScalarReceipt\x12\x1e\n\x1aSCALAR_RECEIPT_UNSPECIFIED\x10\x00\x12\x18\n\x14SCALAR_RECEIPT_TAKEN\x10\x01\x12\x1b\n\x17SCALAR_RECEIPT_REPEATED\x10\x02\x12\x1b\n\x17SCALAR_RECEIPT_TOO_LATE\x10\x03\x12\x1c\n\x18SCALAR_RECEIPT_TOO_EARLY\x10\x04\x32\xea\x01\n\x0eSeedLogService\x12;\n\x04Join\x12\x18.paceline.v1.JoinRequest\x1a\x19.paceline.v1.JoinResponse\x12G\n\x08\x45xchange\x12\x1c.paceline.v1.ExchangeRequest\x1a\x1d.paceline.v1.ExchangeResponse\x12R\n\x0bGetSnapshot\x12\x1f.paceline.v1.GetSnapshotRequest\x1a .paceline.v1.GetSnapshotResponse0\x01\x32P\n\x0eScoringService\x12>\n\x05Score\x12\x19.paceline.v1.ScoreRequest\x1a\x1a.paceline.v1.ScoreResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paceline.v1.seedlog_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SCALARRECEIPT']._serialized_start=1148
-  _globals['_SCALARRECEIPT']._serialized_end=1309
+  _globals['_SCALARRECEIPT']._serialized_start=1215
+  _globals['_SCALARRECEIPT']._serialized_end=1376
   _globals['_JOINREQUEST']._serialized_start=42
   _globals['_JOINREQUEST']._serialized_end=87
   _globals['_JOINRESPONSE']._serialized_start=89
   _globals['_JOINRESPONSE']._serialized_end=200
   _globals['_SEEDLOGHEADER']._serialized_start=203
   _globals['_SEEDLOGHEADER']._serialized_end=417
-  _globals['_EXCHANGEREQUEST']._serialized_start=419
-  _globals['_EXCHANGEREQUEST']._serialized_end=543
-  _globals['_EXCHANGERESPONSE']._serialized_start=546
-  _globals['_EXCHANGERESPONSE']._serialized_end=713
-  _globals['_SEEDLOGCOMMIT']._serialized_start=716
-  _globals['_SEEDLOGCOMMIT']._serialized_end=857
-  _globals['_SEEDLOGGROUP']._serialized_start=859
-  _globals['_SEEDLOGGROUP']._serialized_end=944
-  _globals['_GETSNAPSHOTREQUEST']._serialized_start=946
-  _globals['_GETSNAPSHOTREQUEST']._serialized_end=966
-  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=968
-  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=1004
-  _globals['_SCOREREQUEST']._serialized_start=1006
-  _globals['_SCOREREQUEST']._serialized_end=1064
-  _globals['_SCOREDANSWER']._serialized_start=1066
-  _globals['_SCOREDANSWER']._serialized_end=1112
-  _globals['_SCORERESPONSE']._serialized_start=1114
-  _globals['_SCORERESPONSE']._serialized_end=1145
-  _globals['_SEEDLOGSERVICE']._serialized_start=1312
-  _globals['_SEEDLOGSERVICE']._serialized_end=1546
-  _globals['_SCORINGSERVICE']._serialized_start=1548
-  _globals['_SCORINGSERVICE']._serialized_end=1628
+  _globals['_EXCHANGEREQUEST']._serialized_start=420
+  _globals['_EXCHANGEREQUEST']._serialized_end=577
+  _globals['_EXCHANGERESPONSE']._serialized_start=580
+  _globals['_EXCHANGERESPONSE']._serialized_end=747
+  _globals['_SEEDLOGCOMMIT']._serialized_start=750
+  _globals['_SEEDLOGCOMMIT']._serialized_end=891
+  _globals['_SEEDLOGGROUP']._serialized_start=893
+  _globals['_SEEDLOGGROUP']._serialized_end=978
+  _globals['_GETSNAPSHOTREQUEST']._serialized_start=980
+  _globals['_GETSNAPSHOTREQUEST']._serialized_end=1033
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=1035
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=1071
+  _globals['_SCOREREQUEST']._serialized_start=1073
+  _globals['_SCOREREQUEST']._serialized_end=1131
+  _globals['_SCOREDANSWER']._serialized_start=1133
+  _globals['_SCOREDANSWER']._serialized_end=1179
+  _globals['_SCORERESPONSE']._serialized_start=1181
+  _globals['_SCORERESPONSE']._serialized_end=1212
+  _globals['_SEEDLOGSERVICE']._serialized_start=1379
+  _globals['_SEEDLOGSERVICE']._serialized_end=1613
+  _globals['_SCORINGSERVICE']._serialized_start=1615
+  _globals['_SCORINGSERVICE']._serialized_end=1695
 # @@protoc_insertion_point(module_scope)

@@ -179,6 +179,8 @@ class ExchangeRequest(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     LOSS_FIELD_NUMBER: _builtins.int
     WAIT_MS_FIELD_NUMBER: _builtins.int
+    MACHINE_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     """The round that the caller's replica is at: it has all commits before."""
     codes: _builtins.bytes
@@ -191,6 +193,10 @@ class ExchangeRequest(_message.Message):
     """Mean loss of the caller's samples, beside a digest."""
     wait_ms: _builtins.int
     """How long to wait for the round's end, in milliseconds; at most 20,000."""
+    machine: _builtins.int
+    """Of the JoinResponse."""
+    secret: _builtins.bytes
+    """Of the JoinResponse."""
     def __init__(
         self,
         *,
@@ -199,10 +205,12 @@ class ExchangeRequest(_message.Message):
         digest: _builtins.int | None = ...,
         loss: _builtins.float | None = ...,
         wait_ms: _builtins.int = ...,
+        machine: _builtins.int = ...,
+        secret: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_digest", b"_digest", "_loss", b"_loss", "digest", b"digest", "loss", b"loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_digest", b"_digest", "_loss", b"_loss", "codes", b"codes", "digest", b"digest", "loss", b"loss", "round", b"round", "wait_ms", b"wait_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_digest", b"_digest", "_loss", b"_loss", "codes", b"codes", "digest", b"digest", "loss", b"loss", "machine", b"machine", "round", b"round", "secret", b"secret", "wait_ms", b"wait_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__digest: _TypeAlias = _typing.Literal["digest"]  # noqa: Y015
     _WhichOneofArgType__digest: _TypeAlias = _typing.Literal["_digest", b"_digest"]  # noqa: Y015
@@ -331,12 +339,21 @@ Global___SeedLogGroup: _TypeAlias = SeedLogGroup  # noqa: Y015
 class GetSnapshotRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    MACHINE_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    machine: _builtins.int
+    """Of the JoinResponse."""
+    secret: _builtins.bytes
+    """Of the JoinResponse."""
     def __init__(
         self,
+        *,
+        machine: _builtins.int = ...,
+        secret: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["machine", b"machine", "secret", b"secret"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

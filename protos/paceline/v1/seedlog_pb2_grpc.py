@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class SeedLogServiceStub:
-    """Closes the rounds of one run. All calls but Join carry the metadata key `paceline-machine`, with
-    the value "NUMBER:SECRET" of the JoinResponse, the secret as hexadecimal digits.
+    """Closes the rounds of one run. Join asks for the bearer token, where tokens are wanted; later calls
+    show what it gave.
     """
 
     def __init__(self, channel):
@@ -54,8 +54,8 @@ class SeedLogServiceStub:
 
 
 class SeedLogServiceServicer:
-    """Closes the rounds of one run. All calls but Join carry the metadata key `paceline-machine`, with
-    the value "NUMBER:SECRET" of the JoinResponse, the secret as hexadecimal digits.
+    """Closes the rounds of one run. Join asks for the bearer token, where tokens are wanted; later calls
+    show what it gave.
     """
 
     def Join(self, request, context):
@@ -107,8 +107,8 @@ def add_SeedLogServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SeedLogService:
-    """Closes the rounds of one run. All calls but Join carry the metadata key `paceline-machine`, with
-    the value "NUMBER:SECRET" of the JoinResponse, the secret as hexadecimal digits.
+    """Closes the rounds of one run. Join asks for the bearer token, where tokens are wanted; later calls
+    show what it gave.
     """
 
     @staticmethod

@@ -29,8 +29,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SeedLogServiceStub:
-    """Closes the rounds of one run. All calls but Join carry the metadata key `paceline-machine`, with
-    the value "NUMBER:SECRET" of the JoinResponse, the secret as hexadecimal digits.
+    """Closes the rounds of one run. Join asks for the bearer token, where tokens are wanted; later calls
+    show what it gave.
     """
 
     @_typing.overload
@@ -48,8 +48,8 @@ class SeedLogServiceStub:
 
 @_typing.type_check_only
 class SeedLogServiceAsyncStub(SeedLogServiceStub):
-    """Closes the rounds of one run. All calls but Join carry the metadata key `paceline-machine`, with
-    the value "NUMBER:SECRET" of the JoinResponse, the secret as hexadecimal digits.
+    """Closes the rounds of one run. Join asks for the bearer token, where tokens are wanted; later calls
+    show what it gave.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -63,8 +63,8 @@ class SeedLogServiceAsyncStub(SeedLogServiceStub):
     """Sends the newest snapshot of the weights that learn, in pieces; none if there is none yet."""
 
 class SeedLogServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Closes the rounds of one run. All calls but Join carry the metadata key `paceline-machine`, with
-    the value "NUMBER:SECRET" of the JoinResponse, the secret as hexadecimal digits.
+    """Closes the rounds of one run. Join asks for the bearer token, where tokens are wanted; later calls
+    show what it gave.
     """
 
     @_abc_1.abstractmethod

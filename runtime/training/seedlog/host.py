@@ -224,7 +224,10 @@ def _work(
 ) -> Work:
     tokenizer = Tokenizer.load(settings.directory)
     if not terms.by_reward:
-        samples = [tokenize(example, tokenizer, terms.max_length) for example in examples]
+        samples = [
+            tokenize(example, tokenizer, terms.max_length, among_choices=terms.among_choices)
+            for example in examples
+        ]
         return LossWork(model, samples, terms, seed=header.seed, eps=header.eps)
     if not settings.reward:
         raise ConfigError(

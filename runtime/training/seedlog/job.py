@@ -54,7 +54,7 @@ def header_of(config: TrainConfig, directory: Path) -> Header:
         eps=float(np.float32(section.eps)),
         weights=section.weights,
         rank=config.lora.rank,
-        alpha=config.lora.alpha,
+        alpha=float(np.float32(config.lora.alpha)),
         targets=list(config.lora.targets),
         direction_rank=section.direction_rank,
         pool=section.pool,
@@ -100,6 +100,7 @@ def terms_of(config: TrainConfig) -> Terms:
         prompt=data.prompt,
         completion=data.completion,
         words=data.words,
+        among_choices=data.among_choices,
     )
 
 
@@ -126,6 +127,7 @@ def data_of(terms: Terms, train: Path) -> DataConfig:
         prompt=terms.prompt,
         completion=terms.completion,
         words=terms.words,
+        among_choices=terms.among_choices,
         max_length=terms.max_length,
     )
 

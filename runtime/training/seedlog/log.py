@@ -43,6 +43,7 @@ class Header:
     rank: int = 8
     """Of the adapters."""
     alpha: float = 16.0
+    """A float32."""
     targets: list[str] = field(default_factory=list)
     """Layers that get adapters."""
     direction_rank: int = 1

@@ -77,8 +77,7 @@ class Member:
         if answer.receipt is Receipt.TOO_EARLY or answer.open_round < self.round:
             return Next.JOIN
         for commit in answer.commits:
-            if commit.round == self.round:  # an answer that comes twice has steps made already
-                self.replica.apply(commit)
+            self.replica.apply(commit)
         if self.round < answer.open_round:
             return Next.CATCH_UP
         if answer.is_done:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from parallel.training.choices import among_choices
 from parallel.training.grouped import GroupedLora, GroupedShift
 from parallel.training.seedlog.directions import Direction, signs, start_uniform
 from parallel.training.seedlog.space import DenseSpace, LowRankSpace, Space
@@ -194,6 +195,7 @@ class PointsModel:
             self.points.set_points(theta, directions, steps)
             rows = [sample for batch in batches for sample in batch]
             logits, learnt, row = self._learnt_logits(rows)
+            logits = among_choices(logits, [rows[place].choices for place in row.tolist()])
             each = F.cross_entropy(logits, learnt, reduction="none").double()
             group = row // len(batches[0])
             total = torch.zeros(len(batches), dtype=torch.float64, device=each.device)

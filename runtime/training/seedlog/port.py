@@ -18,7 +18,8 @@ from runtime.training.seedlog.log import Header
 from runtime.training.seedlog.sequencer import Refused
 from runtime.training.seedlog.wire import answer_from_wire, header_from_wire, report_to_wire
 
-MACHINE_KEY = "paceline-machine"
+LEAN_OPTIONS = (("grpc.http2.bdp_probe", 0),)
+"""Messages are a few bytes: pings that measure bandwidth would be more than they are."""
 _CALL_S = 20.0
 _SNAPSHOT_S = 600.0
 
@@ -74,14 +75,14 @@ class GrpcPort:
         self._address = address
         self._credentials = credentials or Credentials()
         tls = self._credentials.channel_credentials()
-        options = (*CHANNEL_OPTIONS, ("grpc.max_receive_message_length", -1))
+        options = (*CHANNEL_OPTIONS, *LEAN_OPTIONS, ("grpc.max_receive_message_length", -1))
         self._channel = (
             grpc.insecure_channel(address, options=options)
             if tls is None
             else grpc.secure_channel(address, tls, options=options)
         )
         self._stub = rpc.SeedLogServiceStub(self._channel)
-        self._metadata = self._credentials.metadata()
+        self._machine, self._secret = 0, b""
 
     def join(self, name: str, *, observes: bool = False) -> Joined:
         """Become a machine; later calls speak for it."""
@@ -91,15 +92,14 @@ class GrpcPort:
             told = self._stub.Join(asked, metadata=metadata, timeout=_CALL_S)
         except grpc.RpcError as error:
             raise self._translated(error) from error
-        proof = (MACHINE_KEY, f"{told.machine}:{told.secret.hex()}")
-        self._metadata = (*metadata, proof)
+        self._machine, self._secret = told.machine, told.secret
         return Joined(told.machine, told.secret, header_from_wire(told.header), told.terms_json)
 
     def exchange(self, report: Report, wait_s: float) -> Answer:
         """Say something, and wait for at most so long for the round's end."""
-        asked = report_to_wire(report, wait_s)
+        asked = report_to_wire(report, wait_s, self._machine, self._secret)
         try:
-            told = self._stub.Exchange(asked, metadata=self._metadata, timeout=wait_s + _CALL_S)
+            told = self._stub.Exchange(asked, timeout=wait_s + _CALL_S)
         except grpc.RpcError as error:
             raise self._translated(error) from error
         return answer_from_wire(told, report.round)
@@ -107,9 +107,8 @@ class GrpcPort:
     def snapshot(self) -> bytes | None:
         """Return the newest snapshot, if there is one."""
         try:
-            pieces = self._stub.GetSnapshot(
-                pb.GetSnapshotRequest(), metadata=self._metadata, timeout=_SNAPSHOT_S
-            )
+            asked = pb.GetSnapshotRequest(machine=self._machine, secret=self._secret)
+            pieces = self._stub.GetSnapshot(asked, timeout=_SNAPSHOT_S)
             return b"".join(piece.piece for piece in pieces) or None
         except grpc.RpcError as error:
             raise self._translated(error) from error

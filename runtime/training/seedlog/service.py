@@ -17,7 +17,7 @@ from protos.paceline.v1 import seedlog_pb2 as pb
 from protos.paceline.v1 import seedlog_pb2_grpc as rpc
 from runtime.errors import ConfigError
 from runtime.service.server import server_credentials
-from runtime.training.seedlog.port import MACHINE_KEY
+from runtime.training.seedlog.port import LEAN_OPTIONS
 from runtime.training.seedlog.sequencer import Refused, Sequencer
 from runtime.training.seedlog.wire import answer_to_wire, header_to_wire, report_from_wire
 
@@ -25,7 +25,11 @@ _POLL_S = 0.01
 _LONGEST_WAIT_S = 20.0
 _PIECE_BYTES = 1 << 20
 _START_S = 20.0
-_OPTIONS = (("grpc.so_reuseport", 0), ("grpc.max_concurrent_streams", 1 << 16))
+_OPTIONS = (
+    *LEAN_OPTIONS,
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_concurrent_streams", 1 << 16),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,11 +167,9 @@ class SeedLogServicer(rpc.SeedLogServiceServicer):
 
     async def Exchange(self, request: pb.ExchangeRequest, context: Any) -> pb.ExchangeResponse:
         """Take a round's bytes, and wait for its end."""
-        await self._owner(context)
-        machine, secret = await _machine(context)
-        report = report_from_wire(request)
+        machine, report = request.machine, report_from_wire(request)
         try:
-            receipt = self._sequencer.take(machine, secret, report)
+            receipt = self._sequencer.take(machine, request.secret, report)
         except Refused as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
         self._poll()
@@ -179,15 +181,11 @@ class SeedLogServicer(rpc.SeedLogServiceServicer):
         return answer_to_wire(answer)
 
     async def GetSnapshot(
-        self,
-        request: pb.GetSnapshotRequest,  # noqa: ARG002  (gRPC passes it)
-        context: Any,
+        self, request: pb.GetSnapshotRequest, context: Any
     ) -> AsyncIterator[pb.GetSnapshotResponse]:
         """Send the snapshot file, if there is one."""
-        await self._owner(context)
-        machine, secret = await _machine(context)
         try:
-            self._sequencer.known(machine, secret)
+            self._sequencer.known(request.machine, request.secret)
         except Refused as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
         try:
@@ -224,16 +222,3 @@ def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredent
         return f"{host}:{server.add_secure_port(address, credentials)}"
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"{address} cannot be listened at ({error}): is it taken?") from error
-
-
-async def _machine(context: Any) -> tuple[int, bytes]:
-    """Return the number and the secret that a caller shows."""
-    given = str(dict(context.invocation_metadata() or ()).get(MACHINE_KEY, ""))
-    number, _, secret = given.partition(":")
-    try:
-        return int(number), bytes.fromhex(secret)
-    except ValueError:
-        await context.abort(
-            grpc.StatusCode.INVALID_ARGUMENT, f"{MACHINE_KEY} is {given!r}: write NUMBER:SECRET"
-        )
-        raise

@@ -86,6 +86,7 @@ class Terms:
     prompt: str = ""
     completion: str = ""
     words: dict[str, list[str]]
+    among_choices: bool = False
 
 
 def check_shared_seed(section: SharedSeedConfig, *, decays: bool = False) -> None:

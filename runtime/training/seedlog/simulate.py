@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from parallel.training.seedlog.codec import encode
-from parallel.training.seedlog.directions import signs
+from parallel.training.seedlog.directions import Direction, signs
 from parallel.training.seedlog.messages import Answer, Receipt, Report
 from parallel.training.seedlog.space import DenseSpace
 from parallel.training.seedlog.step import AnyReplica, Commit, Replica
@@ -29,70 +29,15 @@ from runtime.training.seedlog.log import Header
 from runtime.training.seedlog.member import Member, Next
 from runtime.training.seedlog.sequencer import Rules, Sequencer
 from runtime.training.seedlog.snapshot import pack_snapshot
+from runtime.training.seedlog.wan import SimulatedRun, Wan
 from runtime.training.seedlog.wire import answer_to_wire, report_to_wire
 
 _SIZE, _RECORDS, _SEED, _EPS = 500, 4000, 1, 1e-2
 _WAIT_S = 10.0
-_RETRY_S = 3.0
+_RETRY_S = 1.0
+"""After which a lost message is sent again."""
 _TICK_S = 0.05
 _WITNESSES = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wan:
-    """Machines and their links."""
-
-    machines: int = 256
-    rounds: int = 300
-    directions: int = 1
-    compute_s: float = 2.0
-    """What a round's forward passes take on the median machine."""
-    spread: float = 0.3
-    """Standard deviation of that, in the logarithm, among machines and again among rounds."""
-    rtt_s: float = 0.15
-    """Median round trip; machines' own ones spread by a factor of two."""
-    mbit_s: float = 10.0
-    """Of each machine's link, each way."""
-    loss: float = 0.01
-    """Share of messages that have to be sent again."""
-    leaves_per_hour: float = 0.5
-    """How often a machine leaves; another comes in its place."""
-    load_s: float = 20.0
-    """What loading the model takes who joins."""
-    apply_s: float = 0.003
-    """What one direction of a replayed commit takes."""
-    numbers: int = 460_800
-    """Of the adapter: what a snapshot has four bytes for."""
-    snapshot_every: int = 100
-    frame_bytes: int = 60
-    """Of gRPC, HTTP/2 and its headers around a message."""
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SimulatedRun:
-    """What came of it."""
-
-    rounds: int
-    hours: float
-    rounds_per_hour: float
-    scalars_a_round: float
-    late_share: float
-    """Of the scalars, those of an earlier round."""
-    lost_scalars: float
-    """Share of what was computed that never counted."""
-    up_bytes: float
-    """Of a machine and round."""
-    down_bytes: float
-    joins: int
-    join_s: float
-    """Median, from the first message to the first computing, loading the model included."""
-    join_most_s: float
-    join_bytes: float
-    log_bytes: int
-    loss_before: float
-    loss: float
-    witnesses_same: bool
 
 
 class _Timeline:
@@ -175,6 +120,7 @@ class WanSimulation:
         self._wire_bytes: dict[int, int] = {}
         self._counts = _Counts()
         self._witnesses: list[_Machine] = []
+        self._drawn_round, self._drawn = -1, torch.empty(0)
         self._snapshots: dict[int, bytes] = {}
         self._x = torch.from_numpy(self._rng.standard_normal((_RECORDS, _SIZE)).astype(np.float32))
         truth = torch.from_numpy(self._rng.standard_normal(_SIZE).astype(np.float32))
@@ -232,9 +178,12 @@ class WanSimulation:
             self._witnesses.append(machine)
         num_bytes = 4 * wan.numbers if newest else 0
         loading_s = 2 * machine.rtt_s + num_bytes * 8 / (wan.mbit_s * 1e6) + wan.load_s
-        self._after(loading_s, partial(self._catch_up, machine, start_s, num_bytes))
+        self._after(
+            loading_s,
+            partial(self._catch_up, machine, start_s, num_bytes, self._sequencer.round > 0),
+        )
 
-    def _catch_up(self, machine: _Machine, start_s: float, num_bytes: int) -> None:
+    def _catch_up(self, machine: _Machine, start_s: float, num_bytes: int, under_way: bool) -> None:
         """Take the commits since the snapshot; a machine is ready when there are no more."""
         report = machine.member.report()
         receipt = self._sequencer.take(machine.member.machine, machine.secret, report)
@@ -245,9 +194,9 @@ class WanSimulation:
         seconds = machine.rtt_s + size * 8 / (self._wan.mbit_s * 1e6) + scalars * self._wan.apply_s
         if answer.commits:
             more = num_bytes + size
-            self._after(seconds, partial(self._catch_up, machine, start_s, more))
+            self._after(seconds, partial(self._catch_up, machine, start_s, more, under_way))
             return
-        if self._sequencer.round:
+        if under_way:
             self._counts.joins_s.append(self._clock.now_s() + seconds - start_s)
             self._counts.join_bytes.append(num_bytes)
         self._after(seconds, partial(self._compute, machine))
@@ -261,7 +210,7 @@ class WanSimulation:
         directions = member.directions(self._wan.directions)
         theta = member.replica.theta
         found = []
-        for z in signs(_SEED, directions, _SIZE):
+        for z in self._signs(member, directions):
             places = torch.from_numpy(self._rng.integers(0, _RECORDS, 64))
             high, low = (self._loss(theta + step * z, places) for step in (_EPS, -_EPS))
             found.append((high - low) / (2 * _EPS))
@@ -273,15 +222,35 @@ class WanSimulation:
         )
         self._after(seconds, partial(self._say, machine))
 
+    def _signs(self, member: Member, directions: list[Direction]) -> torch.Tensor:
+        """Return a machine's directions; those of all machines are drawn at once."""
+        if self._drawn_round != member.round:
+            self._drawn_round = member.round
+            numbers = range(self._sequencer.num_joined)
+            all_of_them = [
+                Direction(member.round, number, k)
+                for number in numbers
+                for k in range(self._wan.directions)
+            ]
+            self._drawn = signs(_SEED, all_of_them, _SIZE).view(len(numbers), -1, _SIZE)
+        if member.machine < len(self._drawn):
+            return self._drawn[member.machine]
+        return signs(_SEED, directions, _SIZE)
+
     def _say(self, machine: _Machine) -> None:
         """Send the round's bytes; again, if no answer comes."""
         machine.sent += 1
         sent = machine.sent
         report = machine.member.report(machine.codes, machine.loss)
-        self._counts.up += report_to_wire(report, _WAIT_S).ByteSize() + self._wan.frame_bytes
+        self._counts.up += (
+            report_to_wire(report, _WAIT_S, machine.member.machine, machine.secret).ByteSize()
+            + self._wan.frame_bytes
+        )
         self._counts.exchanges += 1
-        if self._rng.random() >= self._wan.loss:
-            self._after(machine.rtt_s / 2, partial(self._hear, machine, report, sent))
+        if self._rng.random() < self._wan.loss:
+            self._after(machine.rtt_s + _RETRY_S, partial(self._again, machine, sent))
+            return
+        self._after(machine.rtt_s / 2, partial(self._hear, machine, report, sent))
         self._after(machine.rtt_s + _WAIT_S + _RETRY_S, partial(self._again, machine, sent))
 
     def _again(self, machine: _Machine, sent: int) -> None:
@@ -316,7 +285,7 @@ class WanSimulation:
             if self._rng.random() >= self._wan.loss:
                 self._after(seconds, partial(self._take, machine, answer, sent))
             else:
-                self._after(_RETRY_S, partial(self._again, machine, sent))
+                self._after(machine.rtt_s + _RETRY_S, partial(self._again, machine, sent))
         self._waiting = still
 
     def _take(self, machine: _Machine, answer: Answer, sent: int) -> None:

@@ -54,7 +54,7 @@ def restore(replica: AnyReplica, snapshot: bytes) -> None:
                 f"the snapshot's {name} has {state[name].numel()} numbers, not {mine.numel()}"
             )
     if not replica.state().keys() & state.keys():
-        raise ProtocolError(f"the snapshot has {', '.join(state)} alone")
+        raise ProtocolError(f"the snapshot has {', '.join(sorted(state))} alone")
     replica.restore(state, next_round=next_round, unit=unit)
 
 

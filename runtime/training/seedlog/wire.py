@@ -55,8 +55,10 @@ def header_from_wire(wire: pb.SeedLogHeader) -> Header:
     )
 
 
-def report_to_wire(report: Report, wait_s: float) -> pb.ExchangeRequest:
-    """Return the message of a report."""
+def report_to_wire(
+    report: Report, wait_s: float, machine: int, secret: bytes
+) -> pb.ExchangeRequest:
+    """Return the message of a machine's report."""
     digest = None if report.digest is None else int.from_bytes(report.digest, "little")
     return pb.ExchangeRequest(
         round=report.round,
@@ -64,6 +66,8 @@ def report_to_wire(report: Report, wait_s: float) -> pb.ExchangeRequest:
         digest=digest,
         loss=report.loss,
         wait_ms=round(1000 * wait_s),
+        machine=machine,
+        secret=secret,
     )
 
 

@@ -29,6 +29,7 @@ repeats = 1
 sample = "1ms"
 batch = 16
 steps = 10
+overhead = "0.1ms"
 [sweep]
 workers = [1, 2]
 scheme = ["uncoded", "pull"]

@@ -39,6 +39,7 @@ class Serving:
 
     def __init__(self, *rigs: Rig, **settings: Any) -> None:
         limits = settings.pop("limits", GatewayLimits())
+        links = settings.pop("links", None)
         kept = {name: settings.pop(name) for name in ("recovers", "store") if name in settings}
         control = settings.pop("control", None)
         model = ServedModel(
@@ -52,7 +53,7 @@ class Serving:
             default_max_tokens=24,
             version="0",
         )
-        self.gateway = Gateway([rig.driver() for rig in rigs], limits, **kept)
+        self.gateway = Gateway(links or [rig.driver() for rig in rigs], limits, **kept)
         self.server = ServiceServer(
             self.gateway, model, ServerSettings(address="127.0.0.1:0", **settings), control
         )

@@ -153,6 +153,11 @@ class Control:
             raise ConfigError("no such drafter: broken")
         return drafter if drafter is not None else ""
 
+    def set_count(self, num_drafters: int) -> int:
+        if num_drafters > 4:
+            raise ConfigError(f"{num_drafters} drafters are too many")
+        return num_drafters
+
 
 def test_the_administrator_sees_and_changes(rig: Rig) -> None:
     control = Control()
@@ -163,7 +168,12 @@ def test_the_administrator_sees_and_changes(rig: Rig) -> None:
         assert status.ready
         assert not status.draining
         assert (status.finished_requests, status.open_requests) == (1, 0)
-        for change in (user.drain, lambda: user.set_drafter("other")):
+        assert [replica.state for replica in status.replicas] == ["serving"]
+        for change in (
+            user.drain,
+            lambda: user.set_drafter("other"),
+            lambda: user.set_drafters(2),
+        ):
             with pytest.raises(ServiceError, match="UNAUTHENTICATED"):
                 change()
     with Client(serving.address, token="root") as root:
@@ -173,6 +183,9 @@ def test_the_administrator_sees_and_changes(rig: Rig) -> None:
             root.set_drafter("broken")
         assert root.set_drafter(None) == ""
         assert root.model().drafter == ""
+        assert root.set_drafters(3) == 3
+        with pytest.raises(ServiceError, match="5 drafters are too many"):
+            root.set_drafters(5)
         assert control.asked == ["other", "broken", None]
         assert root.drain() == 0
         assert root.status().draining

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from parallel.decoding.types import SamplingParams
+from parallel.messages import Committed
 from runtime.errors import PeerLost
 from runtime.service.client import Chunk, Client, ServiceError
 from tests.rig import Rig, expected_tokens, make_submit
@@ -112,24 +114,21 @@ def test_samples_and_log_probabilities_stay_the_same(rigs: list[Rig], serving: S
     assert tokens_of(found, 0) == expected(5, sampling)
 
 
-def test_stop_strings_are_found_across_a_loss(rigs: list[Rig], serving: Serving) -> None:
-    """The words before and after the loss make the stop string together."""
+@pytest.mark.parametrize("final", [0, 1, 39, 40, 41])
+def test_stop_strings_are_found_across_a_loss(rigs: list[Rig], final: int) -> None:
+    """The words before and after the loss make the stop string together, wherever it was."""
     whole = expected(7)
-    place = next(
-        n for n in range(60, LONG) if [whole[n - 1], whole[n]] not in _pairs(whole[: n - 1])
+    before = [list(pair) for pair in pairwise(whole[:40])]
+    assert [whole[39], whole[40]] not in before
+    submit = replace(
+        make_submit(prompt=(1, 2, 7), max_tokens=LONG),
+        stop=(f"w{whole[39]} w{whole[40]}",),
+        output_ids=tuple(whole[:final]),
     )
-    stop = f"w{whole[place - 1]} w{whole[place]}"
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(read, serving.address, 7, stop=[stop])
-        replace_engine(serving, rigs, 20)
-        found = running.result(timeout=60)
-    assert tokens_of(found) == whole[: place + 1]
-    assert found[-1].finish_reason == "stop"
-    assert stop not in "".join(chunk.text for chunk in found)
-
-
-def _pairs(tokens: list[int]) -> list[list[int]]:
-    return [list(pair) for pair in pairwise(tokens)]
+    outcome = rigs[0].run([submit])[0]
+    assert outcome.token_ids == whole[final:41]
+    assert outcome.finished is not None
+    assert outcome.finished.reason == "stop"
 
 
 def test_requests_wait_for_an_engine_to_come_back_and_can_be_cancelled(
@@ -163,13 +162,22 @@ def test_an_engine_that_is_given_up_fails_what_waits(serving: Serving) -> None:
 
 def test_a_lost_engine_is_not_heard_any_longer(rigs: list[Rig], serving: Serving) -> None:
     """It may only have been out of reach: what it still says must not reach the clients."""
+    gateway = serving.gateway
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(read, serving.address, 2)
         wait_until(lambda: num_tokens(serving) > 10)
+        ((number, (_, journal)),) = gateway._journals.items()
+        (replica,) = gateway.replicas
+        old = replica.link
+        assert old is not None
         rigs.append(make_rig())
-        serving.gateway.lose(0, PeerLost("a test"))
-        serving.gateway.attach(0, rigs[-1].driver())
+        gateway.lose(0, PeerLost("a test"))
+        gateway.attach(0, rigs[-1].driver())
+        wait_until(lambda: replica.num_attached == 2)
+        for last_words in (Committed(request=number, token_ids=(1, 1)), PeerLost("it woke up")):
+            gateway._soon(gateway._engines._hear, replica, old, last_words)
         assert tokens_of(running.result(timeout=60)) == expected(2)
+    assert journal.num_sent == 2
     wait_until(lambda: not rigs[0].engine._running)  # it has dropped what nobody waits for
 
 

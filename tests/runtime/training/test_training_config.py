@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -232,3 +233,48 @@ def test_long_prompts_lose_their_start(tmp_path: Path, tokenizer: Tokenizer) -> 
     (shown,) = examples_of(tmp_path, tokenizer, record, max_length=8)
     assert shown.endswith("end⟦ done⟧")
     assert len(shown) < 60
+
+
+SEEDED = 'model = "m"\nout = "run"\nmethod = "shared-seed"\n[data]\ntrain = "t.jsonl"\n'
+
+
+def test_a_shared_seed_job_may_have_no_workers_of_its_own(tmp_path: Path) -> None:
+    file = write(tmp_path, SEEDED + '[workers]\ncount = 0\n[shared_seed]\ntls_cert = "c.pem"\n')
+    config = load_config(file)
+    assert config.workers.count == 0
+    assert config.shared_seed.tls_cert == str(tmp_path / "c.pem")
+    first = config.learning_part()
+    assert load_config(file, ["shared_seed.rows=8"]).learning_part() == first
+    assert load_config(file, ["shared_seed.eps=0.5"]).learning_part() != first
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("shared_seed.directions=0", "shared_seed.directions is 0: take 1 to"),
+        ("shared_seed.directions=65", "shared_seed.max_directions is 64: take 65 to"),
+        ("shared_seed.sides=3", "shared_seed.sides is 3: take 1 to 2"),
+        ("shared_seed.eps=0", "shared_seed.eps is 0.0: it must be above 0"),
+        ("shared_seed.trim=-1.0", "shared_seed.trim is -1.0"),
+        ("shared_seed.momentum=1.0", "shared_seed.momentum must be in"),
+        ("shared_seed.weights=all", "shared_seed.weights is 'all': choose one of lora, linear"),
+        ("shared_seed.hash_evry=2", "did you mean shared_seed.hash_every"),
+        ("faults.lose=1.0", "faults.lose is 1.0"),
+        ("workers.count=-1", "workers.count"),
+    ],
+)
+def test_shared_seed_settings_that_cannot_work_are_refused(
+    tmp_path: Path, setting: str, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        load_config(write(tmp_path, SEEDED), [setting])
+
+
+def test_a_pool_goes_with_neither_momentum_nor_decay(tmp_path: Path) -> None:
+    for extra in ("shared_seed.momentum=0.5", "optimizer.weight_decay=0.1"):
+        with pytest.raises(ConfigError, match="neither momentum nor weight decay"):
+            load_config(write(tmp_path, SEEDED), ["shared_seed.pool=8", extra])
+    with pytest.raises(ConfigError, match="is for adapters"):
+        load_config(write(tmp_path, SEEDED), ["shared_seed.pool=8", "shared_seed.weights=linear"])
+    with pytest.raises(ConfigError, match="tls_key needs tls_cert"):
+        load_config(write(tmp_path, SEEDED), ["shared_seed.tls_key=k.pem"])

@@ -124,3 +124,20 @@ def test_and_not_where_computing_takes_the_time() -> None:
     queue = simulate_dispatch("pull-4", lambda: PullQueue(64), times, num_workers=16, chunks_each=4)
     assert queue.seconds / queue.num_jobs < 1.35 < multiplexed
     assert seconds_a_job(coded(16, 1), times, 0.5) > multiplexed
+
+
+def test_a_copy_that_is_not_finished_holds_its_worker_up_in_the_next_step() -> None:
+    times = Trace(np.ones((4, 2)), 2.0)  # a share takes a second, and nothing else does
+    found = {
+        carries_over: simulate_dispatch(
+            "pull-1",
+            lambda: PullQueue(2),
+            times,
+            num_workers=2,
+            chunks_each=1,
+            carries_over=carries_over,
+        ).seconds
+        for carries_over in (False, True)
+    }
+    # Of two that are ready at the same time, the first copies the other's chunk: 1, 2, 1, 2.
+    assert found == {False: 4.0, True: 6.0}

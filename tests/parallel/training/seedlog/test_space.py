@@ -74,6 +74,8 @@ def test_a_pool_replica_is_the_same_however_it_was_come_by() -> None:
         joined.apply(commit)
     assert joined.digest() == whole.digest()
     assert joined.state()["weights"].numel() == 16
+    joined.restore(whole.state(), next_round=40, unit=whole.unit)  # of one that was elsewhere
+    assert joined.digest() == whole.digest()
     moved = (whole.theta - start).double()
     pool = signs(SEED, [Direction(POOL_ROUND, 0, k) for k in range(16)], 300).double()
     inside = torch.linalg.lstsq(pool.T, moved.unsqueeze(1)).solution

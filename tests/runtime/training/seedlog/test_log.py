@@ -69,6 +69,21 @@ def test_a_frame_that_was_being_written_is_cut_off(log: Path, cut: int) -> None:
     assert log.read_bytes() == data
 
 
+def test_what_follows_a_cut_frame_is_whole(log: Path) -> None:
+    """The rest of a longer frame does not stay behind a shorter one."""
+    data = log.read_bytes()
+    opened, _ = open_log(log, header())
+    opened.append(Commit(round=6, entries=(Entry(6, 1, b"\x50" * 500),), factor=1.0))
+    opened.close()
+    log.write_bytes(log.read_bytes()[:-1])
+    opened, _ = open_log(log, header())
+    opened.append(commit(6))
+    opened.close()
+    assert log.read_bytes()[: len(data)] == data
+    assert [c.round for c in read_log(log).commits] == list(range(7))
+    assert read_log(log).num_bytes == log.stat().st_size
+
+
 def test_any_flipped_byte_before_the_last_frame_is_found(log: Path) -> None:
     data = log.read_bytes()
     last = len(data) - 80

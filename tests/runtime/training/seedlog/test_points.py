@@ -77,6 +77,17 @@ def test_every_group_of_rows_is_at_its_own_adapter(checkpoint: Path) -> None:
     assert found[0].total != pytest.approx(found[1].total, rel=1e-4)
 
 
+def test_a_loss_may_be_among_choices(checkpoint: Path) -> None:
+    model = PointsModel.load(checkpoint, header())
+    theta = moved(model)
+    samples = [Sample((5, 9, 11), 2, (11, 40)), Sample((7, 1, 8, 2), 3, (2, 3))]
+    (found,) = model.losses(theta, D[:1], [0.0], [samples])
+    scores = model.choice_scores(theta, samples, [s.choices for s in samples])
+    chances = [torch.tensor(row).log_softmax(0) for row in scores]
+    assert found.total == pytest.approx(-float(chances[0][0] + chances[1][0]), rel=1e-4)
+    assert found.total < 8  # among all 101 tokens it would be about 9
+
+
 def test_linear_weights_move_along_low_rank_directions(checkpoint: Path) -> None:
     model = PointsModel.load(checkpoint, header("linear"))
     theta = moved(model)

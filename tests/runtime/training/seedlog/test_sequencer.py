@@ -181,7 +181,7 @@ def test_no_scalar_is_larger_than_the_bound() -> None:
     assert trimmed((*honest, many), 2.0)[-1].codes == bytes([median + 16]) * 60
 
 
-def test_half_of_the_messages_lost_is_slower_not_worse(tmp_path: Path) -> None:
+def test_three_in_ten_messages_lost_is_slower_not_worse(tmp_path: Path) -> None:
     desk = Desk(tmp_path, rules(rounds=200, lr=0.05), 6)
     replica, draw, counts = fresh(header()), random.Random(4), set()
     for number in range(120):

@@ -20,6 +20,7 @@ from runtime.training.seedlog.sequencer import Refused, Rules
 from runtime.training.seedlog.service import ListenSettings, SeedLogServer
 from runtime.training.seedlog.snapshot import write_snapshot
 from runtime.training.seedlog.worker import SeedWorker
+from tests.certificates import make_certificates
 from tests.runtime.training.seedlog.runs import ToyRun, fresh, header, loss_at
 
 
@@ -144,6 +145,54 @@ def test_a_corrupt_replica_is_found_and_restored(tmp_path: Path) -> None:
     run.stop()
 
 
+def test_a_wrong_snapshot_does_not_keep_a_machine_wrong(tmp_path: Path) -> None:
+    run = ToyRun(tmp_path, rules=rules(60, quorum=4), run_header=header(hash_every=15))
+    wrong = fresh(header())
+    wrong.theta[0] += 1
+    write_snapshot(run.snapshot, wrong)
+    sick = run.worker("sick")  # takes the snapshot as it joins
+    run.run_in_thread(sick)
+    deadline = time.monotonic() + 30
+    while run.sequencer.num_alive < 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    run.snapshot.unlink()
+    healthy = [run.worker(f"m{n}") for n in range(3)]
+    for worker in healthy:
+        run.run_in_thread(worker)
+    wait_for_round(run, 1)
+    write_snapshot(run.snapshot, wrong)
+    run.join()
+    assert sick.told.num_restored >= 2
+    assert digests(sick, *healthy) == {run.replayed().digest()}
+    run.stop()
+
+
+def test_machines_come_in_by_tls_alone(tmp_path: Path) -> None:
+    certificates = make_certificates(tmp_path)
+    run = ToyRun(tmp_path, rules=rules(5))
+    settings = ListenSettings(
+        address="127.0.0.1:0",
+        certificate=certificates / "server.pem",
+        private_key=certificates / "server.key",
+        client_ca=certificates / "authority.pem",
+    )
+    server = SeedLogServer(run.sequencer, settings, terms="{}", snapshot=run.snapshot)
+    server.start()
+    root = certificates / "authority.pem"
+    mine = Credentials(
+        root_ca=root,
+        certificate=certificates / "client.pem",
+        private_key=certificates / "client.key",
+    )
+    assert GrpcPort(server.address, mine).join("m").machine == 0
+    for other in (Credentials(), Credentials(root_ca=root)):
+        with pytest.raises(PeerLost):
+            GrpcPort(server.address, other).join("m")
+    server.stop()
+    run.stop()
+
+
 def test_a_log_that_was_cut_makes_machines_begin_again(tmp_path: Path) -> None:
     run = ToyRun(tmp_path, rules=rules(30))
     worker = run.worker("m")
@@ -233,16 +282,13 @@ def test_a_silent_sequencer_ends_a_worker_with_its_name(tmp_path: Path) -> None:
 def test_calls_of_strangers_are_refused_in_order(tmp_path: Path) -> None:
     run = ToyRun(tmp_path, rules=rules())
     stub = rpc.SeedLogServiceStub(grpc.insecure_channel(run.server.address))
-    cases: list[tuple[tuple[tuple[str, str], ...], grpc.StatusCode]] = [
-        ((), grpc.StatusCode.INVALID_ARGUMENT),
-        ((("paceline-machine", "x:y"),), grpc.StatusCode.INVALID_ARGUMENT),
-        ((("paceline-machine", "3:00"),), grpc.StatusCode.PERMISSION_DENIED),
-    ]
-    for metadata, code in cases:
+    for asked in (pb.ExchangeRequest(round=1), pb.ExchangeRequest(machine=3, secret=b"x")):
         with pytest.raises(grpc.RpcError) as caught:
-            stub.Exchange(pb.ExchangeRequest(round=1), metadata=metadata, timeout=5)
-        assert caught.value.code() is code
-        assert STATUS_ERRORS[code]
+            stub.Exchange(asked, timeout=5)
+        assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    with pytest.raises(grpc.RpcError) as caught:
+        list(stub.GetSnapshot(pb.GetSnapshotRequest(), timeout=5))
+    assert STATUS_ERRORS[caught.value.code()] is Refused
     with pytest.raises(grpc.RpcError) as caught:
         stub.Join(pb.JoinRequest(name="x" * 65), timeout=5)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

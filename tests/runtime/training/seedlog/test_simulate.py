@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from runtime.training.seedlog.sequencer import Rules
-from runtime.training.seedlog.simulate import SimulatedRun, Wan, WanSimulation
+from runtime.training.seedlog.simulate import WanSimulation
+from runtime.training.seedlog.wan import SimulatedRun, Wan
 
 WAN = Wan(machines=12, rounds=40, leaves_per_hour=20.0, snapshot_every=10, load_s=5.0)
 
@@ -38,4 +39,4 @@ def test_longer_ways_make_longer_rounds_and_no_more_bytes(tmp_path: Path) -> Non
     far = simulate(tmp_path / "b", replace(calm, rtt_s=1.0))
     assert near.rounds_per_hour > 1.2 * far.rounds_per_hour
     assert far.up_bytes == pytest.approx(near.up_bytes, abs=1)
-    assert near.up_bytes < WAN.frame_bytes + 1 + 25
+    assert near.up_bytes < WAN.frame_bytes + 1 + 50

@@ -1,0 +1,54 @@
+"""Snapshots: a replica's exact state, and nothing damaged or foreign."""
+
+import numpy as np
+import pytest
+import torch
+
+from parallel.training.seedlog.space import DenseSpace
+from parallel.training.seedlog.step import Commit, Entry, PoolReplica, Replica
+from runtime.errors import ProtocolError
+from runtime.training.seedlog.snapshot import pack_snapshot, restore
+
+SIZE = 50
+
+
+def replica(size: int = SIZE) -> Replica:
+    return Replica(DenseSpace(1, size), torch.zeros(size))
+
+
+def trained() -> Replica:
+    made = replica()
+    for number in range(3):
+        entries = (Entry(number, 4, bytes([90, 200, 30])),)
+        factor = float(np.float32(1e-9))
+        made.apply(
+            Commit(round=number, entries=entries, factor=factor, momentum=0.5, next_unit=0.3)
+        )
+    return made
+
+
+def test_a_replica_goes_there_and_back() -> None:
+    one, other = trained(), replica()
+    restore(other, pack_snapshot(one))
+    assert other.digest() == one.digest()
+    assert (other.next_round, other.unit) == (3, 0.3)
+    commit = Commit(round=3, entries=(Entry(3, 1, b"\x55"),), factor=1e-9, momentum=0.5)
+    one.apply(commit)
+    other.apply(commit)
+    assert other.digest() == one.digest()
+
+
+def test_any_flipped_bit_is_found() -> None:
+    data = pack_snapshot(trained())
+    for place in range(0, len(data), 13):
+        damaged = bytearray(data)
+        damaged[place] ^= 1
+        with pytest.raises(ProtocolError, match="damaged"):
+            restore(replica(), bytes(damaged))
+
+
+def test_another_runs_snapshot_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="theta has 50 numbers, not 60"):
+        restore(replica(60), pack_snapshot(trained()))
+    with pytest.raises(ProtocolError, match="has theta, velocity alone"):
+        restore(PoolReplica(1, 8, torch.zeros(SIZE)), pack_snapshot(trained()))
