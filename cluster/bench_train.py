@@ -71,11 +71,10 @@ def run(options: BenchTrainOptions) -> int:
             progress.update(task, description=f"{name}, {_kind(factor)}")
             rows.append(measure_scheme(options, configs[name], name, factor))
             progress.advance(task)
-    if options.json:
-        for row in rows:
-            written = None if math.isinf(row.factor) else row.factor  # JSON has no infinity
-            print(json.dumps(asdict(row) | {"factor": written}))
-    else:
+            if options.json:  # at once, so that a run that is cut was not for nothing
+                written = None if math.isinf(factor) else factor  # JSON has no infinity
+                print(json.dumps(asdict(rows[-1]) | {"factor": written}), flush=True)
+    if not options.json:
         output_console().print(_table(rows, options))
     return 0
 
