@@ -192,6 +192,7 @@ def test_whoever_dies_all_replicas_and_the_replay_are_the_same(
     assert any(np.abs(w).max() > 0 for name, w in weights.items() if "lora_B" in name)
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_goes_on(tiny_job: Path, tmp_path: Path) -> None:
     job = Job(tiny_job, "faults.delay_s=0.5")
     try:
@@ -210,6 +211,7 @@ def test_a_cancelled_run_goes_on(tiny_job: Path, tmp_path: Path) -> None:
     assert status["done"]
 
 
+@pytest.mark.slow
 def test_who_may_not_join_is_told(tiny_job: Path, tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("red\n")
     (tmp_path / "wrong").write_text("blue\n")
