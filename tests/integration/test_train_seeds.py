@@ -145,7 +145,7 @@ def tiny_job(tmp_path: Path) -> Path:
     file.write_text(
         f'model = "{model}"\nout = "run"\nmethod = "shared-seed"\neval_every = 50\n'
         '[data]\ntrain = "data.jsonl"\neval = "data.jsonl"\nmax_length = 16\n'
-        "[optimizer]\nsteps = 150\nbatch = 4\nlr = 0.03\n[workers]\ncount = 2\n"
+        "[optimizer]\nsteps = 60\nbatch = 4\nlr = 0.03\n[workers]\ncount = 2\n"
         "[shared_seed]\nhash_every = 5\nsnapshot_every = 20\nalive_s = 3.0\n"
     )
     return file
@@ -168,7 +168,7 @@ def test_whoever_dies_all_replicas_and_the_replay_are_the_same(
 ) -> None:
     data = tmp_path / "data.jsonl"
     faults = ("faults.lose=0.1", "faults.repeat=0.1", "faults.delay_s=0.05")
-    job = Job(tiny_job, "shared_seed.quorum=3", "optimizer.steps=200", *faults)
+    job = Job(tiny_job, "shared_seed.quorum=3", "optimizer.steps=80", *faults)
     try:
         first, doomed = job.join(data, "--name", "outside"), job.join(data)
         job.wait_for_machines(4)
@@ -179,42 +179,45 @@ def test_whoever_dies_all_replicas_and_the_replay_are_the_same(
         job.kill("Sequencer")
         told = job.end()
         ends = [json.loads(process.communicate(timeout=60)[0]) for process in (first, late)]
-        assert [end["round"] for end in ends] == [200, 200]
+        assert [end["round"] for end in ends] == [80, 80]
         assert len({end["digest"] for end in ends}) == 1
         assert told["same_replicas"] == 2
-        assert told["step"] == 200
+        assert told["step"] == 80
     finally:
         job.close()
     assert_rebuilt(job.out, tmp_path / "again")
     lines = [json.loads(x) for x in (job.out / "metrics.jsonl").read_text().splitlines()]
-    assert lines[-1]["eval_loss"] < 4.5
+    assert lines[-1]["eval_loss"] < 4.9
     weights = load_file(job.out / "final" / "adapter_model.safetensors")
     assert any(np.abs(w).max() > 0 for name, w in weights.items() if "lora_B" in name)
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_goes_on(tiny_job: Path, tmp_path: Path) -> None:
-    job = Job(tiny_job, "faults.delay_s=0.1")
+    job = Job(tiny_job, "faults.delay_s=0.5")
     try:
-        job.wait_for(10)
+        job.wait_for(5)
         assert call("train", "cancel", str(job.out)).returncode == 0
         assert job.process.wait(timeout=60) == 1
     finally:
         job.close()
     before = len(read_log(job.out / "seeds.log").commits)
-    assert 10 <= before < 150
+    assert 5 <= before < 60
     done = call("train", "resume", str(job.out), "--json", "--set", "faults.delay_s=0")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["step"] == 150
+    assert json.loads(done.stdout)["step"] == 60
     assert_rebuilt(job.out, tmp_path / "again")
     status = json.loads(call("train", "status", str(job.out), "--json").stdout)
     assert status["done"]
 
 
+@pytest.mark.slow
 def test_who_may_not_join_is_told(tiny_job: Path, tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("red\n")
     (tmp_path / "wrong").write_text("blue\n")
     data = str(tmp_path / "data.jsonl")
-    job = Job(tiny_job, 'shared_seed.token_file="tokens"', "faults.delay_s=0.2")
+    settings = ('shared_seed.token_file="tokens"', "faults.delay_s=0.2", "optimizer.steps=5000")
+    job = Job(tiny_job, *settings)  # until it is ended
     try:
         options = ("train", "join", "--server", job.address, "--data", data)
         refused = call(*options, "--token-file", str(tmp_path / "wrong"))

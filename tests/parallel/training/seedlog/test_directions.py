@@ -99,6 +99,17 @@ def test_a_weighted_sum_is_exact_in_any_order() -> None:
     assert total[73] == plain
 
 
+def test_sums_too_large_for_float64_are_exact_too() -> None:
+    directions = [Direction(7, m, 0) for m in range(4)]
+    for largest in (1 << 40, 1 << 60):
+        weights = [largest + 1, -3, largest - 7, 5]
+        total = weighted_sum(SEED, directions, weights, 300)
+        for place in (0, 17, 299):
+            drawn = [int(signs(SEED, [d], 1, first=place)[0, 0]) for d in directions]
+            wanted = sum(w * z for w, z in zip(weights, drawn, strict=True))
+            assert int(total[place]) == wanted
+
+
 def test_where_weights_start() -> None:
     drawn = start_uniform(SEED, 100_000)
     assert drawn.dtype == torch.float32
