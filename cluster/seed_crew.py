@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.seedlog import SeedWorkerActor, SequencerActor
-from runtime.errors import PacelineError, PeerLost, PeerTimeout
+from runtime.errors import PacelineError, PeerError, PeerLost, PeerTimeout
 from runtime.service.calls import Credentials
 from runtime.training.config import TrainConfig
 from runtime.training.data import Example
@@ -102,6 +102,9 @@ class SeedCrew:
             except RayActorError:
                 self._replace(slot, "died")
             except RayTaskError as error:
+                if isinstance(error.cause, PeerError):
+                    self._replace(slot, f"gave up ({error.cause})")
+                    continue
                 if isinstance(error.cause, PacelineError):
                     raise error.cause from error
                 raise PacelineError(f"worker {slot} failed: {error.cause!r}") from error
@@ -124,7 +127,7 @@ class SeedCrew:
             done, _ = ray.wait(list(self._runs), num_returns=1, timeout=1.0)
             for call in done:
                 del self._runs[call]
-                with contextlib.suppress(RayActorError):  # its bytes are in the log
+                with contextlib.suppress(RayActorError, RayTaskError):  # its bytes are in the log
                     told.append(ray.get(call))
         return self._ended + told
 
@@ -175,3 +178,5 @@ class SeedCrew:
             self.status = ray.get(done[0])
         except RayActorError:
             self._sequencer = self._start_sequencer()
+        except RayTaskError as error:
+            raise PacelineError(f"the sequencer failed: {error.cause}") from error

@@ -22,8 +22,9 @@ from runtime.training.seedlog.host import WorkerHost, WorkerSettings
 from runtime.training.seedlog.job import data_of
 from runtime.training.seedlog.port import GrpcPort
 from runtime.training.seedlog.settings import Terms
-from runtime.training.seedlog.worker import SeedWorker
+from runtime.training.seedlog.worker import SeedWorker, insist
 
+_LOOK_S = 30.0
 _NOTES = Console(stderr=True, highlight=False)
 
 
@@ -39,7 +40,9 @@ def run(options: TrainJoinOptions) -> int:
         raise ConfigError(f"--data {options.data} is no file: name your samples, .jsonl")
     faults = settings_section(FaultsConfig, "faults", options.settings)
     port = GrpcPort(options.connect.server, credentials_of(options.connect))
-    look = port.join("looks", observes=True)
+    with _NOTES.status(f"looking for the run at {options.connect.server}"):
+        patience_s = min(options.give_up_s, _LOOK_S)
+        look = insist(lambda: port.join("looks", observes=True), give_up_s=patience_s)
     directory = resolve_model(options.model or look.header.model)
     tokenizer = Tokenizer.load(directory)
 

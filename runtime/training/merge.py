@@ -6,11 +6,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
-from transformers.utils.logging import disable_progress_bar
 
 from runtime.checkpoint import resolve_model
 from runtime.errors import ConfigError
+from runtime.training.base_model import load_model
 from runtime.training.checkpoint import save_whole
 
 _PREFIX, _DOWN = "base_model.model.", ".lora_A.weight"
@@ -30,8 +29,7 @@ def merge_adapter(adapter: Path, out: Path) -> int:
         tensors = load_file(adapter / "adapter_model.safetensors")
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{adapter} is damaged: {error}") from error
-    disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = load_model(base)
     weights = dict(model.named_parameters())
     layers = sorted(
         name.removeprefix(_PREFIX).removesuffix(_DOWN) for name in tensors if name.endswith(_DOWN)

@@ -36,6 +36,10 @@ def _value(kind: Any, value: object, name: str) -> object:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     plain = getattr(kind, "__origin__", kind)
+    if plain is list and isinstance(value, str):
+        raise ConfigError(f'{name} is {value!r}: it has to be a list, as ["{value}"]')
     if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
         raise ConfigError(f"{name} is {value!r}: it has to be of type {plain.__name__}")
+    if kind == list[str] and not all(isinstance(part, str) for part in value):
+        raise ConfigError(f'{name} is {value!r}: it has to be a list of texts, as ["q_proj"]')
     return value

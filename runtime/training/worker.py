@@ -13,12 +13,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
+from transformers import PreTrainedModel
 
 from parallel.training.choices import among_choices
 from parallel.training.lora import add_lora
 from runtime.errors import ConfigError
+from runtime.training.base_model import load_model
 from runtime.training.config import FaultsConfig, LoraConfig, TrainConfig
 from runtime.training.data import Sample
 from runtime.training.work import ChunkResult, Vector, Work
@@ -48,10 +48,7 @@ class Trainable:
         Raises:
             ConfigError: it has no layers of the names that are to learn.
         """
-        disable_progress_bar()
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-        model.config.use_cache = False
-        model.eval()
+        model = load_model(directory)
         if config.method == "full":
             weights = dict(model.named_parameters())
         else:

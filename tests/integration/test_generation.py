@@ -52,7 +52,9 @@ def triple(deploy: Deploy) -> Deployment:
     return deploy(drafter=CUT, tp=3, drafters=2, group_backend="gloo")
 
 
-@pytest.mark.parametrize("shape", ["single", "looking", "double", "triple"])
+@pytest.mark.parametrize(
+    "shape", ["single", "looking", "double", pytest.param("triple", marks=pytest.mark.slow)]
+)
 def test_all_modes_give_the_tokens_of_transformers(
     shape: str,
     directory: Path,

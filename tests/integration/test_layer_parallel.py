@@ -16,7 +16,12 @@ CUT = "target:layers=0-14,25-29"
 
 @pytest.mark.parametrize(
     ("drafters", "width", "mode"),
-    [(1, "3", "speculative"), (2, "2", "pearl"), (2, "auto", "speculative"), (3, "4", "pearl")],
+    [
+        (2, "2", "pearl"),
+        (2, "auto", "speculative"),
+        pytest.param(1, "3", "speculative", marks=pytest.mark.slow),
+        pytest.param(3, "4", "pearl", marks=pytest.mark.slow),
+    ],
 )
 def test_it_changes_no_token(deploy: Deploy, drafters: int, width: str, mode: str) -> None:
     directory = smollm2_directory()

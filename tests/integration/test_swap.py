@@ -42,7 +42,10 @@ def save_layers(directory: Path, num_layers: int) -> Path:
     return directory
 
 
-@pytest.mark.parametrize(("place", "mode"), [("", "pearl"), ("inline:", "speculative")])
+@pytest.mark.parametrize(
+    ("place", "mode"),
+    [pytest.param("", "pearl", marks=pytest.mark.slow), ("inline:", "speculative")],
+)
 def test_a_better_version_is_taken_while_requests_run(
     deploy: Deploy, tmp_path: Path, place: str, mode: str
 ) -> None:

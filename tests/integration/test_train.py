@@ -130,7 +130,7 @@ def test_all_weights_can_learn(tiny_job: Path) -> None:
     assert (out / "step-000002" / "tokenizer.json").exists()
 
 
-@pytest.mark.parametrize("scheme", ["frc-1", "m-sgc-1-2-1"])
+@pytest.mark.parametrize("scheme", ["frc-1", pytest.param("m-sgc-1-2-1", marks=pytest.mark.slow)])
 def test_schemes_in_rounds_train_through_faults(tiny_job: Path, scheme: str) -> None:
     settings = (f'workers.scheme="{scheme}"', "optimizer.batch=16", "optimizer.steps=10")
     faults = ("faults.slow=0.1", "faults.hang=0.01", "faults.kill=0.02", "faults.factor=20")
@@ -157,6 +157,7 @@ def test_a_scheme_is_chosen_and_kept(tiny_job: Path) -> None:
     assert [line["step"] for line in lines] == list(range(1, 9))
 
 
+@pytest.mark.slow  # test_train_cut goes on with another number too
 def test_a_run_goes_on_with_another_number_of_workers(job: Path) -> None:
     whole = train(job, "out=a")
     stopped = job.parent / "b"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from parallel.training.seedlog.codec import encode
 from parallel.training.seedlog.directions import Direction
@@ -17,6 +17,7 @@ from parallel.training.seedlog.space import DenseSpace
 from parallel.training.seedlog.step import Commit, Entry, Replica
 from runtime.clock import MonotonicClock
 from runtime.links.relay import CountingRelay
+from runtime.training.base_model import load_model
 from runtime.training.data import Sample
 from runtime.training.seedlog.estimate import Estimate, two_sided
 from runtime.training.seedlog.job import open_log
@@ -76,7 +77,7 @@ class StepBench:
         self._machines = machines
         self._sample = Sample(tuple(range(20, 20 + length)), length - 1)
         self._model = PointsModel.load(directory, header)
-        self._plain = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+        self._plain = load_model(directory)
         self._replica = Replica(self._model.points.space, self._model.points.start())
 
     def measure(self, directions: int, batch: int, *, repeats: int) -> StepCost:

@@ -34,7 +34,7 @@ from runtime.training.seedlog.rewards import open_judge
 from runtime.training.seedlog.sequencer import Sequencer
 from runtime.training.seedlog.service import ListenSettings, SeedLogServer
 from runtime.training.seedlog.settings import Terms
-from runtime.training.seedlog.worker import SeedWorker, Told
+from runtime.training.seedlog.worker import SeedWorker, Told, insist
 
 _FOR_EVER_S = 1e6
 _FOLLOW_S = 1.0
@@ -90,7 +90,8 @@ class SequencerHost:
         return self._server.address, self._server.inner_address
 
     def status(self) -> SequencerStatus:
-        """Return how far the run is."""
+        """Return how far the run is; raises PacelineError if it cannot go on."""
+        self._server.check()
         sequencer = self._sequencer
         return SequencerStatus(
             round=sequencer.round,
@@ -137,7 +138,9 @@ class WorkerHost:
         """
         torch.set_num_threads(settings.threads)
         self._settings = settings
-        look: Joined = port.join(settings.name, observes=True)
+        look: Joined = insist(
+            lambda: port.join(settings.name, observes=True), give_up_s=settings.give_up_s
+        )
         check_base(look.header, settings.directory)
         terms = terms_from_json(look.terms_json)
         model = PointsModel.load(settings.directory, look.header, settings.device)

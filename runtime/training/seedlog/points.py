@@ -12,8 +12,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
+from transformers import PreTrainedModel
 
 from parallel.training.choices import among_choices
 from parallel.training.grouped import GroupedLora, GroupedShift
@@ -21,6 +20,7 @@ from parallel.training.seedlog.directions import Direction, signs, start_uniform
 from parallel.training.seedlog.space import DenseSpace, LowRankSpace, Space
 from runtime.errors import ConfigError
 from runtime.text import Tokenizer
+from runtime.training.base_model import load_model, load_shapes
 from runtime.training.data import Sample
 from runtime.training.seedlog.log import Header
 
@@ -165,14 +165,7 @@ class PointsModel:
         Raises:
             ConfigError: it has no layers of the names that are to learn.
         """
-        disable_progress_bar()
-        if empty:
-            with torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory))
-        else:
-            model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-        model.config.use_cache = False
-        model.eval()
+        model = load_shapes(directory) if empty else load_model(directory)
         model.requires_grad_(requires_grad=False)
         return cls(model if empty else model.to(device), _points(model, header), device)
 

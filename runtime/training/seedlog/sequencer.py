@@ -30,6 +30,8 @@ _SMALLEST_UNIT, _LARGEST_UNIT = 1e-6, 1e12
 _SHORTEST_S = 0.02
 """Of a round that does not wait for everybody: clocks and messages are no better."""
 _DIGESTS_KEPT = 4
+_OBSERVERS = 1024
+"""At a time; those before have to join again."""
 _ANSWER_BYTES = 1 << 20
 
 
@@ -161,6 +163,7 @@ class Sequencer:
         machine = Machine(number, name, hashlib.sha256(secret).digest(), self.round)
         if observes:
             self._num_observers += 1
+            self._machines.pop(number - _OBSERVERS, None)
         else:
             self._log.append(machine)
             self.num_joined += 1

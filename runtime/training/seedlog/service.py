@@ -15,7 +15,7 @@ import grpc
 from parallel.training.seedlog.messages import Answer
 from protos.paceline.v1 import seedlog_pb2 as pb
 from protos.paceline.v1 import seedlog_pb2_grpc as rpc
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, PacelineError
 from runtime.service.server import server_credentials
 from runtime.training.seedlog.port import LEAN_OPTIONS
 from runtime.training.seedlog.sequencer import Refused, Sequencer
@@ -92,6 +92,16 @@ class SeedLogServer:
         except BaseException:
             self.stop()
             raise
+
+    def check(self) -> None:
+        """Raise what ended the closing of rounds, if something did (a full disk, say).
+
+        Raises:
+            PacelineError: says what.
+        """
+        ticking = self._ticking
+        if ticking is not None and ticking.done() and not ticking.cancelled():
+            raise PacelineError(f"the sequencer cannot go on: {ticking.exception()!r}")
 
     def stop(self, grace_s: float = 0.5) -> None:
         """Stop listening."""

@@ -165,17 +165,27 @@ class SeedWorker:
             return None
 
     def _insist(self, call: Callable[[], _T]) -> _T:
-        """Return what a call returns, trying again while the sequencer is not there."""
-        deadline_s = time.monotonic() + self._give_up_s
-        wait_s = _FIRST_WAIT_S
-        while True:
-            try:
-                return call()
-            except PeerError as error:
-                if time.monotonic() > deadline_s:
-                    raise PeerLost(
-                        f"the sequencer did not answer for {self._give_up_s:g} s: {error}"
-                    ) from error
-                _LOG.info("trying again: %s", error)
-                self._sleep(wait_s)
-                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+        return insist(call, give_up_s=self._give_up_s, sleep=self._sleep)
+
+
+def insist(
+    call: Callable[[], _T], *, give_up_s: float, sleep: Callable[[float], None] = time.sleep
+) -> _T:
+    """Return what a call to the sequencer returns, trying again while it is not there.
+
+    Raises:
+        PeerLost: it was not there for so long.
+    """
+    deadline_s = time.monotonic() + give_up_s
+    wait_s = _FIRST_WAIT_S
+    while True:
+        try:
+            return call()
+        except PeerError as error:
+            if time.monotonic() > deadline_s:
+                raise PeerLost(
+                    f"the sequencer did not answer for {give_up_s:g} s: {error}"
+                ) from error
+            _LOG.info("trying again: %s", error)
+            sleep(wait_s)
+            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)

@@ -80,6 +80,8 @@ def test_what_is_kept_is_read_again_from_anywhere(tmp_path: Path) -> None:
             "with B = 2 the W next to 4 is 5",
         ),
         (GOOD, ["workers.scheme=roots-2", "workers.count=8"], "take s = 1 or s = 3"),
+        (GOOD, ["lora.targets=q_proj"], r"lora.targets is 'q_proj': .* a list, as \[\"q_proj\"\]"),
+        (GOOD, ["lora.targets=[1]"], r"lora.targets is \[1\]: it has to be a list of texts"),
         (GOOD, ["data.max_length=1"], "data.max_length is 1: at least 2 is needed"),
         (GOOD, ["faults.factor=0.5"], "faults.factor is 0.5: at least 1 is needed"),
         (GOOD, ["optimizer.clip=-1"], "optimizer.clip is -1.0: at least 0 is needed"),

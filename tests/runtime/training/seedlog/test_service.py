@@ -1,5 +1,6 @@
 """Machines on a real gRPC server: faults of all kinds, and all replicas end as the same bits."""
 
+import contextlib
 import threading
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from parallel.training.seedlog.codec import ABSTAIN
 from parallel.training.seedlog.messages import Receipt, Report
 from protos.paceline.v1 import seedlog_pb2 as pb
 from protos.paceline.v1 import seedlog_pb2_grpc as rpc
-from runtime.errors import ConfigError, PeerLost
+from runtime.errors import ConfigError, PacelineError, PeerLost
 from runtime.service.calls import Credentials
 from runtime.training.config import FaultsConfig
 from runtime.training.seedlog.log import read_log
@@ -292,6 +293,24 @@ def test_calls_of_strangers_are_refused_in_order(tmp_path: Path) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         stub.Join(pb.JoinRequest(name="x" * 65), timeout=5)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    run.stop()
+
+
+def test_a_log_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    run = ToyRun(tmp_path, rules=rules())
+    port = GrpcPort(run.server.address)
+    port.join("m")
+    port.exchange(Report(round=0, codes=b"\x50"), 0.0)
+    run.server.check()
+    run._file.close()
+    with contextlib.suppress(PeerLost):
+        port.exchange(Report(round=1, codes=b"\x50"), 0.0)
+    ticking, deadline = run.server._ticking, time.monotonic() + 30
+    while ticking is not None and not ticking.done():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with pytest.raises(PacelineError, match="cannot go on"):
+        run.server.check()
     run.stop()
 
 

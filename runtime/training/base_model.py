@@ -1,0 +1,33 @@
+"""The model that learns, as transformers loads it."""
+
+from pathlib import Path
+from threading import Lock
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
+
+_ONE_AT_A_TIME = Lock()
+"""transformers changes its own classes while it loads a model: two threads that load at the same
+time may leave them changed, and tied heads untied, for the rest of the process."""
+
+
+def load_model(directory: Path) -> PreTrainedModel:
+    """Load a checkpoint in float32, ready to be evaluated."""
+    disable_progress_bar()
+    with _ONE_AT_A_TIME:
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    return _prepared(model)
+
+
+def load_shapes(directory: Path) -> PreTrainedModel:
+    """Return a checkpoint's model without its weights, on the meta device."""
+    with _ONE_AT_A_TIME, torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory))
+    return _prepared(model)
+
+
+def _prepared(model: PreTrainedModel) -> PreTrainedModel:
+    model.config.use_cache = False
+    model.eval()
+    return model
