@@ -228,8 +228,10 @@ def _server_settings(options: ServeOptions) -> ServerSettings:
     ):
         if value < 1:
             raise ConfigError(f"{name} is {value}: at least 1 is needed")
-    if options.step_limit_s <= 0 or options.restarts < 0:
-        raise ConfigError("--step-limit must be above 0, --restarts at least 0")
+    if options.step_limit_s <= 0:
+        raise ConfigError(f"--step-limit is {options.step_limit_s:g} s: it must be above 0")
+    if options.restarts < 0:
+        raise ConfigError(f"--restarts is {options.restarts}: 0 starts nothing anew")
     parse_groups(options.drafter_groups)
     if options.metrics is not None:
         parse_address(options.metrics, "--metrics")

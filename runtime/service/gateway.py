@@ -20,7 +20,7 @@ from runtime.links.link import Link
 from runtime.service.engines import Engines
 from runtime.service.journal import Journal, Piece, Request
 from runtime.service.journal_store import JournalStore
-from runtime.service.limits import GatewayBusy, GatewayDown, GatewayLimits, RequestRefused
+from runtime.service.limits import GatewayDown, GatewayLimits, RequestRefused
 from runtime.service.metrics import ServiceMetrics
 from runtime.service.replica import Replica
 from runtime.traffic import TrafficLog
@@ -275,14 +275,7 @@ class Gateway:
         open_by_client = Counter(
             request.client for request, journal in self._journals.values() if journal.is_open
         )
-        for num, most, whose in (
-            (open_by_client.total(), self.limits.max_open, "the server's"),
-            (open_by_client[client], self.limits.max_open_per_client, "this client's"),
-        ):
-            if num + num_samples > most:
-                raise GatewayBusy(
-                    f"{num} requests are open, {most} are {whose} most: try again later"
-                )
+        self.limits.check(open_by_client, num_samples, client)
 
     @contextlib.contextmanager
     def _reading(self, request: Request) -> Iterator[None]:

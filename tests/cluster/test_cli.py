@@ -198,7 +198,7 @@ LAYERS = ["bench", "layer-parallel", "--prompt", "x", "--drafter"]
         (["serve", "--max-tokens", "0"], "--max-tokens is 0"),
         (["serve", "--replicas", "0"], "--replicas is 0: at least 1 is needed"),
         (["serve", "--drafter-groups", "4:1"], "--drafter-groups is '4:1': write a number, or"),
-        (["serve", "--step-limit", "0"], "--step-limit must be above 0"),
+        (["serve", "--step-limit", "0"], "--step-limit is 0 s: it must be above 0"),
         (["serve", "--mode", "fast"], "--mode is 'fast': choose one of autoregressive"),
         (
             ["draft", "train", "--follow", "t", "--out", "nowhere"],
