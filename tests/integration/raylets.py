@@ -40,6 +40,7 @@ class Raylets:
             **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_raylet_start_wait_time_s": "120",
             "RAY_worker_niceness": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
             "PATH": f"{programs}:{os.environ['PATH']}",
