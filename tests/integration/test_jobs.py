@@ -15,6 +15,8 @@ from tests.integration.raylets import ROOT, Raylets
 from tests.models import check_identity
 from tests.tiny_checkpoint import save_tiny_checkpoint
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "w1 w2 w3 w4 w5"
 LONG = ("generate", "--virtual", "target=50ms,draft=10ms,alpha=0.8", "--prompt", "1 2 3")
 CLEAN_S = 60
