@@ -269,9 +269,10 @@ class DrafterGroups:
     def _remove(self, group: DrafterGroup) -> int:
         """Remove a lost group; return how many ranks it has left."""
         # They hear of the loss at once; who does not is stuck.
-        if group.calls:
-            ray.wait(list(group.calls), num_returns=len(group.calls), timeout=_STOP_TIMEOUT_S)
-        stuck = [rank for call, rank in group.calls.items() if not is_done(call)]
+        calls = dict(group.calls)  # `check` takes out what has ended, in another thread
+        if calls:
+            ray.wait(list(calls), num_returns=len(calls), timeout=_STOP_TIMEOUT_S)
+        stuck = [rank for call, rank in calls.items() if not is_done(call)]
         left = [rank for rank in group.ranks if rank not in stuck and answers(rank)]
         assert self._leader is not None
         leader = self._leader.rank
