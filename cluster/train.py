@@ -216,9 +216,12 @@ def _warnings_shown() -> Iterator[None]:
     logger, handler = logging.getLogger("paceline.train"), _NotesHandler()
     logger.addHandler(handler)
     propagate, logger.propagate = logger.propagate, False
+    level = logger.level
+    logger.setLevel(logging.WARNING)
     try:
         yield
     finally:
+        logger.setLevel(level)
         logger.propagate = propagate
         logger.removeHandler(handler)
 
