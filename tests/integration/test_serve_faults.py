@@ -314,5 +314,6 @@ def test_sigterm_under_load_finishes_what_runs(checkpoint: Path) -> None:
     stopped_by(lambda process, _: process.process.terminate(), checkpoint)
 
 
+@pytest.mark.slow  # what SIGTERM does too
 def test_draining_under_load_finishes_what_runs(checkpoint: Path) -> None:
     stopped_by(lambda _, client: print(client.drain()), checkpoint)
