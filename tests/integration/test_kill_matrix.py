@@ -36,12 +36,6 @@ SERVE = "serve"
 ROLES = ("target rank 0", "target rank 1", "drafter rank 0", SERVE)
 FAULTS = ("kill", "stop", "cut", "lossy")
 STATES = ("prefill", "drafting", "verifying", "idle")
-QUICK = {
-    ("target rank 1", "kill", "verifying"),
-    ("drafter rank 0", "kill", "drafting"),
-    (SERVE, "kill", "verifying"),
-}
-"""Those that are tried each time; the others are slow tests."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +54,7 @@ CELLS = [
     pytest.param(
         Cell(role, fault, state),
         id=f"{role.replace(' ', '-')}-{fault}-{state}",
-        marks=() if (role, fault, state) in QUICK else pytest.mark.slow,
+        marks=pytest.mark.slow,
     )
     for role in ROLES
     for fault in FAULTS
