@@ -77,6 +77,7 @@ def test_it_learns_and_others_load_what_it_learnt(job: Path, tmp_path: Path) -> 
         torch.testing.assert_close(adapted(ids).logits, merged(ids).logits, atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_killed_and_slow_workers_change_no_bit(
     job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
