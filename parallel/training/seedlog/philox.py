@@ -19,13 +19,21 @@ def philox(counters: tuple[Tensor, Tensor, Tensor, Tensor], key: int) -> Tensor:
     Returns:
         int64 in [0, 2^32), [..., 4].
     """
-    c0, c1, c2, c3 = torch.broadcast_tensors(*counters)  # type: ignore[no-untyped-call]  # torch's
+    c0, c1, c2, c3 = (
+        counter.clone(memory_format=torch.contiguous_format)
+        for counter in torch.broadcast_tensors(*counters)  # type: ignore[no-untyped-call]  # torch's
+    )
+    first, second = torch.empty_like(c0), torch.empty_like(c2)
     k0, k1 = key & _MASK, (key >> 32) & _MASK
     for _ in range(_ROUNDS):
-        # int64 products wrap, which keeps all 64 bits of the unsigned ones
-        first, second = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        high0, low0 = (first >> 32) & _MASK, first & _MASK
-        high1, low1 = (second >> 32) & _MASK, second & _MASK
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        # Int64 products wrap, which keeps all 64 bits of the unsigned ones. Of a product, the high
+        # half goes on through the key, the low half, not yet cut to 32 bits, to the next round.
+        torch.mul(c0, _MULTIPLIERS[0], out=first)
+        torch.mul(c2, _MULTIPLIERS[1], out=second)
+        torch.bitwise_right_shift(second, 32, out=c0)
+        c0.bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(_MASK)
+        torch.bitwise_right_shift(first, 32, out=c2)
+        c2.bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(_MASK)
+        c1, second, c3, first = second, c1, first, c3
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return torch.stack([c0, c1, c2, c3], dim=-1)
+    return torch.stack([c0, c1 & _MASK, c2, c3 & _MASK], dim=-1)
