@@ -159,15 +159,16 @@ class RoundDrafts:
             return
         number = next(self._rounds)
         port.last_opening = number if opened else port.last_opening
-        port.ask(
-            DraftRequest(
-                round=number,
-                opened=tuple(opened),
-                items=tuple(items),
-                closed=_take_closed(port),
-                width=self.width,
-            )
+        request = DraftRequest(
+            round=number,
+            opened=tuple(opened),
+            items=tuple(items),
+            closed=_take_closed(port),
+            width=self.width,
         )
+        start_s = self._clock.now_s()
+        port.ask(request)
+        self.waited_s += self._clock.now_s() - start_s  # a drafter in this thread drafts now
 
     def _item(self, sequence: Sequence, opened: list[DraftOpen], num_draft: int) -> DraftItem:
         """Make the drafter's item for a sequence, introducing it first if need be."""

@@ -15,6 +15,7 @@ from runtime.drafter_ports import DrafterPorts
 from runtime.drafting import Drafter, introduction, serve_drafts
 from runtime.engine import Engine
 from runtime.engine_limits import EngineConfig
+from runtime.inline_link import InlineLink
 from runtime.ledger import SlotLedger
 from runtime.links.link import Link
 from runtime.links.memory import memory_link_pair
@@ -112,6 +113,13 @@ class Rig:
 
     def attach_ngram(self, *, joins: bool = False) -> Link:
         return self._attach(LookupDrafter(LookupSettings(recycle=False)), joins=joins)
+
+    def attach_inline(self) -> None:
+        """Attach a drafter that is a model in the leader's own thread."""
+        runner = ShardRunner(PrefixShard(VOCAB, page_size=PAGE, noise=0.5), SoloGroup())
+        drafter = ModelDrafter(runner, SlotLedger(num_pages=400, page_size=PAGE))
+        link = InlineLink(drafter, MonotonicClock())
+        self.engine.join(introduction(drafter, "inline", VOCAB), link)
 
     def attach_lookup(self) -> Link:
         """Attach a look-up drafter with n-grams and recycling, which grows trees."""

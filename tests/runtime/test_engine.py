@@ -219,6 +219,18 @@ def test_a_request_that_changes_its_mode_is_exact(rig: Rig, sampling: SamplingPa
         assert stats.missed_drafts == 0
 
 
+def test_the_target_waits_for_a_drafter_in_its_own_thread(rig: Rig) -> None:
+    rig.attach_inline()
+    submit = make_submit(1, prompt=[5, 1], mode="pearl", draft_length=4, max_tokens=60)
+    outcome = rig.run([submit])[1]
+    assert outcome.token_ids == expected_tokens(submit)
+    assert outcome.finished is not None
+    stats = outcome.finished.stats
+    assert stats.accepted > 0
+    assert stats.draft_s > 0
+    assert stats.hidden_s < stats.draft_s / 10
+
+
 def test_a_mixed_batch_gives_what_each_request_gives_alone(rig: Rig) -> None:
     rig.attach_model()
     chooser = random.Random(0)
