@@ -11,7 +11,7 @@ from rich.table import Table
 from cluster.options import SimulateTrainOptions
 from cluster.report import output_console
 from cluster.simulate_plot import plot_schemes
-from parallel.training.coding.dispatch import Dispatcher, PullQueue, StreamingGroups
+from parallel.training.coding.dispatch import Dispatcher, Pace, PullQueue, StreamingGroups
 from parallel.training.coding.names import ROUND_FORMS, round_scheme, split_name
 from parallel.training.coding.simulate import (
     Simulated,
@@ -79,7 +79,7 @@ def parse_scheme(
         chunked = _dispatched(stem, numbers, num_workers)
         if chunked is not None:
             make, chunks_each = chunked
-            make()  # refuses what does not come out even
+            make(Pace())  # refuses what does not come out even
             return lambda times: simulate_dispatch(
                 name,
                 make,
@@ -98,13 +98,13 @@ def parse_scheme(
 
 def _dispatched(
     stem: str, numbers: list[int], num_workers: int
-) -> tuple[Callable[[], Dispatcher], int] | None:
+) -> tuple[Callable[[Pace], Dispatcher], int] | None:
     if stem in ("pull", "frc-stream") and (len(numbers) != 1 or numbers[0] < 1):
         raise ValueError(f"write {stem}-4, say")
     if stem == "pull":
-        return (lambda: PullQueue(num_workers * numbers[0])), numbers[0]
+        return (lambda pace: PullQueue(num_workers * numbers[0], pace)), numbers[0]
     if stem == "frc-stream":
-        return (lambda: StreamingGroups(num_workers, numbers[0])), 1
+        return (lambda pace: StreamingGroups(num_workers, numbers[0], pace)), 1
     return None
 
 

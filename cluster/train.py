@@ -20,6 +20,7 @@ from cluster.options import TrainOptions
 from cluster.placement import LEAST_CPUS, Need, PlaceOptions
 from cluster.ray_session import RaySession
 from cluster.reservation import Placer
+from cluster.stopping import cancelling
 from cluster.train_judge import Judge, figures, show_samples
 from cluster.train_pool import RayPool
 from cluster.train_seeds import run_seeds
@@ -89,7 +90,8 @@ def _run(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
             with _NOTES.status("loading the model on the workers"):
                 pool.wait_ready(config.workers.min or config.workers.count)
             judge = Judge(tests, tokenizer, data.max_length, pool)
-            _train(config, trials, pool, samples, judge, lock)
+            with cancelling(lock, _NOTES.print):
+                _train(config, trials, pool, samples, judge, lock)
         finally:
             pool.close()
     if lock.is_cancelled and any(t.optimizer.step < config.optimizer.steps for t in trials):

@@ -1,17 +1,16 @@
 """`paceline train join`: work for a shared-seed run from outside its cluster."""
 
 import json
-import signal
 import socket
 from collections.abc import Sequence
 from dataclasses import asdict
-from types import FrameType
 
 from rich.console import Console
 
 from cluster.connecting import credentials_of
 from cluster.seed_options import TrainJoinOptions
 from cluster.serve import parse_address
+from cluster.stopping import StopSignals
 from runtime.checkpoint import resolve_model
 from runtime.errors import ConfigError
 from runtime.text import Tokenizer
@@ -60,8 +59,7 @@ def run(options: TrainJoinOptions) -> int:
     )
     with _NOTES.status("loading the model"):
         host = WorkerHost(port, settings, examples)
-    stopping = _Stopping()
-    with _NOTES.status("joining") as status:
+    with StopSignals() as stopping, _NOTES.status("joining") as status:
 
         def after(worker: SeedWorker) -> bool:
             told = worker.told
@@ -78,15 +76,3 @@ def run(options: TrainJoinOptions) -> int:
         why = "left" if stopping.asked else "the run is done"
         _NOTES.print(f"machine {told.machine}: {why} at round {told.round}")
     return 0
-
-
-class _Stopping:
-    """Whether a signal asked this worker to leave after its round."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  (as signals call)
-        self.asked = True

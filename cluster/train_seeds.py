@@ -22,6 +22,7 @@ from cluster.options import TrainOptions
 from cluster.ray_session import RaySession
 from cluster.seed_crew import SeedCrew
 from cluster.serve import parse_address, read_tokens
+from cluster.stopping import cancelling
 from cluster.train_judge import Judge, figures, show_samples
 from parallel.training.adamw import Vector
 from runtime.checkpoint import resolve_model
@@ -68,7 +69,7 @@ def run_seeds(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
         try:
             _NOTES.print(_opening(config, job.header, crew, len(job.examples)))
             driver = _Driver(job, model, crew, lock)
-            with driver.progress():
+            with driver.progress(), cancelling(lock, _NOTES.print):
                 done = follow(crew.port(), job.header, model, driver.after, sleep=crew.sleep)
             others = [] if driver.is_cancelled else crew.finish()
         finally:

@@ -52,7 +52,7 @@ def choose_scheme(
     seconds = {
         "pull": simulate_dispatch(
             "pull",
-            lambda: PullQueue(num_workers * each),
+            lambda pace: PullQueue(num_workers * each, pace),
             trace,
             num_workers=num_workers,
             chunks_each=each,
@@ -62,7 +62,7 @@ def choose_scheme(
     if group:
         seconds["frc-stream"] = simulate_dispatch(
             "frc-stream",
-            lambda: StreamingGroups(num_workers, group),
+            lambda pace: StreamingGroups(num_workers, group, pace),
             trace,
             num_workers=num_workers,
             chunks_each=1,

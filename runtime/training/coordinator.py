@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from parallel.training.adamw import AdamW, Vector, clipped, learning_rate
-from parallel.training.coding.dispatch import Dispatcher, PullQueue, StreamingGroups
+from parallel.training.coding.dispatch import Dispatcher, Pace, PullQueue, StreamingGroups
 from parallel.training.sampler import dropout_seed, split_evenly, step_samples
 from runtime.clock import Clock
 from runtime.errors import PeerLost
@@ -21,6 +21,7 @@ from runtime.training.work import ChunkResult, Work
 
 _LOG = logging.getLogger("paceline.train")
 _WAIT_S = 1.0
+_SHORTEST_WAIT_S = 0.001
 NOBODY_S = 300.0
 """A job whose workers are all gone for so long ends; it can be gone on with."""
 
@@ -127,6 +128,7 @@ class Coordinator:
         self._helping: set[int] = set()
         """Workers at a chunk of this step that another one began."""
         self._num_losses = 0
+        self._pace = Pace()
 
     def step(self) -> StepReport:
         """Make the next step.
@@ -179,14 +181,16 @@ class Coordinator:
                     f"no worker that may take a chunk of step {version} was ready for "
                     f"{NOBODY_S:g} s: does the cluster have room for any?"
                 )
-            for event in self._pool.wait(_WAIT_S):
+            now_s = self._clock.now_s()
+            left_s = dispatcher.next_copy_s(now_s) - now_s
+            for event in self._pool.wait(min(_WAIT_S, max(left_s, _SHORTEST_WAIT_S))):
                 if isinstance(event, WorkerLost):
                     self._lose(event.worker, event.reason, dispatcher)
                     continue
                 self._busy_since.pop(event.worker, None)
                 job, chunk, _ = event.result.key
                 # A late answer to an earlier step, or a second copy, counts for nothing.
-                if job == version and dispatcher.done(chunk, event.worker):
+                if job == version and dispatcher.done(chunk, event.worker, self._clock.now_s()):
                     results[chunk] = event.result
             self._give_up_on_silent(dispatcher)
             if not dispatcher.is_complete:
@@ -195,8 +199,8 @@ class Coordinator:
 
     def _dispatcher(self, num_chunks: int) -> Dispatcher:
         if self._config.workers.scheme == "frc-stream":
-            return StreamingGroups(self._pool.size, self._config.workers.group)
-        return PullQueue(num_chunks)
+            return StreamingGroups(self._pool.size, self._config.workers.group, self._pace)
+        return PullQueue(num_chunks, self._pace)
 
     def _start_idle(
         self,
@@ -209,7 +213,7 @@ class Coordinator:
         for worker in range(self._pool.size):
             if worker in self._busy_since or not self._pool.is_ready(worker):
                 continue
-            chunk = dispatcher.next(worker)
+            chunk = dispatcher.next(worker, self._clock.now_s())
             if chunk is not None:
                 work = Work(
                     version=version,

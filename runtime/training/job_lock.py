@@ -20,6 +20,7 @@ class JobLock:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._file = -1
+        self._cancelled = False
 
     def __enter__(self) -> Self:
         """Take the directory.
@@ -56,7 +57,11 @@ class JobLock:
     @property
     def is_cancelled(self) -> bool:
         """Whether the job is to stop after its step."""
-        return (self._directory / _CANCEL).exists()
+        return self._cancelled or (self._directory / _CANCEL).exists()
+
+    def cancel(self) -> None:
+        """Let the job stop after its step."""
+        self._cancelled = True
 
 
 def is_running(directory: Path) -> bool:

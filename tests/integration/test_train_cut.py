@@ -104,6 +104,7 @@ def test_what_was_cut_goes_on_to_the_same_bits(job: Path, tmp_path: Path) -> Non
         _, left = psutil.wait_procs(ours, timeout=30)
         assert not left, f"{name} left {left}"
     _cancel(cut)
+    _terminate(cut)
     settings = ("faults.slow=0", "workers.count=3")
     assert call("resume", str(cut), *(f"--set={text}" for text in settings)).returncode == 0
     done = json.loads(call("status", str(cut), "--json").stdout)
@@ -135,6 +136,20 @@ def _cancel(out: Path) -> None:
     assert again.returncode == 2
     assert "no job runs in" in again.stderr
     assert "train resume" in call("status", str(out)).stdout
+
+
+def _terminate(out: Path) -> None:
+    """Resume a job, and let SIGTERM end it after its step."""
+    before = steps_of(out)
+    training = Training("resume", str(out), "--set=faults.slow=0.5", "--set=faults.factor=20")
+    training.wait_for(out, before + 1)
+    training.process.send_signal(signal.SIGTERM)
+    _, said = training.process.communicate(timeout=120)
+    assert training.process.returncode == 1
+    assert "stopping after this step" in said
+    assert "train resume" in said
+    assert "Traceback" not in said
+    assert before < steps_of(out) < STEPS
 
 
 def test_nothing_to_resume_is_said(tmp_path: Path) -> None:

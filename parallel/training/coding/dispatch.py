@@ -1,20 +1,49 @@
 """Exact gradients without whole-load redundancy: chunks are handed out one at a time.
 
 Every chunk's sum comes back by itself, the first copy counts, and whoever has nothing left to do
-works on what others have not finished. Pure objects: a driver tells them what happened.
+works on what others are late with. Pure objects: a driver tells them what happened, and when.
 """
 
+import math
+import statistics
+from collections import deque
 from typing import Protocol
+
+_OVERDUE = 1.25
+"""A chunk is late that takes so many times the median."""
+_REMEMBERED = 64
+
+
+class Pace:
+    """How long chunks take; one for all gradients of a job."""
+
+    def __init__(self) -> None:
+        self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
+        self._overdue_s = 0.0
+
+    def took(self, seconds: float) -> None:
+        """Take in how long a chunk took."""
+        self._seconds.append(seconds)
+        self._overdue_s = _OVERDUE * statistics.median(self._seconds)
+
+    @property
+    def overdue_s(self) -> float:
+        """After how long a chunk is late; 0 as long as nothing is known."""
+        return self._overdue_s
 
 
 class Dispatcher(Protocol):
     """Decides what each idle worker does next, for one gradient."""
 
-    def next(self, worker: int) -> int | None:
+    def next(self, worker: int, now_s: float) -> int | None:
         """Return the chunk that an idle worker starts on; None leaves it idle."""
         ...
 
-    def done(self, chunk: int, worker: int) -> bool:
+    def next_copy_s(self, now_s: float) -> float:
+        """Return when a chunk will be late, so that idle workers ask again; infinite if none."""
+        ...
+
+    def done(self, chunk: int, worker: int, now_s: float) -> bool:
         """Take in that a chunk came back; False if it had come before."""
         ...
 
@@ -28,64 +57,117 @@ class Dispatcher(Protocol):
         ...
 
 
-class PullQueue:
-    """Any worker does any chunk; late in the round the ones still out are done twice.
+class _Running:
+    """Chunks that are worked on: by whom, since when."""
 
-    A queue of microbatches with speculative re-execution (backup tasks: Dean and Ghemawat, 2004,
-    section 3.6).
-    """
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._since_s: dict[int, dict[int, float]] = {}
+        self._first_late_s: float | None = None
+        """When the first chunk will be late, or was; None if that has to be found anew."""
 
-    def __init__(self, num_chunks: int) -> None:
-        self._todo = list(range(num_chunks))
-        self._running: dict[int, set[int]] = {}
-        self._left = num_chunks
-
-    def next(self, worker: int) -> int | None:
-        """Return the first chunk nobody has; else the one that the fewest others work on."""
-        if self._todo:
-            chunk = self._todo.pop(0)
-            self._running[chunk] = {worker}
-            return chunk
-        others = {c: who for c, who in self._running.items() if worker not in who}
-        if not others:
-            return None
-        chunk = min(others, key=lambda c: (len(others[c]), c))
-        self._running[chunk].add(worker)
+    def start(self, chunk: int, worker: int, now_s: float) -> int:
+        self._first_late_s = None
+        self._since_s.setdefault(chunk, {})[worker] = now_s
         return chunk
 
-    def done(self, chunk: int, worker: int) -> bool:  # noqa: ARG002  (whoever brings it)
+    def end(self, chunk: int, worker: int, now_s: float) -> None:
+        """Forget a chunk that came back."""
+        self._first_late_s = None
+        since_s = self._since_s.pop(chunk, {}).get(worker)
+        if since_s is not None:
+            self._pace.took(now_s - since_s)
+
+    def leave(self, worker: int) -> list[int]:
+        """Forget a worker; return the chunks that nobody works on now."""
+        self._first_late_s = None
+        left = []
+        for chunk, who in list(self._since_s.items()):
+            if who.pop(worker, None) is not None and not who:
+                del self._since_s[chunk]
+                left.append(chunk)
+        return left
+
+    def is_free(self, chunk: int, now_s: float) -> bool:
+        """Tell whether nobody works on a chunk, or all who do are late."""
+        return chunk not in self._since_s or self._late_s(chunk) <= now_s
+
+    def first_late(self, now_s: float, *, not_of: int) -> int | None:
+        """Return the late chunk that the fewest others work on."""
+        if now_s < self.next_late_s(-math.inf):
+            return None
+        found = (
+            (len(who), chunk)
+            for chunk, who in self._since_s.items()
+            if not_of not in who and self._late_s(chunk) <= now_s
+        )
+        return min(found, default=(0, None))[1]
+
+    def next_late_s(self, now_s: float) -> float:
+        """Return when the next chunk is late, of those that are not yet."""
+        if self._first_late_s is None:
+            self._first_late_s = min(map(self._late_s, self._since_s), default=math.inf)
+        if self._first_late_s > now_s:
+            return self._first_late_s
+        later = map(self._late_s, self._since_s)
+        return min((at_s for at_s in later if at_s > now_s), default=math.inf)
+
+    def _late_s(self, chunk: int) -> float:
+        return max(self._since_s[chunk].values()) + self._pace.overdue_s
+
+
+class PullQueue:
+    """Any worker does any chunk; those that are late are done twice.
+
+    A queue of microbatches with speculative re-execution (backup tasks: Dean and Ghemawat, 2004,
+    section 3.6). Nobody copies a chunk that is not late: a copy that is not finished when the
+    gradient is complete would hold its worker up in the next one.
+    """
+
+    def __init__(self, num_chunks: int, pace: Pace) -> None:
+        self._todo = list(range(num_chunks))
+        self._open = set(self._todo)
+        self._running = _Running(pace)
+
+    def next(self, worker: int, now_s: float) -> int | None:
+        """Return the first chunk nobody has; else the late one that the fewest others work on."""
+        if self._todo:
+            return self._running.start(self._todo.pop(0), worker, now_s)
+        late = self._running.first_late(now_s, not_of=worker)
+        return None if late is None else self._running.start(late, worker, now_s)
+
+    def next_copy_s(self, now_s: float) -> float:
+        """Return when a chunk will be late."""
+        return self._running.next_late_s(now_s)
+
+    def done(self, chunk: int, worker: int, now_s: float) -> bool:
         """Take in a chunk."""
-        waiting = chunk in self._running or chunk in self._todo
-        if not waiting:
+        if chunk not in self._open:
             return False
-        self._running.pop(chunk, None)
+        self._running.end(chunk, worker, now_s)
+        self._open.discard(chunk)
         if chunk in self._todo:  # its first worker was given up, and brought it after all
             self._todo.remove(chunk)
-        self._left -= 1
         return True
 
     def lost(self, worker: int) -> None:
         """Put back what nobody else works on."""
-        for chunk, who in list(self._running.items()):
-            who.discard(worker)
-            if not who:
-                del self._running[chunk]
-                self._todo.insert(0, chunk)
+        self._todo = self._running.leave(worker) + self._todo
 
     @property
     def is_complete(self) -> bool:
         """Whether every chunk has come back."""
-        return self._left == 0
+        return not self._open
 
 
 class StreamingGroups:
     """Fractional repetition that streams: a group's workers start at different chunks of theirs.
 
-    Worker p of a group of d takes the group's d chunks in the order p, p + 1, ...; without
-    stragglers each does one, and any one worker alone could do all.
+    Worker p of a group of d takes the group's d chunks in the order p, p + 1, ..., after its own
+    those that are late; without stragglers each does one, and any one worker alone could do all.
     """
 
-    def __init__(self, num_workers: int, group_size: int) -> None:
+    def __init__(self, num_workers: int, group_size: int, pace: Pace) -> None:
         """Raises ValueError if the groups do not come out even."""
         if num_workers % group_size:
             near = [d for d in range(1, num_workers + 1) if num_workers % d == 0]
@@ -96,27 +178,34 @@ class StreamingGroups:
         self._size = group_size
         self._open = set(range(num_workers))
         self._tried: dict[int, set[int]] = {}
+        self._running = _Running(pace)
 
-    def next(self, worker: int) -> int | None:
+    def next(self, worker: int, now_s: float) -> int | None:
         """Return the worker's next chunk in its group's rotation that has not come back."""
         first = worker - worker % self._size
         tried = self._tried.setdefault(worker, set())
         for step in range(self._size):
             chunk = first + (worker % self._size + step) % self._size
-            if chunk in self._open and chunk not in tried:
+            if chunk in self._open - tried and self._running.is_free(chunk, now_s):
                 tried.add(chunk)
-                return chunk
+                return self._running.start(chunk, worker, now_s)
         return None
 
-    def done(self, chunk: int, worker: int) -> bool:  # noqa: ARG002  (whoever brings it)
+    def next_copy_s(self, now_s: float) -> float:
+        """Return when a chunk will be late."""
+        return self._running.next_late_s(now_s)
+
+    def done(self, chunk: int, worker: int, now_s: float) -> bool:
         """Take in a chunk."""
         if chunk not in self._open:
             return False
+        self._running.end(chunk, worker, now_s)
         self._open.discard(chunk)
         return True
 
     def lost(self, worker: int) -> None:
         """Let a worker that takes its place start anew."""
+        self._running.leave(worker)
         self._tried.pop(worker, None)
 
     @property

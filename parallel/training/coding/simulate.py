@@ -5,6 +5,7 @@ late, what is waited for, and what decodes comes from the schemes.
 """
 
 import heapq
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel.training.coding.dispatch import Dispatcher
+from parallel.training.coding.dispatch import Dispatcher, Pace
 from parallel.training.coding.patience import Patience
 from parallel.training.coding.patterns import GilbertElliott
 from parallel.training.coding.schemes import Key, Scheme, remembered
@@ -216,11 +217,12 @@ def cut_round(
 
 
 _READY = -1
+_NOBODY = -1
 
 
 def simulate_dispatch(
     name: str,
-    make: Callable[[], Dispatcher],
+    make: Callable[[Pace], Dispatcher],
     times: TimeModel,
     *,
     num_workers: int,
@@ -243,12 +245,13 @@ def simulate_dispatch(
     num_jobs = num_jobs or times.num_rounds
     total_s, started, stragglers = 0.0, 0, 0
     busy_s = np.zeros(num_workers)
+    pace = Pace()
     for number in range(num_jobs):
         share = times.seconds(number, np.full(num_workers, 1 / num_workers))
         overhead = np.minimum(times.seconds(number, np.zeros(num_workers)), share)
         chunk_s = (share - overhead) / chunks_each
         begin_s = overhead + (busy_s if carries_over else 0.0)
-        seconds, num_started, num_late, busy_s = _play(make(), begin_s, chunk_s)
+        seconds, num_started, num_late, busy_s = _play(make(pace), begin_s, chunk_s)
         total_s += seconds
         started += num_started
         stragglers += num_late
@@ -281,21 +284,30 @@ def _play(
     first: dict[int, int] = {}
     """Who began each chunk."""
     num_started = 0
+    asks_s = math.inf  # when idle workers ask again
     while True:
         now, worker, chunk = heapq.heappop(events)
-        idle.add(worker)
+        if worker == _NOBODY:
+            asks_s = math.inf
+        else:
+            idle.add(worker)
         if chunk != _READY:
-            dispatcher.done(chunk, worker)
+            dispatcher.done(chunk, worker, now)
         if dispatcher.is_complete:
-            late = sum(chunk == _READY or first.get(chunk) == who for _, who, chunk in events)
+            left = [event for event in events if event[1] != _NOBODY]
+            late = sum(chunk == _READY or first.get(chunk) == who for _, who, chunk in left)
             busy_s = np.zeros(len(ready_s))
-            for at, other, _ in events:
+            for at, other, _ in left:
                 busy_s[other] = at - now
             return now, num_started, late, busy_s
         for worker in sorted(idle):
-            following = dispatcher.next(worker)
+            following = dispatcher.next(worker, now)
             if following is not None:
                 heapq.heappush(events, (now + float(chunk_s[worker]), worker, following))
                 idle.discard(worker)
                 first.setdefault(following, worker)
                 num_started += 1
+        late_s = dispatcher.next_copy_s(now)
+        if idle and late_s < asks_s:
+            asks_s = late_s
+            heapq.heappush(events, (asks_s, _NOBODY, _READY))

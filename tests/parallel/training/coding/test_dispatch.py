@@ -3,12 +3,15 @@
 import heapq
 import math
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parallel.training.coding.dispatch import Dispatcher, PullQueue, StreamingGroups
+from parallel.training.coding.dispatch import Dispatcher, Pace, PullQueue, StreamingGroups
+
+NOBODY = -1
 
 
 def play(
@@ -24,11 +27,14 @@ def play(
 
     def start() -> None:
         for worker in sorted(idle - dead):
-            chunk = dispatcher.next(worker)
+            chunk = dispatcher.next(worker, now)
             if chunk is not None and not math.isinf(speeds[worker]):
                 heapq.heappush(events, (now + speeds[worker], worker, chunk))
             if chunk is not None:
                 idle.discard(worker)
+        ask_s = dispatcher.next_copy_s(now)
+        if idle - dead and not math.isinf(ask_s):
+            heapq.heappush(events, (ask_s, NOBODY, -1))
 
     for worker, at in dies_at.items():
         heapq.heappush(events, (at, worker, -1))
@@ -37,12 +43,14 @@ def play(
         now, worker, chunk = heapq.heappop(events)
         if worker in dead:
             continue
-        if chunk < 0:
+        if worker == NOBODY:
+            pass
+        elif chunk < 0:
             dead.add(worker)
             dispatcher.lost(worker)
         else:
             idle.add(worker)
-            if dispatcher.done(chunk, worker):
+            if dispatcher.done(chunk, worker, now):
                 counted.append(chunk)
         if not dispatcher.is_complete:
             start()
@@ -57,7 +65,7 @@ def test_a_queue_counts_every_chunk_once_whoever_dies(
     speeds = [rng.choice([1.0, 1.1, 3.0, 10.0]) for _ in range(num_workers)]
     victims = rng.sample(range(num_workers), rng.randrange(num_workers))
     counted, _ = play(
-        PullQueue(num_chunks), speeds, {victim: rng.uniform(0, 8) for victim in victims}
+        PullQueue(num_chunks, Pace()), speeds, {victim: rng.uniform(0, 8) for victim in victims}
     )
     assert sorted(counted) == list(range(num_chunks))
 
@@ -65,7 +73,7 @@ def test_a_queue_counts_every_chunk_once_whoever_dies(
 def test_a_worker_that_hangs_costs_a_queue_two_chunks_of_time() -> None:
     for num_workers in (2, 4, 8):
         speeds = [1.0] * (num_workers - 1) + [math.inf]
-        counted, seconds = play(PullQueue(4 * num_workers), speeds)
+        counted, seconds = play(PullQueue(4 * num_workers, Pace()), speeds)
         assert sorted(counted) == list(range(4 * num_workers))
         ideal = math.ceil(4 * num_workers / (num_workers - 1))
         assert seconds <= ideal + 2
@@ -74,24 +82,65 @@ def test_a_worker_that_hangs_costs_a_queue_two_chunks_of_time() -> None:
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_streaming_groups_tolerate_all_but_one_of_each_group(size: int) -> None:
     num_workers = 3 * size
-    counted, seconds = play(StreamingGroups(num_workers, size), [1.0] * num_workers)
+    counted, seconds = play(StreamingGroups(num_workers, size, Pace()), [1.0] * num_workers)
     assert sorted(counted) == list(range(num_workers))
     assert seconds == 1.0  # without stragglers each does one chunk
     speeds = [1.0 if worker % size == 1 else math.inf for worker in range(num_workers)]
-    counted, seconds = play(StreamingGroups(num_workers, size), speeds)
+    counted, seconds = play(StreamingGroups(num_workers, size, Pace()), speeds)
     assert sorted(counted) == list(range(num_workers))
-    assert seconds == size
+    assert seconds == size + 0.25  # and waits until the others are late
 
 
 def test_groups_that_do_not_come_out_even_are_refused() -> None:
     with pytest.raises(ValueError, match="groups of 3 do not come out even with 8 workers: take 1"):
-        StreamingGroups(8, 3)
+        StreamingGroups(8, 3, Pace())
 
 
 def test_a_chunk_that_comes_again_does_not_count() -> None:
-    queue = PullQueue(1)
-    assert queue.next(0) == queue.next(1) == 0
-    assert queue.next(0) is None
-    assert queue.done(0, 1)
-    assert not queue.done(0, 0)
+    queue = PullQueue(1, Pace())
+    assert queue.next(0, 0.0) == queue.next(1, 0.0) == 0
+    assert queue.next(0, 0.0) is None
+    assert queue.done(0, 1, 1.0)
+    assert not queue.done(0, 0, 1.0)
     assert queue.is_complete
+
+
+@pytest.mark.parametrize(
+    "make", [lambda pace: PullQueue(2, pace), lambda pace: StreamingGroups(2, 2, pace)]
+)
+def test_only_what_is_late_is_copied(make: Callable[[Pace], Dispatcher]) -> None:
+    pace = Pace()
+    for seconds in (1.0, 2.0, 9.0):
+        pace.took(seconds)
+    dispatcher = make(pace)
+    assert [dispatcher.next(worker, 10.0) for worker in (0, 1)] == [0, 1]
+    assert dispatcher.done(0, 0, 12.0)
+    assert dispatcher.next(0, 12.0) is None
+    assert dispatcher.next_copy_s(12.0) == 12.5  # 1.25 times the median of 2
+    assert dispatcher.next(0, 12.5) == 1
+    assert dispatcher.next(0, 20.0) is None
+
+
+def test_one_worker_at_a_time_copies_a_late_chunk() -> None:
+    pace = Pace()
+    pace.took(2.0)
+    queue = PullQueue(1, pace)
+    assert queue.next(0, 0.0) == 0
+    assert queue.next(1, 2.5) == 0
+    assert queue.next(2, 2.5) is None
+    assert queue.next_copy_s(2.5) == 5.0  # the copy is late too then
+    assert queue.next(2, 5.0) == 0
+
+
+@pytest.mark.parametrize(
+    "make", [lambda pace: PullQueue(2, pace), lambda pace: StreamingGroups(2, 2, pace)]
+)
+def test_what_a_lost_worker_had_is_free_at_once(make: Callable[[Pace], Dispatcher]) -> None:
+    pace = Pace()
+    pace.took(5.0)
+    dispatcher = make(pace)
+    assert [dispatcher.next(worker, 0.0) for worker in (0, 1)] == [0, 1]
+    assert dispatcher.done(0, 0, 1.0)
+    assert dispatcher.next(0, 1.0) is None
+    dispatcher.lost(1)
+    assert dispatcher.next(0, 1.0) == 1

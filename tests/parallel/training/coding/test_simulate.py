@@ -78,12 +78,25 @@ def test_redundancy_costs_its_slope() -> None:
     assert simulate_rounds(coded(4, 1), times, patience=1.0).seconds == pytest.approx(3 * 1.5)
 
 
+class Computing:
+    """Times that are computing alone: what a whole share takes, [rounds][workers]."""
+
+    def __init__(self, share_s: np.ndarray) -> None:
+        self._share_s = share_s
+        self.num_rounds, self.num_workers = share_s.shape
+
+    def seconds(self, number: int, loads: np.ndarray) -> np.ndarray:
+        return np.asarray(self._share_s[number] * loads * self.num_workers)
+
+
 def test_a_queue_by_hand() -> None:
-    times = Trace(np.array([[1.4, 1.4, 9.4, 1.4]]), slope=4.0)  # 0.4 of each is a worker's chunks
-    run = simulate_dispatch("pull-1", lambda: PullQueue(4), times, num_workers=4, chunks_each=1)
-    # Three start at 0.4, end at 1.4; one of them does the fourth chunk while the slow one waits.
-    assert run.seconds == pytest.approx(2.4)
-    assert run.work == 1.5  # and two more do it too
+    times = Computing(np.array([[1.0, 1.0, 9.0, 1.0]]))
+    run = simulate_dispatch(
+        "pull-1", lambda pace: PullQueue(4, pace), times, num_workers=4, chunks_each=1
+    )
+    # Three are done after 1; at 1.25 the slow one is late, and one of them does its chunk.
+    assert run.seconds == pytest.approx(2.25)
+    assert run.work == 1.25
     assert run.stragglers == 1.0
 
 
@@ -121,17 +134,19 @@ def test_and_not_where_computing_takes_the_time() -> None:
     chain = GilbertElliott(p_slow=0.05, p_fast=0.9)
     times = SlowStates(chain, num_rounds=200, num_workers=16, factor=3.0)
     multiplexed = seconds_a_job(Multiplexed(16, 1, 3, 2), times, 0.5)
-    queue = simulate_dispatch("pull-4", lambda: PullQueue(64), times, num_workers=16, chunks_each=4)
-    assert queue.seconds / queue.num_jobs < 1.35 < multiplexed
+    queue = simulate_dispatch(
+        "pull-4", lambda pace: PullQueue(64, pace), times, num_workers=16, chunks_each=4
+    )
+    assert queue.seconds / queue.num_jobs < 1.4 < multiplexed
     assert seconds_a_job(coded(16, 1), times, 0.5) > multiplexed
 
 
-def test_a_copy_that_is_not_finished_holds_its_worker_up_in_the_next_step() -> None:
-    times = Trace(np.ones((4, 2)), 2.0)  # a share takes a second, and nothing else does
+def test_a_chunk_that_is_not_finished_holds_its_worker_up_in_the_next_step() -> None:
+    times = Computing(np.array([[1.0, 3.0], [1.0, 1.0]]))
     found = {
         carries_over: simulate_dispatch(
             "pull-1",
-            lambda: PullQueue(2),
+            lambda pace: PullQueue(2, pace),
             times,
             num_workers=2,
             chunks_each=1,
@@ -139,5 +154,5 @@ def test_a_copy_that_is_not_finished_holds_its_worker_up_in_the_next_step() -> N
         ).seconds
         for carries_over in (False, True)
     }
-    # Of two that are ready at the same time, the first copies the other's chunk: 1, 2, 1, 2.
-    assert found == {False: 4.0, True: 6.0}
+    # The first step ends with a copy at 2.25, when the slow worker has 0.75 s to go.
+    assert found == {False: 2.25 + 1.0, True: 2.25 + 1.75}

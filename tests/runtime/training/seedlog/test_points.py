@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from parallel.training.lora import add_lora
-from parallel.training.seedlog.directions import Direction, signs
+from parallel.training.seedlog.codec import decode, encode
+from parallel.training.seedlog.directions import Direction, signs, weighted_sum
 from parallel.training.seedlog.space import LowRankSpace
 from runtime.errors import ConfigError
 from runtime.text import Tokenizer
@@ -137,6 +138,26 @@ def test_how_rows_share_forwards_does_not_matter(checkpoint: Path, rows: int) ->
     other = one_sided(model, theta, D, SAMPLES, eps=0.05, rows=rows)
     assert other.projected_grads == pytest.approx(one.projected_grads, rel=2e-3)
     assert one.num_rows == 12
+
+
+def test_machines_of_one_direction_are_together_one_machine_of_all(checkpoint: Path) -> None:
+    """Bit for bit, where forwards have the same rows: scalars, bytes and what they add up to."""
+    batches, rows = [SAMPLES, OTHERS, SAMPLES], 2 * len(SAMPLES)
+    one = PointsModel.load(checkpoint, header())
+    theta = moved(one)
+    together = two_sided(one, theta, D, batches, eps=0.05, rows=rows).projected_grads
+    alone = []
+    for direction, batch in zip(D, batches, strict=True):
+        machine = PointsModel.load(checkpoint, header())
+        alone += two_sided(
+            machine, theta, [direction], [batch], eps=0.05, rows=rows
+        ).projected_grads
+    assert alone == together
+    weights = [decode(encode(scalar, 1.0)) for scalar in together]
+    whole = weighted_sum(SEED, D, weights, len(theta))
+    parts = [weighted_sum(SEED, [d], [w], len(theta)) for d, w in zip(D, weights, strict=True)]
+    assert torch.equal(sum(parts[1:], parts[0]), whole)
+    assert whole.any()
 
 
 def test_scalars_are_the_gradient_along_directions(checkpoint: Path) -> None:
