@@ -6,7 +6,8 @@ works on what others are late with. Pure objects: a driver tells them what happe
 
 import math
 import statistics
-from collections import deque
+from collections import OrderedDict, deque
+from itertools import takewhile
 from typing import Protocol
 
 _OVERDUE = 1.25
@@ -58,34 +59,30 @@ class Dispatcher(Protocol):
 
 
 class _Running:
-    """Chunks that are worked on: by whom, since when."""
+    """Chunks that are worked on: by whom, since when; in the order in which they will be late."""
 
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
-        self._since_s: dict[int, dict[int, float]] = {}
-        self._first_late_s: float | None = None
-        """When the first chunk will be late, or was; None if that has to be found anew."""
+        self._since_s: OrderedDict[int, dict[int, float]] = OrderedDict()
 
     def start(self, chunk: int, worker: int, now_s: float) -> int:
-        self._first_late_s = None
         self._since_s.setdefault(chunk, {})[worker] = now_s
+        self._since_s.move_to_end(chunk)
         return chunk
 
     def end(self, chunk: int, worker: int, now_s: float) -> None:
         """Forget a chunk that came back."""
-        self._first_late_s = None
         since_s = self._since_s.pop(chunk, {}).get(worker)
         if since_s is not None:
             self._pace.took(now_s - since_s)
 
     def leave(self, worker: int) -> list[int]:
         """Forget a worker; return the chunks that nobody works on now."""
-        self._first_late_s = None
-        left = []
-        for chunk, who in list(self._since_s.items()):
-            if who.pop(worker, None) is not None and not who:
-                del self._since_s[chunk]
-                left.append(chunk)
+        had = [chunk for chunk, who in self._since_s.items() if who.pop(worker, None) is not None]
+        left = sorted(chunk for chunk in had if not self._since_s[chunk])
+        for chunk in left:
+            del self._since_s[chunk]
+        self._since_s = OrderedDict(sorted(self._since_s.items(), key=lambda c: max(c[1].values())))
         return left
 
     def is_free(self, chunk: int, now_s: float) -> bool:
@@ -94,23 +91,14 @@ class _Running:
 
     def first_late(self, now_s: float, *, not_of: int) -> int | None:
         """Return the late chunk that the fewest others work on."""
-        if now_s < self.next_late_s(-math.inf):
-            return None
-        found = (
-            (len(who), chunk)
-            for chunk, who in self._since_s.items()
-            if not_of not in who and self._late_s(chunk) <= now_s
-        )
+        late = takewhile(lambda chunk: self._late_s(chunk) <= now_s, self._since_s)
+        found = ((len(self._since_s[c]), c) for c in late if not_of not in self._since_s[c])
         return min(found, default=(0, None))[1]
 
     def next_late_s(self, now_s: float) -> float:
         """Return when the next chunk is late, of those that are not yet."""
-        if self._first_late_s is None:
-            self._first_late_s = min(map(self._late_s, self._since_s), default=math.inf)
-        if self._first_late_s > now_s:
-            return self._first_late_s
-        later = map(self._late_s, self._since_s)
-        return min((at_s for at_s in later if at_s > now_s), default=math.inf)
+        later = (at_s for chunk in self._since_s if (at_s := self._late_s(chunk)) > now_s)
+        return next(later, math.inf)
 
     def _late_s(self, chunk: int) -> float:
         return max(self._since_s[chunk].values()) + self._pace.overdue_s
