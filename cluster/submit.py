@@ -28,6 +28,9 @@ ROOT = Path(__file__).resolve().parent.parent
 _ROOMS = ("parallel", "runtime", "actors", "cluster", "protos")
 _NOTES = Console(stderr=True, highlight=False)
 _STOP_S = 60.0
+_AGENT_S = 30.0
+_NO_AGENT = "No available agent"
+"""What Ray says until the head's agent, which starts jobs, has come up."""
 _POLL_S = 0.5
 _RECONNECTS = 20
 _STOPPED = 130
@@ -45,15 +48,13 @@ def run(options: SubmitOptions) -> int:
     entrypoint = entrypoint_of(options.arguments)
     environment = runtime_environment(options)
     client = _connect(options.address)
-    try:
-        job: str = client.submit_job(
-            entrypoint=entrypoint,
-            runtime_env=environment,
-            submission_id=options.submission_id,
-            metadata={"paceline": options.arguments[0]},
-        )
-    except (*_SERVER_ERRORS, ValueError) as error:
-        raise ConfigError(f"the job was not accepted: {_first_lines(error)}") from error
+    job = _submit(
+        client,
+        entrypoint=entrypoint,
+        runtime_env=environment,
+        submission_id=options.submission_id,
+        metadata={"paceline": options.arguments[0]},
+    )
     where = f"--address {options.address} {job}"
     _NOTES.print(f"job {job}: {entrypoint}", soft_wrap=True, markup=False)
     if options.detach:
@@ -61,6 +62,18 @@ def run(options: SubmitOptions) -> int:
         _NOTES.print(f"ray job logs -f {where} shows it, ray job stop {where} ends it")
         return 0
     return _follow(client, job, where)
+
+
+def _submit(client: Any, **job: Any) -> str:
+    """Submit a job and return its name; a cluster that was just started gets time to be ready."""
+    deadline_s = time.monotonic() + _AGENT_S
+    while True:
+        try:
+            return str(client.submit_job(**job))
+        except (*_SERVER_ERRORS, ValueError) as error:
+            if _NO_AGENT not in str(error) or time.monotonic() > deadline_s:
+                raise ConfigError(f"the job was not accepted: {_first_lines(error)}") from error
+        time.sleep(_POLL_S)
 
 
 def entrypoint_of(arguments: tuple[str, ...]) -> str:

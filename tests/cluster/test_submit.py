@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from cluster.cli import app
 from cluster.options_cluster import SubmitOptions
-from cluster.submit import ROOT, entrypoint_of, runtime_environment
+from cluster.submit import ROOT, _submit, entrypoint_of, runtime_environment
 from runtime.errors import ConfigError
 
 
@@ -70,6 +70,30 @@ def test_a_bad_runtime_environment_is_refused(text: str | None, words: str, tmp_
 def test_a_working_directory_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no directory"):
         runtime_environment(options(working_dir=tmp_path / "nowhere"))
+
+
+class Starting:
+    """A job server whose agent comes up after some tries, or refuses for another reason."""
+
+    def __init__(self, *errors: str) -> None:
+        self._errors = list(errors)
+
+    def submit_job(self, **job: object) -> str:
+        assert job == {"entrypoint": "x"}
+        if self._errors:
+            raise RuntimeError(self._errors.pop(0))
+        return "raysubmit_1"
+
+
+def test_a_cluster_that_was_just_started_gets_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.submit._POLL_S", 0.0)
+    late = "Request failed with status code 500: No available agent to submit job"
+    assert _submit(Starting(late, late), entrypoint="x") == "raysubmit_1"
+    with pytest.raises(ConfigError, match="the job was not accepted: no such id"):
+        _submit(Starting(late, "no such id"), entrypoint="x")
+    monkeypatch.setattr("cluster.submit._AGENT_S", -1.0)
+    with pytest.raises(ConfigError, match="No available agent"):
+        _submit(Starting(late, late), entrypoint="x")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:8265", "ray://head:10001"])

@@ -87,6 +87,7 @@ class Raylets:
             where += ["--ray-client-server-port", str(free_port())]
         command = [self.python, "-m", "ray.scripts.scripts", "start", *where]
         command += ["--node-ip-address", host, "--num-cpus", str(cpus), "--num-gpus", "0"]
+        command += ["--dashboard-agent-listen-port", str(free_port())]
         command += ["--min-worker-port", "0", "--max-worker-port", "0", "--block"]
         command += ["--object-store-memory", str(_STORE_BYTES), "--disable-usage-stats"]
         log = self._log(len(self._nodes))

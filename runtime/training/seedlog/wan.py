@@ -24,7 +24,7 @@ class Wan:
     """How often a machine leaves; another comes in its place."""
     load_s: float = 20.0
     """What loading the model takes who joins."""
-    apply_s: float = 0.003
+    apply_s: float = 0.001
     """What one direction of a replayed commit takes."""
     numbers: int = 460_800
     """Of the adapter: what a snapshot has four bytes for."""
