@@ -49,7 +49,7 @@ def expected(raylets: Raylets, command: list[str]) -> list[object]:
     [
         ("--tp 2 --place target=spread,drafter=near,cpus=0.5 --mode pearl", 2),
         ("--tp 2 --drafters 2 --place target=spread,drafter=far,cpus=1 --mode pearl", 4),
-        ("--tp 2 --drafters 2 --place target=spread,drafter=far --mode speculative", 3),
+        ("--tp 2 --drafters 2 --place target=spread,drafter=far --mode speculative", 4),
         ("--tp 3 --place target=spread,cpus=1 --mode pearl --link gloo", 4),
     ],
 )
