@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import TracebackType
 
 from cluster.deployment import Deployment
@@ -17,7 +18,7 @@ class Fleet:
     """Replicas of a deployment; use it as a context manager so that they end."""
 
     def __init__(self, spec: DeploymentSpec, num_replicas: int = 1) -> None:
-        self.deployments = [Deployment(spec) for _ in range(num_replicas)]
+        self.deployments = [Deployment(_on_its_port(spec, n)) for n in range(num_replicas)]
         self._supervisors: list[Supervisor] = []
 
     def __enter__(self) -> "Fleet":
@@ -94,3 +95,9 @@ class Fleet:
             for ended in [pool.submit(end) for end in ends]:
                 ended.result()
         self._supervisors = []
+
+
+def _on_its_port(spec: DeploymentSpec, number: int) -> DeploymentSpec:
+    """Let a replica's leader listen on a port of its own, counted from the one asked for."""
+    port = spec.leader.link_port
+    return replace(spec, leader=replace(spec.leader, link_port=port + number if port else 0))

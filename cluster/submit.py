@@ -141,8 +141,8 @@ def _connect(address: str) -> Any:
 def _follow(client: Any, job: str, where: str) -> int:
     """Show the logs until the job has ended; an interrupt ends the job."""
     try:
-        asyncio.run(_show_logs(client, job))
-        return _outcome(client, job)
+        num_shown = asyncio.run(_show_logs(client, job))
+        return _outcome(client, job, num_shown)
     except (KeyboardInterrupt, SystemExit):
         _NOTES.print(f"stopping {job}; interrupt again to leave it running", soft_wrap=True)
     try:
@@ -157,8 +157,11 @@ def _follow(client: Any, job: str, where: str) -> int:
     return _STOPPED
 
 
-async def _show_logs(client: Any, job: str) -> None:
-    """Copy the job's output to standard output; a connection that breaks is taken up again."""
+async def _show_logs(client: Any, job: str) -> int:
+    """Copy the job's output to standard output; a connection that breaks is taken up again.
+
+    Returns how many characters came: the last ones of a job that ended may be missing.
+    """
     broken = (*_SERVER_ERRORS, importlib.import_module("aiohttp").ClientError)
     num_shown = 0
     for attempt in range(_RECONNECTS):
@@ -170,18 +173,21 @@ async def _show_logs(client: Any, job: str) -> None:
                 num_shown += len(fresh)
                 sys.stdout.write(fresh)
                 sys.stdout.flush()
-            return
+            return num_shown
         except broken as error:
             with contextlib.suppress(*_SERVER_ERRORS):
                 if client.get_job_status(job).is_terminal():
-                    return
+                    return num_shown
             if attempt == _RECONNECTS - 1:
                 raise PeerLost(f"the logs of {job} broke off: {_first_lines(error)}") from error
             await asyncio.sleep(_POLL_S * (attempt + 1))
+    return num_shown
 
 
-def _outcome(client: Any, job: str) -> int:
+def _outcome(client: Any, job: str, num_shown: int) -> int:
     status = _await_end(client, job)
+    sys.stdout.write(client.get_job_logs(job)[num_shown:])
+    sys.stdout.flush()
     info = client.get_job_info(job)
     if status == JobStatus.SUCCEEDED:
         return 0

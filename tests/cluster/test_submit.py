@@ -1,13 +1,15 @@
 """What a job is submitted with, and what is refused before it is."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from ray.job_submission import JobDetails, JobStatus
 from typer.testing import CliRunner
 
 from cluster.cli import app
 from cluster.options_cluster import SubmitOptions
-from cluster.submit import ROOT, _submit, entrypoint_of, runtime_environment
+from cluster.submit import ROOT, _follow, _submit, entrypoint_of, runtime_environment
 from runtime.errors import ConfigError
 
 
@@ -83,6 +85,27 @@ class Starting:
         if self._errors:
             raise RuntimeError(self._errors.pop(0))
         return "raysubmit_1"
+
+
+class Ended:
+    """A job that ended before all of its output was sent."""
+
+    async def tail_job_logs(self, _job: str) -> AsyncIterator[str]:
+        yield "started\n"
+
+    def get_job_status(self, _job: str) -> JobStatus:
+        return JobStatus.FAILED
+
+    def get_job_logs(self, _job: str) -> str:
+        return "started\nerror: --count is 1\n"
+
+    def get_job_info(self, _job: str) -> JobDetails:
+        return JobDetails(type="SUBMISSION", entrypoint="", status="FAILED", driver_exit_code=2)
+
+
+def test_nothing_of_the_output_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _follow(Ended(), "raysubmit_1", "") == 2
+    assert capsys.readouterr().out == "started\nerror: --count is 1\n"
 
 
 def test_a_cluster_that_was_just_started_gets_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ CLEAN_S = 60
 def nodes() -> Iterator[Raylets]:
     with Raylets(dashboard=True) as raylets:
         raylets.add_nodes(3)
-        job = ("bench", "link", "--count", "1")  # submitting waits until the cluster takes jobs
+        job = ("bench", "link", "--count", "2")  # submitting waits until the cluster takes jobs
         raylets.run("submit", *job, "--address", raylets.dashboard_url)
         yield raylets
 
