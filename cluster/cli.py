@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
@@ -63,12 +64,30 @@ from runtime.errors import ConfigError, PacelineError
 _EXIT_BAD_INPUT = 2
 _EXIT_FAILURE = 1
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Generation in which drafting and verification overlap, exact at every temperature.",
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        try:
+            print(f"paceline {version('paceline')}")
+        except PackageNotFoundError:  # run from an upload
+            print("paceline, not installed")
+        raise typer.Exit
+
+
+@app.callback(help="Generation and fine-tuning on Ray clusters, exact in both.")
+def _all_verbs(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Take what comes before a verb."""
+
+
 app.command("serve")(cli_serve.serve)
 app.command("client")(cli_serve.client)
 app.command("top")(cli_serve.top)

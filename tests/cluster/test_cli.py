@@ -3,12 +3,14 @@
 import json
 import re
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models
+from typer.testing import CliRunner
 
-from cluster.cli import main
+from cluster.cli import app, main
 from tests.models import smollm2_directory
 
 
@@ -319,3 +321,9 @@ def test_schemes_are_simulated_side_by_side(
     assert [row["scheme"] for row in rows][:2] == ["uncoded", "drop-2"]
     assert all(row["seconds"] > 0 for row in rows)
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_version_is_said() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == 0
+    assert result.stdout == f"paceline {version('paceline')}\n"
