@@ -65,11 +65,17 @@ def run(options: SimulateTrainOptions) -> int:
 
 
 def parse_scheme(
-    name: str, num_workers: int, patience: float, *, carries_over: bool = False
+    name: str,
+    num_workers: int,
+    patience: float,
+    *,
+    carries_over: bool = False,
+    turn_s: float = 0.0,
 ) -> Runner:
     """Return what simulates a scheme by its name, as gc-3 or m-sgc-1-3-4.
 
-    With `carries_over`, who works on a copy when a step ends finishes it first in the next.
+    With `carries_over`, who works on a copy when a step ends finishes it first in the next; the
+    coordinator takes `turn_s` to receive each result.
 
     Raises:
         ConfigError: there is no such scheme, or not with these parameters.
@@ -87,13 +93,14 @@ def parse_scheme(
                 num_workers=num_workers,
                 chunks_each=chunks_each,
                 carries_over=carries_over,
+                turn_s=turn_s,
             )
         scheme = round_scheme(name, num_workers)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"--schemes has {name!r}: {error}") from error
     if scheme is None:
         raise ConfigError(f"--schemes has {name!r}: choose among {_FORMS}")
-    return lambda times: simulate_rounds(scheme, times, patience=patience)
+    return lambda times: simulate_rounds(scheme, times, patience=patience, turn_s=turn_s)
 
 
 def _dispatched(

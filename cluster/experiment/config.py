@@ -152,6 +152,9 @@ class Train(Section):
     overhead: Seconds = 0.002
     """What a worker's turn takes beside its samples, in the simulator: a chunk's that is handed out
     by itself, or a round's."""
+    turn: Seconds = 0.0
+    """What the coordinator takes to receive a result, in the simulator; they come in one after the
+    other, so it is what many workers wait for."""
     seed: Annotated[int, Field(ge=0)] = 0
 
 

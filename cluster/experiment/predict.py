@@ -183,7 +183,9 @@ def _predict_training(experiment: Experiment, point: TrainPoint) -> Prediction |
         return None  # workers that hang are replaced, which no scheme's model knows of
     queued = {"pull": f"pull-{_CHUNKS_EACH}", "frc-stream": "frc-stream-2"}
     scheme = queued.get(point.scheme, point.scheme)
-    runner = parse_scheme(scheme, point.workers, train.patience, carries_over=True)
+    runner = parse_scheme(
+        scheme, point.workers, train.patience, carries_over=True, turn_s=train.turn
+    )
     num_chunks = point.workers * {"pull": _CHUNKS_EACH, "frc-stream": 1}.get(point.scheme, 0)
     found = runner(
         DrawnStragglers(

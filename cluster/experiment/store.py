@@ -23,6 +23,8 @@ CONFIG, RESULTS, PLAN, ENVIRONMENT = (
 TIMELINES = "timelines"
 _FREE = ("out", "title", "repeats", "order", "timeline", "ray", "sweep", "network")
 """What may change between runs into one directory: no result depends on it."""
+_SIMULATED = {"train": ("overhead", "turn")}
+"""Keys of sections that only the simulator reads, so that it can be fitted to what was measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,11 +95,11 @@ class Store:
         if file.exists() and read_results(self.directory):
             before = read_config(self.directory).model_dump(mode="json")
             for name in whole:
-                if name not in _FREE and before[name] != whole[name]:
+                old, new = _measured(name, before[name]), _measured(name, whole[name])
+                if name not in _FREE and old != new:
                     raise ConfigError(
-                        f"{name} is {_differing(whole[name], before[name])}, but the results in "
-                        f"{self.directory} were measured with "
-                        f"{_differing(before[name], whole[name])}: name another out"
+                        f"{name} is {_differing(new, old)}, but the results in {self.directory} "
+                        f"were measured with {_differing(old, new)}: name another out"
                     )
         self._write(file, whole | {"out": "."})
 
@@ -178,6 +180,13 @@ def read_timeline(directory: Path, key: str) -> list[PhaseSpan]:
 
 def _text(file: Path) -> str:
     return file.read_text() if file.exists() else ""
+
+
+def _measured(name: str, value: Any) -> Any:
+    """Return the part of a section that results depend on."""
+    if name not in _SIMULATED or value is None:
+        return value
+    return {key: part for key, part in value.items() if key not in _SIMULATED[name]}
 
 
 def _differing(value: object, other: object) -> str:

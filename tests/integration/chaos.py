@@ -143,8 +143,11 @@ class ChaosServer:
                 lines.put(line)
 
 
-def await_end(family: Sequence[psutil.Process], seconds: float = 30.0) -> None:
-    """Wait until none of these processes is left."""
+def await_end(family: Sequence[psutil.Process], seconds: float = 90.0) -> None:
+    """Wait until none of these processes is left.
+
+    Where a local Ray is killed as a whole, its agents look for it for a minute before they end.
+    """
     deadline = time.monotonic() + seconds
     while left := [process for process in family if is_alive(process)]:
         assert time.monotonic() < deadline, f"left behind: {left}"

@@ -104,7 +104,12 @@ class Simulated:
 
 
 def simulate_rounds(
-    scheme: Scheme, times: TimeModel, *, patience: float, num_jobs: int | None = None
+    scheme: Scheme,
+    times: TimeModel,
+    *,
+    patience: float,
+    num_jobs: int | None = None,
+    turn_s: float = 0.0,
 ) -> Simulated:
     """Run jobs in rounds with deadlines.
 
@@ -117,6 +122,7 @@ def simulate_rounds(
         times: how long they take.
         patience: mu; 1 is twice the fast workers' time.
         num_jobs: gradients to compute; None is as many as the model has rounds for.
+        turn_s: what the coordinator takes to receive a result; they come in one after the other.
 
     Raises:
         ValueError: there are too few rounds for a job.
@@ -143,6 +149,7 @@ def simulate_rounds(
         if not working.any() or _all_decoded(scheme, number, num_jobs, arrivals):
             continue  # what is left has come already
         taken = np.where(working, times.seconds(number, loads), 0.0)
+        taken = _received(taken, working, turn_s)
         late, seconds, waited = cut_round(scheme, history, taken, working, rule)
         history = np.vstack([history, late])
         total_s += seconds
@@ -166,6 +173,15 @@ def simulate_rounds(
         work=work / num_jobs,
         is_exact=scheme.is_exact,
     )
+
+
+def _received(taken: Seconds, working: NDArray[np.bool_], turn_s: float) -> Seconds:
+    """Return when each worker's result has been taken in, one after the other."""
+    received, free_s = taken.copy(), 0.0
+    for worker in sorted(np.flatnonzero(working), key=lambda w: taken[w]):
+        free_s = max(free_s, float(taken[worker])) + turn_s
+        received[worker] = free_s
+    return received
 
 
 def _all_decoded(scheme: Scheme, number: int, num_jobs: int, arrivals: dict[Key, int]) -> bool:
@@ -229,6 +245,7 @@ def simulate_dispatch(
     chunks_each: int,
     num_jobs: int | None = None,
     carries_over: bool = False,
+    turn_s: float = 0.0,
 ) -> Simulated:
     """Run jobs whose chunks are handed out one at a time; a step ends with its last chunk.
 
@@ -241,6 +258,7 @@ def simulate_dispatch(
         num_jobs: gradients to compute; None is as many as the model has rounds for.
         carries_over: whether who still works on a copy when a step ends finishes it first in the
             next, as workers do; else each step begins with all of them.
+        turn_s: what the coordinator takes to receive a chunk; they come in one after the other.
     """
     num_jobs = num_jobs or times.num_rounds
     total_s, started, stragglers = 0.0, 0, 0
@@ -251,7 +269,7 @@ def simulate_dispatch(
         overhead = np.minimum(times.seconds(number, np.zeros(num_workers)), share)
         chunk_s = (share - overhead) / chunks_each
         begin_s = overhead + (busy_s if carries_over else 0.0)
-        seconds, num_started, num_late, busy_s = _play(make(pace), begin_s, chunk_s)
+        seconds, num_started, num_late, busy_s = _play(make(pace), begin_s, chunk_s, turn_s)
         total_s += seconds
         started += num_started
         stragglers += num_late
@@ -268,7 +286,7 @@ def simulate_dispatch(
 
 
 def _play(
-    dispatcher: Dispatcher, ready_s: Seconds, chunk_s: Seconds
+    dispatcher: Dispatcher, ready_s: Seconds, chunk_s: Seconds, turn_s: float
 ) -> tuple[float, int, int, Seconds]:
     """Return a step's seconds, the chunks started, the workers whose chunks others had to do, and
     how long each is busy beyond the step.
@@ -277,6 +295,7 @@ def _play(
         dispatcher: of the step.
         ready_s: when each worker can start its first chunk, [workers].
         chunk_s: what each then takes for one, [workers].
+        turn_s: what receiving one takes.
     """
     events = [(float(at), worker, _READY) for worker, at in enumerate(ready_s)]
     heapq.heapify(events)
@@ -285,8 +304,10 @@ def _play(
     """Who began each chunk."""
     num_started = 0
     asks_s = math.inf  # when idle workers ask again
+    now = 0.0
     while True:
-        now, worker, chunk = heapq.heappop(events)
+        at_s, worker, chunk = heapq.heappop(events)
+        now = max(now, at_s) + (turn_s if chunk != _READY else 0.0)
         if worker == _NOBODY:
             asks_s = math.inf
         else:
@@ -298,7 +319,7 @@ def _play(
             late = sum(chunk == _READY or first.get(chunk) == who for _, who, chunk in left)
             busy_s = np.zeros(len(ready_s))
             for at, other, _ in left:
-                busy_s[other] = at - now
+                busy_s[other] = max(at - now, 0.0)
             return now, num_started, late, busy_s
         for worker in sorted(idle):
             following = dispatcher.next(worker, now)

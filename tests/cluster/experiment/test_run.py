@@ -117,6 +117,20 @@ def test_a_sweep_may_grow_but_what_is_measured_may_not_change(
         run(ExperimentOptions(file=written(tmp_path, other)))
 
 
+def test_what_only_the_simulator_reads_may_change(tmp_path: Path) -> None:
+    experiment = loaded(tmp_path, TRAIN)
+    fitted = loaded(tmp_path, TRAIN.replace("[train]", '[train]\nturn = "4ms"'))
+    other = loaded(tmp_path, TRAIN.replace("[train]", "[train]\npatience = 0.5"))
+    assert fitted.train is not None
+    assert fitted.train.turn == 0.004
+    with Store(tmp_path / "results") as store:
+        store.keep_config(experiment)
+        store.keep(Measured(key="w2-pull-1x", repeat=0, rate=1.0, wall_s=1.0, figures={}))
+        store.keep_config(fitted)
+        with pytest.raises(ConfigError, match=r"train is {'patience': 0.5}, but the results in"):
+            store.keep_config(other)
+
+
 def test_a_failed_point_is_recorded_and_the_others_go_on(
     tmp_path: Path, measuring: FakeMeasuring
 ) -> None:

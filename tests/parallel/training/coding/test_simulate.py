@@ -100,6 +100,17 @@ def test_a_queue_by_hand() -> None:
     assert run.stragglers == 1.0
 
 
+def test_results_are_received_one_after_the_other() -> None:
+    times = Computing(np.ones((2, 4)))
+    run = simulate_rounds(coded(4, 0), times, patience=1.0, turn_s=0.1)
+    assert run.seconds == pytest.approx(2 * 1.4)
+    run = simulate_dispatch(
+        "pull-1", lambda pace: PullQueue(4, pace), times, num_workers=4, chunks_each=1, turn_s=0.1
+    )
+    assert run.seconds == pytest.approx(2 * 1.4)
+    assert run.work == 1.0
+
+
 def serverless(factor: float = 1.55) -> SlowStates:
     chain = GilbertElliott(p_slow=0.048, p_fast=0.9)
     return SlowStates(
