@@ -57,7 +57,8 @@ def run(options: BenchLearnOptions) -> int:
     marks: list[Mark] = []
     for name in options.methods:
         marks += _learn(name, config, directory, options)
-    plot_curves(marks, options.out / "curves.png", title=f"{config.model}, {config.data.train}")
+    title = f"{config.model}, {Path(config.data.train).name}"
+    plot_curves(marks, options.out / "curves.png", title=title)
     if options.json:
         print(json.dumps({"rows": [asdict(mark) for mark in marks]}))
     else:

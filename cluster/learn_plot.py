@@ -24,12 +24,18 @@ def plot_curves(marks: Sequence[Mark], file: Path, *, title: str) -> None:
     what = next((k for k in marks[0].measured if k != "all"), "loss") if marks else ""
     for method in dict.fromkeys(mark.method for mark in marks):
         mine = [mark for mark in marks if mark.method == method]
+        some = [mark for mark in mine if not mark.measured.get("all") or mark is mine[0]]
+        (line,) = axes.plot(*_places(some, what), marker="o", label=method)
+        whole = [mark for mark in mine if mark.measured.get("all")]
         axes.plot(
-            [mark.num_rows for mark in mine],
-            [mark.measured.get(what, mark.loss) for mark in mine],
-            marker="o",
-            label=method,
+            *_places(whole, what), "s", markersize=9, fillstyle="none", color=line.get_color()
         )
+    axes.plot([], [], "s", markersize=9, fillstyle="none", color="gray", label="on all records")
     axes.set(xlabel="sequences that went through the model", ylabel=what)
     axes.legend()
     figure.savefig(file, dpi=120)
+
+
+def _places(marks: Sequence[Mark], what: str) -> tuple[list[int], list[float]]:
+    """Return the points of marks: sequences, and what was measured."""
+    return [m.num_rows for m in marks], [m.measured.get(what, m.loss) for m in marks]

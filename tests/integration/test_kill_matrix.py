@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runtime.service.client import Client
+from runtime.service.client import Client, ServiceError
 from tests.integration.chaos import (
     NUM_CLIENTS,
     ChaosServer,
@@ -182,7 +182,10 @@ def heal(served: ChaosServer) -> None:
 
 
 def is_whole(served: ChaosServer) -> bool:
-    with Client(served.address) as client:
-        (replica,) = client.status().replicas
+    try:
+        with Client(served.address) as client:
+            (replica,) = client.status().replicas
+    except ServiceError:  # it is started anew
+        return False
     idle = replica.engine.running == 0 and replica.step_age_s < 5
     return replica.state == "serving" and replica.engine.drafters == 1 and idle

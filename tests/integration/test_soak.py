@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.service.client import Client
+from runtime.service.client import Client, ServiceError
 from tests.integration.chaos import (
     NUM_CLIENTS,
     ChaosServer,
@@ -126,6 +126,9 @@ def strike(served: ChaosServer, victim: str) -> None:
 
 
 def is_whole(served: ChaosServer) -> bool:
-    with Client(served.address) as client:
-        (replica,) = client.status().replicas
+    try:
+        with Client(served.address) as client:
+            (replica,) = client.status().replicas
+    except ServiceError:  # it is started anew
+        return False
     return replica.state == "serving" and replica.engine.drafters == 1
