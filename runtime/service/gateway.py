@@ -254,6 +254,8 @@ class Gateway:
         self.cancel(request)
         for journal in request.samples:
             self._journals.pop(journal.submit.request, None)
+            if journal.is_suspect and self._loop is not None:
+                self._loop.call_soon(self._run_waiting)
         self._requests.pop(request, None)
         if self._store is not None:
             self._store.dropped(request)
@@ -301,6 +303,15 @@ class Gateway:
         if journal.is_cancelled:
             self._finish(request, journal, Finished(request=number, reason="cancelled"))
             return
+        if journal.is_given_up:
+            text = f"the engine was lost {journal.num_stalled} times in a row with this request"
+            self._end_badly(request, journal, PacelineError(f"{text}: it is not tried again"))
+            return
+        if journal.is_suspect and any(
+            other.is_open and other.is_suspect and other.replica is not None
+            for _, other in self._journals.values()
+        ):
+            return  # until that one has brought a token, or ended
         try:
             journal.replica = self._engines.submit(journal.resumption(), self._loads())
         except GatewayDown as error:
@@ -327,6 +338,7 @@ class Gateway:
         down = self._engines.down is not None
         for request, journal in list(self._journals.values()):
             if journal.is_open and (down or journal.replica == replica):
+                journal.num_stalled += journal.replica == replica
                 self._dispatch(request, journal)
 
     async def _keep(self) -> None:
@@ -358,8 +370,11 @@ class Gateway:
             case Committed():
                 if self._store is not None:
                     self._store.committed(message)
+                was_suspect = journal.is_suspect
                 journal.take(message, self.metrics)
                 request.touch()
+                if was_suspect:
+                    self._run_waiting()
             case Finished():
                 self._finish(request, journal, message)
             case Failed():
@@ -375,6 +390,8 @@ class Gateway:
         self._keep_answer(journal, finished)
 
     def _ended(self, journal: Journal) -> None:
+        if journal.is_suspect and self._loop is not None:
+            self._loop.call_soon(self._run_waiting)  # the next suspect's turn
         if self._store is not None:
             self._store.ended(journal)
 

@@ -10,6 +10,8 @@ from runtime.errors import PacelineError
 from runtime.service.metrics import ServiceMetrics
 
 _LEAST_S = 1e-3  # 0 would be no deadline
+_SUSPECTED = 2
+_GIVEN_UP = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,8 @@ class Journal:
     """Whether it is to end early."""
     num_sent: int = 0
     """Times it was sent to an engine."""
+    num_stalled: int = 0
+    """Times in a row that an engine was lost with it before it brought a token."""
     submitted_s: float = field(default_factory=time.monotonic)
     first_token_s: float | None = None
 
@@ -47,8 +51,19 @@ class Journal:
         """Whether more tokens may come."""
         return self.finished is None and self.error is None
 
+    @property
+    def is_suspect(self) -> bool:
+        """Whether engines may die of it: others that may be are not tried at the same time."""
+        return self.num_stalled >= _SUSPECTED
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it was lost with an engine once more when it was the only suspect."""
+        return self.num_stalled >= _GIVEN_UP
+
     def take(self, message: Committed, metrics: ServiceMetrics) -> None:
         """Take tokens in."""
+        self.num_stalled = 0
         now_s = time.monotonic()
         if self.first_token_s is None:
             self.first_token_s = now_s

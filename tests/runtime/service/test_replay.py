@@ -1,5 +1,7 @@
 """Engines are lost while clients read: the streams go on, not a token lost, changed or repeated."""
 
+import contextlib
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +12,18 @@ from typing import Any
 import pytest
 
 from parallel.decoding.types import SamplingParams
-from parallel.messages import Committed, Message, Submit
+from parallel.messages import (
+    Committed,
+    EngineStatus,
+    Finished,
+    Message,
+    Ping,
+    Pong,
+    RequestStats,
+    Submit,
+)
 from runtime.errors import PeerLost
+from runtime.links.memory import memory_link_pair
 from runtime.service.client import Chunk, Client, ServiceError
 from tests.rig import Rig, expected_tokens, make_submit
 from tests.runtime.service.serving import Serving, slow_down, toy_tokenizer
@@ -245,5 +257,68 @@ def test_a_request_that_an_engine_does_not_take_runs_once_on_another(rigs: list[
         wait_until(lambda: other.status.tokens >= LONG and not rigs[0].engine._running)
         time.sleep(1.2)  # its status is a second old at most
         assert other.status.tokens == LONG
+    finally:
+        serving.close()
+
+
+POISON = 40
+
+
+class Fragile:
+    """An engine that dies of one prompt before any request of the same moment gets a token."""
+
+    def __init__(self) -> None:
+        self.link, self._ours = memory_link_pair("gateway", "engine")
+        self.is_dead = False
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        taken: list[Submit] = []
+        with contextlib.suppress(PeerLost):
+            while True:
+                message = self._ours.recv(0.05)
+                if isinstance(message, Submit):
+                    taken.append(message)
+                    if message.prompt_ids[-1] == POISON:
+                        self.is_dead = True
+                        self._ours.close()
+                elif isinstance(message, Ping):
+                    self._ours.send(Pong(number=message.number, status=EngineStatus()))
+                elif message is None:
+                    for submit in taken:
+                        self._ours.send(Committed(request=submit.request, token_ids=(7, 8)))
+                        stats = RequestStats()
+                        done = Finished(request=submit.request, reason="length", stats=stats)
+                        self._ours.send(done)
+                    taken = []
+
+
+def test_a_request_that_engines_die_of_is_found_and_given_up() -> None:
+    """It may be tried three times; those beside it wait at most for that, and get their tokens."""
+    engine = Fragile()
+    serving = Serving(links=[engine.link], recovers=True)
+    num_lost = 0
+
+    def ask(number: int) -> list[int]:
+        with Client(serving.address) as client:
+            chunks = list(client.generate([1, 2, number], max_tokens=2))
+        return [token for chunk in chunks for token in chunk.token_ids]
+
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            running = {n: pool.submit(ask, n) for n in (1, 2, POISON, 3, 4, 5)}
+            while not all(future.done() for future in running.values()):
+                if engine.is_dead:
+                    num_lost += 1
+                    engine = Fragile()
+                    serving.gateway.attach(0, engine.link)
+                time.sleep(0.01)
+        for number, future in running.items():
+            if number == POISON:
+                with pytest.raises(ServiceError, match="lost 3 times in a row with this request"):
+                    future.result()
+            else:
+                assert future.result() == [7, 8]
+        assert num_lost + engine.is_dead == 3
     finally:
         serving.close()
