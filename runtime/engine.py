@@ -89,6 +89,8 @@ class Engine:
         self._waiting = RequestQueue()
         self._running: list[Sequence] = []
         self._stopping = False
+        self._settle_at_s = 0.0
+        """When an idle engine gives its next sign of life: at once after the last round."""
         self._num_preemptions = self._num_prefix_hits = self._num_expired = 0
         self._met = threading.Condition()
         self._num_met = 0
@@ -154,12 +156,18 @@ class Engine:
                 link.close()
 
     def _take_inbox(self) -> None:
-        """Take what has come in; with nothing to do, wait for it and show signs of life."""
+        """Take what has come in; with nothing to do, wait for it and show signs of life.
+
+        Signs are due by the clock: what comes in may be nothing but questions how we are.
+        """
         if not (self._running or len(self._waiting)):
-            try:
-                self._take(self._inbox.get(timeout=self._config.heartbeat_s))
-            except queue.Empty:
+            now_s = self._clock.now_s()
+            if now_s >= self._settle_at_s:
                 self._rounds.settle()
+                self._settle_at_s = now_s + self._config.heartbeat_s
+            try:
+                self._take(self._inbox.get(timeout=self._settle_at_s - now_s))
+            except queue.Empty:
                 return
         while not self._inbox.empty():
             self._take(self._inbox.get())
@@ -284,7 +292,7 @@ class Engine:
         decoding, prefilling, syncing = self._split()
         losses = self._ports.num_losses
         works = self._rounds.run(decoding, prefilling, syncing)
-        now_s = self._clock.now_s()
+        now_s = self._settle_at_s = self._clock.now_s()
         for work in works:
             if self._ports.num_losses > losses:
                 work.sequence.counters.drafter_lost = True

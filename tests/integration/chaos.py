@@ -82,7 +82,7 @@ class ChaosServer:
         while not said.startswith("{"):  # Ray has its say, too
             said = self._answers.get(timeout=60)
         answer: dict[str, Any] = json.loads(said)
-        assert "error" not in answer, answer
+        assert "error" not in answer, (answer, self.said[-30:])
         return answer
 
     def family(self) -> list[psutil.Process]:

@@ -1,6 +1,7 @@
 """The leader with real loops in one process: exact in every mode, batch, order and failure."""
 
 import random
+import time
 
 import pytest
 
@@ -229,6 +230,22 @@ def test_the_target_waits_for_a_drafter_in_its_own_thread(rig: Rig) -> None:
     assert stats.accepted > 0
     assert stats.draft_s > 0
     assert stats.hidden_s < stats.draft_s / 10
+
+
+def test_an_idle_engine_that_is_asked_all_the_time_is_idle(rig: Rig) -> None:
+    """Its ranks hear of it, and nobody takes it for one that hangs."""
+    rig.attach_model()
+    link = rig.driver()
+    outcome = rig.run([make_submit(1, prompt=[5, 1], mode="pearl", max_tokens=20)])[1]
+    assert outcome.finished is not None
+    begun, beats = time.monotonic(), []
+    while time.monotonic() - begun < 0.6:  # twelve heartbeats
+        link.send(Ping(number=1))
+        assert isinstance(link.recv(5.0), Pong)
+        beats.append(rig.pulse.beat())
+        time.sleep(0.01)
+    assert {beat.state for beat in beats[len(beats) // 2 :]} == {"idle"}
+    assert beats[-1].num_steps - beats[0].num_steps >= 4
 
 
 def test_a_mixed_batch_gives_what_each_request_gives_alone(rig: Rig) -> None:
