@@ -237,6 +237,9 @@ def evaluate(
     temperature: Temperature = 0.0,
     seed: Seed = 0,
     plot: Annotated[Path | None, typer.Option(help="Write the comparison to this .png.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep each prompt's figures here; a cut run goes on.")
+    ] = None,
     tp: Tp = 1,
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -269,6 +272,7 @@ def evaluate(
         temperature=temperature,
         seed=seed,
         plot=plot,
+        keep=keep,
         json=json,
     )
     run_verb("cluster.draft_eval", options)

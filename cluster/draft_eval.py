@@ -6,14 +6,14 @@ the machine does falls on both alike.
 
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from cluster.deployment import Deployment
+from cluster.draft_eval_store import EvalStore, Pair
 from cluster.draft_plot import plot_drafters
 from cluster.options import DecodeOptions, DraftEvalOptions
 from cluster.planning import PlannedModel, plan_deployment, plan_drafter, plan_target
@@ -29,15 +29,6 @@ from runtime.prompts import read_prompts
 
 _NOTES = Console(stderr=True)
 _ALL = "all"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """One prompt, plain and drafted."""
-
-    category: str
-    plain: Result
-    drafted: Result
 
 
 def run(options: DraftEvalOptions) -> int:
@@ -64,6 +55,7 @@ def run(options: DraftEvalOptions) -> int:
     choices = [
         plan_drafter(replace(options.models, drafter=name), target) for name in options.drafters
     ]
+    store = EvalStore(options.keep, _settings(options, target)) if options.keep else None
     rows = []
     num_actors = max(2, options.models.tp + 1)
     with RaySession(options.models.ray_address, num_actors=num_actors), _progress() as progress:
@@ -72,12 +64,17 @@ def run(options: DraftEvalOptions) -> int:
             progress.update(task, drafter=name)
             tokens = cache_tokens(submits, 1, target.max_positions)
             spec = plan_deployment(options.models, target, choice, cache_tokens=tokens, stops=False)
-            with ExitStack() as stack:
-                deployment = stack.enter_context(Deployment(spec))
-                deployment.start(lambda _: None)
+            with Deployment(spec) as deployment:
                 pairs = []
                 for submit, category in zip(submits, categories, strict=True):
-                    pairs.append(_pair(deployment, submit, category))
+                    pair = store.find(name, submit, category) if store is not None else None
+                    if pair is None:
+                        if not deployment.target_ranks:
+                            deployment.start(lambda _: None)
+                        pair = _pair(deployment, submit, category)
+                        if store is not None:
+                            store.keep(name, pair)
+                    pairs.append(pair)
                     progress.advance(task)
             rows.append(_row(name, pairs, mode, options.draft_length))
     if options.plot is not None:
@@ -197,13 +194,17 @@ def _alpha_at(
 
 
 def _config(options: DraftEvalOptions, target: PlannedModel, num: int) -> dict[str, object]:
+    return _settings(options, target) | {"num_prompts": num}
+
+
+def _settings(options: DraftEvalOptions, target: PlannedModel) -> dict[str, object]:
     return {
         "target": target.name,
         "mode": options.mode,
         "draft_length": options.draft_length,
         "max_tokens": options.max_tokens,
         "temperature": options.temperature,
-        "num_prompts": num,
+        "seed": options.seed,
         "tp": options.models.tp,
         "threads": options.models.threads,
         "dtype": options.models.dtype,

@@ -211,6 +211,8 @@ class DraftEvalOptions:
     seed: int
     plot: Path | None
     """Where the picture goes; None draws none."""
+    keep: Path | None = None
+    """Where figures are kept as they come, to go on from."""
     json: bool = False
 
 
