@@ -12,7 +12,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -241,10 +240,9 @@ class _Display:
         self._progress.update(
             self._task,  # type: ignore[arg-type]
             advance=1,
-            figures=f"loss {report.loss:.3f}, lr {report.lr:.1e}, "
-            f"{report.num_tokens / max(report.seconds, 1e-9):.0f} tokens/s, "
-            f"late {report.num_stragglers} ({self._late} in all), waits {self._waits}, "
-            f"lost {self._lost}",
+            figures=f"loss {report.loss:.3f} lr {report.lr:.0e} "
+            f"{report.num_tokens / max(report.seconds, 1e-9):.0f} tok/s "
+            f"late {report.num_stragglers}/{self._late} wait {self._waits} lost {self._lost}",
         )
 
     def note(self, text: str) -> None:
@@ -255,11 +253,9 @@ class _Display:
 @contextmanager
 def _progress(total: int, done: int) -> Iterator[_Display]:
     with Progress(
-        TextColumn("training"),
-        BarColumn(),
+        BarColumn(bar_width=10),  # all of it fits in 80 columns
         MofNCompleteColumn(),
         TextColumn("{task.fields[figures]}"),
-        TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=_NOTES,
         refresh_per_second=1,
