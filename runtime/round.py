@@ -5,6 +5,7 @@ carries the machine's commands out. In PEARL mode the drafter works while the ta
 (PEARL, arXiv 2408.11850, Algorithm 2); in draft-then-verify mode the forward waits for the drafts.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import replace
 
@@ -75,7 +76,7 @@ class RoundRunner:
     def measure(self, max_positions: int) -> None:
         """Time forwards of a few sizes, so that the first drafts are as long as is worth it.
 
-        Called when nothing is in flight; takes about a second. Without room it does nothing.
+        Called when nothing is in flight; takes a second or two. Without room it does nothing.
         """
         longest = max(_MEASURED_SIZES)
         context = min(_MEASURED_CONTEXT, max_positions - longest)
@@ -85,16 +86,24 @@ class RoundRunner:
         self._ledger.open(slot, context + longest)
         before = SequenceRows(slot=slot, start=0, token_ids=(0,) * context, num_logits=0)
         self._runner.execute(self._ledger.plan((before,)))
+        rows = [
+            SequenceRows(slot=slot, start=context, token_ids=(0,) * size, num_logits=size)
+            for size in _MEASURED_SIZES
+        ]
+        self._time(rows, lambda *_: None)  # the first forward of a size prepares its kernels
+        self._time(rows * _MEASURED_TIMES, self._controller.observe_forward)
+        self._ledger.close(slot)
+
+    def _time(self, rows: Items[SequenceRows], observe: Callable[[int, float], None]) -> None:
+        """Tell how long a forward of each takes, until a second is over."""
         end_s = self._clock.now_s() + _MEASURING_S
-        for size in _MEASURED_SIZES * _MEASURED_TIMES:
-            row = SequenceRows(slot=slot, start=context, token_ids=(0,) * size, num_logits=size)
+        for row in rows:
             start_s = self._clock.now_s()
-            self._runner.execute(self._ledger.plan((row,), (1,) * size))
+            self._runner.execute(self._ledger.plan((row,), (1,) * row.num_logits))
             now_s = self._clock.now_s()
-            self._controller.observe_forward(size, now_s - start_s)
+            observe(row.num_logits, now_s - start_s)
             if now_s > end_s:
                 break
-        self._ledger.close(slot)
 
     def release(self, sequence: Sequence) -> None:
         """Release a sequence's cache, at the target and at the drafter."""

@@ -60,6 +60,8 @@ class RoundDrafts:
         """Drafts that did not come in time, in this round."""
         self.waited_s = 0.0
         """Seconds that the target stood still for drafts, in this round."""
+        self._asking_s: dict[int, float] = {}
+        """By drafter: seconds of asking for drafts that have not been taken in yet."""
 
     @property
     def longest(self) -> DraftTime:
@@ -168,7 +170,8 @@ class RoundDrafts:
         )
         start_s = self._clock.now_s()
         port.ask(request)
-        self.waited_s += self._clock.now_s() - start_s  # a drafter in this thread drafts now
+        asking_s = self._clock.now_s() - start_s  # a drafter in this thread drafts now
+        self._asking_s[port.number] = self._asking_s.get(port.number, 0.0) + asking_s
 
     def _item(self, sequence: Sequence, opened: list[DraftOpen], num_draft: int) -> DraftItem:
         """Make the drafter's item for a sequence, introducing it first if need be."""
@@ -204,6 +207,9 @@ class RoundDrafts:
             time = self._times.setdefault(port.number, DraftTime())
             time.seconds += proposal.draft_s
             time.steps += proposal.num_steps
+            stood_s = min(self._asking_s.get(port.number, 0.0), proposal.draft_s)
+            self._asking_s[port.number] = self._asking_s.get(port.number, 0.0) - stood_s
+            self.waited_s += stood_s
             # Reading a prompt would spoil the estimate.
             if proposal.num_steps and proposal.round != port.last_opening:
                 self._controller.observe_draft(

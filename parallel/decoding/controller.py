@@ -25,6 +25,8 @@ _FIRST_LENGTHS = (4, 4, 0, 2)
 _PROBE_EVERY = 24
 """After so many plain rounds one round drafts again, to see whether things changed."""
 _PROBE_LENGTH = 2
+_PROBE_SIZES = (2, 5, 11)
+"""Nodes of a tree that is tested to see whether forwards of such sizes became cheaper."""
 _EXACT_SIZES = 16
 """Forwards of up to so many positions are timed apart; larger ones by size class."""
 _STEPS_PER_DOUBLING = 3
@@ -192,6 +194,8 @@ class DraftLengthController:
         self._requests: dict[int, AcceptanceEstimate] = {}
         self._num_choices: dict[int, int] = {}
         self._num_plain: dict[int, int] = {}
+        self._num_worthless = 0
+        """Trees in a row of which nothing was worth a test."""
 
     def observe_forward(self, num_positions: int, seconds: float) -> None:
         """Take in a target forward."""
@@ -251,10 +255,15 @@ class DraftLengthController:
         if not self._costs.knows_forwards:
             return len(gains)
         tokens = [1 + gain for gain in accumulate(gains, initial=0.0)]
-        return max(
+        best = max(
             range(len(tokens)),
             key=lambda num: tokens[num] / self._costs.target_s((num + 1) * batch),
         )
+        self._num_worthless = self._num_worthless + 1 if best == 0 and gains else 0
+        probes, rest = divmod(self._num_worthless, _PROBE_EVERY * batch)
+        if probes and not rest:  # without a test the times of larger forwards would never change
+            return min(_PROBE_SIZES[probes % len(_PROBE_SIZES)], len(gains))
+        return best
 
     def least_gain(self, *, width: int = 1) -> float:
         """Return how likely a path has to be kept for a model's step after it to pay.

@@ -201,3 +201,19 @@ def test_a_forgotten_request_starts_over_from_what_all_requests_taught() -> None
 def test_same_observations_give_the_same_choices() -> None:
     runs = [drive(DraftLengthController(max_length=8), alpha=0.6, num_rounds=80) for _ in range(2)]
     assert runs[0] == runs[1]
+
+
+def test_trees_are_tested_now_and_then_where_they_never_pay() -> None:
+    """Times that were taken while the machine was busy must not last for ever."""
+    controller = DraftLengthController(max_length=8)
+    for size in (1, 3, 6, 12, 25):
+        controller.observe_forward(size, 0.01 * size)  # a row costs as much as a forward
+    gains = [0.6] + [0.3] * 11
+    found = [controller.worth(gains, batch=1) for _ in range(100)]
+    assert sorted(set(found)) == [0, 2, 5, 11]
+    assert sum(num > 0 for num in found) == 4
+    for size in (3, 6, 12):
+        for _ in range(20):
+            controller.observe_forward(size, 0.011)
+    assert controller.worth(gains, batch=1) > 4
+    assert controller.worth([], batch=1) == 0
