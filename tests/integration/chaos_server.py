@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 
 from actors.shard import ShardActor
 from cluster import cli, fleet, ranks
@@ -28,6 +29,7 @@ from cluster.group_opener import Leader
 from runtime.groups.rendezvous import GroupSpec
 
 _WAIT_S = 20.0
+_REPLACED_S = 30.0
 DEPLOYMENTS: list[Deployment] = []
 
 
@@ -69,6 +71,18 @@ class WiredDeployment(Deployment):
 
 
 def strike(command: dict[str, Any]) -> dict[str, Any]:
+    """Wait for the moment, then strike; where a rank is just being replaced, strike the new one."""
+    deadline_s = time.monotonic() + _REPLACED_S
+    while True:
+        try:
+            return strike_now(command)
+        except RayActorError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.5)
+
+
+def strike_now(command: dict[str, Any]) -> dict[str, Any]:
     """Wait for the moment, then strike."""
     deployment = DEPLOYMENTS[command.get("replica", 0)]
     everybody = [*deployment.target_ranks, *deployment.drafters.ranks]

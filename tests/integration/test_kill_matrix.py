@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,8 @@ from tests.tiny_checkpoint import save_tiny_checkpoint
 MAX_TOKENS = 60
 STOP_S = 20.0
 CUT_S = 3.0
+STATUS_S = 1.5
+"""As old as what the server tells of its engine may be."""
 SERVE = "serve"
 ROLES = ("target rank 0", "target rank 1", "drafter rank 0", SERVE)
 FAULTS = ("kill", "stop", "cut", "lossy")
@@ -126,6 +129,8 @@ def test_clients_get_every_token(
     heal(served)
     assert seen == cell.state
     assert found == alone
+    wait_until(lambda: not is_anybody_stopped(served), 60)
+    time.sleep(STATUS_S)
     wait_until(lambda: is_whole(served), 120)
     survivors = {process.pid for process in served.family()}
     await_end([process for process in before if process.pid not in survivors])
@@ -179,6 +184,15 @@ def pause_server(served: ChaosServer) -> None:
 def heal(served: ChaosServer) -> None:
     for wire in (served.clients, served.driver, served.drafter):
         wire.mode = Mode.PASS
+
+
+def is_anybody_stopped(served: ChaosServer) -> bool:
+    """Tell whether a stopped rank still waits for its end, or to be woken up."""
+    for process in served.family():
+        with suppress(psutil.NoSuchProcess):
+            if process.status() == psutil.STATUS_STOPPED:
+                return True
+    return False
 
 
 def is_whole(served: ChaosServer) -> bool:
