@@ -75,5 +75,7 @@ def _fields(result: Result) -> dict[str, object]:
 
 
 def _result(submit: Submit, fields: dict[str, Any]) -> Result:
-    stats = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["stats"].items()}
+    stats: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in fields["stats"].items()
+    }
     return Result(submit=submit, token_ids=fields["token_ids"], stats=RequestStats(**stats))
