@@ -31,20 +31,21 @@ class EvalStore:
             ConfigError: it is of another kind of run, or cannot be read or written.
         """
         self._file = file
-        self._known: dict[tuple[str, str], dict[str, Any]] = {}
         try:
             text = file.read_text() if file.exists() else ""
-            whole = text[: text.rfind("\n") + 1]
-            file.write_text(whole or json.dumps(config) + "\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--keep {file}: {error}") from error
-        try:
-            first, *lines = [json.loads(line) for line in whole.splitlines()] or [dict(config)]
+            whole = text[: text.rfind("\n") + 1] if text else json.dumps(config) + "\n"
+            first, *lines = [json.loads(line) for line in whole.splitlines()]
             self._known = {(line["drafter"], line["prompt"]): line for line in lines}
+        except OSError as error:
+            raise ConfigError(f"--keep {file}: {error}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"--keep {file} holds no figures of draft eval: {error!r}") from error
         if first != dict(config):
             raise ConfigError(f"--keep {file} was measured with {first}, not {dict(config)}")
+        try:
+            file.write_text(whole)  # only now: what is not ours stays as it was
+        except OSError as error:
+            raise ConfigError(f"--keep {file}: {error}") from error
 
     def find(self, drafter: str, submit: Submit, category: str) -> Pair | None:
         """Return what is known of a drafter on a prompt."""

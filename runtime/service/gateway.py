@@ -254,8 +254,7 @@ class Gateway:
         self.cancel(request)
         for journal in request.samples:
             self._journals.pop(journal.submit.request, None)
-            if journal.is_suspect and self._loop is not None:
-                self._loop.call_soon(self._run_waiting)
+            self._let_next_suspect_run(journal)
         self._requests.pop(request, None)
         if self._store is not None:
             self._store.dropped(request)
@@ -370,11 +369,9 @@ class Gateway:
             case Committed():
                 if self._store is not None:
                     self._store.committed(message)
-                was_suspect = journal.is_suspect
+                self._let_next_suspect_run(journal)  # soon: once this one has its token
                 journal.take(message, self.metrics)
                 request.touch()
-                if was_suspect:
-                    self._run_waiting()
             case Finished():
                 self._finish(request, journal, message)
             case Failed():
@@ -389,9 +386,13 @@ class Gateway:
         _LOG.info("finished", extra=journal.report(request))
         self._keep_answer(journal, finished)
 
-    def _ended(self, journal: Journal) -> None:
+    def _let_next_suspect_run(self, journal: Journal) -> None:
+        """Begin with another suspect, if this one has kept it waiting."""
         if journal.is_suspect and self._loop is not None:
-            self._loop.call_soon(self._run_waiting)  # the next suspect's turn
+            self._loop.call_soon(self._run_waiting)
+
+    def _ended(self, journal: Journal) -> None:
+        self._let_next_suspect_run(journal)
         if self._store is not None:
             self._store.ended(journal)
 

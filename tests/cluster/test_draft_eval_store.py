@@ -46,5 +46,10 @@ def test_figures_of_another_kind_of_run_are_refused(tmp_path: Path) -> None:
     file.write_text("1\n2\n")
     with pytest.raises(ConfigError, match="holds no figures of draft eval"):
         EvalStore(file, CONFIG)
+    for text in ("a line and\nhalf of one", "no line at all"):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match="holds no figures of draft eval"):
+            EvalStore(file, CONFIG)
+        assert file.read_text() == text  # a file of something else loses nothing
     with pytest.raises(ConfigError, match="--keep"):
         EvalStore(tmp_path, CONFIG)

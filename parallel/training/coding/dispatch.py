@@ -104,25 +104,12 @@ class _Running:
         return max(self._since_s[chunk].values()) + self._pace.overdue_s
 
 
-class PullQueue:
-    """Any worker does any chunk; those that are late are done twice.
-
-    A queue of microbatches with speculative re-execution (backup tasks: Dean and Ghemawat, 2004,
-    section 3.6). Nobody copies a chunk that is not late: a copy that is not finished when the
-    gradient is complete would hold its worker up in the next one.
-    """
+class _Chunks:
+    """Chunks of one gradient that have not come back, and who works on them."""
 
     def __init__(self, num_chunks: int, pace: Pace) -> None:
-        self._todo = list(range(num_chunks))
-        self._open = set(self._todo)
+        self._open = set(range(num_chunks))
         self._running = _Running(pace)
-
-    def next(self, worker: int, now_s: float) -> int | None:
-        """Return the first chunk nobody has; else the late one that the fewest others work on."""
-        if self._todo:
-            return self._running.start(self._todo.pop(0), worker, now_s)
-        late = self._running.first_late(now_s, not_of=worker)
-        return None if late is None else self._running.start(late, worker, now_s)
 
     def next_copy_s(self, now_s: float) -> float:
         """Return when a chunk will be late."""
@@ -134,13 +121,7 @@ class PullQueue:
             return False
         self._running.end(chunk, worker, now_s)
         self._open.discard(chunk)
-        if chunk in self._todo:  # its first worker was given up, and brought it after all
-            self._todo.remove(chunk)
         return True
-
-    def lost(self, worker: int) -> None:
-        """Put back what nobody else works on."""
-        self._todo = self._running.leave(worker) + self._todo
 
     @property
     def is_complete(self) -> bool:
@@ -148,7 +129,37 @@ class PullQueue:
         return not self._open
 
 
-class StreamingGroups:
+class PullQueue(_Chunks):
+    """Any worker does any chunk; those that are late are done twice.
+
+    A queue of microbatches with speculative re-execution (backup tasks: Dean and Ghemawat, 2004,
+    section 3.6). Nobody copies a chunk that is not late: a copy that is not finished when the
+    gradient is complete would hold its worker up in the next one.
+    """
+
+    def __init__(self, num_chunks: int, pace: Pace) -> None:
+        super().__init__(num_chunks, pace)
+        self._todo = list(range(num_chunks))
+
+    def next(self, worker: int, now_s: float) -> int | None:
+        """Return the first chunk nobody has; else the late one that the fewest others work on."""
+        if self._todo:
+            return self._running.start(self._todo.pop(0), worker, now_s)
+        late = self._running.first_late(now_s, not_of=worker)
+        return None if late is None else self._running.start(late, worker, now_s)
+
+    def done(self, chunk: int, worker: int, now_s: float) -> bool:
+        """Take in a chunk."""
+        if chunk in self._todo:  # its first worker was given up, and brought it after all
+            self._todo.remove(chunk)
+        return super().done(chunk, worker, now_s)
+
+    def lost(self, worker: int) -> None:
+        """Put back what nobody else works on."""
+        self._todo = self._running.leave(worker) + self._todo
+
+
+class StreamingGroups(_Chunks):
     """Fractional repetition that streams: a group's workers start at different chunks of theirs.
 
     Worker p of a group of d takes the group's d chunks in the order p, p + 1, ..., after its own
@@ -163,10 +174,9 @@ class StreamingGroups:
                 f"groups of {group_size} do not come out even with {num_workers} workers: take "
                 f"{', '.join(map(str, near))}"
             )
+        super().__init__(num_workers, pace)
         self._size = group_size
-        self._open = set(range(num_workers))
         self._tried: dict[int, set[int]] = {}
-        self._running = _Running(pace)
 
     def next(self, worker: int, now_s: float) -> int | None:
         """Return the worker's next chunk in its group's rotation that has not come back."""
@@ -179,24 +189,7 @@ class StreamingGroups:
                 return self._running.start(chunk, worker, now_s)
         return None
 
-    def next_copy_s(self, now_s: float) -> float:
-        """Return when a chunk will be late."""
-        return self._running.next_late_s(now_s)
-
-    def done(self, chunk: int, worker: int, now_s: float) -> bool:
-        """Take in a chunk."""
-        if chunk not in self._open:
-            return False
-        self._running.end(chunk, worker, now_s)
-        self._open.discard(chunk)
-        return True
-
     def lost(self, worker: int) -> None:
         """Let a worker that takes its place start anew."""
         self._running.leave(worker)
         self._tried.pop(worker, None)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every chunk has come back."""
-        return not self._open
