@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from actors.baseline import BaselineActor
-from cluster.bench_rows import Case, Measured, bench_rows, bench_table
+from cluster.bench_rows import Case, Measured, as_measured, bench_rows, bench_table, together
 from cluster.deployment import Deployment
 from cluster.deployment_spec import DeploymentSpec
+from cluster.kept import Kept, prompts_key
 from cluster.options import BenchDecodeOptions
 from cluster.planning import (
     DrafterChoice,
@@ -36,6 +37,7 @@ from runtime.prompts import read_prompts
 
 _NOTES = Console(stderr=True)
 _WARM_UP_TOKENS = 8
+_WARM_UP_PROMPTS = 4
 
 
 def run(options: BenchDecodeOptions) -> int:
@@ -46,6 +48,7 @@ def run(options: BenchDecodeOptions) -> int:
         PeerError: a target rank died.
     """
     _check(options)
+    kept = Kept(options.keep, _settings(options), verb="bench decode") if options.keep else None
     target = plan_target(replace(options.models, tp=max(options.tps)))
     submits = make_submits(options.prompts, options.decode, target)
     drafting = any(mode != "autoregressive" for mode in options.modes)
@@ -62,11 +65,11 @@ def run(options: BenchDecodeOptions) -> int:
                 for mode in options.modes
             ]
         groups = _groups(options, submits)
-        _measure(cases, groups, options)
+        _measure(cases, groups, options, kept)
     rows = bench_rows(cases, list(groups))
     by_category = {name: bench_rows(cases, [name]) for name in groups if len(groups) > 1}
     if options.json:
-        found = {"config": _config(options, submits), "rows": rows}
+        found = {"config": _settings(options) | {"num_prompts": len(submits)}, "rows": rows}
         print(json.dumps(found | ({"by_category": by_category} if by_category else {})))
         return 0
     console = output_console()
@@ -193,9 +196,20 @@ def _predictor(
 
 
 def _measure(
-    cases: list[Case], groups: dict[str, list[Submit]], options: BenchDecodeOptions
+    cases: list[Case],
+    groups: dict[str, list[Submit]],
+    options: BenchDecodeOptions,
+    kept: Kept | None,
 ) -> None:
-    """Run the cases in turn, so that what else the machine does falls on all of them alike."""
+    """Run the cases in turn, so that what else the machine does falls on all of them alike.
+
+    Prompts that run one at a time take turns one by one; a batch would run half empty at its end.
+    """
+    size = 1 if options.batch == 1 else len(max(groups.values(), key=len))
+    pieces = {
+        name: [submits[at : at + size] for at in range(0, len(submits), size)]
+        for name, submits in groups.items()
+    }
     with Progress(
         TextColumn("measuring {task.fields[case]}"),
         BarColumn(),
@@ -205,31 +219,50 @@ def _measure(
         transient=True,
         refresh_per_second=1,  # the cores are for what is measured
     ) as progress:
-        total = len(cases) * (options.repeats * len(groups) + 1)
+        total = len(cases) * (options.repeats * sum(map(len, pieces.values())) + 1)
         task = progress.add_task("bench", total=total, case="")
-        first = next(iter(groups.values()))
+        first = next(iter(groups.values()))[: _WARM_UP_PROMPTS * options.batch]
         for case in cases:
             progress.update(task, case=f"{case.name} tp={case.tp}")
             case.measure(first, _WARM_UP_TOKENS)
             progress.advance(task)
-        for _ in range(options.repeats):
-            for name, submits in groups.items():
-                for case in cases:
-                    progress.update(task, case=f"{case.name} tp={case.tp}")
-                    measured = case.measure(submits, options.decode.max_tokens)
-                    case.runs.setdefault(name, []).append(measured)
-                    progress.advance(task)
+        for repetition in range(options.repeats):
+            for name in groups:
+                runs: list[list[Measured]] = [[] for _ in cases]
+                for number, piece in enumerate(pieces[name]):
+                    for case, mine in zip(cases, runs, strict=True):
+                        progress.update(task, case=f"{case.name} tp={case.tp}")
+                        key = f"{case.name} tp={case.tp} run {repetition} {name} {number}"
+                        mine.append(_run(case, key, piece, options, kept))
+                        progress.advance(task)
+                for case, mine in zip(cases, runs, strict=True):
+                    case.runs.setdefault(name, []).append(together(mine))
 
 
-def _config(options: BenchDecodeOptions, submits: list[Submit]) -> dict[str, object]:
+def _run(
+    case: Case, key: str, submits: list[Submit], options: BenchDecodeOptions, kept: Kept | None
+) -> Measured:
+    """Measure, unless it is known."""
+    key = f"{key} {prompts_key(submits)}"
+    fields = kept.find(key) if kept is not None else None
+    if fields is not None:
+        return as_measured(submits, fields)
+    measured = case.measure(submits, options.decode.max_tokens)
+    if kept is not None:
+        kept.keep(key, measured.fields)
+    return measured
+
+
+def _settings(options: BenchDecodeOptions) -> dict[str, object]:
     return {
         "target": options.models.target,
         "drafter": options.models.drafter,
+        "drafters": options.models.drafters,
         "virtual": options.models.virtual,
-        "num_prompts": len(submits),
         "max_tokens": options.decode.max_tokens,
         "draft_length": options.decode.draft_length,
         "temperature": options.decode.temperature,
+        "seed": options.decode.seed,
         "batch": options.batch,
         "repeats": options.repeats,
         "dtype": options.models.dtype,

@@ -1,12 +1,14 @@
 """What the runs of `paceline bench decode` come to: one row a configuration, and the table."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
 
 from rich.table import Table
 
+from cluster.kept import as_result, result_fields
 from cluster.report import Stats, total_stats
 from cluster.session import Result
 from parallel.messages import Submit
@@ -20,6 +22,25 @@ class Measured:
     wall_s: float
     results: tuple[Result, ...] = ()
     """Empty for a baseline."""
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """What `--keep` keeps of it."""
+        return {
+            "token_ids": self.token_ids,
+            "wall_s": self.wall_s,
+            "results": [result_fields(result) for result in self.results],
+        }
+
+
+def as_measured(submits: Sequence[Submit], fields: Mapping[str, Any]) -> Measured:
+    """Return the run that was kept."""
+    results = fields["results"]
+    return Measured(
+        token_ids=tuple(tuple(token_ids) for token_ids in fields["token_ids"]),
+        wall_s=fields["wall_s"],
+        results=tuple(as_result(*pair) for pair in zip(submits, results, strict=bool(results))),
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,7 +60,7 @@ class Case:
 
     def over(self, groups: Sequence[str]) -> list[Measured]:
         """Return each repetition's run over some of the groups together."""
-        return [_together(parts) for parts in zip(*(self.runs[g] for g in groups), strict=True)]
+        return [together(parts) for parts in zip(*(self.runs[g] for g in groups), strict=True)]
 
 
 def bench_rows(cases: Sequence[Case], groups: Sequence[str]) -> list[dict[str, object]]:
@@ -48,7 +69,8 @@ def bench_rows(cases: Sequence[Case], groups: Sequence[str]) -> list[dict[str, o
     return [_row(case, case.over(groups), first) for case in cases]
 
 
-def _together(parts: Sequence[Measured]) -> Measured:
+def together(parts: Sequence[Measured]) -> Measured:
+    """Return runs one after the other as one."""
     return Measured(
         token_ids=tuple(chain.from_iterable(part.token_ids for part in parts)),
         wall_s=sum(part.wall_s for part in parts),

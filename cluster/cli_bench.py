@@ -17,6 +17,7 @@ from cluster.flags import (
     Group,
     IgnoreEos,
     Json,
+    Keep,
     LayerParallel,
     Link,
     MaxTokens,
@@ -77,6 +78,7 @@ def bench_decode(
     by_category: Annotated[
         bool, typer.Option("--by-category", help="Also compare by the category of the prompts.")
     ] = False,
+    keep: Keep = None,
     prompt: Prompt = None,
     prompts: Prompts = None,
     num_prompts: NumPrompts = None,
@@ -140,6 +142,7 @@ def bench_decode(
         batch=batch,
         baselines=tuple(baseline.split(",")) if baseline else (),
         by_category=by_category,
+        keep=keep,
         json=json,
     )
     run_verb("cluster.bench_decode", options)

@@ -9,6 +9,7 @@ from cluster.flags import (
     Device,
     Dtype,
     Json,
+    Keep,
     MaxBatch,
     NumPrompts,
     Ray,
@@ -237,9 +238,7 @@ def evaluate(
     temperature: Temperature = 0.0,
     seed: Seed = 0,
     plot: Annotated[Path | None, typer.Option(help="Write the comparison to this .png.")] = None,
-    keep: Annotated[
-        Path | None, typer.Option(help="Keep each prompt's figures here; a cut run goes on.")
-    ] = None,
+    keep: Keep = None,
     tp: Tp = 1,
     dtype: Dtype = "float32",
     device: Device = "cpu",

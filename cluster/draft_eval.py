@@ -13,8 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cluster.deployment import Deployment
-from cluster.draft_eval_store import EvalStore, Pair
+from cluster.draft_eval_store import Pair, find_pair, keep_pair
 from cluster.draft_plot import plot_drafters
+from cluster.kept import Kept
 from cluster.options import DecodeOptions, DraftEvalOptions
 from cluster.planning import PlannedModel, plan_deployment, plan_drafter, plan_target
 from cluster.ray_session import RaySession
@@ -55,7 +56,8 @@ def run(options: DraftEvalOptions) -> int:
     choices = [
         plan_drafter(replace(options.models, drafter=name), target) for name in options.drafters
     ]
-    store = EvalStore(options.keep, _settings(options, target)) if options.keep else None
+    settings = _settings(options, target)
+    kept = Kept(options.keep, settings, verb="draft eval") if options.keep else None
     rows = []
     num_actors = max(2, options.models.tp + 1)
     with RaySession(options.models.ray_address, num_actors=num_actors), _progress() as progress:
@@ -67,13 +69,13 @@ def run(options: DraftEvalOptions) -> int:
             with Deployment(spec) as deployment:
                 pairs = []
                 for submit, category in zip(submits, categories, strict=True):
-                    pair = store.find(name, submit, category) if store is not None else None
+                    pair = find_pair(kept, name, submit, category) if kept is not None else None
                     if pair is None:
                         if not deployment.target_ranks:
                             deployment.start(lambda _: None)
                         pair = _pair(deployment, submit, category)
-                        if store is not None:
-                            store.keep(name, pair)
+                        if kept is not None:
+                            keep_pair(kept, name, pair)
                     pairs.append(pair)
                     progress.advance(task)
             rows.append(_row(name, pairs, mode, options.draft_length))

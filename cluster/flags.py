@@ -102,6 +102,9 @@ Prompts = Annotated[
 NumPrompts = Annotated[int | None, typer.Option(help="Take only the first prompts of the file.")]
 Chat = Annotated[bool, typer.Option("--chat", help="Wrap prompts in the model's chat template.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+Keep = Annotated[
+    Path | None, typer.Option(help="Keep each prompt's figures here; a run that was cut goes on.")
+]
 TokenFile = Annotated[
     Path | None, typer.Option(help="A file of bearer tokens, one a line; a client sends the first.")
 ]

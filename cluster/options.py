@@ -103,6 +103,8 @@ class BenchDecodeOptions:
     """Prompts in flight at once."""
     baselines: tuple[str, ...]
     by_category: bool = False
+    keep: Path | None = None
+    """Where figures are kept as they come, to go on from."""
     json: bool = False
 
 

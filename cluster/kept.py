@@ -1,0 +1,82 @@
+"""Figures of a long measurement, kept as they come, so that a run that was cut goes on."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cluster.session import Result
+from parallel.messages import RequestStats, Submit
+from runtime.errors import ConfigError
+
+
+class Kept:
+    """Figures by key in a file of JSON lines, whose first says how they were measured."""
+
+    def __init__(self, file: Path, config: Mapping[str, object], *, verb: str) -> None:
+        """Open the file, or begin it; a line that a cut run left half written is dropped.
+
+        Args:
+            file: what --keep names.
+            config: what must be the same for figures to be compared; JSON's types only.
+            verb: the command, for messages.
+
+        Raises:
+            ConfigError: it is of another kind of run, or cannot be read or written.
+        """
+        self._file = file
+        header = {"verb": verb, **config}
+        try:
+            text = file.read_text() if file.exists() else ""
+            whole = text[: text.rfind("\n") + 1] if text else json.dumps(header) + "\n"
+            first, *lines = [json.loads(line) for line in whole.splitlines()]
+            self._known: dict[str, dict[str, Any]] = {k["key"]: k["figures"] for k in lines}
+        except OSError as error:
+            raise ConfigError(f"--keep {file}: {error}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"--keep {file} holds no figures of {verb}: {error!r}") from error
+        if first != header:
+            raise ConfigError(f"--keep {file} {_difference(first, header)}: name another file")
+        try:
+            file.write_text(whole)  # only now: what is not ours stays as it was
+        except OSError as error:
+            raise ConfigError(f"--keep {file}: {error}") from error
+
+    def find(self, key: str) -> dict[str, Any] | None:
+        """Return the figures kept under a key."""
+        return self._known.get(key)
+
+    def keep(self, key: str, figures: Mapping[str, object]) -> None:
+        """Add figures; they are on disk at once."""
+        with self._file.open("a") as file:
+            file.write(json.dumps({"key": key, "figures": dict(figures)}) + "\n")
+
+
+def _difference(first: object, header: Mapping[str, object]) -> str:
+    if not isinstance(first, dict):
+        return "holds other figures"
+    names = [name for name in {**first, **header} if first.get(name) != header.get(name)]
+    there = ", ".join(f"{name}={first.get(name)!r}" for name in names)
+    here = ", ".join(f"{name}={header.get(name)!r}" for name in names)
+    return f"was measured with {there}, not {here}"
+
+
+def prompts_key(submits: Sequence[Submit]) -> str:
+    """Return what tells prompts from others."""
+    prompts = json.dumps([submit.prompt_ids for submit in submits])
+    return hashlib.sha256(prompts.encode()).hexdigest()[:16]
+
+
+def result_fields(result: Result) -> dict[str, object]:
+    """Return what is kept of a result."""
+    return {"token_ids": result.token_ids, "stats": asdict(result.stats)}
+
+
+def as_result(submit: Submit, fields: Mapping[str, Any]) -> Result:
+    """Return the result that was kept."""
+    stats: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in fields["stats"].items()
+    }
+    return Result(submit=submit, token_ids=fields["token_ids"], stats=RequestStats(**stats))
