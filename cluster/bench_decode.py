@@ -9,13 +9,13 @@ from functools import partial
 
 import ray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from actors.baseline import BaselineActor
-from cluster.bench_rows import Case, Measured, as_measured, bench_rows, bench_table, together
+from cluster.bench_rows import Case, Measured, bench_rows, bench_table
+from cluster.bench_turns import take_turns
 from cluster.deployment import Deployment
 from cluster.deployment_spec import DeploymentSpec
-from cluster.kept import Kept, prompts_key
+from cluster.kept import Kept
 from cluster.options import BenchDecodeOptions
 from cluster.planning import (
     DrafterChoice,
@@ -36,8 +36,6 @@ from runtime.errors import ConfigError, PacelineError
 from runtime.prompts import read_prompts
 
 _NOTES = Console(stderr=True)
-_WARM_UP_TOKENS = 8
-_WARM_UP_PROMPTS = 4
 
 
 def run(options: BenchDecodeOptions) -> int:
@@ -65,7 +63,14 @@ def run(options: BenchDecodeOptions) -> int:
                 for mode in options.modes
             ]
         groups = _groups(options, submits)
-        _measure(cases, groups, options, kept)
+        take_turns(
+            cases,
+            groups,
+            repeats=options.repeats,
+            batch=options.batch,
+            max_tokens=options.decode.max_tokens,
+            kept=kept,
+        )
     rows = bench_rows(cases, list(groups))
     by_category = {name: bench_rows(cases, [name]) for name in groups if len(groups) > 1}
     if options.json:
@@ -193,64 +198,6 @@ def _predictor(
         target_s=lambda k: virtual.target_s + (k - 1) * virtual.position_s,
         draft_s=lambda k: k * virtual.draft_s,
     )
-
-
-def _measure(
-    cases: list[Case],
-    groups: dict[str, list[Submit]],
-    options: BenchDecodeOptions,
-    kept: Kept | None,
-) -> None:
-    """Run the cases in turn, so that what else the machine does falls on all of them alike.
-
-    Prompts that run one at a time take turns one by one; a batch would run half empty at its end.
-    """
-    size = 1 if options.batch == 1 else len(max(groups.values(), key=len))
-    pieces = {
-        name: [submits[at : at + size] for at in range(0, len(submits), size)]
-        for name, submits in groups.items()
-    }
-    with Progress(
-        TextColumn("measuring {task.fields[case]}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=_NOTES,
-        transient=True,
-        refresh_per_second=1,  # the cores are for what is measured
-    ) as progress:
-        total = len(cases) * (options.repeats * sum(map(len, pieces.values())) + 1)
-        task = progress.add_task("bench", total=total, case="")
-        first = next(iter(groups.values()))[: _WARM_UP_PROMPTS * options.batch]
-        for case in cases:
-            progress.update(task, case=f"{case.name} tp={case.tp}")
-            case.measure(first, _WARM_UP_TOKENS)
-            progress.advance(task)
-        for repetition in range(options.repeats):
-            for name in groups:
-                runs: list[list[Measured]] = [[] for _ in cases]
-                for number, piece in enumerate(pieces[name]):
-                    for case, mine in zip(cases, runs, strict=True):
-                        progress.update(task, case=f"{case.name} tp={case.tp}")
-                        key = f"{case.name} tp={case.tp} run {repetition} {name} {number}"
-                        mine.append(_run(case, key, piece, options, kept))
-                        progress.advance(task)
-                for case, mine in zip(cases, runs, strict=True):
-                    case.runs.setdefault(name, []).append(together(mine))
-
-
-def _run(
-    case: Case, key: str, submits: list[Submit], options: BenchDecodeOptions, kept: Kept | None
-) -> Measured:
-    """Measure, unless it is known."""
-    key = f"{key} {prompts_key(submits)}"
-    fields = kept.find(key) if kept is not None else None
-    if fields is not None:
-        return as_measured(submits, fields)
-    measured = case.measure(submits, options.decode.max_tokens)
-    if kept is not None:
-        kept.keep(key, measured.fields)
-    return measured
 
 
 def _settings(options: BenchDecodeOptions) -> dict[str, object]:

@@ -1,0 +1,67 @@
+"""Configurations of a bench take turns, and a run that was cut measures only what is missing."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.bench_rows import Case, Measured
+from cluster.bench_turns import take_turns
+from cluster.kept import Kept
+from parallel.messages import Submit
+from tests.rig import make_submit
+
+GROUPS = {
+    "qa": [make_submit(0, prompt=(1, 2)), make_submit(1, prompt=(3,))],
+    "math": [make_submit(2, prompt=(4,))],
+}
+
+
+class Bench:
+    """Two configurations; what each was asked, in order, without the warm-up."""
+
+    def __init__(self, cut_at: int | None = None) -> None:
+        self.asked: list[tuple[str, tuple[int, ...]]] = []
+        self._cut_at = cut_at
+        self.cases = [self._case("slow", 2.0), self._case("fast", 1.0)]
+
+    def run(self, *, batch: int = 1, kept: Kept | None = None) -> None:
+        take_turns(self.cases, GROUPS, repeats=2, batch=batch, max_tokens=20, kept=kept)
+
+    def _case(self, name: str, wall_s: float) -> Case:
+        def measure(submits: list[Submit], max_tokens: int) -> Measured:
+            if max_tokens == 20:
+                if len(self.asked) == self._cut_at:
+                    raise KeyboardInterrupt
+                self.asked.append((name, tuple(submit.request for submit in submits)))
+            tokens = tuple((submit.request,) * max_tokens for submit in submits)
+            return Measured(token_ids=tokens, wall_s=wall_s * len(submits))
+
+        return Case(name=name, tp=1, measure=measure)
+
+
+def test_single_prompts_take_turns_and_batches_stay_whole() -> None:
+    bench = Bench()
+    bench.run()
+    once = [(name, (request,)) for request in range(3) for name in ("slow", "fast")]
+    assert bench.asked == once * 2
+    slow, fast = bench.cases
+    assert [run.wall_s for run in slow.over(["qa", "math"])] == [6.0, 6.0]
+    assert fast.over(["qa"])[0].token_ids == ((0,) * 20, (1,) * 20)
+
+    bench = Bench()
+    bench.run(batch=4)
+    assert bench.asked[:3] == [("slow", (0, 1)), ("fast", (0, 1)), ("slow", (2,))]
+
+
+def test_a_run_that_was_cut_measures_what_is_missing(tmp_path: Path) -> None:
+    def kept() -> Kept:
+        return Kept(tmp_path / "bench.jsonl", {"batch": 1}, verb="bench decode")
+
+    whole, cut, rest = Bench(), Bench(cut_at=5), Bench()
+    whole.run()
+    with pytest.raises(KeyboardInterrupt):
+        cut.run(kept=kept())
+    rest.run(kept=kept())
+    assert cut.asked + rest.asked == whole.asked
+    for case, same in zip(rest.cases, whole.cases, strict=True):
+        assert case.runs == same.runs
