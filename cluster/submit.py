@@ -31,6 +31,14 @@ _STOP_S = 60.0
 _AGENT_S = 30.0
 _NO_AGENT = "No available agent"
 """What Ray says until the head's agent, which starts jobs, has come up."""
+_AGENT_HINT = (
+    " The head's agent does not answer; if the node has a second Ray, start the head with "
+    "--dashboard-agent-listen-port, as two agents cannot share one port."
+)
+_TOKEN_HINT = (
+    "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH if the token is not in "
+    "~/.ray/auth_token"
+)
 _POLL_S = 0.5
 _RECONNECTS = 20
 _STOPPED = 130
@@ -71,9 +79,13 @@ def _submit(client: Any, **job: Any) -> str:
         try:
             return str(client.submit_job(**job))
         except (*_SERVER_ERRORS, ValueError) as error:
-            if _NO_AGENT not in str(error) or time.monotonic() > deadline_s:
-                raise ConfigError(f"the job was not accepted: {_first_lines(error)}") from error
-        time.sleep(_POLL_S)
+            late = _NO_AGENT in str(error)
+            if late and time.monotonic() < deadline_s:
+                time.sleep(_POLL_S)
+                continue
+            raise ConfigError(
+                f"the job was not accepted: {_first_lines(error)}{_AGENT_HINT if late else ''}"
+            ) from error
 
 
 def entrypoint_of(arguments: tuple[str, ...]) -> str:
@@ -132,6 +144,8 @@ def _connect(address: str) -> Any:
     try:
         return JobSubmissionClient(address)
     except _SERVER_ERRORS as error:
+        if "uthentication" in str(error):
+            raise ConfigError(f"{address} wants a token: {_TOKEN_HINT}") from error
         raise ConfigError(
             f"no job server answers at {address} ({_first_lines(error)}): it is the dashboard of "
             "ray start --head, which needs ray[default] there"
@@ -165,14 +179,13 @@ async def _show_logs(client: Any, job: str) -> int:
     broken = (*_SERVER_ERRORS, importlib.import_module("aiohttp").ClientError)
     num_shown = 0
     for attempt in range(_RECONNECTS):
-        num_skipped = 0
+        num_received = 0  # a new connection begins with the first character again
         try:
             async for text in client.tail_job_logs(job):
-                fresh = text[max(0, num_shown - num_skipped) :]
-                num_skipped += len(text) - len(fresh)
-                num_shown += len(fresh)
-                sys.stdout.write(fresh)
+                sys.stdout.write(text[max(0, num_shown - num_received) :])
                 sys.stdout.flush()
+                num_received += len(text)
+                num_shown = max(num_shown, num_received)
             return num_shown
         except broken as error:
             with contextlib.suppress(*_SERVER_ERRORS):

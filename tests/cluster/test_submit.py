@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from cluster.cli import app
 from cluster.options_cluster import SubmitOptions
-from cluster.submit import ROOT, _follow, _submit, entrypoint_of, runtime_environment
+from cluster.submit import ROOT, _connect, _follow, _submit, entrypoint_of, runtime_environment
 from runtime.errors import ConfigError
 
 
@@ -88,24 +88,36 @@ class Starting:
 
 
 class Ended:
-    """A job that ended before all of its output was sent."""
+    """A failed job's logs: some parts, a connection that breaks, all parts but the last."""
+
+    PARTS = ("started\n", "step 1\n", "step 2\nstep 3\n", "error: --count is 1\n")
+
+    def __init__(self) -> None:
+        self._connections = 0
 
     async def tail_job_logs(self, _job: str) -> AsyncIterator[str]:
-        yield "started\n"
+        self._connections += 1
+        for part in self.PARTS[: 2 if self._connections == 1 else 3]:
+            yield part
+        if self._connections == 1:
+            raise RuntimeError("the connection broke")
 
     def get_job_status(self, _job: str) -> JobStatus:
-        return JobStatus.FAILED
+        return JobStatus.RUNNING if self._connections == 1 else JobStatus.FAILED
 
     def get_job_logs(self, _job: str) -> str:
-        return "started\nerror: --count is 1\n"
+        return "".join(self.PARTS)
 
     def get_job_info(self, _job: str) -> JobDetails:
         return JobDetails(type="SUBMISSION", entrypoint="", status="FAILED", driver_exit_code=2)
 
 
-def test_nothing_of_the_output_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_is_shown_whole_and_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.submit._POLL_S", 0.0)
     assert _follow(Ended(), "raysubmit_1", "") == 2
-    assert capsys.readouterr().out == "started\nerror: --count is 1\n"
+    assert capsys.readouterr().out == "".join(Ended.PARTS)
 
 
 def test_a_cluster_that_was_just_started_gets_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,8 +127,17 @@ def test_a_cluster_that_was_just_started_gets_time(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ConfigError, match="the job was not accepted: no such id"):
         _submit(Starting(late, "no such id"), entrypoint="x")
     monkeypatch.setattr("cluster.submit._AGENT_S", -1.0)
-    with pytest.raises(ConfigError, match="No available agent"):
+    with pytest.raises(ConfigError, match=r"No available agent.*--dashboard-agent-listen-port"):
         _submit(Starting(late, late), entrypoint="x")
+
+
+def test_a_head_that_wants_a_token_says_how_to_give_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_address: str) -> None:
+        raise RuntimeError("Authentication required: Unauthorized")
+
+    monkeypatch.setattr("cluster.submit.JobSubmissionClient", refuse)
+    with pytest.raises(ConfigError, match="wants a token: set RAY_AUTH_MODE=token"):
+        _connect("http://head:8265")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:8265", "ray://head:10001"])
