@@ -16,12 +16,14 @@ app = typer.Typer(
 )
 
 File = Annotated[Path, typer.Argument(help="The experiment: a TOML file (docs/experiments.md).")]
+Out = Annotated[Path | None, typer.Option(help="The results directory; default: the file's `out`.")]
 
 
 @app.command("run")
 def experiment_run(
     file: File,
     *,
+    out: Out = None,
     retry: Annotated[bool, typer.Option("--retry", help="Measure failed points again.")] = False,
     ray: Ray = None,
     json: Json = False,
@@ -30,17 +32,17 @@ def experiment_run(
 
     Run the same command again to go on where it was cut. Example: paceline experiment run EXP.toml
     """
-    options = ExperimentOptions(file=file, retry=retry, ray_address=ray, json=json)
+    options = ExperimentOptions(file=file, out=out, retry=retry, ray_address=ray, json=json)
     run_verb("cluster.experiment.run", options)
 
 
 @app.command("plan")
-def experiment_plan(file: File, *, json: Json = False) -> None:
+def experiment_plan(file: File, *, out: Out = None, json: Json = False) -> None:
     """Simulate every point of a sweep, on clusters that need not be there, and write the report.
 
     Example: paceline experiment plan EXP.toml
     """
-    run_verb("cluster.experiment.plan", ExperimentOptions(file=file, json=json))
+    run_verb("cluster.experiment.plan", ExperimentOptions(file=file, out=out, json=json))
 
 
 @app.command("report")

@@ -412,6 +412,8 @@ class ExperimentOptions:
     """`paceline experiment run` and `plan`."""
 
     file: Path
+    out: Path | None = None
+    """The results directory; None takes the file's."""
     retry: bool = False
     """Measure failed points again."""
     ray_address: str | None = None

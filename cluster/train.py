@@ -23,6 +23,7 @@ from cluster.stopping import cancelling
 from cluster.train_judge import Judge, figures, show_samples
 from cluster.train_pool import RayPool
 from cluster.train_seeds import run_seeds
+from cluster.uploads import check_stays
 from parallel.training.adamw import AdamW
 from runtime.checkpoint import resolve_model
 from runtime.clock import MonotonicClock
@@ -58,6 +59,7 @@ def run(options: TrainOptions) -> int:
         config = kept_config(options.config, options.settings)
     else:
         config = load_config(options.config, options.settings)
+    check_stays(Path(config.out), "out", "with --set out=/DIRECTORY")
     with _warnings_shown(), JobLock(Path(config.out)) as lock:
         if config.method == SHARED_SEED:
             return run_seeds(config, lock, options)

@@ -1,5 +1,6 @@
 """An experiment's TOML file: every key checked before anything starts."""
 
+import os
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from cluster.uploads import check_stays
 from parallel.decoding.network import Fabric, Line
 from runtime.errors import ConfigError
 from runtime.virtual import parse_duration
@@ -212,8 +214,12 @@ class Experiment(Section):
         return self
 
 
-def load_experiment(file: Path) -> Experiment:
+def load_experiment(file: Path, out: Path | None = None) -> Experiment:
     """Read an experiment; paths in it are relative to it.
+
+    Args:
+        file: a TOML file.
+        out: the results directory, in place of the file's.
 
     Raises:
         ConfigError: it cannot be read, or something in it cannot be used; names the key.
@@ -225,10 +231,18 @@ def load_experiment(file: Path) -> Experiment:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file} is no TOML: {error}") from error
     experiment = make_experiment(table)
-    update: dict[str, object] = {"out": str(_placed(file, experiment.out))}
-    if experiment.model is not None and experiment.model.prompts is not None:
-        prompts = str(_placed(file, experiment.model.prompts))
-        update["model"] = experiment.model.model_copy(update={"prompts": prompts})
+    results = out.absolute() if out is not None else _placed(file, experiment.out)
+    check_stays(results, "out", "with --out /DIRECTORY")
+    update: dict[str, object] = {"out": str(results)}
+    model = experiment.model
+    if model is not None:
+        paths: dict[str, str] = {}
+        if model.prompts is not None:
+            paths["prompts"] = str(_placed(file, model.prompts))
+        for name in ("target", "drafter"):  # a directory, or a name that means something
+            if (value := getattr(model, name)) and _placed(file, value).is_dir():
+                paths[name] = str(_placed(file, value))
+        update["model"] = model.model_copy(update=paths)
     return experiment.model_copy(update=update)
 
 
@@ -245,7 +259,7 @@ def make_experiment(table: dict[str, Any]) -> Experiment:
 
 
 def _placed(file: Path, name: str) -> Path:
-    return file.absolute().parent / Path(name).expanduser()
+    return Path(os.path.normpath(file.absolute().parent / Path(name).expanduser()))
 
 
 def _complaint(error: Any) -> str:

@@ -28,7 +28,7 @@ def run(options: ExperimentOptions) -> int:
     Raises:
         ConfigError: something in the file cannot be used.
     """
-    experiment = load_experiment(options.file)
+    experiment = load_experiment(options.file, options.out)
     points = points_of(experiment)
     plan = predict_all(experiment, points)
     if not plan:

@@ -52,7 +52,7 @@ def run(options: ExperimentOptions) -> int:
         ConfigError: something in the file cannot be used; nothing was started.
     """
     logging.getLogger("paceline").setLevel(logging.ERROR)
-    experiment = load_experiment(options.file)
+    experiment = load_experiment(options.file, options.out)
     if options.ray_address is not None:
         experiment = experiment.model_copy(update={"ray": options.ray_address})
     points = points_of(experiment)

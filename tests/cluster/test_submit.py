@@ -145,3 +145,17 @@ def test_an_address_that_is_no_dashboard_is_refused(address: str) -> None:
     result = CliRunner().invoke(app, ["submit", "generate", "--address", address])
     assert isinstance(result.exception, ConfigError)
     assert "write http://HEAD:8265" in str(result.exception)
+
+
+def test_what_is_learnt_does_not_go_into_an_upload(tmp_path: Path) -> None:
+    upload = tmp_path / "_ray_pkg_0a1b"
+    upload.mkdir()
+    (upload / "job.toml").write_text('model = "x"\nout = "run"\n[data]\ntrain = "a.jsonl"\n')
+    result = CliRunner().invoke(app, ["train", str(upload / "job.toml")])
+    assert isinstance(result.exception, ConfigError)
+    assert f"out is {upload / 'run'}, in this job's upload" in str(result.exception)
+    assert not (upload / "run").exists()
+    out = str(upload / "drafter")
+    result = CliRunner().invoke(app, ["draft", "train", "--target", "smollm2-135m", "--out", out])
+    assert isinstance(result.exception, ConfigError)
+    assert f"--out is {out}, in this job's upload" in str(result.exception)

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from cluster.experiment.config import load_experiment
 from cluster.experiment.generate import GenerateBench
 from cluster.experiment.points import GeneratePoint, points_of
 from runtime.errors import ConfigError
-from tests.cluster.experiment.files import SMALL, TRAIN, generate_points, loaded
+from tests.cluster.experiment.files import SMALL, TRAIN, generate_points, loaded, written
 from tests.models import smollm2_directory
 
 
@@ -73,6 +74,27 @@ def test_where_a_real_drafter_works_has_to_fit_the_sweep(tmp_path: Path) -> None
     heads = loaded(tmp_path, text.replace("drafters = [1]", "drafters = [0]\ntp = [1, 10]"))
     with pytest.raises(ConfigError, match=r"point tp10-.*--tp is 10: .* 9 query heads"):
         GenerateBench(heads, generate_points(heads))
+
+
+def test_paths_are_the_files_and_names_stay(tmp_path: Path) -> None:
+    for name in ("tiny", "sweeps"):
+        (tmp_path / name).mkdir()
+    model = '[model]\ntarget = "../tiny"\ndrafter = "lookup"\nprompts = "a.jsonl"\n'
+    found = loaded(
+        tmp_path / "sweeps", f'out = "x"\n{model}[sweep]\nmode = ["speculative"]\n'
+    ).model
+    assert found is not None
+    assert (found.target, found.drafter) == (str(tmp_path / "tiny"), "lookup")
+    assert found.prompts == str(tmp_path / "sweeps" / "a.jsonl")
+
+
+def test_results_do_not_go_into_an_upload(tmp_path: Path) -> None:
+    upload = tmp_path / "working_dir_files" / "_ray_pkg_0a1b"
+    upload.mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"out is .*results, in this job's upload.*--out"):
+        loaded(upload)
+    file = written(upload, SMALL)
+    assert load_experiment(file, tmp_path / "kept").out == str(tmp_path / "kept")
 
 
 def test_plain_points_are_not_repeated_for_each_drafter(tmp_path: Path) -> None:
