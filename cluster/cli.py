@@ -16,6 +16,7 @@ from cluster import (
     cli_experiment,
     cli_seeds,
     cli_serve,
+    cli_service,
     cli_train,
 )
 from cluster.flags import (
@@ -92,6 +93,7 @@ app.command("serve")(cli_serve.serve)
 app.command("client")(cli_serve.client)
 app.command("top")(cli_serve.top)
 app.add_typer(cli_serve.admin, name="admin")
+app.add_typer(cli_service.app, name="service")
 cli_bench.app.command("learn")(cli_seeds.bench_learn)
 cli_bench.app.command("shared-seed")(cli_seeds.bench_seeds)
 app.add_typer(cli_bench.app, name="bench")

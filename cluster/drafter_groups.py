@@ -17,9 +17,9 @@ import ray
 from cluster.deployment_spec import DeploymentSpec
 from cluster.group_opener import GroupOpener, Leader
 from cluster.ranks import Rank, answers, await_all, is_done, kill_ranks, outcome
-from cluster.restarts import RestartBudget, RestartLimits
 from runtime.errors import ConfigError, PacelineError
 from runtime.links.torch_link import TorchLinkSpec
+from runtime.restarts import RestartBudget, RestartLimits
 from runtime.settings import DrafterSeat, LeaderAddress
 
 _LOG = logging.getLogger("paceline.deployment")

@@ -28,3 +28,18 @@ class CheckOptions:
     models: ModelOptions
     """What is to be placed, if it names a target."""
     json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceOptions:
+    """`paceline service`."""
+
+    action: str
+    """start, list, logs or stop."""
+    name: str = ""
+    arguments: tuple[str, ...] = ()
+    """The options of serve."""
+    restarts: int = 5
+    """Times in ten minutes that the server is started anew."""
+    ray_address: str
+    json: bool = False

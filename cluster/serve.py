@@ -22,12 +22,13 @@ from cluster.planning import (
     plan_target,
 )
 from cluster.ray_session import RaySession
-from cluster.restarts import RestartLimits
 from cluster.served_drafter import ServedDrafter
 from cluster.supervisor import Supervision
 from cluster.vital_signs import VitalLimits
 from parallel.decoding.types import DecodeMode
 from runtime.errors import ConfigError, PacelineError
+from runtime.keeper import end_with_keeper
+from runtime.restarts import RestartLimits
 from runtime.service.gateway import Gateway
 from runtime.service.journal_store import JournalStore
 from runtime.service.limits import GatewayLimits
@@ -51,6 +52,7 @@ def run(options: ServeOptions) -> int:
         ConfigError: something the user gave cannot be used.
         PacelineError: the target failed.
     """
+    end_with_keeper()
     settings = _server_settings(options)
     start_logging(options.log_format)
     target = plan_target(options.models)

@@ -11,9 +11,9 @@ import time
 from dataclasses import dataclass, field
 
 from cluster.deployment import Deployment
-from cluster.restarts import RestartBudget, RestartLimits
 from cluster.vital_signs import VitalLimits, VitalSigns
 from runtime.errors import PacelineError, PeerError, PeerLost
+from runtime.restarts import RestartBudget, RestartLimits
 from runtime.service.gateway import Gateway
 
 _LOG = logging.getLogger("paceline.supervisor")

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from cluster.restarts import RestartLimits
 from cluster.supervisor import Supervision, Supervisor
 from runtime.errors import ConfigError, PacelineError, PeerLost
 from runtime.links.link import Link
+from runtime.restarts import RestartLimits
 from runtime.service.client import Client, ServiceError
 from tests.rig import Rig, expected_tokens, make_submit
 from tests.runtime.service.serving import Serving, slow_down

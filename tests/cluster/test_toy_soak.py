@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from cluster.restarts import RestartLimits
 from cluster.supervisor import Supervision, Supervisor
+from runtime.restarts import RestartLimits
 from tests.cluster.toy_deployment import ToyDeployment, ask, expected
 from tests.integration.wires import Mode, Relay
 from tests.runtime.service.serving import Serving

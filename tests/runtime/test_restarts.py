@@ -1,6 +1,6 @@
 """A budget of restarts: the first at once, pauses that grow, and an end."""
 
-from cluster.restarts import RestartBudget, RestartLimits
+from runtime.restarts import RestartBudget, RestartLimits
 
 
 def test_pauses_grow_up_to_a_longest_one_and_then_there_are_no_more() -> None:

@@ -1,0 +1,53 @@
+"""Ray shell of a keeper: a named actor that outlives whoever started it."""
+
+import os
+import sys
+
+import ray
+
+from runtime.keeper import KeptStatus, ProcessKeeper
+from runtime.restarts import RestartLimits
+
+
+class KeeperActor:
+    """Keeps `paceline serve` up on its node; Ray starts the actor anew, and with it the server."""
+
+    def __init__(
+        self,
+        arguments: tuple[str, ...],
+        *,
+        directory: str,
+        path: str,
+        limits: RestartLimits,
+        stop_s: float,
+    ) -> None:
+        """Start the server.
+
+        Args:
+            arguments: the command line's, from its verb on.
+            directory: where the server runs, if this node has it.
+            path: where Paceline's code lies.
+            limits: how often the server is started anew.
+            stop_s: seconds that it gets to end by itself.
+        """
+        environment = dict(os.environ)
+        if not environment.get("CUDA_VISIBLE_DEVICES"):
+            environment.pop("CUDA_VISIBLE_DEVICES", None)  # Ray's, for an actor without a GPU
+        paths = [path, *filter(None, [environment.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
+        environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+        self._keeper = ProcessKeeper(
+            [sys.executable, "-m", "cluster.cli", *arguments],
+            environment=environment,
+            directory=directory if os.path.isdir(directory) else os.getcwd(),
+            limits=limits,
+            stop_s=stop_s,
+        )
+
+    def status(self) -> KeptStatus:
+        """Return where the server stands."""
+        return self._keeper.status()
+
+    def stop(self) -> KeptStatus:
+        """End the server; blocks until it has ended."""
+        return self._keeper.stop()

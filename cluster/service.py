@@ -1,0 +1,164 @@
+"""`paceline service`: servers that a Ray cluster keeps up, each by a named, detached actor."""
+
+import json
+import os
+import time
+from dataclasses import asdict
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util import list_named_actors
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from rich.console import Console
+from rich.table import Table
+
+from actors.keeper import KeeperActor
+from cluster.options_cluster import ServiceOptions
+from cluster.ray_session import RaySession
+from cluster.report import output_console
+from cluster.submit import ROOT
+from runtime.errors import ConfigError, PeerTimeout
+from runtime.keeper import KeptState, KeptStatus
+from runtime.restarts import RestartLimits
+
+_NOTES = Console(stderr=True, highlight=False)
+_NAMESPACE = "paceline"
+_PREFIX = "service:"
+_ANSWER_S = 20.0
+_START_S = 600.0
+_STOP_S = 60.0
+"""More than serve's --drain by default; then it is killed."""
+_POLL_S = 0.5
+_SHOWN = 12
+
+
+def run(options: ServiceOptions) -> int:
+    """Start, list, show or stop services; return the exit code.
+
+    Raises:
+        ConfigError: the name or the server's options cannot be used, or there is no cluster.
+        PeerTimeout: a keeper does not answer.
+    """
+    with RaySession(options.ray_address, num_actors=1):
+        if options.action == "start":
+            return _start(options)
+        if options.action == "list":
+            return _list(options)
+        keeper = _find(options.name)
+        if options.action == "logs":
+            print("\n".join(_status(keeper, options.name).lines))
+            return 0
+        return _stop(keeper, options.name)
+
+
+def _start(options: ServiceOptions) -> int:
+    name = options.name
+    if name in _names():
+        raise ConfigError(
+            f"there is a service {name!r} already: paceline service stop {name} ends it"
+        )
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    keeper = (
+        ray.remote(KeeperActor)
+        .options(
+            name=_PREFIX + name,
+            namespace=_NAMESPACE,
+            lifetime="detached",
+            max_restarts=-1,
+            max_concurrency=2,  # its status while it stops
+            num_cpus=0,
+            scheduling_strategy=here,
+        )
+        .remote(
+            ("serve", *options.arguments),
+            directory=os.getcwd(),
+            path=str(ROOT),
+            limits=RestartLimits(most=options.restarts),
+            stop_s=_STOP_S,
+        )
+    )
+    try:
+        status = _await_ready(keeper, name)
+    except BaseException:
+        ray.kill(keeper)
+        raise
+    if status.state is KeptState.READY:
+        print(f"{name} is {status.ready_line}")
+        return 0
+    ray.kill(keeper)
+    _NOTES.print("\n".join(status.lines[-_SHOWN:]), markup=False, soft_wrap=True)
+    raise ConfigError(f"the service {name!r} did not start: serve ended with {status.exit_code}")
+
+
+def _await_ready(keeper: Any, name: str) -> KeptStatus:
+    deadline_s = time.monotonic() + _START_S
+    with _NOTES.status(f"starting {name}"):
+        while time.monotonic() < deadline_s:
+            status = _status(keeper, name)
+            if status.state is KeptState.READY or status.state.is_final:
+                return status
+            time.sleep(_POLL_S)
+    raise PeerTimeout(f"the service {name!r} is not ready after {_START_S:.0f} s")
+
+
+def _list(options: ServiceOptions) -> int:
+    found = {name: _look(name) for name in sorted(_names())}
+    if options.json:
+        print(json.dumps({n: None if s is None else asdict(s) for n, s in found.items()}))
+        return 0
+    table = Table()
+    for column in ("service", "state", "up", "restarts", "last exit", "said"):
+        table.add_column(column)
+    for name, status in found.items():
+        if status is None:
+            table.add_row(name, "its keeper does not answer", "-", "-", "-", "")
+            continue
+        code = "-" if status.exit_code is None else str(status.exit_code)
+        up = f"{status.up_s:.0f} s" if status.up_s else "-"
+        said = status.ready_line or (status.lines[-1] if status.lines else "")
+        table.add_row(name, status.state.value, up, str(status.restarts), code, said)
+    output_console().print(table)
+    return 0
+
+
+def _look(name: str) -> KeptStatus | None:
+    """Return a service's status, None while its keeper is down or is started anew."""
+    try:
+        return _status(_find(name), name)
+    except (PeerTimeout, ConfigError):
+        return None
+
+
+def _stop(keeper: Any, name: str) -> int:
+    with _NOTES.status(f"draining {name}"):
+        try:
+            status: KeptStatus = ray.get(keeper.stop.remote(), timeout=_STOP_S + _ANSWER_S)
+        except (GetTimeoutError, RayError) as error:
+            raise PeerTimeout(f"the service {name!r} did not stop: {error}") from error
+        finally:
+            ray.kill(keeper)
+    print(f"{name} ended, exit code {status.exit_code}")
+    return 0
+
+
+def _names() -> list[str]:
+    actors = list_named_actors(all_namespaces=True)
+    names = [actor["name"] for actor in actors if actor["namespace"] == _NAMESPACE]
+    return [name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX)]
+
+
+def _find(name: str) -> Any:
+    try:
+        return ray.get_actor(_PREFIX + name, namespace=_NAMESPACE)
+    except ValueError as error:
+        known = ", ".join(sorted(_names())) or "none"
+        raise ConfigError(f"there is no service {name!r}: there are {known}") from error
+
+
+def _status(keeper: Any, name: str) -> KeptStatus:
+    try:
+        status: KeptStatus = ray.get(keeper.status.remote(), timeout=_ANSWER_S)
+    except (GetTimeoutError, RayError) as error:
+        raise PeerTimeout(f"the keeper of {name!r} does not answer: {error}") from error
+    return status
