@@ -45,8 +45,8 @@ class RaySession:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"no Ray cluster answers at {self._address!r} ({error}): start one with "
-                "`ray start --head`, or leave --ray out to run locally; one that wants a token needs "
-                "RAY_AUTH_MODE=token"
+                "`ray start --head`, or leave --ray out to run locally; a cluster that wants a "
+                "token needs RAY_AUTH_MODE=token"
             ) from error
         return self
 
