@@ -35,13 +35,15 @@ class KeeperActor:
             environment.pop("CUDA_VISIBLE_DEVICES", None)  # Ray's, for an actor without a GPU
         paths = [path, *filter(None, [environment.get("PYTHONPATH")])]
         environment["PYTHONPATH"] = os.pathsep.join(paths)
-        environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+        context = ray.get_runtime_context()
+        environment["RAY_ADDRESS"] = context.gcs_address
         self._keeper = ProcessKeeper(
             [sys.executable, "-m", "cluster.cli", *arguments],
             environment=environment,
             directory=directory if os.path.isdir(directory) else os.getcwd(),
             limits=limits,
             stop_s=stop_s,
+            ran_before=bool(context.was_current_actor_reconstructed),
         )
 
     def status(self) -> KeptStatus:

@@ -80,15 +80,16 @@ def _start(options: ServiceOptions) -> int:
     )
     try:
         status = _await_ready(keeper, name)
+        if status.state is not KeptState.READY:
+            _NOTES.print("\n".join(status.lines[-_SHOWN:]), markup=False, soft_wrap=True)
+            raise ConfigError(
+                f"the service {name!r} did not start: serve ended with {status.exit_code}"
+            )
     except BaseException:
         ray.kill(keeper)
         raise
-    if status.state is KeptState.READY:
-        print(f"{name} is {status.ready_line}")
-        return 0
-    ray.kill(keeper)
-    _NOTES.print("\n".join(status.lines[-_SHOWN:]), markup=False, soft_wrap=True)
-    raise ConfigError(f"the service {name!r} did not start: serve ended with {status.exit_code}")
+    print(f"{name} is {status.ready_line}")
+    return 0
 
 
 def _await_ready(keeper: Any, name: str) -> KeptStatus:

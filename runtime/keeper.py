@@ -69,6 +69,7 @@ class ProcessKeeper:
         directory: str,
         limits: RestartLimits,
         stop_s: float,
+        ran_before: bool = False,
     ) -> None:
         """Start the process.
 
@@ -78,7 +79,10 @@ class ProcessKeeper:
             directory: where it runs.
             limits: how often it is started anew.
             stop_s: seconds that it gets to end by itself once it is told to.
+            ran_before: another keeper had it running, so it is no refusal if its predecessor, which
+                ends with that keeper, still holds its place.
         """
+        self._ran_before = ran_before
         self._command = list(command)
         self._environment = {**environment, KEPT: "1"}
         self._directory = directory
@@ -99,11 +103,14 @@ class ProcessKeeper:
     def status(self) -> KeptStatus:
         """Return where it stands."""
         with self._lock:
-            running = self._process is not None and self._process.poll() is None
-            up_s = time.monotonic() - self._ready_at_s if self._ready_at_s is not None else 0.0
+            process = self._process
+            pid = process.pid if process is not None and process.poll() is None else None
+            died = self._state is KeptState.READY and pid is None  # its thread has yet to see it
+            ready_s = None if died else self._ready_at_s
+            up_s = time.monotonic() - ready_s if ready_s is not None else 0.0
             return KeptStatus(
-                state=self._state,
-                pid=self._process.pid if self._process is not None and running else None,
+                state=KeptState.WAITING if died else self._state,
+                pid=pid,
                 restarts=self._restarts,
                 exit_code=self._exit_code,
                 ready_line=self._ready_line,
@@ -131,7 +138,7 @@ class ProcessKeeper:
             if self._stopping.is_set() or code == 0:
                 self._settle(KeptState.ENDED)
                 return
-            if code == _REFUSED and not self._ready_line:
+            if code == _REFUSED and not self._ran_before:
                 self._settle(KeptState.REFUSED)
                 return
             pause_s = self._budget.take(time.monotonic())
@@ -175,6 +182,7 @@ class ProcessKeeper:
             if line.startswith(_READY):
                 now_s = time.monotonic()
                 self._state, self._ready_line, self._ready_at_s = KeptState.READY, line, now_s
+                self._ran_before = True
                 self._budget.note_running(now_s)
 
     def _settle(self, state: KeptState) -> None:

@@ -16,13 +16,16 @@ from runtime.restarts import RestartLimits
 WAITS = "import time; print('ready: toy on 127.0.0.1:1', flush=True); time.sleep(600)"
 
 
-def keeper(script: str, *, stop_s: float = 20.0, most: int = 3) -> ProcessKeeper:
+def keeper(
+    script: str, *, stop_s: float = 20.0, most: int = 3, ran_before: bool = False
+) -> ProcessKeeper:
     return ProcessKeeper(
         [sys.executable, "-c", script],
         environment=os.environ,
         directory="/",
         limits=RestartLimits(most=most, first_pause_s=0.01),
         stop_s=stop_s,
+        ran_before=ran_before,
     )
 
 
@@ -56,6 +59,16 @@ def test_what_refuses_its_options_is_not_started_again() -> None:
     status = await_status(kept, lambda s: s.state.is_final)
     assert (status.state, status.exit_code, status.restarts) == (KeptState.REFUSED, 2, 0)
     assert status.lines == ("error: --tp is 3",)
+
+
+def test_a_new_keepers_process_waits_for_its_predecessors_place(tmp_path: Path) -> None:
+    script = f"from pathlib import Path; Path({str(tmp_path / 'held')!r}).rmdir(); {WAITS}"
+    blocked = f"try:\n    exec({script!r})\nexcept OSError:\n    raise SystemExit(2)\n"
+    kept = keeper(blocked, most=1000, ran_before=True)
+    await_status(kept, lambda s: s.exit_code == 2)
+    (tmp_path / "held").mkdir()
+    assert await_status(kept, lambda s: s.state is KeptState.READY).restarts > 0
+    assert kept.stop().state is KeptState.ENDED
 
 
 def test_what_was_ready_may_find_its_place_taken_for_a_while(tmp_path: Path) -> None:
