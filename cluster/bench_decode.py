@@ -46,7 +46,7 @@ def run(options: BenchDecodeOptions) -> int:
         PeerError: a target rank died.
     """
     _check(options)
-    kept = Kept(options.keep, _settings(options), verb="bench decode") if options.keep else None
+    kept = Kept(options.keep, _settings(options), verb="bench decode")
     target = plan_target(replace(options.models, tp=max(options.tps)))
     submits = make_submits(options.prompts, options.decode, target)
     drafting = any(mode != "autoregressive" for mode in options.modes)

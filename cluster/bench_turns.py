@@ -23,7 +23,7 @@ def take_turns(
     repeats: int,
     batch: int,
     max_tokens: int,
-    kept: Kept | None,
+    kept: Kept,
 ) -> None:
     """Measure every case on every group, and add the runs to the cases.
 
@@ -56,27 +56,29 @@ def take_turns(
 
         def measure(case: Case, submits: list[Submit], num: int) -> Measured:
             progress.update(task, case=f"{case.name} tp={case.tp}")
-            measured = case.measure(submits, num)
-            progress.advance(task)
+            return case.measure(submits, num)
+
+        def measure_once(case: Case, submits: list[Submit], place: str) -> Measured:
+            key = f"{case.name} tp={case.tp} {place} {prompts_key(submits)}"
+            known = kept.find(key)
+            if known is not None:
+                return as_measured(submits, known)
+            measured = measure(case, submits, max_tokens)
+            kept.keep(key, measured.fields)
             return measured
 
         first = next(iter(groups.values()))[: _WARM_UP_PROMPTS * batch]
         for case in cases:
             measure(case, first, _WARM_UP_TOKENS)
+            progress.advance(task)
         for repetition in range(repeats):
             for name, parts in pieces.items():
                 runs: list[list[Measured]] = [[] for _ in cases]
                 for number, submits in enumerate(parts):
                     for case, mine in zip(cases, runs, strict=True):
-                        place = f"{case.name} tp={case.tp} run {repetition} {name} {number}"
-                        key = f"{place} {prompts_key(submits)}"
-                        known = kept.find(key) if kept is not None else None
-                        if known is not None:
-                            mine.append(as_measured(submits, known))
-                            progress.advance(task)
-                            continue
-                        mine.append(measure(case, submits, max_tokens))
-                        if kept is not None:
-                            kept.keep(key, mine[-1].fields)
+                        mine.append(
+                            measure_once(case, submits, f"run {repetition} {name} {number}")
+                        )
+                        progress.advance(task)
                 for case, mine in zip(cases, runs, strict=True):
                     case.runs.setdefault(name, []).append(together(mine))

@@ -56,8 +56,7 @@ def run(options: DraftEvalOptions) -> int:
     choices = [
         plan_drafter(replace(options.models, drafter=name), target) for name in options.drafters
     ]
-    settings = _settings(options, target)
-    kept = Kept(options.keep, settings, verb="draft eval") if options.keep else None
+    kept = Kept(options.keep, _settings(options, target), verb="draft eval")
     rows = []
     num_actors = max(2, options.models.tp + 1)
     with RaySession(options.models.ray_address, num_actors=num_actors), _progress() as progress:
@@ -69,13 +68,12 @@ def run(options: DraftEvalOptions) -> int:
             with Deployment(spec) as deployment:
                 pairs = []
                 for submit, category in zip(submits, categories, strict=True):
-                    pair = find_pair(kept, name, submit, category) if kept is not None else None
+                    pair = find_pair(kept, name, submit, category)
                     if pair is None:
                         if not deployment.target_ranks:
                             deployment.start(lambda _: None)
                         pair = _pair(deployment, submit, category)
-                        if kept is not None:
-                            keep_pair(kept, name, pair)
+                        keep_pair(kept, name, pair)
                     pairs.append(pair)
                     progress.advance(task)
             rows.append(_row(name, pairs, mode, options.draft_length))

@@ -15,11 +15,11 @@ from runtime.errors import ConfigError
 class Kept:
     """Figures by key in a file of JSON lines, whose first says how they were measured."""
 
-    def __init__(self, file: Path, config: Mapping[str, object], *, verb: str) -> None:
+    def __init__(self, file: Path | None, config: Mapping[str, object], *, verb: str) -> None:
         """Open the file, or begin it; a line that a cut run left half written is dropped.
 
         Args:
-            file: what --keep names.
+            file: what --keep names; None keeps nothing.
             config: what must be the same for figures to be compared; JSON's types only.
             verb: the command, for messages.
 
@@ -27,12 +27,15 @@ class Kept:
             ConfigError: it is of another kind of run, or cannot be read or written.
         """
         self._file = file
+        self._known: dict[str, dict[str, Any]] = {}
+        if file is None:
+            return
         header = {"verb": verb, **config}
         try:
             text = file.read_text() if file.exists() else ""
             whole = text[: text.rfind("\n") + 1] if text else json.dumps(header) + "\n"
             first, *lines = [json.loads(line) for line in whole.splitlines()]
-            self._known: dict[str, dict[str, Any]] = {k["key"]: k["figures"] for k in lines}
+            self._known = {line["key"]: line["figures"] for line in lines}
         except OSError as error:
             raise ConfigError(f"--keep {file}: {error}") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -50,6 +53,8 @@ class Kept:
 
     def keep(self, key: str, figures: Mapping[str, object]) -> None:
         """Add figures; they are on disk at once."""
+        if self._file is None:
+            return
         with self._file.open("a") as file:
             file.write(json.dumps({"key": key, "figures": dict(figures)}) + "\n")
 

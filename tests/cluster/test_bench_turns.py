@@ -25,6 +25,7 @@ class Bench:
         self.cases = [self._case("slow", 2.0), self._case("fast", 1.0)]
 
     def run(self, *, batch: int = 1, kept: Kept | None = None) -> None:
+        kept = kept or Kept(None, {}, verb="bench decode")
         take_turns(self.cases, GROUPS, repeats=2, batch=batch, max_tokens=20, kept=kept)
 
     def _case(self, name: str, wall_s: float) -> Case:
