@@ -11,8 +11,8 @@ from rich.table import Table
 
 from cluster.learn_plot import plot_curves
 from cluster.report import output_console
-from cluster.seed_options import BenchLearnOptions
 from cluster.train_judge import Judge
+from cluster.train_options import BenchLearnOptions
 from runtime.checkpoint import resolve_model
 from runtime.errors import ConfigError
 from runtime.text import Tokenizer

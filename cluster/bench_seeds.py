@@ -8,7 +8,7 @@ from rich.progress import track
 from rich.table import Table
 
 from cluster.report import output_console
-from cluster.seed_options import BenchSeedsOptions
+from cluster.train_options import BenchSeedsOptions
 from runtime.checkpoint import resolve_model
 from runtime.errors import ConfigError
 from runtime.training.config import SHARED_SEED, LoraConfig, TrainConfig

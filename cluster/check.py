@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from actors.probe import ProbeActor
 from cluster.check_report import print_report
-from cluster.options_cluster import CheckOptions
+from cluster.cluster_options import CheckOptions
 from cluster.placement import Node, PlaceOptions, plan_places
 from cluster.planning import plan_deployment, plan_drafter, plan_target
 from cluster.ray_session import RaySession

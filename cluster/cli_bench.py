@@ -43,12 +43,12 @@ from cluster.options import (
     BenchLayersOptions,
     BenchLinkOptions,
     BenchServeOptions,
-    BenchTrainOptions,
     ConnectOptions,
     DecodeOptions,
     ModelOptions,
     PromptOptions,
 )
+from cluster.train_options import BenchTrainOptions
 from cluster.verbs import run_verb
 from runtime.errors import ConfigError
 

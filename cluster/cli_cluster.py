@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
+from cluster.cluster_options import CheckOptions, SubmitOptions
 from cluster.flags import Device, Drafter, Drafters, Json, Place, Target, Tp, Virtual
 from cluster.options import ModelOptions
-from cluster.options_cluster import CheckOptions, SubmitOptions
 from cluster.verbs import run_verb
 
 app = typer.Typer(no_args_is_help=True, help="Look at a Ray cluster.")

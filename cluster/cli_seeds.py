@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cluster.flags import Json
-from cluster.seed_options import BenchLearnOptions, BenchSeedsOptions, SimulateSeedsOptions
+from cluster.train_options import BenchLearnOptions, BenchSeedsOptions, SimulateSeedsOptions
 from cluster.verbs import run_verb
 from runtime.errors import ConfigError
 

@@ -8,13 +8,16 @@ import typer
 from cluster.flags import ClientCert, ClientKey, Device, Json, Ray, RootCa, TokenFile
 from cluster.options import (
     ConnectOptions,
+)
+from cluster.train_options import (
     SimulateTrainOptions,
     TrainCancelOptions,
+    TrainJoinOptions,
     TrainMergeOptions,
     TrainOptions,
+    TrainReplayOptions,
     TrainStatusOptions,
 )
-from cluster.seed_options import TrainJoinOptions, TrainReplayOptions
 from cluster.verbs import RunByDefault, run_verb
 from runtime.errors import ConfigError
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.keeper import KeeperActor
-from cluster.options_cluster import ServiceOptions
+from cluster.cluster_options import ServiceOptions
 from cluster.ray_session import RaySession
 from cluster.report import output_console
 from cluster.submit import ROOT

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cluster.report import output_console
-from cluster.seed_options import SimulateSeedsOptions
+from cluster.train_options import SimulateSeedsOptions
 from runtime.errors import ConfigError
 from runtime.training.seedlog.compare import use_threads
 from runtime.training.seedlog.sequencer import Rules

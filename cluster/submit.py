@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from rich.console import Console
 
-from cluster.options_cluster import SubmitOptions
+from cluster.cluster_options import SubmitOptions
 from runtime.errors import ConfigError, PeerLost, PeerTimeout
 
 VERBS = ("serve", "generate", "train", "draft", "bench", "experiment")

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from rich.console import Console
 
 from cluster.connecting import credentials_of
-from cluster.seed_options import TrainJoinOptions
 from cluster.serve import parse_address
 from cluster.stopping import StopSignals
+from cluster.train_options import TrainJoinOptions
 from runtime.checkpoint import resolve_model
 from runtime.errors import ConfigError
 from runtime.text import Tokenizer

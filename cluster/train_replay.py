@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from cluster.seed_options import TrainReplayOptions
+from cluster.train_options import TrainReplayOptions
 from parallel.training.seedlog.step import Commit
 from runtime.checkpoint import resolve_model
 from runtime.errors import ConfigError

@@ -18,12 +18,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cluster.options import TrainOptions
 from cluster.ray_session import RaySession
 from cluster.seed_crew import SeedCrew
 from cluster.serve import parse_address, read_tokens
 from cluster.stopping import cancelling
 from cluster.train_judge import Judge, figures, show_samples
+from cluster.train_options import TrainOptions
 from parallel.training.adamw import Vector
 from runtime.checkpoint import resolve_model
 from runtime.errors import PacelineError

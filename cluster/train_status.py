@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cluster.options import TrainStatusOptions
 from cluster.report import output_console
+from cluster.train_options import TrainStatusOptions
 from runtime.training.checkpoint import JobFiles
 from runtime.training.config import TrainConfig
 from runtime.training.config_file import kept_config

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from parallel.model.shapes import tensor_shapes
+from runtime.draft_batches import Example
 from runtime.draft_checkpoint import DrafterSource, check_drafter, save_drafter
 from runtime.draft_corpus import CorpusRecord
 from runtime.draft_teacher import Teacher
-from runtime.draft_training import DraftTrainer, Example, TrainSettings
+from runtime.draft_training import DraftTrainer, TrainSettings
 from runtime.traffic import TrafficReader
 from runtime.weights import CheckpointSource, read_model_config
 

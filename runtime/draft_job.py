@@ -16,10 +16,11 @@ from torch import Tensor
 from parallel.model.config import ModelConfig
 from parallel.model.shapes import tensor_shapes
 from parallel.training.vocabulary import choose_head_tokens, coverage
+from runtime.draft_batches import Example
 from runtime.draft_checkpoint import save_drafter
 from runtime.draft_corpus import CorpusRecord, read_corpus
 from runtime.draft_teacher import Lesson, Teacher, teach_corpus
-from runtime.draft_training import DraftTrainer, Example, TrainSettings
+from runtime.draft_training import DraftTrainer, TrainSettings
 from runtime.errors import ConfigError
 from runtime.weights import CheckpointSource, read_model_config
 

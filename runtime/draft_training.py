@@ -20,6 +20,7 @@ from torch import Tensor
 from parallel.model.config import ModelConfig
 from parallel.training.distill import Divergence, divergence
 from parallel.training.student import Student
+from runtime.draft_batches import Example, endless_batches, grouped
 from runtime.draft_corpus import CorpusRecord
 from runtime.draft_teacher import Lesson
 from runtime.errors import ConfigError
@@ -27,7 +28,6 @@ from runtime.errors import ConfigError
 # Shape suffixes: B = sequences, T = positions, E = hidden size, N = positions with a lesson,
 # C = teacher's candidates, K = tokens of the head, V = vocabulary.
 
-_POOL = 16  # batches whose sequences are sorted by length together
 _OWN = 1 << 32  # keys of on-policy steps, apart from those of epochs
 _OWN_TOKENS = 16  # that the drafter writes: longer than drafts are
 _FLOOR = 0.1  # of the peak learning rate, at the end of its decay
@@ -63,19 +63,6 @@ class TrainSettings:
     """Of matrix products; weights and optimiser stay float32."""
     seed: int = 0
     evaluate_every: int = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One prompt with its answer and lesson."""
-
-    record: CorpusRecord
-    lesson: Lesson
-
-    @property
-    def length(self) -> int:
-        """Tokens that the drafter reads."""
-        return len(self.record.prompt_ids) + len(self.record.output_ids) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,7 +218,7 @@ class DraftTrainer:
         """
         right: dict[str, list[int]] = {"all": [0, 0]}
         with torch.no_grad(), self._precision():
-            for batch in _grouped(examples, self.settings.batch_tokens):
+            for batch in grouped(examples, self.settings.batch_tokens):
                 hidden_NE, _, _ = self._read(batch)
                 columns = self.student.score(hidden_NE).argmax(1).cpu()
                 drafted = self.head_token_ids[columns]
@@ -292,16 +279,9 @@ class DraftTrainer:
         return hidden_NE, columns_NC, probs_NC
 
     def _batches(self, examples: list[Example]) -> Iterator[list[Example]]:
-        """Yield batches for ever, from the current step on; each epoch has an order of its own."""
-        if not examples:
-            raise ConfigError("the corpus has no example to learn from")
-        skipped, epoch = 0, 0
-        while True:
-            batches = _epoch(examples, self.settings, epoch)
-            if skipped + len(batches) > self.step:
-                yield from batches[max(0, self.step - skipped) :]
-            skipped += len(batches)
-            epoch += 1
+        """Yield batches for ever, from the current step on."""
+        settings = self.settings
+        return endless_batches(examples, settings.batch_tokens, seed=settings.seed, first=self.step)
 
     def _save(self) -> None:
         """Keep weights and optimiser; a cut while writing leaves the older checkpoint."""
@@ -375,34 +355,3 @@ def _schedule(step: int, settings: TrainSettings) -> float:
         return (step + 1) / rising
     done = (step - rising) / max(1, settings.steps - rising)
     return _FLOOR + (1 - _FLOOR) * (1 + math.cos(math.pi * min(1.0, done))) / 2
-
-
-def _epoch(examples: list[Example], settings: TrainSettings, epoch: int) -> list[list[Example]]:
-    """Return an epoch's batches: shuffled, then neighbours sorted by length, to waste no row."""
-    rng = np.random.Generator(np.random.Philox(key=[settings.seed, epoch]))
-    order = [examples[i] for i in rng.permutation(len(examples))]
-    batches: list[list[Example]] = []
-    pool: list[Example] = []
-    tokens = 0
-    for example in order:
-        pool.append(example)
-        tokens += example.length
-        if tokens >= _POOL * settings.batch_tokens:
-            batches += _grouped(sorted(pool, key=lambda e: e.length), settings.batch_tokens)
-            pool, tokens = [], 0
-    batches += _grouped(sorted(pool, key=lambda e: e.length), settings.batch_tokens)
-    return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def _grouped(examples: list[Example], batch_tokens: int) -> list[list[Example]]:
-    """Return runs of examples of at most so many tokens once padded to the longest."""
-    groups: list[list[Example]] = []
-    group: list[Example] = []
-    longest = 0
-    for example in examples:
-        longest = max(longest, example.length)
-        if group and longest * (len(group) + 1) > batch_tokens:
-            groups.append(group)
-            group, longest = [], example.length
-        group.append(example)
-    return [*groups, group] if group else groups

@@ -10,7 +10,6 @@ import threading
 from dataclasses import dataclass, replace
 from itertools import count
 
-from parallel.decoding.types import DecodeMode
 from parallel.messages import (
     Cancel,
     Committed,
@@ -23,13 +22,14 @@ from parallel.messages import (
     Pong,
     Submit,
 )
-from parallel.model.batch import SequenceRows
 from runtime.clock import Clock
 from runtime.drafter_ports import DrafterPorts
+from runtime.drivers import Drivers
 from runtime.engine_limits import EngineConfig, problem_of
 from runtime.errors import DeadlineExceeded, PacelineError, PeerError
 from runtime.ledger import SlotLedger
 from runtime.links.link import Link
+from runtime.prefill import share_prompt_budget
 from runtime.request_queue import RequestQueue
 from runtime.round import RoundRunner
 from runtime.sequence import Sequence
@@ -83,8 +83,7 @@ class Engine:
         self._clock = clock
         self._tokenizer = tokenizer
         self._inbox: queue.SimpleQueue[_Joined | _Left | _Received | _Stop] = queue.SimpleQueue()
-        self._drivers: dict[int, Link] = {}
-        self._driver_numbers = count(1)
+        self._drivers = Drivers(lambda driver, error: self._inbox.put(_Received(driver, error)))
         self._sequence_numbers = count(1)
         self._waiting = RequestQueue()
         self._running: list[Sequence] = []
@@ -102,8 +101,7 @@ class Engine:
         if hello.role != "driver":
             self._inbox.put(_Joined(hello, link))
             return
-        driver = next(self._driver_numbers)
-        self._drivers[driver] = link
+        driver = self._drivers.add(link)
         while not self._stopping:
             try:
                 message = link.recv(self._config.heartbeat_s)
@@ -146,14 +144,12 @@ class Engine:
             self._rounds.stop()
         except Exception as error:
             kind = type(error).__name__ if isinstance(error, PacelineError) else "PacelineError"
-            for driver in list(self._drivers):
-                self._send(driver, Failed(request=None, kind=kind, message=str(error)))
+            self._drivers.send_all(Failed(request=None, kind=kind, message=str(error)))
             raise
         finally:
             self._stopping = True
             self._ports.close()
-            for link in list(self._drivers.values()):
-                link.close()
+            self._drivers.close()
 
     def _take_inbox(self) -> None:
         """Take what has come in; with nothing to do, wait for it and show signs of life.
@@ -203,7 +199,7 @@ class Engine:
                     if sequence.driver == driver and sequence.submit.request == request:
                         self._finish(sequence, "cancelled")
             case Ping(number=number):
-                self._send(driver, Pong(number=number, status=self._status()))
+                self._drivers.send(driver, Pong(number=number, status=self._status()))
             case PeerError():
                 self._drop_driver(driver, message)
             case _:
@@ -214,7 +210,7 @@ class Engine:
         problem = problem_of(submit, config, self._ledger, has_text=has_text)
         if problem is not None:
             failed = Failed(request=submit.request, kind="ConfigError", message=problem)
-            self._send(driver, failed)
+            self._drivers.send(driver, failed)
             return
         sequence = Sequence(
             next(self._sequence_numbers),
@@ -289,9 +285,9 @@ class Engine:
         return min(sequence.capacity, len(sequence.token_ids) + ahead)
 
     def _round(self) -> None:
-        decoding, prefilling, syncing = self._split()
+        shares = share_prompt_budget(self._running, self._config.prefill_chunk)
         losses = self._ports.num_losses
-        works = self._rounds.run(decoding, prefilling, syncing)
+        works = self._rounds.run(shares.decoding, shares.chunks, shares.syncing)
         now_s = self._settle_at_s = self._clock.now_s()
         for work in works:
             if self._ports.num_losses > losses:
@@ -304,35 +300,6 @@ class Engine:
             self._commit(work, now_s)
         for sequence in self._running:
             self._ledger.note(sequence.number, sequence.token_ids, sequence.num_certain)
-
-    def _split(self) -> tuple[list[Sequence], list[SequenceRows], list[Sequence]]:
-        """Share the round's prompt budget, oldest first; who has no more to read decodes."""
-        budget = self._config.prefill_chunk
-        decoding: list[Sequence] = []
-        chunks: list[SequenceRows] = []
-        syncing: list[Sequence] = []
-        for sequence in self._running:
-            unread = len(sequence.token_ids) - 1 - sequence.num_cached
-            if unread <= budget:
-                budget -= unread
-                decoding.append(sequence)
-                continue
-            if sequence.submit.mode is not DecodeMode.AUTOREGRESSIVE:
-                syncing.append(sequence)
-            if budget > 0:
-                stop = sequence.num_cached + budget
-                chunk = tuple(sequence.token_ids[sequence.num_cached : stop])
-                chunks.append(
-                    SequenceRows(
-                        slot=sequence.number,
-                        start=sequence.num_cached,
-                        token_ids=chunk,
-                        num_logits=0,
-                    )
-                )
-                sequence.num_cached = stop
-                budget = 0
-        return decoding, chunks, syncing
 
     def _commit(self, work: Work, now_s: float) -> None:
         sequence, commit = work.sequence, work.commit
@@ -351,7 +318,7 @@ class Engine:
                 break
         sequence.num_cached = len(sequence.token_ids) - 1
         self._waiting.charge(sequence.submit.client, len(taken))
-        self._send(
+        self._drivers.send(
             sequence.driver,
             Committed(
                 request=sequence.submit.request,
@@ -388,11 +355,11 @@ class Engine:
         self._drop(sequence)
         stats = sequence.stats(self._clock.now_s())
         finished = Finished(request=sequence.submit.request, reason=reason, stats=stats)
-        self._send(sequence.driver, finished)
+        self._drivers.send(sequence.driver, finished)
 
     def _send_failed(self, sequence: Sequence, error: PacelineError) -> None:
         request, kind = sequence.submit.request, type(error).__name__
-        self._send(sequence.driver, Failed(request=request, kind=kind, message=str(error)))
+        self._drivers.send(sequence.driver, Failed(request=request, kind=kind, message=str(error)))
 
     def _status(self) -> EngineStatus:
         ledger, totals = self._ledger, self._rounds.totals
@@ -410,21 +377,10 @@ class Engine:
             expired=self._num_expired,
         )
 
-    def _send(self, driver: int, message: Message) -> None:
-        link = self._drivers.get(driver)
-        if link is None:
-            return
-        try:
-            link.send(message)
-        except PeerError as error:
-            self._inbox.put(_Received(driver, error))
-
     def _drop_driver(self, driver: int, error: PeerError) -> None:
         """Forget a driver that is gone and free what its requests hold."""
         _LOG.info("driver %d is gone: %s", driver, error)
-        link = self._drivers.pop(driver, None)
-        if link is not None:
-            link.close()
+        self._drivers.drop(driver)
         for sequence in [*self._waiting, *self._running]:
             if sequence.driver == driver:
                 self._finish(sequence, "cancelled")

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
@@ -22,6 +21,7 @@ from runtime.service.journal import Journal, Piece, Request
 from runtime.service.journal_store import JournalStore
 from runtime.service.limits import GatewayDown, GatewayLimits, RequestRefused
 from runtime.service.metrics import ServiceMetrics
+from runtime.service.register import Register
 from runtime.service.replica import Replica
 from runtime.traffic import TrafficLog
 
@@ -62,16 +62,11 @@ class Gateway:
         self._engines = Engines(links, take=self._take, lost=self._replay, recovers=recovers)
         self._store = store
         self._traffic = traffic
-        self._journals: dict[int, tuple[Request, Journal]] = {}
-        self._requests: dict[Request, None] = {}
-        self._names: dict[tuple[str, str], Request] = {}
+        self._register = Register(store.restored if store is not None else ())
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started_s = time.monotonic()
         self._draining = False
         self._tasks: list[asyncio.Task[None]] = []
-        for request in store.restored if store is not None else ():
-            self._know(request)
-        self._numbers = count(max(self._journals, default=0) + 1)
 
     async def start(self) -> None:
         """Begin to listen to the engines."""
@@ -87,7 +82,7 @@ class Gateway:
         store, self._store = self._store, None
         if store is not None:  # first: what is cut off here, another process goes on with
             store.close()
-        for request in list(self._requests):
+        for request in self._register.requests:
             self.cancel(request)
         self._engines.close()
 
@@ -115,7 +110,7 @@ class Gateway:
     @property
     def num_open(self) -> int:
         """Samples queued or running."""
-        return sum(journal.is_open for _, journal in self._journals.values())
+        return self._register.num_open
 
     @property
     def replicas(self) -> Sequence[Replica]:
@@ -134,7 +129,7 @@ class Gateway:
 
     def num_open_on(self, replica: int) -> int:
         """Samples queued or running on one engine."""
-        return self._loads()[replica]
+        return self._register.num_running_by_replica[replica]
 
     @property
     def uptime_s(self) -> float:
@@ -194,9 +189,7 @@ class Gateway:
         except PacelineError:
             self.metrics.count_refused()
             raise
-        numbered = [replace(submit, request=next(self._numbers)) for submit in submits]
-        request = Request(client=client, name=name, samples=[Journal(submit=s) for s in numbered])
-        self._know(request)
+        request = self._register.add(submits, client=client, name=name)
         if self._store is not None:
             self._store.opened(request)
         self._run_waiting()
@@ -204,7 +197,7 @@ class Gateway:
 
     def find(self, client: str, name: str) -> Request | None:
         """Return a client's request by its name."""
-        return self._names.get((client, name)) if name else None
+        return self._register.find(client, name)
 
     async def follow(self, request: Request, starts: Sequence[int]) -> AsyncGenerator[Piece]:
         """Yield a request's tokens from each sample's number `starts` on until all have ended.
@@ -252,31 +245,18 @@ class Gateway:
     def forget(self, request: Request) -> None:
         """Drop a request and its journals; one that runs is ended."""
         self.cancel(request)
+        self._register.drop(request)
         for journal in request.samples:
-            self._journals.pop(journal.submit.request, None)
             self._let_next_suspect_run(journal)
-        self._requests.pop(request, None)
         if self._store is not None:
             self._store.dropped(request)
-        if self._names.get((request.client, request.name)) is request:
-            del self._names[request.client, request.name]
-
-    def _know(self, request: Request) -> None:
-        for journal in request.samples:
-            self._journals[journal.submit.request] = (request, journal)
-        self._requests[request] = None
-        if request.name:
-            self._names[request.client, request.name] = request
 
     def _require_room(self, num_samples: int, client: str) -> None:
         if self._engines.down is not None:
             raise GatewayDown(f"the engine is gone: {self._engines.down}")
         if self._draining:
             raise GatewayDown("the server is shutting down: try another one")
-        open_by_client = Counter(
-            request.client for request, journal in self._journals.values() if journal.is_open
-        )
-        self.limits.check(open_by_client, num_samples, client)
+        self.limits.check(self._register.num_open_by_client, num_samples, client)
 
     @contextlib.contextmanager
     def _reading(self, request: Request) -> Iterator[None]:
@@ -291,10 +271,6 @@ class Gateway:
 
     # --- what engines do ----------------------------------------------------------------------
 
-    def _loads(self) -> Counter[int]:
-        on = (journal.replica for _, journal in self._journals.values() if journal.is_open)
-        return Counter(replica for replica in on if replica is not None)
-
     def _dispatch(self, request: Request, journal: Journal) -> None:
         """Let an engine do what is missing; without one the request waits, or has failed."""
         number = journal.submit.request
@@ -306,13 +282,11 @@ class Gateway:
             text = f"the engine was lost {journal.num_stalled} times in a row with this request"
             self._end_badly(request, journal, PacelineError(f"{text}: it is not tried again"))
             return
-        if journal.is_suspect and any(
-            other.is_open and other.is_suspect and other.replica is not None
-            for _, other in self._journals.values()
-        ):
+        if journal.is_suspect and self._register.is_suspect_running:
             return  # until that one has brought a token, or ended
+        loads = self._register.num_running_by_replica
         try:
-            journal.replica = self._engines.submit(journal.resumption(), self._loads())
+            journal.replica = self._engines.submit(journal.resumption(), loads)
         except GatewayDown as error:
             self._end_badly(request, journal, error)
             return
@@ -325,8 +299,8 @@ class Gateway:
         self._run_waiting()
 
     def _run_waiting(self) -> None:
-        for request, journal in list(self._journals.values()):
-            if journal.is_open and journal.replica is None:
+        for request, journal in self._register.open_samples():
+            if journal.replica is None:
                 self._dispatch(request, journal)
 
     def _replay(self, replica: int) -> None:
@@ -335,8 +309,8 @@ class Gateway:
         What waits for an engine is left alone: it may be just on its way to another one.
         """
         down = self._engines.down is not None
-        for request, journal in list(self._journals.values()):
-            if journal.is_open and (down or journal.replica == replica):
+        for request, journal in self._register.open_samples():
+            if down or journal.replica == replica:
                 journal.num_stalled += journal.replica == replica
                 self._dispatch(request, journal)
 
@@ -345,11 +319,11 @@ class Gateway:
         for number in count(1):
             self._engines.ping(number)
             old_s = time.monotonic() - self.limits.grace_s
-            for request in list(self._requests):
+            for request in self._register.requests:
                 if request.num_readers == 0 and request.idle_since_s < old_s:
                     self.forget(request)
             if self._store is not None:
-                self._store.tend(self._requests)
+                self._store.tend(self._register.requests)
                 await asyncio.to_thread(self._store.sync)
             await asyncio.sleep(_PING_S)
 
@@ -361,7 +335,7 @@ class Gateway:
             case _:
                 _LOG.warning("engine %d sent an unexpected %s", replica, type(message).__name__)
                 return
-        known = self._journals.get(number) if number is not None else None
+        known = self._register.sample(number) if number is not None else None
         if known is None or known[1].replica != replica:
             return
         request, journal = known

@@ -8,7 +8,7 @@ from ray.job_submission import JobDetails, JobStatus
 from typer.testing import CliRunner
 
 from cluster.cli import app
-from cluster.options_cluster import SubmitOptions
+from cluster.cluster_options import SubmitOptions
 from cluster.submit import ROOT, _connect, _follow, _submit, entrypoint_of, runtime_environment
 from runtime.errors import ConfigError
 

@@ -1,9 +1,46 @@
-"""What the verbs of shared-seed training were asked for; light to import, so `--help` is quick."""
+"""What the verbs about training were asked for; light to import, so `--help` is quick."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.options import ConnectOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """`paceline train`."""
+
+    config: Path
+    settings: tuple[str, ...]
+    """`section.key=value`, over what the file says."""
+    ray_address: str | None
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainCancelOptions:
+    """`paceline train cancel`."""
+
+    directory: Path
+    timeout_s: float
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainStatusOptions:
+    """`paceline train status`."""
+
+    directory: Path
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainMergeOptions:
+    """`paceline train merge`."""
+
+    adapter: Path
+    out: Path
+    json: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,4 +122,41 @@ class BenchSeedsOptions:
     length: int
     repeats: int
     threads: int
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulateTrainOptions:
+    """`paceline simulate train`."""
+
+    workers: int
+    model: str
+    schemes: tuple[str, ...]
+    rounds: int
+    patience: float
+    """A worker is late after 1 + patience times what the fastest ones take."""
+    slope: float | None
+    """Of a trace: seconds that a unit of load adds; None takes computing to be all."""
+    seed: int
+    plot: Path | None
+    json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchTrainOptions:
+    """`paceline bench train`."""
+
+    workers: int
+    schemes: tuple[str, ...]
+    factors: tuple[float, ...]
+    """How slow stragglers are; 1 is none, infinite is a hang."""
+    slow: float
+    """Share of a worker's jobs at which it is a straggler."""
+    steps: int
+    batch: int
+    step_s: float
+    """What a step would take without anything but computing."""
+    patience: float
+    seed: int
+    ray_address: str | None
     json: bool = False

@@ -1,0 +1,83 @@
+"""Examples that a drafter learns from, and the order in which they come."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtime.draft_corpus import CorpusRecord
+from runtime.draft_teacher import Lesson
+from runtime.errors import ConfigError
+
+_POOL = 16  # batches whose sequences are sorted by length together
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One prompt with its answer and lesson."""
+
+    record: CorpusRecord
+    lesson: Lesson
+
+    @property
+    def length(self) -> int:
+        """Tokens that the drafter reads."""
+        return len(self.record.prompt_ids) + len(self.record.output_ids) - 1
+
+
+def endless_batches(
+    examples: list[Example], batch_tokens: int, *, seed: int, first: int
+) -> Iterator[list[Example]]:
+    """Yield batches for ever; each epoch has an order of its own, a function of the seed.
+
+    Args:
+        examples: what is learnt from.
+        batch_tokens: most tokens of a batch, padding included.
+        seed: of the order.
+        first: number of the batch to begin with.
+
+    Raises:
+        ConfigError: there is no example.
+    """
+    if not examples:
+        raise ConfigError("the corpus has no example to learn from")
+    skipped, epoch = 0, 0
+    while True:
+        batches = _epoch(examples, batch_tokens, seed, epoch)
+        if skipped + len(batches) > first:
+            yield from batches[max(0, first - skipped) :]
+        skipped += len(batches)
+        epoch += 1
+
+
+def grouped(examples: list[Example], batch_tokens: int) -> list[list[Example]]:
+    """Return runs of examples of at most so many tokens once padded to the longest."""
+    groups: list[list[Example]] = []
+    group: list[Example] = []
+    longest = 0
+    for example in examples:
+        longest = max(longest, example.length)
+        if group and longest * (len(group) + 1) > batch_tokens:
+            groups.append(group)
+            group, longest = [], example.length
+        group.append(example)
+    return [*groups, group] if group else groups
+
+
+def _epoch(
+    examples: list[Example], batch_tokens: int, seed: int, epoch: int
+) -> list[list[Example]]:
+    """Return an epoch's batches: shuffled, then neighbours sorted by length, to waste no row."""
+    rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    order = [examples[i] for i in rng.permutation(len(examples))]
+    batches: list[list[Example]] = []
+    pool: list[Example] = []
+    tokens = 0
+    for example in order:
+        pool.append(example)
+        tokens += example.length
+        if tokens >= _POOL * batch_tokens:
+            batches += grouped(sorted(pool, key=lambda e: e.length), batch_tokens)
+            pool, tokens = [], 0
+    batches += grouped(sorted(pool, key=lambda e: e.length), batch_tokens)
+    return [batches[i] for i in rng.permutation(len(batches))]

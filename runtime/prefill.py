@@ -1,0 +1,51 @@
+"""Which sequences of a round read more of their prompts, and which decode."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from parallel.decoding.types import DecodeMode
+from parallel.model.batch import SequenceRows
+from runtime.sequence import Sequence
+
+
+@dataclass(slots=True)
+class Shares:
+    """What each sequence does in one round."""
+
+    decoding: list[Sequence] = field(default_factory=list)
+    """They have read their prompt, but for what the round can take in beside."""
+    chunks: list[SequenceRows] = field(default_factory=list)
+    """Stretches of longer prompts; the cache holds them after the round."""
+    syncing: list[Sequence] = field(default_factory=list)
+    """Sequences still reading whose drafter reads along."""
+
+
+def share_prompt_budget(running: Iterable[Sequence], budget: int) -> Shares:
+    """Share a round's prompt tokens, first come first served; who has no more to read decodes.
+
+    Args:
+        running: sequences by age; `num_cached` rises by what each is given to read.
+        budget: prompt tokens of the round.
+    """
+    shares = Shares()
+    for sequence in running:
+        unread = len(sequence.token_ids) - 1 - sequence.num_cached
+        if unread <= budget:
+            budget -= unread
+            shares.decoding.append(sequence)
+            continue
+        if sequence.submit.mode is not DecodeMode.AUTOREGRESSIVE:
+            shares.syncing.append(sequence)
+        if budget > 0:
+            start, stop = sequence.num_cached, sequence.num_cached + budget
+            shares.chunks.append(
+                SequenceRows(
+                    slot=sequence.number,
+                    start=start,
+                    token_ids=tuple(sequence.token_ids[start:stop]),
+                    num_logits=0,
+                )
+            )
+            sequence.num_cached = stop
+            budget = 0
+    return shares

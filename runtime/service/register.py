@@ -1,0 +1,86 @@
+"""The requests that a gateway knows: by number of each sample, and by their clients' names."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import count
+
+from parallel.messages import Submit
+from runtime.service.journal import Journal, Request
+
+
+class Register:
+    """Lives on the gateway's loop; while samples are gone through, requests may come and go."""
+
+    def __init__(self, restored: Iterable[Request] = ()) -> None:
+        """Begin with the requests that an earlier process left."""
+        self._samples: dict[int, tuple[Request, Journal]] = {}
+        self._requests: dict[Request, None] = {}
+        self._names: dict[tuple[str, str], Request] = {}
+        for request in restored:
+            self._know(request)
+        self._numbers = count(max(self._samples, default=0) + 1)
+
+    @property
+    def requests(self) -> list[Request]:
+        """All requests, oldest first."""
+        return list(self._requests)
+
+    @property
+    def num_open(self) -> int:
+        """Samples queued or running."""
+        return sum(journal.is_open for _, journal in self._samples.values())
+
+    @property
+    def num_open_by_client(self) -> Counter[str]:
+        """Samples queued or running, of each client."""
+        return Counter(request.client for request, _ in self.open_samples())
+
+    @property
+    def num_running_by_replica(self) -> Counter[int]:
+        """Samples that run on each engine."""
+        on = (journal.replica for _, journal in self.open_samples())
+        return Counter(replica for replica in on if replica is not None)
+
+    @property
+    def is_suspect_running(self) -> bool:
+        """Whether a sample runs of which its engine may die."""
+        return any(
+            journal.is_suspect and journal.replica is not None for _, journal in self.open_samples()
+        )
+
+    def open_samples(self) -> Iterator[tuple[Request, Journal]]:
+        """Yield the samples queued or running, each with its request."""
+        for request, journal in list(self._samples.values()):
+            if journal.is_open:
+                yield request, journal
+
+    def sample(self, number: int) -> tuple[Request, Journal] | None:
+        """Return the sample of that number, with its request."""
+        return self._samples.get(number)
+
+    def find(self, client: str, name: str) -> Request | None:
+        """Return a client's request by its name; "" is nobody's."""
+        return self._names.get((client, name)) if name else None
+
+    def add(self, submits: Sequence[Submit], *, client: str, name: str) -> Request:
+        """Take in a new request; each of its samples gets a number."""
+        numbered = [replace(submit, request=next(self._numbers)) for submit in submits]
+        request = Request(client=client, name=name, samples=[Journal(submit=s) for s in numbered])
+        self._know(request)
+        return request
+
+    def drop(self, request: Request) -> None:
+        """Forget a request."""
+        for journal in request.samples:
+            self._samples.pop(journal.submit.request, None)
+        self._requests.pop(request, None)
+        if self._names.get((request.client, request.name)) is request:
+            del self._names[request.client, request.name]
+
+    def _know(self, request: Request) -> None:
+        for journal in request.samples:
+            self._samples[journal.submit.request] = (request, journal)
+        self._requests[request] = None
+        if request.name:
+            self._names[request.client, request.name] = request
