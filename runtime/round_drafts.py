@@ -227,7 +227,7 @@ class RoundDrafts:
             sequence.known_to_drafter = False
         draft = usable_draft(item, self._vocab_size)
         if not item.parents:
-            sequence.view.drafted(item.base, item.token_ids)
+            sequence.view.drafted(item.epoch, item.base, item.token_ids)
         elif sequence.mode is DecodeMode.PEARL:
             draft = draft.trunk  # whoever sent a tree was not asked for one
         if item.gains and sequence.submit.draft_length < 0 and self.are_trees(sequence):

@@ -60,6 +60,8 @@ class DrafterView:
     token_ids: list[int] = field(default_factory=list)
     num_certain: int = 0
     """Length of the prefix that was committed when the drafter was last told."""
+    epoch: int = 0
+    """That of the last item."""
     scored: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
     """What the target scored in the last round, until the drafter is told."""
 
@@ -71,6 +73,7 @@ class DrafterView:
     def item(self, state: State, committed: Ids[int], num_draft: int) -> DraftItem:
         """Make the item after which the drafter holds what state says, and record that it does."""
         request, epoch = state.request, state.epoch
+        self.epoch = epoch
         stream = state.mode is DecodeMode.PEARL
         scored, self.scored = self.scored, ()
         if state.owed:  # it is writing the block whose first token passed: all it holds is valid
@@ -102,9 +105,12 @@ class DrafterView:
             scored=scored,
         )
 
-    def drafted(self, base: int, token_ids: Ids[int]) -> None:
-        """Record that the drafter has drafted these tokens after its first `base`."""
-        if base == len(self.token_ids):
+    def drafted(self, epoch: int, base: int, token_ids: Ids[int]) -> None:
+        """Record that the drafter has drafted these tokens after its first `base`.
+
+        An answer to an item of an earlier epoch may come late: the last item made it void.
+        """
+        if epoch == self.epoch and base == len(self.token_ids):
             self.token_ids.extend(token_ids)
 
 

@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -19,6 +20,7 @@ from parallel.messages import (
     Pong,
     ProposalItem,
 )
+from runtime.drafting import DraftPart
 from runtime.ledger import SlotLedger
 from runtime.links.memory import Faults, memory_link_pair
 from runtime.lookup_drafting import LookupSettings
@@ -288,6 +290,33 @@ def test_rejection_verifying_is_reproducible_and_active(rig: Rig) -> None:
     assert first.finished is not None
     assert first.finished.stats.accepted > 0
     assert first.finished.stats.rejected > 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_drafter_holds_the_text_of_the_target(
+    rig: Rig, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of a draft comes late, when the next item has made it void already."""
+    held: dict[int, tuple[int, ...]] = {}
+    answer = ModelDrafter.answer
+
+    def watched(self: ModelDrafter, request: DraftRequest) -> Iterator[DraftPart]:
+        yield from answer(self, request)
+        held.update(
+            (item.request, tuple(self._sequences[item.request].token_ids)) for item in request.items
+        )
+
+    monkeypatch.setattr(ModelDrafter, "answer", watched)
+    rig.attach_model(noise=0.3)
+    sampling = SamplingParams(temperature=1.0, seed=seed)
+    submits = [
+        make_submit(r, prompt=(r + 1, 7), sampling=sampling, max_tokens=60) for r in range(4)
+    ]
+    outcomes = rig.run(submits)
+    for number, submit in enumerate(submits, 1):
+        whole = (*submit.prompt_ids, *outcomes[submit.request].token_ids)
+        in_flight = 4 * submit.draft_length
+        assert held[number][: len(whole) - in_flight] == whole[:-in_flight]
 
 
 def test_killing_the_drafter_half_way_changes_no_token(rig: Rig) -> None:
