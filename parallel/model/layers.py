@@ -5,6 +5,7 @@ section 3).
 """
 
 from collections.abc import Callable
+from enum import StrEnum
 from functools import cache
 
 import torch
@@ -16,30 +17,54 @@ from parallel.group import Group
 Kernel = Callable[[Tensor, Tensor | None], Tensor]
 _MIN_PACKED_ROWS = 6
 """oneDNN's kernel takes 36 ms for one row and 47 ms for two, but 30 ms for six (all the matrices of
-a 135M model, one thread, 2026-11-23)."""
+a 135M model, one thread, on a CPU without AMX, 2026-11-23)."""
+_MKL_ROWS = 32
+"""What MKL is told when it packs a weight; fewer and more rows are multiplied as well."""
+
+
+class Packing(StrEnum):
+    """How the weights of matrix products are laid out."""
+
+    NONE = "none"
+    """As they are."""
+    ONEDNN = "onednn"
+    """In oneDNN's blocks."""
+    MKL = "mkl"
+    """As MKL's sgemm packs them."""
 
 
 def fill_rows(x: Tensor) -> Tensor:
     """Return x, [rows, features], with rows of zeros below it where the kernels like more rows."""
     missing = _MIN_PACKED_ROWS - x.shape[0]
-    if missing <= 0 or not _takes_packing(x):
+    if missing <= 0 or packing_of(x) is not Packing.ONEDNN:
         return x
     return F.pad(x, (0, 0, 0, missing))
 
 
-def linear_kernel(weight: Tensor, bias: Tensor | None) -> Kernel:
+def linear_kernel(weight: Tensor, bias: Tensor | None, packing: Packing | None = None) -> Kernel:
     """Return (x, addend or None) -> x W^T + b + addend with the fastest kernel for the weight.
 
-    On a CPU in float32 the weight is repacked once into oneDNN's blocked layout: all the matrices
-    of a 135M model, two threads, take 28 ms against F.linear's 57 ms for one row and 27 against 68
-    for eight (2026-11-23). The repacked weight replaces the original.
+    On a CPU in float32 the weight is packed once, and replaces the original. All the matrices of a
+    135M model take, for one, four and eight rows (two threads, milliseconds):
+
+    - F.linear 57, -, 68; oneDNN 28, -, 27 on a CPU with AVX-512 and without AMX (2026-11-23);
+    - F.linear 29, 55, 72; oneDNN 40, 44, 46; MKL 29, 37, 42 on one with AMX (2026-11-26).
 
     Args:
         weight: [out_features, in_features].
         bias: [out_features] or None.
+        packing: how the weight is packed; None is what suits it on this CPU.
     """
-    if not _takes_packing(weight):
-        return lambda x, addend: _added(F.linear(x, weight, bias), addend)
+    match packing or packing_of(weight):
+        case Packing.NONE:
+            return lambda x, addend: _added(F.linear(x, weight, bias), addend)
+        case Packing.ONEDNN:
+            return _onednn_kernel(weight, bias)
+        case Packing.MKL:
+            return _mkl_kernel(weight, bias)
+
+
+def _onednn_kernel(weight: Tensor, bias: Tensor | None) -> Kernel:
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
     product = torch.ops.mkldnn._linear_pointwise
 
@@ -54,18 +79,45 @@ def linear_kernel(weight: Tensor, bias: Tensor | None) -> Kernel:
     return packed_kernel
 
 
+def _mkl_kernel(weight: Tensor, bias: Tensor | None) -> Kernel:
+    packed = torch.ops.mkl._mkl_reorder_linear_weight(weight.contiguous(), _MKL_ROWS)
+    shape = weight.new_zeros(()).expand(weight.shape)  # it only asks the original for its shape
+    product = torch.ops.mkl._mkl_linear
+
+    def packed_kernel(x: Tensor, addend: Tensor | None) -> Tensor:
+        return _added(product(x, packed, shape, bias, x.shape[0]), addend)
+
+    return packed_kernel
+
+
 def _added(out: Tensor, addend: Tensor | None) -> Tensor:
     return out if addend is None else out.add_(addend)
 
 
-def _takes_packing(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and _has_packing()
+def packing_of(tensor: Tensor) -> Packing:
+    """Return how a weight like this one is packed on this CPU; the same in all processes."""
+    on_cpu = tensor.device.type == "cpu" and tensor.dtype == torch.float32
+    return _best_packing() if on_cpu else Packing.NONE
+
+
+def packings() -> list[Packing]:
+    """Return the packings that this build of torch has."""
+    found = [Packing.NONE]
+    onednn_is_there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's
+    if onednn_is_there and hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+        found.append(Packing.ONEDNN)
+    if torch.backends.mkl.is_available() and hasattr(torch.ops.mkl, "_mkl_linear"):
+        found.append(Packing.MKL)
+    return found
 
 
 @cache
-def _has_packing() -> bool:
-    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's
-    return bool(available) and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+def _best_packing() -> Packing:
+    there = packings()
+    has_amx = bool(torch.cpu.get_capabilities().get("amx_tile"))
+    if has_amx and Packing.MKL in there:
+        return Packing.MKL
+    return Packing.ONEDNN if Packing.ONEDNN in there else Packing.NONE
 
 
 class ColumnParallelLinear:

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from parallel.group import SoloGroup
 from parallel.model.layers import (
-    ColumnParallelLinear,
+    Packing,
     RmsNorm,
     RowParallelLinear,
     VocabParallelEmbedding,
     linear_kernel,
+    packings,
 )
 from tests.parallel.model.tiny import RankThread, on_ranks
 
@@ -31,15 +32,40 @@ def test_the_kernel_is_a_linear_layer(dtype: torch.dtype, has_bias: bool, num_ro
     torch.testing.assert_close(out, F.linear(x, weight, bias))
 
 
-def test_a_repacked_weight_is_not_held_twice() -> None:
+@pytest.mark.parametrize("packing", list(Packing))
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("shape", [(48, 36), (576, 1536)])
+def test_packed_weights_multiply_any_number_of_rows(
+    packing: Packing, has_bias: bool, shape: tuple[int, int]
+) -> None:
+    if packing not in packings():
+        pytest.skip(f"this build of torch has no {packing}")
+    weight = torch.randn(shape)
+    bias = torch.randn(shape[0]) if has_bias else None
+    kernel = linear_kernel(weight, bias, packing)
+    for num_rows in (0, 1, 2, 7, 8, 31, 32, 33, 70, 300):
+        x, addend = (
+            torch.randn(num_rows, 2 * shape[1])[:, : shape[1]],
+            torch.randn(num_rows, shape[0]),
+        )
+        with torch.inference_mode():
+            plain, added = kernel(x, None), kernel(x, addend)
+        expected = F.linear(x, weight, bias)
+        torch.testing.assert_close(plain, expected, atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(added, expected + addend, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("packing", [Packing.ONEDNN, Packing.MKL])
+def test_a_packed_weight_is_not_held_twice(packing: Packing) -> None:
+    if packing not in packings():
+        pytest.skip(f"this build of torch has no {packing}")
     weight = torch.randn(48, 36)
     watch = weakref.ref(weight)
-    layer = ColumnParallelLinear(weight)
-    if type(layer._kernel).__name__ != "function" or "packed" not in layer._kernel.__qualname__:
-        pytest.skip("this build of torch has no packed kernel")
+    kernel = linear_kernel(weight, None, packing)
     del weight
     gc.collect()
     assert watch() is None
+    assert kernel(torch.randn(3, 36), None).shape == (3, 48)
 
 
 def test_row_parallel_ranks_add_bias_and_addend_once() -> None:
