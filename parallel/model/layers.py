@@ -61,7 +61,7 @@ def linear_kernel(weight: Tensor, bias: Tensor | None, packing: Packing | None =
         case Packing.ONEDNN:
             return _onednn_kernel(weight, bias)
         case Packing.MKL:
-            return _mkl_kernel(weight, bias)
+            return _MklProduct(weight, bias)
 
 
 def _onednn_kernel(weight: Tensor, bias: Tensor | None) -> Kernel:
@@ -79,15 +79,26 @@ def _onednn_kernel(weight: Tensor, bias: Tensor | None) -> Kernel:
     return packed_kernel
 
 
-def _mkl_kernel(weight: Tensor, bias: Tensor | None) -> Kernel:
-    packed = torch.ops.mkl._mkl_reorder_linear_weight(weight.contiguous(), _MKL_ROWS)
-    shape = weight.new_zeros(()).expand(weight.shape)  # it only asks the original for its shape
-    product = torch.ops.mkl._mkl_linear
+class _MklProduct:
+    """Multiplies with a weight that is packed at the first product.
 
-    def packed_kernel(x: Tensor, addend: Tensor | None) -> Tensor:
-        return _added(product(x, packed, shape, bias, x.shape[0]), addend)
+    MKL packs for the threads that it has then: a weight packed by one thread keeps all later
+    products on one, and models are loaded by other threads than multiply.
+    """
 
-    return packed_kernel
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._bias = bias
+        self._packed: Tensor | None = None
+        self._weight = weight
+
+    def __call__(self, x: Tensor, addend: Tensor | None) -> Tensor:
+        if self._packed is None:
+            weight = self._weight
+            self._packed = torch.ops.mkl._mkl_reorder_linear_weight(weight.contiguous(), _MKL_ROWS)
+            # The product asks the original for nothing but its shape.
+            self._weight = weight.new_zeros(()).expand(weight.shape)
+        product = torch.ops.mkl._mkl_linear
+        return _added(product(x, self._packed, self._weight, self._bias, x.shape[0]), addend)
 
 
 def _added(out: Tensor, addend: Tensor | None) -> Tensor:

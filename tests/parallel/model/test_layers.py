@@ -62,6 +62,7 @@ def test_a_packed_weight_is_not_held_twice(packing: Packing) -> None:
     weight = torch.randn(48, 36)
     watch = weakref.ref(weight)
     kernel = linear_kernel(weight, None, packing)
+    assert kernel(torch.randn(3, 36), None).shape == (3, 48)
     del weight
     gc.collect()
     assert watch() is None
