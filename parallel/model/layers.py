@@ -117,7 +117,8 @@ def packings() -> list[Packing]:
     onednn_is_there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's
     if onednn_is_there and hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         found.append(Packing.ONEDNN)
-    if torch.backends.mkl.is_available() and hasattr(torch.ops.mkl, "_mkl_linear"):
+    mkl_is_there: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]  # torch's
+    if mkl_is_there and hasattr(torch.ops.mkl, "_mkl_linear"):
         found.append(Packing.MKL)
     return found
 

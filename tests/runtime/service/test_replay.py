@@ -78,8 +78,7 @@ def wait_until(condition: Any, seconds: float = 20.0) -> None:
 
 def num_tokens(serving: Serving) -> int:
     """Return how many tokens are in the journals of what is open."""
-    journals = [journal for _, journal in serving.gateway._journals.values() if journal.is_open]
-    return sum(len(journal.token_ids) for journal in journals)
+    return sum(len(journal.token_ids) for _, journal in serving.gateway._register.open_samples())
 
 
 def replace_engine(serving: Serving, rigs: list[Rig], after: int) -> None:
@@ -178,7 +177,8 @@ def test_a_lost_engine_is_not_heard_any_longer(rigs: list[Rig], serving: Serving
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(read, serving.address, 2)
         wait_until(lambda: num_tokens(serving) > 10)
-        ((number, (_, journal)),) = gateway._journals.items()
+        ((_, journal),) = gateway._register.open_samples()
+        number = journal.submit.request
         (replica,) = gateway.replicas
         old = replica.link
         assert old is not None
@@ -199,7 +199,7 @@ def test_the_last_word_is_said_again_by_the_next_engine(rigs: list[Rig], serving
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(read, serving.address, 6)
         wait_until(lambda: num_tokens(serving) > 0)
-        ((_, journal),) = gateway._journals.values()
+        ((_, journal),) = gateway._register.open_samples()
         finish = gateway._finish
         gateway._finish = lambda *_: None  # type: ignore[method-assign]  # its words are lost
         wait_until(lambda: len(journal.token_ids) == LONG)
