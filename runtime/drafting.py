@@ -7,7 +7,7 @@ from typing import Protocol
 
 from parallel.messages import DraftRequest, Hello, Proposal, ProposalItem
 from runtime.clock import Clock
-from runtime.errors import PeerError, ProtocolError
+from runtime.errors import PeerError, PeerTimeout, ProtocolError
 from runtime.links.link import Link
 from runtime.pulse import IDLE, Pulse
 from runtime.timeline import Phase, Recorder
@@ -74,6 +74,28 @@ def introduction(drafter: Drafter, name: str, vocab_size: int = 0, *, joins: boo
         width=drafter.width,
         joins=joins,
     )
+
+
+def received_introduction(link: Link, timeout_s: float) -> Hello:
+    """Return what the drafter at the other end says of itself; without it, the link is closed.
+
+    Raises:
+        PeerError: nothing came in time, or it left; names it.
+        ProtocolError: it said something else.
+    """
+    try:
+        hello = link.recv(timeout_s)
+        if hello is None:
+            raise PeerTimeout(f"{link.peer} did not introduce itself within {timeout_s:g} s")
+        if not isinstance(hello, Hello) or hello.role != "drafter":
+            kind = type(hello).__name__
+            raise ProtocolError(
+                f"{link.peer} did not introduce itself as a drafter, but by a {kind}"
+            )
+    except (PeerError, ProtocolError):
+        link.close()
+        raise
+    return hello
 
 
 def serve_drafts(

@@ -14,10 +14,10 @@ from parallel.model.cache import PagedCache
 from runtime.clock import MonotonicClock
 from runtime.draft_checkpoint import load_drafter
 from runtime.drafter_ports import DrafterPorts
-from runtime.drafting import Drafter, introduction, serve_drafts
+from runtime.drafting import Drafter, introduction, received_introduction, serve_drafts
 from runtime.engine import Engine
 from runtime.engine_limits import EngineConfig
-from runtime.errors import PeerError
+from runtime.errors import PeerError, ProtocolError
 from runtime.groups.rendezvous import GroupOffer, GroupSpec, join_group, offer_group
 from runtime.inline_link import InlineLink
 from runtime.ledger import SlotLedger
@@ -209,10 +209,11 @@ class LeaderHost:
         assert self._engine is not None, "listen() comes first"
         try:
             link = join_torch_link(offer.spec, 0, name="the target's leader")
-        except PeerError as error:
+            hello = received_introduction(link, _CONNECT_TIMEOUT_S)
+        except (PeerError, ProtocolError) as error:
             _LOG.warning("no drafter joined: %s", error)
             return
-        self._engine.join(Hello(role="drafter", name=link.peer), link)
+        self._engine.join(hello, link)
 
     def serve(self) -> None:
         """Run the engine until `stop`; blocks.
@@ -280,7 +281,9 @@ def _serve_threads(num_threads: int) -> None:
 
 def _connect(leader: LeaderAddress | TorchLinkSpec, hello: Hello) -> Link:
     if isinstance(leader, TorchLinkSpec):
-        return join_torch_link(leader, 1, name=hello.name)
+        link = join_torch_link(leader, 1, name=hello.name)
+        link.send(hello)  # as gRPC's server is told before it hands a link on
+        return link
     return connect_grpc(
         leader.address, token=leader.token, hello=hello, timeout_s=_CONNECT_TIMEOUT_S
     )
