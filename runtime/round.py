@@ -47,7 +47,6 @@ _MEASURED_SIZES = (1, 8, 4, 25, 6, 2, 16, 12)  # a few tell much already
 _MEASURED_TIMES = 3
 _MEASURED_CONTEXT = 64
 _MEASURING_S = 1.0
-_LAW_TOLERANCE = 1e-4  # of a law's sum; float32 laws of 64 tokens are off by 1e-6
 
 
 class RoundRunner:

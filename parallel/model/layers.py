@@ -126,8 +126,7 @@ def packings() -> list[Packing]:
 @cache
 def _best_packing() -> Packing:
     there = packings()
-    has_amx = bool(torch.cpu.get_capabilities().get("amx_tile"))
-    if has_amx and Packing.MKL in there:
+    if torch.cpu._is_amx_tile_supported() and Packing.MKL in there:
         return Packing.MKL
     return Packing.ONEDNN if Packing.ONEDNN in there else Packing.NONE
 

@@ -29,7 +29,7 @@ class Register:
     @property
     def num_open(self) -> int:
         """Samples queued or running."""
-        return sum(journal.is_open for _, journal in self._samples.values())
+        return sum(1 for _ in self.open_samples())
 
     @property
     def num_open_by_client(self) -> Counter[str]:
