@@ -1,5 +1,7 @@
 """Virtual devices through the real actors, groups and links."""
 
+import time
+
 import pytest
 import ray
 
@@ -42,13 +44,16 @@ class CountingRay:
         return getattr(ray, name)
 
 
-def test_no_ray_call_is_made_while_tokens_flow(
-    deploy: Deploy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The driver makes none; the ranks' loops cannot: runtime/ does not import ray."""
+def test_no_token_costs_a_ray_call(deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver asks Ray twice a second whether the ranks live, and the ranks' loops cannot ask:
+
+    runtime/ does not import ray.
+    """
     deployment = deploy(virtual="target=5ms,draft=1ms,alpha=0.8,vocab=64")
     counting = CountingRay()
     monkeypatch.setattr("cluster.deployment.ray", counting)
+    start_s = time.monotonic()
     results = run(deployment, make_submits(PROMPTS, max_tokens=60))
+    seconds = time.monotonic() - start_s
     assert sum(len(result.token_ids) for result in results) == 180
-    assert counting.num_calls == 0
+    assert counting.num_calls <= 2 * seconds
