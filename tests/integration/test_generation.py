@@ -1,6 +1,7 @@
 """SmolLM2 on real Ray actors, groups and links: the tokens of transformers, whatever happens."""
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -50,6 +51,15 @@ def double(deploy: Deploy) -> Deployment:
 def triple(deploy: Deploy) -> Deployment:
     """Three target ranks on gloo, a drafter of two ranks over gRPC."""
     return deploy(drafter=CUT, tp=3, drafters=2, group_backend="gloo")
+
+
+def test_weights_lie_in_huge_pages(single: Deployment) -> None:
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists() or "[never]" in setting.read_text():
+        pytest.skip("this kernel gives no transparent huge pages")
+    (pid,) = single.pids("target")
+    sizes = re.findall(r"AnonHugePages: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text())
+    assert int(sizes[0]) > 100 << 10, "the target's 500 MB of weights lie in small pages"
 
 
 @pytest.mark.parametrize(
