@@ -2,6 +2,7 @@
 
 PacelineError
 +-- ConfigError        a value, file or model the user gave cannot be used (exit code 2)
+|   +-- InvalidValue   a field of a request, a record or an API call is refused
 +-- ProtocolError      a peer sent something that breaks the wire contract
 +-- PeerError          a peer stopped doing its part
 |   +-- PeerTimeout    it did not answer before a deadline
@@ -17,6 +18,10 @@ class PacelineError(Exception):
 
 class ConfigError(PacelineError):
     """A value, file or model the user gave cannot be used; the message names it and the remedy."""
+
+
+class InvalidValue(ConfigError, ValueError):
+    """A field of a request, a record or an API call is refused; the message names the field."""
 
 
 class ProtocolError(PacelineError):

@@ -1,0 +1,107 @@
+"""Check conversations, alike for requests, prompt files and training records."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from runtime.checking.values import describe, items, text
+from runtime.errors import InvalidValue
+
+Message = dict[str, Any]
+"""A turn as a chat template reads it: role and content, and any extra keys that were accepted."""
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
+EXTRA_KEYS = ("name", "tool_calls", "tool_call_id", "reasoning_content")
+"""Keys beside role and content that chat templates know."""
+
+
+def messages(
+    value: object, field: str = "messages", *, extra_keys: tuple[str, ...] = EXTRA_KEYS
+) -> tuple[Message, ...]:
+    """Return a conversation whose contents are strings; a key that is None counts as absent.
+
+    Content that is a list of text parts is the parts' texts put together. Only a message with
+    tool calls may lack its content, and then keeps None.
+
+    Args:
+        value: a list of {"role", "content"}.
+        field: names the value in an error.
+        extra_keys: keys beside role and content that the caller passes on.
+
+    Raises:
+        InvalidValue: it is not a conversation, is empty, or holds what would be lost; names the
+            message and the key.
+    """
+    found = tuple(
+        _message(one, f"{field}[{number}]", extra_keys)
+        for number, one in enumerate(items(value, field, "messages"))
+    )
+    if not found:
+        raise InvalidValue(f"{field} is empty: give at least one message")
+    if not any(message["content"] or message.get("tool_calls") for message in found):
+        raise InvalidValue(f"{field} has no text: every content is empty")
+    return found
+
+
+def _message(value: object, field: str, extra_keys: tuple[str, ...]) -> Message:
+    if not isinstance(value, Mapping):
+        raise InvalidValue(
+            f"{field} is {describe(value)}: a message is an object with role and content"
+        )
+    for key, held in value.items():
+        if key not in ("role", "content", *extra_keys) and held is not None:
+            raise InvalidValue(f"{field}.{key} is not supported here: {_remedy(extra_keys)}")
+    role = text(_required(value, "role", field), f"{field}.role")
+    if role not in ROLES:
+        raise InvalidValue(f"{field}.role is {role!r}: write one of {', '.join(ROLES)}")
+    message: Message = {"role": role, "content": _content(value, field)}
+    for key in extra_keys:
+        if value.get(key) is not None:
+            message[key] = _extra(value[key], key, f"{field}.{key}")
+    return message
+
+
+def _extra(value: object, key: str, field: str) -> object:
+    if key != "tool_calls":
+        return text(value, field)
+    calls = items(value, field, "tool calls")
+    for number, call in enumerate(calls):
+        if not isinstance(call, Mapping):
+            raise InvalidValue(f"{field}[{number}] is {describe(call)}: it must be an object")
+    return calls
+
+
+def _required(value: Mapping[Any, object], key: str, field: str) -> object:
+    if key not in value:
+        keys = ", ".join(map(str, value)) or "nothing"
+        raise InvalidValue(f"{field} has no {key}: it has {keys}")
+    return value[key]
+
+
+def _content(value: Mapping[Any, object], field: str) -> str | None:
+    if value.get("content") is None and value.get("tool_calls"):
+        return None
+    content = _required(value, "content", field)
+    if content is None:
+        raise InvalidValue(f'{field}.content is None: write a string, "" for an empty turn')
+    if isinstance(content, list | tuple):
+        parts = (_part(part, f"{field}.content[{i}]") for i, part in enumerate(content))
+        return "".join(parts)
+    return text(content, f"{field}.content")
+
+
+def _part(value: object, field: str) -> str:
+    if not isinstance(value, Mapping) or value.get("type") != "text":
+        shown = value.get("type") if isinstance(value, Mapping) else value
+        raise InvalidValue(
+            f'{field} is of type {describe(shown)}: only {{"type": "text", "text": ...}} '
+            "parts are supported"
+        )
+    extra = sorted(str(key) for key in value.keys() - {"type", "text"})
+    if extra:
+        raise InvalidValue(f"{field}.{extra[0]} is not supported here: remove it")
+    return text(_required(value, "text", field), f"{field}.text")
+
+
+def _remedy(extra_keys: tuple[str, ...]) -> str:
+    known = ", ".join(("role", "content", *extra_keys))
+    return f"remove it (a message has {known})"
