@@ -20,6 +20,7 @@ from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout, Pr
 from runtime.links.codec import parse
 from runtime.links.from_wire import from_frame
 from runtime.links.inbox import Inbox
+from runtime.links.keepalive import PERMITTING, pinging
 from runtime.links.link import Link
 from runtime.links.to_wire import to_frame
 
@@ -134,8 +135,7 @@ class GrpcLinkServer:
         options = [
             *_options(max_message_bytes),
             ("grpc.so_reuseport", 0),
-            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-            ("grpc.http2.max_ping_strikes", 0),
+            *PERMITTING,
         ]
         self._pool = ThreadPoolExecutor(max_links, thread_name_prefix="grpc-link")
         self._server = grpc.server(
@@ -303,9 +303,7 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.enable_http_proxy", 0),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.keepalive_time_ms", 10_000),  # so that a host that vanished is noticed in 15 s
-        ("grpc.keepalive_timeout_ms", 5_000),
-        ("grpc.http2.max_pings_without_data", 0),
+        *pinging(10.0),  # so that a host that vanished is noticed in 15 s
         ("grpc.initial_reconnect_backoff_ms", 100),  # a server that starts is found at once
         ("grpc.max_reconnect_backoff_ms", 500),
         ("grpc.use_local_subchannel_pool", 1),  # closing one link must not wait for another

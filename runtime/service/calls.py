@@ -13,6 +13,7 @@ from parallel.decoding.types import DecodeMode, TokenLogprobs
 from protos.paceline.v1 import link_pb2
 from protos.paceline.v1 import service_pb2 as pb
 from runtime.errors import PacelineError
+from runtime.links.keepalive import pinging
 from runtime.links.wire_values import MODES, REASON_NAMES
 
 Prompt = str | Sequence[int] | Sequence[dict[str, str]]
@@ -20,8 +21,7 @@ Prompt = str | Sequence[int] | Sequence[dict[str, str]]
 
 CALL_S = 10.0
 CHANNEL_OPTIONS = (
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    *pinging(),
     ("grpc.initial_reconnect_backoff_ms", 100),  # a stream that broke is taken up soon
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.use_local_subchannel_pool", 1),  # a new client does not inherit the waits of others

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.errors import ConfigError
+from runtime.links.keepalive import PERMITTING, PING_S, pinging
 from runtime.service.admin import AdminServicer, DrafterControl
 from runtime.service.gateway import Gateway
 from runtime.service.reading import ReadingInterceptor
@@ -34,9 +35,7 @@ _ADMIN_ONLY = tuple(
 )
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a lottery
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_ping_strikes", 5),
+    *PERMITTING,
 )
 
 
@@ -57,6 +56,8 @@ class ServerSettings:
     lets in."""
     max_message_bytes: int = 16 * 1024 * 1024
     max_streams: int = 1024
+    ping_s: float = PING_S
+    """Silence of a connection after which it is pinged: a client whose host vanished is noticed."""
 
 
 class ServiceServer:
@@ -92,6 +93,7 @@ class ServiceServer:
         size = settings.max_message_bytes
         options = (
             *_OPTIONS,
+            *pinging(settings.ping_s),
             ("grpc.max_receive_message_length", size),
             ("grpc.max_concurrent_streams", settings.max_streams),
         )

@@ -16,6 +16,7 @@ from parallel.training.seedlog.messages import Answer
 from protos.paceline.v1 import seedlog_pb2 as pb
 from protos.paceline.v1 import seedlog_pb2_grpc as rpc
 from runtime.errors import ConfigError, PacelineError
+from runtime.links.keepalive import PERMITTING
 from runtime.service.server import server_credentials
 from runtime.training.seedlog.port import LEAN_OPTIONS
 from runtime.training.seedlog.sequencer import Refused, Sequencer
@@ -27,6 +28,7 @@ _PIECE_BYTES = 1 << 20
 _START_S = 20.0
 _OPTIONS = (
     *LEAN_OPTIONS,
+    *PERMITTING,
     ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", 1 << 16),
 )
