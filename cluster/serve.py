@@ -33,6 +33,7 @@ from runtime.service.gateway import Gateway
 from runtime.service.journal_store import JournalStore
 from runtime.service.limits import GatewayLimits
 from runtime.service.logs import LOG_FORMATS, start_logging
+from runtime.service.metrics import ServiceMetrics
 from runtime.service.server import ServerSettings, ServiceServer
 from runtime.service.servicer import ServedModel
 from runtime.settings import ModelSettings
@@ -95,7 +96,14 @@ async def _serve(
     limits = GatewayLimits(
         max_open=options.max_open, max_open_per_client=options.max_open_per_client
     )
-    gateway = Gateway(fleet.connect(), limits, recovers=True, store=store, traffic=traffic)
+    gateway = Gateway(
+        fleet.connect(),
+        limits,
+        recovers=True,
+        store=store,
+        traffic=traffic,
+        metrics=ServiceMetrics(model.name),
+    )
     server = ServiceServer(gateway, model, settings, drafting)
     await server.start()
     fleet.supervise(gateway, _supervision(options))
@@ -170,7 +178,7 @@ def _serve_metrics(gateway: Gateway, address: str | None) -> str:
     if address is None:
         return ""
     host, port = parse_address(address, "--metrics")
-    gateway.metrics.watch(lambda: gateway.status, lambda: gateway.step_age_s)
+    gateway.metrics.watch(lambda: gateway.replicas)
     try:
         page, _ = start_http_server(port, host.strip("[]"), registry=gateway.metrics.registry)
     except OSError as error:

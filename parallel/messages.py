@@ -270,10 +270,15 @@ class EngineStatus:
     """Seconds in the target's forwards."""
     preemptions: int = 0
     prefix_hit_tokens: int = 0
+    """Tokens of admitted requests that the prefix cache held."""
     expired: int = 0
     """Requests whose deadline passed."""
     drafters: int = 0
     """Drafters attached."""
+    prompt_tokens: int = 0
+    """Prompt tokens of the requests that were admitted."""
+    prefix_query_tokens: int = 0
+    """Tokens that were looked up in the prefix cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

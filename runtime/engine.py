@@ -90,7 +90,8 @@ class Engine:
         self._stopping = False
         self._settle_at_s = 0.0
         """When an idle engine gives its next sign of life: at once after the last round."""
-        self._num_preemptions = self._num_prefix_hits = self._num_expired = 0
+        self._num_preemptions = self._num_expired = self._num_prompt_tokens = 0
+        self._num_prefix_queries = self._num_prefix_hits = 0
         self._met = threading.Condition()
         self._num_met = 0
 
@@ -253,11 +254,13 @@ class Engine:
             self._waiting.remove(sequence)
             self._running.append(sequence)
             sequence.num_cached = self._ledger.open(sequence.number, room, tokens)
+            self._num_prefix_queries += len(tokens)
             self._num_prefix_hits += sequence.num_cached
             counters = sequence.counters
             if counters.started_s is None:
                 counters.started_s = self._clock.now_s()
                 counters.cached_prompt = sequence.num_cached
+                self._num_prompt_tokens += sequence.num_prompt
                 self._waiting.charge(sequence.submit.client, sequence.num_prompt)
         self._waiting.forget_absent(self._running)
 
@@ -304,10 +307,6 @@ class Engine:
     def _commit(self, work: Work, now_s: float) -> None:
         sequence, commit = work.sequence, work.commit
         assert commit is not None
-        counters = sequence.counters
-        counters.count(commit)
-        if counters.first_token_s is None:
-            counters.first_token_s = now_s
         taken: list[int] = []
         reason = None
         for token in commit.token_ids:
@@ -316,6 +315,12 @@ class Engine:
             reason = self._end(sequence, token)
             if reason is not None:
                 break
+        commit = commit.first(len(taken))
+        self._rounds.count(commit)
+        counters = sequence.counters
+        counters.count(commit)
+        if counters.first_token_s is None:
+            counters.first_token_s = now_s
         sequence.num_cached = len(sequence.token_ids) - 1
         self._waiting.charge(sequence.submit.client, len(taken))
         self._drivers.send(
@@ -373,6 +378,8 @@ class Engine:
             drafter_losses=self._ports.num_losses,
             drafters=len(self._ports.attached),
             preemptions=self._num_preemptions,
+            prompt_tokens=self._num_prompt_tokens,
+            prefix_query_tokens=self._num_prefix_queries,
             prefix_hit_tokens=self._num_prefix_hits,
             expired=self._num_expired,
         )

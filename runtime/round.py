@@ -13,6 +13,7 @@ from parallel.decoding.controller import DraftLengthController
 from parallel.decoding.logprobs import token_logprobs
 from parallel.decoding.machine import (
     BeginRound,
+    Commit,
     Phase,
     Stage,
     Verified,
@@ -104,6 +105,17 @@ class RoundRunner:
             if now_s > end_s:
                 break
 
+    def count(self, commit: Commit) -> None:
+        """Add what a sequence took of a round to the totals."""
+        before = self.totals
+        self.totals = replace(
+            before,
+            tokens=before.tokens + len(commit.token_ids),
+            drafted=before.drafted + commit.num_drafted,
+            accepted=before.accepted + commit.num_accepted,
+            rejected=before.rejected + commit.rejected,
+        )
+
     def release(self, sequence: Sequence) -> None:
         """Release a sequence's cache, at the target and at the drafter."""
         self._ledger.close(sequence.number)
@@ -168,7 +180,7 @@ class RoundRunner:
         decided = [work for work in works if work.commit is not None]
         if not (fresh or prefilling):
             self._count_modes(decided, self._clock.now_s() - start_s)
-        self._count_totals(decided, target_s)
+        self._count_times(target_s)
         return works
 
     # --- modes --------------------------------------------------------------------------------
@@ -282,16 +294,11 @@ class RoundRunner:
                 if work.sequence.mode is DecodeMode.PEARL:
                     counters.hidden_s += self._hidden_s
 
-    def _count_totals(self, works: Items[Work], target_s: float) -> None:
-        commits = [work.commit for work in works if work.commit is not None]
+    def _count_times(self, target_s: float) -> None:
         before = self.totals
         self.totals = replace(
             before,
             rounds=before.rounds + 1,
-            tokens=before.tokens + sum(len(commit.token_ids) for commit in commits),
-            drafted=before.drafted + sum(commit.num_drafted for commit in commits),
-            accepted=before.accepted + sum(commit.num_accepted for commit in commits),
-            rejected=before.rejected + sum(commit.rejected for commit in commits),
             missed_drafts=before.missed_drafts + self._drafts.num_missed,
             draft_s=before.draft_s + self._drafts.longest.seconds,
             hidden_s=before.hidden_s + self._hidden_s,

@@ -174,6 +174,20 @@ class Commit:
     rejected: bool
     """Whether the last token stands where a draft was tested and rejected."""
 
+    def first(self, num_tokens: int) -> "Commit":
+        """Return the commit of its first tokens alone, where the output ends with them.
+
+        Drafts after the end are neither accepted nor rejected; the target has scored them all the
+        same.
+        """
+        is_whole = num_tokens >= len(self.token_ids)
+        return Commit(
+            token_ids=self.token_ids[:num_tokens],
+            num_drafted=self.num_drafted,
+            num_accepted=min(self.num_accepted, num_tokens),
+            rejected=self.rejected and is_whole,
+        )
+
 
 Command = RequestDraft | AwaitDraft | Score | Verify | Commit
 

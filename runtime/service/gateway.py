@@ -19,8 +19,8 @@ from runtime.links.link import Link
 from runtime.service.engines import Engines
 from runtime.service.journal import Journal, Piece, Request
 from runtime.service.journal_store import JournalStore
-from runtime.service.limits import GatewayDown, GatewayLimits, RequestRefused
-from runtime.service.metrics import ServiceMetrics
+from runtime.service.limits import GatewayBusy, GatewayDown, GatewayLimits, RequestRefused
+from runtime.service.metrics import RefusalReason, ServiceMetrics
 from runtime.service.register import Register
 from runtime.service.replica import Replica
 from runtime.traffic import TrafficLog
@@ -186,8 +186,11 @@ class Gateway:
             return known
         try:
             self._require_room(len(submits), client)
-        except PacelineError:
-            self.metrics.count_refused()
+        except GatewayBusy:
+            self.metrics.count_refused(RefusalReason.BUSY)
+            raise
+        except GatewayDown:
+            self.metrics.count_refused(RefusalReason.UNAVAILABLE)
             raise
         request = self._register.add(submits, client=client, name=name)
         if self._store is not None:
@@ -354,9 +357,8 @@ class Gateway:
 
     def _finish(self, request: Request, journal: Journal, finished: Finished) -> None:
         journal.end(finished)
-        self._ended(journal)
-        request.touch()
-        self.metrics.count_finished(finished)
+        self._ended(request, journal)
+        self.metrics.count_sample(finished, len(journal.token_ids))
         _LOG.info("finished", extra=journal.report(request))
         self._keep_answer(journal, finished)
 
@@ -365,18 +367,20 @@ class Gateway:
         if journal.is_suspect and self._loop is not None:
             self._loop.call_soon(self._run_waiting)
 
-    def _ended(self, journal: Journal) -> None:
+    def _ended(self, request: Request, journal: Journal) -> None:
         self._let_next_suspect_run(journal)
         if self._store is not None:
             self._store.ended(journal)
+        if not request.is_open:
+            prompt_tokens = len(journal.submit.prompt_ids)
+            self.metrics.count_ended(request.end_reason, prompt_tokens)
+        request.touch()
 
     def _end_badly(self, request: Request, journal: Journal, error: PacelineError) -> None:
         if not journal.is_open:
             return
         journal.error = error
-        self._ended(journal)
-        request.touch()
-        self.metrics.count_failed(type(error).__name__)
+        self._ended(request, journal)
         _LOG.info("failed", extra=journal.report(request))
 
     def _keep_answer(self, journal: Journal, finished: Finished) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 
 from parallel.decoding.types import TokenLogprobs
 from parallel.messages import Committed, Finished, Submit
-from runtime.errors import PacelineError
-from runtime.service.metrics import ServiceMetrics
+from runtime.errors import DeadlineExceeded, PacelineError
+from runtime.service.metrics import EndReason, ServiceMetrics
 
 _LEAST_S = 1e-3  # 0 would be no deadline
 _SUSPECTED = 2
@@ -50,6 +50,15 @@ class Journal:
     def is_open(self) -> bool:
         """Whether more tokens may come."""
         return self.finished is None and self.error is None
+
+    @property
+    def end_reason(self) -> EndReason:
+        """How it ended; it must have."""
+        if self.finished is not None:
+            return EndReason[self.finished.reason.upper()]
+        assert self.error is not None, "the sample is open"
+        late = isinstance(self.error, DeadlineExceeded)
+        return EndReason.DEADLINE if late else EndReason.ERROR
 
     @property
     def is_suspect(self) -> bool:
@@ -110,7 +119,7 @@ class Journal:
             "client": request.client,
             "prompt_tokens": len(self.submit.prompt_ids),
             "completion_tokens": len(self.token_ids),
-            "reason": self.finished.reason if self.finished else type(self.error).__name__,
+            "reason": self.end_reason.name.lower(),
             "ttft_s": round(stats.ttft_s, 4) if stats else None,
             "total_s": round(stats.total_s, 4) if stats else None,
             "drafted": stats.drafted if stats else None,
@@ -133,6 +142,11 @@ class Request:
     def is_open(self) -> bool:
         """Whether more tokens may come."""
         return any(journal.is_open for journal in self.samples)
+
+    @property
+    def end_reason(self) -> EndReason:
+        """The gravest end of its samples; all must have ended."""
+        return max(journal.end_reason for journal in self.samples)
 
     @property
     def seed(self) -> int:

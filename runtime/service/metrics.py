@@ -1,114 +1,233 @@
-"""What Prometheus may scrape: counters and histograms of the service and of its engine.
+"""The page that Prometheus scrapes: what requests took, and what each engine does.
 
-Names carry no colon, so that Ray's exporter takes them too.
+Names follow vLLM's where they mean the same, with `paceline_` in place of `vllm:`: a colon is for
+recording rules, and Ray's exporter refuses it. `docs/metrics.md` describes each name.
 """
 
-from collections.abc import Callable, Iterator
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from enum import IntEnum
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from parallel.messages import EngineStatus, Finished
+from parallel.messages import Finished
+from runtime.service.replica import Replica
+from runtime.version import package_version
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_LENGTHS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000)
 _GAUGES = {
-    "running": ("requests_running", "Requests being decoded"),
-    "waiting": ("requests_waiting", "Requests queued in the engine"),
-    "pages_used": ("kv_pages_used", "Pages of the target's cache that requests hold"),
-    "drafters": ("drafters", "Drafters attached"),
-    "pages": ("kv_pages_total", "Pages of the target's cache"),
+    "running": ("num_requests_running", "Samples that the engine decodes"),
+    "waiting": ("num_requests_waiting", "Samples that wait in the engine's queue"),
+    "pages_used": ("kv_cache_pages_used", "Pages of the KV cache that requests hold"),
+    "pages": ("kv_cache_pages", "Pages of the KV cache"),
+    "drafters": ("drafters", "Drafters attached to the engine"),
 }
 _COUNTERS = {
-    "drafter_losses": ("drafter_losses", "Times an attached drafter vanished"),
-    "rounds": ("spec_rounds", "Rounds of the engine"),
-    "tokens": ("generation_tokens", "Output tokens"),
-    "drafted": ("spec_draft_tokens", "Draft tokens that the target scored"),
-    "accepted": ("spec_accepted_tokens", "Draft tokens that were kept"),
-    "rejected": ("spec_rejections", "Rounds of a request that ended in a recovered token"),
-    "missed_drafts": ("spec_fallback_rounds", "Drafts that did not come in time"),
-    "draft_s": ("spec_draft_seconds", "Seconds spent drafting"),
-    "hidden_s": ("spec_hidden_seconds", "Seconds of drafting while the target was at work"),
-    "target_s": ("spec_verify_seconds", "Seconds in the target's forwards"),
-    "preemptions": ("preemptions", "Times a request's cache was given to others"),
-    "prefix_hit_tokens": ("prefix_cache_hit_tokens", "Tokens found in the cache"),
-    "expired": ("deadline_missed", "Requests whose deadline passed"),
+    "prompt_tokens": ("prompt_tokens", "Prompt tokens of the requests that the engine admitted"),
+    "tokens": ("generation_tokens", "Tokens generated"),
+    "prefix_query_tokens": ("prefix_cache_queries", "Tokens looked up in the prefix cache"),
+    "prefix_hit_tokens": ("prefix_cache_hits", "Tokens found in the prefix cache"),
+    "preemptions": ("num_preemptions", "Times a request yielded its KV cache to others"),
+    "rounds": ("rounds", "Forwards of the target"),
+    "target_s": ("target_seconds", "Seconds in the target's forwards"),
+    "drafter_losses": ("drafter_losses", "Times the engine lost a drafter"),
+    "drafted": ("spec_decode_num_draft_tokens", "Draft tokens that the target verified"),
+    "accepted": ("spec_decode_num_accepted_tokens", "Draft tokens that were accepted"),
+    "rejected": ("spec_decode_num_rejections", "Rounds of a sample that rejected a draft token"),
+    "missed_drafts": ("spec_decode_num_missed_drafts", "Drafts that did not arrive in time"),
+    "draft_s": ("spec_decode_draft_seconds", "Seconds spent drafting"),
+    "hidden_s": ("spec_decode_hidden_seconds", "Seconds of drafting that the target overlapped"),
 }
+
+
+class EndReason(IntEnum):
+    """How a request ended; with several samples, the gravest of their ends."""
+
+    STOP = 0
+    LENGTH = 1
+    CANCELLED = 2
+    DEADLINE = 3
+    ERROR = 4
+
+
+class RefusalReason(IntEnum):
+    """Why a request was not taken on."""
+
+    INVALID = 0
+    """A value of it cannot be served."""
+    BUSY = 1
+    """Too many requests are open."""
+    UNAVAILABLE = 2
+    """The server drains, or has no engine left."""
 
 
 class ServiceMetrics:
-    """The service's own counts; `watch` adds the engine's."""
+    """Counts requests as they end; `watch` adds what the engines count."""
 
-    def __init__(self) -> None:
+    def __init__(self, model_name: str = "") -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "paceline_requests", "Requests that ended", ["status"], registry=self.registry
-        )
-        self._refused = Counter(
-            "paceline_requests_refused", "Requests turned away", registry=self.registry
-        )
-        self._ttft = self._seconds("time_to_first_token_seconds", "From submission to a token")
-        self._gap = self._seconds("inter_token_latency_seconds", "Between tokens, a mean a round")
-        self._total = self._seconds("e2e_request_latency_seconds", "From submission to the end")
-        self._positions = Counter(
-            "paceline_spec_accepted_tokens_per_position",
-            "Draft tokens that were kept, by their place in the draft",
-            ["position"],
-            registry=self.registry,
-        )
+        self.model_name = model_name
         self.num_finished = 0
+        """Requests that ended with an answer."""
         self.num_refused = 0
+        build = Info("paceline_build", "Version of this server", registry=self.registry)
+        build.info({"version": package_version(), "python_version": platform.python_version()})
+        self._requests = self._counter("requests", "Requests that ended", "finished_reason")
+        for reason in EndReason:  # a rate needs a 0 to start from
+            self._requests.labels(model_name, reason.name.lower())
+        self._refused = self._counter("requests_refused", "Requests not taken on", "reason")
+        for refusal in RefusalReason:
+            self._refused.labels(model_name, refusal.name.lower())
+        self._deadline_missed = self._counter(
+            "deadline_missed", "Requests whose deadline passed before they ended"
+        ).labels(model_name)
+        self._positions = self._counter(
+            "spec_decode_num_accepted_tokens_per_pos",
+            "Draft tokens that were accepted, by their place in the draft",
+            "position",
+        )
+        self._ttft = self._histogram(
+            "time_to_first_token_seconds", "From submission to the first token", _SECONDS
+        )
+        self._gap = self._histogram(
+            "inter_token_latency_seconds",
+            "Between two tokens of a sample; tokens of one round share its time evenly",
+            _TOKEN_SECONDS,
+        )
+        self._per_token = self._histogram(
+            "request_time_per_output_token_seconds",
+            "Mean time per token after the first, of a sample",
+            _TOKEN_SECONDS,
+        )
+        self._total = self._histogram(
+            "e2e_request_latency_seconds", "From submission to the last token", _SECONDS
+        )
+        self._queue = self._histogram(
+            "request_queue_time_seconds", "From submission until a sample is admitted", _SECONDS
+        )
+        self._prefill = self._histogram(
+            "request_prefill_time_seconds", "From admission to the first token", _SECONDS
+        )
+        self._decode = self._histogram(
+            "request_decode_time_seconds", "From the first token to the last", _SECONDS
+        )
+        self._prompt_length = self._histogram(
+            "request_prompt_tokens", "Tokens of a request's prompt", _LENGTHS
+        )
+        self._output_length = self._histogram(
+            "request_generation_tokens", "Tokens generated for a sample", _LENGTHS
+        )
 
-    def watch(self, status: Callable[[], EngineStatus], step_age_s: Callable[[], float]) -> None:
-        """Let a scrape read the engine's state."""
-        self.registry.register(_EngineCollector(status, step_age_s))
+    def watch(self, replicas: Callable[[], Sequence[Replica]]) -> None:
+        """Read the engines' own counts at each scrape."""
+        self.registry.register(_EngineCollector(replicas, self.model_name))
 
     def count_tokens(self, num_tokens: int, seconds: float, *, first: bool) -> None:
-        """Count tokens that came `seconds` after the ones before."""
+        """Count tokens that a round brought `seconds` after the ones before."""
         if first:
             self._ttft.observe(seconds)
-        elif num_tokens:
+            return
+        for _ in range(num_tokens):
             self._gap.observe(seconds / num_tokens)
 
-    def count_refused(self) -> None:
-        """Count a request that was turned away."""
+    def count_refused(self, reason: RefusalReason) -> None:
+        """Count a request that was not taken on."""
         self.num_refused += 1
-        self._refused.inc()
+        self._refused.labels(self.model_name, reason.name.lower()).inc()
 
-    def count_failed(self, kind: str) -> None:
-        """Count a request's bad end."""
-        self._requests.labels(status=kind).inc()
+    def count_sample(self, finished: Finished, num_tokens: int) -> None:
+        """Record the times of a sample that ended with `num_tokens` tokens."""
+        stats = finished.stats
+        self._total.observe(stats.total_s)
+        self._queue.observe(stats.queued_s)
+        self._output_length.observe(num_tokens)
+        if num_tokens:
+            decode_s = max(0.0, stats.total_s - stats.ttft_s)
+            self._prefill.observe(max(0.0, stats.ttft_s - stats.queued_s))
+            self._decode.observe(decode_s)
+            if num_tokens > 1:
+                self._per_token.observe(decode_s / (num_tokens - 1))
+        for position, accepted in enumerate(stats.accepted_at):
+            self._positions.labels(self.model_name, position).inc(accepted)
 
-    def count_finished(self, finished: Finished) -> None:
-        """Count a request's end."""
-        self.num_finished += 1
-        self._requests.labels(status=finished.reason).inc()
-        self._total.observe(finished.stats.total_s)
-        for position, accepted in enumerate(finished.stats.accepted_at):
-            self._positions.labels(position=position).inc(accepted)
+    def count_ended(self, reason: EndReason, prompt_tokens: int) -> None:
+        """Count a request, whatever its number of samples; call it once for each."""
+        self.num_finished += reason <= EndReason.CANCELLED
+        self._requests.labels(self.model_name, reason.name.lower()).inc()
+        self._prompt_length.observe(prompt_tokens)
+        if reason is EndReason.DEADLINE:
+            self._deadline_missed.inc()
 
-    def _seconds(self, name: str, text: str) -> Histogram:
-        return Histogram(f"paceline_{name}", text, buckets=_SECONDS, registry=self.registry)
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"paceline_{name}", text, ["model_name", *labels], registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        family = Histogram(
+            f"paceline_{name}", text, ["model_name"], buckets=buckets, registry=self.registry
+        )
+        return family.labels(self.model_name)
 
 
 class _EngineCollector(Collector):
-    def __init__(self, status: Callable[[], EngineStatus], step_age_s: Callable[[], float]) -> None:
-        self._status = status
-        self._step_age_s = step_age_s
+    """Reads what each engine reported last; its counts include those of lost predecessors."""
+
+    def __init__(self, replicas: Callable[[], Sequence[Replica]], model_name: str) -> None:
+        self._replicas = replicas
+        self._model_name = model_name
 
     def collect(self) -> Iterator[Metric]:
-        """Yield what the engine said of itself last."""
-        status = self._status()
+        """Yield one family for each count, one sample for each replica."""
         for field, (name, text) in _GAUGES.items():
-            yield GaugeMetricFamily(f"paceline_{name}", text, value=getattr(status, field))
+            yield self._gauge(name, text, _field(field))
         for field, (name, text) in _COUNTERS.items():
-            yield CounterMetricFamily(f"paceline_{name}", text, value=getattr(status, field))
-        overlap = status.hidden_s / status.draft_s if status.draft_s else 0.0
-        yield GaugeMetricFamily(
-            "paceline_spec_overlap_ratio", "Share of drafting that was hidden", value=overlap
+            yield self._counter(name, text, _field(field))
+        yield self._gauge("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1", _usage)
+        yield self._gauge(
+            "spec_decode_overlap_ratio", "Share of drafting that the target overlapped", _overlap
         )
-        yield GaugeMetricFamily(
-            "paceline_step_age_seconds",
-            "Since the engine last gave a sign of life",
-            value=self._step_age_s(),
+        yield self._gauge("replica_up", "1 while the engine can serve", lambda r: float(r.is_up))
+        yield self._gauge(
+            "replica_last_seen_seconds",
+            "Seconds since the engine last reported",
+            lambda r: r.step_age_s,
         )
+        yield self._counter(
+            "replica_restarts",
+            "Times the engine was restarted",
+            lambda r: max(r.num_attached - 1, 0),
+        )
+
+    def _gauge(self, name: str, text: str, value: Callable[[Replica], float]) -> Metric:
+        family = GaugeMetricFamily(f"paceline_{name}", text, labels=["model_name", "replica"])
+        return self._filled(family, value)
+
+    def _counter(self, name: str, text: str, value: Callable[[Replica], float]) -> Metric:
+        family = CounterMetricFamily(f"paceline_{name}", text, labels=["model_name", "replica"])
+        return self._filled(family, value)
+
+    def _filled(
+        self,
+        family: GaugeMetricFamily | CounterMetricFamily,
+        value: Callable[[Replica], float],
+    ) -> Metric:
+        for replica in self._replicas():
+            family.add_metric([self._model_name, str(replica.number)], value(replica))
+        return family
+
+
+def _field(name: str) -> Callable[[Replica], float]:
+    return lambda replica: float(getattr(replica.status, name))
+
+
+def _usage(replica: Replica) -> float:
+    status = replica.status
+    return status.pages_used / status.pages if status.pages else 0.0
+
+
+def _overlap(replica: Replica) -> float:
+    status = replica.status
+    return status.hidden_s / status.draft_s if status.draft_s else 0.0

@@ -984,6 +984,8 @@ class EngineStatus(_message.Message):
     PREFIX_HIT_TOKENS_FIELD_NUMBER: _builtins.int
     EXPIRED_FIELD_NUMBER: _builtins.int
     DRAFTERS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    PREFIX_QUERY_TOKENS_FIELD_NUMBER: _builtins.int
     running: _builtins.int
     waiting: _builtins.int
     pages_used: _builtins.int
@@ -1010,6 +1012,10 @@ class EngineStatus(_message.Message):
     """Requests whose deadline passed."""
     drafters: _builtins.int
     """Drafters attached."""
+    prompt_tokens: _builtins.int
+    """Prompt tokens of the requests that were admitted."""
+    prefix_query_tokens: _builtins.int
+    """Tokens that were looked up in the prefix cache; prefix_hit_tokens of them were found."""
     def __init__(
         self,
         *,
@@ -1032,10 +1038,12 @@ class EngineStatus(_message.Message):
         prefix_hit_tokens: _builtins.int = ...,
         expired: _builtins.int = ...,
         drafters: _builtins.int = ...,
+        prompt_tokens: _builtins.int = ...,
+        prefix_query_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "draft_s", b"draft_s", "drafted", b"drafted", "drafter", b"drafter", "drafter_losses", b"drafter_losses", "drafters", b"drafters", "expired", b"expired", "hidden_s", b"hidden_s", "missed_drafts", b"missed_drafts", "pages", b"pages", "pages_used", b"pages_used", "preemptions", b"preemptions", "prefix_hit_tokens", b"prefix_hit_tokens", "rejected", b"rejected", "rounds", b"rounds", "running", b"running", "target_s", b"target_s", "tokens", b"tokens", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "draft_s", b"draft_s", "drafted", b"drafted", "drafter", b"drafter", "drafter_losses", b"drafter_losses", "drafters", b"drafters", "expired", b"expired", "hidden_s", b"hidden_s", "missed_drafts", b"missed_drafts", "pages", b"pages", "pages_used", b"pages_used", "preemptions", b"preemptions", "prefix_hit_tokens", b"prefix_hit_tokens", "prefix_query_tokens", b"prefix_query_tokens", "prompt_tokens", b"prompt_tokens", "rejected", b"rejected", "rounds", b"rounds", "running", b"running", "target_s", b"target_s", "tokens", b"tokens", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,7 +10,6 @@ import grpc
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from prometheus_client import generate_latest
 
 from parallel.decoding.types import SamplingParams
 from runtime.errors import ConfigError
@@ -192,26 +191,6 @@ def test_the_administrator_sees_and_changes(rig: Rig) -> None:
         with pytest.raises(ServiceError, match="UNAVAILABLE"):
             list(root.generate("w1", max_attempts=1))
     serving.close()
-
-
-def test_a_page_for_prometheus_tells_of_service_and_engine(
-    serving: Serving, client: Client
-) -> None:
-    gateway = serving.gateway
-    gateway.metrics.watch(lambda: gateway.status, lambda: gateway.step_age_s)
-    list(client.generate(PROMPT, max_tokens=24))
-    for _ in range(100):
-        if gateway.status.tokens == 24:
-            break
-        serving.call(asyncio.sleep(0.05))
-    page = generate_latest(gateway.metrics.registry).decode()
-    found = dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
-    assert float(found['paceline_requests_total{status="length"}']) == 1
-    assert float(found["paceline_generation_tokens_total"]) == 24
-    assert float(found["paceline_spec_accepted_tokens_total"]) > 0
-    assert float(found["paceline_time_to_first_token_seconds_count"]) == 1
-    assert float(found["paceline_drafters"]) == 1
-    assert float(found["paceline_step_age_seconds"]) < 5
 
 
 def test_one_client_cannot_take_all_there_is(rig: Rig) -> None:
