@@ -1,12 +1,9 @@
 """The server around the servicers: credentials, tokens, health, reflection, draining."""
 
 import asyncio
-import hmac
 import logging
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -19,6 +16,7 @@ from runtime.errors import ConfigError
 from runtime.links.keepalive import PERMITTING, PING_S, pinging
 from runtime.service.admin import AdminServicer, DrafterControl
 from runtime.service.gateway import Gateway
+from runtime.service.identity import AcceptedTokens, TokenInterceptor
 from runtime.service.reading import ReadingInterceptor
 from runtime.service.servicer import GenerationServicer, ModelServicer, ServedModel
 from runtime.service.tracing import tracing_interceptors
@@ -26,13 +24,7 @@ from runtime.service.tracing import tracing_interceptors
 _LOG = logging.getLogger("paceline.server")
 _SERVICES = tuple(service.full_name for service in pb.DESCRIPTOR.services_by_name.values())
 _HEALTH = "grpc.health.v1.Health"
-_OPEN_TO_ALL = f"/{_HEALTH}/"  # probes carry no token
 _HEALTH_POLL_S = 0.5
-_ADMIN_ONLY = tuple(
-    f"/{method.containing_service.full_name}/{method.name}"
-    for method in pb.DESCRIPTOR.services_by_name["AdminService"].methods
-    if method.name != "GetStatus"
-)
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a lottery
     *PERMITTING,
@@ -88,8 +80,9 @@ class ServiceServer:
         """
         settings = self._settings
         interceptors = [*tracing_interceptors(), ReadingInterceptor()]
-        if settings.tokens or settings.admin_tokens:
-            interceptors.append(_TokenInterceptor(settings.tokens, settings.admin_tokens))
+        tokens = AcceptedTokens(users=settings.tokens, admins=settings.admin_tokens)
+        if tokens:
+            interceptors.append(TokenInterceptor(tokens))
         size = settings.max_message_bytes
         options = (
             *_OPTIONS,
@@ -98,7 +91,7 @@ class ServiceServer:
             ("grpc.max_concurrent_streams", settings.max_streams),
         )
         server = grpc.aio.server(interceptors=interceptors, options=options)
-        generation = GenerationServicer(self._gateway, self._model)
+        generation = GenerationServicer(self._gateway, self._model, tokens)
         rpc.add_GenerationServiceServicer_to_server(generation, server)
         rpc.add_ModelServiceServicer_to_server(ModelServicer(self._model), server)
         admin = AdminServicer(self._gateway, self._model, self._control)
@@ -159,56 +152,6 @@ class ServiceServer:
     async def _tell(self, name: str, *, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse.ServingStatus
         await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
-
-
-class _TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # stubs alone
-    """Lets calls in that carry a known bearer token."""
-
-    def __init__(self, tokens: tuple[str, ...], admin_tokens: tuple[str, ...]) -> None:
-        self._tokens = _encoded(tokens + admin_tokens)
-        self._admin_tokens = _encoded(admin_tokens or tokens)
-        self._open = not tokens
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """Pass a call on, or answer it with UNAUTHENTICATED."""
-        handler = await continuation(handler_call_details)
-        method = str(handler_call_details.method)
-        known = self._admin_tokens if method in _ADMIN_ONLY else self._tokens
-        if (
-            method.startswith(_OPEN_TO_ALL)
-            or (self._open and method not in _ADMIN_ONLY)
-            or _knows(known, handler_call_details)
-        ):
-            return handler
-        if handler is not None and handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(_refuse_stream)
-        return grpc.unary_unary_rpc_method_handler(_refuse_call)
-
-
-def _knows(tokens: tuple[bytes, ...], details: grpc.HandlerCallDetails) -> bool:
-    given = dict(details.invocation_metadata or ()).get("authorization", "")
-    kind, _, token = str(given).partition(" ")
-    offered = token.encode()
-    # All are compared, each in constant time: time tells nothing of which is near.
-    known = [hmac.compare_digest(offered, mine) for mine in tokens]
-    return kind.lower() == "bearer" and any(known)
-
-
-def _encoded(tokens: tuple[str, ...]) -> tuple[bytes, ...]:
-    return tuple(token.encode() for token in tokens)
-
-
-async def _refuse_call(_: object, context: Any) -> None:
-    await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no valid bearer token was sent")
-
-
-async def _refuse_stream(_: object, context: Any) -> Any:
-    await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no valid bearer token was sent")
-    yield b""
 
 
 def server_credentials(

@@ -1,7 +1,6 @@
 """The gRPC servicers: requests in, events out, errors as statuses."""
 
 import asyncio
-import hashlib
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -19,6 +18,7 @@ from runtime.errors import ConfigError, DeadlineExceeded, PacelineError
 from runtime.links.to_wire import put_logprobs, put_stats
 from runtime.links.wire_values import MODE_NAMES, REASONS
 from runtime.service.gateway import Gateway
+from runtime.service.identity import AcceptedTokens
 from runtime.service.journal import Request
 from runtime.service.limits import GatewayBusy, GatewayDown, RequestRefused
 from runtime.service.text_stream import TextStream
@@ -53,15 +53,16 @@ class ServedModel:
 class GenerationServicer(rpc.GenerationServiceServicer):
     """Generation for clients anywhere."""
 
-    def __init__(self, gateway: Gateway, model: ServedModel) -> None:
+    def __init__(self, gateway: Gateway, model: ServedModel, tokens: AcceptedTokens) -> None:
         self._gateway = gateway
         self._model = model
+        self._tokens = tokens
 
     async def Generate(
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
         """Stream one request's tokens."""
-        client = client_of(context)
+        client = self._client(context)
         try:
             known, starts = self._admit(request, client, context)
             yield pb.GenerateResponse(
@@ -87,12 +88,15 @@ class GenerationServicer(rpc.GenerationServiceServicer):
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
         """End a request early."""
-        known = self._gateway.find(client_of(context), request.request_id)
+        known = self._gateway.find(self._client(context), request.request_id)
         if known is None:
             await context.abort(
                 grpc.StatusCode.NOT_FOUND, f"no request is named {request.request_id!r}"
             )
         return pb.CancelResponse(was_running=self._gateway.cancel(known))
+
+    def _client(self, context: Context) -> str:
+        return self._tokens.name_of(context.invocation_metadata(), context.peer())
 
     def _admit(
         self, request: pb.GenerateRequest, client: str, context: Context
@@ -307,17 +311,6 @@ def _prompt_ids(
             return tuple(request.token_ids.ids)
         case _:
             raise RequestRefused("there is no prompt: give text, token_ids or chat")
-
-
-def client_of(context: Context) -> str:
-    """Return who asks: a mark of the token if there is one, else the host.
-
-    The mark tells clients apart in logs and queues; the token itself goes no further.
-    """
-    for key, value in context.invocation_metadata() or ():
-        if key == "authorization":
-            return "token-" + hashlib.sha256(str(value).encode()).hexdigest()[:12]
-    return context.peer().rsplit(":", 1)[0]
 
 
 async def refuse(context: Context, error: PacelineError) -> NoReturn:
