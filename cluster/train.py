@@ -141,7 +141,8 @@ class _Trial:
         if self.config.method == "lora":
             save_adapter(where, weights, self.config, self._base)
         else:
-            save_whole(where, weights, self._directory)
+            is_tied = self.trainable.has_tied_head
+            save_whole(where, weights, self._directory, has_tied_head=is_tied)
         drop_old_adapters(self.files.directory, self.config.checkpoint.keep)
 
 

@@ -25,6 +25,7 @@ HEAVY = {
     "numpy",
     "safetensors",
     "gguf",
+    "peft",
 }
 MAY_IMPORT_HEAVY = {
     "parallel": {"torch", "numpy"},
@@ -38,6 +39,7 @@ MAY_IMPORT_HEAVY = {
         "numpy",
         "safetensors",
         "gguf",
+        "peft",
     },
     "actors": {"torch", "ray"},
     "cluster": {"ray"},

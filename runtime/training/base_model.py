@@ -27,6 +27,12 @@ def load_shapes(directory: Path) -> PreTrainedModel:
     return _prepared(model)
 
 
+def has_tied_head(model: PreTrainedModel) -> bool:
+    """Return whether a model's head is its embedding."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    return head is not None and head.weight is embedding.weight
+
+
 def _prepared(model: PreTrainedModel) -> PreTrainedModel:
     model.config.use_cache = False
     model.eval()

@@ -188,8 +188,17 @@ def save_adapter(
     fresh.replace(directory)
 
 
-def save_whole(directory: Path, weights: Mapping[str, Vector], base: Path) -> None:
-    """Write a whole model in Hugging Face format, with the tokenizer and settings of `base`."""
+def save_whole(
+    directory: Path, weights: Mapping[str, Vector], base: Path, *, has_tied_head: bool | None
+) -> None:
+    """Write a whole model in Hugging Face format, with the tokenizer and settings of `base`.
+
+    Args:
+        directory: where to; replaced as a whole.
+        weights: all of the model's, by name; a tied head is left out.
+        base: the directory that the model was loaded from.
+        has_tied_head: whether the head is the embedding; None where nothing can have changed it.
+    """
     fresh = directory.with_name(directory.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -198,6 +207,8 @@ def save_whole(directory: Path, weights: Mapping[str, Vector], base: Path) -> No
             shutil.copyfile(file, fresh / file.name)
     settings = json.loads((base / "config.json").read_text())
     settings.pop("torch_dtype", None)  # its older name
+    if has_tied_head is not None:
+        settings["tie_word_embeddings"] = has_tied_head
     settings["dtype"] = "float32"  # as the weights are here, whatever those of the base are
     (fresh / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     save_file(dict(weights), fresh / "model.safetensors", {"format": "pt"})

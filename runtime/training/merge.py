@@ -1,18 +1,39 @@
-"""A model with an adapter in it."""
+"""A model with an adapter merged into it.
 
-import json
+peft does the merging: it defines what its settings mean, and changes with them. What is ours is
+that nothing of an adapter is dropped: every key is in `adapter_config`'s lists, every tensor in
+the file has a place in the model, and every adapter weight of the model is in the file.
+"""
+
+import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from runtime.checkpoint import resolve_model
 from runtime.errors import ConfigError
-from runtime.training.base_model import load_model
+from runtime.training.adapter_config import CONFIG_FILE, AdapterConfig, read_adapter_config
+from runtime.training.base_model import has_tied_head, load_model
 from runtime.training.checkpoint import save_whole
 
-_PREFIX, _DOWN = "base_model.model.", ".lora_A.weight"
+WEIGHTS_FILE = "adapter_model.safetensors"
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_ADAPTER = "default"
+_REFUSED = (ValueError, TypeError, RuntimeError, LookupError, AttributeError)
+"""What peft raises for settings that do not fit a model."""
 
 
 def merge_adapter(adapter: Path, out: Path) -> int:
@@ -21,35 +42,105 @@ def merge_adapter(adapter: Path, out: Path) -> int:
     Raises:
         ConfigError: the adapter cannot be read, does not fit its model, or `out` is taken.
     """
-    base_name, scale = _settings(adapter)
+    settings = read_adapter_config(adapter)
+    tensors = read_adapter_tensors(adapter)
     if out.exists():
         raise ConfigError(f"{out} exists: name a new directory")
-    base = resolve_model(base_name)
-    try:
-        tensors = load_file(adapter / "adapter_model.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{adapter} is damaged: {error}") from error
+    base = resolve_model(settings.base)
     model = load_model(base)
-    weights = dict(model.named_parameters())
-    layers = sorted(
-        name.removeprefix(_PREFIX).removesuffix(_DOWN) for name in tensors if name.endswith(_DOWN)
-    )
-    with torch.no_grad():
-        for layer in layers:
-            if f"{layer}.weight" not in weights:
-                raise ConfigError(f"{adapter} adapts {layer}, which {base} does not have")
-            down = tensors[f"{_PREFIX}{layer}{_DOWN}"]
-            up = tensors[f"{_PREFIX}{layer}.lora_B.weight"]
-            weights[f"{layer}.weight"] += scale * (up @ down)
-    save_whole(out, {name: w.detach().numpy() for name, w in weights.items()}, base)
+    with warnings.catch_warnings(action="ignore"):  # what peft warns of is checked here
+        adapted = _adapted(model, adapter, settings, tensors)
+        layers = [module for module in adapted.modules() if isinstance(module, BaseTunerLayer)]
+        _refuse_tied(adapted, adapter)
+        try:
+            merged = adapted.merge_and_unload(safe_merge=True)
+        except _REFUSED as error:
+            raise ConfigError(f"{adapter} cannot be merged: {error}") from error
+    weights = {name: weight.detach().numpy() for name, weight in merged.named_parameters()}
+    save_whole(out, weights, base, has_tied_head=has_tied_head(merged))
     return len(layers)
 
 
-def _settings(adapter: Path) -> tuple[str, float]:
-    """Return what an adapter belongs to, and its scale."""
-    file = adapter / "adapter_config.json"
+def read_adapter_tensors(adapter: Path) -> dict[str, Tensor]:
+    """Return the tensors in an adapter's directory.
+
+    Raises:
+        ConfigError: they are missing, damaged, of another dtype, or not finite; names the tensor.
+    """
+    file = adapter / WEIGHTS_FILE
+    if not file.is_file():
+        if (adapter / "adapter_model.bin").exists():
+            raise ConfigError(
+                f"{adapter / 'adapter_model.bin'} is a pickle, which can run code: load it with "
+                "peft and save it with save_pretrained, which writes safetensors"
+            )
+        raise ConfigError(f"{adapter} is not an adapter: it has no {WEIGHTS_FILE}")
     try:
-        found = json.loads(file.read_text())
-        return str(found["base_model_name_or_path"]), found["lora_alpha"] / found["r"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{adapter} is no adapter: {file.name}: {error}") from error
+        tensors: dict[str, Tensor] = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{file} is damaged: {error}") from error
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES:
+            raise ConfigError(
+                f"{file}: {name} is {_dtype(tensor)}: save the adapter in float32, bfloat16 or "
+                "float16"
+            )
+        if not tensor.isfinite().all():
+            raise ConfigError(f"{file}: {name} holds NaN or infinity: its training diverged")
+    return tensors
+
+
+def _adapted(
+    model: PreTrainedModel, adapter: Path, settings: AdapterConfig, tensors: dict[str, Tensor]
+) -> PeftModel:
+    """Return a model with an adapter beside its weights."""
+    base = settings.base
+    known = LoraConfig.__dataclass_fields__
+    try:
+        config = LoraConfig(**{name: v for name, v in settings.table.items() if name in known})
+        adapted = PeftModel(model, config, _ADAPTER)
+    except _REFUSED as error:
+        raise ConfigError(f"{adapter / CONFIG_FILE} does not fit {base}: {error}") from error
+    try:
+        outcome: Any = set_peft_model_state_dict(adapted, tensors, _ADAPTER)  # torch's named tuple
+    except KeyError as error:
+        raise ConfigError(f"{adapter / WEIGHTS_FILE} has no tensor {error}") from error
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ConfigError(f"{adapter / WEIGHTS_FILE} does not fit {base}: {reason}") from error
+    if outcome.unexpected_keys:
+        raise ConfigError(
+            f"{adapter / WEIGHTS_FILE}: {outcome.unexpected_keys[0]} has no place in {base} with "
+            f"the settings of {CONFIG_FILE}: is that the model the adapter was trained on?"
+        )
+    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+    if missing := sorted(wanted - tensors.keys()):
+        raise ConfigError(
+            f"{adapter / WEIGHTS_FILE} lacks {missing[0]}, which {CONFIG_FILE} asks for in {base}"
+        )
+    return adapted
+
+
+def _refuse_tied(adapted: PeftModel, adapter: Path) -> None:
+    """Refuse a low-rank update of one of two layers that share a weight: merging changes both."""
+    users: dict[int, list[str]] = {}
+    updated = set[int]()
+    for name, module in adapted.get_base_model().named_modules(remove_duplicate=False):
+        is_adapted = isinstance(module, LoraLayer)
+        weight = getattr(module.get_base_layer() if is_adapted else module, "weight", None)
+        if isinstance(weight, Tensor) and not name.endswith("base_layer"):
+            users.setdefault(id(weight), []).append(name)
+            if is_adapted:
+                updated.add(id(weight))
+    for shared in updated:
+        if len(users[shared]) > 1:
+            raise ConfigError(
+                f"{adapter / CONFIG_FILE}: the adapter updates one of "
+                f"{' and '.join(users[shared])}, which share their weight (tie_word_embeddings): "
+                "merging would change both; name an untied copy of the base model in "
+                "base_model_name_or_path"
+            )
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

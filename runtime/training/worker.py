@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from parallel.training.choices import among_choices
 from parallel.training.lora import add_lora
 from runtime.errors import ConfigError
-from runtime.training.base_model import load_model
+from runtime.training.base_model import has_tied_head, load_model
 from runtime.training.config import FaultsConfig, LoraConfig, TrainConfig
 from runtime.training.data import Sample
 from runtime.training.work import ChunkResult, Vector, Work
@@ -62,6 +62,11 @@ class Trainable:
     def size(self) -> int:
         """Numbers that learn."""
         return sum(weight.numel() for weight in self.weights.values())
+
+    @property
+    def has_tied_head(self) -> bool:
+        """Whether the model's head is its embedding."""
+        return has_tied_head(self.model)
 
     def get(self) -> Vector:
         """Return the weights."""

@@ -83,7 +83,7 @@ def write_result(out: Path, points: Points, theta: Tensor, header: Header, base:
     """Write an adapter as `peft` loads it, or, where linear weights learnt, a whole model."""
     weights = {name: tensor.cpu().numpy() for name, tensor in points.named(theta).items()}
     if header.weights == LINEAR:
-        save_whole(out, _all_weights(base) | weights, base)
+        save_whole(out, _all_weights(base) | weights, base, has_tied_head=None)
         return
     lora = LoraConfig(rank=header.rank, alpha=header.alpha, targets=list(header.targets))
     save_adapter(out, weights, TrainConfig(lora=lora), str(base))
