@@ -277,6 +277,24 @@ def top(
     run_verb("cluster.top", TopOptions(connect=connect, interval_s=interval, once=once, json=json))
 
 
+@admin.command("status")
+def admin_status(
+    *,
+    server: Server = "127.0.0.1:50051",
+    token_file: TokenFile = None,
+    root_ca: RootCa = None,
+    tls_cert: ClientCert = None,
+    tls_key: ClientKey = None,
+    json: Json = False,
+) -> None:
+    """Show what a server does now, as one look of `paceline top`.
+
+    Example: paceline admin status --json
+    """
+    connect = _connect(server, token_file, root_ca, tls_cert, tls_key)
+    run_verb("cluster.top", TopOptions(connect=connect, interval_s=1.0, once=True, json=json))
+
+
 @admin.command("drain")
 def admin_drain(
     *,

@@ -1,6 +1,7 @@
 """`paceline serve`: a deployment behind a gRPC server, until it is told to stop."""
 
 import asyncio
+import os
 import signal
 from contextlib import ExitStack
 from dataclasses import replace
@@ -36,6 +37,7 @@ from runtime.service.logs import LOG_FORMATS, start_logging
 from runtime.service.metrics import ServiceMetrics
 from runtime.service.server import ServerSettings, ServiceServer
 from runtime.service.servicer import ServedModel
+from runtime.service.tracing import Tracing
 from runtime.settings import ModelSettings
 from runtime.traffic import TrafficLog
 from runtime.version import package_version
@@ -104,7 +106,7 @@ async def _serve(
         traffic=traffic,
         metrics=ServiceMetrics(model.name),
     )
-    server = ServiceServer(gateway, model, settings, drafting)
+    server = ServiceServer(gateway, model, settings, drafting, Tracing.start(os.environ))
     await server.start()
     fleet.supervise(gateway, _supervision(options))
     page = _serve_metrics(gateway, options.metrics)

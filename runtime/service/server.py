@@ -19,7 +19,8 @@ from runtime.service.gateway import Gateway
 from runtime.service.identity import AcceptedTokens, TokenInterceptor
 from runtime.service.reading import ReadingInterceptor
 from runtime.service.servicer import GenerationServicer, ModelServicer, ServedModel
-from runtime.service.tracing import tracing_interceptors
+from runtime.service.spans import SpanInterceptor
+from runtime.service.tracing import Tracing
 
 _LOG = logging.getLogger("paceline.server")
 _SERVICES = tuple(service.full_name for service in pb.DESCRIPTOR.services_by_name.values())
@@ -61,9 +62,11 @@ class ServiceServer:
         model: ServedModel,
         settings: ServerSettings,
         control: DrafterControl | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._gateway = gateway
         self._control = control
+        self._tracing = tracing
         self._model = model
         self._settings = settings
         self._health = health.HealthServicer()
@@ -79,7 +82,10 @@ class ServiceServer:
             ConfigError: the address is taken or no address, or a credential cannot be read.
         """
         settings = self._settings
-        interceptors = [*tracing_interceptors(), ReadingInterceptor()]
+        interceptors: list[grpc.aio.ServerInterceptor] = []  # type: ignore[type-arg]  # stubs alone
+        if self._tracing is not None:
+            interceptors.append(SpanInterceptor(self._tracing, self._model.name))
+        interceptors.append(ReadingInterceptor())
         tokens = AcceptedTokens(users=settings.tokens, admins=settings.admin_tokens)
         if tokens:
             interceptors.append(TokenInterceptor(tokens))
@@ -119,6 +125,8 @@ class ServiceServer:
         await self._gateway.close()
         if self._server is not None:
             await self._server.stop(grace=1.0)
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
         return finished
 
     def _bind(self, server: grpc.aio.Server) -> int:

@@ -1,19 +1,125 @@
-"""OpenTelemetry traces of the service's calls, where its packages are installed."""
+"""OpenTelemetry: where the spans of the service's calls go, by the usual OTEL_* variables.
+
+The packages are optional (`pip install 'paceline[tracing]'`), and tracing never fails a request.
+"""
 
 import importlib
+import logging
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
 from typing import Any
 
-import grpc
+from runtime.version import package_version
+
+_LOG = logging.getLogger("paceline.tracing")
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_REMEDY = "pip install 'paceline[tracing]'"
 
 
-def tracing_interceptors() -> list[grpc.aio.ServerInterceptor]:  # type: ignore[type-arg]  # stubs
-    """Return the interceptor that opentelemetry-instrumentation-grpc offers, or none.
+class Tracing:
+    """Makes spans, and sends them off until it is closed."""
 
-    Where spans go is up to the OTEL_* variables or the program around; without the package nothing
-    is traced.
-    """
-    try:
-        instrumentation: Any = importlib.import_module("opentelemetry.instrumentation.grpc")
-    except ImportError:
+    def __init__(self, tracer: Any, *, close: Callable[[], None] | None = None) -> None:
+        """Prepare to trace.
+
+        Args:
+            tracer: an OpenTelemetry tracer.
+            close: what sends the last spans and ends the export; None if another owner does.
+        """
+        self.tracer = tracer
+        self._close = close
+        self._trace: Any = importlib.import_module("opentelemetry.trace")
+        self._propagate: Any = importlib.import_module("opentelemetry.propagate")
+
+    @classmethod
+    def start(cls, environ: Mapping[str, str]) -> "Tracing | None":
+        """Trace as the OTEL_* variables ask; None if they do not, or if a package is missing.
+
+        A program that runs under `opentelemetry-instrument` has a provider already, which is used.
+        """
+        names = _exporters(environ)
+        try:
+            trace: Any = importlib.import_module("opentelemetry.trace")
+        except ImportError:
+            if names:
+                _LOG.warning("no traces: opentelemetry-sdk is not installed: %s", _REMEDY)
+            return None
+        provider = trace.get_tracer_provider()
+        if not isinstance(provider, trace.ProxyTracerProvider):
+            return cls(provider.get_tracer("paceline"))
+        if not names:
+            return None
+        made = _provider(names, environ)
+        return None if made is None else cls(made.get_tracer("paceline"), close=made.shutdown)
+
+    def close(self) -> None:
+        """Send the last spans; blocks for as long as the exporter's time-out allows."""
+        if self._close is not None:
+            self._close()
+
+    def is_traced(self) -> bool:
+        """Return whether the current call has a span already, as under a wrapper."""
+        return bool(self._trace.get_current_span().is_recording())
+
+    def current_span(self) -> Any:
+        """Return the span of the current call."""
+        return self._trace.get_current_span()
+
+    def server_span(self, name: str, metadata: Mapping[str, str]) -> Any:
+        """Start the span of a call; `metadata` may name the caller's span. To be ended."""
+        parent = self._propagate.extract(metadata)
+        return self.tracer.start_span(name, context=parent, kind=self._trace.SpanKind.SERVER)
+
+    def error_status(self, text: str) -> Any:
+        """Return the status of a span whose call failed."""
+        return self._trace.Status(self._trace.StatusCode.ERROR, text)
+
+
+def _exporters(environ: Mapping[str, str]) -> list[str]:
+    """Return the names of the exporters that the variables ask for."""
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return []
-    return [instrumentation.aio_server_interceptor()]
+    default = "otlp" if any(environ.get(name) for name in _ENDPOINTS) else "none"
+    wanted = environ.get("OTEL_TRACES_EXPORTER", "").strip() or default
+    names = [name.strip() for name in wanted.split(",")]
+    return [name for name in names if name and name != "none"]
+
+
+def _provider(names: list[str], environ: Mapping[str, str]) -> Any:
+    """Return a provider that exports to all of them, or None with a warning."""
+    try:
+        sdk: Any = importlib.import_module("opentelemetry.sdk.trace")
+        export: Any = importlib.import_module("opentelemetry.sdk.trace.export")
+        resources: Any = importlib.import_module("opentelemetry.sdk.resources")
+    except ImportError:
+        _LOG.warning("no traces: opentelemetry-sdk is not installed: %s", _REMEDY)
+        return None
+    about = {"service.version": package_version()}
+    if "service.name" not in environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
+        about["service.name"] = environ.get("OTEL_SERVICE_NAME") or "paceline"
+    provider = sdk.TracerProvider(resource=resources.Resource.create(about))
+    num_exporters = 0
+    for name in names:
+        exporter = _exporter(name, environ)
+        if exporter is not None:
+            provider.add_span_processor(export.BatchSpanProcessor(exporter))
+            num_exporters += 1
+    return provider if num_exporters else None
+
+
+def _exporter(name: str, environ: Mapping[str, str]) -> Any:
+    """Return an exporter, or None with a warning."""
+    if name == "otlp":
+        protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get(
+            "OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"
+        )
+        name = "otlp_proto_http" if protocol.startswith("http") else "otlp_proto_grpc"
+    found = list(entry_points(group="opentelemetry_traces_exporter", name=name))
+    if not found:
+        _LOG.warning("no traces to %r: no installed package exports to it: %s", name, _REMEDY)
+        return None
+    try:
+        return found[0].load()()
+    except Exception as error:  # a setting that the exporter refuses must not stop the service
+        _LOG.warning("no traces to %r: %s", name, error)
+        return None

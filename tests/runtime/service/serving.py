@@ -42,6 +42,7 @@ class Serving:
         links = settings.pop("links", None)
         kept = {name: settings.pop(name) for name in ("recovers", "store") if name in settings}
         control = settings.pop("control", None)
+        tracing = settings.pop("tracing", None)
         model = ServedModel(
             name="toy",
             tokenizer=toy_tokenizer(),
@@ -55,7 +56,7 @@ class Serving:
         )
         self.gateway = Gateway(links or [rig.driver() for rig in rigs], limits, **kept)
         self.server = ServiceServer(
-            self.gateway, model, ServerSettings(address="127.0.0.1:0", **settings), control
+            self.gateway, model, ServerSettings(address="127.0.0.1:0", **settings), control, tracing
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
