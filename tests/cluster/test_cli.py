@@ -268,7 +268,7 @@ def test_other_verbs_refuse_bad_options_too(
         (["train", "nowhere.toml"], "nowhere.toml cannot be read"),
         (["train", "run", "nowhere.toml"], "nowhere.toml cannot be read"),
         (["train", "status", "nowhere"], "nowhere holds no training job"),
-        (["train", "merge", "nowhere", "--out", "x"], "nowhere is no adapter"),
+        (["train", "merge", "nowhere", "--out", "x"], "nowhere is not an adapter"),
         (["simulate", "train", "--workers", "0"], "--workers must be at least 1"),
         (["simulate", "train", "--patience", "0"], "--patience is 0"),
         (["simulate", "train", "--model", "poisson"], "--model is 'poisson'"),
