@@ -11,7 +11,7 @@ from cluster.placement import PlaceOptions
 from cluster.rank_needs import bytes_of_rank, place_of, threads_of
 from parallel.decoding.types import DecodeMode
 from runtime.checkpoint import parse_layers, resolve_model
-from runtime.draft_checkpoint import check_drafter, is_drafter
+from runtime.draft_checkpoint import check_drafter, is_drafter, read_drafter
 from runtime.errors import ConfigError
 from runtime.facts import ModelFacts, check_device, check_tensor_parallel, read_facts
 from runtime.lookup_drafting import LookupSettings
@@ -22,7 +22,6 @@ from runtime.settings import LeaderSettings, ModelSettings
 from runtime.shipped import shipped_drafter
 from runtime.text import Tokenizer, check_same_vocabulary
 from runtime.virtual import VirtualSpec
-from runtime.weights import read_model_config
 
 AUTO = "auto"
 _INLINE = "inline:"
@@ -229,7 +228,7 @@ def plan_drafter(options: ModelOptions, target: PlannedModel) -> DrafterChoice:
     directory = resolve_model(name)
     if is_drafter(directory):
         check_drafter(directory, target.facts.directory)
-        facts = ModelFacts(directory=directory, config=read_model_config(directory))
+        facts = ModelFacts(directory=directory, config=read_drafter(directory).config)
         _check_ranks(facts, options, facts.config.num_layers)
         return DrafterChoice(name=name, facts=facts, trained=True)
     facts = read_facts(directory)

@@ -25,7 +25,14 @@ from parallel.model.config import ModelConfig
 from parallel.model.shapes import tensor_shapes
 from parallel.model.transformer import Decoder
 from runtime.errors import ConfigError
-from runtime.weights import CheckpointSource, read_model_config, weight_files
+from runtime.models.checkpoint_files import (
+    CheckpointFiles,
+    read_checkpoint,
+    read_config_json,
+    read_model_config,
+)
+from runtime.models.tensors import check_tensors, read_tensor_index
+from runtime.weights import CheckpointSource
 
 DRAFTER_KEY = "paceline_drafter"
 _FORMAT = 1
@@ -116,10 +123,13 @@ class DrafterSource:
     def __init__(
         self, directory: Path, target_directory: Path, dtype: torch.dtype, device: torch.device
     ) -> None:
-        self._own = CheckpointSource(directory, dtype, device)
-        self._target = CheckpointSource(target_directory, dtype, device)
-        self._trained_head = _HEAD in weight_files(directory)
-        self.head_token_ids = read_head_tokens(directory)
+        files = read_drafter(directory)
+        target = read_checkpoint(target_directory)
+        self.config = files.config
+        self._own = CheckpointSource(directory, dtype, device, tensors=files.tensors)
+        self._target = CheckpointSource(target_directory, dtype, device, tensors=target.tensors)
+        self._trained_head = _HEAD in files.tensors
+        self.head_token_ids = _head_tokens(files)
         """[head_size], int64, rising."""
 
     def read(self, name: str) -> Tensor:
@@ -149,11 +159,10 @@ def load_drafter(
     Raises:
         ConfigError: it cannot be used, or splits over fewer ranks than there are.
     """
-    config = read_model_config(directory)
     source = DrafterSource(directory, target_directory, dtype, device)
     try:
         decoder = Decoder(
-            config,
+            source.config,
             source,
             group,
             head_size=len(source.head_token_ids),
@@ -165,13 +174,34 @@ def load_drafter(
     return decoder, source.head_token_ids
 
 
-def read_head_tokens(directory: Path) -> Tensor:
-    """Return the tokens of a drafter's head, [head_size], int64, rising."""
-    file = weight_files(directory).get(_HEAD_TOKENS)
-    if file is None:
-        raise ConfigError(f"drafter {directory} has no {_HEAD_TOKENS}: copy it again")
-    with safe_open(str(file), framework="pt") as handle:
+def read_drafter(directory: Path) -> CheckpointFiles:
+    """Read a drafter's configuration and the headers of its weights; reads no weights.
+
+    Raises:
+        ConfigError: it is damaged, or its tensors are not a drafter's.
+    """
+    config = read_model_config(directory)
+    tensors = read_tensor_index(directory)
+    ids = tensors.get(_HEAD_TOKENS)
+    if ids is None or ids.dtype != "I32" or len(ids.shape) != 1:
+        raise ConfigError(f"drafter {directory} has no {_HEAD_TOKENS} of type int32: copy it again")
+    wanted = {n: s for n, s in tensor_shapes(config).items() if n not in (_EMBEDDING, _HEAD)}
+    if _HEAD in tensors:
+        wanted[_HEAD] = (*ids.shape, config.hidden_size)
+    rest = {name: entry for name, entry in tensors.items() if name != _HEAD_TOKENS}
+    check_tensors(directory, rest, wanted)
+    return CheckpointFiles(directory=directory, config=config, tensors=tensors)
+
+
+def _head_tokens(files: CheckpointFiles) -> Tensor:
+    with safe_open(str(files.tensors[_HEAD_TOKENS].file), framework="pt") as handle:
         ids: Tensor = handle.get_tensor(_HEAD_TOKENS).to(torch.int64)
+    inside = int(ids.min()) >= 0 and int(ids.max()) < files.config.vocab_size
+    if not inside or not bool((ids.diff() > 0).all()):
+        raise ConfigError(
+            f"{_HEAD_TOKENS} of drafter {files.directory} are not tokens of its target in rising "
+            "order: copy it again"
+        )
     return ids
 
 
@@ -258,8 +288,7 @@ def _drafter_config(
 
 def _read_config(directory: Path) -> dict[str, Any]:
     read_model_config(directory)  # says what is wrong with the file
-    fields: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    return fields
+    return read_config_json(directory)
 
 
 def _file_digest(file: Path) -> str:

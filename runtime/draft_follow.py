@@ -22,7 +22,7 @@ from runtime.draft_corpus import CorpusRecord
 from runtime.draft_teacher import Teacher
 from runtime.draft_training import DraftTrainer, TrainSettings
 from runtime.traffic import TrafficReader
-from runtime.weights import CheckpointSource, read_model_config
+from runtime.weights import CheckpointSource
 
 _HELD_OUT_EVERY = 8
 _LEAST_ANSWERS = 16
@@ -84,7 +84,7 @@ class Follower:
         device = torch.device(job.device)
         self._manifest = check_drafter(drafter, target)
         source = DrafterSource(drafter, target, torch.float32, device)
-        self._config = read_model_config(drafter)
+        self._config = source.config
         embedding = CheckpointSource(target, torch.float32, device).read(_SHARED[0])
         size = len(source.head_token_ids)
         names = [name for name in tensor_shapes(self._config) if name not in _SHARED]

@@ -22,7 +22,8 @@ from runtime.draft_corpus import CorpusRecord, read_corpus
 from runtime.draft_teacher import Lesson, Teacher, teach_corpus
 from runtime.draft_training import DraftTrainer, TrainSettings
 from runtime.errors import ConfigError
-from runtime.weights import CheckpointSource, read_model_config
+from runtime.models.checkpoint_files import read_checkpoint
+from runtime.weights import CheckpointSource
 
 _HELD_OUT_EVERY = 20
 _SHARED = ("model.embed_tokens.weight", "lm_head.weight")
@@ -79,9 +80,9 @@ def run_job(job: DraftJob) -> Iterator[JobEvent]:
         lessons += some
         yield JobEvent(stage="lessons", done=len(lessons), total=len(records))
     training, held_out = _split(records, lessons)
-    target_config = read_model_config(target)
-    config = replace(target_config, num_layers=len(job.layers), tied_head=False)
-    source = CheckpointSource(target, torch.float32, torch.device("cpu"))
+    files = read_checkpoint(target)
+    config = replace(files.config, num_layers=len(job.layers), tied_head=False)
+    source = CheckpointSource(target, torch.float32, torch.device("cpu"), tensors=files.tensors)
     counts = _counts(records, config.vocab_size)
     head_tokens = choose_head_tokens(counts, job.head_size)
     trainer = DraftTrainer(

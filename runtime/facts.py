@@ -8,7 +8,7 @@ import torch
 from parallel.model.cache import cache_bytes
 from parallel.model.config import ModelConfig
 from runtime.errors import ConfigError
-from runtime.weights import check_checkpoint
+from runtime.models.checkpoint_files import read_checkpoint
 
 DEVICES = ("cpu", "cuda")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -46,7 +46,7 @@ def read_facts(directory: Path) -> ModelFacts:
     Raises:
         ConfigError: something is missing, damaged or not supported.
     """
-    return ModelFacts(directory=directory, config=check_checkpoint(directory))
+    return ModelFacts(directory=directory, config=read_checkpoint(directory).config)
 
 
 def check_tensor_parallel(facts: ModelFacts, size: int, option: str) -> None:

@@ -7,13 +7,20 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from runtime.models.checkpoint_files import read_checkpoint, read_model_config
+
 _ONE_AT_A_TIME = Lock()
 """transformers changes its own classes while it loads a model: two threads that load at the same
 time may leave them changed, and tied heads untied, for the rest of the process."""
 
 
 def load_model(directory: Path) -> PreTrainedModel:
-    """Load a checkpoint in float32, ready to be evaluated."""
+    """Load a checkpoint in float32, ready to be evaluated.
+
+    Raises:
+        ConfigError: generation would not read it; transformers itself passes over much in silence.
+    """
+    read_checkpoint(directory)
     disable_progress_bar()
     with _ONE_AT_A_TIME:
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
@@ -21,7 +28,12 @@ def load_model(directory: Path) -> PreTrainedModel:
 
 
 def load_shapes(directory: Path) -> PreTrainedModel:
-    """Return a checkpoint's model without its weights, on the meta device."""
+    """Return a checkpoint's model without its weights, on the meta device.
+
+    Raises:
+        ConfigError: generation would not read its configuration.
+    """
+    read_model_config(directory)
     with _ONE_AT_A_TIME, torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory))
     return _prepared(model)

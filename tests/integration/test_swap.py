@@ -13,7 +13,8 @@ from parallel.messages import Submit
 from parallel.model.shapes import tensor_shapes
 from runtime.draft_checkpoint import save_drafter
 from runtime.errors import ConfigError
-from runtime.weights import CheckpointSource, read_model_config
+from runtime.models.checkpoint_files import read_model_config
+from runtime.weights import CheckpointSource
 from tests.integration.conftest import Deploy
 from tests.integration.runs import make_submits, run, token_prompts, tokens_of
 from tests.models import check_identity, smollm2_directory

@@ -15,8 +15,9 @@ from parallel.group import SoloGroup
 from runtime.checkpoint import resolve_model
 from runtime.errors import ConfigError
 from runtime.gguf_import import convert
+from runtime.models.checkpoint_files import read_checkpoint
 from runtime.text import Tokenizer
-from runtime.weights import check_checkpoint, load_decoder
+from runtime.weights import load_decoder
 from tests.models import smollm2_directory
 from tests.parallel.model.tiny import CPU, TinyModel, score, tiny_model, tokens
 
@@ -100,7 +101,7 @@ def test_a_converted_model_gives_the_logits_of_the_original(tied: bool, tmp_path
     directory = tmp_path / "out"
     directory.mkdir()
     convert(file, directory, silent())
-    assert check_checkpoint(directory).tied_head is tied
+    assert read_checkpoint(directory).config.tied_head is tied
     decoder = load_decoder(directory, SoloGroup(), dtype=torch.float32, device=CPU)
     torch.testing.assert_close(score(decoder, PROMPT), model.expected(PROMPT), atol=1e-4, rtol=0)
     tokenizer = Tokenizer.load(directory)

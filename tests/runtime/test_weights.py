@@ -9,19 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from parallel.group import SoloGroup
 from parallel.model.batch import SequenceRows
 from parallel.model.cache import SoleCache
 from parallel.model.transformer import Decoder
 from runtime.errors import ConfigError
-from runtime.weights import (
-    CheckpointSource,
-    check_checkpoint,
-    load_decoder,
-    read_model_config,
-    weight_files,
-)
+from runtime.models.checkpoint_files import read_checkpoint, read_model_config
+from runtime.weights import CheckpointSource, load_decoder
 from tests.models import reference_model, smollm2_directory
 from tests.parallel.model.tiny import (
     CPU,
@@ -34,6 +30,7 @@ from tests.parallel.model.tiny import (
 )
 
 PROMPT = tokens(20)
+INDEX = "model.safetensors.index.json"
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +62,7 @@ def test_a_saved_model_gives_the_logits_of_transformers(saved: Path, model: Tiny
 
 def test_a_model_in_several_files_loads_alike(model: TinyModel, tmp_path: Path) -> None:
     model.reference.save_pretrained(tmp_path, max_shard_size="20KB")
-    assert len(set(weight_files(tmp_path).values())) > 1
-    check_checkpoint(tmp_path)
+    assert len({entry.file for entry in read_checkpoint(tmp_path).tensors.values()}) > 1
     expected = model.expected(PROMPT)
     torch.testing.assert_close(score(load(tmp_path), PROMPT), expected, atol=1e-4, rtol=0)
 
@@ -138,6 +134,48 @@ def with_index(text: str) -> Callable[[Path], None]:
     return act
 
 
+def write_index(directory: Path, **changes: str | None) -> None:
+    """Write an index of the single file, with changes; None leaves a tensor out."""
+    listed = dict.fromkeys(load_file(directory / "model.safetensors"), "model.safetensors")
+    changed = {k: v for k, v in (listed | changes).items() if v is not None}
+    (directory / INDEX).write_text(json.dumps({"weight_map": changed}))
+
+
+def in_two_parts(directory: Path) -> None:
+    weights = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    parts = dict.fromkeys(weights, "part-1.safetensors") | {
+        "model.norm.weight": "part-2.safetensors"
+    }
+    save_file(weights, directory / "part-1.safetensors")
+    save_file({"model.norm.weight": torch.ones(36)}, directory / "part-2.safetensors")
+    (directory / INDEX).write_text(json.dumps({"weight_map": parts}))
+
+
+def with_another_model(directory: Path) -> None:
+    (directory / INDEX).write_text(json.dumps({"weight_map": {"a": "part-1.safetensors"}}))
+
+
+def add(name: str, tensor: Tensor) -> Callable[[Path], None]:
+    return lambda directory: edit_weights(directory, lambda w: w.update({name: tensor}))
+
+
+def recast(name: str, dtype: torch.dtype) -> Callable[[Path], None]:
+    return lambda d: edit_weights(d, lambda w: w.update({name: w[name].to(dtype)}))
+
+
+def with_float8(directory: Path) -> None:
+    name = "model.layers.0.mlp.gate_proj.weight"
+    recast(name, torch.float8_e4m3fn)(directory)
+    add(f"{name}_scale", torch.ones(1))(directory)
+
+
+def with_int8(directory: Path) -> None:
+    name = "model.layers.0.mlp.gate_proj.weight"
+    recast(name, torch.int8)(directory)
+    add(f"{name}_scale", torch.ones(1))(directory)
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no config": (lambda d: (d / "config.json").unlink(), "has no config.json"),
     "config no JSON": (write("config.json", "{oops"), r"config.json is not valid JSON"),
@@ -171,6 +209,64 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         with_index('{"weight_map": {"a": "part-1.safetensors"}}'),
         "part-1.safetensors is missing",
     ),
+    "part elsewhere": (
+        with_index('{"weight_map": {"a": "../part-1.safetensors"}}'),
+        "is no index of safetensors: it names .*../part-1",
+    ),
+    "index of nothing": (with_index('{"weight_map": {}}'), "it names no file"),
+    "index lists too much": (
+        lambda d: write_index(d, **{"model.extra.weight": "model.safetensors"}),
+        "lists model.extra.weight in model.safetensors, which does not hold it",
+    ),
+    "index lists too little": (
+        lambda d: write_index(d, **{"model.norm.weight": None}),
+        "holds model.norm.weight, which model.safetensors.index.json has in nowhere",
+    ),
+    "a tensor in two parts": (in_two_parts, "model.norm.weight, which .* has in part-2"),
+    "another model beside the parts": (
+        with_another_model,
+        "has model.safetensors beside model.safetensors.index.json, which names other files",
+    ),
+    "a layer too many": (
+        lambda d: edit_config(d, num_hidden_layers=2),
+        "has the tensor model.layers.2.*, which the model .* does not have",
+    ),
+    "a bias that nothing reads": (
+        add("model.layers.0.self_attn.q_proj.bias", torch.zeros(72)),
+        "has the tensor model.layers.0.self_attn.q_proj.bias",
+    ),
+    "a norm of another family": (
+        add("model.layers.1.self_attn.q_norm.weight", torch.ones(8)),
+        "has the tensor model.layers.1.self_attn.q_norm.weight",
+    ),
+    "float8 with scales": (with_float8, "model.layers.0.mlp.gate_proj.weight"),
+    "int8 with scales": (with_int8, "model.layers.0.mlp.gate_proj.weight"),
+    "float8 without scales": (
+        recast("model.layers.0.mlp.up_proj.weight", torch.float8_e5m2),
+        "stores model.layers.0.mlp.up_proj.weight as F8_E5M2, which is not supported",
+    ),
+    "scales beside plain weights": (
+        add("model.layers.0.mlp.up_proj.weight_scale_inv", torch.ones(1)),
+        "weight_scale_inv .*as quantised weights do",
+    ),
+    "bitsandbytes": (
+        add("model.layers.0.mlp.up_proj.weight.absmax", torch.ones(3)),
+        "weight.absmax .*as quantised weights do",
+    ),
+    "gptq": (
+        add("model.layers.0.mlp.up_proj.qweight", torch.ones(3, 3, dtype=torch.int32)),
+        "up_proj.qweight .*as quantised weights do",
+    ),
+    "doubles": (recast("lm_head.weight", torch.float64), "stores lm_head.weight as F64"),
+    "an adapter": (
+        write("adapter_config.json", "{}"),
+        r"holds an adapter \(adapter_config.json\), not a whole model",
+    ),
+    "nested too deeply": (write("config.json", "[" * 99999), "config.json is not valid JSON"),
+    "a number too long": (
+        write("config.json", '{"vocab_size": ' + "9" * 5000 + "}"),
+        "config.json is not valid JSON",
+    ),
 }
 
 
@@ -179,13 +275,59 @@ def test_damage_is_named_before_anything_is_read(name: str, checkpoint: Path) ->
     damage, message = DAMAGES[name]
     damage(checkpoint)
     with pytest.raises(ConfigError, match=message):
-        check_checkpoint(checkpoint)
+        read_checkpoint(checkpoint)
     with pytest.raises(ConfigError, match=message):
         load(checkpoint)
 
 
+@pytest.mark.parametrize("is_equal", [False, True])
+def test_a_head_of_its_own_counts_where_the_configuration_says_tied(
+    is_equal: bool, checkpoint: Path
+) -> None:
+    edit_config(checkpoint, tie_word_embeddings=True)
+    if is_equal:
+        edit_weights(
+            checkpoint, lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"] + 0})
+        )
+    reference = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    with torch.inference_mode():
+        expected = reference(torch.tensor([PROMPT])).logits[0]
+    torch.testing.assert_close(score(load(checkpoint), PROMPT), expected, atol=1e-4, rtol=0)
+
+
+def test_tensors_that_nothing_reads_are_skipped(checkpoint: Path, model: TinyModel) -> None:
+    add("model.layers.0.self_attn.rotary_emb.inv_freq", torch.ones(4))(checkpoint)
+    add("model.rotary_emb.inv_freq", torch.ones(4))(checkpoint)
+    expected = model.expected(PROMPT)
+    torch.testing.assert_close(score(load(checkpoint), PROMPT), expected, atol=1e-4, rtol=0)
+
+
+def test_an_index_of_a_single_file_is_read(checkpoint: Path) -> None:
+    write_index(checkpoint)
+    assert len(read_checkpoint(checkpoint).tensors) == 30
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused_by_name(value: float, checkpoint: Path) -> None:
+    edit_weights(checkpoint, lambda w: w["model.layers.1.mlp.up_proj.weight"][3].fill_(value))
+    with pytest.raises(ConfigError, match=r"layers.1.mlp.up_proj.weight in .* are not finite"):
+        load(checkpoint)
+
+
+def test_a_weight_beyond_float16_names_the_dtype(checkpoint: Path) -> None:
+    edit_weights(checkpoint, lambda w: w["lm_head.weight"][3].fill_(7e4))
+    load_decoder(checkpoint, SoloGroup(), dtype=torch.bfloat16, device=CPU)
+    with pytest.raises(ConfigError, match=r"lm_head.weight .* holds 7e\+04, .* fit dtype float16"):
+        load_decoder(checkpoint, SoloGroup(), dtype=torch.float16, device=CPU)
+
+
+def test_sums_that_overflow_are_no_damage(checkpoint: Path) -> None:
+    edit_weights(checkpoint, lambda w: w["lm_head.weight"].fill_(3e38))
+    load(checkpoint)
+
+
 def test_a_whole_checkpoint_passes_the_check(saved: Path, model: TinyModel) -> None:
-    assert check_checkpoint(saved) == model.config == read_model_config(saved)
+    assert read_checkpoint(saved).config == model.config == read_model_config(saved)
 
 
 def test_a_missing_directory_is_refused(tmp_path: Path) -> None:

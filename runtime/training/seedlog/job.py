@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 
 from runtime.errors import ConfigError
+from runtime.models.checkpoint_files import read_checkpoint
 from runtime.training.config import DataConfig, TrainConfig
 from runtime.training.seedlog.log import Header, Records, SeedLog, read_log
 from runtime.training.seedlog.points import PointsModel
@@ -24,11 +25,9 @@ def model_digest(directory: Path) -> bytes:
     """Return the SHA-256 of a checkpoint's weights, by name.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: the checkpoint cannot be used.
     """
-    files = sorted(directory.glob("*.safetensors"))
-    if not files:
-        raise ConfigError(f"{directory} has no .safetensors files")
+    files = sorted({entry.file for entry in read_checkpoint(directory).tensors.values()})
     whole = hashlib.sha256()
     for file in files:
         with safe_open(file, framework="pt") as opened:

@@ -13,6 +13,7 @@ from torch import Tensor
 from parallel.training.adamw import Vector
 from parallel.training.seedlog.step import AnyReplica, Commit
 from runtime.errors import ConfigError
+from runtime.models.tensors import read_tensor_index
 from runtime.training.checkpoint import save_adapter, save_whole
 from runtime.training.config import LoraConfig, TrainConfig
 from runtime.training.seedlog.job import model_digest
@@ -120,7 +121,7 @@ def difference(result: Path, replayed: Replayed) -> str | None:
 
 def _all_weights(base: Path) -> dict[str, Vector]:
     weights: dict[str, Vector] = {}
-    for file in sorted(base.glob("*.safetensors")):
+    for file in sorted({entry.file for entry in read_tensor_index(base).values()}):
         with safe_open(file, framework="pt") as opened:
             names = opened.keys()
             weights |= {name: opened.get_tensor(name).float().numpy() for name in names}

@@ -23,6 +23,7 @@ from parallel.model.batch import SequenceRows
 from parallel.model.cache import SoleCache
 from parallel.model.config import ModelConfig
 from parallel.model.transformer import Decoder
+from runtime.models.hf_config import parse_config
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
@@ -97,7 +98,7 @@ def tiny_model(kind: str = "llama", **changes: object) -> TinyModel:
         for name, parameter in reference.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator) * 0.2
             parameter.copy_(noise + 1 if "norm" in name else noise)
-    config = ModelConfig.from_hf(json.loads(hf_config.to_json_string()))
+    config = parse_config(json.loads(hf_config.to_json_string()))
     return TinyModel(reference, config, TableSource(reference.state_dict()))
 
 

@@ -1,0 +1,1 @@
+"""Reading models: from a directory or a GGUF file to its configuration and tensors."""

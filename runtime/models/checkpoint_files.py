@@ -1,0 +1,81 @@
+"""What a directory in Hugging Face format describes: the one reading of it.
+
+Generation, drafters, probes of nodes and training all come through here, so none of them can take
+a model for another one than the others do.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from parallel.model.config import ModelConfig
+from parallel.model.shapes import tensor_shapes
+from runtime.errors import ConfigError
+from runtime.models.hf_config import parse_config
+from runtime.models.tensors import TensorEntry, check_tensors, read_tensor_index
+
+_ADAPTER = "adapter_config.json"
+_HEAD = "lm_head.weight"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointFiles:
+    """A checkpoint whose configuration is understood and whose tensors are all there."""
+
+    directory: Path
+    config: ModelConfig
+    tensors: Mapping[str, TensorEntry]
+
+
+def read_checkpoint(directory: Path) -> CheckpointFiles:
+    """Read a checkpoint's configuration and the headers of its weights; reads no weights.
+
+    Raises:
+        ConfigError: something is missing, damaged, contradictory or not supported; names it.
+    """
+    config = read_model_config(directory)
+    tensors = read_tensor_index(directory)
+    if config.tied_head and _HEAD in tensors:
+        # transformers 5 ties only what is equal, so a head of its own counts in either case.
+        config = replace(config, tied_head=False)
+    check_tensors(directory, tensors, tensor_shapes(config))
+    return CheckpointFiles(directory=directory, config=config, tensors=tensors)
+
+
+def read_model_config(directory: Path) -> ModelConfig:
+    """Read and check a config.json.
+
+    Raises:
+        ConfigError: it is missing, no JSON, or of a model that is not supported.
+    """
+    fields = read_config_json(directory)
+    try:
+        return parse_config(fields)
+    except ValueError as error:
+        raise ConfigError(f"{directory / 'config.json'}: {error}") from error
+
+
+def read_config_json(directory: Path) -> dict[str, object]:
+    """Return the fields of a config.json.
+
+    Raises:
+        ConfigError: it is missing or no JSON object, or the directory holds an adapter.
+    """
+    file = directory / "config.json"
+    if (directory / _ADAPTER).is_file():
+        raise ConfigError(
+            f"{directory} holds an adapter ({_ADAPTER}), not a whole model: merge it into its "
+            "model, and name the result"
+        )
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{directory} has no config.json: is it a checkpoint in Hugging Face format?"
+        ) from error
+    except (ValueError, RecursionError, OSError) as error:
+        raise ConfigError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ConfigError(f"{file} holds no JSON object")
+    return fields

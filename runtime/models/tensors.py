@@ -1,0 +1,151 @@
+"""The tensors of a directory: where each lies, and whether they are all that the model needs."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from runtime.errors import ConfigError
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_DTYPES = ("F32", "BF16", "F16")
+_HARMLESS = {
+    r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq": "computed from the configuration",
+    r"model\.layers\.\d+\.self_attn\.rotary_emb\.(cos|sin)_cached": "computed from inv_freq",
+    r"model\.layers\.\d+\.self_attn\.masked_bias": "a constant of the causal mask",
+}
+"""Tensors of old checkpoints that nothing reads, and why; transformers skips them too."""
+_QUANTIZED = re.compile(
+    r".*(scales?|scale_inv|zeros|zero_points?|qweight|g_idx|absmax|quant_map|quant_state\..*|SCB)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """What a file's header says of a tensor."""
+
+    file: Path
+    dtype: str
+    """As safetensors names it: F32, BF16, F8_E4M3 ..."""
+    shape: tuple[int, ...]
+
+
+def read_tensor_index(directory: Path) -> dict[str, TensorEntry]:
+    """Return every tensor of a directory's weights by its name; reads the files' headers only.
+
+    Raises:
+        ConfigError: files are missing, damaged, or disagree with the index.
+    """
+    single, index = directory / _SINGLE, directory / _INDEX
+    if not index.is_file():
+        if not single.is_file():
+            raise ConfigError(
+                f"{directory} has neither {_SINGLE} nor {_INDEX}: convert its weights to "
+                "safetensors"
+            )
+        return dict(_entries(single))
+    listed = _read_index(index)
+    if single.is_file() and set(listed.values()) != {_SINGLE}:
+        raise ConfigError(
+            f"{directory} has {_SINGLE} beside {_INDEX}, which names other files: remove what "
+            "does not belong to the model"
+        )
+    entries: dict[str, TensorEntry] = {}
+    for name in sorted(set(listed.values())):
+        for tensor, entry in _entries(directory / name):
+            if listed.get(tensor) != name:
+                place = listed.get(tensor, "nowhere")
+                raise ConfigError(
+                    f"{entry.file} holds {tensor}, which {_INDEX} has in {place}: download the "
+                    "checkpoint again"
+                )
+            entries[tensor] = entry
+    missing = sorted(listed.keys() - entries.keys())
+    if missing:
+        raise ConfigError(
+            f"{index} lists {missing[0]} in {listed[missing[0]]}, which does not hold it: "
+            "download the checkpoint again"
+        )
+    return entries
+
+
+def check_tensors(
+    directory: Path, found: Mapping[str, TensorEntry], wanted: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Refuse tensors that nothing reads, and those that are missing or of another kind.
+
+    Args:
+        directory: for the messages.
+        found: what the files hold.
+        wanted: the shape of every tensor that is read.
+
+    Raises:
+        ConfigError: names the tensor.
+    """
+    for name, entry in found.items():
+        if name in wanted:
+            _check_dtype(name, entry)
+        elif not any(re.fullmatch(pattern, name) for pattern in _HARMLESS):
+            _refuse_extra(directory, name, entry)
+    for name, shape in wanted.items():
+        if name not in found:
+            raise ConfigError(
+                f"{directory} has no tensor {name!r}: the checkpoint is not whole, or its "
+                "config.json belongs to another model"
+            )
+        if found[name].shape != shape:
+            raise ConfigError(
+                f"{name} of {directory} has the shape {list(found[name].shape)}, its config.json "
+                f"asks for {list(shape)}: do both belong to the same model?"
+            )
+
+
+def _refuse_extra(directory: Path, name: str, entry: TensorEntry) -> None:
+    if _QUANTIZED.fullmatch(name.rpartition(".")[2]) or entry.dtype not in _DTYPES:
+        raise ConfigError(
+            f"{entry.file} holds {name} ({entry.dtype}), as quantised weights do, which are not "
+            "supported: take the checkpoint in float32, bfloat16 or float16"
+        )
+    raise ConfigError(
+        f"{directory} has the tensor {name}, which the model that its config.json describes does "
+        "not have: do both belong to the same model?"
+    )
+
+
+def _check_dtype(name: str, entry: TensorEntry) -> None:
+    if entry.dtype not in _DTYPES:
+        raise ConfigError(
+            f"{entry.file} stores {name} as {entry.dtype}, which is not supported: take the "
+            "checkpoint in float32, bfloat16 or float16"
+        )
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    """Return the file of each tensor."""
+    try:
+        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        named = {str(tensor): str(Path(file).name) for tensor, file in listed.items()}
+        strange = [file for file in listed.values() if Path(file).name != file]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{index} is no index of safetensors: {error}") from error
+    if strange or not named:
+        raise ConfigError(f"{index} is no index of safetensors: it names {strange or 'no file'}")
+    return named
+
+
+def _entries(file: Path) -> Iterator[tuple[str, TensorEntry]]:
+    if not file.is_file():
+        raise ConfigError(f"weight file {file} is missing: download the checkpoint again")
+    try:
+        with safe_open(str(file), framework="pt") as handle:  # compares header and file size
+            for name in list(handle.keys()):
+                part = handle.get_slice(name)
+                yield name, TensorEntry(file, part.get_dtype(), tuple(part.get_shape()))
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(
+            f"weight file {file} is truncated or corrupt ({error}): download it again"
+        ) from error
