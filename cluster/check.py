@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -18,9 +18,10 @@ from cluster.check_report import print_report
 from cluster.cluster_options import CheckOptions
 from cluster.placement import Node, PlaceOptions, plan_places
 from cluster.planning import plan_deployment, plan_drafter, plan_target
+from cluster.ray_errors import translated
 from cluster.ray_session import RaySession
 from cluster.reservation import read_nodes
-from runtime.errors import ConfigError, PacelineError
+from runtime.errors import ConfigError
 from runtime.node_probe import NodeFacts, PairTimes, ReduceTimes
 
 _NOTES = Console(stderr=True, highlight=False)
@@ -98,7 +99,10 @@ def _check_placement(options: CheckOptions, report: Report) -> None:
 
 
 def _check_nodes(report: Report, interface: str | None, step: Callable[[str, int], None]) -> None:
-    probes = {node.node_id: _probe(node) for node in report.nodes}
+    for node in report.nodes:
+        if node.hindrance:
+            report.problems.append(f"{node.name} {node.hindrance}: no rank is placed there")
+    probes = {node.node_id: _probe(node) for node in report.nodes if not node.hindrance}
     try:
         _read_facts(report, probes)
         step("reading nodes", len(report.nodes))
@@ -118,8 +122,9 @@ def _probe(node: Node) -> Any:
 
 
 def _read_facts(report: Report, probes: dict[str, Any]) -> None:
-    for node in report.nodes:
-        found = _answer(report, probes[node.node_id].facts.remote(), node.name)
+    asked = [(n, probes[n.node_id].facts.remote()) for n in report.nodes if n.node_id in probes]
+    for node, call in asked:
+        found = _answer(report, call, node.name)
         if found is not None:
             report.facts[node.node_id] = found
     report.problems += version_problems(report.nodes, report.facts)
@@ -212,12 +217,8 @@ def _answer(report: Report, call: Any, who: str) -> Any:
         return ray.get(call, timeout=_ANSWER_S)
     except GetTimeoutError:
         report.problems.append(f"{who}: no answer within {_ANSWER_S:.0f} s")
-    except RayTaskError as error:
-        cause = error.cause
-        text = str(cause) if isinstance(cause, PacelineError) else repr(cause)
-        report.problems.append(f"{who}: {text}")
-    except RayActorError as error:
-        report.problems.append(f"{who}: its process died: {str(error).splitlines()[0]}")
+    except RayError as error:
+        report.problems.append(str(translated(error, who)))
     return None
 
 

@@ -34,7 +34,7 @@ def _nodes(report: dict[str, Any]) -> Table:
         free, total = node["free"], node["total"]
         table.add_row(
             f"{node['address']} ({node['node_id'][:6]})",
-            facts["host"] if facts else "no answer",
+            facts["host"] if facts else node["hindrance"].partition(" (")[0] or "no answer",
             *(f"{free.get(name, 0):g} of {total.get(name, 0):g}" for name in ("CPU", "GPU")),
             f"{facts['memory_bytes'] / _GIB:.1f} GiB" if facts else "",
             ", ".join(f"{name} {address}" for name, address in facts["interfaces"])

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import RayError
 
 from cluster.deployment_spec import DeploymentSpec
 from cluster.drafter_groups import DrafterGroups
@@ -181,7 +181,7 @@ class Deployment:
         for rank in [*self.target_ranks[:1], *drafting]:
             try:
                 taken += ray.get(rank.actor.spans.remote(), timeout=_SPANS_TIMEOUT_S)
-            except (RayActorError, GetTimeoutError):
+            except RayError:
                 continue  # it is gone, and what it kept with it
         return taken
 
@@ -192,7 +192,7 @@ class Deployment:
             try:
                 ray.get(stopping, timeout=_STOP_TIMEOUT_S)
                 ray.wait(list(self._calls), num_returns=len(self._calls), timeout=2.0)
-            except (RayActorError, RayTaskError, GetTimeoutError):
+            except RayError:
                 pass  # it is killed below
         self._kill()
 

@@ -34,7 +34,7 @@ class GroupOpener:
 
         Raises:
             ConfigError: there is no room, or the group's backend does not reach across nodes.
-            PeerTimeout: the room was taken by somebody else meanwhile.
+            PeerError: a node left meanwhile, or another program took the room.
         """
         rooms = self._placer.place(needs, note)
         check_group(rooms, self._backend)

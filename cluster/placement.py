@@ -68,6 +68,8 @@ class Node:
     labels: dict[str, str]
     is_here: bool = False
     """Whether this process runs on it."""
+    hindrance: str = ""
+    """Why no rank may be placed on it, as "is leaving the cluster"; "" where one may."""
 
     @property
     def name(self) -> str:
@@ -125,8 +127,26 @@ def plan_places(
         target_ids: nodes of target ranks that run already, the leader's first.
 
     Raises:
-        ConfigError: a group does not fit; names the resource and what the nodes have.
+        ConfigError: a group does not fit; names the resource, what the nodes have, and the nodes
+            that are leaving or joining. Or no node has the label that ranks are to share.
     """
+    usable = [node for node in nodes if not node.hindrance]
+    try:
+        _check_label(options.domain, usable)
+        return _plan_on(needs, usable, options, target_ids)
+    except ConfigError as error:
+        skipped = "; ".join(f"{node.name} {node.hindrance}" for node in nodes if node.hindrance)
+        if not skipped:
+            raise
+        raise ConfigError(f"{error}. Not counted: {skipped}") from error
+
+
+def _plan_on(
+    needs: Sequence[Need],
+    nodes: Sequence[Node],
+    options: PlaceOptions,
+    target_ids: Sequence[str],
+) -> Plan:
     idle = [replace(node, free=dict(node.total)) for node in nodes]
     shares = (options.cpus,) if options.cpus is not None else _SHARES
     for share in shares:
@@ -138,6 +158,17 @@ def plan_places(
             continue
         return Plan(cpus=share, nodes=_place_all(needs, nodes, options, share, target_ids))
     raise AssertionError("the last share returns or raises")
+
+
+def _check_label(label: str | None, nodes: Sequence[Node]) -> None:
+    """Refuse a label that no node has: ranks would be placed as if it had not been asked for."""
+    if label is None or any(label in node.labels for node in nodes):
+        return
+    known = sorted({name for node in nodes for name in node.labels})
+    raise ConfigError(
+        f"--place domain={label}: no node has the label {label!r}; the nodes have "
+        f"{', '.join(known) or 'no labels'}; start nodes with ray start --labels {label}=VALUE"
+    )
 
 
 def _place_all(

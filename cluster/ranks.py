@@ -1,19 +1,23 @@
 """Ray actors as ranks of a role: wait for their calls, and tell why one failed."""
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import RayError
 
 from actors.shard import NgramActor, ShardActor
 from cluster.placement import Node
+from cluster.ray_errors import translated
 from cluster.reservation import Reservation
-from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout
+from runtime.errors import PacelineError, PeerLost, PeerTimeout
 from runtime.settings import ModelSettings
 
 _START_TIMEOUT_S = 300.0
 _ANSWER_TIMEOUT_S = 5.0
+_WATCH_S = 2.0
+"""How often a wait looks whether the ranks' nodes are still there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +75,30 @@ def await_all(calls: dict[Any, Rank]) -> dict[Any, Any]:
     """Return the calls' results, or raise the first failure with its rank's name."""
     waiting = list(calls)
     results: dict[Any, Any] = {}
+    deadline_s = time.monotonic() + _START_TIMEOUT_S
     while waiting:
-        done, waiting = ray.wait(waiting, timeout=_START_TIMEOUT_S)
+        done, waiting = ray.wait(waiting, timeout=_WATCH_S)
         if not done:
+            _check_nodes_alive([calls[call] for call in waiting])
+        if not done and time.monotonic() >= deadline_s:
             names = ", ".join(calls[call].name for call in waiting)
             raise PeerTimeout(f"{names} not ready within {_START_TIMEOUT_S:.0f} s")
+        if done:
+            deadline_s = time.monotonic() + _START_TIMEOUT_S
         for call in done:
             error = outcome(call, calls[call])
             if error is not None:
                 raise error
             results[call] = ray.get(call)
     return results
+
+
+def _check_nodes_alive(ranks: list[Rank]) -> None:
+    """Raise PeerLost for a rank whose node is gone: Ray lets its actor wait for ever."""
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    for rank in ranks:
+        if rank.node.node_id not in alive:
+            raise PeerLost(f"{rank.name} did not start: {rank.node.name} left the cluster")
 
 
 def kill_ranks(ranks: list[Rank]) -> None:
@@ -96,7 +113,7 @@ def answers(rank: Rank) -> bool:
     """Tell whether a rank's process still answers."""
     try:
         ray.get(rank.actor.pid.remote(), timeout=_ANSWER_TIMEOUT_S)
-    except (RayActorError, GetTimeoutError):
+    except RayError:
         return False
     return True
 
@@ -110,14 +127,6 @@ def outcome(call: Any, rank: Rank) -> PacelineError | None:
     """Return why a finished call failed, as an error of ours, or None."""
     try:
         ray.get(call)
-    except RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, ConfigError):
-            return cause
-        if isinstance(cause, PacelineError):
-            return type(cause)(f"{rank.name}: {cause}")
-        return PacelineError(f"{rank.name} failed: {cause!r}")
-    except RayActorError as error:
-        first_line = str(error).strip().splitlines()[0]
-        return PeerLost(f"{rank.name} died: {first_line}")
+    except RayError as error:
+        return translated(error, rank.name)
     return None

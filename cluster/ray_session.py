@@ -6,9 +6,11 @@ from types import TracebackType
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
 
-from runtime.errors import ConfigError, PacelineError, PeerLost
+from cluster.ray_address import check_joinable, resolve
+from cluster.ray_errors import translated
+from runtime.errors import ConfigError, PacelineError
 
 
 class RaySession:
@@ -23,12 +25,15 @@ class RaySession:
         """Connect.
 
         Raises:
-            ConfigError: no Ray answers at the address.
+            ConfigError: there is no Ray at the address that this process can join; says why.
         """
         if ray.is_initialized():
             return self
+        address = None if self._address is None else resolve(self._address)
+        if address is not None:
+            check_joinable(address)
         self._ours = True
-        if self._address is None:
+        if address is None:
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
             os.environ.setdefault("RAY_worker_niceness", "0")  # ranks are what the user waits for
             ray.init(
@@ -41,12 +46,12 @@ class RaySession:
             )
             return self
         try:
-            ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except AuthenticationError as error:
+            raise translated(error, f"--ray {address}") from error
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(
-                f"no Ray cluster answers at {self._address!r} ({error}): start one with "
-                "`ray start --head`, or leave --ray out to run locally; a cluster that wants a "
-                "token needs RAY_AUTH_MODE=token"
+                f"the Ray cluster at --ray {address} was not joined: {error}"
             ) from error
         return self
 
@@ -70,9 +75,7 @@ def yielded(reference: Any) -> Any:
     """
     try:
         return ray.get(reference)
-    except RayTaskError as error:
-        if isinstance(error.cause, PacelineError):
+    except RayError as error:
+        if isinstance(error, RayTaskError) and isinstance(error.cause, PacelineError):
             raise error.cause from error
-        raise PacelineError(f"the actor failed: {error.cause!r}") from error
-    except RayActorError as error:
-        raise PeerLost(f"the process at work died: {str(error).splitlines()[0]}") from error
+        raise translated(error, "the process at work") from error

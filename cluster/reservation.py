@@ -1,23 +1,28 @@
 """Room on Ray nodes: what the nodes have, and placement groups that hold what a plan gives out."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray._private.state import available_resources_per_node  # per node, Ray has no public way
+from ray._private.state import (  # per node, Ray has no public way
+    available_resources_per_node,
+)
+from ray._private.state import state as ray_state
 from ray.exceptions import RaySystemError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.placement import Need, Node, PlaceOptions, Plan, plan_places
-from runtime.errors import ConfigError, PeerTimeout
+from runtime.errors import ConfigError, PeerError, PeerLost, PeerTimeout
 
 LOOPBACK = "127.0.0.1"
 _NODE_LABEL = "ray.io/node-id"
 _RESERVE_S = 30.0
 _LOOK_S = 0.5
+_WATCH_S = 2.0
+"""How often a wait looks whether its nodes are still there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,14 +63,15 @@ class Placer:
 
         Raises:
             ConfigError: a group does not fit; names the resource and what the nodes have.
-            PeerTimeout: the room was taken by somebody else meanwhile.
+            PeerLost: a node left meanwhile, or has begun to.
+            PeerTimeout: another program took the room meanwhile.
         """
         plan = self.plan(needs, note)
         made: list[Reservation] = []
         try:
             for need, nodes in zip(needs, plan.nodes, strict=True):
                 made.append(_reserve(need, nodes, plan.cpus, self._options.interface))
-        except PeerTimeout:
+        except PeerError:
             for reservation in made:
                 reservation.release()
             raise
@@ -112,21 +118,51 @@ def check_group(rooms: Sequence[Reservation], backend: str) -> None:
 
 
 def read_nodes() -> list[Node]:
-    """Return the living nodes with what they have."""
+    """Return the living nodes with what they have, also those that are joining or leaving."""
     free = available_resources_per_node()
     here = ray.get_runtime_context().get_node_id()
+    leaving = ray_state.get_draining_nodes()
     return [
         Node(
             node_id=node["NodeID"],
             address=node["NodeManagerAddress"],
-            free=dict(free[node["NodeID"]]),
+            free=dict(free.get(node["NodeID"], {})),
             total=dict(node["Resources"]),
             labels=dict(node["Labels"]),
             is_here=node["NodeID"] == here,
+            hindrance=_hindrance(node["NodeID"], leaving, free, now_s=time.time()),
         )
         for node in ray.nodes()
-        if node["Alive"] and node["NodeID"] in free
+        if node["Alive"]
     ]
+
+
+def departed(nodes: Sequence[Node]) -> str:
+    """Return which of the nodes left the cluster or are leaving it, for people; "" if all stay."""
+    now = {node.node_id: node for node in read_nodes()}
+    hindrances = {
+        node.name: now[node.node_id].hindrance if node.node_id in now else "left the cluster"
+        for node in nodes
+    }
+    return "; ".join(f"{name} {what}" for name, what in hindrances.items() if what)
+
+
+def _hindrance(
+    node_id: str, leaving: Mapping[str, int], free: Mapping[str, object], *, now_s: float
+) -> str:
+    """Return why no rank may be placed on a node.
+
+    Args:
+        node_id: the node.
+        leaving: when each node that drains will be gone, in milliseconds; 0 is unknown.
+        free: what each node that has reported has free.
+        now_s: the time.
+    """
+    if node_id in leaving:
+        left_s = leaving[node_id] / 1000 - now_s
+        when = f", gone in {left_s:.0f} s at the latest" if left_s > 0 else ""
+        return f"is leaving the cluster (it drains{when})"
+    return "" if node_id in free else "is joining (it has not reported its resources yet)"
 
 
 def _reserve(need: Need, nodes: Sequence[Node], cpus: float, interface: str | None) -> Reservation:
@@ -137,13 +173,7 @@ def _reserve(need: Need, nodes: Sequence[Node], cpus: float, interface: str | No
         strategy="STRICT_PACK" if len({node.node_id for node in nodes}) == 1 else "PACK",
         bundle_label_selector=[{_NODE_LABEL: node.node_id} for node in nodes],
     )
-    if not group.wait(_RESERVE_S):
-        remove_placement_group(group)
-        where = ", ".join(sorted({node.address for node in nodes}))
-        raise PeerTimeout(
-            f"the room for {need.role} on {where} was not given within {_RESERVE_S:.0f} s: "
-            "somebody else may have taken it; try again"
-        )
+    _await_group(group, need, nodes)
     environment = {}
     if interface is not None and "/" not in interface:
         environment = {"env_vars": {"NCCL_SOCKET_IFNAME": interface}}
@@ -160,3 +190,21 @@ def _reserve(need: Need, nodes: Sequence[Node], cpus: float, interface: str | No
         for rank in range(len(nodes))
     ]
     return Reservation(nodes=tuple(nodes), options=tuple(options), group=group)
+
+
+def _await_group(group: Any, need: Need, nodes: Sequence[Node]) -> None:
+    """Wait until Ray has reserved a placement group; remove the group if it does not."""
+    deadline_s = time.monotonic() + _RESERVE_S
+    while not group.wait(_WATCH_S):
+        gone = departed(nodes)
+        late = time.monotonic() >= deadline_s
+        if gone or late:
+            remove_placement_group(group)
+        if gone:
+            raise PeerLost(f"the {need.role} has no room: {gone}; try again on the other nodes")
+        if late:
+            where = ", ".join(sorted({node.address for node in nodes}))
+            raise PeerTimeout(
+                f"Ray did not reserve the room for {need.role} on {where} within "
+                f"{_RESERVE_S:.0f} s: another program may have taken it; try again"
+            )

@@ -11,10 +11,16 @@ from cluster.placement import Node
 from runtime.node_probe import NodeFacts, PairTimes, ReduceTimes
 
 
-def node(name: str) -> Node:
+def node(name: str, *, hindrance: str = "") -> Node:
     resources = {"CPU": 2.0}
-    address = f"10.0.0.{name}"
-    return Node(node_id=name, address=address, free=resources, total=resources, labels={})
+    return Node(
+        node_id=name,
+        address=f"10.0.0.{name}",
+        free=resources,
+        total=resources,
+        labels={},
+        hindrance=hindrance,
+    )
 
 
 def facts(ray: str) -> NodeFacts:
@@ -43,7 +49,7 @@ def test_a_report_shows_nodes_that_do_not_answer_and_ways_that_are_cut() -> None
         Pair(first="a", second="c", times=None),
     ]
     report = Report(
-        nodes=[node("1"), node("2")],
+        nodes=[node("1"), node("2"), node("3", hindrance="is leaving the cluster (it drains)")],
         facts={"1": facts("2.60.0")},
         pairs=pairs,
         all_reduce=ReduceTimes(small_s=0.001, large_s=0.5),
@@ -53,6 +59,7 @@ def test_a_report_shows_nodes_that_do_not_answer_and_ways_that_are_cut() -> None
     with console.capture() as shown:
         print_report(report.to_json(), console)
     text = shown.get()
+    assert "is leaving the cluster" in text
     for words in ("no answer", "3.0 GiB", "2.00 ms", "1.00 Gbit/s", "none", "500.00 ms for 1 MiB"):
         assert words in text
     assert "no problem found" not in text

@@ -16,6 +16,7 @@ def node(
     gpus: float = 0,
     label: str | None = None,
     here: bool = False,
+    hindrance: str = "",
 ) -> Node:
     total = {"CPU": cpus, "GPU": gpus, "memory": 8 * GIB}
     return Node(
@@ -25,6 +26,7 @@ def node(
         total=total,
         labels={"domain": label} if label is not None else {},
         is_here=here,
+        hindrance=hindrance,
     )
 
 
@@ -73,6 +75,36 @@ def test_ranks_that_span_nodes_stay_within_a_domain() -> None:
     assert ids(place([target(4)], nodes, "domain=domain")) == [["3", "3", "4", "4"]]
     with pytest.raises(ConfigError, match="within one value of the label domain"):
         place([target(5)], nodes, "domain=domain,cpus=1")
+
+
+def test_a_label_that_no_node_has_is_refused_with_those_there_are() -> None:
+    nodes = [node("1", cpus=4, label="a"), node("2")]
+    for text in ("domain=nvl", "target=spread,domain=nvl"):
+        with pytest.raises(ConfigError, match="no node has the label 'nvl'; the nodes have domain"):
+            place([target(1)], nodes, text)
+    with pytest.raises(ConfigError, match="no node has the label 'nvl'; the nodes have no labels"):
+        place([target(1)], [node("1")], "domain=nvl")
+
+
+@pytest.mark.parametrize("text", ["", "target=spread", "drafter=near"])
+def test_no_rank_goes_to_a_node_that_is_leaving(text: str) -> None:
+    nodes = [node("1", cpus=8, here=True, hindrance="is leaving the cluster"), node("2")]
+    assert ids(place([target(2), drafter(2)], nodes, text)) == [["2"] * 2, ["2"] * 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("cpus=1", 5), ("target=pack,cpus=1", 5), ("nodes=2,target=spread", 2), ("drafter=far", 1)],
+)
+def test_a_leaving_node_is_named_as_the_reason(text: str, size: int) -> None:
+    nodes = [node("1"), node("2", hindrance="is leaving the cluster (it drains)")]
+    with pytest.raises(ConfigError, match=r"Not counted: 10\.0\.0\.2 \(2\) is leaving the cluster"):
+        place([target(size), drafter(1)], nodes, text)
+
+
+def test_a_cluster_that_leaves_as_a_whole_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"Free: no node.*Not counted: .* is leaving"):
+        place([target(1)], [node("1", hindrance="is leaving the cluster")])
 
 
 def test_a_drafter_is_near_if_there_is_room_else_anywhere() -> None:

@@ -9,13 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
+import ray
 
 ROOT = Path(__file__).resolve().parents[2]
 _START_S = 120
@@ -45,7 +45,7 @@ class Raylets:
             "RAY_USAGE_STATS_ENABLED": "0",
             "PATH": f"{programs}:{os.environ['PATH']}",
             # Named so, the folder's .pth files are not read: no editable install.
-            "PYTHONPATH": sysconfig.get_path("purelib"),
+            "PYTHONPATH": str(Path(ray.__file__).parents[1]),
         }
         self.address = ""
 

@@ -1,0 +1,97 @@
+"""What listens at an address, told within seconds: real sockets, no Ray."""
+
+import http.server
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
+
+import grpc
+import pytest
+from ray.core.generated import gcs_service_pb2
+
+from cluster.ray_address import check_joinable
+from runtime.errors import ConfigError
+from tests.integration.raylets import free_port
+
+
+@contextmanager
+def a_head(reply: bytes, *, code: grpc.StatusCode = grpc.StatusCode.OK) -> Iterator[str]:
+    """Serve the first call of a driver that wants to join."""
+
+    def answer(_request: bytes, context: grpc.ServicerContext) -> bytes:
+        if code is not grpc.StatusCode.OK:
+            context.abort(code, "InvalidAuthToken")
+        return reply
+
+    calls = {"InternalKVGet": grpc.unary_unary_rpc_method_handler(answer)}
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler("ray.rpc.InternalKVGcsService", calls)]
+    )
+    port = server.add_insecure_port("0.0.0.0:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
+
+
+@contextmanager
+def a_web_server() -> Iterator[str]:
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_port_on_which_nothing_listens() -> None:
+    with pytest.raises(ConfigError, match="no Ray cluster listens at --ray 127"):
+        check_joinable(f"127.0.0.1:{free_port()}")
+
+
+def test_a_name_without_an_address() -> None:
+    with pytest.raises(ConfigError, match=r"listens at --ray nowhere\.invalid:6379"):
+        check_joinable("nowhere.invalid:6379")
+
+
+def test_a_socket_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.ray_address._PROBE_S", 0.5)
+    with socket.create_server(("0.0.0.0", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(ConfigError, match=r"does not answer within 0\.5 s"):
+            check_joinable(f"127.0.0.1:{port}")
+
+
+def test_a_web_server_as_rays_dashboard_is() -> None:
+    with a_web_server() as address, pytest.raises(ConfigError, match="is no Ray head"):
+        check_joinable(address)
+
+
+def test_another_grpc_server() -> None:
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    port = server.add_insecure_port("0.0.0.0:0")
+    server.start()
+    with pytest.raises(ConfigError, match="is no Ray head"):
+        check_joinable(f"127.0.0.1:{port}")
+    server.stop(None).wait()
+
+
+def test_a_head_that_requires_a_token() -> None:
+    refused = pytest.raises(ConfigError, match="requires a token, and none was given")
+    with a_head(b"", code=grpc.StatusCode.UNAUTHENTICATED) as address, refused:
+        check_joinable(address)
+
+
+def test_a_head_of_another_version() -> None:
+    metadata = json.dumps({"ray_version": "1.13.0", "python_version": "3.7.1"}).encode()
+    reply = gcs_service_pb2.InternalKVGetReply(value=metadata).SerializeToString()
+    refused = pytest.raises(ConfigError, match=r"runs ray 1\.13\.0, this driver")
+    with a_head(reply) as address, refused:
+        check_joinable(address)
