@@ -7,10 +7,11 @@ from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.errors import PacelineError
 from runtime.links.to_wire import put_status
+from runtime.service.call import Context
 from runtime.service.gateway import Gateway
 from runtime.service.limits import RequestRefused
 from runtime.service.replica import Replica
-from runtime.service.servicer import Context, ServedModel, refuse
+from runtime.service.servicer import ServedModel, refuse
 
 
 class DrafterControl(Protocol):

@@ -9,18 +9,19 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
 
 from parallel.messages import Committed, EngineStatus, Failed, Finished, Message, Submit
 from runtime.errors import ConfigError, DeadlineExceeded, PacelineError
 from runtime.links.link import Link
+from runtime.service.endings import Endings
 from runtime.service.engines import Engines
-from runtime.service.journal import Journal, Piece, Request
+from runtime.service.journal import Journal, Request
 from runtime.service.journal_store import JournalStore
-from runtime.service.limits import GatewayBusy, GatewayDown, GatewayLimits, RequestRefused
-from runtime.service.metrics import RefusalReason, ServiceMetrics
+from runtime.service.limits import GatewayDown, GatewayLimits, RequestRefused
+from runtime.service.metrics import ServiceMetrics
 from runtime.service.register import Register
 from runtime.service.replica import Replica
 from runtime.traffic import TrafficLog
@@ -59,6 +60,7 @@ class Gateway:
         """
         self.limits = limits
         self.metrics = metrics or ServiceMetrics()
+        self.endings = Endings(self.metrics)
         self._engines = Engines(links, take=self._take, lost=self._replay, recovers=recovers)
         self._store = store
         self._traffic = traffic
@@ -76,14 +78,17 @@ class Gateway:
         self._tasks = [asyncio.create_task(self._keep())]
 
     async def close(self) -> None:
-        """Stop listening; open requests are cancelled."""
+        """Stop listening; open requests end as UNAVAILABLE, so that clients resume elsewhere."""
         for task in self._tasks:
             task.cancel()
         store, self._store = self._store, None
         if store is not None:  # first: what is cut off here, another process goes on with
             store.close()
-        for request in self._register.requests:
-            self.cancel(request)
+        down = GatewayDown("the server has shut down: resume at another one")
+        for request, journal in self._register.open_samples():
+            if journal.replica is not None:
+                self._engines.cancel(journal.replica, journal.submit.request)
+            self._end_badly(request, journal, down)
         self._engines.close()
 
     # --- engines, from any thread -------------------------------------------------------------
@@ -184,14 +189,7 @@ class Gateway:
                     f"request_id {name!r} belongs to another request: take a new one"
                 )
             return known
-        try:
-            self._require_room(len(submits), client)
-        except GatewayBusy:
-            self.metrics.count_refused(RefusalReason.BUSY)
-            raise
-        except GatewayDown:
-            self.metrics.count_refused(RefusalReason.UNAVAILABLE)
-            raise
+        self._require_room(len(submits), client)
         request = self._register.add(submits, client=client, name=name)
         if self._store is not None:
             self._store.opened(request)
@@ -202,43 +200,34 @@ class Gateway:
         """Return a client's request by its name."""
         return self._register.find(client, name)
 
-    async def follow(self, request: Request, starts: Sequence[int]) -> AsyncGenerator[Piece]:
-        """Yield a request's tokens from each sample's number `starts` on until all have ended.
+    def join(self, request: Request) -> None:
+        """Take in a reader of a request; `leave` follows, whatever becomes of the reader."""
+        request.num_readers += 1
 
-        A reader that leaves ends an unnamed request at once, a named one after the grace time. A
-        slow reader holds nothing up: tokens lie in the journal, which max_tokens bounds.
+    def leave(self, request: Request, *, late: bool = False) -> None:
+        """Let a reader go: the last one of an unnamed request ends it, a named one waits a while.
 
-        Raises:
-            PacelineError: the request or the engine failed.
+        Args:
+            request: what it read.
+            late: whether its deadline passed; that is a client's last word, named or not.
         """
-        places = list(starts)
-        ended = [False] * len(places)
-        with self._reading(request):
-            while not all(ended):
-                changed, quiet = request.changed, True
-                for index, journal in enumerate(request.samples):
-                    piece = journal.piece(index, places[index])
-                    if piece is not None:
-                        places[index] += len(piece.token_ids)
-                    elif journal.error is not None:
-                        raise journal.error
-                    elif journal.finished is not None and not ended[index]:
-                        ended[index] = True
-                        piece = Piece(sample=index, finished=journal.finished)
-                    if piece is not None:
-                        quiet = False
-                        yield piece
-                if quiet and not all(ended):
-                    await changed.wait()
+        request.num_readers -= 1
+        request.idle_since_s = time.monotonic()
+        if request.num_readers:
+            return
+        if late:
+            self.cancel(request, late=True)
+        if not request.name:
+            self.forget(request)
 
-    def cancel(self, request: Request) -> bool:
-        """End a request; False if it had ended."""
+    def cancel(self, request: Request, *, late: bool = False) -> bool:
+        """End a request, because its deadline passed or it was asked for; False if it had ended."""
         if not request.is_open:
             return False
         for journal in request.samples:
-            if not journal.is_open:
+            if not journal.is_open or journal.is_cancelled:
                 continue
-            journal.is_cancelled = True
+            journal.is_cancelled, journal.is_late = True, late
             if journal.replica is not None:
                 self._engines.cancel(journal.replica, journal.submit.request)
             else:
@@ -246,11 +235,14 @@ class Gateway:
         return True
 
     def forget(self, request: Request) -> None:
-        """Drop a request and its journals; one that runs is ended."""
+        """Drop a request and its journals; one that runs is ended first."""
+        request.is_dropped = True
         self.cancel(request)
+        if not request.is_open:
+            self._drop(request)
+
+    def _drop(self, request: Request) -> None:
         self._register.drop(request)
-        for journal in request.samples:
-            self._let_next_suspect_run(journal)
         if self._store is not None:
             self._store.dropped(request)
 
@@ -260,17 +252,6 @@ class Gateway:
         if self._draining:
             raise GatewayDown("the server is shutting down: try another one")
         self.limits.check(self._register.num_open_by_client, num_samples, client)
-
-    @contextlib.contextmanager
-    def _reading(self, request: Request) -> Iterator[None]:
-        request.num_readers += 1
-        try:
-            yield
-        finally:
-            request.num_readers -= 1
-            request.idle_since_s = time.monotonic()
-            if request.num_readers == 0 and not request.name:
-                self.forget(request)
 
     # --- what engines do ----------------------------------------------------------------------
 
@@ -323,7 +304,8 @@ class Gateway:
             self._engines.ping(number)
             old_s = time.monotonic() - self.limits.grace_s
             for request in self._register.requests:
-                if request.num_readers == 0 and request.idle_since_s < old_s:
+                idle = request.num_readers == 0 and request.idle_since_s < old_s
+                if idle and not request.is_dropped:
                     self.forget(request)
             if self._store is not None:
                 self._store.tend(self._register.requests)
@@ -356,32 +338,36 @@ class Gateway:
                 self._end_badly(request, journal, kind(message.message))
 
     def _finish(self, request: Request, journal: Journal, finished: Finished) -> None:
+        if journal.is_late and finished.reason == "cancelled":
+            error = f"its deadline of {journal.submit.timeout_s:.3g} s passed"
+            self._end_badly(request, journal, DeadlineExceeded(error))
+            return
         journal.end(finished)
         self._ended(request, journal)
         self.metrics.count_sample(finished, len(journal.token_ids))
-        _LOG.info("finished", extra=journal.report(request))
         self._keep_answer(journal, finished)
+
+    def _end_badly(self, request: Request, journal: Journal, error: PacelineError) -> None:
+        if not journal.is_open:
+            return
+        journal.fail(error)
+        self._ended(request, journal)
+
+    def _ended(self, request: Request, journal: Journal) -> None:
+        self._register.ended(journal)
+        self._let_next_suspect_run(journal)
+        if self._store is not None:
+            self._store.ended(journal)
+        if not request.is_open:
+            self.endings.ended(request)
+            if request.is_dropped:
+                self._drop(request)
+        request.touch()
 
     def _let_next_suspect_run(self, journal: Journal) -> None:
         """Begin with another suspect, if this one has kept it waiting."""
         if journal.is_suspect and self._loop is not None:
             self._loop.call_soon(self._run_waiting)
-
-    def _ended(self, request: Request, journal: Journal) -> None:
-        self._let_next_suspect_run(journal)
-        if self._store is not None:
-            self._store.ended(journal)
-        if not request.is_open:
-            prompt_tokens = len(journal.submit.prompt_ids)
-            self.metrics.count_ended(request.end_reason, prompt_tokens)
-        request.touch()
-
-    def _end_badly(self, request: Request, journal: Journal, error: PacelineError) -> None:
-        if not journal.is_open:
-            return
-        journal.error = error
-        self._ended(request, journal)
-        _LOG.info("failed", extra=journal.report(request))
 
     def _keep_answer(self, journal: Journal, finished: Finished) -> None:
         """Keep a whole answer for a drafter to learn from, where that is wanted."""

@@ -74,21 +74,14 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  #
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         """Pass a call on, or answer it with UNAUTHENTICATED or PERMISSION_DENIED."""
-        handler = await continuation(handler_call_details)
         details = handler_call_details
         refusal = self._tokens.refusal(str(details.method), details.invocation_metadata)
         if refusal is None:
-            return handler
+            return await continuation(handler_call_details)
 
         async def call(_: object, context: Any) -> None:
             await context.abort(*refusal)
 
-        async def stream(_: object, context: Any) -> Any:
-            await context.abort(*refusal)
-            yield b""
-
-        if handler is not None and handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(stream)
         return grpc.unary_unary_rpc_method_handler(call)
 
 

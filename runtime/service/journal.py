@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field, replace
 
 from parallel.decoding.types import TokenLogprobs
@@ -39,12 +40,15 @@ class Journal:
     """Where it runs; None: it waits for an engine."""
     is_cancelled: bool = False
     """Whether it is to end early."""
+    is_late: bool = False
+    """Whether it is to end early because its client's deadline passed."""
     num_sent: int = 0
     """Times it was sent to an engine."""
     num_stalled: int = 0
     """Times in a row that an engine was lost with it before it brought a token."""
     submitted_s: float = field(default_factory=time.monotonic)
     first_token_s: float | None = None
+    ended_s: float | None = None
 
     @property
     def is_open(self) -> bool:
@@ -100,6 +104,12 @@ class Journal:
             )
             finished = replace(finished, stats=stats)
         self.finished = finished
+        self.ended_s = time.monotonic()
+
+    def fail(self, error: PacelineError) -> None:
+        """Take a bad end in."""
+        self.error = error
+        self.ended_s = time.monotonic()
 
     def piece(self, sample: int, start: int) -> Piece | None:
         """Return the tokens from number `start` on, if there are any."""
@@ -111,21 +121,6 @@ class Journal:
             logprobs=tuple(self.logprobs[start:]),
         )
 
-    def report(self, request: "Request") -> dict[str, object]:
-        """Return what a log says of it: no word of the prompt or the answer."""
-        stats = self.finished.stats if self.finished is not None else None
-        return {
-            "request_id": request.name,
-            "client": request.client,
-            "prompt_tokens": len(self.submit.prompt_ids),
-            "completion_tokens": len(self.token_ids),
-            "reason": self.end_reason.name.lower(),
-            "ttft_s": round(stats.ttft_s, 4) if stats else None,
-            "total_s": round(stats.total_s, 4) if stats else None,
-            "drafted": stats.drafted if stats else None,
-            "accepted": stats.accepted if stats else None,
-        }
-
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Request:
@@ -135,6 +130,8 @@ class Request:
     name: str
     samples: list[Journal]
     num_readers: int = 0
+    is_dropped: bool = False
+    """Whether it is forgotten as soon as it has ended: no reader will come back."""
     idle_since_s: float = field(default_factory=time.monotonic)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -152,6 +149,54 @@ class Request:
     def seed(self) -> int:
         """The seed that its samples share."""
         return self.samples[0].submit.sampling.seed
+
+    async def follow(self) -> AsyncGenerator[Piece]:
+        """Yield all samples' tokens from the first one on, until every sample has ended.
+
+        A slow reader holds nothing up: tokens lie in the journals, which max_tokens bounds.
+
+        Raises:
+            PacelineError: the request or the engine failed.
+        """
+        places = [0] * len(self.samples)
+        ended = [False] * len(places)
+        while not all(ended):
+            changed, quiet = self.changed, True
+            for index, journal in enumerate(self.samples):
+                piece = journal.piece(index, places[index])
+                if piece is not None:
+                    places[index] += len(piece.token_ids)
+                elif journal.error is not None:
+                    raise journal.error
+                elif journal.finished is not None and not ended[index]:
+                    ended[index] = True
+                    piece = Piece(sample=index, finished=journal.finished)
+                if piece is not None:
+                    quiet = False
+                    yield piece
+            if quiet and not all(ended):
+                await changed.wait()
+
+    def report(self) -> dict[str, object]:
+        """Return what the log says of it once it has ended: no word of prompt or answer."""
+        samples = self.samples
+        submitted_s = min(journal.submitted_s for journal in samples)
+        firsts = [j.first_token_s for j in samples if j.first_token_s is not None]
+        ends = [j.ended_s for j in samples if j.ended_s is not None]
+        stats = [j.finished.stats for j in samples if j.finished is not None]
+        errors = [j.error for j in samples if j.error is not None]
+        return {
+            "request_id": self.name,
+            "client": self.client,
+            "prompt_tokens": len(samples[0].submit.prompt_ids),
+            "completion_tokens": sum(len(journal.token_ids) for journal in samples),
+            "reason": self.end_reason.name.lower(),
+            "cause": str(errors[0]) if errors else None,
+            "ttft_s": round(min(firsts) - submitted_s, 4) if firsts else None,
+            "total_s": round(max(ends) - submitted_s, 4) if ends else None,
+            "drafted": sum(one.drafted for one in stats),
+            "accepted": sum(one.accepted for one in stats),
+        }
 
     def touch(self) -> None:
         """Wake whoever waits for news."""

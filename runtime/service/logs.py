@@ -15,6 +15,7 @@ _FIELDS = (
     "prompt_tokens",
     "completion_tokens",
     "reason",
+    "cause",
     "ttft_s",
     "total_s",
     "drafted",

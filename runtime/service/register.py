@@ -14,12 +14,14 @@ class Register:
 
     def __init__(self, restored: Iterable[Request] = ()) -> None:
         """Begin with the requests that an earlier process left."""
-        self._samples: dict[int, tuple[Request, Journal]] = {}
+        self._open: dict[int, tuple[Request, Journal]] = {}
         self._requests: dict[Request, None] = {}
         self._names: dict[tuple[str, str], Request] = {}
+        most = 0
         for request in restored:
             self._know(request)
-        self._numbers = count(max(self._samples, default=0) + 1)
+            most = max(most, *(journal.submit.request for journal in request.samples))
+        self._numbers = count(most + 1)
 
     @property
     def requests(self) -> list[Request]:
@@ -29,7 +31,7 @@ class Register:
     @property
     def num_open(self) -> int:
         """Samples queued or running."""
-        return sum(1 for _ in self.open_samples())
+        return len(self._open)
 
     @property
     def num_open_by_client(self) -> Counter[str]:
@@ -51,13 +53,15 @@ class Register:
 
     def open_samples(self) -> Iterator[tuple[Request, Journal]]:
         """Yield the samples queued or running, each with its request."""
-        for request, journal in list(self._samples.values()):
-            if journal.is_open:
-                yield request, journal
+        yield from list(self._open.values())
 
     def sample(self, number: int) -> tuple[Request, Journal] | None:
-        """Return the sample of that number, with its request."""
-        return self._samples.get(number)
+        """Return the open sample of that number, with its request."""
+        return self._open.get(number)
+
+    def ended(self, journal: Journal) -> None:
+        """Take a sample that has ended off the open ones."""
+        self._open.pop(journal.submit.request, None)
 
     def find(self, client: str, name: str) -> Request | None:
         """Return a client's request by its name; "" is nobody's."""
@@ -73,14 +77,15 @@ class Register:
     def drop(self, request: Request) -> None:
         """Forget a request."""
         for journal in request.samples:
-            self._samples.pop(journal.submit.request, None)
+            self._open.pop(journal.submit.request, None)
         self._requests.pop(request, None)
         if self._names.get((request.client, request.name)) is request:
             del self._names[request.client, request.name]
 
     def _know(self, request: Request) -> None:
         for journal in request.samples:
-            self._samples[journal.submit.request] = (request, journal)
+            if journal.is_open:
+                self._open[journal.submit.request] = (request, journal)
         self._requests[request] = None
         if request.name:
             self._names[request.client, request.name] = request

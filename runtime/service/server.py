@@ -15,6 +15,7 @@ from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.errors import ConfigError
 from runtime.links.keepalive import PERMITTING, PING_S, pinging
 from runtime.service.admin import AdminServicer, DrafterControl
+from runtime.service.call import CallInterceptor
 from runtime.service.gateway import Gateway
 from runtime.service.identity import AcceptedTokens, TokenInterceptor
 from runtime.service.reading import ReadingInterceptor
@@ -24,6 +25,7 @@ from runtime.service.tracing import Tracing
 
 _LOG = logging.getLogger("paceline.server")
 _SERVICES = tuple(service.full_name for service in pb.DESCRIPTOR.services_by_name.values())
+_GENERATE = f"/{pb.DESCRIPTOR.services_by_name['GenerationService'].full_name}/Generate"
 _HEALTH = "grpc.health.v1.Health"
 _HEALTH_POLL_S = 0.5
 _OPTIONS = (
@@ -89,6 +91,7 @@ class ServiceServer:
         tokens = AcceptedTokens(users=settings.tokens, admins=settings.admin_tokens)
         if tokens:
             interceptors.append(TokenInterceptor(tokens))
+        interceptors.append(CallInterceptor(self._gateway, _GENERATE))  # of calls that were let in
         size = settings.max_message_bytes
         options = (
             *_OPTIONS,

@@ -1,14 +1,12 @@
 """The gRPC servicers: requests in, events out, errors as statuses."""
 
-import asyncio
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import NoReturn, TypeAlias
+from typing import NoReturn
 
 import grpc
-from google.protobuf.message import Message as ProtoMessage
 
 from parallel.decoding.types import DecodeMode, SamplingParams, VerifierKind
 from parallel.messages import Submit
@@ -17,6 +15,7 @@ from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.errors import ConfigError, DeadlineExceeded, PacelineError
 from runtime.links.to_wire import put_logprobs, put_stats
 from runtime.links.wire_values import MODE_NAMES, REASONS
+from runtime.service.call import Context, current_call
 from runtime.service.gateway import Gateway
 from runtime.service.identity import AcceptedTokens
 from runtime.service.journal import Request
@@ -31,7 +30,6 @@ _MOST_SAMPLES = 16
 _MOST_LOGPROBS = 20
 _MOST_PRIORITY = 100
 _LEAST_S = 1e-3  # 0 would be no deadline
-Context: TypeAlias = "grpc.aio.ServicerContext[ProtoMessage, ProtoMessage]"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,9 +60,11 @@ class GenerationServicer(rpc.GenerationServiceServicer):
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
         """Stream one request's tokens."""
-        client = self._client(context)
+        call = current_call()
+        call.begin(context, self._client(context), request.request_id)
         try:
-            known, starts = self._admit(request, client, context)
+            known, starts = self._admit(request, call.client, context)
+            call.accept(known)
             yield pb.GenerateResponse(
                 accepted=pb.Accepted(
                     request_id=known.name,
@@ -73,17 +73,11 @@ class GenerationServicer(rpc.GenerationServiceServicer):
                 )
             )
             events = self._events(known, starts)
-            async with aclosing(events):  # a reader that leaves is noticed at once
+            async with aclosing(events):
                 async for event in events:
                     yield event
-        except asyncio.CancelledError:
-            left_s = context.time_remaining()
-            if left_s is not None and left_s <= 0:  # a deadline is the client's last word
-                named = self._gateway.find(client, request.request_id)
-                if named is not None:
-                    self._gateway.cancel(named)
-            raise
         except PacelineError as error:
+            call.refuse(error)
             await refuse(context, error)
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
@@ -124,7 +118,7 @@ class GenerationServicer(rpc.GenerationServiceServicer):
         texts = [TextStream(self._model.tokenizer, submit.stop) for _ in request.samples]
         skips, several = list(starts), len(request.samples) > 1
         last: pb.Finish | None = None
-        async with aclosing(self._gateway.follow(request, [0] * len(texts))) as followed:
+        async with aclosing(request.follow()) as followed:
             async for piece in followed:
                 text = texts[piece.sample]
                 if piece.finished is not None:

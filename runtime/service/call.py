@@ -1,0 +1,105 @@
+"""One call of Generate: who makes it, and what follows when it ends, whatever the way."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any, TypeAlias
+
+import grpc
+from google.protobuf.message import Message as ProtoMessage
+
+from runtime.errors import PacelineError
+from runtime.service.gateway import Gateway
+from runtime.service.journal import Request
+from runtime.service.metrics import EndReason
+
+Context: TypeAlias = "grpc.aio.ServicerContext[ProtoMessage, ProtoMessage]"
+_SLACK_S = 0.1
+_SLACK = 0.02
+
+
+class Call:
+    """Counts as a reader of its request from acceptance on until the call is over.
+
+    gRPC does not close the generator of a call that is cancelled while a message is on its way, and
+    starts none for a call that is cancelled before its message was read. So what has to follow is
+    tied to the task that runs the call.
+    """
+
+    def __init__(self, gateway: Gateway) -> None:
+        """Begin with a call that has arrived; called in its task."""
+        self.client = ""
+        self._gateway = gateway
+        self._context: Context | None = None
+        self._name = ""
+        self._request: Request | None = None
+        self._is_refused = False
+        self._given_s: float | None = None
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(lambda _: self._end())
+
+    def begin(self, context: Context, client: str, name: str) -> None:
+        """Take in who calls and what the message says."""
+        self.client = client
+        self._context, self._name = context, name
+        self._given_s = context.time_remaining()
+
+    def accept(self, request: Request) -> None:
+        """Read a request until the call is over."""
+        self._request = request
+        self._gateway.join(request)
+
+    def refuse(self, error: PacelineError) -> None:
+        """Take the call as refused, unless it was accepted before."""
+        if self._request is None:
+            self._is_refused = True
+            self._gateway.endings.refused(self.client, self._name, error)
+
+    def _end(self) -> None:
+        late = self._is_late()
+        if self._request is not None:
+            self._gateway.leave(self._request, late=late)
+        elif not self._is_refused:
+            failed = self._context is not None and self._context.done()  # done: by the server
+            gone = EndReason.DEADLINE if late else EndReason.CANCELLED
+            reason = EndReason.ERROR if failed else gone
+            self._gateway.endings.left(self.client, self._name, reason)
+
+    def _is_late(self) -> bool:
+        """Return whether the client's deadline has passed.
+
+        A client that ends its call at the deadline is heard a moment before the deadline that the
+        server knows: on the wire, that is rounded up by at most one in a hundred.
+        """
+        left_s = self._context.time_remaining() if self._context is not None else None
+        if left_s is None or self._given_s is None:
+            return False
+        return left_s <= min(_SLACK_S + _SLACK * self._given_s, self._given_s / 2)
+
+
+_CALL: ContextVar[Call] = ContextVar("call")
+
+
+def current_call() -> Call:
+    """Return the call of Generate that the running task answers."""
+    return _CALL.get()
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # stubs alone
+    """Sees each call of Generate before its message is read, so that none ends unseen."""
+
+    def __init__(self, gateway: Gateway, method: str) -> None:
+        """Take the full name of Generate."""
+        self._gateway = gateway
+        self._method = method
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Take note of a call."""
+        if handler_call_details.method == self._method:
+            _CALL.set(Call(self._gateway))
+        return await continuation(handler_call_details)

@@ -1,0 +1,46 @@
+"""The one place where a request is counted and logged, once, when it ends.
+
+Each call of Generate comes here exactly once: with the request it opened when the last sample of
+that has ended, or without one if it was refused or left before it was accepted.
+"""
+
+import logging
+
+from runtime.errors import PacelineError
+from runtime.service.journal import Request
+from runtime.service.limits import GatewayBusy, GatewayDown
+from runtime.service.metrics import EndReason, RefusalReason, ServiceMetrics
+
+_LOG = logging.getLogger("paceline.gateway")
+
+
+class Endings:
+    """Counts and logs the ends of requests."""
+
+    def __init__(self, metrics: ServiceMetrics) -> None:
+        self._metrics = metrics
+
+    def ended(self, request: Request) -> None:
+        """Record a request whose samples have all ended."""
+        prompt_tokens = len(request.samples[0].submit.prompt_ids)
+        self._metrics.count_ended(request.end_reason, prompt_tokens)
+        _LOG.info("request ended", extra=request.report())
+
+    def refused(self, client: str, name: str, error: PacelineError) -> None:
+        """Record a call that was refused with an error before it was accepted."""
+        match error:
+            case GatewayBusy():
+                reason = RefusalReason.BUSY
+            case GatewayDown():
+                reason = RefusalReason.UNAVAILABLE
+            case _:
+                reason = RefusalReason.INVALID
+        self._metrics.count_refused(reason)
+        told = {"client": client, "request_id": name, "reason": reason.name.lower()}
+        _LOG.info("request refused", extra=told | {"cause": str(error)})
+
+    def left(self, client: str, name: str, reason: EndReason) -> None:
+        """Record a call that ended before it was accepted, without a refusal."""
+        self._metrics.count_ended(reason, 0)
+        told = {"client": client, "request_id": name, "reason": reason.name.lower()}
+        _LOG.info("request ended", extra=told | {"completion_tokens": 0})
