@@ -1,74 +1,51 @@
-"""Text to tokens and back: a model's tokenizer, its chat template, streaming, stop strings.
+"""Text to tokens and back: a model's tokenizer, streaming, stop strings.
 
-Built on the `tokenizers` library and the checkpoint's own files, because importing transformers
-for this takes seconds in every process; `tests/runtime/test_text.py` holds the two equal.
+What transformers' AutoTokenizer makes of a directory is the truth for ids, text and chat.
 """
 
 import hashlib
+import importlib
 import json
+import re
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import tokenizers
-from jinja2 import TemplateError, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from runtime.errors import ConfigError
+from runtime.models.chat_template import MARK, ChatTemplate, Message
 
+_FILES = "runtime.models.tokenizer_files"
+"""Imported when a tokenizer is loaded: transformers takes 1.8 s (2026-11-29), and most ranks have
+no text."""
 _REPLACEMENT = "\ufffd"
-_MARK = "0f7c2e9a"  # stands for what a user says; no template writes it
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_LONG = 4096
+"""Characters from which a text is encoded without holding Python's lock."""
 
 
 class Tokenizer:
-    """A model's tokenizer."""
+    """A model's tokenizer; safe to use from several threads."""
 
-    def __init__(
-        self,
-        inner: tokenizers.Tokenizer,
-        *,
-        eos_ids: frozenset[int],
-        chat_template: str | None,
-        special_tokens: dict[str, str],
-        name: str,
-    ) -> None:
-        self._inner = inner
-        self.eos_ids = eos_ids
-        self._chat_template = chat_template
-        self._special_tokens = special_tokens
+    def __init__(self, inner: Any, *, eos_ids: frozenset[int], name: str) -> None:
+        self._inner = inner.backend_tokenizer
+        self._special_eos_id: int | None = inner.eos_token_id
+        self._cleans = _cleans(inner)
+        self._clean = inner.clean_up_tokenization
+        self._chat = ChatTemplate(inner, name)
         self._name = name
+        self.eos_ids = eos_ids
 
     @classmethod
     def load(cls, directory: Path | str) -> "Tokenizer":
         """Read the tokenizer files of a checkpoint.
 
         Raises:
-            ConfigError: they are missing or cannot be read.
+            ConfigError: they are missing, cannot be read, or need code of their own.
         """
         folder = Path(directory)
-        file = folder / "tokenizer.json"
-        if not file.is_file():
-            raise ConfigError(
-                f"{folder} has no tokenizer.json: make one with "
-                "transformers.AutoTokenizer.from_pretrained(...).save_pretrained(...)"
-            )
-        try:
-            inner = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises nothing narrower
-            raise ConfigError(f"{file} cannot be read: {error}") from error
-        inner.no_truncation()  # some files carry the settings of a training run
-        inner.no_padding()
-        settings = _read_json(folder / "tokenizer_config.json")
-        return cls(
-            inner,
-            eos_ids=_eos_ids(folder),
-            chat_template=_chat_template(folder, settings),
-            special_tokens=_special_tokens(settings),
-            name=str(folder),
-        )
+        files = importlib.import_module(_FILES)
+        inner = files.load_fast_tokenizer(folder)
+        return cls(inner, eos_ids=files.read_end_tokens(folder, inner), name=str(folder))
 
     @property
     def vocabulary(self) -> dict[str, int]:
@@ -82,20 +59,51 @@ class Tokenizer:
         tokens = json.dumps(sorted(self.vocabulary.items()), separators=(",", ":"))
         return hashlib.sha256(tokens.encode("utf-8", "surrogatepass")).hexdigest()
 
+    @property
+    def eos_id(self) -> int | None:
+        """The token to put after a text: the tokenizer's own, else the only end token there is.
+
+        Raises:
+            ConfigError: the model has several end tokens and the tokenizer names none.
+        """
+        if self._special_eos_id is not None or not self.eos_ids:
+            return self._special_eos_id
+        if len(self.eos_ids) > 1:
+            raise ConfigError(
+                f"{self._name} has the end tokens {sorted(self.eos_ids)}, and its tokenizer does "
+                "not say which one ends a text: set eos_token in tokenizer_config.json"
+            )
+        return next(iter(self.eos_ids))
+
     def encode(self, text: str, *, whole: bool = True) -> list[int]:
-        """Return the tokens of a text; if it is whole, with the special ones put around it."""
-        ids: list[int] = self._inner.encode(text, add_special_tokens=whole).ids
+        """Return the tokens of a text; if it is whole, with the special ones put around it.
+
+        Raises:
+            ConfigError: the text is not Unicode, or the tokenizer has no tokens for it.
+        """
+        half = None if text.isascii() else _SURROGATE.search(text)
+        if half is not None:
+            raise ConfigError(
+                f"the text holds half a surrogate pair ({half[0]!a} at character "
+                f"{half.start()}), which is not a character: remove it"
+            )
+        try:
+            if len(text) < _LONG:
+                encoding = self._inner.encode(text, add_special_tokens=whole)
+            else:
+                encoding = self._inner.encode_batch_fast([text], add_special_tokens=whole)[0]
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise ConfigError(f"{self._name} has no tokens for the text: {error}") from error
+        ids: list[int] = encoding.ids
         return ids
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Return the tokens of a conversation, up to where the assistant speaks.
 
         Raises:
             ConfigError: the model has no chat template, or it refuses the conversation.
         """
-        text = self.render_chat(messages)
-        ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
-        return ids
+        return self.encode(self.render_chat(messages), whole=False)
 
     def encode_user_opening(self) -> list[int]:
         """Return the tokens of a conversation up to where its first user speaks.
@@ -103,37 +111,21 @@ class Tokenizer:
         Raises:
             ConfigError: the model has no chat template.
         """
-        opening, found, _ = self.render_chat([{"role": "user", "content": _MARK}]).partition(_MARK)
-        if not found:
-            raise ConfigError(f"the chat template of {self._name} drops what the user says")
-        ids: list[int] = self._inner.encode(opening, add_special_tokens=False).ids
-        return ids
+        opening = self.render_chat([{"role": "user", "content": MARK}]).partition(MARK)[0]
+        return self.encode(opening, whole=False)
 
-    def render_chat(self, messages: Sequence[dict[str, str]], *, is_open: bool = True) -> str:
+    def render_chat(self, messages: Sequence[Message], *, is_open: bool = True) -> str:
         """Return a conversation as text, up to where the assistant speaks if it is open.
 
         Raises:
             ConfigError: the model has no chat template, or it refuses the conversation.
         """
-        if self._chat_template is None:
-            raise ConfigError(f"{self._name} has no chat template: leave --chat out")
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationBlocks]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-        try:
-            return environment.from_string(self._chat_template).render(
-                messages=list(messages), add_generation_prompt=is_open, **self._special_tokens
-            )
-        except TemplateError as error:
-            raise ConfigError(f"the chat template of {self._name} refuses: {error}") from error
+        return self._chat.render(messages, is_open=is_open)
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """Return the text of tokens, special ones left out."""
         text: str = self._inner.decode(list(token_ids), skip_special_tokens=True)
-        return text
+        return self._clean(text) if self._cleans else text
 
 
 def check_same_vocabulary(target: Tokenizer, drafter: Tokenizer) -> None:
@@ -216,77 +208,10 @@ class StopMatcher:
         return found
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    """Return a JSON object; a missing file is an empty one."""
-    try:
-        read = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(read, dict):
-        raise ConfigError(f"{file} holds no JSON object")
-    return read
-
-
-def _eos_ids(folder: Path) -> frozenset[int]:
-    """Return the end tokens: those of generation_config.json, else those of config.json."""
-    for name in ("generation_config.json", "config.json"):
-        value = _read_json(folder / name).get("eos_token_id")
-        if isinstance(value, int):
-            return frozenset((value,))
-        if isinstance(value, list):
-            return frozenset(value)
-    return frozenset()
-
-
-def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    template = settings.get("chat_template")
-    if isinstance(template, list):  # several named templates
-        named = {entry.get("name"): entry.get("template") for entry in template}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
-
-
-def _special_tokens(settings: dict[str, Any]) -> dict[str, str]:
-    tokens: dict[str, str] = {}
-    for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
-        value = settings.get(name)
-        if isinstance(value, dict):
-            value = value.get("content")
-        if isinstance(value, str):
-            tokens[name] = value
-    return tokens
-
-
-class _GenerationBlocks(Extension):
-    """Reads `{% generation %}`, which marks what the assistant said for training, as its body."""
-
-    tags = {"generation"}  # noqa: RUF012  # jinja2 declares it so
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _to_json(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
+def _cleans(inner: Any) -> bool:
+    """Whether transformers removes spaces before punctuation from what the tokenizer decodes."""
+    is_bpe = type(inner.backend_tokenizer.model).__name__ == "BPE"
+    even_so = getattr(
+        inner, "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", False
     )
-
-
-def _refuse(message: str) -> None:
-    raise TemplateError(message)
+    return bool(inner.clean_up_tokenization_spaces and (even_so or not is_bpe))

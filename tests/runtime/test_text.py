@@ -1,4 +1,4 @@
-"""Our light tokenizer against transformers', and text that comes token by token."""
+"""Our tokenizer against transformers', and text that comes token by token."""
 
 import json
 import shutil
@@ -128,34 +128,44 @@ def test_settings_of_a_training_run_do_not_cut_the_prompt(copied: Path) -> None:
     assert 4 < len(ids) < 64
 
 
-def test_end_tokens_come_from_the_generation_config_first(copied: Path) -> None:
+def test_end_tokens_come_from_all_three_files(copied: Path) -> None:
     assert Tokenizer.load(copied).eos_ids == {1}
-    edit(copied / "generation_config.json", eos_token_id=[0, 1])
-    assert Tokenizer.load(copied).eos_ids == {0, 1}
+    edit(copied / "config.json", eos_token_id=7)
+    edit(copied / "generation_config.json", eos_token_id=[5, 9])
+    assert Tokenizer.load(copied).eos_ids == {1, 5, 7, 9}
     (copied / "config.json").unlink()
     (copied / "generation_config.json").unlink()
+    assert Tokenizer.load(copied).eos_ids == {1}
+    edit(copied / "tokenizer_config.json", eos_token=None)
     assert Tokenizer.load(copied).eos_ids == frozenset()
+
+
+@pytest.mark.parametrize("value", ["</s>", True, [1, "2"], -1, 1.0, {"id": 1}])
+def test_end_tokens_that_are_no_ids_are_refused_by_key(copied: Path, value: object) -> None:
+    edit(copied / "generation_config.json", eos_token_id=value)
+    with pytest.raises(ConfigError, match=r"generation_config.json: eos_token_id is .*: write"):
+        Tokenizer.load(copied)
 
 
 def test_a_template_can_stand_in_the_tokenizer_config(copied: Path) -> None:
     (copied / "chat_template.jinja").unlink()
     edit(copied / "tokenizer_config.json", chat_template="{{ messages[0]['content'] }}")
     plain = Tokenizer.load(copied)
-    assert plain.decode(plain.encode_chat(CHAT)) == CHAT[0]["content"]
-    named = [{"name": "default", "template": "x"}, {"name": "rag", "template": "y"}]
+    assert plain.render_chat(CHAT[:1]) == CHAT[0]["content"]
+    template = "x{{ messages[0]['content'] }}"
+    named = [{"name": "default", "template": template}, {"name": "rag", "template": "y"}]
     edit(copied / "tokenizer_config.json", chat_template=named)
-    named_default = Tokenizer.load(copied)
-    assert named_default.decode(named_default.encode_chat(CHAT)) == "x"
+    assert Tokenizer.load(copied).render_chat(CHAT[:1]) == "x" + CHAT[0]["content"]
 
 
 def test_a_model_without_a_template_has_no_chat(copied: Path) -> None:
     (copied / "chat_template.jinja").unlink()
-    with pytest.raises(ConfigError, match="has no chat template: leave --chat out"):
+    with pytest.raises(ConfigError, match="has no chat template: give the prompt as plain text"):
         Tokenizer.load(copied).encode_chat(CHAT)
 
 
 def test_a_conversation_that_the_template_refuses_is_reported(tokenizer: Tokenizer) -> None:
-    with pytest.raises(ConfigError, match="refuses: no tools here"):
+    with pytest.raises(ConfigError, match="refuses the conversation: no tools here"):
         tokenizer.encode_chat([{"role": "tool", "content": "x"}])
 
 
@@ -164,8 +174,8 @@ def test_a_conversation_that_the_template_refuses_is_reported(tokenizer: Tokeniz
     [
         ("tokenizer.json", "{}", "tokenizer.json cannot be read"),
         ("tokenizer.json", None, "has no tokenizer.json"),
-        ("tokenizer_config.json", "{", "tokenizer_config.json is not valid JSON"),
-        ("tokenizer_config.json", "[]", "tokenizer_config.json holds no JSON object"),
+        ("tokenizer_config.json", "{", "tokenizer_config.json: not JSON"),
+        ("tokenizer_config.json", "[]", "tokenizer_config.json: a list, expected a JSON object"),
         ("chat_template.jinja", "{% if %}", "the chat template of .* refuses"),
     ],
 )
@@ -230,3 +240,62 @@ def test_the_first_token_that_completes_a_stop_string_is_found(
         None,
     )
     assert found == expected
+
+
+@pytest.mark.parametrize("text", ["a\ud800b", "\udfff", "x" * 5000 + "\ud83e"])
+def test_half_a_surrogate_pair_is_refused_with_its_place(tokenizer: Tokenizer, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"half a surrogate pair \('\\ud.*' at character \d+\)"):
+        tokenizer.encode(text)
+
+
+def test_a_long_text_has_the_tokens_of_transformers(
+    tokenizer: Tokenizer, reference: PreTrainedTokenizerBase
+) -> None:
+    text = "Hello, world! naïve 你好 🦙 " * 300
+    assert tokenizer.encode(text) == reference.encode(text)
+    assert tokenizer.encode(text, whole=False) == reference.encode(text, add_special_tokens=False)
+
+
+PARTS = "{% for m in messages %}{% for part in m.content %}{{ part.text }}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (PARTS, r"leaves out what messages\[0\] says \(role system\)"),
+        ("{% for m in messages %}<m>{% endfor %}", r"leaves out what messages\[0\] says"),
+        ("{{ messages[-1].content }}", r"leaves out what messages\[0\] says"),
+        (
+            "{% for m in messages if m.role != 'user' %}{{ m.content }}{% endfor %}",
+            r"messages\[1\]",
+        ),
+        ("{{ messages[0].content + 1 }}", "refuses the conversation: TypeError: "),
+        ("{{ 1 / 0 }}", "refuses the conversation: ZeroDivisionError: "),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError: "),
+        ("{% for i in range(10 ** 9) %}{% endfor %}", "OverflowError: "),
+        ("{{ messages.append(1) }}", "SecurityError: "),
+        ("{{ nothing.here }}", "UndefinedError: "),
+        ("{% if %}", "TemplateSyntaxError: "),
+    ],
+)
+def test_a_template_that_fails_or_loses_text_is_one_clear_error(
+    copied: Path, template: str, message: str
+) -> None:
+    (copied / "chat_template.jinja").write_text(template)
+    with pytest.raises(ConfigError, match=message):
+        Tokenizer.load(copied).encode_chat(CHAT)
+
+
+def test_a_word_of_the_template_does_not_pass_for_what_the_user_says(copied: Path) -> None:
+    (copied / "chat_template.jinja").write_text("user: a{{ bos_token }}")
+    with pytest.raises(ConfigError, match=r"leaves out what messages\[0\] says"):
+        Tokenizer.load(copied).encode_chat([{"role": "user", "content": "a"}])
+
+
+def test_a_template_that_drops_some_contents_only_is_refused_for_them(copied: Path) -> None:
+    template = "{% for m in messages %}{{ m.content.split('##')[0] }}{% endfor %}"
+    (copied / "chat_template.jinja").write_text(template)
+    fresh = Tokenizer.load(copied)
+    assert fresh.render_chat([{"role": "user", "content": "kept"}]) == "kept"
+    with pytest.raises(ConfigError, match=r"leaves out what messages\[0\] says"):
+        fresh.render_chat([{"role": "user", "content": "kept ## lost"}])

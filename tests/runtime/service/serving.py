@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import tokenizers
 from tokenizers import models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from parallel.decoding.types import DecodeMode
 from runtime.service.gateway import Gateway
@@ -29,9 +30,8 @@ def toy_tokenizer() -> Tokenizer:
         models.WordLevel({f"w{token}": token for token in range(VOCAB)}, unk_token="w0")
     )
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    return Tokenizer(
-        inner, eos_ids=frozenset(), chat_template=None, special_tokens={}, name="the toy"
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=inner)
+    return Tokenizer(fast, eos_ids=frozenset(), name="the toy")
 
 
 class Serving:
