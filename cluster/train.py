@@ -139,7 +139,7 @@ class _Trial:
         named = self.trainable.weights.items()
         weights = {name: weight.detach().numpy() for name, weight in named}
         if self.config.method == "lora":
-            save_adapter(where, weights, self.config, self._base)
+            save_adapter(where, weights, self.config.lora, self._base)
         else:
             is_tied = self.trainable.has_tied_head
             save_whole(where, weights, self._directory, has_tied_head=is_tied)

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from cluster.train_options import TrainReplayOptions
 from cluster.train_replay import facts, replayed, say
-from runtime.training.seedlog.replay import difference
+from runtime.training.seedlog.verify import difference
 
 _NOTES = Console(stderr=True, highlight=False)
 

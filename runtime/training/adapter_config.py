@@ -18,6 +18,9 @@ CONFIG_FILE = "adapter_config.json"
 _INITS = ("gaussian", "eva", "orthogonal")
 """Starting points that leave the base model's weights as they are."""
 
+_NAMES = ("peft_type", "task_type", "base_model_name_or_path", "init_lora_weights")
+"""Keys that are checked, and after that decide nothing."""
+
 HARMLESS = {
     "auto_mapping": "names classes; the tensors' names are checked instead",
     "peft_version": "says what wrote the adapter",
@@ -61,6 +64,16 @@ class AdapterConfig:
     """Name or directory of the model that the adapter belongs to."""
     table: dict[str, Any]
     """The whole file, for peft."""
+
+    @property
+    def meaning(self) -> dict[str, Any]:
+        """The settings that decide what the adapter computes; those that are off are left out."""
+        found = {key: self.table.get(key) for key in UNDERSTOOD if key not in _NAMES}
+        if found["bias"] == "none":
+            found["bias"] = None
+        if isinstance(found["target_modules"], list):
+            found["target_modules"] = sorted(found["target_modules"])
+        return {key: value for key, value in found.items() if value}
 
 
 def read_adapter_config(adapter: Path) -> AdapterConfig:

@@ -15,8 +15,9 @@ from safetensors.numpy import save_file
 
 from parallel.training.adamw import AdamW, Vector
 from runtime.errors import ConfigError
+from runtime.strict_json import read_json_object
 from runtime.training.choose import Choice
-from runtime.training.config import TrainConfig
+from runtime.training.config import LoraConfig, TrainConfig
 from runtime.training.coordinator import StepReport
 from runtime.training.job_lock import LOCK
 
@@ -156,14 +157,14 @@ class JobFiles:
 
 
 def save_adapter(
-    directory: Path, weights: Mapping[str, Vector], config: TrainConfig, base: str
+    directory: Path, weights: Mapping[str, Vector], lora: LoraConfig, base: str
 ) -> None:
     """Write an adapter as `peft` loads it (adapter_config.json, adapter_model.safetensors).
 
     Args:
         directory: where to; replaced as a whole.
         weights: as `add_lora` names them.
-        config: of the job.
+        lora: the adapter's settings.
         base: what the adapter belongs to.
     """
     fresh = directory.with_name(directory.name + ".new")
@@ -171,21 +172,26 @@ def save_adapter(
     fresh.mkdir(parents=True)
     tensors = {f"base_model.model.{name}.weight": value for name, value in weights.items()}
     save_file(tensors, fresh / "adapter_model.safetensors", {"format": "pt"})
-    settings = {
+    settings = adapter_settings(lora, base)
+    (fresh / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    shutil.rmtree(directory, ignore_errors=True)
+    fresh.replace(directory)
+
+
+def adapter_settings(lora: LoraConfig, base: str) -> dict[str, object]:
+    """Return the adapter_config.json of an adapter."""
+    return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
-        "r": config.lora.rank,
-        "lora_alpha": config.lora.alpha,
-        "lora_dropout": config.lora.dropout,
-        "target_modules": sorted(config.lora.targets),
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "target_modules": sorted(lora.targets),
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    (fresh / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    shutil.rmtree(directory, ignore_errors=True)
-    fresh.replace(directory)
 
 
 def save_whole(
@@ -205,15 +211,21 @@ def save_whole(
     for file in base.iterdir():
         if file.suffix in _COPIED and not file.name.endswith(".index.json"):
             shutil.copyfile(file, fresh / file.name)
-    settings = json.loads((base / "config.json").read_text())
-    settings.pop("torch_dtype", None)  # its older name
-    if has_tied_head is not None:
-        settings["tie_word_embeddings"] = has_tied_head
-    settings["dtype"] = "float32"  # as the weights are here, whatever those of the base are
+    settings = whole_settings(base, has_tied_head=has_tied_head)
     (fresh / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     save_file(dict(weights), fresh / "model.safetensors", {"format": "pt"})
     shutil.rmtree(directory, ignore_errors=True)
     fresh.replace(directory)
+
+
+def whole_settings(base: Path, *, has_tied_head: bool | None) -> dict[str, object]:
+    """Return the config.json of a whole model, from that of its base."""
+    settings = read_json_object(base / "config.json")
+    settings.pop("torch_dtype", None)  # its older name
+    if has_tied_head is not None:
+        settings["tie_word_embeddings"] = has_tied_head
+    settings["dtype"] = "float32"  # as the weights are here, whatever those of the base are
+    return settings
 
 
 def _replace_text(file: Path, text: str) -> None:

@@ -1,13 +1,10 @@
-"""A run's result from its log: replayed, written, and compared with what somebody published."""
+"""A run's result from its log: replayed and written."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 
 from parallel.training.adamw import Vector
@@ -15,7 +12,7 @@ from parallel.training.seedlog.step import AnyReplica, Commit
 from runtime.errors import ConfigError
 from runtime.models.tensors import read_tensor_index
 from runtime.training.checkpoint import save_adapter, save_whole
-from runtime.training.config import LoraConfig, TrainConfig
+from runtime.training.config import LoraConfig
 from runtime.training.seedlog.job import model_digest
 from runtime.training.seedlog.log import Header, Records, read_log
 from runtime.training.seedlog.member import start_replica
@@ -30,6 +27,8 @@ class Replayed:
     """What a log comes to."""
 
     header: Header
+    base: Path
+    """The directory of the model that the run began from."""
     points: Points
     replica: AnyReplica
     num_scalars: int
@@ -72,6 +71,7 @@ def replay(file: Path, base: Path, watch: Watch = lambda commits, _: commits) ->
         replica.apply(commit)
     return Replayed(
         header=records.header,
+        base=base,
         points=model.points,
         replica=replica,
         num_scalars=sum(commit.num_scalars for commit in records.commits),
@@ -84,42 +84,18 @@ def write_result(out: Path, points: Points, theta: Tensor, header: Header, base:
     """Write an adapter as `peft` loads it, or, where linear weights learnt, a whole model."""
     weights = {name: tensor.cpu().numpy() for name, tensor in points.named(theta).items()}
     if header.weights == LINEAR:
-        save_whole(out, _all_weights(base) | weights, base, has_tied_head=None)
+        save_whole(out, all_weights(base) | weights, base, has_tied_head=None)
         return
-    lora = LoraConfig(rank=header.rank, alpha=header.alpha, targets=list(header.targets))
-    save_adapter(out, weights, TrainConfig(lora=lora), str(base))
+    save_adapter(out, weights, adapter_part(header), str(base))
 
 
-def difference(result: Path, replayed: Replayed) -> str | None:
-    """Say where a published result is not what its log comes to, bit for bit; None if nowhere.
-
-    Raises:
-        ConfigError: there is no result there.
-    """
-    is_linear = replayed.header.weights == LINEAR
-    file = result / ("model.safetensors" if is_linear else "adapter_model.safetensors")
-    try:
-        found = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from error
-    prefix, suffix = ("", "") if is_linear else ("base_model.model.", ".weight")
-    wanted = {f"{prefix}{name}{suffix}": w for name, w in replayed.weights.items()}
-    if not is_linear and found.keys() != wanted.keys():
-        return f"other layers: {', '.join(sorted(found.keys() ^ wanted.keys())[:3])}"
-    for name, weight in wanted.items():
-        if name not in found:
-            return f"{name} is missing"
-        mine = np.ascontiguousarray(weight).view(np.uint32)
-        there = found[name].contiguous()
-        if there.dtype != torch.float32 or there.shape != weight.shape:
-            return f"{name} has other numbers: {there.dtype}, {tuple(there.shape)}"
-        other = there.numpy().view(np.uint32)
-        if not np.array_equal(mine, other):
-            return f"{name}: {int((mine != other).sum())} of {mine.size} numbers differ"
-    return None
+def adapter_part(header: Header) -> LoraConfig:
+    """Return the settings of a run's adapters."""
+    return LoraConfig(rank=header.rank, alpha=header.alpha, targets=list(header.targets))
 
 
-def _all_weights(base: Path) -> dict[str, Vector]:
+def all_weights(base: Path) -> dict[str, Vector]:
+    """Return a checkpoint's weights in float32, by name."""
     weights: dict[str, Vector] = {}
     for file in sorted({entry.file for entry in read_tensor_index(base).values()}):
         with safe_open(file, framework="pt") as opened:
