@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
 )
 
 from runtime.errors import ConfigError
@@ -47,10 +47,8 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("llama", "tied"):
         config = LlamaConfig(**sizes, tie_word_embeddings=name == "tied")
         LlamaForCausalLM(config).save_pretrained(root / name)
-    ends = {"bos_token_id": 0, "eos_token_id": 0}
-    GPT2LMHeadModel(
-        GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=64, **ends)
-    ).save_pretrained(root / "gpt2")
+    del sizes["attention_bias"], sizes["head_dim"]
+    Qwen2ForCausalLM(Qwen2Config(**sizes)).save_pretrained(root / "qwen2")
     return root
 
 
@@ -67,11 +65,10 @@ def logits(model: torch.nn.Module) -> Tensor:
 
 def make_adapter(base: Path, out: Path, **settings: Any) -> Tensor:
     """Write an adapter whose every weight is drawn, and return its logits before any merging."""
-    targets = ["c_attn", "c_fc"] if base.name == "gpt2" else ["q_proj", "v_proj", "down_proj"]
     plain: dict[str, Any] = {
         "r": 4,
         "lora_alpha": 6,
-        "target_modules": targets,
+        "target_modules": ["q_proj", "v_proj", "down_proj"],
         "task_type": "CAUSAL_LM",
     }
     adapted = get_peft_model(load(base), LoraConfig(**(plain | settings)))
@@ -119,10 +116,8 @@ ACCEPTED: list[tuple[str, dict[str, Any]]] = [
     ("tied", {"modules_to_save": ["embed_tokens"]}),
     ("tied", {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}),
     ("tied", {"trainable_token_indices": [3, 7]}),
-    ("gpt2", {"fan_in_fan_out": True}),
-    ("gpt2", {"fan_in_fan_out": False, "use_rslora": True}),
-    ("gpt2", {"lora_bias": True}),
-    ("gpt2", {"use_dora": True, "bias": "all"}),
+    ("qwen2", {"use_dora": True, "bias": "all"}),
+    ("qwen2", {"lora_bias": True, "target_modules": ["k_proj", "v_proj"], "use_rslora": True}),
 ]
 
 
@@ -289,8 +284,9 @@ def test_another_base_model_is_refused(adapter: Path, bases: Path, tmp_path: Pat
     edit_config(adapter, base_model_name_or_path=str(tmp_path / "wide"))
     with pytest.raises(ConfigError, match=r"does not fit .*wide: size mismatch for"):
         merge_adapter(adapter, tmp_path / "out")
-    edit_config(adapter, base_model_name_or_path=str(bases / "gpt2"))
-    with pytest.raises(ConfigError, match=r"does not fit .*gpt2: .*not found in the base model"):
+    edit_config(adapter, base_model_name_or_path=str(bases / "qwen2"))
+    edit_config(adapter, target_modules=["q_proj", "v_proj", "c_fc"], bias="all")
+    with pytest.raises(ConfigError, match=r"safetensors.* has no place in .*qwen2|lacks .*bias"):
         merge_adapter(adapter, tmp_path / "out")
 
 
