@@ -12,8 +12,7 @@ demo: $(VENV)/.demo
 	  --prompt $(DEMO_PROMPT)
 
 test: check
-	$(VENV)/bin/pytest -q -n 2 --dist loadfile --ignore tests/integration
-	$(VENV)/bin/pytest -q tests/integration
+	$(VENV)/bin/pytest -q -n 2 --dist loadgroup
 
 test-slow: $(VENV)/.dev
 	$(VENV)/bin/pytest -q -m slow
