@@ -22,7 +22,7 @@ class Hello:
     """"driver" or "drafter"."""
     name: str
     vocab_size: int = 0
-    """The drafter's vocabulary; 0 for a driver."""
+    """Token ids a drafter can read: those below; 0: it names no limit, or is a driver."""
     capacity: int = 0
     """Sequences a drafter can hold at once; 0 for a driver."""
     num_successors: int = 0
@@ -33,6 +33,8 @@ class Hello:
     """Seconds a draft step is predicted to take with layers 1, 2, ... at a time; may be empty."""
     width: int = 0
     """Layers at a time that its user fixed; 0 leaves it to the leader, among those of step_s."""
+    max_positions: int = 0
+    """Longest text a drafter can read, in tokens; 0: it names no limit."""
     joins: bool = False
     """Whether a drafter drafts beside those that are attached; otherwise it replaces them."""
 
@@ -50,6 +52,8 @@ class DraftOpen:
     """Tokens the request can grow to, drafts included."""
     send_probs: bool
     """Whether the verifier needs the law of each draft token."""
+    vocab_size: int = 0
+    """Tokens the target knows; a drafter that knows more draws none of the others. 0: unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,6 +283,8 @@ class EngineStatus:
     """Prompt tokens of the requests that were admitted."""
     prefix_query_tokens: int = 0
     """Tokens that were looked up in the prefix cache."""
+    drafter_faults: int = 0
+    """Times a drafter failed, or sent what it was not asked for or what cannot be tested."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,18 @@
-"""The leader's side of a drafter's link: ask, wait within a budget, never hang on it."""
+"""The leader's side of a drafter's link: ask, wait within a budget, never hang on it.
+
+Nothing a drafter does gets past this: what it sends is checked (`draft_fence.py`), what it raises
+is counted, and one that keeps on failing is dropped.
+"""
 
 import logging
+import threading
 
 from parallel.messages import DraftRequest, Hello, Proposal
 from runtime.clock import Clock
-from runtime.errors import PacelineError, PeerError, ProtocolError
+from runtime.draft_fence import CheckedProposal, DraftFence
+from runtime.errors import DrafterError, PacelineError, ProtocolError
 from runtime.links.link import Link
+from runtime.strikes import Strikes
 
 _LOG = logging.getLogger("paceline.leader")
 _RETRY_BUDGETS = 20  # a lost message must not switch the drafter off for good
@@ -19,7 +26,14 @@ class DrafterPort:
     """
 
     def __init__(
-        self, number: int, hello: Hello, link: Link, clock: Clock, *, wait_budget_s: float
+        self,
+        number: int,
+        hello: Hello,
+        link: Link,
+        clock: Clock,
+        *,
+        vocab_size: int,
+        wait_budget_s: float,
     ) -> None:
         self.number = number
         """Its own among all drafters that ever attached; 0 is none."""
@@ -29,6 +43,8 @@ class DrafterPort:
         self._answered = 0
         self._missed = 0
         self._asked_s = 0.0
+        self._fence = DraftFence(vocab_size)
+        self._strikes = Strikes()
         self.wait_budget_s = wait_budget_s
         """Longest wait for a draft that is due."""
         self.num_successors = hello.num_successors
@@ -36,6 +52,9 @@ class DrafterPort:
         self.grows_trees = hello.grows_trees
         """Whether it proposes trees, with how likely each token is kept."""
         self.name = hello.name
+        self._vocab_size = hello.vocab_size
+        self.max_positions = hello.max_positions
+        """Longest text it can read, in tokens; 0: it names no limit."""
         self.closed: list[int] = []
         """Requests that it may forget, and has not been told yet."""
         self.last_opening = 0
@@ -68,24 +87,55 @@ class DrafterPort:
         """Whether it owes an answer; one that is gone owes none."""
         return self._link is not None and self._answered < self._round
 
-    def ask(self, request: DraftRequest) -> None:
-        """Send one round's work; a drafter that turns out to be gone is detached."""
+    @property
+    def num_faults(self) -> int:
+        """Answers that were wrong or failed, so far."""
+        return self._strikes.num_faults
+
+    def num_left(self, num_tokens: int, highest_id: int) -> int | None:
+        """Return how many tokens it can draft after a text; None: it names no limit.
+
+        Args:
+            num_tokens: length of the text.
+            highest_id: the highest token id in it: a drafter cannot read what it has no row for.
+        """
+        if self._vocab_size and highest_id >= self._vocab_size:
+            return 0
+        return max(0, self.max_positions - num_tokens) if self.max_positions else None
+
+    def ask(self, request: DraftRequest) -> bool:
+        """Send one round's work; return False if the drafter failed at it or is gone."""
         if self._link is None:
-            return
+            return False
+        if self.is_behind:  # for so long that it counts as silent
+            self._strikes.silence()
+            if self._strikes.is_out:
+                self._drop("it does not answer")
+                return False
         self._round = request.round
         self._asked_s = self._clock.now_s()
+        self._fence.expect(request)
         try:
             self._link.send(request)
-        except PeerError as error:
+        except DrafterError as error:
+            self._answered = request.round
+            self._fault(str(error))
+        except PacelineError as error:
             self._detach(error)
+        else:
+            return True
+        return False
 
-    def receive(self, timeout_s: float) -> Proposal | None:
-        """Return the next part of an answer; None if none comes in time or the drafter is gone."""
+    def receive(self, timeout_s: float) -> CheckedProposal | None:
+        """Return the next part of an answer; None if none comes in time or the drafter is gone.
+
+        What is wrong with the part has been counted, and may have cost the drafter its place.
+        """
         if self._link is None:
             return None
         try:
             message = self._link.recv(timeout_s)
-        except (PeerError, ProtocolError) as error:
+        except PacelineError as error:
             self._detach(error)
             return None
         if message is None:
@@ -93,9 +143,19 @@ class DrafterPort:
         if not isinstance(message, Proposal):
             self._detach(ProtocolError(f"a drafter sent a {type(message).__name__}"))
             return None
-        if not message.partial:
-            self._answered = max(self._answered, message.round)
-        return message
+        checked = self._fence.check(message)
+        if checked.problems:
+            self._fault(checked.problems[0])
+        elif checked.is_answer:
+            self._strikes.good()
+        if checked.is_answer:
+            self._answered = max(self._answered, checked.round)
+        return checked
+
+    def drain(self) -> None:
+        """Take in what came unasked while there was nothing to do."""
+        while self.receive(0.0) is not None:
+            pass
 
     def miss(self) -> None:
         """Record that what was asked for is not waited for any longer."""
@@ -110,6 +170,26 @@ class DrafterPort:
             self._link = None
 
     def _detach(self, error: PacelineError) -> None:
-        _LOG.warning("drafter lost, going on without it: %s", error)
+        _LOG.warning("drafter %s lost, requests continue without it: %s", self.name, error)
         self.close()
         self.is_lost = True
+
+    def _fault(self, problem: str) -> None:
+        if self._strikes.fault():
+            _LOG.warning("drafter %s: %s (fault %d)", self.name, problem, self._strikes.num_faults)
+        if self._strikes.is_out:
+            self._drop(problem)
+
+    def _drop(self, problem: str) -> None:
+        link, self._link = self._link, None
+        if link is None:
+            return
+        _LOG.error(
+            "drafter %s is dropped after %d faults, requests continue without it; the last one: %s",
+            self.name,
+            self._strikes.num_faults,
+            problem,
+        )
+        self.is_lost = True
+        # A peer that takes nothing holds `close` up, and the round must not wait for it.
+        threading.Thread(target=link.close, name=f"close {self.name}", daemon=True).start()

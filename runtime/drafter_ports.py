@@ -1,6 +1,7 @@
 """All drafters of a leader: they come and go, and each request is one's own."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Sequence as Items
 from itertools import count
@@ -12,16 +13,19 @@ from runtime.links.link import Link
 from runtime.sequence import Sequence
 
 _LOG = logging.getLogger("paceline.leader")
+_MOST_SUCCESSORS = 64  # each costs the target's ranks an exchange of as many scores
 
 
 class DrafterPorts:
     """The attached drafters, and which request each one has."""
 
-    def __init__(self, clock: Clock, *, wait_budget_s: float) -> None:
+    def __init__(self, clock: Clock, *, vocab_size: int, wait_budget_s: float) -> None:
         self._clock = clock
+        self.vocab_size = vocab_size
+        """Tokens the target knows."""
         self._numbers = count(1)
         self._ports: dict[int, DrafterPort] = {}
-        self._num_lost = 0
+        self._num_lost = self._num_faults = 0
         self.wait_budget_s = wait_budget_s
         """Longest wait for drafts that are due."""
 
@@ -40,15 +44,35 @@ class DrafterPorts:
         """Times a drafter vanished."""
         return self._num_lost + sum(port.is_lost for port in self._ports.values())
 
-    def attach(self, hello: Hello, link: Link) -> None:
-        """Take a drafter that connected; unless it joins the others, it replaces them."""
+    @property
+    def num_faults(self) -> int:
+        """Wrong answers and failures of all drafters so far."""
+        return self._num_faults + sum(port.num_faults for port in self._ports.values())
+
+    def attach(self, hello: Hello, link: Link) -> bool:
+        """Take a drafter that connected; unless it joins the others, it replaces them.
+
+        Returns:
+            False if what it says of itself cannot be: its link is closed, and the others stay.
+        """
+        problem = problem_of_hello(hello)
+        if problem:
+            _LOG.error("drafter %s is refused: %s", hello.name, problem)
+            link.close()
+            return False
         if not hello.joins:
             self.close()
         number = next(self._numbers)
         self._ports[number] = DrafterPort(
-            number, hello, link, self._clock, wait_budget_s=self.wait_budget_s
+            number,
+            hello,
+            link,
+            self._clock,
+            vocab_size=self.vocab_size,
+            wait_budget_s=self.wait_budget_s,
         )
         _LOG.info("drafter %s attached", hello.name)
+        return True
 
     def leave(self, name: str) -> None:
         """Let a drafter go; its requests go on with others, or without."""
@@ -80,7 +104,9 @@ class DrafterPorts:
         another one has nothing to do.
         """
         for number in [n for n, port in self._ports.items() if not port.is_attached]:
-            self._num_lost += self._ports.pop(number).is_lost
+            gone = self._ports.pop(number)
+            self._num_lost += gone.is_lost
+            self._num_faults += gone.num_faults
         usable = [port for port in self.attached if not port.is_behind] or self.attached
         numbers = [port.number for port in usable]
         for sequence in sequences:
@@ -111,3 +137,15 @@ class DrafterPorts:
     def _assign(self, sequence: Sequence, number: int) -> None:
         self.release(sequence)
         sequence.drafter = number
+
+
+def problem_of_hello(hello: Hello) -> str:
+    """Return what a drafter says of itself that cannot be; "" if all can."""
+    if not 0 <= hello.num_successors <= _MOST_SUCCESSORS:
+        return f"num_successors is {hello.num_successors}, {_MOST_SUCCESSORS} at most"
+    if not all(math.isfinite(step_s) and step_s > 0 for step_s in hello.step_s):
+        return f"step_s is {hello.step_s}: seconds must be above 0"
+    for name in ("vocab_size", "max_positions", "width"):
+        if getattr(hello, name) < 0:
+            return f"{name} is {getattr(hello, name)}: it must be at least 0"
+    return ""

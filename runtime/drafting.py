@@ -62,12 +62,28 @@ class Drafter(Protocol):
         ...
 
 
-def introduction(drafter: Drafter, name: str, vocab_size: int = 0, *, joins: bool = False) -> Hello:
-    """Return what a drafter says of itself when it connects."""
+def introduction(
+    drafter: Drafter,
+    name: str,
+    vocab_size: int = 0,
+    *,
+    max_positions: int = 0,
+    joins: bool = False,
+) -> Hello:
+    """Return what a drafter says of itself when it connects.
+
+    Args:
+        drafter: the drafter.
+        name: what the leader calls it.
+        vocab_size: it reads token ids below this; 0 names no limit.
+        max_positions: the longest text it reads, in tokens; 0 names no limit.
+        joins: whether it drafts beside others.
+    """
     return Hello(
         role="drafter",
         name=name,
         vocab_size=vocab_size,
+        max_positions=max_positions,
         num_successors=drafter.num_successors,
         grows_trees=drafter.grows_trees,
         step_s=drafter.step_s,

@@ -183,7 +183,8 @@ class Engine:
                 self._handle(driver, message)
 
     def _attach(self, hello: Hello, link: Link) -> None:
-        self._ports.attach(hello, link)
+        if not self._ports.attach(hello, link):
+            return
         self._rounds.meet(hello)
         if not self._running:
             self._rounds.measure(self._config.max_positions)
@@ -377,6 +378,7 @@ class Engine:
             drafter=self._ports.name,
             drafter_losses=self._ports.num_losses,
             drafters=len(self._ports.attached),
+            drafter_faults=self._ports.num_faults,
             preemptions=self._num_preemptions,
             prompt_tokens=self._num_prompt_tokens,
             prefix_query_tokens=self._num_prefix_queries,

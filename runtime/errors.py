@@ -7,6 +7,7 @@ PacelineError
 +-- PeerError          a peer stopped doing its part
 |   +-- PeerTimeout    it did not answer before a deadline
 |   +-- PeerLost       it is gone
++-- DrafterError       a drafter failed at one request for drafts; the next may succeed
 +-- DeadlineExceeded   a request's time was over before its output was done
 +-- ShapeError         tensors or counts that must agree do not
 """
@@ -38,6 +39,10 @@ class PeerTimeout(PeerError):
 
 class PeerLost(PeerError):
     """A peer is gone: its process ended or its connection closed."""
+
+
+class DrafterError(PacelineError):
+    """A drafter failed at one request for drafts; the next may succeed."""
 
 
 class DeadlineExceeded(PacelineError):

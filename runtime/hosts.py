@@ -143,7 +143,11 @@ class LeaderHost:
     def listen(self, host: str, token: str) -> str:
         """Start the link server and return its address; `serve` answers what comes in."""
         settings, clock = self._settings, MonotonicClock()
-        ports = DrafterPorts(clock, wait_budget_s=settings.draft_wait_s)
+        ports = DrafterPorts(
+            clock,
+            vocab_size=self._model.runner.vocab_size,
+            wait_budget_s=settings.draft_wait_s,
+        )
         ledger = self._model.ledger()
         controller = DraftLengthController(max_length=settings.max_draft_length)
         tokenizer = None
@@ -165,10 +169,7 @@ class LeaderHost:
             clock=clock,
             tokenizer=tokenizer,
         )
-        drafter = _inline_drafter(settings)
-        if drafter is not None:
-            link = InlineLink(drafter, clock, self._model.recorder)
-            self._engine.join(introduction(drafter, "inline drafter"), link)
+        self._join_inline(settings)
         self._server = GrpcLinkServer(
             host, settings.link_port, token=token, on_link=self._engine.join
         )
@@ -184,12 +185,22 @@ class LeaderHost:
         """
         assert self._engine is not None, "listen() comes first"
         torch.set_num_threads(1)  # as in ModelHost.open
-        drafter = _inline_drafter(settings)
-        if drafter is None:
+        if not self._join_inline(settings):
             self._engine.leave()
-            return
-        link = InlineLink(drafter, MonotonicClock(), self._model.recorder)
-        self._engine.join(introduction(drafter, "inline drafter"), link)
+
+    def _join_inline(self, settings: LeaderSettings) -> bool:
+        """Attach the drafter that works in the leader's own thread; False if there is to be none.
+
+        Raises:
+            ConfigError: its checkpoint or store cannot be used.
+        """
+        assert self._engine is not None, "listen() comes first"
+        made = _inline_drafter(settings)
+        if made is None:
+            return False
+        drafter, hello = made
+        self._engine.join(hello, InlineLink(drafter, MonotonicClock(), self._model.recorder))
+        return True
 
     def leave(self, drafter: str) -> None:
         """Let a drafter go, by its name."""
@@ -257,9 +268,13 @@ def serve_drafter(
     """
     _serve_threads(num_threads)
     drafter: Drafter = LookupDrafter(LookupSettings(recycle=False))
+    max_positions = 0
     if model is not None:
         drafter = model.drafter()
-    hello = introduction(drafter, seat.name, vocab_size, joins=seat.joins)
+        max_positions = model.runner.max_positions
+    hello = introduction(
+        drafter, seat.name, vocab_size, max_positions=max_positions, joins=seat.joins
+    )
     link = _connect(seat.leader, hello)
     try:
         recorder = model.recorder if model is not None else None
@@ -300,13 +315,19 @@ def _connect(leader: LeaderAddress | TorchLinkSpec, hello: Hello) -> Link:
     )
 
 
-def _inline_drafter(settings: LeaderSettings) -> Drafter | None:
-    """Return the drafter that works in the leader's own thread, if there is to be one."""
+def _inline_drafter(settings: LeaderSettings) -> tuple[Drafter, Hello] | None:
+    """Return the drafter that works in the leader's own thread, and what it says of itself."""
+    name = "inline drafter"
     if settings.inline_drafter is not None:
         group = SoloGroup()
-        shard = _build_shard(settings.inline_drafter, group)
-        return _model_drafter(ShardRunner(shard, group), settings.inline_drafter)
-    return LookupDrafter(settings.lookup) if settings.lookup is not None else None
+        runner = ShardRunner(_build_shard(settings.inline_drafter, group), group)
+        model = _model_drafter(runner, settings.inline_drafter)
+        limit = runner.max_positions
+        return model, introduction(model, name, runner.vocab_size, max_positions=limit)
+    if settings.lookup is not None:
+        lookup = LookupDrafter(settings.lookup)
+        return lookup, introduction(lookup, name)
+    return None
 
 
 def _model_drafter(

@@ -1,15 +1,21 @@
 """A drafter in the leader's own thread, behind the link that any drafter has.
 
-A look-up takes a tenth of a millisecond; a link to another process takes ten times as long.
+A look-up takes a tenth of a millisecond; a link to another process takes ten times as long. The
+link is also the fence around the drafter: whatever it raises ends one call of it, not the leader.
 """
 
+import logging
 from collections import deque
+from itertools import islice
 
 from parallel.messages import DraftRequest, Message, Proposal
 from runtime.clock import Clock
-from runtime.drafting import Drafter
-from runtime.errors import PeerLost, ProtocolError
+from runtime.drafting import Drafter, DraftPart
+from runtime.errors import DrafterError, PeerLost, ProtocolError
 from runtime.timeline import Phase, Recorder
+
+_LOG = logging.getLogger("paceline.drafter")
+_MOST_PARTS = 1000  # of one answer; more is a generator that does not end
 
 
 class InlineLink:
@@ -25,31 +31,52 @@ class InlineLink:
         self._closed = False
 
     def send(self, message: Message) -> None:
-        """Draft; raises PeerLost once closed, ProtocolError for what is no draft request."""
+        """Draft.
+
+        Raises:
+            PeerLost: the link is closed.
+            ProtocolError: the message is no draft request.
+            DrafterError: the drafter raised an exception; parts it yielded before are kept.
+        """
         if self._closed:
             raise PeerLost("the inline drafter is closed")
         if not isinstance(message, DraftRequest):
             raise ProtocolError(f"a {type(message).__name__} was sent to a drafter")
         start_s = self._clock.now_s()
-        for part in self._drafter.answer(message):
-            self._answers.append(
-                Proposal(
-                    round=message.round,
-                    items=part.items,
-                    draft_s=self._clock.now_s() - start_s,
-                    partial=part.partial,
-                    num_steps=part.num_steps,
-                )
-            )
-            if self._recorder is not None and not part.partial:
-                now_s = self._clock.now_s()
-                self._recorder.record(Phase.DRAFT, start_s, now_s, part.num_steps)
+        try:
+            for part in islice(self._drafter.answer(message), _MOST_PARTS):
+                self._take(part, message.round, start_s)
+                if not part.partial:
+                    break
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a drafter's SystemExit is no reason to end the leader
+            raise DrafterError(f"{type(error).__name__}: {error}") from error
 
     def recv(self, timeout_s: float) -> Message | None:  # noqa: ARG002  (nothing comes later)
         """Return the next answer, or None: there is nobody to wait for."""
         return self._answers.popleft() if self._answers else None
 
     def close(self) -> None:
-        """End the link."""
+        """End the link; what the drafter raises then is logged."""
         self._closed = True
-        self._drafter.close()
+        try:
+            self._drafter.close()
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            _LOG.exception("the inline drafter failed when it was closed")
+
+    def _take(self, part: DraftPart, number: int, start_s: float) -> None:
+        now_s = self._clock.now_s()
+        self._answers.append(
+            Proposal(
+                round=number,
+                items=part.items,
+                draft_s=now_s - start_s,
+                partial=part.partial,
+                num_steps=part.num_steps,
+            )
+        )
+        if self._recorder is not None and not part.partial:
+            self._recorder.record(Phase.DRAFT, start_s, now_s, part.num_steps)

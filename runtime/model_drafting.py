@@ -332,8 +332,30 @@ class ModelDrafter:
             length = len(sequence.token_ids)
             rows.append(self._rows(item.request, length, num_logits=1, exact=width == 1))
             needed = num_candidates(sequence.opened.sampling)
-            wanted.append(max(needed, at_least) if needed else 0)
-        return self._runner.execute(self._ledger.plan(rows, wanted, width=width))
+            wanted.append(max(needed, at_least) + self._surplus(sequence) if needed else 0)
+        scores = self._runner.execute(self._ledger.plan(rows, wanted, width=width))
+        return [
+            self._known_to_target(score, self._sequences[item.request])
+            for item, score in zip(items, scores, strict=True)
+        ]
+
+    def _surplus(self, sequence: _Sequence) -> int:
+        """Return how many tokens this model knows and the target does not."""
+        known, mine = sequence.opened.vocab_size, self._runner.vocab_size
+        return max(0, mine - known) if known else 0
+
+    def _known_to_target(self, row: ScoreRow, sequence: _Sequence) -> ScoreRow:
+        """Return a row without the tokens that the target does not know.
+
+        They are cut before anything is drawn: probabilities that are cut afterwards would not be
+        those that the token was drawn from.
+        """
+        if not self._surplus(sequence):
+            return row
+        if row.ids is None:
+            return ScoreRow(row.logits[: sequence.opened.vocab_size], None)
+        known = row.ids < sequence.opened.vocab_size
+        return ScoreRow(row.logits[known], row.ids[known])
 
     def _rows(self, number: int, stop: int, *, num_logits: int, exact: bool = True) -> SequenceRows:
         sequence = self._sequences[number]

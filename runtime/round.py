@@ -67,7 +67,7 @@ class RoundRunner:
         self._ledger = ledger
         self._ports = ports
         self._controller = controller
-        self._drafts = RoundDrafts(ports, controller, clock, runner.vocab_size, self._recorder)
+        self._drafts = RoundDrafts(ports, controller, clock, self._recorder)
         self._clock = clock
         self._modes = PaceChooser(_MODES)
         self.totals = EngineStatus()

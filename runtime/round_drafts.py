@@ -6,25 +6,22 @@ from itertools import count
 
 from parallel.decoding.controller import MAX_NODES, DraftLengthController
 from parallel.decoding.machine import DraftArrived, DraftMissed, Phase
-from parallel.decoding.types import DecodeMode, DraftTree, SparseProbs
+from parallel.decoding.types import DecodeMode
 from parallel.decoding.width import WidthPlan
 from parallel.messages import (
     DraftItem,
     DraftOpen,
     DraftRequest,
     Hello,
-    Proposal,
-    ProposalItem,
 )
 from runtime.clock import Clock
+from runtime.draft_fence import CheckedDraft, CheckedProposal
 from runtime.drafter_port import DrafterPort
 from runtime.drafter_ports import DrafterPorts
 from runtime.sequence import Sequence
 from runtime.timeline import Phase as Timed
 from runtime.timeline import Recorder
 from runtime.work import Work
-
-_LAW_TOLERANCE = 1e-4  # of a law's sum; float32 laws of 64 tokens are off by 1e-6
 
 
 @dataclass(slots=True)
@@ -43,14 +40,12 @@ class RoundDrafts:
         ports: DrafterPorts,
         controller: DraftLengthController,
         clock: Clock,
-        vocab_size: int,
         recorder: Recorder,
     ) -> None:
         self._recorder = recorder
         self._ports = ports
         self._controller = controller
         self._clock = clock
-        self._vocab_size = vocab_size
         self._rounds = count(1)
         self._times: dict[int, DraftTime] = {}
         self.widths = WidthPlan()
@@ -74,8 +69,9 @@ class RoundDrafts:
         self.widths = WidthPlan(hello.step_s, fixed=hello.width)
 
     def settle(self) -> None:
-        """Hand over releases that no round has carried yet (when idle)."""
+        """Send releases that no round has carried yet, and read what came unasked (when idle)."""
         for port in self._ports.attached:
+            port.drain()
             if port.closed and port.ready:
                 port.ask(DraftRequest(round=next(self._rounds), closed=_take_closed(port)))
 
@@ -94,6 +90,9 @@ class RoundDrafts:
         pearl = sequence.mode is DecodeMode.PEARL
         state = sequence.state
         usable = sequence.num_wanted - (len(state.in_flight) + state.owed if pearl else 1)
+        port = self._ports.of(sequence)
+        left = None if port is None else port.num_left(state.base, sequence.highest_id)
+        usable = usable if left is None else min(usable, left)
         if usable <= 0 or (state.owed and not sequence.known_to_drafter):
             return 0
         wanted = sequence.submit.draft_length
@@ -156,7 +155,12 @@ class RoundDrafts:
             for work in works
             if work.wanted is not None
         ]
-        items += [self._item(sequence, opened, 0) for sequence in syncing if not _synced(sequence)]
+        items += [
+            self._item(sequence, opened, 0)
+            for sequence in syncing
+            if not _synced(sequence)
+            and port.num_left(len(sequence.token_ids), sequence.highest_id) != 0
+        ]
         if not (items or port.closed):
             return
         number = next(self._rounds)
@@ -169,16 +173,20 @@ class RoundDrafts:
             width=self.width,
         )
         start_s = self._clock.now_s()
-        port.ask(request)
+        is_asked = port.ask(request)
         asking_s = self._clock.now_s() - start_s  # a drafter in this thread drafts now
         self._asking_s[port.number] = self._asking_s.get(port.number, 0.0) + asking_s
+        if not is_asked:  # it may have stopped half way: next time it is sent everything
+            port.closed += request.closed
+            for sequence in [*(work.sequence for work in works), *syncing]:
+                self._forget(sequence)
 
     def _item(self, sequence: Sequence, opened: list[DraftOpen], num_draft: int) -> DraftItem:
         """Make the drafter's item for a sequence, introducing it first if need be."""
         if not sequence.known_to_drafter:
             sequence.known_to_drafter = True
             sequence.view.forget()
-            opened.append(_introduction(sequence))
+            opened.append(self._introduction(sequence, self._ports.of(sequence)))
         item = sequence.view.item(sequence.state, sequence.token_ids, num_draft)
         if not self.are_trees(sequence):
             return item
@@ -186,13 +194,27 @@ class RoundDrafts:
         least_gain = self._controller.least_gain(width=self.width or 1) if chosen else 0.0
         return replace(item, tree=True, least_gain=least_gain)
 
+    def _introduction(self, sequence: Sequence, port: DrafterPort | None) -> DraftOpen:
+        capacity = sequence.capacity
+        if port is not None and port.max_positions:
+            capacity = min(capacity, port.max_positions)
+        return DraftOpen(
+            request=sequence.number,
+            key=sequence.key,
+            sampling=sequence.sampling,
+            num_prompt=sequence.num_prompt,
+            capacity=capacity,
+            send_probs=sequence.needs_laws,
+            vocab_size=self._ports.vocab_size,
+        )
+
     def _miss(self, works: Items[Work]) -> None:
         for work in works:
             work.sequence.counters.missed_drafts += 1
             self.num_missed += 1
             work.apply(DraftMissed())
 
-    def _wait(self, port: DrafterPort, deadline_s: float) -> Proposal | None:
+    def _wait(self, port: DrafterPort, deadline_s: float) -> CheckedProposal | None:
         """Wait for a drafter while the target stands still, and keep count of it."""
         start_s = self._clock.now_s()
         left_s = deadline_s - start_s
@@ -202,8 +224,12 @@ class RoundDrafts:
         self._recorder.record(Timed.WAIT, start_s, now_s, 0)
         return proposal
 
-    def _take(self, port: DrafterPort, proposal: Proposal, waiting: dict[int, Work]) -> None:
-        if not proposal.partial:
+    def _take(self, port: DrafterPort, proposal: CheckedProposal, waiting: dict[int, Work]) -> None:
+        if proposal.problems:  # what it holds of its requests is not known any longer
+            for work in waiting.values():
+                if work.sequence.drafter == port.number:
+                    self._forget(work.sequence)
+        if proposal.is_answer:
             time = self._times.setdefault(port.number, DraftTime())
             time.seconds += proposal.draft_s
             time.steps += proposal.num_steps
@@ -215,63 +241,29 @@ class RoundDrafts:
                 self._controller.observe_draft(
                     proposal.num_steps, proposal.draft_s, width=self.width or 1
                 )
-        for item in proposal.items:
-            work = waiting.get(item.request)
-            if work is not None and work.sequence.drafter == port.number:
-                self._deliver(work, item, len(waiting), partial=proposal.partial)
+        for draft in proposal.drafts:
+            found = waiting.get(draft.request)
+            if found is not None and found.sequence.drafter == port.number:
+                self._deliver(found, draft, len(waiting), partial=proposal.partial)
 
-    def _deliver(self, work: Work, item: ProposalItem, batch: int, *, partial: bool) -> None:
-        sequence = work.sequence
-        if item.unknown:
-            sequence.view.forget()
-            sequence.known_to_drafter = False
-        draft = usable_draft(item, self._vocab_size)
-        if not item.parents:
-            sequence.view.drafted(item.epoch, item.base, item.token_ids)
-        elif sequence.mode is DecodeMode.PEARL:
-            draft = draft.trunk  # whoever sent a tree was not asked for one
-        if item.gains and sequence.submit.draft_length < 0 and self.are_trees(sequence):
-            draft = draft.first(self._controller.worth(item.gains, batch=batch))
-        work.apply(DraftArrived(epoch=item.epoch, base=item.base, draft=draft, partial=partial))
+    def _deliver(self, work: Work, found: CheckedDraft, batch: int, *, partial: bool) -> None:
+        sequence, draft = work.sequence, found.draft
+        if found.unknown:
+            self._forget(sequence)
+        elif not found.is_tree:
+            sequence.view.drafted(found.epoch, found.base, draft.token_ids)
+        if found.gains and sequence.submit.draft_length < 0 and self.are_trees(sequence):
+            draft = draft.first(self._controller.worth(found.gains, batch=batch))
+        work.apply(DraftArrived(epoch=found.epoch, base=found.base, draft=draft, partial=partial))
 
-
-def usable_draft(item: ProposalItem, vocab_size: int) -> DraftTree:
-    """Return the draft up to the first token that cannot be tested.
-
-    That is one the target does not know (paddings of vocabularies differ), or one that its own law
-    cannot have drawn: a broken drafter must not take the leader down.
-    """
-    usable = 0
-    for index, token in enumerate(item.token_ids):
-        law = item.draft_probs[index] if item.draft_probs else None
-        if not 0 <= token < vocab_size or (law and not _can_have_drawn(law, token, vocab_size)):
-            break
-        usable += 1
-    chain = DraftTree.chain(item.token_ids[:usable], item.draft_probs[:usable])
-    return replace(chain, parents=item.parents[:usable]) if item.parents else chain
-
-
-def _can_have_drawn(law: SparseProbs, token: int, vocab_size: int) -> bool:
-    probs = dict(zip(law.ids, law.probs, strict=True))
-    known = all(0 <= drawable < vocab_size for drawable in probs)
-    sums_to_one = abs(sum(law.probs) - 1) < _LAW_TOLERANCE
-    return known and sums_to_one and len(probs) == len(law.ids) and probs.get(token, 0.0) > 0
+    def _forget(self, sequence: Sequence) -> None:
+        """Forget what a request's drafter holds: the next time it is sent the request whole."""
+        self._ports.release(sequence)
+        sequence.view.forget()
 
 
 def _synced(sequence: Sequence) -> bool:
     return len(sequence.view.token_ids) >= sequence.num_prompt
-
-
-def _introduction(sequence: Sequence) -> DraftOpen:
-    sampling = sequence.sampling
-    return DraftOpen(
-        request=sequence.number,
-        key=sequence.key,
-        sampling=sampling,
-        num_prompt=sequence.num_prompt,
-        capacity=sequence.capacity,
-        send_probs=sequence.needs_laws,
-    )
 
 
 def _take_closed(port: DrafterPort) -> tuple[int, ...]:

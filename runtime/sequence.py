@@ -149,6 +149,16 @@ class Sequence:
         """Number of the drafter that has it; 0 is none."""
         self.stop_matcher: StopMatcher | None = None
         self.counters = Counters()
+        self._highest_id = -1
+        self._num_looked_at = 0
+
+    @property
+    def highest_id(self) -> int:
+        """The highest token id in its text and among the drafts in flight."""
+        new = self.token_ids[self._num_looked_at :]
+        self._num_looked_at = len(self.token_ids)
+        self._highest_id = max((self._highest_id, *new))
+        return max((self._highest_id, *self.state.in_flight.token_ids))
 
     @property
     def deadline_s(self) -> float:

@@ -51,6 +51,11 @@ class ModelShard(Protocol):
         ...
 
     @property
+    def max_positions(self) -> int:
+        """Longest sequence it can read, in tokens; 0: any that its cache holds."""
+        ...
+
+    @property
     def head(self) -> HeadColumns:
         """What the columns of the logits stand for."""
         ...
@@ -80,6 +85,7 @@ class DecoderShard:
         self._decoder = decoder
         self._cache = cache
         self.vocab_size = decoder.config.vocab_size
+        self.max_positions = decoder.config.max_positions
         self.head = HeadColumns(decoder.head_size, decoder.head_range[0], head_token_ids)
 
     def hold(self, slot: int, pages: Sequence[int], length: int) -> None:
@@ -120,6 +126,7 @@ class ShardRunner:
         self._model = model
         self._group = group
         self.vocab_size = model.vocab_size
+        self.max_positions = model.max_positions
 
     def execute(self, plan: StepPlan) -> list[ScoreRow]:
         """Carry out a plan on all ranks (called on rank 0 alone) and return its scores.

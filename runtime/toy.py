@@ -32,8 +32,19 @@ class PrefixShard:
     another sequence reads them, change what it says.
     """
 
-    def __init__(self, vocab_size: int, *, page_size: int, noise: float = 0.0) -> None:
+    def __init__(
+        self, vocab_size: int, *, page_size: int, noise: float = 0.0, max_positions: int = 0
+    ) -> None:
+        """Start with an empty cache.
+
+        Args:
+            vocab_size: rows of the embedding: it fails, as a model does, at a token beyond.
+            page_size: tokens of a page.
+            noise: how far its logits are from the target's.
+            max_positions: the longest sequence it reads; 0 is any.
+        """
         self.vocab_size = vocab_size
+        self.max_positions = max_positions
         self.head = HeadColumns(vocab_size, 0)
         self._noise = noise
         self._page_size = page_size
@@ -85,6 +96,10 @@ class PrefixShard:
         if row.start > table.length:
             raise ShapeError(f"slot {row.slot} holds {table.length}, rows start at {row.start}")
         stop = row.start + len(row.token_ids)
+        if self.max_positions and stop > self.max_positions:
+            raise IndexError(f"position {stop - 1} of {self.max_positions}")
+        if max(row.token_ids, default=0) >= self.vocab_size:
+            raise IndexError(f"token {max(row.token_ids)} of {self.vocab_size}")
         if stop > table.capacity:
             raise ShapeError(f"slot {row.slot} outgrew its {table.capacity} tokens")
         kept = [self._store[table.place(place)] for place in row.moves]

@@ -143,6 +143,7 @@ class VirtualShard:
         self._drafter = drafter
         self._chance = spec.chance
         self.vocab_size = spec.vocab_size
+        self.max_positions = 0
         self._vocab_start, self._vocab_stop = even_range(spec.vocab_size, size, rank)
         self.head = HeadColumns(spec.vocab_size, self._vocab_start)
         self._first_token: dict[int, int] = {}

@@ -55,7 +55,7 @@ class Rig:
         clock = MonotonicClock()
         self.target = PrefixShard(VOCAB, page_size=PAGE)
         ledger = SlotLedger(num_pages=num_pages, page_size=PAGE)
-        self.ports = DrafterPorts(clock, wait_budget_s=wait_budget_s)
+        self.ports = DrafterPorts(clock, vocab_size=VOCAB, wait_budget_s=wait_budget_s)
         controller = DraftLengthController(max_length=8)
         shard: PrefixShard | VirtualShard = self.target
         if virtual is not None:
@@ -121,6 +121,23 @@ class Rig:
         link = InlineLink(drafter, MonotonicClock())
         self.engine.join(introduction(drafter, "inline", VOCAB), link)
 
+    def attach(
+        self,
+        drafter: Drafter,
+        *,
+        inline: bool = False,
+        vocab_size: int = VOCAB,
+        max_positions: int = 0,
+    ) -> None:
+        """Attach any drafter, on a link of its own or in the leader's thread."""
+        hello = introduction(drafter, "toy", vocab_size, max_positions=max_positions)
+        if inline:
+            self.engine.join(hello, InlineLink(drafter, MonotonicClock()))
+            return
+        ours, theirs = memory_link_pair("leader", "drafter")
+        self.engine.join(hello, theirs)
+        self._serve(ours, drafter)
+
     def attach_lookup(self) -> Link:
         """Attach a look-up drafter with n-grams and recycling, which grows trees."""
         return self._attach(LookupDrafter(LookupSettings()))
@@ -147,7 +164,10 @@ class Rig:
     def _serve(self, link: Link, drafter: Drafter) -> None:
         def loop() -> None:
             clock, recorder = MonotonicClock(), self.recorder
-            serve_drafts(link, drafter, clock, heartbeat_s=0.05, recorder=recorder)
+            try:
+                serve_drafts(link, drafter, clock, heartbeat_s=0.05, recorder=recorder)
+            finally:
+                link.close()
 
         self._threads.append(self._spawn(loop))
 

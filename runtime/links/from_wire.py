@@ -63,6 +63,7 @@ def _get_hello(wire: pb.Hello) -> Hello:
         step_s=tuple(checked_seconds(step_s, "step_s") for step_s in wire.step_s),
         width=wire.width,
         joins=wire.joins,
+        max_positions=wire.max_positions,
     )
 
 
@@ -114,6 +115,7 @@ def _get_draft_open(wire: pb.DraftOpen) -> DraftOpen:
         num_prompt=wire.num_prompt,
         capacity=wire.capacity,
         send_probs=wire.send_probs,
+        vocab_size=wire.vocab_size,
     )
 
 

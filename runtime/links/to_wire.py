@@ -56,6 +56,7 @@ def _put_hello(message: Hello) -> pb.Frame:
             step_s=[checked_seconds(step_s, "step_s") for step_s in message.step_s],
             width=message.width,
             joins=message.joins,
+            max_positions=message.max_positions,
         )
     )
 
@@ -83,6 +84,7 @@ def _put_draft_request(message: DraftRequest) -> pb.Frame:
                     num_prompt=opened.num_prompt,
                     capacity=opened.capacity,
                     send_probs=opened.send_probs,
+                    vocab_size=opened.vocab_size,
                 )
                 for opened in message.opened
             ],

@@ -35,6 +35,7 @@ _COUNTERS = {
     "rounds": ("rounds", "Forwards of the target"),
     "target_s": ("target_seconds", "Seconds in the target's forwards"),
     "drafter_losses": ("drafter_losses", "Times the engine lost a drafter"),
+    "drafter_faults": ("drafter_faults", "Failures and unusable answers of drafters"),
     "drafted": ("spec_decode_num_draft_tokens", "Draft tokens that the target verified"),
     "accepted": ("spec_decode_num_accepted_tokens", "Draft tokens that were accepted"),
     "rejected": ("spec_decode_num_rejections", "Rounds of a sample that rejected a draft token"),

@@ -220,10 +220,11 @@ class Hello(_message.Message):
     STEP_S_FIELD_NUMBER: _builtins.int
     WIDTH_FIELD_NUMBER: _builtins.int
     JOINS_FIELD_NUMBER: _builtins.int
+    MAX_POSITIONS_FIELD_NUMBER: _builtins.int
     role: Global___Role.ValueType
     name: _builtins.str
     vocab_size: _builtins.int
-    """The drafter's vocabulary; 0 for a driver."""
+    """The drafter reads token ids below this; 0 names no limit. 0 for a driver."""
     capacity: _builtins.int
     """Sequences a drafter can hold at once; 0 for a driver."""
     num_successors: _builtins.int
@@ -234,6 +235,8 @@ class Hello(_message.Message):
     """Layers at a time that its user fixed; 0 leaves it to the leader, among those of step_s."""
     joins: _builtins.bool
     """Whether a drafter drafts beside those that are attached; otherwise it replaces them."""
+    max_positions: _builtins.int
+    """Longest text the drafter reads, in tokens; 0 names no limit."""
     @_builtins.property
     def step_s(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Seconds a draft step is predicted to take with layers 1, 2, ... at a time; may be empty."""
@@ -250,10 +253,11 @@ class Hello(_message.Message):
         step_s: _abc.Iterable[_builtins.float] | None = ...,
         width: _builtins.int = ...,
         joins: _builtins.bool = ...,
+        max_positions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "grows_trees", b"grows_trees", "joins", b"joins", "name", b"name", "num_successors", b"num_successors", "role", b"role", "step_s", b"step_s", "vocab_size", b"vocab_size", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "grows_trees", b"grows_trees", "joins", b"joins", "max_positions", b"max_positions", "name", b"name", "num_successors", b"num_successors", "role", b"role", "step_s", b"step_s", "vocab_size", b"vocab_size", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -376,6 +380,7 @@ class DraftOpen(_message.Message):
     NUM_PROMPT_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
     SEND_PROBS_FIELD_NUMBER: _builtins.int
+    VOCAB_SIZE_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     num_prompt: _builtins.int
     """Tokens of the prompt."""
@@ -383,6 +388,8 @@ class DraftOpen(_message.Message):
     """Tokens the request can grow to, drafts included."""
     send_probs: _builtins.bool
     """Whether the verifier needs the law of each draft token."""
+    vocab_size: _builtins.int
+    """Tokens the target knows; a drafter that knows more draws none of the others. 0 is unknown."""
     @_builtins.property
     def key(self) -> Global___RngKey: ...
     @_builtins.property
@@ -396,10 +403,11 @@ class DraftOpen(_message.Message):
         num_prompt: _builtins.int = ...,
         capacity: _builtins.int = ...,
         send_probs: _builtins.bool = ...,
+        vocab_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "key", b"key", "num_prompt", b"num_prompt", "request", b"request", "sampling", b"sampling", "send_probs", b"send_probs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "key", b"key", "num_prompt", b"num_prompt", "request", b"request", "sampling", b"sampling", "send_probs", b"send_probs", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -986,6 +994,7 @@ class EngineStatus(_message.Message):
     DRAFTERS_FIELD_NUMBER: _builtins.int
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     PREFIX_QUERY_TOKENS_FIELD_NUMBER: _builtins.int
+    DRAFTER_FAULTS_FIELD_NUMBER: _builtins.int
     running: _builtins.int
     waiting: _builtins.int
     pages_used: _builtins.int
@@ -1016,6 +1025,8 @@ class EngineStatus(_message.Message):
     """Prompt tokens of the requests that were admitted."""
     prefix_query_tokens: _builtins.int
     """Tokens that were looked up in the prefix cache; prefix_hit_tokens of them were found."""
+    drafter_faults: _builtins.int
+    """Times a drafter failed, or sent what it was not asked for or what cannot be tested."""
     def __init__(
         self,
         *,
@@ -1040,10 +1051,11 @@ class EngineStatus(_message.Message):
         drafters: _builtins.int = ...,
         prompt_tokens: _builtins.int = ...,
         prefix_query_tokens: _builtins.int = ...,
+        drafter_faults: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "draft_s", b"draft_s", "drafted", b"drafted", "drafter", b"drafter", "drafter_losses", b"drafter_losses", "drafters", b"drafters", "expired", b"expired", "hidden_s", b"hidden_s", "missed_drafts", b"missed_drafts", "pages", b"pages", "pages_used", b"pages_used", "preemptions", b"preemptions", "prefix_hit_tokens", b"prefix_hit_tokens", "prefix_query_tokens", b"prefix_query_tokens", "prompt_tokens", b"prompt_tokens", "rejected", b"rejected", "rounds", b"rounds", "running", b"running", "target_s", b"target_s", "tokens", b"tokens", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "draft_s", b"draft_s", "drafted", b"drafted", "drafter", b"drafter", "drafter_faults", b"drafter_faults", "drafter_losses", b"drafter_losses", "drafters", b"drafters", "expired", b"expired", "hidden_s", b"hidden_s", "missed_drafts", b"missed_drafts", "pages", b"pages", "pages_used", b"pages_used", "preemptions", b"preemptions", "prefix_hit_tokens", b"prefix_hit_tokens", "prefix_query_tokens", b"prefix_query_tokens", "prompt_tokens", b"prompt_tokens", "rejected", b"rejected", "rounds", b"rounds", "running", b"running", "target_s", b"target_s", "tokens", b"tokens", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
