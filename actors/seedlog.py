@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from runtime.service.calls import Credentials
+from runtime.channels.credentials import Credentials
 from runtime.training.config import TrainConfig
 from runtime.training.data import Example
 from runtime.training.seedlog.host import (
@@ -43,7 +43,7 @@ class SeedWorkerActor:
     """A worker of a shared-seed run."""
 
     def __init__(self, address: str, token: str, config: TrainConfig) -> None:
-        self._port = GrpcPort(address, Credentials(token=token))
+        self._port = GrpcPort(address, Credentials(token=token), internal=True)
         self._config = config
 
     def pid(self) -> int:

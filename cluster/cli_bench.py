@@ -23,6 +23,7 @@ from cluster.flags import (
     MaxTokens,
     NumPrompts,
     Place,
+    PlaintextToken,
     Prompt,
     Prompts,
     Ray,
@@ -32,6 +33,7 @@ from cluster.flags import (
     Target,
     Temperature,
     Threads,
+    Tls,
     TokenFile,
     TopK,
     TopP,
@@ -331,6 +333,8 @@ def bench_serve(
     root_ca: RootCa = None,
     tls_cert: ClientCert = None,
     tls_key: ClientKey = None,
+    tls: Tls = False,
+    plaintext_token: PlaintextToken = False,
     json: Json = False,
 ) -> None:
     """Load a running server: waits, goodput, acceptance, what was turned away.
@@ -338,7 +342,13 @@ def bench_serve(
     Example: paceline bench serve --clients 16 --rate 2 --prompts questions.jsonl
     """
     connect = ConnectOptions(
-        server=server, token_file=token_file, root_ca=root_ca, tls_cert=tls_cert, tls_key=tls_key
+        server=server,
+        token_file=token_file,
+        root_ca=root_ca,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls=tls,
+        plaintext_token=plaintext_token,
     )
     options = BenchServeOptions(
         connect=connect,

@@ -23,12 +23,14 @@ from cluster.flags import (
     MaxBatch,
     MaxTokens,
     Place,
+    PlaintextToken,
     Ray,
     RootCa,
     Server,
     Stop,
     Target,
     Threads,
+    Tls,
     TokenFile,
     Tp,
 )
@@ -233,6 +235,8 @@ def client(
     root_ca: RootCa = None,
     tls_cert: ClientCert = None,
     tls_key: ClientKey = None,
+    tls: Tls = False,
+    plaintext_token: PlaintextToken = False,
     json: Json = False,
 ) -> None:
     """Generate from a server.
@@ -240,7 +244,7 @@ def client(
     Example: paceline client --chat "Why is the sky blue?"
     """
     options = ClientOptions(
-        connect=_connect(server, token_file, root_ca, tls_cert, tls_key),
+        connect=_connect(server, token_file, root_ca, tls_cert, tls_key, tls, plaintext_token),
         prompt=prompt,
         chat=chat,
         max_tokens=max_tokens,
@@ -267,13 +271,15 @@ def top(
     root_ca: RootCa = None,
     tls_cert: ClientCert = None,
     tls_key: ClientKey = None,
+    tls: Tls = False,
+    plaintext_token: PlaintextToken = False,
     json: Json = False,
 ) -> None:
     """Watch a server: requests, tokens a second, acceptance, overlap, cache.
 
     Example: paceline top --server 127.0.0.1:50051
     """
-    connect = _connect(server, token_file, root_ca, tls_cert, tls_key)
+    connect = _connect(server, token_file, root_ca, tls_cert, tls_key, tls, plaintext_token)
     run_verb("cluster.top", TopOptions(connect=connect, interval_s=interval, once=once, json=json))
 
 
@@ -285,13 +291,15 @@ def admin_status(
     root_ca: RootCa = None,
     tls_cert: ClientCert = None,
     tls_key: ClientKey = None,
+    tls: Tls = False,
+    plaintext_token: PlaintextToken = False,
     json: Json = False,
 ) -> None:
     """Show what a server does now, as one look of `paceline top`.
 
     Example: paceline admin status --json
     """
-    connect = _connect(server, token_file, root_ca, tls_cert, tls_key)
+    connect = _connect(server, token_file, root_ca, tls_cert, tls_key, tls, plaintext_token)
     run_verb("cluster.top", TopOptions(connect=connect, interval_s=1.0, once=True, json=json))
 
 
@@ -303,9 +311,11 @@ def admin_drain(
     root_ca: RootCa = None,
     tls_cert: ClientCert = None,
     tls_key: ClientKey = None,
+    tls: Tls = False,
+    plaintext_token: PlaintextToken = False,
 ) -> None:
     """Let a server finish what runs, refuse what is new, and end."""
-    connect = _connect(server, token_file, root_ca, tls_cert, tls_key)
+    connect = _connect(server, token_file, root_ca, tls_cert, tls_key, tls, plaintext_token)
     run_verb("cluster.admin", AdminOptions(connect=connect, action="drain"))
 
 
@@ -324,12 +334,14 @@ def admin_drafter(
     root_ca: RootCa = None,
     tls_cert: ClientCert = None,
     tls_key: ClientKey = None,
+    tls: Tls = False,
+    plaintext_token: PlaintextToken = False,
 ) -> None:
     """Change what drafts while requests run; their tokens stay the same.
 
     Example: paceline admin drafter lookup
     """
-    connect = _connect(server, token_file, root_ca, tls_cert, tls_key)
+    connect = _connect(server, token_file, root_ca, tls_cert, tls_key, tls, plaintext_token)
     run_verb("cluster.admin", AdminOptions(connect=connect, action="drafter", drafter=name))
 
 
@@ -342,12 +354,14 @@ def admin_drafters(
     root_ca: RootCa = None,
     tls_cert: ClientCert = None,
     tls_key: ClientKey = None,
+    tls: Tls = False,
+    plaintext_token: PlaintextToken = False,
 ) -> None:
     """Change how many drafters draft side by side, on each replica; tokens stay the same.
 
     Example: paceline admin drafters 4
     """
-    connect = _connect(server, token_file, root_ca, tls_cert, tls_key)
+    connect = _connect(server, token_file, root_ca, tls_cert, tls_key, tls, plaintext_token)
     run_verb("cluster.admin", AdminOptions(connect=connect, action="drafters", num_drafters=number))
 
 
@@ -357,7 +371,15 @@ def _connect(
     root_ca: Path | None,
     tls_cert: Path | None,
     tls_key: Path | None,
+    tls: bool,
+    plaintext_token: bool,
 ) -> ConnectOptions:
     return ConnectOptions(
-        server=server, token_file=token_file, root_ca=root_ca, tls_cert=tls_cert, tls_key=tls_key
+        server=server,
+        token_file=token_file,
+        root_ca=root_ca,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls=tls,
+        plaintext_token=plaintext_token,
     )

@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from cluster.flags import ClientCert, ClientKey, Device, Json, Ray, RootCa, TokenFile
+from cluster.flags import (
+    ClientCert,
+    ClientKey,
+    Device,
+    Json,
+    PlaintextToken,
+    Ray,
+    RootCa,
+    Tls,
+    TokenFile,
+)
 from cluster.options import (
     ConnectOptions,
 )
@@ -139,6 +149,8 @@ def join(
     root_ca: RootCa = None,
     tls_cert: ClientCert = None,
     tls_key: ClientKey = None,
+    tls: Tls = False,
+    plaintext_token: PlaintextToken = False,
     json: Json = False,
 ) -> None:
     """Work for a shared-seed run from outside its cluster: forward passes, a byte a direction.
@@ -146,7 +158,13 @@ def join(
     Example: paceline train join --server 192.0.2.7:50052 --data mine.jsonl
     """
     connect = ConnectOptions(
-        server=server, token_file=token_file, root_ca=root_ca, tls_cert=tls_cert, tls_key=tls_key
+        server=server,
+        token_file=token_file,
+        root_ca=root_ca,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls=tls,
+        plaintext_token=plaintext_token,
     )
     options = TrainJoinOptions(
         connect=connect,

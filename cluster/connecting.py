@@ -4,10 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cluster.options import ConnectOptions
-from cluster.serve import read_tokens
+from runtime.channels.addresses import check_target
+from runtime.channels.tls_files import TlsNames
+from runtime.channels.tokens import read_tokens
 from runtime.errors import ConfigError
 from runtime.service.client import Client, Credentials, ServiceError
 
+_FLAGS = TlsNames(certificate="--tls-cert", private_key="--tls-key", authority="--root-ca")
+_REMEDY = "add --tls to encrypt it, or --plaintext-token to permit that"
 _BAD_INPUT = ("INVALID_ARGUMENT", "UNAUTHENTICATED")
 
 
@@ -15,15 +19,22 @@ def credentials_of(options: ConnectOptions) -> Credentials:
     """Return how a client proves itself.
 
     Raises:
-        ConfigError: the token file cannot be read.
+        ConfigError: the address, the token file or a TLS file cannot be used, or the token would
+            leave this machine in plaintext; names the flag.
     """
-    tokens = read_tokens(options.token_file)
-    return Credentials(
+    check_target(options.server, "--server")
+    tokens = read_tokens(options.token_file, "--token-file")
+    credentials = Credentials(
         token=tokens[0] if tokens else None,
         root_ca=options.root_ca,
         certificate=options.tls_cert,
         private_key=options.tls_key,
+        tls=options.tls,
+        plaintext_token=options.plaintext_token,
     )
+    credentials.channel_credentials(_FLAGS)
+    credentials.check_target(options.server, _REMEDY)
+    return credentials
 
 
 @contextmanager

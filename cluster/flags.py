@@ -110,7 +110,15 @@ TokenFile = Annotated[
 ]
 Server = Annotated[str, typer.Option(help="HOST:PORT of a paceline serve.")]
 RootCa = Annotated[
-    Path | None, typer.Option(help="Authority of the server's certificate; turns TLS on.")
+    Path | None,
+    typer.Option(help="Authority of the server's certificate; default: this machine's."),
+]
+Tls = Annotated[
+    bool, typer.Option("--tls", help="Encrypt; --root-ca, --tls-cert and --tls-key imply it.")
+]
+PlaintextToken = Annotated[
+    bool,
+    typer.Option("--plaintext-token", help="Send the token to another machine without encryption."),
 ]
 ClientCert = Annotated[Path | None, typer.Option(help="Certificate of this client, PEM.")]
 ClientKey = Annotated[Path | None, typer.Option(help="Its private key, PEM.")]

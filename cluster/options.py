@@ -263,6 +263,8 @@ class ConnectOptions:
     root_ca: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    tls: bool = False
+    plaintext_token: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,8 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.seedlog import SeedWorkerActor, SequencerActor
+from runtime.channels.credentials import Credentials
 from runtime.errors import PacelineError, PeerError, PeerLost, PeerTimeout
-from runtime.service.calls import Credentials
 from runtime.training.config import TrainConfig
 from runtime.training.data import Example
 from runtime.training.seedlog.host import SequencerStatus
@@ -78,7 +78,7 @@ class SeedCrew:
 
     def port(self) -> GrpcPort:
         """Return a connection of the driver's own."""
-        return GrpcPort(self._inner, Credentials(token=self._tokens[-1]))
+        return GrpcPort(self._inner, Credentials(token=self._tokens[-1]), internal=True)
 
     def pids(self) -> tuple[int, list[int]]:
         """Return the process ids of the sequencer and of the workers."""

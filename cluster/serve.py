@@ -5,7 +5,6 @@ import os
 import signal
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
 from prometheus_client import start_http_server
 from rich.console import Console
@@ -24,16 +23,18 @@ from cluster.planning import (
 )
 from cluster.ray_session import RaySession
 from cluster.served_drafter import ServedDrafter
+from cluster.server_settings import parse_groups, server_settings
 from cluster.supervisor import Supervision
 from cluster.vital_signs import VitalLimits
 from parallel.decoding.types import DecodeMode
+from runtime.channels.addresses import parse_address
 from runtime.errors import ConfigError, PacelineError
 from runtime.keeper import end_with_keeper
 from runtime.restarts import RestartLimits
 from runtime.service.gateway import Gateway
 from runtime.service.journal_store import JournalStore
 from runtime.service.limits import GatewayLimits
-from runtime.service.logs import LOG_FORMATS, start_logging
+from runtime.service.logs import start_logging
 from runtime.service.metrics import ServiceMetrics
 from runtime.service.server import ServerSettings, ServiceServer
 from runtime.service.servicer import ServedModel
@@ -45,7 +46,6 @@ from runtime.version import package_version
 _NOTES = Console(stderr=True, highlight=False)
 _CHECK_S = 1.0
 _CACHE_TOKENS = 32768
-_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 def run(options: ServeOptions) -> int:
@@ -56,7 +56,7 @@ def run(options: ServeOptions) -> int:
         PacelineError: the target failed.
     """
     end_with_keeper()
-    settings = _server_settings(options)
+    settings = server_settings(options)
     start_logging(options.log_format)
     target = plan_target(options.models)
     if target.tokenizer is None:
@@ -135,19 +135,6 @@ def _open_journal(options: ServeOptions, model: ServedModel) -> JournalStore | N
     if store.restored:
         _NOTES.print(f"going on with {len(store.restored)} requests of {options.journal}")
     return store
-
-
-def parse_groups(text: str) -> tuple[int, int]:
-    """Return the least and the most drafters side by side, of `N` or `MIN:MAX`.
-
-    Raises:
-        ConfigError: it is not written so.
-    """
-    least, _, most = text.partition(":")
-    parts = (least, most or least)
-    if not all(part.isdecimal() for part in parts) or int(parts[0]) > int(parts[1]):
-        raise ConfigError(f"--drafter-groups is {text!r}: write a number, or MIN:MAX as 0:4")
-    return int(parts[0]), int(parts[1])
 
 
 def _supervised(spec: DeploymentSpec, options: ServeOptions, groups: int) -> DeploymentSpec:
@@ -229,70 +216,3 @@ def _served_model(
         default_max_tokens=options.max_tokens,
         version=package_version(),
     )
-
-
-def _server_settings(options: ServeOptions) -> ServerSettings:
-    host, _ = parse_address(options.listen, "--listen")
-    for name, value in (
-        ("--max-open", options.max_open),
-        ("--max-open-per-client", options.max_open_per_client),
-        ("--replicas", options.replicas),
-    ):
-        if value < 1:
-            raise ConfigError(f"{name} is {value}: at least 1 is needed")
-    if options.step_limit_s <= 0:
-        raise ConfigError(f"--step-limit is {options.step_limit_s:g} s: it must be above 0")
-    if options.restarts < 0:
-        raise ConfigError(f"--restarts is {options.restarts}: 0 starts nothing anew")
-    parse_groups(options.drafter_groups)
-    if options.metrics is not None:
-        parse_address(options.metrics, "--metrics")
-    if options.log_format not in LOG_FORMATS:
-        formats = " or ".join(LOG_FORMATS)
-        raise ConfigError(f"--log-format is {options.log_format!r}: write {formats}")
-    if (options.tls_key or options.client_ca) and not options.tls_cert:
-        raise ConfigError("--tls-key and --client-ca need --tls-cert")
-    if host not in _LOOPBACK and options.tls_cert is None:
-        _NOTES.print(
-            f"[yellow]warning:[/] {options.listen} is open to other hosts in plaintext: "
-            "give --tls-cert and --tls-key"
-        )
-    return ServerSettings(
-        address=options.listen,
-        tokens=read_tokens(options.token_file),
-        admin_tokens=read_tokens(options.admin_token_file, "--admin-token-file"),
-        certificate=options.tls_cert,
-        private_key=options.tls_key,
-        client_ca=options.client_ca,
-        reflection=options.reflection,
-    )
-
-
-def parse_address(text: str, flag: str) -> tuple[str, int]:
-    """Return the host and port of HOST:PORT.
-
-    Raises:
-        ConfigError: it is not written so.
-    """
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise ConfigError(f"{flag} is {text!r}: write HOST:PORT, as 127.0.0.1:50051")
-    return host, int(port)
-
-
-def read_tokens(path: Path | None, flag: str = "--token-file") -> tuple[str, ...]:
-    """Return the tokens of a file, one a line; none without a file.
-
-    Raises:
-        ConfigError: the file cannot be read or holds no token.
-    """
-    if path is None:
-        return ()
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{flag} {path} cannot be read: {error}") from error
-    tokens = tuple(line.strip() for line in lines if line.strip())
-    if not tokens:
-        raise ConfigError(f"{flag} {path} holds no token: write one a line")
-    return tokens

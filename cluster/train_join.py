@@ -8,7 +8,6 @@ from dataclasses import asdict
 from rich.console import Console
 
 from cluster.connecting import credentials_of
-from cluster.serve import parse_address
 from cluster.stopping import StopSignals
 from cluster.train_options import TrainJoinOptions
 from runtime.checkpoint import resolve_model
@@ -34,7 +33,6 @@ def run(options: TrainJoinOptions) -> int:
         ConfigError: the run does not let this machine in, or model or data cannot be used.
         PeerError: the sequencer was silent for too long.
     """
-    parse_address(options.connect.server, "--server")
     if not options.data.is_file():
         raise ConfigError(f"--data {options.data} is no file: name your samples, .jsonl")
     faults = settings_section(FaultsConfig, "faults", options.settings)

@@ -20,11 +20,14 @@ from rich.progress import (
 
 from cluster.ray_session import RaySession
 from cluster.seed_crew import SeedCrew
-from cluster.serve import parse_address, read_tokens
 from cluster.stopping import cancelling
 from cluster.train_judge import Judge, figures, show_samples
 from cluster.train_options import TrainOptions
 from parallel.training.adamw import Vector
+from runtime.channels.addresses import check_free
+from runtime.channels.listening import server_credentials
+from runtime.channels.tls_files import TlsNames
+from runtime.channels.tokens import read_tokens
 from runtime.checkpoint import resolve_model
 from runtime.errors import PacelineError
 from runtime.text import Tokenizer
@@ -50,6 +53,11 @@ from runtime.training.seedlog.snapshot import write_snapshot
 from runtime.training.seedlog.worker import SeedWorker
 
 _NOTES = Console(stderr=True, highlight=False)
+_TLS_FIELDS = TlsNames(
+    certificate="shared_seed.tls_cert",
+    private_key="shared_seed.tls_key",
+    authority="shared_seed.client_ca",
+)
 
 
 def run_seeds(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
@@ -242,8 +250,9 @@ def _judge(job: _Prepared, model: PointsModel) -> Judge:
 
 def _listen_settings(config: TrainConfig) -> ListenSettings:
     section = config.shared_seed
-    parse_address(section.listen, "shared_seed.listen")
+    check_free(section.listen, "shared_seed.listen")
     paths = [Path(t) if t else None for t in (section.tls_cert, section.tls_key, section.client_ca)]
+    server_credentials(paths[0], paths[1], paths[2], _TLS_FIELDS)
     token_file = Path(section.token_file) if section.token_file else None
     return ListenSettings(
         address=section.listen,

@@ -1,1 +1,1 @@
-"""Checks of values from outside: requests, records and JSON files; imports no heavy library."""
+"""Checks of values from outside: requests and records; imports no heavy library."""

@@ -16,6 +16,7 @@ import grpc
 
 from parallel.messages import Hello, Message
 from protos.paceline.v1 import link_pb2 as pb
+from runtime.channels.channel import open_internal_channel
 from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout, ProtocolError
 from runtime.links.codec import parse
 from runtime.links.from_wire import from_frame
@@ -221,7 +222,7 @@ def connect_grpc(
         PeerLost: the server left while the link was opened.
     """
     quiet_grpc()
-    channel = grpc.insecure_channel(address, options=_options(max_message_bytes))
+    channel = open_internal_channel(address, _options(max_message_bytes))
     link = GrpcLink(
         address,
         wrap=lambda frame: pb.ConnectRequest(frame=frame).SerializeToString(),
@@ -300,7 +301,6 @@ def _translated(peer: str, code: grpc.StatusCode, details: str) -> PacelineError
 
 def _options(max_message_bytes: int) -> list[tuple[str, int]]:
     return [
-        ("grpc.enable_http_proxy", 0),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
         *pinging(10.0),  # so that a host that vanished is noticed in 15 s

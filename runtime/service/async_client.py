@@ -11,12 +11,13 @@ import grpc
 
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
+from runtime.channels.channel import open_async_channel
+from runtime.channels.credentials import Credentials
 from runtime.service.call_options import SamplingFields
 from runtime.service.calls import (
     CALL_S,
     CHANNEL_OPTIONS,
     Chunk,
-    Credentials,
     Progress,
     Prompt,
     Sampling,
@@ -34,12 +35,7 @@ class AsyncClient:
         """Prepare a connection; arguments as for `Client`."""
         self._address = address
         self._credentials = credentials or Credentials(token=token)
-        tls = self._credentials.channel_credentials()
-        self._channel = (
-            grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-            if tls is None
-            else grpc.aio.secure_channel(address, tls, options=CHANNEL_OPTIONS)
-        )
+        self._channel = open_async_channel(address, self._credentials, CHANNEL_OPTIONS)
         self._generation: rpc.GenerationServiceAsyncStub = rpc.GenerationServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:

@@ -1,11 +1,10 @@
-"""What both Python clients share: requests, credentials, chunks, and how a stream is taken up."""
+"""What both Python clients share: requests, chunks, and how a stream is taken up."""
 
 import random
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import grpc
 
@@ -58,29 +57,6 @@ class Chunk:
     completion_tokens: int = 0
     """Of this sample."""
     stats: link_pb2.RequestStats | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Credentials:
-    """How a client proves itself, and whom it trusts."""
-
-    token: str | None = None
-    root_ca: Path | None = None
-    """Authority of the server's certificate; None speaks plaintext."""
-    certificate: Path | None = None
-    private_key: Path | None = None
-
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Return what each call carries."""
-        return () if self.token is None else (("authorization", f"Bearer {self.token}"),)
-
-    def channel_credentials(self) -> grpc.ChannelCredentials | None:
-        """Return the TLS credentials, or None for plaintext."""
-        if self.root_ca is None:
-            return None
-        pair = (self.private_key, self.certificate)
-        key, chain = (path.read_bytes() if path is not None else None for path in pair)
-        return grpc.ssl_channel_credentials(self.root_ca.read_bytes(), key, chain)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

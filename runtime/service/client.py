@@ -17,13 +17,14 @@ import grpc
 
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
+from runtime.channels.channel import open_channel
+from runtime.channels.credentials import Credentials
 from runtime.service.async_client import AsyncClient
 from runtime.service.call_options import SamplingFields
 from runtime.service.calls import (
     CALL_S,
     CHANNEL_OPTIONS,
     Chunk,
-    Credentials,
     Progress,
     Prompt,
     Sampling,
@@ -49,15 +50,14 @@ class Client:
             address: HOST:PORT.
             token: bearer token, where the server wants one.
             credentials: a token and TLS files in one; None is plaintext.
+
+        Raises:
+            ConfigError: the address or a credential cannot be used, or the token would leave this
+                machine in plaintext.
         """
         self._address = address
         self._credentials = credentials or Credentials(token=token)
-        tls = self._credentials.channel_credentials()
-        self._channel = (
-            grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-            if tls is None
-            else grpc.secure_channel(address, tls, options=CHANNEL_OPTIONS)
-        )
+        self._channel = open_channel(address, self._credentials, CHANNEL_OPTIONS)
         self._generation = rpc.GenerationServiceStub(self._channel)
         self._model = rpc.ModelServiceStub(self._channel)
         self._admin = rpc.AdminServiceStub(self._channel)

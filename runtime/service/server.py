@@ -12,7 +12,8 @@ from grpc_reflection.v1alpha import reflection
 
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
-from runtime.errors import ConfigError
+from runtime.channels.listening import listen, server_credentials
+from runtime.channels.tokens import check_token
 from runtime.links.keepalive import PERMITTING, PING_S, pinging
 from runtime.service.admin import AdminServicer, DrafterControl
 from runtime.service.call import CallInterceptor
@@ -54,6 +55,12 @@ class ServerSettings:
     ping_s: float = PING_S
     """Silence of a connection after which it is pinged: a client whose host vanished is noticed."""
 
+    def __post_init__(self) -> None:
+        """Refuse tokens that no client can send."""
+        for field in ("tokens", "admin_tokens"):
+            for number, token in enumerate(getattr(self, field)):
+                check_token(token, f"{field}[{number}]")
+
 
 class ServiceServer:
     """One listening server; lives on one asyncio loop."""
@@ -81,9 +88,10 @@ class ServiceServer:
         """Begin to listen.
 
         Raises:
-            ConfigError: the address is taken or no address, or a credential cannot be read.
+            ConfigError: the address or a credential cannot be used.
         """
         settings = self._settings
+        tls = server_credentials(settings.certificate, settings.private_key, settings.client_ca)
         interceptors: list[grpc.aio.ServerInterceptor] = []  # type: ignore[type-arg]  # stubs alone
         if self._tracing is not None:
             interceptors.append(SpanInterceptor(self._tracing, self._model.name))
@@ -109,9 +117,7 @@ class ServiceServer:
         if settings.reflection:
             names = (*_SERVICES, _HEALTH, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
-        host, _, _ = settings.address.rpartition(":")
-        port = self._bind(server)
-        self.address = f"{host}:{port}"
+        self.address = listen(server, settings.address, tls)
         await self._gateway.start()
         await self._tell("", serving=True)
         await server.start()
@@ -132,20 +138,6 @@ class ServiceServer:
             await asyncio.to_thread(self._tracing.close)
         return finished
 
-    def _bind(self, server: grpc.aio.Server) -> int:
-        settings = self._settings
-        try:
-            if settings.certificate is None:
-                return server.add_insecure_port(settings.address)
-            credentials = server_credentials(
-                settings.certificate, settings.private_key, settings.client_ca
-            )
-            return server.add_secure_port(settings.address, credentials)
-        except (RuntimeError, ValueError) as error:
-            raise ConfigError(
-                f"--listen {settings.address} cannot be used ({error}): is the port taken?"
-            ) from error
-
     async def _watch_gateway(self) -> None:
         """Keep readiness true: it falls with the engine, and when its last step is too old."""
         told: bool | None = None
@@ -163,27 +155,3 @@ class ServiceServer:
     async def _tell(self, name: str, *, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse.ServingStatus
         await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
-
-
-def server_credentials(
-    certificate: Path, private_key: Path | None, client_ca: Path | None
-) -> grpc.ServerCredentials:
-    """Return TLS credentials; with `client_ca`, clients need a certificate too.
-
-    Raises:
-        ConfigError: a file is missing or cannot be read.
-    """
-    if private_key is None:
-        raise ConfigError("--tls-cert needs --tls-key")
-    pair = (_read(private_key), _read(certificate))
-    authority = _read(client_ca) if client_ca is not None else None
-    return grpc.ssl_server_credentials(
-        [pair], root_certificates=authority, require_client_auth=authority is not None
-    )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error

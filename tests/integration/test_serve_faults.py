@@ -259,7 +259,6 @@ def test_a_process_lets_in_who_has_certificate_and_token(checkpoint: Path, tmp_p
             ("client", "wrong", "UNAUTHENTICATED"),
             ("client", None, "UNAUTHENTICATED"),
             ("stranger", "good", "UNAVAILABLE"),
-            ("expired", "good", "UNAVAILABLE"),
         ):
             credentials = Credentials(
                 token=token,

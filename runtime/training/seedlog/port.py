@@ -11,8 +11,10 @@ import grpc
 from parallel.training.seedlog.messages import Answer, Report
 from protos.paceline.v1 import seedlog_pb2 as pb
 from protos.paceline.v1 import seedlog_pb2_grpc as rpc
+from runtime.channels.channel import open_channel, open_internal_channel
+from runtime.channels.credentials import Credentials
 from runtime.errors import ConfigError, PeerLost, PeerTimeout, ProtocolError
-from runtime.service.calls import CHANNEL_OPTIONS, Credentials
+from runtime.service.calls import CHANNEL_OPTIONS
 from runtime.training.config import FaultsConfig
 from runtime.training.seedlog.log import Header
 from runtime.training.seedlog.sequencer import Refused
@@ -70,16 +72,27 @@ class Port(Protocol):
 class GrpcPort:
     """Over gRPC."""
 
-    def __init__(self, address: str, credentials: Credentials | None = None) -> None:
-        """Prepare a connection; it is made at the first call."""
+    def __init__(
+        self, address: str, credentials: Credentials | None = None, *, internal: bool = False
+    ) -> None:
+        """Prepare a connection; it is made at the first call.
+
+        Args:
+            address: HOST:PORT.
+            credentials: those of a machine that joins from outside.
+            internal: the sequencer is a process of the same job: its token travels in plaintext
+                and no proxy is asked.
+
+        Raises:
+            ConfigError: as `open_channel`.
+        """
         self._address = address
         self._credentials = credentials or Credentials()
-        tls = self._credentials.channel_credentials()
         options = (*CHANNEL_OPTIONS, *LEAN_OPTIONS, ("grpc.max_receive_message_length", -1))
         self._channel = (
-            grpc.insecure_channel(address, options=options)
-            if tls is None
-            else grpc.secure_channel(address, tls, options=options)
+            open_internal_channel(address, options)
+            if internal
+            else open_channel(address, self._credentials, options)
         )
         self._stub = rpc.SeedLogServiceStub(self._channel)
         self._machine, self._secret = 0, b""

@@ -8,6 +8,8 @@ import grpc
 
 from protos.paceline.v1 import seedlog_pb2 as pb
 from protos.paceline.v1 import seedlog_pb2_grpc as rpc
+from runtime.channels.channel import open_channel
+from runtime.channels.credentials import Credentials
 from runtime.errors import ConfigError, PeerLost, ProtocolError
 
 Judge = Callable[[Sequence[str], Sequence[str]], list[float]]
@@ -38,7 +40,7 @@ def open_judge(name: str) -> Judge:
 
 
 def _grpc_judge(address: str) -> Judge:
-    stub = rpc.ScoringServiceStub(grpc.insecure_channel(address))
+    stub = rpc.ScoringServiceStub(open_channel(address, Credentials()))
 
     def judge(prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
         asked = pb.ScoreRequest(

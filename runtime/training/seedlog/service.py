@@ -15,9 +15,9 @@ import grpc
 from parallel.training.seedlog.messages import Answer
 from protos.paceline.v1 import seedlog_pb2 as pb
 from protos.paceline.v1 import seedlog_pb2_grpc as rpc
-from runtime.errors import ConfigError, PacelineError
+from runtime.channels.listening import listen, server_credentials
+from runtime.errors import PacelineError
 from runtime.links.keepalive import PERMITTING
-from runtime.service.server import server_credentials
 from runtime.training.seedlog.port import LEAN_OPTIONS
 from runtime.training.seedlog.sequencer import Refused, Sequencer
 from runtime.training.seedlog.wire import answer_to_wire, header_to_wire, report_from_wire
@@ -86,7 +86,7 @@ class SeedLogServer:
         """Begin to listen.
 
         Raises:
-            ConfigError: the address is taken or no address, or a credential cannot be read.
+            ConfigError: the address or a credential cannot be used.
         """
         self._thread.start()
         try:
@@ -122,14 +122,10 @@ class SeedLogServer:
             self.sequencer, settings, terms=self._terms, snapshot=self._snapshot
         )
         rpc.add_SeedLogServiceServicer_to_server(servicer, server)
-        credentials = None
-        if settings.certificate is not None:
-            credentials = server_credentials(
-                settings.certificate, settings.private_key, settings.client_ca
-            )
-        self.address = _bind(server, settings.address, credentials)
+        tls = server_credentials(settings.certificate, settings.private_key, settings.client_ca)
+        self.address = listen(server, settings.address, tls)
         if self.inner_address:
-            self.inner_address = _bind(server, self.inner_address, None)
+            self.inner_address = listen(server, self.inner_address, None, "inner address")
         await server.start()
         self._server = server
         self._ticking = asyncio.create_task(servicer.tick())
@@ -223,14 +219,3 @@ class SeedLogServicer(rpc.SeedLogServiceServicer):
         if not self._lets_all_in:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no valid bearer token was sent")
         return ""
-
-
-def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> str:
-    """Listen at an address; return it with the port."""
-    host, _, _ = address.rpartition(":")
-    try:
-        if credentials is None:
-            return f"{host}:{server.add_insecure_port(address)}"
-        return f"{host}:{server.add_secure_port(address, credentials)}"
-    except (RuntimeError, ValueError) as error:
-        raise ConfigError(f"{address} cannot be listened at ({error}): is it taken?") from error

@@ -1,12 +1,15 @@
 """TLS and client certificates, over a toy engine."""
 
+import asyncio
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from runtime.errors import ConfigError
-from runtime.service.client import Client, Credentials, ServiceError
+from runtime.service.client import AsyncClient, Client, Credentials, ServiceError
 from tests.certificates import make_certificates
 from tests.rig import Rig
 from tests.runtime.service.serving import Serving
@@ -47,14 +50,27 @@ def test_a_client_trusts_the_servers_authority_alone(rig: Rig, certificates: Pat
         serving.close()
 
 
-def test_a_server_whose_certificate_is_over_is_not_trusted(rig: Rig, certificates: Path) -> None:
-    serving = Serving(
-        rig, certificate=certificates / "expired.pem", private_key=certificates / "expired.key"
-    )
-    try:
-        assert not speaks(serving.address, Credentials(root_ca=certificates / "authority.pem"))
-    finally:
-        serving.close()
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (("expired.pem", "expired.key", None), "^certificate .*expired.pem has expired"),
+        (("server.pem", "client.key", None), "^private_key .*client.key is not the key of"),
+        (("server.pem", None, None), "^certificate needs private_key: give both"),
+        ((None, "server.key", None), "^private_key needs certificate: give both"),
+        ((None, None, "authority.pem"), "^client_ca needs certificate: give both"),
+        (("server.pem", "server.key", "names"), "^client_ca .*names holds no usable PEM"),
+        (("none.pem", "none.pem", None), r"^certificate .*none\.pem cannot be read"),
+    ],
+)
+def test_a_server_does_not_start_with_files_that_cannot_work(
+    rig: Rig, certificates: Path, files: tuple[str | None, ...], message: str
+) -> None:
+    names = ("certificate", "private_key", "client_ca")
+    given = {
+        name: certificates / file if file else None for name, file in zip(names, files, strict=True)
+    }
+    with pytest.raises(ConfigError, match=message):
+        Serving(rig, **given)
 
 
 def test_a_server_may_ask_for_a_certificate(rig: Rig, certificates: Path) -> None:
@@ -66,7 +82,7 @@ def test_a_server_may_ask_for_a_certificate(rig: Rig, certificates: Path) -> Non
     )
     root = certificates / "authority.pem"
     try:
-        for name, comes_through in (("client", True), ("stranger", False), ("expired", False)):
+        for name, comes_through in (("client", True), ("stranger", False)):
             credentials = Credentials(
                 root_ca=root,
                 certificate=certificates / f"{name}.pem",
@@ -78,7 +94,74 @@ def test_a_server_may_ask_for_a_certificate(rig: Rig, certificates: Path) -> Non
         serving.close()
 
 
-def test_a_credential_that_cannot_be_read_is_named(rig: Rig, tmp_path: Path) -> None:
-    missing = tmp_path / "none.pem"
-    with pytest.raises(ConfigError, match=r"none\.pem cannot be read"):
-        Serving(rig, certificate=missing, private_key=missing)
+def test_tls_without_a_root_trusts_the_authorities_of_this_machine(
+    rig: Rig, certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving = Serving(
+        rig,
+        certificate=certificates / "server.pem",
+        private_key=certificates / "server.key",
+        client_ca=certificates / "authority.pem",
+        tokens=("secret",),
+    )
+    mine = Credentials(
+        token="secret",
+        certificate=certificates / "client.pem",
+        private_key=certificates / "client.key",
+    )
+    monkeypatch.delenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", raising=False)
+    try:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "authority.pem"))
+        assert speaks(serving.address, mine)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "stranger.pem"))
+        assert not speaks(serving.address, mine)
+    finally:
+        serving.close()
+
+
+def test_a_client_with_tls_never_sends_its_token_in_plaintext(certificates: Path) -> None:
+    heard = bytearray()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hear() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(10)
+                heard.extend(connection.recv(65536))
+
+        thread = threading.Thread(target=hear)
+        thread.start()
+        credentials = Credentials(
+            token="secret",
+            certificate=certificates / "client.pem",
+            private_key=certificates / "client.key",
+        )
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        assert not speaks(address, credentials)
+        thread.join()
+    assert heard[0] == 22  # a TLS handshake
+    assert b"secret" not in heard
+
+
+@pytest.mark.parametrize(
+    ("credentials", "message"),
+    [
+        (Credentials(token="secret"), "^the token would travel to 192.0.2.1:1 in plaintext: set"),
+        (Credentials(certificate=Path("c.pem")), "^certificate needs private_key"),
+        (Credentials(root_ca=Path("none.pem")), "^root_ca none.pem cannot be read"),
+    ],
+)
+def test_a_client_that_would_be_unsafe_is_not_made(credentials: Credentials, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Client("192.0.2.1:1", credentials=credentials)
+    with pytest.raises(ConfigError, match=message):
+        asyncio.run(_make_async("192.0.2.1:1", credentials))
+
+
+def test_plaintext_to_another_machine_can_be_permitted() -> None:
+    Client("192.0.2.1:1", credentials=Credentials(token="secret", plaintext_token=True)).close()
+    Client("192.0.2.1:1", credentials=Credentials(token="secret", tls=True)).close()
+
+
+async def _make_async(address: str, credentials: Credentials) -> None:
+    await AsyncClient(address, credentials=credentials).close()

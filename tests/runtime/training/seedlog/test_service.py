@@ -12,8 +12,8 @@ from parallel.training.seedlog.codec import ABSTAIN
 from parallel.training.seedlog.messages import Receipt, Report
 from protos.paceline.v1 import seedlog_pb2 as pb
 from protos.paceline.v1 import seedlog_pb2_grpc as rpc
+from runtime.channels.credentials import Credentials
 from runtime.errors import ConfigError, PacelineError, PeerLost
-from runtime.service.calls import Credentials
 from runtime.training.config import FaultsConfig
 from runtime.training.seedlog.log import read_log
 from runtime.training.seedlog.port import STATUS_ERRORS, GrpcPort
@@ -318,6 +318,6 @@ def test_a_taken_address_is_said(tmp_path: Path) -> None:
     run = ToyRun(tmp_path, rules=rules())
     settings = ListenSettings(address=run.server.address)
     second = SeedLogServer(run.sequencer, settings, terms="{}", snapshot=run.snapshot)
-    with pytest.raises(ConfigError, match="is it taken"):
+    with pytest.raises(ConfigError, match="the port is in use"):
         second.start()
     run.stop()

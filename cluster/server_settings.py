@@ -1,0 +1,71 @@
+"""What `paceline serve` can check in a second: addresses, credentials and limits."""
+
+from rich.console import Console
+
+from cluster.options import ServeOptions
+from runtime.channels.addresses import check_free, is_loopback, parse_address
+from runtime.channels.listening import server_credentials
+from runtime.channels.tls_files import TlsNames
+from runtime.channels.tokens import read_tokens
+from runtime.errors import ConfigError
+from runtime.service.logs import LOG_FORMATS
+from runtime.service.server import ServerSettings
+
+_NOTES = Console(stderr=True, highlight=False)
+_TLS_FLAGS = TlsNames(certificate="--tls-cert", private_key="--tls-key", authority="--client-ca")
+
+
+def server_settings(options: ServeOptions) -> ServerSettings:
+    """Return where and for whom `serve` listens, checked before any model is read.
+
+    Raises:
+        ConfigError: an address, a port, a token or a TLS file cannot be used; names the flag.
+    """
+    check_free(options.listen, "--listen")
+    for name, value in (
+        ("--max-open", options.max_open),
+        ("--max-open-per-client", options.max_open_per_client),
+        ("--replicas", options.replicas),
+    ):
+        if value < 1:
+            raise ConfigError(f"{name} is {value}: at least 1 is needed")
+    if options.step_limit_s <= 0:
+        raise ConfigError(f"--step-limit is {options.step_limit_s:g} s: it must be above 0")
+    if options.restarts < 0:
+        raise ConfigError(f"--restarts is {options.restarts}: 0 starts nothing anew")
+    parse_groups(options.drafter_groups)
+    if options.metrics is not None:
+        check_free(options.metrics, "--metrics")
+        if options.metrics == options.listen and parse_address(options.listen, "--listen")[1]:
+            raise ConfigError(f"--metrics and --listen are both {options.listen}: take two ports")
+    if options.log_format not in LOG_FORMATS:
+        formats = " or ".join(LOG_FORMATS)
+        raise ConfigError(f"--log-format is {options.log_format!r}: write {formats}")
+    server_credentials(options.tls_cert, options.tls_key, options.client_ca, _TLS_FLAGS)
+    if not is_loopback(options.listen) and options.tls_cert is None:
+        _NOTES.print(
+            f"[yellow]warning:[/] {options.listen} is open to other hosts in plaintext: "
+            "give --tls-cert and --tls-key"
+        )
+    return ServerSettings(
+        address=options.listen,
+        tokens=read_tokens(options.token_file, "--token-file"),
+        admin_tokens=read_tokens(options.admin_token_file, "--admin-token-file"),
+        certificate=options.tls_cert,
+        private_key=options.tls_key,
+        client_ca=options.client_ca,
+        reflection=options.reflection,
+    )
+
+
+def parse_groups(text: str) -> tuple[int, int]:
+    """Return the least and the most drafters side by side, of `N` or `MIN:MAX`.
+
+    Raises:
+        ConfigError: it is not written so.
+    """
+    least, _, most = text.partition(":")
+    parts = (least, most or least)
+    if not all(part.isdecimal() for part in parts) or int(parts[0]) > int(parts[1]):
+        raise ConfigError(f"--drafter-groups is {text!r}: write a number, or MIN:MAX as 0:4")
+    return int(parts[0]), int(parts[1])

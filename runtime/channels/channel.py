@@ -1,0 +1,56 @@
+"""Open gRPC channels: every channel of Paceline is made here.
+
+`http_proxy` and its kin apply to a client's connections to other machines, as gRPC reads them
+(`no_proxy` too). Loopback and the connections between processes of one job bypass proxies.
+"""
+
+from collections.abc import Sequence
+
+import grpc
+
+from runtime.channels.addresses import check_target, stays_here
+from runtime.channels.credentials import Credentials
+
+Options = Sequence[tuple[str, int | str]]
+_NO_PROXY = ("grpc.enable_http_proxy", 0)
+
+
+def open_channel(address: str, credentials: Credentials, options: Options = ()) -> grpc.Channel:
+    """Return a client's channel to a server; it connects at the first call.
+
+    Raises:
+        ConfigError: the address or a credential cannot be used, or the token would leave this
+            machine in plaintext.
+    """
+    tls = _checked(address, credentials)
+    options = _with_proxy_rule(address, options)
+    if tls is None:
+        return grpc.insecure_channel(address, options=options)
+    return grpc.secure_channel(address, tls, options=options)
+
+
+def open_async_channel(
+    address: str, credentials: Credentials, options: Options = ()
+) -> grpc.aio.Channel:
+    """Return a channel for the running event loop; else as `open_channel`."""
+    tls = _checked(address, credentials)
+    options = _with_proxy_rule(address, options)
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, tls, options=options)
+
+
+def open_internal_channel(address: str, options: Options = ()) -> grpc.Channel:
+    """Return a plaintext channel between processes of one job; it bypasses proxies."""
+    return grpc.insecure_channel(address, options=(_NO_PROXY, *options))
+
+
+def _checked(address: str, credentials: Credentials) -> grpc.ChannelCredentials | None:
+    check_target(address)
+    tls = credentials.channel_credentials()
+    credentials.check_target(address)
+    return tls
+
+
+def _with_proxy_rule(address: str, options: Options) -> Options:
+    return (_NO_PROXY, *options) if stays_here(address) else options
