@@ -1,13 +1,12 @@
 """A training job's configuration: one TOML file, every value checked before anything starts."""
 
-import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from parallel.training.coding.names import ROUND_FORMS, round_scheme
-from parallel.training.coding.schemes import Scheme, smallest_batch
+from parallel.training.coding.schemes import Scheme
 from runtime.errors import ConfigError
-from runtime.training.seedlog.settings import RUNNING, SharedSeedConfig, check_shared_seed
+from runtime.training.seedlog.settings import RUNNING, SharedSeedConfig
 
 SCHEDULES = ("constant", "linear", "cosine")
 QUEUED = ("pull", "frc-stream")
@@ -223,101 +222,3 @@ class TrainConfig:
         if self.workers.scheme == AUTO or (scheme is not None and not scheme.is_exact):
             whole["scheme"] = self.workers.scheme
         return whole
-
-
-def check_config(config: TrainConfig) -> None:
-    """Refuse what cannot work.
-
-    Raises:
-        ConfigError: names the key.
-    """
-    for name, text in (
-        ("model", config.model),
-        ("out", config.out),
-        ("data.train", config.data.train),
-    ):
-        if not text:
-            raise ConfigError(f"{name} is missing from the configuration")
-    choices = (
-        ("method", config.method, METHODS),
-        ("optimizer.schedule", config.optimizer.schedule, SCHEDULES),
-        ("precision", config.precision, PRECISIONS),
-    )
-    for name, text, known in choices:
-        if text not in known:
-            raise ConfigError(f"{name} is {text!r}: choose one of {', '.join(known)}")
-    optimizer, workers = config.optimizer, config.workers
-    at_least_one = (
-        ("optimizer.steps", optimizer.steps),
-        ("optimizer.batch", optimizer.batch),
-        ("optimizer.microbatch", optimizer.microbatch),
-        ("workers.count", workers.count + (config.method == SHARED_SEED)),  # others may join
-        ("workers.group", workers.group),
-        ("workers.profile", workers.profile),
-        ("workers.threads", workers.threads),
-        ("lora.rank", config.lora.rank),
-        ("checkpoint.every", config.checkpoint.every),
-        ("checkpoint.state_every", config.checkpoint.state_every),
-        ("eval_every", config.eval_every),
-    )
-    for name, number in at_least_one:
-        if number < 1:
-            raise ConfigError(f"{name} is {number}: at least 1 is needed")
-    if not 0 < optimizer.lr < math.inf:
-        raise ConfigError(f"optimizer.lr is {optimizer.lr}: it must be above 0")
-    not_below = (
-        ("data.max_length", config.data.max_length, 2),
-        ("optimizer.weight_decay", optimizer.weight_decay, 0),
-        ("optimizer.clip", optimizer.clip, 0),
-        ("data.limit", config.data.limit, 0),
-        ("checkpoint.keep", config.checkpoint.keep, 0),
-        ("workers.max_losses", workers.max_losses, 0),
-        ("workers.cpus", workers.cpus, 0),
-        ("workers.gpus", workers.gpus, 0),
-        ("faults.factor", config.faults.factor, 1),
-    )
-    for name, value, least in not_below:
-        if value < least:
-            raise ConfigError(f"{name} is {value}: at least {least} is needed")
-    shares = (
-        ("optimizer.warmup", optimizer.warmup),
-        ("optimizer.beta1", optimizer.beta1),
-        ("optimizer.beta2", optimizer.beta2),
-        ("lora.dropout", config.lora.dropout),
-        ("faults.slow", config.faults.slow),
-        ("faults.hang", config.faults.hang),
-        ("faults.kill", config.faults.kill),
-        ("faults.lose", config.faults.lose),
-        ("faults.repeat", config.faults.repeat),
-    )
-    for name, share in shares:
-        if not 0 <= share < 1:
-            raise ConfigError(f"{name} is {share}: it must be in [0, 1)")
-    if bool(config.data.prompt) != bool(config.data.completion):
-        raise ConfigError("data.prompt and data.completion go together: give both or neither")
-    if not 0 <= workers.min <= workers.count:
-        raise ConfigError(
-            f"workers.min is {workers.min}: it must be from 0 to workers.count, {workers.count}"
-        )
-    if not min(workers.lost_after_s, workers.empty_after_s, workers.patience) > 0:
-        raise ConfigError("workers.lost_after_s, empty_after_s and patience must be above 0")
-    if config.method == SHARED_SEED:
-        check_shared_seed(config.shared_seed, decays=optimizer.weight_decay > 0)
-        return
-    scheme = config.round_scheme
-    least = config.num_chunks
-    if scheme is not None:
-        least = smallest_batch(scheme)
-        if workers.min:
-            _ = replace(config, workers=replace(workers, count=workers.min, min=0)).round_scheme
-    if least > optimizer.batch:
-        raise ConfigError(
-            f"{config.num_chunks} chunks of a batch of {optimizer.batch} would be smaller than a "
-            f"sample: take optimizer.batch of at least {least}"
-        )
-    if workers.scheme == "frc-stream" and workers.count % workers.group:
-        near = [d for d in range(1, workers.count + 1) if workers.count % d == 0]
-        raise ConfigError(
-            f"workers.group is {workers.group}: {workers.count} workers make even groups of "
-            f"{', '.join(map(str, near))}"
-        )

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runtime.errors import ConfigError
-from runtime.training.config import TrainConfig, check_config
+from runtime.training.config import TrainConfig
+from runtime.training.config_checks import check_config
 from runtime.training.tables import make
 
 Section = TypeVar("Section")
