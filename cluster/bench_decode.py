@@ -15,13 +15,14 @@ from cluster.bench_rows import Case, Measured, bench_rows, bench_table
 from cluster.bench_turns import take_turns
 from cluster.deployment import Deployment
 from cluster.deployment_spec import DeploymentSpec
+from cluster.drafter_plan import plan_drafter
+from cluster.drafter_room import DrafterRoom, joined
 from cluster.kept import Kept
 from cluster.options import BenchDecodeOptions
 from cluster.planning import (
     DrafterChoice,
     PlannedModel,
     plan_deployment,
-    plan_drafter,
     plan_target,
 )
 from cluster.ray_session import RaySession
@@ -48,9 +49,14 @@ def run(options: BenchDecodeOptions) -> int:
     _check(options)
     kept = Kept(options.keep, _settings(options), verb="bench decode")
     target = plan_target(replace(options.models, tp=max(options.tps)))
+    with joined(options.models.ray_address) as nodes:
+        return _bench(options, target, kept, DrafterRoom(nodes=nodes))
+
+
+def _bench(options: BenchDecodeOptions, target: PlannedModel, kept: Kept, room: DrafterRoom) -> int:
     submits = make_submits(options.prompts, options.decode, target)
     drafting = any(mode != "autoregressive" for mode in options.modes)
-    drafter = plan_drafter(options.models, target) if drafting else None
+    drafter = plan_drafter(options.models, target, room) if drafting else None
     specs = [_plan(options, target, drafter, submits, tp) for tp in options.tps]
     num_actors = sum(spec.num_actors for spec in specs) + 1
     with RaySession(options.models.ray_address, num_actors=num_actors), ExitStack() as stack:
@@ -204,7 +210,7 @@ def _settings(options: BenchDecodeOptions) -> dict[str, object]:
     return {
         "target": options.models.target,
         "drafter": options.models.drafter,
-        "drafters": options.models.drafters,
+        "drafters": options.models.num_drafters,
         "virtual": options.models.virtual,
         "max_tokens": options.decode.max_tokens,
         "draft_length": options.decode.draft_length,

@@ -19,9 +19,11 @@ from rich.table import Table
 
 from cluster.deployment import Deployment
 from cluster.deployment_spec import DeploymentSpec
+from cluster.drafter_plan import find_drafter, plan_drafter
+from cluster.drafter_room import DrafterRoom, joined
 from cluster.layers_plot import plot_layers
 from cluster.options import BenchLayersOptions
-from cluster.planning import DrafterChoice, PlannedModel, plan_deployment, plan_drafter, plan_target
+from cluster.planning import DrafterChoice, PlannedModel, plan_deployment, plan_target
 from cluster.ray_session import RaySession
 from cluster.report import output_console, total_stats
 from cluster.requests import cache_tokens, make_submits
@@ -45,14 +47,19 @@ def run(options: BenchLayersOptions) -> int:
     """
     _check(options)
     target = plan_target(options.models)
-    drafter = plan_drafter(options.models, target)
+    with joined(options.models.ray_address) as nodes:
+        return _bench(options, target, DrafterRoom(nodes=nodes))
+
+
+def _bench(options: BenchLayersOptions, target: PlannedModel, room: DrafterRoom) -> int:
+    drafter = find_drafter(options.models, target, room)
     num_layers = _num_layers(options, target, drafter)
     submits = make_submits(options.prompts, options.decode, target)
     tokens = cache_tokens(submits, 1, target.max_positions)
     specs = {}
     for drafters in options.drafters:
         models = replace(options.models, drafters=drafters, layer_parallel=f"1@{options.first}")
-        choice = plan_drafter(models, target)
+        choice = plan_drafter(models, target, room)
         specs[drafters] = plan_deployment(models, target, choice, cache_tokens=tokens, stops=False)
     rows: list[dict[str, object]] = []
     num_actors = max(spec.num_actors + spec.num_drafters for spec in specs.values())

@@ -16,8 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from actors.probe import ProbeActor
 from cluster.check_report import print_report
 from cluster.cluster_options import CheckOptions
+from cluster.drafter_plan import plan_drafter
+from cluster.drafter_room import DrafterRoom
 from cluster.placement import Node, PlaceOptions, plan_places
-from cluster.planning import plan_deployment, plan_drafter, plan_target
+from cluster.planning import plan_deployment, plan_target
 from cluster.ray_errors import translated
 from cluster.ray_session import RaySession
 from cluster.reservation import read_nodes
@@ -83,7 +85,7 @@ def _check_placement(options: CheckOptions, report: Report) -> None:
     """Say where the ranks would go, or what is short."""
     models = options.models
     target = plan_target(models)
-    drafter = plan_drafter(models, target)
+    drafter = plan_drafter(models, target, DrafterRoom(nodes=report.nodes))
     spec = plan_deployment(models, target, drafter, cache_tokens=_CACHE_TOKENS, stops=False)
     needs = [need for need in (spec.target_need, spec.drafter_need) if need is not None]
     try:

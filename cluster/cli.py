@@ -116,7 +116,7 @@ def generate(
         typer.Option(help="autoregressive, speculative, pearl, or auto: what suits the drafter."),
     ] = "auto",
     tp: Tp = 1,
-    drafters: Drafters = 1,
+    drafters: Drafters = None,
     layer_parallel: LayerParallel = "auto",
     prompt: Prompt = None,
     prompts: Prompts = None,

@@ -66,7 +66,7 @@ def bench_decode(
         str, typer.Option(help="Modes to compare, with commas; the first is the reference.")
     ] = "autoregressive,speculative,pearl",
     tp: Annotated[str, typer.Option(help="Numbers of target ranks to compare, with commas.")] = "1",
-    drafters: Drafters = 1,
+    drafters: Drafters = None,
     layer_parallel: LayerParallel = "auto",
     baseline: Annotated[
         str | None,

@@ -69,7 +69,7 @@ def check(
     target: Target = None,
     drafter: Drafter = None,
     tp: Tp = 1,
-    drafters: Drafters = 1,
+    drafters: Drafters = None,
     virtual: Virtual = None,
     device: Device = "cpu",
     place: Place = None,

@@ -143,7 +143,7 @@ def serve(
     ] = 30.0,
     max_tokens: MaxTokens = 256,
     tp: Tp = 1,
-    drafters: Drafters = 1,
+    drafters: Drafters = None,
     drafter_groups: Annotated[
         str,
         typer.Option(

@@ -15,9 +15,11 @@ from rich.table import Table
 from cluster.deployment import Deployment
 from cluster.draft_eval_store import Pair, find_pair, keep_pair
 from cluster.draft_plot import plot_drafters
+from cluster.drafter_plan import plan_drafter
+from cluster.drafter_room import DrafterRoom, joined
 from cluster.kept import Kept
 from cluster.options import DecodeOptions, DraftEvalOptions
-from cluster.planning import PlannedModel, plan_deployment, plan_drafter, plan_target
+from cluster.planning import PlannedModel, plan_deployment, plan_target
 from cluster.ray_session import RaySession
 from cluster.report import output_console
 from cluster.requests import cache_tokens, make_submits
@@ -41,6 +43,13 @@ def run(options: DraftEvalOptions) -> int:
     """
     mode = _check(options)
     target = plan_target(options.models)
+    with joined(options.models.ray_address) as nodes:
+        return _evaluate(options, mode, target, DrafterRoom(nodes=nodes))
+
+
+def _evaluate(
+    options: DraftEvalOptions, mode: DecodeMode, target: PlannedModel, room: DrafterRoom
+) -> int:
     decode = DecodeOptions(
         mode=mode.value,
         draft_length=options.draft_length,
@@ -54,7 +63,8 @@ def run(options: DraftEvalOptions) -> int:
     records = read_prompts(options.prompts.prompts, limit=options.prompts.num_prompts)
     categories = [record.category or _ALL for record in records]
     choices = [
-        plan_drafter(replace(options.models, drafter=name), target) for name in options.drafters
+        plan_drafter(replace(options.models, drafter=name), target, room)
+        for name in options.drafters
     ]
     kept = Kept(options.keep, _settings(options, target), verb="draft eval")
     rows = []

@@ -1,7 +1,6 @@
 """`paceline draft train --follow`: a drafter learns from what is served, while it serves."""
 
 import json
-import os
 
 import ray
 from rich.console import Console
@@ -9,7 +8,8 @@ from rich.console import Console
 from actors.trainer import DraftTrainerActor
 from cluster.options import DraftFollowOptions
 from cluster.planning import plan_target
-from cluster.ray_session import RaySession, yielded
+from cluster.ray_session import RaySession, beside_driver, yielded
+from runtime.cores import usable_cores
 from runtime.draft_checkpoint import check_drafter, is_drafter
 from runtime.draft_follow import FollowEvent, FollowJob
 from runtime.draft_training import TrainSettings
@@ -61,7 +61,7 @@ def run(options: DraftFollowOptions) -> int:
         poll_s=_POLL_S,
         dtype=options.models.dtype,
         device=options.models.device,
-        num_threads=options.models.threads or os.cpu_count() or 1,
+        num_threads=options.models.threads or usable_cores(),
     )
     with RaySession(options.models.ray_address, num_actors=1):
         _follow(job, as_json=options.json)
@@ -76,7 +76,8 @@ def _rate(options: DraftFollowOptions) -> float:
 
 
 def _follow(job: FollowJob, *, as_json: bool) -> None:
-    actor = ray.remote(DraftTrainerActor).options(num_cpus=0).remote()
+    where = beside_driver()  # its files lie there
+    actor = ray.remote(DraftTrainerActor).options(num_cpus=0, scheduling_strategy=where).remote()
     try:
         with _NOTES.status("loading") as status:
             for reference in actor.follow.remote(job):

@@ -1,7 +1,6 @@
 """`paceline draft skip`: which layers a target keeps when it drafts for itself."""
 
 import json
-import os
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -24,8 +23,9 @@ from cluster.deployment import Deployment
 from cluster.draft_corpus import CorpusPlan, make_corpus
 from cluster.options import DraftSkipOptions
 from cluster.planning import PlannedModel, plan_deployment, plan_target
-from cluster.ray_session import RaySession, yielded
+from cluster.ray_session import RaySession, beside_driver, yielded
 from parallel.drafting.layer_skip import SkipTrial
+from runtime.cores import usable_cores
 from runtime.errors import ConfigError
 from runtime.layer_search import SearchJob
 from runtime.prompts import read_prompts
@@ -59,7 +59,7 @@ def run(options: DraftSkipOptions) -> int:
             seed=options.seed,
             dtype=options.models.dtype,
             device=options.models.device,
-            num_threads=options.models.threads or os.cpu_count() or 1,
+            num_threads=options.models.threads or usable_cores(),
         )
         best, num_trials = _search(job)
     name = f"target:layers={name_layers(best.kept)}"
@@ -104,7 +104,8 @@ def _answers(options: DraftSkipOptions, target: PlannedModel, work: Path) -> Pat
 
 def _search(job: SearchJob) -> tuple[SkipTrial, int]:
     """Run the job in an actor and show how it advances; returns the best set."""
-    actor = ray.remote(DraftTrainerActor).options(num_cpus=0).remote()
+    where = beside_driver()  # its files lie there
+    actor = ray.remote(DraftTrainerActor).options(num_cpus=0, scheduling_strategy=where).remote()
     best: SkipTrial | None = None
     num_trials = 0
     with Progress(

@@ -1,7 +1,6 @@
 """`paceline draft train`: the target answers prompts, and a drafter learns to foretell it."""
 
 import json
-import os
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -23,10 +22,11 @@ from cluster.deployment import Deployment
 from cluster.draft_corpus import CorpusPlan, make_corpus
 from cluster.options import DraftTrainOptions
 from cluster.planning import PlannedModel, plan_deployment, plan_target
-from cluster.ray_session import RaySession, yielded
+from cluster.ray_session import RaySession, beside_driver, yielded
 from cluster.uploads import check_stays
 from parallel.training.distill import Divergence
 from runtime.checkpoint import parse_layers
+from runtime.cores import usable_cores
 from runtime.draft_job import DraftJob, JobEvent
 from runtime.draft_training import Precision, TrainSettings
 from runtime.errors import ConfigError
@@ -61,7 +61,7 @@ def run(options: DraftTrainOptions) -> int:
         settings=_settings(options),
         dtype=options.models.dtype,
         device=options.models.device,
-        num_threads=options.models.threads or os.cpu_count() or 1,
+        num_threads=options.models.threads or usable_cores(),
     )
     _claim(work, options)
     with RaySession(options.models.ray_address, num_actors=options.models.tp + 1):
@@ -80,7 +80,8 @@ def run(options: DraftTrainOptions) -> int:
 
 def _follow(job: DraftJob) -> JobEvent:
     """Run the job in an actor and show how it advances; returns its last event."""
-    actor = ray.remote(DraftTrainerActor).options(num_cpus=0).remote()
+    where = beside_driver()  # its files lie there
+    actor = ray.remote(DraftTrainerActor).options(num_cpus=0, scheduling_strategy=where).remote()
     event = JobEvent(stage="training", done=0, total=job.settings.steps)
     accepted = ""
     with _bar() as progress:

@@ -22,7 +22,13 @@ Drafter = Annotated[
     ),
 ]
 Tp = Annotated[int, typer.Option(help="Target ranks the model is split over.")]
-Drafters = Annotated[int, typer.Option(help="Drafter ranks the drafter is split over.")]
+Drafters = Annotated[
+    int | None,
+    typer.Option(
+        help="Drafter ranks the drafter is split over; a number gives it ranks of its own or is "
+        "refused. Default: 1 where there is room beside the target."
+    ),
+]
 LayerParallel = Annotated[
     str,
     typer.Option(

@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cluster.deployment import Deployment
+from cluster.drafter_plan import plan_drafter
+from cluster.drafter_room import DrafterRoom, joined
 from cluster.options import GenerateOptions
-from cluster.planning import AUTO, PlannedModel, plan_deployment, plan_drafter, plan_target
+from cluster.planning import AUTO, PlannedModel, plan_deployment, plan_target
 from cluster.ray_session import RaySession
 from cluster.report import request_stats, stats_json, stats_table, total_stats
 from cluster.requests import cache_tokens, make_submits
@@ -33,8 +35,13 @@ def run(options: GenerateOptions) -> int:
     """
     logging.getLogger("paceline").setLevel(logging.WARNING)
     target = plan_target(options.models)
+    with joined(options.models.ray_address) as nodes:
+        return _generate(options, target, DrafterRoom(nodes=nodes))
+
+
+def _generate(options: GenerateOptions, target: PlannedModel, room: DrafterRoom) -> int:
     drafting = options.decode.mode != DecodeMode.AUTOREGRESSIVE
-    drafter = plan_drafter(options.models, target) if drafting else None
+    drafter = plan_drafter(options.models, target, room) if drafting else None
     decode = options.decode
     if decode.mode == AUTO:
         assert drafter is not None

@@ -12,8 +12,8 @@ class ModelOptions:
     drafter: str | None
     """A model, `target:layers=A-B,C`, `ngram`, `lookup`, or None for the best one known."""
     tp: int = 1
-    drafters: int = 1
-    """Ranks of the drafter group."""
+    drafters: int | None = None
+    """Ranks of the drafter group; None: one, or none where the drafter works in the target's."""
     layer_parallel: str = "auto"
     """How many of the drafter's layers run their attention at once: off, auto or a number; with
     `@K` only from layer K on."""
@@ -35,6 +35,11 @@ class ModelOptions:
     """Whether requests share what they have in common; off where each is to be timed alike."""
     ray_address: str | None = None
     """None starts a local Ray and ends it."""
+
+    @property
+    def num_drafters(self) -> int:
+        """Ranks of the drafter group, if it has any."""
+        return 1 if self.drafters is None else self.drafters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

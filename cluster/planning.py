@@ -1,31 +1,26 @@
 """From options to a deployment: find the models and refuse what cannot work, before Ray starts."""
 
-import os
 import re
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from cluster.deployment_spec import DeploymentSpec
 from cluster.options import ModelOptions
 from cluster.placement import PlaceOptions
 from cluster.rank_needs import bytes_of_rank, place_of, threads_of
 from parallel.decoding.types import DecodeMode
-from runtime.checkpoint import parse_layers, resolve_model
-from runtime.draft_checkpoint import check_drafter, is_drafter, read_drafter
+from runtime.checkpoint import resolve_model
 from runtime.errors import ConfigError
 from runtime.facts import ModelFacts, check_device, check_tensor_parallel, read_facts
 from runtime.lookup_drafting import LookupSettings
 from runtime.memory import available_bytes, check_fits
 from runtime.node_models import NamedModel
-from runtime.retrieval_files import check_store
 from runtime.settings import LeaderSettings, ModelSettings
-from runtime.shipped import shipped_drafter
-from runtime.text import Tokenizer, check_same_vocabulary
+from runtime.text import Tokenizer
 from runtime.virtual import VirtualSpec
 
 AUTO = "auto"
-_INLINE = "inline:"
-_LOOKUPS = re.compile(r"\+(ngram|recycle|store=[^+]+)$")
+INLINE = "inline:"
+LOOKUPS = re.compile(r"\+(ngram|recycle|store=[^+]+)$")
 GROUP_BACKENDS = ("auto", "shm", "gloo", "nccl")
 LINKS = ("grpc", "gloo", "nccl")
 _VIRTUAL_POSITIONS = 1 << 20
@@ -146,24 +141,13 @@ def parse_layer_parallel(text: str) -> LayerParallel | None:
     return LayerParallel(0 if width == AUTO else int(width), int(first or 0))
 
 
-def _check_ranks(facts: ModelFacts, options: ModelOptions, num_layers: int) -> None:
-    """Refuse more drafter ranks than the drafter splits over."""
-    if parse_layer_parallel(options.layer_parallel) is None or options.drafters == 1:
-        check_tensor_parallel(facts, options.drafters, "--drafters")
-    elif options.drafters > num_layers:
-        raise ConfigError(
-            f"--drafters is {options.drafters}: {facts.directory} has {num_layers} layers to lie "
-            "on them; take fewer ranks, or --layer-parallel off"
-        )
-
-
 def _layer_parallel(
     options: ModelOptions, target: PlannedModel, drafter: DrafterChoice
 ) -> LayerParallel | None:
     if target.virtual is not None and target.virtual.stack is None:
         return None  # its drafter has no layers
     asked = parse_layer_parallel(options.layer_parallel)
-    if asked and not asked.width and (options.drafters == 1 or not drafter.has_ranks):
+    if asked and not asked.width and (options.num_drafters == 1 or not drafter.has_ranks):
         return None  # on one rank nothing runs at once
     return asked
 
@@ -194,83 +178,6 @@ def _check_options(options: ModelOptions) -> None:
         check_device(options.device)
 
 
-def plan_drafter(options: ModelOptions, target: PlannedModel) -> DrafterChoice:
-    """Find the drafter and check that it speaks the target's tokens.
-
-    Raises:
-        ConfigError: it cannot be loaded, or its vocabulary is another one.
-    """
-    name = options.drafter or AUTO
-    if target.virtual is not None:
-        ngram = name == "ngram"
-        return DrafterChoice(name="ngram" if ngram else "virtual", ngram=ngram)
-    if name == AUTO:
-        return _choose_drafter(options, target)
-    if name == "ngram":
-        return DrafterChoice(name=name, ngram=True)
-    if name == "lookup" or name.startswith("lookup:"):
-        lookup = LookupSettings.parse(name.removeprefix("lookup").removeprefix(":"))
-        if lookup.store is not None:
-            assert target.tokenizer is not None
-            check_store(Path(lookup.store), target.tokenizer.digest)
-        return DrafterChoice(name=name, lookup=lookup)
-    if name.startswith(_INLINE) or _LOOKUPS.search(name):
-        return _plan_beside(options, target, name)
-    assert target.facts is not None
-    assert target.tokenizer is not None
-    if name.startswith("target:"):
-        kind, _, layers = name.removeprefix("target:").partition("=")
-        if kind != "layers" or not layers:
-            raise ConfigError(f"--drafter {name!r}: write target:layers=0-3,28-29")
-        cut = parse_layers(layers, target.facts.config.num_layers)
-        _check_ranks(target.facts, options, len(cut))
-        return DrafterChoice(name=name, facts=target.facts, layers=cut)
-    directory = resolve_model(name)
-    if is_drafter(directory):
-        check_drafter(directory, target.facts.directory)
-        facts = ModelFacts(directory=directory, config=read_drafter(directory).config)
-        _check_ranks(facts, options, facts.config.num_layers)
-        return DrafterChoice(name=name, facts=facts, trained=True)
-    facts = read_facts(directory)
-    _check_ranks(facts, options, facts.config.num_layers)
-    check_same_vocabulary(target.tokenizer, Tokenizer.load(facts.directory))
-    return DrafterChoice(name=name, facts=facts)
-
-
-def _plan_beside(options: ModelOptions, target: PlannedModel, name: str) -> DrafterChoice:
-    """Plan `inline:MODEL`, `MODEL+ngram+recycle+store=DIR`, or both."""
-    model, parts = name.removeprefix(_INLINE), list[str]()
-    while (match := _LOOKUPS.search(model)) is not None:
-        model = model[: match.start()]
-        parts.insert(0, match[1])
-    inline = name.startswith(_INLINE)
-    if inline and options.drafters > 1:
-        raise ConfigError(f"--drafter {name!r} runs in one process: leave --drafters at 1")
-    choice = plan_drafter(replace(options, drafter=model), target)
-    if not choice.has_model:
-        raise ConfigError(f"--drafter {name!r}: only a model can be inline or have + after it")
-    lookups = LookupSettings.parse_parts(parts) if parts else None
-    if lookups is not None and lookups.store is not None:
-        assert target.tokenizer is not None
-        check_store(Path(lookups.store), target.tokenizer.digest)
-    return replace(choice, name=name, lookups=lookups, inline=inline)
-
-
-def _choose_drafter(options: ModelOptions, target: PlannedModel) -> DrafterChoice:
-    """Return the drafter to take where nobody named one."""
-    assert target.facts is not None
-    shipped = shipped_drafter(target.facts.directory)
-    if shipped is None:
-        lookup = LookupSettings()
-        why = f"no drafter was trained for {target.name}; this one costs next to nothing"
-        return DrafterChoice(name=f"lookup:{lookup}", why=why, lookup=lookup)
-    spare = (os.cpu_count() or 1) > options.tp + options.drafters or options.device != "cpu"
-    place = "" if spare else _INLINE
-    choice = plan_drafter(replace(options, drafter=f"{place}{shipped}+ngram+recycle"), target)
-    where = "on a rank of its own" if spare else "in its process: no core is to spare"
-    return replace(choice, why=f"trained for {target.name}, with look-ups, {where}")
-
-
 def plan_deployment(
     options: ModelOptions,
     target: PlannedModel,
@@ -292,7 +199,7 @@ def plan_deployment(
         ConfigError: memory does not suffice.
     """
     tokens = options.cache_tokens or cache_tokens
-    num_drafters = options.drafters if drafter is not None and drafter.has_ranks else 0
+    num_drafters = options.num_drafters if drafter is not None and drafter.has_ranks else 0
     num_ranks = options.tp + num_drafters
     place = place_of(options)
     settings = ModelSettings(
@@ -326,8 +233,12 @@ def plan_deployment(
         _check_memory(target, drafter, settings)
     else:
         target_bytes = bytes_of_rank(target.facts, settings, options.tp)
-        if drafter is not None and drafter_settings is not None and num_drafters:
-            drafter_bytes = bytes_of_rank(drafter.facts, drafter_settings, num_drafters)
+        if drafter is not None and drafter_settings is not None:
+            needed = bytes_of_rank(drafter.facts, drafter_settings, max(num_drafters, 1))
+            if num_drafters:
+                drafter_bytes = needed
+            else:
+                target_bytes += needed  # the leader holds both; all ranks reserve alike
     return DeploymentSpec(
         target=settings,
         tp=options.tp,
@@ -360,8 +271,8 @@ def _known(target: PlannedModel, drafter: DrafterChoice | None) -> tuple[NamedMo
     if target.facts is not None:
         known.append(NamedModel(str(target.facts.directory), target.name))
     if drafter is not None and drafter.facts is not None:
-        name = drafter.name.removeprefix(_INLINE)
-        while (match := _LOOKUPS.search(name)) is not None:
+        name = drafter.name.removeprefix(INLINE)
+        while (match := LOOKUPS.search(name)) is not None:
             name = name[: match.start()]
         known.append(NamedModel(str(drafter.facts.directory), name))
     return tuple(known)

@@ -1,10 +1,10 @@
 """What each rank of a plan needs of its node: a place, threads, memory."""
 
-import os
 from dataclasses import replace
 
 from cluster.options import ModelOptions
 from cluster.placement import LEAST_CPUS, PlaceOptions
+from runtime.cores import usable_cores
 from runtime.facts import ModelFacts
 from runtime.settings import ModelSettings
 
@@ -20,7 +20,7 @@ def place_of(options: ModelOptions) -> PlaceOptions:
 def threads_of(options: ModelOptions, place: PlaceOptions, num_ranks: int) -> int:
     """Share this machine's cores out; on a cluster a rank has what it reserves."""
     if options.ray_address is None:
-        return max(1, (os.cpu_count() or 1) // num_ranks)
+        return max(1, usable_cores() // num_ranks)
     return max(1, int(place.cpus or 1))
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import ray
 from ray.exceptions import AuthenticationError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.ray_address import check_joinable, resolve
 from cluster.ray_errors import translated
+from runtime.cores import usable_cores
 from runtime.errors import ConfigError, PacelineError
 
 
@@ -39,7 +41,7 @@ class RaySession:
             ray.init(
                 address="local",
                 # Idle ranks cost no core: what matters is that every actor finds a place.
-                num_cpus=max(os.cpu_count() or 1, self._num_actors),
+                num_cpus=max(usable_cores(), self._num_actors),
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -64,6 +66,15 @@ class RaySession:
         """Disconnect; processes of a local Ray end."""
         if self._ours:
             ray.shutdown()
+
+
+def beside_driver(*, soft: bool = False) -> NodeAffinitySchedulingStrategy:
+    """Return what places an actor on the driver's node, whose files and cores it shares.
+
+    Args:
+        soft: another node will do where this one has no room or is gone.
+    """
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=soft)
 
 
 def yielded(reference: Any) -> Any:

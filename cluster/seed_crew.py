@@ -9,9 +9,9 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.seedlog import SeedWorkerActor, SequencerActor
+from cluster.ray_session import beside_driver
 from runtime.channels.credentials import Credentials
 from runtime.errors import PacelineError, PeerError, PeerLost, PeerTimeout
 from runtime.training.config import TrainConfig
@@ -50,9 +50,8 @@ class SeedCrew:
         self._tokens = tuple(secrets.token_hex(16) for _ in range(count + 1))
         self._listen = replace(listen, inner_tokens=self._tokens)
         self._inner = f"{ray.util.get_node_ip_address()}:0"
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._sequencer_class = ray.remote(SequencerActor).options(
-            num_cpus=0, scheduling_strategy=here, max_concurrency=4
+            num_cpus=0, scheduling_strategy=beside_driver(), max_concurrency=4
         )
         workers = config.workers
         self._worker_class = ray.remote(SeedWorkerActor).options(

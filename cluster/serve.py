@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -11,14 +12,16 @@ from rich.console import Console
 
 from cluster.deployment_spec import DeploymentSpec
 from cluster.draft_watch import DrafterWatch
+from cluster.drafter_plan import plan_drafter
+from cluster.drafter_room import DrafterRoom, joined
 from cluster.fleet import Fleet
 from cluster.options import ServeOptions
+from cluster.placement import Node
 from cluster.planning import (
     AUTO,
     DrafterChoice,
     PlannedModel,
     plan_deployment,
-    plan_drafter,
     plan_target,
 )
 from cluster.ray_session import RaySession
@@ -61,12 +64,20 @@ def run(options: ServeOptions) -> int:
     target = plan_target(options.models)
     if target.tokenizer is None:
         raise ConfigError("virtual devices have no text to serve: name a model with --target")
+    with joined(options.models.ray_address) as nodes:
+        return _run(options, settings, target, nodes)
+
+
+def _run(
+    options: ServeOptions, settings: ServerSettings, target: PlannedModel, nodes: Sequence[Node]
+) -> int:
+    bounds = parse_groups(options.drafter_groups)
+    room = DrafterRoom(nodes=nodes, replicas=options.replicas, groups=bounds[1])
     drafts = options.mode != DecodeMode.AUTOREGRESSIVE
-    drafter = plan_drafter(options.models, target) if drafts else None
+    drafter = plan_drafter(options.models, target, room) if drafts else None
     model = _served_model(options, target, drafter)
     tokens = options.models.cache_tokens or max(_CACHE_TOKENS, target.max_positions)
     spec = plan_deployment(options.models, target, drafter, cache_tokens=tokens, stops=True)
-    bounds = parse_groups(options.drafter_groups)
     spec = _supervised(spec, options, max(bounds[0], min(1, bounds[1])))
     store = _open_journal(options, model)
     with ExitStack() as stack:
@@ -78,7 +89,14 @@ def run(options: ServeOptions) -> int:
             fleet.start(lambda text: status.update(text))
         if fleet.whereabouts:
             _NOTES.print(fleet.whereabouts, soft_wrap=True)
-        drafting = ServedDrafter(fleet, options.models, target, cache_tokens=tokens, bounds=bounds)
+        drafting = ServedDrafter(
+            fleet,
+            options.models,
+            target,
+            first=model.drafter,
+            cache_tokens=tokens,
+            bounds=bounds,
+        )
         return asyncio.run(_serve(fleet, drafting, model, settings, options, store))
 
 

@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 from cluster.draft_watch import DrafterWatch
+from cluster.drafter_plan import find_drafter
+from cluster.drafter_room import DrafterRoom
 from cluster.fleet import Fleet
 from cluster.options import ModelOptions
-from cluster.planning import PlannedModel, plan_deployment, plan_drafter
+from cluster.planning import AUTO, PlannedModel, plan_deployment
 from runtime.errors import ConfigError
 
 
@@ -18,19 +20,21 @@ class ServedDrafter:
         models: ModelOptions,
         target: PlannedModel,
         *,
+        first: str,
         cache_tokens: int,
         bounds: tuple[int, int],
     ) -> None:
         self._fleet = fleet
         self._models = models
         self._target = target
+        self._first = first
         self._cache_tokens = cache_tokens
         self._bounds = bounds
         self.watch = self._watch()
         """Looks for new versions of a trained drafter; None where there is none."""
 
     def set(self, drafter: str | None) -> str:
-        """Draft with another drafter; "" is the one first planned, None is none.
+        """Draft with another drafter; "" and auto are the one first planned, None is none.
 
         Raises:
             ConfigError: it cannot be used; the old one stays.
@@ -38,8 +42,11 @@ class ServedDrafter:
         """
         choice = None
         if drafter is not None:
-            models = replace(self._models, drafter=drafter or self._models.drafter)
-            choice = plan_drafter(models, self._target)
+            # The nodes were asked when the first one was chosen: now they are full of our ranks.
+            name = self._first if drafter in ("", AUTO) else drafter
+            choice = find_drafter(
+                replace(self._models, drafter=name), self._target, DrafterRoom(nodes=())
+            )
         spec = plan_deployment(
             self._models, self._target, choice, cache_tokens=self._cache_tokens, stops=True
         )

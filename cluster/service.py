@@ -9,13 +9,12 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util import list_named_actors
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.table import Table
 
 from actors.keeper import KeeperActor
 from cluster.cluster_options import ServiceOptions
-from cluster.ray_session import RaySession
+from cluster.ray_session import RaySession, beside_driver
 from cluster.report import output_console
 from cluster.submit import ROOT
 from runtime.errors import ConfigError, PeerTimeout
@@ -58,7 +57,6 @@ def _start(options: ServiceOptions) -> int:
         raise ConfigError(
             f"there is a service {name!r} already: paceline service stop {name} ends it"
         )
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     keeper = (
         ray.remote(KeeperActor)
         .options(
@@ -68,7 +66,7 @@ def _start(options: ServiceOptions) -> int:
             max_restarts=-1,
             max_concurrency=2,  # its status while it stops
             num_cpus=0,
-            scheduling_strategy=here,
+            scheduling_strategy=beside_driver(soft=True),
         )
         .remote(
             ("serve", *options.arguments),

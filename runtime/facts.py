@@ -78,6 +78,11 @@ def check_device(device: str) -> None:
         )
 
 
+def num_gpus() -> int:
+    """Return the CUDA devices of this machine that this process may use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def _dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise ConfigError(f"--dtype is {name!r}: choose one of {', '.join(DTYPES)}")

@@ -1,7 +1,6 @@
 """What one node is and how fast it talks to another: the measurements behind `cluster check`."""
 
 import hmac
-import os
 import platform
 import secrets
 import socket
@@ -11,10 +10,10 @@ import threading
 import time
 from dataclasses import dataclass
 
-import psutil
 import torch
 
 from parallel.group import Group
+from runtime.cores import usable_cores
 from runtime.errors import PeerLost, PeerTimeout
 from runtime.interfaces import ipv4_addresses
 from runtime.memory import available_bytes
@@ -76,7 +75,7 @@ def read_node_facts(ray_version: str) -> NodeFacts:
             ("paceline", package_version()),
             ("byte order", sys.byteorder),
         ),
-        num_cores=psutil.cpu_count() or os.cpu_count() or 1,
+        num_cores=usable_cores(),
         memory_bytes=available_bytes(),
         gpus=tuple(gpus),
         interfaces=tuple(ipv4_addresses()),

@@ -11,12 +11,15 @@ from pathlib import Path
 
 from cluster.deployment import Deployment
 from cluster.deployment_spec import DeploymentSpec
+from cluster.drafter_plan import find_drafter
+from cluster.drafter_room import DrafterRoom
 from cluster.experiment.config import Experiment
 from cluster.experiment.points import NO_DRAFTER, GeneratePoint
 from cluster.experiment.predict import arrivals, virtual_text
 from cluster.experiment.store import Measured
 from cluster.options import DecodeOptions, ModelOptions, PromptOptions
-from cluster.planning import PlannedModel, plan_deployment, plan_drafter, plan_target
+from cluster.placement import Node
+from cluster.planning import PlannedModel, plan_deployment, plan_target
 from cluster.report import total_stats
 from cluster.requests import cache_tokens, make_submits
 from cluster.session import Result, run_requests
@@ -33,13 +36,16 @@ _NUM_SPANS = 4096
 class GenerateBench:
     """Runs points; one deployment, of several replicas perhaps, is up at a time."""
 
-    def __init__(self, experiment: Experiment, points: Sequence[GeneratePoint]) -> None:
-        """Plan every point.
+    def __init__(
+        self, experiment: Experiment, points: Sequence[GeneratePoint], nodes: Sequence[Node]
+    ) -> None:
+        """Plan every point for a cluster's nodes.
 
         Raises:
             ConfigError: a point cannot run; names it. Nothing was started.
         """
         self._experiment = experiment
+        self._nodes = nodes
         self._specs: dict[tuple[object, ...], DeploymentSpec] = {}
         self._submits: dict[str, list[Submit]] = {}
         self._targets: dict[int, PlannedModel] = {}
@@ -133,7 +139,8 @@ class GenerateBench:
                 f"requests.num is {len(submits)}: {point.replicas} replicas need one each"
             )
         self._submits[point.key] = submits
-        drafter = plan_drafter(options, target) if point.mode != NO_DRAFTER else None
+        room = DrafterRoom(nodes=self._nodes, replicas=point.replicas)
+        drafter = find_drafter(options, target, room) if point.mode != NO_DRAFTER else None
         if drafter is not None and (drafter.has_ranks or drafter.ngram) != (point.drafters > 0):
             where = "on ranks of its own" if point.drafters == 0 else "in the target's process"
             raise ConfigError(
@@ -168,7 +175,7 @@ def _model_options(experiment: Experiment, point: GeneratePoint) -> ModelOptions
         target=model.target if model is not None else None,
         drafter=model.drafter if model is not None else None,
         tp=point.tp,
-        drafters=max(point.drafters, 1),
+        drafters=point.drafters or None,
         layer_parallel=point.layer_parallel,
         group_backend=requests.group,
         link=requests.link,

@@ -16,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from cluster.drafter_room import joined
 from cluster.experiment.config import Experiment, load_experiment
 from cluster.experiment.environment import environment
 from cluster.experiment.generate import GenerateBench
@@ -28,6 +29,7 @@ from cluster.experiment.store import Measured, Store, read_results
 from cluster.experiment.tables import results_table
 from cluster.experiment.train import TrainBench
 from cluster.options import ExperimentOptions
+from cluster.placement import Node
 from cluster.ray_session import RaySession
 from cluster.report import output_console
 from runtime.errors import PacelineError
@@ -55,8 +57,13 @@ def run(options: ExperimentOptions) -> int:
     experiment = load_experiment(options.file, options.out)
     if options.ray_address is not None:
         experiment = experiment.model_copy(update={"ray": options.ray_address})
+    with joined(experiment.ray) as nodes:
+        return _run(options, experiment, nodes)
+
+
+def _run(options: ExperimentOptions, experiment: Experiment, nodes: Sequence[Node]) -> int:
     points = points_of(experiment)
-    bench = _bench(experiment, points)
+    bench = _bench(experiment, points, nodes)
     plan = predict_all(experiment, points)
     with Store(Path(experiment.out)) as store:
         store.keep_config(experiment)
@@ -98,10 +105,12 @@ def missing(units: Sequence[Unit], known: Sequence[Measured], *, retry: bool) ->
     return [unit for unit in units if (unit.point.key, unit.repeat) not in done]
 
 
-def _bench(experiment: Experiment, points: Sequence[Point]) -> GenerateBench | TrainBench:
+def _bench(
+    experiment: Experiment, points: Sequence[Point], nodes: Sequence[Node]
+) -> GenerateBench | TrainBench:
     if experiment.kind == "train":
         return TrainBench(experiment, [p for p in points if isinstance(p, TrainPoint)])
-    return GenerateBench(experiment, [p for p in points if isinstance(p, GeneratePoint)])
+    return GenerateBench(experiment, [p for p in points if isinstance(p, GeneratePoint)], nodes)
 
 
 def _measure_all(

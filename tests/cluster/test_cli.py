@@ -226,7 +226,7 @@ LAYERS = ["bench", "layer-parallel", "--prompt", "x", "--drafter"]
         ),
         (
             ["generate", "--prompt", "x", "--drafter", "inline:target:layers=0", "--drafters", "2"],
-            "leave --drafters at 1",
+            "--drafters 2 asks for a drafter on ranks",
         ),
         (["generate", "--prompt", "x", "--drafter", "lookup:x+ngram"], "source 'x' is not known"),
         (["generate", "--prompt", "x", "--drafter", "ngram+ngram"], "only a model can be inline"),

@@ -6,8 +6,10 @@ from contextlib import ExitStack
 import pytest
 
 from cluster.deployment import Deployment
+from cluster.drafter_plan import plan_drafter
+from cluster.drafter_room import DrafterRoom, this_machine
 from cluster.options import ModelOptions
-from cluster.planning import plan_deployment, plan_drafter, plan_target
+from cluster.planning import plan_deployment, plan_target
 from cluster.ray_session import RaySession
 from tests.models import smollm2_directory
 
@@ -39,7 +41,7 @@ def deploy(ray_session: None) -> Iterator[Deploy]:  # noqa: ARG001  (it must be 
             spec = plan_deployment(
                 models,
                 target,
-                plan_drafter(models, target),
+                plan_drafter(models, target, DrafterRoom(nodes=(this_machine(),))),
                 cache_tokens=cache_tokens,
                 stops=target.facts is not None,
             )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.drafter_room import this_machine
 from cluster.experiment.config import load_experiment
 from cluster.experiment.generate import GenerateBench
 from cluster.experiment.points import GeneratePoint, points_of
@@ -67,13 +68,15 @@ def test_where_a_real_drafter_works_has_to_fit_the_sweep(tmp_path: Path) -> None
     text = f'out = "x"\n{model}[sweep]\ndrafters = [1]\nmode = ["speculative"]\n'
     words = "drafter lookup works in the target's process: take 0"
     with pytest.raises(ConfigError, match=rf"point tp1-d1-.*{words}"):
-        GenerateBench(experiment := loaded(tmp_path, text), generate_points(experiment))
+        GenerateBench(
+            experiment := loaded(tmp_path, text), generate_points(experiment), (this_machine(),)
+        )
     experiment = loaded(tmp_path, text.replace("drafters = [1]", "drafters = [0]"))
-    bench = GenerateBench(experiment, generate_points(experiment))
+    bench = GenerateBench(experiment, generate_points(experiment), (this_machine(),))
     assert bench.num_actors == 1
     heads = loaded(tmp_path, text.replace("drafters = [1]", "drafters = [0]\ntp = [1, 10]"))
     with pytest.raises(ConfigError, match=r"point tp10-.*--tp is 10: .* 9 query heads"):
-        GenerateBench(heads, generate_points(heads))
+        GenerateBench(heads, generate_points(heads), (this_machine(),))
 
 
 def test_paths_are_the_files_and_names_stay(tmp_path: Path) -> None:

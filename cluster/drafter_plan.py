@@ -1,0 +1,134 @@
+"""Which drafter a run takes, from what the user named, or from what is known for the target."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from cluster.drafter_room import DrafterRoom
+from cluster.options import ModelOptions
+from cluster.planning import (
+    AUTO,
+    INLINE,
+    LOOKUPS,
+    DrafterChoice,
+    PlannedModel,
+    parse_layer_parallel,
+)
+from runtime.checkpoint import parse_layers, resolve_model
+from runtime.draft_checkpoint import check_drafter, is_drafter, read_drafter
+from runtime.errors import ConfigError
+from runtime.facts import ModelFacts, check_tensor_parallel, read_facts
+from runtime.lookup_drafting import LookupSettings
+from runtime.retrieval_files import check_store
+from runtime.shipped import shipped_drafter
+from runtime.text import Tokenizer, check_same_vocabulary
+
+
+def plan_drafter(options: ModelOptions, target: PlannedModel, room: DrafterRoom) -> DrafterChoice:
+    """Find the drafter, and check that it uses the target's tokens and works where it was asked to.
+
+    Raises:
+        ConfigError: it cannot be loaded, its vocabulary is another one, or ranks of its own were
+            asked for and it has none.
+    """
+    choice = find_drafter(options, target, room)
+    asked = room.asked_by(options)
+    if asked and not (choice.has_ranks or choice.ngram):
+        raise ConfigError(
+            f"{asked} asks for a drafter on ranks of its own, and {choice.name} drafts in the "
+            f"target's process: name a model or ngram with --drafter, or leave {asked} out"
+        )
+    if choice.ngram and options.num_drafters > 1:
+        raise ConfigError(f"--drafters is {options.drafters}: ngram works in one actor, take 1")
+    return choice
+
+
+def find_drafter(options: ModelOptions, target: PlannedModel, room: DrafterRoom) -> DrafterChoice:
+    """Find the drafter and check that it uses the target's tokens, wherever it works.
+
+    Raises:
+        ConfigError: it cannot be loaded, or its vocabulary is another one.
+    """
+    name = options.drafter or AUTO
+    if target.virtual is not None:
+        ngram = name == "ngram"
+        return DrafterChoice(name="ngram" if ngram else "virtual", ngram=ngram)
+    if name == AUTO:
+        return _choose_drafter(options, target, room)
+    if name == "ngram":
+        return DrafterChoice(name=name, ngram=True)
+    if name == "lookup" or name.startswith("lookup:"):
+        lookup = LookupSettings.parse(name.removeprefix("lookup").removeprefix(":"))
+        if lookup.store is not None:
+            assert target.tokenizer is not None
+            check_store(Path(lookup.store), target.tokenizer.digest)
+        return DrafterChoice(name=name, lookup=lookup)
+    if name.startswith(INLINE) or LOOKUPS.search(name):
+        return _plan_beside(options, target, room, name)
+    assert target.facts is not None
+    assert target.tokenizer is not None
+    if name.startswith("target:"):
+        kind, _, layers = name.removeprefix("target:").partition("=")
+        if kind != "layers" or not layers:
+            raise ConfigError(f"--drafter {name!r}: write target:layers=0-3,28-29")
+        cut = parse_layers(layers, target.facts.config.num_layers)
+        _check_ranks(target.facts, options, len(cut))
+        return DrafterChoice(name=name, facts=target.facts, layers=cut)
+    directory = resolve_model(name)
+    if is_drafter(directory):
+        check_drafter(directory, target.facts.directory)
+        facts = ModelFacts(directory=directory, config=read_drafter(directory).config)
+        _check_ranks(facts, options, facts.config.num_layers)
+        return DrafterChoice(name=name, facts=facts, trained=True)
+    facts = read_facts(directory)
+    _check_ranks(facts, options, facts.config.num_layers)
+    check_same_vocabulary(target.tokenizer, Tokenizer.load(facts.directory))
+    return DrafterChoice(name=name, facts=facts)
+
+
+def _plan_beside(
+    options: ModelOptions, target: PlannedModel, room: DrafterRoom, name: str
+) -> DrafterChoice:
+    """Plan `inline:MODEL`, `MODEL+ngram+recycle+store=DIR`, or both."""
+    model, parts = name.removeprefix(INLINE), list[str]()
+    while (match := LOOKUPS.search(model)) is not None:
+        model = model[: match.start()]
+        parts.insert(0, match[1])
+    inline = name.startswith(INLINE)
+    ranks = None if inline else options.drafters
+    choice = find_drafter(replace(options, drafter=model, drafters=ranks), target, room)
+    if not choice.has_model:
+        raise ConfigError(f"--drafter {name!r}: only a model can be inline or have + after it")
+    lookups = LookupSettings.parse_parts(parts) if parts else None
+    if lookups is not None and lookups.store is not None:
+        assert target.tokenizer is not None
+        check_store(Path(lookups.store), target.tokenizer.digest)
+    return replace(choice, name=name, lookups=lookups, inline=inline)
+
+
+def _choose_drafter(
+    options: ModelOptions, target: PlannedModel, room: DrafterRoom
+) -> DrafterChoice:
+    """Return the drafter to take where nobody named one."""
+    assert target.facts is not None
+    shipped = shipped_drafter(target.facts.directory)
+    if shipped is None:
+        lookup = LookupSettings()
+        why = f"no drafter was trained for {target.name}; this one costs next to nothing"
+        return DrafterChoice(name=f"lookup:{lookup}", why=why, lookup=lookup)
+    has_room = bool(room.asked_by(options)) or room.suffices(options)
+    place = "" if has_room else INLINE
+    named = replace(options, drafter=f"{place}{shipped}+ngram+recycle")
+    choice = find_drafter(named, target, room)
+    where = "on a rank of its own" if has_room else "in its process: no core is free beside it"
+    return replace(choice, why=f"trained for {target.name}, with look-ups, {where}")
+
+
+def _check_ranks(facts: ModelFacts, options: ModelOptions, num_layers: int) -> None:
+    """Refuse more drafter ranks than the drafter splits over."""
+    if parse_layer_parallel(options.layer_parallel) is None or options.num_drafters == 1:
+        check_tensor_parallel(facts, options.num_drafters, "--drafters")
+    elif options.num_drafters > num_layers:
+        raise ConfigError(
+            f"--drafters is {options.drafters}: {facts.directory} has {num_layers} layers to lie "
+            "on them; take fewer ranks, or --layer-parallel off"
+        )
