@@ -1,6 +1,5 @@
 """The verbs of the gRPC service: serve, and what one does with a server."""
 
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +42,7 @@ from cluster.options import (
     TopOptions,
 )
 from cluster.verbs import run_verb
+from runtime.documents import read_toml
 from runtime.errors import ConfigError
 
 admin = typer.Typer(no_args_is_help=True, help="Run a server: status, draining, its drafter.")
@@ -52,10 +52,7 @@ def _take_config(context: typer.Context, path: Path | None) -> Path | None:
     """Let a TOML file name values for the options; the command line goes before it."""
     if path is None:
         return None
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"--config {path} cannot be read: {error}") from error
+    found = read_toml(path, kind="--config")
     names = {parameter.name for parameter in context.command.params if parameter.name != "config"}
     values = {key.replace("-", "_"): value for key, value in found.items()}
     unknown = sorted(set(values) - names)

@@ -9,7 +9,9 @@ from typing import Any
 
 from cluster.session import Result
 from parallel.messages import RequestStats, Submit
+from runtime.documents import read_text
 from runtime.errors import ConfigError
+from runtime.strict_json import parse_json
 
 
 class Kept:
@@ -32,18 +34,16 @@ class Kept:
             return
         header = {"verb": verb, **config}
         try:
-            text = file.read_text() if file.exists() else ""
+            text = read_text(file, kind="--keep") if file.exists() else ""
             whole = text[: text.rfind("\n") + 1] if text else json.dumps(header) + "\n"
-            first, *lines = [json.loads(line) for line in whole.splitlines()]
+            first, *lines = [parse_json(line, finite=False) for line in whole.splitlines()]
             self._known = {line["key"]: line["figures"] for line in lines}
-        except OSError as error:
-            raise ConfigError(f"--keep {file}: {error}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"--keep {file} holds no figures of {verb}: {error!r}") from error
         if first != header:
             raise ConfigError(f"--keep {file} {_difference(first, header)}: name another file")
         try:
-            file.write_text(whole)  # only now: what is not ours stays as it was
+            file.write_text(whole, encoding="utf-8")  # only now: what is not ours stays as it was
         except OSError as error:
             raise ConfigError(f"--keep {file}: {error}") from error
 
@@ -55,7 +55,7 @@ class Kept:
         """Add figures; they are on disk at once."""
         if self._file is None:
             return
-        with self._file.open("a") as file:
+        with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"key": key, "figures": dict(figures)}) + "\n")
 
 

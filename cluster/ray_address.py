@@ -3,7 +3,6 @@
 Ray's own client waits for minutes where nothing listens, and says the same for most causes.
 """
 
-import json
 import os
 import platform
 import time
@@ -20,6 +19,7 @@ from ray.exceptions import AuthenticationError
 
 from runtime.errors import ConfigError
 from runtime.rpc_probe import Failure, ProbeFailed, TlsFiles, probe
+from runtime.strict_json import parse_object
 
 AUTO = "auto"
 TOKEN_HINT = (
@@ -169,7 +169,9 @@ def _why_not(address: str, failed: ProbeFailed) -> str:
 
 
 def _check_versions(address: str, metadata: bytes) -> None:
-    known = json.loads(metadata) if metadata else {}
+    known = (
+        parse_object(metadata.decode("utf-8", "replace"), f"--ray {address}") if metadata else {}
+    )
     for what, here in (("ray", ray.__version__), ("python", platform.python_version())):
         there = str(known.get(f"{what}_version", here))
         level = os.environ.get("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL", "patch")

@@ -21,6 +21,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from rich.console import Console
 
 from cluster.cluster_options import SubmitOptions
+from runtime.documents import read_text
 from runtime.errors import ConfigError, PeerLost, PeerTimeout
 
 VERBS = ("serve", "generate", "train", "draft", "bench", "experiment")
@@ -39,6 +40,7 @@ _TOKEN_HINT = (
     "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH if the token is not in "
     "~/.ray/auth_token"
 )
+_MAX_ENVIRONMENT_BYTES = 1 << 20
 _POLL_S = 0.5
 _RECONNECTS = 20
 _STOPPED = 130
@@ -122,10 +124,12 @@ def runtime_environment(options: SubmitOptions) -> dict[str, Any]:
 def _read_environment(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
+    text = read_text(path, kind="--runtime-env", max_bytes=_MAX_ENVIRONMENT_BYTES)
     try:
-        read = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"--runtime-env {path} cannot be read: {error}") from error
+        read = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"--runtime-env {path} is not YAML or JSON: {reason}") from error
     if not isinstance(read, dict):
         raise ConfigError(f"--runtime-env {path}: write keys as env_vars, pip, excludes")
     return read

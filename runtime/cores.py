@@ -21,7 +21,9 @@ def _quota(cgroups: Path) -> float | None:
     """Return the cores that the scheduler's quota amounts to; None without a quota."""
     for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         try:
-            quota, period = " ".join((cgroups / name).read_text() for name in names).split()
+            quota, period = " ".join(
+                (cgroups / name).read_text(encoding="utf-8") for name in names
+            ).split()
             cores = int(quota) / int(period)
         except (OSError, ValueError):  # no such controller, or "max"
             continue

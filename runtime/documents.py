@@ -1,18 +1,16 @@
-"""Reads text, JSON, TOML and msgpack that come from outside; whatever is wrong is one clear error.
+"""Reads text, TOML and msgpack that come from outside; whatever is wrong is one clear error.
 
 The libraries raise more than they document: `RecursionError` for what nests deeply, a bare
 `ValueError` for a number of 5,000 digits. And reading a named pipe blocks until another process
 writes to it.
 """
 
-import json
 import os
-import re
 import stat
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgpack
 
@@ -21,56 +19,46 @@ from runtime.errors import ConfigError
 MAX_DEPTH = 100
 """Lists and objects inside one another; no format that is read here has ten."""
 MAX_FILE_BYTES = 1 << 30
-_MAX_DIGITS = 40
+MAX_DIGITS = 40
 """Hugging Face writes "no limit" as an integer of 31 digits."""
-_BOM = "\ufeff"
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
-_Found = TypeVar("_Found")
-_ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+_MAX_BITS = 133  # 40 decimal digits; TOML has hexadecimal ones too
 
 
-class DocumentError(ValueError):
-    """Text or bytes are no document of their format; says why, and where if that is known."""
+class DocumentError(ConfigError, ValueError):
+    """Text or bytes are no document of their format; names the place, if it is known, and why."""
+
+    def __init__(self, reason: str, where: str = "") -> None:
+        super().__init__(f"{where}: {reason}" if where else reason)
 
 
-def parse_json(text: str) -> Any:
-    """Return the value of a JSON text; a byte order mark before it is skipped.
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """Return the table of a TOML text.
 
-    Raises:
-        DocumentError: it is not JSON, nests too deeply, or holds an integer of more than 40 digits
-            or a string with half a surrogate pair.
-    """
-    try:
-        found = json.loads(text.removeprefix(_BOM), parse_int=_integer)
-    except json.JSONDecodeError as error:
-        line = f"line {error.lineno}, " if "\n" in text.strip() else ""
-        raise DocumentError(f"not JSON ({error.msg} at {line}column {error.colno})") from error
-    except RecursionError as error:
-        raise DocumentError(_TOO_DEEP) from error
-    _check_values(found, strings=_ESCAPED_HALF.search(text) is not None)
-    return found
-
-
-def parse_toml(text: str) -> dict[str, Any]:
-    """Return the table of a TOML text; a byte order mark before it is skipped.
+    Args:
+        text: TOML.
+        where: names the text in an error.
 
     Raises:
         DocumentError: it is not TOML, nests too deeply, or holds an integer of more than 40 digits.
     """
     try:
-        found = tomllib.loads(text.removeprefix(_BOM))
+        found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise DocumentError(f"not TOML ({error})") from error
+        raise DocumentError(f"not TOML ({error})", where) from error
     except ValueError as error:  # of int(), which counts the digits
-        raise DocumentError(_TOO_LONG) from error
+        raise _too_long(where) from error
     except RecursionError as error:
-        raise DocumentError(_TOO_DEEP) from error
-    _check_values(found)
+        raise too_deep(where) from error
+    check_depth(found, where)
     return found
 
 
 def parse_msgpack(data: bytes, *, use_list: bool = True) -> Any:
     """Return the value of packed bytes.
+
+    Args:
+        data: one msgpack value.
+        use_list: return lists, not tuples.
 
     Raises:
         DocumentError: they are not one msgpack value, or it nests too deeply.
@@ -78,79 +66,59 @@ def parse_msgpack(data: bytes, *, use_list: bool = True) -> Any:
     try:
         return msgpack.unpackb(data, use_list=use_list)  # it has limits of its own
     except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
-        raise DocumentError(f"not msgpack ({str(error) or type(error).__name__})") from error
+        reason = str(error) or type(error).__name__
+        raise DocumentError(f"not msgpack ({reason})") from error
 
 
-def read_json(file: Path) -> Any:
-    """Return the value of a JSON file.
-
-    Raises:
-        ConfigError: it cannot be read, or `parse_json` refuses it; names the file.
-    """
-    return _read(file, parse_json)
-
-
-def read_object(file: Path) -> dict[str, Any]:
-    """Return the object of a JSON file.
-
-    Raises:
-        ConfigError: it cannot be read, or holds anything but one JSON object; names the file.
-    """
-    found = read_json(file)
-    if not isinstance(found, dict):
-        raise ConfigError(f"{file} holds a JSON {_kind(found)}, expected an object")
-    return found
-
-
-def read_toml(file: Path) -> dict[str, Any]:
+def read_toml(file: Path, *, kind: str = "file") -> dict[str, Any]:
     """Return the table of a TOML file.
 
     Raises:
         ConfigError: it cannot be read, or `parse_toml` refuses it; names the file.
     """
-    return _read(file, parse_toml)
+    return parse_toml(read_text(file, kind=kind), str(file))
 
 
-def read_text(file: Path, *, max_bytes: int = MAX_FILE_BYTES) -> str:
+def read_text(file: Path, *, kind: str = "file", max_bytes: int = MAX_FILE_BYTES) -> str:
     """Return the text of a UTF-8 file, without a byte order mark.
 
     Raises:
         ConfigError: it is missing, no regular file, not readable, not UTF-8, or larger than
             `max_bytes`; names the file.
     """
-    data = read_bytes(file, max_bytes=max_bytes)
+    data = read_bytes(file, kind=kind, max_bytes=max_bytes)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         found = data[error.start]
         raise ConfigError(
-            f"{file} is not UTF-8: line {line} has the byte 0x{found:02x}; save it as UTF-8"
+            f"{kind} {file} is not UTF-8: line {line} has the byte 0x{found:02x}; save it as UTF-8"
         ) from error
 
 
-def read_bytes(file: Path, *, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+def read_bytes(file: Path, *, kind: str = "file", max_bytes: int = MAX_FILE_BYTES) -> bytes:
     """Return the bytes of a file.
 
     Raises:
         ConfigError: it is missing, no regular file, not readable, or larger than `max_bytes`;
             names the file.
     """
-    check_regular(file)
+    check_regular(file, kind=kind)
     try:
         with file.open("rb") as opened:
             size = os.fstat(opened.fileno()).st_size
             if size > max_bytes:
                 raise ConfigError(
-                    f"{file} has {size:,} bytes, at most {max_bytes:,} are read: is it the right "
-                    "file?"
+                    f"{kind} {file} has {size:,} bytes, at most {max_bytes:,} are read: is it the "
+                    "right file?"
                 )
             return opened.read()
     except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from error
+        raise ConfigError(f"{kind} {file} cannot be read: {error.strerror or error}") from error
 
 
-def check_regular(file: Path) -> None:
+def check_regular(file: Path, *, kind: str = "file") -> None:
     """Check that a file can be read to its end; an open pipe, as of a shell's `<(...)`, can be.
 
     Raises:
@@ -159,15 +127,16 @@ def check_regular(file: Path) -> None:
     try:
         mode = file.stat().st_mode
     except FileNotFoundError as error:
-        raise ConfigError(_missing(file)) from error
+        link = f" (a link to {os.readlink(file)})" if file.is_symlink() else ""
+        raise ConfigError(f"{kind} {file} does not exist{link}") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError(f"{str(file)!r} cannot be read: {reason}") from error
+        raise ConfigError(f"{kind} {str(file)!r} cannot be read: {reason}") from error
     if stat.S_ISDIR(mode):
-        raise ConfigError(f"{file} is a directory: name a file")
+        raise ConfigError(f"{kind} {file} is a directory: name a file")
     is_open_pipe = stat.S_ISFIFO(mode) and not os.path.exists(os.path.realpath(file))
     if not (stat.S_ISREG(mode) or is_open_pipe):
-        raise ConfigError(f"{file} is a {special_kind(mode)}: name a regular file")
+        raise ConfigError(f"{kind} {file} is a {special_kind(mode)}: name a regular file")
 
 
 def special_kind(mode: int) -> str:
@@ -177,54 +146,32 @@ def special_kind(mode: int) -> str:
     return "socket" if stat.S_ISSOCK(mode) else "device"
 
 
-_TOO_DEEP = f"it nests more than {MAX_DEPTH} levels deep"
-_TOO_LONG = f"it holds an integer of more than {_MAX_DIGITS} digits"
+def check_depth(document: object, where: str) -> None:
+    """Check that a document nests at most 100 levels and has no integer of more than 40 digits.
 
-
-def _missing(file: Path) -> str:
-    if file.is_symlink():
-        return f"{file} is a link to {os.readlink(file)}, which does not exist"
-    return f"{file} does not exist"
-
-
-def _read(file: Path, parse: Callable[[str], _Found]) -> _Found:
-    text = read_text(file)
-    try:
-        return parse(text)
-    except DocumentError as error:
-        raise ConfigError(f"{file}: {error}") from error
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > _MAX_DIGITS:
-        raise DocumentError(_TOO_LONG)
-    return int(digits)
-
-
-def _check_values(document: object, *, strings: bool = False) -> None:
-    """Check the depth, the integers and, where asked for, the strings of a document."""
+    Raises:
+        DocumentError: it does not.
+    """
     level: list[object] = [document]
     for _ in range(MAX_DEPTH + 1):
-        level = [part for value in level for part in _parts(value, strings=strings)]
+        level = [part for value in level for part in _parts(value, where)]
         if not level:
             return
-    raise DocumentError(_TOO_DEEP)
+    raise too_deep(where)
 
 
-def _parts(value: object, *, strings: bool) -> Iterable[object]:
+def too_deep(where: str) -> DocumentError:
+    """Return the error of a document that nests too deeply."""
+    return DocumentError(f"it nests too deeply to be read, more than {MAX_DEPTH} levels", where)
+
+
+def _too_long(where: str) -> DocumentError:
+    return DocumentError(f"an integer has more than {MAX_DIGITS} digits", where)
+
+
+def _parts(value: object, where: str) -> Iterable[object]:
     if isinstance(value, dict):
-        return [*value, *value.values()] if strings else value.values()
-    if isinstance(value, (list, tuple)):
-        return value
-    if isinstance(value, int) and value.bit_length() > 133:  # 40 digits
-        raise DocumentError(_TOO_LONG)
-    if strings and isinstance(value, str) and _HALF_PAIR.search(value):
-        raise DocumentError("it holds a string with half a surrogate pair, which is no character")
-    return ()
-
-
-def _kind(value: object) -> str:
-    if value is None:
-        return "null"
-    names = {list: "list", str: "string", bool: "boolean"}
-    return names.get(type(value), "number")
+        return value.values()
+    if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        raise _too_long(where)
+    return value if isinstance(value, (list, tuple)) else ()

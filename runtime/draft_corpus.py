@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
+from runtime.documents import DocumentError, read_text
 from runtime.errors import ConfigError
+from runtime.strict_json import parse_object
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +41,7 @@ def read_corpus(file: Path) -> list[CorpusRecord]:
     """
     if not file.is_file():
         return []
-    whole, _, rest = file.read_text(encoding="utf-8").rpartition("\n")
+    whole, _, rest = read_text(file).rpartition("\n")
     if rest:
         file.write_text(whole + "\n" if whole else "", encoding="utf-8")
     records = {}
@@ -60,7 +62,7 @@ def parse_record(line: str, where: str) -> CorpusRecord:
         ConfigError: it is no record.
     """
     try:
-        fields = json.loads(line)
+        fields = parse_object(line, where)
         return CorpusRecord(
             index=int(fields["index"]),
             source=str(fields["source"]),
@@ -68,5 +70,7 @@ def parse_record(line: str, where: str) -> CorpusRecord:
             prompt_ids=tuple(map(int, fields["prompt_ids"])),
             output_ids=tuple(map(int, fields["output_ids"])),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except DocumentError:
+        raise
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ConfigError(f"{where}: no record of a corpus ({error})") from error

@@ -24,6 +24,7 @@ from runtime.draft_batches import Example, endless_batches, grouped
 from runtime.draft_corpus import CorpusRecord
 from runtime.draft_teacher import Lesson
 from runtime.errors import ConfigError
+from runtime.strict_json import parse_json
 
 # Shape suffixes: B = sequences, T = positions, E = hidden size, N = positions with a lesson,
 # C = teacher's candidates, K = tokens of the head, V = vocabulary.
@@ -309,7 +310,7 @@ class DraftTrainer:
         if not file.is_file():
             return
         facts = _read_facts(file)
-        if facts["settings"] != json.loads(json.dumps(asdict(self.settings))):
+        if facts["settings"] != parse_json(json.dumps(asdict(self.settings)), finite=False):
             raise ConfigError(
                 f"{file} is of a run with other settings: take those again, or another --out"
             )
@@ -338,8 +339,8 @@ def _in_bfloat16(precision: Precision, device: torch.device) -> bool:
 def _read_facts(file: Path) -> dict[str, Any]:
     with file.open("rb") as handle:
         size = int.from_bytes(handle.read(8), "little")
-        header = json.loads(handle.read(size))
-    facts: dict[str, Any] = json.loads(header["__metadata__"]["facts"])
+        header = parse_json(handle.read(size).decode("utf-8"), str(file))
+    facts: dict[str, Any] = parse_json(header["__metadata__"]["facts"], str(file), finite=False)
     return facts
 
 

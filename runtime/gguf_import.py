@@ -68,7 +68,8 @@ def convert(source: Path, directory: Path, progress: Progress) -> None:
     tokenizer.save_pretrained(directory)
     config.save_pretrained(directory)
     eos = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
-    (directory / "generation_config.json").write_text(json.dumps(eos, indent=2) + "\n")
+    text = json.dumps(eos, indent=2) + "\n"
+    (directory / "generation_config.json").write_text(text, encoding="utf-8")
     progress.update(task, description="writing the weights")
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
 

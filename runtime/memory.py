@@ -53,14 +53,14 @@ def check_fits(weight_bytes: int, cache_bytes: int, available: int, *, cache_tok
 
 def _number(path: Path) -> int | None:
     try:
-        return int(path.read_text())
+        return int(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # no such controller, or "max"
         return None
 
 
 def _stat(path: Path, field: str) -> int:
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
     return next((int(line.split()[1]) for line in lines if line.split()[0] == field), 0)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import msgpack
 
 from parallel.model.batch import SequenceRows
+from runtime.documents import parse_msgpack
 from runtime.errors import ProtocolError
 
 
@@ -55,9 +56,7 @@ def decode_plan(payload: bytes) -> StepPlan:
         ProtocolError: the payload is not a step plan.
     """
     try:
-        frees, openings, rows, num_candidates, width, stop = msgpack.unpackb(
-            payload, use_list=False
-        )
+        frees, openings, rows, num_candidates, width, stop = parse_msgpack(payload, use_list=False)
         return StepPlan(
             frees=frees,
             openings=tuple(
@@ -79,7 +78,7 @@ def decode_plan(payload: bytes) -> StepPlan:
             width=width,
             stop=stop,
         )
-    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+    except (ValueError, TypeError) as error:
         raise ProtocolError(
             f"rank 0 sent {len(payload)} bytes that are no step plan: {error}"
         ) from error

@@ -9,6 +9,7 @@ import numpy as np
 
 from parallel.drafting.retrieval import RetrievalStore
 from runtime.errors import ConfigError
+from runtime.strict_json import read_json_object
 
 _FORMAT = 1
 _FACTS = "store.json"
@@ -78,15 +79,13 @@ def load_store(directory: Path) -> RetrievalStore:
 
 def _facts(directory: Path) -> dict[str, object]:
     file = directory / _FACTS
+    if not file.exists():
+        raise ConfigError(f"{directory} is no store of texts: make one with paceline draft index")
+    facts: dict[str, object] = read_json_object(file)
     try:
-        facts: dict[str, object] = json.loads(file.read_text(encoding="utf-8"))
         known = facts["format"] == _FORMAT and isinstance(facts["end"], int)
         known = known and {"vocabulary", "num_tokens"} <= facts.keys()
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"{directory} is no store of texts: make one with paceline draft index"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ConfigError(f"{file} is damaged ({error}): index it again") from error
     if not known:
         raise ConfigError(f"{file} is of another version: index it again")

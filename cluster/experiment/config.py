@@ -1,7 +1,6 @@
 """An experiment's TOML file: every key checked before anything starts."""
 
 import os
-import tomllib
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -10,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from cluster.uploads import check_stays
 from parallel.decoding.network import Fabric, Line
+from runtime.documents import read_toml
 from runtime.errors import ConfigError
 from runtime.virtual import parse_duration
 
@@ -224,13 +224,7 @@ def load_experiment(file: Path, out: Path | None = None) -> Experiment:
     Raises:
         ConfigError: it cannot be read, or something in it cannot be used; names the key.
     """
-    try:
-        table = tomllib.loads(file.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file} is no TOML: {error}") from error
-    experiment = make_experiment(table)
+    experiment = make_experiment(read_toml(file))
     results = out.absolute() if out is not None else _placed(file, experiment.out)
     check_stays(results, "out", "with --out /DIRECTORY")
     update: dict[str, object] = {"out": str(results)}

@@ -84,7 +84,7 @@ def write_page(
         config=json.dumps(_config(experiment), indent=1),
         environment=json.dumps(dict(environment), indent=1) if environment else "nothing measured",
     )
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
 
 
 def _config(experiment: Experiment) -> dict[str, object]:

@@ -11,7 +11,9 @@ from typing import Any, TextIO
 
 from cluster.experiment.config import Experiment, make_experiment
 from cluster.experiment.predict import Prediction
+from runtime.documents import DocumentError, read_text
 from runtime.errors import ConfigError
+from runtime.strict_json import parse_json, parse_object, read_json, read_json_object
 from runtime.timeline import Phase, PhaseSpan
 
 CONFIG, RESULTS, PLAN, ENVIRONMENT = (
@@ -59,7 +61,7 @@ class Store:
         """
         try:
             (self.directory / TIMELINES).mkdir(parents=True, exist_ok=True)
-            self._file = (self.directory / RESULTS).open("a+")
+            self._file = (self.directory / RESULTS).open("a+", encoding="utf-8")
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             assert self._file is not None
@@ -110,7 +112,7 @@ class Store:
 
     def keep_environment(self, environment: dict[str, object]) -> None:
         """Add what this run is measured on."""
-        with (self.directory / ENVIRONMENT).open("a") as file:
+        with (self.directory / ENVIRONMENT).open("a", encoding="utf-8") as file:
             file.write(json.dumps(environment) + "\n")
 
     def keep(self, measured: Measured) -> None:
@@ -128,7 +130,8 @@ class Store:
     @staticmethod
     def _write(file: Path, value: object) -> None:
         fresh = file.with_suffix(".new")
-        fresh.write_text(json.dumps(value, indent=None if isinstance(value, list) else 1) + "\n")
+        text = json.dumps(value, indent=None if isinstance(value, list) else 1) + "\n"
+        fresh.write_text(text, encoding="utf-8")
         fresh.replace(file)
 
 
@@ -137,7 +140,7 @@ def read_results(directory: Path) -> list[Measured]:
     found: dict[tuple[str, int], Measured] = {}
     for line in _text(directory / RESULTS).splitlines():
         try:
-            measured = Measured(**json.loads(line))
+            measured = Measured(**parse_json(line, finite=False))
         except (ValueError, TypeError):
             continue  # the end of a run that was cut
         found[measured.key, measured.repeat] = measured
@@ -150,36 +153,52 @@ def read_config(directory: Path) -> Experiment:
     Raises:
         ConfigError: there is none.
     """
-    try:
-        table = json.loads((directory / CONFIG).read_text())
-    except (OSError, ValueError) as error:
+    if not (directory / CONFIG).exists():
         raise ConfigError(
-            f"{directory} holds no experiment ({error}): name what `experiment run` wrote"
-        ) from error
-    return make_experiment(table).model_copy(update={"out": str(directory)})
+            f"{directory} holds no experiment, as it has no {CONFIG}: name what `experiment run` "
+            "wrote"
+        )
+    return make_experiment(read_json_object(directory / CONFIG, finite=False)).model_copy(
+        update={"out": str(directory)}
+    )
 
 
 def read_plan(directory: Path) -> dict[str, Prediction]:
     """Return what was foretold, by the points' keys."""
-    text = _text(directory / PLAN)
-    return {key: Prediction(**figures) for key, figures in json.loads(text or "{}").items()}
+    file = directory / PLAN
+    if not file.exists():
+        return {}
+    try:
+        return {
+            key: Prediction(**figures)
+            for key, figures in read_json_object(file, finite=False).items()
+        }
+    except TypeError as error:
+        raise ConfigError(f"{file} holds no plan ({error}): remove it") from error
 
 
 def read_environment(directory: Path) -> dict[str, Any]:
     """Return what the last run was measured on."""
-    lines = _text(directory / ENVIRONMENT).splitlines()
-    found: dict[str, Any] = json.loads(lines[-1]) if lines else {}
-    return found
+    file = directory / ENVIRONMENT
+    lines = _text(file).splitlines()
+    return parse_object(lines[-1], f"{file}, line {len(lines)}", finite=False) if lines else {}
 
 
 def read_timeline(directory: Path, key: str) -> list[PhaseSpan]:
     """Return who worked when at a point; nothing where that was not recorded."""
-    text = _text(directory / TIMELINES / f"{key}.json")
-    return [PhaseSpan(Phase(row[0]), *row[1:]) for row in json.loads(text or "[]")]
+    file = directory / TIMELINES / f"{key}.json"
+    if not file.exists():
+        return []
+    try:
+        return [PhaseSpan(Phase(row[0]), *row[1:]) for row in read_json(file, finite=False)]
+    except DocumentError:
+        raise
+    except (ValueError, TypeError, LookupError) as error:
+        raise ConfigError(f"{file} holds no timeline ({error}): remove it") from error
 
 
 def _text(file: Path) -> str:
-    return file.read_text() if file.exists() else ""
+    return read_text(file) if file.exists() else ""
 
 
 def _measured(name: str, value: Any) -> Any:

@@ -29,7 +29,7 @@ class ProcessIdentity:
 
 def _stat_fields(pid: int) -> list[str] | None:
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except (FileNotFoundError, ProcessLookupError):
         return None
     return text.rpartition(")")[2].split()  # the command name before it may hold spaces

@@ -4,7 +4,7 @@ Generation, drafters, probes of nodes and training all come through here, so non
 a model for another one than the others do.
 """
 
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from parallel.model.shapes import tensor_shapes
 from runtime.errors import ConfigError
 from runtime.models.hf_config import parse_config
 from runtime.models.tensors import TensorEntry, check_tensors, read_tensor_index
+from runtime.strict_json import read_json_object
 
 _ADAPTER = "adapter_config.json"
 _HEAD = "lm_head.weight"
@@ -68,14 +69,8 @@ def read_config_json(directory: Path) -> dict[str, object]:
             f"{directory} holds an adapter ({_ADAPTER}), not a whole model: merge it into its "
             "model, and name the result"
         )
-    try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not os.path.lexists(file):
         raise ConfigError(
             f"{directory} has no config.json: is it a checkpoint in Hugging Face format?"
-        ) from error
-    except (ValueError, RecursionError, OSError) as error:
-        raise ConfigError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise ConfigError(f"{file} holds no JSON object")
-    return fields
+        )
+    return read_json_object(file)

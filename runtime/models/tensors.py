@@ -1,6 +1,5 @@
 """The tensors of a directory: where each lies, and whether they are all that the model needs."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from runtime.errors import ConfigError
+from runtime.strict_json import read_json_object
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -126,8 +126,9 @@ def _check_dtype(name: str, entry: TensorEntry) -> None:
 
 def _read_index(index: Path) -> dict[str, str]:
     """Return the file of each tensor."""
+    content = read_json_object(index)
     try:
-        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        listed = content["weight_map"]
         named = {str(tensor): str(Path(file).name) for tensor, file in listed.items()}
         strange = [file for file in listed.values() if Path(file).name != file]
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import msgpack
 
+from runtime.documents import parse_msgpack, read_bytes
 from runtime.errors import ConfigError
 
 _MAGIC = b"PACELINE JOURNAL 1\n"
 _FRAME = struct.Struct("<II")
 _MOST_BYTES = 64 << 20  # of one record
+_MAX_FILE_BYTES = 1 << 34
 Record = list[object]
 
 
@@ -68,10 +70,7 @@ class RecordReader:
         Raises:
             ConfigError: it cannot be read, or is no such file.
         """
-        try:
-            self._data = path.read_bytes()
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be read: {error}") from error
+        self._data = read_bytes(path, max_bytes=_MAX_FILE_BYTES)
         head = self._data[: len(_MAGIC)]
         if head != _MAGIC[: len(head)]:
             raise ConfigError(
@@ -95,4 +94,4 @@ class RecordReader:
             if size > _MOST_BYTES or len(payload) < size or zlib.crc32(payload) != checksum:
                 return
             self.num_good = start + size
-            yield msgpack.unpackb(payload)
+            yield parse_msgpack(payload)

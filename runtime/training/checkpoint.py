@@ -8,14 +8,16 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from parallel.training.adamw import AdamW, Vector
+from runtime.documents import read_text
 from runtime.errors import ConfigError
-from runtime.strict_json import read_json_object
+from runtime.strict_json import parse_json, read_json_object
 from runtime.training.choose import Choice
 from runtime.training.config import LoraConfig, TrainConfig
 from runtime.training.coordinator import StepReport
@@ -85,10 +87,10 @@ class JobFiles:
             _replace_text(settings, wanted)
             return True
         found = _read_settings(settings)
-        if found != json.loads(wanted) and not self._has_learnt:
+        if found != parse_json(wanted, finite=False) and not self._has_learnt:
             _replace_text(settings, wanted)  # it came to nothing: nothing depends on it
-        elif found != json.loads(wanted):
-            changed = _changed(found, json.loads(wanted))
+        elif found != parse_json(wanted, finite=False):
+            changed = _changed(found, parse_json(wanted, finite=False))
             raise ConfigError(
                 f"{self.directory} holds a run with other settings or data ({changed}): give those "
                 "back, or name another out"
@@ -110,7 +112,12 @@ class JobFiles:
     def choice(self) -> Choice | None:
         """Return the scheme that was chosen for the job, if one was."""
         file = self.directory / _CHOICE
-        return Choice(**json.loads(file.read_text())) if file.exists() else None
+        if not file.exists():
+            return None
+        try:
+            return Choice(**read_json_object(file))
+        except TypeError as error:
+            raise ConfigError(f"{file} holds no choice of a scheme ({error}): remove it") from error
 
     def keep_choice(self, choice: Choice) -> None:
         """Write the chosen scheme down: a run that goes on keeps it."""
@@ -118,14 +125,15 @@ class JobFiles:
 
     def add_metrics(self, report: StepReport | RoundReport, more: Mapping[str, float]) -> None:
         """Append a step's line to metrics.jsonl."""
-        with (self.directory / "metrics.jsonl").open("a") as file:
+        with (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(report) | dict(more)) + "\n")
 
     def metrics(self) -> list[dict[str, float]]:
         """Return the lines of metrics.jsonl."""
         file = self.directory / "metrics.jsonl"
-        lines = file.read_text().splitlines() if file.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        lines = read_text(file).splitlines() if file.exists() else []
+        whole = [(n, line) for n, line in enumerate(lines, start=1) if line.endswith("}")]
+        return [_metric(line, f"{file}, line {number}") for number, line in whole]
 
     @property
     def _has_learnt(self) -> bool:
@@ -173,7 +181,8 @@ def save_adapter(
     tensors = {f"base_model.model.{name}.weight": value for name, value in weights.items()}
     save_file(tensors, fresh / "adapter_model.safetensors", {"format": "pt"})
     settings = adapter_settings(lora, base)
-    (fresh / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    text = json.dumps(settings, indent=2) + "\n"
+    (fresh / "adapter_config.json").write_text(text, encoding="utf-8")
     shutil.rmtree(directory, ignore_errors=True)
     fresh.replace(directory)
 
@@ -212,7 +221,8 @@ def save_whole(
         if file.suffix in _COPIED and not file.name.endswith(".index.json"):
             shutil.copyfile(file, fresh / file.name)
     settings = whole_settings(base, has_tied_head=has_tied_head)
-    (fresh / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    text = json.dumps(settings, indent=2) + "\n"
+    (fresh / "config.json").write_text(text, encoding="utf-8")
     save_file(dict(weights), fresh / "model.safetensors", {"format": "pt"})
     shutil.rmtree(directory, ignore_errors=True)
     fresh.replace(directory)
@@ -231,16 +241,25 @@ def whole_settings(base: Path, *, has_tied_head: bool | None) -> dict[str, objec
 def _replace_text(file: Path, text: str) -> None:
     """Write a file that is whole at any time."""
     fresh = file.with_name(file.name + ".new")
-    fresh.write_text(text)
+    fresh.write_text(text, encoding="utf-8")
     _sync(fresh)
     fresh.replace(file)
 
 
-def _read_settings(file: Path) -> object:
+def _read_settings(file: Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file} cannot be read ({error}): start anew in another out") from error
+        return read_json_object(file, finite=False)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; start again in another out") from error
+
+
+def _metric(line: str, where: str) -> dict[str, float]:
+    try:
+        metric: dict[str, float] = parse_json(line, where, finite=False)
+        metric["step"] + 0  # what every reader counts on
+        return metric
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{where} is no step's metrics ({error}): remove it") from error
 
 
 def step_name(step: int) -> str:

@@ -1,13 +1,14 @@
 """Reads and keeps a training job's configuration."""
 
 import json
-import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from runtime.documents import DocumentError, parse_toml, read_toml
 from runtime.errors import ConfigError
+from runtime.strict_json import read_json_object
 from runtime.training.config import TrainConfig
 from runtime.training.config_checks import check_config
 from runtime.training.tables import make
@@ -24,12 +25,7 @@ def load_config(file: Path, settings: Sequence[str] = ()) -> TrainConfig:
     Raises:
         ConfigError: it cannot be read, or something in it cannot be used; names the key.
     """
-    try:
-        table = tomllib.loads(file.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file} is no TOML: {error}") from error
+    table = read_toml(file)
     for setting in settings:
         _set(table, setting)
     config = make(TrainConfig, table)
@@ -42,7 +38,7 @@ def keep_config(config: TrainConfig) -> None:
     """Write a job's whole configuration to its directory, for `kept_config`."""
     out = Path(config.out)
     fresh = out / f"{_KEPT}.new"
-    fresh.write_text(json.dumps(asdict(config), indent=2) + "\n")
+    fresh.write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
     fresh.replace(out / _KEPT)
 
 
@@ -52,10 +48,9 @@ def kept_config(directory: Path, settings: Sequence[str] = ()) -> TrainConfig:
     Raises:
         ConfigError: there is no job, or a setting cannot be used.
     """
-    try:
-        table = json.loads((directory / _KEPT).read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{directory} holds no training job ({error})") from error
+    if not (directory / _KEPT).exists():
+        raise ConfigError(f"{directory} holds no training job: it has no {_KEPT}")
+    table = read_json_object(directory / _KEPT, finite=False)
     for setting in settings:
         _set(table, setting)
     config = make(TrainConfig, table | {"out": str(directory)})
@@ -69,7 +64,7 @@ def settings_section(kind: type[Section], name: str, settings: Sequence[str]) ->
     table: dict[str, Any] = {name: {}}
     for setting in settings:
         _set(table, setting)
-    if set(table) != {name}:
+    if set(table) != {name} or not isinstance(table[name], dict):
         raise ConfigError(f"--set takes {name}.key=value here, not {', '.join(settings)}")
     section = make(kind, table[name], f"{name}.")
     assert isinstance(section, kind)
@@ -81,9 +76,10 @@ def _set(table: dict[str, Any], setting: str) -> None:
     if not separator:
         raise ConfigError(f"--set {setting!r}: write section.key=value")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
+        read = parse_toml(f"value = {text}", "--set")
+    except DocumentError:
+        read = {}
+    value = read["value"] if read.keys() == {"value"} else text
     *path, last = name.strip().split(".")
     for part in path:
         table = table.setdefault(part, {})

@@ -1,13 +1,14 @@
 """Training samples from .jsonl files: read, rendered, tokenized, with the loss on completions."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
 
+from runtime.documents import read_text
 from runtime.errors import ConfigError
+from runtime.strict_json import parse_object
 from runtime.text import Tokenizer
 from runtime.training.config import DataConfig
 
@@ -109,20 +110,9 @@ def render(example: Example, sample: Sample, tokenizer: Tokenizer) -> str:
 
 
 def _records(file: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")  # other breaks may be in strings
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{file}, line {number} is no JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise ConfigError(f"{file}, line {number} is no JSON object")
-        yield number, record
+    for number, line in enumerate(read_text(file).split("\n"), start=1):  # others may be in strings
+        if line.strip():
+            yield number, parse_object(line, f"{file}, line {number}")
 
 
 def _example(record: Mapping[str, object], config: DataConfig, tokenizer: Tokenizer) -> Example:

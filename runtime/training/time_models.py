@@ -8,6 +8,7 @@ import numpy as np
 
 from parallel.training.coding.patterns import GilbertElliott
 from parallel.training.coding.simulate import Seconds, SlowStates, TimeModel, Trace
+from runtime.documents import read_text
 from runtime.errors import ConfigError
 
 _GILBERT_ELLIOTT = {
@@ -78,13 +79,11 @@ def time_model(
 
 
 def _read_trace(file: Path) -> Seconds:
+    lines = read_text(file).splitlines()
     try:
-        with file.open(newline="") as opened:
-            rows = [[float(value) for value in row] for row in csv.reader(opened) if row]
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"--model trace: {file} cannot be read as rounds by workers of seconds: {error}"
-        ) from error
+        rows = [[float(value) for value in row] for row in csv.reader(lines) if row]
+    except (csv.Error, ValueError) as error:
+        raise ConfigError(f"{file} is no table of rounds by workers in seconds: {error}") from error
     if not rows:
         raise ConfigError(f"--model trace: {file} has no rounds")
     for number, row in enumerate(rows, start=1):

@@ -1,6 +1,5 @@
 """What is read from outside is understood, or refused with the file and the reason."""
 
-import json
 import os
 import socket
 from collections.abc import Callable
@@ -13,12 +12,9 @@ import pytest
 from runtime.documents import (
     MAX_DEPTH,
     DocumentError,
-    parse_json,
     parse_msgpack,
     parse_toml,
     read_bytes,
-    read_json,
-    read_object,
     read_text,
     read_toml,
 )
@@ -32,42 +28,9 @@ DIGITS = "7" * 5000
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, newline: str) -> None:
     file = tmp_path / "file"
-    file.write_bytes(BOM + f'{{"a": 1}}{newline}'.encode())
-    assert read_json(file) == {"a": 1}
     file.write_bytes(BOM + f"a = 1{newline}".encode())
     assert read_toml(file) == {"a": 1}
-    assert parse_json("\ufeff[1]") == [1]
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("", "Expecting value at column 1"),
-        ('{"a": 1,\n "b": }', "line 2, column 7"),
-        ("[" * DEEP, f"nests more than {MAX_DEPTH} levels"),
-        ('{"a":' * DEEP, f"nests more than {MAX_DEPTH} levels"),
-        ("[" * (MAX_DEPTH + 2) + "]" * (MAX_DEPTH + 2), f"nests more than {MAX_DEPTH} levels"),
-        (f'{{"a": {DIGITS}}}', "an integer of more than 40 digits"),
-        (f'{{"a": -{"9" * 41}}}', "an integer of more than 40 digits"),
-        (r'{"a": "\ud83d"}', "half a surrogate pair"),
-        (r'{"\udc00": 1}', "half a surrogate pair"),
-    ],
-)
-def test_json_that_cannot_be_used_says_why(text: str, reason: str) -> None:
-    with pytest.raises(DocumentError, match=reason):
-        parse_json(text)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [{"model_max_length": int(1e30)}, "\U0001f600", {"a": [True, None, 1.5, "\u2028"]}],
-)
-def test_what_checkpoints_hold_is_read(value: object) -> None:
-    assert parse_json(json.dumps(value)) == value
-
-
-def test_nesting_up_to_the_limit_is_read() -> None:
-    assert parse_json("[" * MAX_DEPTH + "]" * MAX_DEPTH) is not None
+    assert read_text(file) == f"a = 1{newline}"
 
 
 @pytest.mark.parametrize(
@@ -75,14 +38,14 @@ def test_nesting_up_to_the_limit_is_read() -> None:
     [
         ("a = \nb = 1", "not TOML .*line 1"),
         ("a = 1\na = 2\nb = 3", "not TOML .*line 2"),
-        ("a = " + "[" * DEEP, f"nests more than {MAX_DEPTH} levels"),
-        (f"a = {DIGITS}", "an integer of more than 40 digits"),
-        (f"a = 0x{'f' * 5000}", "an integer of more than 40 digits"),
+        ("a = " + "[" * DEEP, f"nests too deeply .* {MAX_DEPTH} levels"),
+        (f"a = {DIGITS}", "an integer has more than 40 digits"),
+        (f"a = 0x{'f' * 5000}", "an integer has more than 40 digits"),
     ],
 )
 def test_toml_that_cannot_be_used_says_why(text: str, reason: str) -> None:
     with pytest.raises(DocumentError, match=reason):
-        parse_toml(text)
+        parse_toml(text, "here")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +88,7 @@ def _huge(path: Path) -> None:
     ("make", "reason"),
     [
         (_nothing, "does not exist"),
-        (lambda path: path.symlink_to("gone"), "a link to gone, which does not exist"),
+        (lambda path: path.symlink_to("gone"), r"does not exist \(a link to gone\)"),
         (lambda path: path.symlink_to(path), "symbolic links"),
         (_directory, "is a directory: name a file"),
         (os.mkfifo, "is a named pipe"),
@@ -163,11 +126,6 @@ def test_an_open_pipe_is_read_to_its_end() -> None:
 
 def test_errors_of_a_document_name_its_file(tmp_path: Path) -> None:
     file = tmp_path / "file"
-    file.write_text("[" * DEEP)
+    file.write_text("a = " + "[" * DEEP)
     with pytest.raises(ConfigError, match=f"{file}: it nests"):
-        read_json(file)
-    with pytest.raises(ConfigError, match=f"{file}: not TOML"):
         read_toml(file)
-    file.write_text("[1]")
-    with pytest.raises(ConfigError, match=f"{file} holds a JSON list, expected an object"):
-        read_object(file)

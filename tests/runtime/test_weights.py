@@ -178,9 +178,9 @@ def with_int8(directory: Path) -> None:
 
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no config": (lambda d: (d / "config.json").unlink(), "has no config.json"),
-    "config no JSON": (write("config.json", "{oops"), r"config.json is not valid JSON"),
+    "config no JSON": (write("config.json", "{oops"), r"config.json: not JSON"),
     "config no UTF-8": (write("config.json", b"\xff\xfe"), "config.json"),
-    "config a list": (write("config.json", "[1]"), "config.json holds no JSON object"),
+    "config a list": (write("config.json", "[1]"), "config.json: expected a JSON object"),
     "architecture": (
         lambda d: edit_config(d, model_type="mamba"),
         "config.json: architecture 'mamba' is not supported; these are: llama, mistral, qwen2",
@@ -201,9 +201,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda d: edit_config(d, intermediate_size=32),
         r"gate_proj.weight of .* has the shape \[52, 36\], .* asks for \[32, 36\]",
     ),
-    "index no JSON": (with_index("{"), "is no index of safetensors"),
+    "index no JSON": (with_index("{"), "index.json: not JSON"),
     "index without map": (with_index("{}"), "is no index of safetensors"),
-    "index a list": (with_index("[]"), "is no index of safetensors"),
+    "index a list": (with_index("[]"), "index.json: expected a JSON object"),
     "index of numbers": (with_index('{"weight_map": {"a": 1}}'), "is no index of safetensors"),
     "missing part": (
         with_index('{"weight_map": {"a": "part-1.safetensors"}}'),
@@ -262,10 +262,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         write("adapter_config.json", "{}"),
         r"holds an adapter \(adapter_config.json\), not a whole model",
     ),
-    "nested too deeply": (write("config.json", "[" * 99999), "config.json is not valid JSON"),
+    "nested too deeply": (write("config.json", "[" * 99999), "config.json: it nests too deeply"),
     "a number too long": (
         write("config.json", '{"vocab_size": ' + "9" * 5000 + "}"),
-        "config.json is not valid JSON",
+        "config.json: a number has 5000 digits",
     ),
 }
 

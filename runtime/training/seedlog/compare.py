@@ -7,6 +7,7 @@ A run that was cut goes on from its last measurement.
 
 import json
 import math
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from parallel.training.adamw import AdamW, clipped, learning_rate
 from parallel.training.sampler import step_samples
 from parallel.training.seedlog.codec import FRACTION_BITS, decode, encode
 from parallel.training.seedlog.directions import weighted_sum
+from runtime.documents import read_text
+from runtime.errors import ConfigError
+from runtime.strict_json import parse_json
 from runtime.training.config import TrainConfig
 from runtime.training.data import Sample
 from runtime.training.seedlog.evaluate import LossWork
@@ -201,10 +205,13 @@ def curve(
     """
     marks, state = folder / f"{name}.jsonl", folder / f"{name}.npz"
     if marks.exists() and state.exists():
-        lines = [json.loads(line) for line in marks.read_text().splitlines()]
-        with np.load(state) as found:
-            method.restore({key: found[key] for key in found})
-        yield from (Mark(**line) for line in lines)
+        known = _read_marks(marks)
+        try:
+            with np.load(state) as found:
+                method.restore({key: found[key] for key in found})
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ConfigError(f"{state} is damaged ({error}): remove it and {marks}") from error
+        yield from known
     else:
         yield _mark(method, name, 0.0, measure, marks, state)
     losses: list[float] = []
@@ -215,6 +222,17 @@ def curve(
             mean = sum(losses) / len(losses)
             yield _mark(method, name, mean, measure, marks, state)
             losses, mark_at = [], method.num_rows + every
+
+
+def _read_marks(file: Path) -> list[Mark]:
+    marks = []
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
+        where = f"{file}, line {number}"
+        try:
+            marks.append(Mark(**parse_json(line, where, finite=False)))
+        except TypeError as error:
+            raise ConfigError(f"{where} is no mark of a curve ({error})") from error
+    return marks
 
 
 def _mark(
@@ -235,7 +253,7 @@ def _mark(
     fresh = state.with_suffix(".new.npz")
     np.savez(fresh, **method.state())  # type: ignore[arg-type]  # its stubs take the names for flags
     fresh.replace(state)
-    with marks.open("a") as file:
+    with marks.open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(mark)) + "\n")
     return mark
 

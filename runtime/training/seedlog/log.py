@@ -18,10 +18,12 @@ import numpy as np
 
 from parallel.training.seedlog.packing import Group, pack, unpack
 from parallel.training.seedlog.step import Commit
+from runtime.documents import parse_msgpack, read_bytes
 from runtime.errors import ConfigError
 
 _MAGIC = b"PLSEED\x00\x01"
 _FRAME = struct.Struct("<III")
+_MAX_BYTES = 1 << 34
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,10 +116,7 @@ def read_log(path: Path) -> Records:
     Raises:
         ConfigError: it is no log, or damaged; names the byte.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+    data = read_bytes(path, max_bytes=_MAX_BYTES)
     if not data.startswith(_MAGIC):
         raise ConfigError(f"{path} is no log of a shared-seed run")
     records: Records | None = None
@@ -156,8 +155,8 @@ def _frames(path: Path, data: bytes) -> Iterator[tuple[str, list[Any], int]]:
                 return
             raise ConfigError(f"{path} is damaged at byte {place}: a checksum is another one")
         try:
-            kind, *rest = msgpack.unpackb(payload)
-        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            kind, *rest = parse_msgpack(payload)
+        except (ValueError, TypeError) as error:
             raise ConfigError(f"{path} is damaged at byte {place}: {error}") from error
         yield kind, rest, stop
         place = stop

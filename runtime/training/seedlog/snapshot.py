@@ -1,7 +1,6 @@
 """Snapshots of a replica: what who joins begins from, before it applies the rest of the log."""
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from safetensors.torch import load, save
 
 from parallel.training.seedlog.step import AnyReplica
 from runtime.errors import ProtocolError
+from runtime.strict_json import parse_json
 
 _DIGEST_BYTES = 32
 
@@ -46,7 +46,7 @@ def restore(replica: AnyReplica, snapshot: bytes) -> None:
         state = load(data)
         metadata = _metadata(data)
         next_round, unit = int(metadata["round"]), float.fromhex(metadata["unit"])
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise ProtocolError(f"the snapshot cannot be read: {error}") from error
     for name, mine in replica.state().items():
         if name in state and state[name].shape != mine.shape:
@@ -60,5 +60,5 @@ def restore(replica: AnyReplica, snapshot: bytes) -> None:
 
 def _metadata(data: bytes) -> Mapping[str, str]:
     size = int.from_bytes(data[:8], "little")
-    found: dict[str, dict[str, str]] = json.loads(data[8 : 8 + size])
+    found: dict[str, dict[str, str]] = parse_json(data[8 : 8 + size].decode("utf-8"))
     return found["__metadata__"]

@@ -42,7 +42,7 @@ def test_durations_defaults_and_places(tmp_path: Path) -> None:
         ("draft_length = [3]", "draft_length = [-1]", "sweep.draft_length has -1"),
         ('"pearl"]', '"fast"]', "sweep.mode.2 is 'fast'"),
         ("[devices]", "[device]", "unknown key device; did you mean devices"),
-        ("[requests]", "x = [\n[requests]", "is no TOML"),
+        ("[requests]", "x = [\n[requests]", "not TOML"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(tmp_path: Path, old: str, new: str, words: str) -> None:

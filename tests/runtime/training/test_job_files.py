@@ -95,7 +95,7 @@ def test_a_damaged_state_is_said_to_the_user(
 def test_damaged_settings_are_refused_by_name(tmp_path: Path) -> None:
     run_into(tmp_path, 2)
     (tmp_path / "job.json").write_text('{"mod')
-    with pytest.raises(ConfigError, match=r"job.json cannot be read \(.*start anew"):
+    with pytest.raises(ConfigError, match=r"job.json: not JSON.*start again in another out"):
         JobFiles(tmp_path, make_config()).open()
 
 

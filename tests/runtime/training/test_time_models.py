@@ -39,7 +39,7 @@ def test_a_model_takes_settings() -> None:
         ("1,2\n1\n", "round 2 has 1 workers, the first 2"),
         ("1,0\n", "round 1: times must be above 0"),
         ("1,2\n1,nan\n", "round 2: times must be above 0"),
-        ("a,b\n1,2\n", "cannot be read as rounds by workers of seconds"),
+        ("a,b\n1,2\n", "no table of rounds by workers in seconds"),
         ("\n", "has no rounds"),
     ],
 )

@@ -46,7 +46,7 @@ def test_what_is_kept_is_read_again_from_anywhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "settings", "message"),
     [
-        ("model =", [], "is no TOML"),
+        ("model =", [], "not TOML"),
         (GOOD + "[optimizer]\nlearning_rate = 1", [], "unknown key optimizer.learning_rate"),
         (GOOD + "[optimiser]\nlr = 1", [], "unknown key optimiser; did you mean optimizer"),
         ("out = 'x'\n[data]\ntrain = 't'", [], "model is missing"),
