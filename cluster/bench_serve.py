@@ -206,7 +206,7 @@ class _Run:
                 max_tokens=options.max_tokens,
                 mode=self._mode or None,
                 ignore_eos=options.ignore_eos,
-                max_attempts=1,
+                patience_s=0,
             ):
                 now_s = time.monotonic() - self._start_s
                 if chunk.token_ids:

@@ -228,6 +228,10 @@ def client(
     ] = None,
     priority: Annotated[int, typer.Option(help="Higher is served first; -100 to 100.")] = 0,
     timeout: Annotated[float | None, typer.Option(help="Seconds for the whole answer.")] = None,
+    patience: Annotated[
+        float | None,
+        typer.Option(help="Seconds to wait for a server that is away, 120 unless set."),
+    ] = None,
     token_file: TokenFile = None,
     root_ca: RootCa = None,
     tls_cert: ClientCert = None,
@@ -254,6 +258,7 @@ def client(
         logprobs=logprobs,
         priority=priority,
         timeout_s=timeout,
+        patience_s=patience,
         json=json,
     )
     run_verb("cluster.client", options)

@@ -62,6 +62,7 @@ def run(options: ClientOptions) -> int:
             logprobs=options.logprobs,
             priority=options.priority,
             timeout_s=options.timeout_s,
+            patience_s=options.patience_s,
         ):
             answers[chunk.sample].take(chunk)
             if live:

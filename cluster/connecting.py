@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rich.console import Console
+
 from cluster.options import ConnectOptions
 from runtime.channels.addresses import check_target
 from runtime.channels.tls_files import TlsNames
@@ -10,6 +12,7 @@ from runtime.channels.tokens import read_tokens
 from runtime.errors import ConfigError
 from runtime.service.client import Client, Credentials, ServiceError
 
+_NOTES = Console(stderr=True, highlight=False)
 _FLAGS = TlsNames(certificate="--tls-cert", private_key="--tls-key", authority="--root-ca")
 _REMEDY = "add --tls to encrypt it, or --plaintext-token to permit that"
 _BAD_INPUT = ("INVALID_ARGUMENT", "UNAUTHENTICATED")
@@ -46,7 +49,8 @@ def connected(options: ConnectOptions) -> Iterator[Client]:
         ServiceError: the server was not to be reached, or failed.
     """
     try:
-        with Client(options.server, credentials=credentials_of(options)) as client:
+        credentials = credentials_of(options)
+        with Client(options.server, credentials=credentials, on_wait=_say) as client:
             yield client
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
@@ -54,3 +58,7 @@ def connected(options: ConnectOptions) -> Iterator[Client]:
         if error.code in _BAD_INPUT:
             raise ConfigError(str(error)) from error
         raise
+
+
+def _say(text: str) -> None:
+    _NOTES.print(text, soft_wrap=True, markup=False)

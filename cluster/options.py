@@ -289,6 +289,7 @@ class ClientOptions:
     logprobs: int | None
     priority: int
     timeout_s: float | None
+    patience_s: float | None
     json: bool = False
 
 

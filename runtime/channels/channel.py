@@ -22,7 +22,7 @@ def open_channel(address: str, credentials: Credentials, options: Options = ()) 
         ConfigError: the address or a credential cannot be used, or the token would leave this
             machine in plaintext.
     """
-    tls = _checked(address, credentials)
+    tls = check_channel(address, credentials)
     options = _with_proxy_rule(address, options)
     if tls is None:
         return grpc.insecure_channel(address, options=options)
@@ -33,23 +33,28 @@ def open_async_channel(
     address: str, credentials: Credentials, options: Options = ()
 ) -> grpc.aio.Channel:
     """Return a channel for the running event loop; else as `open_channel`."""
-    tls = _checked(address, credentials)
+    tls = check_channel(address, credentials)
     options = _with_proxy_rule(address, options)
     if tls is None:
         return grpc.aio.insecure_channel(address, options=options)
     return grpc.aio.secure_channel(address, tls, options=options)
 
 
-def open_internal_channel(address: str, options: Options = ()) -> grpc.Channel:
-    """Return a plaintext channel between processes of one job; it bypasses proxies."""
-    return grpc.insecure_channel(address, options=(_NO_PROXY, *options))
+def check_channel(address: str, credentials: Credentials) -> grpc.ChannelCredentials | None:
+    """Return the TLS credentials of a channel to a server; None for plaintext.
 
-
-def _checked(address: str, credentials: Credentials) -> grpc.ChannelCredentials | None:
+    Raises:
+        ConfigError: as `open_channel`.
+    """
     check_target(address)
     tls = credentials.channel_credentials()
     credentials.check_target(address)
     return tls
+
+
+def open_internal_channel(address: str, options: Options = ()) -> grpc.Channel:
+    """Return a plaintext channel between processes of one job; it bypasses proxies."""
+    return grpc.insecure_channel(address, options=(_NO_PROXY, *options))
 
 
 def _with_proxy_rule(address: str, options: Options) -> Options:

@@ -1,8 +1,8 @@
-"""The client for asyncio; lives on the loop that made it."""
+"""The client for asyncio; it connects on the event loop that first uses it."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from types import TracebackType
 from typing import Self, Unpack
@@ -11,11 +11,13 @@ import grpc
 
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
-from runtime.channels.channel import open_async_channel
+from runtime.channels.channel import check_channel, open_async_channel
 from runtime.channels.credentials import Credentials
+from runtime.errors import PacelineError
 from runtime.service.call_options import SamplingFields
 from runtime.service.calls import (
     CALL_S,
+    CANCEL_S,
     CHANNEL_OPTIONS,
     Chunk,
     Progress,
@@ -24,19 +26,34 @@ from runtime.service.calls import (
     ServiceError,
     progress_of,
 )
+from runtime.service.owner import ClientUnusable, Owner
+from runtime.service.patience import PATIENCE_S, Patience
 
 
 class AsyncClient:
-    """A connection to a server, for one event loop; tasks may share it."""
+    """A connection to a server, for one event loop at a time; tasks may share it.
+
+    All methods raise ClientUnusable on another loop while the first one runs, in a process that was
+    forked from the client's, or after `close`.
+    """
 
     def __init__(
-        self, address: str, *, token: str | None = None, credentials: Credentials | None = None
+        self,
+        address: str,
+        *,
+        token: str | None = None,
+        credentials: Credentials | None = None,
+        patience_s: float = PATIENCE_S,
+        on_wait: Callable[[str], None] | None = None,
     ) -> None:
-        """Prepare a connection; arguments as for `Client`."""
+        """Prepare a connection, with or without a running loop; arguments as for `Client`."""
         self._address = address
         self._credentials = credentials or Credentials(token=token)
-        self._channel = open_async_channel(address, self._credentials, CHANNEL_OPTIONS)
-        self._generation: rpc.GenerationServiceAsyncStub = rpc.GenerationServiceStub(self._channel)
+        check_channel(address, self._credentials)
+        self._patience_s, self._on_wait = patience_s, on_wait
+        self._owner = Owner()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._channel: grpc.aio.Channel | None = None
 
     async def __aenter__(self) -> Self:
         """Return the client."""
@@ -52,8 +69,27 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; streams that run end."""
-        await self._channel.close(None)
+        """Close the connection; streams that run end. It may be repeated."""
+        if not self._owner.is_here:
+            return
+        self._owner.close()
+        channel, self._channel = self._channel, None
+        if channel is not None and self._loop is asyncio.get_running_loop():
+            await channel.close(None)
+
+    def _stub(self) -> "rpc.GenerationServiceAsyncStub":
+        """Return the stub of the running loop's channel; raises ClientUnusable."""
+        self._owner.check()
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None and not self._loop.is_closed():
+                raise ClientUnusable(
+                    "this client belongs to another event loop: make a client on each loop"
+                )
+            self._channel = open_async_channel(self._address, self._credentials, CHANNEL_OPTIONS)
+            self._loop = loop
+        assert self._channel is not None
+        return rpc.GenerationServiceStub(self._channel)
 
     def generate(
         self,
@@ -61,19 +97,21 @@ class AsyncClient:
         *,
         request_id: str | None = None,
         timeout_s: float | None = None,
-        max_attempts: int = 8,
+        patience_s: float | None = None,
         **sampling: Unpack[SamplingFields],
     ) -> AsyncIterator[Chunk]:
         """Yield an answer as it is committed; arguments and errors as for `Client.generate`.
 
         Closing the iterator, or cancelling the task that reads it, cancels the request.
         """
+        self._owner.check()
+        budget_s = self._patience_s if patience_s is None else patience_s
         progress = progress_of(
             prompt,
             Sampling(**sampling),
             request_id=request_id,
             timeout_s=timeout_s,
-            max_attempts=max_attempts,
+            patience=Patience(self._address, budget_s, self._on_wait),
         )
         return self._stream(progress)
 
@@ -83,14 +121,20 @@ class AsyncClient:
         Raises:
             ServiceError: the server was not to be reached.
         """
+        try:
+            return await self._cancel(request_id, CALL_S)
+        except grpc.aio.AioRpcError as error:
+            raise ServiceError(self._address, error) from error
+
+    async def _cancel(self, request_id: str, timeout_s: float) -> bool:
         request = pb.CancelRequest(request_id=request_id)
         metadata = self._credentials.metadata()
         try:
-            answer = await self._generation.Cancel(request, metadata=metadata, timeout=CALL_S)
+            answer = await self._stub().Cancel(request, metadata=metadata, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return False
-            raise ServiceError(self._address, error) from error
+            raise
         return answer.was_running
 
     async def _stream(self, progress: Progress) -> AsyncIterator[Chunk]:
@@ -101,16 +145,23 @@ class AsyncClient:
                         async for chunk in chunks:
                             yield chunk
                 except grpc.aio.AioRpcError as error:
-                    await asyncio.sleep(progress.wait_before_retry(error))
-        except (GeneratorExit, asyncio.CancelledError):
-            with contextlib.suppress(ServiceError):  # a server that is gone decodes nothing
-                await asyncio.shield(self.cancel(progress.request.request_id))
+                    await asyncio.sleep(self._wait_s(progress, error))
+        except PacelineError:
+            raise  # the server has ended the request, or is not there to hear of it
+        except BaseException:  # the caller leaves: by closing the generator, or cancelled
+            with contextlib.suppress(grpc.aio.AioRpcError, ClientUnusable):
+                await asyncio.shield(self._cancel(progress.request.request_id, CANCEL_S))
             raise
-        except grpc.aio.AioRpcError as error:
+
+    def _wait_s(self, progress: Progress, error: grpc.aio.AioRpcError) -> float:
+        self._owner.check()
+        try:
+            return progress.wait_before_retry(error)
+        except grpc.aio.AioRpcError:
             raise ServiceError(self._address, error) from error
 
     async def _attempt(self, progress: Progress) -> AsyncGenerator[Chunk]:
-        stream = self._generation.Generate(
+        stream = self._stub().Generate(
             progress.next_request(),
             metadata=self._credentials.metadata(),
             timeout=progress.timeout_s(),

@@ -1,6 +1,5 @@
 """What both Python clients share: requests, chunks, and how a stream is taken up."""
 
-import random
 import time
 import uuid
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from protos.paceline.v1 import service_pb2 as pb
 from runtime.errors import PacelineError
 from runtime.links.keepalive import pinging
 from runtime.links.wire_values import MODES, REASON_NAMES
+from runtime.service.patience import Patience
 
 Prompt = str | Sequence[int] | Sequence[dict[str, str]]
 """Text, token ids, or a conversation of {"role", "content"}."""
@@ -25,9 +25,8 @@ CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.use_local_subchannel_pool", 1),  # a new client does not inherit the waits of others
 )
-_RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
-_FIRST_WAIT_S = 0.05
-_LONGEST_WAIT_S = 5.0
+CANCEL_S = 3.0
+"""How long a client that leaves waits for the server to hear of it."""
 
 
 class ServiceError(PacelineError):
@@ -140,12 +139,10 @@ class Progress:
 
     request: pb.GenerateRequest
     deadline_s: float | None
-    max_attempts: int
-    attempts: int = 0
+    patience: Patience
     finished: bool = False
     num_tokens: list[int] = field(init=False)
     _prompt_tokens: int = 0
-    _random: random.Random = field(default_factory=random.Random)
 
     def __post_init__(self) -> None:
         """Start with no token of any sample."""
@@ -173,7 +170,7 @@ class Progress:
                 self._prompt_tokens = event.accepted.prompt_tokens
             case "tokens":
                 tokens = event.tokens
-                self.attempts = 0
+                self.patience.answered()
                 self.num_tokens[tokens.sample] += len(tokens.token_ids)
                 return Chunk(
                     text=tokens.text,
@@ -194,15 +191,7 @@ class Progress:
 
     def wait_before_retry(self, error: grpc.RpcError) -> float:
         """Return how long to wait before the next attempt; raises the error if there is none."""
-        self.attempts += 1
-        if error.code() not in _RETRIED or self.attempts >= self.max_attempts:
-            raise error
-        wait_s: float = min(_FIRST_WAIT_S * 2 ** (self.attempts - 1), _LONGEST_WAIT_S)
-        wait_s = wait_s * (0.5 + self._random.random())
-        left_s = self.timeout_s()
-        if left_s is not None and wait_s >= left_s:
-            raise error
-        return wait_s
+        return self.patience.wait_s(error, self.timeout_s())
 
     def _ended(self, end: pb.SampleFinish | pb.Finish, sample: int) -> Chunk:
         return Chunk(
@@ -229,8 +218,8 @@ def progress_of(
     *,
     request_id: str | None,
     timeout_s: float | None,
-    max_attempts: int,
+    patience: Patience,
 ) -> Progress:
     """Begin a generation; for the arguments see `Client.generate`."""
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-    return Progress(sampling.request(prompt, request_id), deadline_s, max_attempts)
+    return Progress(sampling.request(prompt, request_id), deadline_s, patience)

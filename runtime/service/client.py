@@ -4,14 +4,15 @@
         for chunk in client.generate("Why is the sky blue?"):
             print(chunk.text, end="")
 
-A stream that breaks is taken up where it was: the server keeps each request's tokens for a while.
+A stream that breaks is resumed: the server keeps each request's tokens for a while. The client
+waits for a server that is away.
 """
 
 import contextlib
-import time
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 
@@ -19,10 +20,12 @@ from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.channels.channel import open_channel
 from runtime.channels.credentials import Credentials
+from runtime.errors import PacelineError
 from runtime.service.async_client import AsyncClient
 from runtime.service.call_options import SamplingFields
 from runtime.service.calls import (
     CALL_S,
+    CANCEL_S,
     CHANNEL_OPTIONS,
     Chunk,
     Progress,
@@ -31,18 +34,38 @@ from runtime.service.calls import (
     ServiceError,
     progress_of,
 )
+from runtime.service.owner import ClientUnusable, Owner
+from runtime.service.patience import PATIENCE_S, Patience
 
-__all__ = ["AsyncClient", "Chunk", "Client", "Credentials", "Prompt", "ServiceError"]
+__all__ = [
+    "AsyncClient",
+    "Chunk",
+    "Client",
+    "ClientUnusable",
+    "Credentials",
+    "Prompt",
+    "ServiceError",
+]
 
 _Asked = TypeVar("_Asked")
 _Told = TypeVar("_Told")
 
 
 class Client:
-    """A connection to a server; threads may share it."""
+    """A connection to a server; threads may share it, forked processes may not.
+
+    All methods raise ClientUnusable in a process that was forked from the client's, or after
+    `close`.
+    """
 
     def __init__(
-        self, address: str, *, token: str | None = None, credentials: Credentials | None = None
+        self,
+        address: str,
+        *,
+        token: str | None = None,
+        credentials: Credentials | None = None,
+        patience_s: float = PATIENCE_S,
+        on_wait: Callable[[str], None] | None = None,
     ) -> None:
         """Prepare a connection; it is made at the first call.
 
@@ -50,6 +73,9 @@ class Client:
             address: HOST:PORT.
             token: bearer token, where the server wants one.
             credentials: a token and TLS files in one; None is plaintext.
+            patience_s: how long to wait for a server that is away, as while it restarts, or has no
+                room; each token restores the budget. 0 waits for nothing.
+            on_wait: told in a sentence when a wait begins; None writes it to the log.
 
         Raises:
             ConfigError: the address or a credential cannot be used, or the token would leave this
@@ -61,7 +87,10 @@ class Client:
         self._generation = rpc.GenerationServiceStub(self._channel)
         self._model = rpc.ModelServiceStub(self._channel)
         self._admin = rpc.AdminServiceStub(self._channel)
+        self._patience_s, self._on_wait = patience_s, on_wait
         self._running: set[str] = set()
+        self._owner = Owner()
+        self._closing = threading.Event()
 
     def __enter__(self) -> Self:
         """Return the client."""
@@ -77,9 +106,14 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; requests that run are cancelled."""
-        for request_id in list(self._running):
-            self._cancel_quietly(request_id)
+        """Close the connection; requests that run are cancelled. It may be repeated."""
+        if not self._owner.is_here:  # gRPC would wait for threads that the fork did not copy
+            return
+        self._closing.set()
+        self._owner.close()
+        running = list(self._running)
+        self._running.clear()
+        self._cancel_quietly(*running)
         self._channel.close()
 
     def generate(
@@ -88,7 +122,7 @@ class Client:
         *,
         request_id: str | None = None,
         timeout_s: float | None = None,
-        max_attempts: int = 8,
+        patience_s: float | None = None,
         **sampling: Unpack[SamplingFields],
     ) -> Iterator[Chunk]:
         """Yield an answer as it is committed; leaving the loop cancels it.
@@ -97,19 +131,20 @@ class Client:
             prompt: text, token ids or a conversation.
             request_id: names the request for `cancel`; None makes one up.
             timeout_s: of the whole answer.
-            max_attempts: attempts in a row without a token before giving up.
+            patience_s: in place of the client's.
             sampling: the fields of `Sampling`: max_tokens, temperature, seed, stop, n, ...
 
         Raises:
-            ServiceError: the server refused, or was not to be reached.
-            ValueError: the mode is not known.
+            ServiceError: the server refused, or was unreachable for longer than the patience.
+            ValueError: the mode is not known, or the patience is negative.
         """
+        self._owner.check()
         progress = progress_of(
             prompt,
             Sampling(**sampling),
             request_id=request_id,
             timeout_s=timeout_s,
-            max_attempts=max_attempts,
+            patience=self._patience(patience_s),
         )
         return self._stream(progress)
 
@@ -128,16 +163,16 @@ class Client:
         return answer.was_running
 
     def model(self) -> pb.GetModelResponse:
-        """Return what the server serves; raises as `cancel` does."""
-        return self._call(self._model.GetModel, pb.GetModelRequest())
+        """Return what the server serves; waits as `generate` does, and raises as `cancel` does."""
+        return self._patiently(self._model.GetModel, pb.GetModelRequest())
 
     def tokenize(self, text: str) -> tuple[int, ...]:
-        """Return a text's tokens; raises as `cancel` does."""
-        return tuple(self._call(self._model.Tokenize, pb.TokenizeRequest(text=text)).ids)
+        """Return a text's tokens; waits and raises as `model` does."""
+        return tuple(self._patiently(self._model.Tokenize, pb.TokenizeRequest(text=text)).ids)
 
     def detokenize(self, token_ids: Sequence[int]) -> str:
-        """Return the text of tokens; raises as `cancel` does."""
-        return self._call(self._model.Detokenize, pb.DetokenizeRequest(ids=token_ids)).text
+        """Return the text of tokens; waits and raises as `model` does."""
+        return self._patiently(self._model.Detokenize, pb.DetokenizeRequest(ids=token_ids)).text
 
     def status(self) -> pb.GetStatusResponse:
         """Return what the server does; raises as `cancel` does."""
@@ -170,9 +205,35 @@ class Client:
         request: _Asked,
         timeout_s: float = CALL_S,
     ) -> _Told:
+        self._owner.check()
         try:
             return method(request, metadata=self._credentials.metadata(), timeout=timeout_s)
         except grpc.RpcError as error:
+            raise ServiceError(self._address, error) from error
+
+    def _patiently(
+        self, method: "grpc.UnaryUnaryMultiCallable[_Asked, _Told]", request: _Asked
+    ) -> _Told:
+        """Call what may be repeated, and wait for a server that is away."""
+        patience = self._patience()
+        metadata = self._credentials.metadata()
+        while True:
+            self._owner.check()
+            try:
+                return method(request, metadata=metadata, timeout=CALL_S)
+            except grpc.RpcError as error:
+                self._wait(patience.wait_s, error)
+
+    def _patience(self, budget_s: float | None = None) -> Patience:
+        budget_s = self._patience_s if budget_s is None else budget_s
+        return Patience(self._address, budget_s, self._on_wait)
+
+    def _wait(self, wait_s: Callable[[grpc.RpcError], float], error: grpc.RpcError) -> None:
+        """Wait before the next attempt, unless the client is closed meanwhile."""
+        self._owner.check()
+        try:
+            self._closing.wait(wait_s(error))
+        except grpc.RpcError:
             raise ServiceError(self._address, error) from error
 
     def _stream(self, progress: Progress) -> Iterator[Chunk]:
@@ -180,34 +241,50 @@ class Client:
         self._running.add(request_id)
         try:
             while not progress.finished:
+                self._owner.check()
                 try:
                     yield from self._attempt(progress)
                 except grpc.RpcError as error:
-                    time.sleep(progress.wait_before_retry(error))
-        except GeneratorExit:
+                    self._wait(progress.wait_before_retry, error)
+        except PacelineError:
+            raise  # the server has ended the request, or is not there to hear of it
+        except BaseException:  # the caller leaves: by closing the generator, or by a signal
             if request_id in self._running:  # else the client is closed
                 self._cancel_quietly(request_id)
             raise
-        except grpc.RpcError as error:
-            raise ServiceError(self._address, error) from error
         finally:
             self._running.discard(request_id)
 
-    def _cancel_quietly(self, request_id: str) -> None:
-        self._running.discard(request_id)
-        with contextlib.suppress(ServiceError):  # a server that is gone decodes nothing
-            self.cancel(request_id)
+    def _cancel_quietly(self, *request_ids: str) -> None:
+        """Tell the server, if it is there, that requests are of no use any more."""
+        if not self._owner.is_here:
+            return
+        metadata = self._credentials.metadata()
+        calls = [
+            self._generation.Cancel.future(
+                pb.CancelRequest(request_id=request_id), metadata=metadata, timeout=CANCEL_S
+            )
+            for request_id in request_ids
+        ]
+        for call in calls:
+            with contextlib.suppress(grpc.RpcError):  # a server that is gone decodes nothing
+                call.result()
 
     def _attempt(self, progress: Progress) -> Iterator[Chunk]:
-        stream = self._generation.Generate(
+        stream: Any = self._generation.Generate(
             progress.next_request(),
             metadata=self._credentials.metadata(),
             timeout=progress.timeout_s(),
         )
         try:
-            for event in stream:
+            while not progress.finished:
+                self._owner.check()  # a stream that was begun before a fork would never go on
+                event = next(stream, None)
+                if event is None:
+                    return
                 chunk = progress.take(event)
                 if chunk is not None:
                     yield chunk
         finally:
-            stream.cancel()  # type: ignore[no-untyped-call]  # grpc-stubs
+            if self._owner.is_here:
+                stream.cancel()

@@ -93,9 +93,9 @@ def supervisor(deployment: ToyDeployment, serving: Serving) -> Iterator[Supervis
     made.close()
 
 
-def read(serving: Serving, number: int = 3, max_attempts: int = 100) -> list[int]:
+def read(serving: Serving, number: int = 3, **fields: Any) -> list[int]:
     with Client(serving.address) as client:
-        chunks = list(client.generate([1, 2, number], max_tokens=LONG, max_attempts=max_attempts))
+        chunks = list(client.generate([1, 2, number], max_tokens=LONG, **fields))
     return [token for chunk in chunks for token in chunk.token_ids]
 
 
@@ -144,7 +144,7 @@ def test_a_target_that_breaks_too_often_is_given_up(
 ) -> None:
     deployment.refusals = [PeerLost(f"the checkpoint is gone, try {n}") for n in range(5)]
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(read, serving, 3, 1)
+        waiting = pool.submit(read, serving, 3, patience_s=0)
         wait_until(lambda: serving.gateway.num_open == 1)
         deployment.lose(PeerLost("target rank 0 died"))
         with pytest.raises(ServiceError, match="lost too often, last of all: the checkpoint"):

@@ -127,7 +127,6 @@ def ask(address: str, number: int, max_tokens: int) -> list[int]:
                 temperature=sampling.temperature,
                 seed=sampling.seed,
                 mode=("pearl", "speculative", "autoregressive")[number % 3],
-                max_attempts=500,
                 timeout_s=60,
             )
         )

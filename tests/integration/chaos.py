@@ -186,7 +186,6 @@ def generate(
             seed=number,
             mode=("pearl", "speculative", "auto")[number % 3],
             timeout_s=120,
-            max_attempts=2000,
         ):
             tokens += chunk.token_ids
             ends += chunk.finish_reason is not None

@@ -87,4 +87,4 @@ def test_clients_get_the_targets_tokens_and_sigterm_finishes_what_runs(served: S
         assert rest[-1].finish_reason == "length"
         assert served.process.wait(timeout=60) == 0
         with pytest.raises(ServiceError, match="UNAVAILABLE"):
-            list(client.generate(prompt, max_attempts=1))
+            list(client.generate(prompt, patience_s=0))

@@ -71,7 +71,6 @@ def generate(
         prompt_of(number),
         max_tokens=max_tokens or 40 + 5 * (number % 40),
         mode=mode,
-        max_attempts=500,
     ):
         tokens += chunk.token_ids
         ends += chunk.finish_reason is not None
@@ -276,7 +275,7 @@ def test_a_process_lets_in_who_has_certificate_and_token(checkpoint: Path, tmp_p
 
 def code_of(client: Client) -> str:
     try:
-        list(client.generate("w1 w2", max_tokens=2, max_attempts=1, timeout_s=10))
+        list(client.generate("w1 w2", max_tokens=2, patience_s=0, timeout_s=10))
     except ServiceError as error:
         return error.code
     return ""
@@ -304,7 +303,7 @@ def stopped_by(action: Callable[[ServingProcess, Client], None], checkpoint: Pat
             assert [future.result(timeout=60)[0] for future in running] == alone
             assert process.process.wait(timeout=60) == 0
             with pytest.raises(ServiceError, match="UNAVAILABLE"):
-                list(client.generate("w1", max_attempts=1))
+                list(client.generate("w1", patience_s=0))
     finally:
         process.close()
 

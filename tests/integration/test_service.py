@@ -50,7 +50,6 @@ def ask(address: str, chunks: list[int]) -> str:
             ignore_eos=True,
             seed=3,
             timeout_s=WAIT_S,
-            max_attempts=2000,
         ):
             chunks.append(len(chunk.text))
             text += chunk.text

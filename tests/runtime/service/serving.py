@@ -56,7 +56,11 @@ class Serving:
         )
         self.gateway = Gateway(links or [rig.driver() for rig in rigs], limits, **kept)
         self.server = ServiceServer(
-            self.gateway, model, ServerSettings(address="127.0.0.1:0", **settings), control, tracing
+            self.gateway,
+            model,
+            ServerSettings(**({"address": "127.0.0.1:0"} | settings)),
+            control,
+            tracing,
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)

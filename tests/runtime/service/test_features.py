@@ -74,7 +74,7 @@ def test_samples_survive_a_wire_that_is_cut(rig: Rig, serving: Serving, client: 
     slow_down(rig, 0.002)
     wire = CutWire(serving.address, seed=2, most=1500)
     with Client(wire.address) as cut:
-        assert by_sample(list(cut.generate(PROMPT, max_attempts=50, **fields))) == whole
+        assert by_sample(list(cut.generate(PROMPT, **fields))) == whole
     wire.close()
     assert wire.num_cuts > 0
 
@@ -83,7 +83,7 @@ def test_log_probabilities_are_the_targets_and_survive_a_cut(rig: Rig, serving: 
     slow_down(rig, 0.002)
     wire = CutWire(serving.address, seed=3, most=2500)
     with Client(wire.address) as client:
-        chunks = list(client.generate(PROMPT, max_tokens=40, logprobs=2, max_attempts=50))
+        chunks = list(client.generate(PROMPT, max_tokens=40, logprobs=2))
     wire.close()
     tokens = list(PROMPT)
     said = [(t, one) for c in chunks for t, one in zip(c.token_ids, c.logprobs, strict=True)]
@@ -189,7 +189,7 @@ def test_the_administrator_sees_and_changes(rig: Rig) -> None:
         assert root.drain() == 0
         assert root.status().draining
         with pytest.raises(ServiceError, match="UNAVAILABLE"):
-            list(root.generate("w1", max_attempts=1))
+            list(root.generate("w1", patience_s=0))
     serving.close()
 
 
@@ -202,7 +202,7 @@ def test_one_client_cannot_take_all_there_is(rig: Rig) -> None:
         for stream in running:
             next(stream)
         with pytest.raises(ServiceError, match=r"RESOURCE_EXHAUSTED.*this client's most"):
-            list(one.generate("w1", max_attempts=1))
+            list(one.generate("w1", patience_s=0))
         assert list(other.generate("w1", max_tokens=2))[-1].finish_reason == "length"
         assert other.status().refused_requests == 1
     serving.close()

@@ -187,7 +187,7 @@ def test_a_refusal_is_counted_by_its_reason(rig: Rig) -> None:
         stream = client.generate(PROMPT, max_tokens=300)
         next(stream)
         with pytest.raises(ServiceError, match="RESOURCE_EXHAUSTED"):
-            list(client.generate("w1", max_attempts=1))
+            list(client.generate("w1", patience_s=0))
     page = Page(serving.gateway.metrics)
     assert page.value("requests_refused_total", reason="busy") == 1
     serving.close()

@@ -163,7 +163,7 @@ def test_an_engine_that_is_given_up_fails_what_waits(serving: Serving) -> None:
     gateway = serving.gateway
     gateway.lose(0, PeerLost("a test"))
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(read, serving.address, 3, max_attempts=1)
+        waiting = pool.submit(read, serving.address, 3, patience_s=0)
         wait_until(lambda: gateway.num_open == 1)
         gateway.give_up(0, PeerLost("it broke too often"))
         with pytest.raises(ServiceError, match="it broke too often") as failed:

@@ -138,7 +138,7 @@ def test_a_wire_that_is_cut_again_and_again_loses_no_token(
     wire = CutWire(serving.address, seed=seed, most=900)
     with Client(wire.address) as client:
         for number in range(4):
-            chunks = list(client.generate([*PROMPT, number], max_tokens=60, max_attempts=50))
+            chunks = list(client.generate([*PROMPT, number], max_tokens=60))
             tokens = [token for chunk in chunks for token in chunk.token_ids]
             assert tokens == expected_tokens(make_submit(prompt=(*PROMPT, number), max_tokens=60))
             assert "".join(c.text for c in chunks) == toy_tokenizer().decode(tokens)

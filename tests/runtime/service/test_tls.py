@@ -32,7 +32,7 @@ def speaks(address: str, credentials: Credentials) -> bool:
     """Whether a client comes through; it gives up at once if not."""
     with Client(address, credentials=credentials) as client:
         try:
-            chunks = list(client.generate("w1 w2 w3", max_attempts=1, timeout_s=10))
+            chunks = list(client.generate("w1 w2 w3", patience_s=0, timeout_s=10))
         except ServiceError as error:
             return error.code != "UNAVAILABLE"
     return chunks[-1].finish_reason == "length"

@@ -1,0 +1,108 @@
+"""How long a client waits for a server that is away, and after which failures it asks again."""
+
+import logging
+import random
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from runtime.clock import Clock, MonotonicClock
+from runtime.errors import InvalidValue
+
+PATIENCE_S = 120.0
+"""A server that was killed answers again after 20 to 70 s: docs/failures.md."""
+_FIRST_WAIT_S = 0.05
+_LONGEST_WAIT_S = 2.0
+_LOG = logging.getLogger("paceline.client")
+
+
+class Patience:
+    """A budget of seconds without an answer; each answer restores it."""
+
+    def __init__(
+        self,
+        server: str,
+        budget_s: float,
+        on_wait: Callable[[str], None] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Begin with the whole budget.
+
+        Args:
+            server: its address, for messages.
+            budget_s: how long to ask again without an answer; 0 asks once.
+            on_wait: told when the client begins to wait; None writes a warning to the log.
+            clock: the machine's, but in tests.
+
+        Raises:
+            InvalidValue: the budget is negative or not a number.
+        """
+        if not budget_s >= 0:
+            raise InvalidValue(f"patience_s is {budget_s:g}: give 0 or more seconds")
+        self._server = server
+        self._budget_s = budget_s
+        self._on_wait = on_wait or _LOG.warning
+        self._clock = clock or MonotonicClock()
+        self._random = random.Random()
+        self._failed_s: float | None = None
+        """When the first failure without an answer since was."""
+        self._wait_s = _FIRST_WAIT_S
+
+    def answered(self) -> None:
+        """Restore the budget: the server is there."""
+        self._failed_s = None
+        self._wait_s = _FIRST_WAIT_S
+
+    def wait_s(self, error: grpc.RpcError, left_s: float | None = None) -> float:
+        """Return how long to wait before asking again.
+
+        Args:
+            error: how the call failed.
+            left_s: until the caller's own deadline.
+
+        Raises:
+            grpc.RpcError: the error, where asking again is no use or the budget is spent.
+        """
+        invited_s = _invited_s(error)
+        if invited_s is None:
+            raise error
+        now_s = self._clock.now_s()
+        is_first = self._failed_s is None
+        if self._failed_s is None:
+            self._failed_s = now_s
+        rest_s = self._failed_s + self._budget_s - now_s
+        wait_s = max(self._wait_s * (0.5 + self._random.random()), invited_s)
+        if rest_s <= 0 or (left_s is not None and wait_s >= left_s):
+            raise error
+        self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
+        if is_first:
+            reason = f"{error.code().name}: {error.details()}"
+            self._on_wait(
+                f"waiting for the server at {self._server}, at most {rest_s:.0f} s ({reason})"
+            )
+        return min(wait_s, rest_s)
+
+
+def _invited_s(error: grpc.RpcError) -> float | None:
+    """Return the least wait before another attempt, or None if there is to be none.
+
+    UNAVAILABLE means that the connection failed or that the server asks to come back; a request
+    has a name, so asking again never runs it twice. RESOURCE_EXHAUSTED says the same only where the
+    server sends `retry-after`: gRPC uses it for a message that is too large, too.
+    """
+    code = error.code()
+    after_s = _retry_after_s(error)
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return after_s or 0.0
+    return after_s if code is grpc.StatusCode.RESOURCE_EXHAUSTED else None
+
+
+def _retry_after_s(error: Any) -> float | None:
+    for key, value in error.trailing_metadata() or ():
+        if key == "retry-after":
+            try:
+                return max(0.0, float(value))
+            except ValueError:
+                return None
+    return None
