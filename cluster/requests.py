@@ -30,6 +30,8 @@ def make_submits(
         raise ConfigError(f"--max-tokens is {decode.max_tokens}: ask for at least 1")
     if decode.draft_length is not None and decode.draft_length < 0:
         raise ConfigError(f"--draft-length is {decode.draft_length}: it must be at least 0")
+    if target.tokenizer is not None:
+        target.tokenizer.check_stops(decode.stop)
     submits = []
     for index, prompt_ids in enumerate(_prompt_ids(prompts, target)):
         if not prompt_ids:

@@ -208,8 +208,7 @@ class Engine:
                 _LOG.warning("driver %d sent an unexpected %s", driver, type(message).__name__)
 
     def _submit(self, driver: int, submit: Submit) -> None:
-        config, has_text = self._config, self._tokenizer is not None
-        problem = problem_of(submit, config, self._ledger, has_text=has_text)
+        problem = problem_of(submit, self._config, self._ledger, self._tokenizer)
         if problem is not None:
             failed = Failed(request=submit.request, kind="ConfigError", message=problem)
             self._drivers.send(driver, failed)

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from parallel.messages import Submit
+from runtime.errors import ConfigError
 from runtime.ledger import SlotLedger
+from runtime.text import Tokenizer
 
 _MOST_LOGPROBS = 20
 
@@ -25,7 +27,7 @@ class EngineConfig:
 
 
 def problem_of(
-    submit: Submit, config: EngineConfig, ledger: SlotLedger, *, has_text: bool
+    submit: Submit, config: EngineConfig, ledger: SlotLedger, tokenizer: Tokenizer | None
 ) -> str | None:
     """Return why a request cannot be served, or None.
 
@@ -33,7 +35,7 @@ def problem_of(
         submit: the request.
         config: the leader's limits.
         ledger: its cache.
-        has_text: whether it has a tokenizer.
+        tokenizer: finds stop strings; a virtual target has none.
     """
     num_prompt, num_final = len(submit.prompt_ids), len(submit.output_ids)
     if num_prompt == 0:
@@ -56,8 +58,13 @@ def problem_of(
             f"prompt and output need {capacity} tokens of cache, it holds "
             f"{ledger.capacity}: raise --cache-tokens or lower --max-tokens"
         )
-    if submit.stop and not has_text:
-        return "stop strings need a tokenizer, which a virtual target does not have"
+    if submit.stop:
+        if tokenizer is None:
+            return "stop strings need a tokenizer, which a virtual target does not have"
+        try:
+            tokenizer.check_stops(submit.stop)
+        except ConfigError as error:
+            return str(error)
     if submit.num_logprobs > _MOST_LOGPROBS:
         return f"{submit.num_logprobs} log probabilities a token, {_MOST_LOGPROBS} at most"
     return None

@@ -13,12 +13,15 @@ from typing import Any
 
 from runtime.errors import ConfigError
 from runtime.models.chat_template import MARK, ChatTemplate, Message
+from runtime.models.decoding import read_decoding
+from runtime.models.detokenizer import Detokenizer
 
 _FILES = "runtime.models.tokenizer_files"
 """Imported when a tokenizer is loaded: transformers takes 1.8 s (2026-11-29), and most ranks have
 no text."""
-_REPLACEMENT = "\ufffd"
 _SURROGATE = re.compile("[\ud800-\udfff]")
+MAX_STOP = 1000
+"""Characters of a stop string at most: each new token is compared with all of them."""
 _LONG = 4096
 """Characters from which a text is encoded without holding Python's lock."""
 
@@ -34,6 +37,7 @@ class Tokenizer:
         self._chat = ChatTemplate(inner, name)
         self._name = name
         self.eos_ids = eos_ids
+        self.decoding = read_decoding(self._inner, cleans=self._cleans, name=name)
 
     @classmethod
     def load(cls, directory: Path | str) -> "Tokenizer":
@@ -114,6 +118,29 @@ class Tokenizer:
         opening = self.render_chat([{"role": "user", "content": MARK}]).partition(MARK)[0]
         return self.encode(opening, whole=False)
 
+    def special_ids(self, texts: Iterable[str]) -> frozenset[int]:
+        """Return the ids of the special tokens among some texts."""
+        hidden = self.decoding.hidden
+        return frozenset(self._inner.token_to_id(text) for text in texts if text in hidden)
+
+    def check_stops(self, stops: Sequence[str]) -> None:
+        """Refuse stop strings that an output can never contain.
+
+        Raises:
+            ConfigError: one is empty, too long, or a special token and more; names it.
+        """
+        for stop in stops:
+            if not 0 < len(stop) <= MAX_STOP:
+                raise ConfigError(
+                    f"a stop string has {len(stop)} characters: it needs 1 to {MAX_STOP}"
+                )
+            inside = [token for token in self.decoding.hidden if token in stop and token != stop]
+            if inside and stop not in self.decoding.hidden:
+                raise ConfigError(
+                    f"the stop string {stop!r} contains the special token {inside[0]!r}, which is "
+                    "no part of the text: give that token alone as a stop string"
+                )
+
     def render_chat(self, messages: Sequence[Message], *, is_open: bool = True) -> str:
         """Return a conversation as text, up to where the assistant speaks if it is open.
 
@@ -148,64 +175,37 @@ def check_same_vocabulary(target: Tokenizer, drafter: Tokenizer) -> None:
     )
 
 
-class IncrementalDecoder:
-    """Turns tokens into text as they come, never splitting a character.
-
-    The pieces joined with `finish` are the text of all tokens decoded at once.
-    """
+class IncrementalDecoder(Detokenizer):
+    """Turns a tokenizer's tokens into text as they come, never splitting a character."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._token_ids: list[int] = []
-        self._context = 0
-        self._done = 0
-        self.held = ""
-        """Whole characters of the last tokens that are held back with a part of the next one."""
-
-    def push(self, token_ids: Iterable[int]) -> str:
-        """Take tokens and return the text that is certain by now."""
-        pieces: list[str] = []
-        for token in token_ids:
-            self._token_ids.append(token)
-            pieces.append(self._advance())
-        return "".join(pieces)
-
-    def finish(self) -> str:
-        """Return what was held back."""
-        before = self._tokenizer.decode(self._token_ids[self._context : self._done])
-        text = self._tokenizer.decode(self._token_ids[self._context :])
-        self._context = self._done = len(self._token_ids)
-        return text[len(before) :]
-
-    def _advance(self) -> str:
-        # Decoding is not a sum over tokens: a piece is the difference that the new tokens make
-        # after some tokens of context.
-        before = self._tokenizer.decode(self._token_ids[self._context : self._done])
-        text = self._tokenizer.decode(self._token_ids[self._context :])
-        if text.endswith(_REPLACEMENT) or len(text) <= len(before):
-            self.held = text[len(before) :].rstrip(_REPLACEMENT)
-            return ""
-        self.held = ""
-        self._context, self._done = self._done, len(self._token_ids)
-        return text[len(before) :]
+        super().__init__(tokenizer.decoding)
 
 
 class StopMatcher:
-    """Finds the first token with which a text contains one of some strings."""
+    """Finds the first token with which a text contains one of some strings.
+
+    A special token, which is no part of the text, is found by its name.
+    """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
         self._decoder = IncrementalDecoder(tokenizer)
         self._stops = tuple(stops)
+        self._stop_ids = tokenizer.special_ids(stops)
         self._longest = max(map(len, self._stops), default=0)
         self._tail = ""
 
     def push(self, token: int) -> bool:
         """Take the next token and return whether the text contains a stop string now."""
-        self._tail += self._decoder.push((token,))
-        text = self._tail + self._decoder.held
-        found = any(stop in text for stop in self._stops)
-        self._tail = self._tail[-self._longest :] if self._longest else ""
-        return found
+        text = self._tail + self._decoder.push((token,))
+        self._tail = text[1 - self._longest :] if self._longest > 1 else ""
+        if token in self._stop_ids:
+            return True
+        limit = 2 * self._longest + 8  # more than one token can add
+        pending = self._decoder.pending(limit)
+        if len(pending) == limit:  # what is before it has been looked through
+            return any(stop in text or stop in pending for stop in self._stops)
+        return any(stop in text + pending for stop in self._stops)
 
 
 def _cleans(inner: Any) -> bool:

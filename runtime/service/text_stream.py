@@ -11,6 +11,7 @@ class TextStream:
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
         self._decoder = IncrementalDecoder(tokenizer)
         self._stops = tuple(stops)
+        self._overlaps = [_Overlap(stop) for stop in stops]
         self._held = ""
         self._stopped = False
 
@@ -33,14 +34,31 @@ class TextStream:
         if found:
             self._stopped = True
             return text[: min(found)]
-        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
+        keep = max((overlap.push(piece) for overlap in self._overlaps), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
 
-def _overlap(text: str, stop: str) -> int:
-    """Return the length of the longest end of `text` that a stop string begins with."""
-    for size in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:size]):
-            return size
-    return 0
+class _Overlap:
+    """How much of a string a text ends with, while the text grows (Knuth, Morris, Pratt)."""
+
+    def __init__(self, string: str) -> None:
+        self._string = string
+        self._size = 0
+        self._shorter = [0]
+        """For each beginning of the string: how much of the string it ends with, itself apart."""
+        size = 0
+        for character in string[1:]:
+            size = self._longer(size, character)
+            self._shorter.append(size)
+
+    def push(self, text: str) -> int:
+        """Take more text, without the whole string in it, and return the overlap."""
+        for character in text:
+            self._size = self._longer(self._size, character)
+        return self._size
+
+    def _longer(self, size: int, character: str) -> int:
+        while size and self._string[size] != character:
+            size = self._shorter[size - 1]
+        return size + (self._string[size] == character)

@@ -175,7 +175,7 @@ def test_a_conversation_that_the_template_refuses_is_reported(tokenizer: Tokeniz
         ("tokenizer.json", "{}", "tokenizer.json cannot be read"),
         ("tokenizer.json", None, "has no tokenizer.json"),
         ("tokenizer_config.json", "{", "tokenizer_config.json: not JSON"),
-        ("tokenizer_config.json", "[]", "tokenizer_config.json: a list, expected a JSON object"),
+        ("tokenizer_config.json", "[]", "tokenizer_config.json: .*JSON object"),
         ("chat_template.jinja", "{% if %}", "the chat template of .* refuses"),
     ],
 )

@@ -1,0 +1,152 @@
+"""Turn tokens into text as they come, in time linear in their number."""
+
+import codecs
+import re
+from collections.abc import Iterable
+
+from runtime.models.decoding import Decoding, Joint
+from runtime.models.text_stages import TextStage, Utf8, finish_through, push_through
+
+_REPLACEMENT = "\ufffd"
+_CHUNK = 256
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+def _byte_characters() -> dict[str, str]:
+    """Return what the characters of a byte-level vocabulary stand for, as Latin-1 characters.
+
+    GPT-2's table: printable bytes are themselves, the others follow at 256.
+    """
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = (byte for byte in range(256) if byte not in printable)
+    return {chr(b): chr(b) for b in printable} | {
+        chr(256 + number): chr(byte) for number, byte in enumerate(others)
+    }
+
+
+_BYTES = _byte_characters()
+
+
+class Detokenizer:
+    """One stream of tokens.
+
+    The texts that `push` returned, with that of `finish`, are the text of all tokens at once; a
+    text is returned as soon as no later token can change it.
+    """
+
+    def __init__(self, decoding: Decoding) -> None:
+        self._decoding = decoding
+        self._stages: list[TextStage] = [stage.copy() for stage in decoding.stages]
+        self._is_first = True
+        self._run = _ByteRun()
+
+    def push(self, token_ids: Iterable[int]) -> str:
+        """Take tokens and return the text that is certain by now."""
+        return "".join([self._push(token) for token in token_ids])
+
+    def finish(self) -> str:
+        """Return what was held back."""
+        return self._end_run() + finish_through(self._stages)
+
+    def pending(self, limit: int) -> str:
+        """Return the end, of `limit` characters at most, of what is held back.
+
+        A character of which only some bytes are there does not count.
+        """
+        if self._run.stages is None:
+            return _held(self._stages)[-limit:]
+        texts = [_held(self._run.stages)]
+        size = len(texts[0])
+        for text in reversed(self._run.texts):
+            if size >= limit:
+                break
+            texts.append(text)
+            size += len(text)
+        return "".join(reversed(texts))[-limit:]
+
+    def _push(self, token_id: int) -> str:
+        token = self._decoding.token_of(token_id)
+        if token is None or token in self._decoding.hidden:
+            return ""
+        piece = self._piece(token)
+        if self._decoding.joint is Joint.FALLBACK:
+            byte = _BYTE_TOKEN.fullmatch(piece)
+            if byte is not None:
+                return self._push_byte(int(byte[1], 16))
+            return self._end_run() + push_through(self._stages, piece)
+        return push_through(self._stages, piece)
+
+    def _piece(self, token: str) -> str:
+        is_first, self._is_first = self._is_first, False
+        decoding = self._decoding
+        if (
+            decoding.piece is not None
+        ):  # some parts treat the first token of a text in their own way
+            token = decoding.piece.decode([token] if is_first else ["", token])
+        match decoding.joint:
+            case Joint.SPACES:
+                return token if is_first else f" {token}"
+            case Joint.BYTES:
+                if all(character in _BYTES for character in token):
+                    return "".join([_BYTES[character] for character in token])
+                return token.encode().decode("latin-1")
+        return token
+
+    def _push_byte(self, byte: int) -> str:
+        """Take a byte of a run.
+
+        A run is text only if all of it is: one wrong byte makes each of its bytes a U+FFFD.
+        """
+        run = self._run
+        if run.is_broken:
+            return push_through(self._stages, _REPLACEMENT)
+        if run.stages is None:
+            run.stages = [stage.copy() for stage in self._stages]
+        run.num_bytes += 1
+        try:
+            character = run.decoder.decode(bytes((byte,)))
+        except UnicodeDecodeError:
+            run.is_broken, run.stages = True, None
+            return push_through(self._stages, _REPLACEMENT * run.num_bytes)
+        if character:
+            run.add(push_through(run.stages, character))
+        return ""
+
+    def _end_run(self) -> str:
+        run = self._run
+        if not run.num_bytes:
+            return ""
+        self._run = _ByteRun()
+        if run.stages is None:
+            return ""
+        if run.decoder.getstate()[0]:  # it ends inside a character
+            return push_through(self._stages, _REPLACEMENT * run.num_bytes)
+        self._stages = run.stages
+        return "".join(run.texts)
+
+
+class _ByteRun:
+    """Byte tokens in a row, and the text that they are if the run ends here."""
+
+    def __init__(self) -> None:
+        self.decoder = codecs.getincrementaldecoder("utf-8")("strict")
+        self.num_bytes = 0
+        self.is_broken = False
+        self.texts: list[str] = []
+        self.stages: list[TextStage] | None = None
+        """The stages as they are after these texts; None while there is no run, or a broken one."""
+
+    def add(self, text: str) -> None:
+        """Add to the texts, in chunks: `pending` then looks at few."""
+        if self.texts and len(self.texts[-1]) < _CHUNK:
+            self.texts[-1] += text
+        else:
+            self.texts.append(text)
+
+
+def _held(stages: list[TextStage]) -> str:
+    """Return what stages hold back, without the beginning of a character."""
+    if not stages or all(isinstance(stage, Utf8) for stage in stages):
+        return ""
+    ahead = [stage.copy() for stage in stages if not isinstance(stage, Utf8)]
+    return finish_through(ahead)
