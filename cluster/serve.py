@@ -39,8 +39,8 @@ from runtime.service.journal_store import JournalStore
 from runtime.service.limits import GatewayLimits
 from runtime.service.logs import start_logging
 from runtime.service.metrics import ServiceMetrics
+from runtime.service.served_model import ServedModel
 from runtime.service.server import ServerSettings, ServiceServer
-from runtime.service.servicer import ServedModel
 from runtime.service.tracing import Tracing
 from runtime.settings import ModelSettings
 from runtime.traffic import TrafficLog

@@ -41,7 +41,9 @@ def prompt(
     return token_ids(given, field)
 
 
-def token_ids(value: object, field: str, *, vocab_size: int | None = None) -> tuple[int, ...]:
+def token_ids(
+    value: object, field: str, *, vocab_size: int | None = None, may_be_empty: bool = False
+) -> tuple[int, ...]:
     """Return token ids as ints; a batch of one row is that row.
 
     Raises:
@@ -53,7 +55,7 @@ def token_ids(value: object, field: str, *, vocab_size: int | None = None) -> tu
         if len(given) > 1:
             raise InvalidValue(f"{field} is a batch of {len(given)} prompts: send one at a time")
         given, field = items(given[0], f"{field}[0]", "token ids"), f"{field}[0]"
-    if not given:
+    if not given and not may_be_empty:
         raise InvalidValue(f"{field} is empty: give at least one token")
     most = MAX_TOKEN_ID if vocab_size is None else vocab_size - 1
     return tuple(_token_id(one, f"{field}[{i}]", most) for i, one in enumerate(given))

@@ -11,7 +11,8 @@ from runtime.service.call import Context
 from runtime.service.gateway import Gateway
 from runtime.service.limits import RequestRefused
 from runtime.service.replica import Replica
-from runtime.service.servicer import ServedModel, refuse
+from runtime.service.served_model import ServedModel
+from runtime.service.servicer import refuse
 
 
 class DrafterControl(Protocol):

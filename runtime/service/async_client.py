@@ -22,12 +22,12 @@ from runtime.service.calls import (
     Chunk,
     Progress,
     Prompt,
-    Sampling,
     ServiceError,
     progress_of,
 )
 from runtime.service.owner import ClientUnusable, Owner
 from runtime.service.patience import PATIENCE_S, Patience
+from runtime.service.sampling import Sampling, checked_name
 
 
 class AsyncClient:
@@ -127,7 +127,7 @@ class AsyncClient:
             raise ServiceError(self._address, error) from error
 
     async def _cancel(self, request_id: str, timeout_s: float) -> bool:
-        request = pb.CancelRequest(request_id=request_id)
+        request = pb.CancelRequest(request_id=checked_name(request_id))
         metadata = self._credentials.metadata()
         try:
             answer = await self._stub().Cancel(request, metadata=metadata, timeout=timeout_s)

@@ -5,7 +5,7 @@ from typing import TypedDict
 
 
 class SamplingFields(TypedDict, total=False):
-    """The fields of `runtime.service.calls.Sampling`."""
+    """The fields of `runtime.service.sampling.Sampling`."""
 
     max_tokens: int | None
     temperature: float | None
@@ -14,7 +14,7 @@ class SamplingFields(TypedDict, total=False):
     min_p: float | None
     repetition_penalty: float | None
     seed: int | None
-    stop: Sequence[str]
+    stop: str | Sequence[str] | None
     ignore_eos: bool
     mode: str | None
     n: int | None

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import grpc
@@ -10,13 +10,17 @@ import grpc
 from parallel.decoding.types import DecodeMode, TokenLogprobs
 from protos.paceline.v1 import link_pb2
 from protos.paceline.v1 import service_pb2 as pb
+from runtime.checking.prompt import prompt as checked_prompt
+from runtime.checking.values import number
 from runtime.errors import PacelineError
 from runtime.links.keepalive import pinging
 from runtime.links.wire_values import MODES, REASON_NAMES
 from runtime.service.patience import Patience
+from runtime.service.sampling import Sampling, checked_name
 
-Prompt = str | Sequence[int] | Sequence[dict[str, str]]
-"""Text, token ids, or a conversation of {"role", "content"}."""
+Prompt = str | Iterable[object]
+"""Text, token ids (a list, an array, a tensor, a tokenizer's result), or a conversation of
+{"role", "content"}."""
 
 CALL_S = 10.0
 CHANNEL_OPTIONS = (
@@ -58,79 +62,42 @@ class Chunk:
     stats: link_pb2.RequestStats | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """What a request asks for beside its prompt; None leaves a value to the server."""
+def wire_request(prompt: Prompt, sampling: Sampling, request_id: str | None) -> pb.GenerateRequest:
+    """Return the wire form of a request.
 
-    max_tokens: int | None = None
-    """Longest answer."""
-    temperature: float | None = None
-    """0 or None is greedy."""
-    top_k: int | None = None
-    """Keep the k best tokens."""
-    top_p: float | None = None
-    """Keep the best tokens of this mass."""
-    min_p: float | None = None
-    """Drop tokens below this share of the best."""
-    repetition_penalty: float | None = None
-    """1 or None is off."""
-    seed: int | None = None
-    """Same seed, same tokens; None lets the server draw one."""
-    stop: Sequence[str] = ()
-    """Strings that end the answer."""
-    ignore_eos: bool = False
-    """Go on after the end token."""
-    mode: str | None = None
-    """autoregressive, speculative or pearl."""
-    n: int | None = None
-    """Samples of the prompt; their chunks come interleaved."""
-    logprobs: int | None = None
-    """Likeliest tokens to report at each position; 0 reports the output tokens' alone."""
-    priority: int = 0
-    """Higher is served first."""
-
-    def request(self, prompt: Prompt, request_id: str | None) -> pb.GenerateRequest:
-        """Return the wire form of a request.
-
-        Raises:
-            ValueError: the mode is not known.
-        """
-        mode = link_pb2.DECODE_MODE_UNSPECIFIED
-        if self.mode is not None:
-            if self.mode not in list(MODES):
-                raise ValueError(f"mode is {self.mode!r}: choose one of {', '.join(MODES)}")
-            mode = MODES[DecodeMode(self.mode)]
-        request = pb.GenerateRequest(
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
-            seed=self.seed,
-            stop=self.stop,
-            ignore_eos=self.ignore_eos,
-            mode=mode,
-            n=self.n,
-            logprobs=self.logprobs,
-            priority=self.priority,
-            request_id=request_id or uuid.uuid4().hex,
-        )
-        _put_prompt(request, prompt)
-        return request
-
-
-def _put_prompt(request: pb.GenerateRequest, prompt: Prompt) -> None:
-    if isinstance(prompt, str):
-        request.text = prompt
-        return
-    turns = [turn for turn in prompt if isinstance(turn, dict)]
-    if turns:
-        messages = [pb.ChatMessage(role=t["role"], content=t["content"]) for t in turns]
-        request.chat.CopyFrom(pb.Chat(messages=messages))
+    Raises:
+        InvalidValue: the prompt or a value cannot be used; names the field and the position.
+    """
+    asked = sampling.checked()
+    name = checked_name("" if request_id is None else request_id)
+    request = pb.GenerateRequest(
+        max_tokens=asked.max_tokens,
+        temperature=asked.temperature,
+        top_k=asked.top_k,
+        top_p=asked.top_p,
+        min_p=asked.min_p,
+        repetition_penalty=asked.repetition_penalty,
+        seed=asked.seed,
+        stop=asked.stop,
+        ignore_eos=asked.ignore_eos,
+        mode=(
+            link_pb2.DECODE_MODE_UNSPECIFIED
+            if asked.mode is None
+            else MODES[DecodeMode(asked.mode)]
+        ),
+        n=asked.n,
+        logprobs=asked.logprobs,
+        priority=asked.priority,
+        request_id=name or uuid.uuid4().hex,
+    )
+    checked = checked_prompt(prompt)
+    if isinstance(checked, str):
+        request.text = checked
+    elif isinstance(checked[0], int):
+        request.token_ids.ids.extend(checked)
     else:
-        ids = [token for token in prompt if isinstance(token, int)]
-        request.token_ids.CopyFrom(pb.TokenIds(ids=ids))
+        request.chat.messages.extend(pb.ChatMessage(**turn) for turn in checked)
+    return request
 
 
 @dataclass(slots=True)
@@ -220,6 +187,12 @@ def progress_of(
     timeout_s: float | None,
     patience: Patience,
 ) -> Progress:
-    """Begin a generation; for the arguments see `Client.generate`."""
+    """Begin a generation; for the arguments see `Client.generate`.
+
+    Raises:
+        InvalidValue: the prompt or a value cannot be used; names the field and the position.
+    """
+    if timeout_s is not None:
+        timeout_s = number(timeout_s, "timeout_s", least=0)
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-    return Progress(sampling.request(prompt, request_id), deadline_s, patience)
+    return Progress(wire_request(prompt, sampling, request_id), deadline_s, patience)

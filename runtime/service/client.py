@@ -10,7 +10,7 @@ waits for a server that is away.
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -20,6 +20,9 @@ from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.channels.channel import open_channel
 from runtime.channels.credentials import Credentials
+from runtime.checking.prompt import token_ids as checked_ids
+from runtime.checking.values import text as checked_text
+from runtime.checking.values import whole_number
 from runtime.errors import PacelineError
 from runtime.service.async_client import AsyncClient
 from runtime.service.call_options import SamplingFields
@@ -30,12 +33,12 @@ from runtime.service.calls import (
     Chunk,
     Progress,
     Prompt,
-    Sampling,
     ServiceError,
     progress_of,
 )
 from runtime.service.owner import ClientUnusable, Owner
 from runtime.service.patience import PATIENCE_S, Patience
+from runtime.service.sampling import Sampling, checked_name
 
 __all__ = [
     "AsyncClient",
@@ -128,7 +131,8 @@ class Client:
         """Yield an answer as it is committed; leaving the loop cancels it.
 
         Args:
-            prompt: text, token ids or a conversation.
+            prompt: text, a conversation of {"role", "content"}, or token ids: a list, an array, a
+                tensor, or what a tokenizer returns for one text.
             request_id: names the request for `cancel`; None makes one up.
             timeout_s: of the whole answer.
             patience_s: in place of the client's.
@@ -136,7 +140,7 @@ class Client:
 
         Raises:
             ServiceError: the server refused, or was unreachable for longer than the patience.
-            ValueError: the mode is not known, or the patience is negative.
+            InvalidValue: the prompt or a value cannot be used; names the field and the position.
         """
         self._owner.check()
         progress = progress_of(
@@ -155,7 +159,9 @@ class Client:
             ServiceError: the server was not to be reached.
         """
         try:
-            answer = self._call(self._generation.Cancel, pb.CancelRequest(request_id=request_id))
+            answer = self._call(
+                self._generation.Cancel, pb.CancelRequest(request_id=checked_name(request_id))
+            )
         except ServiceError as error:
             if error.code == grpc.StatusCode.NOT_FOUND.name:
                 return False
@@ -168,11 +174,13 @@ class Client:
 
     def tokenize(self, text: str) -> tuple[int, ...]:
         """Return a text's tokens; waits and raises as `model` does."""
-        return tuple(self._patiently(self._model.Tokenize, pb.TokenizeRequest(text=text)).ids)
+        asked = pb.TokenizeRequest(text=checked_text(text, "text"))
+        return tuple(self._patiently(self._model.Tokenize, asked).ids)
 
-    def detokenize(self, token_ids: Sequence[int]) -> str:
+    def detokenize(self, token_ids: Iterable[object]) -> str:
         """Return the text of tokens; waits and raises as `model` does."""
-        return self._patiently(self._model.Detokenize, pb.DetokenizeRequest(ids=token_ids)).text
+        asked = pb.DetokenizeRequest(ids=checked_ids(token_ids, "token_ids", may_be_empty=True))
+        return self._patiently(self._model.Detokenize, asked).text
 
     def status(self) -> pb.GetStatusResponse:
         """Return what the server does; raises as `cancel` does."""
@@ -184,7 +192,9 @@ class Client:
 
     def set_drafters(self, num_drafters: int, *, timeout_s: float = 300.0) -> int:
         """Let so many drafters draft side by side; raises as `set_drafter` does."""
-        request = pb.SetDraftersRequest(drafters=num_drafters)
+        request = pb.SetDraftersRequest(
+            drafters=whole_number(num_drafters, "num_drafters", least=0, most=2**31 - 1)
+        )
         return self._call(self._admin.SetDrafters, request, timeout_s).drafters
 
     def set_drafter(self, drafter: str | None, *, timeout_s: float = 300.0) -> str:
@@ -196,7 +206,7 @@ class Client:
         if drafter is None:
             self._call(self._admin.RemoveDrafter, pb.RemoveDrafterRequest(), timeout_s)
             return ""
-        swap = pb.SwapDrafterRequest(drafter=drafter)
+        swap = pb.SwapDrafterRequest(drafter=checked_text(drafter, "drafter"))
         return self._call(self._admin.SwapDrafter, swap, timeout_s).drafter
 
     def _call(

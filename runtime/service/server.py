@@ -20,7 +20,8 @@ from runtime.service.call import CallInterceptor
 from runtime.service.gateway import Gateway
 from runtime.service.identity import AcceptedTokens, TokenInterceptor
 from runtime.service.reading import ReadingInterceptor
-from runtime.service.servicer import GenerationServicer, ModelServicer, ServedModel
+from runtime.service.served_model import ServedModel
+from runtime.service.servicer import GenerationServicer, ModelServicer
 from runtime.service.spans import SpanInterceptor
 from runtime.service.tracing import Tracing
 

@@ -3,49 +3,34 @@
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NoReturn
 
 import grpc
 
-from parallel.decoding.types import DecodeMode, SamplingParams, VerifierKind
-from parallel.messages import Submit
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
+from runtime.checking.prompt import token_ids
 from runtime.errors import ConfigError, DeadlineExceeded, PacelineError
 from runtime.links.to_wire import put_logprobs, put_stats
-from runtime.links.wire_values import MODE_NAMES, REASONS
+from runtime.links.wire_values import REASONS
 from runtime.service.call import Context, current_call
 from runtime.service.gateway import Gateway
 from runtime.service.identity import AcceptedTokens
+from runtime.service.incoming import (
+    num_samples,
+    prompt_ids,
+    refuse_unknown,
+    resume_places,
+    to_submit,
+)
 from runtime.service.journal import Request
 from runtime.service.limits import GatewayBusy, GatewayDown, RequestRefused
+from runtime.service.served_model import ServedModel
 from runtime.service.text_stream import TextStream
-from runtime.text import Tokenizer
 
 _RETRY_AFTER_S = 1
-_MAX_STOPS = 16
-_MAX_NAME = 128
-_MOST_SAMPLES = 16
-_MOST_LOGPROBS = 20
-_MOST_PRIORITY = 100
 _LEAST_S = 1e-3  # 0 would be no deadline
-
-
-@dataclass(slots=True, kw_only=True)
-class ServedModel:
-    """What a server serves."""
-
-    name: str
-    tokenizer: Tokenizer
-    vocab_size: int
-    max_positions: int
-    tp: int
-    drafter: str
-    """Changes with the drafter; "" is none."""
-    default_mode: DecodeMode
-    default_max_tokens: int
-    version: str
 
 
 class GenerationServicer(rpc.GenerationServiceServicer):
@@ -179,7 +164,10 @@ class ModelServicer(rpc.ModelServiceServicer):
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """Turn text or a conversation into tokens."""
         try:
-            return pb.TokenizeResponse(ids=_prompt_ids(request, self._model.tokenizer))
+            refuse_unknown(request)
+            model = self._model
+            ids = prompt_ids(request, model.tokenizer, model.vocab_size)
+            return pb.TokenizeResponse(ids=ids)
         except PacelineError as error:
             await refuse(context, error)
 
@@ -187,124 +175,14 @@ class ModelServicer(rpc.ModelServiceServicer):
         self, request: pb.DetokenizeRequest, context: Context
     ) -> pb.DetokenizeResponse:
         """Turn tokens into text."""
-        size = self._model.vocab_size
-        unknown = [token for token in request.ids if token >= size]
-        if unknown:
-            await refuse(context, RequestRefused(f"token {unknown[0]} is not below {size}"))
-        return pb.DetokenizeResponse(text=self._model.tokenizer.decode(request.ids))
-
-
-def to_submit(request: pb.GenerateRequest, model: ServedModel, seed: int) -> Submit:
-    """Read a request.
-
-    Raises:
-        RequestRefused: a value is out of range; names it.
-        ConfigError: the conversation does not fit the chat template.
-    """
-    prompt_ids = _prompt_ids(request, model.tokenizer)
-    max_tokens = request.max_tokens if request.HasField("max_tokens") else model.default_max_tokens
-    for holds, problem in (
-        (len(prompt_ids) > 0, "the prompt has no tokens: write at least one word"),
-        (
-            len(prompt_ids) < model.max_positions,
-            f"the prompt has {len(prompt_ids)} tokens, the context of {model.name} holds "
-            f"{model.max_positions}: shorten the prompt",
-        ),
-        (all(token < model.vocab_size for token in prompt_ids), "a token is not in the vocabulary"),
-        (max_tokens >= 1, f"max_tokens is {max_tokens}: ask for at least 1"),
-        (
-            len(request.stop) <= _MAX_STOPS,
-            f"{len(request.stop)} stop strings, {_MAX_STOPS} at most",
-        ),
-        (all(request.stop), "a stop string is empty"),
-        (len(request.request_id) <= _MAX_NAME, f"request_id is longer than {_MAX_NAME}"),
-        (
-            not (request.resume_from or request.resume_from_each) or request.request_id,
-            "resume_from needs the request_id",
-        ),
-        (
-            1 <= num_samples(request) <= _MOST_SAMPLES,
-            f"n is {num_samples(request)}: ask for 1 to {_MOST_SAMPLES} samples",
-        ),
-        (
-            num_samples(request) == 1 or request.temperature > 0,
-            f"n is {num_samples(request)} at temperature 0: all samples would be the same",
-        ),
-        (
-            request.logprobs <= _MOST_LOGPROBS,
-            f"logprobs is {request.logprobs}: {_MOST_LOGPROBS} at most",
-        ),
-        (
-            abs(request.priority) <= _MOST_PRIORITY,
-            f"priority is {request.priority}: between -{_MOST_PRIORITY} and {_MOST_PRIORITY}",
-        ),
-        (request.mode == 0 or request.mode in MODE_NAMES, f"mode is {request.mode}: not known"),
-    ):
-        if not holds:
-            raise RequestRefused(problem)
-    try:
-        sampling = SamplingParams(
-            temperature=request.temperature,
-            top_k=request.top_k,
-            top_p=request.top_p if request.HasField("top_p") else 1.0,
-            min_p=request.min_p,
-            repetition_penalty=request.repetition_penalty
-            if request.HasField("repetition_penalty")
-            else 1.0,
-            seed=seed,
-        )
-    except ValueError as error:
-        raise RequestRefused(str(error)) from error
-    return Submit(
-        request=0,
-        prompt_ids=prompt_ids,
-        sampling=sampling,
-        mode=MODE_NAMES[request.mode] if request.mode else model.default_mode,
-        verifier=VerifierKind.MATCH,
-        max_tokens=min(max_tokens, model.max_positions - len(prompt_ids)),
-        draft_length=-1,
-        ignore_eos=request.ignore_eos,
-        stop=tuple(request.stop),
-        num_logprobs=request.logprobs if request.HasField("logprobs") else -1,
-        priority=request.priority,
-    )
-
-
-def num_samples(request: pb.GenerateRequest) -> int:
-    """Return how many samples a request asks for."""
-    return request.n if request.HasField("n") else 1
-
-
-def resume_places(request: pb.GenerateRequest, max_tokens: int) -> list[int]:
-    """Return how many tokens the client has of each sample.
-
-    Raises:
-        RequestRefused: not one for each sample, or more than there can be.
-    """
-    size, each = num_samples(request), list(request.resume_from_each)
-    if size > 1 and request.resume_from:
-        raise RequestRefused("with n above 1, resume_from_each says where each sample goes on")
-    places = each or [request.resume_from] * size
-    if len(places) != size:
-        raise RequestRefused(f"resume_from_each has {len(places)} numbers for {size} samples")
-    if max(places) > max_tokens:
-        raise RequestRefused(f"resume_from is {max(places)}, beyond max_tokens {max_tokens}")
-    return places
-
-
-def _prompt_ids(
-    request: pb.GenerateRequest | pb.TokenizeRequest, tokenizer: Tokenizer
-) -> tuple[int, ...]:
-    match request.WhichOneof("prompt"):
-        case "text":
-            return tuple(tokenizer.encode(request.text))
-        case "chat":
-            messages = [{"role": m.role, "content": m.content} for m in request.chat.messages]
-            return tuple(tokenizer.encode_chat(messages))
-        case "token_ids" if isinstance(request, pb.GenerateRequest):
-            return tuple(request.token_ids.ids)
-        case _:
-            raise RequestRefused("there is no prompt: give text, token_ids or chat")
+        try:
+            refuse_unknown(request)
+            ids = token_ids(
+                request.ids, "ids", vocab_size=self._model.vocab_size, may_be_empty=True
+            )
+            return pb.DetokenizeResponse(text=self._model.tokenizer.decode(ids))
+        except PacelineError as error:
+            await refuse(context, error)
 
 
 async def refuse(context: Context, error: PacelineError) -> NoReturn:

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerFast
 from parallel.decoding.types import DecodeMode
 from runtime.service.gateway import Gateway
 from runtime.service.limits import GatewayLimits
+from runtime.service.served_model import ServedModel
 from runtime.service.server import ServerSettings, ServiceServer
-from runtime.service.servicer import ServedModel
 from runtime.text import Tokenizer
 from tests.rig import VOCAB, Rig
 

@@ -12,7 +12,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from parallel.decoding.types import SamplingParams
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, InvalidValue
 from runtime.service.client import AsyncClient, Chunk, Client, ServiceError
 from runtime.service.limits import GatewayLimits
 from runtime.toy import prefix_logits
@@ -116,7 +116,9 @@ def test_the_async_client_gives_the_same_and_cancels(rig: Rig, serving: Serving)
                 assert asyncio.get_running_loop().time() < deadline
                 await asyncio.sleep(0.01)
             with pytest.raises(ServiceError, match="INVALID_ARGUMENT"):
-                await anext(client.generate("w1", temperature=-1))
+                await anext(client.generate([400], max_tokens=1))
+            with pytest.raises(InvalidValue, match="temperature is -1"):
+                client.generate("w1", temperature=-1)
             assert not await client.cancel("nobody")
             return found
 

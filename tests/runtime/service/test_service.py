@@ -55,6 +55,16 @@ def ask(name: str = "", **fields: Any) -> pb.GenerateRequest:
     return pb.GenerateRequest(token_ids=ids, request_id=name, seed=0, **fields)
 
 
+def chat(*turns: tuple[str, str]) -> pb.GenerateRequest:
+    messages = [pb.ChatMessage(role=role, content=content) for role, content in turns]
+    return pb.GenerateRequest(chat=pb.Chat(messages=messages))
+
+
+def newer(request: pb.GenerateRequest) -> pb.GenerateRequest:
+    """Return a request with a field of a later version: number 1000, the integer 1."""
+    return pb.GenerateRequest.FromString(request.SerializeToString() + b"\xc0\x3e\x01")
+
+
 def tokens_of(events: list[pb.GenerateResponse]) -> list[int]:
     return [token for event in events for token in event.tokens.token_ids]
 
@@ -197,30 +207,37 @@ def test_a_deadline_ends_the_request(
     [
         (pb.GenerateRequest(), "there is no prompt"),
         (ask(ids=()), "the prompt has no tokens"),
-        (ask(ids=(1, 99)), "a token is not in the vocabulary"),
+        (ask(ids=(1, 99)), "token_ids[1] is 99: token ids are between 0 and 47"),
         (ask(ids=(1,) * 400), "the prompt has 400 tokens, the context of toy holds 400"),
         (ask(max_tokens=0), "max_tokens is 0"),
         (ask(temperature=-1), "temperature is -1.0"),
         (ask(temperature=1, top_p=0.0), "top_p is 0.0"),
         (ask(resume_from=3), "resume_from needs the request_id"),
         (ask("mine", resume_from=99), "resume_from is 99, beyond max_tokens 24"),
-        (ask("m" * 200), "request_id is longer than 128"),
-        (ask(stop=["a"] * 17), "17 stop strings"),
-        (ask(stop=[""]), "a stop string is empty"),
-        (ask(n=0, temperature=1), "n is 0: ask for 1 to 16 samples"),
-        (ask(n=17, temperature=1), "n is 17: ask for 1 to 16 samples"),
+        (ask("m" * 200), "request_id has 200 characters: 128 at most"),
+        (ask(stop=["a"] * 17), "stop has 17 strings: 16 at most"),
+        (ask(stop=[""]), "stop[0] is empty"),
+        (ask(n=0, temperature=1), "n is 0: it must be between 1 and 16"),
+        (ask(n=17, temperature=1), "n is 17: it must be between 1 and 16"),
         (ask(n=2), "n is 2 at temperature 0: all samples would be the same"),
         (ask("mine", n=2, temperature=1, resume_from=1), "resume_from_each says"),
         (
             ask("mine", n=2, temperature=1, resume_from_each=[1]),
             "resume_from_each has 1 numbers for 2 samples",
         ),
-        (ask(logprobs=21), "logprobs is 21: 20 at most"),
-        (ask(priority=101), "priority is 101: between -100 and 100"),
-        (
-            pb.GenerateRequest(chat=pb.Chat(messages=[pb.ChatMessage(role="user", content="x")])),
-            "the toy has no chat template",
-        ),
+        (ask(logprobs=21), "logprobs is 21: it must be between 0 and 20"),
+        (ask(priority=101), "priority is 101: it must be between -100 and 100"),
+        (chat(("user", "x")), "the toy has no chat template"),
+        (chat(), "chat.messages is empty"),
+        (chat(("user", "")), "chat.messages has no text"),
+        (chat(("user", "x"), ("bot", "y")), "chat.messages[1].role is 'bot': write one of"),
+        (pb.GenerateRequest(text=""), "the prompt has no tokens"),
+        (ask("two\nlines"), "request_id is 'two\\nlines'"),
+        (ask(temperature=float("nan")), "temperature is nan (float): it must be a finite number"),
+        (ask(temperature=1, top_p=float("inf")), "top_p is inf (float): it must be a finite"),
+        (ask(top_k=2**32 - 1), "top_k is 4294967295: it must be between 0 and 2147483647"),
+        (ask(mode=99), "mode is 99: this server does not know it"),
+        (newer(ask()), "GenerateRequest has a field 1000 that this server does not know"),
     ],
 )
 def test_a_bad_request_is_refused_and_disturbs_nobody(
