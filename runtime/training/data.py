@@ -2,15 +2,21 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from string import Formatter
 
-from runtime.documents import read_text
-from runtime.errors import ConfigError
-from runtime.strict_json import parse_object
+from runtime.checking.messages import messages
+from runtime.checking.values import describe, number, text
+from runtime.errors import ConfigError, InvalidValue
+from runtime.strict_json import read_json_lines
 from runtime.text import Tokenizer
 from runtime.training.config import DataConfig
+from runtime.training.config_checks import check_data, template_fields
+
+_LEARNED = ("messages", "completion", "text")
+"""Fields that say what is learned, where no template does."""
+_NEEDS_TEMPLATE = ("tools", "functions", "documents", "system", "chat_template", "images")
+"""Fields that change how a conversation reads; null and empty ones count as absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +29,8 @@ class Example:
     """What the completion was chosen from, where it was."""
     is_chat: bool = False
     """Whether the prompt was made by the chat template, which writes all special tokens."""
+    where: str = ""
+    """File and line that it was read from, for errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +55,14 @@ def read_examples(file: Path, config: DataConfig, tokenizer: Tokenizer) -> list[
     Raises:
         ConfigError: it cannot be read, or a record lacks what is needed; names the line.
     """
-    _check_templates(config)
+    check_data(config)
     examples = []
-    for number, record in _records(file):
+    for line, record in read_json_lines(file):
+        where = f"{file}, line {line}"
         try:
-            examples.append(_example(record, config, tokenizer))
-        except ConfigError:  # of the chat template, for all records
-            raise
-        except (KeyError, ValueError, TypeError) as error:
-            raise ConfigError(f"{file}, line {number}: {_reason(error, record)}") from error
+            examples.append(replace(_example(record, config, tokenizer), where=where))
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
         if len(examples) == config.limit:
             break
     if not examples:
@@ -109,78 +116,105 @@ def render(example: Example, sample: Sample, tokenizer: Tokenizer) -> str:
     return f"{given}⟦{learnt}⟧{choices}"
 
 
-def _records(file: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
-    for number, line in enumerate(read_text(file).split("\n"), start=1):  # others may be in strings
-        if line.strip():
-            yield number, parse_object(line, f"{file}, line {number}")
-
-
 def _example(record: Mapping[str, object], config: DataConfig, tokenizer: Tokenizer) -> Example:
     if config.prompt:
         return _from_fields(record, config)
-    if "messages" in record:
+    learned = [name for name in _LEARNED if record.get(name) is not None]
+    if len(learned) > 1:
+        raise InvalidValue(
+            f"the record has {' and '.join(learned)}: give one of them, or say with data.prompt "
+            "and data.completion which fields are learned"
+        )
+    for name in _NEEDS_TEMPLATE:
+        if record.get(name):
+            raise InvalidValue(f"{name} is not supported in a record: its messages stand alone")
+    if "messages" in learned:
         return _from_messages(record["messages"], tokenizer)
-    if "completion" in record:
-        return Example(_text(record, "prompt"), _text(record, "completion"))
-    return Example("", _text(record, "text"))
-
-
-def _check_templates(config: DataConfig) -> None:
-    for name, text in (("prompt", config.prompt), ("completion", config.completion)):
-        try:
-            named = [field for _, field, _, _ in Formatter().parse(text) if field is not None]
-        except ValueError as error:
-            raise ConfigError(f"data.{name} is {text!r}: {error}; {{{{ is a plain {{") from error
-        if any(not field or field.isdecimal() or set(field) & set(".[") for field in named):
-            raise ConfigError(f"data.{name} is {text!r}: name a record's fields, as {{question}}")
+    if "completion" in learned:
+        return Example(_string(record, "prompt"), _filled(record, "completion"))
+    if record.get("prompt") is not None:
+        raise InvalidValue(_no_field("completion", record))
+    return Example("", _filled(record, "text"))
 
 
 def _from_fields(record: Mapping[str, object], config: DataConfig) -> Example:
-    words = {name: _word(name, record[name], known) for name, known in config.words.items()}
-    shown = {name: value for name, value in record.items() if value is not None} | words
+    words = {name: _word(name, record, known) for name, known in config.words.items()}
+    values = _Values(record, words)
+    completion = config.completion.format_map(values)
+    if not completion.strip():
+        raise InvalidValue("the completion is empty: there is nothing to learn")
     choices: tuple[str, ...] = ()
-    for name, known in config.words.items():
-        if f"{{{name}}}" in config.completion:
-            choices = tuple(config.completion.format_map({**shown, name: word}) for word in known)
-    return Example(config.prompt.format_map(shown), config.completion.format_map(shown), choices)
+    for name in template_fields(config.completion, "data.completion") & config.words.keys():
+        shown = (_Values(record, words | {name: word}) for word in config.words[name])
+        choices = tuple(map(config.completion.format_map, shown))
+    return Example(config.prompt.format_map(values), completion, choices)
 
 
-def _word(name: str, value: object, known: Sequence[str]) -> str:
-    number = str(value)
-    if not number.isdecimal() or int(number) >= len(known):
-        raise ValueError(f"{name} is {value!r}: data.words has words for 0 to {len(known) - 1}")
-    return known[int(number)]
+class _Values(Mapping[str, object]):
+    """A record's fields as a template takes them: strings, numbers, and words for numbers."""
+
+    def __init__(self, record: Mapping[str, object], words: Mapping[str, str]) -> None:
+        self._record = record
+        self._words = words
+
+    def __getitem__(self, name: str) -> object:
+        if name in self._words:
+            return self._words[name]
+        value = _field(self._record, name)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            number(value, name)
+            return value
+        if not isinstance(value, str):
+            raise InvalidValue(f"{name} is {describe(value)}: it must be a string or a number")
+        return text(value, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._record)
+
+    def __len__(self) -> int:
+        return len(self._record)
 
 
-def _from_messages(messages: object, tokenizer: Tokenizer) -> Example:
+def _word(name: str, record: Mapping[str, object], known: Sequence[str]) -> str:
+    value = _field(record, name)
+    digits = "" if isinstance(value, bool) else str(value)
+    if not (digits.isascii() and digits.isdecimal() and int(digits) < len(known)):
+        raise InvalidValue(
+            f"{name} is {describe(value)}: data.words has words for 0 to {len(known) - 1}"
+        )
+    return known[int(digits)]
+
+
+def _from_messages(value: object, tokenizer: Tokenizer) -> Example:
     """Take the last answer as what is learnt, with the end that the chat template gives it."""
-    if not isinstance(messages, list) or not messages:
-        raise ValueError("messages is no list of messages")
-    for number, message in enumerate(messages, start=1):
-        if not isinstance(message, dict) or not all(
-            isinstance(message.get(name), str) for name in ("role", "content")
-        ):
-            raise ValueError(f"message {number} has no role and content that are texts")
-    *before, last = messages
+    found = messages(value)
+    *before, last = found
     if last["role"] != "assistant" or not before:
-        raise ValueError("messages has to end with one of the assistant, after another")
+        raise InvalidValue("messages must end with one of the assistant, after another")
+    if not (last["content"] or last.get("tool_calls")):
+        raise InvalidValue(f"messages[{len(before)}].content is empty: there is nothing to learn")
     prompt = tokenizer.render_chat(before)
-    whole = tokenizer.render_chat(messages, is_open=False)
+    whole = tokenizer.render_chat(found, is_open=False)
     answer = whole.removeprefix(prompt) if whole.startswith(prompt) else last["content"]
     return Example(prompt, answer, is_chat=True)
 
 
-def _text(record: Mapping[str, object], name: str) -> str:
-    value = record[name]
-    if not isinstance(value, str):
-        raise TypeError(f"{name} is {value!r}, no text")
-    if not value.strip() and name != "prompt":
-        raise ValueError(f"{name} is empty: there is nothing to learn")
+def _filled(record: Mapping[str, object], name: str) -> str:
+    value = _string(record, name)
+    if not value.strip():
+        raise InvalidValue(f"{name} is empty: there is nothing to learn")
     return value
 
 
-def _reason(error: Exception, record: Mapping[str, object]) -> str:
-    if isinstance(error, KeyError):
-        there: Sequence[str] = list(record)
-        return f"no field {error.args[0]!r}; the record has {', '.join(there)}"
-    return str(error)
+def _string(record: Mapping[str, object], name: str) -> str:
+    return text(_field(record, name), name)
+
+
+def _field(record: Mapping[str, object], name: str) -> object:
+    if name not in record:
+        raise InvalidValue(_no_field(name, record))
+    return record[name]
+
+
+def _no_field(name: str, record: Mapping[str, object]) -> str:
+    return f"no field {name!r}; the record has {', '.join(record) or 'none'}"

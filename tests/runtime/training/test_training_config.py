@@ -265,16 +265,40 @@ def test_bad_templates_and_words_are_refused(
         examples_of(tmp_path, tokenizer, *records, **(whole | settings))
 
 
+TURNS: list[dict[str, object]] = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello"},
+]
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [
         ({"text": ""}, "line 2: text is empty"),
         ({"prompt": "x", "completion": " "}, "line 2: completion is empty"),
-        ({"messages": [{"role": "user"}]}, "line 2: message 1 has no role and content"),
+        ({"messages": [{"role": "user"}]}, r"line 2: messages\[0\] has no content: it has role"),
         ({"body": "x"}, "line 2: no field 'text'; the record has body"),
-        ({"prompt": "x", "completion": 3}, "line 2: completion is 3, no text"),
-        ({"messages": []}, "line 2: messages is no list"),
-        ({"messages": [{"role": "user", "content": "x"}]}, "line 2: messages has to end with one"),
+        ({"prompt": "x", "completion": 3}, "line 2: completion is 3: it must be a string"),
+        ({"messages": []}, "line 2: messages is empty"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "line 2: messages must end with one"),
+        ({"text": ["yes"]}, r"line 2: text is \['yes'\] \(list\): it must be a string"),
+        ({"text": True}, "line 2: text is True: it must be a string"),
+        ({"text": None}, "line 2: text is None: it must be a string"),
+        ({"text": "half \ud83d"}, "line 2: a string holds half a surrogate pair"),
+        ({"prompt": ["a"], "completion": "b"}, r"line 2: prompt is \['a'\] \(list\)"),
+        ({"prompt": None, "completion": "b"}, "line 2: prompt is None"),
+        ({"prompt": "a", "answer": "b"}, "no field 'completion'; the record has prompt, answer"),
+        ({"text": "a", "completion": "b"}, "the record has completion and text: give one of them"),
+        ({"text": "a", "messages": TURNS}, "the record has messages and text: give one of them"),
+        ({"messages": TURNS, "tools": [{}]}, "line 2: tools is not supported in a record"),
+        ({"messages": TURNS, "system": "Be brief."}, "line 2: system is not supported"),
+        ({"messages": [TURNS[0], TURNS[1] | {"weight": 0}]}, r"messages\[1\].weight is not supp"),
+        ({"messages": [TURNS[0] | {"images": [1]}, TURNS[1]]}, r"messages\[0\].images is not supp"),
+        ({"messages": [TURNS[0] | {"name": 3}, TURNS[1]]}, r"messages\[0\].name is 3: it must be"),
+        ({"messages": [TURNS[0], TURNS[1] | {"content": None}]}, r"messages\[1\].content is None"),
+        ({"messages": [TURNS[0], TURNS[1] | {"content": ""}]}, r"messages\[1\].content is empty"),
+        ({"messages": [TURNS[0], TURNS[1] | {"role": "model"}]}, r"messages\[1\].role is 'model'"),
+        ({"messages": {"role": "user"}}, "messages is .*dict.*: it must be a list of messages"),
     ],
 )
 def test_a_bad_record_is_refused_with_its_line(
@@ -282,6 +306,83 @@ def test_a_bad_record_is_refused_with_its_line(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         examples_of(tmp_path, tokenizer, {"text": "fine"}, record)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("yes", "It is⟦ yes⟧"),
+        (3, "It is⟦ 3⟧"),
+        (0.5, "It is⟦ 0.5⟧"),
+        (["yes"], None),
+        (True, None),
+        (None, None),
+        ({"a": 1}, None),
+        ("", None),
+    ],
+)
+def test_a_template_takes_strings_and_numbers_alone(
+    tmp_path: Path, tokenizer: Tokenizer, value: object, shown: str | None
+) -> None:
+    records: list[dict[str, object]] = [
+        {"answer": "fine"},
+        {"answer": value, "other": [True, None]},
+    ]
+    templates = {"prompt": "It is", "completion": " {answer}"}
+    if shown is None:
+        with pytest.raises(ConfigError, match=r"line 2: (answer is|the completion is empty)"):
+            examples_of(tmp_path, tokenizer, *records, **templates)
+    else:
+        assert examples_of(tmp_path, tokenizer, *records, **templates)[1] == shown
+
+
+@pytest.mark.parametrize("value", [True, "one", 1.0, -1, ["1"], None, "\u0660"])
+def test_a_word_stands_for_a_whole_number(
+    tmp_path: Path, tokenizer: Tokenizer, value: object
+) -> None:
+    settings = {
+        "prompt": "It is",
+        "completion": " {label}",
+        "words": {"label": ["bad", "good"]},
+    }
+    with pytest.raises(ConfigError, match=r"line 1: label is .*: data.words has words for 0 to 1"):
+        examples_of(tmp_path, tokenizer, {"label": value}, **settings)
+    shown = examples_of(tmp_path, tokenizer, {"label": "1"}, {"label": 0}, **settings)
+    assert [one.partition("   ")[0] for one in shown] == ["It is⟦ good⟧", "It is⟦ bad⟧"]
+
+
+def test_choices_are_found_whatever_the_template_does_with_them(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    (shown,) = examples_of(
+        tmp_path,
+        tokenizer,
+        {"label": 0},
+        prompt="It is",
+        completion=" {label:>4}",
+        words={"label": ["bad", "good"]},
+    )
+    assert shown == "It is⟦  bad⟧   (of '  bad', ' good')"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "a", "text": "b"}', "line 2: .*'text' .* twice"),
+        ('{"text": ' + "[" * 100_000, "line 2: .*nest"),
+        ('{"text": "a", "id": ' + "7" * 5000 + "}", "line 2: .*digits"),
+        ('{"text": "a", "id": 1e999}', "line 2: .*too large"),
+        ("[1]", "line 2: .*JSON object"),
+        ('{"text": }', "line 2: not JSON"),
+    ],
+)
+def test_a_line_that_is_no_plain_object_is_refused(
+    tmp_path: Path, tokenizer: Tokenizer, line: str, message: str
+) -> None:
+    file = tmp_path / "data.jsonl"
+    file.write_text('{"text": "fine"}\n' + line, encoding="utf-8-sig")
+    with pytest.raises(ConfigError, match=message):
+        read_examples(file, DataConfig(), tokenizer)
 
 
 def test_data_have_a_digest_of_what_is_learnt(tokenizer: Tokenizer) -> None:
