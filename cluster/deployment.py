@@ -86,8 +86,8 @@ class Deployment:
     def restart(self) -> None:
         """Start target and drafters anew after a target rank was lost; blocks until they serve.
 
-        What the old ranks held is gone; links to the old leader are of no use any longer. Where
-        there is no room for the drafters, the target runs without: they come when there is.
+        What the old ranks held is gone, and links to the old leader are closed. Without room for
+        the drafters, or with drafters that do not start, the target runs without them.
 
         Raises:
             ConfigError: the nodes have no room for the target.
@@ -101,9 +101,29 @@ class Deployment:
             rooms = self._rooms(0, _LOG.info)
         try:
             self._start(rooms, _LOG.info)
+        except PacelineError as error:
+            self._kill()
+            if self.spec.target_only == self.spec:
+                raise
+            _LOG.error("the target is restarted without its drafter, after: %s", error)
+            self._restart_alone()
+
+    def _restart_alone(self) -> None:
+        """Start the target without drafters; those with ranks of their own are started later."""
+        spec = self.spec
+        self.drafters.spec = spec.target_only
+        try:
+            self._start(self._rooms(0, _LOG.info), _LOG.info)
         except PacelineError:
             self._kill()
             raise
+        finally:
+            self.drafters.spec = spec
+
+    def drop_inline_drafter(self) -> None:
+        """Run without a drafter in the leader's process after the next restart."""
+        leader = replace(self.spec.leader, inline_drafter=None, lookup=None)
+        self.drafters.spec = replace(self.spec, leader=leader)
 
     def swap_drafter(self, settings: ModelSettings, num_drafters: int | None = None) -> None:
         """Replace the drafter's model while requests run; blocks until the new one drafts.

@@ -1,6 +1,6 @@
 """What a deployment starts."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cluster.placement import Need, PlaceOptions
 from runtime.settings import LeaderSettings, ModelSettings
@@ -46,6 +46,17 @@ class DeploymentSpec:
     def has_drafter_ranks(self) -> bool:
         """Whether drafters have processes of their own."""
         return self.drafter is not None or self.ngram
+
+    @property
+    def target_only(self) -> "DeploymentSpec":
+        """The same without any drafter."""
+        leader = replace(self.leader, inline_drafter=None, lookup=None)
+        return replace(self, leader=leader, drafter=None, ngram=False)
+
+    @property
+    def has_inline_drafter(self) -> bool:
+        """Whether a drafter works in the leader's process."""
+        return self.leader.inline_drafter is not None or self.leader.lookup is not None
 
     @property
     def target_need(self) -> Need:

@@ -7,6 +7,8 @@ from runtime.draft_checkpoint import check_drafter, read_manifest
 from runtime.errors import ConfigError
 from runtime.settings import ModelSettings
 
+_REPLACED_LOOKS = 10  # after so many, a directory that cannot be read is not just being replaced
+
 
 class Swappable(Protocol):
     """What drafts with a model that can be replaced: a deployment, or several."""
@@ -32,18 +34,24 @@ class DrafterWatch:
         self._directory = Path(settings.directory)
         self._target = Path(settings.embedding_directory)
         self.version = read_manifest(self._directory).version
+        self._num_unreadable = 0
 
     def look(self) -> str | None:
         """Take a new version if there is one; returns it, or None. Blocks while it loads.
 
         Raises:
-            ConfigError: there is a new version that cannot be used; the old one stays.
+            ConfigError: there is a new version that cannot be used, or the directory has not been
+                readable for a while; the old one stays. Raised once for each.
             PeerError: a rank of the new drafter failed; the old one stays.
         """
         try:
             version = read_manifest(self._directory).version
         except ConfigError:
-            return None  # it is just being replaced
+            self._num_unreadable += 1
+            if self._num_unreadable == _REPLACED_LOOKS:
+                raise
+            return None  # it is just being replaced, or that was said
+        self._num_unreadable = 0
         if version == self.version:
             return None
         self.version = version  # a version is tried once

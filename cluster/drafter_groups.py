@@ -55,6 +55,7 @@ class DrafterGroups:
         self._mending: threading.Thread | None = None
         self._budget = RestartBudget(RestartLimits(most=spec.drafter_restarts))
         self._closing = threading.Event()
+        self._is_given_up = False
 
     @property
     def ranks(self) -> list[Rank]:
@@ -227,7 +228,12 @@ class DrafterGroups:
         if not (can and idle and (short or lost)) or self._leader is None:
             return
         pause_s = self._budget.take(time.monotonic())
-        if pause_s is not None:
+        if pause_s is None:
+            if not self._is_given_up:
+                _LOG.error("drafters were lost too often: requests run without drafts for now")
+            self._is_given_up = True
+        else:
+            self._is_given_up = False
             self._mending = threading.Thread(
                 target=self._start_others, args=(pause_s,), daemon=True, name="mending"
             )

@@ -1,6 +1,7 @@
 """`paceline serve`: a deployment behind a gRPC server, until it is told to stop."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import replace
 
 from prometheus_client import start_http_server
 from rich.console import Console
+from rich.markup import escape
 
 from cluster.deployment_spec import DeploymentSpec
 from cluster.draft_watch import DrafterWatch
@@ -46,7 +48,21 @@ from runtime.settings import ModelSettings
 from runtime.traffic import TrafficLog
 from runtime.version import package_version
 
-_NOTES = Console(stderr=True, highlight=False)
+
+class _Notes(Console):
+    """Notes for people; requests run on where no one takes them any longer."""
+
+    def note(self, text: str, *, warns: bool = False) -> None:
+        """Print a line, or nothing on a full disk; brackets in it are no markup."""
+        head = "[yellow]warning:[/] " if warns else ""
+        with contextlib.suppress(OSError):
+            self.print(head + escape(text), soft_wrap=True)
+
+    def on_broken_pipe(self) -> None:
+        """Go on."""
+
+
+_NOTES = _Notes(stderr=True, highlight=False)
 _CHECK_S = 1.0
 _CACHE_TOKENS = 32768
 
@@ -129,7 +145,7 @@ async def _serve(
     fleet.supervise(gateway, _supervision(options))
     page = _serve_metrics(gateway, options.metrics)
     ready = f"ready: {model.name} on {server.address}, drafter {model.drafter or 'none'}"
-    _NOTES.print(ready + (f", metrics on {page}" if page else ""), soft_wrap=True)
+    _NOTES.note(ready + (f", metrics on {page}" if page else ""))
     failure: PacelineError | None = None
     while failure is None and not (stopping.is_set() or gateway.is_draining):
         failure = fleet.failure
@@ -137,12 +153,12 @@ async def _serve(
             await asyncio.to_thread(_take_drafter, drafting.watch)
         await _wait(stopping, _CHECK_S)
     if failure is None:
-        _NOTES.print(f"draining {gateway.num_open} requests, at most {options.drain_s:.0f} s")
+        _NOTES.note(f"draining {gateway.num_open} requests, at most {options.drain_s:.0f} s")
     finished = await server.stop(options.drain_s if failure is None else 0.0)
     if failure is not None:
         raise failure
     if not finished:
-        _NOTES.print("[yellow]some requests were cut: clients can resume them elsewhere[/]")
+        _NOTES.note("some requests were cut: clients can resume them elsewhere", warns=True)
     return 0
 
 
@@ -151,7 +167,7 @@ def _open_journal(options: ServeOptions, model: ServedModel) -> JournalStore | N
         return None
     store = JournalStore.open(options.journal, f"{model.name} in {options.models.dtype}")
     if store.restored:
-        _NOTES.print(f"going on with {len(store.restored)} requests of {options.journal}")
+        _NOTES.note(f"going on with {len(store.restored)} requests of {options.journal}")
     return store
 
 
@@ -196,11 +212,12 @@ def _serve_metrics(gateway: Gateway, address: str | None) -> str:
 def _take_drafter(watch: DrafterWatch) -> None:
     try:
         version = watch.look()
-    except PacelineError as error:
-        _NOTES.print(f"[yellow]warning:[/] the drafter stays as it is: {error}")
+    except Exception as error:  # whatever is wrong with a drafter, requests run on
+        kind = "" if isinstance(error, PacelineError) else f"{type(error).__name__}: "
+        _NOTES.note(f"the drafter stays as it is: {kind}{error}", warns=True)
         return
     if version is not None:
-        _NOTES.print(f"drafter version {version} taken", soft_wrap=True)
+        _NOTES.note(f"drafter version {version} taken")
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

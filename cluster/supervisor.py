@@ -11,8 +11,9 @@ import time
 from dataclasses import dataclass, field
 
 from cluster.deployment import Deployment
-from cluster.vital_signs import VitalLimits, VitalSigns
+from cluster.vital_signs import Stuck, VitalLimits, VitalSigns
 from runtime.errors import PacelineError, PeerError, PeerLost
+from runtime.pulse import DRAFTING
 from runtime.restarts import RestartBudget, RestartLimits
 from runtime.service.gateway import Gateway
 
@@ -96,11 +97,19 @@ class Supervisor:
         self._gateway.replicas[self._replica].beats = self._vitals.beats()
         for each in stuck:
             if each.rank.role == "target":
+                self._blame_drafter(each)
                 return each.error
         deployment.drafters.drop([each.rank for each in stuck])
         if not self._gateway.replicas[self._replica].is_up:
             return self._reconnect()
         return None
+
+    def _blame_drafter(self, stuck: Stuck) -> None:
+        """Give up a drafter in the leader's own thread that hangs there: it would hang again."""
+        is_drafting = stuck.state == DRAFTING and stuck.rank.rank == 0
+        if is_drafting and self.deployment.spec.has_inline_drafter:
+            _LOG.error("the inline drafter hangs: the target is restarted without it")
+            self.deployment.drop_inline_drafter()
 
     def _reconnect(self) -> PacelineError | None:
         """Make a new link to a leader that may be well; return why that cannot be done."""

@@ -32,6 +32,8 @@ class Stuck:
 
     rank: Rank
     error: PeerTimeout
+    state: str = ""
+    """What it does; "" if it does not answer."""
 
 
 @dataclass(slots=True)
@@ -56,8 +58,8 @@ class VitalSigns:
         ranks = list(ranks)
         known = {rank.actor: self._patients.get(rank.actor, _Patient(rank)) for rank in ranks}
         self._patients = known
-        found = [(patient.rank, self._examine(patient)) for patient in known.values()]
-        return [Stuck(rank, error) for rank, error in found if error is not None]
+        found = [self._examine(patient) for patient in known.values()]
+        return [stuck for stuck in found if stuck is not None]
 
     def beats(self) -> list[tuple[str, Beat]]:
         """Return the last answers with their ranks' names; several drafters have the same ones."""
@@ -75,7 +77,7 @@ class VitalSigns:
             for patient in self._patients.values():
                 patient.asked_s += slept_s
 
-    def _examine(self, patient: _Patient) -> PeerTimeout | None:
+    def _examine(self, patient: _Patient) -> Stuck | None:
         now_s = time.monotonic()
         if patient.call is not None and is_done(patient.call):
             try:
@@ -87,12 +89,14 @@ class VitalSigns:
         if patient.call is None and silent_s > _EVERY_S:
             patient.call, patient.asked_s = patient.rank.actor.beat.remote(), now_s
         elif patient.call is not None and silent_s > self._limits.answer_s:
-            return PeerTimeout(f"{patient.rank.name} has not answered for {silent_s:.0f} s")
+            error = PeerTimeout(f"{patient.rank.name} has not answered for {silent_s:.0f} s")
+            return Stuck(patient.rank, error)
         beat = patient.beat
         if beat is not None and beat.state != ENDED and beat.step_age_s > self._limits.step_s:
             where = f":\n{beat.stacks}" if beat.stacks else ""
-            return PeerTimeout(
+            error = PeerTimeout(
                 f"{patient.rank.name} (process {beat.pid}) has been {beat.state} for "
                 f"{beat.step_age_s:.0f} s{where}"
             )
+            return Stuck(patient.rank, error, beat.state)
         return None

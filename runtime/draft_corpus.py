@@ -27,8 +27,13 @@ class CorpusRecord:
 def append_records(out: TextIO, records: Iterable[CorpusRecord]) -> None:
     """Write records, a line each, and hand them to the operating system."""
     for record in records:
-        out.write(json.dumps(asdict(record), separators=(",", ":")) + "\n")
+        out.write(record_line(record))
     out.flush()
+
+
+def record_line(record: CorpusRecord) -> str:
+    """Return a record as a line of JSON."""
+    return json.dumps(asdict(record), separators=(",", ":")) + "\n"
 
 
 def read_corpus(file: Path) -> list[CorpusRecord]:

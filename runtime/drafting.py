@@ -9,7 +9,7 @@ from parallel.messages import DraftRequest, Hello, Proposal, ProposalItem
 from runtime.clock import Clock
 from runtime.errors import PeerError, PeerTimeout, ProtocolError
 from runtime.links.link import Link
-from runtime.pulse import IDLE, Pulse
+from runtime.pulse import DRAFTING, IDLE, Pulse
 from runtime.timeline import Phase, Recorder
 
 _LOG = logging.getLogger("paceline.drafter")
@@ -143,7 +143,7 @@ def serve_drafts(
             continue
         if not isinstance(message, DraftRequest):
             raise ProtocolError(f"{link.peer} sent a {type(message).__name__} to a drafter")
-        pulse.at("drafting")
+        pulse.at(DRAFTING)
         start_s = clock.now_s()
         for part in drafter.answer(message):
             proposal = Proposal(

@@ -18,7 +18,7 @@ from runtime.drafter_ports import DrafterPorts
 from runtime.drafting import Drafter, introduction, received_introduction, serve_drafts
 from runtime.engine import Engine
 from runtime.engine_limits import EngineConfig
-from runtime.errors import PeerError, ProtocolError
+from runtime.errors import ConfigError, PeerError, ProtocolError
 from runtime.groups.rendezvous import GroupOffer, GroupSpec, join_group, offer_group
 from runtime.inline_link import InlineLink
 from runtime.ledger import SlotLedger
@@ -169,7 +169,12 @@ class LeaderHost:
             clock=clock,
             tokenizer=tokenizer,
         )
-        self._join_inline(settings)
+        try:
+            self._join_inline(settings)
+        except ConfigError:
+            raise
+        except Exception:  # a drafter's own failure is no reason to go without a target
+            _LOG.exception("the inline drafter failed to start: requests run without drafts")
         self._server = GrpcLinkServer(
             host, settings.link_port, token=token, on_link=self._engine.join
         )

@@ -1,5 +1,6 @@
 """Drafters without a model: they copy from the text at hand, a store, what was scored before."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,9 @@ from parallel.drafting.tree import GrownTree, Odds, Source, grow
 from parallel.messages import DraftItem, DraftRequest, ProposalItem
 from runtime.drafting import DraftPart
 from runtime.errors import ConfigError
-from runtime.retrieval_files import load_store
+from runtime.retrieval_files import is_whole, load_store
+
+_LOG = logging.getLogger("paceline.drafter")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +112,12 @@ class Lookups:
         found: list[Source] = []
         if self.settings.ngram:
             found.append(NgramSource(text.index))
+        if self._store is not None and not is_whole(self._store):
+            _LOG.error(
+                "the store %s lost a part of its files: it is not read any more",
+                self.settings.store,
+            )
+            self._store = None
         if self._store is not None:
             found.append(StoreSource(self._store, text.index.token_ids))
         if self._table is not None:

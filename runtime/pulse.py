@@ -13,7 +13,7 @@ from typing import TextIO
 
 _LOG = logging.getLogger("paceline.pulse")
 _TICKS = 4  # looks of the watchdog within its limit
-IDLE, ENDED = "idle", "ended"
+IDLE, DRAFTING, ENDED = "idle", "drafting", "ended"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

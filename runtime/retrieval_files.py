@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+from mmap import mmap
 from pathlib import Path
 
 import numpy as np
@@ -67,14 +68,29 @@ def load_store(directory: Path) -> RetrievalStore:
     try:
         tokens = np.load(directory / "tokens.npy", mmap_mode="r", allow_pickle=False)
         order = np.load(directory / "order.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise ConfigError(f"the store {directory} is damaged ({error}): index it again") from error
-    whole = len(tokens) == len(order) == facts["num_tokens"]
+    whole = tokens.shape == order.shape == (facts["num_tokens"],)
     if not whole or tokens.dtype != np.uint32 or order.dtype != np.uint32:
         raise ConfigError(f"the store {directory} is damaged (lengths differ): index it again")
     end = facts["end"]
     assert isinstance(end, int)
     return RetrievalStore(tokens, order, end)
+
+
+def is_whole(store: RetrievalStore) -> bool:
+    """Return whether the files behind a store still hold all of it.
+
+    Reading a mapped page that was cut off a file ends the process, with no exception to catch.
+    """
+    return all(_holds(array) for array in (store.tokens, store.order))
+
+
+def _holds(array: np.ndarray) -> bool:
+    if not isinstance(array, np.memmap):
+        return True
+    mapped = array.base
+    return not isinstance(mapped, mmap) or mapped.size() >= array.offset + array.nbytes
 
 
 def _facts(directory: Path) -> dict[str, object]:

@@ -35,7 +35,7 @@ from parallel.model.batch import SequenceRows
 from runtime.clock import Clock
 from runtime.drafter_ports import DrafterPorts
 from runtime.ledger import SlotLedger
-from runtime.pulse import IDLE
+from runtime.pulse import DRAFTING, IDLE
 from runtime.round_drafts import RoundDrafts
 from runtime.sequence import Sequence
 from runtime.shard import ShardRunner
@@ -163,11 +163,11 @@ class RoundRunner:
             length = self._drafts.length(work.sequence, len(works)) if can_draft else 0
             work.apply(BeginRound(draft_length=length))
         self._drafts.ask(ready, works, syncing)
-        self._runner.pulse.at("drafting")
+        self._runner.pulse.at(DRAFTING)
         self._drafts.receive(works, (Phase.WAITING_DRAFT, Phase.COMPLETING))
         self._runner.pulse.at("prefill" if fresh or prefilling else "verifying")
         target_s, num_positions = self._score(works, prefilling)
-        self._runner.pulse.at("drafting")
+        self._runner.pulse.at(DRAFTING)
         self._drafts.receive(works, (Phase.SCORING,))
         if not (fresh or prefilling):  # prompts in the batch would spoil the estimate
             self._controller.observe_forward(num_positions, target_s)

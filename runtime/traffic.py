@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from parallel.messages import Submit
-from runtime.draft_corpus import CorpusRecord, append_records, parse_record
+from runtime.draft_corpus import CorpusRecord, parse_record, record_line
 from runtime.errors import ConfigError
 
 _FILE = "traffic.jsonl"
@@ -38,7 +38,11 @@ class TrafficLog:
             raise ConfigError(f"traffic cannot be kept in {directory}: {error}") from error
 
     def append(self, submit: Submit, token_ids: Sequence[int]) -> None:
-        """Keep one answer."""
+        """Keep one answer, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written; the disk may be full.
+        """
         record = CorpusRecord(
             index=time.time_ns(),
             source="served",
@@ -46,21 +50,23 @@ class TrafficLog:
             prompt_ids=submit.prompt_ids,
             output_ids=tuple(token_ids),
         )
-        append_records(self._out, [record])
-        if self._out.tell() > self._max_bytes:
-            self._out.close()
+        data = record_line(record).encode()
+        size = os.fstat(self._file).st_size
+        written = os.write(self._file, data)
+        if written != len(data):
+            os.ftruncate(self._file, size)
+            raise OSError(f"{self._path} took {written} of {len(data)} bytes: is the disk full?")
+        if size + written > self._max_bytes:
             self._path.replace(self._path.with_name(_OLD))
+            os.close(self._file)
             self._open()
 
     def close(self) -> None:
         """Close the file."""
-        self._out.close()
+        os.close(self._file)
 
     def _open(self) -> None:
-        def private(path: str, flags: int) -> int:
-            return os.open(path, flags, 0o600)
-
-        self._out = open(self._path, "a", encoding="utf-8", opener=private)  # noqa: SIM115
+        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
 
 class TrafficReader:

@@ -7,7 +7,7 @@ mode at hand and each request's own acceptance. Times are arguments: the control
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from math import log2
+from math import inf, log2
 from operator import mul
 
 from parallel.decoding.cost import expected_tokens, round_seconds
@@ -68,7 +68,10 @@ class CostModel:
 
     def observe_draft(self, num_steps: int, seconds: float, width: int = 1) -> None:
         """Take in a draft of `num_steps` tokens, the exchange included."""
-        self._drafts.setdefault(width, _Line()).observe(num_steps, seconds)
+        line = self._drafts.get(width, _Line())
+        line.observe(num_steps, seconds)
+        if line.is_known:
+            self._drafts[width] = line
 
     def target_s(self, num_positions: int) -> float:
         """Return the expected seconds of a forward: between and beyond what was seen, on a line."""
@@ -300,6 +303,8 @@ class _Curve:
         return bool(self._means)
 
     def observe(self, size: int, seconds: float) -> None:
+        if not 0 < seconds < inf:  # a clock that stood still or jumped says nothing
+            return
         kept = size if size <= _EXACT_SIZES else round(_STEPS_PER_DOUBLING * log2(size)) + 1000
         mean_size, mean_s = self._means.get(kept, (float(size), seconds))
         self._means[kept] = (
@@ -336,6 +341,8 @@ class _Line:
         return self._weight > 0
 
     def observe(self, x: int, y: float) -> None:
+        if not 0 <= y < inf:
+            return
         keep = 1 - _SMOOTHING
         self._weight = self._weight * keep + 1
         self._x = self._x * keep + x

@@ -6,6 +6,7 @@ rounds when the engine is young, and the others again now and then, because text
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Generic, TypeVar
 
 Choice = TypeVar("Choice")
@@ -47,7 +48,7 @@ class PaceChooser(Generic[Choice]):
 
     def observe(self, request: int, choice: Choice, tokens: int, seconds: float) -> None:
         """Take in a round of a request: what it committed, and how long the round took."""
-        if choice not in self._overall:
+        if choice not in self._overall or not 0 < seconds < inf:
             return
         own = self._requests.setdefault(request, {known: _Pace() for known in self._choices})
         own[choice].observe(tokens, seconds)

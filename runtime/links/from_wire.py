@@ -38,6 +38,7 @@ from runtime.links.wire_values import (
     known,
     one_each,
     require,
+    require_bounded,
 )
 
 
@@ -120,6 +121,7 @@ def _get_draft_open(wire: pb.DraftOpen) -> DraftOpen:
 
 
 def _get_proposal(wire: pb.Proposal) -> Proposal:
+    require_bounded(wire)
     return Proposal(
         round=wire.round,
         items=tuple(

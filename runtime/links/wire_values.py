@@ -8,6 +8,10 @@ from parallel.decoding.types import DecodeMode, VerifierKind
 from protos.paceline.v1 import link_pb2 as pb
 
 MAX_TOKEN_ID = 2**31 - 1
+MAX_DRAFT_ITEMS = 4096
+MAX_DRAFT_TOKENS = 1 << 16
+MAX_DRAFT_PROBS = 1 << 20
+"""Of all draft tokens of a proposal; more would take the leader's interpreter for seconds."""
 
 _T = TypeVar("_T")
 _Enum = TypeVar("_Enum", bound=int)
@@ -94,3 +98,15 @@ def checked_seconds(value: float, field: str) -> float:
     """Return `value`; raises ValueError unless it is finite and at least 0."""
     require(math.isfinite(value) and value >= 0, f"{field} is {value}")
     return value
+
+
+def require_bounded(proposal: pb.Proposal) -> None:
+    """Raise ValueError for a proposal that is larger than any round asks for."""
+    num_tokens = sum(len(item.token_ids) for item in proposal.items)
+    num_probs = sum(len(probs.ids) for item in proposal.items for probs in item.draft_probs)
+    for what, num, most in (
+        ("items", len(proposal.items), MAX_DRAFT_ITEMS),
+        ("draft tokens", num_tokens, MAX_DRAFT_TOKENS),
+        ("draft probabilities", num_probs, MAX_DRAFT_PROBS),
+    ):
+        require(num <= most, f"{num} {what}, {most} at most")

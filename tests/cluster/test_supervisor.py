@@ -7,11 +7,16 @@ from typing import Any
 
 import pytest
 
+from cluster.deployment_spec import DeploymentSpec
+from cluster.ranks import Rank
 from cluster.supervisor import Supervision, Supervisor
-from runtime.errors import ConfigError, PacelineError, PeerLost
+from cluster.vital_signs import Stuck
+from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout
 from runtime.links.link import Link
+from runtime.lookup_drafting import LookupSettings
 from runtime.restarts import RestartLimits
 from runtime.service.client import Client, ServiceError
+from runtime.settings import LeaderSettings, ModelSettings
 from tests.rig import Rig, expected_tokens, make_submit
 from tests.runtime.service.serving import Serving, slow_down
 
@@ -40,6 +45,9 @@ class ToyDeployment:
         """What the next restarts fail with."""
         self.num_restarts = 0
         self.closed = False
+        leader = LeaderSettings(max_positions=64, lookup=LookupSettings())
+        target = ModelSettings(role="target", directory="target")
+        self.spec = DeploymentSpec(target=target, tp=1, leader=leader, drafter=None)
 
     def check(self) -> None:
         if self.loss is not None:
@@ -55,6 +63,9 @@ class ToyDeployment:
 
     def connect(self, timeout_s: float = 1.0) -> Link:  # noqa: ARG002  (as the real one)
         return self.rigs[-1].driver()
+
+    def drop_inline_drafter(self) -> None:
+        self.spec = self.spec.target_only
 
     def close(self) -> None:
         self.closed = True
@@ -153,6 +164,38 @@ def test_a_target_that_breaks_too_often_is_given_up(
     wait_until(lambda: supervisor.failure is not None)
     assert serving.gateway.replicas[0].state == "gone"
     assert "try 2" in str(supervisor.failure)
+
+
+@pytest.mark.parametrize(
+    ("state", "rank", "is_dropped"),
+    [("drafting", 0, True), ("drafting", 1, False), ("verifying", 0, False), ("", 0, False)],
+)
+def test_a_leader_that_hangs_in_its_inline_drafter_comes_back_without_it(
+    deployment: ToyDeployment, serving: Serving, state: str, rank: int, is_dropped: bool
+) -> None:
+    supervisor = Supervisor(deployment, serving.gateway, supervision=QUICK)  # type: ignore[arg-type]
+    hanging = Rank("target", rank, None, _any(None))
+    stuck = Stuck(hanging, PeerTimeout("target rank 0 has been drafting for 31 s"), state)
+    supervisor._vitals = _any(Looks([stuck]))
+    assert supervisor._problem() is stuck.error
+    assert deployment.spec.has_inline_drafter != is_dropped
+
+
+class Looks:
+    """Vital signs that find the same each time."""
+
+    def __init__(self, found: list[Stuck]) -> None:
+        self._found = found
+
+    def look(self, ranks: object) -> list[Stuck]:  # noqa: ARG002
+        return self._found
+
+    def beats(self) -> list[object]:
+        return []
+
+
+def _any(value: object) -> Any:
+    return value
 
 
 def test_closing_ends_a_restart_that_waits(deployment: ToyDeployment, serving: Serving) -> None:

@@ -1,7 +1,9 @@
 """The look-up drafter: sources, their order, roll-backs, and a leader that drafts by itself."""
 
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -145,7 +147,7 @@ def test_a_store_that_is_of_no_use_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is damaged"):
         load_store(directory)
     (directory / "store.json").write_text("{")
-    with pytest.raises(ConfigError, match="is damaged"):
+    with pytest.raises(ConfigError, match=r"store\.json: not JSON"):
         load_store(directory)
 
 
@@ -156,3 +158,46 @@ def test_a_row_names_its_best_tokens() -> None:
     ids = torch.tensor([7, 9, 8])
     assert ScoreRow(logits, ids).best(9) == [9, 8, 7]
     assert ScoreRow(logits[1:2], ids[1:2]).best(1) == [9]
+
+
+@pytest.mark.parametrize("name", ["tokens.npy", "order.npy"])
+@pytest.mark.parametrize("damage", ["empty", "text", "two rows", "of another type"])
+def test_a_store_with_a_damaged_file_is_refused(tmp_path: Path, name: str, damage: str) -> None:
+    directory = tmp_path / "store"
+    save_store(directory, build_store([[1, 2]], 0), vocabulary="v", num_texts=1)
+    file = directory / name
+    match damage:
+        case "empty":
+            file.write_bytes(b"")
+        case "text":
+            file.write_text("no array", encoding="utf-8")
+        case "two rows":
+            np.save(file, np.zeros((3, 2), np.uint32))
+        case _:
+            np.save(file, np.zeros(3, np.float64))
+    with pytest.raises(ConfigError, match="is damaged"):
+        load_store(directory)
+
+
+def test_a_file_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text", encoding="utf-8")
+    with pytest.raises(ConfigError, match="is no store of texts"):
+        load_store(tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["tokens.npy", "order.npy"])
+def test_a_store_that_is_cut_off_while_it_is_read_costs_its_own_drafts_alone(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Reading the page that is gone would end the process."""
+    texts = [[*range(1, 5000)], [4, 2, 3, 9]]
+    save_store(tmp_path / "store", build_store(texts, 0), vocabulary="v", num_texts=2)
+    drafter = LookupDrafter(LookupSettings(store=str(tmp_path / "store"), recycle=False))
+    assert draft(drafter, item((8, 2, 3)), first=True).token_ids
+    os.truncate(tmp_path / "store" / name, 0)
+    found = draft(drafter, item((7, 6, 7, 6, 7, 6, 4, 2, 7, 6)), first=True)
+    assert found.token_ids[:2] == (4, 2)  # of its own text
+    assert "lost a part of its files" in caplog.text
+    assert len(caplog.records) == 1
+    assert draft(drafter, item((7, 6, 7)), first=True).token_ids
+    assert len(caplog.records) == 1

@@ -217,3 +217,34 @@ def test_trees_are_tested_now_and_then_where_they_never_pay() -> None:
             controller.observe_forward(size, 0.011)
     assert controller.worth(gains, batch=1) > 4
     assert controller.worth([], batch=1) == 0
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), float("-inf"), -1.0, 0.0])
+@pytest.mark.parametrize("mode", [PEARL, SPECULATIVE])
+def test_times_that_cannot_be_change_nothing(seconds: float, mode: DecodeMode) -> None:
+    def lengths(*, disturbed: bool) -> list[int]:
+        controller = DraftLengthController(max_length=8)
+        chosen = []
+        for index in range(40):
+            if disturbed:
+                controller.observe_forward(1 + index % 30, seconds)
+                if seconds:  # a look-up may take no time that a clock can tell
+                    controller.observe_draft(3, seconds, width=1 + index % 2)
+            controller.observe_forward(1 + index % 5, 0.01 + 0.001 * (index % 5))
+            controller.observe_draft(1 + index % 4, 0.001 * (1 + index % 4))
+            controller.observe_verdict(1, 2, rejected=True)
+            chosen.append(controller.choose(1, mode, batch=2, width=1))
+            chosen.append(controller.worth([0.9, 0.5, 0.2], batch=2))
+            assert controller.least_gain() >= 0
+        return chosen
+
+    assert lengths(disturbed=True) == lengths(disturbed=False)
+
+
+def test_a_clock_that_stands_still_ends_nothing() -> None:
+    controller = DraftLengthController(max_length=8)
+    for index in range(60):
+        controller.observe_forward(1 + index % 5, 0.0)
+        controller.observe_draft(4, 0.0)
+        assert controller.choose(1, SPECULATIVE, batch=1) in range(9)
+        assert controller.worth([0.9, 0.5], batch=1) in range(3)

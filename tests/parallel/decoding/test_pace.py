@@ -49,3 +49,14 @@ def test_little_time_is_lost_on_trying_again() -> None:
     tokens = sum(pace[mode][0] for mode in chosen)
     assert tokens / seconds > 0.97 * 2 / 0.05
     assert set(chosen) == set(MODES)
+
+
+def test_rounds_without_a_time_count_for_nothing() -> None:
+    chooser = PaceChooser(MODES)
+    for seconds in (0.0, float("nan"), float("inf"), -1.0):
+        for mode in MODES:
+            for _ in range(30):
+                chooser.observe(1, mode, 5, seconds)
+    assert chooser.choose(1) is MODES[0]  # as if nothing had been seen
+    rounds(chooser, 1, pace_of(DecodeMode.PEARL), 100)
+    assert chooser.choose(1) is DecodeMode.PEARL

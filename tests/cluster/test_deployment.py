@@ -1,0 +1,65 @@
+"""A target comes back without its drafter where the drafter is what fails."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cluster.deployment import Deployment
+from cluster.deployment_spec import DeploymentSpec
+from runtime.errors import ConfigError
+from runtime.lookup_drafting import LookupSettings
+from runtime.settings import LeaderSettings, ModelSettings
+
+TARGET = ModelSettings(role="target", directory="target")
+DRAFTER = ModelSettings(role="drafter", directory="drafter")
+LEADER = LeaderSettings(max_positions=64)
+ALONE = DeploymentSpec(target=TARGET, tp=1, leader=LEADER, drafter=None)
+WITH_RANKS = replace(ALONE, drafter=DRAFTER, num_drafters=1)
+INLINE = replace(ALONE, leader=replace(LEADER, inline_drafter=DRAFTER))
+LOOKUP = replace(ALONE, leader=replace(LEADER, lookup=LookupSettings()))
+
+
+class ScriptedDeployment(Deployment):
+    """Starts nothing, but says how starts end."""
+
+    def __init__(self, spec: DeploymentSpec, fails: Callable[[DeploymentSpec], bool]) -> None:
+        super().__init__(spec)
+        self.started: list[DeploymentSpec] = []
+        self._fails = fails
+
+    def _rooms(self, drafter_groups: int, note: object) -> list[Any]:  # noqa: ARG002
+        return [None]
+
+    def _start(self, rooms: object, note: object) -> None:  # noqa: ARG002
+        self.started.append(self.spec)
+        if self._fails(self.spec):
+            raise ConfigError("model.safetensors is truncated")
+
+
+@pytest.mark.parametrize("spec", [WITH_RANKS, INLINE, LOOKUP])
+def test_a_drafter_that_does_not_load_costs_the_restart_its_drafts_alone(
+    spec: DeploymentSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    deployment = ScriptedDeployment(spec, lambda tried: tried != tried.target_only)
+    deployment.restart()
+    assert deployment.started == [spec, spec.target_only]
+    assert deployment.spec == spec  # the next restart tries it again
+    assert "without its drafter, after: model.safetensors is truncated" in caplog.text
+
+
+@pytest.mark.parametrize("spec", [ALONE, INLINE])
+def test_a_target_that_does_not_load_is_lost(spec: DeploymentSpec) -> None:
+    deployment = ScriptedDeployment(spec, lambda _: True)
+    with pytest.raises(ConfigError, match="truncated"):
+        deployment.restart()
+    assert deployment.spec == spec
+
+
+def test_an_inline_drafter_that_hangs_is_not_started_again() -> None:
+    deployment = ScriptedDeployment(INLINE, lambda _: False)
+    assert deployment.spec.has_inline_drafter
+    deployment.drop_inline_drafter()
+    deployment.restart()
+    assert deployment.started == [ALONE]

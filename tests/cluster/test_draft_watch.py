@@ -1,0 +1,93 @@
+"""A drafter's directory that goes bad is told of once, and costs no request."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import serve
+from cluster.draft_watch import DrafterWatch
+from runtime.draft_checkpoint import DRAFTER_KEY, DrafterManifest
+from runtime.errors import ConfigError
+from runtime.settings import ModelSettings
+
+MODEL = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 8,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "vocab_size": 16,
+    "max_position_embeddings": 32,
+    "rms_norm_eps": 1e-6,
+}
+
+
+class Swaps:
+    def __init__(self) -> None:
+        self.num = 0
+
+    def swap_drafter(self, settings: ModelSettings) -> None:  # noqa: ARG002
+        self.num += 1
+
+
+def watched(drafter: Path) -> tuple[DrafterWatch, Swaps]:
+    manifest = DrafterManifest(
+        target="tiny", head_size=1, trained_head=True, embedding_sha256="a", weights_sha256="b"
+    )
+    fields = MODEL | {DRAFTER_KEY: asdict(manifest)}
+    (drafter / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    settings = ModelSettings(role="drafter", directory=str(drafter), embedding_directory="target")
+    swaps = Swaps()
+    return DrafterWatch(swaps, settings), swaps
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"paceline_drafter": 7}', None])
+def test_a_directory_that_stays_unreadable_is_told_of_once(
+    tmp_path: Path, content: str | None
+) -> None:
+    watch, swaps = watched(tmp_path)
+    config = tmp_path / "config.json"
+    if content is None:
+        config.unlink()
+    else:
+        config.write_text(content, encoding="utf-8")
+    told = 0
+    for _ in range(40):
+        try:
+            assert watch.look() is None
+        except ConfigError:
+            told += 1
+    assert told == 1
+    assert swaps.num == 0
+
+
+class Failing:
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def look(self) -> str | None:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigError("it is [/] truncated"),
+        PermissionError("no"),
+        ValueError("a [/tensor] of no shape"),
+        KeyError("x"),
+    ],
+)
+def test_a_new_drafter_that_fails_in_any_way_is_a_warning(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watch: Any = Failing(error)
+    serve._take_drafter(watch)
+    said = capsys.readouterr().err
+    assert "warning: the drafter stays as it is:" in said
+    assert str(error) in said

@@ -1,0 +1,74 @@
+"""The leader's process starts whatever becomes of the drafter that is to work in it."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from parallel.decoding.types import DecodeMode, SamplingParams
+from parallel.messages import Finished, Hello, Submit
+from runtime import hosts
+from runtime.errors import ConfigError
+from runtime.hosts import LeaderHost, ModelHost
+from runtime.links.grpc_link import connect_grpc
+from runtime.lookup_drafting import LookupSettings
+from runtime.settings import LeaderSettings, ModelSettings
+from runtime.virtual import VirtualSpec
+
+TARGET = ModelSettings(
+    role="target", virtual=VirtualSpec(target_s=0.0, draft_s=0.0, alpha=0.5), cache_tokens=256
+)
+LEADER = LeaderSettings(max_positions=128, lookup=LookupSettings())
+
+
+@pytest.fixture
+def model() -> Iterator[ModelHost]:
+    made = ModelHost(TARGET, 0)
+    made.open(made.offer("solo", 1, "127.0.0.1"))
+    yield made
+    made.close()
+
+
+def failing(error: Exception) -> object:
+    def fail(_: LeaderSettings) -> None:
+        raise error
+
+    return fail
+
+
+def test_a_leader_serves_without_an_inline_drafter_that_fails_to_start(
+    model: ModelHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(hosts, "_inline_drafter", failing(MemoryError("out of memory")))
+    leader = LeaderHost(model, LEADER, num_threads=1)
+    address = leader.listen("127.0.0.1", "secret")
+    serving = threading.Thread(target=leader.serve)
+    serving.start()
+    hello = Hello(role="driver", name="test")
+    link = connect_grpc(address, token="secret", hello=hello, timeout_s=20)
+    link.send(
+        Submit(
+            request=1,
+            prompt_ids=(1, 2),
+            sampling=SamplingParams(),
+            mode=DecodeMode.SPECULATIVE,
+            verifier="match",
+            max_tokens=3,
+            draft_length=2,
+        )
+    )
+    while not isinstance(message := link.recv(20), Finished):
+        assert message is not None
+    assert message.reason == "length"
+    link.close()
+    leader.stop(20)
+    serving.join(20)
+    assert "the inline drafter failed to start" in caplog.text
+
+
+def test_a_drafter_that_its_user_has_to_correct_is_refused(
+    model: ModelHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosts, "_inline_drafter", failing(ConfigError("the store x is damaged")))
+    with pytest.raises(ConfigError, match="the store x is damaged"):
+        LeaderHost(model, LEADER, num_threads=1).listen("127.0.0.1", "secret")

@@ -1,0 +1,50 @@
+"""Traffic is kept where it can be; where it cannot, answers go on."""
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import ConfigError
+from runtime.traffic import TrafficLog, TrafficReader
+from tests.rig import make_submit
+
+
+@contextmanager
+def full_disk(num_bytes: int) -> Iterator[None]:
+    """Let no file grow beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_an_answer_that_does_not_fit_the_disk_leaves_no_torn_line(tmp_path: Path) -> None:
+    log, reader = TrafficLog(tmp_path), TrafficReader(tmp_path)
+    log.append(make_submit(), (1, 2, 3))
+    size = (tmp_path / "traffic.jsonl").stat().st_size
+    with full_disk(size + 20), pytest.raises(OSError, match=r"took 20 of \d+ bytes"):
+        log.append(make_submit(), (4, 5))
+    assert (tmp_path / "traffic.jsonl").stat().st_size == size
+    log.append(make_submit(), (6,))
+    assert [record.output_ids for record in reader.new()] == [(1, 2, 3), (6,)]
+    log.close()
+    reader.close()
+
+
+def test_a_device_without_room_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "traffic.jsonl").symlink_to("/dev/full")
+    log = TrafficLog(tmp_path)
+    with pytest.raises(OSError, match="No space left"):
+        log.append(make_submit(), (1,))
+    log.close()
+
+
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(ConfigError, match="traffic cannot be kept in"):
+        TrafficLog(tmp_path / "file")
