@@ -86,9 +86,7 @@ def run(options: BenchServeOptions) -> int:
         ServiceError: the server was not to be reached.
     """
     _check(options)
-    records = list(read_prompts(options.prompts, limit=options.num_prompts))
-    if not records:
-        raise ConfigError(f"--prompts {options.prompts} holds no prompt")
+    records = read_prompts(options.prompts, limit=options.num_prompts, extra_keys=())
     loads = asyncio.run(_measure(options, records))
     if options.plot is not None:
         plot_serving([asdict(load) for load in loads], options.plot, title=_title(options))

@@ -21,6 +21,7 @@ from rich.progress import (
 
 from cluster.deployment import Deployment
 from cluster.planning import PlannedModel
+from cluster.requests import encode_record
 from cluster.session import Result, run_requests
 from parallel.decoding.rng import request_key
 from parallel.decoding.types import DecodeMode, SamplingParams, VerifierKind
@@ -65,11 +66,18 @@ def make_corpus(
     questions = _free_questions(deployment, target.tokenizer, plan, directory / "questions.jsonl")
     prompts = [*_file_prompts(plan, target), *_chats(questions, target.tokenizer)]
     file = directory / "corpus.jsonl"
-    submits = (
+    longest = target.max_positions - plan.max_tokens - 1
+    submits = [
         _submit(index, prompt_ids, _sampling(index, plan), plan.max_tokens)
         for index, (_, prompt_ids) in enumerate(prompts)
-        if len(prompt_ids) < target.max_positions - plan.max_tokens
-    )
+        if len(prompt_ids) <= longest
+    ]
+    if len(submits) < len(prompts):
+        _NOTES.print(
+            f"[yellow]warning:[/] {len(prompts) - len(submits)} of {len(prompts)} prompts are left "
+            f"out: they are longer than {longest} tokens, which leaves no room for an answer of "
+            f"--max-tokens {plan.max_tokens}"
+        )
     _generate(deployment, submits, [source for source, _ in prompts], file, "answers")
     return file
 
@@ -129,6 +137,8 @@ def _generate(
             tokens += len(result.token_ids)
             if result.error is None:
                 append_records(out, [_record(result, sources)])
+            else:
+                _NOTES.print(f"[red]prompt {result.submit.request} failed:[/] {result.error}")
             progress.update(task, advance=1, tokens=tokens)
 
         try:
@@ -156,20 +166,11 @@ def _record(result: Result, sources: list[str]) -> CorpusRecord:
 
 def _file_prompts(plan: CorpusPlan, target: PlannedModel) -> list[tuple[str, tuple[int, ...]]]:
     """Return the files' prompts with their category, or else the name of their file."""
-    assert target.tokenizer is not None
-    found = []
-    for path in plan.prompts:
-        for record in read_prompts(path, limit=plan.num_per_file):
-            messages = record.messages
-            if messages is None and plan.chat:
-                messages = ({"role": "user", "content": record.text or ""},)
-            encoded = (
-                target.tokenizer.encode_chat(messages)
-                if messages is not None
-                else target.tokenizer.encode(record.text or "")
-            )
-            found.append((record.category or path.stem, tuple(encoded)))
-    return found
+    return [
+        (record.category or path.stem, encode_record(record, target, chat=plan.chat))
+        for path in plan.prompts
+        for record in read_prompts(path, limit=plan.num_per_file)
+    ]
 
 
 def _chats(questions: list[str], tokenizer: Tokenizer) -> list[tuple[str, tuple[int, ...]]]:

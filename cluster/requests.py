@@ -7,9 +7,10 @@ from cluster.planning import PlannedModel
 from parallel.decoding.rng import request_key
 from parallel.decoding.types import DecodeMode, SamplingParams, VerifierKind
 from parallel.messages import Submit
+from runtime.checking.prompt import token_ids
+from runtime.checking.values import text
 from runtime.errors import ConfigError
 from runtime.prompts import PromptRecord, read_prompts
-from runtime.text import Tokenizer
 
 _VIRTUAL_PROMPTS = 8
 _Kind = TypeVar("_Kind", DecodeMode, VerifierKind)
@@ -34,13 +35,6 @@ def make_submits(
         target.tokenizer.check_stops(decode.stop)
     submits = []
     for index, prompt_ids in enumerate(_prompt_ids(prompts, target)):
-        if not prompt_ids:
-            raise ConfigError(f"prompt {index} has no tokens: write at least one word")
-        if len(prompt_ids) >= target.max_positions:
-            raise ConfigError(
-                f"prompt {index} has {len(prompt_ids)} tokens, the context of {target.name} holds "
-                f"{target.max_positions}: shorten the prompt"
-            )
         submits.append(
             Submit(
                 request=index,
@@ -97,8 +91,18 @@ def _prompt_ids(prompts: PromptOptions, target: PlannedModel) -> list[tuple[int,
     if prompts.prompts is not None:
         records = read_prompts(prompts.prompts, limit=prompts.num_prompts)
     else:
-        records = [PromptRecord(index=0, text=prompts.prompt)]
-    return [_encode(record, target.tokenizer, chat=prompts.chat) for record in records]
+        said = text(prompts.prompt, "--prompt")
+        records = [PromptRecord(index=0, text=said, where="--prompt")]
+    found = []
+    for record in records:
+        ids = encode_record(record, target, chat=prompts.chat)
+        if len(ids) >= target.max_positions:
+            raise ConfigError(
+                f"{record.where} has {len(ids)} tokens, the context of {target.name} holds "
+                f"{target.max_positions}: shorten the prompt"
+            )
+        found.append(ids)
+    return found
 
 
 def virtual_prompt(index: int, vocab_size: int) -> tuple[int, ...]:
@@ -106,10 +110,31 @@ def virtual_prompt(index: int, vocab_size: int) -> tuple[int, ...]:
     return tuple(request_key((index,), sample_index=i) % vocab_size for i in range(16))
 
 
-def _encode(record: PromptRecord, tokenizer: Tokenizer, *, chat: bool) -> tuple[int, ...]:
-    if record.messages is not None:
-        return tuple(tokenizer.encode_chat(record.messages))
-    assert record.text is not None
-    if chat:
-        return tuple(tokenizer.encode_chat([{"role": "user", "content": record.text}]))
-    return tuple(tokenizer.encode(record.text))
+def encode_record(record: PromptRecord, target: PlannedModel, *, chat: bool) -> tuple[int, ...]:
+    """Return a prompt's tokens.
+
+    Args:
+        record: the prompt.
+        target: the model that reads it; it has a tokenizer.
+        chat: make a conversation of plain text.
+
+    Raises:
+        ConfigError: it has no tokens, or one that the model has no embedding for, or the chat
+            template refuses it; names the line.
+    """
+    assert target.tokenizer is not None
+    turns = record.messages
+    if turns is None and chat:
+        turns = ({"role": "user", "content": record.text or ""},)
+    try:
+        found = (
+            target.tokenizer.encode(record.text or "")
+            if turns is None
+            else target.tokenizer.encode_chat(turns)
+        )
+        ids = token_ids(found, "token", vocab_size=target.vocab_size, may_be_empty=True)
+    except ConfigError as error:
+        raise ConfigError(f"{record.where}: {error}") from error
+    if not ids:
+        raise ConfigError(f"{record.where} has no tokens: write at least one word")
+    return ids

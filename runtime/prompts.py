@@ -1,12 +1,17 @@
 """Prompt files: JSON lines as Spec-Bench, HumanEval, GSM8K and chat data sets have them."""
 
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
-from runtime.errors import ConfigError
+from runtime.checking.messages import EXTRA_KEYS, Message, messages
+from runtime.checking.values import items, text
+from runtime.documents import read_text
+from runtime.errors import ConfigError, InvalidValue
+from runtime.strict_json import read_json_lines
 
-_TEXT_FIELDS = ("prompt", "text", "question")
+_PROMPT_FIELDS = ("prompt", "text", "question", "turns", "messages")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,29 +20,36 @@ class PromptRecord:
 
     index: int
     text: str | None = None
-    messages: tuple[dict[str, str], ...] | None = None
+    messages: tuple[Message, ...] | None = None
     category: str | None = None
+    where: str = field(default="the prompt", compare=False)
+    """Names the file and the line in an error."""
 
 
-def read_prompts(path: Path, *, limit: int | None = None) -> list[PromptRecord]:
+def read_prompts(
+    path: Path, *, limit: int | None = None, extra_keys: tuple[str, ...] = EXTRA_KEYS
+) -> list[PromptRecord]:
     """Read the prompts of a .jsonl file, at most `limit` of them; blank lines are skipped.
 
-    A line is an object with `prompt`, `text`, `question`, `turns` (the first counts) or `messages`.
+    A line is an object with one of `prompt`, `text`, `question`, `turns` (the first counts) or
+    `messages`.
+
+    Args:
+        path: the file.
+        limit: how many prompts are read; None reads all.
+        extra_keys: keys of messages beside role and content that the caller passes on.
 
     Raises:
         ConfigError: the file is missing or holds no prompt, or a line is unusable; names the line.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"--num-prompts is {limit}: take at least 1")
-    # Not splitlines: JSON strings may hold U+2028 and other characters it splits at.
-    lines = _read(path, "prompt file").split("\n")
-    records: list[PromptRecord] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        if limit is not None and len(records) == limit:
-            break
-        records.append(_record(line, len(records), f"{path}, line {number}"))
+    records = [
+        _record(fields, index, f"{path}, line {number}", extra_keys)
+        for index, (number, fields) in enumerate(
+            islice(read_json_lines(path, kind="prompt file"), limit)
+        )
+    ]
     if not records:
         raise ConfigError(f"prompt file {path} is empty: write one JSON object a line")
     return records
@@ -47,23 +59,13 @@ def read_texts(path: Path) -> list[str]:
     """Read the texts of a file: a .jsonl file's string fields, any other file as one text.
 
     Raises:
-        ConfigError: the file is missing, or a line is no JSON object; names the line.
+        ConfigError: the file is missing, or a line is not a JSON object; names the line.
     """
-    whole = _read(path, "text file")
-    if path.suffix != ".jsonl":
-        return [whole] if whole.strip() else []
-    texts: list[str] = []
-    for number, line in enumerate(whole.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}, line {number}: not JSON ({error.msg})") from error
-        if not isinstance(fields, dict):
-            raise ConfigError(f"{path}, line {number}: expected an object with texts")
-        texts += _strings(fields)
-    return texts
+    if path.suffix == ".jsonl":
+        lines = read_json_lines(path, kind="text file")
+        return [found for _, fields in lines for found in _strings(fields)]
+    whole = read_text(path, kind="text file")
+    return [whole] if whole.strip() else []
 
 
 def _strings(fields: dict[str, object]) -> list[str]:
@@ -76,67 +78,38 @@ def _strings(fields: dict[str, object]) -> list[str]:
     return found
 
 
-def _read(path: Path, kind: str) -> str:
+def _record(
+    fields: Mapping[str, object], index: int, where: str, extra_keys: tuple[str, ...]
+) -> PromptRecord:
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise ConfigError(f"{kind} {path} does not exist") from error
-    except IsADirectoryError as error:
-        raise ConfigError(f"{kind} {path} is a directory: name a .jsonl file") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{kind} {path} is not UTF-8 (byte {error.start})") from error
-    except OSError as error:
-        raise ConfigError(f"{kind} {path} cannot be read: {error}") from error
+        category = fields.get("category")
+        if category is not None:
+            category = text(category, "category")
+        name = _prompt_field(fields)
+        if name == "messages":
+            turns = messages(fields[name], extra_keys=extra_keys)
+            return PromptRecord(index=index, messages=turns, category=category, where=where)
+        said = _first_turn(fields[name]) if name == "turns" else text(fields[name], name)
+        if not said.strip():
+            raise InvalidValue(f"{name} is empty: write at least one word")
+    except InvalidValue as error:
+        raise ConfigError(f"{where}: {error}") from error
+    return PromptRecord(index=index, text=said, category=category, where=where)
 
 
-def _record(line: str, index: int, where: str) -> PromptRecord:
-    try:
-        fields = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
-    if not isinstance(fields, dict):
-        raise ConfigError(f"{where}: a {type(fields).__name__}, expected an object with a prompt")
-    category = fields.get("category")
-    category = category if isinstance(category, str) else None
-    if "messages" in fields:
-        messages = _messages(fields["messages"], where)
-        return PromptRecord(index=index, messages=messages, category=category)
-    text = _text(fields, where)
-    if not text.strip():
-        raise ConfigError(f"{where}: the prompt is empty")
-    return PromptRecord(index=index, text=text, category=category)
+def _prompt_field(fields: Mapping[str, object]) -> str:
+    given = [name for name in _PROMPT_FIELDS if fields.get(name) is not None]
+    if len(given) > 1:
+        raise InvalidValue(f"it has {' and '.join(given)}: keep the one that is the prompt")
+    if not given:
+        found = ", ".join(sorted(fields)) or "none"
+        known = ", ".join(_PROMPT_FIELDS)
+        raise InvalidValue(f"no prompt in its fields ({found}); it needs one of {known}")
+    return given[0]
 
 
-def _text(fields: dict[str, object], where: str) -> str:
-    for name in _TEXT_FIELDS:
-        if name in fields:
-            return _string(fields[name], name, where)
-    if "turns" in fields:
-        turns = fields["turns"]
-        if not isinstance(turns, list) or not turns:
-            raise ConfigError(f"{where}: turns must be a list with at least one string")
-        return _string(turns[0], "turns[0]", where)
-    known = ", ".join((*_TEXT_FIELDS, "turns", "messages"))
-    found = ", ".join(sorted(fields)) or "none"
-    raise ConfigError(f"{where}: no prompt in its fields ({found}); it needs one of {known}")
-
-
-def _string(value: object, name: str, where: str) -> str:
-    if not isinstance(value, str):
-        raise ConfigError(f"{where}: {name} is a {type(value).__name__}, expected a string")
-    if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
-        raise ConfigError(f"{where}: {name} holds half a surrogate pair, which is no character")
-    return value
-
-
-def _messages(value: object, where: str) -> tuple[dict[str, str], ...]:
-    wanted = "messages must be a list of objects with string role and content"
-    if not isinstance(value, list) or not value:
-        raise ConfigError(f"{where}: {wanted}")
-    for message in value:
-        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-            raise ConfigError(f"{where}: {wanted}")
-    return tuple(
-        {name: _string(message[name], name, where) for name in ("role", "content")}
-        for message in value
-    )
+def _first_turn(turns: object) -> str:
+    given = items(turns, "turns", "strings")
+    if not given:
+        raise InvalidValue("turns is empty: give at least one string")
+    return text(given[0], "turns[0]")

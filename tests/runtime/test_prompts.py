@@ -30,7 +30,7 @@ def test_every_known_form_is_read(file: Path) -> None:
         {"text": "plain"},
         {"messages": [*CHAT, {"role": "user", "content": "more", "name": "x"}]},
     )
-    messages = ({"role": "user", "content": "hi"}, {"role": "user", "content": "more"})
+    messages = (*CHAT, {"role": "user", "content": "more", "name": "x"})
     assert read_prompts(file) == [
         PromptRecord(index=0, text="first", category="writing"),
         PromptRecord(index=1, text="def f():"),
@@ -68,26 +68,46 @@ def test_the_shared_data_sets_can_be_read() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"prompt": "a"', r"line 2: not JSON \(.* at column 15\)"),
-        ("[1]", "line 2: a list, expected an object with a prompt"),
-        ('{"input": "a", "id": 1}', r"line 2: no prompt in its fields \(id, input\); it needs one"),
-        ("{}", r"line 2: no prompt in its fields \(none\)"),
-        ('{"prompt": 3}', "line 2: prompt is a int, expected a string"),
-        ('{"prompt": " "}', "line 2: the prompt is empty"),
-        ('{"prompt": "a\\ud800b"}', "line 2: prompt holds half a surrogate pair"),
-        ('{"turns": []}', "line 2: turns must be a list with at least one string"),
-        ('{"turns": "a"}', "line 2: turns must be a list"),
-        ('{"turns": [1]}', r"line 2: turns\[0\] is a int"),
-        ('{"messages": []}', "line 2: messages must be a list of objects"),
-        ('{"messages": [{"role": "user"}]}', "line 2: messages must be a list of objects"),
-        ('{"messages": ["hi"]}', "line 2: messages must be a list of objects"),
-        ('{"messages": [{"role": "user", "content": 3}]}', "line 2: content is a int"),
+        ('{"prompt": "a"', r"not JSON: .* at column 15"),
+        ("[1]", "expected a JSON object, found a list"),
+        ('{"input": "a", "id": 1}', r"no prompt in its fields \(id, input\); it needs one"),
+        ("{}", r"no prompt in its fields \(none\)"),
+        ('{"prompt": null}', "no prompt in its fields"),
+        ('{"prompt": "a", "messages": []}', "it has prompt and messages: keep the one"),
+        ('{"prompt": 3}', "prompt is 3: it must be a string"),
+        ('{"prompt": ["a"]}', r"prompt is \['a'\] \(list\): it must be a string"),
+        ('{"prompt": " "}', "prompt is empty: write at least one word"),
+        ('{"prompt": "a\\ud800b"}', "a string holds half a surrogate pair"),
+        ('{"prompt": "a", "prompt": "b"}', "the key 'prompt' stands twice"),
+        ('{"prompt": "a", "x": ' + "[" * 90_000 + "}", "nests"),
+        ('{"prompt": "a", "x": ' + "7" * 5_000 + "}", "digits"),
+        ('{"prompt": "a", "category": 3}', "category is 3: it must be a string"),
+        ('{"turns": []}', "turns is empty: give at least one string"),
+        ('{"turns": "a"}', "turns is 'a' .*: it must be a list of strings"),
+        ('{"turns": [1]}', r"turns\[0\] is 1: it must be a string"),
+        ('{"messages": []}', "messages is empty"),
+        ('{"messages": [{"role": "user"}]}', r"messages\[0\] has no content"),
+        ('{"messages": ["hi"]}', r"messages\[0\] is 'hi'"),
+        ('{"messages": [{"role": "user", "content": 3}]}', r"messages\[0\].content is 3"),
+        ('{"messages": [{"role": "user", "content": "a", "x": 1}]}', r"messages\[0\].x is not"),
     ],
 )
 def test_an_unusable_line_is_named(file: Path, line: str, message: str) -> None:
     file.write_text(f'{{"prompt": "fine"}}\n{line}\n')
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=f"prompts.jsonl, line 2: .*{message}"):
         read_prompts(file)
+
+
+def test_keys_that_cannot_be_passed_on_are_refused_by_line(file: Path) -> None:
+    write(file, {"messages": [{"role": "user", "content": "a", "name": "ann"}]})
+    message = r"line 1: messages\[0\].name is not supported here"
+    with pytest.raises(ConfigError, match=message):
+        read_prompts(file, extra_keys=())
+
+
+def test_a_record_says_where_it_is_from(file: Path) -> None:
+    write(file, {"prompt": "a"}, {"prompt": "b"})
+    assert [record.where for record in read_prompts(file)] == [f"{file}, line {n}" for n in (1, 2)]
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n"])
@@ -99,7 +119,7 @@ def test_a_file_without_prompts_is_refused(file: Path, content: bytes) -> None:
 
 def test_a_file_that_is_not_utf8_is_refused(file: Path) -> None:
     file.write_bytes(b'{"prompt": "\xff"}')
-    with pytest.raises(ConfigError, match=r"is not UTF-8 \(byte 12\)"):
+    with pytest.raises(ConfigError, match="is not UTF-8: line 1 has the byte 0xff"):
         read_prompts(file)
 
 
@@ -109,7 +129,7 @@ def test_a_missing_file_is_refused(file: Path) -> None:
 
 
 def test_a_directory_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"is a directory: name a .jsonl file"):
+    with pytest.raises(ConfigError, match=r"is a directory: name a file"):
         read_prompts(tmp_path)
 
 

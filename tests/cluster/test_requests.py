@@ -1,0 +1,104 @@
+"""Prompts and options on their way to the engine: nothing is lost, and lines are named."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from cluster.options import DecodeOptions, PromptOptions
+from cluster.planning import PlannedModel
+from cluster.requests import make_submits
+from runtime.errors import ConfigError
+from runtime.text import Tokenizer
+
+WORDS = ("<unk>", "user", "assistant", "tool", "says", "calls", "hi", "ann", "f", "3", "beyond")
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }} {% if m.name %}{{ m.name }} {% endif %}"
+    "{% if m.content %}says {{ m.content }} {% endif %}"
+    "{% for c in m.tool_calls or [] %}calls {{ c.function.name }} {% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}assistant{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFast:
+    inner = tokenizers.Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>")
+    )
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+    made.chat_template = TEMPLATE
+    folder = tmp_path_factory.mktemp("tokenizer")
+    made.save_pretrained(folder)
+    made.name_or_path = str(folder)
+    return made
+
+
+@pytest.fixture(scope="module")
+def target(theirs: PreTrainedTokenizerFast) -> PlannedModel:
+    """A model whose embedding lacks the last word."""
+    return PlannedModel(
+        name="toy",
+        facts=None,
+        tokenizer=Tokenizer.load(theirs.name_or_path),
+        virtual=None,
+        max_positions=8,
+        vocab_size=len(WORDS) - 1,
+    )
+
+
+def prompt_ids(target: PlannedModel, prompts: PromptOptions) -> list[tuple[int, ...]]:
+    return [submit.prompt_ids for submit in make_submits(prompts, DecodeOptions(), target)]
+
+
+def test_names_and_tool_calls_of_a_prompt_file_reach_the_template(
+    tmp_path: Path, target: PlannedModel, theirs: PreTrainedTokenizerFast
+) -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+    chats = [
+        [{"role": "user", "name": "ann", "content": "hi"}],
+        [{"role": "assistant", "content": None, "tool_calls": [call]}],
+        [{"role": "user", "content": "hi"}, {"role": "tool", "tool_call_id": "x", "content": "3"}],
+    ]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("\n".join(json.dumps({"messages": chat}) for chat in chats))
+    expected = [
+        tuple(theirs.apply_chat_template(chat, add_generation_prompt=True, return_dict=False))
+        for chat in chats
+    ]
+    assert prompt_ids(target, PromptOptions(prompts=file)) == expected
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"prompt": "hi beyond"}, r"line 1: token\[1\] is 10: token ids are between 0 and 9"),
+        ({"prompt": "hi " * 8}, "line 1 has 8 tokens, the context of toy holds 8: shorten"),
+        ({"messages": [{"role": "user", "content": None}]}, r"line 1: messages\[0\].content is"),
+    ],
+)
+def test_a_prompt_that_the_model_cannot_read_is_refused_by_line(
+    tmp_path: Path, target: PlannedModel, record: dict[str, object], message: str
+) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=message):
+        prompt_ids(target, PromptOptions(prompts=file))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("", "--prompt has no tokens: write at least one word"),
+        ("hi beyond", r"--prompt: token\[1\] is 10"),
+        ("a\udcff", "--prompt holds half a surrogate pair"),
+    ],
+)
+def test_a_prompt_of_the_command_line_is_refused_by_its_flag(
+    target: PlannedModel, prompt: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        prompt_ids(target, PromptOptions(prompt=prompt))
