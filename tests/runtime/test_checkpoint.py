@@ -101,7 +101,7 @@ def test_the_faster_of_two_conversions_is_kept(
 
 def test_a_damaged_gguf_file_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file = gguf_file(tmp_path)
-    with pytest.raises(ConfigError, match=r"model.gguf could not be converted"):
+    with pytest.raises(ConfigError, match=r"model.gguf cannot be read as GGUF"):
         resolve_model(str(file))
     assert "Traceback" not in capfd.readouterr().err
 

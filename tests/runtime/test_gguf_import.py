@@ -1,6 +1,7 @@
-"""A GGUF file becomes the checkpoint it was made of."""
+"""A GGUF file becomes the checkpoint it was made of, or is refused by name."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import gguf
@@ -20,100 +21,136 @@ from runtime.text import Tokenizer
 from runtime.weights import load_decoder
 from tests.models import smollm2_directory
 from tests.parallel.model.tiny import CPU, TinyModel, score, tiny_model, tokens
+from tests.runtime.models.gguf_files import Change, without, write_gguf
 
-BLOCK = {
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 PROMPT = tokens(20)
 
 
-def interleaved(values: np.ndarray, heads: int) -> np.ndarray:
-    """Order rows as llama.cpp's converter does for its rotary kernel."""
-    rows = values.shape[0]
-    halves = values.reshape(heads, 2, rows // heads // 2, *values.shape[1:])
-    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
+@pytest.fixture(scope="module")
+def model() -> TinyModel:
+    return tiny_model(hidden_size=72, num_hidden_layers=1)
 
 
-def write_gguf(file: Path, model: TinyModel, *, skip: str = "", extra: str = "") -> Path:
-    """Write a tiny Llama with a tokenizer of single characters, as llama.cpp would."""
-    config = model.config
-    writer = gguf.GGUFWriter(file, "llama")
-    writer.add_context_length(config.max_positions)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_heads)
-    writer.add_head_count_kv(config.num_kv_heads)
-    writer.add_rope_freq_base(config.rope.theta)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
-    words = ["<s>", "</s>", "!!", *(chr(33 + i) for i in range(config.vocab_size - 3))]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(words)
-    writer.add_token_types([3, 3] + [1] * (len(words) - 2))
-    writer.add_token_merges(["! !"])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(1)
-    writer.add_chat_template("{{ messages[0]['content'] }}")
-    for name, tensor in model.reference.state_dict().items():
-        values = tensor.numpy()
-        if name.endswith(("q_proj.weight", "k_proj.weight")):
-            values = interleaved(values, config.num_heads if "q_" in name else config.num_kv_heads)
-        if name != skip:
-            writer.add_tensor(gguf_name(name), values)
-    if extra:
-        writer.add_tensor(extra, np.zeros(4, dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return file
-
-
-def gguf_name(name: str) -> str:
-    module, _, kind = name.rpartition(".")
-    if module in TOP:
-        return f"{TOP[module]}.{kind}"
-    _, _, layer, part = module.split(".", 3)
-    return f"blk.{layer}.{BLOCK[part]}.{kind}"
-
-
-def silent() -> Progress:
-    return Progress(console=Console(quiet=True))
+def converted(file: Path, directory: Path) -> Path:
+    directory.mkdir()
+    convert(file, directory, Progress(console=Console(quiet=True)))
+    return directory
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_converted_model_gives_the_logits_of_the_original(tied: bool, tmp_path: Path) -> None:
     model = tiny_model(hidden_size=72, tie_word_embeddings=tied, rms_norm_eps=1e-5)
-    file = write_gguf(tmp_path / "tiny.gguf", model, skip="lm_head.weight" if tied else "")
-    directory = tmp_path / "out"
-    directory.mkdir()
-    convert(file, directory, silent())
+    directory = converted(write_gguf(tmp_path / "tiny.gguf", model.reference), tmp_path / "out")
     assert read_checkpoint(directory).config.tied_head is tied
     decoder = load_decoder(directory, SoloGroup(), dtype=torch.float32, device=CPU)
     torch.testing.assert_close(score(decoder, PROMPT), model.expected(PROMPT), atol=1e-4, rtol=0)
     tokenizer = Tokenizer.load(directory)
-    assert tokenizer.eos_ids == {1}
     assert tokenizer.decode(tokenizer.encode_chat([{"role": "user", "content": "abc"}])) == "abc"
 
 
-def test_a_tensor_of_another_architecture_is_refused(tmp_path: Path) -> None:
-    model = tiny_model(hidden_size=72, num_hidden_layers=1)
-    file = write_gguf(tmp_path / "tiny.gguf", model, extra="blk.0.ssm_a.weight")
-    with pytest.raises(ConfigError, match=r"has the tensor 'blk.0.ssm_a.weight'"):
-        convert(file, tmp_path, silent())
+@pytest.mark.parametrize("attention", [False, True])
+def test_biases_are_carried_over(attention: bool, tmp_path: Path) -> None:
+    model = tiny_model(
+        hidden_size=72, num_hidden_layers=2, attention_bias=attention, mlp_bias=not attention
+    )
+    directory = converted(write_gguf(tmp_path / "tiny.gguf", model.reference), tmp_path / "out")
+    decoder = load_decoder(directory, SoloGroup(), dtype=torch.float32, device=CPU)
+    torch.testing.assert_close(score(decoder, PROMPT), model.expected(PROMPT), atol=1e-4, rtol=0)
+
+
+def test_biases_that_a_file_leaves_out_are_none(tmp_path: Path) -> None:
+    model = tiny_model(hidden_size=72, num_hidden_layers=1, attention_bias=True)
+    with torch.no_grad():
+        model.reference.model.layers[0].self_attn.o_proj.bias.zero_()
+    file = write_gguf(tmp_path / "t.gguf", model.reference, skip=["blk.0.attn_output.bias"])
+    directory = converted(file, tmp_path / "out")
+    decoder = load_decoder(directory, SoloGroup(), dtype=torch.float32, device=CPU)
+    torch.testing.assert_close(score(decoder, PROMPT), model.expected(PROMPT), atol=1e-4, rtol=0)
+
+
+def test_transformers_reads_the_converted_directory_alike(model: TinyModel, tmp_path: Path) -> None:
+    directory = converted(write_gguf(tmp_path / "tiny.gguf", model.reference), tmp_path / "out")
+    theirs = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        found = theirs(torch.tensor([PROMPT])).logits[0]
+    torch.testing.assert_close(found, model.expected(PROMPT), atol=1e-4, rtol=0)
+
+
+def test_every_end_token_of_the_file_ends_a_generation(model: TinyModel, tmp_path: Path) -> None:
+    def change(writer: gguf.GGUFWriter) -> None:
+        writer.add_eot_token_id(7)
+        writer.add_eom_token_id(9)
+
+    file = write_gguf(tmp_path / "tiny.gguf", model.reference, change=change)
+    directory = converted(file, tmp_path / "out")
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((directory / name).read_text())["eos_token_id"] == [1, 7, 9]
+    assert Tokenizer.load(directory).eos_ids == {1, 7, 9}
+
+
+def add(key: str, value: float) -> Change:
+    return lambda writer: writer.add_float32(key, value)
+
+
+def longer(writer: gguf.GGUFWriter) -> None:
+    writer.kv_data[0]["tokenizer.ggml.tokens"].value.append("extra")
+
+
+REFUSED: dict[str, tuple[dict[str, object], str]] = {
+    "a tensor of another architecture": (
+        {"extra": {"blk.0.ssm_a.weight": np.zeros(4, dtype=np.float32)}},
+        "the tensor 'blk.0.ssm_a.weight' is one that no supported",
+    ),
+    "a scale of a quantised tensor": (
+        {"extra": {"blk.0.ffn_up.scale": np.ones(1, dtype=np.float32)}},
+        "model.layers.0.mlp.up_proj.scale",
+    ),
+    "a layer too many": (
+        {"extra": {"blk.1.attn_norm.weight": np.ones(72, dtype=np.float32)}},
+        "the tensor model.layers.1.input_layernorm.weight",
+    ),
+    "a missing tensor": ({"skip": ["blk.0.ffn_up.weight"]}, "mlp.up_proj.weight"),
+    "no embedding": ({"skip": ["token_embd.weight"]}, "token_embd.weight is missing"),
+    "an unknown divisor": (
+        {"extra": {"rope_freqs.weight": np.array([1, 3, 2, 8], dtype=np.float32)}},
+        "rope_freqs.weight holds divisors",
+    ),
+    "numbers that are not finite": (
+        {"extra": {"output_norm.weight": np.full(72, np.nan, dtype=np.float32)}},
+        "output_norm.weight holds numbers that are not finite",
+    ),
+    "whole numbers": (
+        {"extra": {"output_norm.weight": np.ones(72, dtype=np.int32)}},
+        "output_norm.weight is stored as I32",
+    ),
+    "a soft cap": (
+        {"change": add("llama.attn_logit_softcapping", 50.0)},
+        "llama.attn_logit_softcapping is 50.0",
+    ),
+    "no context": (
+        {"change": without("llama.context_length")},
+        "context_length is None",
+    ),
+    "no tokens": (
+        {"change": without("tokenizer.ggml.tokens")},
+        "tokenizer.ggml.tokens are missing",
+    ),
+    "another number of tokens": ({"change": longer}, "tokens are 102, .* has 101 rows"),
+    "no merges": (
+        {"change": without("tokenizer.ggml.merges")},
+        "cannot be converted|merges|scores",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_understood_is_refused_by_name(
+    name: str, model: TinyModel, tmp_path: Path
+) -> None:
+    arguments, message = REFUSED[name]
+    file = write_gguf(tmp_path / "tiny.gguf", model.reference, **arguments)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=message):
+        converted(file, tmp_path / "out")
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"no model at all" * 9])
@@ -121,14 +158,27 @@ def test_a_file_that_is_no_gguf_is_refused(content: bytes, tmp_path: Path) -> No
     file = tmp_path / "broken.gguf"
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=r"broken.gguf cannot be read as GGUF"):
-        convert(file, tmp_path, silent())
+        converted(file, tmp_path / "out")
 
 
-def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
-    file = write_gguf(tmp_path / "tiny.gguf", tiny_model(hidden_size=72, num_hidden_layers=1))
+def test_a_truncated_file_is_refused(model: TinyModel, tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "tiny.gguf", model.reference)
     file.write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(ConfigError, match=r"tiny.gguf cannot be read as GGUF"):
-        convert(file, tmp_path, silent())
+        converted(file, tmp_path / "out")
+
+
+def test_a_failed_conversion_is_one_clear_error(
+    model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PACELINE_CACHE", str(tmp_path / "cache"))
+    file = write_gguf(tmp_path / "tiny.gguf", model.reference, change=add("llama.logit_scale", 2))
+    with pytest.raises(ConfigError) as caught:
+        resolve_model(str(file))
+    assert str(caught.value) == (
+        f"{file}: llama.logit_scale is 2.0, which may change the output and is not supported"
+    )
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 @pytest.mark.slow

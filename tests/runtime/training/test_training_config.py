@@ -213,7 +213,7 @@ def test_every_format_learns_completions_only(tmp_path: Path, tokenizer: Tokeniz
 def test_an_answer_ends_as_the_chat_template_ends_it(tokenizer: Tokenizer, tmp_path: Path) -> None:
     several = copy.copy(tokenizer)
     several.eos_ids = tokenizer.eos_ids | {0}  # as models do whose texts and turns end differently
-    (end,) = tokenizer.eos_ids
+    end = tokenizer.eos_id
     messages = [
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": "Hello"},

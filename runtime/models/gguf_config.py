@@ -1,0 +1,134 @@
+"""Turns the metadata of a GGUF file into a Hugging Face configuration.
+
+The reference is llama.cpp's loader: its defaults, and which keys it reads for an architecture. A
+key of the architecture that is on no list here is refused, because it may change the output.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.models.fields import Fields
+from runtime.models.gguf_rope import rope_parameters
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+"""Mistral models are files of the llama architecture."""
+_HARMLESS = {
+    "rope.scaling.finetuned": "a note of how the model was made",
+    "tensor_data_layout": "a note of the converter; tensor names say the same",
+    "vocab_size": "counted from the embedding, and compared with the tokens",
+}
+_NEUTRAL: Mapping[str, tuple[object, ...]] = {
+    "attention.causal": (True,),
+    "attention.sliding_window": (0,),
+    "attention.clamp_kqv": (0,),
+    "attention.max_alibi_bias": (0,),
+    "attention.scale": (0,),
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "logit_scale": (0, 1),
+    "residual_scale": (0, 1),
+    "embedding_scale": (0, 1),
+    "pooling_type": (0,),
+}
+"""Values with which a key changes nothing."""
+
+
+def config_of(
+    metadata: Mapping[str, object],
+    tensor_names: frozenset[str],
+    *,
+    vocab_size: int,
+    rope_freqs: NDArray[np.float32] | None,
+) -> dict[str, object]:
+    """Return the fields of a config.json.
+
+    Args:
+        metadata: all keys of the file, but for large arrays.
+        tensor_names: as the file has them.
+        vocab_size: rows of its embedding.
+        rope_freqs: its tensor of this name, which divides the frequencies.
+
+    Raises:
+        ValueError: a key or value is not supported; names it.
+    """
+    architecture = _architecture(metadata)
+    prefix = f"{architecture}."
+    fields = Fields(
+        {k.removeprefix(prefix): v for k, v in metadata.items() if k.startswith(prefix)}
+    )
+    hidden_size, num_heads = fields.whole("embedding_length"), _heads(fields, "head_count")
+    head_dim = fields.whole("attention.key_length", hidden_size // num_heads)
+    for name in ("attention.value_length", "rope.dimension_count"):
+        if fields.whole(name, head_dim) != head_dim:
+            raise ValueError(
+                f"{prefix}{name} is {fields.get(name)}, but heads have {head_dim} dimensions"
+            )
+    context = fields.whole("context_length")
+    if rope_freqs is not None and architecture != "llama":
+        raise ValueError(f"rope_freqs.weight is not part of the architecture {architecture}")
+    config: dict[str, object] = {
+        "model_type": architecture,
+        "architectures": [f"{architecture.capitalize()}ForCausalLM"],
+        "vocab_size": vocab_size,
+        "hidden_size": hidden_size,
+        "intermediate_size": fields.whole("feed_forward_length"),
+        "num_hidden_layers": fields.whole("block_count"),
+        "num_attention_heads": num_heads,
+        "num_key_value_heads": _heads(fields, "head_count_kv", num_heads),
+        "head_dim": head_dim,
+        "max_position_embeddings": context,
+        "rms_norm_eps": fields.number("attention.layer_norm_rms_epsilon"),
+        "rope_parameters": rope_parameters(fields, head_dim, context, rope_freqs),
+        "tie_word_embeddings": "output.weight" not in tensor_names,
+        "dtype": "float32",
+    }
+    if architecture != "qwen2":
+        config["attention_bias"] = _has_bias(tensor_names, "attn_")
+    if architecture == "llama":
+        config["mlp_bias"] = _has_bias(tensor_names, "ffn_")
+    _check_unread(prefix, fields.unread())
+    return config
+
+
+def _architecture(metadata: Mapping[str, object]) -> str:
+    architecture = metadata.get("general.architecture")
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
+        raise ValueError(
+            f"architecture {architecture!r} is not supported; these are: {', '.join(ARCHITECTURES)}"
+        )
+    kind = metadata.get("general.type", "model")
+    if kind != "model":
+        raise ValueError(f"general.type is {kind!r}: only whole models are supported")
+    parts = metadata.get("split.count", 0)
+    if isinstance(parts, int) and parts > 1:
+        raise ValueError(
+            f"split.count is {parts}: join the parts with llama-gguf-split --merge, and name the "
+            "result"
+        )
+    return architecture
+
+
+def _heads(fields: Fields, name: str, default: int | None = None) -> int:
+    """Return a number of heads, which may be listed for each layer."""
+    key = f"attention.{name}"
+    value = fields.get(key)
+    if isinstance(value, list):
+        if len(set(value)) != 1:
+            raise ValueError(f"{key} is {value}: layers with different heads are not supported")
+        fields = Fields({key: value[0]})
+    return fields.whole(key, default)
+
+
+def _has_bias(names: frozenset[str], part: str) -> bool:
+    return any(name.endswith(".bias") and f".{part}" in name for name in names)
+
+
+def _check_unread(prefix: str, unread: Mapping[str, object]) -> None:
+    for name, value in unread.items():
+        if name in _HARMLESS or (name in _NEUTRAL and value in _NEUTRAL[name]):
+            continue
+        raise ValueError(
+            f"{prefix}{name} is {value!r}, which may change the output and is not supported"
+        )

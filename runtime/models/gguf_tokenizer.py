@@ -1,0 +1,134 @@
+"""Reads the tokenizer of a GGUF file: transformers builds it, and what it passes over is added.
+
+The reference is llama.cpp: how it splits text for each `tokenizer.ggml.pre`, and which tokens end
+its generation. A tokenizer that neither of the two reads alike is refused.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers.pre_tokenizers import PreTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+_GGML = "tokenizer.ggml."
+_SPACE = "\u2581"  # SentencePiece's mark of a space
+_DEFAULT_SPLITS = (
+    r"[\p{P}\$\+<=>\^~\|]+",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+    r"\p{N}+",
+    r"[0-9][0-9][0-9]",
+)
+"""How llama.cpp splits where a file does not say for which pre-tokenizer it was made."""
+_BY_TRANSFORMERS = ("llama-bpe", "llama3", "llama-v3", "tekken", "qwen2", "deepseek-r1-qwen")
+_WHOLE_FIRST = ("llama-bpe", "llama3", "llama-v3", "tekken")
+"""Pre-tokenizers with which a piece that is a token stays whole, and texts begin with BOS."""
+_READ = (
+    "model pre tokens scores token_type merges token_type_count bos_token_id eos_token_id "
+    "eot_token_id eom_token_id unknown_token_id padding_token_id seperator_token_id mask_token_id "
+    "cls_token_id fim_pre_token_id fim_suf_token_id fim_mid_token_id fim_pad_token_id "
+    "fim_rep_token_id fim_sep_token_id prefix_token_id suffix_token_id middle_token_id "
+    "add_bos_token add_space_prefix"
+)
+"""Keys that are read here, or name tokens that have no part in plain generation."""
+_NEUTRAL: Mapping[str, tuple[object, ...]] = {
+    "add_eos_token": (False,),
+    "add_sep_token": (False,),
+    "remove_extra_whitespaces": (False,),
+    "suppress_tokens": ([],),
+}
+_END_KEYS = tuple(
+    f"{name}_token_id" for name in ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
+)
+_END_TEXTS = (
+    "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> "
+    "<|endoftext|> </s> <|eom_id|> <EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> "
+    "<eos> <|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD] <|fim_repo|> <|repo_name|> <fim-repo> "
+    "<REPO> <reponame> <|file_sep|> <\uff5cend\u2581of\u2581sentence\uff5c>"
+)
+"""Tokens that end llama.cpp's generation whatever the metadata says."""
+
+
+def check_tokenizer(metadata: Mapping[str, object], vocab_size: int) -> None:
+    """Refuse a tokenizer that cannot be read exactly.
+
+    Args:
+        metadata: all keys of the file, the tokens among them.
+        vocab_size: rows of its embedding.
+
+    Raises:
+        ValueError: names the key.
+    """
+    model, pre = metadata.get(f"{_GGML}model"), _pre(metadata)
+    if model not in ("gpt2", "llama"):
+        raise ValueError(f"{_GGML}model is {model!r}: gpt2 and llama are supported")
+    known = (*_BY_TRANSFORMERS, "default", "gpt-2", "smollm")
+    if model == "gpt2" and pre not in known:
+        raise ValueError(f"{_GGML}pre is {pre!r}: {', '.join(known)} are supported")
+    for key, value in metadata.items():
+        name = key.removeprefix(_GGML)
+        is_known = name in _READ.split() or (name in _NEUTRAL and value in _NEUTRAL[name])
+        if key.startswith(_GGML) and not is_known:
+            raise ValueError(f"{key} is {value!r}, which is not supported")
+    num_tokens = len(_tokens(metadata))
+    if num_tokens != vocab_size:
+        raise ValueError(f"{_GGML}tokens are {num_tokens}, but the embedding has {vocab_size} rows")
+
+
+def load_tokenizer(source: Path, metadata: Mapping[str, object]) -> PreTrainedTokenizerFast:
+    """Return the tokenizer of a file that `check_tokenizer` accepts."""
+    loaded: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(
+        str(source.parent), gguf_file=source.name
+    )
+    inner, pre = loaded.backend_tokenizer, _pre(metadata)
+    if metadata[f"{_GGML}model"] == "llama":
+        _add_space_prefix(inner, wanted=metadata.get(f"{_GGML}add_space_prefix") is not False)
+    else:
+        inner.pre_tokenizer = _splitter(pre) or inner.pre_tokenizer
+        inner.model.ignore_merges = pre in _WHOLE_FIRST
+        if pre in _WHOLE_FIRST and metadata.get(f"{_GGML}add_bos_token") is None:
+            loaded.add_bos_token = True
+    return loaded
+
+
+def end_token_ids(metadata: Mapping[str, object]) -> list[int]:
+    """Return the tokens that end a generation, in rising order."""
+    tokens, texts = _tokens(metadata), frozenset(_END_TEXTS.split())
+    ids = {metadata.get(f"{_GGML}{key}") for key in _END_KEYS}
+    ids |= {place for place, text in enumerate(tokens) if text in texts}
+    return sorted(i for i in ids if isinstance(i, int) and 0 <= i < len(tokens))
+
+
+def _pre(metadata: Mapping[str, object]) -> str:
+    return str(metadata.get(f"{_GGML}pre") or "default")
+
+
+def _tokens(metadata: Mapping[str, object]) -> Sequence[str]:
+    tokens = metadata.get(f"{_GGML}tokens")
+    if not isinstance(tokens, list):
+        raise ValueError(f"{_GGML}tokens are missing")
+    return tokens
+
+
+def _splitter(pre: str) -> PreTokenizer | None:
+    """Return what splits text into pieces; None is what transformers took."""
+    if pre in _BY_TRANSFORMERS:
+        return None
+    if pre == "default":
+        splits = [pre_tokenizers.Split(Regex(r), behavior="isolated") for r in _DEFAULT_SPLITS]
+        to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        return pre_tokenizers.Sequence([*splits, to_bytes])
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if pre == "gpt-2":
+        return to_bytes
+    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), to_bytes])
+
+
+def _add_space_prefix(inner: Tokenizer, *, wanted: bool) -> None:
+    """Put a space before the text, and before what follows a special token, as llama.cpp does."""
+    steps = [normalizers.Prepend(_SPACE)] if wanted else []
+    inner.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
+    inner.pre_tokenizer = None
+    if not wanted:  # transformers' decoder takes a space away that was not put there
+        to_text = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+        inner.decoder = decoders.Sequence(to_text)
