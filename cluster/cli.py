@@ -59,6 +59,7 @@ from cluster.options import (
     ModelOptions,
     PromptOptions,
 )
+from cluster.stopping import stop_signals
 from cluster.verbs import run_verb
 from runtime.errors import ConfigError, PacelineError
 
@@ -189,7 +190,8 @@ def generate(
 
 def main() -> None:
     """Run the command line; bad input exits with 2, a failure with 1."""
-    signal.signal(signal.SIGTERM, _on_terminate)
+    for number in set(stop_signals()) - {signal.SIGINT}:
+        signal.signal(number, _on_terminate)
     try:
         app()
     except ConfigError as error:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import signal
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -29,6 +28,7 @@ from cluster.planning import (
 from cluster.ray_session import RaySession
 from cluster.served_drafter import ServedDrafter
 from cluster.server_settings import parse_groups, server_settings
+from cluster.stopping import StopEvents
 from cluster.supervisor import Supervision
 from cluster.vital_signs import VitalLimits
 from parallel.decoding.types import DecodeMode
@@ -68,7 +68,7 @@ _CACHE_TOKENS = 32768
 
 
 def run(options: ServeOptions) -> int:
-    """Serve until SIGTERM or SIGINT; return the exit code.
+    """Serve until SIGTERM, SIGINT or SIGHUP; return the exit code.
 
     Raises:
         ConfigError: something the user gave cannot be used.
@@ -124,10 +124,6 @@ async def _serve(
     options: ServeOptions,
     store: JournalStore | None,
 ) -> int:
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
     traffic = TrafficLog(options.traffic) if options.traffic is not None else None
     limits = GatewayLimits(
         max_open=options.max_open, max_open_per_client=options.max_open_per_client
@@ -140,6 +136,7 @@ async def _serve(
         traffic=traffic,
         metrics=ServiceMetrics(model.name),
     )
+    stopping = StopEvents(gateway.cut)
     server = ServiceServer(gateway, model, settings, drafting, Tracing.start(os.environ))
     await server.start()
     fleet.supervise(gateway, _supervision(options))
@@ -147,13 +144,18 @@ async def _serve(
     ready = f"ready: {model.name} on {server.address}, drafter {model.drafter or 'none'}"
     _NOTES.note(ready + (f", metrics on {page}" if page else ""))
     failure: PacelineError | None = None
-    while failure is None and not (stopping.is_set() or gateway.is_draining):
+    taking: asyncio.Task[None] | None = None
+    while failure is None and not (stopping.asked.is_set() or gateway.is_draining):
         failure = fleet.failure
-        if drafting.watch is not None and failure is None:
-            await asyncio.to_thread(_take_drafter, drafting.watch)
-        await _wait(stopping, _CHECK_S)
+        if drafting.watch is not None and failure is None and (taking is None or taking.done()):
+            # Not waited for: it may load for minutes, and a signal is heard meanwhile.
+            taking = asyncio.create_task(asyncio.to_thread(_take_drafter, drafting.watch))
+        await _wait(stopping.asked, _CHECK_S)
     if failure is None:
-        _NOTES.note(f"draining {gateway.num_open} requests, at most {options.drain_s:.0f} s")
+        _NOTES.note(
+            f"draining {gateway.num_open} requests, at most {options.drain_s:.0f} s; "
+            "another signal cuts them"
+        )
     finished = await server.stop(options.drain_s if failure is None else 0.0)
     if failure is not None:
         raise failure

@@ -166,7 +166,7 @@ def _follow(client: Any, job: str, where: str) -> int:
     try:
         client.stop_job(job)
         status = _await_end(client, job)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         _NOTES.print(f"it may still run: ray job stop {where}", soft_wrap=True)
         return _STOPPED
     except _SERVER_ERRORS as error:

@@ -67,7 +67,7 @@ class Gateway:
         self._register = Register(store.restored if store is not None else ())
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started_s = time.monotonic()
-        self._draining = False
+        self._draining = self._is_cut = False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -156,11 +156,15 @@ class Gateway:
         """Refuse what is new; what runs goes on."""
         self._draining = True
 
+    def cut(self) -> None:
+        """End `drained` now, whatever runs."""
+        self._is_cut = True
+
     async def drained(self, timeout_s: float) -> bool:
         """Wait until nothing runs any more; False if something still does at the deadline."""
         deadline_s = time.monotonic() + timeout_s
         while self.num_open:
-            if time.monotonic() > deadline_s:
+            if self._is_cut or time.monotonic() > deadline_s:
                 return False
             await asyncio.sleep(0.05)
         return True

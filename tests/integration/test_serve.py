@@ -59,7 +59,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     process.stderr.close()
 
 
-def test_clients_get_the_targets_tokens_and_sigterm_finishes_what_runs(served: Served) -> None:
+def test_clients_get_the_targets_tokens_and_a_hang_up_finishes_what_runs(served: Served) -> None:
     directory = smollm2_directory()
     prompt = "The planets of the solar system, in order from the sun, are"
     prompt_ids = tuple(Tokenizer.load(directory).encode(prompt))
@@ -81,7 +81,7 @@ def test_clients_get_the_targets_tokens_and_sigterm_finishes_what_runs(served: S
         assert stopped[-1].finish_reason == "stop"
         stream = client.generate(prompt, max_tokens=48, ignore_eos=True)
         first = next(stream)
-        served.process.send_signal(signal.SIGTERM)
+        served.process.send_signal(signal.SIGHUP)  # as SIGTERM
         rest = [first, *stream]
         assert sum(len(chunk.token_ids) for chunk in rest) == 48
         assert rest[-1].finish_reason == "length"

@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -315,3 +316,21 @@ def test_sigterm_under_load_finishes_what_runs(checkpoint: Path) -> None:
 @pytest.mark.slow  # what SIGTERM does too
 def test_draining_under_load_finishes_what_runs(checkpoint: Path) -> None:
     stopped_by(lambda _, client: print(client.drain()), checkpoint)
+
+
+@pytest.mark.slow  # a server of its own; tests/cluster/test_stopping.py has the parts
+def test_a_second_interrupt_cuts_what_the_first_would_finish(checkpoint: Path) -> None:
+    process = ServingProcess(checkpoint, ("--drain", "600"))
+    try:
+        with Client(process.address, patience_s=0) as client:
+            stream = client.generate([1, 2], max_tokens=2000, ignore_eos=True)
+            next(stream)
+            process.process.send_signal(signal.SIGINT)
+            while client.status().ready:
+                time.sleep(0.01)
+            process.process.send_signal(signal.SIGINT)
+            with pytest.raises(ServiceError, match="UNAVAILABLE"):
+                list(stream)
+            assert process.process.wait(timeout=30) == 0
+    finally:
+        process.close()

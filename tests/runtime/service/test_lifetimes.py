@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -115,6 +116,15 @@ def is_cut_by_a_server_that_stops(serving: Serving, stub: Any, name: str) -> Non
         list(stream)
 
 
+def is_cut_by_a_second_signal(serving: Serving, stub: Any, name: str) -> None:
+    stream = stub.Generate(ask(name))
+    next(stream)
+    threading.Timer(0.2, serving.gateway.cut).start()
+    assert not serving.stop(drain_s=600)
+    with pytest.raises(grpc.RpcError, match="the server has shut down"):
+        list(stream)
+
+
 def comes_while_the_server_drains(serving: Serving, stub: Any, name: str) -> None:
     serving.gateway.drain()
     with pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
@@ -131,6 +141,7 @@ def comes_while_the_server_drains(serving: Serving, stub: Any, name: str) -> Non
         (is_invalid, {"refused: invalid": 1}),
         (loses_its_engine, {"error": 1}),
         (is_cut_by_a_server_that_stops, {"error": 1}),
+        (is_cut_by_a_second_signal, {"error": 1}),
         (comes_while_the_server_drains, {"refused: unavailable": 1}),
     ],
 )
