@@ -18,7 +18,8 @@ from runtime.errors import ConfigError
 from runtime.text import Tokenizer
 from runtime.training.config import TrainConfig
 from runtime.training.config_file import load_config
-from runtime.training.data import read_examples, tokenize
+from runtime.training.data import read_examples
+from runtime.training.samples import EvalSamples, Sampler
 from runtime.training.seedlog.compare import (
     FIRST_ORDER,
     METHODS,
@@ -71,10 +72,11 @@ def _learn(
 ) -> list[Mark]:
     tokenizer = Tokenizer.load(directory)
     data = config.data
-    samples = [
-        tokenize(example, tokenizer, data.max_length, among_choices=data.among_choices)
-        for example in read_examples(Path(data.train), data, tokenizer)
-    ]
+    sampler = Sampler.of(directory, tokenizer, data.max_length)
+    examples = read_examples(Path(data.train), data, tokenizer)
+    samples = sampler.samples(examples, among_choices=data.among_choices)
+    tests = read_examples(Path(data.eval), data, tokenizer)
+    few, all_tests = (EvalSamples.of(some, sampler) for some in (tests[: options.tests], tests))
     header = header_of(config, directory)
     model = PointsModel.load(directory, header)
     method: Scalars | FirstOrder
@@ -83,9 +85,7 @@ def _learn(
         method = FirstOrder(config, trainable, samples, model.points.start(), options.first_lr)
     else:
         method = Scalars(config, header, model, samples, exact=name != METHODS[0])
-    tests = read_examples(Path(data.eval), data, tokenizer)
-    some = Judge(tests[: options.tests], tokenizer, data.max_length, LocalMeasure(model))
-    whole = Judge(tests, tokenizer, data.max_length, LocalMeasure(model))
+    some, whole = Judge(few, LocalMeasure(model)), Judge(all_tests, LocalMeasure(model))
 
     def measure(theta: Weights) -> dict[str, float]:
         at_border = method.num_rows in (0, options.budget) or method.num_rows > options.budget

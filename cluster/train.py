@@ -38,9 +38,10 @@ from runtime.training.checkpoint import (
 from runtime.training.config import SHARED_SEED, TrainConfig
 from runtime.training.config_file import keep_config, kept_config, load_config
 from runtime.training.coordinator import StepReport
-from runtime.training.data import Sample, digest_of, read_examples, tokenize
+from runtime.training.data import Sample, digest_of, read_examples
 from runtime.training.job_lock import JobLock
 from runtime.training.plan import training_steps
+from runtime.training.samples import EvalSamples, Sampler
 from runtime.training.worker import Trainable
 
 _NOTES = Console(stderr=True, highlight=False)
@@ -70,12 +71,12 @@ def _run(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
     directory = resolve_model(config.model)
     tokenizer = Tokenizer.load(directory)
     data = config.data
+    sampler = Sampler.of(directory, tokenizer, data.max_length)
     examples = read_examples(Path(data.train), data, tokenizer)
-    samples = [
-        tokenize(example, tokenizer, data.max_length, among_choices=data.among_choices)
-        for example in examples
-    ]
-    tests = read_examples(Path(data.eval), data, tokenizer) if data.eval else []
+    samples = sampler.samples(examples, among_choices=data.among_choices)
+    tests = EvalSamples.of(
+        read_examples(Path(data.eval), data, tokenizer) if data.eval else [], sampler
+    )
     digest = digest_of(samples)
     trials = [
         _Trial(config.trial(number), directory, digest) for number in range(config.num_trials)
@@ -90,7 +91,7 @@ def _run(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
         try:
             with _NOTES.status("loading the model on the workers"):
                 pool.wait_ready(config.workers.min or config.workers.count)
-            judge = Judge(tests, tokenizer, data.max_length, pool)
+            judge = Judge(tests, pool)
             with cancelling(lock, _NOTES.print):
                 _train(config, trials, pool, samples, judge, lock)
         finally:

@@ -7,7 +7,8 @@ from rich.console import Console
 
 from parallel.training.adamw import Vector
 from runtime.text import Tokenizer
-from runtime.training.data import Example, Sample, render, tokenize
+from runtime.training.data import Example, Sample, render
+from runtime.training.samples import EvalSamples
 
 _NOTES = Console(stderr=True, highlight=False)
 _SHOWN = 2
@@ -33,45 +34,33 @@ class Judge:
 
     def __init__(
         self,
-        tests: list[Example],
-        tokenizer: Tokenizer,
-        max_length: int,
+        tests: EvalSamples,
         measure: Measure,
         *,
         reward: Callable[[Vector], float] | None = None,
     ) -> None:
+        self._tests = tests
         self._measure = measure
         self._reward = reward
-        self._has_choices = bool(tests) and all(test.choices for test in tests)
-        self._right = [test.choices.index(test.completion) for test in tests if self._has_choices]
-        self._groups = [
-            [
-                tokenize(Example(test.prompt, choice, test.choices), tokenizer, max_length)
-                for choice in test.choices
-            ]
-            for test in tests
-        ]
-        self._samples = [tokenize(test, tokenizer, max_length) for test in tests]
 
     @property
     def has_tests(self) -> bool:
         """Whether there is anything to measure on."""
-        return bool(self._samples)
+        return bool(self._tests.samples or self._tests.prompts)
 
     def __call__(self, parameters: Vector) -> dict[str, float]:
         """Return what the weights reach, by its name."""
-        if not self._samples:
+        if not self.has_tests:
             return {}
         if self._reward is not None:
             return {"reward": round(self._reward(parameters), 4)}
-        if self._has_choices:
-            num = len(self._groups)
-            parts = [slice(i, i + _EVAL_BATCH) for i in range(0, num, _EVAL_BATCH)]
-            batches = [(self._groups[part], self._right[part]) for part in parts]
-            return {"accuracy": round(self._measure.correct(parameters, batches) / num, 4)}
-        runs = [
-            self._samples[i : i + _EVAL_BATCH] for i in range(0, len(self._samples), _EVAL_BATCH)
-        ]
+        samples, groups = self._tests.samples, self._tests.groups
+        parts = [slice(i, i + _EVAL_BATCH) for i in range(0, len(samples), _EVAL_BATCH)]
+        if groups:
+            batches = [(groups[part], self._tests.right[part]) for part in parts]
+            hits = self._measure.correct(parameters, batches)
+            return {"accuracy": round(hits / len(groups), 4)}
+        runs = [samples[part] for part in parts]
         return {"eval_loss": round(self._measure.mean_loss(parameters, runs), 4)}
 
 

@@ -39,8 +39,9 @@ from runtime.training.checkpoint import (
 )
 from runtime.training.config import TrainConfig
 from runtime.training.config_file import keep_config
-from runtime.training.data import Example, read_examples, tokenize
+from runtime.training.data import Example, Sample, read_examples
 from runtime.training.job_lock import JobLock
+from runtime.training.samples import EvalSamples, Sampler
 from runtime.training.seedlog.host import follow
 from runtime.training.seedlog.job import LOG, SNAPSHOT, header_of
 from runtime.training.seedlog.log import Header
@@ -70,7 +71,7 @@ def run_seeds(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
     listen = _listen_settings(config)
     job = _Prepared.make(config)
     if not options.json:
-        _show(job)
+        show_samples(job.examples, job.shown, job.tokenizer)
     model = PointsModel.load(job.directory, job.header)
     with RaySession(options.ray_address, num_actors=config.workers.count + 1):
         crew = SeedCrew(config, job.header, job.directory, job.examples, listen)
@@ -98,7 +99,9 @@ class _Prepared:
     directory: Path
     tokenizer: Tokenizer
     examples: list[Example]
-    tests: list[Example]
+    shown: list[Sample]
+    """The first of the samples; none where answers are judged."""
+    tests: EvalSamples
     header: Header
     files: JobFiles
 
@@ -109,8 +112,16 @@ class _Prepared:
         tokenizer = Tokenizer.load(directory)
         examples = read_examples(Path(data.train), data, tokenizer)
         tests = read_examples(Path(data.eval), data, tokenizer) if data.eval else []
-        if config.shared_seed.reward:
-            open_judge(config.shared_seed.reward)  # refused early
+        sampler = Sampler.of(directory, tokenizer, data.max_length)
+        section = config.shared_seed
+        if section.reward:
+            open_judge(section.reward)  # refused early
+            sampler.prompts(examples, section.max_answer)
+            evaluated = EvalSamples.of_prompts(tests, sampler, section.max_answer)
+            samples = []
+        else:
+            evaluated = EvalSamples.of(tests, sampler)
+            samples = sampler.samples(examples, among_choices=data.among_choices)
         header = header_of(config, directory)
         files = JobFiles(Path(config.out), config)
         files.claim()
@@ -120,19 +131,11 @@ class _Prepared:
             directory=directory,
             tokenizer=tokenizer,
             examples=examples,
-            tests=tests,
+            shown=samples[:2],
+            tests=evaluated,
             header=header,
             files=files,
         )
-
-
-def _show(job: _Prepared) -> None:
-    data = job.config.data
-    samples = [
-        tokenize(example, job.tokenizer, data.max_length, among_choices=data.among_choices)
-        for example in job.examples[:2]
-    ]
-    show_samples(job.examples, samples, job.tokenizer)
 
 
 class _Driver:
@@ -243,9 +246,11 @@ def _judge(job: _Prepared, model: PointsModel) -> Judge:
         judge = open_judge(section.reward)
 
         def reward(theta: Vector) -> float:
-            return measure.mean_reward(theta, job.tests, job.tokenizer, judge, section.max_answer)
+            return measure.mean_reward(
+                theta, job.tests.prompts, job.tokenizer, judge, section.max_answer
+            )
 
-    return Judge(job.tests, job.tokenizer, job.config.data.max_length, measure, reward=reward)
+    return Judge(job.tests, measure, reward=reward)
 
 
 def _listen_settings(config: TrainConfig) -> ListenSettings:

@@ -9,6 +9,7 @@ from torch import Tensor
 from parallel.training.seedlog.directions import Direction
 from runtime.text import Tokenizer
 from runtime.training.data import Sample
+from runtime.training.samples import Prompt
 from runtime.training.seedlog.estimate import Estimate, one_sided, two_sided
 from runtime.training.seedlog.member import Member
 from runtime.training.seedlog.points import PointsModel
@@ -59,14 +60,13 @@ class RewardWork:
         self,
         model: PointsModel,
         tokenizer: Tokenizer,
-        prompts: Sequence[tuple[str, Sequence[int]]],
+        prompts: Sequence[Prompt],
         judge: Judge,
         terms: Terms,
         *,
         seed: int,
         eps: float,
     ) -> None:
-        """Prepare; `prompts` are texts and their tokens."""
         self._model = model
         self._tokenizer = tokenizer
         self._prompts = prompts
@@ -89,18 +89,18 @@ class RewardWork:
         return Estimate(found, -sum(rewards) / len(rewards), rows)
 
     def _rewards(
-        self, theta: Tensor, direction: Direction, some: Sequence[tuple[str, Sequence[int]]]
+        self, theta: Tensor, direction: Direction, some: Sequence[Prompt]
     ) -> tuple[float, float]:
         """Return the mean rewards of both sides."""
         answers = self._model.answers(
             theta,
             [direction, direction],
             [self._eps, -self._eps],
-            [tokens for _, tokens in some],
+            [prompt.token_ids for prompt in some],
             self._tokenizer,
             self._terms.max_answer,
         )
-        prompts = [text for text, _ in some] * 2
+        prompts = [prompt.text for prompt in some] * 2
         scores = self._judge(prompts, answers)
         return float(np.mean(scores[: len(some)])), float(np.mean(scores[len(some) :]))
 

@@ -14,7 +14,8 @@ from runtime.clock import MonotonicClock
 from runtime.errors import ConfigError
 from runtime.text import Tokenizer
 from runtime.training.config import FaultsConfig, TrainConfig
-from runtime.training.data import Example, tokenize
+from runtime.training.data import Example
+from runtime.training.samples import Sampler
 from runtime.training.seedlog.evaluate import LossWork, RewardWork, Work
 from runtime.training.seedlog.job import (
     LOG,
@@ -226,21 +227,16 @@ def _work(
     examples: Sequence[Example],
 ) -> Work:
     tokenizer = Tokenizer.load(settings.directory)
+    sampler = Sampler.of(settings.directory, tokenizer, terms.max_length)
     if not terms.by_reward:
-        samples = [
-            tokenize(example, tokenizer, terms.max_length, among_choices=terms.among_choices)
-            for example in examples
-        ]
+        samples = sampler.samples(examples, among_choices=terms.among_choices)
         return LossWork(model, samples, terms, seed=header.seed, eps=header.eps)
     if not settings.reward:
         raise ConfigError(
             "this run is trained by rewards: say what judges answers with --reward "
             "module:function or grpc://HOST:PORT"
         )
-    prompts = [
-        (e.prompt, tokenizer.encode(e.prompt, whole=not e.is_chat)[-terms.max_length :])
-        for e in examples
-    ]
+    prompts = sampler.prompts(examples, terms.max_answer)
     return RewardWork(
         model,
         tokenizer,

@@ -6,7 +6,8 @@ import torch
 
 from parallel.training.adamw import Vector
 from runtime.text import Tokenizer
-from runtime.training.data import Example, Sample
+from runtime.training.data import Sample
+from runtime.training.samples import Prompt
 from runtime.training.seedlog.points import PointsModel
 from runtime.training.seedlog.rewards import Judge
 
@@ -51,17 +52,17 @@ class LocalMeasure:
     def mean_reward(
         self,
         parameters: Vector,
-        examples: Sequence[Example],
+        prompts: Sequence[Prompt],
         tokenizer: Tokenizer,
         judge: Judge,
         max_answer: int,
     ) -> float:
-        """Return the mean reward of greedy answers to the examples' prompts."""
+        """Return the mean reward of greedy answers to prompts."""
         theta = torch.from_numpy(parameters)
         total = 0.0
-        for first in range(0, len(examples), _AT_ONCE):
-            some = examples[first : first + _AT_ONCE]
-            tokens = [tokenizer.encode(e.prompt, whole=not e.is_chat) for e in some]
+        for first in range(0, len(prompts), _AT_ONCE):
+            some = prompts[first : first + _AT_ONCE]
+            tokens = [prompt.token_ids for prompt in some]
             answers = self._model.answers_at(theta, tokens, tokenizer, max_answer)
-            total += sum(judge([e.prompt for e in some], answers))
-        return total / len(examples)
+            total += sum(judge([prompt.text for prompt in some], answers))
+        return total / len(prompts)

@@ -1,0 +1,147 @@
+"""From examples to samples that the model can learn from: within its vocabulary and its context."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from runtime.errors import ConfigError
+from runtime.models.checkpoint_files import read_model_config
+from runtime.text import Tokenizer
+from runtime.training.data import Example, Sample, tokenize
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt whose answers are judged."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampler:
+    """Makes samples of examples, and refuses those that the model has no room for."""
+
+    tokenizer: Tokenizer
+    model: str
+    """The model's directory, for errors."""
+    vocab_size: int
+    """Rows of its embedding."""
+    max_positions: int
+    """Its context."""
+    max_length: int
+    """Longer samples are cut, in tokens."""
+
+    @classmethod
+    def of(cls, directory: Path, tokenizer: Tokenizer, max_length: int) -> "Sampler":
+        """Return the sampler of a model.
+
+        Raises:
+            ConfigError: its configuration cannot be read.
+        """
+        config = read_model_config(directory)
+        return cls(
+            tokenizer=tokenizer,
+            model=str(directory),
+            vocab_size=config.vocab_size,
+            max_positions=config.max_positions,
+            max_length=max_length,
+        )
+
+    def samples(self, examples: Sequence[Example], *, among_choices: bool = False) -> list[Sample]:
+        """Return the examples as tokens.
+
+        Raises:
+            ConfigError: one has a token that the model lacks, does not fit its context, or leaves
+                nothing to learn; names file and line.
+        """
+        return [self._sample(example, among_choices=among_choices) for example in examples]
+
+    def prompts(self, examples: Sequence[Example], max_answer: int) -> list[Prompt]:
+        """Return the examples' prompts, cut to their last tokens.
+
+        Args:
+            examples: whose completions do not matter.
+            max_answer: most tokens that an answer adds.
+
+        Raises:
+            ConfigError: as for `samples`.
+        """
+        found = []
+        for example in examples:
+            token_ids = self.tokenizer.encode(example.prompt, whole=not example.is_chat)
+            token_ids = token_ids[-self.max_length :]
+            self._check(token_ids, example, max_answer)
+            found.append(Prompt(example.prompt, tuple(token_ids)))
+        return found
+
+    def _sample(self, example: Example, *, among_choices: bool) -> Sample:
+        try:
+            sample = tokenize(example, self.tokenizer, self.max_length, among_choices=among_choices)
+        except ConfigError as error:
+            raise ConfigError(f"{example.where}: {error}") from error
+        self._check((*sample.token_ids, *sample.choices), example, 0)
+        if not sample.num_learnt:
+            raise ConfigError(
+                f"{example.where}: one token alone leaves nothing to learn: write more text"
+            )
+        return sample
+
+    def _check(self, token_ids: Sequence[int], example: Example, max_answer: int) -> None:
+        if not token_ids:
+            raise ConfigError(f"{example.where}: the prompt has no tokens: write at least one word")
+        if max(token_ids) >= self.vocab_size:
+            token = self.tokenizer.decode([max(token_ids)])
+            raise ConfigError(
+                f"{example.where}: token {max(token_ids)} ({token!r}) is not in the embedding of "
+                f"{self.model}, which has {self.vocab_size} rows: its tokenizer belongs to another "
+                "model"
+            )
+        if len(token_ids) + max_answer > self.max_positions:
+            answer = f" and its answer up to {max_answer}" if max_answer else ""
+            raise ConfigError(
+                f"{example.where}: the sample has {len(token_ids)} tokens{answer}, the context of "
+                f"{self.model} holds {self.max_positions}: set data.max_length to at most "
+                f"{self.max_positions - max_answer}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalSamples:
+    """What a job is measured on."""
+
+    samples: list[Sample]
+    groups: list[list[Sample]]
+    """Of each sample, its alternatives; none where samples have no choices."""
+    right: list[int]
+    """Which of the alternatives is right."""
+    prompts: list[Prompt]
+    """Where answers are judged, and nothing else is measured."""
+
+    @classmethod
+    def of(cls, tests: Sequence[Example], sampler: Sampler) -> "EvalSamples":
+        """Return what losses, or accuracies where all tests have choices, are measured on.
+
+        Raises:
+            ConfigError: a test does not fit the model; names file and line.
+        """
+        has_choices = bool(tests) and all(test.choices for test in tests)
+        groups = [
+            sampler.samples([replace(test, completion=choice) for choice in test.choices])
+            for test in tests
+            if has_choices
+        ]
+        right = [test.choices.index(test.completion) for test in tests if has_choices]
+        return cls(samples=sampler.samples(tests), groups=groups, right=right, prompts=[])
+
+    @classmethod
+    def of_prompts(
+        cls, tests: Sequence[Example], sampler: Sampler, max_answer: int
+    ) -> "EvalSamples":
+        """Return what rewards are measured on.
+
+        Raises:
+            ConfigError: a prompt does not fit the model; names file and line.
+        """
+        prompts = sampler.prompts(tests, max_answer)
+        return cls(samples=[], groups=[], right=[], prompts=prompts)
