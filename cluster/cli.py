@@ -6,8 +6,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from cluster import (
     cli_bench,
@@ -19,6 +17,7 @@ from cluster import (
     cli_service,
     cli_train,
 )
+from cluster.endings import run_to_end
 from cluster.flags import (
     CacheTokens,
     Chat,
@@ -60,13 +59,9 @@ from cluster.options import (
     PromptOptions,
 )
 from cluster.stopping import stop_signals
-from cluster.verbs import run_verb
-from runtime.errors import ConfigError, PacelineError
+from cluster.verbs import Verbs, run_verb
 
-_EXIT_BAD_INPUT = 2
-_EXIT_FAILURE = 1
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = Verbs(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 def _show_version(asked: bool) -> None:
@@ -189,23 +184,10 @@ def generate(
 
 
 def main() -> None:
-    """Run the command line; bad input exits with 2, a failure with 1."""
+    """Run the command line and exit; `cluster/endings.py` has the exit codes."""
     for number in set(stop_signals()) - {signal.SIGINT}:
         signal.signal(number, _on_terminate)
-    try:
-        app()
-    except ConfigError as error:
-        _complain(error)
-        sys.exit(_EXIT_BAD_INPUT)
-    except PacelineError as error:
-        _complain(error)
-        sys.exit(_EXIT_FAILURE)
-
-
-def _complain(error: PacelineError) -> None:
-    Console(stderr=True, highlight=False).print(
-        f"[red]error:[/] {escape(str(error))}", soft_wrap=True
-    )
+    sys.exit(run_to_end(lambda: app(standalone_mode=False)))
 
 
 def _on_terminate(signum: int, frame: object) -> None:  # noqa: ARG001

@@ -50,11 +50,12 @@ from cluster.options import (
     ModelOptions,
     PromptOptions,
 )
+from cluster.paths import input_file, picture
 from cluster.train_options import BenchTrainOptions
-from cluster.verbs import run_verb
+from cluster.verbs import Verbs, run_verb
 from runtime.errors import ConfigError
 
-app = typer.Typer(no_args_is_help=True, help="Measure, side by side in one run.")
+app = Verbs(no_args_is_help=True, help="Measure, side by side in one run.")
 
 
 @app.command("decode")
@@ -194,7 +195,9 @@ def bench_layers(
     temperature: Temperature = 0.0,
     seed: Seed = 0,
     draft_length: DraftLength = None,
-    plot: Annotated[Path | None, typer.Option(help="Write the comparison to this .png.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(callback=picture, help="Write the comparison to this .png.")
+    ] = None,
     virtual: Virtual = None,
     dtype: Dtype = "float32",
     device: Device = "cpu",
@@ -302,7 +305,9 @@ def bench_train(
 def bench_serve(
     *,
     server: Server = "127.0.0.1:50051",
-    prompts: Annotated[Path, typer.Option(help="Prompts file (.jsonl), as for generate.")],
+    prompts: Annotated[
+        Path, typer.Option(callback=input_file, help="Prompts file (.jsonl), as for generate.")
+    ],
     num_prompts: NumPrompts = None,
     chat: Chat = False,
     clients: Annotated[int, typer.Option(help="Connections that requests are spread over.")] = 4,
@@ -328,7 +333,9 @@ def bench_serve(
         float, typer.Option(help="and the mean time between whose tokens was no longer (s).")
     ] = 0.2,
     seed: Seed = 0,
-    plot: Annotated[Path | None, typer.Option(help="Write the comparison to this .png.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(callback=picture, help="Write the comparison to this .png.")
+    ] = None,
     token_file: TokenFile = None,
     root_ca: RootCa = None,
     tls_cert: ClientCert = None,

@@ -8,9 +8,10 @@ import typer
 from cluster.cluster_options import CheckOptions, SubmitOptions
 from cluster.flags import Device, Drafter, Drafters, Json, Place, Target, Tp, Virtual
 from cluster.options import ModelOptions
-from cluster.verbs import run_verb
+from cluster.paths import input_directory, input_file
+from cluster.verbs import Verbs, run_verb
 
-app = typer.Typer(no_args_is_help=True, help="Look at a Ray cluster.")
+app = Verbs(no_args_is_help=True, help="Look at a Ray cluster.")
 SUBMIT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -25,14 +26,16 @@ def submit(
     runtime_env: Annotated[
         Path | None,
         typer.Option(
-            help="A YAML or JSON file: env_vars, pip, excludes, ... of Ray's runtime_env."
+            callback=input_file,
+            help="A YAML or JSON file: env_vars, pip, excludes, ... of Ray's runtime_env.",
         ),
     ] = None,
     working_dir: Annotated[
         Path | None,
         typer.Option(
+            callback=input_directory,
             help="The directory to upload, which the job runs in; default: this one. What "
-            ".gitignore names, .git and .venv stay behind."
+            ".gitignore names, .git and .venv stay behind.",
         ),
     ] = None,
     submission_id: Annotated[str | None, typer.Option(help="The job's name; default: any.")] = None,

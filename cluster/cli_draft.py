@@ -27,19 +27,28 @@ from cluster.options import (
     ModelOptions,
     PromptOptions,
 )
-from cluster.verbs import run_verb
+from cluster.paths import input_directory, input_file, new_directory, output_directory, picture
+from cluster.verbs import Verbs, run_verb
 
-app = typer.Typer(no_args_is_help=True, help="Make drafters for a target, and compare them.")
+app = Verbs(no_args_is_help=True, help="Make drafters for a target, and compare them.")
 
 
 @app.command("train")
 def train(
     *,
     target: Annotated[str, typer.Option(help="The model that the drafter is to draft for.")],
-    out: Annotated[Path, typer.Option(help="Directory of the drafter; OUT.work holds the run.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            callback=output_directory, help="Directory of the drafter; OUT.work holds the run."
+        ),
+    ],
     prompts: Annotated[
         list[Path] | None,
-        typer.Option(help="A .jsonl file of prompts that the target answers; repeatable."),
+        typer.Option(
+            callback=input_file,
+            help="A .jsonl file of prompts that the target answers; repeatable.",
+        ),
     ] = None,
     free_prompts: Annotated[
         int, typer.Option(help="Prompts that the target writes itself, beside those of the files.")
@@ -83,7 +92,8 @@ def train(
     follow: Annotated[
         Path | None,
         typer.Option(
-            help="Instead, go on training OUT with what `serve --traffic` writes to this directory."
+            callback=input_directory,
+            help="Instead, continue training OUT with what `serve --traffic` writes here.",
         ),
     ] = None,
     rounds: Annotated[int, typer.Option(help="Of --follow; 0 goes on until interrupted.")] = 0,
@@ -163,7 +173,9 @@ def train(
 def skip(
     *,
     target: Annotated[str, typer.Option(help="The model that is to draft for itself.")],
-    prompts: Annotated[Path, typer.Option(help="A .jsonl file of prompts to measure on.")],
+    prompts: Annotated[
+        Path, typer.Option(callback=input_file, help="A .jsonl file of prompts to measure on.")
+    ],
     num_prompts: Annotated[int, typer.Option(help="Take only the first prompts.")] = 8,
     chat: Annotated[bool, typer.Option(help="Wrap prompts in the model's chat template.")] = True,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 64,
@@ -207,11 +219,16 @@ def skip(
 def index(
     files: Annotated[
         list[Path],
-        typer.Argument(help="Texts: .txt whole, .jsonl with text, prompt and answer fields."),
+        typer.Argument(
+            callback=input_file,
+            help="Texts: .txt whole, .jsonl with text, prompt and answer fields.",
+        ),
     ],
     *,
     target: Annotated[str, typer.Option(help="The model whose tokens the store holds.")],
-    out: Annotated[Path, typer.Option(help="Directory of the store; must not exist.")],
+    out: Annotated[
+        Path, typer.Option(callback=new_directory, help="Directory of the store; must not exist.")
+    ],
     json: Json = False,
 ) -> None:
     """Sort texts into a store that a look-up drafter copies from.
@@ -229,7 +246,10 @@ def evaluate(
     ],
     *,
     target: Annotated[str, typer.Option(help="The model they draft for.")],
-    prompts: Annotated[Path, typer.Option(help="A .jsonl file of prompts, perhaps by category.")],
+    prompts: Annotated[
+        Path,
+        typer.Option(callback=input_file, help="A .jsonl file of prompts, perhaps by category."),
+    ],
     num_prompts: NumPrompts = None,
     chat: Annotated[bool, typer.Option(help="Wrap prompts in the model's chat template.")] = True,
     mode: Annotated[str, typer.Option(help="speculative or pearl.")] = "speculative",
@@ -237,7 +257,9 @@ def evaluate(
     max_tokens: Annotated[int, typer.Option(help="Tokens generated for each prompt.")] = 128,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
-    plot: Annotated[Path | None, typer.Option(help="Write the comparison to this .png.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(callback=picture, help="Write the comparison to this .png.")
+    ] = None,
     keep: Keep = None,
     tp: Tp = 1,
     dtype: Dtype = "float32",

@@ -7,16 +7,25 @@ import typer
 
 from cluster.flags import Json, Ray
 from cluster.options import ExperimentOptions, ExperimentReportOptions
-from cluster.verbs import RunByDefault, run_verb
+from cluster.paths import input_directory, input_file, output_directory
+from cluster.verbs import RunByDefault, Verbs, run_verb
 
-app = typer.Typer(
+app = Verbs(
     no_args_is_help=True,
     cls=RunByDefault,
     help="Scaling sweeps, foretold by simulation, measured, reported: experiment EXP.toml.",
 )
 
-File = Annotated[Path, typer.Argument(help="The experiment: a TOML file (docs/experiments.md).")]
-Out = Annotated[Path | None, typer.Option(help="The results directory; default: the file's `out`.")]
+File = Annotated[
+    Path,
+    typer.Argument(callback=input_file, help="The experiment: a TOML file (docs/experiments.md)."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        callback=output_directory, help="The results directory; default: the file's `out`."
+    ),
+]
 
 
 @app.command("run")
@@ -47,7 +56,9 @@ def experiment_plan(file: File, *, out: Out = None, json: Json = False) -> None:
 
 @app.command("report")
 def experiment_report(
-    directory: Annotated[Path, typer.Argument(help="What an experiment wrote: its `out`.")],
+    directory: Annotated[
+        Path, typer.Argument(callback=input_directory, help="What an experiment wrote: its `out`.")
+    ],
     *,
     json: Json = False,
 ) -> None:

@@ -6,13 +6,17 @@ from typing import Annotated
 import typer
 
 from cluster.flags import Json
+from cluster.paths import input_file, output_directory
 from cluster.train_options import BenchLearnOptions, BenchSeedsOptions, SimulateSeedsOptions
 from cluster.verbs import run_verb
 from runtime.errors import ConfigError
 
 
 def bench_learn(
-    config: Annotated[Path, typer.Argument(help="A job with method shared-seed, and data.eval.")],
+    config: Annotated[
+        Path,
+        typer.Argument(callback=input_file, help="A job with method shared-seed, and data.eval."),
+    ],
     *,
     methods: Annotated[
         str, typer.Option(help="With commas: byte, exact (scalars), first-order (AdamW, LoRA).")
@@ -23,7 +27,9 @@ def bench_learn(
         int, typer.Option(help="Records to measure on; the first and last measurement take all.")
     ] = 200,
     first_lr: Annotated[float, typer.Option(help="The rate of first-order.")] = 1e-3,
-    out: Annotated[Path, typer.Option(help="Where curves and states are kept.")] = Path("learn"),
+    out: Annotated[
+        Path, typer.Option(callback=output_directory, help="Where curves and states are kept.")
+    ] = Path("learn"),
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="section.key=value over the file's; repeatable."),

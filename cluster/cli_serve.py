@@ -41,11 +41,12 @@ from cluster.options import (
     ServeOptions,
     TopOptions,
 )
-from cluster.verbs import run_verb
+from cluster.paths import input_file, output_directory
+from cluster.verbs import Verbs, run_verb
 from runtime.documents import read_toml
 from runtime.errors import ConfigError
 
-admin = typer.Typer(no_args_is_help=True, help="Run a server: status, draining, its drafter.")
+admin = Verbs(no_args_is_help=True, help="Run a server: status, draining, its drafter.")
 
 
 def _take_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -88,14 +89,22 @@ def serve(
     admin_token_file: Annotated[
         Path | None,
         typer.Option(
+            callback=input_file,
             help="Bearer tokens, one a line, that may drain the server and change its drafter; "
-            "default: those of --token-file."
+            "default: those of --token-file.",
         ),
     ] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(callback=input_file, help="Certificate chain, PEM.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(callback=input_file, help="Its private key, PEM.")
+    ] = None,
     client_ca: Annotated[
-        Path | None, typer.Option(help="Let in only clients with a certificate of this authority.")
+        Path | None,
+        typer.Option(
+            callback=input_file, help="Let in only clients with a certificate of this authority."
+        ),
     ] = None,
     reflection: Annotated[bool, typer.Option(help="Let clients ask for the protocol.")] = True,
     metrics: Annotated[
@@ -114,15 +123,17 @@ def serve(
     traffic: Annotated[
         Path | None,
         typer.Option(
+            callback=output_directory,
             help="Keep requests and answers in this directory, for draft train --follow to learn "
-            "from; only you can read them."
+            "from; only you can read them.",
         ),
     ] = None,
     journal: Annotated[
         Path | None,
         typer.Option(
+            callback=output_directory,
             help="Keep named requests in this directory, so that clients can go on with them after "
-            "this process was killed and started anew."
+            "this process was killed and started anew.",
         ),
     ] = None,
     replicas: Annotated[

@@ -6,9 +6,9 @@ import typer
 
 from cluster.cluster_options import ServiceOptions
 from cluster.flags import Json
-from cluster.verbs import run_verb
+from cluster.verbs import Verbs, run_verb
 
-app = typer.Typer(no_args_is_help=True, help="Servers that a Ray cluster keeps up by itself.")
+app = Verbs(no_args_is_help=True, help="Servers that a Ray cluster keeps up by itself.")
 
 Name = Annotated[str, typer.Argument(help="The service's name.")]
 Cluster = Annotated[

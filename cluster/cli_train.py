@@ -19,6 +19,7 @@ from cluster.flags import (
 from cluster.options import (
     ConnectOptions,
 )
+from cluster.paths import input_directory, input_file, new_directory, picture
 from cluster.train_options import (
     SimulateTrainOptions,
     TrainCancelOptions,
@@ -28,10 +29,9 @@ from cluster.train_options import (
     TrainReplayOptions,
     TrainStatusOptions,
 )
-from cluster.verbs import RunByDefault, run_verb
-from runtime.errors import ConfigError
+from cluster.verbs import RunByDefault, Verbs, run_verb
 
-app = typer.Typer(
+app = Verbs(
     no_args_is_help=True,
     cls=RunByDefault,
     help="Fine-tune on workers that may be slow, hang or die: train CONFIG.toml.",
@@ -40,7 +40,9 @@ app = typer.Typer(
 
 @app.command("run")
 def train(
-    config: Annotated[Path, typer.Argument(help="The job: a TOML file (docs/training.md).")],
+    config: Annotated[
+        Path, typer.Argument(callback=input_file, help="The job: a TOML file (docs/training.md).")
+    ],
     *,
     settings: Annotated[
         list[str] | None,
@@ -61,7 +63,9 @@ def train(
 
 @app.command("resume")
 def resume(
-    directory: Annotated[Path, typer.Argument(help="The job's directory.")],
+    directory: Annotated[
+        Path, typer.Argument(callback=input_directory, help="The job's directory.")
+    ],
     *,
     settings: Annotated[
         list[str] | None,
@@ -74,8 +78,6 @@ def resume(
 
     Example: paceline train resume runs/sst2 --set workers.count=8
     """
-    if not directory.is_dir():
-        raise ConfigError(f"{directory} is no directory: name a job's out")
     options = TrainOptions(
         config=directory, settings=tuple(settings or ()), ray_address=ray, json=json
     )
@@ -84,7 +86,9 @@ def resume(
 
 @app.command("cancel")
 def cancel(
-    directory: Annotated[Path, typer.Argument(help="The job's directory.")],
+    directory: Annotated[
+        Path, typer.Argument(callback=input_directory, help="The job's directory.")
+    ],
     *,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for its step to end.")] = 120.0,
     json: Json = False,
@@ -96,7 +100,9 @@ def cancel(
 
 @app.command("status")
 def status(
-    directory: Annotated[Path, typer.Argument(help="The job's directory.")],
+    directory: Annotated[
+        Path, typer.Argument(callback=input_directory, help="The job's directory.")
+    ],
     *,
     json: Json = False,
 ) -> None:
@@ -106,9 +112,11 @@ def status(
 
 @app.command("merge")
 def merge(
-    adapter: Annotated[Path, typer.Argument(help="An adapter's directory, as OUT/final.")],
+    adapter: Annotated[
+        Path, typer.Argument(callback=input_directory, help="An adapter's directory, as OUT/final.")
+    ],
     *,
-    out: Annotated[Path, typer.Option(help="Where the merged model goes.")],
+    out: Annotated[Path, typer.Option(callback=new_directory, help="Where the merged model goes.")],
     json: Json = False,
 ) -> None:
     """Merge an adapter into its model; the result loads like any model.
@@ -123,7 +131,11 @@ def join(
     *,
     server: Annotated[str, typer.Option(help="HOST:PORT that the run says as it starts.")],
     data: Annotated[
-        Path, typer.Option(help="Your samples, .jsonl as the job's; they stay on this machine.")
+        Path,
+        typer.Option(
+            callback=input_file,
+            help="Your samples, .jsonl as the job's; they stay on this machine.",
+        ),
     ],
     model: Annotated[
         str | None, typer.Option(help="The model's directory, where the run's name is none here.")
@@ -184,8 +196,12 @@ def join(
 @app.command("replay")
 def replay(
     *,
-    log: Annotated[Path, typer.Option(help="A shared-seed run's log, OUT/seeds.log.")],
-    out: Annotated[Path, typer.Option(help="Where the adapter goes; a new directory.")],
+    log: Annotated[
+        Path, typer.Option(callback=input_file, help="A shared-seed run's log, OUT/seeds.log.")
+    ],
+    out: Annotated[
+        Path, typer.Option(callback=new_directory, help="Where the adapter goes; a new directory.")
+    ],
     base: Annotated[
         str | None, typer.Option(help="The model it began from; default: what the log names.")
     ] = None,
@@ -201,9 +217,13 @@ def replay(
 
 @app.command("verify")
 def verify(
-    adapter: Annotated[Path, typer.Argument(help="A published adapter's directory.")],
+    adapter: Annotated[
+        Path, typer.Argument(callback=input_directory, help="A published adapter's directory.")
+    ],
     *,
-    log: Annotated[Path, typer.Option(help="The log that it is said to come from.")],
+    log: Annotated[
+        Path, typer.Option(callback=input_file, help="The log that it is said to come from.")
+    ],
     base: Annotated[
         str | None, typer.Option(help="The model it began from; default: what the log names.")
     ] = None,
@@ -217,7 +237,7 @@ def verify(
     run_verb("cluster.train_verify", options)
 
 
-simulate = typer.Typer(no_args_is_help=True, help="Try out a cluster that nobody has here.")
+simulate = Verbs(no_args_is_help=True, help="Try out a cluster that nobody has here.")
 
 
 @simulate.callback()
@@ -259,7 +279,10 @@ def simulate_train(
     seed: Annotated[int, typer.Option(help="Of the model's chance.")] = 0,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Draw time against work done, and stragglers a round, to this .png."),
+        typer.Option(
+            callback=picture,
+            help="Draw time against work done, and stragglers a round, to this .png.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:

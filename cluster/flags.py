@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from cluster.paths import input_file, output_file
+
 Target = Annotated[
     str | None,
     typer.Option(
@@ -102,22 +104,31 @@ Prompt = Annotated[str | None, typer.Option(help="The prompt itself.")]
 Prompts = Annotated[
     Path | None,
     typer.Option(
-        help="A .jsonl file with a prompt a line: prompt, text, question, turns or messages."
+        callback=input_file,
+        help="A .jsonl file with a prompt a line: prompt, text, question, turns or messages.",
     ),
 ]
 NumPrompts = Annotated[int | None, typer.Option(help="Take only the first prompts of the file.")]
 Chat = Annotated[bool, typer.Option("--chat", help="Wrap prompts in the model's chat template.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 Keep = Annotated[
-    Path | None, typer.Option(help="Keep each prompt's figures here; a run that was cut goes on.")
+    Path | None,
+    typer.Option(
+        callback=output_file, help="Keep each prompt's figures here; a run that was cut goes on."
+    ),
 ]
 TokenFile = Annotated[
-    Path | None, typer.Option(help="A file of bearer tokens, one a line; a client sends the first.")
+    Path | None,
+    typer.Option(
+        callback=input_file, help="A file of bearer tokens, one a line; a client sends the first."
+    ),
 ]
 Server = Annotated[str, typer.Option(help="HOST:PORT of a paceline serve.")]
 RootCa = Annotated[
     Path | None,
-    typer.Option(help="Authority of the server's certificate; default: this machine's."),
+    typer.Option(
+        callback=input_file, help="Authority of the server's certificate; default: this machine's."
+    ),
 ]
 Tls = Annotated[
     bool, typer.Option("--tls", help="Encrypt; --root-ca, --tls-cert and --tls-key imply it.")
@@ -126,5 +137,7 @@ PlaintextToken = Annotated[
     bool,
     typer.Option("--plaintext-token", help="Send the token to another machine without encryption."),
 ]
-ClientCert = Annotated[Path | None, typer.Option(help="Certificate of this client, PEM.")]
-ClientKey = Annotated[Path | None, typer.Option(help="Its private key, PEM.")]
+ClientCert = Annotated[
+    Path | None, typer.Option(callback=input_file, help="Certificate of this client, PEM.")
+]
+ClientKey = Annotated[Path | None, typer.Option(callback=input_file, help="Its private key, PEM.")]

@@ -37,8 +37,6 @@ def run(options: SimulateTrainOptions) -> int:
         raise ConfigError("--workers must be at least 1 and --rounds at least 2")
     if options.patience <= 0:
         raise ConfigError(f"--patience is {options.patience}: it must be above 0")
-    if options.plot is not None and options.plot.suffix != ".png":
-        raise ConfigError(f"--plot is {options.plot}: name a .png file")
     times, num_workers = time_model(
         options.model,
         num_workers=options.workers,

@@ -11,7 +11,6 @@ from cluster.connecting import credentials_of
 from cluster.stopping import StopSignals
 from cluster.train_options import TrainJoinOptions
 from runtime.checkpoint import resolve_model
-from runtime.errors import ConfigError
 from runtime.text import Tokenizer
 from runtime.training.config import FaultsConfig
 from runtime.training.config_file import settings_section
@@ -33,8 +32,6 @@ def run(options: TrainJoinOptions) -> int:
         ConfigError: the run does not let this machine in, or model or data cannot be used.
         PeerError: the sequencer was silent for too long.
     """
-    if not options.data.is_file():
-        raise ConfigError(f"--data {options.data} is no file: name your samples, .jsonl")
     faults = settings_section(FaultsConfig, "faults", options.settings)
     port = GrpcPort(options.connect.server, credentials_of(options.connect))
     with _NOTES.status(f"looking for the run at {options.connect.server}"):

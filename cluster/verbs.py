@@ -1,10 +1,19 @@
-"""Loads a verb's module when it is asked for, so that `--help` is quick."""
+"""What all verbs of the command line share: values are checked before a verb's module is loaded."""
 
 import importlib
+import math
+import os
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
+from typer.models import CommandFunctionType
+
+from runtime.errors import ConfigError
+
+_EMPTY_OPTION = re.compile(r"--[a-z][a-z-]*=")
 
 
 def run_verb(module: str, options: object) -> None:
@@ -12,6 +21,50 @@ def run_verb(module: str, options: object) -> None:
     code = importlib.import_module(module).run(options)
     if code:
         raise typer.Exit(code)
+
+
+class Verb(TyperCommand):
+    """A command whose values are text, not empty, and finite."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line.
+
+        Raises:
+            ConfigError: a value is empty, is not UTF-8, or is NaN or infinite; names the option.
+        """
+        args = [
+            _as_text(arg, self._name_at(args, place)) if not arg.isascii() else arg
+            for place, arg in enumerate(args)
+        ]
+        for place, arg in enumerate(args):
+            if not arg or _EMPTY_OPTION.fullmatch(arg):
+                name = self._name_at(args, place) if not arg else arg.removesuffix("=")
+                raise ConfigError(f"{name} is empty: give a value, or leave it out")
+        rest: list[str] = super().parse_args(ctx, args)
+        for parameter in self.params:
+            _check(ctx.params.get(str(parameter.name)), _name(parameter))
+        return rest
+
+    def _name_at(self, args: list[str], place: int) -> str:
+        """Return what the value at a place of the command line belongs to."""
+        option, given, _ = args[place].partition("=")
+        if given and option.startswith("--"):
+            return option
+        before = args[place - 1] if place else ""
+        for parameter in self.params:
+            if before in parameter.opts and not getattr(parameter, "is_flag", False):
+                return before
+        return "an argument"
+
+
+class Verbs(typer.Typer):
+    """A group of verbs."""
+
+    def command(
+        self, name: str | None = None, **settings: Any
+    ) -> Callable[[CommandFunctionType], CommandFunctionType]:
+        """Return what makes a function a verb, as `typer.Typer.command` does."""
+        return super().command(name, **({"cls": Verb} | settings))
 
 
 class RunByDefault(TyperGroup):
@@ -22,3 +75,29 @@ class RunByDefault(TyperGroup):
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             args = ["run", *args]
         return super().resolve_command(ctx, args)
+
+
+def _name(parameter: Any) -> str:
+    option = str(max(parameter.opts, key=len))
+    return option if option.startswith("-") else option.upper()
+
+
+def _as_text(arg: str, name: str) -> str:
+    """Return an argument as UTF-8 has it, also where the locale is another one."""
+    try:
+        return os.fsencode(arg).decode("utf-8")
+    except UnicodeError as error:
+        raise ConfigError(f"{name} is not UTF-8 ({ascii(arg)[:100]}): write it in UTF-8") from error
+
+
+def _check(value: object, name: str) -> None:
+    values: Iterable[object] = value if isinstance(value, list | tuple) else (value,)
+    for one in values:
+        if isinstance(one, float) and not math.isfinite(one):
+            raise ConfigError(f"{name} is {one}: give a finite number")
+        if isinstance(one, str) and ("\0" in one or (not one.isprintable() and _has_half(one))):
+            raise ConfigError(f"{name} is {ascii(one)[:100]}: it must be text")
+
+
+def _has_half(text: str) -> bool:
+    return any("\ud800" <= char <= "\udfff" for char in text)

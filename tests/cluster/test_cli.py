@@ -19,6 +19,12 @@ def directory() -> str:
     return str(smollm2_directory())
 
 
+def placed(arguments: list[str]) -> list[str]:
+    """Return arguments with a file of prompts in the place of PROMPTS."""
+    prompts = str(Path(__file__).resolve().parents[1] / "data" / "prompts.jsonl")
+    return [prompts if argument == "PROMPTS" else argument for argument in arguments]
+
+
 def refusal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
 ) -> str:
@@ -180,9 +186,9 @@ LAYERS = ["bench", "layer-parallel", "--prompt", "x", "--drafter"]
             ["draft", "train", "--out", "x", "--free-prompts", "9", "--head-vocab", "99999"],
             "--head-vocab is 99999: .* has 49152 tokens",
         ),
-        (["draft", "index", "none.txt", "--out", "x"], "text file none.txt does not exist"),
+        (["draft", "index", "none.txt", "--out", "x"], "FILES none.txt does not exist"),
         (
-            ["draft", "eval", "lookup", "--prompts", "none.jsonl", "--mode", "fast"],
+            ["draft", "eval", "lookup", "--prompts", "PROMPTS", "--mode", "fast"],
             "--mode is 'fast': choose speculative or pearl",
         ),
         (
@@ -193,21 +199,21 @@ LAYERS = ["bench", "layer-parallel", "--prompt", "x", "--drafter"]
             ["draft", "eval", "lookup:store=nowhere", "--prompts", "PROMPTS"],
             "nowhere is no store of texts: make one with",
         ),
-        (["draft", "eval", "lookup", "--prompts", "PROMPTS", "--plot", "x.pdf"], "name a .png"),
+        (["draft", "eval", "lookup", "--prompts", "PROMPTS", "--plot", "x.pdf"], "ends in .png"),
         (["serve", "--listen", "50051"], "--listen is '50051': write HOST:PORT"),
-        (["serve", "--token-file", "none"], "--token-file none cannot be read"),
-        (["serve", "--tls-key", "key.pem"], "--tls-key and --client-ca need --tls-cert"),
+        (["serve", "--token-file", "none"], "--token-file none does not exist"),
+        (["serve", "--tls-key", "PROMPTS"], "--tls-key needs --tls-cert: give both"),
         (["serve", "--max-tokens", "0"], "--max-tokens is 0"),
         (["serve", "--replicas", "0"], "--replicas is 0: at least 1 is needed"),
         (["serve", "--drafter-groups", "4:1"], "--drafter-groups is '4:1': write a number, or"),
         (["serve", "--step-limit", "0"], "--step-limit is 0 s: it must be above 0"),
         (["serve", "--mode", "fast"], "--mode is 'fast': choose one of autoregressive"),
         (
-            ["draft", "train", "--follow", "t", "--out", "nowhere"],
+            ["draft", "train", "--follow", ".", "--out", "nowhere"],
             "--out nowhere holds no trained drafter",
         ),
         (
-            ["draft", "train", "--follow", "t", "--out", "nowhere", "--window", "3"],
+            ["draft", "train", "--follow", ".", "--out", "nowhere", "--window", "3"],
             "--window is 3",
         ),
         (
@@ -243,7 +249,7 @@ LAYERS = ["bench", "layer-parallel", "--prompt", "x", "--drafter"]
         ([*LAYERS, "target:layers=0-1", "--widths", "0"], "--widths has 0"),
         ([*LAYERS, "target:layers=0-1", "--drafters", "a"], "--drafters has 'a'"),
         ([*LAYERS, "lookup"], "has no layers on ranks of its own"),
-        ([*LAYERS, "target:layers=0-1", "--plot", "x.svg"], "name a .png file"),
+        ([*LAYERS, "target:layers=0-1", "--plot", "x.svg"], "ends in .png"),
     ],
 )
 def test_other_verbs_refuse_bad_options_too(
@@ -254,10 +260,8 @@ def test_other_verbs_refuse_bad_options_too(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    prompts = str(Path(__file__).resolve().parents[1] / "data" / "prompts.jsonl")
     monkeypatch.chdir(tmp_path)
-    given = [prompts if argument == "PROMPTS" else argument for argument in arguments]
-    said = refusal(capsys, monkeypatch, *given, "--target", directory)
+    said = refusal(capsys, monkeypatch, *placed(arguments), "--target", directory)
     assert re.search(words, said), said
     assert not list(tmp_path.iterdir()), "something was left behind"
 
@@ -265,30 +269,35 @@ def test_other_verbs_refuse_bad_options_too(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train", "nowhere.toml"], "nowhere.toml cannot be read"),
-        (["train", "run", "nowhere.toml"], "nowhere.toml cannot be read"),
-        (["train", "status", "nowhere"], "nowhere holds no training job"),
-        (["train", "merge", "nowhere", "--out", "x"], "nowhere is not an adapter"),
+        (["train", "nowhere.toml"], "CONFIG nowhere.toml does not exist"),
+        (["train", "run", "nowhere.toml"], "CONFIG nowhere.toml does not exist"),
+        (["train", "status", "nowhere"], "DIRECTORY nowhere does not exist"),
+        (["train", "status", "."], ". holds no training job"),
+        (["train", "merge", "nowhere", "--out", "x"], "ADAPTER nowhere does not exist"),
+        (["train", "merge", ".", "--out", "x"], ". is not an adapter"),
         (["simulate", "train", "--workers", "0"], "--workers must be at least 1"),
         (["simulate", "train", "--patience", "0"], "--patience is 0"),
         (["simulate", "train", "--model", "poisson"], "--model is 'poisson'"),
-        (["simulate", "train", "--model", "trace:none.csv"], "none.csv cannot be read"),
+        (["simulate", "train", "--model", "trace:none.csv"], "none.csv does not exist"),
         (["simulate", "train", "--schemes", "magic-3"], "--schemes has 'magic-3': choose among"),
         (["simulate", "train", "--schemes", "m-sgc-1"], "m-sgc takes 3 number"),
         (["simulate", "train", "--schemes", "pull"], "write pull-4, say"),
         (["simulate", "train", "--schemes", "frc-stream-3"], "groups of 3 do not come out even"),
-        (["simulate", "train", "--plot", "x.pdf"], "name a .png file"),
+        (["simulate", "train", "--plot", "x.pdf"], "ends in .png"),
         (["simulate", "shared-seed", "--machines", "0"], "--machines is 0: at least 1"),
         (["simulate", "shared-seed", "--loss", "1"], "--loss is 1.0: it must be in [0, 1)"),
-        (["bench", "learn", "x.toml", "--methods", "byte,magic"], "--methods has 'magic'"),
-        (["bench", "learn", "x.toml", "--budget", "0"], "--budget and --every must be"),
-        (["bench", "learn", "nowhere.toml"], "nowhere.toml cannot be read"),
+        (["bench", "learn", "PROMPTS", "--methods", "byte,magic"], "--methods has 'magic'"),
+        (["bench", "learn", "PROMPTS", "--budget", "0"], "--budget and --every must be"),
+        (["bench", "learn", "nowhere.toml"], "CONFIG nowhere.toml does not exist"),
         (["bench", "shared-seed", "--shapes", "4by2"], "--shapes has '4by2': write as 4x2"),
         (["bench", "shared-seed", "--repeats", "0"], "--repeats, --machines and --threads start"),
-        (["train", "replay", "--log", "nowhere", "--out", "x"], "nowhere cannot be read"),
-        (["train", "verify", "x", "--log", "nowhere"], "nowhere cannot be read"),
-        (["train", "join", "--server", "here", "--data", "x"], "--server is 'here': write HOST"),
-        (["train", "join", "--server", "h:1", "--data", "no"], "--data no is no file"),
+        (["train", "replay", "--log", "nowhere", "--out", "x"], "--log nowhere does not exist"),
+        (["train", "verify", ".", "--log", "nowhere"], "--log nowhere does not exist"),
+        (
+            ["train", "join", "--server", "here", "--data", "PROMPTS"],
+            "--server is 'here': write HOST",
+        ),
+        (["train", "join", "--server", "h:1", "--data", "no"], "--data no does not exist"),
         (["simulate", "train", "--model", "serverless:tail=-1"], "tail=-1.0: it must not be below"),
         (
             ["simulate", "train", "--rounds", "5", "--schemes", "m-sgc-2-5-2"],
@@ -304,7 +313,7 @@ def test_training_verbs_refuse_bad_options(
     tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert words in refusal(capsys, monkeypatch, *arguments)
+    assert words in refusal(capsys, monkeypatch, *placed(arguments))
     assert not list(tmp_path.iterdir()), "something was left behind"
 
 
