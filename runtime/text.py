@@ -64,6 +64,12 @@ class Tokenizer:
         return hashlib.sha256(tokens.encode("utf-8", "surrogatepass")).hexdigest()
 
     @property
+    def end_texts(self) -> tuple[str, ...]:
+        """The end tokens as a chat template writes them."""
+        texts = (self._inner.id_to_token(token) for token in sorted(self.eos_ids))
+        return tuple(text for text in texts if text)
+
+    @property
     def eos_id(self) -> int | None:
         """The token to put after a text: the tokenizer's own, else the only end token there is.
 

@@ -37,7 +37,7 @@ class ChatTemplate:
         text = self._render(messages, is_open=is_open)
         self._check_places(messages, is_open=is_open)
         for number, message in enumerate(messages):
-            if message["role"] != "assistant" and not _is_said(message.get("content"), text):
+            if message["role"] != "assistant" and not is_said(message.get("content"), text):
                 raise self._left_out(number, message)
         return text
 
@@ -108,7 +108,7 @@ class ChatTemplate:
         )
 
 
-def _is_said(content: object, text: str) -> bool:
+def is_said(content: object, text: str) -> bool:
     """Whether a content is in a text: as it is, trimmed, or with its words in order if escaped."""
     if not isinstance(content, str) or content.strip() in text:
         return True

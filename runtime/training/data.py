@@ -8,8 +8,9 @@ from pathlib import Path
 from runtime.checking.messages import messages
 from runtime.checking.values import describe, number, text
 from runtime.errors import ConfigError, InvalidValue
+from runtime.models.completions import encode_completion, render_answer
 from runtime.strict_json import read_json_lines
-from runtime.text import Tokenizer
+from runtime.text import IncrementalDecoder, Tokenizer
 from runtime.training.config import DataConfig
 from runtime.training.config_checks import check_data, template_fields
 
@@ -78,20 +79,17 @@ def tokenize(
     Raises:
         ConfigError: it is to be learnt among choices that are not one token each.
     """
-    prompt = tokenizer.encode(example.prompt, whole=not example.is_chat)
-    completion = tokenizer.encode(example.completion, whole=False)
-    if example.is_chat and tokenizer.eos_ids & set(completion):
-        while completion[-1] not in tokenizer.eos_ids:  # what templates write between messages
-            completion.pop()
-    elif not example.choices:  # what is chosen needs no end
-        completion += sorted(tokenizer.eos_ids)[:1]  # without one, the model learns to go on
+    prompt, completion = _prompted(example, example.completion, tokenizer)
+    has_end = bool(completion) and completion[-1] in tokenizer.eos_ids
+    if not has_end and not example.choices and tokenizer.eos_id is not None:
+        completion.append(tokenizer.eos_id)  # without one, the model learns to go on
     completion = completion[: max_length - 1]
     prompt = prompt[max(0, len(prompt) + len(completion) - max_length) :]
     if not prompt:  # there is nothing before the first token to foretell it from
         prompt, completion = completion[:1], completion[1:]
     choices: tuple[int, ...] = ()
     if among_choices:
-        each = [tokenizer.encode(choice, whole=False) for choice in example.choices]
+        each = [_prompted(example, choice, tokenizer)[1] for choice in example.choices]
         if len(completion) != 1 or any(len(tokens) != 1 for tokens in each):
             raise ConfigError(
                 f"data.among_choices needs choices of one token each, not {example.choices}"
@@ -110,10 +108,19 @@ def digest_of(samples: Sequence[Sample]) -> str:
 
 def render(example: Example, sample: Sample, tokenizer: Tokenizer) -> str:
     """Return a sample as it is learnt, what is learnt between brackets."""
-    given = tokenizer.decode(sample.token_ids[: sample.num_prompt])
-    learnt = tokenizer.decode(sample.token_ids[sample.num_prompt :])
+    decoder = IncrementalDecoder(tokenizer)
+    given = decoder.push(sample.token_ids[: sample.num_prompt])
+    learnt = decoder.push(sample.token_ids[sample.num_prompt :]) + decoder.finish()
     choices = f"   (of {', '.join(map(repr, example.choices))})" if example.choices else ""
     return f"{given}⟦{learnt}⟧{choices}"
+
+
+def _prompted(
+    example: Example, completion: str, tokenizer: Tokenizer
+) -> tuple[list[int], list[int]]:
+    """Return the tokens of an example's prompt, and those with which a completion follows it."""
+    tokens = encode_completion(tokenizer, example.prompt, completion, whole=not example.is_chat)
+    return list(tokens.prompt_ids), list(tokens.completion_ids)
 
 
 def _example(record: Mapping[str, object], config: DataConfig, tokenizer: Tokenizer) -> Example:
@@ -193,10 +200,8 @@ def _from_messages(value: object, tokenizer: Tokenizer) -> Example:
         raise InvalidValue("messages must end with one of the assistant, after another")
     if not (last["content"] or last.get("tool_calls")):
         raise InvalidValue(f"messages[{len(before)}].content is empty: there is nothing to learn")
-    prompt = tokenizer.render_chat(before)
-    whole = tokenizer.render_chat(found, is_open=False)
-    answer = whole.removeprefix(prompt) if whole.startswith(prompt) else last["content"]
-    return Example(prompt, answer, is_chat=True)
+    answer = render_answer(tokenizer, found)
+    return Example(answer.prompt, answer.completion, is_chat=True)
 
 
 def _filled(record: Mapping[str, object], name: str) -> str:

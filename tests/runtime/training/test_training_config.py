@@ -212,7 +212,7 @@ def test_every_format_learns_completions_only(tmp_path: Path, tokenizer: Tokeniz
 
 def test_an_answer_ends_as_the_chat_template_ends_it(tokenizer: Tokenizer, tmp_path: Path) -> None:
     several = copy.copy(tokenizer)
-    several.eos_ids = tokenizer.eos_ids | {0}  # as models do whose texts and turns end differently
+    several.eos_ids = tokenizer.eos_ids | {0}  # the lowest id is not what ends a text
     end = tokenizer.eos_id
     messages = [
         {"role": "user", "content": "Hi"},
@@ -226,7 +226,7 @@ def test_an_answer_ends_as_the_chat_template_ends_it(tokenizer: Tokenizer, tmp_p
     chat, text = (tokenize(example, several, 256) for example in examples)
     learnt = chat.token_ids[chat.num_prompt :]
     assert learnt == (*tokenizer.encode("See you", whole=False), end)
-    assert text.token_ids[-1] == 0
+    assert text.token_ids[-1] == end
 
 
 def test_a_line_ends_where_it_says_so(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -1,0 +1,132 @@
+"""What a model learns to write after a prompt: exactly the tokens that would follow it.
+
+Generation and training meet here: the prompt's tokens are those that generation makes of it, and
+the completion's are those of the same text after them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runtime.errors import ConfigError
+from runtime.models.chat_template import MARK, Message, is_said
+from runtime.text import Tokenizer
+
+_BEFORE = ("\n", ".", "a", "0", "#")
+"""Texts that a completion is put after, to tokenize it as what stands inside a text."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptedTokens:
+    """A prompt and its completion as tokens."""
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The last turn of a conversation as text."""
+
+    prompt: str
+    """The conversation up to where the assistant speaks, as generation renders it."""
+    completion: str
+    """What the assistant says, up to and with the end token that the template writes after it."""
+
+
+def encode_completion(
+    tokenizer: Tokenizer, prompt: str, completion: str, *, whole: bool
+) -> PromptedTokens:
+    """Return the tokens of a prompt as generation makes them, and those that continue it.
+
+    Args:
+        tokenizer: the model's.
+        prompt: may be empty: then the tokens that begin a text are the prompt.
+        completion: follows without anything between.
+        whole: whether the prompt gets the tokenizer's special tokens; a rendered chat has its own.
+
+    Raises:
+        ConfigError: no tokens of the completion follow those of the prompt; names the remedy.
+    """
+    joined = tokenizer.encode(prompt + completion, whole=False)
+    if not prompt:
+        return PromptedTokens(_opening(tokenizer, joined, completion, whole=whole), tuple(joined))
+    bare = tokenizer.encode(prompt, whole=False)
+    if joined[: len(bare)] == bare:
+        following = joined[len(bare) :]
+    else:  # a token spans both: generation splits there, and goes on with smaller ones
+        following = _inside(tokenizer, completion)
+        if tokenizer.decode([*bare, *following]) != tokenizer.decode(joined):
+            raise ConfigError(
+                f"the tokens of the completion {completion[:40]!r} cannot follow those of its "
+                f"prompt, which ends with {prompt[-20:]!r}: move the space between them to the "
+                "start of the completion"
+            )
+    prompt_ids = tokenizer.encode(prompt) if whole else bare
+    return PromptedTokens(tuple(prompt_ids), tuple(following))
+
+
+def render_answer(tokenizer: Tokenizer, messages: Sequence[Message]) -> Answer:
+    """Return a conversation's prompt and its last answer, with the end that the template gives it.
+
+    Raises:
+        ConfigError: the template fails, changes the answer, or does not continue its own prompt.
+    """
+    *before, last = messages
+    prompt = tokenizer.render_chat(before)
+    whole = tokenizer.render_chat(messages, is_open=False)
+    if not whole.startswith(prompt):
+        same = next(i for i, char in enumerate(prompt) if whole[i : i + 1] != char)
+        raise ConfigError(
+            f"the chat template starts the assistant with {prompt[same:][:40]!r} in a prompt and "
+            f"with {whole[same:][:40]!r} in a conversation: begin the answer as in a prompt, with "
+            "the reasoning if that is opened, or train on prompt and completion"
+        )
+    rest = whole[len(prompt) :]
+    content = last.get("content")
+    if not content:  # tool calls alone
+        return Answer(prompt, _up_to_end(tokenizer, rest))
+    if not is_said(content, prompt[-len(content) :] + rest):  # a prompt may open the reasoning
+        raise ConfigError(
+            f"the chat template changes the answer {content[:40]!r} to {rest[:40]!r}: train on "
+            "prompt and completion"
+        )
+    marked = tokenizer.render_chat([*before, {**last, "content": MARK}], is_open=False)
+    closing = marked.rpartition(MARK)[2]
+    if not rest.endswith(closing):
+        raise ConfigError(
+            f"the chat template ends the answer {content[:40]!r} in a way of its own: train on "
+            "prompt and completion"
+        )
+    return Answer(prompt, rest[: len(rest) - len(closing)] + _up_to_end(tokenizer, closing))
+
+
+def _opening(
+    tokenizer: Tokenizer, joined: list[int], completion: str, *, whole: bool
+) -> tuple[int, ...]:
+    """Return the special tokens that the tokenizer puts before a text."""
+    if not whole:
+        return ()
+    ids = tokenizer.encode(completion)
+    size = next((i for i in range(len(ids)) if ids[i : i + len(joined)] == joined), 0)
+    return tuple(ids[:size])
+
+
+def _inside(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Return the tokens of a text that does not begin one: without the space put before it."""
+    for before in _BEFORE:
+        alone = tokenizer.encode(before, whole=False)
+        ids = tokenizer.encode(before + text, whole=False)
+        if ids[: len(alone)] == alone:
+            return ids[len(alone) :]
+    return tokenizer.encode(text, whole=False)
+
+
+def _up_to_end(tokenizer: Tokenizer, closing: str) -> str:
+    """Cut what a template writes after an answer behind its first end token, if it has one."""
+    places = [
+        (place, -len(end)) for end in tokenizer.end_texts if (place := closing.find(end)) >= 0
+    ]
+    if not places:
+        return closing
+    place, size = min(places)
+    return closing[: place - size]

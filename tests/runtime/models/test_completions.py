@@ -1,0 +1,149 @@
+"""Prompts and completions as tokens, against what transformers makes of the same texts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from runtime.errors import ConfigError
+from runtime.models.completions import encode_completion, render_answer
+from runtime.text import Tokenizer
+from tests.tokenizer_layouts import CHATML, LAYOUTS, byte_level, write
+
+ASK = [{"role": "user", "content": "is it ?"}]
+OPENS_THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+ADDS_THINKING = OPENS_THINKING.replace(
+    "{{ m['content'] }}",
+    "{% if m['role'] == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m['content'] }}",
+)
+DROPS_THINKING = CHATML.replace("m['content']", "m['content'].split('</think>')[-1]")
+NO_END = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[assistant] "
+
+
+def load(folder: Path) -> tuple[Tokenizer, Any]:
+    return Tokenizer.load(folder), AutoTokenizer.from_pretrained(folder)
+
+
+def chat(folder: Path, template: str, **settings: object) -> tuple[Tokenizer, Any]:
+    write(folder, byte_level(), {"eos_token": "<|im_end|>"} | settings, template=template)
+    return load(folder)
+
+
+def learned(tokenizer: Tokenizer, content: str) -> tuple[list[int], list[int]]:
+    answer = render_answer(tokenizer, [*ASK, {"role": "assistant", "content": content}])
+    tokens = encode_completion(tokenizer, answer.prompt, answer.completion, whole=False)
+    return list(tokens.prompt_ids), list(tokens.completion_ids)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in LAYOUTS if "sentence" in name or "gemma" in name]
+)
+@pytest.mark.parametrize(
+    ("prompt", "completion", "expected"),
+    [
+        ("the fox:", " Paris", ["▁Paris"]),
+        ("the fox: ", "Paris", ["P", "a", "r", "i", "s"]),
+        ("the fox:", "Paris", ["P", "a", "r", "i", "s"]),
+        ("the", "se", ["s", "e"]),
+        ("the fox:\n", "\nno", ["<0x0A>", "n", "o"]),
+    ],
+)
+def test_a_completion_has_the_tokens_that_generation_would_write(
+    tmp_path: Path, name: str, prompt: str, completion: str, expected: list[str]
+) -> None:
+    LAYOUTS[name](tmp_path)
+    ours, theirs = load(tmp_path)
+    tokens = encode_completion(ours, prompt, completion, whole=True)
+    assert list(tokens.prompt_ids) == theirs.encode(prompt)
+    assert theirs.convert_ids_to_tokens(list(tokens.completion_ids)) == expected
+    both = [*tokens.prompt_ids, *tokens.completion_ids]
+    whole = theirs.encode(prompt + completion)
+    assert theirs.decode(both) == theirs.decode(whole)
+
+
+@pytest.mark.parametrize("name", ["byte-level", "llama 3", "bos and eos flags"])
+@pytest.mark.parametrize("prompt", ["the quick", "the quick ", "the quick\n", "naï", "1"])
+@pytest.mark.parametrize("completion", [" fox", "fox", "\n\nfox", "ve 你", "2 .", " "])
+def test_any_split_of_a_text_keeps_it(
+    tmp_path: Path, name: str, prompt: str, completion: str
+) -> None:
+    LAYOUTS[name](tmp_path)
+    ours, theirs = load(tmp_path)
+    tokens = encode_completion(ours, prompt, completion, whole=True)
+    assert list(tokens.prompt_ids) == theirs.encode(prompt)
+    ids = [*theirs.encode(prompt, add_special_tokens=False), *tokens.completion_ids]
+    assert theirs.decode(ids) == prompt + completion
+
+
+def test_an_empty_prompt_has_the_tokens_that_begin_a_text(tmp_path: Path) -> None:
+    LAYOUTS["sentencepiece, first"](tmp_path)
+    ours, theirs = load(tmp_path)
+    tokens = encode_completion(ours, "", "the fox", whole=True)
+    assert [*tokens.prompt_ids, *tokens.completion_ids] == theirs.encode("the fox")
+    assert theirs.convert_ids_to_tokens(list(tokens.prompt_ids)) == ["<s>"]
+
+
+def test_an_answer_ends_with_the_end_token_of_the_template(tmp_path: Path) -> None:
+    ours, theirs = chat(tmp_path, CHATML, eos_token="<|endoftext|>")
+    ours.eos_ids |= {2}  # as generation_config.json has it
+    prompt, completion = learned(ours, "no .")
+    assert prompt == theirs.apply_chat_template(ASK, add_generation_prompt=True, return_dict=False)
+    assert completion == theirs.encode("no .<|im_end|>", add_special_tokens=False)
+
+
+@pytest.mark.parametrize("content", ["end with <|im_end|> , no ?", "<|im_end|>"])
+def test_an_answer_that_quotes_its_end_token_is_whole(tmp_path: Path, content: str) -> None:
+    ours, theirs = chat(tmp_path, CHATML)
+    expected = theirs.encode(f"{content}<|im_end|>", add_special_tokens=False)
+    assert learned(ours, content)[1] == expected
+
+
+def test_a_template_without_an_end_gives_all_that_it_writes(tmp_path: Path) -> None:
+    ours, theirs = chat(tmp_path, NO_END.replace("[assistant] ", ""))
+    expected = theirs.encode("[assistant] no <|im_end|> .\n", add_special_tokens=False)
+    assert learned(ours, "no <|im_end|> .")[1] == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "content", "expected"),
+    [
+        (OPENS_THINKING, "<think>\nit is\n</think>\nno", "it is\n</think>\nno<|im_end|>"),
+        (ADDS_THINKING, "no", "\n</think>\n\nno<|im_end|>"),
+    ],
+)
+def test_reasoning_that_the_prompt_opens_is_continued(
+    tmp_path: Path, template: str, content: str, expected: str
+) -> None:
+    ours, theirs = chat(tmp_path, template)
+    prompt, completion = learned(ours, content)
+    assert theirs.decode(prompt).endswith("<|im_start|>assistant\n<think>\n")
+    assert theirs.decode(completion) == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "content", "message"),
+    [
+        (OPENS_THINKING, "no", r"starts the assistant with '<think>\\n' in a prompt and with 'no<"),
+        (DROPS_THINKING, "<think>it is</think>no", "changes the answer '<think>it is</think>no'"),
+    ],
+)
+def test_an_answer_that_generation_would_not_write_is_refused(
+    tmp_path: Path, template: str, content: str, message: str
+) -> None:
+    ours, _ = chat(tmp_path, template)
+    with pytest.raises(ConfigError, match=message):
+        learned(ours, content)
+
+
+def test_a_conversation_in_sentencepiece_is_that_of_transformers(tmp_path: Path) -> None:
+    LAYOUTS["llama class"](tmp_path)
+    ours, theirs = load(tmp_path)
+    messages = [*ASK, {"role": "assistant", "content": "Paris"}]
+    prompt, completion = learned(ours, "Paris")
+    assert [*prompt, *completion] == theirs.apply_chat_template(messages, return_dict=False)
+    assert prompt == theirs.apply_chat_template(ASK, add_generation_prompt=True, return_dict=False)
+    assert completion[-1] == theirs.eos_token_id
