@@ -12,9 +12,13 @@ VOCAB = 101
 MAX_POSITIONS = 512
 
 
-def save_tiny_checkpoint(directory: Path) -> Path:
-    """Write the checkpoint; its words are w0 to w100, and it has no end token."""
-    model = tiny_model(max_position_embeddings=MAX_POSITIONS, eos_token_id=None)
+def save_tiny_checkpoint(directory: Path, **changes: object) -> Path:
+    """Write the checkpoint; its words are w0 to w100, and it has no end token.
+
+    `changes` are fields of its configuration.
+    """
+    fields: dict[str, object] = {"max_position_embeddings": MAX_POSITIONS, "eos_token_id": None}
+    model = tiny_model("llama", **(fields | changes))
     model.reference.generation_config.eos_token_id = None
     model.reference.save_pretrained(directory)
     words = {f"w{token}": token for token in range(VOCAB)}

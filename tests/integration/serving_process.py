@@ -23,8 +23,10 @@ class ServingProcess:
         target: Path,
         options: Sequence[str] = (),
         environment: dict[str, str] | None = None,
+        *,
+        module: str = "cluster.cli",
     ) -> None:
-        command = [sys.executable, "-m", "cluster.cli", "serve", "--target", str(target)]
+        command = [sys.executable, "-m", module, "serve", "--target", str(target)]
         self.process = subprocess.Popen(
             [*command, "--listen", "127.0.0.1:0", "--threads", "1", *options],
             stderr=subprocess.PIPE,
@@ -32,6 +34,8 @@ class ServingProcess:
             cwd=ROOT,
             env=environment,
         )
+        self.ready = ""
+        """The line that tells where it listens."""
         self._lines: Queue[str] = Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -40,7 +44,15 @@ class ServingProcess:
             said = self._lines.get(timeout=_START_S)
         found = re.search(r"on (127\.0\.0\.1:\d+)", said)
         assert found, said
+        self.ready = said
         self.address = found.group(1)
+
+    def said(self) -> list[str]:
+        """Return the lines that it has said since this was last asked."""
+        lines = []
+        while not self._lines.empty():
+            lines.append(self._lines.get())
+        return lines
 
     def memory_bytes(self) -> int:
         """Return the memory of the server and of the actors it started."""

@@ -1,0 +1,53 @@
+"""`paceline serve` whose drafters are hostile: they raise, and return nonsense of every kind.
+
+    python -m tests.integration.hostile_server serve ...
+
+Faults are rare enough for a drafter to be kept for a while, and common enough for many of them.
+"""
+
+import sys
+
+from actors.shard import ShardActor
+from cluster import cli, ranks
+from parallel.messages import Hello
+from runtime import hosts
+from runtime.drafting import Drafter
+from runtime.settings import DrafterSeat, LeaderSettings
+from tests.hostile import FuzzingDrafter, RaisingDrafter
+
+_RAISES, _LIES = 0.01, 0.02  # of all answers
+
+
+def hostile(drafter: Drafter, seed: int) -> Drafter:
+    """Return a drafter that does what it should not."""
+    return FuzzingDrafter(RaisingDrafter(drafter, seed, rate=_RAISES), seed, rate=_LIES)
+
+
+class HostileShardActor(ShardActor):
+    """A rank whose drafter, inline or its own, is hostile."""
+
+    num_made = 0
+
+    def listen(self, settings: LeaderSettings, host: str, token: str) -> str:
+        """Let every drafter of the leader's own thread be hostile."""
+        sound = hosts._inline_drafter
+
+        def made(settings: LeaderSettings) -> tuple[Drafter, Hello] | None:
+            found = sound(settings)
+            self.num_made += 1
+            return None if found is None else (hostile(found[0], self.num_made), found[1])
+
+        hosts._inline_drafter = made
+        return super().listen(settings, host, token)
+
+    def draft(self, seat: DrafterSeat) -> None:
+        """Let the drafter of this rank be hostile."""
+        sound = self._host.drafter
+        self._host.drafter = lambda: hostile(sound(), 0)  # type: ignore[method-assign,assignment,return-value]
+        super().draft(seat)
+
+
+if __name__ == "__main__":
+    ranks.ShardActor = HostileShardActor  # type: ignore[attr-defined]
+    sys.argv = ["paceline", *sys.argv[1:]]
+    cli.main()
