@@ -29,9 +29,11 @@ class Call:
     def __init__(self, gateway: Gateway) -> None:
         """Begin with a call that has arrived; called in its task."""
         self.client = ""
+        self.is_cancelled = False
+        """Whether its request is to end as soon as it is accepted."""
         self._gateway = gateway
         self._context: Context | None = None
-        self._name = ""
+        self.name = ""
         self._request: Request | None = None
         self._is_refused = False
         self._given_s: float | None = None
@@ -42,7 +44,7 @@ class Call:
     def begin(self, context: Context, client: str, name: str) -> None:
         """Take in who calls and what the message says."""
         self.client = client
-        self._context, self._name = context, name
+        self._context, self.name = context, name
         self._given_s = context.time_remaining()
 
     def accept(self, request: Request) -> None:
@@ -54,7 +56,7 @@ class Call:
         """Take the call as refused, unless it was accepted before."""
         if self._request is None:
             self._is_refused = True
-            self._gateway.endings.refused(self.client, self._name, error)
+            self._gateway.endings.refused(self.client, self.name, error)
 
     def _end(self) -> None:
         late = self._is_late()
@@ -64,7 +66,7 @@ class Call:
             failed = self._context is not None and self._context.done()  # done: by the server
             gone = EndReason.DEADLINE if late else EndReason.CANCELLED
             reason = EndReason.ERROR if failed else gone
-            self._gateway.endings.left(self.client, self._name, reason)
+            self._gateway.endings.left(self.client, self.name, reason)
 
     def _is_late(self) -> bool:
         """Return whether the client's deadline has passed.

@@ -193,7 +193,7 @@ class Gateway:
                     f"request_id {name!r} belongs to another request: take a new one"
                 )
             return known
-        self._require_room(len(submits), client)
+        self.require_room(len(submits), client)
         request = self._register.add(submits, client=client, name=name)
         if self._store is not None:
             self._store.opened(request)
@@ -250,7 +250,8 @@ class Gateway:
         if self._store is not None:
             self._store.dropped(request)
 
-    def _require_room(self, num_samples: int, client: str) -> None:
+    def require_room(self, num_samples: int, client: str) -> None:
+        """Raise as `submit` does unless so many samples more could be queued now."""
         if self._engines.down is not None:
             raise GatewayDown(f"the engine is gone: {self._engines.down}")
         if self._draining:

@@ -12,7 +12,6 @@ from runtime.errors import InvalidValue
 from runtime.links.wire_values import MODE_NAMES
 from runtime.service.sampling import Sampling, checked_name
 from runtime.service.served_model import ServedModel
-from runtime.text import Tokenizer
 
 _FIELDS = (
     *("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"),
@@ -38,7 +37,7 @@ def to_submit(request: pb.GenerateRequest, model: ServedModel, seed: int) -> Sub
         raise InvalidValue("resume_from needs the request_id")
     asked = sampling_of(request)
     max_tokens = model.default_max_tokens if asked.max_tokens is None else asked.max_tokens
-    ids = prompt_ids(request, model.tokenizer, model.vocab_size)
+    ids = prompt_ids(request, model)
     if not ids or (request.HasField("text") and not request.text):
         raise InvalidValue("the prompt has no tokens: write at least one word")
     if len(ids) >= model.max_positions:
@@ -102,14 +101,17 @@ def num_samples(request: pb.GenerateRequest) -> int:
 
 
 def prompt_ids(
-    request: pb.GenerateRequest | pb.TokenizeRequest, tokenizer: Tokenizer, vocab_size: int
+    request: pb.GenerateRequest | pb.TokenizeRequest, model: ServedModel
 ) -> tuple[int, ...]:
     """Return the tokens of a request's prompt, which may be none.
 
     Raises:
-        InvalidValue: no prompt is given, or the model has no embedding for one of its tokens.
+        InvalidValue: no prompt is given, it is too long for the context, or the model has no
+            embedding for one of its tokens.
         ConfigError: the conversation does not fit the chat template.
     """
+    model.limits.check(request)
+    tokenizer = model.tokenizer
     match request.WhichOneof("prompt"):
         case "text":
             field, ids = "the prompt", tuple(tokenizer.encode(request.text))
@@ -121,7 +123,7 @@ def prompt_ids(
             field, ids = "token_ids", tuple(request.token_ids.ids)
         case _:
             raise InvalidValue("there is no prompt: give text, token_ids or chat")
-    return token_ids(ids, field, vocab_size=vocab_size, may_be_empty=True)
+    return token_ids(ids, field, vocab_size=model.vocab_size, may_be_empty=True)
 
 
 def refuse_unknown(request: ProtoMessage) -> None:

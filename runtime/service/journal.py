@@ -11,6 +11,8 @@ from runtime.errors import DeadlineExceeded, PacelineError
 from runtime.service.metrics import EndReason, ServiceMetrics
 
 _LEAST_S = 1e-3  # 0 would be no deadline
+_PIECE_TOKENS = 256
+"""Tokens that a reader gets at once: with log probabilities, some 50 kB."""
 _SUSPECTED = 2
 _GIVEN_UP = 3
 
@@ -112,13 +114,14 @@ class Journal:
         self.ended_s = time.monotonic()
 
     def piece(self, sample: int, start: int) -> Piece | None:
-        """Return the tokens from number `start` on, if there are any."""
+        """Return some tokens from number `start` on, if there are any."""
         if len(self.token_ids) <= start:
             return None
+        end = start + _PIECE_TOKENS
         return Piece(
             sample=sample,
-            token_ids=tuple(self.token_ids[start:]),
-            logprobs=tuple(self.logprobs[start:]),
+            token_ids=tuple(self.token_ids[start:end]),
+            logprobs=tuple(self.logprobs[start:end]),
         )
 
 
@@ -176,6 +179,8 @@ class Request:
                     yield piece
             if quiet and not all(ended):
                 await changed.wait()
+            else:
+                await asyncio.sleep(0)  # a reader of much that is there lets others run
 
     def report(self) -> dict[str, object]:
         """Return what the log says of it once it has ended: no word of prompt or answer."""

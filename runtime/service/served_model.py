@@ -1,8 +1,9 @@
 """What a server serves."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from parallel.decoding.types import DecodeMode
+from runtime.service.prompt_limits import PromptLimits
 from runtime.text import Tokenizer
 
 
@@ -20,3 +21,8 @@ class ServedModel:
     default_mode: DecodeMode
     default_max_tokens: int
     version: str
+    limits: PromptLimits = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Derive the longest prompt from the context."""
+        self.limits = PromptLimits.of(self.tokenizer, self.max_positions)

@@ -19,6 +19,7 @@ from runtime.service.admin import AdminServicer, DrafterControl
 from runtime.service.call import CallInterceptor
 from runtime.service.gateway import Gateway
 from runtime.service.identity import AcceptedTokens, TokenInterceptor
+from runtime.service.prompt_reader import PromptReader
 from runtime.service.reading import ReadingInterceptor
 from runtime.service.served_model import ServedModel
 from runtime.service.servicer import GenerationServicer, ModelServicer
@@ -79,6 +80,7 @@ class ServiceServer:
         self._tracing = tracing
         self._model = model
         self._settings = settings
+        self._reader = PromptReader()
         self._health = health.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -109,9 +111,10 @@ class ServiceServer:
             ("grpc.max_concurrent_streams", settings.max_streams),
         )
         server = grpc.aio.server(interceptors=interceptors, options=options)
-        generation = GenerationServicer(self._gateway, self._model, tokens)
+        generation = GenerationServicer(self._gateway, self._model, tokens, self._reader)
         rpc.add_GenerationServiceServicer_to_server(generation, server)
-        rpc.add_ModelServiceServicer_to_server(ModelServicer(self._model), server)
+        model = ModelServicer(self._model, self._reader)
+        rpc.add_ModelServiceServicer_to_server(model, server)
         admin = AdminServicer(self._gateway, self._model, self._control)
         rpc.add_AdminServiceServicer_to_server(admin, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -135,6 +138,7 @@ class ServiceServer:
         await self._gateway.close()
         if self._server is not None:
             await self._server.stop(grace=1.0)
+        self._reader.close()
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
         return finished

@@ -8,13 +8,14 @@ from typing import NoReturn
 
 import grpc
 
+from parallel.messages import Submit
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.checking.prompt import token_ids
 from runtime.errors import ConfigError, DeadlineExceeded, PacelineError
 from runtime.links.to_wire import put_logprobs, put_stats
 from runtime.links.wire_values import REASONS
-from runtime.service.call import Context, current_call
+from runtime.service.call import Call, Context, current_call
 from runtime.service.gateway import Gateway
 from runtime.service.identity import AcceptedTokens
 from runtime.service.incoming import (
@@ -26,6 +27,7 @@ from runtime.service.incoming import (
 )
 from runtime.service.journal import Request
 from runtime.service.limits import GatewayBusy, GatewayDown, RequestRefused
+from runtime.service.prompt_reader import PromptReader
 from runtime.service.served_model import ServedModel
 from runtime.service.text_stream import TextStream
 
@@ -36,10 +38,14 @@ _LEAST_S = 1e-3  # 0 would be no deadline
 class GenerationServicer(rpc.GenerationServiceServicer):
     """Generation for clients anywhere."""
 
-    def __init__(self, gateway: Gateway, model: ServedModel, tokens: AcceptedTokens) -> None:
+    def __init__(
+        self, gateway: Gateway, model: ServedModel, tokens: AcceptedTokens, reader: PromptReader
+    ) -> None:
         self._gateway = gateway
         self._model = model
         self._tokens = tokens
+        self._reader = reader
+        self._arriving: dict[Call, None] = {}
 
     async def Generate(
         self, request: pb.GenerateRequest, context: Context
@@ -48,7 +54,7 @@ class GenerationServicer(rpc.GenerationServiceServicer):
         call = current_call()
         call.begin(context, self._client(context), request.request_id)
         try:
-            known, starts = self._admit(request, call.client, context)
+            known, starts = await self._admit(request, call, context)
             call.accept(known)
             yield pb.GenerateResponse(
                 accepted=pb.Accepted(
@@ -66,34 +72,48 @@ class GenerationServicer(rpc.GenerationServiceServicer):
             await refuse(context, error)
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
-        """End a request early."""
-        known = self._gateway.find(self._client(context), request.request_id)
-        if known is None:
-            await context.abort(
-                grpc.StatusCode.NOT_FOUND, f"no request is named {request.request_id!r}"
-            )
-        return pb.CancelResponse(was_running=self._gateway.cancel(known))
+        """End a request early, or as soon as it is accepted."""
+        client, name = self._client(context), request.request_id
+        known = self._gateway.find(client, name)
+        if known is not None:
+            return pb.CancelResponse(was_running=self._gateway.cancel(known))
+        arriving = [call for call in self._arriving if (call.client, call.name) == (client, name)]
+        for call in arriving:
+            call.is_cancelled = True
+        if not arriving or not name:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no request is named {name!r}")
+        return pb.CancelResponse(was_running=True)
 
     def _client(self, context: Context) -> str:
         return self._tokens.name_of(context.invocation_metadata(), context.peer())
 
-    def _admit(
-        self, request: pb.GenerateRequest, client: str, context: Context
+    async def _admit(
+        self, request: pb.GenerateRequest, call: Call, context: Context
     ) -> tuple[Request, list[int]]:
         """Queue a request, or find it again; return it with how much the client has of it."""
-        known = self._gateway.find(client, request.request_id)
-        seed = request.seed if request.HasField("seed") else secrets.randbits(63)
+        gateway, client, name = self._gateway, call.client, request.request_id
+        if gateway.find(client, name) is None:
+            gateway.require_room(1, client)
+        self._arriving[call] = None
+        try:
+            submit, starts = await self._reader.run(request.ByteSize(), lambda: self._read(request))
+        finally:
+            del self._arriving[call]
+        known = gateway.find(client, name)
         if known is not None and not request.HasField("seed"):
-            seed = known.seed
+            submit = replace(submit, sampling=replace(submit.sampling, seed=known.seed))
         left_s = context.time_remaining()
-        submit = replace(
-            to_submit(request, self._model, seed),
-            client=client,
-            timeout_s=0.0 if left_s is None else max(left_s, _LEAST_S),
-        )
+        timeout_s = 0.0 if left_s is None else max(left_s, _LEAST_S)
+        submit = replace(submit, client=client, timeout_s=timeout_s)
         submits = [replace(submit, sample_index=index) for index in range(num_samples(request))]
-        starts = resume_places(request, submit.max_tokens)
-        return self._gateway.submit(submits, client=client, name=request.request_id), starts
+        queued = gateway.submit(submits, client=client, name=name)
+        if call.is_cancelled:
+            gateway.cancel(queued)
+        return queued, starts
+
+    def _read(self, request: pb.GenerateRequest) -> tuple[Submit, list[int]]:
+        submit = to_submit(request, self._model, secrets.randbits(63))
+        return submit, resume_places(request, submit.max_tokens)
 
     async def _events(
         self, request: Request, starts: list[int]
@@ -142,8 +162,9 @@ class GenerationServicer(rpc.GenerationServiceServicer):
 class ModelServicer(rpc.ModelServiceServicer):
     """Tells of the model and its tokens."""
 
-    def __init__(self, model: ServedModel) -> None:
+    def __init__(self, model: ServedModel, reader: PromptReader) -> None:
         self._model = model
+        self._reader = reader
 
     async def GetModel(
         self,
@@ -164,10 +185,7 @@ class ModelServicer(rpc.ModelServiceServicer):
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """Turn text or a conversation into tokens."""
         try:
-            refuse_unknown(request)
-            model = self._model
-            ids = prompt_ids(request, model.tokenizer, model.vocab_size)
-            return pb.TokenizeResponse(ids=ids)
+            return await self._reader.run(request.ByteSize(), lambda: self._tokenized(request))
         except PacelineError as error:
             await refuse(context, error)
 
@@ -176,13 +194,20 @@ class ModelServicer(rpc.ModelServiceServicer):
     ) -> pb.DetokenizeResponse:
         """Turn tokens into text."""
         try:
-            refuse_unknown(request)
-            ids = token_ids(
-                request.ids, "ids", vocab_size=self._model.vocab_size, may_be_empty=True
-            )
-            return pb.DetokenizeResponse(text=self._model.tokenizer.decode(ids))
+            return await self._reader.run(request.ByteSize(), lambda: self._detokenized(request))
         except PacelineError as error:
             await refuse(context, error)
+
+    def _tokenized(self, request: pb.TokenizeRequest) -> pb.TokenizeResponse:
+        refuse_unknown(request)
+        return pb.TokenizeResponse(ids=prompt_ids(request, self._model))
+
+    def _detokenized(self, request: pb.DetokenizeRequest) -> pb.DetokenizeResponse:
+        refuse_unknown(request)
+        model = self._model
+        model.limits.check_ids("ids", len(request.ids))
+        ids = token_ids(request.ids, "ids", vocab_size=model.vocab_size, may_be_empty=True)
+        return pb.DetokenizeResponse(text=model.tokenizer.decode(ids))
 
 
 async def refuse(context: Context, error: PacelineError) -> NoReturn:
