@@ -219,6 +219,7 @@ def serve(
         drafter_groups=drafter_groups,
         traffic=traffic,
     )
+    run_verb("cluster.server_settings", options)  # at once: what serves imports for seconds
     run_verb("cluster.serve", options)
 
 

@@ -27,12 +27,13 @@ from cluster.planning import (
 )
 from cluster.ray_session import RaySession
 from cluster.served_drafter import ServedDrafter
-from cluster.server_settings import parse_groups, server_settings
+from cluster.server_settings import parse_groups
 from cluster.stopping import StopEvents
 from cluster.supervisor import Supervision
 from cluster.vital_signs import VitalLimits
 from parallel.decoding.types import DecodeMode
 from runtime.channels.addresses import parse_address
+from runtime.channels.tokens import read_tokens
 from runtime.errors import ConfigError, PacelineError
 from runtime.keeper import end_with_keeper
 from runtime.restarts import RestartLimits
@@ -75,7 +76,15 @@ def run(options: ServeOptions) -> int:
         PacelineError: the target failed.
     """
     end_with_keeper()
-    settings = server_settings(options)
+    settings = ServerSettings(
+        address=options.listen,
+        tokens=read_tokens(options.token_file, "--token-file"),
+        admin_tokens=read_tokens(options.admin_token_file, "--admin-token-file"),
+        certificate=options.tls_cert,
+        private_key=options.tls_key,
+        client_ca=options.client_ca,
+        reflection=options.reflection,
+    )
     start_logging(options.log_format)
     target = plan_target(options.models)
     if target.tokenizer is None:

@@ -39,7 +39,7 @@ def refusal(
         ("--tls-cert server.pem --tls-key client.key", "client.key is not the key of --tls-cert"),
         ("--tls-cert expired.pem --tls-key expired.key", "expired.pem has expired: renew it"),
         ("--tls-cert garbage.pem --tls-key server.key", "garbage.pem is damaged"),
-        ("--tls-cert none.pem --tls-key server.key", "none.pem cannot be read"),
+        ("--tls-cert none.pem --tls-key server.key", "none.pem does not exist"),
         ("--token-file empty", "empty holds no token"),
         ("--token-file spoilt", "spoilt, line 2: holds a space"),
         ("--admin-token-file none", "none does not exist"),
