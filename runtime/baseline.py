@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 BASELINES = {"transformers": None, "transformers-lookup": 10}
 """Names, with the tokens that transformers' prompt lookup drafts; 10 is what its guide takes."""
@@ -26,7 +26,7 @@ class TransformersBaseline:
         self._num_threads = num_threads
         self._device = device
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype))
-        model.generation_config.eos_token_id = None  # exactly as many tokens as asked for
+        model.generation_config = GenerationConfig()  # without end tokens, penalties, forced tokens
         self._model = model.to(device).eval()
 
     def generate(

@@ -4,7 +4,7 @@ from pathlib import Path
 from threading import Lock
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from runtime.models.checkpoint_files import read_checkpoint, read_model_config
@@ -47,5 +47,7 @@ def has_tied_head(model: PreTrainedModel) -> bool:
 
 def _prepared(model: PreTrainedModel) -> PreTrainedModel:
     model.config.use_cache = False
+    # The file's own has penalties and forced tokens, which would bend greedy answers in silence.
+    model.generation_config = GenerationConfig()
     model.eval()
     return model

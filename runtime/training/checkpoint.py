@@ -46,6 +46,7 @@ _STATE, _PREVIOUS = "state.safetensors", "state.previous.safetensors"
 _CHOICE = "scheme.json"
 _COPIED = (".json", ".jinja", ".txt", ".model", ".py")
 """What belongs to a model beside its weights, by suffix."""
+_TEMPLATES = "additional_chat_templates"
 _PARTS = ("parameters", "first", "second")
 
 
@@ -220,6 +221,8 @@ def save_whole(
     for file in base.iterdir():
         if file.suffix in _COPIED and not file.name.endswith(".index.json"):
             shutil.copyfile(file, fresh / file.name)
+    if (base / _TEMPLATES).is_dir():
+        shutil.copytree(base / _TEMPLATES, fresh / _TEMPLATES)
     settings = whole_settings(base, has_tied_head=has_tied_head)
     text = json.dumps(settings, indent=2) + "\n"
     (fresh / "config.json").write_text(text, encoding="utf-8")

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from parallel.training.adamw import AdamW
 from runtime.errors import ConfigError
-from runtime.training.checkpoint import JobFiles, drop_old_adapters, step_name
+from runtime.training.checkpoint import JobFiles, drop_old_adapters, save_whole, step_name
 from tests.runtime.training.pools import FakePool, make_config, train
+from tests.tokenizer_layouts import LAYOUTS
 
 
 def run_into(directory: Path, steps: int) -> AdamW:
@@ -119,3 +121,12 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not empty and no job's"):
         JobFiles(tmp_path, make_config()).open()
     assert json.dumps([p.name for p in tmp_path.iterdir()]) == '["thesis.txt"]'
+
+
+def test_a_whole_model_keeps_all_its_chat_templates(tmp_path: Path) -> None:
+    base, made = tmp_path / "base", tmp_path / "made"
+    LAYOUTS["templates in a folder"](base)
+    save_whole(made, {"x": np.zeros(1, dtype=np.float32)}, base, has_tied_head=None)
+    before, after = (AutoTokenizer.from_pretrained(folder).chat_template for folder in (base, made))
+    assert after == before
+    assert after.keys() == {"default", "tool_use"}

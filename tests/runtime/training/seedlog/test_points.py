@@ -1,5 +1,7 @@
 """A model at many points in one forward: equal to models whose weights are there, and unmoved."""
 
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from parallel.training.lora import add_lora
 from parallel.training.seedlog.codec import decode, encode
 from parallel.training.seedlog.directions import Direction, signs, weighted_sum
 from parallel.training.seedlog.space import LowRankSpace
+from runtime.baseline import TransformersBaseline
 from runtime.errors import ConfigError
 from runtime.text import Tokenizer
 from runtime.training.data import Sample
@@ -205,6 +208,25 @@ def test_a_layer_that_is_not_there_is_said(checkpoint: Path) -> None:
     )  # fmt: skip
     with pytest.raises(ConfigError, match="no linear layer is called x_proj"):
         PointsModel.load(checkpoint, wrong)
+
+
+def test_answers_are_greedy_whatever_generation_config_asks_for(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "bent"))
+    bent = {"repetition_penalty": 9.0, "suppress_tokens": list(range(50)), "num_beams": 3}
+    (folder / "generation_config.json").write_text(json.dumps(bent))
+    tokenizer, prompt = Tokenizer.load(folder), [5, 9, 11]
+    plain = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    ids = list(prompt)
+    for _ in range(8):
+        ids.append(int(plain(torch.tensor([ids])).logits[0, -1].argmax()))
+    model = PointsModel.load(folder, header())
+    answers = model.answers_at(model.points.start(), [prompt], tokenizer, 8)
+    assert answers == [tokenizer.decode(ids[3:])]
+    assert TransformersBaseline(str(folder), "float32", "cpu", torch.get_num_threads()).generate(
+        [tuple(prompt)], 8, "transformers"
+    ).token_ids == (tuple(ids[3:]),)
 
 
 def test_answers_of_points_are_those_of_each_alone(checkpoint: Path) -> None:
