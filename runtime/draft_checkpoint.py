@@ -103,6 +103,14 @@ def check_drafter(directory: Path, target_directory: Path) -> DrafterManifest:
             f"drafter {directory} is truncated or corrupt: {_WEIGHTS} does not have the digest "
             "that config.json states; copy it again"
         )
+    files = read_drafter(directory)
+    found = (_HEAD in files.tensors, files.tensors[_HEAD_TOKENS].shape[0])
+    if found != (manifest.trained_head, manifest.head_size):
+        raise ConfigError(
+            f"drafter {directory}: {DRAFTER_KEY} in config.json states trained_head "
+            f"{manifest.trained_head} and head_size {manifest.head_size}, but {_WEIGHTS} has "
+            f"{found[0]} and {found[1]}: copy it again"
+        )
     if embedding_digest(target_directory) != manifest.embedding_sha256:
         raise ConfigError(
             f"drafter {directory} was trained for {manifest.target}, whose embedding differs from "
@@ -126,6 +134,12 @@ class DrafterSource:
         files = read_drafter(directory)
         target = read_checkpoint(target_directory)
         self.config = files.config
+        wanted = (files.config.vocab_size, files.config.hidden_size)
+        if target.tensors[_EMBEDDING].shape != wanted:
+            raise ConfigError(
+                f"drafter {directory} shares an embedding of the shape {list(wanted)}; that of "
+                f"{target_directory} has {list(target.tensors[_EMBEDDING].shape)}: take its target"
+            )
         self._own = CheckpointSource(directory, dtype, device, tensors=files.tensors)
         self._target = CheckpointSource(target_directory, dtype, device, tensors=target.tensors)
         self._trained_head = _HEAD in files.tensors

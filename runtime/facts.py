@@ -1,5 +1,7 @@
 """What is known of a checkpoint before any weight is read: shape, size, how far it splits."""
 
+import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,9 +9,11 @@ import torch
 
 from parallel.model.cache import cache_bytes
 from parallel.model.config import ModelConfig
+from parallel.model.shapes import tensor_shapes
 from runtime.errors import ConfigError
 from runtime.models.checkpoint_files import read_checkpoint
 
+_LOG = logging.getLogger("paceline.models")
 DEVICES = ("cpu", "cuda")
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -23,12 +27,9 @@ class ModelFacts:
 
     def weight_bytes(self, dtype: str, layers: tuple[int, ...] | None = None) -> int:
         """Return the memory of the weights; a tied table is held twice, for look-up and head."""
-        config = self.config
-        heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-        attention = (heads + config.num_heads * config.head_dim) * config.hidden_size
-        block = attention + 3 * config.hidden_size * config.intermediate_size
-        num_layers = config.num_layers if layers is None else len(layers)
-        values = num_layers * block + 2 * config.vocab_size * config.hidden_size
+        values = sum(math.prod(shape) for shape in tensor_shapes(self.config, layers).values())
+        if self.config.tied_head:
+            values += self.config.vocab_size * self.config.hidden_size
         return values * _dtype(dtype).itemsize
 
     def cache_bytes(
@@ -46,7 +47,16 @@ def read_facts(directory: Path) -> ModelFacts:
     Raises:
         ConfigError: something is missing, damaged or not supported.
     """
-    return ModelFacts(directory=directory, config=read_checkpoint(directory).config)
+    config = read_checkpoint(directory).config
+    if config.rope.kind == "dynamic" and config.rope.factor > 1:
+        _LOG.warning(
+            "%s: the context ends at max_position_embeddings, %d tokens: dynamic RoPE scaling by "
+            "%g is exact up to there only",
+            directory / "config.json",
+            config.max_positions,
+            config.rope.factor,
+        )
+    return ModelFacts(directory=directory, config=config)
 
 
 def check_tensor_parallel(facts: ModelFacts, size: int, option: str) -> None:

@@ -85,9 +85,15 @@ def convert(source: Path, directory: Path, progress: Progress) -> None:
 
 def _open(source: Path) -> gguf.GGUFReader:
     try:
-        return gguf.GGUFReader(source)
+        reader = gguf.GGUFReader(source)
     except (ValueError, IndexError, KeyError, OSError, OverflowError, MemoryError) as error:
         raise ConfigError(f"{source} cannot be read as GGUF ({error}): is it complete?") from error
+    if reader.byte_order != "I":
+        raise ConfigError(
+            f"{source} is in another byte order than this machine's: convert it with "
+            "gguf-convert-endian"
+        )
+    return reader
 
 
 def _metadata(reader: gguf.GGUFReader) -> dict[str, object]:

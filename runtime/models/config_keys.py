@@ -12,7 +12,8 @@ _TRAINING = (
 )
 _OUTPUT_FORM = "output_attentions output_hidden_states return_dict output_scores torchscript"
 _IMPLEMENTATION = (
-    "attn_implementation _attn_implementation _attn_implementation_autoset use_flash_attn "
+    "attn_implementation _attn_implementation _attn_implementation_autoset "
+    "_attn_implementation_internal _experts_implementation_internal use_flash_attn "
     "use_flash_attention _flash_attn_2_enabled use_bfloat16 chunk_size_feed_forward "
     "pretraining_tp torch_dtype dtype"
 )

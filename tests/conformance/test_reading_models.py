@@ -16,7 +16,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from parallel.group import SoloGroup
+from runtime.facts import read_facts
 from runtime.gguf_import import convert
+from runtime.models.checkpoint_files import read_checkpoint
 from runtime.weights import load_decoder
 from tests.parallel.model.tiny import CPU, score, tokens
 from tests.runtime.models.gguf_files import write_gguf
@@ -87,15 +89,15 @@ def save(model: PreTrainedModel, fields: dict[str, object], directory: Path, fil
         index.write_text(json.dumps(listed))
 
 
-def logits(directory: Path) -> Tensor:
-    return score(load_decoder(directory, SoloGroup(), dtype=torch.float32, device=CPU), PROMPT)
+def logits(directory: Path, prompt: tuple[int, ...] = PROMPT) -> Tensor:
+    return score(load_decoder(directory, SoloGroup(), dtype=torch.float32, device=CPU), prompt)
 
 
-def expected(directory: Path) -> Tensor:
+def expected(directory: Path, prompt: tuple[int, ...] = PROMPT) -> Tensor:
     """Return what transformers computes from the files themselves."""
     reference = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     with torch.inference_mode():
-        found: Tensor = reference(torch.tensor([PROMPT]), use_cache=False).logits[0]
+        found: Tensor = reference(torch.tensor([prompt]), use_cache=False).logits[0]
     return found
 
 
@@ -120,6 +122,31 @@ def test_logits_are_those_of_transformers(
     converted.mkdir()
     convert(gguf, converted, Progress(console=Console(quiet=True)))
     torch.testing.assert_close(logits(converted), reference, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("spelling", ["old", "new"])
+@pytest.mark.parametrize("kind", ["linear", "yarn", "llama3"])
+def test_the_stretched_context_is_used_where_the_old_length_still_stands(
+    kind: str, spelling: str, tmp_path: Path
+) -> None:
+    fields = config_fields("llama", kind, spelling, tied=True) | {"max_position_embeddings": 12}
+    save(make_model(fields, own_head=False), fields, tmp_path, "safetensors")
+    assert read_checkpoint(tmp_path).config.max_positions == POSITIONS
+    torch.testing.assert_close(logits(tmp_path), expected(tmp_path), atol=1e-4, rtol=0)
+
+
+def test_dynamic_scaling_ends_where_transformers_would_turn_cached_keys_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fields = config_fields("llama", "dynamic", "old", tied=True) | {"max_position_embeddings": 12}
+    save(make_model(fields, own_head=False), fields, tmp_path, "safetensors")
+    assert read_facts(tmp_path).config.max_positions == 12
+    assert "config.json: the context ends at max_position_embeddings, 12 tokens" in caplog.text
+    longer = expected(tmp_path)[:12]  # the same tokens, other logits: more of them follow
+    assert (logits(tmp_path, PROMPT[:12]) - longer).abs().max() > 0.01
+    torch.testing.assert_close(
+        logits(tmp_path, PROMPT[:12]), expected(tmp_path, PROMPT[:12]), atol=1e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize("kind", ["linear", "yarn", "llama3"])

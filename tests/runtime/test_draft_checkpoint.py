@@ -1,5 +1,6 @@
 """Trained drafters: what is saved is what drafts, and damaged or foreign ones are refused."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -147,3 +148,69 @@ def test_a_damaged_manifest_is_refused(drafter: Path, target: Path) -> None:
     file.write_text(json.dumps(fields))
     with pytest.raises(ConfigError, match=r"config\.json is damaged"):
         check_drafter(drafter, target)
+
+
+def edit_manifest(directory: Path, **changes: object) -> None:
+    file = directory / "config.json"
+    fields = json.loads(file.read_text())
+    fields["paceline_drafter"] |= changes
+    file.write_text(json.dumps(fields))
+
+
+def replace_weights(directory: Path, changes: dict[str, torch.Tensor | None]) -> None:
+    """Change tensors, None removes one, and state the digest of the new file."""
+    file = directory / "model.safetensors"
+    tensors = {k: v for k, v in (load_file(file) | changes).items() if v is not None}
+    save_file(tensors, str(file), metadata={"format": "pt"})
+    edit_manifest(directory, weights_sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+
+
+@pytest.mark.parametrize("changes", [{"head_size": 7}, {"trained_head": False}])
+def test_a_manifest_that_disagrees_with_the_weights_is_refused(
+    drafter: Path, target: Path, changes: dict[str, object]
+) -> None:
+    edit_manifest(drafter, **changes)
+    with pytest.raises(ConfigError, match=r"but model.safetensors has True and 33"):
+        check_drafter(drafter, target)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.extra.weight": torch.ones(1)}, "has the tensor model.extra.weight"),
+        ({"model.norm.weight": None}, "has no tensor 'model.norm.weight'"),
+        ({"model.norm.weight": torch.ones(36).to(torch.float8_e4m3fn)}, "as F8_E4M3"),
+        ({"lm_head.weight": torch.ones(7, 36)}, r"lm_head.weight of .* the shape \[7, 36\]"),
+        ({"head.token_ids": None}, "has no head.token_ids of type int32"),
+        ({"head.token_ids": torch.arange(33)}, "has no head.token_ids of type int32"),
+        ({"model.embed_tokens.weight": torch.ones(101, 36)}, "has the tensor model.embed_tokens"),
+    ],
+)
+def test_tensors_that_are_no_drafter_are_refused_by_name(
+    drafter: Path, target: Path, changes: dict[str, torch.Tensor | None], message: str
+) -> None:
+    replace_weights(drafter, changes)
+    for use in (lambda: check_drafter(drafter, target), lambda: scores_of(drafter, target)):
+        with pytest.raises(ConfigError, match=message):
+            use()
+
+
+@pytest.mark.parametrize("ids", [HEAD.flip(0), HEAD + 90, HEAD - 5])
+def test_head_tokens_that_are_no_tokens_are_refused(
+    drafter: Path, target: Path, ids: torch.Tensor
+) -> None:
+    replace_weights(drafter, {"head.token_ids": ids.to(torch.int32)})
+    with pytest.raises(ConfigError, match="are not tokens of its target in rising order"):
+        scores_of(drafter, target)
+
+
+def test_a_target_with_another_embedding_is_refused_before_it_is_read(
+    drafter: Path, tmp_path: Path
+) -> None:
+    tiny_model(vocab_size=90).reference.save_pretrained(tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"shape \[101, 36\]; that of .* has \[90, 36\]"):
+        scores_of(drafter, tmp_path / "other")
+
+
+def scores_of(drafter: Path, target: Path) -> ScoreRow:
+    return scores(drafter, target, SoloGroup(), 0)

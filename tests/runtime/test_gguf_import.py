@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import gguf
@@ -165,6 +166,13 @@ def test_a_truncated_file_is_refused(model: TinyModel, tmp_path: Path) -> None:
     file = write_gguf(tmp_path / "tiny.gguf", model.reference)
     file.write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(ConfigError, match=r"tiny.gguf cannot be read as GGUF"):
+        converted(file, tmp_path / "out")
+
+
+def test_a_file_in_another_byte_order_is_refused(model: TinyModel, tmp_path: Path) -> None:
+    other = gguf.GGUFEndian.BIG if sys.byteorder == "little" else gguf.GGUFEndian.LITTLE
+    file = write_gguf(tmp_path / "tiny.gguf", model.reference, byte_order=other)
+    with pytest.raises(ConfigError, match=r"tiny.gguf is in another byte order"):
         converted(file, tmp_path / "out")
 
 

@@ -34,6 +34,7 @@ def write_gguf(
     tokenizer: Change | None = None,
     skip: Sequence[str] = (),
     extra: dict[str, np.ndarray] | None = None,
+    byte_order: gguf.GGUFEndian = gguf.GGUFEndian.LITTLE,
 ) -> Path:
     """Write a model.
 
@@ -44,9 +45,11 @@ def write_gguf(
         tokenizer: adds the tokenizer's keys; None: a byte-level one of single characters.
         skip: tensors to leave out, by their GGUF names.
         extra: tensors to add.
+        byte_order: of all numbers.
     """
     kind = model.config.model_type
-    writer = gguf.GGUFWriter(file, "llama" if kind == "mistral" else kind)
+    name = "llama" if kind == "mistral" else kind
+    writer = gguf.GGUFWriter(file, name, endianess=byte_order)  # codespell:ignore endianess
     _add_sizes(writer, model)
     _add_rope(writer, model)
     (tokenizer or characters(model.config.vocab_size))(writer)
