@@ -76,6 +76,8 @@ class Gateway:
         self._engines.start()
         self._run_waiting()
         self._tasks = [asyncio.create_task(self._keep())]
+        if self._store is not None:
+            self._tasks.append(asyncio.create_task(self._tend(self._store)))
 
     async def close(self) -> None:
         """Stop listening; open requests end as UNAVAILABLE, so that clients resume elsewhere."""
@@ -312,9 +314,13 @@ class Gateway:
                 idle = request.num_readers == 0 and request.idle_since_s < old_s
                 if idle and not request.is_dropped:
                     self.forget(request)
-            if self._store is not None:
-                self._store.tend(self._register.requests)
-                await asyncio.to_thread(self._store.sync)
+            await asyncio.sleep(_PING_S)
+
+    async def _tend(self, store: JournalStore) -> None:
+        """Bring journals to the disk: in a task of its own, because a disk may be slow."""
+        while True:
+            await store.tend(self._register.requests)
+            await asyncio.to_thread(store.sync)
             await asyncio.sleep(_PING_S)
 
     def _take(self, replica: int, message: Message) -> None:

@@ -4,6 +4,7 @@ A directory holds one file of records (`runtime/service/record_file.py`), append
 committed. It is written anew, without what clients have done with, when it has grown.
 """
 
+import asyncio
 import contextlib
 import fcntl
 import logging
@@ -38,7 +39,11 @@ class JournalStore:
         self._compact_bytes = compact_bytes
         self._limit_bytes = compact_bytes
         self._file: RecordFile | None = None
+        self._next: RecordFile | None = None
+        """What takes the file's place, while it is written."""
         self._kept: set[int] = set()
+        self._copied: set[int] = set()
+        """Samples whose past is in the next file."""
         self.restored: list[Request] = []
         """What an earlier process left."""
 
@@ -84,41 +89,62 @@ class JournalStore:
     def opened(self, request: Request) -> None:
         """Keep a request; one without a name is nobody's to take up again."""
         if request.name:
-            self._kept.update(journal.submit.request for journal in request.samples)
-            self._append(_opening(request))
+            numbers = [journal.submit.request for journal in request.samples]
+            self._kept.update(numbers)
+            if self._next is not None:
+                self._copied.update(numbers)
+            self._append(_opening(request), numbers[0])
 
     def committed(self, message: Committed) -> None:
         """Keep a sample's tokens."""
         if message.request in self._kept:
             logprobs = [[one.logprob, one.top_ids, one.top_logprobs] for one in message.logprobs]
-            self._append([_COMMIT, message.request, message.token_ids, logprobs])
+            record: Record = [_COMMIT, message.request, message.token_ids, logprobs]
+            self._append(record, message.request)
 
     def ended(self, journal: Journal) -> None:
         """Keep how a sample ended."""
-        if journal.submit.request not in self._kept:
+        number = journal.submit.request
+        if number not in self._kept:
             return
         if journal.finished is not None:
-            self._append([_END, encode(journal.finished)])
+            self._append([_END, encode(journal.finished)], number)
         elif journal.error is not None:
             kind, text = type(journal.error).__name__, str(journal.error)
             if hasattr(errors, kind):  # else it is this server's trouble, not the request's
-                self._append([_FAIL, journal.submit.request, kind, text])
+                self._append([_FAIL, number, kind, text], number)
 
     def dropped(self, request: Request) -> None:
         """Forget a request."""
         numbers = [journal.submit.request for journal in request.samples]
         if self._kept.issuperset(numbers):
             self._kept.difference_update(numbers)
-            self._append([_DROP, numbers])
+            self._append([_DROP, numbers], numbers[0])
 
-    def tend(self, requests: Iterable[Request]) -> None:
-        """Write the file anew, with these requests alone, if it has grown."""
+    async def tend(self, requests: Iterable[Request]) -> None:
+        """Rewrite the file, with these requests alone, if it has grown.
+
+        Others run between two requests; what they keep meanwhile goes to both files.
+        """
         if self._file is None or self._file.num_bytes <= self._limit_bytes:
             return
         try:
-            self._write_anew(requests)
+            self._next = self._begun()
+            for request in requests:
+                numbers = [journal.submit.request for journal in request.samples]
+                if self._kept.issuperset(numbers):
+                    _copy(request, self._next)
+                    self._copied.update(numbers)
+                await asyncio.sleep(0)
+            await asyncio.to_thread(self._next.sync)
+            self._take_over(self._next)
         except OSError as error:
             self._give_up(error)
+        finally:
+            if self._next is not None and self._next is not self._file:
+                self._next.close()
+            self._next = None
+            self._copied.clear()
 
     def sync(self) -> None:
         """Bring what was kept to the disk; blocks, and may run in a thread of its own."""
@@ -140,7 +166,11 @@ class JournalStore:
         path = self._directory / _FILE
         if path.exists():
             self._read(path)
-        self._write_anew(self.restored)
+        new = self._begun()
+        for request in self.restored:
+            _copy(request, new)
+        new.sync()
+        self._take_over(new)
 
     def _read(self, path: Path) -> None:
         reader = RecordReader(path)
@@ -187,34 +217,44 @@ class JournalStore:
             case _:
                 raise ValueError(f"a {record[0]!r} of {len(record)} parts")
 
-    def _write_anew(self, requests: Iterable[Request]) -> None:
+    def _begun(self) -> RecordFile:
+        """Return a file beside the present one, with no request in it; raises OSError."""
         new = RecordFile.create(self._directory / _NEW)
         new.append([_TARGET, self._target])
-        for request in requests:
-            if request.name:
-                for record in _records(request):
-                    new.append(record)
-        new.sync()
+        return new
+
+    def _take_over(self, new: RecordFile) -> None:
+        """Keep to another file from now on; raises OSError."""
         new.rename(self._directory / _FILE)
         if self._file is not None:
             self._file.close()
         self._file = new
         self._limit_bytes = max(self._compact_bytes, 2 * new.num_bytes)
 
-    def _append(self, record: Record) -> None:
+    def _append(self, record: Record, number: int) -> None:
+        """Write what happened to the request of a sample."""
         if self._file is None:
             return
         try:
             self._file.append(record)
+            if self._next is not None and number in self._copied:
+                self._next.append(record)
         except OSError as error:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
         """Go on without: a full disk must not end the service."""
         _LOG.error("the journal in %s is kept no longer: %s", self._directory, error)
-        assert self._file is not None
-        self._file.close()
-        self._file = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _copy(request: Request, file: RecordFile) -> None:
+    """Write all of a request; raises OSError."""
+    if request.name:
+        for record in _records(request):
+            file.append(record)
 
 
 def _opening(request: Request) -> Record:

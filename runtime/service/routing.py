@@ -19,6 +19,7 @@ class PrefixRouter:
 
     def __init__(self, num_replicas: int) -> None:
         self._known: list[OrderedDict[bytes, None]] = [OrderedDict() for _ in range(num_replicas)]
+        self._last: tuple[Sequence[int], list[bytes]] = ((), [])
 
     def choose(self, prompt_ids: Sequence[int], loads: Mapping[int, int]) -> int:
         """Return the engine that a prompt is best sent to.
@@ -27,7 +28,9 @@ class PrefixRouter:
             prompt_ids: the prompt.
             loads: the requests that run on each engine that is there; at least one.
         """
-        digests = _digests(prompt_ids)
+        if len(loads) == 1:
+            return next(iter(loads))
+        digests = self._digests(prompt_ids)
         return max(
             loads,
             key=lambda number: (self._shared(number, digests) - _WORTH * loads[number], -number),
@@ -35,12 +38,14 @@ class PrefixRouter:
 
     def shared_tokens(self, number: int, prompt_ids: Sequence[int]) -> int:
         """Return how many of a prompt's first tokens an engine has been sent before."""
-        return _BLOCK * self._shared(number, _digests(prompt_ids))
+        return _BLOCK * self._shared(number, self._digests(prompt_ids))
 
     def note(self, number: int, prompt_ids: Sequence[int]) -> None:
         """Remember that a prompt went to an engine."""
+        if len(self._known) == 1:
+            return
         known = self._known[number]
-        for digest in _digests(prompt_ids):
+        for digest in self._digests(prompt_ids):
             known[digest] = None
             known.move_to_end(digest)
         while len(known) > _MOST_BLOCKS:
@@ -49,6 +54,12 @@ class PrefixRouter:
     def forget(self, number: int) -> None:
         """Forget an engine that was lost: the next one starts with an empty cache."""
         self._known[number].clear()
+
+    def _digests(self, prompt_ids: Sequence[int]) -> list[bytes]:
+        """Return a prompt's digests; those of a request's samples are computed once."""
+        if self._last[0] is not prompt_ids:
+            self._last = (prompt_ids, _digests(prompt_ids))
+        return self._last[1]
 
     def _shared(self, number: int, digests: Sequence[bytes]) -> int:
         known = self._known[number]

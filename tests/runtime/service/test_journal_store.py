@@ -1,7 +1,9 @@
 """Journals on disk: what was kept comes back, what is torn is cut, what is foreign is refused."""
 
+import asyncio
 import logging
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,12 +130,68 @@ def test_the_file_is_bounded(tmp_path: Path) -> None:
             commit(store, request.samples[0], token)
         if len(kept) > 5:
             store.dropped(kept.pop(0))
-        store.tend(kept)
+        asyncio.run(store.tend(kept))
         assert (tmp_path / "journal").stat().st_size < 30_000
     store.close()
     again = JournalStore.open(tmp_path, "the toy", compact_bytes=20_000)
     assert [request.name for request in again.restored] == [request.name for request in kept]
     assert all(request.samples[0].token_ids == list(range(10)) for request in again.restored)
+    again.close()
+
+
+def test_what_happens_while_the_file_is_rewritten_is_kept(tmp_path: Path) -> None:
+    """While it is rewritten, requests come, grow, end and go; a kill at any step loses nothing."""
+    store = JournalStore.open(tmp_path / "now", "the toy", compact_bytes=1)
+    alive = [make_request(number, f"request {number}") for number in range(1, 9)]
+    for request in alive:
+        store.opened(request)
+
+    def happen(step: int) -> None:
+        alive.append(make_request(100 + step, f"new {step}"))
+        store.opened(alive[-1])
+        for request in alive:
+            if request.is_open:
+                commit(store, request.samples[0], step)
+        ending = alive[step % len(alive)].samples[0]
+        if ending.is_open:
+            number = ending.submit.request
+            ending.end(Finished(request=number, reason="stop", stats=RequestStats()))
+            store.ended(ending)
+        store.dropped(alive.pop(step * 5 % len(alive)))
+
+    async def rewrite() -> int:
+        steps = 0
+        rewriting = asyncio.create_task(store.tend(list(alive)))
+        while not rewriting.done():
+            await asyncio.sleep(0)
+            happen(steps)
+            steps += 1
+            if steps < 12:
+                check(killed(tmp_path / "now", tmp_path / f"kill {steps}"), alive)
+        return steps
+
+    before = (tmp_path / "now" / "journal").stat().st_ino
+    assert asyncio.run(rewrite()) >= 8
+    assert (tmp_path / "now" / "journal").stat().st_ino != before
+    happen(500)
+    store.close()
+    check(tmp_path / "now", alive)
+
+
+def killed(directory: Path, at: Path) -> Path:
+    """Return what a kill at this moment would leave on disk."""
+    return Path(shutil.copytree(directory, at))
+
+
+def check(directory: Path, alive: list[Request]) -> None:
+    """Compare what comes back from a directory with what is known."""
+    again = JournalStore.open(directory, "the toy")
+    found = {request.name: request.samples[0] for request in again.restored}
+    assert set(found) == {request.name for request in alive}
+    for request in alive:
+        mine, theirs = request.samples[0], found[request.name]
+        assert theirs.token_ids == mine.token_ids
+        assert theirs.finished == mine.finished
     again.close()
 
 
