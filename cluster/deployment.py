@@ -42,6 +42,7 @@ class Deployment:
         self.target_ranks: list[Rank] = []
         self._calls: dict[Any, Rank] = {}
         self._address = ""
+        self._drafters_trouble = ""
 
     def __enter__(self) -> "Deployment":
         """Return the deployment; `start` does the work."""
@@ -178,7 +179,12 @@ class Deployment:
             PeerLost: a target rank died; names it.
             PacelineError: the leader's engine ended with an error.
         """
-        self.drafters.check()
+        try:
+            self.drafters.check()
+        except Exception as error:  # what is wrong with drafters is no reason to lose the target
+            if str(error) != self._drafters_trouble:
+                _LOG.exception("drafters cannot be looked after")
+            self._drafters_trouble = str(error)
         calls = list(self._calls)
         done = ray.wait(calls, num_returns=len(calls), timeout=0)[0] if calls else []
         found = [outcome(call, self._calls.pop(call)) for call in done]

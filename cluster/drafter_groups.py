@@ -223,7 +223,7 @@ class DrafterGroups:
         """Start others in place of lost groups, in a thread: requests go on meanwhile."""
         short = len(self._groups) < self.spec.drafter_groups and self.spec.has_drafter_ranks
         lost = any(group.is_lost for group in list(self._groups))
-        can = self.spec.drafter is not None and self.spec.link == "grpc"
+        can = self.spec.link == "grpc"
         idle = self._mending is None and not self._changing.locked()
         if not (can and idle and (short or lost)) or self._leader is None:
             return

@@ -58,6 +58,8 @@ class _Asked:
 
     item: DraftItem
     sends_probs: bool
+    is_whole: bool
+    """Whether the drafter was sent the request from its first token."""
     num_taken: int = 0
 
     @property
@@ -88,7 +90,9 @@ class DraftFence:
             self._sends_probs.pop(number, None)
         self._sends_probs.update((opened.request, opened.send_probs) for opened in request.opened)
         self._rounds[request.round] = {
-            item.request: _Asked(item, self._sends_probs.get(item.request, False))
+            item.request: _Asked(
+                item, self._sends_probs.get(item.request, False), is_whole=item.keep == 0
+            )
             for item in request.items
             if item.num_draft > 0
         }
@@ -152,7 +156,7 @@ def _checked_draft(
     )
     problem = _misplaced(asked, item, partial=partial)
     if not problem:
-        if item.unknown:
+        if item.unknown and not asked.is_whole:
             return replace(known, unknown=True)
         draft, problem = usable_draft(
             item,
@@ -164,6 +168,8 @@ def _checked_draft(
         asked.num_taken += len(draft)
         gains, wrong_gains = _checked_gains(item.gains, len(draft))
         problem = problem or wrong_gains
+        if item.unknown:
+            problem = "it says that it lacks a request that it was sent whole"
         known = replace(known, draft=draft, gains=gains, is_tree=bool(item.parents))
     if problem:
         problems.append(f"request {asked.item.request}: {problem}")

@@ -63,3 +63,17 @@ def test_an_inline_drafter_that_hangs_is_not_started_again() -> None:
     deployment.drop_inline_drafter()
     deployment.restart()
     assert deployment.started == [ALONE]
+
+
+def test_trouble_with_the_drafters_is_told_once_and_loses_no_target(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    deployment = ScriptedDeployment(WITH_RANKS, lambda _: False)
+
+    def fail() -> None:
+        raise KeyError("a call that is not known")
+
+    monkeypatch.setattr(deployment.drafters, "check", fail)
+    for _ in range(5):
+        deployment.check()
+    assert [record.message for record in caplog.records] == ["drafters cannot be looked after"]

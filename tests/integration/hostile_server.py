@@ -15,17 +15,12 @@ from runtime.drafting import Drafter
 from runtime.settings import DrafterSeat, LeaderSettings
 from tests.hostile import FuzzingDrafter, RaisingDrafter
 
-_RAISES, _LIES = 0.01, 0.02  # of all answers
-
-
-def hostile(drafter: Drafter, seed: int) -> Drafter:
-    """Return a drafter that does what it should not."""
-    return FuzzingDrafter(RaisingDrafter(drafter, seed, rate=_RAISES), seed, rate=_LIES)
-
 
 class HostileShardActor(ShardActor):
     """A rank whose drafter, inline or its own, is hostile."""
 
+    raises, lies = 0.01, 0.02
+    """Shares of all answers."""
     num_made = 0
 
     def listen(self, settings: LeaderSettings, host: str, token: str) -> str:
@@ -34,8 +29,7 @@ class HostileShardActor(ShardActor):
 
         def made(settings: LeaderSettings) -> tuple[Drafter, Hello] | None:
             found = sound(settings)
-            self.num_made += 1
-            return None if found is None else (hostile(found[0], self.num_made), found[1])
+            return None if found is None else (self.hostile(found[0]), found[1])
 
         hosts._inline_drafter = made
         return super().listen(settings, host, token)
@@ -43,8 +37,20 @@ class HostileShardActor(ShardActor):
     def draft(self, seat: DrafterSeat) -> None:
         """Let the drafter of this rank be hostile."""
         sound = self._host.drafter
-        self._host.drafter = lambda: hostile(sound(), 0)  # type: ignore[method-assign,assignment,return-value]
+        self._host.drafter = lambda: self.hostile(sound())  # type: ignore[method-assign,assignment,return-value]
         super().draft(seat)
+
+    def hostile(self, drafter: Drafter) -> Drafter:
+        """Return a drafter that does what it should not."""
+        self.num_made += 1
+        raising = RaisingDrafter(drafter, self.num_made, rate=self.raises)
+        return FuzzingDrafter(raising, self.num_made, rate=self.lies)
+
+
+class BreakingShardActor(HostileShardActor):
+    """A rank whose drafter soon raises."""
+
+    raises, lies = 0.1, 0.0
 
 
 if __name__ == "__main__":

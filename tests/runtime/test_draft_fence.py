@@ -3,8 +3,8 @@
 import pytest
 
 from parallel.decoding.types import DraftTree, SparseProbs
-from parallel.messages import ProposalItem
-from runtime.draft_fence import usable_draft
+from parallel.messages import DraftItem, DraftRequest, Proposal, ProposalItem
+from runtime.draft_fence import DraftFence, usable_draft
 
 FINE = SparseProbs(ids=(1, 2), probs=(0.25, 0.75))
 
@@ -37,3 +37,33 @@ def test_a_draft_ends_before_a_token_its_law_cannot_have_drawn(law: SparseProbs)
 def test_a_draft_ends_before_a_token_the_target_does_not_know() -> None:
     item = ProposalItem(request=0, epoch=0, base=3, token_ids=(2, 9, 10, 1))
     assert usable(item).token_ids == (2, 9)
+
+
+def test_a_drafter_may_lack_only_what_it_was_not_sent() -> None:
+    fence = DraftFence(vocab_size=10)
+    for number, keep in ((1, 0), (2, 3)):
+        item = DraftItem(request=7, epoch=0, keep=keep, tail=(1, 2), num_draft=4)
+        fence.expect(DraftRequest(round=number, items=(item,)))
+        answer = ProposalItem(request=7, epoch=0, base=keep + 2, token_ids=(), unknown=True)
+        found = fence.check(Proposal(round=number, items=(answer,), draft_s=0.1))
+        assert found.drafts[0].unknown
+        assert bool(found.problems) == (keep == 0)
+
+
+def test_an_answer_counts_once_and_only_if_it_was_asked_for() -> None:
+    fence = DraftFence(vocab_size=10)
+    item = DraftItem(request=7, epoch=0, keep=0, tail=(1, 2), num_draft=4)
+    fence.expect(DraftRequest(round=5, items=(item,)))
+    answer = ProposalItem(request=7, epoch=0, base=2, token_ids=(1, 2))
+    for number, is_good in ((4, False), (2**63, False), (5, True), (5, False)):
+        found = fence.check(Proposal(round=number, items=(answer,), draft_s=0.1))
+        assert bool(found.drafts) == is_good
+        assert bool(found.problems) != is_good
+
+
+def test_what_is_remembered_of_a_drafter_that_never_answers_is_bounded() -> None:
+    fence = DraftFence(vocab_size=10)
+    for number in range(1, 1000):
+        item = DraftItem(request=7, epoch=0, keep=0, tail=(1,), num_draft=1)
+        fence.expect(DraftRequest(round=number, items=(item,)))
+    assert len(fence._rounds) <= 32
