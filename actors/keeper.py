@@ -20,15 +20,18 @@ class KeeperActor:
         path: str,
         limits: RestartLimits,
         stop_s: float,
+        node_id: str,
     ) -> None:
         """Start the server.
 
         Args:
             arguments: the command line's, from its verb on.
-            directory: where the server runs, if this node has it.
+            directory: where the server runs; on another node than it was first started on, where
+                the actor runs if that node does not have it.
             path: where Paceline's code lies.
             limits: how often the server is started anew.
             stop_s: seconds that it gets to end by itself.
+            node_id: where it was first started.
         """
         environment = dict(os.environ)
         if not environment.get("CUDA_VISIBLE_DEVICES"):
@@ -37,10 +40,13 @@ class KeeperActor:
         environment["PYTHONPATH"] = os.pathsep.join(paths)
         context = ray.get_runtime_context()
         environment["RAY_ADDRESS"] = context.gcs_address
+        moved = context.get_node_id() != node_id and not os.path.isdir(directory)
+        here = os.getcwd()
         self._keeper = ProcessKeeper(
             [sys.executable, "-m", "cluster.cli", *arguments],
             environment=environment,
-            directory=directory if os.path.isdir(directory) else os.getcwd(),
+            directory=here if moved else directory,
+            notice=f"this node has no {directory}: relative paths start at {here}" if moved else "",
             limits=limits,
             stop_s=stop_s,
             ran_before=bool(context.was_current_actor_reconstructed),

@@ -23,7 +23,6 @@ from cluster.draft_corpus import CorpusPlan, make_corpus
 from cluster.options import DraftTrainOptions
 from cluster.planning import PlannedModel, plan_deployment, plan_target
 from cluster.ray_session import RaySession, beside_driver, yielded
-from cluster.uploads import check_stays
 from parallel.training.distill import Divergence
 from runtime.checkpoint import parse_layers
 from runtime.cores import usable_cores
@@ -45,7 +44,6 @@ def run(options: DraftTrainOptions) -> int:
         ConfigError: something the user gave cannot be used; nothing was started.
         PeerError: a target rank died; what was generated is kept.
     """
-    check_stays(options.out, "--out", "with --out /DIRECTORY")
     _check_prompts(options)
     target = plan_target(options.models)
     assert target.facts is not None

@@ -74,15 +74,16 @@ def _start(options: ServiceOptions) -> int:
             path=str(ROOT),
             limits=RestartLimits(most=options.restarts),
             stop_s=_STOP_S,
+            node_id=ray.get_runtime_context().get_node_id(),
         )
     )
     try:
         status = _await_ready(keeper, name)
         if status.state is not KeptState.READY:
             _NOTES.print("\n".join(status.lines[-_SHOWN:]), markup=False, soft_wrap=True)
-            raise ConfigError(
-                f"the service {name!r} did not start: serve ended with {status.exit_code}"
-            )
+            ended = f"serve ended with {status.exit_code}"
+            why = status.lines[-1] if status.exit_code is None and status.lines else ended
+            raise ConfigError(f"the service {name!r} did not start: {why}")
     except BaseException:
         ray.kill(keeper)
         raise

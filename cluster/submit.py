@@ -21,6 +21,8 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from rich.console import Console
 
 from cluster.cluster_options import SubmitOptions
+from cluster.job_output import JobOutput
+from cluster.ray_address import TOKEN_HINT
 from runtime.documents import read_text
 from runtime.errors import ConfigError, PeerLost, PeerTimeout
 
@@ -35,10 +37,6 @@ _NO_AGENT = "No available agent"
 _AGENT_HINT = (
     " The head's agent does not answer; if the node has a second Ray, start the head with "
     "--dashboard-agent-listen-port, as two agents cannot share one port."
-)
-_TOKEN_HINT = (
-    "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH if the token is not in "
-    "~/.ray/auth_token"
 )
 _MAX_ENVIRONMENT_BYTES = 1 << 20
 _POLL_S = 0.5
@@ -98,7 +96,7 @@ def entrypoint_of(arguments: tuple[str, ...]) -> str:
     """
     if arguments[0] not in VERBS:
         raise ConfigError(f"submit {arguments[0]}: choose one of {', '.join(VERBS)}")
-    return shlex.join(["python", "-m", "cluster.cli", *arguments])
+    return shlex.join(["python", "-m", "cluster.submitted", *arguments])
 
 
 def runtime_environment(options: SubmitOptions) -> dict[str, Any]:
@@ -149,7 +147,7 @@ def _connect(address: str) -> Any:
         return JobSubmissionClient(address)
     except _SERVER_ERRORS as error:
         if "uthentication" in str(error):
-            raise ConfigError(f"{address} wants a token: {_TOKEN_HINT}") from error
+            raise ConfigError(f"{address} wants a token: {TOKEN_HINT}") from error
         raise ConfigError(
             f"no job server answers at {address} ({_first_lines(error)}): it is the dashboard of "
             "ray start --head, which needs ray[default] there"
@@ -158,9 +156,10 @@ def _connect(address: str) -> Any:
 
 def _follow(client: Any, job: str, where: str) -> int:
     """Show the logs until the job has ended; an interrupt ends the job."""
+    shown = JobOutput(sys.stdout, sys.stderr)
     try:
-        num_shown = asyncio.run(_show_logs(client, job))
-        return _outcome(client, job, num_shown)
+        num_shown = asyncio.run(_show_logs(client, job, shown))
+        return _outcome(client, job, num_shown, shown)
     except (KeyboardInterrupt, SystemExit):
         _NOTES.print(f"stopping {job}; interrupt again to leave it running", soft_wrap=True)
     try:
@@ -175,8 +174,8 @@ def _follow(client: Any, job: str, where: str) -> int:
     return _STOPPED
 
 
-async def _show_logs(client: Any, job: str) -> int:
-    """Copy the job's output to standard output; a connection that breaks is taken up again.
+async def _show_logs(client: Any, job: str, shown: JobOutput) -> int:
+    """Show the job's log as it comes; a connection that breaks is resumed.
 
     Returns how many characters came: the last ones of a job that ended may be missing.
     """
@@ -186,8 +185,7 @@ async def _show_logs(client: Any, job: str) -> int:
         num_received = 0  # a new connection begins with the first character again
         try:
             async for text in client.tail_job_logs(job):
-                sys.stdout.write(text[max(0, num_shown - num_received) :])
-                sys.stdout.flush()
+                shown.write(text[max(0, num_shown - num_received) :])
                 num_received += len(text)
                 num_shown = max(num_shown, num_received)
             return num_shown
@@ -201,10 +199,10 @@ async def _show_logs(client: Any, job: str) -> int:
     return num_shown
 
 
-def _outcome(client: Any, job: str, num_shown: int) -> int:
+def _outcome(client: Any, job: str, num_shown: int, shown: JobOutput) -> int:
     status = _await_end(client, job)
-    sys.stdout.write(client.get_job_logs(job)[num_shown:])
-    sys.stdout.flush()
+    shown.write(client.get_job_logs(job)[num_shown:])
+    shown.close()
     info = client.get_job_info(job)
     if status == JobStatus.SUCCEEDED:
         return 0

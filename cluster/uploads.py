@@ -4,6 +4,21 @@ from pathlib import Path
 
 from runtime.errors import ConfigError
 
+_RESULTS = ("out", "keep", "plot", "journal", "traffic")
+"""Options of verbs that name where results go, each called as its flag."""
+
+
+def check_results_stay(options: object) -> None:
+    """Refuse a verb's options that write results into a job's upload.
+
+    Raises:
+        ConfigError: one does; names the flag.
+    """
+    for name in _RESULTS:
+        place = getattr(options, name, None)
+        if isinstance(place, Path):
+            check_stays(place, f"--{name}", f"with --{name} /PLACE")
+
 
 def check_stays(directory: Path, name: str, remedy: str) -> None:
     """Refuse to write results into a job's upload.

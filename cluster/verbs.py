@@ -15,9 +15,16 @@ from runtime.errors import ConfigError
 
 _EMPTY_OPTION = re.compile(r"--[a-z][a-z-]*=")
 
+from cluster.uploads import check_results_stay
+
 
 def run_verb(module: str, options: object) -> None:
-    """Run the module's `run(options)`; a non-zero result is the exit code."""
+    """Run the module's `run(options)`; a non-zero result is the exit code.
+
+    Raises:
+        ConfigError: results would be deleted with the job this runs in.
+    """
+    check_results_stay(options)
     code = importlib.import_module(module).run(options)
     if code:
         raise typer.Exit(code)

@@ -32,7 +32,7 @@ class KeptState(StrEnum):
     REFUSED = "refused"
     """What it was asked cannot be: it never was ready and said so."""
     FAILED = "failed"
-    """More often than the budget allows."""
+    """It ended more often than the budget allows, or cannot be started at all."""
 
     @property
     def is_final(self) -> bool:
@@ -51,7 +51,7 @@ class KeptStatus:
     exit_code: int | None
     """Of the last run that ended; -9 is SIGKILL."""
     ready_line: str
-    """What it said when it was last ready: the model and the address."""
+    """What it said when it got ready: the model and the address; "" while it is not."""
     up_s: float
     """Seconds since it was last ready; 0 while it is not."""
     lines: tuple[str, ...]
@@ -70,6 +70,7 @@ class ProcessKeeper:
         limits: RestartLimits,
         stop_s: float,
         ran_before: bool = False,
+        notice: str = "",
     ) -> None:
         """Start the process.
 
@@ -81,6 +82,7 @@ class ProcessKeeper:
             stop_s: seconds that it gets to end by itself once it is told to.
             ran_before: another keeper had it running, so it is no refusal if its predecessor, which
                 ends with that keeper, still holds its place.
+            notice: what its output begins with.
         """
         self._ran_before = ran_before
         self._command = list(command)
@@ -96,7 +98,7 @@ class ProcessKeeper:
         self._exit_code: int | None = None
         self._ready_line = ""
         self._ready_at_s: float | None = None
-        self._lines: deque[str] = deque(maxlen=_NUM_LINES)
+        self._lines: deque[str] = deque([notice] if notice else [], maxlen=_NUM_LINES)
         self._thread = threading.Thread(target=self._keep, name="keeper", daemon=True)
         self._thread.start()
 
@@ -113,7 +115,7 @@ class ProcessKeeper:
                 pid=pid,
                 restarts=self._restarts,
                 exit_code=self._exit_code,
-                ready_line=self._ready_line,
+                ready_line=self._ready_line if ready_s is not None else "",
                 up_s=up_s,
                 lines=tuple(self._lines),
             )
@@ -134,7 +136,12 @@ class ProcessKeeper:
 
     def _keep(self) -> None:
         while not self._stopping.is_set():
-            code = self._run_once()
+            try:
+                code = self._run_once()
+            except OSError as error:  # its directory is gone, or its Python: neither comes back
+                self._note(f"error: the process cannot be started in {self._directory}: {error}")
+                self._settle(KeptState.FAILED)
+                return
             if self._stopping.is_set() or code == 0:
                 self._settle(KeptState.ENDED)
                 return

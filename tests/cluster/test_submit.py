@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from cluster.cli import app
 from cluster.cluster_options import SubmitOptions
+from cluster.job_output import MARK
 from cluster.submit import ROOT, _connect, _follow, _submit, entrypoint_of, runtime_environment
 from runtime.errors import ConfigError
 
@@ -27,7 +28,7 @@ def options(**fields: object) -> SubmitOptions:
 
 def test_an_entrypoint_keeps_every_argument_whole() -> None:
     entrypoint = entrypoint_of(("generate", "--prompt", "two words; rm", "--json"))
-    assert entrypoint == "python -m cluster.cli generate --prompt 'two words; rm' --json"
+    assert entrypoint == "python -m cluster.submitted generate --prompt 'two words; rm' --json"
 
 
 def test_a_verb_that_talks_to_a_server_is_not_submitted() -> None:
@@ -90,14 +91,22 @@ class Starting:
 class Ended:
     """A failed job's logs: some parts, a connection that breaks, all parts but the last."""
 
-    PARTS = ("started\n", "step 1\n", "step 2\nstep 3\n", "error: --count is 1\n")
+    PARTS = (
+        "Running entrypoint\n",
+        f"{MARK}started\n",
+        f'{{"row": 1}}\n{MARK}step 1\n',
+        f'{{"row": 2}}\n{{"ro{MARK}step 2\n',
+        f'w": 3}}\n{MARK}error: --count is 1\n',
+    )
+    OUTPUT = '{"row": 1}\n{"row": 2}\n{"row": 3}\n'
+    ASIDE = "Running entrypoint\nstarted\nstep 1\nstep 2\nerror: --count is 1\n"
 
     def __init__(self) -> None:
         self._connections = 0
 
     async def tail_job_logs(self, _job: str) -> AsyncIterator[str]:
         self._connections += 1
-        for part in self.PARTS[: 2 if self._connections == 1 else 3]:
+        for part in self.PARTS[: 3 if self._connections == 1 else 4]:
             yield part
         if self._connections == 1:
             raise RuntimeError("the connection broke")
@@ -117,7 +126,8 @@ def test_output_is_shown_whole_and_once(
 ) -> None:
     monkeypatch.setattr("cluster.submit._POLL_S", 0.0)
     assert _follow(Ended(), "raysubmit_1", "") == 2
-    assert capsys.readouterr().out == "".join(Ended.PARTS)
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == (Ended.OUTPUT, Ended.ASIDE)
 
 
 def test_a_cluster_that_was_just_started_gets_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +165,24 @@ def test_what_is_learnt_does_not_go_into_an_upload(tmp_path: Path) -> None:
     assert isinstance(result.exception, ConfigError)
     assert f"out is {upload / 'run'}, in this job's upload" in str(result.exception)
     assert not (upload / "run").exists()
-    out = str(upload / "drafter")
-    result = CliRunner().invoke(app, ["draft", "train", "--target", "smollm2-135m", "--out", out])
-    assert isinstance(result.exception, ConfigError)
-    assert f"--out is {out}, in this job's upload" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("draft train --target smollm2-135m", "--out"),
+        ("draft train --target smollm2-135m --follow traffic", "--out"),
+        ("draft index README.md --target smollm2-135m", "--out"),
+        ("draft eval lookup --target smollm2-135m --prompts x.jsonl", "--keep"),
+        ("draft eval lookup --target smollm2-135m --prompts x.jsonl", "--plot"),
+        ("bench decode --target smollm2-135m --prompts x.jsonl", "--keep"),
+        ("serve --target smollm2-135m", "--journal"),
+        ("serve --target smollm2-135m", "--traffic"),
+        ("experiment run x.toml", "--out"),
+    ],
+)
+def test_no_option_writes_results_into_an_upload(command: str, flag: str, tmp_path: Path) -> None:
+    place = str(tmp_path / "_ray_pkg_0a1b" / "results")
+    result = CliRunner().invoke(app, [*command.split(), flag, place])
+    assert isinstance(result.exception, ConfigError), result.output
+    assert f"{flag} is {place}, in this job's upload" in str(result.exception)

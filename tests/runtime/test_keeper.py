@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pytest
 
 from runtime.keeper import KeptState, KeptStatus, ProcessKeeper
 from runtime.restarts import RestartLimits
@@ -17,12 +18,17 @@ WAITS = "import time; print('ready: toy on 127.0.0.1:1', flush=True); time.sleep
 
 
 def keeper(
-    script: str, *, stop_s: float = 20.0, most: int = 3, ran_before: bool = False
+    script: str,
+    *,
+    stop_s: float = 20.0,
+    most: int = 3,
+    ran_before: bool = False,
+    directory: str = "/",
 ) -> ProcessKeeper:
     return ProcessKeeper(
         [sys.executable, "-c", script],
         environment=os.environ,
-        directory="/",
+        directory=directory,
         limits=RestartLimits(most=most, first_pause_s=0.01),
         stop_s=stop_s,
         ran_before=ran_before,
@@ -88,6 +94,32 @@ raise SystemExit(1 if len(runs.read_text()) == 1 else 0)
 def test_what_fails_again_and_again_stays_down() -> None:
     status = await_status(keeper("raise SystemExit(1)", most=2), lambda s: s.state.is_final)
     assert (status.state, status.exit_code, status.restarts) == (KeptState.FAILED, 1, 2)
+
+
+def test_a_process_whose_directory_is_gone_has_failed(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    kept = keeper(WAITS, directory=str(place))
+    pid = await_status(kept, lambda s: s.state is KeptState.READY).pid
+    assert pid is not None
+    place.rmdir()
+    os.kill(pid, signal.SIGKILL)
+    status = await_status(kept, lambda s: s.state.is_final)
+    assert (status.state, status.pid, status.ready_line) == (KeptState.FAILED, None, "")
+    assert (status.exit_code, status.up_s) == (-signal.SIGKILL, 0.0)
+    with pytest.raises(FileNotFoundError) as gone:
+        os.chdir(place)
+    assert status.lines[-1] == (f"error: the process cannot be started in {place}: {gone.value}")
+    assert kept.stop().state is KeptState.FAILED
+
+
+def test_a_program_that_is_not_there_has_failed() -> None:
+    kept = ProcessKeeper(
+        ["/nowhere/python"], environment={}, directory="/", limits=RestartLimits(), stop_s=1.0
+    )
+    status = await_status(kept, lambda s: s.state.is_final)
+    assert (status.state, status.exit_code) == (KeptState.FAILED, None)
+    assert "No such file or directory: '/nowhere/python'" in status.lines[-1]
 
 
 def test_what_does_not_end_in_time_is_killed() -> None:
