@@ -25,7 +25,8 @@ from cluster.planning import (
     plan_deployment,
     plan_target,
 )
-from cluster.ray_session import RaySession
+from cluster.ray_errors import result_of
+from cluster.ray_session import RaySession, beside_driver
 from cluster.report import output_console
 from cluster.requests import cache_tokens, make_submits
 from cluster.session import run_requests
@@ -141,13 +142,13 @@ def _baseline_cases(options: BenchDecodeOptions, spec: DeploymentSpec) -> list[C
     settings = spec.target
     actor = (
         ray.remote(BaselineActor)
-        .options(num_cpus=0)
+        .options(num_cpus=0, scheduling_strategy=beside_driver())  # its model lies there
         .remote(settings.directory, settings.dtype, settings.device, settings.num_threads)
     )
 
     def measure(name: str, submits: list[Submit], max_tokens: int) -> Measured:
         prompts = [submit.prompt_ids for submit in submits]
-        outcome = ray.get(actor.generate.remote(prompts, max_tokens, name))
+        outcome = result_of(actor.generate.remote(prompts, max_tokens, name), f"baseline {name}")
         return Measured(token_ids=outcome.token_ids, wall_s=outcome.wall_s)
 
     return [Case(name=name, tp=1, measure=partial(measure, name)) for name in options.baselines]

@@ -9,7 +9,8 @@ from rich.table import Table
 
 from actors.echo import EchoActor
 from cluster.options import BenchLinkOptions
-from cluster.ray_session import RaySession
+from cluster.ray_errors import result_of
+from cluster.ray_session import RaySession, beside_driver
 from runtime.echo import measure_grpc, measure_memory, measure_torch
 from runtime.errors import ConfigError
 from runtime.links.measure import RoundTrips
@@ -29,16 +30,17 @@ def run(options: BenchLinkOptions) -> int:
         raise ConfigError(f"--gap-ms is {options.gap_ms}: it must be at least 0")
     gap_s = options.gap_ms / 1000
     with RaySession(options.ray_address, num_actors=2), _NOTES.status("measuring"):
-        echo = ray.remote(EchoActor).options(num_cpus=0).remote()
+        here = beside_driver()  # the links are those between processes of one machine
+        echo = ray.remote(EchoActor).options(num_cpus=0, scheduling_strategy=here).remote()
         token = secrets.token_hex(16)
-        address = ray.get(echo.listen.remote(token))
-        spec = ray.get(echo.offer.remote())
+        address = result_of(echo.listen.remote(token), "the other end")
+        spec = result_of(echo.offer.remote(), "the other end")
         measured = {
             "memory (threads)": measure_memory(options.count, gap_s),
             "grpc": measure_grpc(address, token, options.count, gap_s),
             "gloo": measure_torch(spec, options.count, gap_s),
         }
-        ray.get(echo.close.remote())
+        result_of(echo.close.remote(), "the other end")
     if options.json:
         print(json.dumps({"gap_ms": options.gap_ms, "rows": _rows(measured)}))
     else:

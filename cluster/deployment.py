@@ -18,6 +18,7 @@ from cluster.deployment_spec import DeploymentSpec
 from cluster.drafter_groups import DrafterGroups
 from cluster.group_opener import GroupOpener, Leader
 from cluster.ranks import Rank, await_all, kill_ranks, outcome, start_ranks, whereabouts
+from cluster.ray_errors import result_of
 from cluster.reservation import Reservation, read_nodes
 from parallel.messages import Hello
 from runtime.errors import ConfigError, PacelineError, PeerLost
@@ -28,7 +29,7 @@ from runtime.timeline import PhaseSpan
 
 _LOG = logging.getLogger("paceline.deployment")
 _STOP_TIMEOUT_S = 10.0
-_SPANS_TIMEOUT_S = 30.0
+_ANSWER_TIMEOUT_S = 30.0
 _CONNECT_TIMEOUT_S = 30.0
 
 
@@ -197,7 +198,8 @@ class Deployment:
     def pids(self, role: str) -> list[int]:
         """Return the process ids of a role's ranks, in rank order."""
         ranks = self.target_ranks if role == "target" else self.drafters.ranks
-        found: list[int] = ray.get([rank.actor.pid.remote() for rank in ranks], timeout=30)
+        calls = [rank.actor.pid.remote() for rank in ranks]
+        found: list[int] = result_of(calls, f"a {role} rank", timeout_s=_ANSWER_TIMEOUT_S)
         return found
 
     def spans(self) -> list[PhaseSpan]:
@@ -206,7 +208,7 @@ class Deployment:
         taken: list[PhaseSpan] = []
         for rank in [*self.target_ranks[:1], *drafting]:
             try:
-                taken += ray.get(rank.actor.spans.remote(), timeout=_SPANS_TIMEOUT_S)
+                taken += ray.get(rank.actor.spans.remote(), timeout=_ANSWER_TIMEOUT_S)
             except RayError:
                 continue  # it is gone, and what it kept with it
         return taken

@@ -9,6 +9,16 @@ from ray.exceptions import RayError
 
 from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout
 
+LOSSES = (
+    rays.RayActorError,
+    rays.ActorUnschedulableError,
+    rays.ActorPlacementGroupRemoved,
+    rays.NodeDiedError,
+    rays.WorkerCrashedError,
+    rays.OutOfMemoryError,
+    rays.ObjectLostError,
+)
+"""Errors after which another process may do the same work: the one that had it is gone."""
 _TEXT = 400
 """Characters of Ray's own words that an error repeats."""
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError
 
 from actors.seedlog import SeedWorkerActor, SequencerActor
+from cluster.ray_errors import LOSSES, result_of, translated
 from cluster.ray_session import beside_driver
 from runtime.channels.credentials import Credentials
-from runtime.errors import PacelineError, PeerError, PeerLost, PeerTimeout
+from runtime.errors import PeerError, PeerLost
 from runtime.training.config import TrainConfig
 from runtime.training.data import Example
 from runtime.training.seedlog.host import SequencerStatus
@@ -82,7 +83,7 @@ class SeedCrew:
     def pids(self) -> tuple[int, list[int]]:
         """Return the process ids of the sequencer and of the workers."""
         calls = [actor.pid.remote() for actor in (self._sequencer, *self._workers)]
-        first, *others = ray.get(calls, timeout=_START_S)
+        first, *others = result_of(calls, "a process of the run", timeout_s=_START_S)
         return first, others
 
     def tend(self) -> None:
@@ -98,15 +99,13 @@ class SeedCrew:
             slot = self._runs.pop(call)
             try:
                 self._ended.append(ray.get(call))
-            except RayActorError:
+            except LOSSES:
                 self._replace(slot, "died")
-            except RayTaskError as error:
-                if isinstance(error.cause, PeerError):
-                    self._replace(slot, f"gave up ({error.cause})")
-                    continue
-                if isinstance(error.cause, PacelineError):
-                    raise error.cause from error
-                raise PacelineError(f"worker {slot} failed: {error.cause!r}") from error
+            except RayError as error:
+                failed = translated(error, f"worker {slot}")
+                if not isinstance(failed, PeerError):
+                    raise failed from error
+                self._replace(slot, f"gave up ({failed})")
         silent_s = self.status.silent_s if self.status is not None else {}
         for slot in list(self._runs.values()):
             if silent_s.get(f"worker {slot}", 0.0) > self._config.workers.lost_after_s:
@@ -126,7 +125,7 @@ class SeedCrew:
             done, _ = ray.wait(list(self._runs), num_returns=1, timeout=1.0)
             for call in done:
                 del self._runs[call]
-                with contextlib.suppress(RayActorError, RayTaskError):  # its bytes are in the log
+                with contextlib.suppress(RayError):  # its bytes are in the log
                     told.append(ray.get(call))
         return self._ended + told
 
@@ -137,13 +136,8 @@ class SeedCrew:
 
     def _start_sequencer(self) -> Any:
         actor = self._sequencer_class.remote(self._config, self._header, self._listen, self._inner)
-        try:
-            outer, self._inner = ray.get(actor.addresses.remote(), timeout=_START_S)
-        except RayActorError as error:
-            cause = getattr(error, "cause", None) or str(error).strip().splitlines()[-1]
-            raise PacelineError(f"the sequencer cannot start: {cause}") from error
-        except ray.exceptions.GetTimeoutError as error:
-            raise PeerTimeout(f"the sequencer was not ready after {_START_S:g} s") from error
+        addresses = actor.addresses.remote()
+        outer, self._inner = result_of(addresses, "the sequencer", timeout_s=_START_S)
         self._listen = replace(self._listen, address=outer)
         return actor
 
@@ -175,7 +169,7 @@ class SeedCrew:
         self._asked = None
         try:
             self.status = ray.get(done[0])
-        except RayActorError:
+        except LOSSES:
             self._sequencer = self._start_sequencer()
-        except RayTaskError as error:
-            raise PacelineError(f"the sequencer failed: {error.cause}") from error
+        except RayError as error:
+            raise translated(error, "the sequencer") from error

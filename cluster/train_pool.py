@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError
 
 from actors.trainer import TrainWorkerActor
+from cluster.ray_errors import LOSSES, translated
 from parallel.training.adamw import Vector
-from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout
+from runtime.errors import PeerLost, PeerTimeout
 from runtime.training.config import TrainConfig
 from runtime.training.coordinator import Arrived, WorkerLost
 from runtime.training.data import Sample
@@ -75,8 +76,8 @@ class WorkerPool:
                 worker = self._starting.pop(call)
                 try:
                     self.pids[worker] = ray.get(call)
-                except RayActorError as error:
-                    raise ConfigError(f"worker {worker} cannot start: {error}") from error
+                except RayError as error:
+                    raise translated(error, f"worker {worker}") from error
 
     def publish(self, version: int, parameters: Vector) -> None:
         """Put a job's parameters where all workers find them."""
@@ -118,11 +119,11 @@ class WorkerPool:
                     self.pids[worker] = result
                 else:
                     events.append(Arrived(worker, result))
-            except RayActorError as error:
+            except LOSSES as error:
                 self._put_in_place(worker)
                 events.append(WorkerLost(worker, str(error).strip().splitlines()[0]))
-            except RayTaskError as error:
-                raise PacelineError(f"worker {worker} failed: {error.cause!r}") from error
+            except RayError as error:
+                raise translated(error, f"worker {worker}") from error
         return events
 
     def replace(self, worker: int) -> None:
@@ -199,11 +200,11 @@ class RayPool(WorkerPool):
                 item, worker, _ = running.pop(call)
                 try:
                     found.append(ray.get(call))
-                except RayActorError:
+                except LOSSES:
                     self._put_in_place(worker)
                     left.append(_again(item, worker))
-                except RayTaskError as error:
-                    raise PacelineError(f"worker {worker} failed: {error.cause!r}") from error
+                except RayError as error:
+                    raise translated(error, f"worker {worker}") from error
             now_s = time.monotonic()
             if running:
                 moved_s = now_s

@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment
 
 from cluster.experiment.config import Experiment
+from cluster.experiment.points import KEY_LEGEND
 from cluster.experiment.rows import Row, varying
 from cluster.experiment.tables import axis_text, number
 
@@ -41,7 +42,7 @@ pre { background: #f6f6f6; padding: 0.8rem; overflow-x: auto; font-size: 0.8rem;
 <tr>{% for name in columns %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for cells in body %}<tr>{% for cell in cells %}<td{% if cell.far %} class="far"{% endif %}>{{ cell.text }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
-{% if errors %}<h2>Failed</h2><ul>{% for error in errors %}<li>{{ error }}</li>{% endfor %}</ul>{% endif %}
+{% if errors %}<h2>Failed</h2><p>{{ legend }}</p><ul>{% for error in errors %}<li>{{ error }}</li>{% endfor %}</ul>{% endif %}
 <h2>Experiment</h2>
 <pre>{{ config }}</pre>
 <h2>Measured on</h2>
@@ -80,6 +81,7 @@ def write_page(
         ],
         columns=columns,
         body=body,
+        legend=KEY_LEGEND if experiment.kind == "generate" else "",
         errors=[f"{row.point.key}: {error}" for row in rows for error in row.errors],
         config=json.dumps(_config(experiment), indent=1),
         environment=json.dumps(dict(environment), indent=1) if environment else "nothing measured",

@@ -11,6 +11,12 @@ from runtime.errors import ConfigError
 NO_DRAFTER = DecodeMode.AUTOREGRESSIVE
 
 
+KEY_LEGEND = (
+    "In a point's key, n is nodes, x replicas, tp target ranks, d drafter ranks, lp layers at a "
+    "time, g draft length, then comes the mode, c is clients, r requests a second."
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratePoint:
     """One combination of a sweep over generation."""

@@ -15,25 +15,22 @@ from cluster.experiment.plots import (
     plot_scaling,
     scaling_axis,
 )
-from cluster.experiment.points import NO_DRAFTER, GeneratePoint, points_of
-from cluster.experiment.predict import simulated_spans
+from cluster.experiment.points import KEY_LEGEND, points_of
 from cluster.experiment.rows import Row, make_rows
 from cluster.experiment.store import (
     read_config,
     read_environment,
     read_plan,
     read_results,
-    read_timeline,
 )
 from cluster.experiment.tables import results_table
 from cluster.experiment.timeline_plot import plot_timelines
+from cluster.experiment.timelines import comparable_timelines
 from cluster.options import ExperimentReportOptions
 from cluster.report import output_console
-from runtime.timeline import Phase, PhaseSpan
 
 PAGE = "report.html"
 _PICTURES = ("scaling.png", "by-*.png", "timeline.png", "agreement.png")
-_MOST_TIMELINES = 4
 
 
 def run(options: ExperimentReportOptions) -> int:
@@ -79,13 +76,14 @@ def write_report(directory: Path, experiment: Experiment, rows: Sequence[Row]) -
         plot_axis(largest, axis, file, unit=unit)
         words = f"Dots: measured. Dashed: simulated.{where}"
         pictures.append((f"By {axis.replace('_', ' ')}", words, file))
-    timelines = _timelines(directory, experiment, rows)
+    timelines = comparable_timelines(directory, experiment, rows)
     if timelines:
         file = directory / "timeline.png"
         plot_timelines(timelines, file)
-        words = "The start of a run, simulated."
+        words = "The start of a run, simulated"
         if any(row.runs for row in rows):
-            words = "Spans that leader and drafter recorded, from the middle of a measured run."
+            words = "Spans that leader and drafter recorded, from the middle of a measured run"
+        words += f"; the points differ in the mode alone. {KEY_LEGEND}"
         pictures.append(("Who works when", words, file))
     if any(row.ratio is not None for row in rows):
         file = directory / "agreement.png"
@@ -117,33 +115,3 @@ def rows_json(rows: Sequence[Row]) -> list[dict[str, object]]:
         }
         for row in rows
     ]
-
-
-def _timelines(
-    directory: Path, experiment: Experiment, rows: Sequence[Row]
-) -> dict[str, list[PhaseSpan]]:
-    """Return the spans of a few points: of each mode the most efficient.
-
-    They are what was recorded, or where nothing was measured what the simulator says.
-    """
-    best: dict[str, tuple[float, GeneratePoint]] = {}
-    for row in rows:
-        point = row.point
-        if not isinstance(point, GeneratePoint) or point.mode == NO_DRAFTER:
-            continue
-        rate = row.rate
-        if rate is None and row.predicted is not None and not any(each.runs for each in rows):
-            rate = row.predicted.rate
-        if rate is None:
-            continue
-        each = rate / point.devices
-        if point.mode not in best or each > best[point.mode][0]:
-            best[point.mode] = (each, point)
-    found = {}
-    for _, point in list(best.values())[:_MOST_TIMELINES]:
-        spans = read_timeline(directory, point.key)
-        if not any(row.runs for row in rows) and experiment.devices is not None:
-            spans = simulated_spans(experiment, point)
-        if {Phase.VERIFY, Phase.DRAFT} <= {span.phase for span in spans}:
-            found[point.key] = spans
-    return found

@@ -1,12 +1,14 @@
 """A picture of who worked when: drafting beside verifying, from recorded spans."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cluster.experiment.png import save_png
+from cluster.experiment.points import KEY_LEGEND
 from runtime.timeline import Phase, PhaseSpan
 
 _FORWARDS = 14
@@ -19,7 +21,7 @@ _LANES = (
 
 
 def plot_timelines(timelines: Mapping[str, Sequence[PhaseSpan]], file: Path) -> None:
-    """Draw a stretch from the middle of each run, all to one scale of time.
+    """Draw stretches of the same length from the middle of each run.
 
     Args:
         timelines: spans by what to call them.
@@ -28,8 +30,9 @@ def plot_timelines(timelines: Mapping[str, Sequence[PhaseSpan]], file: Path) -> 
     figure = Figure(figsize=(12, 0.7 + 1.15 * len(timelines)), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(timelines), 1, squeeze=False, sharex=True)[:, 0]
+    length_s = min(stretch_s(spans) for spans in timelines.values())
     for panel, (name, spans) in zip(panels, timelines.items(), strict=True):
-        shown = middle(spans)
+        shown = middle(spans, length_s)
         start_s = min(span.start_s for span in shown)
         for phase, label, color in _LANES:
             mine = [span for span in shown if span.phase is phase]
@@ -48,19 +51,34 @@ def plot_timelines(timelines: Mapping[str, Sequence[PhaseSpan]], file: Path) -> 
         panel.set_title(
             f"{name}: {overlap(shown):.0%} of drafting overlaps", fontsize=9, loc="left"
         )
-    panels[-1].set_xlabel("milliseconds")
+    panels[-1].set_xlim(0, 1000 * length_s)
+    panels[-1].set_xlabel(f"milliseconds\n{KEY_LEGEND}", fontsize=8)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=3, fontsize=8)
     save_png(figure, file)
 
 
-def middle(spans: Sequence[PhaseSpan]) -> list[PhaseSpan]:
-    """Return the spans around some forwards in the middle of a run."""
+def stretch_s(spans: Sequence[PhaseSpan]) -> float:
+    """Return how long some forwards in the middle of a run take."""
+    some = _some_forwards(spans)
+    return some[-1].end_s - some[0].start_s
+
+
+def middle(spans: Sequence[PhaseSpan], length_s: float) -> list[PhaseSpan]:
+    """Return the parts of spans within a stretch of a run that begins with a forward."""
+    start_s = _some_forwards(spans)[0].start_s
+    end_s = start_s + length_s
+    return [
+        replace(span, start_s=max(span.start_s, start_s), end_s=min(span.end_s, end_s))
+        for span in spans
+        if span.end_s > start_s and span.start_s < end_s
+    ]
+
+
+def _some_forwards(spans: Sequence[PhaseSpan]) -> list[PhaseSpan]:
     forwards = sorted((s for s in spans if s.phase is Phase.VERIFY), key=lambda s: s.start_s)
     first = max(0, (len(forwards) - _FORWARDS) // 2)
-    some = forwards[first : first + _FORWARDS]
-    start_s, end_s = some[0].start_s, some[-1].end_s
-    return [span for span in spans if span.end_s > start_s and span.start_s < end_s]
+    return forwards[first : first + _FORWARDS]
 
 
 def overlap(spans: Sequence[PhaseSpan]) -> float:

@@ -63,12 +63,24 @@ def test_ray_job_submit_spreads_an_upload_over_nodes(nodes: Raylets, tiny: Path)
     assert len({*target.split(" + "), drafter}) == 3
 
 
+def test_a_submitted_verbs_output_comes_alone(nodes: Raylets, tiny: Path, tmp_path: Path) -> None:
+    """From a directory with a space in its name; all else is on standard error."""
+    place = tmp_path / "my files"
+    place.mkdir()
+    where = ("--address", nodes.dashboard_url, "--working-dir", str(place))
+    finished = nodes.run("submit", *generate(tiny), *where)
+    (row,) = [json.loads(line) for line in finished.stdout.splitlines()]
+    prompt = tuple(Tokenizer.load(tiny).encode(PROMPT))
+    assert check_identity(tiny, prompt, tuple(row["token_ids"])) is None
+    assert "started" in finished.stderr.splitlines()
+
+
 def test_submit_mirrors_the_refusal_of_what_does_not_fit(nodes: Raylets, tiny: Path) -> None:
     options = ("--tp", "3", "--place", "target=pack,cpus=1,wait=0")
     address = ("--address", nodes.dashboard_url)
     refused = nodes.run("submit", *generate(tiny), *options, *address, code=2)
-    assert "target: 3 rank(s) of 1 CPU do not fit on one node" in refused.stdout
-    assert refused.stdout.count("1 of 1 CPU") == 3
+    assert "target: 3 rank(s) of 1 CPU do not fit on one node" in refused.stderr
+    assert refused.stderr.count("1 of 1 CPU") == 3
 
 
 def test_an_interrupted_submit_leaves_nothing_behind(nodes: Raylets) -> None:

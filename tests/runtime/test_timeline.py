@@ -1,6 +1,6 @@
 """When leader and drafter worked, as they record it."""
 
-from cluster.experiment.timeline_plot import middle, overlap
+from cluster.experiment.timeline_plot import middle, overlap, stretch_s
 from runtime.timeline import Phase, PhaseSpan, SpanRecorder
 from tests.rig import Rig, make_submit
 
@@ -42,4 +42,4 @@ def test_the_overlap_of_drafting_and_verifying() -> None:
     ]
     assert overlap(spans) == 3.0 / 4.0
     assert overlap(spans[:1]) == 0.0
-    assert middle(spans) == spans
+    assert middle(spans, stretch_s(spans)) == spans

@@ -1,0 +1,58 @@
+"""Which runs are shown one below the other: those that differ in their mode alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.experiment.config import Experiment
+from cluster.experiment.points import NO_DRAFTER, GeneratePoint
+from cluster.experiment.predict import simulated_spans
+from cluster.experiment.rows import Row
+from cluster.experiment.store import read_timeline
+from runtime.timeline import Phase, PhaseSpan
+
+Timelines = dict[str, list[PhaseSpan]]
+
+
+def comparable_timelines(directory: Path, experiment: Experiment, rows: Sequence[Row]) -> Timelines:
+    """Return the spans of points alike in all axes but the mode, by their keys.
+
+    They are what was recorded, or where nothing was measured what the simulator says. Of the groups
+    with the most modes it is the one whose best point is the most efficient.
+    """
+    groups: dict[tuple[object, ...], list[tuple[float, GeneratePoint]]] = {}
+    for row in rows:
+        point = row.point
+        efficiency = _efficiency(row, rows)
+        if isinstance(point, GeneratePoint) and efficiency is not None:
+            alike = tuple(getattr(point, axis) for axis in point.AXES if axis != "mode")
+            groups.setdefault(alike, []).append((efficiency, point))
+    is_measured = any(row.runs for row in rows)
+    found: Timelines = {}
+    for group in sorted(groups.values(), key=lambda some: -max(rate for rate, _ in some)):
+        spans = {p.key: _spans(directory, experiment, p, is_measured) for _, p in group}
+        spans = {key: some for key, some in spans.items() if _has_both(some)}
+        if len(spans) > len(found):
+            found = spans
+    return found
+
+
+def _efficiency(row: Row, rows: Sequence[Row]) -> float | None:
+    """Return tokens per second and device; None for what has no timeline."""
+    if isinstance(row.point, GeneratePoint) and row.point.mode == NO_DRAFTER:
+        return None
+    rate = row.rate
+    if rate is None and row.predicted is not None and not any(each.runs for each in rows):
+        rate = row.predicted.rate
+    return None if rate is None else rate / row.point.devices
+
+
+def _spans(
+    directory: Path, experiment: Experiment, point: GeneratePoint, is_measured: bool
+) -> list[PhaseSpan]:
+    if not is_measured and experiment.devices is not None:
+        return simulated_spans(experiment, point)
+    return read_timeline(directory, point.key)
+
+
+def _has_both(spans: Sequence[PhaseSpan]) -> bool:
+    return {Phase.VERIFY, Phase.DRAFT} <= {span.phase for span in spans}
