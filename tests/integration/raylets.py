@@ -74,11 +74,14 @@ class Raylets:
         return self._nodes[-1].pid
 
     def _start_node(self, *, cpus: int, host: str, prefix: Sequence[str]) -> None:
-        where = ["--address", self.address]
+        # A session of its own: a node that fetches a job's upload deletes what is in its place.
+        folder = Path(self._folder.name) / f"n{len(self._nodes)}"
+        folder.mkdir()
+        where = ["--address", self.address, "--temp-dir", str(folder)]
         if not self._nodes:
             port = free_port()
             self.address = f"{host}:{port}"
-            where = ["--head", "--port", str(port), "--temp-dir", self._folder.name]
+            where = ["--head", "--port", str(port), "--temp-dir", str(folder)]
             if self._dashboard_port:
                 where += ["--include-dashboard=true", "--dashboard-host", "127.0.0.1"]
                 where += ["--dashboard-port", str(self._dashboard_port)]
