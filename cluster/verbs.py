@@ -11,11 +11,10 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.models import CommandFunctionType
 
+from cluster.uploads import check_results_stay
 from runtime.errors import ConfigError
 
 _EMPTY_OPTION = re.compile(r"--[a-z][a-z-]*=")
-
-from cluster.uploads import check_results_stay
 
 
 def run_verb(module: str, options: object) -> None:

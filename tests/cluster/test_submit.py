@@ -60,7 +60,7 @@ def test_a_runtime_environment_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("[1]", "write keys as env_vars"), ("a: [", "cannot be read"), (None, "does not exist")],
+    [("[1]", "write keys as env_vars"), ("a: [", "is not YAML or JSON"), (None, "does not exist")],
 )
 def test_a_bad_runtime_environment_is_refused(text: str | None, words: str, tmp_path: Path) -> None:
     file = tmp_path / "env.yaml"
