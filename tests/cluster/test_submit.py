@@ -172,17 +172,19 @@ def test_what_is_learnt_does_not_go_into_an_upload(tmp_path: Path) -> None:
     [
         ("draft train --target smollm2-135m", "--out"),
         ("draft train --target smollm2-135m --follow traffic", "--out"),
-        ("draft index README.md --target smollm2-135m", "--out"),
-        ("draft eval lookup --target smollm2-135m --prompts x.jsonl", "--keep"),
-        ("draft eval lookup --target smollm2-135m --prompts x.jsonl", "--plot"),
-        ("bench decode --target smollm2-135m --prompts x.jsonl", "--keep"),
+        ("draft index PYPROJECT --target smollm2-135m", "--out"),
+        ("draft eval lookup --target smollm2-135m --prompts PROMPTS", "--keep"),
+        ("draft eval lookup --target smollm2-135m --prompts PROMPTS", "--plot"),
+        ("bench decode --target smollm2-135m --prompts PROMPTS", "--keep"),
         ("serve --target smollm2-135m", "--journal"),
         ("serve --target smollm2-135m", "--traffic"),
-        ("experiment run x.toml", "--out"),
+        ("experiment run PYPROJECT", "--out"),
     ],
 )
 def test_no_option_writes_results_into_an_upload(command: str, flag: str, tmp_path: Path) -> None:
     place = str(tmp_path / "_ray_pkg_0a1b" / "results")
-    result = CliRunner().invoke(app, [*command.split(), flag, place])
+    files = {"PROMPTS": ROOT / "tests/data/prompts.jsonl", "PYPROJECT": ROOT / "pyproject.toml"}
+    arguments = [str(files.get(word, word)) for word in command.split()]
+    result = CliRunner().invoke(app, [*arguments, flag, place])
     assert isinstance(result.exception, ConfigError), result.output
     assert f"{flag} is {place}, in this job's upload" in str(result.exception)
