@@ -171,7 +171,7 @@ def test_what_is_learnt_does_not_go_into_an_upload(tmp_path: Path) -> None:
     ("command", "flag"),
     [
         ("draft train --target smollm2-135m", "--out"),
-        ("draft train --target smollm2-135m --follow traffic", "--out"),
+        ("draft train --target smollm2-135m --follow FOLDER", "--out"),
         ("draft index PYPROJECT --target smollm2-135m", "--out"),
         ("draft eval lookup --target smollm2-135m --prompts PROMPTS", "--keep"),
         ("draft eval lookup --target smollm2-135m --prompts PROMPTS", "--plot"),
@@ -182,8 +182,13 @@ def test_what_is_learnt_does_not_go_into_an_upload(tmp_path: Path) -> None:
     ],
 )
 def test_no_option_writes_results_into_an_upload(command: str, flag: str, tmp_path: Path) -> None:
-    place = str(tmp_path / "_ray_pkg_0a1b" / "results")
-    files = {"PROMPTS": ROOT / "tests/data/prompts.jsonl", "PYPROJECT": ROOT / "pyproject.toml"}
+    (tmp_path / "_ray_pkg_0a1b").mkdir()
+    place = str(tmp_path / "_ray_pkg_0a1b" / "results.png")
+    files = {
+        "PROMPTS": ROOT / "tests/data/prompts.jsonl",
+        "PYPROJECT": ROOT / "pyproject.toml",
+        "FOLDER": ROOT,
+    }
     arguments = [str(files.get(word, word)) for word in command.split()]
     result = CliRunner().invoke(app, [*arguments, flag, place])
     assert isinstance(result.exception, ConfigError), result.output
