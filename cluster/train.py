@@ -27,6 +27,7 @@ from cluster.uploads import check_stays
 from parallel.training.adamw import AdamW
 from runtime.checkpoint import resolve_model
 from runtime.clock import MonotonicClock
+from runtime.errors import ConfigError
 from runtime.text import Tokenizer
 from runtime.training.checkpoint import (
     JobFiles,
@@ -42,6 +43,7 @@ from runtime.training.data import Sample, digest_of, read_examples
 from runtime.training.job_lock import JobLock
 from runtime.training.plan import training_steps
 from runtime.training.samples import EvalSamples, Sampler
+from runtime.training.seedlog.job import model_digest
 from runtime.training.worker import Trainable
 
 _NOTES = Console(stderr=True, highlight=False)
@@ -77,9 +79,9 @@ def _run(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
     tests = EvalSamples.of(
         read_examples(Path(data.eval), data, tokenizer) if data.eval else [], sampler
     )
-    digest = digest_of(samples)
+    digests = {"data_digest": digest_of(samples), "base_digest": model_digest(directory).hex()}
     trials = [
-        _Trial(config.trial(number), directory, digest) for number in range(config.num_trials)
+        _Trial(config.trial(number), directory, digests) for number in range(config.num_trials)
     ]
     keep_config(config)
     if not options.json:
@@ -123,11 +125,16 @@ def _check_room(config: TrainConfig, *, wait_s: float) -> None:
 class _Trial:
     """One model that trains: its settings, files, weights and optimizer."""
 
-    def __init__(self, config: TrainConfig, directory: Path, data_digest: str) -> None:
+    def __init__(self, config: TrainConfig, directory: Path, digests: dict[str, str]) -> None:
         self.config = config
-        self.files = JobFiles(Path(config.out), config, data_digest)
+        self.files = JobFiles(Path(config.out), config, **digests)
         state = self.files.open()
         self.trainable = Trainable.load(directory, config)
+        if state is not None and state.parameters.size != self.trainable.size:
+            raise ConfigError(
+                f"the state in {config.out} has {state.parameters.size:,} numbers, the job "
+                f"learns {self.trainable.size:,}: name another out"
+            )
         self.optimizer = state or AdamW.start(self.trainable.get())
         self._directory = directory
         is_hub_name = "/" in config.model and not Path(config.model).exists()

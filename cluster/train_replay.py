@@ -51,12 +51,15 @@ def facts(done: Replayed) -> dict[str, int]:
         "machines": done.num_machines,
         "scalars": done.num_scalars,
         "log_bytes": done.log_bytes,
+        "cut_bytes": done.num_cut_bytes,
     }
 
 
 def say(done: Replayed) -> str:
     """Return a log's counts for people."""
+    cut = done.num_cut_bytes
+    ending = f", without the {cut:,} bytes of a last record that is not whole" if cut else ""
     return (
         f"{done.replica.next_round} rounds, {done.num_machines} machines, "
-        f"{done.num_scalars:,} scalars, a log of {done.log_bytes:,} bytes"
+        f"{done.num_scalars:,} scalars, a log of {done.log_bytes:,} bytes{ending}"
     )

@@ -53,11 +53,19 @@ _PARTS = ("parameters", "first", "second")
 class JobFiles:
     """A job's directory."""
 
-    def __init__(self, directory: Path, config: TrainConfig, data_digest: str = "") -> None:
-        """Take a job's directory; `data_digest` is of what it learns from."""
+    def __init__(
+        self,
+        directory: Path,
+        config: TrainConfig,
+        *,
+        data_digest: str = "",
+        base_digest: str = "",
+    ) -> None:
+        """Take a job's directory; the digests are of its samples and of its base's weights."""
         self.directory = directory
         self._config = config
         self._data_digest = data_digest
+        self._base_digest = base_digest
 
     def open(self) -> AdamW | None:
         """Make the directory, or return the newest state in it that is whole.
@@ -79,7 +87,10 @@ class JobFiles:
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         settings = self.directory / "job.json"
-        learning_part = self._config.learning_part() | {"samples": self._data_digest}
+        learning_part = self._config.learning_part() | {
+            "samples": self._data_digest,
+            "base": self._base_digest,
+        }
         wanted = json.dumps(learning_part, indent=2, sort_keys=True)
         if not settings.exists():
             unfinished = {LOCK, f"{settings.name}.new"}  # of a run that was cut as it began
@@ -87,7 +98,7 @@ class JobFiles:
                 raise ConfigError(f"{self.directory} is not empty and no job's: name another out")
             _replace_text(settings, wanted)
             return True
-        found = _read_settings(settings)
+        found = {"base": self._base_digest} | _read_settings(settings)  # older jobs have no base
         if found != parse_json(wanted, finite=False) and not self._has_learnt:
             _replace_text(settings, wanted)  # it came to nothing: nothing depends on it
         elif found != parse_json(wanted, finite=False):
@@ -283,6 +294,8 @@ def _read_state(file: Path) -> AdamW:
     if _digest(tensors) != metadata["sha256"]:
         raise ValueError("its digest is another one")
     parameters, first, second = (np.array(tensors[name]) for name in _PARTS)
+    if not all(p.dtype == np.float32 and p.shape == parameters.shape for p in (first, second)):
+        raise ValueError("its vectors do not belong together")
     return AdamW(parameters, first, second, int(metadata["step"]))
 
 

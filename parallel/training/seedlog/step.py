@@ -5,6 +5,7 @@ is one correctly rounded elementwise operation.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -43,6 +44,11 @@ class Commit:
     """What the velocity is multiplied by; a float32."""
     next_unit: float = 1.0
     """What 1 means in the next round's bytes; a float32."""
+
+    def __post_init__(self) -> None:
+        for name in ("factor", "decay", "momentum", "next_unit"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} of round {self.round} is {getattr(self, name)}")
 
     @property
     def num_scalars(self) -> int:

@@ -9,17 +9,21 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import numpy as np
 
+from parallel.training.seedlog.directions import MAX_SAMPLES
 from parallel.training.seedlog.packing import Group, pack, unpack
 from parallel.training.seedlog.step import Commit
+from runtime.checking.values import describe, number, text, whole_number
 from runtime.documents import parse_msgpack, read_bytes
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, InvalidValue
+from runtime.training.seedlog.settings import WEIGHTS
+from runtime.training.tables import make
 
 _MAGIC = b"PLSEED\x00\x01"
 _FRAME = struct.Struct("<III")
@@ -54,6 +58,24 @@ class Header:
     """Directions to choose from; 0 draws new ones for ever."""
     hash_every: int = 10
     """Rounds between two comparisons of the replicas."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what no run can have: headers come from files and from peers."""
+        counts = (
+            ("seed", self.seed, 0, 2**64 - 1),
+            ("size", self.size, 0, 2**40),
+            ("rank", self.rank, 1, 2**20),
+            ("direction_rank", self.direction_rank, 1, 2**20),
+            ("pool", self.pool, 0, MAX_SAMPLES),
+            ("hash_every", self.hash_every, 1, 2**32),
+        )
+        for name, value, least, most in counts:
+            whole_number(value, name, least=least, most=most)
+        for name, held in (("eps", self.eps), ("alpha", self.alpha)):
+            if not number(held, name) > 0:
+                raise InvalidValue(f"{name} is {held}: it must be above 0")
+        if self.weights not in WEIGHTS:
+            raise InvalidValue(f"weights is {self.weights!r}: it must be one of {WEIGHTS}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +148,7 @@ def read_log(path: Path) -> Records:
             if kind == "h" and records is None:
                 records = Records(_header(fields_[0]))
             elif kind == "m" and records is not None:
-                records.machines.append(Machine(*fields_))
+                records.machines.append(_machine(fields_, expected=len(records.machines)))
             elif kind == "c" and records is not None:
                 records.commits.append(_commit(fields_, expected=len(records.commits)))
             else:
@@ -178,13 +200,13 @@ def _packed(record: Commit | Machine) -> list[Any]:
 
 
 def _commit(parts: list[Any], *, expected: int) -> Commit:
-    number, bits, groups = parts
-    if number != expected:
-        raise ValueError(f"round {number} follows round {expected - 1}")
+    round_, bits, groups = parts
+    if round_ != expected:
+        raise ValueError(f"round {round_} follows round {expected - 1}")
     factor, decay, momentum, next_unit = (float(x) for x in np.frombuffer(bits, dtype="<f4"))
     return Commit(
-        round=number,
-        entries=unpack(Group(number - age, *rest) for age, *rest in groups),
+        round=round_,
+        entries=unpack(Group(round_ - age, *rest) for age, *rest in groups),
         factor=factor,
         decay=decay,
         momentum=momentum,
@@ -193,7 +215,16 @@ def _commit(parts: list[Any], *, expected: int) -> Commit:
 
 
 def _header(table: dict[str, Any]) -> Header:
-    names = {part.name for part in fields(Header)}
-    if set(table) - names:
-        raise ValueError(f"unknown settings {sorted(set(table) - names)}")
-    return Header(**table)
+    header = make(Header, table)
+    assert isinstance(header, Header)
+    return header
+
+
+def _machine(parts: list[Any], *, expected: int) -> Machine:
+    machine = Machine(*parts)
+    whole_number(machine.number, "a machine's number", least=expected, most=expected)
+    whole_number(machine.round, "a machine's round", least=0)
+    text(machine.name, "a machine's name")
+    if not isinstance(machine.secret_digest, bytes):
+        raise ValueError(f"a machine's secret is {describe(machine.secret_digest)}, not bytes")
+    return machine

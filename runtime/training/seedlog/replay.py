@@ -33,6 +33,8 @@ class Replayed:
     replica: AnyReplica
     num_scalars: int
     log_bytes: int
+    num_cut_bytes: int
+    """Of a last record that is not whole, and was left out."""
     num_machines: int
 
     @property
@@ -66,6 +68,11 @@ def replay(file: Path, base: Path, watch: Watch = lambda commits, _: commits) ->
     check_base(records.header, base)
     is_linear = records.header.weights == LINEAR
     model = PointsModel.load(base, records.header, empty=not is_linear)
+    if model.points.space.size != records.header.size:
+        raise ConfigError(
+            f"{file}: {records.header.size} numbers learn by its header, which names "
+            f"{model.points.space.size} of {base}: the log is damaged, or of another version"
+        )
     replica = start_replica(records.header, model.points)
     for commit in watch(records.commits, len(records.commits)):
         replica.apply(commit)
@@ -76,6 +83,7 @@ def replay(file: Path, base: Path, watch: Watch = lambda commits, _: commits) ->
         replica=replica,
         num_scalars=sum(commit.num_scalars for commit in records.commits),
         log_bytes=records.num_bytes,
+        num_cut_bytes=file.stat().st_size - records.num_bytes,
         num_machines=len(records.machines),
     )
 

@@ -1,6 +1,7 @@
 """Snapshots of a replica: what who joins begins from, before it applies the rest of the log."""
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,13 +49,24 @@ def restore(replica: AnyReplica, snapshot: bytes) -> None:
         next_round, unit = int(metadata["round"]), float.fromhex(metadata["unit"])
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise ProtocolError(f"the snapshot cannot be read: {error}") from error
-    for name, mine in replica.state().items():
-        if name in state and state[name].shape != mine.shape:
+    if next_round < 0 or not (math.isfinite(unit) and unit > 0):
+        raise ProtocolError(f"the snapshot is of round {next_round}, with a unit of {unit}")
+    known = replica.state()
+    if "theta" in known:
+        known.setdefault("velocity", known["theta"])  # a replica has one from its first step on
+    for name, tensor in state.items():
+        if name not in known:
+            raise ProtocolError(f"the snapshot has {name}, which this run's replicas do not")
+        mine = known[name]
+        if (tensor.shape, tensor.dtype) != (mine.shape, mine.dtype):
             raise ProtocolError(
-                f"the snapshot's {name} has {state[name].numel()} numbers, not {mine.numel()}"
+                f"the snapshot's {name} has {tensor.numel()} numbers of {tensor.dtype}, not "
+                f"{mine.numel()} of {mine.dtype}"
             )
-    if not replica.state().keys() & state.keys():
-        raise ProtocolError(f"the snapshot has {', '.join(sorted(state))} alone")
+        if not tensor.isfinite().all():
+            raise ProtocolError(f"the snapshot's {name} holds NaN or infinity")
+    if missing := replica.state().keys() - state.keys() - {"velocity"}:
+        raise ProtocolError(f"the snapshot lacks {min(missing)}")
     replica.restore(state, next_round=next_round, unit=unit)
 
 

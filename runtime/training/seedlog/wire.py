@@ -38,21 +38,28 @@ def header_to_wire(header: Header) -> pb.SeedLogHeader:
 
 
 def header_from_wire(wire: pb.SeedLogHeader) -> Header:
-    """Return the header of a message."""
-    return Header(
-        seed=wire.seed,
-        model=wire.model,
-        model_digest=wire.model_digest,
-        size=wire.size,
-        eps=wire.eps,
-        weights=wire.weights,
-        rank=wire.rank,
-        alpha=wire.alpha,
-        targets=list(wire.targets),
-        direction_rank=wire.direction_rank,
-        pool=wire.pool,
-        hash_every=wire.hash_every,
-    )
+    """Return the header of a message.
+
+    Raises:
+        ProtocolError: no run can have such a one.
+    """
+    try:
+        return Header(
+            seed=wire.seed,
+            model=wire.model,
+            model_digest=wire.model_digest,
+            size=wire.size,
+            eps=wire.eps,
+            weights=wire.weights,
+            rank=wire.rank,
+            alpha=wire.alpha,
+            targets=list(wire.targets),
+            direction_rank=wire.direction_rank,
+            pool=wire.pool,
+            hash_every=wire.hash_every,
+        )
+    except ValueError as error:
+        raise ProtocolError(f"the sequencer's header cannot be used: {error}") from error
 
 
 def report_to_wire(

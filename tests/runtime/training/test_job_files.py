@@ -70,9 +70,33 @@ def test_a_run_with_other_settings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"optimizer.lr: 0.05 became 0.1"):
         JobFiles(tmp_path, other).open()
     with pytest.raises(ConfigError, match=r"other settings or data \(samples: '' became '5ac3'"):
-        JobFiles(tmp_path, config, "5ac3").open()
+        JobFiles(tmp_path, config, data_digest="5ac3").open()
+    with pytest.raises(ConfigError, match=r"other settings or data \(base: '' became 'e01d'"):
+        JobFiles(tmp_path, config, base_digest="e01d").open()
     elastic = replace(config, workers=replace(config.workers, count=2))
     assert JobFiles(tmp_path, elastic).open() is not None
+
+
+def test_a_job_of_before_bases_were_noted_goes_on(tmp_path: Path) -> None:
+    run_into(tmp_path, 2)
+    file = tmp_path / "job.json"
+    settings = json.loads(file.read_text())
+    del settings["base"]
+    file.write_text(json.dumps(settings))
+    assert JobFiles(tmp_path, make_config(), base_digest="e01d").open() is not None
+
+
+def test_a_state_whose_vectors_do_not_belong_together_is_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = run_into(tmp_path, 2)
+    files = JobFiles(tmp_path, make_config())
+    files.save_state(replace(state, second=state.second[:-1]))
+    assert files.open() is not None  # the state before
+    files.save_state(replace(state, first=state.first.astype(np.float64)))
+    with pytest.raises(ConfigError, match=r"state.safetensors and .*previous.* cannot be read"):
+        files.open()
+    assert caplog.text.count("its vectors do not belong together") == 3
 
 
 def test_a_job_that_came_to_nothing_may_be_set_anew(tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 """The log on disk: durable, appended to, cut where a process died, refused where it is damaged."""
 
-from dataclasses import replace
+import struct
+import zlib
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import pytest
 
@@ -109,3 +112,75 @@ def test_another_runs_log_is_refused(log: Path) -> None:
         open_log(log, other)
     with pytest.raises(ConfigError, match="cannot be begun"):
         SeedLog.create(log, header())
+
+
+def written(path: Path, *records: list[object]) -> Path:
+    """Write a log of any records, each with the checksums of a whole one."""
+    data = b"PLSEED\x00\x01"
+    for record in records:
+        payload: bytes = msgpack.packb(record)
+        start = struct.pack("<II", len(payload), zlib.crc32(payload))
+        data += start + struct.pack("<I", zlib.crc32(start)) + payload
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": "5"}, "seed is '5'"),
+        ({"seed": -1}, "seed is -1: it must be between"),
+        ({"seed": 2**64}, "damaged at byte 8"),
+        ({"rank": 0}, "rank is 0"),
+        ({"rank": 2.5}, "rank is 2.5"),
+        ({"alpha": float("nan")}, "alpha is nan"),
+        ({"eps": 0.0}, "eps is 0.0: it must be above 0"),
+        ({"weights": "all"}, "weights is 'all'"),
+        ({"targets": "q_proj"}, "targets is 'q_proj'"),
+        ({"targets": [1]}, r"targets\[0\] is 1"),
+        ({"pool": 1 << 20}, "pool is 1048576"),
+        ({"model_digest": "abc"}, "model_digest is 'abc'"),
+        ({"momentum": 0.5}, "unknown key momentum"),
+        ({"size": None}, "size is None"),
+    ],
+)
+def test_a_header_that_no_run_can_have_is_refused(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    table = asdict(header())
+    assert read_log(written(tmp_path / "whole.log", ["h", table])).header == header()
+    try:
+        odd = written(tmp_path / "odd.log", ["h", table | changes])
+    except OverflowError:  # msgpack has 64 bits
+        return
+    with pytest.raises(ConfigError, match=message):
+        read_log(odd)
+    del table["seed"]
+    with pytest.raises(ConfigError, match="lacks seed"):
+        read_log(written(odd, ["h", table]))
+
+
+def bits(*factors: float) -> bytes:
+    return np.array(factors, dtype="<f4").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (["c", 0, bits(float("nan"), 1, 0, 1), []], "factor of round 0 is nan"),
+        (["c", 0, bits(1, 1, 0, float("inf")), []], "next_unit of round 0 is inf"),
+        (["c", 0, bits(1, 1, 0), []], "damaged at byte"),
+        (["c", "0", bits(1, 1, 0, 1), []], "round 0 follows"),
+        (["m", 1, "m", b"\2" * 32, 0], "a machine's number is 1"),
+        (["m", 0, "m", b"\2" * 32, -1], "a machine's round is -1"),
+        (["m", 0, 7, b"\2" * 32, 0], "a machine's name is 7"),
+        (["m", 0, "m", "secret", 0], "a machine's secret is 'secret'"),
+        (["m", 0, "m"], "damaged at byte"),
+        (["x"], "a record 'x' has no place here"),
+    ],
+)
+def test_a_record_that_no_run_writes_is_refused(
+    tmp_path: Path, record: list[object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_log(written(tmp_path / "odd.log", ["h", asdict(header())], record))

@@ -48,7 +48,34 @@ def test_any_flipped_bit_is_found() -> None:
 
 
 def test_another_runs_snapshot_is_refused() -> None:
-    with pytest.raises(ProtocolError, match="theta has 50 numbers, not 60"):
+    with pytest.raises(ProtocolError, match=r"theta has 50 numbers of torch.float32, not 60"):
         restore(replica(60), pack_snapshot(trained()))
-    with pytest.raises(ProtocolError, match="has theta, velocity alone"):
+    with pytest.raises(ProtocolError, match="has theta, which this run's replicas do not"):
         restore(PoolReplica(1, 8, torch.zeros(SIZE)), pack_snapshot(trained()))
+    with pytest.raises(ProtocolError, match="has weights, which this run's replicas do not"):
+        restore(replica(), pack_snapshot(PoolReplica(1, 8, torch.zeros(SIZE))))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"theta": torch.zeros(SIZE, dtype=torch.float64)}, "theta has 50 numbers of .*float64"),
+        ({"theta": torch.full((SIZE,), float("nan"))}, "theta holds NaN or infinity"),
+        ({"velocity": torch.zeros(SIZE - 1)}, "velocity has 49 numbers"),
+    ],
+)
+def test_a_snapshot_of_other_numbers_is_refused(
+    change: dict[str, torch.Tensor], message: str
+) -> None:
+    odd = trained()
+    odd.restore(odd.state() | change, next_round=3, unit=0.3)
+    with pytest.raises(ProtocolError, match=message):
+        restore(replica(), pack_snapshot(odd))
+
+
+@pytest.mark.parametrize(("number", "unit"), [(-1, 1.0), (3, float("nan")), (3, 0.0)])
+def test_a_snapshot_of_no_round_is_refused(number: int, unit: float) -> None:
+    odd = trained()
+    odd.next_round, odd.unit = number, unit
+    with pytest.raises(ProtocolError, match=f"the snapshot is of round {number}, with a unit of"):
+        restore(replica(), pack_snapshot(odd))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,18 @@ def test_settings_that_change_a_model_are_found(base: Path, tmp_path: Path) -> N
     write_result(out, replayed.points, replayed.replica.theta, replayed.header, base)
     edit_json(out / "config.json", rms_norm_eps=0.5)
     assert "config.json: rms_norm_eps is 0.5, not " in str(difference(out, replayed))
+
+
+def test_a_log_of_another_size_is_refused(base: Path, tmp_path: Path) -> None:
+    header = header_of(TrainConfig(model=str(base)), base)
+    SeedLog.create(tmp_path / "odd.log", replace(header, size=header.size + 1)).close()
+    with pytest.raises(ConfigError, match=rf"{header.size + 1} numbers learn by its header"):
+        replay(tmp_path / "odd.log", base)
+
+
+def test_bytes_that_are_left_out_of_a_log_are_counted(base: Path, tmp_path: Path) -> None:
+    file = tmp_path / "seeds.log"
+    SeedLog.create(file, header_of(TrainConfig(model=str(base)), base)).close()
+    assert replay(file, base).num_cut_bytes == 0
+    file.write_bytes(file.read_bytes() + b"\x11" * 5)
+    assert replay(file, base).num_cut_bytes == 5
