@@ -1,7 +1,9 @@
 """The admin servicer: what the server does, draining, and the drafter it drafts with."""
 
 import asyncio
-from typing import Protocol
+import logging
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
@@ -13,6 +15,9 @@ from runtime.service.limits import RequestRefused
 from runtime.service.replica import Replica
 from runtime.service.served_model import ServedModel
 from runtime.service.servicer import refuse
+
+_LOG = logging.getLogger("paceline.server")
+_T = TypeVar("_T")
 
 
 class DrafterControl(Protocol):
@@ -125,21 +130,43 @@ class AdminServicer(rpc.AdminServiceServicer):
         self, request: pb.SetDraftersRequest, context: Context
     ) -> pb.SetDraftersResponse:
         """Change how many drafters draft."""
-        if self._control is None:
+        control = self._control
+        if control is None:
             await refuse(context, RequestRefused("this server cannot change its drafters"))
         try:
-            async with self._changing:
-                count = await asyncio.to_thread(self._control.set_count, request.drafters)
+            count = await self._change(lambda: control.set_count(request.drafters))
         except PacelineError as error:
             await refuse(context, error)
         return pb.SetDraftersResponse(drafters=count)
 
     async def _set(self, drafter: str | None, context: Context) -> str:
-        if self._control is None:
+        control = self._control
+        if control is None:
             await refuse(context, RequestRefused("this server cannot change its drafter"))
+
+        def change() -> str:
+            self._model.drafter = control.set(drafter)
+            return self._model.drafter
+
         try:
-            async with self._changing:
-                self._model.drafter = await asyncio.to_thread(self._control.set, drafter)
+            return await self._change(change)
         except PacelineError as error:
             await refuse(context, error)
-        return self._model.drafter
+
+    async def _change(self, change: Callable[[], _T]) -> _T:
+        """Run a change in a thread, one at a time; it is finished even if its caller leaves."""
+
+        async def run() -> _T:
+            async with self._changing:
+                return await asyncio.to_thread(change)
+
+        changing = asyncio.create_task(run())
+        changing.add_done_callback(_seen)
+        return await asyncio.shield(changing)
+
+
+def _seen(change: asyncio.Task[_T]) -> None:
+    """Log how a change failed: its caller may be gone."""
+    error = None if change.cancelled() else change.exception()
+    if error is not None:
+        _LOG.warning("a change of the drafter failed: %s", error)

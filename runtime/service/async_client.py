@@ -54,6 +54,7 @@ class AsyncClient:
         self._owner = Owner()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channel: grpc.aio.Channel | None = None
+        self._running: set[str] = set()
 
     async def __aenter__(self) -> Self:
         """Return the client."""
@@ -69,13 +70,16 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; streams that run end. It may be repeated."""
+        """Close the connection; requests that run are cancelled. It may be repeated."""
         if not self._owner.is_here:
             return
-        self._owner.close()
-        channel, self._channel = self._channel, None
+        channel, running = self._channel, list(self._running)
+        self._running.clear()
         if channel is not None and self._loop is asyncio.get_running_loop():
+            await asyncio.gather(*(self._cancel_quietly(request_id) for request_id in running))
             await channel.close(None)
+        self._channel = None
+        self._owner.close()
 
     def _stub(self) -> "rpc.GenerationServiceAsyncStub":
         """Return the stub of the running loop's channel; raises ClientUnusable."""
@@ -137,7 +141,14 @@ class AsyncClient:
             raise
         return answer.was_running
 
+    async def _cancel_quietly(self, request_id: str) -> None:
+        """Tell the server, if it is there, that a request is of no use any more."""
+        with contextlib.suppress(grpc.aio.AioRpcError, ClientUnusable):
+            await self._cancel(request_id, CANCEL_S)
+
     async def _stream(self, progress: Progress) -> AsyncIterator[Chunk]:
+        request_id = progress.request.request_id
+        self._running.add(request_id)
         try:
             while not progress.finished:
                 try:
@@ -149,9 +160,11 @@ class AsyncClient:
         except PacelineError:
             raise  # the server has ended the request, or is not there to hear of it
         except BaseException:  # the caller leaves: by closing the generator, or cancelled
-            with contextlib.suppress(grpc.aio.AioRpcError, ClientUnusable):
-                await asyncio.shield(self._cancel(progress.request.request_id, CANCEL_S))
+            if request_id in self._running:  # else the client is closed
+                await asyncio.shield(self._cancel_quietly(request_id))
             raise
+        finally:
+            self._running.discard(request_id)
 
     def _wait_s(self, progress: Progress, error: grpc.aio.AioRpcError) -> float:
         self._owner.check()
@@ -171,5 +184,10 @@ class AsyncClient:
                 chunk = progress.take(event)
                 if chunk is not None:
                     yield chunk
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():  # grpc's word for a closed channel
+                self._owner.check()
+            raise
         finally:
             stream.cancel()

@@ -80,12 +80,21 @@ class Call:
         return left_s <= min(_SLACK_S + _SLACK * self._given_s, self._given_s / 2)
 
 
-_CALL: ContextVar[Call] = ContextVar("call")
+_CALL: ContextVar[Call | None] = ContextVar("call", default=None)
 
 
 def current_call() -> Call:
     """Return the call of Generate that the running task answers."""
-    return _CALL.get()
+    call = _CALL.get()
+    assert call is not None, "the interceptor is missing"
+    return call
+
+
+def refuse_unread(error: PacelineError) -> None:
+    """Take the running call as refused if it is one of Generate, whose message cannot be read."""
+    call = _CALL.get()
+    if call is not None:
+        call.refuse(error)
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # stubs alone

@@ -8,6 +8,9 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from runtime.service.call import refuse_unread
+from runtime.service.limits import RequestRefused
+
 _OURS = "/paceline."
 
 
@@ -62,4 +65,5 @@ class ReadingInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] 
 async def _refuse_malformed(request: Any, context: Any) -> None:
     if isinstance(request, _Malformed):
         text = f"a message of {request.size} bytes could not be read: is it of paceline.v1?"
+        refuse_unread(RequestRefused(text))
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)

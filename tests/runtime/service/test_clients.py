@@ -6,13 +6,13 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import grpc
 import pytest
 
-from runtime.service.client import AsyncClient, Client, ClientUnusable, ServiceError
+from runtime.service.client import AsyncClient, Chunk, Client, ClientUnusable, ServiceError
 from tests.rig import Rig, expected_tokens, make_submit
 from tests.runtime.service.serving import Serving, slow_down, wait_until
 
@@ -234,6 +234,26 @@ def test_an_async_client_waits_and_says_so() -> None:
     with pytest.raises(ServiceError, match="UNAVAILABLE"):
         asyncio.run(use())
     assert len(said) == 1
+
+
+async def read_all(chunks: AsyncIterator[Chunk]) -> None:
+    async for _ in chunks:
+        pass
+
+
+def test_closing_an_async_client_ends_its_requests(rig: Rig, serving: Serving) -> None:
+    slow_down(rig, 0.01)
+
+    async def use() -> None:
+        async with AsyncClient(serving.address) as client:
+            streams = [client.generate([1, number], max_tokens=300) for number in range(3)]
+            for stream in streams:
+                await anext(stream)
+        with pytest.raises(ClientUnusable, match="closed"):
+            await read_all(streams[0])
+
+    asyncio.run(use())
+    wait_until(lambda: serving.gateway.num_open == 0, 5)
 
 
 def test_a_cancelled_task_ends_its_request(rig: Rig, serving: Serving) -> None:

@@ -168,6 +168,22 @@ def test_every_end_is_counted_and_logged_once(
         assert fields["cause"]
 
 
+def test_a_message_that_cannot_be_read_is_a_refused_request(
+    serving: Serving, log: Callable[[], list[logging.LogRecord]]
+) -> None:
+    with grpc.insecure_channel(serving.address) as channel:
+        call = channel.unary_stream(
+            "/paceline.v1.GenerationService/Generate",
+            request_serializer=bytes,
+            response_deserializer=bytes,
+        )
+        with pytest.raises(grpc.RpcError, match="could not be read"):
+            list(call(b"\xff\xff\xff"))
+    wait_until(lambda: counted(serving) == {"refused: invalid": 1})
+    (record,) = log()
+    assert "could not be read" in record.__dict__["cause"]
+
+
 def test_several_samples_are_one_request(
     serving: Serving, stub: Any, log: Callable[[], list[logging.LogRecord]]
 ) -> None:
