@@ -10,7 +10,6 @@ from runtime.errors import ConfigError
 Message = Mapping[str, Any]
 MARK = "0f7c2e9a"
 """Stands for what a user says; no template writes it."""
-_LIMIT_S = 30.0
 _KNOWN_SHAPES = 256
 _WORD = re.compile(r"\w+")
 
@@ -18,9 +17,10 @@ _WORD = re.compile(r"\w+")
 class ChatTemplate:
     """The chat template of a tokenizer of transformers; safe to use from several threads."""
 
-    def __init__(self, tokenizer: Any, name: str) -> None:
+    def __init__(self, tokenizer: Any, name: str, *, limit_s: float = 30.0) -> None:
         self._tokenizer = tokenizer
         self._name = name
+        self._limit_s = limit_s
         self._sound: set[tuple[str, ...]] = set()
         """Sequences of roles whose contents all reach the text."""
         self._is_stuck = False
@@ -62,7 +62,7 @@ class ChatTemplate:
 
         thread = threading.Thread(target=work, name="chat template", daemon=True)
         thread.start()
-        thread.join(_LIMIT_S)
+        thread.join(self._limit_s)
         if raised:
             error = raised[0]
             raise ConfigError(
@@ -104,7 +104,8 @@ class ChatTemplate:
 
     def _endless(self) -> ConfigError:
         return ConfigError(
-            f"the chat template of {self._name} did not end within {_LIMIT_S:.0f} s: correct it"
+            f"the chat template of {self._name} did not end within {self._limit_s:.3g} s: "
+            "correct its loops"
         )
 
 

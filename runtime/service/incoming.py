@@ -29,13 +29,15 @@ def to_submit(request: pb.GenerateRequest, model: ServedModel, seed: int) -> Sub
 
     Raises:
         InvalidValue: a value cannot be used; names the field.
-        ConfigError: the conversation does not fit the chat template.
+        ConfigError: the conversation does not fit the chat template, or an output cannot contain
+            a stop string.
     """
     refuse_unknown(request)
     checked_name(request.request_id)
     if (request.resume_from or request.resume_from_each) and not request.request_id:
         raise InvalidValue("resume_from needs the request_id")
     asked = sampling_of(request)
+    model.tokenizer.check_stops(asked.stop or ())
     max_tokens = model.default_max_tokens if asked.max_tokens is None else asked.max_tokens
     ids = prompt_ids(request, model)
     if not ids or (request.HasField("text") and not request.text):

@@ -1,6 +1,7 @@
 """One request's output as text: whole characters, and nothing from a stop string on."""
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from runtime.text import IncrementalDecoder, Tokenizer
 
@@ -44,21 +45,27 @@ class _Overlap:
 
     def __init__(self, string: str) -> None:
         self._string = string
+        self._shorter = _shorter(string)
         self._size = 0
-        self._shorter = [0]
-        """For each beginning of the string: how much of the string it ends with, itself apart."""
-        size = 0
-        for character in string[1:]:
-            size = self._longer(size, character)
-            self._shorter.append(size)
 
     def push(self, text: str) -> int:
         """Take more text, without the whole string in it, and return the overlap."""
         for character in text:
-            self._size = self._longer(self._size, character)
+            self._size = _longer(self._string, self._shorter, self._size, character)
         return self._size
 
-    def _longer(self, size: int, character: str) -> int:
-        while size and self._string[size] != character:
-            size = self._shorter[size - 1]
-        return size + (self._string[size] == character)
+
+@lru_cache  # all samples of a request have the same stop strings
+def _shorter(string: str) -> Sequence[int]:
+    """Return how much of a string each of its beginnings ends with, itself apart."""
+    found, size = [0], 0
+    for character in string[1:]:
+        size = _longer(string, found, size, character)
+        found.append(size)
+    return found
+
+
+def _longer(string: str, shorter: Sequence[int], size: int, character: str) -> int:
+    while size and string[size] != character:
+        size = shorter[size - 1]
+    return size + (string[size] == character)

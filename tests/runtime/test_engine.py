@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -28,6 +29,7 @@ from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
 from runtime.shard import ShardRunner
 from runtime.toy import PrefixShard, prefix_logits
 from tests.rig import PAGE, VOCAB, Rig, expected_tokens, make_submit
+from tests.runtime.service.serving import toy_tokenizer
 
 MODES = ("autoregressive", "speculative", "pearl")
 SAMPLINGS = (
@@ -486,3 +488,27 @@ def test_a_failing_target_tells_every_driver() -> None:
 
 def _fail(_rows: object, _width: int) -> None:
     raise RuntimeError("broken")
+
+
+def test_a_special_token_ends_an_output_as_a_stop_string() -> None:
+    submit = make_submit(max_tokens=24)
+    tokens = expected_tokens(submit)
+    tokenizer = toy_tokenizer(f"w{tokens[9]}")
+    rig = Rig(tokenizer=tokenizer)
+    outcome = rig.run([replace(submit, stop=(f"w{tokens[9]}",))])[0]
+    assert outcome.finished is not None
+    assert outcome.finished.reason == "stop"
+    assert outcome.token_ids == tokens[: tokens.index(tokens[9]) + 1]
+    assert f"w{tokens[9]}" not in tokenizer.decode(outcome.token_ids).split()
+    rig.close()
+
+
+def test_a_stop_string_that_no_output_contains_fails_alone() -> None:
+    rig = Rig(tokenizer=toy_tokenizer("w7"))
+    submits = [replace(make_submit(1), stop=("w1 w7",)), make_submit(2)]
+    outcomes = rig.run(submits)
+    refused, other = outcomes[1], outcomes[2]
+    assert refused.failed is not None
+    assert "'w1 w7' contains the special token 'w7'" in refused.failed.message
+    assert other.token_ids == expected_tokens(submits[1])
+    rig.close()

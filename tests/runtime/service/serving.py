@@ -24,13 +24,13 @@ from tests.rig import VOCAB, Rig
 T = TypeVar("T")
 
 
-def toy_tokenizer() -> Tokenizer:
-    """Words w0 to w47."""
+def toy_tokenizer(*special: str) -> Tokenizer:
+    """Words w0 to w47, some of them special tokens."""
     inner = tokenizers.Tokenizer(
         models.WordLevel({f"w{token}": token for token in range(VOCAB)}, unk_token="w0")
     )
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=inner)
+    fast = PreTrainedTokenizerFast(tokenizer_object=inner, extra_special_tokens=list(special))
     return Tokenizer(fast, eos_ids=frozenset(), name="the toy")
 
 

@@ -217,6 +217,7 @@ def test_a_deadline_ends_the_request(
         (ask("m" * 200), "request_id has 200 characters: 128 at most"),
         (ask(stop=["a"] * 17), "stop has 17 strings: 16 at most"),
         (ask(stop=[""]), "stop[0] is empty"),
+        (ask(stop=["a" * 1001]), "a stop string has 1001 characters: it needs 1 to 1000"),
         (ask(n=0, temperature=1), "n is 0: it must be between 1 and 16"),
         (ask(n=17, temperature=1), "n is 17: it must be between 1 and 16"),
         (ask(n=2), "n is 2 at temperature 0: all samples would be the same"),

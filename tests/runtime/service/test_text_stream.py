@@ -1,8 +1,10 @@
 """Output as text: pieces join to the whole, and nothing shows from a stop string on."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from runtime.service.text_stream import TextStream
+from runtime.service.text_stream import TextStream, _Overlap
 from tests.runtime.service.serving import toy_tokenizer
 
 TOKENS = [11, 12, 1, 2, 31, 4]
@@ -45,3 +47,16 @@ def test_text_ends_before_the_first_stop_string(
     for piece in found:  # nothing was shown that had to be taken back
         shown += piece
         assert expected.startswith(shown)
+
+
+@given(st.text("ab", min_size=1, max_size=8), st.lists(st.text("ab", max_size=4), max_size=8))
+def test_the_overlap_is_the_longest_end_that_begins_a_stop_string(
+    stop: str, added: list[str]
+) -> None:
+    overlap, text = _Overlap(stop), ""
+    for piece in added:
+        if stop in text + piece:
+            break
+        text += piece
+        sizes = (n for n in range(len(stop)) if text.endswith(stop[:n]))
+        assert overlap.push(piece) == max(sizes)

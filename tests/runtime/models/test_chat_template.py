@@ -1,0 +1,71 @@
+"""Chat templates that take too long, or look at more of a message than its content."""
+
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from runtime.errors import ConfigError
+from runtime.models.chat_template import ChatTemplate
+from tests.tokenizer_layouts import CHATML, byte_level
+
+ASK = {"role": "user", "content": "is it ?"}
+
+
+def with_template(template: str) -> Any:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level(), eos_token="<|im_end|>")
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def test_a_template_that_takes_too_long_is_refused_and_not_tried_again() -> None:
+    slow = "{% for i in range(99999) %}{% for j in range(30) %}{% endfor %}{% endfor %}"
+    chat = ChatTemplate(with_template(slow + CHATML), "the model", limit_s=0.01)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"template of the model did not end within 0\.01 s"):
+            chat.render([ASK], is_open=True)
+
+
+def test_a_template_in_time_is_that_of_transformers() -> None:
+    tokenizer = with_template(CHATML)
+    expected = tokenizer.apply_chat_template([ASK], tokenize=False, add_generation_prompt=True)
+    assert ChatTemplate(tokenizer, "the model").render([ASK], is_open=True) == expected
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 'with tools ' if tools is not none }}{{ 'on ' if documents is not none }}" + CHATML,
+        "{{ 'with tools ' if tools is defined and tools is not none }}" + CHATML,
+        "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
+        "{{ messages[0]['content'] }}{% else %}{% set loop_messages = messages %}{% endif %}"
+        "{% for m in loop_messages %}{{ m.content | trim }}{{ eos_token }}{% endfor %}",
+        "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}"
+        "{{ ns.n }}{{ dict(a=m.content)['a'] }}{% endfor %}",
+        "{% for m in messages %}{% if loop.last %}{{ m.content }}{% continue %}{% endif %}"
+        "{{ m.content | tojson(indent=2) }}{% endfor %}{{ strftime_now('%%') }}",
+        "{% for m in messages %}{{ m.name | default('nobody') }}: {{ m.content }}\n{% endfor %}",
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
+    ],
+)
+def test_what_templates_may_use_is_what_transformers_gives_them(template: str) -> None:
+    tokenizer = with_template(template)
+    messages: list[dict[str, Any]] = [
+        {"role": "system", "content": "  be kind\n"},
+        ASK | {"name": "Ann"},
+        {"role": "assistant", "content": "it is", "reasoning_content": "well"},
+        ASK | {"content": 'and "this" ?'},
+    ]
+    chat = ChatTemplate(tokenizer, "the model")
+    for is_open in (True, False):
+        expected = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=is_open
+        )
+        assert chat.render(messages, is_open=is_open) == expected
+
+
+def test_a_message_of_tool_calls_alone_needs_no_content() -> None:
+    template = "{% for m in messages %}{{ m.content if m.content is defined else m.tool_calls }}"
+    tokenizer = with_template(template + "{% endfor %}")
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "look"}]}
+    assert "look" in ChatTemplate(tokenizer, "the model").render([ASK, call], is_open=True)
