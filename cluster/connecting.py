@@ -10,6 +10,7 @@ from runtime.channels.addresses import check_target
 from runtime.channels.tls_files import TlsNames
 from runtime.channels.tokens import read_tokens
 from runtime.errors import ConfigError
+from runtime.links.grpc_link import quiet_grpc
 from runtime.service.client import Client, Credentials, ServiceError
 
 _NOTES = Console(stderr=True, highlight=False)
@@ -25,6 +26,7 @@ def credentials_of(options: ConnectOptions) -> Credentials:
         ConfigError: the address, the token file or a TLS file cannot be used, or the token would
             leave this machine in plaintext; names the flag.
     """
+    quiet_grpc()
     check_target(options.server, "--server")
     tokens = read_tokens(options.token_file, "--token-file")
     credentials = Credentials(
@@ -52,8 +54,6 @@ def connected(options: ConnectOptions) -> Iterator[Client]:
         credentials = credentials_of(options)
         with Client(options.server, credentials=credentials, on_wait=_say) as client:
             yield client
-    except (ValueError, OSError) as error:
-        raise ConfigError(str(error)) from error
     except ServiceError as error:
         if error.code in _BAD_INPUT:
             raise ConfigError(str(error)) from error

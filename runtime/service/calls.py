@@ -10,6 +10,7 @@ import grpc
 from parallel.decoding.types import DecodeMode, TokenLogprobs
 from protos.paceline.v1 import link_pb2
 from protos.paceline.v1 import service_pb2 as pb
+from runtime.channels.handshakes import explained
 from runtime.checking.prompt import prompt as checked_prompt
 from runtime.checking.values import number
 from runtime.errors import PacelineError
@@ -40,7 +41,7 @@ class ServiceError(PacelineError):
         """Take a failed call's status."""
         self.code: str = error.code().name
         """Name of the gRPC status, as INVALID_ARGUMENT."""
-        super().__init__(f"{server}: {self.code} ({error.details()})")
+        super().__init__(f"{server}: {self.code} ({explained(error.details())})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

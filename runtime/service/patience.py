@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from runtime.channels.handshakes import explained, refusal
 from runtime.clock import Clock, MonotonicClock
 from runtime.errors import InvalidValue
 
@@ -77,7 +78,7 @@ class Patience:
             raise error
         self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
         if is_first:
-            reason = f"{error.code().name}: {error.details()}"
+            reason = f"{error.code().name}: {explained(error.details())}"
             self._on_wait(
                 f"waiting for the server at {self._server}, at most {rest_s:.0f} s ({reason})"
             )
@@ -88,13 +89,14 @@ def _invited_s(error: grpc.RpcError) -> float | None:
     """Return the least wait before another attempt, or None if there is to be none.
 
     UNAVAILABLE means that the connection failed or that the server asks to come back; a request
-    has a name, so asking again never runs it twice. RESOURCE_EXHAUSTED says the same only where the
+    has a name, so asking again never runs it twice. A certificate that is refused stays refused.
+    RESOURCE_EXHAUSTED says the same only where the
     server sends `retry-after`: gRPC uses it for a message that is too large, too.
     """
     code = error.code()
     after_s = _retry_after_s(error)
     if code is grpc.StatusCode.UNAVAILABLE:
-        return after_s or 0.0
+        return None if refusal(error.details()) else after_s or 0.0
     return after_s if code is grpc.StatusCode.RESOURCE_EXHAUSTED else None
 
 

@@ -13,6 +13,7 @@ from protos.paceline.v1 import seedlog_pb2 as pb
 from protos.paceline.v1 import seedlog_pb2_grpc as rpc
 from runtime.channels.channel import open_channel, open_internal_channel
 from runtime.channels.credentials import Credentials
+from runtime.channels.handshakes import explained, refusal
 from runtime.errors import ConfigError, PeerLost, PeerTimeout, ProtocolError
 from runtime.service.calls import CHANNEL_OPTIONS
 from runtime.training.config import FaultsConfig
@@ -132,7 +133,9 @@ class GrpcPort:
 
     def _translated(self, error: grpc.RpcError) -> Exception:
         kind = STATUS_ERRORS.get(error.code(), PeerLost)
-        return kind(f"{self._address}: {error.code().name}: {error.details()}")
+        if refusal(error.details()) is not None:
+            kind = ConfigError
+        return kind(f"{self._address}: {error.code().name}: {explained(error.details())}")
 
 
 class FaultyPort:

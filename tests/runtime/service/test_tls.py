@@ -10,6 +10,7 @@ import pytest
 
 from runtime.errors import ConfigError
 from runtime.service.client import AsyncClient, Client, Credentials, ServiceError
+from runtime.training.seedlog.port import GrpcPort
 from tests.certificates import make_certificates
 from tests.rig import Rig
 from tests.runtime.service.serving import Serving
@@ -115,6 +116,48 @@ def test_tls_without_a_root_trusts_the_authorities_of_this_machine(
         assert speaks(serving.address, mine)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "stranger.pem"))
         assert not speaks(serving.address, mine)
+    finally:
+        serving.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "root", "words"),
+    [
+        ("127.0.0.1", "stranger.pem", "is not trusted: name the authority that signed it"),
+        ("localhost", "authority.pem", "certificate names other hosts"),
+        ("127.0.0.1", None, "it may require TLS"),
+    ],
+)
+def test_a_failed_handshake_is_explained_and_a_refused_certificate_is_not_waited_for(
+    rig: Rig, certificates: Path, host: str, root: str | None, words: str
+) -> None:
+    serving = Serving(
+        rig, certificate=certificates / "server.pem", private_key=certificates / "server.key"
+    )
+    address = serving.address.replace("127.0.0.1", host)
+    credentials = Credentials(root_ca=certificates / root if root else None)
+    patience_s = 600 if root else 0  # a closed connection may be a server that starts
+    try:
+        with (
+            Client(address, credentials=credentials, patience_s=patience_s) as client,
+            pytest.raises(ServiceError, match=words),
+        ):
+            client.model()
+    finally:
+        serving.close()
+
+
+def test_a_server_without_tls_is_told_from_one_that_is_away(rig: Rig, certificates: Path) -> None:
+    serving = Serving(rig)
+    credentials = Credentials(root_ca=certificates / "authority.pem")
+    try:
+        with (
+            Client(serving.address, credentials=credentials, patience_s=600) as client,
+            pytest.raises(ServiceError, match="the server speaks plaintext: leave TLS out"),
+        ):
+            client.model()
+        with pytest.raises(ConfigError, match="the server speaks plaintext"):
+            GrpcPort(serving.address, credentials).join("m")
     finally:
         serving.close()
 
