@@ -8,7 +8,7 @@ import logging
 
 from runtime.errors import PacelineError
 from runtime.service.journal import Request
-from runtime.service.limits import GatewayBusy, GatewayDown
+from runtime.service.limits import CallDenied, GatewayBusy, GatewayDown
 from runtime.service.metrics import EndReason, RefusalReason, ServiceMetrics
 
 _LOG = logging.getLogger("paceline.gateway")
@@ -33,6 +33,8 @@ class Endings:
                 reason = RefusalReason.BUSY
             case GatewayDown():
                 reason = RefusalReason.UNAVAILABLE
+            case CallDenied():
+                reason = RefusalReason.DENIED
             case _:
                 reason = RefusalReason.INVALID
         self._metrics.count_refused(reason)

@@ -65,8 +65,10 @@ class AcceptedTokens:
 class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # stubs alone
     """Refuses calls whose token does not allow them."""
 
-    def __init__(self, tokens: AcceptedTokens) -> None:
+    def __init__(self, tokens: AcceptedTokens, denied: Callable[[str, str, str], None]) -> None:
+        """Take the tokens, and what is told the method, the peer and the reason of a refusal."""
         self._tokens = tokens
+        self._denied = denied
 
     async def intercept_service(
         self,
@@ -75,11 +77,14 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  #
     ) -> Any:
         """Pass a call on, or answer it with UNAUTHENTICATED or PERMISSION_DENIED."""
         details = handler_call_details
-        refusal = self._tokens.refusal(str(details.method), details.invocation_metadata)
+        method = str(details.method)
+        refusal = self._tokens.refusal(method, details.invocation_metadata)
         if refusal is None:
             return await continuation(handler_call_details)
 
         async def call(_: object, context: Any) -> None:
+            peer = self._tokens.name_of(context.invocation_metadata(), context.peer())
+            self._denied(method, peer, refusal[1])
             await context.abort(*refusal)
 
         return grpc.unary_unary_rpc_method_handler(call)

@@ -10,6 +10,10 @@ class RequestRefused(PacelineError):
     """The request itself cannot be served."""
 
 
+class CallDenied(PacelineError):
+    """The caller's token does not allow the call."""
+
+
 class GatewayBusy(PacelineError):
     """There is no room for another request now."""
 

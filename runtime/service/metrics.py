@@ -64,6 +64,8 @@ class RefusalReason(IntEnum):
     """Too many requests are open."""
     UNAVAILABLE = 2
     """The server drains, or has no engine left."""
+    DENIED = 3
+    """The caller's token is not accepted."""
 
 
 class ServiceMetrics:

@@ -19,6 +19,7 @@ from runtime.service.admin import AdminServicer, DrafterControl
 from runtime.service.call import CallInterceptor
 from runtime.service.gateway import Gateway
 from runtime.service.identity import AcceptedTokens, TokenInterceptor
+from runtime.service.limits import CallDenied
 from runtime.service.prompt_reader import PromptReader
 from runtime.service.reading import ReadingInterceptor
 from runtime.service.served_model import ServedModel
@@ -101,7 +102,7 @@ class ServiceServer:
         interceptors.append(ReadingInterceptor())
         tokens = AcceptedTokens(users=settings.tokens, admins=settings.admin_tokens)
         if tokens:
-            interceptors.append(TokenInterceptor(tokens))
+            interceptors.append(TokenInterceptor(tokens, self._denied))
         interceptors.append(CallInterceptor(self._gateway, _GENERATE))  # of calls that were let in
         size = settings.max_message_bytes
         options = (
@@ -142,6 +143,10 @@ class ServiceServer:
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
         return finished
+
+    def _denied(self, method: str, client: str, reason: str) -> None:
+        if method == _GENERATE:
+            self._gateway.endings.refused(client, "", CallDenied(reason))
 
     async def _watch_gateway(self) -> None:
         """Keep readiness true: it falls with the engine, and when its last step is too old."""

@@ -184,6 +184,21 @@ def test_a_message_that_cannot_be_read_is_a_refused_request(
     assert "could not be read" in record.__dict__["cause"]
 
 
+def test_a_token_that_is_not_accepted_is_a_refused_request(
+    rig: Rig, log: Callable[[], list[logging.LogRecord]]
+) -> None:
+    serving = Serving(rig, tokens=("secret",))
+    with grpc.insecure_channel(serving.address) as channel:
+        stub: Any = rpc.GenerationServiceStub(channel)
+        with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
+            list(stub.Generate(ask(), metadata=(("authorization", "Bearer wrong"),)))
+    assert counted(serving) == {"refused: denied": 1}
+    (record,) = log()
+    assert (record.__dict__["reason"], record.__dict__["client"]) == ("denied", "ipv4:127.0.0.1")
+    assert "wrong" not in str(record.__dict__)
+    serving.close()
+
+
 def test_several_samples_are_one_request(
     serving: Serving, stub: Any, log: Callable[[], list[logging.LogRecord]]
 ) -> None:
