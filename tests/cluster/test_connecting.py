@@ -1,0 +1,18 @@
+"""Connections of the command line: what a user is told."""
+
+import pytest
+
+from cluster.connecting import connected
+from cluster.options import ConnectOptions
+from runtime.service.client import ServiceError
+
+
+def test_the_command_line_says_that_it_waits(capsys: pytest.CaptureFixture[str]) -> None:
+    with (
+        pytest.raises(ServiceError, match="UNAVAILABLE"),
+        connected(ConnectOptions(server="127.0.0.1:1")) as client,
+    ):
+        list(client.generate("w1", patience_s=0.2))
+    shown = capsys.readouterr()
+    assert shown.err.startswith("waiting for the server at 127.0.0.1:1, at most 0 s (UNAVAILABLE")
+    assert not shown.out
