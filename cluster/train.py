@@ -87,6 +87,8 @@ def _run(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
     if not options.json:
         show_samples(examples, samples, tokenizer)
     _NOTES.print(_opening(config, trials, samples))
+    if note := sampler.cut_note(samples):
+        _NOTES.print(note)
     with RaySession(options.ray_address, num_actors=config.workers.count):
         _check_room(config, wait_s=0.0 if options.ray_address is None else _ROOM_S)
         pool = RayPool(directory, config, samples)

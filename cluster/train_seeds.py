@@ -122,6 +122,8 @@ class _Prepared:
         else:
             evaluated = EvalSamples.of(tests, sampler)
             samples = sampler.samples(examples, among_choices=data.among_choices)
+        if note := sampler.cut_note(samples):
+            _NOTES.print(note)
         header = header_of(config, directory)
         files = JobFiles(Path(config.out), config)
         files.claim()

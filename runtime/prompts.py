@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from runtime.checking.messages import EXTRA_KEYS, Message, messages
+from runtime.checking.messages import EXTRA_KEYS, Message, check_beside, messages
 from runtime.checking.values import items, text
 from runtime.documents import read_text
 from runtime.errors import ConfigError, InvalidValue
@@ -85,6 +85,7 @@ def _record(
         category = fields.get("category")
         if category is not None:
             category = text(category, "category")
+        check_beside(fields)
         name = _prompt_field(fields)
         if name == "messages":
             turns = messages(fields[name], extra_keys=extra_keys)

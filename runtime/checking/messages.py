@@ -12,6 +12,8 @@ Message = dict[str, Any]
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 EXTRA_KEYS = ("name", "tool_calls", "tool_call_id", "reasoning_content")
 """Keys beside role and content that chat templates know."""
+BESIDE_MESSAGES = ("system", "tools", "functions", "documents", "images", "chat_template")
+"""Fields of a record that would change how its prompt reads; none of them reaches the template."""
 
 
 def messages(
@@ -40,6 +42,19 @@ def messages(
     if not any(message["content"] or message.get("tool_calls") for message in found):
         raise InvalidValue(f"{field} has no text: every content is empty")
     return found
+
+
+def check_beside(record: Mapping[str, object]) -> None:
+    """Refuse a record that says more than its prompt: what would be lost.
+
+    Raises:
+        InvalidValue: a field of `BESIDE_MESSAGES` is neither null nor empty; names it.
+    """
+    for key in BESIDE_MESSAGES:
+        if record.get(key):
+            raise InvalidValue(
+                f"{key} is not supported in a record: write it into the messages, or remove it"
+            )
 
 
 def _message(value: object, field: str, extra_keys: tuple[str, ...]) -> Message:

@@ -2,10 +2,10 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from runtime.checking.messages import messages
+from runtime.checking.messages import check_beside, messages
 from runtime.checking.values import describe, number, text
 from runtime.errors import ConfigError, InvalidValue
 from runtime.models.completions import encode_completion, render_answer
@@ -16,8 +16,6 @@ from runtime.training.config_checks import check_data, template_fields
 
 _LEARNED = ("messages", "completion", "text")
 """Fields that say what is learned, where no template does."""
-_NEEDS_TEMPLATE = ("tools", "functions", "documents", "system", "chat_template", "images")
-"""Fields that change how a conversation reads; null and empty ones count as absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +41,8 @@ class Sample:
     """Tokens before the first one that is learnt."""
     choices: tuple[int, ...] = ()
     """Tokens among which the only learnt one is chosen; none: among all."""
+    num_cut: int = field(default=0, compare=False)
+    """Tokens that were left out, as the sample was too long."""
 
     @property
     def num_learnt(self) -> int:
@@ -83,6 +83,7 @@ def tokenize(
     has_end = bool(completion) and completion[-1] in tokenizer.eos_ids
     if not has_end and not example.choices and tokenizer.eos_id is not None:
         completion.append(tokenizer.eos_id)  # without one, the model learns to go on
+    num_cut = max(0, len(prompt) + len(completion) - max_length)
     completion = completion[: max_length - 1]
     prompt = prompt[max(0, len(prompt) + len(completion) - max_length) :]
     if not prompt:  # there is nothing before the first token to foretell it from
@@ -95,7 +96,7 @@ def tokenize(
                 f"data.among_choices needs choices of one token each, not {example.choices}"
             )
         choices = tuple(tokens[0] for tokens in each)
-    return Sample((*prompt, *completion), len(prompt), choices)
+    return Sample((*prompt, *completion), len(prompt), choices, num_cut)
 
 
 def digest_of(samples: Sequence[Sample]) -> str:
@@ -132,9 +133,7 @@ def _example(record: Mapping[str, object], config: DataConfig, tokenizer: Tokeni
             f"the record has {' and '.join(learned)}: give one of them, or say with data.prompt "
             "and data.completion which fields are learned"
         )
-    for name in _NEEDS_TEMPLATE:
-        if record.get(name):
-            raise InvalidValue(f"{name} is not supported in a record: its messages stand alone")
+    check_beside(record)
     if "messages" in learned:
         return _from_messages(record["messages"], tokenizer)
     if "completion" in learned:

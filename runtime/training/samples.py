@@ -75,6 +75,17 @@ class Sampler:
             found.append(Prompt(example.prompt, tuple(token_ids)))
         return found
 
+    def cut_note(self, samples: Sequence[Sample]) -> str:
+        """Return what a user wants to know of samples that were cut; empty if none was."""
+        num_cut = sum(sample.num_cut > 0 for sample in samples)
+        if not num_cut:
+            return ""
+        return (
+            f"{num_cut:,} of {len(samples):,} samples are longer than data.max_length, "
+            f"{self.max_length} tokens, and lose the start of their prompt or the end of their "
+            "completion"
+        )
+
     def _sample(self, example: Example, *, among_choices: bool) -> Sample:
         try:
             sample = tokenize(example, self.tokenizer, self.max_length, among_choices=among_choices)

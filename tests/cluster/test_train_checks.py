@@ -11,8 +11,8 @@ from cluster.train_options import TrainOptions
 from runtime.errors import ConfigError
 from tests.tiny_checkpoint import save_tiny_checkpoint
 
-FINE = {"prompt": "w1", "completion": "w2"}
-LONG = {"prompt": "w1 " * 600, "completion": "w2"}
+FINE = {"prompt": "w1", "completion": " w2"}
+LONG = {"prompt": "w1" + " w1" * 599, "completion": " w2"}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_a_tokenizer_of_another_model_is_refused_before_any_worker(
     tokenizer = json.loads((other / "tokenizer.json").read_text())
     tokenizer["model"]["vocab"]["w101"] = 101
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
-    found = refused(other, tmp_path, f"method={method}", dev=FINE | {"completion": "w101"})
+    found = refused(other, tmp_path, f"method={method}", dev=FINE | {"completion": " w101"})
     assert "dev.jsonl, line 2: token 101 ('w101') is not in the embedding" in found
 
 

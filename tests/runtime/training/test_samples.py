@@ -31,21 +31,21 @@ def test_limits_are_those_of_the_model(sampler: Sampler) -> None:
 
 
 def test_samples_that_fit_are_their_tokens(sampler: Sampler, tmp_path: Path) -> None:
-    examples = read(tmp_path, sampler, {"prompt": "w1 w2", "completion": "w100"})
+    examples = read(tmp_path, sampler, {"prompt": "w1 w2", "completion": " w100"})
     assert sampler.samples(examples) == [Sample((1, 2, 100), 2)]
 
 
 def test_a_token_beyond_the_embedding_is_refused_by_line(sampler: Sampler, tmp_path: Path) -> None:
     small = replace(sampler, vocab_size=50)
-    fits = {"prompt": "w1", "completion": "w49"}
-    for record in ({"prompt": "w50", "completion": "w1"}, {"text": "w1 w50"}):
+    fits = {"prompt": "w1", "completion": " w49"}
+    for record in ({"prompt": "w50", "completion": " w1"}, {"text": "w1 w50"}):
         examples = read(tmp_path, sampler, fits, record)
         with pytest.raises(
             ConfigError, match=r"data.jsonl, line 2: token 50 \('w50'\) is not in the embedding"
         ):
             small.samples(examples)
     assert len(small.samples(examples[:1])) == 1
-    choices = Example("w1", "w2", ("w2", "w60"), where="data.jsonl, line 7")
+    choices = Example("w1", " w2", (" w2", " w60"), where="data.jsonl, line 7")
     with pytest.raises(ConfigError, match="line 7: token 60"):
         small.samples([choices], among_choices=True)
     with pytest.raises(ConfigError, match="line 7: token 60"):
@@ -53,7 +53,7 @@ def test_a_token_beyond_the_embedding_is_refused_by_line(sampler: Sampler, tmp_p
 
 
 def test_a_sample_beyond_the_context_is_refused_by_line(sampler: Sampler, tmp_path: Path) -> None:
-    long = {"prompt": "w1 " * 5, "completion": "w2 " * 4}
+    long = {"prompt": "w1" + " w1" * 4, "completion": " w2" * 4}
     examples = read(tmp_path, sampler, {"text": "w1 w2"}, long)
     short = replace(sampler, max_positions=7)
     with pytest.raises(
@@ -66,7 +66,7 @@ def test_a_sample_beyond_the_context_is_refused_by_line(sampler: Sampler, tmp_pa
 
 
 def test_a_prompt_has_room_for_its_answer(sampler: Sampler, tmp_path: Path) -> None:
-    examples = read(tmp_path, sampler, {"prompt": "w1 " * 9, "completion": "w2"})
+    examples = read(tmp_path, sampler, {"prompt": "w1" + " w1" * 8, "completion": " w2"})
     (prompt,) = sampler.prompts(examples, max_answer=4)
     assert prompt.token_ids == (1,) * 8
     with pytest.raises(ConfigError, match=r"line 1: .* 8 tokens and its answer up to 4, .* 7$"):
@@ -83,14 +83,24 @@ def test_a_single_token_leaves_nothing_to_learn(sampler: Sampler, tmp_path: Path
 
 
 def test_choices_of_several_tokens_are_refused_by_line(sampler: Sampler) -> None:
-    example = Example("w1", "w2", ("w2", "w3 w4"), where="data.jsonl, line 5")
+    example = Example("w1", " w2", (" w2", " w3 w4"), where="data.jsonl, line 5")
     with pytest.raises(ConfigError, match=r"line 5: data.among_choices needs choices of one token"):
         sampler.samples([example], among_choices=True)
 
 
 def test_tests_with_choices_are_measured_by_their_alternatives(sampler: Sampler) -> None:
-    tests = [Example("w1", "w3", ("w2", "w3")), Example("w4", "w2", ("w2", "w3"))]
+    tests = [Example("w1", " w3", (" w2", " w3")), Example("w4", " w2", (" w2", " w3"))]
     found = EvalSamples.of(tests, sampler)
     assert found.right == [1, 0]
     assert found.groups[0] == [Sample((1, 2), 1), Sample((1, 3), 1)]
-    assert EvalSamples.of([Example("w1", "w3")], sampler).groups == []
+    assert EvalSamples.of([Example("w1", " w3")], sampler).groups == []
+
+
+def test_samples_that_were_cut_are_counted(sampler: Sampler, tmp_path: Path) -> None:
+    long = ({"prompt": "w1" + " w1" * 8, "completion": " w2"}, {"text": "w1 " * 9})
+    fits = read(tmp_path, sampler, {"text": "w1 " * 8}, {"prompt": "w1", "completion": " w2" * 7})
+    cut = read(tmp_path, sampler, *long)
+    assert sampler.cut_note(sampler.samples(fits)) == ""
+    assert "2 of 4 samples are longer than data.max_length, 8 tokens" in sampler.cut_note(
+        sampler.samples([*fits, *cut])
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import ConfigError
+from runtime.prompts import read_prompts
 from runtime.text import Tokenizer
 from runtime.training.config import DataConfig
 from runtime.training.config_file import keep_config, kept_config, load_config
@@ -383,6 +384,50 @@ def test_a_line_that_is_no_plain_object_is_refused(
     file.write_text('{"text": "fine"}\n' + line, encoding="utf-8-sig")
     with pytest.raises(ConfigError, match=message):
         read_examples(file, DataConfig(), tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("fields", "refused"),
+    [
+        ({"name": "ann"}, False),
+        ({"name": None, "tool_call_id": "7", "reasoning_content": "so"}, False),
+        ({"tool_calls": [{"type": "function", "function": {"name": "f"}}]}, False),
+        ({"content": [{"type": "text", "text": "Hi"}]}, False),
+        ({"content": [{"type": "image", "url": "x"}]}, True),
+        ({"content": ["Hi"]}, True),
+        ({"content": 3}, True),
+        ({"role": "bot"}, True),
+        ({"name": ["ann"]}, True),
+        ({"tool_calls": "f()"}, True),
+        ({"tool_calls": ["f()"]}, True),
+        ({"weight": 1}, True),
+        ({"images": ["x"]}, True),
+    ],
+)
+@pytest.mark.parametrize("beside", [{}, {"id": 7, "tools": []}, {"tools": [1]}, {"system": "x"}])
+def test_prompt_files_and_training_take_the_same_messages(
+    tmp_path: Path,
+    tokenizer: Tokenizer,
+    fields: dict[str, object],
+    beside: dict[str, object],
+    refused: bool,
+) -> None:
+    first = {"role": "user", "content": "Hi"} | fields
+    file = tmp_path / "data.jsonl"
+    file.write_text(json.dumps({"messages": [first, TURNS[1]]} | beside))
+    if refused or beside.get("tools") or "system" in beside:
+        with pytest.raises(ConfigError, match="line 1: ") as of_training:
+            read_examples(file, DataConfig(), tokenizer)
+        with pytest.raises(ConfigError, match="line 1: ") as of_prompts:
+            read_prompts(file)
+        assert str(of_training.value) == str(of_prompts.value)
+    else:
+        read_examples(file, DataConfig(), tokenizer)
+        (record,) = read_prompts(file)
+        wanted = {key: value for key, value in first.items() if value is not None}
+        wanted["content"] = "Hi"
+        assert record.messages is not None
+        assert record.messages[0] == wanted
 
 
 def test_data_have_a_digest_of_what_is_learnt(tokenizer: Tokenizer) -> None:
