@@ -58,10 +58,7 @@ def find_drafter(options: ModelOptions, target: PlannedModel, room: DrafterRoom)
         return DrafterChoice(name=name, ngram=True)
     if name == "lookup" or name.startswith("lookup:"):
         lookup = LookupSettings.parse(name.removeprefix("lookup").removeprefix(":"))
-        if lookup.store is not None:
-            assert target.tokenizer is not None
-            check_store(Path(lookup.store), target.tokenizer.digest)
-        return DrafterChoice(name=name, lookup=lookup)
+        return DrafterChoice(name=name, lookup=_with_store(lookup, target))
     if name.startswith(INLINE) or LOOKUPS.search(name):
         return _plan_beside(options, target, room, name)
     assert target.facts is not None
@@ -99,10 +96,19 @@ def _plan_beside(
     if not choice.has_model:
         raise ConfigError(f"--drafter {name!r}: only a model can be inline or have + after it")
     lookups = LookupSettings.parse_parts(parts) if parts else None
-    if lookups is not None and lookups.store is not None:
-        assert target.tokenizer is not None
-        check_store(Path(lookups.store), target.tokenizer.digest)
+    if lookups is not None:
+        lookups = _with_store(lookups, target)
     return replace(choice, name=name, lookups=lookups, inline=inline)
+
+
+def _with_store(lookup: LookupSettings, target: PlannedModel) -> LookupSettings:
+    """Check the store, and name it so that a process that starts elsewhere finds it."""
+    if lookup.store is None:
+        return lookup
+    assert target.tokenizer is not None
+    directory = Path(lookup.store).expanduser().absolute()
+    check_store(directory, target.tokenizer.digest)
+    return replace(lookup, store=str(directory))
 
 
 def _choose_drafter(

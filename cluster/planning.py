@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from cluster.deployment_spec import DeploymentSpec
 from cluster.options import ModelOptions
@@ -266,7 +267,7 @@ def plan_deployment(
 
 
 def _known(target: PlannedModel, drafter: DrafterChoice | None) -> tuple[NamedModel, ...]:
-    """Return what the user called the directories, for nodes that keep them elsewhere."""
+    """Return the names of models that other nodes can look for; a directory here is not one."""
     known = []
     if target.facts is not None:
         known.append(NamedModel(str(target.facts.directory), target.name))
@@ -275,7 +276,7 @@ def _known(target: PlannedModel, drafter: DrafterChoice | None) -> tuple[NamedMo
         while (match := LOOKUPS.search(name)) is not None:
             name = name[: match.start()]
         known.append(NamedModel(str(drafter.facts.directory), name))
-    return tuple(known)
+    return tuple(model for model in known if not Path(model.name).expanduser().is_dir())
 
 
 def _find(name: str) -> ModelFacts:

@@ -7,17 +7,17 @@ from dataclasses import asdict
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
 from ray.util import list_named_actors
 from rich.console import Console
 from rich.table import Table
 
 from actors.keeper import KeeperActor
 from cluster.cluster_options import ServiceOptions
+from cluster.ray_errors import result_of
 from cluster.ray_session import RaySession, beside_driver
 from cluster.report import output_console
 from cluster.submit import ROOT
-from runtime.errors import ConfigError, PeerTimeout
+from runtime.errors import ConfigError, PacelineError, PeerTimeout
 from runtime.keeper import KeptState, KeptStatus
 from runtime.restarts import RestartLimits
 
@@ -126,16 +126,15 @@ def _look(name: str) -> KeptStatus | None:
     """Return a service's status, None while its keeper is down or is started anew."""
     try:
         return _status(_find(name), name)
-    except (PeerTimeout, ConfigError):
+    except PacelineError:
         return None
 
 
 def _stop(keeper: Any, name: str) -> int:
     with _NOTES.status(f"draining {name}"):
         try:
-            status: KeptStatus = ray.get(keeper.stop.remote(), timeout=_STOP_S + _ANSWER_S)
-        except (GetTimeoutError, RayError) as error:
-            raise PeerTimeout(f"the service {name!r} did not stop: {error}") from error
+            stopping, who = keeper.stop.remote(), f"the keeper of {name!r}"
+            status: KeptStatus = result_of(stopping, who, timeout_s=_STOP_S + _ANSWER_S)
         finally:
             ray.kill(keeper)
     print(f"{name} ended, exit code {status.exit_code}")
@@ -157,8 +156,6 @@ def _find(name: str) -> Any:
 
 
 def _status(keeper: Any, name: str) -> KeptStatus:
-    try:
-        status: KeptStatus = ray.get(keeper.status.remote(), timeout=_ANSWER_S)
-    except (GetTimeoutError, RayError) as error:
-        raise PeerTimeout(f"the keeper of {name!r} does not answer: {error}") from error
+    found = result_of(keeper.status.remote(), f"the keeper of {name!r}", timeout_s=_ANSWER_S)
+    status: KeptStatus = found
     return status

@@ -35,7 +35,7 @@ def resolve_model(name: str) -> Path:
         return _converted(_smollm2_gguf())
     path = Path(name).expanduser()
     if path.is_dir():
-        return path
+        return path.absolute()  # processes of other nodes start elsewhere
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ConfigError(f"model file {name} does not exist: give {_FORMS}")

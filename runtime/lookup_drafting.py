@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from parallel.drafting.ngram import NgramIndex, NgramSource
 from parallel.drafting.recycling import NUM_SUCCESSORS, SuccessorSource, SuccessorTable
@@ -12,6 +11,7 @@ from parallel.drafting.tree import GrownTree, Odds, Source, grow
 from parallel.messages import DraftItem, DraftRequest, ProposalItem
 from runtime.drafting import DraftPart
 from runtime.errors import ConfigError
+from runtime.node_models import require_on_this_node
 from runtime.retrieval_files import is_whole, load_store
 
 _LOG = logging.getLogger("paceline.drafter")
@@ -84,7 +84,9 @@ class Lookups:
         """
         self.settings = settings
         self._table = SuccessorTable() if settings.recycle else None
-        self._store = load_store(Path(settings.store)) if settings.store else None
+        self._store = None
+        if settings.store is not None:
+            self._store = load_store(require_on_this_node(settings.store, "store of texts"))
         self._odds = Odds()
 
     @property

@@ -19,6 +19,21 @@ class NamedModel:
     name: str
 
 
+def require_on_this_node(directory: str, what: str) -> Path:
+    """Return a directory that the driver found, if this node has it, too.
+
+    Raises:
+        ConfigError: it does not; names the node.
+    """
+    path = Path(directory)
+    if not path.is_dir():
+        raise ConfigError(
+            f"node {socket.gethostname()} has no {what} {directory}: keep it on storage that all "
+            "nodes see"
+        )
+    return path
+
+
 def on_this_node(directory: str, known: Sequence[NamedModel] = ()) -> Path:
     """Return where this node has a model; it may be converted or downloaded here, which blocks.
 

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from runtime.checkpoint import resolve_model
 from runtime.errors import ConfigError
-from runtime.node_models import NamedModel, on_this_node
+from runtime.lookup_drafting import Lookups, LookupSettings
+from runtime.node_models import NamedModel, on_this_node, require_on_this_node
 
 
 def test_a_directory_that_is_there_is_taken(tmp_path: Path) -> None:
@@ -21,6 +23,22 @@ def test_a_directory_that_is_missing_is_looked_for_by_its_name(tmp_path: Path) -
 def test_a_shipped_drafter_is_found_beside_the_code() -> None:
     found = on_this_node("/upload/_ray_pkg_0123/runtime/drafters/smollm2-135m")
     assert (found / "config.json").is_file()
+
+
+def test_a_store_that_is_missing_is_refused_with_the_node(tmp_path: Path) -> None:
+    assert require_on_this_node(str(tmp_path), "store of texts") == tmp_path
+    with pytest.raises(ConfigError, match=f"node {socket.gethostname()} has no store of texts /go"):
+        Lookups(LookupSettings(store="/gone/store"))
+
+
+def test_a_relative_directory_is_found_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    found = resolve_model("model")
+    monkeypatch.chdir("/")
+    assert on_this_node(str(found)) == tmp_path / "model"
 
 
 def test_a_model_that_no_name_finds_is_refused_with_the_node() -> None:
