@@ -126,6 +126,7 @@ ATTACKS: tuple[Callable[[Attack, random.Random], str], ...] = (
     cancel_at_random,
     cancel_at_random,
     send_giant_prompt,
+    send_giant_text,
     send_stray_bytes,
     flood_with_pings,
     send_malformed_requests,
