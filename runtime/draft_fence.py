@@ -94,7 +94,6 @@ class DraftFence:
                 item, self._sends_probs.get(item.request, False), is_whole=item.keep == 0
             )
             for item in request.items
-            if item.num_draft > 0
         }
         while len(self._rounds) > _REMEMBERED_ROUNDS:
             del self._rounds[next(iter(self._rounds))]
@@ -129,7 +128,8 @@ class DraftFence:
                 del asked[item.request]  # once
             drafts.append(_checked_draft(found, item, self._vocab_size, problems, partial=partial))
         if not partial:
-            problems += [f"its answer lacks request {request}" for request in list(asked)[:1]]
+            lacking = [request for request, left in asked.items() if left.item.num_draft > 0]
+            problems += [f"its answer lacks request {request}" for request in lacking[:1]]
             del self._rounds[number]
         elif not any(draft.draft.token_ids for draft in drafts):
             problems.append(f"a part of its answer to round {number} holds no token")

@@ -185,7 +185,7 @@ class DrafterPort:
         if link is None:
             return
         _LOG.error(
-            "drafter %s is dropped after %d faults, requests continue without it; the last one: %s",
+            "drafter %s is dropped after %d faults, requests continue without it: %s",
             self.name,
             self._strikes.num_faults,
             problem,

@@ -125,6 +125,21 @@ def test_a_drafter_that_is_swapped_in_and_raises_changes_no_token(rig: Rig) -> N
     assert not rig.errors
 
 
+@pytest.mark.parametrize("inline", [True, False], ids=["inline", "own link"])
+@pytest.mark.parametrize("kind", ["model", "trees", "lookup"])
+def test_a_sound_drafter_has_no_faults(kind: str, inline: bool) -> None:
+    """With prompts that are read in parts, and requests that yield their cache to others."""
+    rig = Rig(num_pages=50, prefill_chunk=5)
+    rig.attach(sound(kind), inline=inline)
+    asked = [*submits(3, max_tokens=110), make_submit(8, prompt=[3] * 90, mode="pearl")]
+    asked.append(make_submit(9, prompt=[3] * 70, mode="speculative", draft_length=-1))
+    assert num_drafted(check(rig, asked)) > 0
+    status = status_of(rig)
+    assert status.preemptions > 0
+    assert status.drafter_faults == 0
+    rig.close()
+
+
 def test_a_drafter_that_fails_all_the_time_is_dropped_and_named(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -214,6 +229,18 @@ def test_a_drafter_that_sends_what_was_not_asked_for_is_dropped_while_idle(rig: 
     deadline_s = time.monotonic() + 30
     while status_of(rig).drafters:
         assert time.monotonic() < deadline_s
+
+
+def test_a_drafter_that_never_answers_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig(wait_budget_s=0.01)
+    rig.attach_silent()
+    deadline_s = time.monotonic() + 60
+    while status_of(rig).drafters:
+        assert time.monotonic() < deadline_s
+        check(rig, submits(2, max_tokens=10))
+    rig.close()
+    assert "drafter silent is dropped after 0 faults" in caplog.text
+    assert "it does not answer" in caplog.text
 
 
 @pytest.mark.parametrize("mode", ["speculative", "pearl"])

@@ -40,7 +40,11 @@ class Serving:
     def __init__(self, *rigs: Rig, **settings: Any) -> None:
         limits = settings.pop("limits", GatewayLimits())
         links = settings.pop("links", None)
-        kept = {name: settings.pop(name) for name in ("recovers", "store") if name in settings}
+        kept = {
+            name: settings.pop(name)
+            for name in ("recovers", "store", "traffic")
+            if name in settings
+        }
         control = settings.pop("control", None)
         tracing = settings.pop("tracing", None)
         model = ServedModel(
