@@ -29,13 +29,7 @@ from runtime.checkpoint import resolve_model
 from runtime.clock import MonotonicClock
 from runtime.errors import ConfigError
 from runtime.text import Tokenizer
-from runtime.training.checkpoint import (
-    JobFiles,
-    drop_old_adapters,
-    save_adapter,
-    save_whole,
-    step_name,
-)
+from runtime.training.checkpoint import JobFiles
 from runtime.training.config import SHARED_SEED, TrainConfig
 from runtime.training.config_file import keep_config, kept_config, load_config
 from runtime.training.coordinator import StepReport
@@ -43,6 +37,7 @@ from runtime.training.data import Sample, digest_of, read_examples
 from runtime.training.job_lock import JobLock
 from runtime.training.plan import training_steps
 from runtime.training.samples import EvalSamples, Sampler
+from runtime.training.saving import drop_old_adapters, save_adapter, save_whole, step_name
 from runtime.training.seedlog.job import model_digest
 from runtime.training.worker import Trainable
 

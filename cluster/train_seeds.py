@@ -31,17 +31,13 @@ from runtime.channels.tokens import read_tokens
 from runtime.checkpoint import resolve_model
 from runtime.errors import PacelineError
 from runtime.text import Tokenizer
-from runtime.training.checkpoint import (
-    JobFiles,
-    RoundReport,
-    drop_old_adapters,
-    step_name,
-)
+from runtime.training.checkpoint import JobFiles, RoundReport
 from runtime.training.config import TrainConfig
 from runtime.training.config_file import keep_config
 from runtime.training.data import Example, Sample, read_examples
 from runtime.training.job_lock import JobLock
 from runtime.training.samples import EvalSamples, Sampler
+from runtime.training.saving import drop_old_adapters, step_name
 from runtime.training.seedlog.host import follow
 from runtime.training.seedlog.job import LOG, SNAPSHOT, header_of
 from runtime.training.seedlog.log import Header

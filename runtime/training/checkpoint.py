@@ -1,10 +1,9 @@
-"""What a training job keeps on disk: its state after each step, its metrics, its adapters."""
+"""What a training job keeps on disk: its settings, its state after each step, its metrics."""
 
 import hashlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from runtime.documents import read_text
 from runtime.errors import ConfigError
 from runtime.strict_json import parse_json, read_json_object
 from runtime.training.choose import Choice
-from runtime.training.config import LoraConfig, TrainConfig
+from runtime.training.config import TrainConfig
 from runtime.training.coordinator import StepReport
 from runtime.training.job_lock import LOCK
 
@@ -44,9 +43,6 @@ class RoundReport:
 _LOG = logging.getLogger("paceline.train")
 _STATE, _PREVIOUS = "state.safetensors", "state.previous.safetensors"
 _CHOICE = "scheme.json"
-_COPIED = (".json", ".jinja", ".txt", ".model", ".py")
-"""What belongs to a model beside its weights, by suffix."""
-_TEMPLATES = "additional_chat_templates"
 _PARTS = ("parameters", "first", "second")
 
 
@@ -176,82 +172,6 @@ class JobFiles:
         return None
 
 
-def save_adapter(
-    directory: Path, weights: Mapping[str, Vector], lora: LoraConfig, base: str
-) -> None:
-    """Write an adapter as `peft` loads it (adapter_config.json, adapter_model.safetensors).
-
-    Args:
-        directory: where to; replaced as a whole.
-        weights: as `add_lora` names them.
-        lora: the adapter's settings.
-        base: what the adapter belongs to.
-    """
-    fresh = directory.with_name(directory.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    tensors = {f"base_model.model.{name}.weight": value for name, value in weights.items()}
-    save_file(tensors, fresh / "adapter_model.safetensors", {"format": "pt"})
-    settings = adapter_settings(lora, base)
-    text = json.dumps(settings, indent=2) + "\n"
-    (fresh / "adapter_config.json").write_text(text, encoding="utf-8")
-    shutil.rmtree(directory, ignore_errors=True)
-    fresh.replace(directory)
-
-
-def adapter_settings(lora: LoraConfig, base: str) -> dict[str, object]:
-    """Return the adapter_config.json of an adapter."""
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
-        "r": lora.rank,
-        "lora_alpha": lora.alpha,
-        "lora_dropout": lora.dropout,
-        "target_modules": sorted(lora.targets),
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-    }
-
-
-def save_whole(
-    directory: Path, weights: Mapping[str, Vector], base: Path, *, has_tied_head: bool | None
-) -> None:
-    """Write a whole model in Hugging Face format, with the tokenizer and settings of `base`.
-
-    Args:
-        directory: where to; replaced as a whole.
-        weights: all of the model's, by name; a tied head is left out.
-        base: the directory that the model was loaded from.
-        has_tied_head: whether the head is the embedding; None where nothing can have changed it.
-    """
-    fresh = directory.with_name(directory.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    for file in base.iterdir():
-        if file.suffix in _COPIED and not file.name.endswith(".index.json"):
-            shutil.copyfile(file, fresh / file.name)
-    if (base / _TEMPLATES).is_dir():
-        shutil.copytree(base / _TEMPLATES, fresh / _TEMPLATES)
-    settings = whole_settings(base, has_tied_head=has_tied_head)
-    text = json.dumps(settings, indent=2) + "\n"
-    (fresh / "config.json").write_text(text, encoding="utf-8")
-    save_file(dict(weights), fresh / "model.safetensors", {"format": "pt"})
-    shutil.rmtree(directory, ignore_errors=True)
-    fresh.replace(directory)
-
-
-def whole_settings(base: Path, *, has_tied_head: bool | None) -> dict[str, object]:
-    """Return the config.json of a whole model, from that of its base."""
-    settings = read_json_object(base / "config.json")
-    settings.pop("torch_dtype", None)  # its older name
-    if has_tied_head is not None:
-        settings["tie_word_embeddings"] = has_tied_head
-    settings["dtype"] = "float32"  # as the weights are here, whatever those of the base are
-    return settings
-
-
 def _replace_text(file: Path, text: str) -> None:
     """Write a file that is whole at any time."""
     fresh = file.with_name(file.name + ".new")
@@ -274,17 +194,6 @@ def _metric(line: str, where: str) -> dict[str, float]:
         return metric
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{where} is no step's metrics ({error}): remove it") from error
-
-
-def step_name(step: int) -> str:
-    """Return what the adapter after a step is called."""
-    return f"step-{step:06d}"
-
-
-def drop_old_adapters(directory: Path, keep: int) -> None:
-    """Remove all adapters of steps but the last `keep`; 0 keeps all."""
-    for old in sorted(directory.glob("step-??????"))[:-keep] if keep else []:
-        shutil.rmtree(old)
 
 
 def _read_state(file: Path) -> AdamW:

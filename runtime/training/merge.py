@@ -25,9 +25,10 @@ from transformers import PreTrainedModel
 
 from runtime.checkpoint import resolve_model
 from runtime.errors import ConfigError
+from runtime.text import Tokenizer
 from runtime.training.adapter_config import CONFIG_FILE, AdapterConfig, read_adapter_config
 from runtime.training.base_model import has_tied_head, load_model
-from runtime.training.checkpoint import save_whole
+from runtime.training.saving import TOKENIZER_FILES, save_whole
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -48,6 +49,7 @@ def merge_adapter(adapter: Path, out: Path) -> int:
         raise ConfigError(f"{out} exists: name a new directory")
     base = resolve_model(settings.base)
     model = load_model(base)
+    tokenizer_directory = _own_tokenizer(adapter, model.get_input_embeddings().num_embeddings)
     with warnings.catch_warnings(action="ignore"):  # what peft warns of is checked here
         adapted = _adapted(model, adapter, settings, tensors)
         layers = [module for module in adapted.modules() if isinstance(module, BaseTunerLayer)]
@@ -57,8 +59,33 @@ def merge_adapter(adapter: Path, out: Path) -> int:
         except _REFUSED as error:
             raise ConfigError(f"{adapter} cannot be merged: {error}") from error
     weights = {name: weight.detach().numpy() for name, weight in merged.named_parameters()}
-    save_whole(out, weights, base, has_tied_head=has_tied_head(merged))
+    save_whole(
+        out, weights, base, has_tied_head=has_tied_head(merged), tokenizer=tokenizer_directory
+    )
     return len(layers)
+
+
+def _own_tokenizer(adapter: Path, num_rows: int) -> Path | None:
+    """Return the adapter's directory where it has a tokenizer of its own, as trainers save one.
+
+    Raises:
+        ConfigError: it is not whole, or has tokens that the model has no embedding for.
+    """
+    if not (adapter / "tokenizer.json").is_file():
+        parts = [name for name in TOKENIZER_FILES if (adapter / name).exists()]
+        if parts:
+            raise ConfigError(
+                f"{adapter / parts[0]} is part of a tokenizer, but there is no tokenizer.json: "
+                "save the whole tokenizer there with save_pretrained, or remove its files"
+            )
+        return None
+    largest = max(Tokenizer.load(adapter).vocabulary.values())
+    if largest >= num_rows:
+        raise ConfigError(
+            f"{adapter}: its tokenizer has ids up to {largest}, the model embeds {num_rows}: name "
+            "the base model whose embedding was resized in base_model_name_or_path"
+        )
+    return adapter
 
 
 def read_adapter_tensors(adapter: Path) -> dict[str, Tensor]:

@@ -11,8 +11,8 @@ from parallel.training.adamw import Vector
 from parallel.training.seedlog.step import AnyReplica, Commit
 from runtime.errors import ConfigError
 from runtime.models.tensors import read_tensor_index
-from runtime.training.checkpoint import save_adapter, save_whole
 from runtime.training.config import LoraConfig
+from runtime.training.saving import save_adapter, save_whole
 from runtime.training.seedlog.job import model_digest
 from runtime.training.seedlog.log import Header, Records, read_log
 from runtime.training.seedlog.member import start_replica

@@ -13,7 +13,7 @@ from parallel.training.adamw import Vector
 from runtime.errors import ConfigError
 from runtime.strict_json import read_json_object
 from runtime.training.adapter_config import CONFIG_FILE, AdapterConfig, read_adapter_config
-from runtime.training.checkpoint import adapter_settings, whole_settings
+from runtime.training.saving import adapter_settings, whole_settings
 from runtime.training.seedlog.points import LINEAR
 from runtime.training.seedlog.replay import Replayed, adapter_part, all_weights
 

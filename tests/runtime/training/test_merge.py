@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -21,6 +22,7 @@ from transformers import (
 
 from runtime.errors import ConfigError
 from runtime.training.merge import merge_adapter
+from tests.tiny_checkpoint import save_tiny_checkpoint
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),  # of what peft calls
@@ -300,3 +302,27 @@ def test_a_pickle_is_refused_with_the_way_out(adapter: Path) -> None:
     (adapter / "adapter_model.safetensors").write_bytes(b"\x00" * 100)
     with pytest.raises(ConfigError, match=r"adapter_model.safetensors is damaged"):
         merge_adapter(adapter, adapter.with_name("out"))
+
+
+def test_an_adapters_own_tokenizer_goes_with_the_merged_model(tmp_path: Path) -> None:
+    base = save_tiny_checkpoint(tmp_path / "base")
+    adapter, out = tmp_path / "adapter", tmp_path / "out"
+    make_adapter(base, adapter)
+    merge_adapter(adapter, out)
+    assert AutoTokenizer.from_pretrained(out).chat_template is None  # the base's
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = "{% for m in messages %}w1 {{ m['content'] }}{% endfor %}"
+    tokenizer.add_special_tokens({"eos_token": "w100"})
+    tokenizer.save_pretrained(adapter)
+    merge_adapter(adapter, tmp_path / "again")
+    found, wanted = (AutoTokenizer.from_pretrained(d) for d in (tmp_path / "again", adapter))
+    assert (found.chat_template, found.eos_token_id) == (wanted.chat_template, 100)
+    chat = [{"role": "user", "content": "w5 w100"}]
+    assert found.apply_chat_template(chat) == wanted.apply_chat_template(chat)
+    tokenizer.add_tokens(["<extra>"])
+    tokenizer.save_pretrained(adapter)
+    with pytest.raises(ConfigError, match="its tokenizer has ids up to 101, the model embeds 101"):
+        merge_adapter(adapter, tmp_path / "third")
+    (adapter / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError, match=r"tokenizer_config.json is part of a tokenizer, but"):
+        merge_adapter(adapter, tmp_path / "third")

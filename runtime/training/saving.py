@@ -1,0 +1,130 @@
+"""Writes what was learned, as others load it: adapters for peft, whole models for transformers."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.numpy import save_file
+
+from parallel.training.adamw import Vector
+from runtime.strict_json import read_json_object
+from runtime.training.config import LoraConfig
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+)
+"""What a tokenizer consists of: all of one directory's, or all of another's."""
+_COPIED = (".json", ".jinja", ".txt", ".model", ".py")
+"""What belongs to a model beside its weights, by suffix."""
+_TEMPLATES = "additional_chat_templates"
+
+
+def save_adapter(
+    directory: Path, weights: Mapping[str, Vector], lora: LoraConfig, base: str
+) -> None:
+    """Write an adapter as `peft` loads it (adapter_config.json, adapter_model.safetensors).
+
+    Args:
+        directory: where to; replaced as a whole.
+        weights: as `add_lora` names them.
+        lora: the adapter's settings.
+        base: what the adapter belongs to.
+    """
+    fresh = directory.with_name(directory.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    tensors = {f"base_model.model.{name}.weight": value for name, value in weights.items()}
+    save_file(tensors, fresh / "adapter_model.safetensors", {"format": "pt"})
+    settings = adapter_settings(lora, base)
+    text = json.dumps(settings, indent=2) + "\n"
+    (fresh / "adapter_config.json").write_text(text, encoding="utf-8")
+    shutil.rmtree(directory, ignore_errors=True)
+    fresh.replace(directory)
+
+
+def adapter_settings(lora: LoraConfig, base: str) -> dict[str, object]:
+    """Return the adapter_config.json of an adapter."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "target_modules": sorted(lora.targets),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+
+
+def save_whole(
+    directory: Path,
+    weights: Mapping[str, Vector],
+    base: Path,
+    *,
+    has_tied_head: bool | None,
+    tokenizer: Path | None = None,
+) -> None:
+    """Write a whole model in Hugging Face format, with the settings of `base`.
+
+    Args:
+        directory: where to; replaced as a whole.
+        weights: all of the model's, by name; a tied head is left out.
+        base: the directory that the model was loaded from.
+        has_tied_head: whether the head is the embedding; None where nothing can have changed it.
+        tokenizer: the directory of its tokenizer; None takes that of `base`.
+    """
+    fresh = directory.with_name(directory.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    for file in base.iterdir():
+        if (
+            file.suffix in _COPIED
+            and file.name not in TOKENIZER_FILES
+            and not file.name.endswith(".index.json")
+        ):
+            shutil.copyfile(file, fresh / file.name)
+    source = base if tokenizer is None else tokenizer
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, fresh / name)
+    if (source / _TEMPLATES).is_dir():
+        shutil.copytree(source / _TEMPLATES, fresh / _TEMPLATES)
+    settings = whole_settings(base, has_tied_head=has_tied_head)
+    text = json.dumps(settings, indent=2) + "\n"
+    (fresh / "config.json").write_text(text, encoding="utf-8")
+    save_file(dict(weights), fresh / "model.safetensors", {"format": "pt"})
+    shutil.rmtree(directory, ignore_errors=True)
+    fresh.replace(directory)
+
+
+def whole_settings(base: Path, *, has_tied_head: bool | None) -> dict[str, object]:
+    """Return the config.json of a whole model, from that of its base."""
+    settings = read_json_object(base / "config.json")
+    settings.pop("torch_dtype", None)  # its older name
+    if has_tied_head is not None:
+        settings["tie_word_embeddings"] = has_tied_head
+    settings["dtype"] = "float32"  # as the weights are here, whatever those of the base are
+    return settings
+
+
+def step_name(step: int) -> str:
+    """Return what the adapter after a step is called."""
+    return f"step-{step:06d}"
+
+
+def drop_old_adapters(directory: Path, keep: int) -> None:
+    """Remove all adapters of steps but the last `keep`; 0 keeps all."""
+    for old in sorted(directory.glob("step-??????"))[:-keep] if keep else []:
+        shutil.rmtree(old)
