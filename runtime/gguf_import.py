@@ -18,10 +18,10 @@ from transformers.utils import logging as transformers_logging
 
 from parallel.model.shapes import tensor_shapes
 from runtime.errors import ConfigError
-from runtime.models.checkpoint_files import read_checkpoint
 from runtime.models.gguf_config import config_of
 from runtime.models.gguf_tokenizer import check_tokenizer, end_token_ids, load_tokenizer
 from runtime.models.hf_config import parse_config
+from runtime.models.tensors import TensorEntry, check_tensors
 
 Values = NDArray[np.float32]
 _EMBEDDING, _ROPE_FREQS = "token_embd.weight", "rope_freqs.weight"
@@ -70,6 +70,8 @@ def convert(source: Path, directory: Path, progress: Progress) -> None:
         for name, shape in tensor_shapes(parsed).items():
             if name.endswith(".bias") and name not in weights:
                 weights[name] = np.zeros(shape, dtype=np.float32)  # llama.cpp adds none there
+        found = {name: TensorEntry(source, "F32", v.shape) for name, v in weights.items()}
+        check_tensors(source, found, tensor_shapes(parsed))
         progress.update(task, description="writing the tokenizer")
         load_tokenizer(source, metadata).save_pretrained(directory)
     except (ValueError, KeyError, IndexError, TypeError, OSError) as error:
@@ -80,7 +82,6 @@ def convert(source: Path, directory: Path, progress: Progress) -> None:
     _write_json(directory / "config.json", config | ends | {"bos_token_id": bos})
     _write_json(directory / "generation_config.json", ends | {"bos_token_id": bos})
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
-    read_checkpoint(directory)
 
 
 def _open(source: Path) -> gguf.GGUFReader:

@@ -74,13 +74,13 @@ def read_tensor_index(directory: Path) -> dict[str, TensorEntry]:
 
 
 def check_tensors(
-    directory: Path, found: Mapping[str, TensorEntry], wanted: Mapping[str, tuple[int, ...]]
+    source: Path, found: Mapping[str, TensorEntry], wanted: Mapping[str, tuple[int, ...]]
 ) -> None:
     """Refuse tensors that nothing reads, and those that are missing or of another kind.
 
     Args:
-        directory: for the messages.
-        found: what the files hold.
+        source: directory or file, for the messages.
+        found: what it holds.
         wanted: the shape of every tensor that is read.
 
     Raises:
@@ -90,28 +90,28 @@ def check_tensors(
         if name in wanted:
             _check_dtype(name, entry)
         elif not any(re.fullmatch(pattern, name) for pattern in _HARMLESS):
-            _refuse_extra(directory, name, entry)
+            _refuse_extra(source, name, entry)
     for name, shape in wanted.items():
         if name not in found:
             raise ConfigError(
-                f"{directory} has no tensor {name!r}: the checkpoint is not whole, or its "
-                "config.json belongs to another model"
+                f"{source} has no tensor {name!r}: it is not whole, or its configuration belongs "
+                "to another model"
             )
         if found[name].shape != shape:
             raise ConfigError(
-                f"{name} of {directory} has the shape {list(found[name].shape)}, its config.json "
+                f"{name} of {source} has the shape {list(found[name].shape)}, its configuration "
                 f"asks for {list(shape)}: do both belong to the same model?"
             )
 
 
-def _refuse_extra(directory: Path, name: str, entry: TensorEntry) -> None:
+def _refuse_extra(source: Path, name: str, entry: TensorEntry) -> None:
     if _QUANTIZED.fullmatch(name.rpartition(".")[2]) or entry.dtype not in _DTYPES:
         raise ConfigError(
             f"{entry.file} holds {name} ({entry.dtype}), as quantised weights do, which are not "
             "supported: take the checkpoint in float32, bfloat16 or float16"
         )
     raise ConfigError(
-        f"{directory} has the tensor {name}, which the model that its config.json describes does "
+        f"{source} has the tensor {name}, which the model that its configuration describes does "
         "not have: do both belong to the same model?"
     )
 

@@ -104,13 +104,16 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     ),
     "a scale of a quantised tensor": (
         {"extra": {"blk.0.ffn_up.scale": np.ones(1, dtype=np.float32)}},
-        "model.layers.0.mlp.up_proj.scale",
+        r"tiny.gguf holds model.layers.0.mlp.up_proj.scale .* as quantised weights do",
     ),
     "a layer too many": (
         {"extra": {"blk.1.attn_norm.weight": np.ones(72, dtype=np.float32)}},
-        "the tensor model.layers.1.input_layernorm.weight",
+        r"tiny.gguf has the tensor model.layers.1.input_layernorm.weight",
     ),
-    "a missing tensor": ({"skip": ["blk.0.ffn_up.weight"]}, "mlp.up_proj.weight"),
+    "a missing tensor": (
+        {"skip": ["blk.0.ffn_up.weight"]},
+        r"tiny.gguf has no tensor .*mlp.up_proj",
+    ),
     "no embedding": ({"skip": ["token_embd.weight"]}, "token_embd.weight is missing"),
     "an unknown divisor": (
         {"extra": {"rope_freqs.weight": np.array([1, 3, 2, 8], dtype=np.float32)}},

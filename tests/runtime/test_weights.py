@@ -195,7 +195,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing tensor": (without_lm_head, "has no tensor 'lm_head.weight'"),
     "wrong shape": (
         with_another_norm,
-        r"model.norm.weight of .* has the shape \[35\], its config.json asks for \[36\]",
+        r"model.norm.weight of .* has the shape \[35\], its configuration asks for \[36\]",
     ),
     "smaller config": (
         lambda d: edit_config(d, intermediate_size=32),
