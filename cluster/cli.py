@@ -59,6 +59,7 @@ from cluster.options import (
     PromptOptions,
 )
 from cluster.stopping import stop_signals
+from cluster.utf8 import restart_in_utf8
 from cluster.verbs import Verbs, run_verb
 
 app = Verbs(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -185,6 +186,7 @@ def generate(
 
 def main() -> None:
     """Run the command line and exit; `cluster/endings.py` has the exit codes."""
+    restart_in_utf8()
     for number in set(stop_signals()) - {signal.SIGINT}:
         signal.signal(number, _on_terminate)
     sys.exit(run_to_end(lambda: app(standalone_mode=False)))
