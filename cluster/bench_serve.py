@@ -86,6 +86,7 @@ def run(options: BenchServeOptions) -> int:
         ServiceError: the server was not to be reached.
     """
     _check(options)
+    credentials_of(options.connect)  # refuses what each client would find wrong
     records = read_prompts(options.prompts, limit=options.num_prompts, extra_keys=())
     loads = asyncio.run(_measure(options, records))
     if options.plot is not None:

@@ -30,7 +30,8 @@ def run(options: DraftIndexOptions) -> int:
         texts = [target.tokenizer.encode(text) for text in _texts(options.files)]
         num_tokens = sum(len(text) for text in texts)
     if not num_tokens:
-        raise ConfigError("the files hold no text: name .txt, or .jsonl with text, one a line")
+        names = ", ".join(map(str, options.files))
+        raise ConfigError(f"{names}: no text; name .txt files, or .jsonl with a text on each line")
     with _NOTES.status(f"sorting {num_tokens} tokens"):
         store = build_store(texts, end=min(target.tokenizer.eos_ids, default=0))
     save_store(options.out, store, vocabulary=target.tokenizer.digest, num_texts=len(texts))

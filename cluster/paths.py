@@ -69,8 +69,8 @@ def _each(
 def _check_readable(path: Path, name: str) -> None:
     check_regular(path, kind=name)
     if path.is_file():  # opening a pipe would take what it holds
-        with path.open("rb"):
-            pass
+        with path.open("rb") as opened:
+            opened.read(1)
 
 
 def _check_directory(path: Path, name: str) -> None:

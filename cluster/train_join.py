@@ -11,6 +11,8 @@ from cluster.connecting import credentials_of
 from cluster.stopping import StopSignals
 from cluster.train_options import TrainJoinOptions
 from runtime.checkpoint import resolve_model
+from runtime.errors import ConfigError
+from runtime.strict_json import read_json_lines
 from runtime.text import Tokenizer
 from runtime.training.config import FaultsConfig
 from runtime.training.config_file import settings_section
@@ -33,6 +35,8 @@ def run(options: TrainJoinOptions) -> int:
         PeerError: the sequencer was silent for too long.
     """
     faults = settings_section(FaultsConfig, "faults", options.settings)
+    if not any(True for _ in read_json_lines(options.data)):
+        raise ConfigError(f"--data {options.data} is empty: write one JSON object on each line")
     port = GrpcPort(options.connect.server, credentials_of(options.connect))
     with _NOTES.status(f"looking for the run at {options.connect.server}"):
         patience_s = min(options.give_up_s, _LOOK_S)

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from cluster.train_options import TrainReplayOptions
 from cluster.train_replay import facts, replayed, say
-from runtime.training.seedlog.verify import difference
+from runtime.training.seedlog.verify import check_result, difference
 
 _NOTES = Console(stderr=True, highlight=False)
 
@@ -17,6 +17,7 @@ def run(options: TrainReplayOptions) -> int:
     Raises:
         ConfigError: the log is damaged, the base another model, or there is no result.
     """
+    check_result(options.result)
     done, _ = replayed(options)
     differs = difference(options.result, done)
     if options.json:

@@ -224,7 +224,11 @@ def load_experiment(file: Path, out: Path | None = None) -> Experiment:
     Raises:
         ConfigError: it cannot be read, or something in it cannot be used; names the key.
     """
-    experiment = make_experiment(read_toml(file))
+    table = read_toml(file)
+    try:
+        experiment = make_experiment(table)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
     results = out.absolute() if out is not None else _placed(file, experiment.out)
     check_stays(results, "out", "with --out /DIRECTORY")
     update: dict[str, object] = {"out": str(results)}

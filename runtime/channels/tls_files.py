@@ -10,8 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.documents import read_bytes
 from runtime.errors import ConfigError
 
+_MAX_BYTES = 1 << 20
 _CERTIFICATE = "-----BEGIN CERTIFICATE-----"
 _OVER = {9: "is not valid yet", 10: "has expired"}
 """Codes of OpenSSL's verification that a certificate's dates cause."""
@@ -105,10 +107,7 @@ def system_roots() -> bytes | None:
 
 
 def _read(path: Path, field: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{field} {path} cannot be read: {error.strerror}") from error
+    return read_bytes(path, kind=field, max_bytes=_MAX_BYTES)
 
 
 def _note(asked: list[bool]) -> Callable[[], str]:

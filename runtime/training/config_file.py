@@ -25,12 +25,7 @@ def load_config(file: Path, settings: Sequence[str] = ()) -> TrainConfig:
     Raises:
         ConfigError: it cannot be read, or something in it cannot be used; names the key.
     """
-    table = read_toml(file)
-    for setting in settings:
-        _set(table, setting)
-    config = make(TrainConfig, table)
-    assert isinstance(config, TrainConfig)
-    check_config(config)
+    config = _made(file, read_toml(file), settings)
     return _located(config, file.parent)
 
 
@@ -51,11 +46,19 @@ def kept_config(directory: Path, settings: Sequence[str] = ()) -> TrainConfig:
     if not (directory / _KEPT).exists():
         raise ConfigError(f"{directory} holds no training job: it has no {_KEPT}")
     table = read_json_object(directory / _KEPT, finite=False)
+    return _made(directory / _KEPT, table | {"out": str(directory)}, settings)
+
+
+def _made(file: Path, table: dict[str, Any], settings: Sequence[str]) -> TrainConfig:
     for setting in settings:
         _set(table, setting)
-    config = make(TrainConfig, table | {"out": str(directory)})
-    assert isinstance(config, TrainConfig)
-    check_config(config)
+    try:
+        config = make(TrainConfig, table)
+        assert isinstance(config, TrainConfig)
+        check_config(config)
+    except ConfigError as error:
+        where = f"{file} with --set" if settings else str(file)
+        raise ConfigError(f"{where}: {error}") from error
     return config
 
 

@@ -22,6 +22,16 @@ _OTHER_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.index.
 """Files that a program may load in place of the one that is compared."""
 
 
+def check_result(result: Path) -> None:
+    """Check that a directory holds weights to compare.
+
+    Raises:
+        ConfigError: it holds none.
+    """
+    if not any((result / name).is_file() for name in (_MODEL, _ADAPTER)):
+        raise ConfigError(f"{result} has neither {_ADAPTER} nor {_MODEL}: name a result")
+
+
 def difference(result: Path, replayed: Replayed) -> str | None:
     """Say where a published result is not what its log comes to, bit for bit; None if nowhere.
 

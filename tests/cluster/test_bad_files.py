@@ -1,0 +1,317 @@
+"""Every option of every verb that takes a path, with every kind of bad file.
+
+All are refused with exit code 2 and one line that names the option or the file, before Ray is
+started, a server is called, or a weight is read. New verbs and options are enrolled by themselves;
+one that needs a value that is not known here fails until it is given one.
+"""
+
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+import typer
+
+from cluster import ray_session
+from cluster.cli import app
+from cluster.endings import run_to_end
+from runtime.training.seedlog.log import SeedLog
+from tests.runtime.training.seedlog.runs import header
+from tests.tiny_checkpoint import save_tiny_checkpoint
+
+DEEP = "[" * 3000
+LONG = "7" * 5000
+
+
+class Started(BaseException):
+    """Something was started that costs seconds, or reaches another process."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """An option that takes a path."""
+
+    verb: tuple[str, ...]
+    parameter: Any
+
+    @property
+    def name(self) -> str:
+        """What the option is called on the command line."""
+        longest = str(max(self.parameter.opts, key=len))
+        return longest if longest.startswith("-") else longest.upper()
+
+
+def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every verb with its command."""
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from leaves(inner, (*path, name))
+    if not hasattr(command, "commands"):
+        yield path, command
+
+
+COMMAND = typer.main.get_command(app)
+VERBS = dict(leaves(COMMAND))
+CASES = [
+    Case(verb, parameter)
+    for verb, command in VERBS.items()
+    for parameter in command.params
+    if "Path" in str(parameter.type_descriptor.annotation)
+]
+USEFUL = {
+    *((verb, "target") for verb in VERBS),
+    *((verb, "prompt") for verb in VERBS if verb != ("client",)),
+    (("bench", "layer-parallel"), "drafter"),
+    (("train", "verify"), "base"),
+    (("draft", "train"), "head_vocab"),
+}
+"""Options that a verb needs although they are not required."""
+IS_OUTPUT = {"out", "keep", "plot", "traffic", "journal"}
+IS_DIRECTORY = {"out", "directory", "adapter", "follow", "working_dir", "traffic", "journal"}
+
+
+def case_id(case: Case) -> str:
+    """Return a test's name."""
+    return "-".join((*case.verb, str(case.parameter.name)))
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Values that nothing is wrong with, by the name of the parameter."""
+    root = tmp_path_factory.mktemp("good")
+    checkpoint = save_tiny_checkpoint(root / "model")
+    template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+    (checkpoint / "chat_template.jinja").write_text(template)
+    prompts = root / "prompts.jsonl"
+    prompts.write_text('{"prompt": "w1 w2", "completion": "w3"}\n')
+    directory = root / "directory"
+    directory.mkdir()
+    (directory / "adapter_model.safetensors").touch()
+    log = root / "seeds.log"
+    SeedLog.create(log, header()).close()
+    config = root / "job.toml"
+    config.write_text(
+        f'model = "{checkpoint}"\nout = "{root}/job"\n[data]\ntrain = "{prompts}"\n'
+        f'[lora]\ntargets = ["q_proj"]\n'
+    )
+    return {
+        "target": str(checkpoint),
+        "model": str(checkpoint),
+        "base": str(checkpoint),
+        "prompts": str(prompts),
+        "data": str(prompts),
+        "files": str(prompts),
+        "config": str(config),
+        "file": str(config),
+        "log": str(log),
+        "directory": str(directory),
+        "adapter": str(directory),
+        "follow": str(directory),
+        "out": str(root / "new"),
+        "server": "127.0.0.1:1",
+        "prompt": "w1 w2",
+        "drafters": "lookup",
+        "head_vocab": "50",
+        "drafter": "target:layers=0-1",
+        "name": "chat",
+        "number": "1",
+        "verb": "generate",
+        "address": "http://127.0.0.1:1",
+    }
+
+
+@pytest.fixture(autouse=True)
+def spied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raise where a test would start Ray, open a connection or read weights."""
+
+    def started(*_: object, **__: object) -> Any:
+        raise Started
+
+    monkeypatch.setattr(ray, "init", started)
+    monkeypatch.setattr(ray_session.RaySession, "__enter__", started)
+    monkeypatch.setattr(torch.nn.Module, "__init__", started)
+    monkeypatch.setattr("grpc.insecure_channel", started)
+    monkeypatch.setattr("grpc.secure_channel", started)
+    monkeypatch.setattr("grpc.aio.insecure_channel", started)
+    monkeypatch.setattr("urllib.request.urlopen", started)
+
+
+def command_line(case: Case, value: str, good: dict[str, str]) -> list[str]:
+    """Return a command line whose only fault is the value."""
+    arguments = list(case.verb)
+    for parameter in VERBS[case.verb].params:
+        name = str(parameter.name)
+        is_it = parameter is case.parameter
+        if not is_it and not parameter.required and (case.verb, name) not in USEFUL:
+            continue
+        assert is_it or name in good, f"enrol a value for {name} of {' '.join(case.verb)}"
+        if name == "prompt" and case.parameter.name == "prompts":
+            continue  # one or the other
+        given = value if is_it else good[name]
+        longest = str(max(parameter.opts, key=len))
+        arguments += [longest, given] if longest.startswith("-") else [given]
+    return arguments
+
+
+def refused(case: Case, path: Path, good: dict[str, str], capsys: Any) -> None:
+    """Run a command line and check that it is refused as it should be."""
+    arguments = command_line(case, str(path), good)
+    code = run_to_end(lambda: COMMAND(arguments, standalone_mode=False))
+    said = capsys.readouterr().err.strip()
+    last = said.splitlines()[-1] if said else ""
+    assert code == 2, f"{code}: {said} {arguments}"
+    assert "Traceback" not in said
+    assert last.startswith("error: "), said
+    assert case.name in last or Path(path).name in last, said
+
+
+def missing(path: Path) -> None:
+    """Leave nothing there."""
+    assert not os.path.lexists(path)
+
+
+def directory(path: Path) -> None:
+    """Make a directory."""
+    path.mkdir()
+
+
+def file(path: Path) -> None:
+    """Make a file."""
+    path.write_text("{}")
+
+
+def broken_link(path: Path) -> None:
+    """Make a link to nothing."""
+    path.symlink_to("gone")
+
+
+def circle(path: Path) -> None:
+    """Make a link to itself."""
+    path.symlink_to(path)
+
+
+def unreadable(path: Path) -> None:
+    """Make a link to a regular file that not even root can read."""
+    path.symlink_to("/proc/self/mem")
+
+
+def bound_socket(path: Path) -> None:
+    """Make a socket."""
+    with socket.socket(socket.AF_UNIX) as bound:
+        os.chdir(path.parent)  # its path has a limit of its own
+        bound.bind(path.name)
+
+
+def huge(path: Path) -> None:
+    """Make a file of a terabyte without a byte on the disk."""
+    with path.open("wb") as opened:
+        opened.truncate(1 << 40)
+
+
+def content(data: bytes | str) -> Callable[[Path], Any]:
+    """Return what makes a file of this content."""
+    return lambda path: path.write_bytes(data if isinstance(data, bytes) else data.encode())
+
+
+UNOPENABLE: dict[str, Callable[[Path], Any]] = {
+    "missing": missing,
+    "a directory": directory,
+    "a named pipe": os.mkfifo,
+    "a socket": bound_socket,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a broken link": broken_link,
+    "a circle of links": circle,
+    "unreadable": unreadable,
+}
+CONTENTS = {
+    "empty": content(""),
+    "garbage": content(bytes(range(256))),
+    "UTF-16": content('{"prompt": "w1"}'.encode("utf-16")),
+    "not UTF-8": content(b'{"prompt": "na\xefve"}\n'),
+    "deep": content(f'{{"prompt": {DEEP}'),
+    "deep TOML": content(f"a = {DEEP}"),
+    "a long number": content(f'{{"prompt": "w1", "n": {LONG}}}\n'),
+    "a long TOML number": content(f"a = {LONG}"),
+    "cut short": content('{"prompt": "w1'),
+    "huge": huge,
+}
+INPUTS = [case for case in CASES if case.parameter.name not in IS_OUTPUT]
+FILES = [case for case in INPUTS if case.parameter.name not in IS_DIRECTORY]
+DIRECTORIES = [case for case in INPUTS if case.parameter.name in IS_DIRECTORY]
+OUTPUTS = [case for case in CASES if case.parameter.name in IS_OUTPUT]
+
+
+@pytest.mark.parametrize("case", FILES, ids=case_id)
+def test_a_file_that_cannot_be_opened_is_refused(
+    case: Case, good: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind, make in UNOPENABLE.items():
+        path = tmp_path / f"{kind.replace(' ', '-')}.x"
+        make(path)
+        refused(case, path, good, capsys)
+
+
+@pytest.mark.parametrize("case", FILES, ids=case_id)
+def test_a_file_that_cannot_be_understood_is_refused(
+    case: Case, good: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind, make in CONTENTS.items():
+        if kind == "empty" and case.parameter.name == "config" and case.verb == ("serve",):
+            continue  # a configuration of defaults
+        path = tmp_path / f"{kind.replace(' ', '-')}.jsonl"
+        make(path)
+        refused(case, path, good, capsys)
+
+
+@pytest.mark.parametrize("case", DIRECTORIES, ids=case_id)
+def test_a_directory_that_cannot_be_read_is_refused(
+    case: Case, good: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kind, make in (UNOPENABLE | {"a file": file}).items():
+        path = tmp_path / f"{kind.replace(' ', '-')}.x"
+        make(path)
+        if kind != "a directory" or case.parameter.name not in ("working_dir", "follow"):
+            refused(case, path, good, capsys)
+
+
+@pytest.mark.parametrize("case", OUTPUTS, ids=case_id)
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    case: Case, good: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "file"
+    made.write_text("mine")
+    paths = [made / "below.png", Path("/proc/new.png"), tmp_path / ("n" * 300 + ".png")]
+    if case.parameter.name in IS_DIRECTORY:
+        paths.append(made)
+    else:
+        pipe = tmp_path / "pipe.png"
+        os.mkfifo(pipe)
+        taken = tmp_path / "taken.png"
+        taken.mkdir()
+        paths += [pipe, taken, tmp_path / "none" / "below.png"]
+    for path in paths:
+        refused(case, path, good, capsys)
+    assert made.read_text() == "mine"
+    assert not (tmp_path / "none").exists()
+
+
+def test_every_verb_is_enrolled_and_takes_good_files(
+    good: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(CASES) > 60
+    for case in INPUTS:
+        if case.parameter.name != "prompts":
+            continue
+        marked = tmp_path / "marked.jsonl"
+        marked.write_bytes(b"\xef\xbb\xbf" + Path(good["prompts"]).read_bytes())
+        for path in (good["prompts"], marked):
+            arguments = command_line(case, str(path), good | {"out": str(tmp_path / "new")})
+            with pytest.raises(Started):
+                COMMAND(arguments, standalone_mode=False)
+            shutil.rmtree(tmp_path / "new.work", ignore_errors=True)
+    capsys.readouterr()
