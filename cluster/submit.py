@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 from ray.exceptions import RayError
@@ -23,6 +24,7 @@ from rich.console import Console
 from cluster.cluster_options import SubmitOptions
 from cluster.job_output import JobOutput
 from cluster.ray_address import TOKEN_HINT
+from runtime.channels.addresses import is_loopback
 from runtime.documents import read_text
 from runtime.errors import ConfigError, PeerLost, PeerTimeout
 
@@ -143,6 +145,10 @@ def _connect(address: str) -> Any:
         raise ConfigError(f"--address is {address!r}: write http://HEAD:8265, Ray's dashboard")
     for name in _OTHER_ADDRESSES:
         os.environ.pop(name, None)  # Ray's client would prefer it to the address given
+    host = urlsplit(address).hostname or ""
+    if is_loopback(f"{host}:0"):  # Ray's client would ask the proxy of the environment
+        named = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+        os.environ["no_proxy"] = f"{named},{host}" if named else host
     try:
         return JobSubmissionClient(address)
     except _SERVER_ERRORS as error:

@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
-from runtime.documents import DocumentError, read_text
-from runtime.errors import ConfigError
+from runtime.checking.prompt import token_ids
+from runtime.checking.values import flag, text, whole_number
+from runtime.documents import read_text
+from runtime.errors import ConfigError, InvalidValue
 from runtime.strict_json import parse_object
 
 
@@ -66,16 +68,16 @@ def parse_record(line: str, where: str) -> CorpusRecord:
     Raises:
         ConfigError: it is no record.
     """
+    fields = parse_object(line, where)
     try:
-        fields = parse_object(line, where)
         return CorpusRecord(
-            index=int(fields["index"]),
-            source=str(fields["source"]),
-            greedy=bool(fields["greedy"]),
-            prompt_ids=tuple(map(int, fields["prompt_ids"])),
-            output_ids=tuple(map(int, fields["output_ids"])),
+            index=whole_number(fields["index"], "index", least=0),
+            source=text(fields["source"], "source"),
+            greedy=flag(fields["greedy"], "greedy"),
+            prompt_ids=token_ids(fields["prompt_ids"], "prompt_ids", may_be_empty=True),
+            output_ids=token_ids(fields["output_ids"], "output_ids", may_be_empty=True),
         )
-    except DocumentError:
-        raise
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise ConfigError(f"{where}: no record of a corpus ({error})") from error
+    except KeyError as error:
+        raise ConfigError(f"{where}: no record of a corpus, it lacks {error}") from error
+    except InvalidValue as error:
+        raise ConfigError(f"{where}: no record of a corpus, {error}") from error

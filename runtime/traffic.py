@@ -89,7 +89,10 @@ class TrafficReader:
             self._file = self._path.open("rb")
             content += self._file.read()
         *lines, self._rest = (self._rest + content).split(b"\n")
-        return [parse_record(line.decode("utf-8"), str(self._path)) for line in lines]
+        try:
+            return [parse_record(line.decode("utf-8"), str(self._path)) for line in lines]
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{self._path}: a line is not UTF-8") from error
 
     def close(self) -> None:
         """Close the file."""

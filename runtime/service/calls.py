@@ -24,6 +24,8 @@ Prompt = str | Iterable[object]
 {"role", "content"}."""
 
 CALL_S = 10.0
+_LONGEST_S = 365 * 86400
+"""gRPC takes a deadline some centuries ahead for one that is over."""
 CHANNEL_OPTIONS = (
     *pinging(),
     ("grpc.initial_reconnect_backoff_ms", 100),  # a stream that broke is taken up soon
@@ -194,6 +196,6 @@ def progress_of(
         InvalidValue: the prompt or a value cannot be used; names the field and the position.
     """
     if timeout_s is not None:
-        timeout_s = number(timeout_s, "timeout_s", least=0)
+        timeout_s = number(timeout_s, "timeout_s", least=0, most=_LONGEST_S)
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
     return Progress(wire_request(prompt, sampling, request_id), deadline_s, patience)

@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # typeshed
 
 import pytest
 from ray.job_submission import JobDetails, JobStatus
@@ -193,3 +195,25 @@ def test_no_option_writes_results_into_an_upload(command: str, flag: str, tmp_pa
     result = CliRunner().invoke(app, [*arguments, flag, place])
     assert isinstance(result.exception, ConfigError), result.output
     assert f"{flag} is {place}, in this job's upload" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("address", "named", "bypasses"),
+    [
+        ("http://127.0.0.1:8265", None, True),
+        ("http://localhost:8265", "head,other", True),
+        ("http://[::1]:8265", None, True),
+        ("http://node.example:8265", None, False),
+    ],
+)
+def test_a_job_server_on_this_machine_is_not_asked_through_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, address: str, named: str | None, *, bypasses: bool
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("no_proxy", named or "")
+    monkeypatch.setattr("cluster.submit.JobSubmissionClient", lambda address: address)
+    _connect(address)
+    host = urlsplit(address).hostname
+    assert bool(proxy_bypass_environment(str(host))) == bypasses
+    assert all(proxy_bypass_environment(name) for name in (named or "").split(",") if name)

@@ -187,7 +187,7 @@ def test_traffic_is_read_once_across_files_and_half_lines(tmp_path: Path) -> Non
     assert [record.output_ids for record in reader.new()] == [(2,)]
     with path.open("a", encoding="utf-8") as out:
         out.write("no traffic\n")
-    with pytest.raises(ConfigError, match=r"traffic\.jsonl: no record"):
+    with pytest.raises(ConfigError, match=r"traffic\.jsonl: not JSON"):
         reader.new()
     reader.close()
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from parallel.training.distill import Divergence
 from runtime.draft_checkpoint import check_drafter
-from runtime.draft_corpus import CorpusRecord, append_records, read_corpus
+from runtime.draft_corpus import CorpusRecord, append_records, parse_record, read_corpus
 from runtime.draft_job import DraftJob, JobEvent, run_job
 from runtime.draft_teacher import Lesson, Teacher, teach_corpus
 from runtime.draft_training import TrainSettings
@@ -173,6 +173,18 @@ def test_a_corpus_forgets_a_line_that_was_cut(tmp_path: Path) -> None:
     with file.open("a", encoding="utf-8") as out:
         append_records(out, records()[3:4])
     assert read_corpus(file) == records()[:4]
+    good = {"index": 9, "source": "a", "greedy": True, "prompt_ids": [1], "output_ids": [2]}
+    for wrong, message in (
+        ({"index": 9}, "it lacks 'source'"),
+        (good | {"greedy": "false"}, r"greedy is 'false' \(str\): it must be True or False"),
+        (good | {"index": 9.7}, r"index is 9.7 \(float\): it must be an integer"),
+        (good | {"output_ids": [2, 3.5]}, r"output_ids\[1\] is 3.5"),
+        (good | {"output_ids": [2, -3]}, r"output_ids\[1\] is -3: token ids are between 0"),
+        (good | {"prompt_ids": "12"}, "prompt_ids is '12'"),
+        (good | {"source": 3}, "source is 3: it must be a string"),
+    ):
+        with pytest.raises(ConfigError, match=f"corpus.jsonl, line 5: no record .*{message}"):
+            parse_record(json.dumps(wrong), f"{file}, line 5")
     with file.open("a", encoding="utf-8") as out:
         out.write(json.dumps({"index": 9}) + "\n")
     with pytest.raises(ConfigError, match="line 5: no record of a corpus"):

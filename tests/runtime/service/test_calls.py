@@ -141,7 +141,8 @@ def test_a_prompt_that_cannot_be_sent_whole_is_refused(prompt: Any, message: str
         (7, None, "request_id is 7: it must be a string"),
         ("r", "5", "timeout_s is '5'"),
         ("r", NAN, "timeout_s is nan"),
-        ("r", -1, "timeout_s is -1: it must be at least 0"),
+        ("r", -1, "timeout_s is -1: it must be between 0 and 31536000"),
+        ("r", 1e10, "timeout_s is 10000000000.0"),
     ],
 )
 def test_names_and_times_are_checked_too(request_id: Any, timeout_s: Any, message: str) -> None:
