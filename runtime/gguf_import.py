@@ -151,6 +151,8 @@ def _unrotate(name: str, values: Values, config: dict[str, object]) -> Values:
     heads = config["num_attention_heads" if module.endswith("q_proj") else "num_key_value_heads"]
     assert isinstance(heads, int)
     rows = values.shape[0]
+    if rows % (2 * heads):
+        raise ValueError(f"{name} has {rows} rows for {heads} heads")
     paired = values.reshape(heads, rows // heads // 2, 2, *values.shape[1:])
     return np.ascontiguousarray(paired.swapaxes(1, 2).reshape(values.shape))
 

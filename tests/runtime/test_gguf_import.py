@@ -114,6 +114,10 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
         {"skip": ["blk.0.ffn_up.weight"]},
         r"tiny.gguf has no tensor .*mlp.up_proj",
     ),
+    "queries of another size": (
+        {"extra": {"blk.0.attn_q.weight": np.zeros((70, 72), dtype=np.float32)}},
+        r"tiny.gguf: model.layers.0.self_attn.q_proj.weight has 70 rows for 9 heads",
+    ),
     "no embedding": ({"skip": ["token_embd.weight"]}, "token_embd.weight is missing"),
     "an unknown divisor": (
         {"extra": {"rope_freqs.weight": np.array([1, 3, 2, 8], dtype=np.float32)}},
