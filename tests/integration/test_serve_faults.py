@@ -226,7 +226,7 @@ def test_health_and_refusals_of_a_process(served: ServingProcess, client: Client
         with pytest.raises(grpc.RpcError) as unknown:
             health.Check(health_pb2.HealthCheckRequest(service="other"), timeout=5)
         assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
-    with pytest.raises(ServiceError, match="the prompt has 600 tokens"):
+    with pytest.raises(ServiceError, match="token_ids has 600 tokens, and at most"):
         list(client.generate([1] * 600))
 
 
