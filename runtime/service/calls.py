@@ -4,6 +4,7 @@ import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
@@ -44,6 +45,16 @@ class ServiceError(PacelineError):
         self.code: str = error.code().name
         """Name of the gRPC status, as INVALID_ARGUMENT."""
         super().__init__(f"{server}: {self.code} ({explained(error.details())})")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keep what says it all on the way to another process; gRPC's own error stays behind."""
+        return _restored, (self.code, str(self))
+
+
+def _restored(code: str, text: str) -> ServiceError:
+    error = ServiceError.__new__(ServiceError, text)
+    error.code = code
+    return error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,8 +90,8 @@ def _invited_s(error: grpc.RpcError) -> float | None:
 
     UNAVAILABLE means that the connection failed or that the server asks to come back; a request
     has a name, so asking again never runs it twice. A certificate that is refused stays refused.
-    RESOURCE_EXHAUSTED says the same only where the
-    server sends `retry-after`: gRPC uses it for a message that is too large, too.
+    RESOURCE_EXHAUSTED says the same only where the server sends `retry-after`: gRPC uses it for a
+    message that is too large, too.
     """
     code = error.code()
     after_s = _retry_after_s(error)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pickle
 import signal
 import socket
 import threading
@@ -128,6 +129,18 @@ def test_a_client_without_patience_gives_up_at_once() -> None:
         pytest.raises(ServiceError, match="UNAVAILABLE"),
     ):
         client.model()
+
+
+def test_an_error_survives_the_way_to_another_process() -> None:
+    """As out of a pool of processes, which a result that cannot be restored breaks."""
+    with (
+        Client("127.0.0.1:1", patience_s=0) as client,
+        pytest.raises(ServiceError) as failed,
+    ):
+        client.model()
+    again = pickle.loads(pickle.dumps(failed.value))
+    assert isinstance(again, ServiceError)
+    assert (again.code, str(again)) == ("UNAVAILABLE", str(failed.value))
 
 
 def test_a_message_that_is_too_large_is_sent_once(serving: Serving) -> None:
