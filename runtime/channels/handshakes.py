@@ -10,6 +10,8 @@ _REFUSALS = {
     "WRONG_VERSION_NUMBER": "the server speaks plaintext: leave TLS out",
 }
 _CLOSED = "Socket closed"
+_BEGUN = "Stream removed"
+"""In the words for a call that was under way: its handshake had succeeded."""
 _CLOSED_HINT = (
     "the server closed the connection: it may require TLS, or a client certificate that it trusts"
 )
@@ -28,6 +30,7 @@ def refusal(details: str | None) -> str | None:
 def explained(details: str | None) -> str:
     """Return a status's details, with what they mean where a handshake failed."""
     meaning = refusal(details)
-    if meaning is None and _CLOSED in (details or ""):
+    closed_at_once = _CLOSED in (details or "") and _BEGUN not in (details or "")
+    if meaning is None and closed_at_once:
         meaning = _CLOSED_HINT
     return str(details) if meaning is None else f"{meaning}; gRPC says: {details}"

@@ -185,7 +185,7 @@ def generate(
             temperature=0.0 if number % 2 else 0.7,
             seed=number,
             mode=("pearl", "speculative", "auto")[number % 3],
-            timeout_s=120,
+            timeout_s=300,  # a restart takes a minute, on a busy machine two
         ):
             tokens += chunk.token_ids
             ends += chunk.finish_reason is not None

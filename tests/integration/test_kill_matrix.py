@@ -125,7 +125,7 @@ def test_clients_get_every_token(
             striking = pool.submit(strike, served, cell)
             running = [pool.submit(ask, number) for number in range(NUM_CLIENTS)]
             seen = striking.result(timeout=250)
-        found = [future.result(timeout=150) for future in running]
+        found = [future.result(timeout=350) for future in running]
     heal(served)
     assert seen == cell.state
     assert found == alone
