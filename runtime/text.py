@@ -17,8 +17,8 @@ from runtime.models.decoding import read_decoding
 from runtime.models.detokenizer import Detokenizer
 
 _FILES = "runtime.models.tokenizer_files"
-"""Imported when a tokenizer is loaded: transformers takes 1.8 s (2026-11-29), and most ranks have
-no text."""
+"""Imported when a tokenizer is loaded: with transformers that takes 2.5 s of CPU time beside torch
+(2026-11-29), and most ranks have no text."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_STOP = 1000
 """Characters of a stop string at most: each new token is compared with all of them."""

@@ -225,6 +225,24 @@ LAYOUTS: dict[str, Layout] = {
         sentencepiece("legacy"),
         _UNKNOWN | {"tokenizer_class": "LlamaTokenizerFast", "legacy": True, "add_eos_token": True},
     ),
+    "mistral": lambda f: write(
+        f,
+        sentencepiece("legacy"),
+        _UNKNOWN | {"tokenizer_class": "LlamaTokenizer", "legacy": False},
+        config={"model_type": "mistral", "transformers_version": "4.42.0"},
+    ),
+    "a model that transformers does not know": lambda f: write(
+        f,
+        sentencepiece("first"),
+        _UNKNOWN | {"tokenizer_class": "OwnTokenizerFast"},
+        config={"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}},
+    ),
+    "class in config.json": lambda f: write(
+        f,
+        sentencepiece("legacy"),
+        _UNKNOWN | {"tokenizer_class": None},
+        config={"model_type": "llama", "tokenizer_class": "LlamaTokenizer"},
+    ),
     "llama class, no prefix": lambda f: write(
         f,
         sentencepiece("never"),

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from runtime.errors import ConfigError
 from runtime.text import IncrementalDecoder, StopMatcher, Tokenizer, check_same_vocabulary
 from tests.models import smollm2_directory
+from tests.tokenizer_layouts import LAYOUTS, sentencepiece, write
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}\n"
@@ -193,6 +194,48 @@ def test_a_drafter_with_another_vocabulary_is_refused(copied: Path, tokenizer: T
     byte_tokenizer(["quite another text"] * 9).save(str(copied / "tokenizer.json"))
     with pytest.raises(ConfigError, match=r"the drafter has another vocabulary: .* tokens differ"):
         check_same_vocabulary(tokenizer, Tokenizer.load(copied))
+
+
+def test_tokens_of_any_file_count_in_the_comparison_of_vocabularies(tmp_path: Path) -> None:
+    names = ("byte-level", "added_tokens_decoder", "added_tokens.json", "special_tokens_map.json")
+    loaded = {}
+    for name in names:
+        LAYOUTS[name](tmp_path / name)
+        loaded[name] = Tokenizer.load(tmp_path / name)
+        expected = AutoTokenizer.from_pretrained(tmp_path / name).get_vocab()
+        assert loaded[name].vocabulary == expected
+    check_same_vocabulary(loaded["added_tokens_decoder"], loaded["added_tokens.json"])
+    assert loaded["added_tokens_decoder"].digest == loaded["added_tokens.json"].digest
+    for name in ("byte-level", "special_tokens_map.json"):
+        with pytest.raises(ConfigError, match=r"the drafter has another vocabulary"):
+            check_same_vocabulary(loaded["added_tokens.json"], loaded[name])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"auto_map": {"AutoTokenizer": ["own.Own", None]}}, "auto_map names the tokenizer code"),
+        ({"auto_map": ["own.Own", None]}, "auto_map names the tokenizer code"),
+        ({"tokenizer_class": "CodeLlamaTokenizer"}, "CodeLlamaTokenizer has a _encode_plus of its"),
+        ({"tokenizer_class": "ByT5Tokenizer"}, "ByT5Tokenizer runs in Python, not in tokenizers"),
+    ],
+)
+def test_a_tokenizer_that_is_code_is_refused_by_name(
+    tmp_path: Path, settings: dict[str, object], message: str
+) -> None:
+    write(tmp_path, sentencepiece("legacy"), settings)
+    with pytest.raises(ConfigError, match=message):
+        Tokenizer.load(tmp_path)
+
+
+def test_several_end_tokens_need_one_that_ends_a_text(copied: Path) -> None:
+    edit(copied / "config.json", eos_token_id=[5, 9])
+    assert Tokenizer.load(copied).eos_id == 1
+    edit(copied / "tokenizer_config.json", eos_token=None)
+    with pytest.raises(ConfigError, match=r"has the end tokens \[5, 9\], .* set eos_token in"):
+        _ = Tokenizer.load(copied).eos_id
+    edit(copied / "config.json", eos_token_id=9)
+    assert Tokenizer.load(copied).eos_id == 9
 
 
 @settings(max_examples=150, deadline=None)
