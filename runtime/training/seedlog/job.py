@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from runtime.errors import ConfigError
 from runtime.models.checkpoint_files import read_checkpoint
-from runtime.strict_json import parse_json
+from runtime.strict_json import parse_object
 from runtime.training.config import DataConfig, TrainConfig
 from runtime.training.seedlog.log import Header, Records, SeedLog, read_log
 from runtime.training.seedlog.points import PointsModel
@@ -112,9 +112,8 @@ def terms_to_json(terms: Terms) -> str:
 def terms_from_json(text: str) -> Terms:
     """Return the terms of a JSON object; raises ConfigError if it is none."""
     try:
-        table = parse_json(text)
-        terms = make(Terms, table)
-    except (ValueError, TypeError) as error:
+        terms = make(Terms, parse_object(text, "terms"))
+    except ConfigError as error:
         raise ConfigError(f"the sequencer's terms cannot be read: {error}") from error
     assert isinstance(terms, Terms)
     return terms

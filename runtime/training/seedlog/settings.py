@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from parallel.training.seedlog.directions import MAX_SAMPLES
+from runtime.checking.values import whole_number
 from runtime.errors import ConfigError
 
 WEIGHTS = ("lora", "linear")
@@ -87,6 +88,19 @@ class Terms:
     completion: str = ""
     words: dict[str, list[str]]
     among_choices: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise InvalidValue for what no run asks of a worker: terms come from a peer."""
+        counts = (
+            ("directions", self.directions, 1, MAX_SAMPLES - 1),
+            ("sides", self.sides, 1, 2),
+            ("rows", self.rows, 1, 1 << 16),
+            ("batch", self.batch, 1, 1 << 20),
+            ("max_answer", self.max_answer, 1, 1 << 16),
+            ("max_length", self.max_length, 2, 1 << 24),
+        )
+        for name, value, least, most in counts:
+            whole_number(value, name, least=least, most=most)
 
 
 def check_shared_seed(section: SharedSeedConfig, *, decays: bool = False) -> None:

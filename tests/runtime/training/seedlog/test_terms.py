@@ -1,0 +1,42 @@
+"""What a sequencer asks of a worker is read whole, or refused by name."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from runtime.errors import ConfigError
+from runtime.training.config import TrainConfig
+from runtime.training.seedlog.job import terms_from_json, terms_of, terms_to_json
+
+TERMS = terms_of(TrainConfig())
+
+
+def test_terms_go_there_and_back() -> None:
+    assert terms_from_json(terms_to_json(TERMS)) == TERMS
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"directions": 0}, "directions is 0"),
+        ({"directions": "2"}, "directions is '2'"),
+        ({"sides": 3}, "sides is 3"),
+        ({"batch": 0}, "batch is 0"),
+        ({"rows": 1.5}, "rows is 1.5"),
+        ({"max_length": 0}, "max_length is 0"),
+        ({"max_answer": -1}, "max_answer is -1"),
+        ({"words": {"label": "ab"}}, "words.label is 'ab'"),
+        ({"prompt": None}, "prompt is None"),
+        ({"system": "x"}, "unknown key system"),
+    ],
+)
+def test_terms_that_no_run_has_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"the sequencer's terms cannot be read: .*{message}"):
+        terms_from_json(json.dumps(asdict(TERMS) | changes))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", '{"words": {}}', "[" * 100_000])
+def test_anything_else_is_no_terms(text: str) -> None:
+    with pytest.raises(ConfigError, match="the sequencer's terms cannot be read: "):
+        terms_from_json(text)
