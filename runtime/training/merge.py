@@ -47,7 +47,10 @@ def merge_adapter(adapter: Path, out: Path) -> int:
     tensors = read_adapter_tensors(adapter)
     if out.exists():
         raise ConfigError(f"{out} exists: name a new directory")
-    base = resolve_model(settings.base)
+    try:
+        base = resolve_model(settings.base)
+    except ConfigError as error:
+        raise ConfigError(f"{adapter / CONFIG_FILE}: base_model_name_or_path: {error}") from error
     model = load_model(base)
     tokenizer_directory = _own_tokenizer(adapter, model.get_input_embeddings().num_embeddings)
     with warnings.catch_warnings(action="ignore"):  # what peft warns of is checked here

@@ -292,6 +292,15 @@ def test_another_base_model_is_refused(adapter: Path, bases: Path, tmp_path: Pat
         merge_adapter(adapter, tmp_path / "out")
 
 
+def test_a_base_model_that_is_not_there_is_named_with_its_key(adapter: Path) -> None:
+    edit_config(adapter, base_model_name_or_path="/nowhere/base")
+    with pytest.raises(
+        ConfigError,
+        match=r"adapter_config.json: base_model_name_or_path: .*/nowhere/base does not exist",
+    ):
+        merge_adapter(adapter, adapter.with_name("out"))
+
+
 def test_a_pickle_is_refused_with_the_way_out(adapter: Path) -> None:
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
     with pytest.raises(ConfigError, match=r"adapter_model.bin is a pickle.*save_pretrained"):
