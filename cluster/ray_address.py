@@ -37,6 +37,17 @@ Ask = Callable[[str, str, bytes], "bytes | ProbeFailed"]
 """Sends a serialized request to a method at an address."""
 
 
+def joinable(address: str) -> str:
+    """Return HOST:PORT of the Ray that `--ray` names, if a driver here can join it.
+
+    Raises:
+        ConfigError: it cannot, as `resolve` and `check_joinable` say.
+    """
+    resolved = resolve(address)
+    check_joinable(resolved)
+    return resolved
+
+
 def resolve(address: str, *, running: Callable[[], Sequence[str]] | None = None) -> str:
     """Return HOST:PORT of the Ray that `--ray` names; `auto` is the only one on this machine.
 

@@ -9,7 +9,7 @@ import ray
 from ray.exceptions import AuthenticationError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.ray_address import check_joinable, resolve
+from cluster.ray_address import joinable
 from cluster.ray_errors import translated
 from runtime.cores import usable_cores
 from runtime.errors import ConfigError, PacelineError
@@ -31,9 +31,7 @@ class RaySession:
         """
         if ray.is_initialized():
             return self
-        address = None if self._address is None else resolve(self._address)
-        if address is not None:
-            check_joinable(address)
+        address = None if self._address is None else joinable(self._address)
         self._ours = True
         if address is None:
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -27,6 +27,7 @@ from cluster.ray_address import TOKEN_HINT
 from runtime.channels.addresses import is_loopback
 from runtime.documents import read_text
 from runtime.errors import ConfigError, PeerLost, PeerTimeout
+from runtime.http_probe import why_silent
 
 VERBS = ("serve", "generate", "train", "draft", "bench", "experiment")
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +42,8 @@ _AGENT_HINT = (
     "--dashboard-agent-listen-port, as two agents cannot share one port."
 )
 _MAX_ENVIRONMENT_BYTES = 1 << 20
+_JOB_SERVER = "it is the dashboard of ray start --head, which needs ray[default] there"
+_PROBE_S = 8.0
 _POLL_S = 0.5
 _RECONNECTS = 20
 _STOPPED = 130
@@ -143,6 +146,9 @@ def _connect(address: str) -> Any:
         )
     if not address.startswith(("http://", "https://")):
         raise ConfigError(f"--address is {address!r}: write http://HEAD:8265, Ray's dashboard")
+    silent = why_silent(f"{address}/api/version", timeout_s=_PROBE_S)
+    if silent:
+        raise ConfigError(f"no job server answers at --address {address} ({silent}): {_JOB_SERVER}")
     for name in _OTHER_ADDRESSES:
         os.environ.pop(name, None)  # Ray's client would prefer it to the address given
     host = urlsplit(address).hostname or ""
@@ -155,8 +161,8 @@ def _connect(address: str) -> Any:
         if "uthentication" in str(error):
             raise ConfigError(f"{address} wants a token: {TOKEN_HINT}") from error
         raise ConfigError(
-            f"no job server answers at {address} ({_first_lines(error)}): it is the dashboard of "
-            "ray start --head, which needs ray[default] there"
+            f"what answers at --address {address} is no job server ({_first_lines(error)}): "
+            f"{_JOB_SERVER}"
         ) from error
 
 

@@ -21,9 +21,13 @@ def run_verb(module: str, options: object) -> None:
     """Run the module's `run(options)`; a non-zero result is the exit code.
 
     Raises:
-        ConfigError: results would be deleted with the job this runs in.
+        ConfigError: results would be deleted with the job this runs in, or the cluster cannot be
+            joined: that is known before a model is read.
     """
     check_results_stay(options)
+    address = getattr(getattr(options, "models", options), "ray_address", None)
+    if address is not None:
+        importlib.import_module("cluster.ray_address").joinable(address)
     code = importlib.import_module(module).run(options)
     if code:
         raise typer.Exit(code)

@@ -6,6 +6,8 @@ from enum import Enum, auto
 
 import grpc
 
+from runtime.channels.channel import open_internal_channel
+
 
 class Failure(Enum):
     """Why a probed server gave no answer."""
@@ -48,13 +50,10 @@ def probe(
     timeout_s: float,
 ) -> bytes | ProbeFailed:
     """Return a method's serialized reply, or why there is none; blocks for at most `timeout_s`."""
-    options = (("grpc.enable_http_proxy", 0),)  # what is probed is an internal address
-    if tls is None:
-        channel = grpc.insecure_channel(address, options)
-    else:
+    identity = None
+    if tls is not None:
         identity = grpc.ssl_channel_credentials(tls.root_ca, tls.private_key, tls.certificate)
-        channel = grpc.secure_channel(address, identity, options)
-    with channel:
+    with open_internal_channel(address, tls=identity) as channel:
         try:
             call = channel.unary_unary(method, request_serializer=None, response_deserializer=None)
             reply: bytes = call(request, timeout=timeout_s, metadata=tuple(metadata))

@@ -52,8 +52,18 @@ def check_channel(address: str, credentials: Credentials) -> grpc.ChannelCredent
     return tls
 
 
-def open_internal_channel(address: str, options: Options = ()) -> grpc.Channel:
-    """Return a plaintext channel between processes of one job; it bypasses proxies."""
+def open_internal_channel(
+    address: str, options: Options = (), *, tls: grpc.ChannelCredentials | None = None
+) -> grpc.Channel:
+    """Return a channel between processes of one job or cluster; it bypasses proxies.
+
+    Args:
+        address: HOST:PORT.
+        options: of gRPC.
+        tls: None is plaintext.
+    """
+    if tls is not None:
+        return grpc.secure_channel(address, tls, options=(_NO_PROXY, *options))
     return grpc.insecure_channel(address, options=(_NO_PROXY, *options))
 
 

@@ -148,6 +148,7 @@ def test_a_head_that_wants_a_token_says_how_to_give_it(monkeypatch: pytest.Monke
         raise RuntimeError("Authentication required: Unauthorized")
 
     monkeypatch.setattr("cluster.submit.JobSubmissionClient", refuse)
+    monkeypatch.setattr("cluster.submit.why_silent", lambda *_, **__: "")
     with pytest.raises(ConfigError, match="wants a token: set RAY_AUTH_MODE=token"):
         _connect("http://head:8265")
 

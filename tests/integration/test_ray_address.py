@@ -11,10 +11,13 @@ from contextlib import contextmanager
 import grpc
 import pytest
 from ray.core.generated import gcs_service_pb2
+from typer.testing import CliRunner
 
+from cluster.cli import app
 from cluster.ray_address import check_joinable
+from cluster.submit import _connect
 from runtime.errors import ConfigError
-from tests.integration.raylets import free_port
+from tests.integration.raylets import ROOT, free_port
 
 
 @contextmanager
@@ -56,6 +59,31 @@ def test_a_port_on_which_nothing_listens() -> None:
         check_joinable(f"127.0.0.1:{free_port()}")
 
 
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "generate --target /nowhere --prompt x",
+        "serve --target /nowhere",
+        "bench decode --target /nowhere --prompts PROMPTS",
+        "bench layer-parallel --target /nowhere --prompts PROMPTS",
+        "bench link",
+        "draft train --target /nowhere --free-prompts 1 --out /tmp/paceline-nowhere",
+        "draft skip --target /nowhere --prompts PROMPTS",
+        "draft eval lookup --target /nowhere --prompts PROMPTS",
+        "cluster check --target /nowhere",
+        "service list",
+        "service start x --target /nowhere",
+    ],
+)
+def test_a_dead_address_is_found_before_a_model_is_looked_for(verb: str) -> None:
+    prompts = str(ROOT / "tests" / "data" / "prompts.jsonl")
+    words = [prompts if word == "PROMPTS" else word for word in verb.split()]
+    address = f"127.0.0.1:{free_port()}"
+    result = CliRunner().invoke(app, [*words, "--ray", address])
+    assert isinstance(result.exception, ConfigError), result.output
+    assert f"no Ray cluster listens at --ray {address}" in str(result.exception)
+
+
 def test_a_name_without_an_address() -> None:
     with pytest.raises(ConfigError, match=r"listens at --ray nowhere\.invalid:6379"):
         check_joinable("nowhere.invalid:6379")
@@ -72,6 +100,21 @@ def test_a_socket_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_web_server_as_rays_dashboard_is() -> None:
     with a_web_server() as address, pytest.raises(ConfigError, match="is no Ray head"):
         check_joinable(address)
+
+
+def test_a_dashboard_that_is_not_there_or_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"no job server answers at .*Connection refused"):
+        _connect(f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setattr("cluster.submit._PROBE_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(ConfigError, match=r"no job server answers at .*within 0\.5 s"):
+            _connect(f"http://127.0.0.1:{port}")
+
+
+def test_a_web_server_that_is_no_dashboard() -> None:
+    with a_web_server() as address, pytest.raises(ConfigError, match="is no job server"):
+        _connect(f"http://{address}")
 
 
 def test_another_grpc_server() -> None:
