@@ -146,15 +146,15 @@ def _connect(address: str) -> Any:
         )
     if not address.startswith(("http://", "https://")):
         raise ConfigError(f"--address is {address!r}: write http://HEAD:8265, Ray's dashboard")
-    silent = why_silent(f"{address}/api/version", timeout_s=_PROBE_S)
-    if silent:
-        raise ConfigError(f"no job server answers at --address {address} ({silent}): {_JOB_SERVER}")
     for name in _OTHER_ADDRESSES:
         os.environ.pop(name, None)  # Ray's client would prefer it to the address given
     host = urlsplit(address).hostname or ""
     if is_loopback(f"{host}:0"):  # Ray's client would ask the proxy of the environment
         named = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
         os.environ["no_proxy"] = f"{named},{host}" if named else host
+    silent = why_silent(f"{address}/api/version", timeout_s=_PROBE_S)
+    if silent:
+        raise ConfigError(f"no job server answers at --address {address} ({silent}): {_JOB_SERVER}")
     try:
         return JobSubmissionClient(address)
     except _SERVER_ERRORS as error:

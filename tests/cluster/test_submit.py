@@ -214,6 +214,7 @@ def test_a_job_server_on_this_machine_is_not_asked_through_a_proxy(
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.setenv("no_proxy", named or "")
     monkeypatch.setattr("cluster.submit.JobSubmissionClient", lambda address: address)
+    monkeypatch.setattr("cluster.submit.why_silent", lambda *_, **__: "")
     _connect(address)
     host = urlsplit(address).hostname
     assert bool(proxy_bypass_environment(str(host))) == bypasses
