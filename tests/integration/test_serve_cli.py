@@ -91,7 +91,7 @@ def test_top_and_admin_show_and_change_the_server(served: ServingProcess) -> Non
     ("text", "words"),
     [
         ("lisen = 1", "'lisen' is no option of serve"),
-        ("listen = ", "cannot be read"),
+        ("listen = ", "not TOML"),
         ('listen = "nowhere"', "--listen is 'nowhere': write HOST:PORT"),
         ('log-format = "xml"', "--log-format is 'xml': write text or json"),
         ('metrics = "9400"', "--metrics is '9400': write HOST:PORT"),
