@@ -11,6 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.ray_address import joinable
 from cluster.ray_errors import translated
+from cluster.ray_temp import local_temp_dir
 from runtime.cores import usable_cores
 from runtime.errors import ConfigError, PacelineError
 
@@ -43,6 +44,7 @@ class RaySession:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
+                _temp_dir=local_temp_dir(),
             )
             return self
         try:

@@ -24,6 +24,7 @@ from rich.console import Console
 from cluster.cluster_options import SubmitOptions
 from cluster.job_output import JobOutput
 from cluster.ray_address import TOKEN_HINT
+from cluster.upload_contents import left_behind
 from runtime.channels.addresses import is_loopback
 from runtime.documents import read_text
 from runtime.errors import ConfigError, PeerLost, PeerTimeout
@@ -118,6 +119,11 @@ def runtime_environment(options: SubmitOptions) -> dict[str, Any]:
     if not directory.is_dir():
         raise ConfigError(f"--working-dir {directory} is no directory")
     environment["working_dir"] = str(directory.resolve())
+    if unreadable := left_behind(directory):
+        excludes = [*(environment.get("excludes") or []), *(one.pattern for one in unreadable)]
+        environment["excludes"] = excludes
+        names = ", ".join(f"{one.name} ({one.why})" for one in unreadable)
+        _NOTES.print(f"not uploaded: {names}", soft_wrap=True, markup=False)
     if not (directory / "cluster" / "cli.py").is_file():
         ours = [str(ROOT / room) for room in _ROOMS]
         environment["py_modules"] = [*environment.get("py_modules", []), *ours]

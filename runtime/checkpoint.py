@@ -33,7 +33,7 @@ def resolve_model(name: str) -> Path:
     """
     if name == SMOLLM2:
         return _converted(_smollm2_gguf())
-    path = Path(name).expanduser()
+    path = _expanded(name)
     if path.is_dir():
         return path.absolute()  # processes of other nodes start elsewhere
     if path.suffix == ".gguf":
@@ -47,9 +47,29 @@ def resolve_model(name: str) -> Path:
     return _downloaded(name)
 
 
+def _expanded(name: str) -> Path:
+    try:
+        path = Path(name).expanduser()
+        path.is_dir()
+    except (RuntimeError, OSError, ValueError) as error:  # no such home, too long, or a NUL
+        raise ConfigError(f"model {name[:200]!r} is no path ({error}): give {_FORMS}") from error
+    return path
+
+
 def cache_directory() -> Path:
-    """Return where converted models are kept: $PACELINE_CACHE or ~/.cache/paceline."""
-    return Path(os.environ.get("PACELINE_CACHE", "~/.cache/paceline")).expanduser()
+    """Return where converted models are kept: $PACELINE_CACHE or ~/.cache/paceline.
+
+    Raises:
+        ConfigError: there is no home directory.
+    """
+    given = os.environ.get("PACELINE_CACHE") or "~/.cache/paceline"
+    try:
+        return Path(given).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"converted models cannot be kept in {given} ({error}): set PACELINE_CACHE to a "
+            "directory that can be written"
+        ) from error
 
 
 def parse_layers(text: str, num_layers: int) -> tuple[int, ...]:

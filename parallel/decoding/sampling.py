@@ -19,6 +19,10 @@ from parallel.decoding.types import RngKey, SamplingParams, ScoreRow
 
 _Values = TypeVar("_Values", NDArray[np.float32], Floats)
 
+_REMEDY = (
+    "it must be finite; in float16 numbers above 65504 overflow, so take bfloat16 or float32; in "
+    "these the weights are damaged"
+)
 _FIRST_TOP = 256  # best tokens looked at first; one row in few has its nucleus beyond them
 _WIDEN = 8
 
@@ -130,7 +134,7 @@ def _penalized(
             order = np.argsort(ids, kind="stable")
             ids, logits = ids[order], logits[order]
     if not np.isfinite(logits.max()):
-        raise ValueError(f"the best of {len(logits)} logits is {logits.max()}: it must be finite")
+        raise ValueError(f"the best of {len(logits)} logits is {logits.max()}: {_REMEDY}")
     if params.repetition_penalty == 1:
         return ids, logits
     if ids is not None:
@@ -148,7 +152,7 @@ def _only_one(row: ScoreRow) -> int:
     assert row.ids is not None
     best = float(row.logits[0])
     if not np.isfinite(best):
-        raise ValueError(f"the best logit is {best}: it must be finite")
+        raise ValueError(f"the best logit is {best}: {_REMEDY}")
     return int(row.ids[0])
 
 

@@ -248,3 +248,19 @@ def test_layers_that_are_not_there_are_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as refusal:
         parse_layers(text, 30)
     assert repr(text) in str(refusal.value)
+
+
+def test_without_a_home_directory_the_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    monkeypatch.delenv("PACELINE_CACHE", raising=False)
+    with pytest.raises(ConfigError, match="set PACELINE_CACHE"):
+        cache_directory()
+
+
+@pytest.mark.parametrize("name", ["~nobody-has-this-name/model", "a\0b", "n" * 5000])
+def test_a_name_that_no_path_can_have_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"is no path|no local path|does not exist"):
+        resolve_model(name)
