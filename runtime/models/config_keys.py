@@ -84,10 +84,6 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
 """Values with which a key changes nothing; with any other it is refused. Null always is one."""
 
 
-_OFF: tuple[object, ...] = (False, {}, [], "")
-"""Values that ask for nothing, whatever the key; transformers does not read any other key."""
-
-
 def check_unread(unread: Mapping[str, object]) -> None:
     """Refuse what may change the output.
 
@@ -100,7 +96,7 @@ def check_unread(unread: Mapping[str, object]) -> None:
         if name in NEUTRAL:
             if value not in NEUTRAL[name]:
                 raise ValueError(f"{name} is {value!r}, which is not supported")
-        elif (value == 0 and not isinstance(value, bool)) or value not in _OFF:
+        elif value is not False and value not in ({}, [], ""):  # these ask for nothing
             raise ValueError(
                 f"{name} is {value!r}, which may change the output and is not understood: take a "
                 "model without it, or remove the key if you know that it changes nothing"

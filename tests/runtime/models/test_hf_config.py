@@ -1,13 +1,17 @@
 """Configurations mean what they mean in transformers, or are refused by name."""
 
+import importlib
+import inspect
 import json
+import re
 
 import pytest
 import torch
-from transformers import AutoConfig, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig, masking_utils
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from parallel.model.rope import inverse_frequencies
+from runtime.models.config_keys import HARMLESS
 from runtime.models.hf_config import parse_config
 from tests.runtime.models.published import PUBLISHED
 
@@ -20,6 +24,8 @@ LLAMA: dict[str, object] = {
     "num_attention_heads": 8,
     "max_position_embeddings": 256,
 }
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+MODELS = "transformers.models.{0}.modeling_{0}"
 QWEN = LLAMA | {"model_type": "qwen2", "num_key_value_heads": 8}
 MISTRAL = LLAMA | {"model_type": "mistral"}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
@@ -288,6 +294,21 @@ REFUSED: list[tuple[dict[str, object], str]] = [
 def test_what_is_not_supported_is_named(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_config(LLAMA | changes)
+
+
+def test_no_key_that_the_models_of_transformers_read_is_skipped() -> None:
+    sources = [masking_utils, *(importlib.import_module(MODELS.format(kind)) for kind in FAMILIES)]
+    pattern = re.compile(r"config\.(\w+)|getattr\((?:self\.)?config, \"(\w+)\"")
+    found = {
+        name
+        for source in sources
+        for groups in pattern.findall(inspect.getsource(source))
+        for name in groups
+    }
+    assert {"hidden_size", "sliding_window", "is_causal"} <= found
+    in_training_only = {"attention_dropout", "use_cache"}
+    of_the_form = {"_attn_implementation", "output_attentions", "return_dict", "pad_token_id"}
+    assert found & HARMLESS.keys() <= in_training_only | of_the_form
 
 
 def test_the_cache_holds_keys_and_values_of_each_kv_head() -> None:
