@@ -157,4 +157,4 @@ def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
         done = call(verb, str(tmp_path))
         assert done.returncode == 2
         assert "holds no training job" in done.stderr
-    assert "no directory" in call("resume", str(tmp_path / "none")).stderr
+    assert "none does not exist: name a directory" in call("resume", str(tmp_path / "none")).stderr
