@@ -82,6 +82,9 @@ def _extra(value: object, key: str, field: str) -> object:
     for number, call in enumerate(calls):
         if not isinstance(call, Mapping):
             raise InvalidValue(f"{field}[{number}] is {describe(call)}: it must be an object")
+        function = call.get("function", call)
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise InvalidValue(f"{field}[{number}] names no function: it needs function.name")
     return calls
 
 

@@ -39,6 +39,13 @@ class ChatTemplate:
         for number, message in enumerate(messages):
             if message["role"] != "assistant" and not is_said(message.get("content"), text):
                 raise self._left_out(number, message)
+            for call in message.get("tool_calls") or ():
+                name = str(call.get("function", call).get("name", ""))
+                if name not in text:
+                    raise ConfigError(
+                        f"the chat template of {self._name} leaves out the tool call {name!r} of "
+                        f"messages[{number}]: remove it, or take a model that knows tools"
+                    )
         return text
 
     def _render(self, messages: Sequence[Message], *, is_open: bool) -> str:

@@ -72,6 +72,22 @@ def test_names_and_tool_calls_of_a_prompt_file_reach_the_template(
     assert prompt_ids(target, PromptOptions(prompts=file)) == expected
 
 
+def test_a_tool_call_that_the_template_leaves_out_is_refused(
+    tmp_path: Path, target: PlannedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+    turns = [{"role": "assistant", "content": "hi", "tool_calls": [call]}]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(json.dumps({"messages": turns}))
+    assert target.tokenizer is not None
+    inner = target.tokenizer._chat._tokenizer
+    monkeypatch.setattr(inner, "chat_template", TEMPLATE.replace("c.function.name", "''"))
+    with pytest.raises(
+        ConfigError, match=r"line 1: .* leaves out the tool call 'f' of messages\[0\]"
+    ):
+        prompt_ids(target, PromptOptions(prompts=file))
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [

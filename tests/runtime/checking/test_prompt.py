@@ -138,6 +138,7 @@ def test_keys_that_the_caller_passes_on_are_kept_and_none_counts_as_absent() -> 
         ([USER | {"name": 3}], r"messages\[0\].name is 3: it must be a string"),
         ([USER | {"tool_calls": "f"}], r"messages\[0\].tool_calls is 'f'"),
         ([USER | {"tool_calls": ["f"]}], r"messages\[0\].tool_calls\[0\] is 'f'"),
+        ([USER | {"tool_calls": [{"function": "f"}]}], r"tool_calls\[0\] names no function"),
     ],
 )
 def test_what_is_no_conversation_is_refused_with_message_and_key(
