@@ -14,6 +14,7 @@ from typer.models import CommandFunctionType
 from cluster.uploads import check_results_stay
 from runtime.errors import ConfigError
 
+_ANY_SIGN = ("--seed", "--priority")
 _EMPTY_OPTION = re.compile(r"--[a-z][a-z-]*=")
 
 
@@ -34,13 +35,13 @@ def run_verb(module: str, options: object) -> None:
 
 
 class Verb(TyperCommand):
-    """A command whose values are text, not empty, and finite."""
+    """A command whose values are text, not empty, and finite; few may be negative."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command line.
 
         Raises:
-            ConfigError: a value is empty, is not UTF-8, or is NaN or infinite; names the option.
+            ConfigError: a value is empty, not UTF-8, NaN, infinite or negative; names the option.
         """
         args = [
             _as_text(arg, self._name_at(args, place)) if not arg.isascii() else arg
@@ -105,6 +106,8 @@ def _check(value: object, name: str) -> None:
     for one in values:
         if isinstance(one, float) and not math.isfinite(one):
             raise ConfigError(f"{name} is {one}: give a finite number")
+        if isinstance(one, int | float) and one < 0 and name not in _ANY_SIGN:
+            raise ConfigError(f"{name} is {one}: it must not be negative")
         if isinstance(one, str) and ("\0" in one or (not one.isprintable() and _has_half(one))):
             raise ConfigError(f"{name} is {ascii(one)[:100]}: it must be text")
 

@@ -1,0 +1,45 @@
+"""Every option of every verb that takes a number, with numbers that it cannot take."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from cluster.endings import run_to_end
+from tests.cluster.test_bad_files import COMMAND, VERBS, Case, command_line, good, spied
+
+__all__ = ["good", "spied"]  # fixtures
+
+NUMBERS = [
+    Case(verb, parameter)
+    for verb, command in VERBS.items()
+    for parameter in command.params
+    if str(parameter.type_descriptor.annotation) in ("<class 'int'>", "<class 'float'>")
+]
+ANY_SIGN = {"seed", "priority"}
+"""Options that take negative numbers, too."""
+
+
+def case_id(case: Case) -> str:
+    """Return a test's name."""
+    return "-".join((*case.verb, str(case.parameter.name)))
+
+
+@pytest.mark.parametrize("case", NUMBERS, ids=case_id)
+def test_a_number_out_of_range_is_refused(
+    case: Case, good: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    is_float = "float" in str(case.parameter.type_descriptor.annotation)
+    values = ["x", "nan", "inf", "-inf", "1e999"] if is_float else ["x", "1.5", "9" * 5000]
+    if case.parameter.name not in ANY_SIGN:
+        values.append("-1")
+    wrong = []
+    for value in values:
+        arguments = command_line(case, value, good | {"out": str(tmp_path / "new")})
+        code = run_to_end(partial(COMMAND, arguments, standalone_mode=False))
+        said = capsys.readouterr().err.strip()
+        last = said.splitlines()[-1] if said else ""
+        name = case.name if case.name.startswith("-") else ""
+        if code != 2 or not last.startswith("error: ") or name not in last or "Trace" in said:
+            wrong.append(f"{value[:20]}: {code} {said[-200:]}")
+    assert not wrong, wrong
