@@ -56,7 +56,8 @@ def _generate(options: GenerateOptions, target: PlannedModel, room: DrafterRoom)
     )
     num_drafters = spec.num_drafters or int(spec.ngram)
     if drafter is not None and drafter.why:
-        _NOTES.print(f"drafter {drafter.name}, mode {decode.mode}: {drafter.why}")
+        why = f"drafter {drafter.name}, mode {decode.mode}: {drafter.why}"
+        _NOTES.print(why, soft_wrap=True, markup=False, highlight=False)
     with (
         RaySession(options.models.ray_address, num_actors=spec.num_actors),
         Deployment(spec) as deployment,
