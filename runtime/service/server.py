@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.channels.listening import listen, server_credentials
+from runtime.channels.releasing import ReleasingInterceptor
 from runtime.channels.tokens import check_token
 from runtime.links.keepalive import PERMITTING, PING_S, pinging
 from runtime.service.admin import AdminServicer, DrafterControl
@@ -96,7 +97,7 @@ class ServiceServer:
         """
         settings = self._settings
         tls = server_credentials(settings.certificate, settings.private_key, settings.client_ca)
-        interceptors: list[grpc.aio.ServerInterceptor] = []  # type: ignore[type-arg]  # stubs alone
+        interceptors: list[grpc.aio.ServerInterceptor] = [ReleasingInterceptor()]  # type: ignore[type-arg]  # stubs alone
         if self._tracing is not None:
             interceptors.append(SpanInterceptor(self._tracing, self._model.name))
         interceptors.append(ReadingInterceptor())

@@ -16,6 +16,7 @@ from parallel.training.seedlog.messages import Answer
 from protos.paceline.v1 import seedlog_pb2 as pb
 from protos.paceline.v1 import seedlog_pb2_grpc as rpc
 from runtime.channels.listening import listen, server_credentials
+from runtime.channels.releasing import ReleasingInterceptor
 from runtime.errors import PacelineError
 from runtime.links.keepalive import PERMITTING
 from runtime.training.seedlog.port import LEAN_OPTIONS
@@ -117,7 +118,7 @@ class SeedLogServer:
 
     async def _start(self) -> None:
         settings = self._settings
-        server = grpc.aio.server(options=_OPTIONS)
+        server = grpc.aio.server(interceptors=[ReleasingInterceptor()], options=_OPTIONS)
         servicer = SeedLogServicer(
             self.sequencer, settings, terms=self._terms, snapshot=self._snapshot
         )

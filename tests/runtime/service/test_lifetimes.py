@@ -1,12 +1,14 @@
 """Each request ends with its last reader, and is counted and logged once, whatever the way."""
 
 import asyncio
+import gc
 import logging
 import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakSet
 
 import grpc
 import pytest
@@ -16,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.errors import PeerLost
+from runtime.service.call import Call
 from runtime.service.limits import GatewayLimits
 from tests.rig import Rig
 from tests.runtime.service.serving import Serving, slow_down, wait_until
@@ -131,20 +134,20 @@ def comes_while_the_server_drains(serving: Serving, stub: Any, name: str) -> Non
         list(stub.Generate(ask(name)))
 
 
+ENDS = [
+    (finishes, {"length": 1}),
+    (is_cancelled_by_name, {"cancelled": 1}),
+    (is_late, {"deadline": 1, "deadline missed": 1}),
+    (is_invalid, {"refused: invalid": 1}),
+    (loses_its_engine, {"error": 1}),
+    (is_cut_by_a_server_that_stops, {"error": 1}),
+    (is_cut_by_a_second_signal, {"error": 1}),
+    (comes_while_the_server_drains, {"refused: unavailable": 1}),
+]
+
+
 @pytest.mark.parametrize("name", ["", "mine"])
-@pytest.mark.parametrize(
-    ("happens", "reasons"),
-    [
-        (finishes, {"length": 1}),
-        (is_cancelled_by_name, {"cancelled": 1}),
-        (is_late, {"deadline": 1, "deadline missed": 1}),
-        (is_invalid, {"refused: invalid": 1}),
-        (loses_its_engine, {"error": 1}),
-        (is_cut_by_a_server_that_stops, {"error": 1}),
-        (is_cut_by_a_second_signal, {"error": 1}),
-        (comes_while_the_server_drains, {"refused: unavailable": 1}),
-    ],
-)
+@pytest.mark.parametrize(("happens", "reasons"), ENDS)
 def test_every_end_is_counted_and_logged_once(
     rig: Rig,
     serving: Serving,
@@ -166,6 +169,33 @@ def test_every_end_is_counted_and_logged_once(
         assert fields["completion_tokens"] == 4
     if "error" in reasons or "deadline" in reasons:
         assert fields["cause"]
+
+
+@pytest.mark.parametrize("happens", [happens for happens, _ in ENDS])
+def test_a_call_is_freed_when_it_ends_without_the_garbage_collector(
+    serving: Serving,
+    stub: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    happens: Callable[[Serving, Any, str], None],
+) -> None:
+    """A cycle of few objects can hold a message of megabytes until the collector finds it."""
+    known: WeakSet[Call] = WeakSet()
+    clients = []
+    begin = Call.begin
+
+    def noted(call: Call, *arguments: Any) -> None:
+        known.add(call)
+        clients.append(arguments[1])
+        begin(call, *arguments)
+
+    monkeypatch.setattr(Call, "begin", noted)
+    gc.disable()
+    try:
+        happens(serving, stub, "")
+        assert len(clients) == 1
+        wait_until(lambda: not known)
+    finally:
+        gc.enable()
 
 
 def test_a_message_that_cannot_be_read_is_a_refused_request(
