@@ -12,7 +12,7 @@ demo: $(VENV)/.demo
 	  --prompt $(DEMO_PROMPT)
 
 test: check
-	$(VENV)/bin/pytest -q -n 2 --dist loadgroup
+	$(VENV)/bin/pytest -q -n 2
 
 test-slow: $(VENV)/.dev
 	$(VENV)/bin/pytest -q -m slow

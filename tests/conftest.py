@@ -1,12 +1,13 @@
 """Settings of all tests."""
 
-from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
-_INTEGRATION = Path(__file__).parent / "integration"
+_INTEGRATION = "tests/integration/"
 
 hypothesis.settings.register_profile("busy", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("busy")
@@ -18,12 +19,25 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group tests for `-n 2 --dist loadgroup`: all that start Ray, else by file.
+class RayInOneProcess(LoadScopeScheduling):  # type: ignore[misc]  # untyped
+    """Gives whole files to processes, and all files that start Ray to the same one.
 
-    Two Rays at once take longer than one after the other, so one process runs all integration
-    tests while the other begins with the rest.
+    Two Rays at once take longer on two cores than one after the other, so one process runs all
+    integration tests, from the start, and the other one the rest.
     """
-    for item in items:
-        starts_ray = _INTEGRATION in item.path.parents
-        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else str(item.path)))
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _INTEGRATION if nodeid.startswith(_INTEGRATION) else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> RayInOneProcess:
+    """Return how tests are shared out among processes."""
+    config.option.loadscopereorder = False
+    return RayInOneProcess(config, log)
+
+
+@pytest.hookimpl(trylast=True)  # after they have been shuffled
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the integration tests: they take longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_INTEGRATION))
