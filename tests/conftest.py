@@ -1,5 +1,7 @@
 """Settings of all tests."""
 
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
@@ -17,6 +19,16 @@ hypothesis.settings.load_profile("busy")
 def one_thread() -> None:
     """Several test processes share two cores: more threads would only wait for one another."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """Undo what a test, as one that starts a verb in this process, does to the project's log."""
+    logger = logging.getLogger("paceline")
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    yield
+    logger.handlers, logger.propagate = handlers, propagate
+    logger.setLevel(level)
 
 
 class RayInOneProcess(LoadScopeScheduling):  # type: ignore[misc]  # untyped

@@ -26,8 +26,9 @@ def ends() -> list[int]:
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Put the handlers back that a test changes."""
+    """Put the handlers back that a test changes; `nohup` around the tests changes nothing."""
     before = {number: signal.getsignal(number) for number in NUMBERS}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

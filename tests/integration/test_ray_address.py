@@ -126,8 +126,18 @@ def test_another_grpc_server() -> None:
     server.stop(None).wait()
 
 
-def test_a_head_that_requires_a_token() -> None:
-    refused = pytest.raises(ConfigError, match="requires a token, and none was given")
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ({}, "requires a token, and none was given"),
+        ({"authorization": "Bearer x"}, "requires another token"),
+    ],
+)
+def test_a_head_that_requires_a_token(
+    headers: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.ray_address._token_headers", lambda: headers)  # Ray keeps its own
+    refused = pytest.raises(ConfigError, match=message)
     with a_head(b"", code=grpc.StatusCode.UNAUTHENTICATED) as address, refused:
         check_joinable(address)
 

@@ -31,7 +31,8 @@ class Served:
 def served(tmp_path: Path) -> Iterator[Served]:
     tokens = tmp_path / "tokens"
     tokens.write_text(TOKEN + "\n")
-    command = [sys.executable, "-m", "cluster.cli", "serve", "--target", str(smollm2_directory())]
+    command = ["env", "--default-signal=HUP"]  # under nohup, serve would ignore it
+    command += [sys.executable, "-m", "cluster.cli", "serve", "--target", str(smollm2_directory())]
     process = subprocess.Popen(
         [*command, "--listen", "127.0.0.1:0", "--threads", "1", "--token-file", str(tokens)],
         stderr=subprocess.PIPE,

@@ -54,7 +54,7 @@ def restore(replica: AnyReplica, snapshot: bytes) -> None:
     known = replica.state()
     if "theta" in known:
         known.setdefault("velocity", known["theta"])  # a replica has one from its first step on
-    for name, tensor in state.items():
+    for name, tensor in sorted(state.items()):
         if name not in known:
             raise ProtocolError(f"the snapshot has {name}, which this run's replicas do not")
         mine = known[name]

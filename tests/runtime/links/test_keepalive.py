@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-ROOMS = ("actors", "cluster", "parallel", "runtime", "tests")
+ROOMS = ("actors", "cluster", "parallel", "runtime")
 NAME = re.compile(rb'"(grpc\.[a-z0-9_.]*[a-z0-9])"')
 
 

@@ -60,7 +60,7 @@ def test_a_client_trusts_the_servers_authority_alone(rig: Rig, certificates: Pat
         ((None, "server.key", None), "^private_key needs certificate: give both"),
         ((None, None, "authority.pem"), "^client_ca needs certificate: give both"),
         (("server.pem", "server.key", "names"), "^client_ca .*names holds no usable PEM"),
-        (("none.pem", "none.pem", None), r"^certificate .*none\.pem cannot be read"),
+        (("none.pem", "none.pem", None), r"^certificate .*none\.pem does not exist"),
     ],
 )
 def test_a_server_does_not_start_with_files_that_cannot_work(
@@ -191,7 +191,7 @@ def test_a_client_with_tls_never_sends_its_token_in_plaintext(certificates: Path
     [
         (Credentials(token="secret"), "^the token would travel to 192.0.2.1:1 in plaintext: set"),
         (Credentials(certificate=Path("c.pem")), "^certificate needs private_key"),
-        (Credentials(root_ca=Path("none.pem")), "^root_ca none.pem cannot be read"),
+        (Credentials(root_ca=Path("none.pem")), "^root_ca none.pem does not exist"),
     ],
 )
 def test_a_client_that_would_be_unsafe_is_not_made(credentials: Credentials, message: str) -> None:
