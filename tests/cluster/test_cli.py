@@ -336,3 +336,21 @@ def test_the_version_is_said() -> None:
     result = CliRunner().invoke(app, ["--version"])
     assert result.exit_code == 0
     assert result.stdout == f"paceline {version('paceline')}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--prompt", ""), "--prompt is empty: give a value, or leave it out"),
+        (("--prompt=",), "--prompt is empty"),
+        (("--prompt", "\udcff\udcfe"), "--prompt is not UTF-8"),
+    ],
+)
+def test_an_empty_or_undecodable_value_is_refused_by_its_option(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    words: str,
+) -> None:
+    command = ("generate", "--target", "smollm2-135m", *arguments)
+    assert words in refusal(capsys, monkeypatch, *command)
