@@ -28,8 +28,8 @@ from cluster.ray_session import RaySession
 from cluster.report import output_console, total_stats
 from cluster.requests import cache_tokens, make_submits
 from cluster.session import Result, run_requests
+from parallel.decoding.layer_groups import layer_groups
 from parallel.decoding.types import DecodeMode
-from parallel.layer_groups import layer_groups
 from parallel.messages import Submit
 from runtime.errors import ConfigError, PacelineError
 from runtime.links.link import Link

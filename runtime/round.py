@@ -19,7 +19,7 @@ from parallel.decoding.machine import (
     Verified,
     with_mode,
 )
-from parallel.decoding.pace import PaceChooser
+from parallel.decoding.mode_choice import PaceChooser
 from parallel.decoding.sampling import num_candidates
 from parallel.decoding.types import (
     DecodeMode,

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 from parallel.decoding.controller import MAX_NODES, DraftLengthController
+from parallel.decoding.layer_width import WidthPlan
 from parallel.decoding.machine import DraftArrived, DraftMissed, Phase
 from parallel.decoding.types import DecodeMode
-from parallel.decoding.width import WidthPlan
 from parallel.messages import (
     DraftItem,
     DraftOpen,

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from parallel.decoding.width import StackTimes
+from parallel.decoding.layer_width import StackTimes
 from parallel.group import Group
 from parallel.model.batch import SequenceRows
 from parallel.model.cache import PagedCache

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from parallel.decoding.chance import Chance
-from parallel.decoding.width import StackTimes
+from parallel.decoding.layer_width import StackTimes
 from parallel.group import Group
 from parallel.model.batch import SequenceRows
 from parallel.model.sharding import even_range

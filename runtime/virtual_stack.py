@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from parallel.decoding.width import StackTimes
+from parallel.decoding.layer_groups import layer_groups
+from parallel.decoding.layer_width import StackTimes
 from parallel.group import Group
-from parallel.layer_groups import layer_groups
 from runtime.stack_times import slowest_median_s
 
 _AWAKE_S = 0.0002

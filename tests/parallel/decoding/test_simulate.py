@@ -6,11 +6,11 @@ import pytest
 
 from parallel.decoding.chance import Chance
 from parallel.decoding.cost import expected_tokens, throughput
+from parallel.decoding.layer_width import StackTimes
 from parallel.decoding.network import Line
 from parallel.decoding.simulate import simulate
 from parallel.decoding.simulation import Busy, Request, Setting, Simulated
 from parallel.decoding.types import DecodeMode
-from parallel.decoding.width import StackTimes
 
 PEARL, SPECULATIVE, PLAIN = (
     DecodeMode.PEARL,

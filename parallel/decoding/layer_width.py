@@ -7,8 +7,8 @@ draft a little worse.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from parallel.decoding.pace import PaceChooser
-from parallel.layer_groups import layer_groups
+from parallel.decoding.layer_groups import layer_groups
+from parallel.decoding.mode_choice import PaceChooser
 
 _LEAST_GAIN = 0.03
 """Share of a draft step that a wider one has to save to be tried at all."""

@@ -1,6 +1,6 @@
 """The mode that commits the most tokens per second is found, for each request."""
 
-from parallel.decoding.pace import PaceChooser
+from parallel.decoding.mode_choice import PaceChooser
 from parallel.decoding.types import DecodeMode
 
 MODES = (DecodeMode.SPECULATIVE, DecodeMode.PEARL, DecodeMode.AUTOREGRESSIVE)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from parallel.decoding.width import StackTimes, WidthPlan, worthwhile_widths
+from parallel.decoding.layer_width import StackTimes, WidthPlan, worthwhile_widths
 
 TIMES = StackTimes(attention_s=2.0, gather_s=0.5, mlp_s=1.0, head_s=3.0)
 
