@@ -2,7 +2,7 @@
 
 They run through the same actors, groups and links as a real model, so the overlap of drafting and
 verification can be measured on machines with fewer cores than workers. Which draft tokens are right
-is foretold by `parallel/decoding/chance.py`.
+is foretold by `parallel/simulation/virtual_acceptance.py`.
 """
 
 import re
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from parallel.decoding.chance import Chance
 from parallel.decoding.layer_width import StackTimes
 from parallel.group import Group
 from parallel.model.batch import SequenceRows
 from parallel.model.sharding import even_range
+from parallel.simulation.virtual_acceptance import Chance
 from runtime.errors import ConfigError
 from runtime.shard import HeadColumns
 from runtime.virtual_stack import VirtualStack, wait_until

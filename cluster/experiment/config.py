@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from cluster.uploads import check_stays
-from parallel.decoding.network import Fabric, Line
+from parallel.simulation.network import Fabric, Line
 from runtime.documents import read_toml
 from runtime.errors import ConfigError
 from runtime.virtual import parse_duration

@@ -10,9 +10,9 @@ from cluster.experiment.points import GeneratePoint, Point, TrainPoint
 from cluster.requests import virtual_prompt
 from cluster.simulate_train import parse_scheme
 from parallel.decoding.layer_width import StackTimes
-from parallel.decoding.simulate import simulate
-from parallel.decoding.simulation import Busy, Request, Setting, Simulated
 from parallel.decoding.types import DecodeMode
+from parallel.simulation.decoding_rounds import simulate
+from parallel.simulation.decoding_setup import Busy, Request, Setting, Simulated
 from parallel.training.coding.drawn import DrawnStragglers
 from runtime.timeline import Phase, PhaseSpan
 from runtime.virtual import VirtualSpec

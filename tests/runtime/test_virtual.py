@@ -2,12 +2,12 @@
 
 import pytest
 
-from parallel.decoding.simulate import simulate
-from parallel.decoding.simulation import Request, Setting
 from parallel.decoding.types import DecodeMode
 from parallel.group import SoloGroup
 from parallel.messages import RequestStats
 from parallel.model.batch import SequenceRows
+from parallel.simulation.decoding_rounds import simulate
+from parallel.simulation.decoding_setup import Request, Setting
 from runtime.errors import ConfigError
 from runtime.virtual import VirtualShard, VirtualSpec
 from tests.rig import VOCAB, Rig, make_submit

@@ -2,7 +2,7 @@
 
 import pytest
 
-from parallel.decoding.chance import Chance
+from parallel.simulation.virtual_acceptance import Chance
 
 
 @pytest.mark.parametrize(("width", "share"), [(1, 0.8), (3, 0.8 * 0.9**2)])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from parallel.decoding.network import Fabric, Line
+from parallel.simulation.network import Fabric, Line
 
 LINE = Line(latency_s=1e-5, bytes_per_s=1e9)
 

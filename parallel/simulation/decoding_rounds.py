@@ -13,9 +13,9 @@ from parallel.decoding.controller import DraftLengthController
 from parallel.decoding.layer_width import WidthPlan
 from parallel.decoding.machine import Commit, DraftMissed, Phase, Stage, with_mode
 from parallel.decoding.mode_choice import PaceChooser
-from parallel.decoding.simulated_peers import Answer, Drafter, Sequence
-from parallel.decoding.simulation import Busy, Request, Setting, Simulated, Span
 from parallel.decoding.types import DecodeMode
+from parallel.simulation.decoding_setup import Busy, Request, Setting, Simulated, Span
+from parallel.simulation.simulated_peers import Answer, Drafter, Sequence
 
 _MODES = (DecodeMode.SPECULATIVE, DecodeMode.PEARL, DecodeMode.AUTOREGRESSIVE)
 

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from parallel.decoding.chance import Chance
 from parallel.decoding.cost import expected_tokens, throughput
 from parallel.decoding.layer_width import StackTimes
-from parallel.decoding.network import Line
-from parallel.decoding.simulate import simulate
-from parallel.decoding.simulation import Busy, Request, Setting, Simulated
 from parallel.decoding.types import DecodeMode
+from parallel.simulation.decoding_rounds import simulate
+from parallel.simulation.decoding_setup import Busy, Request, Setting, Simulated
+from parallel.simulation.network import Line
+from parallel.simulation.virtual_acceptance import Chance
 
 PEARL, SPECULATIVE, PLAIN = (
     DecodeMode.PEARL,

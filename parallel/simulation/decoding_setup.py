@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from parallel.decoding.chance import Chance
-from parallel.decoding.network import Line
 from parallel.decoding.types import DecodeMode
+from parallel.simulation.network import Line
+from parallel.simulation.virtual_acceptance import Chance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

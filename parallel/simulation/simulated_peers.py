@@ -16,8 +16,8 @@ from parallel.decoding.machine import (
     start,
     step,
 )
-from parallel.decoding.simulation import Busy, Request, Setting, Span
 from parallel.decoding.types import DecodeMode, DraftTree, Verdict
+from parallel.simulation.decoding_setup import Busy, Request, Setting, Span
 
 RIGHT, _WRONG = 1, 0
 _TOKEN_BYTES = 8

@@ -1,0 +1,1 @@
+"""Simulated decoding: the state machines and controllers that decode, in virtual time."""
