@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from parallel.group import Group
-from parallel.model.config import ModelConfig
+from parallel.model.model_config import ModelConfig
 from parallel.model.shapes import tensor_shapes
 from parallel.model.transformer import Decoder
 from runtime.errors import ConfigError

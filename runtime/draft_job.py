@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from parallel.model.config import ModelConfig
+from parallel.model.model_config import ModelConfig
 from parallel.model.shapes import tensor_shapes
 from parallel.training.vocabulary import choose_head_tokens, coverage
 from runtime.draft_batches import Example

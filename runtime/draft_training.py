@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from parallel.model.config import ModelConfig
+from parallel.model.model_config import ModelConfig
 from parallel.training.distill import Divergence, divergence
 from parallel.training.student import Student
 from runtime.draft_batches import Example, endless_batches, grouped

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from parallel.model.cache import cache_bytes
-from parallel.model.config import ModelConfig
+from parallel.model.model_config import ModelConfig
 from parallel.model.shapes import tensor_shapes
 from runtime.errors import ConfigError
 from runtime.models.checkpoint_files import read_checkpoint

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from parallel.group import Group
 from parallel.model.cache import AppendPlan, PagedCache
-from parallel.model.config import ModelConfig
 from parallel.model.layers import ColumnParallelLinear, RmsNorm, RowParallelLinear
+from parallel.model.model_config import ModelConfig
 from parallel.model.rope import interleave, rotate_
 from parallel.model.sharding import HeadShard, padded_range
 

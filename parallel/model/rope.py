@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from parallel.model.config import RopeConfig
+from parallel.model.model_config import RopeConfig
 
 # Shape suffixes: T = tokens, N = heads, D = head_dim, H = head_dim / 2.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from parallel.model.config import ModelConfig
+from parallel.model.model_config import ModelConfig
 
 
 def tensor_shapes(

@@ -11,7 +11,7 @@ from torch import Tensor
 from parallel.decoding.layer_groups import layer_groups
 from parallel.group import Group, SoloGroup
 from parallel.model.blocks import AttentionBlock, ForwardStep, MlpBlock, TensorSource
-from parallel.model.config import ModelConfig
+from parallel.model.model_config import ModelConfig
 from parallel.model.sharding import head_shard
 
 

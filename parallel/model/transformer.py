@@ -14,8 +14,8 @@ from parallel.group import Group
 from parallel.model.batch import SequenceRows
 from parallel.model.blocks import ForwardStep, TensorSource
 from parallel.model.cache import AppendPlan, PagedCache
-from parallel.model.config import ModelConfig
 from parallel.model.layers import ColumnParallelLinear, RmsNorm, VocabParallelEmbedding, fill_rows
+from parallel.model.model_config import ModelConfig
 from parallel.model.rope import RotaryTable
 from parallel.model.sharding import padded_range
 from parallel.model.stack import LayerParallelStack, TensorParallelStack

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from parallel.model.config import ModelConfig
+from parallel.model.model_config import ModelConfig
 from parallel.model.rope import inverse_frequencies
 
 # Shape suffixes: B = sequences, T = positions, E = hidden size, N = heads, D = head_dim, K = head.

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from parallel.model.config import ModelConfig
+from parallel.model.model_config import ModelConfig
 from parallel.model.shapes import tensor_shapes
 from runtime.errors import ConfigError
 from runtime.models.hf_config import parse_config

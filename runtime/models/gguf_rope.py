@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from parallel.model.config import RopeConfig
+from parallel.model.model_config import RopeConfig
 from parallel.model.rope import inverse_frequencies
 from runtime.models.fields import Fields
 

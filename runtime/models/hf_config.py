@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from parallel.model.config import ModelConfig
+from parallel.model.model_config import ModelConfig
 from runtime.models.config_keys import check_unread
 from runtime.models.fields import Fields
 from runtime.models.hf_rope import context_length, parse_rope

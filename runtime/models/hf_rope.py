@@ -7,7 +7,7 @@ Where both are given, transformers takes `rope_scaling`; what then disagrees is 
 import math
 from collections.abc import Mapping
 
-from parallel.model.config import ROPE_KINDS, RopeConfig
+from parallel.model.model_config import ROPE_KINDS, RopeConfig
 from runtime.models.fields import Fields
 
 _THETA = 10000.0  # what transformers takes where config.json says nothing

@@ -21,7 +21,7 @@ from transformers import (
 from parallel.group import Group, SoloGroup
 from parallel.model.batch import SequenceRows
 from parallel.model.cache import SoleCache
-from parallel.model.config import ModelConfig
+from parallel.model.model_config import ModelConfig
 from parallel.model.transformer import Decoder
 from runtime.models.hf_config import parse_config
 
