@@ -23,7 +23,7 @@ from cluster.draft_corpus import CorpusPlan, make_corpus
 from cluster.options import DraftTrainOptions
 from cluster.planning import PlannedModel, plan_deployment, plan_target
 from cluster.ray_session import RaySession, beside_driver, yielded
-from parallel.training.distill import Divergence
+from parallel.distillation.distill import Divergence
 from runtime.checkpoint import parse_layers
 from runtime.cores import usable_cores
 from runtime.draft_job import DraftJob, JobEvent

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from parallel.distillation.vocabulary import choose_head_tokens, coverage
 from parallel.model.model_config import ModelConfig
 from parallel.model.shapes import tensor_shapes
-from parallel.training.vocabulary import choose_head_tokens, coverage
 from runtime.draft_batches import Example
 from runtime.draft_checkpoint import save_drafter
 from runtime.draft_corpus import CorpusRecord, read_corpus

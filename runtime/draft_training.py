@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from parallel.distillation.distill import Divergence, divergence
+from parallel.distillation.student import Student
 from parallel.model.model_config import ModelConfig
-from parallel.training.distill import Divergence, divergence
-from parallel.training.student import Student
 from runtime.draft_batches import Example, endless_batches, grouped
 from runtime.draft_corpus import CorpusRecord
 from runtime.draft_teacher import Lesson

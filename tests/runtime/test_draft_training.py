@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from parallel.training.distill import Divergence
+from parallel.distillation.distill import Divergence
 from runtime.draft_checkpoint import check_drafter
 from runtime.draft_corpus import CorpusRecord, append_records, parse_record, read_corpus
 from runtime.draft_job import DraftJob, JobEvent, run_job

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from parallel.training.distill import Divergence, divergence
-from parallel.training.vocabulary import choose_head_tokens, coverage
+from parallel.distillation.distill import Divergence, divergence
+from parallel.distillation.vocabulary import choose_head_tokens, coverage
 
 VOCAB = 12
 

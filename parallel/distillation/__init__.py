@@ -1,0 +1,1 @@
+"""What a drafter learns: its student model, its loss, and the tokens it can draft."""
