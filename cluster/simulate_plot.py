@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from parallel.training.coding.simulate import Simulated
+from parallel.training.gradient_coding.scheme_simulation import Simulated
 
 
 def plot_schemes(found: Sequence[Simulated], file: Path, *, title: str) -> None:

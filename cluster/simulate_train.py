@@ -11,9 +11,9 @@ from rich.table import Table
 from cluster.report import output_console
 from cluster.simulate_plot import plot_schemes
 from cluster.train_options import SimulateTrainOptions
-from parallel.training.coding.dispatch import Dispatcher, Pace, PullQueue, StreamingGroups
-from parallel.training.coding.names import ROUND_FORMS, round_scheme, split_name
-from parallel.training.coding.simulate import (
+from parallel.training.gradient_coding.dispatch import Dispatcher, Pace, PullQueue, StreamingGroups
+from parallel.training.gradient_coding.names import ROUND_FORMS, round_scheme, split_name
+from parallel.training.gradient_coding.scheme_simulation import (
     Simulated,
     TimeModel,
     simulate_dispatch,

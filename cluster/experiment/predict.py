@@ -13,7 +13,7 @@ from parallel.decoding.layer_width import StackTimes
 from parallel.decoding.types import DecodeMode
 from parallel.simulation.decoding_rounds import simulate
 from parallel.simulation.decoding_setup import Busy, Request, Setting, Simulated
-from parallel.training.coding.drawn import DrawnStragglers
+from parallel.training.gradient_coding.drawn import DrawnStragglers
 from runtime.timeline import Phase, PhaseSpan
 from runtime.virtual import VirtualSpec
 from runtime.virtual_stack import VirtualStack

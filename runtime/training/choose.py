@@ -5,9 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parallel.training.coding.dispatch import PullQueue, StreamingGroups
-from parallel.training.coding.names import round_scheme
-from parallel.training.coding.simulate import Trace, simulate_dispatch, simulate_rounds
+from parallel.training.gradient_coding.dispatch import PullQueue, StreamingGroups
+from parallel.training.gradient_coding.names import round_scheme
+from parallel.training.gradient_coding.scheme_simulation import (
+    Trace,
+    simulate_dispatch,
+    simulate_rounds,
+)
 
 _SHORTEST_S = 1e-6
 

@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from parallel.training.coding.names import ROUND_FORMS, round_scheme
-from parallel.training.coding.schemes import Scheme
+from parallel.training.gradient_coding.names import ROUND_FORMS, round_scheme
+from parallel.training.gradient_coding.schemes import Scheme
 from runtime.errors import ConfigError
 from runtime.training.seedlog.settings import RUNNING, SharedSeedConfig
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from string import Formatter
 
-from parallel.training.coding.schemes import smallest_batch
+from parallel.training.gradient_coding.schemes import smallest_batch
 from runtime.errors import ConfigError
 from runtime.training.config import (
     METHODS,

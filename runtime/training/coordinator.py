@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from parallel.training.adamw import AdamW, Vector, clipped, learning_rate
-from parallel.training.coding.dispatch import Dispatcher, Pace, PullQueue, StreamingGroups
+from parallel.training.gradient_coding.dispatch import Dispatcher, Pace, PullQueue, StreamingGroups
 from parallel.training.sampler import dropout_seed, split_evenly, step_samples
 from runtime.clock import Clock
 from runtime.errors import PeerLost

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from parallel.training.adamw import AdamW, Vector
-from parallel.training.coding.names import round_scheme
-from parallel.training.coding.schemes import smallest_batch
+from parallel.training.gradient_coding.names import round_scheme
+from parallel.training.gradient_coding.schemes import smallest_batch
 from runtime.clock import Clock
 from runtime.errors import PeerLost
 from runtime.training.choose import Choice, choose_scheme

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel.training.adamw import AdamW
-from parallel.training.coding.patience import Patience
-from parallel.training.coding.schemes import Key, Scheme, Task, remembered
+from parallel.training.gradient_coding.schemes import Key, Scheme, Task, remembered
+from parallel.training.gradient_coding.straggler_patience import Patience
 from parallel.training.sampler import dropout_seed, split_evenly
 from runtime.clock import Clock
 from runtime.errors import PacelineError, PeerLost

@@ -6,8 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from parallel.training.coding.patterns import GilbertElliott
-from parallel.training.coding.simulate import Seconds, SlowStates, TimeModel, Trace
+from parallel.training.gradient_coding.patterns import GilbertElliott
+from parallel.training.gradient_coding.scheme_simulation import (
+    Seconds,
+    SlowStates,
+    TimeModel,
+    Trace,
+)
 from runtime.documents import read_text
 from runtime.errors import ConfigError
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parallel.training.coding.drawn import slowness
+from parallel.training.gradient_coding.drawn import slowness
 from runtime.training.work import ChunkResult, Vector, Work
 
 _SIZE = 256

@@ -8,7 +8,7 @@ from cluster.experiment.points import GeneratePoint, points_of
 from cluster.experiment.predict import Prediction, predict
 from parallel.decoding.cost import throughput
 from parallel.decoding.types import DecodeMode
-from parallel.training.coding.drawn import slowness
+from parallel.training.gradient_coding.drawn import slowness
 from runtime.training.timed import TimedSpec, TimedWorker
 from runtime.training.work import Work
 from tests.cluster.experiment.files import SMALL, TRAIN, generate_points, loaded

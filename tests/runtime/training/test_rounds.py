@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from parallel.training.adamw import AdamW, Vector
-from parallel.training.coding.names import round_scheme
-from parallel.training.coding.schemes import Scheme
+from parallel.training.gradient_coding.names import round_scheme
+from parallel.training.gradient_coding.schemes import Scheme
 from runtime.training.choose import choose_scheme
 from runtime.training.coordinator import StepReport, batch_of, make_step
 from runtime.training.rounds import RoundCoordinator

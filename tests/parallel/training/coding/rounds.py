@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from parallel.training.coding.patterns import History
-from parallel.training.coding.schemes import Key, Scheme
+from parallel.training.gradient_coding.patterns import History
+from parallel.training.gradient_coding.schemes import Key, Scheme
 
 
 def run_pattern(scheme: Scheme, history: History, num_jobs: int) -> tuple[list[int], float]:

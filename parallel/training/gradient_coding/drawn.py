@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parallel.training.coding.simulate import Seconds
+from parallel.training.gradient_coding.scheme_simulation import Seconds
 
 
 def slowness(seed: int, job: int, worker: int, life: int, *, slow: float, factor: float) -> float:

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 
-from parallel.training.coding.codes import (
+from parallel.training.gradient_coding.codes import (
     ClassCode,
     CyclicCode,
     FractionalRepetition,
     GradientCode,
     replication_code,
 )
-from parallel.training.coding.schemes import CodedScheme, DropSlowest, Scheme
-from parallel.training.coding.sequential import Multiplexed, SelectiveRepeat
+from parallel.training.gradient_coding.schemes import CodedScheme, DropSlowest, Scheme
+from parallel.training.gradient_coding.sequential import Multiplexed, SelectiveRepeat
 
 ROUND_FORMS = "uncoded, drop-K, gc-S, frc-S, class-S, cyclic-S, roots-S, sr-sgc-B-W-L, m-sgc-B-W-L"
 """Schemes that work in rounds, as users write them."""

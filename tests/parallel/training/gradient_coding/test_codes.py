@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from parallel.training.coding.codes import (
+from parallel.training.gradient_coding.codes import (
     ClassCode,
     CyclicCode,
     FractionalRepetition,

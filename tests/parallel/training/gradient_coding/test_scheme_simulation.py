@@ -5,20 +5,20 @@ import math
 import numpy as np
 import pytest
 
-from parallel.training.coding.codes import replication_code
-from parallel.training.coding.dispatch import PullQueue
-from parallel.training.coding.names import round_scheme
-from parallel.training.coding.patience import Patience
-from parallel.training.coding.patterns import GilbertElliott
-from parallel.training.coding.schemes import CodedScheme, DropSlowest, Scheme
-from parallel.training.coding.sequential import Multiplexed, SelectiveRepeat
-from parallel.training.coding.simulate import (
+from parallel.training.gradient_coding.codes import replication_code
+from parallel.training.gradient_coding.dispatch import PullQueue
+from parallel.training.gradient_coding.names import round_scheme
+from parallel.training.gradient_coding.patterns import GilbertElliott
+from parallel.training.gradient_coding.scheme_simulation import (
     SlowStates,
     Trace,
     cut_round,
     simulate_dispatch,
     simulate_rounds,
 )
+from parallel.training.gradient_coding.schemes import CodedScheme, DropSlowest, Scheme
+from parallel.training.gradient_coding.sequential import Multiplexed, SelectiveRepeat
+from parallel.training.gradient_coding.straggler_patience import Patience
 
 
 def coded(n: int, s: int) -> CodedScheme:

@@ -12,8 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
-from parallel.training.coding.codes import GradientCode
-from parallel.training.coding.patterns import History
+from parallel.training.gradient_coding.codes import GradientCode
+from parallel.training.gradient_coding.patterns import History
 
 Key = tuple[int, int, int]
 """(job, worker, part): what a result is known by; one that comes twice counts once."""

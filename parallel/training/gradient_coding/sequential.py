@@ -11,9 +11,9 @@ from math import ceil
 
 import numpy as np
 
-from parallel.training.coding.codes import GradientCode, replication_code
-from parallel.training.coding.patterns import Arbitrary, Bursty, History
-from parallel.training.coding.schemes import Arrivals, Key, Task
+from parallel.training.gradient_coding.codes import GradientCode, replication_code
+from parallel.training.gradient_coding.patterns import Arbitrary, Bursty, History
+from parallel.training.gradient_coding.schemes import Arrivals, Key, Task
 
 MakeCode = Callable[[int, int], GradientCode]
 """Makes a code of workers and how many of them may be missing."""

@@ -6,10 +6,10 @@ from itertools import product
 import numpy as np
 import pytest
 
-from parallel.training.coding.codes import CyclicCode, replication_code
-from parallel.training.coding.patterns import Arbitrary, Bursty, GilbertElliott, History
-from parallel.training.coding.schemes import remembered
-from parallel.training.coding.sequential import MakeCode, Multiplexed, SelectiveRepeat
+from parallel.training.gradient_coding.codes import CyclicCode, replication_code
+from parallel.training.gradient_coding.patterns import Arbitrary, Bursty, GilbertElliott, History
+from parallel.training.gradient_coding.schemes import remembered
+from parallel.training.gradient_coding.sequential import MakeCode, Multiplexed, SelectiveRepeat
 from tests.parallel.training.coding.rounds import draw_pattern, run_pattern
 
 M_SGC = [

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parallel.training.coding.dispatch import Dispatcher, Pace, PullQueue, StreamingGroups
+from parallel.training.gradient_coding.dispatch import Dispatcher, Pace, PullQueue, StreamingGroups
 
 NOBODY = -1
 

@@ -13,10 +13,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel.training.coding.dispatch import Dispatcher, Pace
-from parallel.training.coding.patience import Patience
-from parallel.training.coding.patterns import GilbertElliott
-from parallel.training.coding.schemes import Key, Scheme, remembered
+from parallel.training.gradient_coding.dispatch import Dispatcher, Pace
+from parallel.training.gradient_coding.patterns import GilbertElliott
+from parallel.training.gradient_coding.schemes import Key, Scheme, remembered
+from parallel.training.gradient_coding.straggler_patience import Patience
 
 Seconds = NDArray[np.float64]
 

@@ -1,1 +1,0 @@
-"""Gradient coding: exact gradients although some workers are late, lost or silent."""

@@ -1,0 +1,1 @@
+"""Codes and schemes that keep gradients exact under stragglers."""
