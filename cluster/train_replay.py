@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cluster.train_options import TrainReplayOptions
-from parallel.training.seedlog.step import Commit
+from parallel.training.shared_seed.step import Commit
 from runtime.checkpoint import resolve_model
 from runtime.errors import ConfigError
 from runtime.training.seedlog.log import read_log

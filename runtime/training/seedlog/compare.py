@@ -18,8 +18,8 @@ from torch import Tensor
 
 from parallel.training.adamw import AdamW, clipped, learning_rate
 from parallel.training.sampler import step_samples
-from parallel.training.seedlog.codec import FRACTION_BITS, decode, encode
-from parallel.training.seedlog.directions import weighted_sum
+from parallel.training.shared_seed.byte_codec import FRACTION_BITS, decode, encode
+from parallel.training.shared_seed.directions import weighted_sum
 from runtime.documents import read_text
 from runtime.errors import ConfigError
 from runtime.strict_json import parse_json

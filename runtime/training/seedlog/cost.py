@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
-from parallel.training.seedlog.codec import encode
-from parallel.training.seedlog.directions import Direction
-from parallel.training.seedlog.space import DenseSpace
-from parallel.training.seedlog.step import Commit, Entry, Replica
+from parallel.training.shared_seed.byte_codec import encode
+from parallel.training.shared_seed.directions import Direction
+from parallel.training.shared_seed.space import DenseSpace
+from parallel.training.shared_seed.step import Commit, Entry, Replica
 from runtime.clock import MonotonicClock
 from runtime.links.relay import CountingRelay
 from runtime.training.base_model import load_model

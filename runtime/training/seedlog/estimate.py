@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from parallel.training.seedlog.directions import Direction
+from parallel.training.shared_seed.directions import Direction
 from runtime.training.data import Sample
 from runtime.training.seedlog.points import LossSum, PointsModel
 

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from parallel.training.seedlog.directions import Direction
+from parallel.training.shared_seed.directions import Direction
 from runtime.text import Tokenizer
 from runtime.training.data import Sample
 from runtime.training.samples import Prompt

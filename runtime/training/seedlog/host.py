@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from parallel.training.seedlog.step import AnyReplica
+from parallel.training.shared_seed.step import AnyReplica
 from runtime.clock import MonotonicClock
 from runtime.errors import ConfigError
 from runtime.text import Tokenizer

@@ -16,9 +16,9 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from parallel.training.seedlog.directions import MAX_SAMPLES
-from parallel.training.seedlog.packing import Group, pack, unpack
-from parallel.training.seedlog.step import Commit
+from parallel.training.shared_seed.directions import MAX_SAMPLES
+from parallel.training.shared_seed.packing import Group, pack, unpack
+from parallel.training.shared_seed.step import Commit
 from runtime.checking.values import describe, number, text, whole_number
 from runtime.documents import parse_msgpack, read_bytes
 from runtime.errors import ConfigError, InvalidValue

@@ -6,9 +6,9 @@ object.
 
 from enum import Enum
 
-from parallel.training.seedlog.directions import Direction
-from parallel.training.seedlog.messages import Answer, Receipt, Report
-from parallel.training.seedlog.step import AnyReplica, PoolReplica, Replica, pooled
+from parallel.training.shared_seed.directions import Direction
+from parallel.training.shared_seed.round_messages import Answer, Receipt, Report
+from parallel.training.shared_seed.step import AnyReplica, PoolReplica, Replica, pooled
 from runtime.training.seedlog.log import Header
 from runtime.training.seedlog.points import Points
 from runtime.training.seedlog.snapshot import restore

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from parallel.training.choices import among_choices
 from parallel.training.grouped import GroupedLora, GroupedShift
-from parallel.training.seedlog.directions import Direction, signs, start_uniform
-from parallel.training.seedlog.space import DenseSpace, LowRankSpace, Space
+from parallel.training.shared_seed.directions import Direction, signs, start_uniform
+from parallel.training.shared_seed.space import DenseSpace, LowRankSpace, Space
 from runtime.errors import ConfigError
 from runtime.text import Tokenizer
 from runtime.training.base_model import load_model, load_shapes

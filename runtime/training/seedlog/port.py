@@ -8,7 +8,7 @@ from typing import Protocol
 
 import grpc
 
-from parallel.training.seedlog.messages import Answer, Report
+from parallel.training.shared_seed.round_messages import Answer, Report
 from protos.paceline.v1 import seedlog_pb2 as pb
 from protos.paceline.v1 import seedlog_pb2_grpc as rpc
 from runtime.channels.channel import open_channel, open_internal_channel

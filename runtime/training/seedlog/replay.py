@@ -8,7 +8,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from parallel.training.adamw import Vector
-from parallel.training.seedlog.step import AnyReplica, Commit
+from parallel.training.shared_seed.step import AnyReplica, Commit
 from runtime.errors import ConfigError
 from runtime.models.tensors import read_tensor_index
 from runtime.training.config import LoraConfig

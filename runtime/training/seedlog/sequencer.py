@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from parallel.training.adamw import learning_rate
-from parallel.training.seedlog.codec import ABSTAIN, FRACTION_BITS, LARGEST, decode
-from parallel.training.seedlog.directions import MAX_MACHINES
-from parallel.training.seedlog.messages import Answer, Receipt, Report
-from parallel.training.seedlog.step import Commit, Entry
+from parallel.training.shared_seed.byte_codec import ABSTAIN, FRACTION_BITS, LARGEST, decode
+from parallel.training.shared_seed.directions import MAX_MACHINES
+from parallel.training.shared_seed.round_messages import Answer, Receipt, Report
+from parallel.training.shared_seed.step import Commit, Entry
 from runtime.clock import Clock
 from runtime.errors import ConfigError, PacelineError
 from runtime.training.seedlog.log import Machine, Records, SeedLog

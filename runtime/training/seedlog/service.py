@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from parallel.training.seedlog.messages import Answer
+from parallel.training.shared_seed.round_messages import Answer
 from protos.paceline.v1 import seedlog_pb2 as pb
 from protos.paceline.v1 import seedlog_pb2_grpc as rpc
 from runtime.channels.listening import listen, server_credentials

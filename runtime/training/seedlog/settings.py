@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from parallel.training.seedlog.directions import MAX_SAMPLES
+from parallel.training.shared_seed.directions import MAX_SAMPLES
 from runtime.checking.values import whole_number
 from runtime.errors import ConfigError
 

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from parallel.training.seedlog.codec import encode
-from parallel.training.seedlog.directions import Direction, signs
-from parallel.training.seedlog.messages import Answer, Receipt, Report
-from parallel.training.seedlog.space import DenseSpace
-from parallel.training.seedlog.step import AnyReplica, Commit, Replica
+from parallel.training.shared_seed.byte_codec import encode
+from parallel.training.shared_seed.directions import Direction, signs
+from parallel.training.shared_seed.round_messages import Answer, Receipt, Report
+from parallel.training.shared_seed.space import DenseSpace
+from parallel.training.shared_seed.step import AnyReplica, Commit, Replica
 from runtime.clock import ManualClock
 from runtime.training.seedlog.job import open_log
 from runtime.training.seedlog.log import Header

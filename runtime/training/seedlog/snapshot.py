@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from parallel.training.seedlog.step import AnyReplica
+from parallel.training.shared_seed.step import AnyReplica
 from runtime.errors import ProtocolError
 from runtime.strict_json import parse_json
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from parallel.training.seedlog.messages import Answer, Receipt, Report
-from parallel.training.seedlog.packing import Group, pack, unpack
-from parallel.training.seedlog.step import Commit
+from parallel.training.shared_seed.packing import Group, pack, unpack
+from parallel.training.shared_seed.round_messages import Answer, Receipt, Report
+from parallel.training.shared_seed.step import Commit
 from protos.paceline.v1 import seedlog_pb2 as pb
 from runtime.errors import ProtocolError
 from runtime.training.seedlog.log import Header

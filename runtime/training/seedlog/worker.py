@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from parallel.training.seedlog.codec import encode
-from parallel.training.seedlog.messages import Answer, Report
-from parallel.training.seedlog.step import AnyReplica, Commit
+from parallel.training.shared_seed.byte_codec import encode
+from parallel.training.shared_seed.round_messages import Answer, Report
+from parallel.training.shared_seed.step import AnyReplica, Commit
 from runtime.errors import PeerError, PeerLost, ProtocolError
 from runtime.training.seedlog.evaluate import Work
 from runtime.training.seedlog.log import Header

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parallel.training.seedlog.codec import FRACTION_BITS, decode, encode
-from parallel.training.seedlog.directions import Direction, signs
+from parallel.training.shared_seed.byte_codec import FRACTION_BITS, decode, encode
+from parallel.training.shared_seed.directions import Direction, signs
 
 SIZE, RECORDS, MACHINES, ROUNDS, SEED = 200, 2000, 8, 700, 4
 EPS, LR = 1e-3, 4e-3

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from parallel.training.seedlog.directions import Direction, signs
-from parallel.training.seedlog.space import DenseSpace
-from parallel.training.seedlog.step import AnyReplica, PoolReplica, Replica
+from parallel.training.shared_seed.directions import Direction, signs
+from parallel.training.shared_seed.space import DenseSpace
+from parallel.training.shared_seed.step import AnyReplica, PoolReplica, Replica
 from runtime.clock import MonotonicClock
 from runtime.training.config import FaultsConfig
 from runtime.training.seedlog.estimate import Estimate

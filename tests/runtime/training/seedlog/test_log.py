@@ -9,7 +9,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from parallel.training.seedlog.step import Commit, Entry
+from parallel.training.shared_seed.step import Commit, Entry
 from runtime.errors import ConfigError
 from runtime.training.seedlog.job import open_log
 from runtime.training.seedlog.log import Machine, SeedLog, read_log

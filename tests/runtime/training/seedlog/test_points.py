@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from parallel.training.lora import add_lora
-from parallel.training.seedlog.codec import decode, encode
-from parallel.training.seedlog.directions import Direction, signs, weighted_sum
-from parallel.training.seedlog.space import LowRankSpace
+from parallel.training.shared_seed.byte_codec import decode, encode
+from parallel.training.shared_seed.directions import Direction, signs, weighted_sum
+from parallel.training.shared_seed.space import LowRankSpace
 from runtime.baseline import TransformersBaseline
 from runtime.errors import ConfigError
 from runtime.text import Tokenizer

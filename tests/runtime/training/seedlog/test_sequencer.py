@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from parallel.training.seedlog.codec import FRACTION_BITS, decode, encode
-from parallel.training.seedlog.directions import MAX_MACHINES, Direction, signs
-from parallel.training.seedlog.messages import Receipt, Report
-from parallel.training.seedlog.step import Entry
+from parallel.training.shared_seed.byte_codec import FRACTION_BITS, decode, encode
+from parallel.training.shared_seed.directions import MAX_MACHINES, Direction, signs
+from parallel.training.shared_seed.round_messages import Receipt, Report
+from parallel.training.shared_seed.step import Entry
 from runtime.clock import ManualClock
 from runtime.errors import ConfigError
 from runtime.training.seedlog.job import open_log

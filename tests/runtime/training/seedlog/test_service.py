@@ -8,8 +8,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from parallel.training.seedlog.codec import ABSTAIN
-from parallel.training.seedlog.messages import Receipt, Report
+from parallel.training.shared_seed.byte_codec import ABSTAIN
+from parallel.training.shared_seed.round_messages import Receipt, Report
 from protos.paceline.v1 import seedlog_pb2 as pb
 from protos.paceline.v1 import seedlog_pb2_grpc as rpc
 from runtime.channels.credentials import Credentials

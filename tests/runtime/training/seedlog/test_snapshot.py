@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from parallel.training.seedlog.space import DenseSpace
-from parallel.training.seedlog.step import Commit, Entry, PoolReplica, Replica
+from parallel.training.shared_seed.space import DenseSpace
+from parallel.training.shared_seed.step import Commit, Entry, PoolReplica, Replica
 from runtime.errors import ProtocolError
 from runtime.training.seedlog.snapshot import pack_snapshot, restore
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from parallel.training.seedlog.directions import POOL_ROUND, Direction, signs
-from parallel.training.seedlog.space import LowRankSpace
-from parallel.training.seedlog.step import Commit, Entry, PoolReplica, Replica, pooled
+from parallel.training.shared_seed.directions import POOL_ROUND, Direction, signs
+from parallel.training.shared_seed.space import LowRankSpace
+from parallel.training.shared_seed.step import Commit, Entry, PoolReplica, Replica, pooled
 
 SEED = 3
 SHAPES = ((6, 10), (4, 4), (9, 2))

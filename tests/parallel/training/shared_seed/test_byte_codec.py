@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from parallel.training.seedlog.codec import ABSTAIN, FRACTION_BITS, MAGNITUDES, decode, encode
-from parallel.training.seedlog.directions import Direction, signs
-from parallel.training.seedlog.space import DenseSpace
-from parallel.training.seedlog.step import Commit, Entry, Replica
+from parallel.training.shared_seed.byte_codec import (
+    ABSTAIN,
+    FRACTION_BITS,
+    MAGNITUDES,
+    decode,
+    encode,
+)
+from parallel.training.shared_seed.directions import Direction, signs
+from parallel.training.shared_seed.space import DenseSpace
+from parallel.training.shared_seed.step import Commit, Entry, Replica
 
 SEED = 11
 ONE = 1 << FRACTION_BITS

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from parallel.training.seedlog.directions import Direction, signs, weighted_sum
+from parallel.training.shared_seed.directions import Direction, signs, weighted_sum
 
 _MOST_EXACT = 1 << 53
 """Integers up to here are exact in float64, whatever order they are added in."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from parallel.training.seedlog.step import Commit
+from parallel.training.shared_seed.step import Commit
 
 
 class Receipt(Enum):

@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from parallel.training.seedlog.directions import (
+from parallel.training.shared_seed.directions import (
     Direction,
     signs,
     signs_at,
     start_uniform,
     weighted_sum,
 )
-from parallel.training.seedlog.philox import philox
+from parallel.training.shared_seed.philox import philox
 
 SEED = 0x0123456789ABCDEF
 ONES = 0xFFFFFFFF

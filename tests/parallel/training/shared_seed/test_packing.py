@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallel.training.seedlog.packing import Group, pack, unpack
-from parallel.training.seedlog.step import Entry
+from parallel.training.shared_seed.packing import Group, pack, unpack
+from parallel.training.shared_seed.step import Entry
 
 ENTRIES = st.lists(
     st.tuples(

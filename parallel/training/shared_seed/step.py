@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from parallel.training.seedlog.codec import ABSTAIN, decode
-from parallel.training.seedlog.directions import POOL_ROUND, Direction, weighted_sum
-from parallel.training.seedlog.space import Space
+from parallel.training.shared_seed.byte_codec import ABSTAIN, decode
+from parallel.training.shared_seed.directions import POOL_ROUND, Direction, weighted_sum
+from parallel.training.shared_seed.space import Space
 
 _MASK64 = (1 << 64) - 1
 _POOL_ONE = 1 << 40

@@ -7,8 +7,8 @@ gaps between their numbers, so a scalar of a big cluster costs about two bytes.
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from parallel.training.seedlog.directions import MAX_MACHINES
-from parallel.training.seedlog.step import Entry
+from parallel.training.shared_seed.directions import MAX_MACHINES
+from parallel.training.shared_seed.step import Entry
 
 _MORE = 0x80
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from parallel.training.seedlog.philox import philox
+from parallel.training.shared_seed.philox import philox
 
 BLOCK = 128
 """Signs of one counter."""

@@ -1,1 +1,0 @@
-"""Shared-seed training: directions from counters, one byte a scalar, the same step everywhere."""

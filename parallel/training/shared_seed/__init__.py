@@ -1,0 +1,1 @@
+"""What all replicas of a shared-seed run compute alike: directions, bytes, steps."""
