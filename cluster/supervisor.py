@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from cluster.deployment import Deployment
 from cluster.vital_signs import Stuck, VitalLimits, VitalSigns
 from runtime.errors import PacelineError, PeerError, PeerLost
-from runtime.pulse import DRAFTING
+from runtime.heartbeat import DRAFTING
 from runtime.restarts import RestartBudget, RestartLimits
 from runtime.service.gateway import Gateway
 

@@ -10,7 +10,7 @@ from ray.exceptions import RayError
 
 from cluster.ranks import Rank, is_done
 from runtime.errors import PeerTimeout
-from runtime.pulse import ENDED, Beat
+from runtime.heartbeat import ENDED, Beat
 
 _EVERY_S = 1.0
 _SLEEP_S = 3.0  # looks are a quarter of a second apart

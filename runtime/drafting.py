@@ -8,8 +8,8 @@ from typing import Protocol
 from parallel.messages import DraftRequest, Hello, Proposal, ProposalItem
 from runtime.clock import Clock
 from runtime.errors import PeerError, PeerTimeout, ProtocolError
+from runtime.heartbeat import DRAFTING, IDLE, Pulse
 from runtime.links.link import Link
-from runtime.pulse import DRAFTING, IDLE, Pulse
 from runtime.timeline import Phase, Recorder
 
 _LOG = logging.getLogger("paceline.drafter")

@@ -20,6 +20,7 @@ from runtime.engine import Engine
 from runtime.engine_limits import EngineConfig
 from runtime.errors import ConfigError, PeerError, ProtocolError
 from runtime.groups.rendezvous import GroupOffer, GroupSpec, join_group, offer_group
+from runtime.heartbeat import ENDED, IDLE, Pulse, Watchdog
 from runtime.inline_link import InlineLink
 from runtime.ledger import SlotLedger
 from runtime.links.grpc_link import GrpcLinkServer, connect_grpc
@@ -33,7 +34,6 @@ from runtime.links.torch_link import (
 from runtime.lookup_drafting import LookupDrafter, LookupSettings
 from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
 from runtime.node_models import on_this_node
-from runtime.pulse import ENDED, IDLE, Pulse, Watchdog
 from runtime.round import RoundRunner
 from runtime.settings import DrafterSeat, LeaderAddress, LeaderSettings, ModelSettings
 from runtime.shard import DecoderShard, ShardRunner

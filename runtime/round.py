@@ -34,8 +34,8 @@ from parallel.messages import (
 from parallel.model.batch import SequenceRows
 from runtime.clock import Clock
 from runtime.drafter_ports import DrafterPorts
+from runtime.heartbeat import DRAFTING, IDLE
 from runtime.ledger import SlotLedger
-from runtime.pulse import DRAFTING, IDLE
 from runtime.round_drafts import RoundDrafts
 from runtime.sequence import Sequence
 from runtime.shard import ShardRunner

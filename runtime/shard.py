@@ -15,8 +15,8 @@ from parallel.model.cache import PagedCache
 from parallel.model.stack import LayerParallelStack
 from parallel.model.transformer import Decoder
 from parallel.model.vocab import gather_scores
+from runtime.heartbeat import Pulse
 from runtime.plan import StepPlan, decode_plan, encode_plan
-from runtime.pulse import Pulse
 from runtime.stack_times import measure_stack
 
 

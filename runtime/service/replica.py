@@ -9,8 +9,8 @@ from typing import Any
 
 from parallel.messages import EngineStatus, Message
 from runtime.errors import PacelineError
+from runtime.heartbeat import Beat
 from runtime.links.link import Link
-from runtime.pulse import Beat
 
 _LOG = logging.getLogger("paceline.gateway")
 _POLL_S = 0.5

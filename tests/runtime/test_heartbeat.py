@@ -7,11 +7,11 @@ import threading
 
 import pytest
 
-from runtime.pulse import ENDED, IDLE, Pulse, Watchdog
+from runtime.heartbeat import ENDED, IDLE, Pulse, Watchdog
 
 STUCK = """
 import ctypes, sys
-from runtime.pulse import Pulse, Watchdog
+from runtime.heartbeat import Pulse, Watchdog
 pulse = Pulse()
 Watchdog(pulse, limit_s=0.4, errors=sys.stderr).start()
 import time
