@@ -43,8 +43,8 @@ from cluster.options import (
 )
 from cluster.paths import input_file, output_directory
 from cluster.verbs import Verbs, run_verb
-from runtime.documents import read_toml
 from runtime.errors import ConfigError
+from runtime.files.documents import read_toml
 
 admin = Verbs(no_args_is_help=True, help="Run a server: status, draining, its drafter.")
 

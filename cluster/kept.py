@@ -9,9 +9,9 @@ from typing import Any
 
 from cluster.session import Result
 from parallel.messages import RequestStats, Submit
-from runtime.documents import read_text
 from runtime.errors import ConfigError
-from runtime.strict_json import parse_json
+from runtime.files.documents import read_text
+from runtime.files.strict_json import parse_json
 
 
 class Kept:

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import typer
 
-from runtime.documents import check_regular
 from runtime.errors import ConfigError
+from runtime.files.documents import check_regular
 
 _Given = TypeVar("_Given", Path, list[Path], Path | None, list[Path] | None)
 

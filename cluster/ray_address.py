@@ -18,8 +18,8 @@ from ray.core.generated import gcs_pb2, gcs_service_pb2
 from ray.exceptions import AuthenticationError
 
 from runtime.errors import ConfigError
+from runtime.files.strict_json import parse_object
 from runtime.rpc_probe import Failure, ProbeFailed, TlsFiles, probe
-from runtime.strict_json import parse_object
 
 AUTO = "auto"
 TOKEN_HINT = (

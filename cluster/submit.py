@@ -26,8 +26,8 @@ from cluster.job_output import JobOutput
 from cluster.ray_address import TOKEN_HINT
 from cluster.upload_contents import left_behind
 from runtime.channels.addresses import is_loopback
-from runtime.documents import read_text
 from runtime.errors import ConfigError, PeerLost, PeerTimeout
+from runtime.files.documents import read_text
 from runtime.http_probe import why_silent
 
 VERBS = ("serve", "generate", "train", "draft", "bench", "experiment")

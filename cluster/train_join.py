@@ -12,7 +12,7 @@ from cluster.stopping import StopSignals
 from cluster.train_options import TrainJoinOptions
 from runtime.checkpoint import resolve_model
 from runtime.errors import ConfigError
-from runtime.strict_json import read_json_lines
+from runtime.files.strict_json import read_json_lines
 from runtime.text import Tokenizer
 from runtime.training.config import FaultsConfig
 from runtime.training.config_file import settings_section

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.documents import special_kind
 from runtime.errors import ConfigError
+from runtime.files.documents import special_kind
 
 _NEVER = {".git", ".venv", "__pycache__"}
 

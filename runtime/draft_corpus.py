@@ -8,9 +8,9 @@ from typing import TextIO
 
 from runtime.checking.prompt import token_ids
 from runtime.checking.values import flag, text, whole_number
-from runtime.documents import read_text
 from runtime.errors import ConfigError, InvalidValue
-from runtime.strict_json import parse_object
+from runtime.files.documents import read_text
+from runtime.files.strict_json import parse_object
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from runtime.draft_batches import Example, endless_batches, grouped
 from runtime.draft_corpus import CorpusRecord
 from runtime.draft_teacher import Lesson
 from runtime.errors import ConfigError
-from runtime.strict_json import parse_json
+from runtime.files.strict_json import parse_json
 
 # Shape suffixes: B = sequences, T = positions, E = hidden size, N = positions with a lesson,
 # C = teacher's candidates, K = tokens of the head, V = vocabulary.

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import msgpack
 
 from parallel.model.batch import SequenceRows
-from runtime.documents import parse_msgpack
 from runtime.errors import ProtocolError
+from runtime.files.documents import parse_msgpack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

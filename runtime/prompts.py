@@ -7,9 +7,9 @@ from pathlib import Path
 
 from runtime.checking.messages import EXTRA_KEYS, Message, check_beside, messages
 from runtime.checking.values import items, text
-from runtime.documents import read_text
 from runtime.errors import ConfigError, InvalidValue
-from runtime.strict_json import read_json_lines
+from runtime.files.documents import read_text
+from runtime.files.strict_json import read_json_lines
 
 _PROMPT_FIELDS = ("prompt", "text", "question", "turns", "messages")
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from parallel.drafting.retrieval import RetrievalStore
 from runtime.errors import ConfigError
-from runtime.strict_json import read_json_object
+from runtime.files.strict_json import read_json_object
 
 _FORMAT = 1
 _FACTS = "store.json"

@@ -9,8 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from cluster.uploads import check_stays
 from parallel.simulation.network import Fabric, Line
-from runtime.documents import read_toml
 from runtime.errors import ConfigError
+from runtime.files.documents import read_toml
 from runtime.virtual import parse_duration
 
 _GIGA = 1e9

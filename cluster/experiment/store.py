@@ -11,9 +11,9 @@ from typing import Any, TextIO
 
 from cluster.experiment.config import Experiment, make_experiment
 from cluster.experiment.predict import Prediction
-from runtime.documents import DocumentError, read_text
 from runtime.errors import ConfigError
-from runtime.strict_json import parse_json, parse_object, read_json, read_json_object
+from runtime.files.documents import DocumentError, read_text
+from runtime.files.strict_json import parse_json, parse_object, read_json, read_json_object
 from runtime.timeline import Phase, PhaseSpan
 
 CONFIG, RESULTS, PLAN, ENVIRONMENT = (

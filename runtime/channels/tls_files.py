@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.documents import read_bytes
 from runtime.errors import ConfigError
+from runtime.files.documents import read_bytes
 
 _MAX_BYTES = 1 << 20
 _CERTIFICATE = "-----BEGIN CERTIFICATE-----"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from runtime.documents import read_text
 from runtime.errors import ConfigError
+from runtime.files.documents import read_text
 
 _MAX_FILE_BYTES = 1 << 20
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from parallel.model.model_config import ModelConfig
 from parallel.model.shapes import tensor_shapes
 from runtime.errors import ConfigError
+from runtime.files.strict_json import read_json_object
 from runtime.models.hf_config import parse_config
 from runtime.models.tensors import TensorEntry, check_tensors, read_tensor_index
-from runtime.strict_json import read_json_object
 
 _ADAPTER = "adapter_config.json"
 _HEAD = "lm_head.weight"

@@ -13,8 +13,8 @@ from typing import Any
 from tokenizers import decoders
 
 from runtime.errors import ConfigError
+from runtime.files.strict_json import parse_json
 from runtime.models.text_stages import Replacing, Stripping, TextStage, Utf8
-from runtime.strict_json import parse_json
 
 _OF_ONE_TOKEN = ("Replace", "Strip", "Metaspace", "WordPiece")
 _CLEANING = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")

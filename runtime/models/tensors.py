@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from runtime.errors import ConfigError
-from runtime.strict_json import read_json_object
+from runtime.files.strict_json import read_json_object
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from runtime.errors import ConfigError
-from runtime.strict_json import read_json_object
+from runtime.files.strict_json import read_json_object
 
 _SETTINGS = "tokenizer_config.json"
 _JSON_FILES = ("config.json", _SETTINGS, "special_tokens_map.json", "added_tokens.json")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgpack
 
-from runtime.documents import parse_msgpack, read_bytes
 from runtime.errors import ConfigError
+from runtime.files.documents import parse_msgpack, read_bytes
 
 _MAGIC = b"PACELINE JOURNAL 1\n"
 _FRAME = struct.Struct("<II")

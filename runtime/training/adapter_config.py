@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import ConfigError
-from runtime.strict_json import read_json_object
+from runtime.files.strict_json import read_json_object
 
 CONFIG_FILE = "adapter_config.json"
 _INITS = ("gaussian", "eva", "orthogonal")

@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from parallel.training.adamw import AdamW, Vector
-from runtime.documents import read_text
 from runtime.errors import ConfigError
-from runtime.strict_json import parse_json, read_json_object
+from runtime.files.documents import read_text
+from runtime.files.strict_json import parse_json, read_json_object
 from runtime.training.choose import Choice
 from runtime.training.config import TrainConfig
 from runtime.training.coordinator import StepReport

@@ -6,9 +6,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runtime.documents import DocumentError, parse_toml, read_toml
 from runtime.errors import ConfigError
-from runtime.strict_json import read_json_object
+from runtime.files.documents import DocumentError, parse_toml, read_toml
+from runtime.files.strict_json import read_json_object
 from runtime.training.config import TrainConfig
 from runtime.training.config_checks import check_config
 from runtime.training.tables import make

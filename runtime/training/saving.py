@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors.numpy import save_file
 
 from parallel.training.adamw import Vector
-from runtime.strict_json import read_json_object
+from runtime.files.strict_json import read_json_object
 from runtime.training.config import LoraConfig
 
 TOKENIZER_FILES = (

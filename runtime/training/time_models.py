@@ -13,8 +13,8 @@ from parallel.training.gradient_coding.scheme_simulation import (
     TimeModel,
     Trace,
 )
-from runtime.documents import read_text
 from runtime.errors import ConfigError
+from runtime.files.documents import read_text
 
 _GILBERT_ELLIOTT = {
     "slow": 0.05, "fast": 0.9, "factor": 3.0, "tail": 0.0, "overhead": 0.05, "work": 1.0,

@@ -20,9 +20,9 @@ from parallel.training.adamw import AdamW, clipped, learning_rate
 from parallel.training.sampler import step_samples
 from parallel.training.shared_seed.byte_codec import FRACTION_BITS, decode, encode
 from parallel.training.shared_seed.directions import weighted_sum
-from runtime.documents import read_text
 from runtime.errors import ConfigError
-from runtime.strict_json import parse_json
+from runtime.files.documents import read_text
+from runtime.files.strict_json import parse_json
 from runtime.training.config import TrainConfig
 from runtime.training.data import Sample
 from runtime.training.seedlog.evaluate import LossWork

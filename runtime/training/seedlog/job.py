@@ -10,8 +10,8 @@ import torch
 from safetensors import safe_open
 
 from runtime.errors import ConfigError
+from runtime.files.strict_json import parse_object
 from runtime.models.checkpoint_files import read_checkpoint
-from runtime.strict_json import parse_object
 from runtime.training.config import DataConfig, TrainConfig
 from runtime.training.seedlog.log import Header, Records, SeedLog, read_log
 from runtime.training.seedlog.points import PointsModel

@@ -20,8 +20,8 @@ from parallel.training.shared_seed.directions import MAX_SAMPLES
 from parallel.training.shared_seed.packing import Group, pack, unpack
 from parallel.training.shared_seed.step import Commit
 from runtime.checking.values import describe, number, text, whole_number
-from runtime.documents import parse_msgpack, read_bytes
 from runtime.errors import ConfigError, InvalidValue
+from runtime.files.documents import parse_msgpack, read_bytes
 from runtime.training.seedlog.settings import WEIGHTS
 from runtime.training.tables import make
 

@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 
 from parallel.training.shared_seed.step import AnyReplica
 from runtime.errors import ProtocolError
-from runtime.strict_json import parse_json
+from runtime.files.strict_json import parse_json
 
 _DIGEST_BYTES = 32
 

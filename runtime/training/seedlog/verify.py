@@ -11,7 +11,7 @@ from torch import Tensor
 
 from parallel.training.adamw import Vector
 from runtime.errors import ConfigError
-from runtime.strict_json import read_json_object
+from runtime.files.strict_json import read_json_object
 from runtime.training.adapter_config import CONFIG_FILE, AdapterConfig, read_adapter_config
 from runtime.training.saving import adapter_settings, whole_settings
 from runtime.training.seedlog.points import LINEAR

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runtime.documents import MAX_DIGITS, DocumentError, check_depth, read_text, too_deep
+from runtime.files.documents import MAX_DIGITS, DocumentError, check_depth, read_text, too_deep
 
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 

@@ -9,7 +9,8 @@ from typing import Any
 import msgpack
 import pytest
 
-from runtime.documents import (
+from runtime.errors import ConfigError
+from runtime.files.documents import (
     MAX_DEPTH,
     DocumentError,
     parse_msgpack,
@@ -18,7 +19,6 @@ from runtime.documents import (
     read_text,
     read_toml,
 )
-from runtime.errors import ConfigError
 
 BOM = b"\xef\xbb\xbf"
 DEEP = 100_000

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import ConfigError
-from runtime.strict_json import parse_json, read_json_lines, read_json_object
+from runtime.files.strict_json import parse_json, read_json_lines, read_json_object
 
 
 @pytest.mark.parametrize(
