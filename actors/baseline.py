@@ -1,6 +1,6 @@
 """Ray shell of the transformers baseline."""
 
-from runtime.baseline import BaselineRun, TransformersBaseline
+from runtime.node.baseline import BaselineRun, TransformersBaseline
 
 
 class BaselineActor:

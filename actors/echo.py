@@ -1,7 +1,7 @@
 """Ray shell of the process that answers a link benchmark's pings."""
 
-from runtime.echo import EchoHost
 from runtime.links.torch_link import TorchLinkSpec
+from runtime.node.echo import EchoHost
 
 
 class EchoActor:

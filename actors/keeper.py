@@ -5,7 +5,7 @@ import sys
 
 import ray
 
-from runtime.keeper import KeptStatus, ProcessKeeper
+from runtime.node.keeper import KeptStatus, ProcessKeeper
 from runtime.restarts import RestartLimits
 
 

@@ -3,8 +3,8 @@
 import ray
 
 from runtime.groups.rendezvous import GroupOffer, GroupSpec, join_group, offer_group
-from runtime.interfaces import address_on
-from runtime.node_probe import (
+from runtime.node.network_interfaces import address_on
+from runtime.node.node_probe import (
     NodeFacts,
     PairTimes,
     ProbeServer,

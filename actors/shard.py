@@ -5,8 +5,8 @@ import os
 from runtime.groups.rendezvous import GroupSpec
 from runtime.heartbeat import Beat, Pulse
 from runtime.hosts import LeaderHost, ModelHost, serve_drafter
-from runtime.interfaces import address_on
 from runtime.links.torch_link import TorchLinkSpec
+from runtime.node.network_interfaces import address_on
 from runtime.settings import DrafterSeat, LeaderSettings, ModelSettings
 from runtime.timeline import PhaseSpan
 

@@ -11,9 +11,9 @@ from actors.echo import EchoActor
 from cluster.options import BenchLinkOptions
 from cluster.ray_errors import result_of
 from cluster.ray_session import RaySession, beside_driver
-from runtime.echo import measure_grpc, measure_memory, measure_torch
 from runtime.errors import ConfigError
 from runtime.links.measure import RoundTrips
+from runtime.node.echo import measure_grpc, measure_memory, measure_torch
 
 _NOTES = Console(stderr=True)
 

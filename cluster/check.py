@@ -24,7 +24,7 @@ from cluster.ray_errors import translated
 from cluster.ray_session import RaySession
 from cluster.reservation import read_nodes
 from runtime.errors import ConfigError
-from runtime.node_probe import NodeFacts, PairTimes, ReduceTimes
+from runtime.node.node_probe import NodeFacts, PairTimes, ReduceTimes
 
 _NOTES = Console(stderr=True, highlight=False)
 _ANSWER_S = 60.0

@@ -25,9 +25,9 @@ from cluster.options import DraftSkipOptions
 from cluster.planning import PlannedModel, plan_deployment, plan_target
 from cluster.ray_session import RaySession, beside_driver, yielded
 from parallel.drafting.layer_skip import SkipTrial
-from runtime.cores import usable_cores
 from runtime.errors import ConfigError
 from runtime.layer_search import SearchJob
+from runtime.node.cores import usable_cores
 from runtime.prompts import read_prompts
 
 _NOTES = Console(stderr=True)

@@ -11,9 +11,9 @@ from cluster.options import ModelOptions
 from cluster.placement import Need, Node, PlaceOptions, plan_places
 from cluster.ray_session import RaySession
 from cluster.reservation import LOOPBACK, read_nodes
-from runtime.cores import usable_cores
 from runtime.errors import ConfigError
 from runtime.facts import num_gpus
+from runtime.node.cores import usable_cores
 
 _CPUS = 1.0
 """What a rank with a model keeps busy; with less, it slows its neighbors down."""

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from cluster.options import ModelOptions
 from cluster.placement import LEAST_CPUS, PlaceOptions
-from runtime.cores import usable_cores
 from runtime.facts import ModelFacts
+from runtime.node.cores import usable_cores
 from runtime.settings import ModelSettings
 
 

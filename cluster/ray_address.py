@@ -19,7 +19,7 @@ from ray.exceptions import AuthenticationError
 
 from runtime.errors import ConfigError
 from runtime.files.strict_json import parse_object
-from runtime.rpc_probe import Failure, ProbeFailed, TlsFiles, probe
+from runtime.node.rpc_probe import Failure, ProbeFailed, TlsFiles, probe
 
 AUTO = "auto"
 TOKEN_HINT = (

@@ -12,8 +12,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.ray_address import joinable
 from cluster.ray_errors import translated
 from cluster.ray_temp import local_temp_dir
-from runtime.cores import usable_cores
 from runtime.errors import ConfigError, PacelineError
+from runtime.node.cores import usable_cores
 
 
 class RaySession:

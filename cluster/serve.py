@@ -35,7 +35,7 @@ from parallel.decoding.types import DecodeMode
 from runtime.channels.addresses import parse_address
 from runtime.channels.tokens import read_tokens
 from runtime.errors import ConfigError, PacelineError
-from runtime.keeper import end_with_keeper
+from runtime.node.keeper import end_with_keeper
 from runtime.restarts import RestartLimits
 from runtime.service.gateway import Gateway
 from runtime.service.journal_store import JournalStore

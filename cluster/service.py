@@ -18,7 +18,7 @@ from cluster.ray_session import RaySession, beside_driver
 from cluster.report import output_console
 from cluster.submit import ROOT
 from runtime.errors import ConfigError, PacelineError, PeerTimeout
-from runtime.keeper import KeptState, KeptStatus
+from runtime.node.keeper import KeptState, KeptStatus
 from runtime.restarts import RestartLimits
 
 _NOTES = Console(stderr=True, highlight=False)

@@ -28,7 +28,7 @@ from cluster.upload_contents import left_behind
 from runtime.channels.addresses import is_loopback
 from runtime.errors import ConfigError, PeerLost, PeerTimeout
 from runtime.files.documents import read_text
-from runtime.http_probe import why_silent
+from runtime.node.http_probe import why_silent
 
 VERBS = ("serve", "generate", "train", "draft", "bench", "experiment")
 ROOT = Path(__file__).resolve().parent.parent

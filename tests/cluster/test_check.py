@@ -8,7 +8,7 @@ from rich.console import Console
 from cluster.check import Pair, Report, rounds_of_pairs, version_problems
 from cluster.check_report import print_report
 from cluster.placement import Node
-from runtime.node_probe import NodeFacts, PairTimes, ReduceTimes
+from runtime.node.node_probe import NodeFacts, PairTimes, ReduceTimes
 
 
 def node(name: str, *, hindrance: str = "") -> Node:

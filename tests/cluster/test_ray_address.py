@@ -9,7 +9,7 @@ from ray.core.generated import gcs_pb2, gcs_service_pb2
 
 from cluster.ray_address import check_joinable, resolve
 from runtime.errors import ConfigError
-from runtime.rpc_probe import Failure, ProbeFailed
+from runtime.node.rpc_probe import Failure, ProbeFailed
 
 HEAD = "10.0.0.1:6379"
 NODE = "ab" * 28

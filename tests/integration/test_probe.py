@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from runtime.errors import ConfigError, PeerLost
-from runtime.interfaces import address_on
-from runtime.node_probe import ProbeServer, measure_pair
+from runtime.node.network_interfaces import address_on
+from runtime.node.node_probe import ProbeServer, measure_pair
 
 LOOPBACK = "127.0.0.1"
 

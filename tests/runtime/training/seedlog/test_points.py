@@ -15,8 +15,8 @@ from parallel.training.lora import add_lora
 from parallel.training.shared_seed.byte_codec import decode, encode
 from parallel.training.shared_seed.directions import Direction, signs, weighted_sum
 from parallel.training.shared_seed.space import LowRankSpace
-from runtime.baseline import TransformersBaseline
 from runtime.errors import ConfigError
+from runtime.node.baseline import TransformersBaseline
 from runtime.text import Tokenizer
 from runtime.training.data import Sample
 from runtime.training.seedlog.estimate import one_sided, two_sided

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cores import usable_cores
+from runtime.node.cores import usable_cores
 
 
 @pytest.fixture

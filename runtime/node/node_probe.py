@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 
 from parallel.group import Group
-from runtime.cores import usable_cores
 from runtime.errors import PeerLost, PeerTimeout
-from runtime.interfaces import ipv4_addresses
 from runtime.memory import available_bytes
+from runtime.node.cores import usable_cores
+from runtime.node.network_interfaces import ipv4_addresses
 from runtime.version import package_version
 
 _WORD_BYTES = 16

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runtime.keeper import KeptState, KeptStatus, ProcessKeeper
+from runtime.node.keeper import KeptState, KeptStatus, ProcessKeeper
 from runtime.restarts import RestartLimits
 
 WAITS = "import time; print('ready: toy on 127.0.0.1:1', flush=True); time.sleep(600)"
@@ -130,10 +130,10 @@ def test_what_does_not_end_in_time_is_killed() -> None:
 
 
 def test_a_process_ends_with_its_keeper() -> None:
-    watched = f"from runtime.keeper import end_with_keeper; end_with_keeper()\n{WAITS}"
+    watched = f"from runtime.node.keeper import end_with_keeper; end_with_keeper()\n{WAITS}"
     outer = f"""
 import os, sys, time
-from runtime.keeper import ProcessKeeper
+from runtime.node.keeper import ProcessKeeper
 from runtime.restarts import RestartLimits
 kept = ProcessKeeper([sys.executable, "-c", {watched!r}], environment=os.environ, directory=".",
                      limits=RestartLimits(), stop_s=5.0)

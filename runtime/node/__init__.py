@@ -1,0 +1,1 @@
+"""What runs once a node: probes, echo, the keeper of a server."""
