@@ -22,8 +22,8 @@ from cluster.connecting import connected, credentials_of
 from cluster.options import BenchServeOptions
 from cluster.report import output_console
 from cluster.serve_plot import plot_serving
+from runtime.checking.prompt_files import PromptRecord, read_prompts
 from runtime.errors import ConfigError, PacelineError
-from runtime.prompts import PromptRecord, read_prompts
 from runtime.service.client import AsyncClient, Prompt, ServiceError
 
 _REFUSED = "RESOURCE_EXHAUSTED"

@@ -26,8 +26,8 @@ from cluster.session import Result, run_requests
 from parallel.decoding.rng import request_key
 from parallel.decoding.types import DecodeMode, SamplingParams, VerifierKind
 from parallel.messages import Submit
+from runtime.checking.prompt_files import read_prompts
 from runtime.draft_corpus import CorpusRecord, append_records, read_corpus
-from runtime.prompts import read_prompts
 from runtime.text import Tokenizer
 
 _NOTES = Console(stderr=True)

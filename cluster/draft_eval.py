@@ -27,8 +27,8 @@ from cluster.session import Result, run_requests
 from parallel.decoding.cost import throughput
 from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit
+from runtime.checking.prompt_files import read_prompts
 from runtime.errors import ConfigError, PacelineError
-from runtime.prompts import read_prompts
 
 _NOTES = Console(stderr=True)
 _ALL = "all"

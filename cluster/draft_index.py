@@ -9,8 +9,8 @@ from rich.console import Console
 from cluster.options import DraftIndexOptions, ModelOptions
 from cluster.planning import plan_target
 from parallel.drafting.retrieval import build_store
+from runtime.checking.prompt_files import read_texts
 from runtime.errors import ConfigError
-from runtime.prompts import read_texts
 from runtime.retrieval_files import save_store
 
 _NOTES = Console(stderr=True)

@@ -25,10 +25,10 @@ from cluster.options import DraftSkipOptions
 from cluster.planning import PlannedModel, plan_deployment, plan_target
 from cluster.ray_session import RaySession, beside_driver, yielded
 from parallel.drafting.layer_skip import SkipTrial
+from runtime.checking.prompt_files import read_prompts
 from runtime.errors import ConfigError
 from runtime.layer_search import SearchJob
 from runtime.node.cores import usable_cores
-from runtime.prompts import read_prompts
 
 _NOTES = Console(stderr=True)
 _SLACK_TOKENS = 400  # of cache for each request beside its answer: its prompt

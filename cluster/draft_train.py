@@ -24,12 +24,12 @@ from cluster.options import DraftTrainOptions
 from cluster.planning import PlannedModel, plan_deployment, plan_target
 from cluster.ray_session import RaySession, beside_driver, yielded
 from parallel.distillation.distill import Divergence
+from runtime.checking.prompt_files import read_prompts
 from runtime.checkpoint import parse_layers
 from runtime.draft_job import DraftJob, JobEvent
 from runtime.draft_training import Precision, TrainSettings
 from runtime.errors import ConfigError
 from runtime.node.cores import usable_cores
-from runtime.prompts import read_prompts
 
 _NOTES = Console(stderr=True)
 _SLACK_TOKENS = 400  # of cache for each request beside its answer: its prompt

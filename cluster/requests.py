@@ -7,10 +7,10 @@ from cluster.planning import PlannedModel
 from parallel.decoding.rng import request_key
 from parallel.decoding.types import DecodeMode, SamplingParams, VerifierKind
 from parallel.messages import Submit
-from runtime.checking.prompt import token_ids
+from runtime.checking.prompt_files import PromptRecord, read_prompts
+from runtime.checking.prompt_value import token_ids
 from runtime.checking.values import text
 from runtime.errors import ConfigError
-from runtime.prompts import PromptRecord, read_prompts
 
 _VIRTUAL_PROMPTS = 8
 _Kind = TypeVar("_Kind", DecodeMode, VerifierKind)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
-from runtime.checking.prompt import token_ids
+from runtime.checking.prompt_value import token_ids
 from runtime.checking.values import flag, text, whole_number
 from runtime.errors import ConfigError, InvalidValue
 from runtime.files.documents import read_text

@@ -12,7 +12,7 @@ from parallel.decoding.types import DecodeMode, TokenLogprobs
 from protos.paceline.v1 import link_pb2
 from protos.paceline.v1 import service_pb2 as pb
 from runtime.channels.handshakes import explained
-from runtime.checking.prompt import prompt as checked_prompt
+from runtime.checking.prompt_value import prompt as checked_prompt
 from runtime.checking.values import number
 from runtime.errors import PacelineError
 from runtime.links.keepalive import pinging

@@ -20,7 +20,7 @@ from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.channels.channel import open_channel
 from runtime.channels.credentials import Credentials
-from runtime.checking.prompt import token_ids as checked_ids
+from runtime.checking.prompt_value import token_ids as checked_ids
 from runtime.checking.values import text as checked_text
 from runtime.checking.values import whole_number
 from runtime.errors import PacelineError

@@ -6,8 +6,8 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from parallel.decoding.types import DecodeMode, VerifierKind
 from parallel.messages import Submit
 from protos.paceline.v1 import service_pb2 as pb
-from runtime.checking.messages import messages
-from runtime.checking.prompt import token_ids
+from runtime.checking.chat_messages import messages
+from runtime.checking.prompt_value import token_ids
 from runtime.errors import InvalidValue
 from runtime.links.wire_values import MODE_NAMES
 from runtime.service.sampling import Sampling, checked_name

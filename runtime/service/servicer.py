@@ -11,7 +11,7 @@ import grpc
 from parallel.messages import Submit
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
-from runtime.checking.prompt import token_ids
+from runtime.checking.prompt_value import token_ids
 from runtime.errors import ConfigError, DeadlineExceeded, PacelineError
 from runtime.links.to_wire import put_logprobs, put_stats
 from runtime.links.wire_values import REASONS

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from runtime.checking.messages import check_beside, messages
+from runtime.checking.chat_messages import check_beside, messages
 from runtime.checking.values import describe, number, text
 from runtime.errors import ConfigError, InvalidValue
 from runtime.files.strict_json import read_json_lines

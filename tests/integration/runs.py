@@ -7,7 +7,7 @@ from cluster.deployment import Deployment
 from cluster.session import Result, run_requests
 from parallel.decoding.types import DecodeMode, SamplingParams
 from parallel.messages import Submit
-from runtime.prompts import read_prompts
+from runtime.checking.prompt_files import read_prompts
 from runtime.text import Tokenizer
 
 PROMPTS = Path(__file__).resolve().parent.parent / "data" / "prompts.jsonl"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime.checking.prompt_files import read_prompts
 from runtime.errors import ConfigError
-from runtime.prompts import read_prompts
 from runtime.text import Tokenizer
 from runtime.training.config import DataConfig
 from runtime.training.config_file import keep_config, kept_config, load_config

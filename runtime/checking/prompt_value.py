@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from runtime.checking.messages import Message, messages
+from runtime.checking.chat_messages import Message, messages
 from runtime.checking.values import describe, items, text, whole_number
 from runtime.errors import InvalidValue
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from runtime.checking.messages import EXTRA_KEYS, Message, check_beside, messages
+from runtime.checking.chat_messages import EXTRA_KEYS, Message, check_beside, messages
 from runtime.checking.values import items, text
 from runtime.errors import ConfigError, InvalidValue
 from runtime.files.documents import read_text

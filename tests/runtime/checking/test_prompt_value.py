@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import BatchEncoding
 
-from runtime.checking.messages import messages
-from runtime.checking.prompt import prompt, token_ids
+from runtime.checking.chat_messages import messages
+from runtime.checking.prompt_value import prompt, token_ids
 from runtime.errors import InvalidValue
 
 IDS = (1, 5, 7)
@@ -150,7 +150,7 @@ def test_what_is_no_conversation_is_refused_with_message_and_key(
 
 def test_the_checks_import_no_heavy_library() -> None:
     code = (
-        "import sys, runtime.checking.prompt; "
+        "import sys, runtime.checking.prompt_value; "
         "print(sorted({'torch', 'ray', 'grpc', 'numpy', 'google'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime.checking.prompt_files import PromptRecord, read_prompts
 from runtime.errors import ConfigError
-from runtime.prompts import PromptRecord, read_prompts
 
 CHAT = [{"role": "user", "content": "hi"}]
 
