@@ -13,9 +13,9 @@ from cluster.learn_plot import plot_curves
 from cluster.report import output_console
 from cluster.train_judge import Judge
 from cluster.train_options import BenchLearnOptions
-from runtime.checkpoint import resolve_model
 from runtime.errors import ConfigError
-from runtime.text import Tokenizer
+from runtime.models.checkpoint import resolve_model
+from runtime.models.tokenizer import Tokenizer
 from runtime.training.config import TrainConfig
 from runtime.training.config_file import load_config
 from runtime.training.data import read_examples

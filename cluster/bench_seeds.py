@@ -9,8 +9,8 @@ from rich.table import Table
 
 from cluster.report import output_console
 from cluster.train_options import BenchSeedsOptions
-from runtime.checkpoint import resolve_model
 from runtime.errors import ConfigError
+from runtime.models.checkpoint import resolve_model
 from runtime.training.config import SHARED_SEED, LoraConfig, TrainConfig
 from runtime.training.seedlog.compare import use_threads
 from runtime.training.seedlog.cost import StepBench, StepCost, WireCost, wire_cost

@@ -28,7 +28,7 @@ from parallel.decoding.types import DecodeMode, SamplingParams, VerifierKind
 from parallel.messages import Submit
 from runtime.checking.prompt_files import read_prompts
 from runtime.draft_corpus import CorpusRecord, append_records, read_corpus
-from runtime.text import Tokenizer
+from runtime.models.tokenizer import Tokenizer
 
 _NOTES = Console(stderr=True)
 _WAVE = 512  # requests handed to the leader at once

@@ -12,7 +12,7 @@ from cluster.placement import Need, Node, PlaceOptions, plan_places
 from cluster.ray_session import RaySession
 from cluster.reservation import LOOPBACK, read_nodes
 from runtime.errors import ConfigError
-from runtime.facts import num_gpus
+from runtime.models.model_facts import num_gpus
 from runtime.node.cores import usable_cores
 
 _CPUS = 1.0

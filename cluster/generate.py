@@ -21,7 +21,7 @@ from cluster.requests import cache_tokens, make_submits
 from cluster.session import Result, run_requests
 from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit
-from runtime.text import IncrementalDecoder, Tokenizer
+from runtime.models.tokenizer import IncrementalDecoder, Tokenizer
 
 _NOTES = Console(stderr=True)
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from cluster.options import ModelOptions
 from cluster.placement import LEAST_CPUS, PlaceOptions
-from runtime.facts import ModelFacts
+from runtime.models.model_facts import ModelFacts
 from runtime.node.cores import usable_cores
 from runtime.settings import ModelSettings
 

@@ -25,10 +25,10 @@ from cluster.train_pool import RayPool
 from cluster.train_seeds import run_seeds
 from cluster.uploads import check_stays
 from parallel.training.adamw import AdamW
-from runtime.checkpoint import resolve_model
 from runtime.clock import MonotonicClock
 from runtime.errors import ConfigError
-from runtime.text import Tokenizer
+from runtime.models.checkpoint import resolve_model
+from runtime.models.tokenizer import Tokenizer
 from runtime.training.checkpoint import JobFiles
 from runtime.training.config import SHARED_SEED, TrainConfig
 from runtime.training.config_file import keep_config, kept_config, load_config

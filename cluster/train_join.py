@@ -10,10 +10,10 @@ from rich.console import Console
 from cluster.connecting import credentials_of
 from cluster.stopping import StopSignals
 from cluster.train_options import TrainJoinOptions
-from runtime.checkpoint import resolve_model
 from runtime.errors import ConfigError
 from runtime.files.strict_json import read_json_lines
-from runtime.text import Tokenizer
+from runtime.models.checkpoint import resolve_model
+from runtime.models.tokenizer import Tokenizer
 from runtime.training.config import FaultsConfig
 from runtime.training.config_file import settings_section
 from runtime.training.data import Example, read_examples

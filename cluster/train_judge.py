@@ -6,7 +6,7 @@ from typing import Protocol
 from rich.console import Console
 
 from parallel.training.adamw import Vector
-from runtime.text import Tokenizer
+from runtime.models.tokenizer import Tokenizer
 from runtime.training.data import Example, Sample, render
 from runtime.training.samples import EvalSamples
 

@@ -9,8 +9,8 @@ from rich.progress import track
 
 from cluster.train_options import TrainReplayOptions
 from parallel.training.shared_seed.step import Commit
-from runtime.checkpoint import resolve_model
 from runtime.errors import ConfigError
+from runtime.models.checkpoint import resolve_model
 from runtime.training.seedlog.log import read_log
 from runtime.training.seedlog.replay import Replayed, replay, write_result
 

@@ -28,9 +28,9 @@ from runtime.channels.addresses import check_free
 from runtime.channels.listening import server_credentials
 from runtime.channels.tls_files import TlsNames
 from runtime.channels.tokens import read_tokens
-from runtime.checkpoint import resolve_model
 from runtime.errors import PacelineError
-from runtime.text import Tokenizer
+from runtime.models.checkpoint import resolve_model
+from runtime.models.tokenizer import Tokenizer
 from runtime.training.checkpoint import JobFiles, RoundReport
 from runtime.training.config import TrainConfig
 from runtime.training.config_file import keep_config

@@ -32,7 +32,7 @@ from runtime.models.checkpoint_files import (
     read_model_config,
 )
 from runtime.models.tensors import check_tensors, read_tensor_index
-from runtime.weights import CheckpointSource
+from runtime.models.weights import CheckpointSource
 
 DRAFTER_KEY = "paceline_drafter"
 _FORMAT = 1

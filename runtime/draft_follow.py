@@ -21,8 +21,8 @@ from runtime.draft_checkpoint import DrafterSource, check_drafter, save_drafter
 from runtime.draft_corpus import CorpusRecord
 from runtime.draft_teacher import Teacher
 from runtime.draft_training import DraftTrainer, TrainSettings
+from runtime.models.weights import CheckpointSource
 from runtime.traffic import TrafficReader
-from runtime.weights import CheckpointSource
 
 _HELD_OUT_EVERY = 8
 _LEAST_ANSWERS = 16

@@ -23,7 +23,7 @@ from runtime.draft_teacher import Lesson, Teacher, teach_corpus
 from runtime.draft_training import DraftTrainer, TrainSettings
 from runtime.errors import ConfigError
 from runtime.models.checkpoint_files import read_checkpoint
-from runtime.weights import CheckpointSource
+from runtime.models.weights import CheckpointSource
 
 _HELD_OUT_EVERY = 20
 _SHARED = ("model.embed_tokens.weight", "lm_head.weight")

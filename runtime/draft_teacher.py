@@ -17,7 +17,7 @@ from parallel.group import SoloGroup
 from parallel.model.batch import SequenceRows
 from parallel.model.cache import SoleCache
 from runtime.draft_corpus import CorpusRecord
-from runtime.weights import load_decoder
+from runtime.models.weights import load_decoder
 
 # Shape suffixes: N = positions, V = vocabulary, C = candidates kept.
 

@@ -29,11 +29,11 @@ from runtime.engine_limits import EngineConfig, problem_of
 from runtime.errors import DeadlineExceeded, PacelineError, PeerError
 from runtime.ledger import SlotLedger
 from runtime.links.link import Link
+from runtime.models.tokenizer import StopMatcher, Tokenizer
 from runtime.prefill import share_prompt_budget
 from runtime.request_queue import RequestQueue
 from runtime.round import RoundRunner
 from runtime.sequence import Sequence
-from runtime.text import StopMatcher, Tokenizer
 from runtime.work import Work
 
 _LOG = logging.getLogger("paceline.leader")

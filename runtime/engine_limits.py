@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from parallel.messages import Submit
 from runtime.errors import ConfigError
 from runtime.ledger import SlotLedger
-from runtime.text import Tokenizer
+from runtime.models.tokenizer import Tokenizer
 
 _MOST_LOGPROBS = 20
 

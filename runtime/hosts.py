@@ -33,15 +33,15 @@ from runtime.links.torch_link import (
 )
 from runtime.lookup_drafting import LookupDrafter, LookupSettings
 from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
+from runtime.models.tokenizer import Tokenizer
+from runtime.models.weights import load_decoder
 from runtime.node_models import on_this_node
 from runtime.round import RoundRunner
 from runtime.settings import DrafterSeat, LeaderAddress, LeaderSettings, ModelSettings
 from runtime.shard import DecoderShard, ShardRunner
 from runtime.stack_times import predict_steps
-from runtime.text import Tokenizer
 from runtime.timeline import SpanRecorder
 from runtime.virtual import VirtualShard
-from runtime.weights import load_decoder
 
 _LOG = logging.getLogger("paceline.host")
 _HEARTBEAT_S = 2.0  # well below every group timeout

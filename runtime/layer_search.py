@@ -14,7 +14,7 @@ from parallel.model.shapes import tensor_shapes
 from parallel.model.transformer import Decoder
 from runtime.draft_corpus import CorpusRecord, read_corpus
 from runtime.errors import ConfigError
-from runtime.weights import load_decoder
+from runtime.models.weights import load_decoder
 
 _PAGE = 16
 

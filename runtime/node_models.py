@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.checkpoint import resolve_model
 from runtime.errors import ConfigError
+from runtime.models.checkpoint import resolve_model
 
 _SHIPPED = Path(__file__).parent / "drafters"
 

@@ -14,7 +14,7 @@ from parallel.decoding.types import (
     VerifierKind,
 )
 from parallel.messages import DraftItem, RequestStats, Submit
-from runtime.text import StopMatcher
+from runtime.models.tokenizer import StopMatcher
 
 
 @dataclass(slots=True, kw_only=True)

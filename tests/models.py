@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from runtime.checkpoint import SMOLLM2, resolve_model
+from runtime.models.checkpoint import SMOLLM2, resolve_model
 
 NEAR_TIE = 1e-4
 """Gap between the two best logits below which rounding may decide."""

@@ -21,9 +21,9 @@ from runtime.links.link import Link
 from runtime.links.memory import memory_link_pair
 from runtime.lookup_drafting import LookupDrafter, LookupSettings
 from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
+from runtime.models.tokenizer import Tokenizer
 from runtime.round import RoundRunner
 from runtime.shard import ShardRunner
-from runtime.text import Tokenizer
 from runtime.timeline import SpanRecorder
 from runtime.toy import PrefixShard, prefix_logits
 from runtime.virtual import VirtualShard, VirtualSpec

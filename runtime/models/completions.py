@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from runtime.errors import ConfigError
 from runtime.models.chat_template import MARK, Message, is_said
-from runtime.text import Tokenizer
+from runtime.models.tokenizer import Tokenizer
 
 _BEFORE = ("\n", ".", "a", "0", "#")
 """Texts that a completion is put after, to tokenize it as what stands inside a text."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from protos.paceline.v1 import service_pb2 as pb
 from runtime.errors import InvalidValue
-from runtime.text import Tokenizer
+from runtime.models.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

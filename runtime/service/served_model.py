@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from parallel.decoding.types import DecodeMode
+from runtime.models.tokenizer import Tokenizer
 from runtime.service.prompt_limits import PromptLimits
-from runtime.text import Tokenizer
 
 
 @dataclass(slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from runtime.text import IncrementalDecoder, Tokenizer
+from runtime.models.tokenizer import IncrementalDecoder, Tokenizer
 
 
 class TextStream:

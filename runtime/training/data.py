@@ -10,7 +10,7 @@ from runtime.checking.values import describe, number, text
 from runtime.errors import ConfigError, InvalidValue
 from runtime.files.strict_json import read_json_lines
 from runtime.models.completions import encode_completion, render_answer
-from runtime.text import IncrementalDecoder, Tokenizer
+from runtime.models.tokenizer import IncrementalDecoder, Tokenizer
 from runtime.training.config import DataConfig
 from runtime.training.config_checks import check_data, template_fields
 

@@ -23,9 +23,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from runtime.checkpoint import resolve_model
 from runtime.errors import ConfigError
-from runtime.text import Tokenizer
+from runtime.models.checkpoint import resolve_model
+from runtime.models.tokenizer import Tokenizer
 from runtime.training.adapter_config import CONFIG_FILE, AdapterConfig, read_adapter_config
 from runtime.training.base_model import has_tied_head, load_model
 from runtime.training.saving import TOKENIZER_FILES, save_whole

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from runtime.errors import ConfigError
 from runtime.models.checkpoint_files import read_model_config
-from runtime.text import Tokenizer
+from runtime.models.tokenizer import Tokenizer
 from runtime.training.data import Example, Sample, tokenize
 
 

@@ -12,7 +12,7 @@ from cluster.options import DecodeOptions, PromptOptions
 from cluster.planning import PlannedModel
 from cluster.requests import make_submits
 from runtime.errors import ConfigError
-from runtime.text import Tokenizer
+from runtime.models.tokenizer import Tokenizer
 
 WORDS = ("<unk>", "user", "assistant", "tool", "says", "calls", "hi", "ann", "f", "3", "beyond")
 TEMPLATE = (

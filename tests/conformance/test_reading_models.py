@@ -16,10 +16,10 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from parallel.group import SoloGroup
-from runtime.facts import read_facts
-from runtime.gguf_import import convert
 from runtime.models.checkpoint_files import read_checkpoint
-from runtime.weights import load_decoder
+from runtime.models.gguf_import import convert
+from runtime.models.model_facts import read_facts
+from runtime.models.weights import load_decoder
 from tests.parallel.model.tiny import CPU, score, tokens
 from tests.runtime.models.gguf_files import write_gguf
 

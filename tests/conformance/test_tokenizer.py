@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from runtime.text import IncrementalDecoder, StopMatcher, Tokenizer
+from runtime.models.tokenizer import IncrementalDecoder, StopMatcher, Tokenizer
 from tests.models import smollm2_directory
 from tests.tokenizer_layouts import LAYOUTS
 

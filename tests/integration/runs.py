@@ -8,7 +8,7 @@ from cluster.session import Result, run_requests
 from parallel.decoding.types import DecodeMode, SamplingParams
 from parallel.messages import Submit
 from runtime.checking.prompt_files import read_prompts
-from runtime.text import Tokenizer
+from runtime.models.tokenizer import Tokenizer
 
 PROMPTS = Path(__file__).resolve().parent.parent / "data" / "prompts.jsonl"
 

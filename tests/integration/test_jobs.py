@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runtime.text import Tokenizer
+from runtime.models.tokenizer import Tokenizer
 from tests.integration.raylets import ROOT, Raylets
 from tests.models import check_identity
 from tests.tiny_checkpoint import save_tiny_checkpoint

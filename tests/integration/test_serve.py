@@ -13,8 +13,8 @@ from queue import Queue
 import pytest
 
 from runtime.errors import InvalidValue
+from runtime.models.tokenizer import Tokenizer
 from runtime.service.client import Client, Credentials, ServiceError
-from runtime.text import Tokenizer
 from tests.models import check_identity, smollm2_directory
 
 TOKEN = "a-token-of-this-test"

@@ -14,7 +14,7 @@ from parallel.model.shapes import tensor_shapes
 from runtime.draft_checkpoint import save_drafter
 from runtime.errors import ConfigError
 from runtime.models.checkpoint_files import read_model_config
-from runtime.weights import CheckpointSource
+from runtime.models.weights import CheckpointSource
 from tests.integration.conftest import Deploy
 from tests.integration.runs import make_submits, run, token_prompts, tokens_of
 from tests.models import check_identity, smollm2_directory

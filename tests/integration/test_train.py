@@ -16,8 +16,8 @@ from cluster.train_merge import run as merge
 from cluster.train_options import BenchTrainOptions, TrainMergeOptions
 from parallel.group import SoloGroup
 from runtime.errors import ConfigError
+from runtime.models.weights import load_decoder
 from runtime.training.coordinator import StepReport
-from runtime.weights import load_decoder
 from tests.integration.training_jobs import adapter, same, train, watch_pids
 from tests.models import smollm2_directory
 from tests.parallel.model.tiny import score

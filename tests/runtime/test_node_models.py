@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.checkpoint import resolve_model
 from runtime.errors import ConfigError
 from runtime.lookup_drafting import Lookups, LookupSettings
+from runtime.models.checkpoint import resolve_model
 from runtime.node_models import NamedModel, on_this_node, require_on_this_node
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from parallel.training.shared_seed.directions import Direction
-from runtime.text import Tokenizer
+from runtime.models.tokenizer import Tokenizer
 from runtime.training.data import Sample
 from runtime.training.samples import Prompt
 from runtime.training.seedlog.estimate import Estimate, one_sided, two_sided

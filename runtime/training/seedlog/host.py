@@ -12,7 +12,7 @@ import torch
 from parallel.training.shared_seed.step import AnyReplica
 from runtime.clock import MonotonicClock
 from runtime.errors import ConfigError
-from runtime.text import Tokenizer
+from runtime.models.tokenizer import Tokenizer
 from runtime.training.config import FaultsConfig, TrainConfig
 from runtime.training.data import Example
 from runtime.training.samples import Sampler

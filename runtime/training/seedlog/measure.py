@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from parallel.training.adamw import Vector
-from runtime.text import Tokenizer
+from runtime.models.tokenizer import Tokenizer
 from runtime.training.data import Sample
 from runtime.training.samples import Prompt
 from runtime.training.seedlog.points import PointsModel

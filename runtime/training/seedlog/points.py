@@ -19,7 +19,7 @@ from parallel.training.grouped import GroupedLora, GroupedShift
 from parallel.training.shared_seed.directions import Direction, signs, start_uniform
 from parallel.training.shared_seed.space import DenseSpace, LowRankSpace, Space
 from runtime.errors import ConfigError
-from runtime.text import Tokenizer
+from runtime.models.tokenizer import Tokenizer
 from runtime.training.base_model import load_model, load_shapes
 from runtime.training.data import Sample
 from runtime.training.seedlog.log import Header

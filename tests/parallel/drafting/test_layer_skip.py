@@ -4,7 +4,7 @@ import pytest
 
 from cluster.draft_skip import name_layers
 from parallel.drafting.layer_skip import search_layers
-from runtime.checkpoint import parse_layers
+from runtime.models.checkpoint import parse_layers
 
 USELESS = {3, 4, 5, 6, 8}
 

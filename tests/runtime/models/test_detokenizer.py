@@ -10,7 +10,7 @@ from tokenizers import decoders
 
 from runtime.errors import ConfigError
 from runtime.models.detokenizer import Detokenizer
-from runtime.text import IncrementalDecoder, StopMatcher, Tokenizer
+from runtime.models.tokenizer import IncrementalDecoder, StopMatcher, Tokenizer
 from tests.tokenizer_layouts import LAYOUTS, byte_level, sentencepiece, write
 
 MANY = 20_000

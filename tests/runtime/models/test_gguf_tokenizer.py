@@ -10,7 +10,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoTokenizer
 
 from runtime.models.gguf_tokenizer import check_tokenizer, end_token_ids, load_tokenizer
-from runtime.text import Tokenizer
+from runtime.models.tokenizer import Tokenizer
 from tests.runtime.models.gguf_files import Change
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<end>", "<think>"]

@@ -14,11 +14,11 @@ from tokenizers import models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from parallel.decoding.types import DecodeMode
+from runtime.models.tokenizer import Tokenizer
 from runtime.service.gateway import Gateway
 from runtime.service.limits import GatewayLimits
 from runtime.service.served_model import ServedModel
 from runtime.service.server import ServerSettings, ServiceServer
-from runtime.text import Tokenizer
 from tests.rig import VOCAB, Rig
 
 T = TypeVar("T")

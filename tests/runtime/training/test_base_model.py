@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from parallel.group import SoloGroup
 from runtime.errors import ConfigError
+from runtime.models.weights import load_decoder
 from runtime.training.base_model import load_model, load_shapes
-from runtime.weights import load_decoder
 from tests.parallel.model.tiny import CPU, score, tiny_model, tokens
 
 PROMPT = tokens(40)

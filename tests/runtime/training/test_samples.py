@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import ConfigError
-from runtime.text import Tokenizer
+from runtime.models.tokenizer import Tokenizer
 from runtime.training.config import DataConfig
 from runtime.training.data import Example, Sample, read_examples
 from runtime.training.samples import EvalSamples, Sampler

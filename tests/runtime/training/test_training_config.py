@@ -10,7 +10,7 @@ import pytest
 
 from runtime.checking.prompt_files import read_prompts
 from runtime.errors import ConfigError
-from runtime.text import Tokenizer
+from runtime.models.tokenizer import Tokenizer
 from runtime.training.config import DataConfig
 from runtime.training.config_file import keep_config, kept_config, load_config
 from runtime.training.data import Example, digest_of, read_examples, render, tokenize

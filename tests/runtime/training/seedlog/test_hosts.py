@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from protos.paceline.v1 import seedlog_pb2 as pb
 from protos.paceline.v1 import seedlog_pb2_grpc as rpc
-from runtime.checkpoint import resolve_model
 from runtime.errors import ConfigError, ProtocolError
+from runtime.models.checkpoint import resolve_model
 from runtime.training.config import FaultsConfig, LoraConfig, OptimizerConfig, TrainConfig
 from runtime.training.data import Example
 from runtime.training.seedlog.host import SequencerHost, WorkerHost, WorkerSettings, follow

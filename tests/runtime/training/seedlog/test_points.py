@@ -16,8 +16,8 @@ from parallel.training.shared_seed.byte_codec import decode, encode
 from parallel.training.shared_seed.directions import Direction, signs, weighted_sum
 from parallel.training.shared_seed.space import LowRankSpace
 from runtime.errors import ConfigError
+from runtime.models.tokenizer import Tokenizer
 from runtime.node.baseline import TransformersBaseline
-from runtime.text import Tokenizer
 from runtime.training.data import Sample
 from runtime.training.seedlog.estimate import one_sided, two_sided
 from runtime.training.seedlog.log import Header

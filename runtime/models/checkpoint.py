@@ -138,10 +138,10 @@ def _converted(source: Path) -> Path:
 
 
 def _run_converter(source: Path, directory: Path) -> None:
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     finished = subprocess.run(  # its progress bar goes to our standard error
-        [sys.executable, "-m", "runtime.gguf_import", str(source), str(directory)],
+        [sys.executable, "-m", "runtime.models.gguf_import", str(source), str(directory)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONIOENCODING": "utf-8"},
         stdout=subprocess.PIPE,
         encoding="utf-8",

@@ -14,12 +14,12 @@ from rich.progress import Progress
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from parallel.group import SoloGroup
-from runtime.checkpoint import resolve_model
 from runtime.errors import ConfigError
-from runtime.gguf_import import convert
+from runtime.models.checkpoint import resolve_model
 from runtime.models.checkpoint_files import read_checkpoint
-from runtime.text import Tokenizer
-from runtime.weights import load_decoder
+from runtime.models.gguf_import import convert
+from runtime.models.tokenizer import Tokenizer
+from runtime.models.weights import load_decoder
 from tests.models import smollm2_directory
 from tests.parallel.model.tiny import CPU, TinyModel, score, tiny_model, tokens
 from tests.runtime.models.gguf_files import Change, without, write_gguf

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.facts import read_facts
+from runtime.models.model_facts import read_facts
 from tests.parallel.model.tiny import tiny_model
 
 

@@ -12,7 +12,12 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from runtime.errors import ConfigError
-from runtime.text import IncrementalDecoder, StopMatcher, Tokenizer, check_same_vocabulary
+from runtime.models.tokenizer import (
+    IncrementalDecoder,
+    StopMatcher,
+    Tokenizer,
+    check_same_vocabulary,
+)
 from tests.models import smollm2_directory
 from tests.tokenizer_layouts import LAYOUTS, sentencepiece, write
 

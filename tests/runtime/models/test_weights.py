@@ -17,7 +17,7 @@ from parallel.model.cache import SoleCache
 from parallel.model.transformer import Decoder
 from runtime.errors import ConfigError
 from runtime.models.checkpoint_files import read_checkpoint, read_model_config
-from runtime.weights import CheckpointSource, load_decoder
+from runtime.models.weights import CheckpointSource, load_decoder
 from tests.models import reference_model, smollm2_directory
 from tests.parallel.model.tiny import (
     CPU,

@@ -1,4 +1,4 @@
-"""Turn a GGUF file into a Hugging Face directory: `python -m runtime.gguf_import SRC DST`.
+"""Turn a GGUF file into a Hugging Face directory: `python -m runtime.models.gguf_import SRC DST`.
 
 A program of its own, because it needs transformers, whose import takes longer than all else at
 start-up. What it writes is read like any other checkpoint.

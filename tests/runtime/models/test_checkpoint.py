@@ -13,9 +13,9 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from runtime import checkpoint
-from runtime.checkpoint import cache_directory, parse_layers, resolve_model
 from runtime.errors import ConfigError
+from runtime.models import checkpoint
+from runtime.models.checkpoint import cache_directory, parse_layers, resolve_model
 
 
 @pytest.fixture(autouse=True)
