@@ -12,7 +12,7 @@ from cluster.options import BenchLinkOptions
 from cluster.ray_errors import result_of
 from cluster.ray_session import RaySession, beside_driver
 from runtime.errors import ConfigError
-from runtime.links.measure import RoundTrips
+from runtime.links.link_timing import RoundTrips
 from runtime.node.echo import measure_grpc, measure_memory, measure_torch
 
 _NOTES = Console(stderr=True)

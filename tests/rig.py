@@ -18,7 +18,7 @@ from runtime.engine_limits import EngineConfig
 from runtime.inline_link import InlineLink
 from runtime.ledger import SlotLedger
 from runtime.links.link import Link
-from runtime.links.memory import memory_link_pair
+from runtime.links.memory_link import memory_link_pair
 from runtime.lookup_drafting import LookupDrafter, LookupSettings
 from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
 from runtime.models.tokenizer import Tokenizer

@@ -5,8 +5,8 @@ import threading
 from parallel.messages import Hello
 from runtime.links.grpc_link import GrpcLinkServer, connect_grpc
 from runtime.links.link import Link
-from runtime.links.measure import RoundTrips, answer_pings, measure_round_trips
-from runtime.links.memory import memory_link_pair
+from runtime.links.link_timing import RoundTrips, answer_pings, measure_round_trips
+from runtime.links.memory_link import memory_link_pair
 from runtime.links.torch_link import TorchLinkSpec, join_torch_link, offer_torch_link
 
 _TIMEOUT_S = 30.0

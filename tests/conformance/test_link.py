@@ -43,8 +43,8 @@ from runtime.errors import (
 )
 from runtime.links.grpc_link import SERVICE, STATUS_ERRORS, GrpcLinkServer, connect_grpc
 from runtime.links.link import Link
-from runtime.links.measure import answer_pings, measure_round_trips
-from runtime.links.memory import Faults, memory_link_pair
+from runtime.links.link_timing import answer_pings, measure_round_trips
+from runtime.links.memory_link import Faults, memory_link_pair
 from runtime.links.torch_link import join_torch_link, offer_torch_link
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -287,7 +287,7 @@ CHILD = """
 import sys
 from parallel.messages import Hello
 from runtime.links.grpc_link import connect_grpc
-from runtime.links.measure import answer_pings
+from runtime.links.link_timing import answer_pings
 from runtime.links.torch_link import TorchLinkSpec, join_torch_link
 address, port = sys.argv[1], int(sys.argv[2])
 if address != "-":

@@ -23,7 +23,7 @@ from parallel.messages import (
 )
 from runtime.drafting import DraftPart
 from runtime.ledger import SlotLedger
-from runtime.links.memory import Faults, memory_link_pair
+from runtime.links.memory_link import Faults, memory_link_pair
 from runtime.lookup_drafting import LookupSettings
 from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
 from runtime.shard import ShardRunner

@@ -17,7 +17,7 @@ from parallel.group import SoloGroup
 from parallel.messages import DraftRequest, EngineStatus, Hello, Ping, Pong, ProposalItem, Submit
 from runtime.drafting import Drafter, DraftPart
 from runtime.ledger import SlotLedger
-from runtime.links.memory import memory_link_pair
+from runtime.links.memory_link import memory_link_pair
 from runtime.lookup_drafting import LookupDrafter, LookupSettings
 from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
 from runtime.shard import ShardRunner

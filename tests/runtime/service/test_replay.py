@@ -23,7 +23,7 @@ from parallel.messages import (
     Submit,
 )
 from runtime.errors import PeerLost
-from runtime.links.memory import memory_link_pair
+from runtime.links.memory_link import memory_link_pair
 from runtime.service.client import Chunk, Client, ServiceError
 from tests.rig import Rig, expected_tokens, make_submit
 from tests.runtime.service.serving import Serving, slow_down, toy_tokenizer

@@ -6,8 +6,8 @@ import pytest
 
 from parallel.messages import Ping
 from runtime.errors import PeerLost, PeerTimeout, ProtocolError
-from runtime.links.measure import answer_pings, measure_round_trips
-from runtime.links.memory import Faults, memory_link_pair
+from runtime.links.link_timing import answer_pings, measure_round_trips
+from runtime.links.memory_link import Faults, memory_link_pair
 
 
 def test_each_end_names_the_other() -> None:
