@@ -7,7 +7,7 @@ from parallel.drafting.layer_skip import SkipTrial
 from runtime.draft_follow import FollowEvent, FollowJob, run_follow
 from runtime.draft_job import DraftJob, JobEvent, run_job
 from runtime.layer_search import SearchJob, run_search
-from runtime.node_models import NamedModel, on_this_node
+from runtime.rank.group_models import NamedModel, on_this_node
 from runtime.training.config import TrainConfig
 from runtime.training.data import Sample
 from runtime.training.work import ChunkResult, Vector, Work

@@ -27,10 +27,10 @@ from runtime.drafter_ports import DrafterPorts
 from runtime.drivers import Drivers
 from runtime.engine_limits import EngineConfig, problem_of
 from runtime.errors import DeadlineExceeded, PacelineError, PeerError
-from runtime.ledger import SlotLedger
 from runtime.links.link import Link
 from runtime.models.tokenizer import StopMatcher, Tokenizer
 from runtime.prefill import share_prompt_budget
+from runtime.rank.page_ledger import SlotLedger
 from runtime.request_queue import RequestQueue
 from runtime.round import RoundRunner
 from runtime.sequence import Sequence

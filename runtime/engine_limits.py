@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from parallel.messages import Submit
 from runtime.errors import ConfigError
-from runtime.ledger import SlotLedger
 from runtime.models.tokenizer import Tokenizer
+from runtime.rank.page_ledger import SlotLedger
 
 _MOST_LOGPROBS = 20
 

@@ -22,7 +22,6 @@ from runtime.errors import ConfigError, PeerError, ProtocolError
 from runtime.groups.rendezvous import GroupOffer, GroupSpec, join_group, offer_group
 from runtime.heartbeat import ENDED, IDLE, Pulse, Watchdog
 from runtime.inline_link import InlineLink
-from runtime.ledger import SlotLedger
 from runtime.links.grpc_link import GrpcLinkServer, connect_grpc
 from runtime.links.link import Link
 from runtime.links.torch_link import (
@@ -35,13 +34,14 @@ from runtime.lookup_drafting import LookupDrafter, LookupSettings
 from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
 from runtime.models.tokenizer import Tokenizer
 from runtime.models.weights import load_decoder
-from runtime.node_models import on_this_node
+from runtime.rank.group_models import on_this_node
+from runtime.rank.page_ledger import SlotLedger
+from runtime.rank.shard import DecoderShard, ShardRunner
+from runtime.rank.stack_times import predict_steps
+from runtime.rank.virtual_shard import VirtualShard
 from runtime.round import RoundRunner
 from runtime.settings import DrafterSeat, LeaderAddress, LeaderSettings, ModelSettings
-from runtime.shard import DecoderShard, ShardRunner
-from runtime.stack_times import predict_steps
 from runtime.timeline import SpanRecorder
-from runtime.virtual import VirtualShard
 
 _LOG = logging.getLogger("paceline.host")
 _HEARTBEAT_S = 2.0  # well below every group timeout

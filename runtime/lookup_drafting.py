@@ -11,7 +11,7 @@ from parallel.drafting.tree import GrownTree, Odds, Source, grow
 from parallel.messages import DraftItem, DraftRequest, ProposalItem
 from runtime.drafting import DraftPart
 from runtime.errors import ConfigError
-from runtime.node_models import require_on_this_node
+from runtime.rank.group_models import require_on_this_node
 from runtime.retrieval_files import is_whole, load_store
 
 _LOG = logging.getLogger("paceline.drafter")

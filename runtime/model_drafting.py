@@ -15,9 +15,9 @@ from parallel.drafting.tree import Guess, Odds, Source, advanced, best_guess
 from parallel.messages import DraftItem, DraftOpen, DraftRequest, ProposalItem
 from parallel.model.batch import SequenceRows
 from runtime.drafting import DraftPart
-from runtime.ledger import SlotLedger
 from runtime.lookup_drafting import Lookups, LookupSettings, LookupText, tree_proposal
-from runtime.shard import ShardRunner
+from runtime.rank.page_ledger import SlotLedger
+from runtime.rank.shard import ShardRunner
 
 _LOG = logging.getLogger("paceline.drafter")
 _SURE_MATCH = 3  # tokens that were the same from which a copy beats a small model

@@ -35,10 +35,10 @@ from parallel.model.batch import SequenceRows
 from runtime.clock import Clock
 from runtime.drafter_ports import DrafterPorts
 from runtime.heartbeat import DRAFTING, IDLE
-from runtime.ledger import SlotLedger
+from runtime.rank.page_ledger import SlotLedger
+from runtime.rank.shard import ShardRunner
 from runtime.round_drafts import RoundDrafts
 from runtime.sequence import Sequence
-from runtime.shard import ShardRunner
 from runtime.timeline import NoRecorder, Recorder
 from runtime.timeline import Phase as Timed
 from runtime.work import Work

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from runtime.links.torch_link import TorchLinkSpec
 from runtime.lookup_drafting import LookupSettings
-from runtime.node_models import NamedModel
-from runtime.virtual import VirtualSpec
+from runtime.rank.group_models import NamedModel
+from runtime.rank.virtual_shard import VirtualSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

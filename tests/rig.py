@@ -16,17 +16,17 @@ from runtime.drafting import Drafter, introduction, serve_drafts
 from runtime.engine import Engine
 from runtime.engine_limits import EngineConfig
 from runtime.inline_link import InlineLink
-from runtime.ledger import SlotLedger
 from runtime.links.link import Link
 from runtime.links.memory_link import memory_link_pair
 from runtime.lookup_drafting import LookupDrafter, LookupSettings
 from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
 from runtime.models.tokenizer import Tokenizer
+from runtime.rank.page_ledger import SlotLedger
+from runtime.rank.shard import ShardRunner
+from runtime.rank.toy_shard import PrefixShard, prefix_logits
+from runtime.rank.virtual_shard import VirtualShard, VirtualSpec
 from runtime.round import RoundRunner
-from runtime.shard import ShardRunner
 from runtime.timeline import SpanRecorder
-from runtime.toy import PrefixShard, prefix_logits
-from runtime.virtual import VirtualShard, VirtualSpec
 
 VOCAB = 48
 PAGE = 4

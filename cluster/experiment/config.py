@@ -11,7 +11,7 @@ from cluster.uploads import check_stays
 from parallel.simulation.network import Fabric, Line
 from runtime.errors import ConfigError
 from runtime.files.documents import read_toml
-from runtime.virtual import parse_duration
+from runtime.rank.virtual_shard import parse_duration
 
 _GIGA = 1e9
 

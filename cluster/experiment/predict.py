@@ -14,9 +14,9 @@ from parallel.decoding.types import DecodeMode
 from parallel.simulation.decoding_rounds import simulate
 from parallel.simulation.decoding_setup import Busy, Request, Setting, Simulated
 from parallel.training.gradient_coding.drawn import DrawnStragglers
+from runtime.rank.virtual_shard import VirtualSpec
+from runtime.rank.virtual_stack import VirtualStack
 from runtime.timeline import Phase, PhaseSpan
-from runtime.virtual import VirtualSpec
-from runtime.virtual_stack import VirtualStack
 
 VOCAB = 1024
 _MAX_WIDTH = 8

@@ -14,9 +14,9 @@ import torch
 
 from parallel.group import Group
 from runtime.errors import PeerLost, PeerTimeout
-from runtime.memory import available_bytes
 from runtime.node.cores import usable_cores
 from runtime.node.network_interfaces import ipv4_addresses
+from runtime.rank.memory_check import available_bytes
 from runtime.version import package_version
 
 _WORD_BYTES = 16

@@ -10,13 +10,13 @@ from parallel.messages import Hello
 from runtime.clock import MonotonicClock
 from runtime.drafting import introduction, serve_drafts
 from runtime.errors import PacelineError, PeerLost
-from runtime.ledger import SlotLedger
 from runtime.links.grpc_link import GrpcLinkServer, connect_grpc
 from runtime.links.link import Link
 from runtime.model_drafting import ModelDrafter
+from runtime.rank.page_ledger import SlotLedger
+from runtime.rank.shard import ShardRunner
+from runtime.rank.toy_shard import PrefixShard
 from runtime.service.client import Client
-from runtime.shard import ShardRunner
-from runtime.toy import PrefixShard
 from tests.integration.wires import Relay
 from tests.rig import PAGE, VOCAB, Rig, expected_tokens, make_submit
 from tests.runtime.service.serving import slow_down

@@ -16,8 +16,8 @@ from parallel.model.batch import SequenceRows
 from parallel.model.shapes import tensor_shapes
 from runtime.draft_checkpoint import check_drafter, is_drafter, load_drafter, save_drafter
 from runtime.errors import ConfigError
-from runtime.plan import SlotOpening, StepPlan
-from runtime.shard import DecoderShard, ShardRunner
+from runtime.rank.shard import DecoderShard, ShardRunner
+from runtime.rank.step_plan import SlotOpening, StepPlan
 from tests.parallel.model.tiny import CPU, TinyModel, make_cache, on_ranks, tiny_model, tokens
 
 HEAD = torch.arange(1, 100, 3)

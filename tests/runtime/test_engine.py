@@ -22,12 +22,12 @@ from parallel.messages import (
     ProposalItem,
 )
 from runtime.drafting import DraftPart
-from runtime.ledger import SlotLedger
 from runtime.links.memory_link import Faults, memory_link_pair
 from runtime.lookup_drafting import LookupSettings
 from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
-from runtime.shard import ShardRunner
-from runtime.toy import PrefixShard, prefix_logits
+from runtime.rank.page_ledger import SlotLedger
+from runtime.rank.shard import ShardRunner
+from runtime.rank.toy_shard import PrefixShard, prefix_logits
 from tests.rig import PAGE, VOCAB, Rig, expected_tokens, make_submit
 from tests.runtime.service.serving import toy_tokenizer
 

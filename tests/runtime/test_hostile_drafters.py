@@ -16,12 +16,12 @@ from parallel.decoding.types import SamplingParams, ScoreRow
 from parallel.group import SoloGroup
 from parallel.messages import DraftRequest, EngineStatus, Hello, Ping, Pong, ProposalItem, Submit
 from runtime.drafting import Drafter, DraftPart
-from runtime.ledger import SlotLedger
 from runtime.links.memory_link import memory_link_pair
 from runtime.lookup_drafting import LookupDrafter, LookupSettings
 from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
-from runtime.shard import ShardRunner
-from runtime.toy import PrefixShard, prefix_logits
+from runtime.rank.page_ledger import SlotLedger
+from runtime.rank.shard import ShardRunner
+from runtime.rank.toy_shard import PrefixShard, prefix_logits
 from tests.hostile import ITEMS, PARTS, FuzzingDrafter, RaisingDrafter
 from tests.rig import PAGE, VOCAB, Outcome, Rig, expected_tokens, make_submit
 

@@ -12,8 +12,8 @@ from runtime.errors import ConfigError
 from runtime.hosts import LeaderHost, ModelHost
 from runtime.links.grpc_link import connect_grpc
 from runtime.lookup_drafting import LookupSettings
+from runtime.rank.virtual_shard import VirtualSpec
 from runtime.settings import LeaderSettings, ModelSettings
-from runtime.virtual import VirtualSpec
 
 TARGET = ModelSettings(
     role="target", virtual=VirtualSpec(target_s=0.0, draft_s=0.0, alpha=0.5), cache_tokens=256

@@ -12,9 +12,9 @@ from parallel.decoding.types import SamplingParams, TokenLogprobs
 from parallel.messages import Committed, EngineStatus, Finished, Ping, Pong, Submit
 from parallel.model.batch import SequenceRows
 from runtime.links.link import Link
+from runtime.rank.toy_shard import prefix_logits
 from runtime.request_queue import RequestQueue
 from runtime.sequence import Sequence
-from runtime.toy import prefix_logits
 from tests.rig import PAGE, VOCAB, Rig, expected_tokens, make_submit
 
 MODES = ["autoregressive", "speculative", "pearl"]

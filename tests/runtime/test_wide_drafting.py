@@ -12,10 +12,10 @@ from parallel.decoding.types import RngKey, SamplingParams
 from parallel.group import SoloGroup
 from parallel.messages import DraftItem, DraftOpen, DraftRequest, ProposalItem
 from parallel.model.batch import SequenceRows
-from runtime.ledger import SlotLedger
 from runtime.model_drafting import ModelDrafter
-from runtime.shard import DecoderShard, ShardRunner
-from runtime.toy import prefix_logits
+from runtime.rank.page_ledger import SlotLedger
+from runtime.rank.shard import DecoderShard, ShardRunner
+from runtime.rank.toy_shard import prefix_logits
 from tests.parallel.model.tiny import TinyModel, make_cache, tiny_model, tokens
 from tests.rig import VOCAB, Rig, expected_tokens, make_submit
 

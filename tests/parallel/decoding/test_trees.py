@@ -33,7 +33,7 @@ from parallel.decoding.types import (
 )
 from parallel.decoding.verify import Verifier, recursive_rejection, sample_and_match
 from parallel.model.batch import SequenceRows
-from runtime.toy import PrefixShard, prefix_logits
+from runtime.rank.toy_shard import PrefixShard, prefix_logits
 
 VOCAB = 4
 GREEDY, SAMPLED = SamplingParams(), SamplingParams(temperature=0.7)

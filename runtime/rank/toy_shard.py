@@ -13,7 +13,7 @@ from torch import Tensor
 from parallel.model.batch import SequenceRows, lineage
 from parallel.model.pages import PageTable
 from runtime.errors import ShapeError
-from runtime.shard import HeadColumns
+from runtime.rank.shard import HeadColumns
 
 _FUZZ = 0.2
 

@@ -8,7 +8,7 @@ import pytest
 from runtime.errors import ConfigError
 from runtime.lookup_drafting import Lookups, LookupSettings
 from runtime.models.checkpoint import resolve_model
-from runtime.node_models import NamedModel, on_this_node, require_on_this_node
+from runtime.rank.group_models import NamedModel, on_this_node, require_on_this_node
 
 
 def test_a_directory_that_is_there_is_taken(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from runtime.errors import ConfigError
 from runtime.models.checkpoint import resolve_model
 
-_SHIPPED = Path(__file__).parent / "drafters"
+_SHIPPED = Path(__file__).parents[1] / "drafters"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from parallel.model.stack import LayerParallelStack
 from parallel.model.transformer import Decoder
 from parallel.model.vocab import gather_scores
 from runtime.heartbeat import Pulse
-from runtime.plan import StepPlan, decode_plan, encode_plan
-from runtime.stack_times import measure_stack
+from runtime.rank.stack_times import measure_stack
+from runtime.rank.step_plan import StepPlan, decode_plan, encode_plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from runtime.errors import ConfigError
-from runtime.memory import available_bytes, check_fits
+from runtime.rank.memory_check import available_bytes, check_fits
 
 GIB = 1024**3
 

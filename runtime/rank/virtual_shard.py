@@ -19,8 +19,8 @@ from parallel.model.batch import SequenceRows
 from parallel.model.sharding import even_range
 from parallel.simulation.virtual_acceptance import Chance
 from runtime.errors import ConfigError
-from runtime.shard import HeadColumns
-from runtime.virtual_stack import VirtualStack, wait_until
+from runtime.rank.shard import HeadColumns
+from runtime.rank.virtual_stack import VirtualStack, wait_until
 
 _PEAK_LOGIT = 50.0  # exp(-50) of mass elsewhere: sampling follows the process at every temperature
 _BACK_TO_BACK_S = 0.001

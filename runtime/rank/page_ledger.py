@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from parallel.model.batch import SequenceRows
 from parallel.model.prefix import SharedPages
-from runtime.plan import SlotOpening, StepPlan
+from runtime.rank.step_plan import SlotOpening, StepPlan
 
 
 class SlotLedger:

@@ -8,7 +8,7 @@ import torch
 from parallel.decoding.layer_groups import layer_groups
 from parallel.decoding.layer_width import StackTimes
 from parallel.group import Group
-from runtime.stack_times import slowest_median_s
+from runtime.rank.stack_times import slowest_median_s
 
 _AWAKE_S = 0.0002
 _HIDDEN = 64

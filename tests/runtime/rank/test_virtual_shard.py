@@ -9,7 +9,7 @@ from parallel.model.batch import SequenceRows
 from parallel.simulation.decoding_rounds import simulate
 from parallel.simulation.decoding_setup import Request, Setting
 from runtime.errors import ConfigError
-from runtime.virtual import VirtualShard, VirtualSpec
+from runtime.rank.virtual_shard import VirtualShard, VirtualSpec
 from tests.rig import VOCAB, Rig, make_submit
 
 SPEC = VirtualSpec(target_s=0.002, draft_s=0.0005, alpha=0.8, vocab_size=VOCAB, seed=3)
