@@ -10,8 +10,8 @@ from cluster.options import DraftIndexOptions, ModelOptions
 from cluster.planning import plan_target
 from parallel.drafting.retrieval import build_store
 from runtime.checking.prompt_files import read_texts
+from runtime.drafters.retrieval_files import save_store
 from runtime.errors import ConfigError
-from runtime.retrieval_files import save_store
 
 _NOTES = Console(stderr=True)
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Protocol
 
-from runtime.draft_checkpoint import check_drafter, read_manifest
+from runtime.drafters.draft_checkpoint import check_drafter, read_manifest
 from runtime.errors import ConfigError
 from runtime.settings import ModelSettings
 

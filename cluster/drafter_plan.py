@@ -13,14 +13,14 @@ from cluster.planning import (
     PlannedModel,
     parse_layer_parallel,
 )
-from runtime.draft_checkpoint import check_drafter, is_drafter, read_drafter
+from runtime.drafters.draft_checkpoint import check_drafter, is_drafter, read_drafter
+from runtime.drafters.lookup_drafting import LookupSettings
+from runtime.drafters.retrieval_files import check_store
+from runtime.drafters.shipped import shipped_drafter
 from runtime.errors import ConfigError
-from runtime.lookup_drafting import LookupSettings
 from runtime.models.checkpoint import parse_layers, resolve_model
 from runtime.models.model_facts import ModelFacts, check_tensor_parallel, read_facts
 from runtime.models.tokenizer import Tokenizer, check_same_vocabulary
-from runtime.retrieval_files import check_store
-from runtime.shipped import shipped_drafter
 
 
 def plan_drafter(options: ModelOptions, target: PlannedModel, room: DrafterRoom) -> DrafterChoice:

@@ -9,8 +9,8 @@ from cluster.options import ModelOptions
 from cluster.placement import PlaceOptions
 from cluster.rank_needs import bytes_of_rank, place_of, threads_of
 from parallel.decoding.types import DecodeMode
+from runtime.drafters.lookup_drafting import LookupSettings
 from runtime.errors import ConfigError
-from runtime.lookup_drafting import LookupSettings
 from runtime.models.checkpoint import resolve_model
 from runtime.models.model_facts import ModelFacts, check_device, check_tensor_parallel, read_facts
 from runtime.models.tokenizer import Tokenizer

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from parallel.model.shapes import tensor_shapes
 from runtime.draft_batches import Example
-from runtime.draft_checkpoint import DrafterSource, check_drafter, save_drafter
 from runtime.draft_corpus import CorpusRecord
 from runtime.draft_teacher import Teacher
 from runtime.draft_training import DraftTrainer, TrainSettings
+from runtime.drafters.draft_checkpoint import DrafterSource, check_drafter, save_drafter
 from runtime.models.weights import CheckpointSource
 from runtime.traffic import TrafficReader
 

@@ -13,15 +13,17 @@ from parallel.group import Group, SoloGroup
 from parallel.messages import Hello
 from parallel.model.cache import PagedCache
 from runtime.clock import MonotonicClock
-from runtime.draft_checkpoint import load_drafter
 from runtime.drafter_ports import DrafterPorts
-from runtime.drafting import Drafter, introduction, received_introduction, serve_drafts
+from runtime.drafters.draft_checkpoint import load_drafter
+from runtime.drafters.drafting import Drafter, introduction, received_introduction, serve_drafts
+from runtime.drafters.inline_link import InlineLink
+from runtime.drafters.lookup_drafting import LookupDrafter, LookupSettings
+from runtime.drafters.model_drafting import NO_LOOKUPS, ModelDrafter
 from runtime.engine import Engine
 from runtime.engine_limits import EngineConfig
 from runtime.errors import ConfigError, PeerError, ProtocolError
 from runtime.groups.rendezvous import GroupOffer, GroupSpec, join_group, offer_group
 from runtime.heartbeat import ENDED, IDLE, Pulse, Watchdog
-from runtime.inline_link import InlineLink
 from runtime.links.grpc_link import GrpcLinkServer, connect_grpc
 from runtime.links.link import Link
 from runtime.links.torch_link import (
@@ -30,8 +32,6 @@ from runtime.links.torch_link import (
     join_torch_link,
     offer_torch_link,
 )
-from runtime.lookup_drafting import LookupDrafter, LookupSettings
-from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
 from runtime.models.tokenizer import Tokenizer
 from runtime.models.weights import load_decoder
 from runtime.rank.group_models import on_this_node

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from runtime.drafters.lookup_drafting import LookupSettings
 from runtime.links.torch_link import TorchLinkSpec
-from runtime.lookup_drafting import LookupSettings
 from runtime.rank.group_models import NamedModel
 from runtime.rank.virtual_shard import VirtualSpec
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from parallel.decoding.types import SparseProbs
 from parallel.messages import DraftRequest, ProposalItem
-from runtime.drafting import Drafter, DraftPart
+from runtime.drafters.drafting import Drafter, DraftPart
 
 RAISED: tuple[Callable[[], BaseException], ...] = (
     lambda: RuntimeError("mat1 and mat2 shapes cannot be multiplied"),

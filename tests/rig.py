@@ -12,14 +12,14 @@ from parallel.group import SoloGroup
 from parallel.messages import Committed, Failed, Finished, Hello, Message, Submit
 from runtime.clock import MonotonicClock
 from runtime.drafter_ports import DrafterPorts
-from runtime.drafting import Drafter, introduction, serve_drafts
+from runtime.drafters.drafting import Drafter, introduction, serve_drafts
+from runtime.drafters.inline_link import InlineLink
+from runtime.drafters.lookup_drafting import LookupDrafter, LookupSettings
+from runtime.drafters.model_drafting import NO_LOOKUPS, ModelDrafter
 from runtime.engine import Engine
 from runtime.engine_limits import EngineConfig
-from runtime.inline_link import InlineLink
 from runtime.links.link import Link
 from runtime.links.memory_link import memory_link_pair
-from runtime.lookup_drafting import LookupDrafter, LookupSettings
-from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
 from runtime.models.tokenizer import Tokenizer
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner

@@ -8,8 +8,8 @@ import pytest
 
 from cluster.deployment import Deployment
 from cluster.deployment_spec import DeploymentSpec
+from runtime.drafters.lookup_drafting import LookupSettings
 from runtime.errors import ConfigError
-from runtime.lookup_drafting import LookupSettings
 from runtime.settings import LeaderSettings, ModelSettings
 
 TARGET = ModelSettings(role="target", directory="target")

@@ -9,7 +9,7 @@ import pytest
 
 from cluster import serve
 from cluster.draft_watch import DrafterWatch
-from runtime.draft_checkpoint import DRAFTER_KEY, DrafterManifest
+from runtime.drafters.draft_checkpoint import DRAFTER_KEY, DrafterManifest
 from runtime.errors import ConfigError
 from runtime.settings import ModelSettings
 

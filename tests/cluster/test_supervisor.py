@@ -11,9 +11,9 @@ from cluster.deployment_spec import DeploymentSpec
 from cluster.ranks import Rank
 from cluster.supervisor import Supervision, Supervisor
 from cluster.vital_signs import Stuck
+from runtime.drafters.lookup_drafting import LookupSettings
 from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout
 from runtime.links.link import Link
-from runtime.lookup_drafting import LookupSettings
 from runtime.restarts import RestartLimits
 from runtime.service.client import Client, ServiceError
 from runtime.settings import LeaderSettings, ModelSettings

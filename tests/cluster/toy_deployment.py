@@ -8,11 +8,11 @@ from parallel.decoding.types import SamplingParams
 from parallel.group import SoloGroup
 from parallel.messages import Hello
 from runtime.clock import MonotonicClock
-from runtime.drafting import introduction, serve_drafts
+from runtime.drafters.drafting import introduction, serve_drafts
+from runtime.drafters.model_drafting import ModelDrafter
 from runtime.errors import PacelineError, PeerLost
 from runtime.links.grpc_link import GrpcLinkServer, connect_grpc
 from runtime.links.link import Link
-from runtime.model_drafting import ModelDrafter
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner
 from runtime.rank.toy_shard import PrefixShard

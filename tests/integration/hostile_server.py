@@ -11,7 +11,7 @@ from actors.shard import ShardActor
 from cluster import cli, ranks
 from parallel.messages import Hello
 from runtime import hosts
-from runtime.drafting import Drafter
+from runtime.drafters.drafting import Drafter
 from runtime.settings import DrafterSeat, LeaderSettings
 from tests.hostile import FuzzingDrafter, RaisingDrafter
 

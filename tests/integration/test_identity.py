@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from runtime.shipped import shipped_drafter
+from runtime.drafters.shipped import shipped_drafter
 from tests.integration.conftest import Deploy
 from tests.integration.runs import make_submits, run, token_prompts, tokens_of
 from tests.models import check_identity, smollm2_directory

@@ -2,8 +2,8 @@
 
 import pytest
 
-from runtime.draft_checkpoint import check_drafter
-from runtime.shipped import shipped_drafter
+from runtime.drafters.draft_checkpoint import check_drafter
+from runtime.drafters.shipped import shipped_drafter
 from tests.integration.conftest import Deploy
 from tests.integration.runs import make_submits, run, token_prompts, tokens_of
 from tests.models import check_identity, smollm2_directory

@@ -11,7 +11,7 @@ import torch
 from cluster.draft_watch import DrafterWatch
 from parallel.messages import Submit
 from parallel.model.shapes import tensor_shapes
-from runtime.draft_checkpoint import save_drafter
+from runtime.drafters.draft_checkpoint import save_drafter
 from runtime.errors import ConfigError
 from runtime.models.checkpoint_files import read_model_config
 from runtime.models.weights import CheckpointSource

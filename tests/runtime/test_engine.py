@@ -21,10 +21,10 @@ from parallel.messages import (
     Pong,
     ProposalItem,
 )
-from runtime.drafting import DraftPart
+from runtime.drafters.drafting import DraftPart
+from runtime.drafters.lookup_drafting import LookupSettings
+from runtime.drafters.model_drafting import NO_LOOKUPS, ModelDrafter
 from runtime.links.memory_link import Faults, memory_link_pair
-from runtime.lookup_drafting import LookupSettings
-from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner
 from runtime.rank.toy_shard import PrefixShard, prefix_logits

@@ -15,10 +15,10 @@ from parallel.decoding.sampling import distribution
 from parallel.decoding.types import SamplingParams, ScoreRow
 from parallel.group import SoloGroup
 from parallel.messages import DraftRequest, EngineStatus, Hello, Ping, Pong, ProposalItem, Submit
-from runtime.drafting import Drafter, DraftPart
+from runtime.drafters.drafting import Drafter, DraftPart
+from runtime.drafters.lookup_drafting import LookupDrafter, LookupSettings
+from runtime.drafters.model_drafting import NO_LOOKUPS, ModelDrafter
 from runtime.links.memory_link import memory_link_pair
-from runtime.lookup_drafting import LookupDrafter, LookupSettings
-from runtime.model_drafting import NO_LOOKUPS, ModelDrafter
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner
 from runtime.rank.toy_shard import PrefixShard, prefix_logits

@@ -8,10 +8,10 @@ import pytest
 from parallel.decoding.types import DecodeMode, SamplingParams
 from parallel.messages import Finished, Hello, Submit
 from runtime import hosts
+from runtime.drafters.lookup_drafting import LookupSettings
 from runtime.errors import ConfigError
 from runtime.hosts import LeaderHost, ModelHost
 from runtime.links.grpc_link import connect_grpc
-from runtime.lookup_drafting import LookupSettings
 from runtime.rank.virtual_shard import VirtualSpec
 from runtime.settings import LeaderSettings, ModelSettings
 

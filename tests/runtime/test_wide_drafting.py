@@ -12,7 +12,7 @@ from parallel.decoding.types import RngKey, SamplingParams
 from parallel.group import SoloGroup
 from parallel.messages import DraftItem, DraftOpen, DraftRequest, ProposalItem
 from parallel.model.batch import SequenceRows
-from runtime.model_drafting import ModelDrafter
+from runtime.drafters.model_drafting import ModelDrafter
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import DecoderShard, ShardRunner
 from runtime.rank.toy_shard import prefix_logits

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime.drafters.lookup_drafting import Lookups, LookupSettings
 from runtime.errors import ConfigError
-from runtime.lookup_drafting import Lookups, LookupSettings
 from runtime.models.checkpoint import resolve_model
 from runtime.rank.group_models import NamedModel, on_this_node, require_on_this_node
 

@@ -14,8 +14,8 @@ from parallel.decoding.verify import draft_token, draft_token_with_law
 from parallel.drafting.tree import Guess, Odds, Source, advanced, best_guess
 from parallel.messages import DraftItem, DraftOpen, DraftRequest, ProposalItem
 from parallel.model.batch import SequenceRows
-from runtime.drafting import DraftPart
-from runtime.lookup_drafting import Lookups, LookupSettings, LookupText, tree_proposal
+from runtime.drafters.drafting import DraftPart
+from runtime.drafters.lookup_drafting import Lookups, LookupSettings, LookupText, tree_proposal
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner
 

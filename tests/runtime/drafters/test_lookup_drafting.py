@@ -11,10 +11,10 @@ from parallel.decoding.types import RngKey, SamplingParams, ScoreRow
 from parallel.drafting.retrieval import build_store
 from parallel.messages import DraftItem, DraftOpen, DraftRequest, Proposal, ProposalItem
 from runtime.clock import MonotonicClock
+from runtime.drafters.inline_link import InlineLink
+from runtime.drafters.lookup_drafting import LookupDrafter, LookupSettings
+from runtime.drafters.retrieval_files import check_store, load_store, save_store
 from runtime.errors import ConfigError, PeerLost, ProtocolError
-from runtime.inline_link import InlineLink
-from runtime.lookup_drafting import LookupDrafter, LookupSettings
-from runtime.retrieval_files import check_store, load_store, save_store
 
 
 def opened(request: int = 1) -> DraftOpen:

@@ -14,7 +14,7 @@ from parallel.decoding.types import ScoreRow
 from parallel.group import Group, SoloGroup
 from parallel.model.batch import SequenceRows
 from parallel.model.shapes import tensor_shapes
-from runtime.draft_checkpoint import check_drafter, is_drafter, load_drafter, save_drafter
+from runtime.drafters.draft_checkpoint import check_drafter, is_drafter, load_drafter, save_drafter
 from runtime.errors import ConfigError
 from runtime.rank.shard import DecoderShard, ShardRunner
 from runtime.rank.step_plan import SlotOpening, StepPlan

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from runtime.draft_checkpoint import embedding_digest, read_manifest
+from runtime.drafters.draft_checkpoint import embedding_digest, read_manifest
 
-_FOLDER = Path(__file__).parent / "drafters"
+_FOLDER = Path(__file__).parent
 
 
 def shipped_drafter(target_directory: Path) -> Path | None:

@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from parallel.messages import Hello, Message, Ping
-from runtime.drafting import introduction, received_introduction
+from runtime.drafters.drafting import introduction, received_introduction
+from runtime.drafters.lookup_drafting import LookupDrafter, LookupSettings
 from runtime.errors import PeerError, PeerLost, PeerTimeout, ProtocolError
 from runtime.hosts import _connect
 from runtime.links.memory_link import memory_link_pair
 from runtime.links.torch_link import join_torch_link, offer_torch_link
-from runtime.lookup_drafting import LookupDrafter, LookupSettings
 
 
 def test_over_torch_distributed_the_leader_hears_it_first() -> None:

@@ -9,10 +9,10 @@ from parallel.drafting.recycling import NUM_SUCCESSORS, SuccessorSource, Success
 from parallel.drafting.retrieval import StoreSource
 from parallel.drafting.tree import GrownTree, Odds, Source, grow
 from parallel.messages import DraftItem, DraftRequest, ProposalItem
-from runtime.drafting import DraftPart
+from runtime.drafters.drafting import DraftPart
+from runtime.drafters.retrieval_files import is_whole, load_store
 from runtime.errors import ConfigError
 from runtime.rank.group_models import require_on_this_node
-from runtime.retrieval_files import is_whole, load_store
 
 _LOG = logging.getLogger("paceline.drafter")
 

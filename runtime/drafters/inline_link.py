@@ -10,7 +10,7 @@ from itertools import islice
 
 from parallel.messages import DraftRequest, Message, Proposal
 from runtime.clock import Clock
-from runtime.drafting import Drafter, DraftPart
+from runtime.drafters.drafting import Drafter, DraftPart
 from runtime.errors import DrafterError, PeerLost, ProtocolError
 from runtime.timeline import Phase, Recorder
 
