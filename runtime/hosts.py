@@ -13,14 +13,15 @@ from parallel.group import Group, SoloGroup
 from parallel.messages import Hello
 from parallel.model.cache import PagedCache
 from runtime.clock import MonotonicClock
-from runtime.drafter_ports import DrafterPorts
 from runtime.drafters.draft_checkpoint import load_drafter
 from runtime.drafters.drafting import Drafter, introduction, received_introduction, serve_drafts
 from runtime.drafters.inline_link import InlineLink
 from runtime.drafters.lookup_drafting import LookupDrafter, LookupSettings
 from runtime.drafters.model_drafting import NO_LOOKUPS, ModelDrafter
-from runtime.engine import Engine
-from runtime.engine_limits import EngineConfig
+from runtime.engine.drafter_ports import DrafterPorts
+from runtime.engine.engine import Engine
+from runtime.engine.engine_limits import EngineConfig
+from runtime.engine.round import RoundRunner
 from runtime.errors import ConfigError, PeerError, ProtocolError
 from runtime.groups.rendezvous import GroupOffer, GroupSpec, join_group, offer_group
 from runtime.heartbeat import ENDED, IDLE, Pulse, Watchdog
@@ -39,7 +40,6 @@ from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import DecoderShard, ShardRunner
 from runtime.rank.stack_times import predict_steps
 from runtime.rank.virtual_shard import VirtualShard
-from runtime.round import RoundRunner
 from runtime.settings import DrafterSeat, LeaderAddress, LeaderSettings, ModelSettings
 from runtime.timeline import SpanRecorder
 

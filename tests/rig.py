@@ -11,13 +11,14 @@ from parallel.decoding.types import DecodeMode, RngKey, SamplingParams, ScoreRow
 from parallel.group import SoloGroup
 from parallel.messages import Committed, Failed, Finished, Hello, Message, Submit
 from runtime.clock import MonotonicClock
-from runtime.drafter_ports import DrafterPorts
 from runtime.drafters.drafting import Drafter, introduction, serve_drafts
 from runtime.drafters.inline_link import InlineLink
 from runtime.drafters.lookup_drafting import LookupDrafter, LookupSettings
 from runtime.drafters.model_drafting import NO_LOOKUPS, ModelDrafter
-from runtime.engine import Engine
-from runtime.engine_limits import EngineConfig
+from runtime.engine.drafter_ports import DrafterPorts
+from runtime.engine.engine import Engine
+from runtime.engine.engine_limits import EngineConfig
+from runtime.engine.round import RoundRunner
 from runtime.links.link import Link
 from runtime.links.memory_link import memory_link_pair
 from runtime.models.tokenizer import Tokenizer
@@ -25,7 +26,6 @@ from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner
 from runtime.rank.toy_shard import PrefixShard, prefix_logits
 from runtime.rank.virtual_shard import VirtualShard, VirtualSpec
-from runtime.round import RoundRunner
 from runtime.timeline import SpanRecorder
 
 VOCAB = 48

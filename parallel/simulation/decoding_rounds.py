@@ -45,7 +45,7 @@ class _Totals:
 
 
 class _Leader:
-    """Makes rounds as `runtime/round.py` does, on a clock of its own."""
+    """Makes rounds as `runtime/engine/round.py` does, on a clock of its own."""
 
     def __init__(self, setting: Setting, requests: Items[Request], keep_spans: int) -> None:
         self._setting = setting

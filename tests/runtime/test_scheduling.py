@@ -11,10 +11,10 @@ from torch import Tensor
 from parallel.decoding.types import SamplingParams, TokenLogprobs
 from parallel.messages import Committed, EngineStatus, Finished, Ping, Pong, Submit
 from parallel.model.batch import SequenceRows
+from runtime.engine.request_queue import RequestQueue
+from runtime.engine.sequence import Sequence
 from runtime.links.link import Link
 from runtime.rank.toy_shard import prefix_logits
-from runtime.request_queue import RequestQueue
-from runtime.sequence import Sequence
 from tests.rig import PAGE, VOCAB, Rig, expected_tokens, make_submit
 
 MODES = ["autoregressive", "speculative", "pearl"]

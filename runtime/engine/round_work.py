@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from parallel.decoding.machine import Commit, Event, Phase, RequestDraft, Score, Verify, step
 from parallel.decoding.types import ScoreRow, TokenLogprobs
-from runtime.sequence import Sequence
+from runtime.engine.sequence import Sequence
 
 
 @dataclass(slots=True, kw_only=True)

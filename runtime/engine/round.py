@@ -33,15 +33,15 @@ from parallel.messages import (
 )
 from parallel.model.batch import SequenceRows
 from runtime.clock import Clock
-from runtime.drafter_ports import DrafterPorts
+from runtime.engine.drafter_ports import DrafterPorts
+from runtime.engine.round_drafts import RoundDrafts
+from runtime.engine.round_work import Work
+from runtime.engine.sequence import Sequence
 from runtime.heartbeat import DRAFTING, IDLE
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner
-from runtime.round_drafts import RoundDrafts
-from runtime.sequence import Sequence
 from runtime.timeline import NoRecorder, Recorder
 from runtime.timeline import Phase as Timed
-from runtime.work import Work
 
 _MODES = (DecodeMode.SPECULATIVE, DecodeMode.PEARL, DecodeMode.AUTOREGRESSIVE)
 _MEASURED_SIZES = (1, 8, 4, 25, 6, 2, 16, 12)  # a few tell much already

@@ -1,6 +1,6 @@
 """The leader: takes requests from drivers, runs rounds, streams what is committed.
 
-It owns the queue and the sequences in flight; `runtime/round.py` makes the rounds.
+It owns the queue and the sequences in flight; `runtime/engine/round.py` makes the rounds.
 One thread runs `run`; other threads only put things into its inbox.
 """
 
@@ -23,18 +23,18 @@ from parallel.messages import (
     Submit,
 )
 from runtime.clock import Clock
-from runtime.drafter_ports import DrafterPorts
-from runtime.drivers import Drivers
-from runtime.engine_limits import EngineConfig, problem_of
+from runtime.engine.drafter_ports import DrafterPorts
+from runtime.engine.drivers import Drivers
+from runtime.engine.engine_limits import EngineConfig, problem_of
+from runtime.engine.prefill import share_prompt_budget
+from runtime.engine.request_queue import RequestQueue
+from runtime.engine.round import RoundRunner
+from runtime.engine.round_work import Work
+from runtime.engine.sequence import Sequence
 from runtime.errors import DeadlineExceeded, PacelineError, PeerError
 from runtime.links.link import Link
 from runtime.models.tokenizer import StopMatcher, Tokenizer
-from runtime.prefill import share_prompt_budget
 from runtime.rank.page_ledger import SlotLedger
-from runtime.request_queue import RequestQueue
-from runtime.round import RoundRunner
-from runtime.sequence import Sequence
-from runtime.work import Work
 
 _LOG = logging.getLogger("paceline.leader")
 _HEADROOM = 64

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from parallel.decoding.types import DecodeMode
 from parallel.model.batch import SequenceRows
-from runtime.sequence import Sequence
+from runtime.engine.sequence import Sequence
 
 
 @dataclass(slots=True)

@@ -8,9 +8,9 @@ from itertools import count
 
 from parallel.messages import Hello
 from runtime.clock import Clock
-from runtime.drafter_port import DrafterPort
+from runtime.engine.drafter_port import DrafterPort
+from runtime.engine.sequence import Sequence
 from runtime.links.link import Link
-from runtime.sequence import Sequence
 
 _LOG = logging.getLogger("paceline.leader")
 _MOST_SUCCESSORS = 64  # each costs the target's ranks an exchange of as many scores

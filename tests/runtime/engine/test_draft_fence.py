@@ -4,7 +4,7 @@ import pytest
 
 from parallel.decoding.types import DraftTree, SparseProbs
 from parallel.messages import DraftItem, DraftRequest, Proposal, ProposalItem
-from runtime.draft_fence import DraftFence, usable_draft
+from runtime.engine.draft_fence import DraftFence, usable_draft
 
 FINE = SparseProbs(ids=(1, 2), probs=(0.25, 0.75))
 

@@ -7,7 +7,7 @@ starts level with those that stayed.
 
 from collections.abc import Iterable, Iterator
 
-from runtime.sequence import Sequence
+from runtime.engine.sequence import Sequence
 
 
 class RequestQueue:

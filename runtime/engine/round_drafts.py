@@ -15,13 +15,13 @@ from parallel.messages import (
     Hello,
 )
 from runtime.clock import Clock
-from runtime.draft_fence import CheckedDraft, CheckedProposal
-from runtime.drafter_port import DrafterPort
-from runtime.drafter_ports import DrafterPorts
-from runtime.sequence import Sequence
+from runtime.engine.draft_fence import CheckedDraft, CheckedProposal
+from runtime.engine.drafter_port import DrafterPort
+from runtime.engine.drafter_ports import DrafterPorts
+from runtime.engine.round_work import Work
+from runtime.engine.sequence import Sequence
 from runtime.timeline import Phase as Timed
 from runtime.timeline import Recorder
-from runtime.work import Work
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtime.strikes import Strikes
+from runtime.engine.strikes import Strikes
 
 
 @pytest.mark.parametrize(("every", "is_dropped"), [(20, False), (12, True), (2, True)])

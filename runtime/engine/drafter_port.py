@@ -9,10 +9,10 @@ import threading
 
 from parallel.messages import DraftRequest, Hello, Proposal
 from runtime.clock import Clock
-from runtime.draft_fence import CheckedProposal, DraftFence
+from runtime.engine.draft_fence import CheckedProposal, DraftFence
+from runtime.engine.strikes import Strikes
 from runtime.errors import DrafterError, PacelineError, ProtocolError
 from runtime.links.link import Link
-from runtime.strikes import Strikes
 
 _LOG = logging.getLogger("paceline.leader")
 _RETRY_BUDGETS = 20  # a lost message must not switch the drafter off for good
