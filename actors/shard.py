@@ -4,10 +4,10 @@ import os
 
 from runtime.groups.rendezvous import GroupSpec
 from runtime.heartbeat import Beat, Pulse
-from runtime.hosts import LeaderHost, ModelHost, serve_drafter
+from runtime.hosts.rank_hosts import LeaderHost, ModelHost, serve_drafter
+from runtime.hosts.rank_settings import DrafterSeat, LeaderSettings, ModelSettings
 from runtime.links.torch_link import TorchLinkSpec
 from runtime.node.network_interfaces import address_on
-from runtime.settings import DrafterSeat, LeaderSettings, ModelSettings
 from runtime.timeline import PhaseSpan
 
 

@@ -22,9 +22,9 @@ from cluster.ray_errors import result_of
 from cluster.reservation import Reservation, read_nodes
 from parallel.messages import Hello
 from runtime.errors import ConfigError, PacelineError, PeerLost
+from runtime.hosts.rank_settings import ModelSettings
 from runtime.links.grpc_link import connect_grpc
 from runtime.links.link import Link
-from runtime.settings import ModelSettings
 from runtime.timeline import PhaseSpan
 
 _LOG = logging.getLogger("paceline.deployment")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from cluster.placement import Need, PlaceOptions
-from runtime.settings import LeaderSettings, ModelSettings
+from runtime.hosts.rank_settings import LeaderSettings, ModelSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from runtime.drafters.draft_checkpoint import check_drafter, read_manifest
 from runtime.errors import ConfigError
-from runtime.settings import ModelSettings
+from runtime.hosts.rank_settings import ModelSettings
 
 _REPLACED_LOOKS = 10  # after so many, a directory that cannot be read is not just being replaced
 

@@ -18,9 +18,9 @@ from cluster.deployment_spec import DeploymentSpec
 from cluster.group_opener import GroupOpener, Leader
 from cluster.ranks import Rank, answers, await_all, is_done, kill_ranks, outcome
 from runtime.errors import ConfigError, PacelineError
+from runtime.hosts.rank_settings import DrafterSeat, LeaderAddress
 from runtime.links.torch_link import TorchLinkSpec
 from runtime.restarts import RestartBudget, RestartLimits
-from runtime.settings import DrafterSeat, LeaderAddress
 
 _LOG = logging.getLogger("paceline.deployment")
 _STOP_TIMEOUT_S = 10.0

@@ -9,9 +9,9 @@ from cluster.deployment import Deployment
 from cluster.deployment_spec import DeploymentSpec
 from cluster.supervisor import Recovery, Supervision, Supervisor
 from runtime.errors import PacelineError
+from runtime.hosts.rank_settings import ModelSettings
 from runtime.links.link import Link
 from runtime.service.gateway import Gateway
-from runtime.settings import ModelSettings
 
 
 class Fleet:

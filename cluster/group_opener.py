@@ -9,7 +9,7 @@ from cluster.ranks import Rank, await_all, kill_ranks, start_ranks
 from cluster.reservation import LOOPBACK, Placer, Reservation, check_group
 from runtime.errors import PacelineError
 from runtime.groups.rendezvous import choose_backend
-from runtime.settings import ModelSettings
+from runtime.hosts.rank_settings import ModelSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,13 +11,13 @@ from cluster.rank_needs import bytes_of_rank, place_of, threads_of
 from parallel.decoding.types import DecodeMode
 from runtime.drafters.lookup_drafting import LookupSettings
 from runtime.errors import ConfigError
+from runtime.hosts.rank_settings import LeaderSettings, ModelSettings
 from runtime.models.checkpoint import resolve_model
 from runtime.models.model_facts import ModelFacts, check_device, check_tensor_parallel, read_facts
 from runtime.models.tokenizer import Tokenizer
 from runtime.rank.group_models import NamedModel
 from runtime.rank.memory_check import available_bytes, check_fits
 from runtime.rank.virtual_shard import VirtualSpec
-from runtime.settings import LeaderSettings, ModelSettings
 
 AUTO = "auto"
 INLINE = "inline:"

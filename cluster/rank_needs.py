@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from cluster.options import ModelOptions
 from cluster.placement import LEAST_CPUS, PlaceOptions
+from runtime.hosts.rank_settings import ModelSettings
 from runtime.models.model_facts import ModelFacts
 from runtime.node.cores import usable_cores
-from runtime.settings import ModelSettings
 
 
 def place_of(options: ModelOptions) -> PlaceOptions:

@@ -12,7 +12,7 @@ from cluster.placement import Node
 from cluster.ray_errors import translated
 from cluster.reservation import Reservation
 from runtime.errors import PacelineError, PeerLost, PeerTimeout
-from runtime.settings import ModelSettings
+from runtime.hosts.rank_settings import ModelSettings
 
 _START_TIMEOUT_S = 300.0
 _ANSWER_TIMEOUT_S = 5.0

@@ -35,6 +35,7 @@ from parallel.decoding.types import DecodeMode
 from runtime.channels.addresses import parse_address
 from runtime.channels.tokens import read_tokens
 from runtime.errors import ConfigError, PacelineError
+from runtime.hosts.rank_settings import ModelSettings
 from runtime.node.keeper import end_with_keeper
 from runtime.restarts import RestartLimits
 from runtime.service.gateway import Gateway
@@ -45,7 +46,6 @@ from runtime.service.metrics import ServiceMetrics
 from runtime.service.served_model import ServedModel
 from runtime.service.server import ServerSettings, ServiceServer
 from runtime.service.tracing import Tracing
-from runtime.settings import ModelSettings
 from runtime.traffic import TrafficLog
 from runtime.version import package_version
 

@@ -10,7 +10,7 @@ from cluster.deployment import Deployment
 from cluster.deployment_spec import DeploymentSpec
 from runtime.drafters.lookup_drafting import LookupSettings
 from runtime.errors import ConfigError
-from runtime.settings import LeaderSettings, ModelSettings
+from runtime.hosts.rank_settings import LeaderSettings, ModelSettings
 
 TARGET = ModelSettings(role="target", directory="target")
 DRAFTER = ModelSettings(role="drafter", directory="drafter")

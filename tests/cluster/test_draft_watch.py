@@ -11,7 +11,7 @@ from cluster import serve
 from cluster.draft_watch import DrafterWatch
 from runtime.drafters.draft_checkpoint import DRAFTER_KEY, DrafterManifest
 from runtime.errors import ConfigError
-from runtime.settings import ModelSettings
+from runtime.hosts.rank_settings import ModelSettings
 
 MODEL = {
     "architectures": ["LlamaForCausalLM"],

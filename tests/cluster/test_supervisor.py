@@ -13,10 +13,10 @@ from cluster.supervisor import Supervision, Supervisor
 from cluster.vital_signs import Stuck
 from runtime.drafters.lookup_drafting import LookupSettings
 from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout
+from runtime.hosts.rank_settings import LeaderSettings, ModelSettings
 from runtime.links.link import Link
 from runtime.restarts import RestartLimits
 from runtime.service.client import Client, ServiceError
-from runtime.settings import LeaderSettings, ModelSettings
 from tests.rig import Rig, expected_tokens, make_submit
 from tests.runtime.service.serving import Serving, slow_down
 

@@ -10,9 +10,9 @@ import sys
 from actors.shard import ShardActor
 from cluster import cli, ranks
 from parallel.messages import Hello
-from runtime import hosts
 from runtime.drafters.drafting import Drafter
-from runtime.settings import DrafterSeat, LeaderSettings
+from runtime.hosts import rank_hosts as hosts
+from runtime.hosts.rank_settings import DrafterSeat, LeaderSettings
 from tests.hostile import FuzzingDrafter, RaisingDrafter
 
 

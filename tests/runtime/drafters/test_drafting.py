@@ -8,7 +8,7 @@ from parallel.messages import Hello, Message, Ping
 from runtime.drafters.drafting import introduction, received_introduction
 from runtime.drafters.lookup_drafting import LookupDrafter, LookupSettings
 from runtime.errors import PeerError, PeerLost, PeerTimeout, ProtocolError
-from runtime.hosts import _connect
+from runtime.hosts.rank_hosts import _connect
 from runtime.links.memory_link import memory_link_pair
 from runtime.links.torch_link import join_torch_link, offer_torch_link
 

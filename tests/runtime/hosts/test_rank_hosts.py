@@ -7,13 +7,13 @@ import pytest
 
 from parallel.decoding.types import DecodeMode, SamplingParams
 from parallel.messages import Finished, Hello, Submit
-from runtime import hosts
 from runtime.drafters.lookup_drafting import LookupSettings
 from runtime.errors import ConfigError
-from runtime.hosts import LeaderHost, ModelHost
+from runtime.hosts import rank_hosts as hosts
+from runtime.hosts.rank_hosts import LeaderHost, ModelHost
+from runtime.hosts.rank_settings import LeaderSettings, ModelSettings
 from runtime.links.grpc_link import connect_grpc
 from runtime.rank.virtual_shard import VirtualSpec
-from runtime.settings import LeaderSettings, ModelSettings
 
 TARGET = ModelSettings(
     role="target", virtual=VirtualSpec(target_s=0.0, draft_s=0.0, alpha=0.5), cache_tokens=256

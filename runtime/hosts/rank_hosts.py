@@ -25,6 +25,7 @@ from runtime.engine.round import RoundRunner
 from runtime.errors import ConfigError, PeerError, ProtocolError
 from runtime.groups.rendezvous import GroupOffer, GroupSpec, join_group, offer_group
 from runtime.heartbeat import ENDED, IDLE, Pulse, Watchdog
+from runtime.hosts.rank_settings import DrafterSeat, LeaderAddress, LeaderSettings, ModelSettings
 from runtime.links.grpc_link import GrpcLinkServer, connect_grpc
 from runtime.links.link import Link
 from runtime.links.torch_link import (
@@ -40,7 +41,6 @@ from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import DecoderShard, ShardRunner
 from runtime.rank.stack_times import predict_steps
 from runtime.rank.virtual_shard import VirtualShard
-from runtime.settings import DrafterSeat, LeaderAddress, LeaderSettings, ModelSettings
 from runtime.timeline import SpanRecorder
 
 _LOG = logging.getLogger("paceline.host")
