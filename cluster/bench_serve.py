@@ -23,8 +23,8 @@ from cluster.options import BenchServeOptions
 from cluster.report import output_console
 from cluster.serve_plot import plot_serving
 from runtime.checking.prompt_files import PromptRecord, read_prompts
+from runtime.client.client import AsyncClient, Prompt, ServiceError
 from runtime.errors import ConfigError, PacelineError
-from runtime.service.client import AsyncClient, Prompt, ServiceError
 
 _REFUSED = "RESOURCE_EXHAUSTED"
 _SETTLE_S = 1.5

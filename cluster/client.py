@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 
 from cluster.connecting import connected
 from cluster.options import ClientOptions
-from runtime.service.client import Chunk
+from runtime.client.client import Chunk
 
 
 @dataclass(slots=True)

@@ -9,9 +9,9 @@ from cluster.options import ConnectOptions
 from runtime.channels.addresses import check_target
 from runtime.channels.tls_files import TlsNames
 from runtime.channels.tokens import read_tokens
+from runtime.client.client import Client, Credentials, ServiceError
 from runtime.errors import ConfigError
 from runtime.links.grpc_link import quiet_grpc
-from runtime.service.client import Client, Credentials, ServiceError
 
 _NOTES = Console(stderr=True, highlight=False)
 _FLAGS = TlsNames(certificate="--tls-cert", private_key="--tls-key", authority="--root-ca")

@@ -4,7 +4,7 @@ import pytest
 
 from cluster.connecting import connected
 from cluster.options import ConnectOptions
-from runtime.service.client import ServiceError
+from runtime.client.client import ServiceError
 
 
 def test_the_command_line_says_that_it_waits(capsys: pytest.CaptureFixture[str]) -> None:

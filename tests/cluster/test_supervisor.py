@@ -11,12 +11,12 @@ from cluster.deployment_spec import DeploymentSpec
 from cluster.ranks import Rank
 from cluster.supervisor import Supervision, Supervisor
 from cluster.vital_signs import Stuck
+from runtime.client.client import Client, ServiceError
 from runtime.drafters.lookup_drafting import LookupSettings
 from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout
 from runtime.hosts.rank_settings import LeaderSettings, ModelSettings
 from runtime.links.link import Link
 from runtime.restarts import RestartLimits
-from runtime.service.client import Client, ServiceError
 from tests.rig import Rig, expected_tokens, make_submit
 from tests.runtime.service.serving import Serving, slow_down
 

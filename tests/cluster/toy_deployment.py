@@ -7,6 +7,7 @@ from typing import Any
 from parallel.decoding.types import SamplingParams
 from parallel.group import SoloGroup
 from parallel.messages import Hello
+from runtime.client.client import Client
 from runtime.clock import MonotonicClock
 from runtime.drafters.drafting import introduction, serve_drafts
 from runtime.drafters.model_drafting import ModelDrafter
@@ -16,7 +17,6 @@ from runtime.links.link import Link
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner
 from runtime.rank.toy_shard import PrefixShard
-from runtime.service.client import Client
 from tests.integration.wires import Relay
 from tests.rig import PAGE, VOCAB, Rig, expected_tokens, make_submit
 from tests.runtime.service.serving import slow_down

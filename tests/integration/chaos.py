@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from runtime.service.client import Client
+from runtime.client.client import Client
 from tests.integration.serving_process import ROOT
 from tests.integration.wires import Relay
 

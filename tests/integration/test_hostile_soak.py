@@ -25,7 +25,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import load_file, save_file
 
-from runtime.service.client import Client, ServiceError
+from runtime.client.client import Client, ServiceError
 from tests.integration.run_delays import RunDelays
 from tests.integration.serving_process import ROOT, ServingProcess
 from tests.models import check_identity

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runtime.service.client import Client
+from runtime.client.client import Client
 from tests.integration.chaos import NUM_CLIENTS, generate, start_clients, wait_until
 from tests.integration.raylets import Raylets
 from tests.integration.serving_process import ServingProcess

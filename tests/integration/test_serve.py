@@ -12,9 +12,9 @@ from queue import Queue
 
 import pytest
 
+from runtime.client.client import Client, Credentials, ServiceError
 from runtime.errors import InvalidValue
 from runtime.models.tokenizer import Tokenizer
-from runtime.service.client import Client, Credentials, ServiceError
 from tests.models import check_identity, smollm2_directory
 
 TOKEN = "a-token-of-this-test"

@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from protos.paceline.v1 import link_pb2
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
-from runtime.service.client import Client, Credentials, ServiceError
+from runtime.client.client import Client, Credentials, ServiceError
 from tests.certificates import make_certificates
 from tests.integration.serving_process import ROOT, ServingProcess
 from tests.models import check_identity
@@ -30,7 +30,7 @@ NUM_CLIENTS = 64
 MODES = ("autoregressive", "speculative", "pearl", "auto")
 LEAVING = """
 import sys
-from runtime.service.client import Client
+from runtime.client.client import Client
 client = Client(sys.argv[1])
 for chunk in client.generate("w1 w2 w3", max_tokens=480, request_id="left behind"):
     print("token", flush=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from runtime.client.client import Client
 from runtime.node.keeper import KeptState
-from runtime.service.client import Client
 from tests.integration.raylets import Raylets, free_port
 from tests.tiny_checkpoint import save_tiny_checkpoint
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.service.client import Client, ServiceError
+from runtime.client.client import Client, ServiceError
 from tests.integration.chaos import (
     NUM_CLIENTS,
     ChaosServer,

@@ -14,8 +14,8 @@ from protos.paceline.v1 import seedlog_pb2_grpc as rpc
 from runtime.channels.channel import open_channel, open_internal_channel
 from runtime.channels.credentials import Credentials
 from runtime.channels.handshakes import explained, refusal
+from runtime.client.client_protocol import CHANNEL_OPTIONS
 from runtime.errors import ConfigError, PeerLost, PeerTimeout, ProtocolError
-from runtime.service.calls import CHANNEL_OPTIONS
 from runtime.training.config import FaultsConfig
 from runtime.training.seedlog.log import Header
 from runtime.training.seedlog.sequencer import Refused

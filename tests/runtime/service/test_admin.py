@@ -9,7 +9,7 @@ import pytest
 
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
-from runtime.service.client import Client
+from runtime.client.client import Client
 from tests.rig import Rig
 from tests.runtime.service.serving import Serving, wait_until
 

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
-from runtime.service.client import AsyncClient, Chunk, Client, ClientUnusable, ServiceError
+from runtime.client.client import AsyncClient, Chunk, Client, ClientUnusable, ServiceError
 from tests.rig import Rig, expected_tokens, make_submit
 from tests.runtime.service.serving import Serving, slow_down, wait_until
 

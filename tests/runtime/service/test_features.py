@@ -12,9 +12,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from parallel.decoding.types import SamplingParams
+from runtime.client.client import AsyncClient, Chunk, Client, ServiceError
 from runtime.errors import ConfigError, InvalidValue
 from runtime.rank.toy_shard import prefix_logits
-from runtime.service.client import AsyncClient, Chunk, Client, ServiceError
 from runtime.service.limits import GatewayLimits
 from tests.rig import VOCAB, Rig, expected_tokens, make_submit
 from tests.runtime.service.serving import CutWire, Serving, slow_down

@@ -11,8 +11,8 @@ import pytest
 
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
+from runtime.client.client import Client, ServiceError
 from runtime.models.tokenizer import Tokenizer
-from runtime.service.client import Client, ServiceError
 from runtime.service.prompt_limits import PromptLimits
 from tests.rig import Rig, expected_tokens, make_submit
 from tests.runtime.service.serving import Serving, slow_down, wait_until

@@ -12,8 +12,8 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from parallel.messages import EngineStatus, Finished, RequestStats
-from runtime.service.calls import ServiceError
-from runtime.service.client import Client
+from runtime.client.client import Client
+from runtime.client.client_protocol import ServiceError
 from runtime.service.limits import GatewayLimits
 from runtime.service.metrics import EndReason, RefusalReason, ServiceMetrics
 from runtime.service.replica import Replica

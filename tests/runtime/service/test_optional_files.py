@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.service.client import Client
+from runtime.client.client import Client
 from runtime.service.journal_store import JournalStore
 from runtime.service.record_file import RecordFile
 from runtime.traffic import TrafficLog

@@ -22,9 +22,9 @@ from parallel.messages import (
     RequestStats,
     Submit,
 )
+from runtime.client.client import Chunk, Client, ServiceError
 from runtime.errors import PeerLost
 from runtime.links.memory_link import memory_link_pair
-from runtime.service.client import Chunk, Client, ServiceError
 from tests.rig import Rig, expected_tokens, make_submit
 from tests.runtime.service.serving import Serving, slow_down, toy_tokenizer
 

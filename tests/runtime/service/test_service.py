@@ -13,7 +13,7 @@ from parallel.messages import Submit
 from protos.paceline.v1 import link_pb2
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
-from runtime.service.client import Client, Credentials, ServiceError
+from runtime.client.client import Client, Credentials, ServiceError
 from runtime.service.limits import GatewayLimits
 from tests.rig import Rig, expected_tokens, make_submit
 from tests.runtime.service.serving import CutWire, Serving, slow_down, toy_tokenizer

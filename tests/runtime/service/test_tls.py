@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime.client.client import AsyncClient, Client, Credentials, ServiceError
 from runtime.errors import ConfigError
-from runtime.service.client import AsyncClient, Client, Credentials, ServiceError
 from runtime.training.seedlog.port import GrpcPort
 from tests.certificates import make_certificates
 from tests.rig import Rig

@@ -23,10 +23,10 @@ from runtime.channels.credentials import Credentials
 from runtime.checking.prompt_value import token_ids as checked_ids
 from runtime.checking.values import text as checked_text
 from runtime.checking.values import whole_number
-from runtime.errors import PacelineError
-from runtime.service.async_client import AsyncClient
-from runtime.service.call_options import SamplingFields
-from runtime.service.calls import (
+from runtime.client.async_client import AsyncClient
+from runtime.client.call_options import SamplingFields
+from runtime.client.client_patience import PATIENCE_S, Patience
+from runtime.client.client_protocol import (
     CALL_S,
     CANCEL_S,
     CHANNEL_OPTIONS,
@@ -36,9 +36,9 @@ from runtime.service.calls import (
     ServiceError,
     progress_of,
 )
-from runtime.service.owner import ClientUnusable, Owner
-from runtime.service.patience import PATIENCE_S, Patience
-from runtime.service.sampling import Sampling, checked_name
+from runtime.client.owner import ClientUnusable, Owner
+from runtime.client.sampling_fields import Sampling, checked_name
+from runtime.errors import PacelineError
 
 __all__ = [
     "AsyncClient",

@@ -14,11 +14,11 @@ from protos.paceline.v1 import service_pb2 as pb
 from runtime.channels.handshakes import explained
 from runtime.checking.prompt_value import prompt as checked_prompt
 from runtime.checking.values import number
+from runtime.client.client_patience import Patience
+from runtime.client.sampling_fields import Sampling, checked_name
 from runtime.errors import PacelineError
 from runtime.links.keepalive import pinging
 from runtime.links.wire_values import MODES, REASON_NAMES
-from runtime.service.patience import Patience
-from runtime.service.sampling import Sampling, checked_name
 
 Prompt = str | Iterable[object]
 """Text, token ids (a list, an array, a tensor, a tokenizer's result), or a conversation of

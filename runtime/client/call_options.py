@@ -5,7 +5,7 @@ from typing import TypedDict
 
 
 class SamplingFields(TypedDict, total=False):
-    """The fields of `runtime.service.sampling.Sampling`."""
+    """The fields of `runtime.client.sampling_fields.Sampling`."""
 
     max_tokens: int | None
     temperature: float | None

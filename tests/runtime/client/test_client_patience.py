@@ -5,9 +5,9 @@ from typing import Any
 import grpc
 import pytest
 
+from runtime.client.client_patience import PATIENCE_S, Patience
 from runtime.clock import ManualClock
 from runtime.errors import InvalidValue
-from runtime.service.patience import PATIENCE_S, Patience
 
 
 class Failure(grpc.RpcError):

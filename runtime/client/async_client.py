@@ -13,9 +13,9 @@ from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.channels.channel import check_channel, open_async_channel
 from runtime.channels.credentials import Credentials
-from runtime.errors import PacelineError
-from runtime.service.call_options import SamplingFields
-from runtime.service.calls import (
+from runtime.client.call_options import SamplingFields
+from runtime.client.client_patience import PATIENCE_S, Patience
+from runtime.client.client_protocol import (
     CALL_S,
     CANCEL_S,
     CHANNEL_OPTIONS,
@@ -25,9 +25,9 @@ from runtime.service.calls import (
     ServiceError,
     progress_of,
 )
-from runtime.service.owner import ClientUnusable, Owner
-from runtime.service.patience import PATIENCE_S, Patience
-from runtime.service.sampling import Sampling, checked_name
+from runtime.client.owner import ClientUnusable, Owner
+from runtime.client.sampling_fields import Sampling, checked_name
+from runtime.errors import PacelineError
 
 
 class AsyncClient:

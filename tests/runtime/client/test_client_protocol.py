@@ -8,11 +8,11 @@ import torch
 
 from protos.paceline.v1 import link_pb2
 from protos.paceline.v1 import service_pb2 as pb
+from runtime.client.client_patience import Patience
+from runtime.client.client_protocol import progress_of, wire_request
+from runtime.client.sampling_fields import Sampling
 from runtime.errors import InvalidValue
-from runtime.service.calls import progress_of, wire_request
 from runtime.service.incoming import sampling_of
-from runtime.service.patience import Patience
-from runtime.service.sampling import Sampling
 
 NAN = float("nan")
 
