@@ -41,10 +41,10 @@ from runtime.restarts import RestartLimits
 from runtime.service.gateway import Gateway
 from runtime.service.journal_store import JournalStore
 from runtime.service.limits import GatewayLimits
-from runtime.service.logs import start_logging
 from runtime.service.metrics import ServiceMetrics
 from runtime.service.served_model import ServedModel
 from runtime.service.server import ServerSettings, ServiceServer
+from runtime.service.service_logs import start_logging
 from runtime.service.tracing import Tracing
 from runtime.traffic import TrafficLog
 from runtime.version import package_version

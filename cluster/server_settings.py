@@ -9,7 +9,7 @@ from runtime.channels.tls_files import TlsNames
 from runtime.channels.tokens import read_tokens
 from runtime.checking.values import number
 from runtime.errors import ConfigError
-from runtime.service.logs import LOG_FORMATS
+from runtime.service.service_logs import LOG_FORMATS
 
 _NOTES = Console(stderr=True, highlight=False)
 _TLS_FLAGS = TlsNames(certificate="--tls-cert", private_key="--tls-key", authority="--client-ca")

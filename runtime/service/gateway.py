@@ -16,14 +16,14 @@ from itertools import count
 from parallel.messages import Committed, EngineStatus, Failed, Finished, Message, Submit
 from runtime.errors import ConfigError, DeadlineExceeded, PacelineError
 from runtime.links.link import Link
-from runtime.service.endings import Endings
 from runtime.service.engines import Engines
 from runtime.service.journal import Journal, Request
 from runtime.service.journal_store import JournalStore
 from runtime.service.limits import GatewayDown, GatewayLimits, RequestRefused
 from runtime.service.metrics import ServiceMetrics
-from runtime.service.register import Register
 from runtime.service.replica import Replica
+from runtime.service.request_endings import Endings
+from runtime.service.request_table import Register
 from runtime.traffic import TrafficLog
 
 _LOG = logging.getLogger("paceline.gateway")

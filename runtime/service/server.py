@@ -21,8 +21,8 @@ from runtime.service.call import CallInterceptor
 from runtime.service.gateway import Gateway
 from runtime.service.identity import AcceptedTokens, TokenInterceptor
 from runtime.service.limits import CallDenied
+from runtime.service.malformed_requests import ReadingInterceptor
 from runtime.service.prompt_reader import PromptReader
-from runtime.service.reading import ReadingInterceptor
 from runtime.service.served_model import ServedModel
 from runtime.service.servicer import GenerationServicer, ModelServicer
 from runtime.service.spans import SpanInterceptor
