@@ -6,16 +6,16 @@ from pathlib import Path
 from runtime.channels.credentials import Credentials
 from runtime.training.config import TrainConfig
 from runtime.training.data import Example
-from runtime.training.seedlog.host import (
+from runtime.training.shared_seed.host import (
     SequencerHost,
     SequencerStatus,
     WorkerHost,
     WorkerSettings,
 )
-from runtime.training.seedlog.log import Header
-from runtime.training.seedlog.port import GrpcPort
-from runtime.training.seedlog.service import ListenSettings
-from runtime.training.seedlog.worker import Told
+from runtime.training.shared_seed.port import GrpcPort
+from runtime.training.shared_seed.seed_log import Header
+from runtime.training.shared_seed.seed_service import ListenSettings
+from runtime.training.shared_seed.seed_worker import Told
 
 
 class SequencerActor:

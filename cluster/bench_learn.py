@@ -20,7 +20,7 @@ from runtime.training.config import TrainConfig
 from runtime.training.config_file import load_config
 from runtime.training.data import read_examples
 from runtime.training.samples import EvalSamples, Sampler
-from runtime.training.seedlog.compare import (
+from runtime.training.shared_seed.compare import (
     FIRST_ORDER,
     METHODS,
     FirstOrder,
@@ -30,9 +30,9 @@ from runtime.training.seedlog.compare import (
     curve,
     use_threads,
 )
-from runtime.training.seedlog.job import header_of
-from runtime.training.seedlog.measure import LocalMeasure
-from runtime.training.seedlog.points import PointsModel
+from runtime.training.shared_seed.points import PointsModel
+from runtime.training.shared_seed.replica_measure import LocalMeasure
+from runtime.training.shared_seed.shared_seed_job import header_of
 from runtime.training.worker import Trainable
 
 _NOTES = Console(stderr=True, highlight=False)

@@ -12,9 +12,9 @@ from cluster.train_options import BenchSeedsOptions
 from runtime.errors import ConfigError
 from runtime.models.checkpoint import resolve_model
 from runtime.training.config import SHARED_SEED, LoraConfig, TrainConfig
-from runtime.training.seedlog.compare import use_threads
-from runtime.training.seedlog.cost import StepBench, StepCost, WireCost, wire_cost
-from runtime.training.seedlog.job import header_of
+from runtime.training.shared_seed.compare import use_threads
+from runtime.training.shared_seed.round_cost import StepBench, StepCost, WireCost, wire_cost
+from runtime.training.shared_seed.shared_seed_job import header_of
 
 _NOTES = Console(stderr=True, highlight=False)
 _ROUNDS = 40

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from runtime.training.seedlog.compare import Mark
+from runtime.training.shared_seed.compare import Mark
 
 
 def plot_curves(marks: Sequence[Mark], file: Path, *, title: str) -> None:

@@ -17,11 +17,11 @@ from runtime.channels.credentials import Credentials
 from runtime.errors import PeerError, PeerLost
 from runtime.training.config import TrainConfig
 from runtime.training.data import Example
-from runtime.training.seedlog.host import SequencerStatus
-from runtime.training.seedlog.log import Header
-from runtime.training.seedlog.port import GrpcPort
-from runtime.training.seedlog.service import ListenSettings
-from runtime.training.seedlog.worker import Told
+from runtime.training.shared_seed.host import SequencerStatus
+from runtime.training.shared_seed.port import GrpcPort
+from runtime.training.shared_seed.seed_log import Header
+from runtime.training.shared_seed.seed_service import ListenSettings
+from runtime.training.shared_seed.seed_worker import Told
 
 _START_S = 120.0
 _STATUS_S = 1.0

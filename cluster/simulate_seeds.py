@@ -12,10 +12,10 @@ from rich.table import Table
 from cluster.report import output_console
 from cluster.train_options import SimulateSeedsOptions
 from runtime.errors import ConfigError
-from runtime.training.seedlog.compare import use_threads
-from runtime.training.seedlog.sequencer import Rules
-from runtime.training.seedlog.simulate import WanSimulation
-from runtime.training.seedlog.wan import SimulatedRun, Wan
+from runtime.training.shared_seed.compare import use_threads
+from runtime.training.shared_seed.many_machines import WanSimulation
+from runtime.training.shared_seed.sequencer import Rules
+from runtime.training.shared_seed.wan import SimulatedRun, Wan
 
 _LR = 0.01
 _NAMES = {

@@ -38,7 +38,7 @@ from runtime.training.job_lock import JobLock
 from runtime.training.plan import training_steps
 from runtime.training.samples import EvalSamples, Sampler
 from runtime.training.saving import drop_old_adapters, save_adapter, save_whole, step_name
-from runtime.training.seedlog.job import model_digest
+from runtime.training.shared_seed.shared_seed_job import model_digest
 from runtime.training.worker import Trainable
 
 _NOTES = Console(stderr=True, highlight=False)

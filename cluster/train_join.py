@@ -17,11 +17,11 @@ from runtime.models.tokenizer import Tokenizer
 from runtime.training.config import FaultsConfig
 from runtime.training.config_file import settings_section
 from runtime.training.data import Example, read_examples
-from runtime.training.seedlog.host import WorkerHost, WorkerSettings
-from runtime.training.seedlog.job import data_of
-from runtime.training.seedlog.port import GrpcPort
 from runtime.training.seedlog.settings import Terms
-from runtime.training.seedlog.worker import SeedWorker, insist
+from runtime.training.shared_seed.host import WorkerHost, WorkerSettings
+from runtime.training.shared_seed.port import GrpcPort
+from runtime.training.shared_seed.seed_worker import SeedWorker, insist
+from runtime.training.shared_seed.shared_seed_job import data_of
 
 _LOOK_S = 30.0
 _NOTES = Console(stderr=True, highlight=False)

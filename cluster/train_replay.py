@@ -11,8 +11,8 @@ from cluster.train_options import TrainReplayOptions
 from parallel.training.shared_seed.step import Commit
 from runtime.errors import ConfigError
 from runtime.models.checkpoint import resolve_model
-from runtime.training.seedlog.log import read_log
-from runtime.training.seedlog.replay import Replayed, replay, write_result
+from runtime.training.shared_seed.replay import Replayed, replay, write_result
+from runtime.training.shared_seed.seed_log import read_log
 
 _NOTES = Console(stderr=True, highlight=False)
 

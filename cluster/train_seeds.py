@@ -38,16 +38,16 @@ from runtime.training.data import Example, Sample, read_examples
 from runtime.training.job_lock import JobLock
 from runtime.training.samples import EvalSamples, Sampler
 from runtime.training.saving import drop_old_adapters, step_name
-from runtime.training.seedlog.host import follow
-from runtime.training.seedlog.job import LOG, SNAPSHOT, header_of
-from runtime.training.seedlog.log import Header
-from runtime.training.seedlog.measure import LocalMeasure
-from runtime.training.seedlog.points import LINEAR, PointsModel
-from runtime.training.seedlog.replay import write_result
-from runtime.training.seedlog.rewards import open_judge
-from runtime.training.seedlog.service import ListenSettings
-from runtime.training.seedlog.snapshot import write_snapshot
-from runtime.training.seedlog.worker import SeedWorker
+from runtime.training.shared_seed.host import follow
+from runtime.training.shared_seed.points import LINEAR, PointsModel
+from runtime.training.shared_seed.replay import write_result
+from runtime.training.shared_seed.replica_measure import LocalMeasure
+from runtime.training.shared_seed.rewards import open_judge
+from runtime.training.shared_seed.seed_log import Header
+from runtime.training.shared_seed.seed_service import ListenSettings
+from runtime.training.shared_seed.seed_worker import SeedWorker
+from runtime.training.shared_seed.shared_seed_job import LOG, SNAPSHOT, header_of
+from runtime.training.shared_seed.snapshot import write_snapshot
 
 _NOTES = Console(stderr=True, highlight=False)
 _TLS_FIELDS = TlsNames(

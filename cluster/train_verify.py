@@ -6,7 +6,7 @@ from rich.console import Console
 
 from cluster.train_options import TrainReplayOptions
 from cluster.train_replay import facts, replayed, say
-from runtime.training.seedlog.verify import check_result, difference
+from runtime.training.shared_seed.log_check import check_result, difference
 
 _NOTES = Console(stderr=True, highlight=False)
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from runtime.training.seedlog.log import read_log
+from runtime.training.shared_seed.seed_log import read_log
 from tests.integration.serving_process import ROOT
 from tests.models import smollm2_directory
 from tests.tiny_checkpoint import save_tiny_checkpoint

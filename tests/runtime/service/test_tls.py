@@ -10,7 +10,7 @@ import pytest
 
 from runtime.client.client import AsyncClient, Client, Credentials, ServiceError
 from runtime.errors import ConfigError
-from runtime.training.seedlog.port import GrpcPort
+from runtime.training.shared_seed.port import GrpcPort
 from tests.certificates import make_certificates
 from tests.rig import Rig
 from tests.runtime.service.serving import Serving

@@ -11,15 +11,15 @@ from parallel.training.shared_seed.space import DenseSpace
 from parallel.training.shared_seed.step import AnyReplica, PoolReplica, Replica
 from runtime.clock import MonotonicClock
 from runtime.training.config import FaultsConfig
-from runtime.training.seedlog.estimate import Estimate
-from runtime.training.seedlog.evaluate import Work
-from runtime.training.seedlog.job import open_log
-from runtime.training.seedlog.log import Header
-from runtime.training.seedlog.member import Member
-from runtime.training.seedlog.port import FaultyPort, GrpcPort
-from runtime.training.seedlog.sequencer import Rules, Sequencer
-from runtime.training.seedlog.service import ListenSettings, SeedLogServer
-from runtime.training.seedlog.worker import SeedWorker
+from runtime.training.shared_seed.estimate import Estimate
+from runtime.training.shared_seed.evaluate import Work
+from runtime.training.shared_seed.member import Member
+from runtime.training.shared_seed.port import FaultyPort, GrpcPort
+from runtime.training.shared_seed.seed_log import Header
+from runtime.training.shared_seed.seed_service import ListenSettings, SeedLogServer
+from runtime.training.shared_seed.seed_worker import SeedWorker
+from runtime.training.shared_seed.sequencer import Rules, Sequencer
+from runtime.training.shared_seed.shared_seed_job import open_log
 
 SIZE = 40
 SEED = 5

@@ -18,17 +18,17 @@ from runtime.errors import ConfigError, ProtocolError
 from runtime.models.checkpoint import resolve_model
 from runtime.training.config import FaultsConfig, LoraConfig, OptimizerConfig, TrainConfig
 from runtime.training.data import Example
-from runtime.training.seedlog.host import SequencerHost, WorkerHost, WorkerSettings, follow
-from runtime.training.seedlog.job import header_of
-from runtime.training.seedlog.log import read_log
-from runtime.training.seedlog.points import PointsModel
-from runtime.training.seedlog.port import GrpcPort
-from runtime.training.seedlog.replay import replay, write_result
-from runtime.training.seedlog.rewards import open_judge
-from runtime.training.seedlog.service import ListenSettings
 from runtime.training.seedlog.settings import SharedSeedConfig
-from runtime.training.seedlog.verify import difference
-from runtime.training.seedlog.worker import SeedWorker, Told
+from runtime.training.shared_seed.host import SequencerHost, WorkerHost, WorkerSettings, follow
+from runtime.training.shared_seed.log_check import difference
+from runtime.training.shared_seed.points import PointsModel
+from runtime.training.shared_seed.port import GrpcPort
+from runtime.training.shared_seed.replay import replay, write_result
+from runtime.training.shared_seed.rewards import open_judge
+from runtime.training.shared_seed.seed_log import read_log
+from runtime.training.shared_seed.seed_service import ListenSettings
+from runtime.training.shared_seed.seed_worker import SeedWorker, Told
+from runtime.training.shared_seed.shared_seed_job import header_of
 from tests.tiny_checkpoint import save_tiny_checkpoint
 
 EXAMPLES = [Example(f"w{a} w{b}", f" w{a + b}") for a in range(6) for b in range(6)]

@@ -7,7 +7,7 @@ import pytest
 
 from runtime.errors import ConfigError
 from runtime.training.config import TrainConfig
-from runtime.training.seedlog.job import terms_from_json, terms_of, terms_to_json
+from runtime.training.shared_seed.shared_seed_job import terms_from_json, terms_of, terms_to_json
 
 TERMS = terms_of(TrainConfig())
 

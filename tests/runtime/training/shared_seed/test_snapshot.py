@@ -7,7 +7,7 @@ import torch
 from parallel.training.shared_seed.space import DenseSpace
 from parallel.training.shared_seed.step import Commit, Entry, PoolReplica, Replica
 from runtime.errors import ProtocolError
-from runtime.training.seedlog.snapshot import pack_snapshot, restore
+from runtime.training.shared_seed.snapshot import pack_snapshot, restore
 
 SIZE = 50
 

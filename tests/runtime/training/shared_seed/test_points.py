@@ -19,9 +19,9 @@ from runtime.errors import ConfigError
 from runtime.models.tokenizer import Tokenizer
 from runtime.node.baseline import TransformersBaseline
 from runtime.training.data import Sample
-from runtime.training.seedlog.estimate import one_sided, two_sided
-from runtime.training.seedlog.log import Header
-from runtime.training.seedlog.points import PointsModel
+from runtime.training.shared_seed.estimate import one_sided, two_sided
+from runtime.training.shared_seed.points import PointsModel
+from runtime.training.shared_seed.seed_log import Header
 from tests.tiny_checkpoint import save_tiny_checkpoint
 
 SEED = 9

@@ -19,15 +19,15 @@ from runtime.clock import MonotonicClock
 from runtime.links.relay import CountingRelay
 from runtime.training.base_model import load_model
 from runtime.training.data import Sample
-from runtime.training.seedlog.estimate import Estimate, two_sided
-from runtime.training.seedlog.job import open_log
-from runtime.training.seedlog.log import Header
-from runtime.training.seedlog.member import Member
-from runtime.training.seedlog.points import PointsModel
-from runtime.training.seedlog.port import GrpcPort
-from runtime.training.seedlog.sequencer import Rules, Sequencer
-from runtime.training.seedlog.service import ListenSettings, SeedLogServer
-from runtime.training.seedlog.worker import SeedWorker
+from runtime.training.shared_seed.estimate import Estimate, two_sided
+from runtime.training.shared_seed.member import Member
+from runtime.training.shared_seed.points import PointsModel
+from runtime.training.shared_seed.port import GrpcPort
+from runtime.training.shared_seed.seed_log import Header
+from runtime.training.shared_seed.seed_service import ListenSettings, SeedLogServer
+from runtime.training.shared_seed.seed_worker import SeedWorker
+from runtime.training.shared_seed.sequencer import Rules, Sequencer
+from runtime.training.shared_seed.shared_seed_job import open_log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,11 @@ from parallel.training.shared_seed.byte_codec import encode
 from parallel.training.shared_seed.round_messages import Answer, Report
 from parallel.training.shared_seed.step import AnyReplica, Commit
 from runtime.errors import PeerError, PeerLost, ProtocolError
-from runtime.training.seedlog.evaluate import Work
-from runtime.training.seedlog.log import Header
-from runtime.training.seedlog.member import Member, Next
-from runtime.training.seedlog.port import Joined, Port
-from runtime.training.seedlog.sequencer import Refused
+from runtime.training.shared_seed.evaluate import Work
+from runtime.training.shared_seed.member import Member, Next
+from runtime.training.shared_seed.port import Joined, Port
+from runtime.training.shared_seed.seed_log import Header
+from runtime.training.shared_seed.sequencer import Refused
 
 _LOG = logging.getLogger("paceline.train")
 _WAIT_S = 10.0

@@ -22,7 +22,7 @@ from runtime.errors import ConfigError
 from runtime.models.tokenizer import Tokenizer
 from runtime.training.base_model import load_model, load_shapes
 from runtime.training.data import Sample
-from runtime.training.seedlog.log import Header
+from runtime.training.shared_seed.seed_log import Header
 
 LORA, LINEAR = "lora", "linear"
 _Module = TypeVar("_Module", bound=nn.Module)

@@ -24,13 +24,13 @@ from parallel.training.shared_seed.round_messages import Answer, Receipt, Report
 from parallel.training.shared_seed.space import DenseSpace
 from parallel.training.shared_seed.step import AnyReplica, Commit, Replica
 from runtime.clock import ManualClock
-from runtime.training.seedlog.job import open_log
-from runtime.training.seedlog.log import Header
-from runtime.training.seedlog.member import Member, Next
-from runtime.training.seedlog.sequencer import Rules, Sequencer
-from runtime.training.seedlog.snapshot import pack_snapshot
-from runtime.training.seedlog.wan import SimulatedRun, Wan
-from runtime.training.seedlog.wire import answer_to_wire, report_to_wire
+from runtime.training.shared_seed.member import Member, Next
+from runtime.training.shared_seed.seed_log import Header
+from runtime.training.shared_seed.sequencer import Rules, Sequencer
+from runtime.training.shared_seed.shared_seed_job import open_log
+from runtime.training.shared_seed.snapshot import pack_snapshot
+from runtime.training.shared_seed.wan import SimulatedRun, Wan
+from runtime.training.shared_seed.wire import answer_to_wire, report_to_wire
 
 _SIZE, _RECORDS, _SEED, _EPS = 500, 4000, 1, 1e-2
 _WAIT_S = 10.0

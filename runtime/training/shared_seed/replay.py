@@ -13,10 +13,10 @@ from runtime.errors import ConfigError
 from runtime.models.tensors import read_tensor_index
 from runtime.training.config import LoraConfig
 from runtime.training.saving import save_adapter, save_whole
-from runtime.training.seedlog.job import model_digest
-from runtime.training.seedlog.log import Header, Records, read_log
-from runtime.training.seedlog.member import start_replica
-from runtime.training.seedlog.points import LINEAR, Points, PointsModel
+from runtime.training.shared_seed.member import start_replica
+from runtime.training.shared_seed.points import LINEAR, Points, PointsModel
+from runtime.training.shared_seed.seed_log import Header, Records, read_log
+from runtime.training.shared_seed.shared_seed_job import model_digest
 
 Watch = Callable[[Iterable[Commit], int], Iterable[Commit]]
 """Passes commits on, and may show how far they are; is told how many there are."""

@@ -17,9 +17,9 @@ from runtime.channels.handshakes import explained, refusal
 from runtime.client.client_protocol import CHANNEL_OPTIONS
 from runtime.errors import ConfigError, PeerLost, PeerTimeout, ProtocolError
 from runtime.training.config import FaultsConfig
-from runtime.training.seedlog.log import Header
-from runtime.training.seedlog.sequencer import Refused
-from runtime.training.seedlog.wire import answer_from_wire, header_from_wire, report_to_wire
+from runtime.training.shared_seed.seed_log import Header
+from runtime.training.shared_seed.sequencer import Refused
+from runtime.training.shared_seed.wire import answer_from_wire, header_from_wire, report_to_wire
 
 LEAN_OPTIONS = (("grpc.http2.bdp_probe", 0),)
 """Messages are a few bytes: pings that measure bandwidth would be more than they are."""

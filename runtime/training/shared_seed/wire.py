@@ -7,7 +7,7 @@ from parallel.training.shared_seed.round_messages import Answer, Receipt, Report
 from parallel.training.shared_seed.step import Commit
 from protos.paceline.v1 import seedlog_pb2 as pb
 from runtime.errors import ProtocolError
-from runtime.training.seedlog.log import Header
+from runtime.training.shared_seed.seed_log import Header
 
 _RECEIPTS = {
     Receipt.NONE: pb.SCALAR_RECEIPT_UNSPECIFIED,

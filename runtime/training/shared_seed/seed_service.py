@@ -19,9 +19,9 @@ from runtime.channels.listening import listen, server_credentials
 from runtime.channels.releasing import ReleasingInterceptor
 from runtime.errors import PacelineError
 from runtime.links.keepalive import PERMITTING
-from runtime.training.seedlog.port import LEAN_OPTIONS
-from runtime.training.seedlog.sequencer import Refused, Sequencer
-from runtime.training.seedlog.wire import answer_to_wire, header_to_wire, report_from_wire
+from runtime.training.shared_seed.port import LEAN_OPTIONS
+from runtime.training.shared_seed.sequencer import Refused, Sequencer
+from runtime.training.shared_seed.wire import answer_to_wire, header_to_wire, report_from_wire
 
 _POLL_S = 0.01
 _LONGEST_WAIT_S = 20.0

@@ -9,9 +9,9 @@ from enum import Enum
 from parallel.training.shared_seed.directions import Direction
 from parallel.training.shared_seed.round_messages import Answer, Receipt, Report
 from parallel.training.shared_seed.step import AnyReplica, PoolReplica, Replica, pooled
-from runtime.training.seedlog.log import Header
-from runtime.training.seedlog.points import Points
-from runtime.training.seedlog.snapshot import restore
+from runtime.training.shared_seed.points import Points
+from runtime.training.shared_seed.seed_log import Header
+from runtime.training.shared_seed.snapshot import restore
 
 
 class Next(Enum):

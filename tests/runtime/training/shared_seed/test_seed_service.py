@@ -15,12 +15,12 @@ from protos.paceline.v1 import seedlog_pb2_grpc as rpc
 from runtime.channels.credentials import Credentials
 from runtime.errors import ConfigError, PacelineError, PeerLost
 from runtime.training.config import FaultsConfig
-from runtime.training.seedlog.log import read_log
-from runtime.training.seedlog.port import STATUS_ERRORS, GrpcPort
-from runtime.training.seedlog.sequencer import Refused, Rules
-from runtime.training.seedlog.service import ListenSettings, SeedLogServer
-from runtime.training.seedlog.snapshot import write_snapshot
-from runtime.training.seedlog.worker import SeedWorker
+from runtime.training.shared_seed.port import STATUS_ERRORS, GrpcPort
+from runtime.training.shared_seed.seed_log import read_log
+from runtime.training.shared_seed.seed_service import ListenSettings, SeedLogServer
+from runtime.training.shared_seed.seed_worker import SeedWorker
+from runtime.training.shared_seed.sequencer import Refused, Rules
+from runtime.training.shared_seed.snapshot import write_snapshot
 from tests.certificates import make_certificates
 from tests.runtime.training.seedlog.runs import ToyRun, fresh, header, loss_at
 

@@ -16,8 +16,18 @@ from runtime.models.tokenizer import Tokenizer
 from runtime.training.config import FaultsConfig, TrainConfig
 from runtime.training.data import Example
 from runtime.training.samples import Sampler
-from runtime.training.seedlog.evaluate import LossWork, RewardWork, Work
-from runtime.training.seedlog.job import (
+from runtime.training.seedlog.settings import Terms
+from runtime.training.shared_seed.evaluate import LossWork, RewardWork, Work
+from runtime.training.shared_seed.member import Member, start_replica
+from runtime.training.shared_seed.points import PointsModel
+from runtime.training.shared_seed.port import FaultyPort, Joined, Port
+from runtime.training.shared_seed.replay import check_base
+from runtime.training.shared_seed.rewards import open_judge
+from runtime.training.shared_seed.seed_log import Header
+from runtime.training.shared_seed.seed_service import ListenSettings, SeedLogServer
+from runtime.training.shared_seed.seed_worker import SeedWorker, Told, insist
+from runtime.training.shared_seed.sequencer import Sequencer
+from runtime.training.shared_seed.shared_seed_job import (
     LOG,
     SNAPSHOT,
     open_log,
@@ -26,16 +36,6 @@ from runtime.training.seedlog.job import (
     terms_of,
     terms_to_json,
 )
-from runtime.training.seedlog.log import Header
-from runtime.training.seedlog.member import Member, start_replica
-from runtime.training.seedlog.points import PointsModel
-from runtime.training.seedlog.port import FaultyPort, Joined, Port
-from runtime.training.seedlog.replay import check_base
-from runtime.training.seedlog.rewards import open_judge
-from runtime.training.seedlog.sequencer import Sequencer
-from runtime.training.seedlog.service import ListenSettings, SeedLogServer
-from runtime.training.seedlog.settings import Terms
-from runtime.training.seedlog.worker import SeedWorker, Told, insist
 
 _FOR_EVER_S = 1e6
 _FOLLOW_S = 1.0

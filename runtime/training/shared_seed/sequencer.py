@@ -22,7 +22,7 @@ from parallel.training.shared_seed.round_messages import Answer, Receipt, Report
 from parallel.training.shared_seed.step import Commit, Entry
 from runtime.clock import Clock
 from runtime.errors import ConfigError, PacelineError
-from runtime.training.seedlog.log import Machine, Records, SeedLog
+from runtime.training.shared_seed.seed_log import Machine, Records, SeedLog
 
 _NAME_LENGTH = 64
 _UNIT_KEPT = 0.9

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from parallel.training.shared_seed.directions import Direction
 from runtime.training.data import Sample
-from runtime.training.seedlog.points import LossSum, PointsModel
+from runtime.training.shared_seed.points import LossSum, PointsModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from parallel.training.adamw import Vector
 from runtime.models.tokenizer import Tokenizer
 from runtime.training.data import Sample
 from runtime.training.samples import Prompt
-from runtime.training.seedlog.points import PointsModel
-from runtime.training.seedlog.rewards import Judge
+from runtime.training.shared_seed.points import PointsModel
+from runtime.training.shared_seed.rewards import Judge
 
 _AT_ONCE = 8
 

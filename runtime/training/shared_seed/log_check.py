@@ -14,8 +14,8 @@ from runtime.errors import ConfigError
 from runtime.files.strict_json import read_json_object
 from runtime.training.adapter_config import CONFIG_FILE, AdapterConfig, read_adapter_config
 from runtime.training.saving import adapter_settings, whole_settings
-from runtime.training.seedlog.points import LINEAR
-from runtime.training.seedlog.replay import Replayed, adapter_part, all_weights
+from runtime.training.shared_seed.points import LINEAR
+from runtime.training.shared_seed.replay import Replayed, adapter_part, all_weights
 
 _MODEL, _ADAPTER = "model.safetensors", "adapter_model.safetensors"
 _OTHER_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.index.json")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.training.seedlog.sequencer import Rules
-from runtime.training.seedlog.simulate import WanSimulation
-from runtime.training.seedlog.wan import SimulatedRun, Wan
+from runtime.training.shared_seed.many_machines import WanSimulation
+from runtime.training.shared_seed.sequencer import Rules
+from runtime.training.shared_seed.wan import SimulatedRun, Wan
 
 WAN = Wan(machines=12, rounds=40, leaves_per_hour=20.0, snapshot_every=10, load_s=5.0)
 

@@ -4,7 +4,7 @@ import socket
 import threading
 
 from runtime.links.relay import CountingRelay
-from runtime.training.seedlog.cost import wire_cost
+from runtime.training.shared_seed.round_cost import wire_cost
 
 
 def test_a_scalar_is_a_byte_on_the_wire() -> None:

@@ -10,11 +10,11 @@ from parallel.training.shared_seed.directions import Direction
 from runtime.models.tokenizer import Tokenizer
 from runtime.training.data import Sample
 from runtime.training.samples import Prompt
-from runtime.training.seedlog.estimate import Estimate, one_sided, two_sided
-from runtime.training.seedlog.member import Member
-from runtime.training.seedlog.points import PointsModel
-from runtime.training.seedlog.rewards import Judge
 from runtime.training.seedlog.settings import Terms
+from runtime.training.shared_seed.estimate import Estimate, one_sided, two_sided
+from runtime.training.shared_seed.member import Member
+from runtime.training.shared_seed.points import PointsModel
+from runtime.training.shared_seed.rewards import Judge
 
 
 class Work(Protocol):

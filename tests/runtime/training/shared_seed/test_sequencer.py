@@ -14,9 +14,9 @@ from parallel.training.shared_seed.round_messages import Receipt, Report
 from parallel.training.shared_seed.step import Entry
 from runtime.clock import ManualClock
 from runtime.errors import ConfigError
-from runtime.training.seedlog.job import open_log
-from runtime.training.seedlog.log import SeedLog
-from runtime.training.seedlog.sequencer import Refused, Rules, Sequencer, trimmed
+from runtime.training.shared_seed.seed_log import SeedLog
+from runtime.training.shared_seed.sequencer import Refused, Rules, Sequencer, trimmed
+from runtime.training.shared_seed.shared_seed_job import open_log
 from tests.runtime.training.seedlog.runs import EPS, SEED, SIZE, fresh, header, loss_at
 
 OPEN: list[SeedLog] = []

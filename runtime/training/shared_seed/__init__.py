@@ -1,0 +1,1 @@
+"""Shared-seed training: sequencer, workers, log, and their service."""
