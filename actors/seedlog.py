@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 
 from runtime.channels.credentials import Credentials
-from runtime.training.config import TrainConfig
-from runtime.training.data import Example
+from runtime.training.job_config import TrainConfig
 from runtime.training.shared_seed.host import (
     SequencerHost,
     SequencerStatus,
@@ -16,6 +15,7 @@ from runtime.training.shared_seed.port import GrpcPort
 from runtime.training.shared_seed.seed_log import Header
 from runtime.training.shared_seed.seed_service import ListenSettings
 from runtime.training.shared_seed.seed_worker import Told
+from runtime.training.training_data import Example
 
 
 class SequencerActor:

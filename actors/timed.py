@@ -2,8 +2,8 @@
 
 import os
 
-from runtime.training.timed import TimedSpec, TimedWorker
-from runtime.training.work import ChunkResult, Vector, Work
+from runtime.training.chunk_work import ChunkResult, Vector, Work
+from runtime.training.timed_worker import TimedSpec, TimedWorker
 
 
 class TimedWorkerActor:

@@ -8,9 +8,9 @@ from runtime.draft_follow import FollowEvent, FollowJob, run_follow
 from runtime.draft_job import DraftJob, JobEvent, run_job
 from runtime.layer_search import SearchJob, run_search
 from runtime.rank.group_models import NamedModel, on_this_node
-from runtime.training.config import TrainConfig
-from runtime.training.data import Sample
-from runtime.training.work import ChunkResult, Vector, Work
+from runtime.training.chunk_work import ChunkResult, Vector, Work
+from runtime.training.job_config import TrainConfig
+from runtime.training.training_data import Sample
 from runtime.training.worker import TrainWorker
 
 

@@ -16,9 +16,8 @@ from cluster.train_options import BenchLearnOptions
 from runtime.errors import ConfigError
 from runtime.models.checkpoint import resolve_model
 from runtime.models.tokenizer import Tokenizer
-from runtime.training.config import TrainConfig
 from runtime.training.config_file import load_config
-from runtime.training.data import read_examples
+from runtime.training.job_config import TrainConfig
 from runtime.training.samples import EvalSamples, Sampler
 from runtime.training.shared_seed.compare import (
     FIRST_ORDER,
@@ -33,6 +32,7 @@ from runtime.training.shared_seed.compare import (
 from runtime.training.shared_seed.points import PointsModel
 from runtime.training.shared_seed.replica_measure import LocalMeasure
 from runtime.training.shared_seed.shared_seed_job import header_of
+from runtime.training.training_data import read_examples
 from runtime.training.worker import Trainable
 
 _NOTES = Console(stderr=True, highlight=False)

@@ -23,10 +23,10 @@ from cluster.train_pool import WorkerPool
 from parallel.training.adamw import AdamW
 from runtime.clock import MonotonicClock
 from runtime.errors import ConfigError
-from runtime.training.config import OptimizerConfig, TrainConfig, WorkersConfig
 from runtime.training.coordinator import Coordinator
+from runtime.training.job_config import OptimizerConfig, TrainConfig, WorkersConfig
 from runtime.training.rounds import RoundCoordinator
-from runtime.training.timed import TimedSpec, start_vector
+from runtime.training.timed_worker import TimedSpec, start_vector
 
 _IDEALS_LOST, _LEAST_LOST_S = 4.0, 2.0
 """Steps' time, and seconds, after which a silent worker is given up; a straggler of ten times is

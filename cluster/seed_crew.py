@@ -15,13 +15,13 @@ from cluster.ray_errors import LOSSES, result_of, translated
 from cluster.ray_session import beside_driver
 from runtime.channels.credentials import Credentials
 from runtime.errors import PeerError, PeerLost
-from runtime.training.config import TrainConfig
-from runtime.training.data import Example
+from runtime.training.job_config import TrainConfig
 from runtime.training.shared_seed.host import SequencerStatus
 from runtime.training.shared_seed.port import GrpcPort
 from runtime.training.shared_seed.seed_log import Header
 from runtime.training.shared_seed.seed_service import ListenSettings
 from runtime.training.shared_seed.seed_worker import Told
+from runtime.training.training_data import Example
 
 _START_S = 120.0
 _STATUS_S = 1.0

@@ -7,8 +7,8 @@ from rich.console import Console
 
 from parallel.training.adamw import Vector
 from runtime.models.tokenizer import Tokenizer
-from runtime.training.data import Example, Sample, render
 from runtime.training.samples import EvalSamples
+from runtime.training.training_data import Example, Sample, render
 
 _NOTES = Console(stderr=True, highlight=False)
 _SHOWN = 2

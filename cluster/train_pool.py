@@ -13,10 +13,10 @@ from actors.trainer import TrainWorkerActor
 from cluster.ray_errors import LOSSES, translated
 from parallel.training.adamw import Vector
 from runtime.errors import PeerLost, PeerTimeout
-from runtime.training.config import TrainConfig
+from runtime.training.chunk_work import Work
 from runtime.training.coordinator import Arrived, WorkerLost
-from runtime.training.data import Sample
-from runtime.training.work import Work
+from runtime.training.job_config import TrainConfig
+from runtime.training.training_data import Sample
 
 _START_TIMEOUT_S = 300.0
 _WAIT_S = 1.0

@@ -31,10 +31,9 @@ from runtime.channels.tokens import read_tokens
 from runtime.errors import PacelineError
 from runtime.models.checkpoint import resolve_model
 from runtime.models.tokenizer import Tokenizer
-from runtime.training.checkpoint import JobFiles, RoundReport
-from runtime.training.config import TrainConfig
 from runtime.training.config_file import keep_config
-from runtime.training.data import Example, Sample, read_examples
+from runtime.training.job_checkpoint import JobFiles, RoundReport
+from runtime.training.job_config import TrainConfig
 from runtime.training.job_lock import JobLock
 from runtime.training.samples import EvalSamples, Sampler
 from runtime.training.saving import drop_old_adapters, step_name
@@ -48,6 +47,7 @@ from runtime.training.shared_seed.seed_service import ListenSettings
 from runtime.training.shared_seed.seed_worker import SeedWorker
 from runtime.training.shared_seed.shared_seed_job import LOG, SNAPSHOT, header_of
 from runtime.training.shared_seed.snapshot import write_snapshot
+from runtime.training.training_data import Example, Sample, read_examples
 
 _NOTES = Console(stderr=True, highlight=False)
 _TLS_FIELDS = TlsNames(

@@ -7,9 +7,9 @@ from typing import Any
 
 from cluster.report import output_console
 from cluster.train_options import TrainStatusOptions
-from runtime.training.checkpoint import JobFiles
-from runtime.training.config import TrainConfig
 from runtime.training.config_file import kept_config
+from runtime.training.job_checkpoint import JobFiles
+from runtime.training.job_config import TrainConfig
 from runtime.training.job_lock import is_running
 
 

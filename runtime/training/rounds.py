@@ -24,9 +24,9 @@ from parallel.training.gradient_coding.straggler_patience import Patience
 from parallel.training.sampler import dropout_seed, split_evenly
 from runtime.clock import Clock
 from runtime.errors import PacelineError, PeerLost
-from runtime.training.config import TrainConfig
+from runtime.training.chunk_work import ChunkResult, Work
 from runtime.training.coordinator import Pool, StepReport, WorkerLost, batch_of, make_step
-from runtime.training.work import ChunkResult, Work
+from runtime.training.job_config import TrainConfig
 
 _LOG = logging.getLogger("paceline.train")
 _WAIT_S = 1.0

@@ -7,7 +7,7 @@ from pathlib import Path
 from runtime.errors import ConfigError
 from runtime.models.checkpoint_files import read_model_config
 from runtime.models.tokenizer import Tokenizer
-from runtime.training.data import Example, Sample, tokenize
+from runtime.training.training_data import Example, Sample, tokenize
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,9 @@ from parallel.training.choices import among_choices
 from parallel.training.lora import add_lora
 from runtime.errors import ConfigError
 from runtime.training.base_model import has_tied_head, load_model
-from runtime.training.config import FaultsConfig, LoraConfig, TrainConfig
-from runtime.training.data import Sample
-from runtime.training.work import ChunkResult, Vector, Work
+from runtime.training.chunk_work import ChunkResult, Vector, Work
+from runtime.training.job_config import FaultsConfig, LoraConfig, TrainConfig
+from runtime.training.training_data import Sample
 
 _FOR_EVER_S = 1e6
 

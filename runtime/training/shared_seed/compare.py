@@ -23,13 +23,13 @@ from parallel.training.shared_seed.directions import weighted_sum
 from runtime.errors import ConfigError
 from runtime.files.documents import read_text
 from runtime.files.strict_json import parse_json
-from runtime.training.config import TrainConfig
-from runtime.training.data import Sample
+from runtime.training.job_config import TrainConfig
 from runtime.training.shared_seed.evaluate import LossWork
 from runtime.training.shared_seed.member import Member, start_replica
 from runtime.training.shared_seed.points import PointsModel
 from runtime.training.shared_seed.seed_log import Header
 from runtime.training.shared_seed.shared_seed_job import terms_of
+from runtime.training.training_data import Sample
 from runtime.training.worker import Trainable
 
 BYTE, EXACT, FIRST_ORDER = "byte", "exact", "first-order"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from parallel.training.shared_seed.directions import Direction
-from runtime.training.data import Sample
 from runtime.training.shared_seed.points import LossSum, PointsModel
+from runtime.training.training_data import Sample
 
 
 @dataclass(frozen=True, slots=True)

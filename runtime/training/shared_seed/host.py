@@ -13,10 +13,8 @@ from parallel.training.shared_seed.step import AnyReplica
 from runtime.clock import MonotonicClock
 from runtime.errors import ConfigError
 from runtime.models.tokenizer import Tokenizer
-from runtime.training.config import FaultsConfig, TrainConfig
-from runtime.training.data import Example
+from runtime.training.job_config import FaultsConfig, TrainConfig
 from runtime.training.samples import Sampler
-from runtime.training.seedlog.settings import Terms
 from runtime.training.shared_seed.evaluate import LossWork, RewardWork, Work
 from runtime.training.shared_seed.member import Member, start_replica
 from runtime.training.shared_seed.points import PointsModel
@@ -36,6 +34,8 @@ from runtime.training.shared_seed.shared_seed_job import (
     terms_of,
     terms_to_json,
 )
+from runtime.training.shared_seed_settings import Terms
+from runtime.training.training_data import Example
 
 _FOR_EVER_S = 1e6
 _FOLLOW_S = 1.0

@@ -21,8 +21,8 @@ from parallel.training.shared_seed.space import DenseSpace, LowRankSpace, Space
 from runtime.errors import ConfigError
 from runtime.models.tokenizer import Tokenizer
 from runtime.training.base_model import load_model, load_shapes
-from runtime.training.data import Sample
 from runtime.training.shared_seed.seed_log import Header
+from runtime.training.training_data import Sample
 
 LORA, LINEAR = "lora", "linear"
 _Module = TypeVar("_Module", bound=nn.Module)

@@ -6,10 +6,10 @@ import torch
 
 from parallel.training.adamw import Vector
 from runtime.models.tokenizer import Tokenizer
-from runtime.training.data import Sample
 from runtime.training.samples import Prompt
 from runtime.training.shared_seed.points import PointsModel
 from runtime.training.shared_seed.rewards import Judge
+from runtime.training.training_data import Sample
 
 _AT_ONCE = 8
 

@@ -18,7 +18,6 @@ from parallel.training.shared_seed.step import Commit, Entry, Replica
 from runtime.clock import MonotonicClock
 from runtime.links.relay import CountingRelay
 from runtime.training.base_model import load_model
-from runtime.training.data import Sample
 from runtime.training.shared_seed.estimate import Estimate, two_sided
 from runtime.training.shared_seed.member import Member
 from runtime.training.shared_seed.points import PointsModel
@@ -28,6 +27,7 @@ from runtime.training.shared_seed.seed_service import ListenSettings, SeedLogSer
 from runtime.training.shared_seed.seed_worker import SeedWorker
 from runtime.training.shared_seed.sequencer import Rules, Sequencer
 from runtime.training.shared_seed.shared_seed_job import open_log
+from runtime.training.training_data import Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

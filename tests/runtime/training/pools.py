@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from parallel.training.adamw import AdamW, Vector
-from runtime.training.config import OptimizerConfig, TrainConfig, WorkersConfig
+from runtime.training.chunk_work import ChunkResult, Work
 from runtime.training.coordinator import Arrived, Coordinator, StepReport, WorkerLost
-from runtime.training.work import ChunkResult, Work
+from runtime.training.job_config import OptimizerConfig, TrainConfig, WorkersConfig
 
 SIZE = 6
 NUM_SAMPLES = 37

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from parallel.training.adamw import AdamW
 from runtime.errors import ConfigError
-from runtime.training.checkpoint import JobFiles
+from runtime.training.job_checkpoint import JobFiles
 from runtime.training.saving import drop_old_adapters, save_whole, step_name
 from tests.runtime.training.pools import FakePool, make_config, train
 from tests.tokenizer_layouts import LAYOUTS

@@ -12,9 +12,9 @@ from parallel.training.adamw import AdamW, Vector
 from parallel.training.gradient_coding.names import round_scheme
 from parallel.training.gradient_coding.schemes import Scheme
 from runtime.training.choose import choose_scheme
+from runtime.training.chunk_work import Work
 from runtime.training.coordinator import StepReport, batch_of, make_step
 from runtime.training.rounds import RoundCoordinator
-from runtime.training.work import Work
 from tests.runtime.training.pools import NUM_SAMPLES, SIZE, FakePool, gradient, make_config
 
 WORKERS = 6

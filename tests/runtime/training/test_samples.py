@@ -8,9 +8,9 @@ import pytest
 
 from runtime.errors import ConfigError
 from runtime.models.tokenizer import Tokenizer
-from runtime.training.config import DataConfig
-from runtime.training.data import Example, Sample, read_examples
+from runtime.training.job_config import DataConfig
 from runtime.training.samples import EvalSamples, Sampler
+from runtime.training.training_data import Example, Sample, read_examples
 from tests.tiny_checkpoint import MAX_POSITIONS, VOCAB, save_tiny_checkpoint
 
 

@@ -11,9 +11,9 @@ import pytest
 from runtime.checking.prompt_files import read_prompts
 from runtime.errors import ConfigError
 from runtime.models.tokenizer import Tokenizer
-from runtime.training.config import DataConfig
 from runtime.training.config_file import keep_config, kept_config, load_config
-from runtime.training.data import Example, digest_of, read_examples, render, tokenize
+from runtime.training.job_config import DataConfig
+from runtime.training.training_data import Example, digest_of, read_examples, render, tokenize
 from tests.models import smollm2_directory
 
 GOOD = 'model = "m"\nout = "run"\n[data]\ntrain = "t.jsonl"\n'

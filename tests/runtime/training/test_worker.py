@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from parallel.training.adamw import Vector
-from runtime.training.config import LoraConfig, TrainConfig
-from runtime.training.data import Sample
-from runtime.training.timed import TimedSpec, TimedWorker, start_vector
-from runtime.training.work import ChunkResult, Work
+from runtime.training.chunk_work import ChunkResult, Work
+from runtime.training.job_config import LoraConfig, TrainConfig
+from runtime.training.timed_worker import TimedSpec, TimedWorker, start_vector
+from runtime.training.training_data import Sample
 from runtime.training.worker import Trainable, TrainWorker
 from tests.tiny_checkpoint import save_tiny_checkpoint
 

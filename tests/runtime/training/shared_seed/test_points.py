@@ -18,10 +18,10 @@ from parallel.training.shared_seed.space import LowRankSpace
 from runtime.errors import ConfigError
 from runtime.models.tokenizer import Tokenizer
 from runtime.node.baseline import TransformersBaseline
-from runtime.training.data import Sample
 from runtime.training.shared_seed.estimate import one_sided, two_sided
 from runtime.training.shared_seed.points import PointsModel
 from runtime.training.shared_seed.seed_log import Header
+from runtime.training.training_data import Sample
 from tests.tiny_checkpoint import save_tiny_checkpoint
 
 SEED = 9

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from parallel.training.gradient_coding.drawn import slowness
-from runtime.training.work import ChunkResult, Vector, Work
+from runtime.training.chunk_work import ChunkResult, Vector, Work
 
 _SIZE = 256
 _FOR_EVER_S = 1e6

@@ -18,8 +18,8 @@ from runtime.errors import ConfigError
 from runtime.files.documents import read_text
 from runtime.files.strict_json import parse_json, read_json_object
 from runtime.training.choose import Choice
-from runtime.training.config import TrainConfig
 from runtime.training.coordinator import StepReport
+from runtime.training.job_config import TrainConfig
 from runtime.training.job_lock import LOCK
 
 

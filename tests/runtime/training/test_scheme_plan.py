@@ -8,9 +8,9 @@ import pytest
 
 from parallel.training.adamw import AdamW
 from runtime.errors import PeerLost
-from runtime.training.config import TrainConfig
 from runtime.training.coordinator import StepReport
-from runtime.training.plan import training_steps
+from runtime.training.job_config import TrainConfig
+from runtime.training.scheme_plan import training_steps
 from tests.runtime.training.pools import NUM_SAMPLES, SIZE, FakePool, make_config
 
 FOR_EVER = float("inf")

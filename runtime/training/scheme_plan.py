@@ -14,7 +14,7 @@ from parallel.training.gradient_coding.schemes import smallest_batch
 from runtime.clock import Clock
 from runtime.errors import PeerLost
 from runtime.training.choose import Choice, choose_scheme
-from runtime.training.config import AUTO, TrainConfig
+from runtime.training.chunk_work import Work
 from runtime.training.coordinator import (
     NOBODY_S,
     Arrived,
@@ -23,8 +23,8 @@ from runtime.training.coordinator import (
     StepReport,
     WorkerLost,
 )
+from runtime.training.job_config import AUTO, TrainConfig
 from runtime.training.rounds import RoundCoordinator, WorkersAwayError
-from runtime.training.work import Work
 
 Note = Callable[[str], None]
 _POLL_S = 0.5
