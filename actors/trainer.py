@@ -4,9 +4,9 @@ import os
 from collections.abc import Iterator
 
 from parallel.drafting.layer_skip import SkipTrial
-from runtime.draft_follow import FollowEvent, FollowJob, run_follow
-from runtime.draft_job import DraftJob, JobEvent, run_job
-from runtime.layer_search import SearchJob, run_search
+from runtime.distillation.draft_follow import FollowEvent, FollowJob, run_follow
+from runtime.distillation.draft_job import DraftJob, JobEvent, run_job
+from runtime.distillation.layer_search import SearchJob, run_search
 from runtime.rank.group_models import NamedModel, on_this_node
 from runtime.training.chunk_work import ChunkResult, Vector, Work
 from runtime.training.job_config import TrainConfig

@@ -27,7 +27,7 @@ from parallel.decoding.rng import request_key
 from parallel.decoding.types import DecodeMode, SamplingParams, VerifierKind
 from parallel.messages import Submit
 from runtime.checking.prompt_files import read_prompts
-from runtime.draft_corpus import CorpusRecord, append_records, read_corpus
+from runtime.distillation.draft_corpus import CorpusRecord, append_records, read_corpus
 from runtime.models.tokenizer import Tokenizer
 
 _NOTES = Console(stderr=True)

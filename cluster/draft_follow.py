@@ -9,8 +9,8 @@ from actors.trainer import DraftTrainerActor
 from cluster.options import DraftFollowOptions
 from cluster.planning import plan_target
 from cluster.ray_session import RaySession, beside_driver, yielded
-from runtime.draft_follow import FollowEvent, FollowJob
-from runtime.draft_training import TrainSettings
+from runtime.distillation.draft_follow import FollowEvent, FollowJob
+from runtime.distillation.draft_training import TrainSettings
 from runtime.drafters.draft_checkpoint import check_drafter, is_drafter
 from runtime.errors import ConfigError
 from runtime.node.cores import usable_cores

@@ -26,8 +26,8 @@ from cluster.planning import PlannedModel, plan_deployment, plan_target
 from cluster.ray_session import RaySession, beside_driver, yielded
 from parallel.drafting.layer_skip import SkipTrial
 from runtime.checking.prompt_files import read_prompts
+from runtime.distillation.layer_search import SearchJob
 from runtime.errors import ConfigError
-from runtime.layer_search import SearchJob
 from runtime.node.cores import usable_cores
 
 _NOTES = Console(stderr=True)

@@ -25,8 +25,8 @@ from cluster.planning import PlannedModel, plan_deployment, plan_target
 from cluster.ray_session import RaySession, beside_driver, yielded
 from parallel.distillation.distill import Divergence
 from runtime.checking.prompt_files import read_prompts
-from runtime.draft_job import DraftJob, JobEvent
-from runtime.draft_training import Precision, TrainSettings
+from runtime.distillation.draft_job import DraftJob, JobEvent
+from runtime.distillation.draft_training import Precision, TrainSettings
 from runtime.errors import ConfigError
 from runtime.models.checkpoint import parse_layers
 from runtime.node.cores import usable_cores

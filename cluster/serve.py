@@ -34,6 +34,7 @@ from cluster.vital_signs import VitalLimits
 from parallel.decoding.types import DecodeMode
 from runtime.channels.addresses import parse_address
 from runtime.channels.tokens import read_tokens
+from runtime.distillation.traffic import TrafficLog
 from runtime.errors import ConfigError, PacelineError
 from runtime.hosts.rank_settings import ModelSettings
 from runtime.node.keeper import end_with_keeper
@@ -46,7 +47,6 @@ from runtime.service.served_model import ServedModel
 from runtime.service.server import ServerSettings, ServiceServer
 from runtime.service.service_logs import start_logging
 from runtime.service.tracing import Tracing
-from runtime.traffic import TrafficLog
 from runtime.version import package_version
 
 

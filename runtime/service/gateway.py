@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import count
 
 from parallel.messages import Committed, EngineStatus, Failed, Finished, Message, Submit
+from runtime.distillation.traffic import TrafficLog
 from runtime.errors import ConfigError, DeadlineExceeded, PacelineError
 from runtime.links.link import Link
 from runtime.service.engines import Engines
@@ -24,7 +25,6 @@ from runtime.service.metrics import ServiceMetrics
 from runtime.service.replica import Replica
 from runtime.service.request_endings import Endings
 from runtime.service.request_table import Register
-from runtime.traffic import TrafficLog
 
 _LOG = logging.getLogger("paceline.gateway")
 _PING_S = 1.0

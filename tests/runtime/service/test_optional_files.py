@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from runtime.client.client import Client
+from runtime.distillation.traffic import TrafficLog
 from runtime.service.journal_store import JournalStore
 from runtime.service.record_file import RecordFile
-from runtime.traffic import TrafficLog
 from tests.rig import Rig, expected_tokens, make_submit
 from tests.runtime.service.serving import Serving
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from parallel.group import SoloGroup
 from parallel.model.batch import SequenceRows
 from parallel.model.cache import SoleCache
-from runtime.draft_corpus import CorpusRecord
+from runtime.distillation.draft_corpus import CorpusRecord
 from runtime.models.weights import load_decoder
 
 # Shape suffixes: N = positions, V = vocabulary, C = candidates kept.

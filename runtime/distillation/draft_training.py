@@ -20,9 +20,9 @@ from torch import Tensor
 from parallel.distillation.distill import Divergence, divergence
 from parallel.distillation.student import Student
 from parallel.model.model_config import ModelConfig
-from runtime.draft_batches import Example, endless_batches, grouped
-from runtime.draft_corpus import CorpusRecord
-from runtime.draft_teacher import Lesson
+from runtime.distillation.draft_batches import Example, endless_batches, grouped
+from runtime.distillation.draft_corpus import CorpusRecord
+from runtime.distillation.draft_teacher import Lesson
 from runtime.errors import ConfigError
 from runtime.files.strict_json import parse_json
 

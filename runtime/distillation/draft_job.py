@@ -16,10 +16,10 @@ from torch import Tensor
 from parallel.distillation.vocabulary import choose_head_tokens, coverage
 from parallel.model.model_config import ModelConfig
 from parallel.model.shapes import tensor_shapes
-from runtime.draft_batches import Example
-from runtime.draft_corpus import CorpusRecord, read_corpus
-from runtime.draft_teacher import Lesson, Teacher, teach_corpus
-from runtime.draft_training import DraftTrainer, TrainSettings
+from runtime.distillation.draft_batches import Example
+from runtime.distillation.draft_corpus import CorpusRecord, read_corpus
+from runtime.distillation.draft_teacher import Lesson, Teacher, teach_corpus
+from runtime.distillation.draft_training import DraftTrainer, TrainSettings
 from runtime.drafters.draft_checkpoint import save_drafter
 from runtime.errors import ConfigError
 from runtime.models.checkpoint_files import read_checkpoint

@@ -12,7 +12,7 @@ from parallel.model.batch import SequenceRows
 from parallel.model.cache import SoleCache
 from parallel.model.shapes import tensor_shapes
 from parallel.model.transformer import Decoder
-from runtime.draft_corpus import CorpusRecord, read_corpus
+from runtime.distillation.draft_corpus import CorpusRecord, read_corpus
 from runtime.errors import ConfigError
 from runtime.models.weights import load_decoder
 

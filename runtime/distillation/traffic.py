@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from parallel.messages import Submit
-from runtime.draft_corpus import CorpusRecord, parse_record, record_line
+from runtime.distillation.draft_corpus import CorpusRecord, parse_record, record_line
 from runtime.errors import ConfigError
 
 _FILE = "traffic.jsonl"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime.distillation.traffic import TrafficLog, TrafficReader
 from runtime.errors import ConfigError
-from runtime.traffic import TrafficLog, TrafficReader
 from tests.rig import make_submit
 
 

@@ -10,13 +10,13 @@ import torch
 
 from parallel.decoding.types import DecodeMode, SamplingParams
 from parallel.messages import Submit
-from runtime.draft_corpus import CorpusRecord, append_records
-from runtime.draft_follow import Follower, FollowJob, run_follow
-from runtime.draft_job import DraftJob, run_job
-from runtime.draft_training import TrainSettings
+from runtime.distillation.draft_corpus import CorpusRecord, append_records
+from runtime.distillation.draft_follow import Follower, FollowJob, run_follow
+from runtime.distillation.draft_job import DraftJob, run_job
+from runtime.distillation.draft_training import TrainSettings
+from runtime.distillation.traffic import TrafficLog, TrafficReader
 from runtime.drafters.draft_checkpoint import check_drafter
 from runtime.errors import ConfigError
-from runtime.traffic import TrafficLog, TrafficReader
 from tests.parallel.model.tiny import TinyModel, tiny_model
 
 SETTINGS = TrainSettings(steps=150, batch_tokens=500, learning_rate=3e-3, evaluate_every=50)

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from parallel.model.shapes import tensor_shapes
-from runtime.draft_batches import Example
-from runtime.draft_corpus import CorpusRecord
-from runtime.draft_teacher import Teacher
-from runtime.draft_training import DraftTrainer, TrainSettings
+from runtime.distillation.draft_batches import Example
+from runtime.distillation.draft_corpus import CorpusRecord
+from runtime.distillation.draft_teacher import Teacher
+from runtime.distillation.draft_training import DraftTrainer, TrainSettings
+from runtime.distillation.traffic import TrafficReader
 from runtime.drafters.draft_checkpoint import DrafterSource, check_drafter, save_drafter
 from runtime.models.weights import CheckpointSource
-from runtime.traffic import TrafficReader
 
 _HELD_OUT_EVERY = 8
 _LEAST_ANSWERS = 16

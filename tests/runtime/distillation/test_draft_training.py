@@ -10,10 +10,15 @@ import torch
 from safetensors.torch import load_file
 
 from parallel.distillation.distill import Divergence
-from runtime.draft_corpus import CorpusRecord, append_records, parse_record, read_corpus
-from runtime.draft_job import DraftJob, JobEvent, run_job
-from runtime.draft_teacher import Lesson, Teacher, teach_corpus
-from runtime.draft_training import TrainSettings
+from runtime.distillation.draft_corpus import (
+    CorpusRecord,
+    append_records,
+    parse_record,
+    read_corpus,
+)
+from runtime.distillation.draft_job import DraftJob, JobEvent, run_job
+from runtime.distillation.draft_teacher import Lesson, Teacher, teach_corpus
+from runtime.distillation.draft_training import TrainSettings
 from runtime.drafters.draft_checkpoint import check_drafter
 from runtime.errors import ConfigError
 from tests.parallel.model.tiny import CPU, TinyModel, tiny_model

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runtime.draft_corpus import CorpusRecord
-from runtime.draft_teacher import Lesson
+from runtime.distillation.draft_corpus import CorpusRecord
+from runtime.distillation.draft_teacher import Lesson
 from runtime.errors import ConfigError
 
 _POOL = 16  # batches whose sequences are sorted by length together

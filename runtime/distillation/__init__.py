@@ -1,0 +1,1 @@
+"""Training a drafter: corpus, teacher, trainer, and learning from traffic."""
