@@ -10,7 +10,7 @@ from functools import partial
 import ray
 from rich.console import Console
 
-from actors.baseline import BaselineActor
+from actors.baseline_actor import BaselineActor
 from cluster.bench_rows import Case, Measured, bench_rows, bench_table
 from cluster.bench_turns import take_turns
 from cluster.deployment import Deployment

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from actors.timed import TimedWorkerActor
+from actors.timed_actor import TimedWorkerActor
 from cluster.ray_session import RaySession
 from cluster.report import output_console
 from cluster.train_options import BenchTrainOptions

@@ -13,7 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from actors.probe import ProbeActor
+from actors.probe_actor import ProbeActor
 from cluster.check_report import print_report
 from cluster.cluster_options import CheckOptions
 from cluster.drafter_plan import plan_drafter

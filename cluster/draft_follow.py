@@ -5,7 +5,7 @@ import json
 import ray
 from rich.console import Console
 
-from actors.trainer import DraftTrainerActor
+from actors.trainer_actor import DraftTrainerActor
 from cluster.options import DraftFollowOptions
 from cluster.planning import plan_target
 from cluster.ray_session import RaySession, beside_driver, yielded

@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from actors.trainer import DraftTrainerActor
+from actors.trainer_actor import DraftTrainerActor
 from cluster.deployment import Deployment
 from cluster.draft_corpus import CorpusPlan, make_corpus
 from cluster.options import DraftTrainOptions

@@ -7,7 +7,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from actors.shard import NgramActor, ShardActor
+from actors.shard_actor import NgramActor, ShardActor
 from cluster.placement import Node
 from cluster.ray_errors import translated
 from cluster.reservation import Reservation

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from actors.seedlog import SeedWorkerActor, SequencerActor
+from actors.shared_seed_actor import SeedWorkerActor, SequencerActor
 from cluster.ray_errors import LOSSES, result_of, translated
 from cluster.ray_session import beside_driver
 from runtime.channels.credentials import Credentials

@@ -11,7 +11,7 @@ from ray.util import list_named_actors
 from rich.console import Console
 from rich.table import Table
 
-from actors.keeper import KeeperActor
+from actors.keeper_actor import KeeperActor
 from cluster.cluster_options import ServiceOptions
 from cluster.ray_errors import result_of
 from cluster.ray_session import RaySession, beside_driver

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from actors.trainer import TrainWorkerActor
+from actors.trainer_actor import TrainWorkerActor
 from cluster.ray_errors import LOSSES, translated
 from parallel.training.adamw import Vector
 from runtime.errors import PeerLost, PeerTimeout

@@ -21,7 +21,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from actors.shard import ShardActor
+from actors.shard_actor import ShardActor
 from cluster import cli, fleet, ranks
 from cluster.deployment import Deployment
 from cluster.deployment_spec import DeploymentSpec

@@ -7,7 +7,7 @@ Faults are rare enough for a drafter to be kept for a while, and common enough f
 
 import sys
 
-from actors.shard import ShardActor
+from actors.shard_actor import ShardActor
 from cluster import cli, ranks
 from parallel.messages import Hello
 from runtime.drafters.drafting import Drafter
