@@ -1,7 +1,7 @@
 """`paceline admin`: what an administrator asks of a server."""
 
 from cluster.connecting import connected
-from cluster.options import AdminOptions
+from cluster.options.verb_options import AdminOptions
 
 _NONE, _AUTO = "none", "auto"
 

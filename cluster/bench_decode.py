@@ -18,7 +18,7 @@ from cluster.deployment_spec import DeploymentSpec
 from cluster.drafter_plan import plan_drafter
 from cluster.drafter_room import DrafterRoom, joined
 from cluster.kept import Kept
-from cluster.options import BenchDecodeOptions
+from cluster.options.verb_options import BenchDecodeOptions
 from cluster.planning import (
     DrafterChoice,
     PlannedModel,

@@ -10,9 +10,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from cluster.learn_plot import plot_curves
+from cluster.options.train_options import BenchLearnOptions
 from cluster.report import output_console
 from cluster.train_judge import Judge
-from cluster.train_options import BenchLearnOptions
 from runtime.errors import ConfigError
 from runtime.models.checkpoint import resolve_model
 from runtime.models.tokenizer import Tokenizer

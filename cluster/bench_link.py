@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.echo_actor import EchoActor
-from cluster.options import BenchLinkOptions
+from cluster.options.verb_options import BenchLinkOptions
 from cluster.ray_errors import result_of
 from cluster.ray_session import RaySession, beside_driver
 from runtime.errors import ConfigError

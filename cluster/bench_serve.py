@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cluster.connecting import connected, credentials_of
-from cluster.options import BenchServeOptions
+from cluster.options.verb_options import BenchServeOptions
 from cluster.report import output_console
 from cluster.serve_plot import plot_serving
 from runtime.checking.prompt_files import PromptRecord, read_prompts

@@ -15,9 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from actors.probe_actor import ProbeActor
 from cluster.check_report import print_report
-from cluster.cluster_options import CheckOptions
 from cluster.drafter_plan import plan_drafter
 from cluster.drafter_room import DrafterRoom
+from cluster.options.cluster_options import CheckOptions
 from cluster.placement import Node, PlaceOptions, plan_places
 from cluster.planning import plan_deployment, plan_target
 from cluster.ray_errors import translated

@@ -52,7 +52,7 @@ from cluster.flags import (
     Verifier,
     Virtual,
 )
-from cluster.options import (
+from cluster.options.verb_options import (
     DecodeOptions,
     GenerateOptions,
     ModelOptions,

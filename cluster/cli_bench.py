@@ -40,7 +40,8 @@ from cluster.flags import (
     Verifier,
     Virtual,
 )
-from cluster.options import (
+from cluster.options.train_options import BenchTrainOptions
+from cluster.options.verb_options import (
     BenchDecodeOptions,
     BenchLayersOptions,
     BenchLinkOptions,
@@ -51,7 +52,6 @@ from cluster.options import (
     PromptOptions,
 )
 from cluster.paths import input_file, picture
-from cluster.train_options import BenchTrainOptions
 from cluster.verbs import Verbs, run_verb
 from runtime.errors import ConfigError
 

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from cluster.cluster_options import CheckOptions, SubmitOptions
 from cluster.flags import Device, Drafter, Drafters, Json, Place, Target, Tp, Virtual
-from cluster.options import ModelOptions
+from cluster.options.cluster_options import CheckOptions, SubmitOptions
+from cluster.options.verb_options import ModelOptions
 from cluster.paths import input_directory, input_file
 from cluster.verbs import Verbs, run_verb
 

@@ -18,7 +18,7 @@ from cluster.flags import (
     Threads,
     Tp,
 )
-from cluster.options import (
+from cluster.options.verb_options import (
     DraftEvalOptions,
     DraftFollowOptions,
     DraftIndexOptions,

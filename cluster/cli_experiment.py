@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cluster.flags import Json, Ray
-from cluster.options import ExperimentOptions, ExperimentReportOptions
+from cluster.options.verb_options import ExperimentOptions, ExperimentReportOptions
 from cluster.paths import input_directory, input_file, output_directory
 from cluster.verbs import RunByDefault, Verbs, run_verb
 

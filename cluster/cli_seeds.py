@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from cluster.flags import Json
+from cluster.options.train_options import BenchLearnOptions, BenchSeedsOptions, SimulateSeedsOptions
 from cluster.paths import input_file, output_directory
-from cluster.train_options import BenchLearnOptions, BenchSeedsOptions, SimulateSeedsOptions
 from cluster.verbs import run_verb
 from runtime.errors import ConfigError
 

@@ -33,7 +33,7 @@ from cluster.flags import (
     TokenFile,
     Tp,
 )
-from cluster.options import (
+from cluster.options.verb_options import (
     AdminOptions,
     ClientOptions,
     ConnectOptions,

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from cluster.cluster_options import ServiceOptions
 from cluster.flags import Json
+from cluster.options.cluster_options import ServiceOptions
 from cluster.verbs import Verbs, run_verb
 
 app = Verbs(no_args_is_help=True, help="Servers that a Ray cluster keeps up by itself.")

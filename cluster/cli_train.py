@@ -16,11 +16,7 @@ from cluster.flags import (
     Tls,
     TokenFile,
 )
-from cluster.options import (
-    ConnectOptions,
-)
-from cluster.paths import input_directory, input_file, new_directory, picture
-from cluster.train_options import (
+from cluster.options.train_options import (
     SimulateTrainOptions,
     TrainCancelOptions,
     TrainJoinOptions,
@@ -29,6 +25,10 @@ from cluster.train_options import (
     TrainReplayOptions,
     TrainStatusOptions,
 )
+from cluster.options.verb_options import (
+    ConnectOptions,
+)
+from cluster.paths import input_directory, input_file, new_directory, picture
 from cluster.verbs import RunByDefault, Verbs, run_verb
 
 app = Verbs(

@@ -5,7 +5,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 
 from cluster.connecting import connected
-from cluster.options import ClientOptions
+from cluster.options.verb_options import ClientOptions
 from runtime.client.client import Chunk
 
 

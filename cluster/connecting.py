@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from cluster.options import ConnectOptions
+from cluster.options.verb_options import ConnectOptions
 from runtime.channels.addresses import check_target
 from runtime.channels.tls_files import TlsNames
 from runtime.channels.tokens import read_tokens

@@ -6,7 +6,7 @@ import ray
 from rich.console import Console
 
 from actors.trainer_actor import DraftTrainerActor
-from cluster.options import DraftFollowOptions
+from cluster.options.verb_options import DraftFollowOptions
 from cluster.planning import plan_target
 from cluster.ray_session import RaySession, beside_driver, yielded
 from runtime.distillation.draft_follow import FollowEvent, FollowJob

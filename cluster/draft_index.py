@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cluster.options import DraftIndexOptions, ModelOptions
+from cluster.options.verb_options import DraftIndexOptions, ModelOptions
 from cluster.planning import plan_target
 from parallel.drafting.retrieval import build_store
 from runtime.checking.prompt_files import read_texts

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cluster.drafter_room import DrafterRoom
-from cluster.options import ModelOptions
+from cluster.options.verb_options import ModelOptions
 from cluster.planning import (
     AUTO,
     INLINE,

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cluster.deployment import Deployment
 from cluster.drafter_plan import plan_drafter
 from cluster.drafter_room import DrafterRoom, joined
-from cluster.options import GenerateOptions
+from cluster.options.verb_options import GenerateOptions
 from cluster.planning import AUTO, PlannedModel, plan_deployment, plan_target
 from cluster.ray_session import RaySession
 from cluster.report import request_stats, stats_json, stats_table, total_stats

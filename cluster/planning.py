@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.deployment_spec import DeploymentSpec
-from cluster.options import ModelOptions
+from cluster.options.verb_options import ModelOptions
 from cluster.placement import PlaceOptions
 from cluster.rank_needs import bytes_of_rank, place_of, threads_of
 from parallel.decoding.types import DecodeMode

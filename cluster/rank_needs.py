@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from cluster.options import ModelOptions
+from cluster.options.verb_options import ModelOptions
 from cluster.placement import LEAST_CPUS, PlaceOptions
 from runtime.hosts.rank_settings import ModelSettings
 from runtime.models.model_facts import ModelFacts

@@ -2,7 +2,7 @@
 
 from typing import TypeVar
 
-from cluster.options import DecodeOptions, PromptOptions
+from cluster.options.verb_options import DecodeOptions, PromptOptions
 from cluster.planning import PlannedModel
 from parallel.decoding.rng import request_key
 from parallel.decoding.types import DecodeMode, SamplingParams, VerifierKind

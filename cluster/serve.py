@@ -16,7 +16,7 @@ from cluster.draft_watch import DrafterWatch
 from cluster.drafter_plan import plan_drafter
 from cluster.drafter_room import DrafterRoom, joined
 from cluster.fleet import Fleet
-from cluster.options import ServeOptions
+from cluster.options.verb_options import ServeOptions
 from cluster.placement import Node
 from cluster.planning import (
     AUTO,

@@ -6,7 +6,7 @@ from cluster.draft_watch import DrafterWatch
 from cluster.drafter_plan import find_drafter
 from cluster.drafter_room import DrafterRoom
 from cluster.fleet import Fleet
-from cluster.options import ModelOptions
+from cluster.options.verb_options import ModelOptions
 from cluster.planning import AUTO, PlannedModel, plan_deployment
 from runtime.errors import ConfigError
 

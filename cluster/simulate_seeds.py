@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from cluster.options.train_options import SimulateSeedsOptions
 from cluster.report import output_console
-from cluster.train_options import SimulateSeedsOptions
 from runtime.errors import ConfigError
 from runtime.training.shared_seed.compare import use_threads
 from runtime.training.shared_seed.many_machines import WanSimulation

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from cluster.options.train_options import SimulateTrainOptions
 from cluster.report import output_console
 from cluster.simulate_plot import plot_schemes
-from cluster.train_options import SimulateTrainOptions
 from parallel.training.gradient_coding.dispatch import Dispatcher, Pace, PullQueue, StreamingGroups
 from parallel.training.gradient_coding.names import ROUND_FORMS, round_scheme, split_name
 from parallel.training.gradient_coding.scheme_simulation import (

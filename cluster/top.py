@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from cluster.connecting import connected
-from cluster.options import TopOptions
+from cluster.options.verb_options import TopOptions
 from runtime.errors import ConfigError
 
 _SHORTEST_S = 0.1

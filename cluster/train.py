@@ -15,12 +15,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from cluster.options.train_options import TrainOptions
 from cluster.placement import LEAST_CPUS, Need, PlaceOptions
 from cluster.ray_session import RaySession
 from cluster.reservation import Placer
 from cluster.stopping import cancelling
 from cluster.train_judge import Judge, figures, show_samples
-from cluster.train_options import TrainOptions
 from cluster.train_pool import RayPool
 from cluster.train_seeds import run_seeds
 from cluster.uploads import check_stays

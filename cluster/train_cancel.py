@@ -2,8 +2,8 @@
 
 import json
 
+from cluster.options.train_options import TrainCancelOptions
 from cluster.report import output_console
-from cluster.train_options import TrainCancelOptions
 from runtime.errors import ConfigError, PeerTimeout
 from runtime.training.job_lock import cancel, is_running
 

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from rich.console import Console
 
 from cluster.connecting import credentials_of
+from cluster.options.train_options import TrainJoinOptions
 from cluster.stopping import StopSignals
-from cluster.train_options import TrainJoinOptions
 from runtime.errors import ConfigError
 from runtime.files.strict_json import read_json_lines
 from runtime.models.checkpoint import resolve_model

@@ -4,7 +4,7 @@ import json
 
 from rich.console import Console
 
-from cluster.train_options import TrainMergeOptions
+from cluster.options.train_options import TrainMergeOptions
 from runtime.training.merge import merge_adapter
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from cluster.train_options import TrainReplayOptions
+from cluster.options.train_options import TrainReplayOptions
 from parallel.training.shared_seed.step import Commit
 from runtime.errors import ConfigError
 from runtime.models.checkpoint import resolve_model

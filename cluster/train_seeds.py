@@ -18,11 +18,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from cluster.options.train_options import TrainOptions
 from cluster.ray_session import RaySession
 from cluster.seed_crew import SeedCrew
 from cluster.stopping import cancelling
 from cluster.train_judge import Judge, figures, show_samples
-from cluster.train_options import TrainOptions
 from parallel.training.adamw import Vector
 from runtime.channels.addresses import check_free
 from runtime.channels.listening import server_credentials

@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cluster.options.train_options import TrainStatusOptions
 from cluster.report import output_console
-from cluster.train_options import TrainStatusOptions
 from runtime.training.config_file import kept_config
 from runtime.training.job_checkpoint import JobFiles
 from runtime.training.job_config import TrainConfig

@@ -17,7 +17,7 @@ from cluster.experiment.config import Experiment
 from cluster.experiment.points import NO_DRAFTER, GeneratePoint
 from cluster.experiment.predict import arrivals, virtual_text
 from cluster.experiment.store import Measured
-from cluster.options import DecodeOptions, ModelOptions, PromptOptions
+from cluster.options.verb_options import DecodeOptions, ModelOptions, PromptOptions
 from cluster.placement import Node
 from cluster.planning import PlannedModel, plan_deployment, plan_target
 from cluster.report import total_stats

@@ -15,7 +15,7 @@ from cluster.experiment.report import write_report
 from cluster.experiment.rows import make_rows
 from cluster.experiment.store import Store, read_results
 from cluster.experiment.tables import plan_table
-from cluster.options import ExperimentOptions
+from cluster.options.verb_options import ExperimentOptions
 from cluster.report import output_console
 from runtime.errors import ConfigError
 

@@ -26,7 +26,7 @@ from cluster.experiment.store import (
 from cluster.experiment.tables import results_table
 from cluster.experiment.timeline_plot import plot_timelines
 from cluster.experiment.timelines import comparable_timelines
-from cluster.options import ExperimentReportOptions
+from cluster.options.verb_options import ExperimentReportOptions
 from cluster.report import output_console
 
 PAGE = "report.html"

@@ -6,7 +6,7 @@ from cluster.bench_train import job_config, measure_scheme
 from cluster.experiment.config import Experiment
 from cluster.experiment.points import TrainPoint
 from cluster.experiment.store import Measured
-from cluster.train_options import BenchTrainOptions
+from cluster.options.train_options import BenchTrainOptions
 from runtime.errors import ConfigError
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.connecting import connected
-from cluster.options import ConnectOptions
+from cluster.options.verb_options import ConnectOptions
 from runtime.client.client import ServiceError
 
 

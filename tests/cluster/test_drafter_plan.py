@@ -6,7 +6,7 @@ import pytest
 
 from cluster.drafter_plan import plan_drafter
 from cluster.drafter_room import DrafterRoom
-from cluster.options import ModelOptions
+from cluster.options.verb_options import ModelOptions
 from cluster.planning import plan_deployment, plan_target
 from tests.tiny_checkpoint import save_tiny_checkpoint
 

@@ -10,8 +10,8 @@ from ray.job_submission import JobDetails, JobStatus
 from typer.testing import CliRunner
 
 from cluster.cli import app
-from cluster.cluster_options import SubmitOptions
 from cluster.job_output import MARK
+from cluster.options.cluster_options import SubmitOptions
 from cluster.submit import ROOT, _connect, _follow, _submit, entrypoint_of, runtime_environment
 from runtime.errors import ConfigError
 

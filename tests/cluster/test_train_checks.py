@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import ray
 
+from cluster.options.train_options import TrainOptions
 from cluster.train import run
-from cluster.train_options import TrainOptions
 from runtime.errors import ConfigError
 from tests.tiny_checkpoint import save_tiny_checkpoint
 

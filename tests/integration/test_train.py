@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cluster.bench_train import run as bench
+from cluster.options.train_options import BenchTrainOptions, TrainMergeOptions
 from cluster.train import _Display
 from cluster.train_merge import run as merge
-from cluster.train_options import BenchTrainOptions, TrainMergeOptions
 from parallel.group import SoloGroup
 from runtime.errors import ConfigError
 from runtime.models.weights import load_decoder

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from cluster.options.train_options import TrainOptions
 from cluster.train import run
-from cluster.train_options import TrainOptions
 from cluster.train_pool import RayPool
 
 

@@ -14,7 +14,7 @@ from cluster.experiment.points import GeneratePoint
 from cluster.experiment.report import PAGE
 from cluster.experiment.run import run
 from cluster.experiment.store import ENVIRONMENT, RESULTS, Measured, Store, read_results
-from cluster.options import ExperimentOptions, ExperimentReportOptions
+from cluster.options.verb_options import ExperimentOptions, ExperimentReportOptions
 from runtime.errors import ConfigError, PeerLost
 from runtime.timeline import Phase, PhaseSpan
 from tests.cluster.experiment.files import SMALL, TRAIN, loaded, written

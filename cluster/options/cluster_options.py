@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.options import ModelOptions
+from cluster.options.verb_options import ModelOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
