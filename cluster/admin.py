@@ -1,6 +1,6 @@
 """`paceline admin`: what an administrator asks of a server."""
 
-from cluster.connecting import connected
+from cluster.network.server_connection import connected
 from cluster.options.verb_options import AdminOptions
 
 _NONE, _AUTO = "none", "auto"

@@ -18,6 +18,8 @@ from cluster.deployment_spec import DeploymentSpec
 from cluster.drafter_plan import plan_drafter
 from cluster.drafter_room import DrafterRoom, joined
 from cluster.kept import Kept
+from cluster.network.ray_errors import result_of
+from cluster.network.ray_session import RaySession, beside_driver
 from cluster.options.verb_options import BenchDecodeOptions
 from cluster.planning import (
     DrafterChoice,
@@ -25,8 +27,6 @@ from cluster.planning import (
     plan_deployment,
     plan_target,
 )
-from cluster.ray_errors import result_of
-from cluster.ray_session import RaySession, beside_driver
 from cluster.report import output_console
 from cluster.requests import cache_tokens, make_submits
 from cluster.session import run_requests

@@ -22,9 +22,9 @@ from cluster.deployment_spec import DeploymentSpec
 from cluster.drafter_plan import find_drafter, plan_drafter
 from cluster.drafter_room import DrafterRoom, joined
 from cluster.layers_plot import plot_layers
+from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import BenchLayersOptions
 from cluster.planning import DrafterChoice, PlannedModel, plan_deployment, plan_target
-from cluster.ray_session import RaySession
 from cluster.report import output_console, total_stats
 from cluster.requests import cache_tokens, make_submits
 from cluster.session import Result, run_requests

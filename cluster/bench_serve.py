@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cluster.connecting import connected, credentials_of
+from cluster.network.server_connection import connected, credentials_of
 from cluster.options.verb_options import BenchServeOptions
 from cluster.report import output_console
 from cluster.serve_plot import plot_serving

@@ -16,8 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from actors.timed_actor import TimedWorkerActor
+from cluster.network.ray_session import RaySession
 from cluster.options.train_options import BenchTrainOptions
-from cluster.ray_session import RaySession
 from cluster.report import output_console
 from cluster.train_pool import WorkerPool
 from parallel.training.adamw import AdamW

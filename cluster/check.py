@@ -17,11 +17,11 @@ from actors.probe_actor import ProbeActor
 from cluster.check_report import print_report
 from cluster.drafter_plan import plan_drafter
 from cluster.drafter_room import DrafterRoom
+from cluster.network.ray_errors import translated
+from cluster.network.ray_session import RaySession
 from cluster.options.cluster_options import CheckOptions
 from cluster.placement import Node, PlaceOptions, plan_places
 from cluster.planning import plan_deployment, plan_target
-from cluster.ray_errors import translated
-from cluster.ray_session import RaySession
 from cluster.reservation import read_nodes
 from runtime.errors import ConfigError
 from runtime.node.node_probe import NodeFacts, PairTimes, ReduceTimes

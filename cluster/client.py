@@ -4,7 +4,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass, field
 
-from cluster.connecting import connected
+from cluster.network.server_connection import connected
 from cluster.options.verb_options import ClientOptions
 from runtime.client.client import Chunk
 

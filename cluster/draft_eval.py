@@ -18,9 +18,9 @@ from cluster.draft_plot import plot_drafters
 from cluster.drafter_plan import plan_drafter
 from cluster.drafter_room import DrafterRoom, joined
 from cluster.kept import Kept
+from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import DecodeOptions, DraftEvalOptions
 from cluster.planning import PlannedModel, plan_deployment, plan_target
-from cluster.ray_session import RaySession
 from cluster.report import output_console
 from cluster.requests import cache_tokens, make_submits
 from cluster.session import Result, run_requests

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import ModelOptions
 from cluster.placement import Need, Node, PlaceOptions, plan_places
-from cluster.ray_session import RaySession
 from cluster.reservation import LOOPBACK, read_nodes
 from runtime.errors import ConfigError
 from runtime.models.model_facts import num_gpus

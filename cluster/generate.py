@@ -13,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cluster.deployment import Deployment
 from cluster.drafter_plan import plan_drafter
 from cluster.drafter_room import DrafterRoom, joined
+from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import GenerateOptions
 from cluster.planning import AUTO, PlannedModel, plan_deployment, plan_target
-from cluster.ray_session import RaySession
 from cluster.report import request_stats, stats_json, stats_table, total_stats
 from cluster.requests import cache_tokens, make_submits
 from cluster.session import Result, run_requests

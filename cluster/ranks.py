@@ -8,8 +8,8 @@ import ray
 from ray.exceptions import RayError
 
 from actors.shard_actor import NgramActor, ShardActor
+from cluster.network.ray_errors import translated
 from cluster.placement import Node
-from cluster.ray_errors import translated
 from cluster.reservation import Reservation
 from runtime.errors import PacelineError, PeerLost, PeerTimeout
 from runtime.hosts.rank_settings import ModelSettings

@@ -11,8 +11,8 @@ import ray
 from ray.exceptions import RayError
 
 from actors.shared_seed_actor import SeedWorkerActor, SequencerActor
-from cluster.ray_errors import LOSSES, result_of, translated
-from cluster.ray_session import beside_driver
+from cluster.network.ray_errors import LOSSES, result_of, translated
+from cluster.network.ray_session import beside_driver
 from runtime.channels.credentials import Credentials
 from runtime.errors import PeerError, PeerLost
 from runtime.training.job_config import TrainConfig

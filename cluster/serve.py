@@ -16,6 +16,7 @@ from cluster.draft_watch import DrafterWatch
 from cluster.drafter_plan import plan_drafter
 from cluster.drafter_room import DrafterRoom, joined
 from cluster.fleet import Fleet
+from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import ServeOptions
 from cluster.placement import Node
 from cluster.planning import (
@@ -25,7 +26,6 @@ from cluster.planning import (
     plan_deployment,
     plan_target,
 )
-from cluster.ray_session import RaySession
 from cluster.served_drafter import ServedDrafter
 from cluster.server_settings import parse_groups
 from cluster.stopping import StopEvents

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.keeper_actor import KeeperActor
+from cluster.network.ray_errors import result_of
+from cluster.network.ray_session import RaySession, beside_driver
 from cluster.options.cluster_options import ServiceOptions
-from cluster.ray_errors import result_of
-from cluster.ray_session import RaySession, beside_driver
 from cluster.report import output_console
 from cluster.submit import ROOT
 from runtime.errors import ConfigError, PacelineError, PeerTimeout

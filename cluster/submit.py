@@ -22,8 +22,8 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from rich.console import Console
 
 from cluster.job_output import JobOutput
+from cluster.network.ray_address import TOKEN_HINT
 from cluster.options.cluster_options import SubmitOptions
-from cluster.ray_address import TOKEN_HINT
 from cluster.upload_contents import left_behind
 from runtime.channels.addresses import is_loopback
 from runtime.errors import ConfigError, PeerLost, PeerTimeout

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from cluster.connecting import connected
+from cluster.network.server_connection import connected
 from cluster.options.verb_options import TopOptions
 from runtime.errors import ConfigError
 

@@ -15,9 +15,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from cluster.network.ray_session import RaySession
 from cluster.options.train_options import TrainOptions
 from cluster.placement import LEAST_CPUS, Need, PlaceOptions
-from cluster.ray_session import RaySession
 from cluster.reservation import Placer
 from cluster.stopping import cancelling
 from cluster.train_judge import Judge, figures, show_samples

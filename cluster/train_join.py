@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from cluster.connecting import credentials_of
+from cluster.network.server_connection import credentials_of
 from cluster.options.train_options import TrainJoinOptions
 from cluster.stopping import StopSignals
 from runtime.errors import ConfigError

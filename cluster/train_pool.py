@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayError
 
 from actors.trainer_actor import TrainWorkerActor
-from cluster.ray_errors import LOSSES, translated
+from cluster.network.ray_errors import LOSSES, translated
 from parallel.training.adamw import Vector
 from runtime.errors import PeerLost, PeerTimeout
 from runtime.training.chunk_work import Work

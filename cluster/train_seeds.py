@@ -18,8 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from cluster.network.ray_session import RaySession
 from cluster.options.train_options import TrainOptions
-from cluster.ray_session import RaySession
 from cluster.seed_crew import SeedCrew
 from cluster.stopping import cancelling
 from cluster.train_judge import Judge, figures, show_samples

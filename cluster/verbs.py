@@ -28,7 +28,7 @@ def run_verb(module: str, options: object) -> None:
     check_results_stay(options)
     address = getattr(getattr(options, "models", options), "ray_address", None)
     if address is not None:
-        importlib.import_module("cluster.ray_address").joinable(address)
+        importlib.import_module("cluster.network.ray_address").joinable(address)
     code = importlib.import_module(module).run(options)
     if code:
         raise typer.Exit(code)

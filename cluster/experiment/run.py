@@ -28,9 +28,9 @@ from cluster.experiment.rows import make_rows
 from cluster.experiment.store import Measured, Store, read_results
 from cluster.experiment.tables import results_table
 from cluster.experiment.train import TrainBench
+from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import ExperimentOptions
 from cluster.placement import Node
-from cluster.ray_session import RaySession
 from cluster.report import output_console
 from runtime.errors import PacelineError
 

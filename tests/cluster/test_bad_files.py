@@ -18,9 +18,9 @@ import ray
 import torch
 import typer
 
-from cluster import ray_session
 from cluster.cli import app
 from cluster.endings import run_to_end
+from cluster.network import ray_session
 from runtime.training.shared_seed.seed_log import SeedLog
 from tests.runtime.training.seedlog.runs import header
 from tests.tiny_checkpoint import save_tiny_checkpoint

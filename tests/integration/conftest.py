@@ -8,9 +8,9 @@ import pytest
 from cluster.deployment import Deployment
 from cluster.drafter_plan import plan_drafter
 from cluster.drafter_room import DrafterRoom, this_machine
+from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import ModelOptions
 from cluster.planning import plan_deployment, plan_target
-from cluster.ray_session import RaySession
 from tests.models import smollm2_directory
 
 Deploy = Callable[..., Deployment]

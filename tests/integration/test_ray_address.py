@@ -14,7 +14,7 @@ from ray.core.generated import gcs_service_pb2
 from typer.testing import CliRunner
 
 from cluster.cli import app
-from cluster.ray_address import check_joinable
+from cluster.network.ray_address import check_joinable
 from cluster.submit import _connect
 from runtime.errors import ConfigError
 from tests.integration.raylets import ROOT, free_port
@@ -90,7 +90,7 @@ def test_a_name_without_an_address() -> None:
 
 
 def test_a_socket_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.ray_address._PROBE_S", 0.5)
+    monkeypatch.setattr("cluster.network.ray_address._PROBE_S", 0.5)
     with socket.create_server(("0.0.0.0", 0)) as silent:
         port = silent.getsockname()[1]
         with pytest.raises(ConfigError, match=r"does not answer within 0\.5 s"):
@@ -136,7 +136,9 @@ def test_another_grpc_server() -> None:
 def test_a_head_that_requires_a_token(
     headers: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.ray_address._token_headers", lambda: headers)  # Ray keeps its own
+    monkeypatch.setattr(
+        "cluster.network.ray_address._token_headers", lambda: headers
+    )  # Ray keeps its own
     refused = pytest.raises(ConfigError, match=message)
     with a_head(b"", code=grpc.StatusCode.UNAUTHENTICATED) as address, refused:
         check_joinable(address)

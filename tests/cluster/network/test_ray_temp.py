@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.ray_temp import local_temp_dir
+from cluster.network.ray_temp import local_temp_dir
 from runtime.errors import ConfigError
 
 

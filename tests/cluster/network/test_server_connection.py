@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.connecting import connected
+from cluster.network.server_connection import connected
 from cluster.options.verb_options import ConnectOptions
 from runtime.client.client import ServiceError
 

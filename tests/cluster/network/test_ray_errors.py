@@ -6,7 +6,7 @@ import pytest
 from ray import exceptions as rays
 from ray.exceptions import RayError
 
-from cluster.ray_errors import TABLE, translated
+from cluster.network.ray_errors import TABLE, translated
 from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout, ShapeError
 
 NO_FAILURE_OF_A_CALL = {

@@ -7,7 +7,7 @@ import pytest
 import ray
 from ray.core.generated import gcs_pb2, gcs_service_pb2
 
-from cluster.ray_address import check_joinable, resolve
+from cluster.network.ray_address import check_joinable, resolve
 from runtime.errors import ConfigError
 from runtime.node.rpc_probe import Failure, ProbeFailed
 
@@ -39,11 +39,11 @@ class FakeHead:
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RAY_ADDRESS", "RAY_USE_TLS", "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("cluster.ray_address._JOINING_S", 0.0)
+    monkeypatch.setattr("cluster.network.ray_address._JOINING_S", 0.0)
 
 
 def joins(monkeypatch: pytest.MonkeyPatch, head: FakeHead, *, node: str = NODE) -> None:
-    monkeypatch.setattr("cluster.ray_address.services.find_node_ids", lambda: {node})
+    monkeypatch.setattr("cluster.network.ray_address.services.find_node_ids", lambda: {node})
     check_joinable(HEAD, ask=head)
 
 

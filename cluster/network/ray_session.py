@@ -9,9 +9,9 @@ import ray
 from ray.exceptions import AuthenticationError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.ray_address import joinable
-from cluster.ray_errors import translated
-from cluster.ray_temp import local_temp_dir
+from cluster.network.ray_address import joinable
+from cluster.network.ray_errors import translated
+from cluster.network.ray_temp import local_temp_dir
 from runtime.errors import ConfigError, PacelineError
 from runtime.node.cores import usable_cores
 

@@ -1,0 +1,1 @@
+"""Connections: to a Ray cluster, and to a server."""
