@@ -20,9 +20,9 @@ from cluster.drafter_room import DrafterRoom
 from cluster.network.ray_errors import translated
 from cluster.network.ray_session import RaySession
 from cluster.options.cluster_options import CheckOptions
-from cluster.placement import Node, PlaceOptions, plan_places
+from cluster.placement.placement import Node, PlaceOptions, plan_places
+from cluster.placement.reservation import read_nodes
 from cluster.planning import plan_deployment, plan_target
-from cluster.reservation import read_nodes
 from runtime.errors import ConfigError
 from runtime.node.node_probe import NodeFacts, PairTimes, ReduceTimes
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from cluster.placement import Need, PlaceOptions
+from cluster.placement.placement import Need, PlaceOptions
 from runtime.hosts.rank_settings import LeaderSettings, ModelSettings
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import ModelOptions
-from cluster.placement import Need, Node, PlaceOptions, plan_places
-from cluster.reservation import LOOPBACK, read_nodes
+from cluster.placement.placement import Need, Node, PlaceOptions, plan_places
+from cluster.placement.reservation import LOOPBACK, read_nodes
 from runtime.errors import ConfigError
 from runtime.models.model_facts import num_gpus
 from runtime.node.cores import usable_cores

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from cluster.deployment_spec import DeploymentSpec
 from cluster.options.verb_options import ModelOptions
-from cluster.placement import PlaceOptions
-from cluster.rank_needs import bytes_of_rank, place_of, threads_of
+from cluster.placement.placement import PlaceOptions
+from cluster.placement.rank_needs import bytes_of_rank, place_of, threads_of
 from parallel.decoding.types import DecodeMode
 from runtime.drafters.lookup_drafting import LookupSettings
 from runtime.errors import ConfigError

@@ -9,8 +9,8 @@ from ray.exceptions import RayError
 
 from actors.shard_actor import NgramActor, ShardActor
 from cluster.network.ray_errors import translated
-from cluster.placement import Node
-from cluster.reservation import Reservation
+from cluster.placement.placement import Node
+from cluster.placement.reservation import Reservation
 from runtime.errors import PacelineError, PeerLost, PeerTimeout
 from runtime.hosts.rank_settings import ModelSettings
 

@@ -18,7 +18,7 @@ from cluster.drafter_room import DrafterRoom, joined
 from cluster.fleet import Fleet
 from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import ServeOptions
-from cluster.placement import Node
+from cluster.placement.placement import Node
 from cluster.planning import (
     AUTO,
     DrafterChoice,

@@ -17,8 +17,8 @@ from rich.progress import (
 
 from cluster.network.ray_session import RaySession
 from cluster.options.train_options import TrainOptions
-from cluster.placement import LEAST_CPUS, Need, PlaceOptions
-from cluster.reservation import Placer
+from cluster.placement.placement import LEAST_CPUS, Need, PlaceOptions
+from cluster.placement.reservation import Placer
 from cluster.stopping import cancelling
 from cluster.train_judge import Judge, figures, show_samples
 from cluster.train_pool import RayPool

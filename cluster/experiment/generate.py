@@ -18,7 +18,7 @@ from cluster.experiment.points import NO_DRAFTER, GeneratePoint
 from cluster.experiment.predict import arrivals, virtual_text
 from cluster.experiment.store import Measured
 from cluster.options.verb_options import DecodeOptions, ModelOptions, PromptOptions
-from cluster.placement import Node
+from cluster.placement.placement import Node
 from cluster.planning import PlannedModel, plan_deployment, plan_target
 from cluster.report import total_stats
 from cluster.requests import cache_tokens, make_submits

@@ -30,7 +30,7 @@ from cluster.experiment.tables import results_table
 from cluster.experiment.train import TrainBench
 from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import ExperimentOptions
-from cluster.placement import Node
+from cluster.placement.placement import Node
 from cluster.report import output_console
 from runtime.errors import PacelineError
 

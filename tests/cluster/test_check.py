@@ -7,7 +7,7 @@ from rich.console import Console
 
 from cluster.check import Pair, Report, rounds_of_pairs, version_problems
 from cluster.check_report import print_report
-from cluster.placement import Node
+from cluster.placement.placement import Node
 from runtime.node.node_probe import NodeFacts, PairTimes, ReduceTimes
 
 

@@ -8,7 +8,7 @@ import pytest
 from cluster.drafter_plan import plan_drafter
 from cluster.drafter_room import DrafterRoom, this_machine
 from cluster.options.verb_options import ModelOptions
-from cluster.placement import Node
+from cluster.placement.placement import Node
 from cluster.planning import PlannedModel, plan_target
 from parallel.decoding.types import DecodeMode
 from runtime.errors import ConfigError

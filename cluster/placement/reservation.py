@@ -14,7 +14,7 @@ from ray.exceptions import RaySystemError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.placement import Need, Node, PlaceOptions, Plan, plan_places
+from cluster.placement.placement import Need, Node, PlaceOptions, Plan, plan_places
 from runtime.errors import ConfigError, PeerError, PeerLost, PeerTimeout
 
 LOOPBACK = "127.0.0.1"

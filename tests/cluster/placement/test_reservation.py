@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.reservation import _hindrance
+from cluster.placement.reservation import _hindrance
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.placement import Need, Node, PlaceOptions, Plan, plan_places
+from cluster.placement.placement import Need, Node, PlaceOptions, Plan, plan_places
 from runtime.errors import ConfigError
 
 GIB = 1024.0**3

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from cluster.options.verb_options import ModelOptions
-from cluster.placement import LEAST_CPUS, PlaceOptions
+from cluster.placement.placement import LEAST_CPUS, PlaceOptions
 from runtime.hosts.rank_settings import ModelSettings
 from runtime.models.model_facts import ModelFacts
 from runtime.node.cores import usable_cores

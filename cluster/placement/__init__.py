@@ -1,0 +1,1 @@
+"""Which node each rank goes to, and the resources held there."""
