@@ -13,23 +13,23 @@ from rich.console import Console
 from actors.baseline_actor import BaselineActor
 from cluster.bench_rows import Case, Measured, bench_rows, bench_table
 from cluster.bench_turns import take_turns
-from cluster.deployment import Deployment
-from cluster.deployment_spec import DeploymentSpec
-from cluster.drafter_plan import plan_drafter
-from cluster.drafter_room import DrafterRoom, joined
-from cluster.kept import Kept
-from cluster.network.ray_errors import result_of
-from cluster.network.ray_session import RaySession, beside_driver
-from cluster.options.verb_options import BenchDecodeOptions
-from cluster.planning import (
+from cluster.deploy.deployment import Deployment
+from cluster.deploy.deployment_spec import DeploymentSpec
+from cluster.deploy.drafter_plan import plan_drafter
+from cluster.deploy.drafter_room import DrafterRoom, joined
+from cluster.deploy.driver_session import run_requests
+from cluster.deploy.planning import (
     DrafterChoice,
     PlannedModel,
     plan_deployment,
     plan_target,
 )
+from cluster.kept import Kept
+from cluster.network.ray_errors import result_of
+from cluster.network.ray_session import RaySession, beside_driver
+from cluster.options.verb_options import BenchDecodeOptions
 from cluster.report import output_console
 from cluster.requests import cache_tokens, make_submits
-from cluster.session import run_requests
 from parallel.decoding.cost import throughput
 from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit

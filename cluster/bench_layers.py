@@ -17,17 +17,17 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from cluster.deployment import Deployment
-from cluster.deployment_spec import DeploymentSpec
-from cluster.drafter_plan import find_drafter, plan_drafter
-from cluster.drafter_room import DrafterRoom, joined
+from cluster.deploy.deployment import Deployment
+from cluster.deploy.deployment_spec import DeploymentSpec
+from cluster.deploy.drafter_plan import find_drafter, plan_drafter
+from cluster.deploy.drafter_room import DrafterRoom, joined
+from cluster.deploy.driver_session import Result, run_requests
+from cluster.deploy.planning import DrafterChoice, PlannedModel, plan_deployment, plan_target
 from cluster.layers_plot import plot_layers
 from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import BenchLayersOptions
-from cluster.planning import DrafterChoice, PlannedModel, plan_deployment, plan_target
 from cluster.report import output_console, total_stats
 from cluster.requests import cache_tokens, make_submits
-from cluster.session import Result, run_requests
 from parallel.decoding.layer_groups import layer_groups
 from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit

@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.table import Table
 
+from cluster.deploy.driver_session import Result
 from cluster.kept import as_result, result_fields
 from cluster.report import Stats, total_stats
-from cluster.session import Result
 from parallel.messages import Submit
 
 

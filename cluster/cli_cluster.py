@@ -98,4 +98,4 @@ def check(
         place=place,
         ray_address=ray,
     )
-    run_verb("cluster.check", CheckOptions(models=models, json=json))
+    run_verb("cluster.deploy.cluster_check", CheckOptions(models=models, json=json))

@@ -19,10 +19,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cluster.deployment import Deployment
-from cluster.planning import PlannedModel
+from cluster.deploy.deployment import Deployment
+from cluster.deploy.driver_session import Result, run_requests
+from cluster.deploy.planning import PlannedModel
 from cluster.requests import encode_record
-from cluster.session import Result, run_requests
 from parallel.decoding.rng import request_key
 from parallel.decoding.types import DecodeMode, SamplingParams, VerifierKind
 from parallel.messages import Submit

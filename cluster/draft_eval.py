@@ -12,18 +12,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cluster.deployment import Deployment
+from cluster.deploy.deployment import Deployment
+from cluster.deploy.drafter_plan import plan_drafter
+from cluster.deploy.drafter_room import DrafterRoom, joined
+from cluster.deploy.driver_session import Result, run_requests
+from cluster.deploy.planning import PlannedModel, plan_deployment, plan_target
 from cluster.draft_eval_store import Pair, find_pair, keep_pair
 from cluster.draft_plot import plot_drafters
-from cluster.drafter_plan import plan_drafter
-from cluster.drafter_room import DrafterRoom, joined
 from cluster.kept import Kept
 from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import DecodeOptions, DraftEvalOptions
-from cluster.planning import PlannedModel, plan_deployment, plan_target
 from cluster.report import output_console
 from cluster.requests import cache_tokens, make_submits
-from cluster.session import Result, run_requests
 from parallel.decoding.cost import throughput
 from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit

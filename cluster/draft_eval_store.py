@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from cluster.deploy.driver_session import Result
 from cluster.kept import Kept, as_result, prompts_key, result_fields
-from cluster.session import Result
 from parallel.messages import Submit
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cluster.session import Result
+from cluster.deploy.driver_session import Result
 from parallel.messages import RequestStats, Submit
 from runtime.errors import ConfigError
 from runtime.files.documents import read_text

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
-from cluster.session import Result
+from cluster.deploy.driver_session import Result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,8 @@
 
 from typing import TypeVar
 
+from cluster.deploy.planning import PlannedModel
 from cluster.options.verb_options import DecodeOptions, PromptOptions
-from cluster.planning import PlannedModel
 from parallel.decoding.rng import request_key
 from parallel.decoding.types import DecodeMode, SamplingParams, VerifierKind
 from parallel.messages import Submit

@@ -11,26 +11,26 @@ from prometheus_client import start_http_server
 from rich.console import Console
 from rich.markup import escape
 
-from cluster.deployment_spec import DeploymentSpec
-from cluster.draft_watch import DrafterWatch
-from cluster.drafter_plan import plan_drafter
-from cluster.drafter_room import DrafterRoom, joined
-from cluster.fleet import Fleet
-from cluster.network.ray_session import RaySession
-from cluster.options.verb_options import ServeOptions
-from cluster.placement.placement import Node
-from cluster.planning import (
+from cluster.deploy.deployment_spec import DeploymentSpec
+from cluster.deploy.drafter_plan import plan_drafter
+from cluster.deploy.drafter_room import DrafterRoom, joined
+from cluster.deploy.fleet import Fleet
+from cluster.deploy.planning import (
     AUTO,
     DrafterChoice,
     PlannedModel,
     plan_deployment,
     plan_target,
 )
+from cluster.deploy.rank_liveness import VitalLimits
+from cluster.deploy.supervisor import Supervision
+from cluster.draft_watch import DrafterWatch
+from cluster.network.ray_session import RaySession
+from cluster.options.verb_options import ServeOptions
+from cluster.placement.placement import Node
 from cluster.served_drafter import ServedDrafter
 from cluster.server_settings import parse_groups
 from cluster.stopping import StopEvents
-from cluster.supervisor import Supervision
-from cluster.vital_signs import VitalLimits
 from parallel.decoding.types import DecodeMode
 from runtime.channels.addresses import parse_address
 from runtime.channels.tokens import read_tokens

@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
+from cluster.deploy.drafter_plan import find_drafter
+from cluster.deploy.drafter_room import DrafterRoom
+from cluster.deploy.fleet import Fleet
+from cluster.deploy.planning import AUTO, PlannedModel, plan_deployment
 from cluster.draft_watch import DrafterWatch
-from cluster.drafter_plan import find_drafter
-from cluster.drafter_room import DrafterRoom
-from cluster.fleet import Fleet
 from cluster.options.verb_options import ModelOptions
-from cluster.planning import AUTO, PlannedModel, plan_deployment
 from runtime.errors import ConfigError
 
 

@@ -9,20 +9,20 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from cluster.deployment import Deployment
-from cluster.deployment_spec import DeploymentSpec
-from cluster.drafter_plan import find_drafter
-from cluster.drafter_room import DrafterRoom
+from cluster.deploy.deployment import Deployment
+from cluster.deploy.deployment_spec import DeploymentSpec
+from cluster.deploy.drafter_plan import find_drafter
+from cluster.deploy.drafter_room import DrafterRoom
+from cluster.deploy.driver_session import Result, run_requests
+from cluster.deploy.planning import PlannedModel, plan_deployment, plan_target
 from cluster.experiment.config import Experiment
 from cluster.experiment.points import NO_DRAFTER, GeneratePoint
 from cluster.experiment.predict import arrivals, virtual_text
 from cluster.experiment.store import Measured
 from cluster.options.verb_options import DecodeOptions, ModelOptions, PromptOptions
 from cluster.placement.placement import Node
-from cluster.planning import PlannedModel, plan_deployment, plan_target
 from cluster.report import total_stats
 from cluster.requests import cache_tokens, make_submits
-from cluster.session import Result, run_requests
 from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit
 from runtime.errors import ConfigError, PacelineError

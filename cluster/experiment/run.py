@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cluster.drafter_room import joined
+from cluster.deploy.drafter_room import joined
 from cluster.experiment.config import Experiment, load_experiment
 from cluster.experiment.environment import environment
 from cluster.experiment.generate import GenerateBench

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from cluster.supervisor import Supervision, Supervisor
+from cluster.deploy.supervisor import Supervision, Supervisor
 from runtime.restarts import RestartLimits
 from tests.cluster.toy_deployment import ToyDeployment, ask, expected
 from tests.integration.wires import Mode, Relay

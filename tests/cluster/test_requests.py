@@ -8,8 +8,8 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from cluster.deploy.planning import PlannedModel
 from cluster.options.verb_options import DecodeOptions, PromptOptions
-from cluster.planning import PlannedModel
 from cluster.requests import make_submits
 from runtime.errors import ConfigError
 from runtime.models.tokenizer import Tokenizer

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from cluster.supervisor import Supervision, Supervisor
+from cluster.deploy.supervisor import Supervision, Supervisor
 from runtime.restarts import RestartLimits
 from tests.cluster.toy_deployment import ToyDeployment, ask, expected
 from tests.integration.wires import Mode, Relay

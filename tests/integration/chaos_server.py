@@ -22,10 +22,11 @@ import ray
 from ray.exceptions import RayActorError
 
 from actors.shard_actor import ShardActor
-from cluster import cli, fleet, ranks
-from cluster.deployment import Deployment
-from cluster.deployment_spec import DeploymentSpec
-from cluster.group_opener import Leader
+from cluster import cli
+from cluster.deploy import fleet, ranks
+from cluster.deploy.deployment import Deployment
+from cluster.deploy.deployment_spec import DeploymentSpec
+from cluster.deploy.group_opener import Leader
 from runtime.groups.rendezvous import GroupSpec
 
 _WAIT_S = 20.0

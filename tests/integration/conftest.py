@@ -5,12 +5,12 @@ from contextlib import ExitStack
 
 import pytest
 
-from cluster.deployment import Deployment
-from cluster.drafter_plan import plan_drafter
-from cluster.drafter_room import DrafterRoom, this_machine
+from cluster.deploy.deployment import Deployment
+from cluster.deploy.drafter_plan import plan_drafter
+from cluster.deploy.drafter_room import DrafterRoom, this_machine
+from cluster.deploy.planning import plan_deployment, plan_target
 from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import ModelOptions
-from cluster.planning import plan_deployment, plan_target
 from tests.models import smollm2_directory
 
 Deploy = Callable[..., Deployment]

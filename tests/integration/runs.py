@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cluster.deployment import Deployment
-from cluster.session import Result, run_requests
+from cluster.deploy.deployment import Deployment
+from cluster.deploy.driver_session import Result, run_requests
 from parallel.decoding.types import DecodeMode, SamplingParams
 from parallel.messages import Submit
 from runtime.checking.prompt_files import read_prompts

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from cluster import ranks
-from cluster.deployment import Deployment
+from cluster.deploy import ranks
+from cluster.deploy.deployment import Deployment
 from tests.integration.conftest import Deploy
 from tests.integration.hostile_server import BreakingShardActor
 from tests.integration.runs import make_submits, run, tokens_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.deployment import Deployment
+from cluster.deploy.deployment import Deployment
 from parallel.decoding.types import SamplingParams
 from runtime.errors import PeerError
 from tests.integration.conftest import Deploy

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from cluster.deployment import Deployment
+from cluster.deploy.deployment import Deployment
 from tests.integration.conftest import Deploy
 from tests.integration.runs import make_submits, run, token_prompts, tokens_of
 from tests.models import check_identity, smollm2_directory

@@ -5,7 +5,7 @@ import time
 import pytest
 import ray
 
-from cluster.session import Result
+from cluster.deploy.driver_session import Result
 from tests.integration.conftest import Deploy
 from tests.integration.runs import make_submits, run, tokens_of
 
@@ -51,7 +51,7 @@ def test_no_token_costs_a_ray_call(deploy: Deploy, monkeypatch: pytest.MonkeyPat
     """
     deployment = deploy(virtual="target=5ms,draft=1ms,alpha=0.8,vocab=64")
     counting = CountingRay()
-    monkeypatch.setattr("cluster.deployment.ray", counting)
+    monkeypatch.setattr("cluster.deploy.deployment.ray", counting)
     start_s = time.monotonic()
     results = run(deployment, make_submits(PROMPTS, max_tokens=60))
     seconds = time.monotonic() - start_s

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.drafter_room import this_machine
+from cluster.deploy.drafter_room import this_machine
 from cluster.experiment.config import load_experiment
 from cluster.experiment.generate import GenerateBench
 from cluster.experiment.points import GeneratePoint, points_of

@@ -14,9 +14,9 @@ from typing import Any
 
 import ray
 
-from cluster.deployment_spec import DeploymentSpec
-from cluster.group_opener import GroupOpener, Leader
-from cluster.ranks import Rank, answers, await_all, is_done, kill_ranks, outcome
+from cluster.deploy.deployment_spec import DeploymentSpec
+from cluster.deploy.group_opener import GroupOpener, Leader
+from cluster.deploy.ranks import Rank, answers, await_all, is_done, kill_ranks, outcome
 from runtime.errors import ConfigError, PacelineError
 from runtime.hosts.rank_settings import DrafterSeat, LeaderAddress
 from runtime.links.torch_link import TorchLinkSpec

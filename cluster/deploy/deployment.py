@@ -14,12 +14,12 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from cluster.deployment_spec import DeploymentSpec
-from cluster.drafter_groups import DrafterGroups
-from cluster.group_opener import GroupOpener, Leader
+from cluster.deploy.deployment_spec import DeploymentSpec
+from cluster.deploy.drafter_groups import DrafterGroups
+from cluster.deploy.group_opener import GroupOpener, Leader
+from cluster.deploy.ranks import Rank, await_all, kill_ranks, outcome, start_ranks, whereabouts
 from cluster.network.ray_errors import result_of
 from cluster.placement.reservation import Reservation, read_nodes
-from cluster.ranks import Rank, await_all, kill_ranks, outcome, start_ranks, whereabouts
 from parallel.messages import Hello
 from runtime.errors import ConfigError, PacelineError, PeerLost
 from runtime.hosts.rank_settings import ModelSettings

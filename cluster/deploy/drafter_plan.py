@@ -3,9 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from cluster.drafter_room import DrafterRoom
-from cluster.options.verb_options import ModelOptions
-from cluster.planning import (
+from cluster.deploy.drafter_room import DrafterRoom
+from cluster.deploy.planning import (
     AUTO,
     INLINE,
     LOOKUPS,
@@ -13,6 +12,7 @@ from cluster.planning import (
     PlannedModel,
     parse_layer_parallel,
 )
+from cluster.options.verb_options import ModelOptions
 from runtime.drafters.draft_checkpoint import check_drafter, is_drafter, read_drafter
 from runtime.drafters.lookup_drafting import LookupSettings
 from runtime.drafters.retrieval_files import check_store

@@ -5,8 +5,8 @@ from itertools import combinations
 import pytest
 from rich.console import Console
 
-from cluster.check import Pair, Report, rounds_of_pairs, version_problems
-from cluster.check_report import print_report
+from cluster.deploy.check_report import print_report
+from cluster.deploy.cluster_check import Pair, Report, rounds_of_pairs, version_problems
 from cluster.placement.placement import Node
 from runtime.node.node_probe import NodeFacts, PairTimes, ReduceTimes
 

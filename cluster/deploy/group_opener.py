@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.deploy.ranks import Rank, await_all, kill_ranks, start_ranks
 from cluster.placement.placement import Need, PlaceOptions
 from cluster.placement.reservation import LOOPBACK, Placer, Reservation, check_group
-from cluster.ranks import Rank, await_all, kill_ranks, start_ranks
 from runtime.errors import PacelineError
 from runtime.groups.rendezvous import choose_backend
 from runtime.hosts.rank_settings import ModelSettings

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.drafter_plan import plan_drafter
-from cluster.drafter_room import DrafterRoom, this_machine
+from cluster.deploy.drafter_plan import plan_drafter
+from cluster.deploy.drafter_room import DrafterRoom, this_machine
+from cluster.deploy.planning import PlannedModel, plan_target
 from cluster.options.verb_options import ModelOptions
 from cluster.placement.placement import Node
-from cluster.planning import PlannedModel, plan_target
 from parallel.decoding.types import DecodeMode
 from runtime.errors import ConfigError
 from tests.tiny_checkpoint import save_tiny_checkpoint
@@ -40,7 +40,7 @@ def target(tiny: Path) -> PlannedModel:
 @pytest.fixture
 def known(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the target have a drafter that comes with the package."""
-    monkeypatch.setattr("cluster.drafter_plan.shipped_drafter", lambda _: tiny)
+    monkeypatch.setattr("cluster.deploy.drafter_plan.shipped_drafter", lambda _: tiny)
 
 
 @pytest.mark.usefixtures("known")
@@ -63,7 +63,7 @@ def test_free_cpus_beside_the_target_decide(
     target: PlannedModel,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("cluster.drafter_room.usable_cores", lambda: driver_cores)
+    monkeypatch.setattr("cluster.deploy.drafter_room.usable_cores", lambda: driver_cores)
     choice = plan_drafter(replace(OPTIONS, tp=2), target, room(*nodes))
     assert choice.has_ranks is has_ranks
     assert choice.best_mode is (DecodeMode.AUTO if has_ranks else DecodeMode.SPECULATIVE)
@@ -136,8 +136,8 @@ def test_ngrams_come_from_one_actor(target: PlannedModel) -> None:
 
 
 def test_this_machine_keeps_a_core_for_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.drafter_room.usable_cores", lambda: 2)
+    monkeypatch.setattr("cluster.deploy.drafter_room.usable_cores", lambda: 2)
     local = replace(OPTIONS, ray_address=None)
     assert not DrafterRoom(nodes=(this_machine(),)).suffices(local)
-    monkeypatch.setattr("cluster.drafter_room.usable_cores", lambda: 3)
+    monkeypatch.setattr("cluster.deploy.drafter_room.usable_cores", lambda: 3)
     assert DrafterRoom(nodes=(this_machine(),)).suffices(local)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.drafter_plan import plan_drafter
-from cluster.drafter_room import DrafterRoom
+from cluster.deploy.drafter_plan import plan_drafter
+from cluster.deploy.drafter_room import DrafterRoom
+from cluster.deploy.planning import plan_deployment, plan_target
 from cluster.options.verb_options import ModelOptions
-from cluster.planning import plan_deployment, plan_target
 from tests.tiny_checkpoint import save_tiny_checkpoint
 
 NOWHERE = DrafterRoom(nodes=())
@@ -23,7 +23,9 @@ def test_relative_names_are_those_of_the_drivers_directory(
     drafter: str, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[Path] = []
-    monkeypatch.setattr("cluster.drafter_plan.check_store", lambda path, _: checked.append(path))
+    monkeypatch.setattr(
+        "cluster.deploy.drafter_plan.check_store", lambda path, _: checked.append(path)
+    )
     monkeypatch.chdir(tiny.parent)
     options = ModelOptions(target="model", drafter=drafter)
     target = plan_target(options)

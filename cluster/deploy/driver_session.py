@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 
-from cluster.deployment import Deployment
+from cluster.deploy.deployment import Deployment
 from parallel.messages import Committed, Failed, Finished, RequestStats, Submit
 from runtime.errors import ConfigError, PacelineError, PeerError, PeerTimeout
 from runtime.links.link import Link

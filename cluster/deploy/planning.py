@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cluster.deployment_spec import DeploymentSpec
+from cluster.deploy.deployment_spec import DeploymentSpec
 from cluster.options.verb_options import ModelOptions
 from cluster.placement.placement import PlaceOptions
 from cluster.placement.rank_needs import bytes_of_rank, place_of, threads_of

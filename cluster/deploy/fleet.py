@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import TracebackType
 
-from cluster.deployment import Deployment
-from cluster.deployment_spec import DeploymentSpec
-from cluster.supervisor import Recovery, Supervision, Supervisor
+from cluster.deploy.deployment import Deployment
+from cluster.deploy.deployment_spec import DeploymentSpec
+from cluster.deploy.supervisor import Recovery, Supervision, Supervisor
 from runtime.errors import PacelineError
 from runtime.hosts.rank_settings import ModelSettings
 from runtime.links.link import Link

@@ -10,8 +10,8 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from cluster.deployment import Deployment
-from cluster.vital_signs import Stuck, VitalLimits, VitalSigns
+from cluster.deploy.deployment import Deployment
+from cluster.deploy.rank_liveness import Stuck, VitalLimits, VitalSigns
 from runtime.errors import PacelineError, PeerError, PeerLost
 from runtime.heartbeat import DRAFTING
 from runtime.restarts import RestartBudget, RestartLimits

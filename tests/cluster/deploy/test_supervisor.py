@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from cluster.deployment_spec import DeploymentSpec
-from cluster.ranks import Rank
-from cluster.supervisor import Supervision, Supervisor
-from cluster.vital_signs import Stuck
+from cluster.deploy.deployment_spec import DeploymentSpec
+from cluster.deploy.rank_liveness import Stuck
+from cluster.deploy.ranks import Rank
+from cluster.deploy.supervisor import Supervision, Supervisor
 from runtime.client.client import Client, ServiceError
 from runtime.drafters.lookup_drafting import LookupSettings
 from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout

@@ -14,15 +14,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from actors.probe_actor import ProbeActor
-from cluster.check_report import print_report
-from cluster.drafter_plan import plan_drafter
-from cluster.drafter_room import DrafterRoom
+from cluster.deploy.check_report import print_report
+from cluster.deploy.drafter_plan import plan_drafter
+from cluster.deploy.drafter_room import DrafterRoom
+from cluster.deploy.planning import plan_deployment, plan_target
 from cluster.network.ray_errors import translated
 from cluster.network.ray_session import RaySession
 from cluster.options.cluster_options import CheckOptions
 from cluster.placement.placement import Node, PlaceOptions, plan_places
 from cluster.placement.reservation import read_nodes
-from cluster.planning import plan_deployment, plan_target
 from runtime.errors import ConfigError
 from runtime.node.node_probe import NodeFacts, PairTimes, ReduceTimes
 

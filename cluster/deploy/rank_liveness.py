@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from cluster.ranks import Rank, is_done
+from cluster.deploy.ranks import Rank, is_done
 from runtime.errors import PeerTimeout
 from runtime.heartbeat import ENDED, Beat
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cluster.deployment import Deployment
-from cluster.deployment_spec import DeploymentSpec
+from cluster.deploy.deployment import Deployment
+from cluster.deploy.deployment_spec import DeploymentSpec
 from runtime.drafters.lookup_drafting import LookupSettings
 from runtime.errors import ConfigError
 from runtime.hosts.rank_settings import LeaderSettings, ModelSettings

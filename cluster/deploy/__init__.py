@@ -1,0 +1,1 @@
+"""Plans of deployments, the actors they start, and their supervision."""
