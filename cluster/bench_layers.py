@@ -26,7 +26,7 @@ from cluster.deploy.planning import DrafterChoice, PlannedModel, plan_deployment
 from cluster.layers_plot import plot_layers
 from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import BenchLayersOptions
-from cluster.report import output_console, total_stats
+from cluster.reports.run_report import output_console, total_stats
 from cluster.requests import cache_tokens, make_submits
 from parallel.decoding.layer_groups import layer_groups
 from parallel.decoding.types import DecodeMode

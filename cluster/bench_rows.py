@@ -9,8 +9,8 @@ from typing import Any
 from rich.table import Table
 
 from cluster.deploy.driver_session import Result
-from cluster.kept import as_result, result_fields
-from cluster.report import Stats, total_stats
+from cluster.reports.resume_file import as_result, result_fields
+from cluster.reports.run_report import Stats, total_stats
 from parallel.messages import Submit
 
 

@@ -8,7 +8,7 @@ from rich.progress import track
 from rich.table import Table
 
 from cluster.options.train_options import BenchSeedsOptions
-from cluster.report import output_console
+from cluster.reports.run_report import output_console
 from runtime.errors import ConfigError
 from runtime.models.checkpoint import resolve_model
 from runtime.training.job_config import SHARED_SEED, LoraConfig, TrainConfig

@@ -18,7 +18,7 @@ from rich.table import Table
 from actors.timed_actor import TimedWorkerActor
 from cluster.network.ray_session import RaySession
 from cluster.options.train_options import BenchTrainOptions
-from cluster.report import output_console
+from cluster.reports.run_report import output_console
 from cluster.train_pool import WorkerPool
 from parallel.training.adamw import AdamW
 from runtime.clock import MonotonicClock

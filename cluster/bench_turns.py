@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cluster.bench_rows import Case, Measured, as_measured, together
-from cluster.kept import Kept, prompts_key
+from cluster.reports.resume_file import Kept, prompts_key
 from parallel.messages import Submit
 
 _WARM_UP_TOKENS = 8

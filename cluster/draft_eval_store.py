@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cluster.deploy.driver_session import Result
-from cluster.kept import Kept, as_result, prompts_key, result_fields
+from cluster.reports.resume_file import Kept, as_result, prompts_key, result_fields
 from parallel.messages import Submit
 
 

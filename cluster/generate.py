@@ -17,7 +17,7 @@ from cluster.deploy.driver_session import Result, run_requests
 from cluster.deploy.planning import AUTO, PlannedModel, plan_deployment, plan_target
 from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import GenerateOptions
-from cluster.report import request_stats, stats_json, stats_table, total_stats
+from cluster.reports.run_report import request_stats, stats_json, stats_table, total_stats
 from cluster.requests import cache_tokens, make_submits
 from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit

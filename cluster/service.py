@@ -15,7 +15,7 @@ from actors.keeper_actor import KeeperActor
 from cluster.network.ray_errors import result_of
 from cluster.network.ray_session import RaySession, beside_driver
 from cluster.options.cluster_options import ServiceOptions
-from cluster.report import output_console
+from cluster.reports.run_report import output_console
 from cluster.submit import ROOT
 from runtime.errors import ConfigError, PacelineError, PeerTimeout
 from runtime.node.keeper import KeptState, KeptStatus

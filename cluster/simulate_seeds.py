@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cluster.options.train_options import SimulateSeedsOptions
-from cluster.report import output_console
+from cluster.reports.run_report import output_console
 from runtime.errors import ConfigError
 from runtime.training.shared_seed.compare import use_threads
 from runtime.training.shared_seed.many_machines import WanSimulation

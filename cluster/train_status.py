@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.options.train_options import TrainStatusOptions
-from cluster.report import output_console
+from cluster.reports.run_report import output_console
 from runtime.training.config_file import kept_config
 from runtime.training.job_checkpoint import JobFiles
 from runtime.training.job_config import TrainConfig

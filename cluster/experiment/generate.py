@@ -21,7 +21,7 @@ from cluster.experiment.predict import arrivals, virtual_text
 from cluster.experiment.store import Measured
 from cluster.options.verb_options import DecodeOptions, ModelOptions, PromptOptions
 from cluster.placement.placement import Node
-from cluster.report import total_stats
+from cluster.reports.run_report import total_stats
 from cluster.requests import cache_tokens, make_submits
 from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit

@@ -16,7 +16,7 @@ from cluster.experiment.rows import make_rows
 from cluster.experiment.store import Store, read_results
 from cluster.experiment.tables import plan_table
 from cluster.options.verb_options import ExperimentOptions
-from cluster.report import output_console
+from cluster.reports.run_report import output_console
 from runtime.errors import ConfigError
 
 _NOTES = Console(stderr=True, highlight=False)

@@ -27,7 +27,7 @@ from cluster.experiment.tables import results_table
 from cluster.experiment.timeline_plot import plot_timelines
 from cluster.experiment.timelines import comparable_timelines
 from cluster.options.verb_options import ExperimentReportOptions
-from cluster.report import output_console
+from cluster.reports.run_report import output_console
 
 PAGE = "report.html"
 _PICTURES = ("scaling.png", "by-*.png", "timeline.png", "agreement.png")

@@ -31,7 +31,7 @@ from cluster.experiment.train import TrainBench
 from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import ExperimentOptions
 from cluster.placement.placement import Node
-from cluster.report import output_console
+from cluster.reports.run_report import output_console
 from runtime.errors import PacelineError
 
 _NOTES = Console(stderr=True, highlight=False)

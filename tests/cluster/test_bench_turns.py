@@ -6,7 +6,7 @@ import pytest
 
 from cluster.bench_rows import Case, Measured
 from cluster.bench_turns import take_turns
-from cluster.kept import Kept
+from cluster.reports.resume_file import Kept
 from parallel.messages import Submit
 from tests.rig import make_submit
 

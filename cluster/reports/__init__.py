@@ -1,0 +1,1 @@
+"""What a run reports, and the file that it resumes from."""
