@@ -24,12 +24,12 @@ from cluster.deploy.planning import (
     plan_deployment,
     plan_target,
 )
+from cluster.generate.prompt_requests import cache_tokens, make_submits
 from cluster.network.ray_errors import result_of
 from cluster.network.ray_session import RaySession, beside_driver
 from cluster.options.verb_options import BenchDecodeOptions
 from cluster.reports.resume_file import Kept
 from cluster.reports.run_report import output_console
-from cluster.requests import cache_tokens, make_submits
 from parallel.decoding.cost import throughput
 from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit

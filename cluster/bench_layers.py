@@ -23,11 +23,11 @@ from cluster.deploy.drafter_plan import find_drafter, plan_drafter
 from cluster.deploy.drafter_room import DrafterRoom, joined
 from cluster.deploy.driver_session import Result, run_requests
 from cluster.deploy.planning import DrafterChoice, PlannedModel, plan_deployment, plan_target
+from cluster.generate.prompt_requests import cache_tokens, make_submits
 from cluster.layers_plot import plot_layers
 from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import BenchLayersOptions
 from cluster.reports.run_report import output_console, total_stats
-from cluster.requests import cache_tokens, make_submits
 from parallel.decoding.layer_groups import layer_groups
 from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit

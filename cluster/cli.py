@@ -181,7 +181,7 @@ def generate(
     )
     source = PromptOptions(prompt=prompt, prompts=prompts, num_prompts=num_prompts, chat=chat)
     options = GenerateOptions(models=models, decode=decode, prompts=source, json=json)
-    run_verb("cluster.generate", options)
+    run_verb("cluster.generate.generation", options)
 
 
 def main() -> None:

@@ -19,11 +19,11 @@ from cluster.deploy.driver_session import Result, run_requests
 from cluster.deploy.planning import PlannedModel, plan_deployment, plan_target
 from cluster.draft_eval_store import Pair, find_pair, keep_pair
 from cluster.draft_plot import plot_drafters
+from cluster.generate.prompt_requests import cache_tokens, make_submits
 from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import DecodeOptions, DraftEvalOptions
 from cluster.reports.resume_file import Kept
 from cluster.reports.run_report import output_console
-from cluster.requests import cache_tokens, make_submits
 from parallel.decoding.cost import throughput
 from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit

@@ -19,10 +19,10 @@ from cluster.experiment.config import Experiment
 from cluster.experiment.points import NO_DRAFTER, GeneratePoint
 from cluster.experiment.predict import arrivals, virtual_text
 from cluster.experiment.store import Measured
+from cluster.generate.prompt_requests import cache_tokens, make_submits
 from cluster.options.verb_options import DecodeOptions, ModelOptions, PromptOptions
 from cluster.placement.placement import Node
 from cluster.reports.run_report import total_stats
-from cluster.requests import cache_tokens, make_submits
 from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit
 from runtime.errors import ConfigError, PacelineError

@@ -15,10 +15,10 @@ from cluster.deploy.drafter_plan import plan_drafter
 from cluster.deploy.drafter_room import DrafterRoom, joined
 from cluster.deploy.driver_session import Result, run_requests
 from cluster.deploy.planning import AUTO, PlannedModel, plan_deployment, plan_target
+from cluster.generate.prompt_requests import cache_tokens, make_submits
 from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import GenerateOptions
 from cluster.reports.run_report import request_stats, stats_json, stats_table, total_stats
-from cluster.requests import cache_tokens, make_submits
 from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit
 from runtime.models.tokenizer import IncrementalDecoder, Tokenizer

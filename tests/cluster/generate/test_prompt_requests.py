@@ -9,8 +9,8 @@ from tokenizers import models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from cluster.deploy.planning import PlannedModel
+from cluster.generate.prompt_requests import make_submits
 from cluster.options.verb_options import DecodeOptions, PromptOptions
-from cluster.requests import make_submits
 from runtime.errors import ConfigError
 from runtime.models.tokenizer import Tokenizer
 

@@ -1,0 +1,1 @@
+"""`paceline generate`: prompts in, answers out."""
