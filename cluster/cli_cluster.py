@@ -58,7 +58,7 @@ def submit(
         submission_id=submission_id,
         detach=detach,
     )
-    run_verb("cluster.submit", options)
+    run_verb("cluster.jobs.submit", options)
 
 
 @app.callback()

@@ -15,6 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from cluster.jobs.uploads import check_stays
 from cluster.network.ray_session import RaySession
 from cluster.options.train_options import TrainOptions
 from cluster.placement.placement import LEAST_CPUS, Need, PlaceOptions
@@ -23,7 +24,6 @@ from cluster.stopping import cancelling
 from cluster.train_judge import Judge, figures, show_samples
 from cluster.train_pool import RayPool
 from cluster.train_seeds import run_seeds
-from cluster.uploads import check_stays
 from parallel.training.adamw import AdamW
 from runtime.clock import MonotonicClock
 from runtime.errors import ConfigError

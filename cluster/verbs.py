@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.models import CommandFunctionType
 
-from cluster.uploads import check_results_stay
+from cluster.jobs.uploads import check_results_stay
 from runtime.errors import ConfigError
 
 _ANY_SIGN = ("--seed", "--priority")

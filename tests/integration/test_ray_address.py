@@ -14,8 +14,8 @@ from ray.core.generated import gcs_service_pb2
 from typer.testing import CliRunner
 
 from cluster.cli import app
+from cluster.jobs.submit import _connect
 from cluster.network.ray_address import check_joinable
-from cluster.submit import _connect
 from runtime.errors import ConfigError
 from tests.integration.raylets import ROOT, free_port
 
@@ -105,7 +105,7 @@ def test_a_web_server_as_rays_dashboard_is() -> None:
 def test_a_dashboard_that_is_not_there_or_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"no job server answers at .*Connection refused"):
         _connect(f"http://127.0.0.1:{free_port()}")
-    monkeypatch.setattr("cluster.submit._PROBE_S", 0.5)
+    monkeypatch.setattr("cluster.jobs.submit._PROBE_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         with pytest.raises(ConfigError, match=r"no job server answers at .*within 0\.5 s"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.job_output import MARK, JobOutput
+from cluster.jobs.job_output import MARK, JobOutput
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,7 +51,7 @@ def test_an_end_that_looks_like_a_mark_is_output() -> None:
 
 
 def test_a_verb_keeps_its_streams_and_its_exit_code() -> None:
-    command = [sys.executable, "-m", "cluster.submitted"]
+    command = [sys.executable, "-m", "cluster.jobs.submitted"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
 
     def run(*verb: str) -> tuple[int, str, str]:

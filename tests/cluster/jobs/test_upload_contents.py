@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from ray._private.runtime_env.packaging import _get_excludes, get_uri_for_directory
 
+from cluster.jobs.submit import runtime_environment
+from cluster.jobs.upload_contents import left_behind
 from cluster.options.cluster_options import SubmitOptions
-from cluster.submit import runtime_environment
-from cluster.upload_contents import left_behind
 from runtime.errors import ConfigError
 
 

@@ -1,6 +1,6 @@
 """Runs a verb as a job's process: what it says beside its output is marked, line by line.
 
-Ray writes both streams of a job into one log; `cluster/job_output.py` parts them again.
+Ray writes both streams of a job into one log; `cluster/jobs/job_output.py` parts them again.
 """
 
 import signal
@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from cluster.job_output import MARK
+from cluster.jobs.job_output import MARK
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.keeper_actor import KeeperActor
+from cluster.jobs.submit import ROOT
 from cluster.network.ray_errors import result_of
 from cluster.network.ray_session import RaySession, beside_driver
 from cluster.options.cluster_options import ServiceOptions
 from cluster.reports.run_report import output_console
-from cluster.submit import ROOT
 from runtime.errors import ConfigError, PacelineError, PeerTimeout
 from runtime.node.keeper import KeptState, KeptStatus
 from runtime.restarts import RestartLimits

@@ -10,9 +10,9 @@ from ray.job_submission import JobDetails, JobStatus
 from typer.testing import CliRunner
 
 from cluster.cli import app
-from cluster.job_output import MARK
+from cluster.jobs.job_output import MARK
+from cluster.jobs.submit import ROOT, _connect, _follow, _submit, entrypoint_of, runtime_environment
 from cluster.options.cluster_options import SubmitOptions
-from cluster.submit import ROOT, _connect, _follow, _submit, entrypoint_of, runtime_environment
 from runtime.errors import ConfigError
 
 
@@ -30,7 +30,7 @@ def options(**fields: object) -> SubmitOptions:
 
 def test_an_entrypoint_keeps_every_argument_whole() -> None:
     entrypoint = entrypoint_of(("generate", "--prompt", "two words; rm", "--json"))
-    assert entrypoint == "python -m cluster.submitted generate --prompt 'two words; rm' --json"
+    assert entrypoint == "python -m cluster.jobs.submitted generate --prompt 'two words; rm' --json"
 
 
 def test_a_verb_that_talks_to_a_server_is_not_submitted() -> None:
@@ -126,19 +126,19 @@ class Ended:
 def test_output_is_shown_whole_and_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.submit._POLL_S", 0.0)
+    monkeypatch.setattr("cluster.jobs.submit._POLL_S", 0.0)
     assert _follow(Ended(), "raysubmit_1", "") == 2
     shown = capsys.readouterr()
     assert (shown.out, shown.err) == (Ended.OUTPUT, Ended.ASIDE)
 
 
 def test_a_cluster_that_was_just_started_gets_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.submit._POLL_S", 0.0)
+    monkeypatch.setattr("cluster.jobs.submit._POLL_S", 0.0)
     late = "Request failed with status code 500: No available agent to submit job"
     assert _submit(Starting(late, late), entrypoint="x") == "raysubmit_1"
     with pytest.raises(ConfigError, match="the job was not accepted: no such id"):
         _submit(Starting(late, "no such id"), entrypoint="x")
-    monkeypatch.setattr("cluster.submit._AGENT_S", -1.0)
+    monkeypatch.setattr("cluster.jobs.submit._AGENT_S", -1.0)
     with pytest.raises(ConfigError, match=r"No available agent.*--dashboard-agent-listen-port"):
         _submit(Starting(late, late), entrypoint="x")
 
@@ -147,8 +147,8 @@ def test_a_head_that_wants_a_token_says_how_to_give_it(monkeypatch: pytest.Monke
     def refuse(_address: str) -> None:
         raise RuntimeError("Authentication required: Unauthorized")
 
-    monkeypatch.setattr("cluster.submit.JobSubmissionClient", refuse)
-    monkeypatch.setattr("cluster.submit.why_silent", lambda *_, **__: "")
+    monkeypatch.setattr("cluster.jobs.submit.JobSubmissionClient", refuse)
+    monkeypatch.setattr("cluster.jobs.submit.why_silent", lambda *_, **__: "")
     with pytest.raises(ConfigError, match="wants a token: set RAY_AUTH_MODE=token"):
         _connect("http://head:8265")
 
@@ -213,8 +213,8 @@ def test_a_job_server_on_this_machine_is_not_asked_through_a_proxy(
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.setenv("no_proxy", named or "")
-    monkeypatch.setattr("cluster.submit.JobSubmissionClient", lambda address: address)
-    monkeypatch.setattr("cluster.submit.why_silent", lambda *_, **__: "")
+    monkeypatch.setattr("cluster.jobs.submit.JobSubmissionClient", lambda address: address)
+    monkeypatch.setattr("cluster.jobs.submit.why_silent", lambda *_, **__: "")
     _connect(address)
     host = urlsplit(address).hostname
     assert bool(proxy_bypass_environment(str(host))) == bypasses

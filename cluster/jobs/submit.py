@@ -21,17 +21,17 @@ from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from rich.console import Console
 
-from cluster.job_output import JobOutput
+from cluster.jobs.job_output import JobOutput
+from cluster.jobs.upload_contents import left_behind
 from cluster.network.ray_address import TOKEN_HINT
 from cluster.options.cluster_options import SubmitOptions
-from cluster.upload_contents import left_behind
 from runtime.channels.addresses import is_loopback
 from runtime.errors import ConfigError, PeerLost, PeerTimeout
 from runtime.files.documents import read_text
 from runtime.node.http_probe import why_silent
 
 VERBS = ("serve", "generate", "train", "draft", "bench", "experiment")
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 _ROOMS = ("parallel", "runtime", "actors", "cluster", "protos")
 _NOTES = Console(stderr=True, highlight=False)
 _STOP_S = 60.0
@@ -102,7 +102,7 @@ def entrypoint_of(arguments: tuple[str, ...]) -> str:
     """
     if arguments[0] not in VERBS:
         raise ConfigError(f"submit {arguments[0]}: choose one of {', '.join(VERBS)}")
-    return shlex.join(["python", "-m", "cluster.submitted", *arguments])
+    return shlex.join(["python", "-m", "cluster.jobs.submitted", *arguments])
 
 
 def runtime_environment(options: SubmitOptions) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Jobs and services that a Ray cluster runs by itself."""
