@@ -219,8 +219,8 @@ def serve(
         drafter_groups=drafter_groups,
         traffic=traffic,
     )
-    run_verb("cluster.server_settings", options)  # at once: what serves imports for seconds
-    run_verb("cluster.serve", options)
+    run_verb("cluster.serve.server_settings", options)  # at once: what serves imports for seconds
+    run_verb("cluster.serve.serving", options)
 
 
 def client(
@@ -273,7 +273,7 @@ def client(
         patience_s=patience,
         json=json,
     )
-    run_verb("cluster.client", options)
+    run_verb("cluster.serve.client_verb", options)
 
 
 def top(
@@ -294,7 +294,9 @@ def top(
     Example: paceline top --server 127.0.0.1:50051
     """
     connect = _connect(server, token_file, root_ca, tls_cert, tls_key, tls, plaintext_token)
-    run_verb("cluster.top", TopOptions(connect=connect, interval_s=interval, once=once, json=json))
+    run_verb(
+        "cluster.serve.top", TopOptions(connect=connect, interval_s=interval, once=once, json=json)
+    )
 
 
 @admin.command("status")
@@ -314,7 +316,7 @@ def admin_status(
     Example: paceline admin status --json
     """
     connect = _connect(server, token_file, root_ca, tls_cert, tls_key, tls, plaintext_token)
-    run_verb("cluster.top", TopOptions(connect=connect, interval_s=1.0, once=True, json=json))
+    run_verb("cluster.serve.top", TopOptions(connect=connect, interval_s=1.0, once=True, json=json))
 
 
 @admin.command("drain")
@@ -330,7 +332,7 @@ def admin_drain(
 ) -> None:
     """Let a server finish what runs, refuse what is new, and end."""
     connect = _connect(server, token_file, root_ca, tls_cert, tls_key, tls, plaintext_token)
-    run_verb("cluster.admin", AdminOptions(connect=connect, action="drain"))
+    run_verb("cluster.serve.admin_verb", AdminOptions(connect=connect, action="drain"))
 
 
 @admin.command("drafter")
@@ -356,7 +358,9 @@ def admin_drafter(
     Example: paceline admin drafter lookup
     """
     connect = _connect(server, token_file, root_ca, tls_cert, tls_key, tls, plaintext_token)
-    run_verb("cluster.admin", AdminOptions(connect=connect, action="drafter", drafter=name))
+    run_verb(
+        "cluster.serve.admin_verb", AdminOptions(connect=connect, action="drafter", drafter=name)
+    )
 
 
 @admin.command("drafters")
@@ -376,7 +380,10 @@ def admin_drafters(
     Example: paceline admin drafters 4
     """
     connect = _connect(server, token_file, root_ca, tls_cert, tls_key, tls, plaintext_token)
-    run_verb("cluster.admin", AdminOptions(connect=connect, action="drafters", num_drafters=number))
+    run_verb(
+        "cluster.serve.admin_verb",
+        AdminOptions(connect=connect, action="drafters", num_drafters=number),
+    )
 
 
 def _connect(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.draft_watch import DrafterWatch
+from cluster.serve.draft_watch import DrafterWatch
 from parallel.messages import Submit
 from parallel.model.shapes import tensor_shapes
 from runtime.drafters.draft_checkpoint import save_drafter

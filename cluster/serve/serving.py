@@ -24,12 +24,12 @@ from cluster.deploy.planning import (
 )
 from cluster.deploy.rank_liveness import VitalLimits
 from cluster.deploy.supervisor import Supervision
-from cluster.draft_watch import DrafterWatch
 from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import ServeOptions
 from cluster.placement.placement import Node
-from cluster.served_drafter import ServedDrafter
-from cluster.server_settings import parse_groups
+from cluster.serve.draft_watch import DrafterWatch
+from cluster.serve.served_drafter import ServedDrafter
+from cluster.serve.server_settings import parse_groups
 from cluster.stopping import StopEvents
 from parallel.decoding.types import DecodeMode
 from runtime.channels.addresses import parse_address

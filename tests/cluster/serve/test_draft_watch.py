@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cluster import serve
-from cluster.draft_watch import DrafterWatch
+from cluster.serve import serving as serve
+from cluster.serve.draft_watch import DrafterWatch
 from runtime.drafters.draft_checkpoint import DRAFTER_KEY, DrafterManifest
 from runtime.errors import ConfigError
 from runtime.hosts.rank_settings import ModelSettings

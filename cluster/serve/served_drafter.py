@@ -6,8 +6,8 @@ from cluster.deploy.drafter_plan import find_drafter
 from cluster.deploy.drafter_room import DrafterRoom
 from cluster.deploy.fleet import Fleet
 from cluster.deploy.planning import AUTO, PlannedModel, plan_deployment
-from cluster.draft_watch import DrafterWatch
 from cluster.options.verb_options import ModelOptions
+from cluster.serve.draft_watch import DrafterWatch
 from runtime.errors import ConfigError
 
 

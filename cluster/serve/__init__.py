@@ -1,0 +1,1 @@
+"""`paceline serve`, and the verbs that talk to a server."""
