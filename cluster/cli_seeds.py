@@ -97,7 +97,7 @@ def simulate_seeds(
         seed=seed,
         json=json,
     )
-    run_verb("cluster.simulate_seeds", options)
+    run_verb("cluster.simulate.simulate_seeds", options)
 
 
 def bench_seeds(

@@ -302,4 +302,4 @@ def simulate_train(
         plot=plot,
         json=json,
     )
-    run_verb("cluster.simulate_train", options)
+    run_verb("cluster.simulate.simulate_train", options)

@@ -8,7 +8,7 @@ from math import isinf
 from cluster.experiment.config import Devices, Experiment, Network
 from cluster.experiment.points import GeneratePoint, Point, TrainPoint
 from cluster.generate.prompt_requests import virtual_prompt
-from cluster.simulate_train import parse_scheme
+from cluster.simulate.simulate_train import parse_scheme
 from parallel.decoding.layer_width import StackTimes
 from parallel.decoding.types import DecodeMode
 from parallel.simulation.decoding_rounds import simulate

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from cluster.options.train_options import SimulateTrainOptions
 from cluster.reports.run_report import output_console
-from cluster.simulate_plot import plot_schemes
+from cluster.simulate.simulate_plot import plot_schemes
 from parallel.training.gradient_coding.dispatch import Dispatcher, Pace, PullQueue, StreamingGroups
 from parallel.training.gradient_coding.names import ROUND_FORMS, round_scheme, split_name
 from parallel.training.gradient_coding.scheme_simulation import (

@@ -1,0 +1,1 @@
+"""Simulated training on clusters that are not there."""
