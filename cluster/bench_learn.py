@@ -12,7 +12,7 @@ from rich.table import Table
 from cluster.learn_plot import plot_curves
 from cluster.options.train_options import BenchLearnOptions
 from cluster.reports.run_report import output_console
-from cluster.train_judge import Judge
+from cluster.train.train_judge import Judge
 from runtime.errors import ConfigError
 from runtime.models.checkpoint import resolve_model
 from runtime.models.tokenizer import Tokenizer

@@ -19,7 +19,7 @@ from actors.timed_actor import TimedWorkerActor
 from cluster.network.ray_session import RaySession
 from cluster.options.train_options import BenchTrainOptions
 from cluster.reports.run_report import output_console
-from cluster.train_pool import WorkerPool
+from cluster.train.train_pool import WorkerPool
 from parallel.training.adamw import AdamW
 from runtime.clock import MonotonicClock
 from runtime.errors import ConfigError

@@ -58,7 +58,7 @@ from cluster.options.verb_options import (
     ModelOptions,
     PromptOptions,
 )
-from cluster.stopping import stop_signals
+from cluster.train.stopping import stop_signals
 from cluster.utf8 import restart_in_utf8
 from cluster.verbs import Verbs, run_verb
 

@@ -58,7 +58,7 @@ def train(
     options = TrainOptions(
         config=config, settings=tuple(settings or ()), ray_address=ray, json=json
     )
-    run_verb("cluster.train", options)
+    run_verb("cluster.train.training", options)
 
 
 @app.command("resume")
@@ -81,7 +81,7 @@ def resume(
     options = TrainOptions(
         config=directory, settings=tuple(settings or ()), ray_address=ray, json=json
     )
-    run_verb("cluster.train", options)
+    run_verb("cluster.train.training", options)
 
 
 @app.command("cancel")
@@ -95,7 +95,7 @@ def cancel(
 ) -> None:
     """Let a running job end after its step; `resume` goes on with it."""
     options = TrainCancelOptions(directory=directory, timeout_s=timeout, json=json)
-    run_verb("cluster.train_cancel", options)
+    run_verb("cluster.train.train_cancel", options)
 
 
 @app.command("status")
@@ -107,7 +107,7 @@ def status(
     json: Json = False,
 ) -> None:
     """Tell how far a job is."""
-    run_verb("cluster.train_status", TrainStatusOptions(directory=directory, json=json))
+    run_verb("cluster.train.train_status", TrainStatusOptions(directory=directory, json=json))
 
 
 @app.command("merge")
@@ -123,7 +123,7 @@ def merge(
 
     Example: paceline train merge runs/sst2/final --out sst2-model
     """
-    run_verb("cluster.train_merge", TrainMergeOptions(adapter=adapter, out=out, json=json))
+    run_verb("cluster.train.train_merge", TrainMergeOptions(adapter=adapter, out=out, json=json))
 
 
 @app.command("join")
@@ -190,7 +190,7 @@ def join(
         settings=tuple(settings or ()),
         json=json,
     )
-    run_verb("cluster.train_join", options)
+    run_verb("cluster.train.train_join", options)
 
 
 @app.command("replay")
@@ -212,7 +212,7 @@ def replay(
     Example: paceline train replay --base smollm2-135m --log runs/sst2/seeds.log --out again
     """
     options = TrainReplayOptions(log=log, base=base, result=out, json=json)
-    run_verb("cluster.train_replay", options)
+    run_verb("cluster.train.train_replay", options)
 
 
 @app.command("verify")
@@ -234,7 +234,7 @@ def verify(
     Example: paceline train verify runs/sst2/final --log runs/sst2/seeds.log
     """
     options = TrainReplayOptions(log=log, base=base, result=adapter, json=json)
-    run_verb("cluster.train_verify", options)
+    run_verb("cluster.train.train_verify", options)
 
 
 simulate = Verbs(no_args_is_help=True, help="Try out a cluster that nobody has here.")

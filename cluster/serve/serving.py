@@ -30,7 +30,7 @@ from cluster.placement.placement import Node
 from cluster.serve.draft_watch import DrafterWatch
 from cluster.serve.served_drafter import ServedDrafter
 from cluster.serve.server_settings import parse_groups
-from cluster.stopping import StopEvents
+from cluster.train.stopping import StopEvents
 from parallel.decoding.types import DecodeMode
 from runtime.channels.addresses import parse_address
 from runtime.channels.tokens import read_tokens

@@ -7,7 +7,7 @@ import pytest
 import ray
 
 from cluster.options.train_options import TrainOptions
-from cluster.train import run
+from cluster.train.training import run
 from runtime.errors import ConfigError
 from tests.tiny_checkpoint import save_tiny_checkpoint
 

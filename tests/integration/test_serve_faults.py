@@ -318,7 +318,7 @@ def test_draining_under_load_finishes_what_runs(checkpoint: Path) -> None:
     stopped_by(lambda _, client: print(client.drain()), checkpoint)
 
 
-@pytest.mark.slow  # a server of its own; tests/cluster/test_stopping.py has the parts
+@pytest.mark.slow  # a server of its own; tests/cluster/train/test_stopping.py has the parts
 def test_a_second_interrupt_cuts_what_the_first_would_finish(checkpoint: Path) -> None:
     process = ServingProcess(checkpoint, ("--drain", "600"))
     try:

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cluster.bench_train import run as bench
 from cluster.options.train_options import BenchTrainOptions, TrainMergeOptions
-from cluster.train import _Display
-from cluster.train_merge import run as merge
+from cluster.train.train_merge import run as merge
+from cluster.train.training import _Display
 from parallel.group import SoloGroup
 from runtime.errors import ConfigError
 from runtime.models.weights import load_decoder
@@ -172,7 +172,7 @@ def test_a_run_goes_on_with_another_number_of_workers(job: Path) -> None:
             raise Stop
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cluster.train._Display.step", stop)
+        patch.setattr("cluster.train.training._Display.step", stop)
         with pytest.raises(Stop):
             train(job, "out=b")
     resumed = train(job, "out=b", "workers.count=1")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.train import _Display
+from cluster.train.training import _Display
 from runtime.training.coordinator import StepReport
 from tests.integration.training_jobs import adapter, same, train, watch_pids
 from tests.models import smollm2_directory

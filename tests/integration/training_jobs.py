@@ -7,8 +7,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from cluster.options.train_options import TrainOptions
-from cluster.train import run
-from cluster.train_pool import RayPool
+from cluster.train.train_pool import RayPool
+from cluster.train.training import run
 
 
 def train(file: Path, *settings: str) -> Path:

@@ -20,9 +20,9 @@ from rich.progress import (
 
 from cluster.network.ray_session import RaySession
 from cluster.options.train_options import TrainOptions
-from cluster.seed_crew import SeedCrew
-from cluster.stopping import cancelling
-from cluster.train_judge import Judge, figures, show_samples
+from cluster.train.shared_seed_actors import SeedCrew
+from cluster.train.stopping import cancelling
+from cluster.train.train_judge import Judge, figures, show_samples
 from parallel.training.adamw import Vector
 from runtime.channels.addresses import check_free
 from runtime.channels.listening import server_credentials

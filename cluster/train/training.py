@@ -20,10 +20,10 @@ from cluster.network.ray_session import RaySession
 from cluster.options.train_options import TrainOptions
 from cluster.placement.placement import LEAST_CPUS, Need, PlaceOptions
 from cluster.placement.reservation import Placer
-from cluster.stopping import cancelling
-from cluster.train_judge import Judge, figures, show_samples
-from cluster.train_pool import RayPool
-from cluster.train_seeds import run_seeds
+from cluster.train.stopping import cancelling
+from cluster.train.train_judge import Judge, figures, show_samples
+from cluster.train.train_pool import RayPool
+from cluster.train.train_seeds import run_seeds
 from parallel.training.adamw import AdamW
 from runtime.clock import MonotonicClock
 from runtime.errors import ConfigError

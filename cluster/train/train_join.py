@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cluster.network.server_connection import credentials_of
 from cluster.options.train_options import TrainJoinOptions
-from cluster.stopping import StopSignals
+from cluster.train.stopping import StopSignals
 from runtime.errors import ConfigError
 from runtime.files.strict_json import read_json_lines
 from runtime.models.checkpoint import resolve_model

@@ -5,7 +5,7 @@ import json
 from rich.console import Console
 
 from cluster.options.train_options import TrainReplayOptions
-from cluster.train_replay import facts, replayed, say
+from cluster.train.train_replay import facts, replayed, say
 from runtime.training.shared_seed.log_check import check_result, difference
 
 _NOTES = Console(stderr=True, highlight=False)

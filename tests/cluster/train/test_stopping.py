@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cluster.stopping import StopEvents, StopSignals, stop_signals
+from cluster.train.stopping import StopEvents, StopSignals, stop_signals
 
 ROOT = Path(__file__).parents[2]
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -89,7 +89,7 @@ def test_other_threads_leave_the_signals_alone() -> None:
 
 HANGS = """
 import os, signal, time
-from cluster import stopping
+from cluster.train import stopping
 stopping._UNWIND_S = 0.2
 try:
     with stopping.StopSignals():

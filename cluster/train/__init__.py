@@ -1,0 +1,1 @@
+"""Fine-tuning jobs: the driver, its workers, and the verbs about a job."""
