@@ -142,7 +142,7 @@ def train(
             seed=seed,
             json=json,
         )
-        run_verb("cluster.draft_follow", following)
+        run_verb("cluster.draft.following", following)
         return
     options = DraftTrainOptions(
         models=models,
@@ -166,7 +166,7 @@ def train(
         resume=resume,
         json=json,
     )
-    run_verb("cluster.draft_train", options)
+    run_verb("cluster.draft.draft_train", options)
 
 
 @app.command("skip")
@@ -212,7 +212,7 @@ def skip(
         seed=seed,
         json=json,
     )
-    run_verb("cluster.draft_skip", options)
+    run_verb("cluster.draft.draft_skip", options)
 
 
 @app.command("index")
@@ -236,7 +236,7 @@ def index(
     Example: paceline draft index docs/*.txt --target smollm2-135m --out my-store
     """
     options = DraftIndexOptions(target=target, files=tuple(files), out=out, json=json)
-    run_verb("cluster.draft_index", options)
+    run_verb("cluster.draft.draft_index", options)
 
 
 @app.command("eval")
@@ -296,4 +296,4 @@ def evaluate(
         keep=keep,
         json=json,
     )
-    run_verb("cluster.draft_eval", options)
+    run_verb("cluster.draft.draft_eval", options)

@@ -6,7 +6,7 @@ import pytest
 
 from cluster.bench_rows import Measured, as_measured
 from cluster.deploy.driver_session import Result
-from cluster.draft_eval_store import Pair, find_pair, keep_pair
+from cluster.draft.draft_eval_store import Pair, find_pair, keep_pair
 from cluster.reports.resume_file import Kept, prompts_key
 from parallel.messages import RequestStats
 from runtime.errors import ConfigError

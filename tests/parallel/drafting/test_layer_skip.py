@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.draft_skip import name_layers
+from cluster.draft.draft_skip import name_layers
 from parallel.drafting.layer_skip import search_layers
 from runtime.models.checkpoint import parse_layers
 

@@ -17,8 +17,8 @@ from cluster.deploy.drafter_plan import plan_drafter
 from cluster.deploy.drafter_room import DrafterRoom, joined
 from cluster.deploy.driver_session import Result, run_requests
 from cluster.deploy.planning import PlannedModel, plan_deployment, plan_target
-from cluster.draft_eval_store import Pair, find_pair, keep_pair
-from cluster.draft_plot import plot_drafters
+from cluster.draft.draft_eval_store import Pair, find_pair, keep_pair
+from cluster.draft.draft_plot import plot_drafters
 from cluster.generate.prompt_requests import cache_tokens, make_submits
 from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import DecodeOptions, DraftEvalOptions

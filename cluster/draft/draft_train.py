@@ -20,7 +20,7 @@ from rich.progress import (
 from actors.trainer_actor import DraftTrainerActor
 from cluster.deploy.deployment import Deployment
 from cluster.deploy.planning import PlannedModel, plan_deployment, plan_target
-from cluster.draft_corpus import CorpusPlan, make_corpus
+from cluster.draft.answers import CorpusPlan, make_corpus
 from cluster.network.ray_session import RaySession, beside_driver, yielded
 from cluster.options.verb_options import DraftTrainOptions
 from parallel.distillation.distill import Divergence

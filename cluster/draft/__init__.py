@@ -1,0 +1,1 @@
+"""Making, training and comparing drafters."""
