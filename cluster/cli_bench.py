@@ -148,7 +148,7 @@ def bench_decode(
         keep=keep,
         json=json,
     )
-    run_verb("cluster.bench_decode", options)
+    run_verb("cluster.bench.decode", options)
 
 
 @app.command("link")
@@ -166,7 +166,7 @@ def bench_link(
     Example: paceline bench link --count 200 --gap-ms 40
     """
     options = BenchLinkOptions(count=count, gap_ms=gap_ms, ray_address=ray, json=json)
-    run_verb("cluster.bench_link", options)
+    run_verb("cluster.bench.round_trips", options)
 
 
 @app.command("layer-parallel")
@@ -241,7 +241,7 @@ def bench_layers(
         plot=plot,
         json=json,
     )
-    run_verb("cluster.bench_layers", options)
+    run_verb("cluster.bench.layer_parallel", options)
 
 
 @app.command("train")
@@ -298,7 +298,7 @@ def bench_train(
         ray_address=ray,
         json=json,
     )
-    run_verb("cluster.bench_train", options)
+    run_verb("cluster.bench.training_bench", options)
 
 
 @app.command("serve")
@@ -375,7 +375,7 @@ def bench_serve(
         plot=plot,
         json=json,
     )
-    run_verb("cluster.bench_serve", options)
+    run_verb("cluster.bench.load", options)
 
 
 def _whole_number(text: str, option: str) -> int:

@@ -51,7 +51,7 @@ def bench_learn(
         settings=tuple(settings or ()),
         json=json,
     )
-    run_verb("cluster.bench_learn", options)
+    run_verb("cluster.bench.learning", options)
 
 
 def simulate_seeds(
@@ -131,7 +131,7 @@ def bench_seeds(
         threads=threads,
         json=json,
     )
-    run_verb("cluster.bench_seeds", options)
+    run_verb("cluster.bench.shared_seed_bench", options)
 
 
 def _pairs(text: str, option: str) -> tuple[tuple[int, int], ...]:

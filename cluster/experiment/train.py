@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cluster.bench_train import job_config, measure_scheme
+from cluster.bench.training_bench import job_config, measure_scheme
 from cluster.experiment.config import Experiment
 from cluster.experiment.points import TrainPoint
 from cluster.experiment.store import Measured

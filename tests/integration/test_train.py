@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from cluster.bench_train import run as bench
+from cluster.bench.training_bench import run as bench
 from cluster.options.train_options import BenchTrainOptions, TrainMergeOptions
 from cluster.train.train_merge import run as merge
 from cluster.train.training import _Display

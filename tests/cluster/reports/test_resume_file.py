@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.bench_rows import Measured, as_measured
+from cluster.bench.rows import Measured, as_measured
 from cluster.deploy.driver_session import Result
 from cluster.draft.draft_eval_store import Pair, find_pair, keep_pair
 from cluster.reports.resume_file import Kept, prompts_key

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cluster.bench_rows import Case, Measured, as_measured, together
+from cluster.bench.rows import Case, Measured, as_measured, together
 from cluster.reports.resume_file import Kept, prompts_key
 from parallel.messages import Submit
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.bench_rows import Case, Measured
-from cluster.bench_turns import take_turns
+from cluster.bench.rows import Case, Measured
+from cluster.bench.turns import take_turns
 from cluster.reports.resume_file import Kept
 from parallel.messages import Submit
 from tests.rig import make_submit

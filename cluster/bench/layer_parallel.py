@@ -17,6 +17,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from cluster.bench.layers_plot import plot_layers
 from cluster.deploy.deployment import Deployment
 from cluster.deploy.deployment_spec import DeploymentSpec
 from cluster.deploy.drafter_plan import find_drafter, plan_drafter
@@ -24,7 +25,6 @@ from cluster.deploy.drafter_room import DrafterRoom, joined
 from cluster.deploy.driver_session import Result, run_requests
 from cluster.deploy.planning import DrafterChoice, PlannedModel, plan_deployment, plan_target
 from cluster.generate.prompt_requests import cache_tokens, make_submits
-from cluster.layers_plot import plot_layers
 from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import BenchLayersOptions
 from cluster.reports.run_report import output_console, total_stats

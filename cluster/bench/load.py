@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from cluster.bench.serve_plot import plot_serving
 from cluster.network.server_connection import connected, credentials_of
 from cluster.options.verb_options import BenchServeOptions
 from cluster.reports.run_report import output_console
-from cluster.serve_plot import plot_serving
 from runtime.checking.prompt_files import PromptRecord, read_prompts
 from runtime.client.client import AsyncClient, Prompt, ServiceError
 from runtime.errors import ConfigError, PacelineError

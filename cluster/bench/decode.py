@@ -11,8 +11,8 @@ import ray
 from rich.console import Console
 
 from actors.baseline_actor import BaselineActor
-from cluster.bench_rows import Case, Measured, bench_rows, bench_table
-from cluster.bench_turns import take_turns
+from cluster.bench.rows import Case, Measured, bench_rows, bench_table
+from cluster.bench.turns import take_turns
 from cluster.deploy.deployment import Deployment
 from cluster.deploy.deployment_spec import DeploymentSpec
 from cluster.deploy.drafter_plan import plan_drafter
