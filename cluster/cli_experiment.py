@@ -51,7 +51,7 @@ def experiment_plan(file: File, *, out: Out = None, json: Json = False) -> None:
 
     Example: paceline experiment plan EXP.toml
     """
-    run_verb("cluster.experiment.plan", ExperimentOptions(file=file, out=out, json=json))
+    run_verb("cluster.experiment.experiment_plan", ExperimentOptions(file=file, out=out, json=json))
 
 
 @app.command("report")
@@ -67,4 +67,4 @@ def experiment_report(
     Example: paceline experiment report runs/scaling
     """
     options = ExperimentReportOptions(directory=directory, json=json)
-    run_verb("cluster.experiment.report", options)
+    run_verb("cluster.experiment.experiment_report", options)

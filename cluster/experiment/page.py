@@ -7,10 +7,10 @@ from pathlib import Path
 
 from jinja2 import Environment
 
-from cluster.experiment.config import Experiment
-from cluster.experiment.points import KEY_LEGEND
-from cluster.experiment.rows import Row, varying
-from cluster.experiment.tables import axis_text, number
+from cluster.experiment.experiment_config import Experiment
+from cluster.experiment.result_rows import Row, varying
+from cluster.experiment.result_tables import axis_text, number
+from cluster.experiment.sweep_points import KEY_LEGEND
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from cluster.experiment.png import save_png
-from cluster.experiment.points import Point
-from cluster.experiment.rows import Row, varying
-from cluster.experiment.tables import axis_text
+from cluster.experiment.result_rows import Row, varying
+from cluster.experiment.result_tables import axis_text
+from cluster.experiment.sweep_points import Point
 
 _SIZES = ("workers", "replicas", "tp", "drafters", "nodes")
 """Axes that add devices, the most usual first."""

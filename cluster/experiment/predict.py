@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isinf
 
-from cluster.experiment.config import Devices, Experiment, Network
-from cluster.experiment.points import GeneratePoint, Point, TrainPoint
+from cluster.experiment.experiment_config import Devices, Experiment, Network
+from cluster.experiment.sweep_points import GeneratePoint, Point, TrainPoint
 from cluster.generate.prompt_requests import virtual_prompt
 from cluster.simulate.simulate_train import parse_scheme
 from parallel.decoding.layer_width import StackTimes

@@ -17,17 +17,17 @@ from rich.progress import (
 )
 
 from cluster.deploy.drafter_room import joined
-from cluster.experiment.config import Experiment, load_experiment
 from cluster.experiment.environment import environment
-from cluster.experiment.generate import GenerateBench
-from cluster.experiment.plan import predict_all
-from cluster.experiment.points import GeneratePoint, Point, TrainPoint, points_of
+from cluster.experiment.experiment_config import Experiment, load_experiment
+from cluster.experiment.experiment_plan import predict_all
+from cluster.experiment.experiment_report import rows_json, write_report
+from cluster.experiment.generation_points import GenerateBench
 from cluster.experiment.predict import Prediction
-from cluster.experiment.report import rows_json, write_report
-from cluster.experiment.rows import make_rows
+from cluster.experiment.result_rows import make_rows
+from cluster.experiment.result_tables import results_table
 from cluster.experiment.store import Measured, Store, read_results
-from cluster.experiment.tables import results_table
-from cluster.experiment.train import TrainBench
+from cluster.experiment.sweep_points import GeneratePoint, Point, TrainPoint, points_of
+from cluster.experiment.training_points import TrainBench
 from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import ExperimentOptions
 from cluster.placement.placement import Node

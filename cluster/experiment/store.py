@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from cluster.experiment.config import Experiment, make_experiment
+from cluster.experiment.experiment_config import Experiment, make_experiment
 from cluster.experiment.predict import Prediction
 from runtime.errors import ConfigError
 from runtime.files.documents import DocumentError, read_text

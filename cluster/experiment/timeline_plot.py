@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cluster.experiment.png import save_png
-from cluster.experiment.points import KEY_LEGEND
+from cluster.experiment.sweep_points import KEY_LEGEND
 from runtime.timeline import Phase, PhaseSpan
 
 _FORWARDS = 14

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.experiment.config import Experiment
-from cluster.experiment.points import NO_DRAFTER, GeneratePoint
+from cluster.experiment.experiment_config import Experiment
 from cluster.experiment.predict import simulated_spans
-from cluster.experiment.rows import Row
+from cluster.experiment.result_rows import Row
 from cluster.experiment.store import read_timeline
+from cluster.experiment.sweep_points import NO_DRAFTER, GeneratePoint
 from runtime.timeline import Phase, PhaseSpan
 
 Timelines = dict[str, list[PhaseSpan]]

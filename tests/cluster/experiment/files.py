@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from cluster.experiment.config import Experiment, load_experiment
-from cluster.experiment.points import GeneratePoint, points_of
+from cluster.experiment.experiment_config import Experiment, load_experiment
+from cluster.experiment.sweep_points import GeneratePoint, points_of
 
 SMALL = """
 out = "results"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.experiment.points import GeneratePoint, points_of
 from cluster.experiment.predict import Prediction, predict
+from cluster.experiment.sweep_points import GeneratePoint, points_of
 from parallel.decoding.cost import throughput
 from parallel.decoding.types import DecodeMode
 from parallel.training.gradient_coding.drawn import slowness

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster.experiment import plan, report
-from cluster.experiment.generate import GenerateBench
-from cluster.experiment.points import GeneratePoint
-from cluster.experiment.report import PAGE
+from cluster.experiment import experiment_plan as plan
+from cluster.experiment import experiment_report as report
+from cluster.experiment.experiment_report import PAGE
+from cluster.experiment.generation_points import GenerateBench
 from cluster.experiment.run import run
 from cluster.experiment.store import ENVIRONMENT, RESULTS, Measured, Store, read_results
+from cluster.experiment.sweep_points import GeneratePoint
 from cluster.options.verb_options import ExperimentOptions, ExperimentReportOptions
 from runtime.errors import ConfigError, PeerLost
 from runtime.timeline import Phase, PhaseSpan

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from cluster.experiment.points import KEY_LEGEND
-from cluster.experiment.rows import Row
+from cluster.experiment.result_rows import Row
 from cluster.experiment.store import Measured, Store
+from cluster.experiment.sweep_points import KEY_LEGEND
 from cluster.experiment.timeline_plot import middle, plot_timelines, stretch_s
 from cluster.experiment.timelines import comparable_timelines
 from runtime.timeline import Phase, PhaseSpan

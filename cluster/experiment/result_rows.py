@@ -4,9 +4,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cluster.experiment.points import NO_DRAFTER, GeneratePoint, Point, TrainPoint
 from cluster.experiment.predict import Prediction
 from cluster.experiment.store import Measured
+from cluster.experiment.sweep_points import NO_DRAFTER, GeneratePoint, Point, TrainPoint
 
 _DRAFTER_AXES = ("drafters", "layer_parallel", "draft_length")
 

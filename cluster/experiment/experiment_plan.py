@@ -8,13 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from cluster.experiment.config import Experiment, load_experiment
-from cluster.experiment.points import Point, points_of
+from cluster.experiment.experiment_config import Experiment, load_experiment
+from cluster.experiment.experiment_report import write_report
 from cluster.experiment.predict import Prediction, predict
-from cluster.experiment.report import write_report
-from cluster.experiment.rows import make_rows
+from cluster.experiment.result_rows import make_rows
+from cluster.experiment.result_tables import plan_table
 from cluster.experiment.store import Store, read_results
-from cluster.experiment.tables import plan_table
+from cluster.experiment.sweep_points import Point, points_of
 from cluster.options.verb_options import ExperimentOptions
 from cluster.reports.run_report import output_console
 from runtime.errors import ConfigError

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from cluster.experiment.config import Experiment
-from cluster.experiment.rows import Row, varying
+from cluster.experiment.experiment_config import Experiment
+from cluster.experiment.result_rows import Row, varying
 
 
 def results_table(rows: Sequence[Row], title: str) -> Table:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from cluster.bench.training_bench import job_config, measure_scheme
-from cluster.experiment.config import Experiment
-from cluster.experiment.points import TrainPoint
+from cluster.experiment.experiment_config import Experiment
 from cluster.experiment.store import Measured
+from cluster.experiment.sweep_points import TrainPoint
 from cluster.options.train_options import BenchTrainOptions
 from runtime.errors import ConfigError
 

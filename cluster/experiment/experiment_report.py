@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cluster.experiment.config import Experiment
+from cluster.experiment.experiment_config import Experiment
 from cluster.experiment.page import write_page
 from cluster.experiment.plots import (
     free_axes,
@@ -15,15 +15,15 @@ from cluster.experiment.plots import (
     plot_scaling,
     scaling_axis,
 )
-from cluster.experiment.points import KEY_LEGEND, points_of
-from cluster.experiment.rows import Row, make_rows
+from cluster.experiment.result_rows import Row, make_rows
+from cluster.experiment.result_tables import results_table
 from cluster.experiment.store import (
     read_config,
     read_environment,
     read_plan,
     read_results,
 )
-from cluster.experiment.tables import results_table
+from cluster.experiment.sweep_points import KEY_LEGEND, points_of
 from cluster.experiment.timeline_plot import plot_timelines
 from cluster.experiment.timelines import comparable_timelines
 from cluster.options.verb_options import ExperimentReportOptions

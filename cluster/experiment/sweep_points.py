@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar
 
-from cluster.experiment.config import Devices, Experiment, Sweep
+from cluster.experiment.experiment_config import Devices, Experiment, Sweep
 from parallel.decoding.types import DecodeMode
 from runtime.errors import ConfigError
 

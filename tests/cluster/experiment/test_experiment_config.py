@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from cluster.deploy.drafter_room import this_machine
-from cluster.experiment.config import load_experiment
-from cluster.experiment.generate import GenerateBench
-from cluster.experiment.points import GeneratePoint, points_of
+from cluster.experiment.experiment_config import load_experiment
+from cluster.experiment.generation_points import GenerateBench
+from cluster.experiment.sweep_points import GeneratePoint, points_of
 from runtime.errors import ConfigError
 from tests.cluster.experiment.files import SMALL, TRAIN, generate_points, loaded, written
 from tests.models import smollm2_directory

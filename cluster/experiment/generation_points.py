@@ -15,10 +15,10 @@ from cluster.deploy.drafter_plan import find_drafter
 from cluster.deploy.drafter_room import DrafterRoom
 from cluster.deploy.driver_session import Result, run_requests
 from cluster.deploy.planning import PlannedModel, plan_deployment, plan_target
-from cluster.experiment.config import Experiment
-from cluster.experiment.points import NO_DRAFTER, GeneratePoint
+from cluster.experiment.experiment_config import Experiment
 from cluster.experiment.predict import arrivals, virtual_text
 from cluster.experiment.store import Measured
+from cluster.experiment.sweep_points import NO_DRAFTER, GeneratePoint
 from cluster.generate.prompt_requests import cache_tokens, make_submits
 from cluster.options.verb_options import DecodeOptions, ModelOptions, PromptOptions
 from cluster.placement.placement import Node
