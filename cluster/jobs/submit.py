@@ -124,7 +124,7 @@ def runtime_environment(options: SubmitOptions) -> dict[str, Any]:
         environment["excludes"] = excludes
         names = ", ".join(f"{one.name} ({one.why})" for one in unreadable)
         _NOTES.print(f"not uploaded: {names}", soft_wrap=True, markup=False)
-    if not (directory / "cluster" / "cli.py").is_file():
+    if not (directory / "cluster" / "cli" / "main.py").is_file():
         ours = [str(ROOT / room) for room in _ROOMS]
         environment["py_modules"] = [*environment.get("py_modules", []), *ours]
     return environment

@@ -18,8 +18,8 @@ import ray
 import torch
 import typer
 
-from cluster.cli import app
-from cluster.endings import run_to_end
+from cluster.cli.command_endings import run_to_end
+from cluster.cli.main import app
 from cluster.network import ray_session
 from runtime.training.shared_seed.seed_log import SeedLog
 from tests.runtime.training.seedlog.runs import header

@@ -11,7 +11,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from typer.main import get_command
 
-from cluster.cli import app
+from cluster.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "cluster" / "kuberay"

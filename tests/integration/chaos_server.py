@@ -22,7 +22,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from actors.shard_actor import ShardActor
-from cluster import cli
+from cluster.cli import main as cli
 from cluster.deploy import fleet, ranks
 from cluster.deploy.deployment import Deployment
 from cluster.deploy.deployment_spec import DeploymentSpec

@@ -8,7 +8,7 @@ Faults are rare enough for a drafter to be kept for a while, and common enough f
 import sys
 
 from actors.shard_actor import ShardActor
-from cluster import cli
+from cluster.cli import main as cli
 from cluster.deploy import ranks
 from parallel.messages import Hello
 from runtime.drafters.drafting import Drafter

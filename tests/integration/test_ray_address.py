@@ -13,7 +13,7 @@ import pytest
 from ray.core.generated import gcs_service_pb2
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.cli.main import app
 from cluster.jobs.submit import _connect
 from cluster.network.ray_address import check_joinable
 from runtime.errors import ConfigError

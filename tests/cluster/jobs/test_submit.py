@@ -9,7 +9,7 @@ import pytest
 from ray.job_submission import JobDetails, JobStatus
 from typer.testing import CliRunner
 
-from cluster.cli import app
+from cluster.cli.main import app
 from cluster.jobs.job_output import MARK
 from cluster.jobs.submit import ROOT, _connect, _follow, _submit, entrypoint_of, runtime_environment
 from cluster.options.cluster_options import SubmitOptions

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = (
-    "import sys; from cluster.utf8 import restart_in_utf8; restart_in_utf8(); "
+    "import sys; from cluster.cli.utf8 import restart_in_utf8; restart_in_utf8(); "
     r"import psutil; print(sys.argv[1:] == ['h\u00e9'], psutil.Process().cmdline()[-1], '\u4e2d')"
 )
 

@@ -7,18 +7,16 @@ from typing import Annotated
 
 import typer
 
-from cluster import (
-    cli_bench,
-    cli_cluster,
-    cli_draft,
-    cli_experiment,
-    cli_seeds,
-    cli_serve,
-    cli_service,
-    cli_train,
-)
-from cluster.endings import run_to_end
-from cluster.flags import (
+from cluster.cli import bench_verbs as cli_bench
+from cluster.cli import cluster_verbs as cli_cluster
+from cluster.cli import draft_verbs as cli_draft
+from cluster.cli import experiment_verbs as cli_experiment
+from cluster.cli import serve_verbs as cli_serve
+from cluster.cli import service_verbs as cli_service
+from cluster.cli import shared_seed_verbs as cli_seeds
+from cluster.cli import train_verbs as cli_train
+from cluster.cli.command_endings import run_to_end
+from cluster.cli.flags import (
     CacheTokens,
     Chat,
     Device,
@@ -52,6 +50,8 @@ from cluster.flags import (
     Verifier,
     Virtual,
 )
+from cluster.cli.utf8 import restart_in_utf8
+from cluster.cli.verbs import Verbs, run_verb
 from cluster.options.verb_options import (
     DecodeOptions,
     GenerateOptions,
@@ -59,8 +59,6 @@ from cluster.options.verb_options import (
     PromptOptions,
 )
 from cluster.train.stopping import stop_signals
-from cluster.utf8 import restart_in_utf8
-from cluster.verbs import Verbs, run_verb
 
 app = Verbs(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -185,7 +183,7 @@ def generate(
 
 
 def main() -> None:
-    """Run the command line and exit; `cluster/endings.py` has the exit codes."""
+    """Run the command line and exit; `cluster/cli/command_endings.py` has the exit codes."""
     restart_in_utf8()
     for number in set(stop_signals()) - {signal.SIGINT}:
         signal.signal(number, _on_terminate)
@@ -194,7 +192,3 @@ def main() -> None:
 
 def _on_terminate(signum: int, frame: object) -> None:  # noqa: ARG001
     sys.exit(128 + signum)  # unwinds, so actors and a local Ray end
-
-
-if __name__ == "__main__":
-    main()

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from cluster.flags import Json
+from cluster.cli.flags import Json
+from cluster.cli.path_options import input_file, output_directory
+from cluster.cli.verbs import run_verb
 from cluster.options.train_options import BenchLearnOptions, BenchSeedsOptions, SimulateSeedsOptions
-from cluster.paths import input_file, output_directory
-from cluster.verbs import run_verb
 from runtime.errors import ConfigError
 
 

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from cluster.flags import Json, Ray
+from cluster.cli.flags import Json, Ray
+from cluster.cli.path_options import input_directory, input_file, output_directory
+from cluster.cli.verbs import RunByDefault, Verbs, run_verb
 from cluster.options.verb_options import ExperimentOptions, ExperimentReportOptions
-from cluster.paths import input_directory, input_file, output_directory
-from cluster.verbs import RunByDefault, Verbs, run_verb
 
 app = Verbs(
     no_args_is_help=True,

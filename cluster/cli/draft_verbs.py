@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.flags import (
+from cluster.cli.flags import (
     Device,
     Dtype,
     Json,
@@ -18,6 +18,14 @@ from cluster.flags import (
     Threads,
     Tp,
 )
+from cluster.cli.path_options import (
+    input_directory,
+    input_file,
+    new_directory,
+    output_directory,
+    picture,
+)
+from cluster.cli.verbs import Verbs, run_verb
 from cluster.options.verb_options import (
     DraftEvalOptions,
     DraftFollowOptions,
@@ -27,8 +35,6 @@ from cluster.options.verb_options import (
     ModelOptions,
     PromptOptions,
 )
-from cluster.paths import input_directory, input_file, new_directory, output_directory, picture
-from cluster.verbs import Verbs, run_verb
 
 app = Verbs(no_args_is_help=True, help="Make drafters for a target, and compare them.")
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.flags import (
+from cluster.cli.flags import (
     Chat,
     ClientCert,
     ClientKey,
@@ -40,6 +40,8 @@ from cluster.flags import (
     Verifier,
     Virtual,
 )
+from cluster.cli.path_options import input_file, picture
+from cluster.cli.verbs import Verbs, run_verb
 from cluster.options.train_options import BenchTrainOptions
 from cluster.options.verb_options import (
     BenchDecodeOptions,
@@ -51,8 +53,6 @@ from cluster.options.verb_options import (
     ModelOptions,
     PromptOptions,
 )
-from cluster.paths import input_file, picture
-from cluster.verbs import Verbs, run_verb
 from runtime.errors import ConfigError
 
 app = Verbs(no_args_is_help=True, help="Measure, side by side in one run.")

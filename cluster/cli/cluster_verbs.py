@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from cluster.flags import Device, Drafter, Drafters, Json, Place, Target, Tp, Virtual
+from cluster.cli.flags import Device, Drafter, Drafters, Json, Place, Target, Tp, Virtual
+from cluster.cli.path_options import input_directory, input_file
+from cluster.cli.verbs import Verbs, run_verb
 from cluster.options.cluster_options import CheckOptions, SubmitOptions
 from cluster.options.verb_options import ModelOptions
-from cluster.paths import input_directory, input_file
-from cluster.verbs import Verbs, run_verb
 
 app = Verbs(no_args_is_help=True, help="Look at a Ray cluster.")
 SUBMIT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, models
 from typer.testing import CliRunner
 
-from cluster.cli import app, main
+from cluster.cli.main import app, main
 from tests.models import smollm2_directory
 
 
@@ -21,7 +21,7 @@ def directory() -> str:
 
 def placed(arguments: list[str]) -> list[str]:
     """Return arguments with a file of prompts in the place of PROMPTS."""
-    prompts = str(Path(__file__).resolve().parents[1] / "data" / "prompts.jsonl")
+    prompts = str(Path(__file__).resolve().parents[2] / "data" / "prompts.jsonl")
     return [prompts if argument == "PROMPTS" else argument for argument in arguments]
 
 

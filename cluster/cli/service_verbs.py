@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from cluster.flags import Json
+from cluster.cli.flags import Json
+from cluster.cli.verbs import Verbs, run_verb
 from cluster.options.cluster_options import ServiceOptions
-from cluster.verbs import Verbs, run_verb
 
 app = Verbs(no_args_is_help=True, help="Servers that a Ray cluster keeps up by itself.")
 

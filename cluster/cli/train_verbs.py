@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.flags import (
+from cluster.cli.flags import (
     ClientCert,
     ClientKey,
     Device,
@@ -16,6 +16,8 @@ from cluster.flags import (
     Tls,
     TokenFile,
 )
+from cluster.cli.path_options import input_directory, input_file, new_directory, picture
+from cluster.cli.verbs import RunByDefault, Verbs, run_verb
 from cluster.options.train_options import (
     SimulateTrainOptions,
     TrainCancelOptions,
@@ -28,8 +30,6 @@ from cluster.options.train_options import (
 from cluster.options.verb_options import (
     ConnectOptions,
 )
-from cluster.paths import input_directory, input_file, new_directory, picture
-from cluster.verbs import RunByDefault, Verbs, run_verb
 
 app = Verbs(
     no_args_is_help=True,

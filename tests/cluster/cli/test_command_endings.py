@@ -12,8 +12,8 @@ import pytest
 import typer
 from ray.exceptions import RaySystemError
 
-from cluster.cli import app
-from cluster.endings import DEBUG, run_to_end
+from cluster.cli.command_endings import DEBUG, run_to_end
+from cluster.cli.main import app
 from runtime.errors import ConfigError, InvalidValue, PeerLost
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,7 +141,7 @@ def test_help_goes_to_standard_output(capsys: pytest.CaptureFixture[str]) -> Non
 _PROGRAM = """
 import sys
 from rich.console import Console
-from cluster.endings import run_to_end
+from cluster.cli.command_endings import run_to_end
 def with_print():
     for number in range(10**6):
         print("na\\u00efve", number)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.flags import (
+from cluster.cli.flags import (
     CacheTokens,
     Chat,
     ClientCert,
@@ -33,6 +33,8 @@ from cluster.flags import (
     TokenFile,
     Tp,
 )
+from cluster.cli.path_options import input_file, output_directory
+from cluster.cli.verbs import Verbs, run_verb
 from cluster.options.verb_options import (
     AdminOptions,
     ClientOptions,
@@ -41,8 +43,6 @@ from cluster.options.verb_options import (
     ServeOptions,
     TopOptions,
 )
-from cluster.paths import input_file, output_directory
-from cluster.verbs import Verbs, run_verb
 from runtime.errors import ConfigError
 from runtime.files.documents import read_toml
 

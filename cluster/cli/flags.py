@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.paths import input_file, output_file
+from cluster.cli.path_options import input_file, output_file
 
 Target = Annotated[
     str | None,
