@@ -22,8 +22,8 @@ from cluster.cli.command_endings import run_to_end
 from cluster.cli.main import app
 from cluster.network import ray_session
 from runtime.training.shared_seed.seed_log import SeedLog
-from tests.runtime.training.seedlog.runs import header
-from tests.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.shared_seed_runs import header
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 DEEP = "[" * 3000
 LONG = "7" * 5000

@@ -11,9 +11,9 @@ import pytest
 
 from cluster.deploy.supervisor import Supervision, Supervisor
 from runtime.restarts import RestartLimits
-from tests.cluster.toy_deployment import ToyDeployment, ask, expected
-from tests.integration.wires import Mode, Relay
-from tests.runtime.service.serving import Serving
+from tests.support.integration.wires import Mode, Relay
+from tests.support.serving import Serving
+from tests.support.toy_deployment import ToyDeployment, ask, expected
 
 NUM_CLIENTS = 8
 NUM_REQUESTS = 2000

@@ -9,7 +9,7 @@ import ray
 from cluster.options.train_options import TrainOptions
 from cluster.train.training import run
 from runtime.errors import ConfigError
-from tests.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 FINE = {"prompt": "w1", "completion": " w2"}
 LONG = {"prompt": "w1" + " w1" * 599, "completion": " w2"}

@@ -20,8 +20,8 @@ from runtime.models.checkpoint_files import read_checkpoint
 from runtime.models.gguf_import import convert
 from runtime.models.model_facts import read_facts
 from runtime.models.weights import load_decoder
-from tests.parallel.model.tiny import CPU, score, tokens
-from tests.runtime.models.gguf_files import write_gguf
+from tests.support.gguf_files import write_gguf
+from tests.support.tiny_transformer import CPU, score, tokens
 
 POSITIONS = 48
 PROMPT = tokens(40, vocab_size=67)

@@ -9,8 +9,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from runtime.models.tokenizer import IncrementalDecoder, StopMatcher, Tokenizer
-from tests.models import smollm2_directory
-from tests.tokenizer_layouts import LAYOUTS
+from tests.support.models import smollm2_directory
+from tests.support.tokenizer_layouts import LAYOUTS
 
 TEXTS = (
     "the quick brown fox isn't lazy , is it ? no .",

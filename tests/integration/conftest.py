@@ -11,7 +11,7 @@ from cluster.deploy.drafter_room import DrafterRoom, this_machine
 from cluster.deploy.planning import plan_deployment, plan_target
 from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import ModelOptions
-from tests.models import smollm2_directory
+from tests.support.models import smollm2_directory
 
 Deploy = Callable[..., Deployment]
 

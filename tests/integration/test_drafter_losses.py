@@ -9,8 +9,8 @@ import pytest
 from cluster.deploy import ranks
 from cluster.deploy.deployment import Deployment
 from tests.integration.conftest import Deploy
-from tests.integration.hostile_server import BreakingShardActor
-from tests.integration.runs import make_submits, run, tokens_of
+from tests.support.integration.hostile_server import BreakingShardActor
+from tests.support.integration.runs import make_submits, run, tokens_of
 
 VIRTUAL = "target=5ms,draft=1ms,alpha=0.8"
 PROMPTS = [(number, 5) for number in range(1, 5)]

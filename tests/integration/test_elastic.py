@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from runtime.client.client import Client, ServiceError
-from tests.integration.chaos import (
+from tests.support.integration.chaos import (
     NUM_CLIENTS,
     ChaosServer,
     generate,
     start_clients,
     wait_until,
 )
-from tests.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 SHORT, LONG = 40, 100
 pytestmark = pytest.mark.slow

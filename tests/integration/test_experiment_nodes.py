@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.raylets import Raylets
+from tests.support.integration.raylets import Raylets
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SWEEP = """

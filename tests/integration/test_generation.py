@@ -12,8 +12,8 @@ from cluster.deploy.deployment import Deployment
 from parallel.decoding.types import SamplingParams
 from runtime.errors import PeerError
 from tests.integration.conftest import Deploy
-from tests.integration.runs import make_submits, run, token_prompts, tokens_of
-from tests.models import check_identity, smollm2_directory
+from tests.support.integration.runs import make_submits, run, token_prompts, tokens_of
+from tests.support.models import check_identity, smollm2_directory
 
 MODES = ("autoregressive", "speculative", "pearl")
 CUT = "target:layers=0-27,29"

@@ -26,10 +26,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import load_file, save_file
 
 from runtime.client.client import Client, ServiceError
-from tests.integration.run_delays import RunDelays
-from tests.integration.serving_process import ROOT, ServingProcess
-from tests.models import check_identity
-from tests.tiny_checkpoint import VOCAB, save_tiny_checkpoint
+from tests.support.integration.run_delays import RunDelays
+from tests.support.integration.serving_process import ROOT, ServingProcess
+from tests.support.models import check_identity
+from tests.support.tiny_checkpoint import VOCAB, save_tiny_checkpoint
 
 SHORT_S = 8.0
 LONG_S = float(os.environ.get("PACELINE_HOSTILE_S", "300"))
@@ -142,7 +142,7 @@ class Served:
         options += ["--metrics", "127.0.0.1:0", "--log-format", "json", "--draft-wait", "0.3"]
         options += ["--restarts", "10000", "--max-open-per-client", "12", "--max-batch", "24"]
         self.process = ServingProcess(
-            self.target, options, module="tests.integration.hostile_server"
+            self.target, options, module="tests.support.integration.hostile_server"
         )
         self.honest = Honest(self.process.address, "honest")
         found = re.search(r"http://\S+/metrics", self.process.ready)
@@ -223,7 +223,7 @@ def every(seconds: float, action: Callable[[int], None]) -> Iterator[None]:
 def attacked(served: Served, seconds: float, drafters: list[str]) -> Counter[str]:
     """Let honest and hostile clients ask, and change the drafter; return what the hostile did."""
     address = served.process.address
-    command = [sys.executable, "-m", "tests.integration.hostile_client", address, "hostile"]
+    command = [sys.executable, "-m", "tests.support.integration.hostile_client", address, "hostile"]
     attacking = subprocess.Popen([*command, str(seconds)], stdout=subprocess.PIPE, cwd=ROOT)
     end_s = time.monotonic() + seconds
     honest = served.honest

@@ -7,8 +7,8 @@ import pytest
 
 from runtime.drafters.shipped import shipped_drafter
 from tests.integration.conftest import Deploy
-from tests.integration.runs import make_submits, run, token_prompts, tokens_of
-from tests.models import check_identity, smollm2_directory
+from tests.support.integration.runs import make_submits, run, token_prompts, tokens_of
+from tests.support.models import check_identity, smollm2_directory
 
 SPEC_BENCH = (
     Path(__file__).resolve().parents[3] / "shared" / "data" / "prompts" / "spec_bench.jsonl"

@@ -11,9 +11,9 @@ import psutil
 import pytest
 
 from runtime.models.tokenizer import Tokenizer
-from tests.integration.raylets import ROOT, Raylets
-from tests.models import check_identity
-from tests.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.integration.raylets import ROOT, Raylets
+from tests.support.models import check_identity
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 pytestmark = pytest.mark.slow
 

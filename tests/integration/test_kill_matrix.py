@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from runtime.client.client import Client, ServiceError
-from tests.integration.chaos import (
+from tests.support.integration.chaos import (
     NUM_CLIENTS,
     ChaosServer,
     await_end,
@@ -26,9 +26,9 @@ from tests.integration.chaos import (
     start_clients,
     wait_until,
 )
-from tests.integration.wires import Mode, Relay
-from tests.models import check_identity
-from tests.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.integration.wires import Mode, Relay
+from tests.support.models import check_identity
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 MAX_TOKENS = 60
 STOP_S = 20.0

@@ -8,8 +8,8 @@ import pytest
 
 from cluster.deploy.deployment import Deployment
 from tests.integration.conftest import Deploy
-from tests.integration.runs import make_submits, run, token_prompts, tokens_of
-from tests.models import check_identity, smollm2_directory
+from tests.support.integration.runs import make_submits, run, token_prompts, tokens_of
+from tests.support.models import check_identity, smollm2_directory
 
 CUT = "target:layers=0-14,25-29"
 

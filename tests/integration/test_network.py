@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.namespaces import Namespaces, need_namespaces
-from tests.integration.raylets import Raylets
-from tests.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.integration.namespaces import Namespaces, need_namespaces
+from tests.support.integration.raylets import Raylets
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 DELAY_S = 0.01
 LOSS = 0.01

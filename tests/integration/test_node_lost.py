@@ -8,10 +8,10 @@ import psutil
 import pytest
 
 from runtime.client.client import Client
-from tests.integration.chaos import NUM_CLIENTS, generate, start_clients, wait_until
-from tests.integration.raylets import Raylets
-from tests.integration.serving_process import ServingProcess
-from tests.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.integration.chaos import NUM_CLIENTS, generate, start_clients, wait_until
+from tests.support.integration.raylets import Raylets
+from tests.support.integration.serving_process import ServingProcess
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 LONG = 400
 

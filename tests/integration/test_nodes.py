@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.raylets import Raylets
-from tests.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.integration.raylets import Raylets
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 NUM_TOKENS = 48

@@ -17,7 +17,7 @@ from cluster.cli.main import app
 from cluster.jobs.submit import _connect
 from cluster.network.ray_address import check_joinable
 from runtime.errors import ConfigError
-from tests.integration.raylets import ROOT, free_port
+from tests.support.integration.raylets import ROOT, free_port
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import pytest
 from runtime.client.client import Client, Credentials, ServiceError
 from runtime.errors import InvalidValue
 from runtime.models.tokenizer import Tokenizer
-from tests.models import check_identity, smollm2_directory
+from tests.support.models import check_identity, smollm2_directory
 
 TOKEN = "a-token-of-this-test"
 

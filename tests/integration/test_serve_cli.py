@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.serving_process import ROOT, ServingProcess
-from tests.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.integration.serving_process import ROOT, ServingProcess
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 NUM = 12
 

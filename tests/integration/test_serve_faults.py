@@ -20,11 +20,11 @@ from protos.paceline.v1 import link_pb2
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.client.client import Client, Credentials, ServiceError
-from tests.certificates import make_certificates
-from tests.integration.serving_process import ROOT, ServingProcess
-from tests.models import check_identity
-from tests.runtime.service.serving import CutWire
-from tests.tiny_checkpoint import VOCAB, save_tiny_checkpoint
+from tests.support.certificates import make_certificates
+from tests.support.integration.serving_process import ROOT, ServingProcess
+from tests.support.models import check_identity
+from tests.support.serving import CutWire
+from tests.support.tiny_checkpoint import VOCAB, save_tiny_checkpoint
 
 NUM_CLIENTS = 64
 MODES = ("autoregressive", "speculative", "pearl", "auto")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from protos.paceline.v1 import service_pb2 as pb
 from runtime.client.client import Client
-from tests.integration.serving_process import ServingProcess
-from tests.tiny_checkpoint import VOCAB, save_tiny_checkpoint
+from tests.support.integration.serving_process import ServingProcess
+from tests.support.tiny_checkpoint import VOCAB, save_tiny_checkpoint
 
 METHODS = ("Generate", "Cancel", "GetModel", "Tokenize", "Detokenize", "GetStatus")
 SERVICES = {"Generate": "Generation", "Cancel": "Generation", "GetStatus": "Admin"}

@@ -13,8 +13,8 @@ import pytest
 
 from runtime.client.client import Client
 from runtime.node.keeper import KeptState
-from tests.integration.raylets import Raylets, free_port
-from tests.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.integration.raylets import Raylets, free_port
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 PROMPT = "w1 w2 w3 w4 w5"
 WAIT_S = 90

@@ -5,8 +5,8 @@ import pytest
 from runtime.drafters.draft_checkpoint import check_drafter
 from runtime.drafters.shipped import shipped_drafter
 from tests.integration.conftest import Deploy
-from tests.integration.runs import make_submits, run, token_prompts, tokens_of
-from tests.models import check_identity, smollm2_directory
+from tests.support.integration.runs import make_submits, run, token_prompts, tokens_of
+from tests.support.models import check_identity, smollm2_directory
 
 _MOST_BYTES = 40 << 20
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from runtime.client.client import Client, ServiceError
-from tests.integration.chaos import (
+from tests.support.integration.chaos import (
     NUM_CLIENTS,
     ChaosServer,
     await_end,
@@ -25,7 +25,7 @@ from tests.integration.chaos import (
     kill,
     wait_until,
 )
-from tests.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 SOAK_S = float(os.environ.get("PACELINE_SOAK_S", "1800"))
 EVERY_S = 20.0

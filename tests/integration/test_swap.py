@@ -16,8 +16,8 @@ from runtime.errors import ConfigError
 from runtime.models.checkpoint_files import read_model_config
 from runtime.models.weights import CheckpointSource
 from tests.integration.conftest import Deploy
-from tests.integration.runs import make_submits, run, token_prompts, tokens_of
-from tests.models import check_identity, smollm2_directory
+from tests.support.integration.runs import make_submits, run, token_prompts, tokens_of
+from tests.support.models import check_identity, smollm2_directory
 
 HEAD = torch.arange(40_000)  # tokenizers number frequent pieces first
 SHARED = ("model.embed_tokens.weight", "lm_head.weight")

@@ -18,10 +18,10 @@ from parallel.group import SoloGroup
 from runtime.errors import ConfigError
 from runtime.models.weights import load_decoder
 from runtime.training.coordinator import StepReport
-from tests.integration.training_jobs import adapter, same, train, watch_pids
-from tests.models import smollm2_directory
-from tests.parallel.model.tiny import score
-from tests.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.integration.training_jobs import adapter, same, train, watch_pids
+from tests.support.models import smollm2_directory
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.tiny_transformer import score
 
 NUM_STEPS = 4
 

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from tests.integration.serving_process import ROOT
-from tests.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.integration.serving_process import ROOT
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 STEPS = 120
 CUT_AT = 20

@@ -9,8 +9,8 @@ import pytest
 
 from cluster.train.training import _Display
 from runtime.training.coordinator import StepReport
-from tests.integration.training_jobs import adapter, same, train, watch_pids
-from tests.models import smollm2_directory
+from tests.support.integration.training_jobs import adapter, same, train, watch_pids
+from tests.support.models import smollm2_directory
 
 STEPS = 200
 BLOWS = {40: signal.SIGKILL, 80: signal.SIGSTOP, 120: signal.SIGKILL}

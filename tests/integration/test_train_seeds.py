@@ -16,9 +16,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from runtime.training.shared_seed.seed_log import read_log
-from tests.integration.serving_process import ROOT
-from tests.models import smollm2_directory
-from tests.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.integration.serving_process import ROOT
+from tests.support.models import smollm2_directory
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 SST2 = (
     '[data]\ntrain = "data.jsonl"\nprompt = "Review: {text}\\nThis review is"\n'

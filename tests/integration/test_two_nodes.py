@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.raylets import Raylets, free_port
-from tests.models import smollm2_directory
+from tests.support.integration.raylets import Raylets, free_port
+from tests.support.models import smollm2_directory
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 WITHIN_S = 60

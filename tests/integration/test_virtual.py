@@ -7,7 +7,7 @@ import ray
 
 from cluster.deploy.driver_session import Result
 from tests.integration.conftest import Deploy
-from tests.integration.runs import make_submits, run, tokens_of
+from tests.support.integration.runs import make_submits, run, tokens_of
 
 PROMPTS = [tuple(range(i, i + 12)) for i in range(3)]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.rig import Rig
+from tests.support.rig import Rig
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from parallel.messages import Finished, Hello, Submit
 from runtime.links.link import Link
 from runtime.links.memory_link import memory_link_pair
-from tests.rig import VOCAB, Outcome, Rig, expected_tokens, make_submit, record
+from tests.support.rig import VOCAB, Outcome, Rig, expected_tokens, make_submit, record
 
 
 @pytest.fixture

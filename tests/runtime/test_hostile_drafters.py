@@ -22,8 +22,8 @@ from runtime.links.memory_link import memory_link_pair
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner
 from runtime.rank.toy_shard import PrefixShard, prefix_logits
-from tests.hostile import ITEMS, PARTS, FuzzingDrafter, RaisingDrafter
-from tests.rig import PAGE, VOCAB, Outcome, Rig, expected_tokens, make_submit
+from tests.support.hostile import ITEMS, PARTS, FuzzingDrafter, RaisingDrafter
+from tests.support.rig import PAGE, VOCAB, Outcome, Rig, expected_tokens, make_submit
 
 SAMPLED = SamplingParams(temperature=0.9, seed=5)
 

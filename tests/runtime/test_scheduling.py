@@ -15,7 +15,7 @@ from runtime.engine.request_queue import RequestQueue
 from runtime.engine.sequence import Sequence
 from runtime.links.link import Link
 from runtime.rank.toy_shard import prefix_logits
-from tests.rig import PAGE, VOCAB, Rig, expected_tokens, make_submit
+from tests.support.rig import PAGE, VOCAB, Rig, expected_tokens, make_submit
 
 MODES = ["autoregressive", "speculative", "pearl"]
 SAMPLED = SamplingParams(temperature=0.8, seed=3)

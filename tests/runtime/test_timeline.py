@@ -2,7 +2,7 @@
 
 from cluster.experiment.timeline_plot import middle, overlap, stretch_s
 from runtime.timeline import Phase, PhaseSpan, SpanRecorder
-from tests.rig import Rig, make_submit
+from tests.support.rig import Rig, make_submit
 
 
 def test_leader_and_drafter_record_each_forward_and_each_draft() -> None:

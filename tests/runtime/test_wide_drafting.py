@@ -16,8 +16,8 @@ from runtime.drafters.model_drafting import ModelDrafter
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import DecoderShard, ShardRunner
 from runtime.rank.toy_shard import prefix_logits
-from tests.parallel.model.tiny import TinyModel, make_cache, tiny_model, tokens
-from tests.rig import VOCAB, Rig, expected_tokens, make_submit
+from tests.support.rig import VOCAB, Rig, expected_tokens, make_submit
+from tests.support.tiny_transformer import TinyModel, make_cache, tiny_model, tokens
 
 NUM_LAYERS = 7
 PROMPT = tokens(12)

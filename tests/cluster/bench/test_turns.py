@@ -8,7 +8,7 @@ from cluster.bench.rows import Case, Measured
 from cluster.bench.turns import take_turns
 from cluster.reports.resume_file import Kept
 from parallel.messages import Submit
-from tests.rig import make_submit
+from tests.support.rig import make_submit
 
 GROUPS = {
     "qa": [make_submit(0, prompt=(1, 2)), make_submit(1, prompt=(3,))],

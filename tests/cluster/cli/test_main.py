@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models
 from typer.testing import CliRunner
 
 from cluster.cli.main import app, main
-from tests.models import smollm2_directory
+from tests.support.models import smollm2_directory
 
 
 @pytest.fixture(scope="module")

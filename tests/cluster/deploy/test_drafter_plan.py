@@ -8,7 +8,7 @@ from cluster.deploy.drafter_plan import plan_drafter
 from cluster.deploy.drafter_room import DrafterRoom
 from cluster.deploy.planning import plan_deployment, plan_target
 from cluster.options.verb_options import ModelOptions
-from tests.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 NOWHERE = DrafterRoom(nodes=())
 

@@ -12,7 +12,7 @@ from cluster.options.verb_options import ModelOptions
 from cluster.placement.placement import Node
 from parallel.decoding.types import DecodeMode
 from runtime.errors import ConfigError
-from tests.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 ASKED = ("drafter=near", "target=spread,drafter=far")
 OPTIONS = ModelOptions(target=None, drafter=None, ray_address="10.0.0.1:6379")

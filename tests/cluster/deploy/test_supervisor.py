@@ -17,8 +17,8 @@ from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout
 from runtime.hosts.rank_settings import LeaderSettings, ModelSettings
 from runtime.links.link import Link
 from runtime.restarts import RestartLimits
-from tests.rig import Rig, expected_tokens, make_submit
-from tests.runtime.service.serving import Serving, slow_down
+from tests.support.rig import Rig, expected_tokens, make_submit
+from tests.support.serving import Serving, slow_down
 
 LONG = 150
 QUICK = Supervision(restarts=RestartLimits(most=3, first_pause_s=0.01))

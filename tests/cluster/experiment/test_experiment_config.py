@@ -9,8 +9,8 @@ from cluster.experiment.experiment_config import load_experiment
 from cluster.experiment.generation_points import GenerateBench
 from cluster.experiment.sweep_points import GeneratePoint, points_of
 from runtime.errors import ConfigError
-from tests.cluster.experiment.files import SMALL, TRAIN, generate_points, loaded, written
-from tests.models import smollm2_directory
+from tests.support.experiment_files import SMALL, TRAIN, generate_points, loaded, written
+from tests.support.models import smollm2_directory
 
 
 def test_durations_defaults_and_places(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from parallel.decoding.types import DecodeMode
 from parallel.training.gradient_coding.drawn import slowness
 from runtime.training.chunk_work import Work
 from runtime.training.timed_worker import TimedSpec, TimedWorker
-from tests.cluster.experiment.files import SMALL, TRAIN, generate_points, loaded
+from tests.support.experiment_files import SMALL, TRAIN, generate_points, loaded
 
 LONG = SMALL.replace("num = 2", "num = 4").replace("max_tokens = 12", "max_tokens = 400")
 

@@ -18,7 +18,7 @@ from cluster.experiment.sweep_points import GeneratePoint
 from cluster.options.verb_options import ExperimentOptions, ExperimentReportOptions
 from runtime.errors import ConfigError, PeerLost
 from runtime.timeline import Phase, PhaseSpan
-from tests.cluster.experiment.files import SMALL, TRAIN, loaded, written
+from tests.support.experiment_files import SMALL, TRAIN, loaded, written
 
 SPANS = [
     PhaseSpan(Phase.VERIFY, 1.0, 1.02, 1),

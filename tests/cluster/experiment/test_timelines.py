@@ -11,7 +11,7 @@ from cluster.experiment.sweep_points import KEY_LEGEND
 from cluster.experiment.timeline_plot import middle, plot_timelines, stretch_s
 from cluster.experiment.timelines import comparable_timelines
 from runtime.timeline import Phase, PhaseSpan
-from tests.cluster.experiment.files import SMALL, generate_points, loaded
+from tests.support.experiment_files import SMALL, generate_points, loaded
 
 
 def spans(step_s: float, num: int = 40) -> list[PhaseSpan]:

@@ -10,7 +10,7 @@ from cluster.draft.draft_eval_store import Pair, find_pair, keep_pair
 from cluster.reports.resume_file import Kept, prompts_key
 from parallel.messages import RequestStats
 from runtime.errors import ConfigError
-from tests.rig import make_submit
+from tests.support.rig import make_submit
 
 CONFIG = {"target": "toy", "draft_length": 5}
 

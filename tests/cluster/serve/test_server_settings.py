@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.cli.main import main
-from tests.certificates import make_certificates
+from tests.support.certificates import make_certificates
 
 
 @pytest.fixture(scope="module")

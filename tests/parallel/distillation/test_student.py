@@ -7,7 +7,7 @@ from parallel.distillation.student import Student
 from parallel.group import SoloGroup
 from parallel.model.shapes import tensor_shapes
 from parallel.model.transformer import Decoder
-from tests.parallel.model.tiny import CPU, TableSource, score, tiny_model, tokens
+from tests.support.tiny_transformer import CPU, TableSource, score, tiny_model, tokens
 
 HEAD = torch.tensor([2, 3, 5, 40, 41, 77, 100])
 

@@ -17,7 +17,7 @@ from parallel.model.layers import (
     linear_kernel,
     packings,
 )
-from tests.parallel.model.tiny import RankThread, on_ranks
+from tests.support.tiny_transformer import RankThread, on_ranks
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

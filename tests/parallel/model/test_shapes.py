@@ -3,7 +3,7 @@
 import pytest
 
 from parallel.model.shapes import tensor_shapes
-from tests.parallel.model.tiny import tiny_model
+from tests.support.tiny_transformer import tiny_model
 
 
 @pytest.mark.parametrize(

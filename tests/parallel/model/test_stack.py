@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from parallel.model.batch import SequenceRows
 from parallel.model.cache import PagedCache
 from parallel.model.transformer import Decoder
-from tests.parallel.model.tiny import (
+from tests.support.tiny_transformer import (
     RankThread,
     TinyModel,
     make_cache,

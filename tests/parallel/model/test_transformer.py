@@ -10,7 +10,7 @@ from parallel.group import SoloGroup
 from parallel.model.batch import SequenceRows, lineage
 from parallel.model.cache import SoleCache
 from parallel.model.transformer import Decoder
-from tests.parallel.model.tiny import (
+from tests.support.tiny_transformer import (
     CPU,
     RankThread,
     TableSource,

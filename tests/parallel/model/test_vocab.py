@@ -10,7 +10,7 @@ from parallel.decoding.types import ScoreRow
 from parallel.group import SoloGroup
 from parallel.model.sharding import padded_range
 from parallel.model.vocab import gather_scores
-from tests.parallel.model.tiny import RankThread, on_ranks
+from tests.support.tiny_transformer import RankThread, on_ranks
 
 
 def best(row: Tensor, count: int) -> tuple[list[int], list[float]]:

@@ -7,7 +7,7 @@ import pytest
 
 from runtime.channels.tls_files import TlsNames, read_authority, read_pair, system_roots
 from runtime.errors import ConfigError
-from tests.certificates import make_certificates
+from tests.support.certificates import make_certificates
 
 FLAGS = TlsNames(certificate="--tls-cert", private_key="--tls-key", authority="--root-ca")
 

@@ -17,7 +17,7 @@ from runtime.distillation.draft_training import TrainSettings
 from runtime.distillation.traffic import TrafficLog, TrafficReader
 from runtime.drafters.draft_checkpoint import check_drafter
 from runtime.errors import ConfigError
-from tests.parallel.model.tiny import TinyModel, tiny_model
+from tests.support.tiny_transformer import TinyModel, tiny_model
 
 SETTINGS = TrainSettings(steps=150, batch_tokens=500, learning_rate=3e-3, evaluate_every=50)
 

@@ -21,7 +21,7 @@ from runtime.distillation.draft_teacher import Lesson, Teacher, teach_corpus
 from runtime.distillation.draft_training import TrainSettings
 from runtime.drafters.draft_checkpoint import check_drafter
 from runtime.errors import ConfigError
-from tests.parallel.model.tiny import CPU, TinyModel, tiny_model
+from tests.support.tiny_transformer import CPU, TinyModel, tiny_model
 
 NUM_RECORDS = 60
 

@@ -9,7 +9,7 @@ import pytest
 
 from runtime.distillation.traffic import TrafficLog, TrafficReader
 from runtime.errors import ConfigError
-from tests.rig import make_submit
+from tests.support.rig import make_submit
 
 
 @contextmanager

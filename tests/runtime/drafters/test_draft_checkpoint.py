@@ -18,7 +18,7 @@ from runtime.drafters.draft_checkpoint import check_drafter, is_drafter, load_dr
 from runtime.errors import ConfigError
 from runtime.rank.shard import DecoderShard, ShardRunner
 from runtime.rank.step_plan import SlotOpening, StepPlan
-from tests.parallel.model.tiny import CPU, TinyModel, make_cache, on_ranks, tiny_model, tokens
+from tests.support.tiny_transformer import CPU, TinyModel, make_cache, on_ranks, tiny_model, tokens
 
 HEAD = torch.arange(1, 100, 3)
 PROMPT = tokens(20)

@@ -28,8 +28,8 @@ from runtime.links.memory_link import Faults, memory_link_pair
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner
 from runtime.rank.toy_shard import PrefixShard, prefix_logits
-from tests.rig import PAGE, VOCAB, Rig, expected_tokens, make_submit
-from tests.runtime.service.serving import toy_tokenizer
+from tests.support.rig import PAGE, VOCAB, Rig, expected_tokens, make_submit
+from tests.support.serving import toy_tokenizer
 
 MODES = ("autoregressive", "speculative", "pearl")
 SAMPLINGS = (

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from runtime.errors import ConfigError
 from runtime.models.chat_template import ChatTemplate
-from tests.tokenizer_layouts import CHATML, byte_level
+from tests.support.tokenizer_layouts import CHATML, byte_level
 
 ASK = {"role": "user", "content": "is it ?"}
 

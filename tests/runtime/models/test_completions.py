@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from runtime.errors import ConfigError
 from runtime.models.completions import encode_completion, render_answer
 from runtime.models.tokenizer import Tokenizer
-from tests.tokenizer_layouts import CHATML, LAYOUTS, byte_level, write
+from tests.support.tokenizer_layouts import CHATML, LAYOUTS, byte_level, write
 
 ASK = [{"role": "user", "content": "is it ?"}]
 OPENS_THINKING = (

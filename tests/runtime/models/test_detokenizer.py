@@ -11,7 +11,7 @@ from tokenizers import decoders
 from runtime.errors import ConfigError
 from runtime.models.detokenizer import Detokenizer
 from runtime.models.tokenizer import IncrementalDecoder, StopMatcher, Tokenizer
-from tests.tokenizer_layouts import LAYOUTS, byte_level, sentencepiece, write
+from tests.support.tokenizer_layouts import LAYOUTS, byte_level, sentencepiece, write
 
 MANY = 20_000
 

@@ -20,9 +20,9 @@ from runtime.models.checkpoint_files import read_checkpoint
 from runtime.models.gguf_import import convert
 from runtime.models.tokenizer import Tokenizer
 from runtime.models.weights import load_decoder
-from tests.models import smollm2_directory
-from tests.parallel.model.tiny import CPU, TinyModel, score, tiny_model, tokens
-from tests.runtime.models.gguf_files import Change, without, write_gguf
+from tests.support.gguf_files import Change, without, write_gguf
+from tests.support.models import smollm2_directory
+from tests.support.tiny_transformer import CPU, TinyModel, score, tiny_model, tokens
 
 PROMPT = tokens(20)
 

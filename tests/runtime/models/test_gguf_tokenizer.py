@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from runtime.models.gguf_tokenizer import check_tokenizer, end_token_ids, load_tokenizer
 from runtime.models.tokenizer import Tokenizer
-from tests.runtime.models.gguf_files import Change
+from tests.support.gguf_files import Change
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<end>", "<think>"]
 MERGES = ["t h", "th e", "\u0120 the", "1 2", "12 3", "\u0120 1", "' t", "\u0120 \u0120", ") )"]

@@ -13,7 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from parallel.model.rope import inverse_frequencies
 from runtime.models.config_keys import HARMLESS
 from runtime.models.hf_config import parse_config
-from tests.runtime.models.published import PUBLISHED
+from tests.support.published_configs import PUBLISHED
 
 LLAMA: dict[str, object] = {
     "model_type": "llama",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from runtime.models.model_facts import read_facts
-from tests.parallel.model.tiny import tiny_model
+from tests.support.tiny_transformer import tiny_model
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])

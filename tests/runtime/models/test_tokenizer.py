@@ -18,8 +18,8 @@ from runtime.models.tokenizer import (
     Tokenizer,
     check_same_vocabulary,
 )
-from tests.models import smollm2_directory
-from tests.tokenizer_layouts import LAYOUTS, sentencepiece, write
+from tests.support.models import smollm2_directory
+from tests.support.tokenizer_layouts import LAYOUTS, sentencepiece, write
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}\n"

@@ -18,8 +18,8 @@ from parallel.model.transformer import Decoder
 from runtime.errors import ConfigError
 from runtime.models.checkpoint_files import read_checkpoint, read_model_config
 from runtime.models.weights import CheckpointSource, load_decoder
-from tests.models import reference_model, smollm2_directory
-from tests.parallel.model.tiny import (
+from tests.support.models import reference_model, smollm2_directory
+from tests.support.tiny_transformer import (
     CPU,
     RankThread,
     TinyModel,

@@ -10,7 +10,7 @@ from parallel.simulation.decoding_rounds import simulate
 from parallel.simulation.decoding_setup import Request, Setting
 from runtime.errors import ConfigError
 from runtime.rank.virtual_shard import VirtualShard, VirtualSpec
-from tests.rig import VOCAB, Rig, make_submit
+from tests.support.rig import VOCAB, Rig, make_submit
 
 SPEC = VirtualSpec(target_s=0.002, draft_s=0.0005, alpha=0.8, vocab_size=VOCAB, seed=3)
 PROMPTS = [(5, 1, 1), (9, 2, 2, 2), (14, 3)]

@@ -10,8 +10,8 @@ import pytest
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.client.client import Client
-from tests.rig import Rig
-from tests.runtime.service.serving import Serving, wait_until
+from tests.support.rig import Rig
+from tests.support.serving import Serving, wait_until
 
 
 class SlowControl:

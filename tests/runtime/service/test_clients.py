@@ -14,8 +14,8 @@ import grpc
 import pytest
 
 from runtime.client.client import AsyncClient, Chunk, Client, ClientUnusable, ServiceError
-from tests.rig import Rig, expected_tokens, make_submit
-from tests.runtime.service.serving import Serving, slow_down, wait_until
+from tests.support.rig import Rig, expected_tokens, make_submit
+from tests.support.serving import Serving, slow_down, wait_until
 
 PROMPT = (1, 2, 3)
 

@@ -13,8 +13,8 @@ from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.service.journal_store import JournalStore
 from runtime.service.limits import GatewayLimits
-from tests.rig import Rig, expected_tokens, make_submit
-from tests.runtime.service.serving import Serving, slow_down
+from tests.support.rig import Rig, expected_tokens, make_submit
+from tests.support.serving import Serving, slow_down
 
 PROMPT = (1, 2, 3)
 LONG = 150

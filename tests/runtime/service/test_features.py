@@ -16,8 +16,8 @@ from runtime.client.client import AsyncClient, Chunk, Client, ServiceError
 from runtime.errors import ConfigError, InvalidValue
 from runtime.rank.toy_shard import prefix_logits
 from runtime.service.limits import GatewayLimits
-from tests.rig import VOCAB, Rig, expected_tokens, make_submit
-from tests.runtime.service.serving import CutWire, Serving, slow_down
+from tests.support.rig import VOCAB, Rig, expected_tokens, make_submit
+from tests.support.serving import CutWire, Serving, slow_down
 
 PROMPT = (1, 2, 3)
 SEED = 7

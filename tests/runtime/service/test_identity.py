@@ -8,8 +8,8 @@ from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.service.identity import AcceptedTokens
 from runtime.service.limits import GatewayLimits
-from tests.rig import Rig
-from tests.runtime.service.serving import Serving, slow_down
+from tests.support.rig import Rig
+from tests.support.serving import Serving, slow_down
 
 PEER = "ipv4:10.0.0.7:41234"
 BOTH = AcceptedTokens(users=("user",), admins=("root",))

@@ -16,7 +16,7 @@ from runtime.service.journal import Journal, Request
 from runtime.service.journal_store import JournalStore
 from runtime.service.limits import GatewayDown
 from runtime.service.metrics import ServiceMetrics
-from tests.rig import make_submit
+from tests.support.rig import make_submit
 
 METRICS = ServiceMetrics()
 

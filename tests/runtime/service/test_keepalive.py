@@ -11,8 +11,8 @@ import pytest
 
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
-from tests.rig import Rig
-from tests.runtime.service.serving import Serving, slow_down, wait_until
+from tests.support.rig import Rig
+from tests.support.serving import Serving, slow_down, wait_until
 
 PING_FRAME = b"\0\0\x08\x06\0\0\0\0\0"
 EVERY_SECOND = (("grpc.keepalive_time_ms", 1000), ("grpc.http2.max_pings_without_data", 0))

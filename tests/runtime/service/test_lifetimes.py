@@ -20,8 +20,8 @@ from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.errors import PeerLost
 from runtime.service.call import Call
 from runtime.service.limits import GatewayLimits
-from tests.rig import Rig
-from tests.runtime.service.serving import Serving, slow_down, wait_until
+from tests.support.rig import Rig
+from tests.support.serving import Serving, slow_down, wait_until
 
 PROMPT = (1, 2, 3)
 STORM = 500

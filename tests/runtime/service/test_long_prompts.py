@@ -14,8 +14,8 @@ from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.client.client import Client, ServiceError
 from runtime.models.tokenizer import Tokenizer
 from runtime.service.prompt_limits import PromptLimits
-from tests.rig import Rig, expected_tokens, make_submit
-from tests.runtime.service.serving import Serving, slow_down, wait_until
+from tests.support.rig import Rig, expected_tokens, make_submit
+from tests.support.serving import Serving, slow_down, wait_until
 
 PROMPT = (1, 2, 3)
 MOST = 400 * 4  # the toy's context, each token "w47" and a space

@@ -17,8 +17,8 @@ from runtime.client.client_protocol import ServiceError
 from runtime.service.limits import GatewayLimits
 from runtime.service.metrics import EndReason, RefusalReason, ServiceMetrics
 from runtime.service.replica import Replica
-from tests.rig import Rig, expected_tokens, make_submit
-from tests.runtime.service.serving import Serving, slow_down, toy_tokenizer
+from tests.support.rig import Rig, expected_tokens, make_submit
+from tests.support.serving import Serving, slow_down, toy_tokenizer
 
 ROOT = Path(__file__).parents[3]
 DASHBOARD = ROOT / "cluster/monitoring/grafana-dashboard.json"

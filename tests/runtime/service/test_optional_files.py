@@ -9,8 +9,8 @@ from runtime.client.client import Client
 from runtime.distillation.traffic import TrafficLog
 from runtime.service.journal_store import JournalStore
 from runtime.service.record_file import RecordFile
-from tests.rig import Rig, expected_tokens, make_submit
-from tests.runtime.service.serving import Serving
+from tests.support.rig import Rig, expected_tokens, make_submit
+from tests.support.serving import Serving
 
 FULL = Path("/dev/full")
 

@@ -25,8 +25,8 @@ from parallel.messages import (
 from runtime.client.client import Chunk, Client, ServiceError
 from runtime.errors import PeerLost
 from runtime.links.memory_link import memory_link_pair
-from tests.rig import Rig, expected_tokens, make_submit
-from tests.runtime.service.serving import Serving, slow_down, toy_tokenizer
+from tests.support.rig import Rig, expected_tokens, make_submit
+from tests.support.serving import Serving, slow_down, toy_tokenizer
 
 LONG = 120
 

@@ -15,8 +15,8 @@ from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.client.client import Client, Credentials, ServiceError
 from runtime.service.limits import GatewayLimits
-from tests.rig import Rig, expected_tokens, make_submit
-from tests.runtime.service.serving import CutWire, Serving, slow_down, toy_tokenizer
+from tests.support.rig import Rig, expected_tokens, make_submit
+from tests.support.serving import CutWire, Serving, slow_down, toy_tokenizer
 
 PROMPT = (1, 2, 3)
 Stub = Any  # the stubs of streams know less than the streams

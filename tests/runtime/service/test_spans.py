@@ -10,8 +10,8 @@ import pytest
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.service.tracing import Tracing
-from tests.rig import Rig
-from tests.runtime.service.serving import Serving, slow_down
+from tests.support.rig import Rig
+from tests.support.serving import Serving, slow_down
 
 trace_sdk: Any = pytest.importorskip("opentelemetry.sdk.trace")
 export: Any = pytest.importorskip("opentelemetry.sdk.trace.export")

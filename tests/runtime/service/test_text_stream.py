@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.service.text_stream import TextStream, _Overlap
-from tests.runtime.service.serving import toy_tokenizer
+from tests.support.serving import toy_tokenizer
 
 TOKENS = [11, 12, 1, 2, 31, 4]
 WHOLE = "w11 w12 w1 w2 w31 w4"

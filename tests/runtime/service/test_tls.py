@@ -11,9 +11,9 @@ import pytest
 from runtime.client.client import AsyncClient, Client, Credentials, ServiceError
 from runtime.errors import ConfigError
 from runtime.training.shared_seed.port import GrpcPort
-from tests.certificates import make_certificates
-from tests.rig import Rig
-from tests.runtime.service.serving import Serving
+from tests.support.certificates import make_certificates
+from tests.support.rig import Rig
+from tests.support.serving import Serving
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from parallel.group import SoloGroup
 from runtime.errors import ConfigError
 from runtime.models.weights import load_decoder
 from runtime.training.base_model import load_model, load_shapes
-from tests.parallel.model.tiny import CPU, score, tiny_model, tokens
+from tests.support.tiny_transformer import CPU, score, tiny_model, tokens
 
 PROMPT = tokens(40)
 

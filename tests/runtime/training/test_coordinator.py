@@ -9,7 +9,7 @@ import pytest
 from parallel.training.adamw import AdamW, clipped, learning_rate
 from parallel.training.sampler import split_evenly, step_samples
 from runtime.errors import PeerLost
-from tests.runtime.training.pools import NUM_SAMPLES, SIZE, FakePool, gradient, make_config, train
+from tests.support.worker_pools import NUM_SAMPLES, SIZE, FakePool, gradient, make_config, train
 
 
 def serial(steps: int) -> tuple[AdamW, list[float]]:

@@ -13,8 +13,8 @@ from parallel.training.adamw import AdamW
 from runtime.errors import ConfigError
 from runtime.training.job_checkpoint import JobFiles
 from runtime.training.saving import drop_old_adapters, save_whole, step_name
-from tests.runtime.training.pools import FakePool, make_config, train
-from tests.tokenizer_layouts import LAYOUTS
+from tests.support.tokenizer_layouts import LAYOUTS
+from tests.support.worker_pools import FakePool, make_config, train
 
 
 def run_into(directory: Path, steps: int) -> AdamW:

@@ -22,7 +22,7 @@ from transformers import (
 
 from runtime.errors import ConfigError
 from runtime.training.merge import merge_adapter
-from tests.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:transformers"),  # of what peft calls

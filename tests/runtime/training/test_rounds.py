@@ -15,7 +15,7 @@ from runtime.training.choose import choose_scheme
 from runtime.training.chunk_work import Work
 from runtime.training.coordinator import StepReport, batch_of, make_step
 from runtime.training.rounds import RoundCoordinator
-from tests.runtime.training.pools import NUM_SAMPLES, SIZE, FakePool, gradient, make_config
+from tests.support.worker_pools import NUM_SAMPLES, SIZE, FakePool, gradient, make_config
 
 WORKERS = 6
 STEPS = 10

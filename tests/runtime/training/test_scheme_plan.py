@@ -11,7 +11,7 @@ from runtime.errors import PeerLost
 from runtime.training.coordinator import StepReport
 from runtime.training.job_config import TrainConfig
 from runtime.training.scheme_plan import training_steps
-from tests.runtime.training.pools import NUM_SAMPLES, SIZE, FakePool, make_config
+from tests.support.worker_pools import NUM_SAMPLES, SIZE, FakePool, make_config
 
 FOR_EVER = float("inf")
 STEPS = 40

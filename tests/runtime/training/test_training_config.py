@@ -14,7 +14,7 @@ from runtime.models.tokenizer import Tokenizer
 from runtime.training.config_file import keep_config, kept_config, load_config
 from runtime.training.job_config import DataConfig
 from runtime.training.training_data import Example, digest_of, read_examples, render, tokenize
-from tests.models import smollm2_directory
+from tests.support.models import smollm2_directory
 
 GOOD = 'model = "m"\nout = "run"\n[data]\ntrain = "t.jsonl"\n'
 

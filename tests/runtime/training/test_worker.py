@@ -11,7 +11,7 @@ from runtime.training.job_config import LoraConfig, TrainConfig
 from runtime.training.timed_worker import TimedSpec, TimedWorker, start_vector
 from runtime.training.training_data import Sample
 from runtime.training.worker import Trainable, TrainWorker
-from tests.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 SAMPLES = [Sample(tuple(range(first, first + 9)), 3) for first in range(1, 9)]
 WORK = Work(version=0, key=(0, 0, 0), samples=(0, 3, 5), dropout_seed=7)

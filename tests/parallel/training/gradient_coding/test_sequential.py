@@ -10,7 +10,7 @@ from parallel.training.gradient_coding.codes import CyclicCode, replication_code
 from parallel.training.gradient_coding.patterns import Arbitrary, Bursty, GilbertElliott, History
 from parallel.training.gradient_coding.schemes import remembered
 from parallel.training.gradient_coding.sequential import MakeCode, Multiplexed, SelectiveRepeat
-from tests.parallel.training.coding.rounds import draw_pattern, run_pattern
+from tests.support.coded_rounds import draw_pattern, run_pattern
 
 M_SGC = [
     (4, 1, 2, 1), (4, 1, 2, 2), (4, 1, 2, 4), (4, 2, 3, 4), (4, 2, 3, 2), (5, 1, 3, 2),

@@ -29,7 +29,7 @@ from runtime.training.shared_seed.seed_worker import SeedWorker, Told
 from runtime.training.shared_seed.shared_seed_job import header_of
 from runtime.training.shared_seed_settings import SharedSeedConfig
 from runtime.training.training_data import Example
-from tests.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 EXAMPLES = [Example(f"w{a} w{b}", f" w{a + b}") for a in range(6) for b in range(6)]
 

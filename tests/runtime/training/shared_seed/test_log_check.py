@@ -17,7 +17,7 @@ from runtime.training.shared_seed.replay import Replayed, replay, write_result
 from runtime.training.shared_seed.seed_log import SeedLog
 from runtime.training.shared_seed.shared_seed_job import header_of
 from runtime.training.shared_seed_settings import SharedSeedConfig
-from tests.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from runtime.training.shared_seed.estimate import one_sided, two_sided
 from runtime.training.shared_seed.points import PointsModel
 from runtime.training.shared_seed.seed_log import Header
 from runtime.training.training_data import Sample
-from tests.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 SEED = 9
 D = [Direction(4, 2, k) for k in range(3)]

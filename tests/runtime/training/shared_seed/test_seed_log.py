@@ -13,7 +13,7 @@ from parallel.training.shared_seed.step import Commit, Entry
 from runtime.errors import ConfigError
 from runtime.training.shared_seed.seed_log import Machine, SeedLog, read_log
 from runtime.training.shared_seed.shared_seed_job import open_log
-from tests.runtime.training.seedlog.runs import header
+from tests.support.shared_seed_runs import header
 
 
 def commit(number: int) -> Commit:

@@ -21,8 +21,8 @@ from runtime.training.shared_seed.seed_service import ListenSettings, SeedLogSer
 from runtime.training.shared_seed.seed_worker import SeedWorker
 from runtime.training.shared_seed.sequencer import Refused, Rules
 from runtime.training.shared_seed.snapshot import write_snapshot
-from tests.certificates import make_certificates
-from tests.runtime.training.seedlog.runs import ToyRun, fresh, header, loss_at
+from tests.support.certificates import make_certificates
+from tests.support.shared_seed_runs import ToyRun, fresh, header, loss_at
 
 
 def rules(rounds: int = 40, **more: float) -> Rules:

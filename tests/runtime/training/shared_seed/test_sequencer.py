@@ -17,7 +17,7 @@ from runtime.errors import ConfigError
 from runtime.training.shared_seed.seed_log import SeedLog
 from runtime.training.shared_seed.sequencer import Refused, Rules, Sequencer, trimmed
 from runtime.training.shared_seed.shared_seed_job import open_log
-from tests.runtime.training.seedlog.runs import EPS, SEED, SIZE, fresh, header, loss_at
+from tests.support.shared_seed_runs import EPS, SEED, SIZE, fresh, header, loss_at
 
 OPEN: list[SeedLog] = []
 

@@ -7,7 +7,7 @@ import pytest
 from protos.paceline.v1 import seedlog_pb2 as pb
 from runtime.errors import ProtocolError
 from runtime.training.shared_seed.wire import answer_from_wire, header_from_wire, header_to_wire
-from tests.runtime.training.seedlog.runs import header
+from tests.support.shared_seed_runs import header
 
 
 def test_a_header_goes_there_and_back() -> None:

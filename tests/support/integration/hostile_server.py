@@ -1,6 +1,6 @@
 """`paceline serve` whose drafters are hostile: they raise, and return nonsense of every kind.
 
-    python -m tests.integration.hostile_server serve ...
+    python -m tests.support.integration.hostile_server serve ...
 
 Faults are rare enough for a drafter to be kept for a while, and common enough for many of them.
 """
@@ -14,7 +14,7 @@ from parallel.messages import Hello
 from runtime.drafters.drafting import Drafter
 from runtime.hosts import rank_hosts as hosts
 from runtime.hosts.rank_settings import DrafterSeat, LeaderSettings
-from tests.hostile import FuzzingDrafter, RaisingDrafter
+from tests.support.hostile import FuzzingDrafter, RaisingDrafter
 
 
 class HostileShardActor(ShardActor):

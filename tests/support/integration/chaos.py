@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 
 from runtime.client.client import Client
-from tests.integration.serving_process import ROOT
-from tests.integration.wires import Relay
+from tests.support.integration.serving_process import ROOT
+from tests.support.integration.wires import Relay
 
 _START_S = 180
 NUM_CLIENTS = 8
@@ -41,7 +41,7 @@ class ChaosServer:
         """Start it; with `wired`, its links go through relays."""
         self.clients, self.driver, self.drafter = Relay(), Relay(), Relay()
         self._ports = [_free_port(), _free_port()]
-        command = [sys.executable, "-m", "tests.integration.chaos_server"]
+        command = [sys.executable, "-m", "tests.support.integration.chaos_server"]
         wires = (self.driver.port, self.drafter.port) if wired else (0, 0)
         numbers = [target_ms, draft_ms, row_ms, *wires]
         serve = ["serve", "--target", str(checkpoint), "--threads", "1"]

@@ -1,6 +1,6 @@
 """`paceline serve` with slow ranks, wires that can be cut, and a hand that kills at its moment.
 
-    python -m tests.integration.chaos_server TARGET_MS DRAFT_MS ROW_MS PORT PORT serve ...
+    python -m tests.support.integration.chaos_server TARGET_MS DRAFT_MS ROW_MS PORT PORT serve ...
 
 A forward takes so long at least, of a drafter ROW_MS more for each request, so that a moment of a
 kind can be hit. Driver and drafters reach the leader through the two ports, where they are not 0.

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import ray
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 _START_S = 120
 _RUN_S = 240
 _STORE_BYTES = 80 << 20

@@ -17,9 +17,9 @@ from runtime.links.link import Link
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner
 from runtime.rank.toy_shard import PrefixShard
-from tests.integration.wires import Relay
-from tests.rig import PAGE, VOCAB, Rig, expected_tokens, make_submit
-from tests.runtime.service.serving import slow_down
+from tests.support.integration.wires import Relay
+from tests.support.rig import PAGE, VOCAB, Rig, expected_tokens, make_submit
+from tests.support.serving import slow_down
 
 TOKEN = "secret"
 

@@ -1,6 +1,6 @@
 """A client that does what none should, for a while: one thread for each kind of attack.
 
-    python -m tests.integration.hostile_client ADDRESS TOKEN SECONDS
+    python -m tests.support.integration.hostile_client ADDRESS TOKEN SECONDS
 
 Prints how often it did each, as a line of JSON.
 """
@@ -20,7 +20,7 @@ import grpc
 
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
-from tests.tiny_checkpoint import VOCAB
+from tests.support.tiny_checkpoint import VOCAB
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = b"\0\0\0\x04\0\0\0\0\0"

@@ -11,7 +11,7 @@ from queue import Queue
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 _START_S = 120
 
 

@@ -6,7 +6,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tests.parallel.model.tiny import tiny_model
+from tests.support.tiny_transformer import tiny_model
 
 VOCAB = 101
 MAX_POSITIONS = 512

@@ -19,7 +19,7 @@ from runtime.service.gateway import Gateway
 from runtime.service.limits import GatewayLimits
 from runtime.service.served_model import ServedModel
 from runtime.service.server import ServerSettings, ServiceServer
-from tests.rig import VOCAB, Rig
+from tests.support.rig import VOCAB, Rig
 
 T = TypeVar("T")
 
