@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.cli.command_endings import run_to_end
-from tests.cluster.test_bad_files import COMMAND, VERBS, Case, command_line, good, spied
+from tests.cluster.cli.test_bad_files import COMMAND, VERBS, Case, command_line, good, spied
 
 __all__ = ["good", "spied"]  # fixtures
 
