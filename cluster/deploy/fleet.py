@@ -9,9 +9,9 @@ from cluster.deploy.deployment import Deployment
 from cluster.deploy.deployment_spec import DeploymentSpec
 from cluster.deploy.supervisor import Recovery, Supervision, Supervisor
 from runtime.errors import PacelineError
+from runtime.gateway.gateway import Gateway
 from runtime.hosts.rank_settings import ModelSettings
 from runtime.links.link import Link
-from runtime.service.gateway import Gateway
 
 
 class Fleet:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from cluster.deploy.deployment import Deployment
 from cluster.deploy.rank_liveness import Stuck, VitalLimits, VitalSigns
 from runtime.errors import PacelineError, PeerError, PeerLost
+from runtime.gateway.gateway import Gateway
 from runtime.heartbeat import DRAFTING
 from runtime.restarts import RestartBudget, RestartLimits
-from runtime.service.gateway import Gateway
 
 _LOG = logging.getLogger("paceline.supervisor")
 _LOOK_S = 0.25

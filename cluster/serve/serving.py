@@ -36,13 +36,13 @@ from runtime.channels.addresses import parse_address
 from runtime.channels.tokens import read_tokens
 from runtime.distillation.traffic import TrafficLog
 from runtime.errors import ConfigError, PacelineError
+from runtime.gateway.gateway import Gateway
+from runtime.gateway.journal_store import JournalStore
+from runtime.gateway.limits import GatewayLimits
+from runtime.gateway.metrics import ServiceMetrics
 from runtime.hosts.rank_settings import ModelSettings
 from runtime.node.keeper import end_with_keeper
 from runtime.restarts import RestartLimits
-from runtime.service.gateway import Gateway
-from runtime.service.journal_store import JournalStore
-from runtime.service.limits import GatewayLimits
-from runtime.service.metrics import ServiceMetrics
 from runtime.service.served_model import ServedModel
 from runtime.service.server import ServerSettings, ServiceServer
 from runtime.service.service_logs import start_logging

@@ -8,11 +8,11 @@ from typing import Protocol, TypeVar
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.errors import PacelineError
+from runtime.gateway.gateway import Gateway
+from runtime.gateway.limits import RequestRefused
+from runtime.gateway.replica import Replica
 from runtime.links.to_wire import put_status
 from runtime.service.call import Context
-from runtime.service.gateway import Gateway
-from runtime.service.limits import RequestRefused
-from runtime.service.replica import Replica
 from runtime.service.served_model import ServedModel
 from runtime.service.servicer import refuse
 

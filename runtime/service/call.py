@@ -9,9 +9,9 @@ import grpc
 from google.protobuf.message import Message as ProtoMessage
 
 from runtime.errors import PacelineError
-from runtime.service.gateway import Gateway
-from runtime.service.journal import Request
-from runtime.service.metrics import EndReason
+from runtime.gateway.gateway import Gateway
+from runtime.gateway.journal import Request
+from runtime.gateway.metrics import EndReason
 
 Context: TypeAlias = "grpc.aio.ServicerContext[ProtoMessage, ProtoMessage]"
 _SLACK_S = 0.1

@@ -8,8 +8,8 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from runtime.gateway.limits import RequestRefused
 from runtime.service.call import refuse_unread
-from runtime.service.limits import RequestRefused
 
 _OURS = "/paceline."
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from runtime.service.limits import GatewayBusy
+from runtime.gateway.limits import GatewayBusy
 
 _T = TypeVar("_T")
 _SHORT_BYTES = 32 * 1024

@@ -15,12 +15,12 @@ from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.channels.listening import listen, server_credentials
 from runtime.channels.releasing import ReleasingInterceptor
 from runtime.channels.tokens import check_token
+from runtime.gateway.gateway import Gateway
+from runtime.gateway.limits import CallDenied
 from runtime.links.keepalive import PERMITTING, PING_S, pinging
 from runtime.service.admin import AdminServicer, DrafterControl
 from runtime.service.call import CallInterceptor
-from runtime.service.gateway import Gateway
 from runtime.service.identity import AcceptedTokens, TokenInterceptor
-from runtime.service.limits import CallDenied
 from runtime.service.malformed_requests import ReadingInterceptor
 from runtime.service.prompt_reader import PromptReader
 from runtime.service.served_model import ServedModel

@@ -13,10 +13,12 @@ from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.checking.prompt_value import token_ids
 from runtime.errors import ConfigError, DeadlineExceeded, PacelineError
+from runtime.gateway.gateway import Gateway
+from runtime.gateway.journal import Request
+from runtime.gateway.limits import GatewayBusy, GatewayDown, RequestRefused
 from runtime.links.to_wire import put_logprobs, put_stats
 from runtime.links.wire_values import REASONS
 from runtime.service.call import Call, Context, current_call
-from runtime.service.gateway import Gateway
 from runtime.service.identity import AcceptedTokens
 from runtime.service.incoming import (
     num_samples,
@@ -25,8 +27,6 @@ from runtime.service.incoming import (
     resume_places,
     to_submit,
 )
-from runtime.service.journal import Request
-from runtime.service.limits import GatewayBusy, GatewayDown, RequestRefused
 from runtime.service.prompt_reader import PromptReader
 from runtime.service.served_model import ServedModel
 from runtime.service.text_stream import TextStream

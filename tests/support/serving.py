@@ -14,9 +14,9 @@ from tokenizers import models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from parallel.decoding.types import DecodeMode
+from runtime.gateway.gateway import Gateway
+from runtime.gateway.limits import GatewayLimits
 from runtime.models.tokenizer import Tokenizer
-from runtime.service.gateway import Gateway
-from runtime.service.limits import GatewayLimits
 from runtime.service.served_model import ServedModel
 from runtime.service.server import ServerSettings, ServiceServer
 from tests.support.rig import VOCAB, Rig

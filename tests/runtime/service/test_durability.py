@@ -11,8 +11,8 @@ import pytest
 
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
-from runtime.service.journal_store import JournalStore
-from runtime.service.limits import GatewayLimits
+from runtime.gateway.journal_store import JournalStore
+from runtime.gateway.limits import GatewayLimits
 from tests.support.rig import Rig, expected_tokens, make_submit
 from tests.support.serving import Serving, slow_down
 

@@ -14,8 +14,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from parallel.decoding.types import SamplingParams
 from runtime.client.client import AsyncClient, Chunk, Client, ServiceError
 from runtime.errors import ConfigError, InvalidValue
+from runtime.gateway.limits import GatewayLimits
 from runtime.rank.toy_shard import prefix_logits
-from runtime.service.limits import GatewayLimits
 from tests.support.rig import VOCAB, Rig, expected_tokens, make_submit
 from tests.support.serving import CutWire, Serving, slow_down
 

@@ -6,8 +6,8 @@ import pytest
 
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
+from runtime.gateway.limits import GatewayLimits
 from runtime.service.identity import AcceptedTokens
-from runtime.service.limits import GatewayLimits
 from tests.support.rig import Rig
 from tests.support.serving import Serving, slow_down
 

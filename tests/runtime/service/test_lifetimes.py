@@ -18,8 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.errors import PeerLost
+from runtime.gateway.limits import GatewayLimits
 from runtime.service.call import Call
-from runtime.service.limits import GatewayLimits
 from tests.support.rig import Rig
 from tests.support.serving import Serving, slow_down, wait_until
 

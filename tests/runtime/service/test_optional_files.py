@@ -7,8 +7,8 @@ import pytest
 
 from runtime.client.client import Client
 from runtime.distillation.traffic import TrafficLog
-from runtime.service.journal_store import JournalStore
-from runtime.service.record_file import RecordFile
+from runtime.gateway.journal_store import JournalStore
+from runtime.gateway.record_file import RecordFile
 from tests.support.rig import Rig, expected_tokens, make_submit
 from tests.support.serving import Serving
 

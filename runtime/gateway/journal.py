@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from parallel.decoding.types import TokenLogprobs
 from parallel.messages import Committed, Finished, Submit
 from runtime.errors import DeadlineExceeded, PacelineError
-from runtime.service.metrics import EndReason, ServiceMetrics
+from runtime.gateway.metrics import EndReason, ServiceMetrics
 
 _LEAST_S = 1e-3  # 0 would be no deadline
 _PIECE_TOKENS = 256

@@ -14,9 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from parallel.messages import EngineStatus, Finished, RequestStats
 from runtime.client.client import Client
 from runtime.client.client_protocol import ServiceError
-from runtime.service.limits import GatewayLimits
-from runtime.service.metrics import EndReason, RefusalReason, ServiceMetrics
-from runtime.service.replica import Replica
+from runtime.gateway.limits import GatewayLimits
+from runtime.gateway.metrics import EndReason, RefusalReason, ServiceMetrics
+from runtime.gateway.replica import Replica
 from tests.support.rig import Rig, expected_tokens, make_submit
 from tests.support.serving import Serving, slow_down, toy_tokenizer
 

@@ -1,6 +1,6 @@
 """Requests go where most of their prompt was read before, unless that engine is busy."""
 
-from runtime.service.routing import PrefixRouter
+from runtime.gateway.routing import PrefixRouter
 
 SHARED = list(range(100, 164))  # four blocks
 

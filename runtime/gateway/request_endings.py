@@ -7,9 +7,9 @@ that has ended, or without one if it was refused or left before it was accepted.
 import logging
 
 from runtime.errors import PacelineError
-from runtime.service.journal import Request
-from runtime.service.limits import CallDenied, GatewayBusy, GatewayDown
-from runtime.service.metrics import EndReason, RefusalReason, ServiceMetrics
+from runtime.gateway.journal import Request
+from runtime.gateway.limits import CallDenied, GatewayBusy, GatewayDown
+from runtime.gateway.metrics import EndReason, RefusalReason, ServiceMetrics
 
 _LOG = logging.getLogger("paceline.gateway")
 

@@ -16,15 +16,15 @@ from itertools import count
 from parallel.messages import Committed, EngineStatus, Failed, Finished, Message, Submit
 from runtime.distillation.traffic import TrafficLog
 from runtime.errors import ConfigError, DeadlineExceeded, PacelineError
+from runtime.gateway.engines import Engines
+from runtime.gateway.journal import Journal, Request
+from runtime.gateway.journal_store import JournalStore
+from runtime.gateway.limits import GatewayDown, GatewayLimits, RequestRefused
+from runtime.gateway.metrics import ServiceMetrics
+from runtime.gateway.replica import Replica
+from runtime.gateway.request_endings import Endings
+from runtime.gateway.request_table import Register
 from runtime.links.link import Link
-from runtime.service.engines import Engines
-from runtime.service.journal import Journal, Request
-from runtime.service.journal_store import JournalStore
-from runtime.service.limits import GatewayDown, GatewayLimits, RequestRefused
-from runtime.service.metrics import ServiceMetrics
-from runtime.service.replica import Replica
-from runtime.service.request_endings import Endings
-from runtime.service.request_table import Register
 
 _LOG = logging.getLogger("paceline.gateway")
 _PING_S = 1.0

@@ -8,10 +8,10 @@ from functools import reduce
 
 from parallel.messages import Cancel, EngineStatus, Failed, Message, Ping, Pong, Submit
 from runtime.errors import PacelineError, PeerError
+from runtime.gateway.limits import GatewayDown
+from runtime.gateway.replica import News, Replica, added
+from runtime.gateway.routing import PrefixRouter
 from runtime.links.link import Link
-from runtime.service.limits import GatewayDown
-from runtime.service.replica import News, Replica, added
-from runtime.service.routing import PrefixRouter
 
 _LOG = logging.getLogger("paceline.gateway")
 

@@ -1,6 +1,6 @@
 """Journals on disk: a server that was killed goes on with its clients' requests.
 
-A directory holds one file of records (`runtime/service/record_file.py`), appended to as tokens are
+A directory holds one file of records (`runtime/gateway/record_file.py`), appended to as tokens are
 committed. It is written anew, without what clients have done with, when it has grown.
 """
 
@@ -17,9 +17,9 @@ from parallel.decoding.types import TokenLogprobs
 from parallel.messages import Committed, Finished, Submit
 from runtime import errors
 from runtime.errors import ConfigError, PacelineError, ProtocolError
+from runtime.gateway.journal import Journal, Request
+from runtime.gateway.record_file import Record, RecordFile, RecordReader
 from runtime.links.codec import decode, encode
-from runtime.service.journal import Journal, Request
-from runtime.service.record_file import Record, RecordFile, RecordReader
 
 _LOG = logging.getLogger("paceline.journal")
 _FILE, _NEW, _LOCK = "journal", "journal.new", "lock"

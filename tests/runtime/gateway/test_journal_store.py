@@ -12,10 +12,10 @@ import pytest
 from parallel.decoding.types import SamplingParams, TokenLogprobs
 from parallel.messages import Committed, Finished, RequestStats
 from runtime.errors import ConfigError, DeadlineExceeded
-from runtime.service.journal import Journal, Request
-from runtime.service.journal_store import JournalStore
-from runtime.service.limits import GatewayDown
-from runtime.service.metrics import ServiceMetrics
+from runtime.gateway.journal import Journal, Request
+from runtime.gateway.journal_store import JournalStore
+from runtime.gateway.limits import GatewayDown
+from runtime.gateway.metrics import ServiceMetrics
 from tests.support.rig import make_submit
 
 METRICS = ServiceMetrics()

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import count
 
 from parallel.messages import Submit
-from runtime.service.journal import Journal, Request
+from runtime.gateway.journal import Journal, Request
 
 
 class Register:

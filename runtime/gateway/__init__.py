@@ -1,0 +1,1 @@
+"""Between clients and engines: journals, routing, limits, metrics."""
