@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from runtime.channels.credentials import Credentials
-from runtime.training.job_config import TrainConfig
+from runtime.training.job.job_config import TrainConfig
 from runtime.training.shared_seed.host import (
     SequencerHost,
     SequencerStatus,

@@ -9,7 +9,7 @@ from runtime.distillation.draft_job import DraftJob, JobEvent, run_job
 from runtime.distillation.layer_search import SearchJob, run_search
 from runtime.rank.group_models import NamedModel, on_this_node
 from runtime.training.chunk_work import ChunkResult, Vector, Work
-from runtime.training.job_config import TrainConfig
+from runtime.training.job.job_config import TrainConfig
 from runtime.training.training_data import Sample
 from runtime.training.worker import TrainWorker
 

@@ -16,8 +16,8 @@ from cluster.train.train_judge import Judge
 from runtime.errors import ConfigError
 from runtime.models.checkpoint import resolve_model
 from runtime.models.tokenizer import Tokenizer
-from runtime.training.config_file import load_config
-from runtime.training.job_config import TrainConfig
+from runtime.training.job.config_file import load_config
+from runtime.training.job.job_config import TrainConfig
 from runtime.training.samples import EvalSamples, Sampler
 from runtime.training.shared_seed.compare import (
     FIRST_ORDER,

@@ -11,7 +11,7 @@ from cluster.options.train_options import BenchSeedsOptions
 from cluster.reports.run_report import output_console
 from runtime.errors import ConfigError
 from runtime.models.checkpoint import resolve_model
-from runtime.training.job_config import SHARED_SEED, LoraConfig, TrainConfig
+from runtime.training.job.job_config import SHARED_SEED, LoraConfig, TrainConfig
 from runtime.training.shared_seed.compare import use_threads
 from runtime.training.shared_seed.round_cost import StepBench, StepCost, WireCost, wire_cost
 from runtime.training.shared_seed.shared_seed_job import header_of

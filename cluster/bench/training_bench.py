@@ -24,7 +24,7 @@ from parallel.training.adamw import AdamW
 from runtime.clock import MonotonicClock
 from runtime.errors import ConfigError
 from runtime.training.coordinator import Coordinator
-from runtime.training.job_config import OptimizerConfig, TrainConfig, WorkersConfig
+from runtime.training.job.job_config import OptimizerConfig, TrainConfig, WorkersConfig
 from runtime.training.rounds import RoundCoordinator
 from runtime.training.timed_worker import TimedSpec, start_vector
 

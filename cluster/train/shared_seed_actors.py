@@ -15,7 +15,7 @@ from cluster.network.ray_errors import LOSSES, result_of, translated
 from cluster.network.ray_session import beside_driver
 from runtime.channels.credentials import Credentials
 from runtime.errors import PeerError, PeerLost
-from runtime.training.job_config import TrainConfig
+from runtime.training.job.job_config import TrainConfig
 from runtime.training.shared_seed.host import SequencerStatus
 from runtime.training.shared_seed.port import GrpcPort
 from runtime.training.shared_seed.seed_log import Header

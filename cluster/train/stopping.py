@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from runtime.training.job_lock import JobLock
+from runtime.training.job.job_lock import JobLock
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _UNWIND_S = 10.0

@@ -5,7 +5,7 @@ import json
 from cluster.options.train_options import TrainCancelOptions
 from cluster.reports.run_report import output_console
 from runtime.errors import ConfigError, PeerTimeout
-from runtime.training.job_lock import cancel, is_running
+from runtime.training.job.job_lock import cancel, is_running
 
 
 def run(options: TrainCancelOptions) -> int:

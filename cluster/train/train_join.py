@@ -14,13 +14,13 @@ from runtime.errors import ConfigError
 from runtime.files.strict_json import read_json_lines
 from runtime.models.checkpoint import resolve_model
 from runtime.models.tokenizer import Tokenizer
-from runtime.training.config_file import settings_section
-from runtime.training.job_config import FaultsConfig
+from runtime.training.job.config_file import settings_section
+from runtime.training.job.job_config import FaultsConfig
+from runtime.training.job.shared_seed_settings import Terms
 from runtime.training.shared_seed.host import WorkerHost, WorkerSettings
 from runtime.training.shared_seed.port import GrpcPort
 from runtime.training.shared_seed.seed_worker import SeedWorker, insist
 from runtime.training.shared_seed.shared_seed_job import data_of
-from runtime.training.shared_seed_settings import Terms
 from runtime.training.training_data import Example, read_examples
 
 _LOOK_S = 30.0

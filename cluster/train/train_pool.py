@@ -15,7 +15,7 @@ from parallel.training.adamw import Vector
 from runtime.errors import PeerLost, PeerTimeout
 from runtime.training.chunk_work import Work
 from runtime.training.coordinator import Arrived, WorkerLost
-from runtime.training.job_config import TrainConfig
+from runtime.training.job.job_config import TrainConfig
 from runtime.training.training_data import Sample
 
 _START_TIMEOUT_S = 300.0

@@ -7,10 +7,10 @@ from typing import Any
 
 from cluster.options.train_options import TrainStatusOptions
 from cluster.reports.run_report import output_console
-from runtime.training.config_file import kept_config
+from runtime.training.job.config_file import kept_config
+from runtime.training.job.job_config import TrainConfig
+from runtime.training.job.job_lock import is_running
 from runtime.training.job_checkpoint import JobFiles
-from runtime.training.job_config import TrainConfig
-from runtime.training.job_lock import is_running
 
 
 def run(options: TrainStatusOptions) -> int:

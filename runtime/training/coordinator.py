@@ -17,7 +17,7 @@ from parallel.training.sampler import dropout_seed, split_evenly, step_samples
 from runtime.clock import Clock
 from runtime.errors import PeerLost
 from runtime.training.chunk_work import ChunkResult, Work
-from runtime.training.job_config import OptimizerConfig, TrainConfig
+from runtime.training.job.job_config import OptimizerConfig, TrainConfig
 
 _LOG = logging.getLogger("paceline.train")
 _WAIT_S = 1.0

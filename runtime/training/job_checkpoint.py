@@ -19,8 +19,8 @@ from runtime.files.documents import read_text
 from runtime.files.strict_json import parse_json, read_json_object
 from runtime.training.choose import Choice
 from runtime.training.coordinator import StepReport
-from runtime.training.job_config import TrainConfig
-from runtime.training.job_lock import LOCK
+from runtime.training.job.job_config import TrainConfig
+from runtime.training.job.job_lock import LOCK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

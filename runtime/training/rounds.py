@@ -26,7 +26,7 @@ from runtime.clock import Clock
 from runtime.errors import PacelineError, PeerLost
 from runtime.training.chunk_work import ChunkResult, Work
 from runtime.training.coordinator import Pool, StepReport, WorkerLost, batch_of, make_step
-from runtime.training.job_config import TrainConfig
+from runtime.training.job.job_config import TrainConfig
 
 _LOG = logging.getLogger("paceline.train")
 _WAIT_S = 1.0

@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from parallel.training.adamw import Vector
 from runtime.files.strict_json import read_json_object
-from runtime.training.job_config import LoraConfig
+from runtime.training.job.job_config import LoraConfig
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -23,7 +23,7 @@ from runtime.training.coordinator import (
     StepReport,
     WorkerLost,
 )
-from runtime.training.job_config import AUTO, TrainConfig
+from runtime.training.job.job_config import AUTO, TrainConfig
 from runtime.training.rounds import RoundCoordinator, WorkersAwayError
 
 Note = Callable[[str], None]

@@ -11,8 +11,8 @@ from runtime.errors import ConfigError, InvalidValue
 from runtime.files.strict_json import read_json_lines
 from runtime.models.completions import encode_completion, render_answer
 from runtime.models.tokenizer import IncrementalDecoder, Tokenizer
-from runtime.training.config_checks import check_data, template_fields
-from runtime.training.job_config import DataConfig
+from runtime.training.job.config_checks import check_data, template_fields
+from runtime.training.job.job_config import DataConfig
 
 _LEARNED = ("messages", "completion", "text")
 """Fields that say what is learned, where no template does."""

@@ -9,7 +9,7 @@ import numpy as np
 from parallel.training.adamw import AdamW, Vector
 from runtime.training.chunk_work import ChunkResult, Work
 from runtime.training.coordinator import Arrived, Coordinator, StepReport, WorkerLost
-from runtime.training.job_config import OptimizerConfig, TrainConfig, WorkersConfig
+from runtime.training.job.job_config import OptimizerConfig, TrainConfig, WorkersConfig
 
 SIZE = 6
 NUM_SAMPLES = 37

@@ -23,7 +23,7 @@ from parallel.training.shared_seed.directions import weighted_sum
 from runtime.errors import ConfigError
 from runtime.files.documents import read_text
 from runtime.files.strict_json import parse_json
-from runtime.training.job_config import TrainConfig
+from runtime.training.job.job_config import TrainConfig
 from runtime.training.shared_seed.evaluate import LossWork
 from runtime.training.shared_seed.member import Member, start_replica
 from runtime.training.shared_seed.points import PointsModel

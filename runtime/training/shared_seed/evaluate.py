@@ -8,12 +8,12 @@ from torch import Tensor
 
 from parallel.training.shared_seed.directions import Direction
 from runtime.models.tokenizer import Tokenizer
+from runtime.training.job.shared_seed_settings import Terms
 from runtime.training.samples import Prompt
 from runtime.training.shared_seed.estimate import Estimate, one_sided, two_sided
 from runtime.training.shared_seed.member import Member
 from runtime.training.shared_seed.points import PointsModel
 from runtime.training.shared_seed.rewards import Judge
-from runtime.training.shared_seed_settings import Terms
 from runtime.training.training_data import Sample
 
 

@@ -13,7 +13,8 @@ from parallel.training.shared_seed.step import AnyReplica
 from runtime.clock import MonotonicClock
 from runtime.errors import ConfigError
 from runtime.models.tokenizer import Tokenizer
-from runtime.training.job_config import FaultsConfig, TrainConfig
+from runtime.training.job.job_config import FaultsConfig, TrainConfig
+from runtime.training.job.shared_seed_settings import Terms
 from runtime.training.samples import Sampler
 from runtime.training.shared_seed.evaluate import LossWork, RewardWork, Work
 from runtime.training.shared_seed.member import Member, start_replica
@@ -34,7 +35,6 @@ from runtime.training.shared_seed.shared_seed_job import (
     terms_of,
     terms_to_json,
 )
-from runtime.training.shared_seed_settings import Terms
 from runtime.training.training_data import Example
 
 _FOR_EVER_S = 1e6

@@ -22,8 +22,8 @@ from parallel.training.shared_seed.step import Commit
 from runtime.checking.values import describe, number, text, whole_number
 from runtime.errors import ConfigError, InvalidValue
 from runtime.files.documents import parse_msgpack, read_bytes
-from runtime.training.job_tables import make
-from runtime.training.shared_seed_settings import WEIGHTS
+from runtime.training.job.job_tables import make
+from runtime.training.job.shared_seed_settings import WEIGHTS
 
 _MAGIC = b"PLSEED\x00\x01"
 _FRAME = struct.Struct("<III")

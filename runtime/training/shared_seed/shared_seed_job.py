@@ -12,12 +12,12 @@ from safetensors import safe_open
 from runtime.errors import ConfigError
 from runtime.files.strict_json import parse_object
 from runtime.models.checkpoint_files import read_checkpoint
-from runtime.training.job_config import DataConfig, TrainConfig
-from runtime.training.job_tables import make
+from runtime.training.job.job_config import DataConfig, TrainConfig
+from runtime.training.job.job_tables import make
+from runtime.training.job.shared_seed_settings import Terms
 from runtime.training.shared_seed.points import PointsModel
 from runtime.training.shared_seed.seed_log import Header, Records, SeedLog, read_log
 from runtime.training.shared_seed.sequencer import Rules
-from runtime.training.shared_seed_settings import Terms
 
 LOG, SNAPSHOT = "seeds.log", "snapshot"
 

@@ -8,7 +8,7 @@ import pytest
 
 from runtime.errors import ConfigError
 from runtime.models.tokenizer import Tokenizer
-from runtime.training.job_config import DataConfig
+from runtime.training.job.job_config import DataConfig
 from runtime.training.samples import EvalSamples, Sampler
 from runtime.training.training_data import Example, Sample, read_examples
 from tests.support.tiny_checkpoint import MAX_POSITIONS, VOCAB, save_tiny_checkpoint

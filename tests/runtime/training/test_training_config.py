@@ -11,8 +11,8 @@ import pytest
 from runtime.checking.prompt_files import read_prompts
 from runtime.errors import ConfigError
 from runtime.models.tokenizer import Tokenizer
-from runtime.training.config_file import keep_config, kept_config, load_config
-from runtime.training.job_config import DataConfig
+from runtime.training.job.config_file import keep_config, kept_config, load_config
+from runtime.training.job.job_config import DataConfig
 from runtime.training.training_data import Example, digest_of, read_examples, render, tokenize
 from tests.support.models import smollm2_directory
 

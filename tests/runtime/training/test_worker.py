@@ -7,7 +7,7 @@ import pytest
 
 from parallel.training.adamw import Vector
 from runtime.training.chunk_work import ChunkResult, Work
-from runtime.training.job_config import LoraConfig, TrainConfig
+from runtime.training.job.job_config import LoraConfig, TrainConfig
 from runtime.training.timed_worker import TimedSpec, TimedWorker, start_vector
 from runtime.training.training_data import Sample
 from runtime.training.worker import Trainable, TrainWorker

@@ -16,7 +16,8 @@ from protos.paceline.v1 import seedlog_pb2 as pb
 from protos.paceline.v1 import seedlog_pb2_grpc as rpc
 from runtime.errors import ConfigError, ProtocolError
 from runtime.models.checkpoint import resolve_model
-from runtime.training.job_config import FaultsConfig, LoraConfig, OptimizerConfig, TrainConfig
+from runtime.training.job.job_config import FaultsConfig, LoraConfig, OptimizerConfig, TrainConfig
+from runtime.training.job.shared_seed_settings import SharedSeedConfig
 from runtime.training.shared_seed.host import SequencerHost, WorkerHost, WorkerSettings, follow
 from runtime.training.shared_seed.log_check import difference
 from runtime.training.shared_seed.points import PointsModel
@@ -27,7 +28,6 @@ from runtime.training.shared_seed.seed_log import read_log
 from runtime.training.shared_seed.seed_service import ListenSettings
 from runtime.training.shared_seed.seed_worker import SeedWorker, Told
 from runtime.training.shared_seed.shared_seed_job import header_of
-from runtime.training.shared_seed_settings import SharedSeedConfig
 from runtime.training.training_data import Example
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
 

@@ -11,12 +11,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from runtime.errors import ConfigError
-from runtime.training.job_config import LoraConfig, TrainConfig
+from runtime.training.job.job_config import LoraConfig, TrainConfig
+from runtime.training.job.shared_seed_settings import SharedSeedConfig
 from runtime.training.shared_seed.log_check import difference
 from runtime.training.shared_seed.replay import Replayed, replay, write_result
 from runtime.training.shared_seed.seed_log import SeedLog
 from runtime.training.shared_seed.shared_seed_job import header_of
-from runtime.training.shared_seed_settings import SharedSeedConfig
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from runtime.errors import ConfigError
-from runtime.training.job_config import TrainConfig
+from runtime.training.job.job_config import TrainConfig
 from runtime.training.shared_seed.shared_seed_job import terms_from_json, terms_of, terms_to_json
 
 TERMS = terms_of(TrainConfig())

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 from runtime.errors import ConfigError
 from runtime.files.documents import DocumentError, parse_toml, read_toml
 from runtime.files.strict_json import read_json_object
-from runtime.training.config_checks import check_config
-from runtime.training.job_config import TrainConfig
-from runtime.training.job_tables import make
+from runtime.training.job.config_checks import check_config
+from runtime.training.job.job_config import TrainConfig
+from runtime.training.job.job_tables import make
 
 Section = TypeVar("Section")
 _KEPT = "config.json"

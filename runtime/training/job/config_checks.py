@@ -5,7 +5,7 @@ from string import Formatter
 
 from parallel.training.gradient_coding.schemes import smallest_batch
 from runtime.errors import ConfigError
-from runtime.training.job_config import (
+from runtime.training.job.job_config import (
     METHODS,
     PRECISIONS,
     SCHEDULES,
@@ -13,7 +13,7 @@ from runtime.training.job_config import (
     DataConfig,
     TrainConfig,
 )
-from runtime.training.shared_seed_settings import check_shared_seed
+from runtime.training.job.shared_seed_settings import check_shared_seed
 
 _MOST_SEED = 2**63 - 1
 _FEWEST_WORDS = 2

@@ -6,7 +6,7 @@ from pathlib import Path
 from parallel.training.gradient_coding.names import ROUND_FORMS, round_scheme
 from parallel.training.gradient_coding.schemes import Scheme
 from runtime.errors import ConfigError
-from runtime.training.shared_seed_settings import RUNNING, SharedSeedConfig
+from runtime.training.job.shared_seed_settings import RUNNING, SharedSeedConfig
 
 SCHEDULES = ("constant", "linear", "cosine")
 QUEUED = ("pull", "frc-stream")

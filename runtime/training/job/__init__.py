@@ -1,0 +1,1 @@
+"""A fine-tuning job's configuration and directory."""
