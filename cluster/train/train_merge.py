@@ -5,7 +5,7 @@ import json
 from rich.console import Console
 
 from cluster.options.train_options import TrainMergeOptions
-from runtime.training.merge import merge_adapter
+from runtime.training.adapters.merge import merge_adapter
 
 
 def run(options: TrainMergeOptions) -> int:

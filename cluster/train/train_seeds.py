@@ -31,12 +31,12 @@ from runtime.channels.tokens import read_tokens
 from runtime.errors import PacelineError
 from runtime.models.checkpoint import resolve_model
 from runtime.models.tokenizer import Tokenizer
+from runtime.training.adapters.saving import drop_old_adapters, step_name
 from runtime.training.job.config_file import keep_config
 from runtime.training.job.job_config import TrainConfig
 from runtime.training.job.job_lock import JobLock
 from runtime.training.job_checkpoint import JobFiles, RoundReport
 from runtime.training.samples import EvalSamples, Sampler
-from runtime.training.saving import drop_old_adapters, step_name
 from runtime.training.shared_seed.host import follow
 from runtime.training.shared_seed.points import LINEAR, PointsModel
 from runtime.training.shared_seed.replay import write_result

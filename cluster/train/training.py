@@ -29,13 +29,13 @@ from runtime.clock import MonotonicClock
 from runtime.errors import ConfigError
 from runtime.models.checkpoint import resolve_model
 from runtime.models.tokenizer import Tokenizer
+from runtime.training.adapters.saving import drop_old_adapters, save_adapter, save_whole, step_name
 from runtime.training.coordinator import StepReport
 from runtime.training.job.config_file import keep_config, kept_config, load_config
 from runtime.training.job.job_config import SHARED_SEED, TrainConfig
 from runtime.training.job.job_lock import JobLock
 from runtime.training.job_checkpoint import JobFiles
 from runtime.training.samples import EvalSamples, Sampler
-from runtime.training.saving import drop_old_adapters, save_adapter, save_whole, step_name
 from runtime.training.scheme_plan import training_steps
 from runtime.training.shared_seed.shared_seed_job import model_digest
 from runtime.training.training_data import Sample, digest_of, read_examples

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from parallel.training.choices import among_choices
 from parallel.training.lora import add_lora
 from runtime.errors import ConfigError
-from runtime.training.base_model import has_tied_head, load_model
+from runtime.training.adapters.base_model import has_tied_head, load_model
 from runtime.training.chunk_work import ChunkResult, Vector, Work
 from runtime.training.job.job_config import FaultsConfig, LoraConfig, TrainConfig
 from runtime.training.training_data import Sample

@@ -12,8 +12,8 @@ from torch import Tensor
 from parallel.training.adamw import Vector
 from runtime.errors import ConfigError
 from runtime.files.strict_json import read_json_object
-from runtime.training.adapter_config import CONFIG_FILE, AdapterConfig, read_adapter_config
-from runtime.training.saving import adapter_settings, whole_settings
+from runtime.training.adapters.adapter_config import CONFIG_FILE, AdapterConfig, read_adapter_config
+from runtime.training.adapters.saving import adapter_settings, whole_settings
 from runtime.training.shared_seed.points import LINEAR
 from runtime.training.shared_seed.replay import Replayed, adapter_part, all_weights
 

@@ -20,7 +20,7 @@ from parallel.training.shared_seed.directions import Direction, signs, start_uni
 from parallel.training.shared_seed.space import DenseSpace, LowRankSpace, Space
 from runtime.errors import ConfigError
 from runtime.models.tokenizer import Tokenizer
-from runtime.training.base_model import load_model, load_shapes
+from runtime.training.adapters.base_model import load_model, load_shapes
 from runtime.training.shared_seed.seed_log import Header
 from runtime.training.training_data import Sample
 

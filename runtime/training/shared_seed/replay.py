@@ -11,8 +11,8 @@ from parallel.training.adamw import Vector
 from parallel.training.shared_seed.step import AnyReplica, Commit
 from runtime.errors import ConfigError
 from runtime.models.tensors import read_tensor_index
+from runtime.training.adapters.saving import save_adapter, save_whole
 from runtime.training.job.job_config import LoraConfig
-from runtime.training.saving import save_adapter, save_whole
 from runtime.training.shared_seed.member import start_replica
 from runtime.training.shared_seed.points import LINEAR, Points, PointsModel
 from runtime.training.shared_seed.seed_log import Header, Records, read_log

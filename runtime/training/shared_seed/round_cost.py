@@ -17,7 +17,7 @@ from parallel.training.shared_seed.space import DenseSpace
 from parallel.training.shared_seed.step import Commit, Entry, Replica
 from runtime.clock import MonotonicClock
 from runtime.links.relay import CountingRelay
-from runtime.training.base_model import load_model
+from runtime.training.adapters.base_model import load_model
 from runtime.training.shared_seed.estimate import Estimate, two_sided
 from runtime.training.shared_seed.member import Member
 from runtime.training.shared_seed.points import PointsModel

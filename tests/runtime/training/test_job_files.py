@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 
 from parallel.training.adamw import AdamW
 from runtime.errors import ConfigError
+from runtime.training.adapters.saving import drop_old_adapters, save_whole, step_name
 from runtime.training.job_checkpoint import JobFiles
-from runtime.training.saving import drop_old_adapters, save_whole, step_name
 from tests.support.tokenizer_layouts import LAYOUTS
 from tests.support.worker_pools import FakePool, make_config, train
 

@@ -26,9 +26,9 @@ from transformers import PreTrainedModel
 from runtime.errors import ConfigError
 from runtime.models.checkpoint import resolve_model
 from runtime.models.tokenizer import Tokenizer
-from runtime.training.adapter_config import CONFIG_FILE, AdapterConfig, read_adapter_config
-from runtime.training.base_model import has_tied_head, load_model
-from runtime.training.saving import TOKENIZER_FILES, save_whole
+from runtime.training.adapters.adapter_config import CONFIG_FILE, AdapterConfig, read_adapter_config
+from runtime.training.adapters.base_model import has_tied_head, load_model
+from runtime.training.adapters.saving import TOKENIZER_FILES, save_whole
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -9,7 +9,7 @@ import pytest
 from peft import LoraConfig
 
 from runtime.errors import ConfigError
-from runtime.training.adapter_config import HARMLESS, OFF, UNDERSTOOD, read_adapter_config
+from runtime.training.adapters.adapter_config import HARMLESS, OFF, UNDERSTOOD, read_adapter_config
 
 PLAIN: dict[str, Any] = {
     "peft_type": "LORA",

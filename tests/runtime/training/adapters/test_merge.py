@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from runtime.errors import ConfigError
-from runtime.training.merge import merge_adapter
+from runtime.training.adapters.merge import merge_adapter
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 pytestmark = [

@@ -1,0 +1,1 @@
+"""What is learned, as peft and transformers read and write it."""
