@@ -1,7 +1,7 @@
 """Every wire is cut and every toy process lost at every moment, under eight streaming clients.
 
 Engines and drafters are threads here, but all wires are real: gRPC over TCP, through relays. The
-same with real processes is in tests/integration/test_kill_matrix.py.
+same with real processes is in tests/integration/generation/test_kill_matrix.py.
 """
 
 import time

@@ -11,7 +11,7 @@ from tests.support.integration.runs import make_submits, run, token_prompts, tok
 from tests.support.models import check_identity, smollm2_directory
 
 SPEC_BENCH = (
-    Path(__file__).resolve().parents[3] / "shared" / "data" / "prompts" / "spec_bench.jsonl"
+    Path(__file__).resolve().parents[4] / "shared" / "data" / "prompts" / "spec_bench.jsonl"
 )
 MODES = ("autoregressive", "speculative", "pearl")
 MOST_TOKENS = 1024  # longer prompts make this slow, not stricter
