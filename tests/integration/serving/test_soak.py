@@ -1,6 +1,6 @@
 """Half an hour of random kills under load: no answer is wrong, none is lost, memory stays flat.
 
-`PACELINE_SOAK_S=600 pytest -m slow tests/integration/test_soak.py -s` makes it ten minutes.
+`PACELINE_SOAK_S=600 pytest -m slow tests/integration/serving/test_soak.py -s` makes it ten minutes.
 """
 
 import os

@@ -1,6 +1,7 @@
 """Honest clients beside a hostile one, on a server whose drafters are hostile.
 
-`PACELINE_HOSTILE_S=60 pytest -m slow tests/integration/test_hostile_soak.py -s` makes it a minute.
+`PACELINE_HOSTILE_S=60 pytest -m slow -s tests/integration/serving/test_hostile_soak.py` runs for
+a minute.
 """
 
 import json

@@ -37,7 +37,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
         [*command, "--listen", "127.0.0.1:0", "--threads", "1", "--token-file", str(tokens)],
         stderr=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=Path(__file__).resolve().parents[3],
     )
     lines: Queue[str] = Queue()
 
