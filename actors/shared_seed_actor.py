@@ -15,7 +15,7 @@ from runtime.training.shared_seed.port import GrpcPort
 from runtime.training.shared_seed.seed_log import Header
 from runtime.training.shared_seed.seed_service import ListenSettings
 from runtime.training.shared_seed.seed_worker import Told
-from runtime.training.training_data import Example
+from runtime.training.training_data import TextExample
 
 
 class SequencerActor:
@@ -50,7 +50,7 @@ class SeedWorkerActor:
         """Return this process's id."""
         return os.getpid()
 
-    def run(self, directory: str, name: str, examples: list[Example]) -> Told:
+    def run(self, directory: str, name: str, examples: list[TextExample]) -> Told:
         """Load the model and take part until the run is done."""
         config = self._config
         settings = WorkerSettings(

@@ -2,7 +2,7 @@
 
 import os
 
-from runtime.training.chunk_work import ChunkResult, Vector, Work
+from runtime.training.chunk_work import ChunkResult, ChunkWork, Vector
 from runtime.training.timed_worker import TimedSpec, TimedWorker
 
 
@@ -16,6 +16,6 @@ class TimedWorkerActor:
         """Return this process's id."""
         return os.getpid()
 
-    def work(self, work: Work, parameters: Vector, worker: int, life: int) -> ChunkResult:
+    def work(self, work: ChunkWork, parameters: Vector, worker: int, life: int) -> ChunkResult:
         """Compute a chunk at these parameters; return the sum it ends, if it ends one."""
         return self._worker.work(work, parameters, worker, life)

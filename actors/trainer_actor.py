@@ -8,7 +8,7 @@ from runtime.distillation.draft_follow import FollowEvent, FollowJob, run_follow
 from runtime.distillation.draft_job import DraftJob, JobEvent, run_job
 from runtime.distillation.layer_search import SearchJob, run_search
 from runtime.rank.group_models import NamedModel, on_this_node
-from runtime.training.chunk_work import ChunkResult, Vector, Work
+from runtime.training.chunk_work import ChunkResult, ChunkWork, Vector
 from runtime.training.job.job_config import TrainConfig
 from runtime.training.training_data import Sample
 from runtime.training.worker import TrainWorker
@@ -41,7 +41,7 @@ class TrainWorkerActor:
         """Return this process's id."""
         return os.getpid()
 
-    def work(self, work: Work, parameters: Vector, worker: int, life: int) -> ChunkResult:
+    def work(self, work: ChunkWork, parameters: Vector, worker: int, life: int) -> ChunkResult:
         """Compute a chunk at these parameters; return the sum it ends, if it ends one."""
         return self._worker.work(work, parameters, worker, life)
 

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Protocol
 
 
-class Phase(StrEnum):
+class SpanKind(StrEnum):
     """What somebody did."""
 
     VERIFY = "verify"
@@ -24,7 +24,7 @@ class Phase(StrEnum):
 class PhaseSpan:
     """One stretch of work or waiting."""
 
-    phase: Phase
+    phase: SpanKind
     start_s: float
     end_s: float
     size: int
@@ -34,7 +34,7 @@ class PhaseSpan:
 class Recorder(Protocol):
     """Takes in spans; called from the thread that works."""
 
-    def record(self, phase: Phase, start_s: float, end_s: float, size: int) -> None:
+    def record(self, phase: SpanKind, start_s: float, end_s: float, size: int) -> None:
         """Keep a span, or not."""
         ...
 
@@ -42,7 +42,7 @@ class Recorder(Protocol):
 class NoRecorder:
     """Keeps nothing."""
 
-    def record(self, phase: Phase, start_s: float, end_s: float, size: int) -> None:
+    def record(self, phase: SpanKind, start_s: float, end_s: float, size: int) -> None:
         """Do nothing."""
 
 
@@ -52,7 +52,7 @@ class SpanRecorder:
     def __init__(self, most: int) -> None:
         self._spans: deque[PhaseSpan] = deque(maxlen=most)
 
-    def record(self, phase: Phase, start_s: float, end_s: float, size: int) -> None:
+    def record(self, phase: SpanKind, start_s: float, end_s: float, size: int) -> None:
         """Keep a span; the oldest makes room."""
         self._spans.append(PhaseSpan(phase, start_s, end_s, size))
 

@@ -11,7 +11,7 @@ import ray
 from rich.console import Console
 
 from actors.baseline_actor import BaselineActor
-from cluster.bench.rows import Case, Measured, bench_rows, bench_table
+from cluster.bench.rows import Case, MeasuredRun, bench_rows, bench_table
 from cluster.bench.turns import take_turns
 from cluster.deploy.deployment import Deployment
 from cluster.deploy.deployment_spec import DeploymentSpec
@@ -146,10 +146,10 @@ def _baseline_cases(options: BenchDecodeOptions, spec: DeploymentSpec) -> list[C
         .remote(settings.directory, settings.dtype, settings.device, settings.num_threads)
     )
 
-    def measure(name: str, submits: list[Submit], max_tokens: int) -> Measured:
+    def measure(name: str, submits: list[Submit], max_tokens: int) -> MeasuredRun:
         prompts = [submit.prompt_ids for submit in submits]
         outcome = result_of(actor.generate.remote(prompts, max_tokens, name), f"baseline {name}")
-        return Measured(token_ids=outcome.token_ids, wall_s=outcome.wall_s)
+        return MeasuredRun(token_ids=outcome.token_ids, wall_s=outcome.wall_s)
 
     return [Case(name=name, tp=1, measure=partial(measure, name)) for name in options.baselines]
 
@@ -164,7 +164,7 @@ def _case(
     link = deployment.connect()
     stack.callback(link.close)
 
-    def measure(submits: list[Submit], max_tokens: int) -> Measured:
+    def measure(submits: list[Submit], max_tokens: int) -> MeasuredRun:
         wanted = [replace(s, mode=DecodeMode(mode), max_tokens=max_tokens) for s in submits]
         start_s = time.perf_counter()
         results = run_requests(
@@ -174,7 +174,7 @@ def _case(
         for result in results:
             if result.error:
                 raise PacelineError(f"prompt {result.submit.request} failed: {result.error}")
-        return Measured(
+        return MeasuredRun(
             token_ids=tuple(tuple(result.token_ids) for result in results),
             wall_s=wall_s,
             results=tuple(results),

@@ -217,7 +217,7 @@ def _table(rows: Sequence[Mapping[str, object]]) -> Table:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator["_Advance"]:
+def _progress(total: int) -> Iterator["_LayerAdvance"]:
     with Progress(
         TextColumn("measuring {task.fields[case]}"),
         BarColumn(),
@@ -227,10 +227,12 @@ def _progress(total: int) -> Iterator["_Advance"]:
         transient=True,
         refresh_per_second=1,  # the cores are for what is measured
     ) as progress:
-        yield _Advance(progress, progress.add_task("bench", total=total, case="plain decoding"))
+        yield _LayerAdvance(
+            progress, progress.add_task("bench", total=total, case="plain decoding")
+        )
 
 
-class _Advance:
+class _LayerAdvance:
     """Moves the bar on when another case starts."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:

@@ -15,7 +15,7 @@ from parallel.messages import Submit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class MeasuredRun:
     """One run of one configuration."""
 
     token_ids: tuple[tuple[int, ...], ...]
@@ -33,10 +33,10 @@ class Measured:
         }
 
 
-def as_measured(submits: Sequence[Submit], fields: Mapping[str, Any]) -> Measured:
+def as_measured(submits: Sequence[Submit], fields: Mapping[str, Any]) -> MeasuredRun:
     """Return the run that was kept."""
     results = fields["results"]
-    return Measured(
+    return MeasuredRun(
         token_ids=tuple(tuple(token_ids) for token_ids in fields["token_ids"]),
         wall_s=fields["wall_s"],
         results=tuple(as_result(*pair) for pair in zip(submits, results, strict=bool(results))),
@@ -49,16 +49,16 @@ class Case:
 
     name: str
     tp: int
-    measure: Callable[[list[Submit], int], Measured]
+    measure: Callable[[list[Submit], int], MeasuredRun]
     """Runs the requests once with this many tokens each."""
     predict: Callable[[float], float] | None = None
     """Tokens per second by the cost formulas at an acceptance rate, for virtual devices."""
     nominal_alpha: float = 0.0
     """The acceptance rate that the virtual drafter was given."""
-    runs: dict[str, list[Measured]] = field(default_factory=dict)
+    runs: dict[str, list[MeasuredRun]] = field(default_factory=dict)
     """By the group of requests."""
 
-    def over(self, groups: Sequence[str]) -> list[Measured]:
+    def over(self, groups: Sequence[str]) -> list[MeasuredRun]:
         """Return each repetition's run over some of the groups together."""
         return [together(parts) for parts in zip(*(self.runs[g] for g in groups), strict=True)]
 
@@ -69,16 +69,16 @@ def bench_rows(cases: Sequence[Case], groups: Sequence[str]) -> list[dict[str, o
     return [_row(case, case.over(groups), first) for case in cases]
 
 
-def together(parts: Sequence[Measured]) -> Measured:
+def together(parts: Sequence[MeasuredRun]) -> MeasuredRun:
     """Return runs one after the other as one."""
-    return Measured(
+    return MeasuredRun(
         token_ids=tuple(chain.from_iterable(part.token_ids for part in parts)),
         wall_s=sum(part.wall_s for part in parts),
         results=tuple(chain.from_iterable(part.results for part in parts)),
     )
 
 
-def _row(case: Case, runs: list[Measured], first: list[Measured]) -> dict[str, object]:
+def _row(case: Case, runs: list[MeasuredRun], first: list[MeasuredRun]) -> dict[str, object]:
     speeds = [_speed(measured) for measured in runs]
     speed = statistics.median(speeds)
     stats = [_stats(measured) for measured in runs if measured.results]
@@ -109,7 +109,7 @@ def _row(case: Case, runs: list[Measured], first: list[Measured]) -> dict[str, o
     return row
 
 
-def _at_measured_alpha(runs: Sequence[Measured], predict: Callable[[float], float]) -> float:
+def _at_measured_alpha(runs: Sequence[MeasuredRun], predict: Callable[[float], float]) -> float:
     """Return the median ratio of speed to the formula at the acceptance that each run had.
 
     A few hundred drafted tokens are accepted some points more or less often than the nominal rate
@@ -118,17 +118,17 @@ def _at_measured_alpha(runs: Sequence[Measured], predict: Callable[[float], floa
     return statistics.median(_speed(run) / predict(_stats(run).alpha) for run in runs)
 
 
-def _ratio(runs: Sequence[Measured], first: Sequence[Measured]) -> float:
+def _ratio(runs: Sequence[MeasuredRun], first: Sequence[MeasuredRun]) -> float:
     """Return the median of the ratios of neighbouring runs: drift hits both sides alike."""
     pairs = zip(runs, first, strict=True)
     return statistics.median(_speed(mine) / _speed(theirs) for mine, theirs in pairs)
 
 
-def _stats(measured: Measured) -> Stats:
+def _stats(measured: MeasuredRun) -> Stats:
     return total_stats(measured.results, measured.wall_s, tp=0, drafters=0)
 
 
-def _speed(measured: Measured) -> float:
+def _speed(measured: MeasuredRun) -> float:
     return sum(len(token_ids) for token_ids in measured.token_ids) / measured.wall_s
 
 

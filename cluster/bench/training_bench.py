@@ -34,7 +34,7 @@ not: its microbatch, a quarter of a share, takes two and a half steps' time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class SchemeRow:
     """One scheme under one kind of straggler."""
 
     scheme: str
@@ -112,7 +112,7 @@ def job_config(options: BenchTrainOptions, name: str) -> TrainConfig:
 
 def measure_scheme(
     options: BenchTrainOptions, config: TrainConfig, name: str, factor: float
-) -> Row:
+) -> SchemeRow:
     """Return what a scheme's steps take on actors of their own; Ray must be there."""
     ideal_s = options.step_s
     spec = TimedSpec(
@@ -143,7 +143,7 @@ def measure_scheme(
                 seconds.append(clock.now_s() - start_s)
     finally:
         pool.close()
-    return Row(
+    return SchemeRow(
         scheme=name,
         factor=factor,
         seconds=round(statistics.fmean(seconds), 4),
@@ -160,7 +160,7 @@ def _kind(factor: float) -> str:
     return "hangs" if math.isinf(factor) else f"{factor:g}x"
 
 
-def _table(rows: Sequence[Row], options: BenchTrainOptions) -> Table:
+def _table(rows: Sequence[SchemeRow], options: BenchTrainOptions) -> Table:
     title = (
         f"{options.workers} workers, {options.steps} steps; a step's time to its ideal of "
         f"{1000 * options.step_s:.0f} ms"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cluster.bench.rows import Case, Measured, as_measured, together
+from cluster.bench.rows import Case, MeasuredRun, as_measured, together
 from cluster.reports.resume_file import Kept, prompts_key
 from parallel.messages import Submit
 
@@ -54,11 +54,11 @@ def take_turns(
         total = len(cases) * (repeats * sum(map(len, pieces.values())) + 1)
         task = progress.add_task("bench", total=total, case="")
 
-        def measure(case: Case, submits: list[Submit], num: int) -> Measured:
+        def measure(case: Case, submits: list[Submit], num: int) -> MeasuredRun:
             progress.update(task, case=f"{case.name} tp={case.tp}")
             return case.measure(submits, num)
 
-        def measure_once(case: Case, submits: list[Submit], place: str) -> Measured:
+        def measure_once(case: Case, submits: list[Submit], place: str) -> MeasuredRun:
             key = f"{case.name} tp={case.tp} {place} {prompts_key(submits)}"
             known = kept.find(key)
             if known is not None:
@@ -73,7 +73,7 @@ def take_turns(
             progress.advance(task)
         for repetition in range(repeats):
             for name, parts in pieces.items():
-                runs: list[list[Measured]] = [[] for _ in cases]
+                runs: list[list[MeasuredRun]] = [[] for _ in cases]
                 for number, submits in enumerate(parts):
                     for case, mine in zip(cases, runs, strict=True):
                         mine.append(

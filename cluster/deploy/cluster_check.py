@@ -32,7 +32,7 @@ _CACHE_TOKENS = 8192
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class NodePair:
     """The way from one node to another."""
 
     first: str
@@ -42,13 +42,13 @@ class Pair:
 
 
 @dataclass(slots=True, kw_only=True)
-class Report:
+class CheckReport:
     """What was found; `problems` is empty where all is well."""
 
     nodes: list[Node] = field(default_factory=list)
     facts: dict[str, NodeFacts] = field(default_factory=dict)
     """By node id."""
-    pairs: list[Pair] = field(default_factory=list)
+    pairs: list[NodePair] = field(default_factory=list)
     all_reduce: ReduceTimes | None = None
     placement: str = ""
     """Where the ranks of the target asked for would go."""
@@ -65,7 +65,7 @@ def run(options: CheckOptions) -> int:
     Raises:
         ConfigError: there is no cluster, or the target cannot be used.
     """
-    report = Report()
+    report = CheckReport()
     with RaySession(options.models.ray_address, num_actors=1):
         report.nodes = read_nodes()
         if options.models.target is not None or options.models.virtual is not None:
@@ -81,7 +81,7 @@ def run(options: CheckOptions) -> int:
     return 1 if report.problems else 0
 
 
-def _check_placement(options: CheckOptions, report: Report) -> None:
+def _check_placement(options: CheckOptions, report: CheckReport) -> None:
     """Say where the ranks would go, or what is short."""
     models = options.models
     target = plan_target(models)
@@ -100,7 +100,9 @@ def _check_placement(options: CheckOptions, report: Report) -> None:
     report.placement = f"{', '.join(groups)}, {plan.cpus:g} CPU each"
 
 
-def _check_nodes(report: Report, interface: str | None, step: Callable[[str, int], None]) -> None:
+def _check_nodes(
+    report: CheckReport, interface: str | None, step: Callable[[str, int], None]
+) -> None:
     for node in report.nodes:
         if node.hindrance:
             report.problems.append(f"{node.name} {node.hindrance}: no rank is placed there")
@@ -123,7 +125,7 @@ def _probe(node: Node) -> Any:
     return ray.remote(ProbeActor).options(num_cpus=0, scheduling_strategy=where).remote()
 
 
-def _read_facts(report: Report, probes: dict[str, Any]) -> None:
+def _read_facts(report: CheckReport, probes: dict[str, Any]) -> None:
     asked = [(n, probes[n.node_id].facts.remote()) for n in report.nodes if n.node_id in probes]
     for node, call in asked:
         found = _answer(report, call, node.name)
@@ -132,7 +134,7 @@ def _read_facts(report: Report, probes: dict[str, Any]) -> None:
     report.problems += version_problems(report.nodes, report.facts)
 
 
-def _hosts(report: Report, probes: dict[str, Any], interface: str | None) -> dict[str, str]:
+def _hosts(report: CheckReport, probes: dict[str, Any], interface: str | None) -> dict[str, str]:
     """Return the address that each node that answers listens on."""
     hosts = {}
     for node in report.nodes:
@@ -148,7 +150,7 @@ def _hosts(report: Report, probes: dict[str, Any], interface: str | None) -> dic
 
 
 def _measure_pairs(
-    report: Report,
+    report: CheckReport,
     probes: dict[str, Any],
     hosts: dict[str, str],
     step: Callable[[str, int], None],
@@ -166,7 +168,7 @@ def _measure_pairs(
         ]
         for a, b, call in asked:
             times = _answer(report, call, f"{names[a]} to {names[b]}")
-            report.pairs.append(Pair(first=names[a], second=names[b], times=times))
+            report.pairs.append(NodePair(first=names[a], second=names[b], times=times))
         step("measuring pairs", len(pairs))
 
 
@@ -198,7 +200,7 @@ def rounds_of_pairs(names: Sequence[str]) -> list[list[tuple[str, str]]]:
     return rounds
 
 
-def _measure_all_reduce(report: Report, probes: dict[str, Any], hosts: dict[str, str]) -> None:
+def _measure_all_reduce(report: CheckReport, probes: dict[str, Any], hosts: dict[str, str]) -> None:
     first, *_ = members = list(hosts)
     spec = _answer(report, probes[first].offer.remote(len(members), hosts[first]), "all-reduce")
     if spec is None:
@@ -213,7 +215,7 @@ def _measure_all_reduce(report: Report, probes: dict[str, Any], hosts: dict[str,
         )
 
 
-def _answer(report: Report, call: Any, who: str) -> Any:
+def _answer(report: CheckReport, call: Any, who: str) -> Any:
     """Return a call's result; what goes wrong becomes a problem and None."""
     try:
         return ray.get(call, timeout=_ANSWER_S)

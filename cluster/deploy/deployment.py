@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from cluster.deploy.deployment_spec import DeploymentSpec
 from cluster.deploy.drafter_groups import DrafterGroups
 from cluster.deploy.group_opener import GroupOpener, Leader
-from cluster.deploy.ranks import Rank, await_all, kill_ranks, outcome, start_ranks, whereabouts
+from cluster.deploy.ranks import RankActor, await_all, kill_ranks, outcome, start_ranks, whereabouts
 from cluster.network.ray_errors import result_of
 from cluster.placement.reservation import Reservation, read_nodes
 from parallel.messages import Hello
@@ -40,8 +40,8 @@ class Deployment:
         self._token = secrets.token_hex(16)
         self._opener = GroupOpener(spec.place, spec.group_backend)
         self.drafters = DrafterGroups(spec, self._opener)
-        self.target_ranks: list[Rank] = []
-        self._calls: dict[Any, Rank] = {}
+        self.target_ranks: list[RankActor] = []
+        self._calls: dict[Any, RankActor] = {}
         self._address = ""
         self._drafters_trouble = ""
 

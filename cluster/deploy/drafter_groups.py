@@ -16,7 +16,7 @@ import ray
 
 from cluster.deploy.deployment_spec import DeploymentSpec
 from cluster.deploy.group_opener import GroupOpener, Leader
-from cluster.deploy.ranks import Rank, answers, await_all, is_done, kill_ranks, outcome
+from cluster.deploy.ranks import RankActor, answers, await_all, is_done, kill_ranks, outcome
 from runtime.errors import ConfigError, PacelineError
 from runtime.hosts.rank_settings import DrafterSeat, LeaderAddress
 from runtime.links.torch_link import TorchLinkSpec
@@ -31,9 +31,9 @@ _JOIN_TIMEOUT_S = 30.0
 class DrafterGroup:
     """One drafter: its ranks, and their calls while it drafts."""
 
-    ranks: list[Rank]
+    ranks: list[RankActor]
     name: str = field(default_factory=lambda: f"drafter-{secrets.token_hex(2)}")
-    calls: dict[Any, Rank] = field(default_factory=dict)
+    calls: dict[Any, RankActor] = field(default_factory=dict)
     is_lost: bool = False
     """Whether a rank's call has ended, which none does of itself."""
 
@@ -58,7 +58,7 @@ class DrafterGroups:
         self._is_given_up = False
 
     @property
-    def ranks(self) -> list[Rank]:
+    def ranks(self) -> list[RankActor]:
         """Ranks of all groups."""
         return [rank for group in list(self._groups) for rank in group.ranks]
 
@@ -67,7 +67,7 @@ class DrafterGroups:
         """Drafters that draft."""
         return len(self._groups)
 
-    def begin(self, leader: Leader, opened: Sequence[list[Rank]]) -> None:
+    def begin(self, leader: Leader, opened: Sequence[list[RankActor]]) -> None:
         """Let groups that have loaded their models draft for a leader; blocks until they do."""
         with self._changing:
             self._closing.clear()
@@ -138,7 +138,7 @@ class DrafterGroups:
                 self.losses.append(str(outcome(call, rank) or f"{rank.name} ended"))
         self._mend()
 
-    def drop(self, stuck: Iterable[Rank]) -> None:
+    def drop(self, stuck: Iterable[RankActor]) -> None:
         """Kill ranks that do not get on; their groups are replaced."""
         for rank in stuck:
             _LOG.error("killing %s: it is stuck", rank.name)

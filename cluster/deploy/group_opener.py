@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.deploy.ranks import Rank, await_all, kill_ranks, start_ranks
+from cluster.deploy.ranks import RankActor, await_all, kill_ranks, start_ranks
 from cluster.placement.placement import Need, PlaceOptions
 from cluster.placement.reservation import LOOPBACK, Placer, Reservation, check_group
 from runtime.errors import PacelineError
@@ -16,7 +16,7 @@ from runtime.hosts.rank_settings import ModelSettings
 class Leader:
     """The target's rank 0, and how its peers reach it."""
 
-    rank: Rank
+    rank: RankActor
     address: str
     token: str
 
@@ -50,7 +50,7 @@ class GroupOpener:
 
     def opened(
         self, settings: ModelSettings | None, needs: Sequence[Need], note: Callable[[str], None]
-    ) -> list[list[Rank]]:
+    ) -> list[list[RankActor]]:
         """Return the ranks of new groups that have loaded their model, if there is one; blocks.
 
         Raises:
@@ -60,7 +60,7 @@ class GroupOpener:
         groups = [start_ranks(settings, room) for room in self.place(needs, note)]
         try:
             if settings is not None:
-                opening: dict[Any, Rank] = {}
+                opening: dict[Any, RankActor] = {}
                 for ranks in groups:
                     opening |= self.open(ranks, settings)
                 await_all(opening)
@@ -69,7 +69,7 @@ class GroupOpener:
             raise
         return groups
 
-    def open(self, ranks: list[Rank], settings: ModelSettings) -> dict[Any, Rank]:
+    def open(self, ranks: list[RankActor], settings: ModelSettings) -> dict[Any, RankActor]:
         """Start opening a group: rank 0 offers a meeting point, all join and load."""
         size, same_host = len(ranks), len({rank.node.node_id for rank in ranks}) == 1
         backend = self._backend
@@ -80,7 +80,7 @@ class GroupOpener:
         spec = await_all({offering: ranks[0]})[offering]
         return {rank.actor.open.remote(spec): rank for rank in ranks}
 
-    def host_of(self, rank: Rank, *, is_reached_here: bool) -> str:
+    def host_of(self, rank: RankActor, *, is_reached_here: bool) -> str:
         """Return the address a rank listens on: none that other nodes reach unless one has to."""
         if is_reached_here:
             return LOOPBACK

@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from cluster.deploy.ranks import Rank, is_done
+from cluster.deploy.ranks import RankActor, is_done
 from runtime.errors import PeerTimeout
 from runtime.heartbeat import ENDED, Beat
 
@@ -30,7 +30,7 @@ class VitalLimits:
 class Stuck:
     """A rank that does not get on, and how that shows."""
 
-    rank: Rank
+    rank: RankActor
     error: PeerTimeout
     state: str = ""
     """What it does; "" if it does not answer."""
@@ -38,7 +38,7 @@ class Stuck:
 
 @dataclass(slots=True)
 class _Patient:
-    rank: Rank
+    rank: RankActor
     call: Any = None
     asked_s: float = 0.0
     beat: Beat | None = None
@@ -52,7 +52,7 @@ class VitalSigns:
         self._patients: dict[Any, _Patient] = {}
         self._looked_s = time.monotonic()
 
-    def look(self, ranks: Iterable[Rank]) -> list[Stuck]:
+    def look(self, ranks: Iterable[RankActor]) -> list[Stuck]:
         """Take answers in, ask again, and return the ranks that are stuck."""
         self._forgive_own_sleep()
         ranks = list(ranks)

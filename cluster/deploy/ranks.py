@@ -21,7 +21,7 @@ _WATCH_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Rank:
+class RankActor:
     """One actor of a model group."""
 
     role: str
@@ -42,14 +42,14 @@ class Rank:
         return f"{self.role} rank {self.rank}{where}"
 
 
-def start_ranks(settings: ModelSettings | None, room: Reservation) -> list[Rank]:
+def start_ranks(settings: ModelSettings | None, room: Reservation) -> list[RankActor]:
     """Start a group's actors in their room; without a model, the one that copies n-grams."""
     if settings is None:
         actor = ray.remote(NgramActor).options(max_concurrency=4, **room.options[0]).remote()
-        return [Rank("drafter", 0, actor, room)]
+        return [RankActor("drafter", 0, actor, room)]
     shard = ray.remote(ShardActor)
     return [
-        Rank(
+        RankActor(
             settings.role,
             rank,
             shard.options(max_concurrency=4, **options).remote(settings, rank),
@@ -59,7 +59,7 @@ def start_ranks(settings: ModelSettings | None, room: Reservation) -> list[Rank]
     ]
 
 
-def whereabouts(ranks: list[Rank]) -> str:
+def whereabouts(ranks: list[RankActor]) -> str:
     """Return on which nodes the roles are, for people; "" where everything is on this one."""
     if all(rank.node.is_here for rank in ranks):
         return ""
@@ -71,7 +71,7 @@ def whereabouts(ranks: list[Rank]) -> str:
     return ", ".join(f"{role} on {' + '.join(names)}" for role, names in nodes.items())
 
 
-def await_all(calls: dict[Any, Rank]) -> dict[Any, Any]:
+def await_all(calls: dict[Any, RankActor]) -> dict[Any, Any]:
     """Return the calls' results, or raise the first failure with its rank's name."""
     waiting = list(calls)
     results: dict[Any, Any] = {}
@@ -93,7 +93,7 @@ def await_all(calls: dict[Any, Rank]) -> dict[Any, Any]:
     return results
 
 
-def _check_nodes_alive(ranks: list[Rank]) -> None:
+def _check_nodes_alive(ranks: list[RankActor]) -> None:
     """Raise PeerLost for a rank whose node is gone: Ray lets its actor wait for ever."""
     alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
     for rank in ranks:
@@ -101,7 +101,7 @@ def _check_nodes_alive(ranks: list[Rank]) -> None:
             raise PeerLost(f"{rank.name} did not start: {rank.node.name} left the cluster")
 
 
-def kill_ranks(ranks: list[Rank]) -> None:
+def kill_ranks(ranks: list[RankActor]) -> None:
     """End the ranks' processes and give their room back."""
     for rank in ranks:
         ray.kill(rank.actor)
@@ -109,7 +109,7 @@ def kill_ranks(ranks: list[Rank]) -> None:
         room.release()
 
 
-def answers(rank: Rank) -> bool:
+def answers(rank: RankActor) -> bool:
     """Tell whether a rank's process still answers."""
     try:
         ray.get(rank.actor.pid.remote(), timeout=_ANSWER_TIMEOUT_S)
@@ -123,7 +123,7 @@ def is_done(call: Any) -> bool:
     return bool(ray.wait([call], timeout=0)[0])
 
 
-def outcome(call: Any, rank: Rank) -> PacelineError | None:
+def outcome(call: Any, rank: RankActor) -> PacelineError | None:
     """Return why a finished call failed, as an error of ours, or None."""
     try:
         ray.get(call)

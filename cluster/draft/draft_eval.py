@@ -17,7 +17,7 @@ from cluster.deploy.drafter_plan import plan_drafter
 from cluster.deploy.drafter_room import DrafterRoom, joined
 from cluster.deploy.driver_session import Result, run_requests
 from cluster.deploy.planning import PlannedModel, plan_deployment, plan_target
-from cluster.draft.draft_eval_store import Pair, find_pair, keep_pair
+from cluster.draft.draft_eval_store import EvalPair, find_pair, keep_pair
 from cluster.draft.draft_plot import plot_drafters
 from cluster.generate.prompt_requests import cache_tokens, make_submits
 from cluster.network.ray_session import RaySession
@@ -105,7 +105,7 @@ def _check(options: DraftEvalOptions) -> DecodeMode:
     return DecodeMode(options.mode)
 
 
-def _pair(deployment: Deployment, submit: Submit, category: str) -> Pair:
+def _pair(deployment: Deployment, submit: Submit, category: str) -> EvalPair:
     plain = replace(submit, mode=DecodeMode.AUTOREGRESSIVE)
     first, second = (
         _run_one(deployment, wanted)
@@ -113,7 +113,7 @@ def _pair(deployment: Deployment, submit: Submit, category: str) -> Pair:
     )
     if submit.request % 2 == 0:
         first, second = second, first
-    return Pair(category=category, plain=first, drafted=second)
+    return EvalPair(category=category, plain=first, drafted=second)
 
 
 def _run_one(deployment: Deployment, submit: Submit) -> Result:
@@ -129,8 +129,8 @@ def _run_one(deployment: Deployment, submit: Submit) -> Result:
     return result
 
 
-def _row(name: str, pairs: Sequence[Pair], mode: DecodeMode, length: int) -> dict[str, object]:
-    by_category: dict[str, list[Pair]] = {_ALL: list(pairs)}
+def _row(name: str, pairs: Sequence[EvalPair], mode: DecodeMode, length: int) -> dict[str, object]:
+    by_category: dict[str, list[EvalPair]] = {_ALL: list(pairs)}
     for pair in pairs:
         if pair.category != _ALL:
             by_category.setdefault(pair.category, []).append(pair)
@@ -142,7 +142,7 @@ def _row(name: str, pairs: Sequence[Pair], mode: DecodeMode, length: int) -> dic
     }
 
 
-def _figures(pairs: Sequence[Pair], mode: DecodeMode, length: int) -> dict[str, object]:
+def _figures(pairs: Sequence[EvalPair], mode: DecodeMode, length: int) -> dict[str, object]:
     drafts = [pair.drafted.stats for pair in pairs]
     accepted, rejected = sum(s.accepted for s in drafts), sum(s.rejected for s in drafts)
     drafted = sum(s.drafted for s in drafts)

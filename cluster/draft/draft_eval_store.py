@@ -8,7 +8,7 @@ from parallel.messages import Submit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class EvalPair:
     """One prompt, plain and drafted."""
 
     category: str
@@ -16,16 +16,16 @@ class Pair:
     drafted: Result
 
 
-def find_pair(kept: Kept, drafter: str, submit: Submit, category: str) -> Pair | None:
+def find_pair(kept: Kept, drafter: str, submit: Submit, category: str) -> EvalPair | None:
     """Return what is known of a drafter on a prompt."""
     found = kept.find(_key(drafter, submit))
     if found is None:
         return None
     plain, drafted = (as_result(submit, found[kind]) for kind in ("plain", "drafted"))
-    return Pair(category=category, plain=plain, drafted=drafted)
+    return EvalPair(category=category, plain=plain, drafted=drafted)
 
 
-def keep_pair(kept: Kept, drafter: str, pair: Pair) -> None:
+def keep_pair(kept: Kept, drafter: str, pair: EvalPair) -> None:
     """Add a pair; it is on disk at once."""
     figures = {"plain": result_fields(pair.plain), "drafted": result_fields(pair.drafted)}
     kept.keep(_key(drafter, pair.plain.submit), figures)

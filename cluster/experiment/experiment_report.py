@@ -15,7 +15,7 @@ from cluster.experiment.plots import (
     plot_scaling,
     scaling_axis,
 )
-from cluster.experiment.result_rows import Row, make_rows
+from cluster.experiment.result_rows import PointRow, make_rows
 from cluster.experiment.result_tables import results_table
 from cluster.experiment.store import (
     read_config,
@@ -52,7 +52,7 @@ def run(options: ExperimentReportOptions) -> int:
     return 0
 
 
-def write_report(directory: Path, experiment: Experiment, rows: Sequence[Row]) -> Path:
+def write_report(directory: Path, experiment: Experiment, rows: Sequence[PointRow]) -> Path:
     """Write the pictures and the page; return where the page is."""
     for old in [file for name in _PICTURES for file in directory.glob(name)]:
         old.unlink()  # of a sweep that had other axes
@@ -94,7 +94,7 @@ def write_report(directory: Path, experiment: Experiment, rows: Sequence[Row]) -
     return page
 
 
-def rows_json(rows: Sequence[Row]) -> list[dict[str, object]]:
+def rows_json(rows: Sequence[PointRow]) -> list[dict[str, object]]:
     """Return the rows for programs."""
     return [
         {

@@ -17,7 +17,7 @@ from cluster.deploy.driver_session import Result, run_requests
 from cluster.deploy.planning import PlannedModel, plan_deployment, plan_target
 from cluster.experiment.experiment_config import Experiment
 from cluster.experiment.predict import arrivals, virtual_text
-from cluster.experiment.store import Measured
+from cluster.experiment.store import MeasuredPoint
 from cluster.experiment.sweep_points import NO_DRAFTER, GeneratePoint
 from cluster.generate.prompt_requests import cache_tokens, make_submits
 from cluster.options.verb_options import DecodeOptions, ModelOptions, PromptOptions
@@ -65,7 +65,7 @@ class GenerateBench:
         """Actors that the largest point needs."""
         return self._num_actors
 
-    def measure(self, point: GeneratePoint, repeat: int) -> tuple[Measured, list[PhaseSpan]]:
+    def measure(self, point: GeneratePoint, repeat: int) -> tuple[MeasuredPoint, list[PhaseSpan]]:
         """Return a run of a point and, of its first replica, who worked when.
 
         Raises:
@@ -221,7 +221,7 @@ def _decode(experiment: Experiment, point: GeneratePoint) -> DecodeOptions:
 
 def _measured(
     point: GeneratePoint, repeat: int, results: Sequence[Result], wall_s: float
-) -> Measured:
+) -> MeasuredPoint:
     stats = total_stats(results, wall_s, tp=point.tp, drafters=point.drafters)
     firsts = sorted(result.stats.ttft_s for result in results)
     totals = sorted(result.stats.total_s for result in results)
@@ -241,7 +241,7 @@ def _measured(
         "total_p50_s": totals[len(totals) // 2],
         "total_p90_s": totals[int(0.9 * (len(totals) - 1))],
     }
-    return Measured(
+    return MeasuredPoint(
         key=point.key,
         repeat=repeat,
         rate=round(stats.tokens_per_s, 4),

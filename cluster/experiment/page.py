@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment
 
 from cluster.experiment.experiment_config import Experiment
-from cluster.experiment.result_rows import Row, varying
+from cluster.experiment.result_rows import PointRow, varying
 from cluster.experiment.result_tables import axis_text, number
 from cluster.experiment.sweep_points import KEY_LEGEND
 
@@ -57,7 +57,7 @@ _RATIO, _SAME = "measured / simulated", "same tokens"
 def write_page(
     file: Path,
     experiment: Experiment,
-    rows: Sequence[Row],
+    rows: Sequence[PointRow],
     pictures: Sequence[tuple[str, str, Path]],
     environment: Mapping[str, object],
 ) -> None:
@@ -93,7 +93,7 @@ def _config(experiment: Experiment) -> dict[str, object]:
     return experiment.model_dump(mode="json", exclude_defaults=True, exclude={"out", "ray"})
 
 
-def summary(rows: Sequence[Row]) -> str:
+def summary(rows: Sequence[PointRow]) -> str:
     """Return in a sentence how well the points were foretold."""
     off = [abs(row.ratio - 1) for row in rows if row.ratio is not None]
     measured = sum(bool(row.runs) for row in rows)
@@ -107,7 +107,7 @@ def summary(rows: Sequence[Row]) -> str:
     return text + "."
 
 
-def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[dict[str, object]]]]:
+def _table(rows: Sequence[PointRow]) -> tuple[list[str], list[list[dict[str, object]]]]:
     """Return the headings and the cells; columns that say nothing of any point are left out."""
     axes = varying([row.point for row in rows]) or ["devices"]
     table = [_cells(row, axes) for row in rows]
@@ -119,7 +119,7 @@ def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[dict[str, object]]
     return names, body
 
 
-def _cells(row: Row, axes: Sequence[str]) -> dict[str, str]:
+def _cells(row: PointRow, axes: Sequence[str]) -> dict[str, str]:
     found = row.predicted
     efficiency = row.efficiency if row.efficiency is not None else row.predicted_efficiency
     return {
@@ -140,6 +140,6 @@ def _cells(row: Row, axes: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _is_far(row: Row, name: str, text: str) -> bool:
+def _is_far(row: PointRow, name: str, text: str) -> bool:
     off = row.ratio is not None and abs(row.ratio - 1) > _FAR
     return (name == _RATIO and off) or (name == _SAME and text == "NO")

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from cluster.experiment.png import save_png
-from cluster.experiment.result_rows import Row, varying
+from cluster.experiment.result_rows import PointRow, varying
 from cluster.experiment.result_tables import axis_text
 from cluster.experiment.sweep_points import Point
 
@@ -33,7 +33,7 @@ def scaling_axis(points: Sequence[Point]) -> str | None:
     return best if best is not None and counts[best] > 1 else None
 
 
-def plot_scaling(rows: Sequence[Row], file: Path, *, unit: str) -> None:
+def plot_scaling(rows: Sequence[PointRow], file: Path, *, unit: str) -> None:
     """Draw rate, speed-up and efficiency against devices; measured with marks, foretold dashed."""
     axis = scaling_axis([row.point for row in rows])
     assert axis is not None
@@ -59,7 +59,7 @@ def plot_scaling(rows: Sequence[Row], file: Path, *, unit: str) -> None:
     _finish(figure, file)
 
 
-def plot_axis(rows: Sequence[Row], axis: str, file: Path, *, unit: str) -> None:
+def plot_axis(rows: Sequence[PointRow], axis: str, file: Path, *, unit: str) -> None:
     """Draw the rate along one axis that adds no devices."""
     figure, (panel,) = _figure(1, width=7.5)
     places = list(
@@ -82,7 +82,7 @@ def plot_axis(rows: Sequence[Row], axis: str, file: Path, *, unit: str) -> None:
     _finish(figure, file)
 
 
-def plot_agreement(rows: Sequence[Row], file: Path) -> None:
+def plot_agreement(rows: Sequence[PointRow], file: Path) -> None:
     """Draw, for each point, what was measured to what was foretold."""
     known = [row for row in rows if row.ratio is not None and row.predicted is not None]
     figure, (panel,) = _figure(1, width=10, height=0.9 + 0.24 * len(known))
@@ -100,15 +100,15 @@ def plot_agreement(rows: Sequence[Row], file: Path) -> None:
     save_png(figure, file)
 
 
-def free_axes(rows: Sequence[Row]) -> list[str]:
+def free_axes(rows: Sequence[PointRow]) -> list[str]:
     """Return the axes that add no devices and have several values."""
     names = varying([row.point for row in rows])
     return [name for name in names if name in _NUMERIC]
 
 
-def _series(rows: Sequence[Row], axis: str) -> dict[str, list[Row]]:
+def _series(rows: Sequence[PointRow], axis: str) -> dict[str, list[PointRow]]:
     names = [name for name in varying([row.point for row in rows]) if name != axis]
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[PointRow]] = {}
     for row in rows:
         texts = {name: axis_text(row, name) for name in names}
         parts = [_label(name, text) for name, text in texts.items() if text not in _NOTHING]
@@ -123,7 +123,7 @@ def _label(name: str, text: str) -> str:
     return f"{words.get(name, name.replace('_', ' '))} {text}"
 
 
-def _line(panel: Axes, some: Sequence[Row], figure: str, color: str, label: str) -> None:
+def _line(panel: Axes, some: Sequence[PointRow], figure: str, color: str, label: str) -> None:
     if figure == "rate":
         for row in some:
             if row.low is not None and row.high is not None:
@@ -154,14 +154,14 @@ def _curves(
             label = ""
 
 
-def _foretold(row: Row, figure: str) -> float | None:
+def _foretold(row: PointRow, figure: str) -> float | None:
     if figure == "rate":
         return row.predicted.rate if row.predicted is not None else None
     value: float | None = getattr(row, f"predicted_{figure}")
     return value
 
 
-def _is_wide(rows: Sequence[Row]) -> bool:
+def _is_wide(rows: Sequence[PointRow]) -> bool:
     rates = [rate for row in rows for rate in (row.rate, _foretold(row, "rate")) if rate]
     return bool(rates) and max(rates) / min(rates) >= _WIDE
 

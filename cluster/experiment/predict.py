@@ -12,11 +12,11 @@ from cluster.simulate.simulate_train import parse_scheme
 from parallel.decoding.layer_width import StackTimes
 from parallel.decoding.types import DecodeMode
 from parallel.simulation.decoding_rounds import simulate
-from parallel.simulation.decoding_setup import Busy, Request, Setting, Simulated
+from parallel.simulation.decoding_setup import Busy, Setting, SimulatedDecoding, SimulatedRequest
 from parallel.training.gradient_coding.drawn import DrawnStragglers
 from runtime.rank.virtual_shard import VirtualSpec
 from runtime.rank.virtual_stack import VirtualStack
-from runtime.timeline import Phase, PhaseSpan
+from runtime.timeline import PhaseSpan, SpanKind
 
 VOCAB = 1024
 _MAX_WIDTH = 8
@@ -56,12 +56,12 @@ def predict(experiment: Experiment, point: Point) -> Prediction | None:
 
 def simulations(
     experiment: Experiment, point: GeneratePoint
-) -> list[tuple[Setting, list[Request]]]:
+) -> list[tuple[Setting, list[SimulatedRequest]]]:
     """Return a simulator's setting for each replica of a point, with its share of the requests."""
     assert experiment.devices is not None
     setting = _setting(experiment.devices, experiment.network, point)
     requests = [
-        Request(
+        SimulatedRequest(
             stream=virtual_prompt(index, VOCAB)[0],
             num_prompt=len(virtual_prompt(index, VOCAB)),
             max_tokens=experiment.requests.max_tokens,
@@ -85,7 +85,7 @@ def arrivals(experiment: Experiment, point: GeneratePoint) -> list[float]:
     return found
 
 
-def summed(parts: Sequence[Simulated]) -> Prediction:
+def summed(parts: Sequence[SimulatedDecoding]) -> Prediction:
     """Return the figures of several replicas together."""
     wall_s = max(part.elapsed_s for part in parts)
     num_tokens = sum(part.num_tokens for part in parts)
@@ -108,7 +108,7 @@ def summed(parts: Sequence[Simulated]) -> Prediction:
 def simulated_spans(experiment: Experiment, point: GeneratePoint) -> list[PhaseSpan]:
     """Return who works when at the start of a point's run, by the simulator."""
     setting, requests = simulations(experiment, point)[0]
-    phases = {Busy.TARGET: Phase.VERIFY, Busy.DRAFTER: Phase.DRAFT}
+    phases = {Busy.TARGET: SpanKind.VERIFY, Busy.DRAFTER: SpanKind.DRAFT}
     spans = simulate(setting, requests[:1], keep_spans=_KEPT_SPANS).spans
     return [PhaseSpan(phases[span.who], span.start_s, span.end_s, 0) for span in spans]
 

@@ -5,19 +5,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cluster.experiment.predict import Prediction
-from cluster.experiment.store import Measured
+from cluster.experiment.store import MeasuredPoint
 from cluster.experiment.sweep_points import NO_DRAFTER, GeneratePoint, Point, TrainPoint
 
 _DRAFTER_AXES = ("drafters", "layer_parallel", "draft_length")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class PointRow:
     """One point."""
 
     point: Point
     predicted: Prediction | None
-    runs: tuple[Measured, ...] = ()
+    runs: tuple[MeasuredPoint, ...] = ()
     """Those that succeeded."""
     errors: tuple[str, ...] = ()
     speedup: float | None = None
@@ -70,14 +70,14 @@ class Row:
 
 
 def make_rows(
-    points: Sequence[Point], plan: Mapping[str, Prediction], results: Sequence[Measured]
-) -> list[Row]:
+    points: Sequence[Point], plan: Mapping[str, Prediction], results: Sequence[MeasuredPoint]
+) -> list[PointRow]:
     """Return a row for each point, in the sweep's order."""
     rows = []
     for point in points:
         mine = [measured for measured in results if measured.key == point.key]
         rows.append(
-            Row(
+            PointRow(
                 point=point,
                 predicted=plan.get(point.key),
                 runs=tuple(measured for measured in mine if not measured.error),
@@ -87,7 +87,7 @@ def make_rows(
     return [_compared(row, _baseline(row, rows)) for row in rows]
 
 
-def _baseline(row: Row, rows: Sequence[Row]) -> Row:
+def _baseline(row: PointRow, rows: Sequence[PointRow]) -> PointRow:
     """Return what a row is compared with: plain, on the fewest devices, under the same load."""
     alike = [other for other in rows if _load(other.point) == _load(row.point)]
     return min(alike, key=lambda other: (other.point.devices, not _is_plain(other.point)))
@@ -101,7 +101,7 @@ def _is_plain(point: Point) -> bool:
     return point.factor == 1 if isinstance(point, TrainPoint) else point.mode == NO_DRAFTER
 
 
-def _compared(row: Row, base: Row) -> Row:
+def _compared(row: PointRow, base: PointRow) -> PointRow:
     speedup = predicted = None
     if row.rate is not None and base.rate:
         speedup = row.rate / base.rate

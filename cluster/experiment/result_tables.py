@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from cluster.experiment.experiment_config import Experiment
-from cluster.experiment.result_rows import Row, varying
+from cluster.experiment.result_rows import PointRow, varying
 
 
-def results_table(rows: Sequence[Row], title: str) -> Table:
+def results_table(rows: Sequence[PointRow], title: str) -> Table:
     """Return what was measured beside what was foretold."""
     table = Table(title=title)
     axes = varying([row.point for row in rows]) or ["devices"]
@@ -33,7 +33,7 @@ def results_table(rows: Sequence[Row], title: str) -> Table:
     return table
 
 
-def plan_table(rows: Sequence[Row], experiment: Experiment) -> Table:
+def plan_table(rows: Sequence[PointRow], experiment: Experiment) -> Table:
     """Return what was foretold, and how long measuring it all would take."""
     runs_s = sum(row.predicted.wall_s for row in rows if row.predicted is not None)
     repeats = experiment.repeats
@@ -57,7 +57,7 @@ def plan_table(rows: Sequence[Row], experiment: Experiment) -> Table:
     return table
 
 
-def axis_text(row: Row, name: str) -> str:
+def axis_text(row: PointRow, name: str) -> str:
     """Return a point's value on an axis, as people read it."""
     value = getattr(row.point, name)
     if value is None:

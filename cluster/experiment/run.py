@@ -25,7 +25,7 @@ from cluster.experiment.generation_points import GenerateBench
 from cluster.experiment.predict import Prediction
 from cluster.experiment.result_rows import make_rows
 from cluster.experiment.result_tables import results_table
-from cluster.experiment.store import Measured, Store, read_results
+from cluster.experiment.store import MeasuredPoint, Store, read_results
 from cluster.experiment.sweep_points import GeneratePoint, Point, TrainPoint, points_of
 from cluster.experiment.training_points import TrainBench
 from cluster.network.ray_session import RaySession
@@ -99,7 +99,7 @@ def units_of(experiment: Experiment, points: Sequence[Point]) -> list[Unit]:
     return [Unit(p, number) for some in groups.values() for number in numbers for p in some]
 
 
-def missing(units: Sequence[Unit], known: Sequence[Measured], *, retry: bool) -> list[Unit]:
+def missing(units: Sequence[Unit], known: Sequence[MeasuredPoint], *, retry: bool) -> list[Unit]:
     """Return the runs that have not been made; with `retry` also those that failed."""
     done = {(one.key, one.repeat) for one in known if not (one.error and retry)}
     return [unit for unit in units if (unit.point.key, unit.repeat) not in done]
@@ -130,7 +130,7 @@ def _measure_all(
             bench.close()
 
 
-def _measure(bench: GenerateBench | TrainBench, unit: Unit, store: Store) -> Measured:
+def _measure(bench: GenerateBench | TrainBench, unit: Unit, store: Store) -> MeasuredPoint:
     """Return a run, or why it failed: other points go on."""
     point = unit.point
     try:
@@ -141,7 +141,7 @@ def _measure(bench: GenerateBench | TrainBench, unit: Unit, store: Store) -> Mea
         measured, spans = bench.measure(point, unit.repeat)
     except PacelineError as error:
         _NOTES.print(f"[yellow]point {point.key} failed:[/] {error}", soft_wrap=True)
-        return Measured(
+        return MeasuredPoint(
             key=point.key,
             repeat=unit.repeat,
             figures={},

@@ -14,7 +14,7 @@ from cluster.experiment.predict import Prediction
 from runtime.errors import ConfigError
 from runtime.files.documents import DocumentError, read_text
 from runtime.files.strict_json import parse_json, parse_object, read_json, read_json_object
-from runtime.timeline import Phase, PhaseSpan
+from runtime.timeline import PhaseSpan, SpanKind
 
 CONFIG, RESULTS, PLAN, ENVIRONMENT = (
     "experiment.json",
@@ -30,7 +30,7 @@ _SIMULATED = {"train": ("overhead", "turn")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class MeasuredPoint:
     """One run of one point, or why there is none."""
 
     key: str
@@ -115,7 +115,7 @@ class Store:
         with (self.directory / ENVIRONMENT).open("a", encoding="utf-8") as file:
             file.write(json.dumps(environment) + "\n")
 
-    def keep(self, measured: Measured) -> None:
+    def keep(self, measured: MeasuredPoint) -> None:
         """Write a run down, for good."""
         assert self._file is not None
         self._file.write(json.dumps(asdict(measured)) + "\n")
@@ -135,12 +135,12 @@ class Store:
         fresh.replace(file)
 
 
-def read_results(directory: Path) -> list[Measured]:
+def read_results(directory: Path) -> list[MeasuredPoint]:
     """Return what was measured, the newest of each run; what failed and then did not, once."""
-    found: dict[tuple[str, int], Measured] = {}
+    found: dict[tuple[str, int], MeasuredPoint] = {}
     for line in _text(directory / RESULTS).splitlines():
         try:
-            measured = Measured(**parse_json(line, finite=False))
+            measured = MeasuredPoint(**parse_json(line, finite=False))
         except (ValueError, TypeError):
             continue  # the end of a run that was cut
         found[measured.key, measured.repeat] = measured
@@ -190,7 +190,7 @@ def read_timeline(directory: Path, key: str) -> list[PhaseSpan]:
     if not file.exists():
         return []
     try:
-        return [PhaseSpan(Phase(row[0]), *row[1:]) for row in read_json(file, finite=False)]
+        return [PhaseSpan(SpanKind(row[0]), *row[1:]) for row in read_json(file, finite=False)]
     except DocumentError:
         raise
     except (ValueError, TypeError, LookupError) as error:

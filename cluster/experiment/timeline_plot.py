@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 
 from cluster.experiment.png import save_png
 from cluster.experiment.sweep_points import KEY_LEGEND
-from runtime.timeline import Phase, PhaseSpan
+from runtime.timeline import PhaseSpan, SpanKind
 
 _FORWARDS = 14
 """Forwards of the target that a picture shows."""
 _LANES = (
-    (Phase.VERIFY, "target verifies", "tab:blue"),
-    (Phase.WAIT, "target waits", "tab:red"),
-    (Phase.DRAFT, "drafter drafts", "tab:orange"),
+    (SpanKind.VERIFY, "target verifies", "tab:blue"),
+    (SpanKind.WAIT, "target waits", "tab:red"),
+    (SpanKind.DRAFT, "drafter drafts", "tab:orange"),
 )
 
 
@@ -37,7 +37,7 @@ def plot_timelines(timelines: Mapping[str, Sequence[PhaseSpan]], file: Path) -> 
         for phase, label, color in _LANES:
             mine = [span for span in shown if span.phase is phase]
             bars = [(1000 * (s.start_s - start_s), 1000 * (s.end_s - s.start_s)) for s in mine]
-            lane = 0.0 if phase is Phase.DRAFT else 1.0
+            lane = 0.0 if phase is SpanKind.DRAFT else 1.0
             panel.broken_barh(
                 bars,
                 (lane + 0.08, 0.84),
@@ -76,15 +76,15 @@ def middle(spans: Sequence[PhaseSpan], length_s: float) -> list[PhaseSpan]:
 
 
 def _some_forwards(spans: Sequence[PhaseSpan]) -> list[PhaseSpan]:
-    forwards = sorted((s for s in spans if s.phase is Phase.VERIFY), key=lambda s: s.start_s)
+    forwards = sorted((s for s in spans if s.phase is SpanKind.VERIFY), key=lambda s: s.start_s)
     first = max(0, (len(forwards) - _FORWARDS) // 2)
     return forwards[first : first + _FORWARDS]
 
 
 def overlap(spans: Sequence[PhaseSpan]) -> float:
     """Return the share of the drafting time in which the target verified."""
-    verifying = [span for span in spans if span.phase is Phase.VERIFY]
-    drafting = [span for span in spans if span.phase is Phase.DRAFT]
+    verifying = [span for span in spans if span.phase is SpanKind.VERIFY]
+    drafting = [span for span in spans if span.phase is SpanKind.DRAFT]
     drafting_s = sum(span.end_s - span.start_s for span in drafting)
     both_s = sum(
         max(0.0, min(a.end_s, b.end_s) - max(a.start_s, b.start_s))

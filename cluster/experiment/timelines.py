@@ -5,15 +5,17 @@ from pathlib import Path
 
 from cluster.experiment.experiment_config import Experiment
 from cluster.experiment.predict import simulated_spans
-from cluster.experiment.result_rows import Row
+from cluster.experiment.result_rows import PointRow
 from cluster.experiment.store import read_timeline
 from cluster.experiment.sweep_points import NO_DRAFTER, GeneratePoint
-from runtime.timeline import Phase, PhaseSpan
+from runtime.timeline import PhaseSpan, SpanKind
 
 Timelines = dict[str, list[PhaseSpan]]
 
 
-def comparable_timelines(directory: Path, experiment: Experiment, rows: Sequence[Row]) -> Timelines:
+def comparable_timelines(
+    directory: Path, experiment: Experiment, rows: Sequence[PointRow]
+) -> Timelines:
     """Return the spans of points alike in all axes but the mode, by their keys.
 
     They are what was recorded, or where nothing was measured what the simulator says. Of the groups
@@ -36,7 +38,7 @@ def comparable_timelines(directory: Path, experiment: Experiment, rows: Sequence
     return found
 
 
-def _efficiency(row: Row, rows: Sequence[Row]) -> float | None:
+def _efficiency(row: PointRow, rows: Sequence[PointRow]) -> float | None:
     """Return tokens per second and device; None for what has no timeline."""
     if isinstance(row.point, GeneratePoint) and row.point.mode == NO_DRAFTER:
         return None
@@ -55,4 +57,4 @@ def _spans(
 
 
 def _has_both(spans: Sequence[PhaseSpan]) -> bool:
-    return {Phase.VERIFY, Phase.DRAFT} <= {span.phase for span in spans}
+    return {SpanKind.VERIFY, SpanKind.DRAFT} <= {span.phase for span in spans}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cluster.bench.training_bench import job_config, measure_scheme
 from cluster.experiment.experiment_config import Experiment
-from cluster.experiment.store import Measured
+from cluster.experiment.store import MeasuredPoint
 from cluster.experiment.sweep_points import TrainPoint
 from cluster.options.train_options import BenchTrainOptions
 from runtime.errors import ConfigError
@@ -24,7 +24,7 @@ class TrainBench:
         for point in points:
             self._check(point)
 
-    def measure(self, point: TrainPoint, repeat: int) -> Measured:
+    def measure(self, point: TrainPoint, repeat: int) -> MeasuredPoint:
         """Return a run of a point.
 
         Raises:
@@ -33,7 +33,7 @@ class TrainBench:
         options = self._options(point)
         config = job_config(options, point.scheme)
         row = measure_scheme(options, config, point.scheme, point.factor)
-        return Measured(
+        return MeasuredPoint(
             key=point.key,
             repeat=repeat,
             rate=round(options.batch / row.seconds, 4),

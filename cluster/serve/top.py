@@ -18,7 +18,7 @@ _SHORTEST_S = 0.1
 _BAR = 30
 
 
-class Engine(Protocol):
+class EngineCounts(Protocol):
     """What `GetStatusResponse.engine` says; the wire's EngineStatus."""
 
     running: int
@@ -40,7 +40,7 @@ class Engine(Protocol):
     expired: int
 
 
-class Rank(Protocol):
+class RankStatus(Protocol):
     """A process of an engine; the wire's RankStatus."""
 
     name: str
@@ -49,14 +49,14 @@ class Rank(Protocol):
     step_age_s: float
 
 
-class Replica(Protocol):
+class ReplicaStatus(Protocol):
     """An engine behind a server; the wire's ReplicaStatus."""
 
     state: str
     restarts: int
 
     @property
-    def ranks(self) -> Sequence[Rank]:
+    def ranks(self) -> Sequence[RankStatus]:
         """Its processes."""
         ...
 
@@ -74,12 +74,12 @@ class Status(Protocol):
     refused_requests: int
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> EngineCounts:
         """Its engines together."""
         ...
 
     @property
-    def replicas(self) -> Sequence[Replica]:
+    def replicas(self) -> Sequence[ReplicaStatus]:
         """Each of its engines."""
         ...
 
@@ -225,7 +225,7 @@ def view(server: str, seen: Look) -> Table:
     return table
 
 
-def _slowest(replicas: Sequence[Replica]) -> str:
+def _slowest(replicas: Sequence[ReplicaStatus]) -> str:
     ranks = [rank for replica in replicas for rank in replica.ranks]
     if not ranks:
         return ""

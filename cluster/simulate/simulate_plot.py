@@ -6,10 +6,10 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from parallel.training.gradient_coding.scheme_simulation import Simulated
+from parallel.training.gradient_coding.scheme_simulation import SimulatedScheme
 
 
-def plot_schemes(found: Sequence[Simulated], file: Path, *, title: str) -> None:
+def plot_schemes(found: Sequence[SimulatedScheme], file: Path, *, title: str) -> None:
     """Write the comparison as a PNG.
 
     Args:

@@ -14,7 +14,7 @@ from cluster.simulate.simulate_plot import plot_schemes
 from parallel.training.gradient_coding.dispatch import Dispatcher, Pace, PullQueue, StreamingGroups
 from parallel.training.gradient_coding.names import ROUND_FORMS, round_scheme, split_name
 from parallel.training.gradient_coding.scheme_simulation import (
-    Simulated,
+    SimulatedScheme,
     TimeModel,
     simulate_dispatch,
     simulate_rounds,
@@ -24,7 +24,7 @@ from runtime.training.time_models import time_model
 
 _FORMS = f"{ROUND_FORMS}, frc-stream-D, pull-K"
 
-Runner = Callable[[TimeModel], Simulated]
+Runner = Callable[[TimeModel], SimulatedScheme]
 
 
 def run(options: SimulateTrainOptions) -> int:
@@ -113,7 +113,7 @@ def _dispatched(
     return None
 
 
-def _table(found: Sequence[Simulated]) -> Table:
+def _table(found: Sequence[SimulatedScheme]) -> Table:
     table = Table(title="the same times for every scheme")
     for name in ("scheme", "exact", "load x n", "time a job", "to first", "waits", "late", "work"):
         table.add_column(name, justify="left" if name == "scheme" else "right")

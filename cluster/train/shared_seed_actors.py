@@ -21,7 +21,7 @@ from runtime.training.shared_seed.port import GrpcPort
 from runtime.training.shared_seed.seed_log import Header
 from runtime.training.shared_seed.seed_service import ListenSettings
 from runtime.training.shared_seed.seed_worker import Told
-from runtime.training.training_data import Example
+from runtime.training.training_data import TextExample
 
 _START_S = 120.0
 _STATUS_S = 1.0
@@ -35,7 +35,7 @@ class SeedCrew:
         config: TrainConfig,
         header: Header,
         directory: Path,
-        examples: list[Example],
+        examples: list[TextExample],
         listen: ListenSettings,
     ) -> None:
         """Start the sequencer, which listens from then on, and the workers.

@@ -21,7 +21,7 @@ from runtime.training.shared_seed.host import WorkerHost, WorkerSettings
 from runtime.training.shared_seed.port import GrpcPort
 from runtime.training.shared_seed.seed_worker import SeedWorker, insist
 from runtime.training.shared_seed.shared_seed_job import data_of
-from runtime.training.training_data import Example, read_examples
+from runtime.training.training_data import TextExample, read_examples
 
 _LOOK_S = 30.0
 _NOTES = Console(stderr=True, highlight=False)
@@ -44,7 +44,7 @@ def run(options: TrainJoinOptions) -> int:
     directory = resolve_model(options.model or look.header.model)
     tokenizer = Tokenizer.load(directory)
 
-    def examples(terms: Terms) -> Sequence[Example]:
+    def examples(terms: Terms) -> Sequence[TextExample]:
         return read_examples(options.data, data_of(terms, options.data), tokenizer)
 
     settings = WorkerSettings(

@@ -8,7 +8,7 @@ from rich.console import Console
 from parallel.training.adamw import Vector
 from runtime.models.tokenizer import Tokenizer
 from runtime.training.samples import EvalSamples
-from runtime.training.training_data import Example, Sample, render
+from runtime.training.training_data import Sample, TextExample, render
 
 _NOTES = Console(stderr=True, highlight=False)
 _SHOWN = 2
@@ -64,7 +64,7 @@ class Judge:
         return {"eval_loss": round(self._measure.mean_loss(parameters, runs), 4)}
 
 
-def show_samples(examples: list[Example], samples: list[Sample], tokenizer: Tokenizer) -> None:
+def show_samples(examples: list[TextExample], samples: list[Sample], tokenizer: Tokenizer) -> None:
     """Print the first samples as they are learnt, what is learnt in brackets."""
     for example, sample in list(zip(examples, samples, strict=False))[:_SHOWN]:
         _NOTES.print(f"sample: {render(example, sample, tokenizer)}", markup=False)

@@ -13,7 +13,7 @@ from actors.trainer_actor import TrainWorkerActor
 from cluster.network.ray_errors import LOSSES, translated
 from parallel.training.adamw import Vector
 from runtime.errors import PeerLost, PeerTimeout
-from runtime.training.chunk_work import Work
+from runtime.training.chunk_work import ChunkWork
 from runtime.training.coordinator import Arrived, WorkerLost
 from runtime.training.job.job_config import TrainConfig
 from runtime.training.training_data import Sample
@@ -91,7 +91,7 @@ class WorkerPool:
         """Tell whether a worker has loaded the model."""
         return worker not in self._starting.values()
 
-    def start(self, worker: int, work: Work) -> None:
+    def start(self, worker: int, work: ChunkWork) -> None:
         """Let a worker compute a chunk."""
         parameters, life = self._parameters[work.version], self._lives[worker]
         self._calls[self._actors[worker].work.remote(work, parameters, worker, life)] = worker

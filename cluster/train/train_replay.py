@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cluster.options.train_options import TrainReplayOptions
-from parallel.training.shared_seed.step import Commit
+from parallel.training.shared_seed.step import RoundCommit
 from runtime.errors import ConfigError
 from runtime.models.checkpoint import resolve_model
 from runtime.training.shared_seed.replay import Replayed, replay, write_result
@@ -38,7 +38,7 @@ def replayed(options: TrainReplayOptions) -> tuple[Replayed, Path]:
     """Return what a log comes to, and the directory of its base; shows a bar meanwhile."""
     base = resolve_model(options.base or read_log(options.log).header.model)
 
-    def watch(commits: Iterable[Commit], total: int) -> Iterable[Commit]:
+    def watch(commits: Iterable[RoundCommit], total: int) -> Iterable[RoundCommit]:
         return track(commits, "replaying", total=total, console=_NOTES, transient=True)
 
     return replay(options.log, base, watch), base

@@ -47,7 +47,7 @@ from runtime.training.shared_seed.seed_service import ListenSettings
 from runtime.training.shared_seed.seed_worker import SeedWorker
 from runtime.training.shared_seed.shared_seed_job import LOG, SNAPSHOT, header_of
 from runtime.training.shared_seed.snapshot import write_snapshot
-from runtime.training.training_data import Example, Sample, read_examples
+from runtime.training.training_data import Sample, TextExample, read_examples
 
 _NOTES = Console(stderr=True, highlight=False)
 _TLS_FIELDS = TlsNames(
@@ -94,7 +94,7 @@ class _Prepared:
     config: TrainConfig
     directory: Path
     tokenizer: Tokenizer
-    examples: list[Example]
+    examples: list[TextExample]
     shown: list[Sample]
     """The first of the samples; none where answers are judged."""
     tests: EvalSamples

@@ -14,13 +14,21 @@ from parallel.decoding.layer_width import WidthPlan
 from parallel.decoding.machine import Commit, DraftMissed, Phase, Stage, with_mode
 from parallel.decoding.mode_choice import PaceChooser
 from parallel.decoding.types import DecodeMode
-from parallel.simulation.decoding_setup import Busy, Request, Setting, Simulated, Span
-from parallel.simulation.simulated_peers import Answer, Drafter, Sequence
+from parallel.simulation.decoding_setup import (
+    Busy,
+    Setting,
+    SimulatedDecoding,
+    SimulatedRequest,
+    Span,
+)
+from parallel.simulation.simulated_peers import SimulatedAnswer, SimulatedDrafter, SimulatedSequence
 
 _MODES = (DecodeMode.SPECULATIVE, DecodeMode.PEARL, DecodeMode.AUTOREGRESSIVE)
 
 
-def simulate(setting: Setting, requests: Items[Request], *, keep_spans: int = 0) -> Simulated:
+def simulate(
+    setting: Setting, requests: Items[SimulatedRequest], *, keep_spans: int = 0
+) -> SimulatedDecoding:
     """Run requests to their end.
 
     Args:
@@ -47,15 +55,17 @@ class _Totals:
 class _Leader:
     """Makes rounds as `runtime/engine/round.py` does, on a clock of its own."""
 
-    def __init__(self, setting: Setting, requests: Items[Request], keep_spans: int) -> None:
+    def __init__(
+        self, setting: Setting, requests: Items[SimulatedRequest], keep_spans: int
+    ) -> None:
         self._setting = setting
         self._coming = deque(enumerate(requests, start=1))
-        self._running: list[Sequence] = []
+        self._running: list[SimulatedSequence] = []
         self._now_s = 0.0
         self._spans: list[Span] = []
         self._keep_spans = keep_spans
-        self._drafter = Drafter(setting, self._spans, keep_spans)
-        self._answers: deque[Answer] = deque()
+        self._drafter = SimulatedDrafter(setting, self._spans, keep_spans)
+        self._answers: deque[SimulatedAnswer] = deque()
         self._controller = DraftLengthController(max_length=setting.max_draft_length)
         self._controller.predict_steps(setting.predicted_step_s)
         self._modes = PaceChooser(_MODES)
@@ -64,13 +74,13 @@ class _Leader:
         self._last_opening = 0
         self._totals = _Totals()
 
-    def run(self) -> Simulated:
+    def run(self) -> SimulatedDecoding:
         """Run until nothing is left."""
         while self._coming or self._running:
             self._admit()
             self._round()
         totals = self._totals
-        return Simulated(
+        return SimulatedDecoding(
             num_rounds=totals.rounds,
             num_tokens=totals.tokens,
             elapsed_s=self._now_s,
@@ -95,7 +105,7 @@ class _Leader:
             if request.arrives_s > self._now_s:
                 break
             self._coming.popleft()
-            self._running.append(Sequence(number, request, mode))
+            self._running.append(SimulatedSequence(number, request, mode))
 
     def _round(self) -> None:
         start_s, works = self._now_s, list(self._running)
@@ -117,14 +127,14 @@ class _Leader:
             self._commit(work, commit)
         self._totals.rounds += 1
 
-    def _choose_mode(self, work: Sequence) -> None:
+    def _choose_mode(self, work: SimulatedSequence) -> None:
         if self._setting.mode is not DecodeMode.AUTO:
             return
         work.wanted_mode = self._modes.choose(work.number)
         if work.state.stage is Stage.PRE_VERIFY:
             work.state = with_mode(work.state, work.wanted_mode)
 
-    def _draft_length(self, work: Sequence, batch: int) -> int:
+    def _draft_length(self, work: SimulatedSequence, batch: int) -> int:
         state = work.state
         if state.mode is DecodeMode.AUTOREGRESSIVE or work.wanted_mode is not state.mode:
             return 0
@@ -138,7 +148,7 @@ class _Leader:
             wanted = self._controller.choose(work.number, state.mode, batch=batch, width=width)
         return min(wanted, usable)
 
-    def _ask(self, asking: list[Sequence]) -> None:
+    def _ask(self, asking: list[SimulatedSequence]) -> None:
         if not asking:
             return
         number = self._totals.rounds + 1
@@ -148,7 +158,7 @@ class _Leader:
             work.is_open = True
         self._answers += self._drafter.answer(self._now_s, number, asking, self._width)
 
-    def _await(self, works: list[Sequence], phases: tuple[Phase, ...]) -> float:
+    def _await(self, works: list[SimulatedSequence], phases: tuple[Phase, ...]) -> float:
         """Take drafts in until no sequence is in these phases; return the seconds waited."""
         waited_s = 0.0
         while any(work.state.phase in phases for work in works):
@@ -163,7 +173,7 @@ class _Leader:
             self._take(answer)
         return waited_s
 
-    def _take(self, answer: Answer) -> None:
+    def _take(self, answer: SimulatedAnswer) -> None:
         if not answer.partial:
             self._totals.draft_s += answer.draft_s
             if answer.asked != self._last_opening:
@@ -174,7 +184,7 @@ class _Leader:
             if work in self._running:
                 work.apply(event)
 
-    def _score(self, works: list[Sequence], *, fresh: bool) -> None:
+    def _score(self, works: list[SimulatedSequence], *, fresh: bool) -> None:
         num_positions = sum(work.score.num_logits for work in works if work.score is not None)
         num_read = sum(work.unread - 1 for work in works)
         taken_s = self._setting.target_s(num_positions) + num_read * self._setting.prompt_s
@@ -186,7 +196,9 @@ class _Leader:
         for work in works:
             work.unread = 1
 
-    def _observe_pace(self, commits: list[tuple[Sequence, Commit]], seconds: float) -> None:
+    def _observe_pace(
+        self, commits: list[tuple[SimulatedSequence, Commit]], seconds: float
+    ) -> None:
         for work, commit in commits:
             num_tokens = len(commit.token_ids)
             self._modes.observe(work.number, work.state.mode, num_tokens, seconds)
@@ -194,7 +206,7 @@ class _Leader:
             tokens = sum(len(commit.token_ids) for _, commit in commits)
             self._widths.observe(self._width, tokens, seconds)
 
-    def _commit(self, work: Sequence, commit: Commit) -> None:
+    def _commit(self, work: SimulatedSequence, commit: Commit) -> None:
         totals, request = self._totals, work.request
         num_taken = min(len(commit.token_ids), work.num_wanted)
         totals.ttft_s.setdefault(work.number, self._now_s - request.arrives_s)

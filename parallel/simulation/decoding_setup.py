@@ -36,7 +36,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class SimulatedRequest:
     """A request as it comes."""
 
     stream: int = 0
@@ -63,7 +63,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Simulated:
+class SimulatedDecoding:
     """What a simulated run came to."""
 
     num_rounds: int

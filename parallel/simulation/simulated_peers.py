@@ -17,16 +17,16 @@ from parallel.decoding.machine import (
     step,
 )
 from parallel.decoding.types import DecodeMode, DraftTree, Verdict
-from parallel.simulation.decoding_setup import Busy, Request, Setting, Span
+from parallel.simulation.decoding_setup import Busy, Setting, SimulatedRequest, Span
 
 RIGHT, _WRONG = 1, 0
 _TOKEN_BYTES = 8
 
 
-class Sequence:
+class SimulatedSequence:
     """One request in flight."""
 
-    def __init__(self, number: int, request: Request, mode: DecodeMode) -> None:
+    def __init__(self, number: int, request: SimulatedRequest, mode: DecodeMode) -> None:
         self.number = number
         self.request = request
         self.wanted_mode = mode
@@ -82,19 +82,19 @@ class Sequence:
 
 
 @dataclass(slots=True)
-class Answer:
+class SimulatedAnswer:
     """What the drafter sends, and when it is there."""
 
     arrives_s: float
     asked: int
     """Number of the request it answers."""
-    drafts: list[tuple[Sequence, DraftArrived]]
+    drafts: list[tuple[SimulatedSequence, DraftArrived]]
     partial: bool
     num_steps: int = 0
     draft_s: float = 0.0
 
 
-class Drafter:
+class SimulatedDrafter:
     """Answers requests one after the other, as `serve_drafts` does."""
 
     def __init__(self, setting: Setting, spans: list[Span], keep_spans: int) -> None:
@@ -103,8 +103,8 @@ class Drafter:
         self._spans, self._keep_spans = spans, keep_spans
 
     def answer(
-        self, now_s: float, number: int, asking: Items[Sequence], width: int
-    ) -> list[Answer]:
+        self, now_s: float, number: int, asking: Items[SimulatedSequence], width: int
+    ) -> list[SimulatedAnswer]:
         """Return what the drafter sends for a round: PEARL's first tokens ahead, then the rest."""
         setting = self._setting
         begin_s = max(now_s + setting.link.send_s(_TOKEN_BYTES * len(asking)), self._free_s)
@@ -119,17 +119,17 @@ class Drafter:
         answers = []
         if streams:
             ahead = [(s, self._part(s, w, 0, 1, width)) for s, w in wanted if s in streams]
-            answers.append(Answer(self._sent_s(begin_s + first_s, 1), number, ahead, True))
+            answers.append(SimulatedAnswer(self._sent_s(begin_s + first_s, 1), number, ahead, True))
         rest = [(s, self._part(s, w, int(s in streams), w.draft_length, width)) for s, w in wanted]
         arrives_s = self._sent_s(self._free_s, num_steps * len(rest))
-        answers.append(Answer(arrives_s, number, rest, False, num_steps, taken_s))
+        answers.append(SimulatedAnswer(arrives_s, number, rest, False, num_steps, taken_s))
         return answers
 
     def _sent_s(self, now_s: float, num_tokens: int) -> float:
         return now_s + self._setting.link.send_s(_TOKEN_BYTES * num_tokens)
 
     def _part(
-        self, sequence: Sequence, want: RequestDraft, first: int, stop: int, width: int
+        self, sequence: SimulatedSequence, want: RequestDraft, first: int, stop: int, width: int
     ) -> DraftArrived:
         chance, stream = self._setting.chance, sequence.request.stream
         tokens = tuple(

@@ -14,13 +14,13 @@ from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.channels.channel import check_channel, open_async_channel
 from runtime.channels.credentials import Credentials
 from runtime.client.call_options import SamplingFields
-from runtime.client.client_patience import PATIENCE_S, Patience
+from runtime.client.client_patience import PATIENCE_S, ClientPatience
 from runtime.client.client_protocol import (
     CALL_S,
     CANCEL_S,
     CHANNEL_OPTIONS,
+    CallProgress,
     Chunk,
-    Progress,
     Prompt,
     ServiceError,
     progress_of,
@@ -115,7 +115,7 @@ class AsyncClient:
             Sampling(**sampling),
             request_id=request_id,
             timeout_s=timeout_s,
-            patience=Patience(self._address, budget_s, self._on_wait),
+            patience=ClientPatience(self._address, budget_s, self._on_wait),
         )
         return self._stream(progress)
 
@@ -146,7 +146,7 @@ class AsyncClient:
         with contextlib.suppress(grpc.aio.AioRpcError, ClientUnusable):
             await self._cancel(request_id, CANCEL_S)
 
-    async def _stream(self, progress: Progress) -> AsyncIterator[Chunk]:
+    async def _stream(self, progress: CallProgress) -> AsyncIterator[Chunk]:
         request_id = progress.request.request_id
         self._running.add(request_id)
         try:
@@ -166,14 +166,14 @@ class AsyncClient:
         finally:
             self._running.discard(request_id)
 
-    def _wait_s(self, progress: Progress, error: grpc.aio.AioRpcError) -> float:
+    def _wait_s(self, progress: CallProgress, error: grpc.aio.AioRpcError) -> float:
         self._owner.check()
         try:
             return progress.wait_before_retry(error)
         except grpc.aio.AioRpcError:
             raise ServiceError(self._address, error) from error
 
-    async def _attempt(self, progress: Progress) -> AsyncGenerator[Chunk]:
+    async def _attempt(self, progress: CallProgress) -> AsyncGenerator[Chunk]:
         stream = self._stub().Generate(
             progress.next_request(),
             metadata=self._credentials.metadata(),

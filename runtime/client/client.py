@@ -25,13 +25,13 @@ from runtime.checking.values import text as checked_text
 from runtime.checking.values import whole_number
 from runtime.client.async_client import AsyncClient
 from runtime.client.call_options import SamplingFields
-from runtime.client.client_patience import PATIENCE_S, Patience
+from runtime.client.client_patience import PATIENCE_S, ClientPatience
 from runtime.client.client_protocol import (
     CALL_S,
     CANCEL_S,
     CHANNEL_OPTIONS,
+    CallProgress,
     Chunk,
-    Progress,
     Prompt,
     ServiceError,
     progress_of,
@@ -234,9 +234,9 @@ class Client:
             except grpc.RpcError as error:
                 self._wait(patience.wait_s, error)
 
-    def _patience(self, budget_s: float | None = None) -> Patience:
+    def _patience(self, budget_s: float | None = None) -> ClientPatience:
         budget_s = self._patience_s if budget_s is None else budget_s
-        return Patience(self._address, budget_s, self._on_wait)
+        return ClientPatience(self._address, budget_s, self._on_wait)
 
     def _wait(self, wait_s: Callable[[grpc.RpcError], float], error: grpc.RpcError) -> None:
         """Wait before the next attempt, unless the client is closed meanwhile."""
@@ -246,7 +246,7 @@ class Client:
         except grpc.RpcError:
             raise ServiceError(self._address, error) from error
 
-    def _stream(self, progress: Progress) -> Iterator[Chunk]:
+    def _stream(self, progress: CallProgress) -> Iterator[Chunk]:
         request_id = progress.request.request_id
         self._running.add(request_id)
         try:
@@ -280,7 +280,7 @@ class Client:
             with contextlib.suppress(grpc.RpcError):  # a server that is gone decodes nothing
                 call.result()
 
-    def _attempt(self, progress: Progress) -> Iterator[Chunk]:
+    def _attempt(self, progress: CallProgress) -> Iterator[Chunk]:
         stream: Any = self._generation.Generate(
             progress.next_request(),
             metadata=self._credentials.metadata(),

@@ -18,7 +18,7 @@ _LONGEST_WAIT_S = 2.0
 _LOG = logging.getLogger("paceline.client")
 
 
-class Patience:
+class ClientPatience:
     """A budget of seconds without an answer; each answer restores it."""
 
     def __init__(

@@ -14,7 +14,7 @@ from protos.paceline.v1 import service_pb2 as pb
 from runtime.channels.handshakes import explained
 from runtime.checking.prompt_value import prompt as checked_prompt
 from runtime.checking.values import number
-from runtime.client.client_patience import Patience
+from runtime.client.client_patience import ClientPatience
 from runtime.client.sampling_fields import Sampling, checked_name
 from runtime.errors import PacelineError
 from runtime.links.keepalive import pinging
@@ -115,12 +115,12 @@ def wire_request(prompt: Prompt, sampling: Sampling, request_id: str | None) -> 
 
 
 @dataclass(slots=True)
-class Progress:
+class CallProgress:
     """One generation over all its attempts."""
 
     request: pb.GenerateRequest
     deadline_s: float | None
-    patience: Patience
+    patience: ClientPatience
     finished: bool = False
     num_tokens: list[int] = field(init=False)
     _prompt_tokens: int = 0
@@ -199,8 +199,8 @@ def progress_of(
     *,
     request_id: str | None,
     timeout_s: float | None,
-    patience: Patience,
-) -> Progress:
+    patience: ClientPatience,
+) -> CallProgress:
     """Begin a generation; for the arguments see `Client.generate`.
 
     Raises:
@@ -209,4 +209,4 @@ def progress_of(
     if timeout_s is not None:
         timeout_s = number(timeout_s, "timeout_s", least=0, most=_LONGEST_S)
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-    return Progress(wire_request(prompt, sampling, request_id), deadline_s, patience)
+    return CallProgress(wire_request(prompt, sampling, request_id), deadline_s, patience)

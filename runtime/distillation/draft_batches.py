@@ -13,7 +13,7 @@ _POOL = 16  # batches whose sequences are sorted by length together
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class DraftExample:
     """One prompt with its answer and lesson."""
 
     record: CorpusRecord
@@ -26,8 +26,8 @@ class Example:
 
 
 def endless_batches(
-    examples: list[Example], batch_tokens: int, *, seed: int, first: int
-) -> Iterator[list[Example]]:
+    examples: list[DraftExample], batch_tokens: int, *, seed: int, first: int
+) -> Iterator[list[DraftExample]]:
     """Yield batches for ever; each epoch has an order of its own, a function of the seed.
 
     Args:
@@ -50,10 +50,10 @@ def endless_batches(
         epoch += 1
 
 
-def grouped(examples: list[Example], batch_tokens: int) -> list[list[Example]]:
+def grouped(examples: list[DraftExample], batch_tokens: int) -> list[list[DraftExample]]:
     """Return runs of examples of at most so many tokens once padded to the longest."""
-    groups: list[list[Example]] = []
-    group: list[Example] = []
+    groups: list[list[DraftExample]] = []
+    group: list[DraftExample] = []
     longest = 0
     for example in examples:
         longest = max(longest, example.length)
@@ -65,13 +65,13 @@ def grouped(examples: list[Example], batch_tokens: int) -> list[list[Example]]:
 
 
 def _epoch(
-    examples: list[Example], batch_tokens: int, seed: int, epoch: int
-) -> list[list[Example]]:
+    examples: list[DraftExample], batch_tokens: int, seed: int, epoch: int
+) -> list[list[DraftExample]]:
     """Return an epoch's batches: shuffled, then neighbours sorted by length, to waste no row."""
     rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
     order = [examples[i] for i in rng.permutation(len(examples))]
-    batches: list[list[Example]] = []
-    pool: list[Example] = []
+    batches: list[list[DraftExample]] = []
+    pool: list[DraftExample] = []
     tokens = 0
     for example in order:
         pool.append(example)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from parallel.model.shapes import tensor_shapes
-from runtime.distillation.draft_batches import Example
+from runtime.distillation.draft_batches import DraftExample
 from runtime.distillation.draft_corpus import CorpusRecord
 from runtime.distillation.draft_teacher import Teacher
 from runtime.distillation.draft_training import DraftTrainer, TrainSettings
@@ -100,7 +100,7 @@ class Follower:
         )
         dtype: torch.dtype = getattr(torch, job.dtype)
         self._teacher = Teacher(target, dtype=dtype, device=device)
-        self._examples: deque[Example] = deque(maxlen=job.window)
+        self._examples: deque[DraftExample] = deque(maxlen=job.window)
         self.num_answers = 0
 
     def read(self, records: list[CorpusRecord]) -> None:
@@ -108,13 +108,13 @@ class Follower:
         usable = [record for record in records if record.prompt_ids and record.output_ids]
         usable = usable[-self._job.window :]
         for record, lesson in zip(usable, self._teacher.teach(usable), strict=True):
-            self._examples.append(Example(record, lesson))
+            self._examples.append(DraftExample(record, lesson))
         self.num_answers += len(records)
 
     def measure(self, records: list[CorpusRecord]) -> float:
         """Return the drafter's greedy acceptance on some answers."""
         lessons = self._teacher.teach(records)
-        examples = [Example(r, lesson) for r, lesson in zip(records, lessons, strict=True)]
+        examples = [DraftExample(r, lesson) for r, lesson in zip(records, lessons, strict=True)]
         return self._trainer.evaluate(examples)["all"]
 
     @property

@@ -16,7 +16,7 @@ from torch import Tensor
 from parallel.distillation.vocabulary import choose_head_tokens, coverage
 from parallel.model.model_config import ModelConfig
 from parallel.model.shapes import tensor_shapes
-from runtime.distillation.draft_batches import Example
+from runtime.distillation.draft_batches import DraftExample
 from runtime.distillation.draft_corpus import CorpusRecord, read_corpus
 from runtime.distillation.draft_teacher import Lesson, Teacher, teach_corpus
 from runtime.distillation.draft_training import DraftTrainer, TrainSettings
@@ -128,14 +128,14 @@ def _teacher(job: DraftJob) -> Teacher:
 
 def _split(
     records: list[CorpusRecord], lessons: list[Lesson]
-) -> tuple[list[Example], list[Example]]:
+) -> tuple[list[DraftExample], list[DraftExample]]:
     """Return examples to learn from and the greedy ones held out to measure on."""
-    training: list[Example] = []
-    held_out: list[Example] = []
+    training: list[DraftExample] = []
+    held_out: list[DraftExample] = []
     for record, lesson in zip(records, lessons, strict=True):
         kept = held_out if record.index % _HELD_OUT_EVERY == 1 else training
         if kept is training or record.greedy:
-            kept.append(Example(record, lesson))
+            kept.append(DraftExample(record, lesson))
     if not training or not held_out:
         raise ConfigError(
             f"{len(records)} answers are too few to learn from and to measure on: give more "

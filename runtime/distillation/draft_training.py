@@ -20,7 +20,7 @@ from torch import Tensor
 from parallel.distillation.distill import Divergence, divergence
 from parallel.distillation.student import Student
 from parallel.model.model_config import ModelConfig
-from runtime.distillation.draft_batches import Example, endless_batches, grouped
+from runtime.distillation.draft_batches import DraftExample, endless_batches, grouped
 from runtime.distillation.draft_corpus import CorpusRecord
 from runtime.distillation.draft_teacher import Lesson
 from runtime.errors import ConfigError
@@ -67,7 +67,7 @@ class TrainSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class DraftProgress:
     """Where a run stands after a step."""
 
     step: int
@@ -127,12 +127,12 @@ class DraftTrainer:
 
     def run(
         self,
-        training: list[Example],
-        held_out: list[Example],
+        training: list[DraftExample],
+        held_out: list[DraftExample],
         on_best: Callable[["DraftTrainer", dict[str, float]], None],
         *,
         teach: Callable[[list[CorpusRecord]], list[Lesson]] | None = None,
-    ) -> Iterator[Progress]:
+    ) -> Iterator[DraftProgress]:
         """Train to the last step; yields after every one.
 
         Args:
@@ -151,7 +151,7 @@ class DraftTrainer:
             if rng.random() < self.settings.on_policy:
                 assert teach is not None, "on-policy steps need the target"
                 own = self.own_text([example.record for example in batch], rng)
-                batch = [Example(*pair) for pair in zip(own, teach(own), strict=True)]
+                batch = [DraftExample(*pair) for pair in zip(own, teach(own), strict=True)]
             loss = self._learn(batch, rate, _divergence(step, self.settings))
             self.step = step + 1
             acceptance = None
@@ -162,9 +162,9 @@ class DraftTrainer:
                     self.best, self.best_step = acceptance, self.step
                     on_best(self, by_source)
                 self._save()
-            yield Progress(step=self.step, loss=loss, acceptance=acceptance)
+            yield DraftProgress(step=self.step, loss=loss, acceptance=acceptance)
 
-    def practise(self, examples: list[Example], num_steps: int, *, focus: float) -> float:
+    def practise(self, examples: list[DraftExample], num_steps: int, *, focus: float) -> float:
         """Take steps at a constant rate on what there is now; returns the mean loss.
 
         Args:
@@ -211,7 +211,7 @@ class DraftTrainer:
             for record, text, start in zip(records, texts, starts, strict=True)
         ]
 
-    def evaluate(self, examples: list[Example]) -> dict[str, float]:
+    def evaluate(self, examples: list[DraftExample]) -> dict[str, float]:
         """Return how often the drafter's best token is the target's, by source and over "all".
 
         A draft token is only tested when all before it were right, so with the target's own text
@@ -238,7 +238,7 @@ class DraftTrainer:
         return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bfloat16)
 
     def _learn(
-        self, batch: list[Example], rate: float, kind: Divergence, *, focus: float = 0.0
+        self, batch: list[DraftExample], rate: float, kind: Divergence, *, focus: float = 0.0
     ) -> float:
         settings = self.settings
         with self._precision():
@@ -261,7 +261,7 @@ class DraftTrainer:
         self._optimizer.step()
         return float(loss.detach())
 
-    def _read(self, batch: list[Example]) -> tuple[Tensor, Tensor, Tensor]:
+    def _read(self, batch: list[DraftExample]) -> tuple[Tensor, Tensor, Tensor]:
         """Return hidden states where there are lessons, and the lessons, over the batch."""
         longest = max(example.length for example in batch)
         tokens = torch.zeros(len(batch), longest, dtype=torch.int64)
@@ -279,7 +279,7 @@ class DraftTrainer:
         probs_NC = torch.cat([e.lesson.probs for e in batch]).to(self._device)
         return hidden_NE, columns_NC, probs_NC
 
-    def _batches(self, examples: list[Example]) -> Iterator[list[Example]]:
+    def _batches(self, examples: list[DraftExample]) -> Iterator[list[DraftExample]]:
         """Yield batches for ever, from the current step on."""
         settings = self.settings
         return endless_batches(examples, settings.batch_tokens, seed=settings.seed, first=self.step)

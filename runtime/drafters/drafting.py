@@ -10,7 +10,7 @@ from runtime.clock import Clock
 from runtime.errors import PeerError, PeerTimeout, ProtocolError
 from runtime.heartbeat import DRAFTING, IDLE, Pulse
 from runtime.links.link import Link
-from runtime.timeline import Phase, Recorder
+from runtime.timeline import Recorder, SpanKind
 
 _LOG = logging.getLogger("paceline.drafter")
 
@@ -155,7 +155,7 @@ def serve_drafts(
             )
             if recorder is not None and not part.partial:
                 now_s = start_s + proposal.draft_s
-                recorder.record(Phase.DRAFT, start_s, now_s, part.num_steps)
+                recorder.record(SpanKind.DRAFT, start_s, now_s, part.num_steps)
             if not _sent(link, proposal):
                 drafter.close()
                 return

@@ -12,7 +12,7 @@ from parallel.messages import DraftRequest, Message, Proposal
 from runtime.clock import Clock
 from runtime.drafters.drafting import Drafter, DraftPart
 from runtime.errors import DrafterError, PeerLost, ProtocolError
-from runtime.timeline import Phase, Recorder
+from runtime.timeline import Recorder, SpanKind
 
 _LOG = logging.getLogger("paceline.drafter")
 _MOST_PARTS = 1000  # of one answer; more is a generator that does not end
@@ -79,4 +79,4 @@ class InlineLink:
             )
         )
         if self._recorder is not None and not part.partial:
-            self._recorder.record(Phase.DRAFT, start_s, now_s, part.num_steps)
+            self._recorder.record(SpanKind.DRAFT, start_s, now_s, part.num_steps)

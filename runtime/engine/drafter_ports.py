@@ -9,7 +9,7 @@ from itertools import count
 from parallel.messages import Hello
 from runtime.clock import Clock
 from runtime.engine.drafter_port import DrafterPort
-from runtime.engine.sequence import Sequence
+from runtime.engine.sequence import DecodingSequence
 from runtime.links.link import Link
 
 _LOG = logging.getLogger("paceline.leader")
@@ -85,19 +85,19 @@ class DrafterPorts:
         for port in self.attached:
             port.close()
 
-    def of(self, sequence: Sequence) -> DrafterPort | None:
+    def of(self, sequence: DecodingSequence) -> DrafterPort | None:
         """Return the drafter that has a request."""
         port = self._ports.get(sequence.drafter)
         return port if port is not None and port.is_attached else None
 
-    def release(self, sequence: Sequence) -> None:
+    def release(self, sequence: DecodingSequence) -> None:
         """Let a request's drafter forget it, with the next thing it is told."""
         port = self.of(sequence)
         if port is not None and sequence.known_to_drafter:
             port.closed.append(sequence.number)
         sequence.known_to_drafter = False
 
-    def share_out(self, sequences: Items[Sequence]) -> None:
+    def share_out(self, sequences: Items[DecodingSequence]) -> None:
         """Give every request a drafter.
 
         A request stays with its drafter, which has read it, unless that one is gone or behind, or
@@ -122,19 +122,19 @@ class DrafterPorts:
         if min(loads.values()) == 0:
             self._even_out(sequences, loads)
 
-    def _even_out(self, sequences: Items[Sequence], loads: Counter[int]) -> None:
+    def _even_out(self, sequences: Items[DecodingSequence], loads: Counter[int]) -> None:
         for sequence in sequences:
             idlest = min(loads, key=lambda n: loads[n])
             if loads[sequence.drafter] - loads[idlest] > 1:
                 self._move(sequence, idlest, loads)
 
-    def _move(self, sequence: Sequence, number: int, loads: Counter[int]) -> None:
+    def _move(self, sequence: DecodingSequence, number: int, loads: Counter[int]) -> None:
         if sequence.drafter:
             loads[sequence.drafter] -= 1
         loads[number] += 1
         self._assign(sequence, number)
 
-    def _assign(self, sequence: Sequence, number: int) -> None:
+    def _assign(self, sequence: DecodingSequence, number: int) -> None:
         self.release(sequence)
         sequence.drafter = number
 

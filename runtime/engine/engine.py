@@ -29,8 +29,8 @@ from runtime.engine.engine_limits import EngineConfig, problem_of
 from runtime.engine.prefill import share_prompt_budget
 from runtime.engine.request_queue import RequestQueue
 from runtime.engine.round import RoundRunner
-from runtime.engine.round_work import Work
-from runtime.engine.sequence import Sequence
+from runtime.engine.round_work import RoundWork
+from runtime.engine.sequence import DecodingSequence
 from runtime.errors import DeadlineExceeded, PacelineError, PeerError
 from runtime.links.link import Link
 from runtime.models.tokenizer import StopMatcher, Tokenizer
@@ -86,7 +86,7 @@ class Engine:
         self._drivers = Drivers(lambda driver, error: self._inbox.put(_Received(driver, error)))
         self._sequence_numbers = count(1)
         self._waiting = RequestQueue()
-        self._running: list[Sequence] = []
+        self._running: list[DecodingSequence] = []
         self._stopping = False
         self._settle_at_s = 0.0
         """When an idle engine gives its next sign of life: at once after the last round."""
@@ -213,7 +213,7 @@ class Engine:
             failed = Failed(request=submit.request, kind="ConfigError", message=problem)
             self._drivers.send(driver, failed)
             return
-        sequence = Sequence(
+        sequence = DecodingSequence(
             next(self._sequence_numbers),
             submit,
             driver=driver,
@@ -275,14 +275,14 @@ class Engine:
             ):
                 self._preempt(max(self._running, key=_seniority))
 
-    def _preempt(self, sequence: Sequence) -> None:
+    def _preempt(self, sequence: DecodingSequence) -> None:
         self._num_preemptions += 1
         self._running.remove(sequence)
         self._rounds.release(sequence)
         sequence.restart()
         self._waiting.push(sequence, self._running)
 
-    def _round_capacity(self, sequence: Sequence) -> int:
+    def _round_capacity(self, sequence: DecodingSequence) -> int:
         """Return how long a sequence may become within the next round."""
         ahead = _HEADROOM + 2 * max(sequence.submit.draft_length, 0)
         return min(sequence.capacity, len(sequence.token_ids) + ahead)
@@ -304,7 +304,7 @@ class Engine:
         for sequence in self._running:
             self._ledger.note(sequence.number, sequence.token_ids, sequence.num_certain)
 
-    def _commit(self, work: Work, now_s: float) -> None:
+    def _commit(self, work: RoundWork, now_s: float) -> None:
         sequence, commit = work.sequence, work.commit
         assert commit is not None
         taken: list[int] = []
@@ -334,7 +334,7 @@ class Engine:
         if reason is not None:
             self._finish(sequence, reason)
 
-    def _end(self, sequence: Sequence, token: int) -> str | None:
+    def _end(self, sequence: DecodingSequence, token: int) -> str | None:
         """Return why the sequence ends with this token, or None."""
         if token in self._config.eos_ids and not sequence.submit.ignore_eos:
             return "stop"
@@ -342,12 +342,12 @@ class Engine:
             return "stop"
         return "length" if sequence.num_wanted <= 0 else None
 
-    def _end_of_output(self, sequence: Sequence) -> str | None:
+    def _end_of_output(self, sequence: DecodingSequence) -> str | None:
         """Return why a sequence has ended with tokens that it brought along, or None."""
         reasons = [self._end(sequence, token) for token in sequence.submit.output_ids]
         return reasons[-1] if reasons else None
 
-    def _drop(self, sequence: Sequence) -> None:
+    def _drop(self, sequence: DecodingSequence) -> None:
         """Take a request out of queue and cache; what it had read may be of use to others."""
         if sequence in self._running:
             self._running.remove(sequence)
@@ -356,13 +356,13 @@ class Engine:
         else:
             self._waiting.remove(sequence)
 
-    def _finish(self, sequence: Sequence, reason: str) -> None:
+    def _finish(self, sequence: DecodingSequence, reason: str) -> None:
         self._drop(sequence)
         stats = sequence.stats(self._clock.now_s())
         finished = Finished(request=sequence.submit.request, reason=reason, stats=stats)
         self._drivers.send(sequence.driver, finished)
 
-    def _send_failed(self, sequence: Sequence, error: PacelineError) -> None:
+    def _send_failed(self, sequence: DecodingSequence, error: PacelineError) -> None:
         request, kind = sequence.submit.request, type(error).__name__
         self._drivers.send(sequence.driver, Failed(request=request, kind=kind, message=str(error)))
 
@@ -394,6 +394,6 @@ class Engine:
                 self._finish(sequence, "cancelled")
 
 
-def _seniority(sequence: Sequence) -> tuple[int, int]:
+def _seniority(sequence: DecodingSequence) -> tuple[int, int]:
     """Order sequences by who keeps its cache: priority, then arrival."""
     return -sequence.submit.priority, sequence.number

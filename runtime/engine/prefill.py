@@ -5,22 +5,22 @@ from dataclasses import dataclass, field
 
 from parallel.decoding.types import DecodeMode
 from parallel.model.batch import SequenceRows
-from runtime.engine.sequence import Sequence
+from runtime.engine.sequence import DecodingSequence
 
 
 @dataclass(slots=True)
 class Shares:
     """What each sequence does in one round."""
 
-    decoding: list[Sequence] = field(default_factory=list)
+    decoding: list[DecodingSequence] = field(default_factory=list)
     """They have read their prompt, but for what the round can take in beside."""
     chunks: list[SequenceRows] = field(default_factory=list)
     """Stretches of longer prompts; the cache holds them after the round."""
-    syncing: list[Sequence] = field(default_factory=list)
+    syncing: list[DecodingSequence] = field(default_factory=list)
     """Sequences still reading whose drafter reads along."""
 
 
-def share_prompt_budget(running: Iterable[Sequence], budget: int) -> Shares:
+def share_prompt_budget(running: Iterable[DecodingSequence], budget: int) -> Shares:
     """Share a round's prompt tokens, first come first served; who has no more to read decodes.
 
     Args:

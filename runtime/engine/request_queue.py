@@ -7,25 +7,25 @@ starts level with those that stayed.
 
 from collections.abc import Iterable, Iterator
 
-from runtime.engine.sequence import Sequence
+from runtime.engine.sequence import DecodingSequence
 
 
 class RequestQueue:
     """Requests that wait, and what their clients have been served."""
 
     def __init__(self) -> None:
-        self._waiting: list[Sequence] = []
+        self._waiting: list[DecodingSequence] = []
         self._served: dict[str, float] = {}
 
     def __len__(self) -> int:
         """Return how many wait."""
         return len(self._waiting)
 
-    def __iter__(self) -> Iterator[Sequence]:
+    def __iter__(self) -> Iterator[DecodingSequence]:
         """Yield those that wait, in order of arrival."""
         return iter(self._waiting)
 
-    def push(self, sequence: Sequence, running: Iterable[Sequence]) -> None:
+    def push(self, sequence: DecodingSequence, running: Iterable[DecodingSequence]) -> None:
         """Let a request wait; one that was preempted keeps its place by its number.
 
         Args:
@@ -39,11 +39,11 @@ class RequestQueue:
             self._served[client] = max(self._served.get(client, 0.0), level)
         self._waiting.append(sequence)
 
-    def first(self) -> Sequence:
+    def first(self) -> DecodingSequence:
         """Return who is next."""
         return min(self._waiting, key=self._place)
 
-    def remove(self, sequence: Sequence) -> None:
+    def remove(self, sequence: DecodingSequence) -> None:
         """Take a request out."""
         self._waiting.remove(sequence)
 
@@ -51,13 +51,13 @@ class RequestQueue:
         """Count tokens that a client was served."""
         self._served[client] = self._served.get(client, 0.0) + num_tokens
 
-    def forget_absent(self, running: Iterable[Sequence]) -> None:
+    def forget_absent(self, running: Iterable[DecodingSequence]) -> None:
         """Drop the counters of clients without requests, once nobody waits."""
         if not self._waiting:
             active = {sequence.submit.client for sequence in running}
             self._served = {name: n for name, n in self._served.items() if name in active}
 
-    def _place(self, sequence: Sequence) -> tuple[bool, int, float, int]:
+    def _place(self, sequence: DecodingSequence) -> tuple[bool, int, float, int]:
         submit = sequence.submit
         served = self._served.get(submit.client, 0.0)
         resumed = sequence.counters.preemptions > 0  # it holds up its client's stream

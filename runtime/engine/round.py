@@ -35,13 +35,12 @@ from parallel.model.batch import SequenceRows
 from runtime.clock import Clock
 from runtime.engine.drafter_ports import DrafterPorts
 from runtime.engine.round_drafts import RoundDrafts
-from runtime.engine.round_work import Work
-from runtime.engine.sequence import Sequence
+from runtime.engine.round_work import RoundWork
+from runtime.engine.sequence import DecodingSequence
 from runtime.heartbeat import DRAFTING, IDLE
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner
-from runtime.timeline import NoRecorder, Recorder
-from runtime.timeline import Phase as Timed
+from runtime.timeline import NoRecorder, Recorder, SpanKind
 
 _MODES = (DecodeMode.SPECULATIVE, DecodeMode.PEARL, DecodeMode.AUTOREGRESSIVE)
 _MEASURED_SIZES = (1, 8, 4, 25, 6, 2, 16, 12)  # a few tell much already
@@ -116,7 +115,7 @@ class RoundRunner:
             rejected=before.rejected + commit.rejected,
         )
 
-    def release(self, sequence: Sequence) -> None:
+    def release(self, sequence: DecodingSequence) -> None:
         """Release a sequence's cache, at the target and at the drafter."""
         self._ledger.close(sequence.number)
         self._controller.forget(sequence.number)
@@ -138,8 +137,11 @@ class RoundRunner:
         self._drafts.meet(hello)
 
     def run(
-        self, decoding: Items[Sequence], prefilling: Items[SequenceRows], syncing: Items[Sequence]
-    ) -> list[Work]:
+        self,
+        decoding: Items[DecodingSequence],
+        prefilling: Items[SequenceRows],
+        syncing: Items[DecodingSequence],
+    ) -> list[RoundWork]:
         """Make one round.
 
         Args:
@@ -154,7 +156,7 @@ class RoundRunner:
             PeerError: a target rank did not take part.
         """
         start_s = self._clock.now_s()
-        works = [Work(sequence=sequence) for sequence in decoding]
+        works = [RoundWork(sequence=sequence) for sequence in decoding]
         ready = self._drafts.begin([*decoding, *syncing])
         fresh = any(work.sequence.num_cached < len(work.sequence.token_ids) - 1 for work in works)
         for work in works:
@@ -185,7 +187,7 @@ class RoundRunner:
 
     # --- modes --------------------------------------------------------------------------------
 
-    def _choose_mode(self, sequence: Sequence) -> None:
+    def _choose_mode(self, sequence: DecodingSequence) -> None:
         """Give a request that leaves its mode to us the best one, once nothing is in flight."""
         if sequence.submit.mode is not DecodeMode.AUTO:
             return
@@ -193,7 +195,7 @@ class RoundRunner:
         if sequence.state.stage is Stage.PRE_VERIFY:
             sequence.state = with_mode(sequence.state, sequence.wanted_mode)
 
-    def _count_modes(self, works: Items[Work], seconds: float) -> None:
+    def _count_modes(self, works: Items[RoundWork], seconds: float) -> None:
         for work in works:
             assert work.commit is not None
             number, mode = work.sequence.number, work.sequence.mode
@@ -205,7 +207,7 @@ class RoundRunner:
 
     # --- the target ---------------------------------------------------------------------------
 
-    def _score(self, works: Items[Work], prefilling: Items[SequenceRows]) -> tuple[float, int]:
+    def _score(self, works: Items[RoundWork], prefilling: Items[SequenceRows]) -> tuple[float, int]:
         rows = list(prefilling)
         candidates: list[int] = []
         for work in works:
@@ -226,7 +228,7 @@ class RoundRunner:
         start_s = self._clock.now_s()
         scores = self._runner.execute(self._ledger.plan(rows, candidates))
         target_s = self._clock.now_s() - start_s
-        self._recorder.record(Timed.VERIFY, start_s, start_s + target_s, len(candidates))
+        self._recorder.record(SpanKind.VERIFY, start_s, start_s + target_s, len(candidates))
         first = 0
         for work in works:
             assert work.score is not None
@@ -237,12 +239,12 @@ class RoundRunner:
             work.rows = [_first(row, wanted) for row in rows_of_work]
         return target_s, sum(len(row.token_ids) for row in rows)
 
-    def _candidates(self, sequence: Sequence) -> int:
+    def _candidates(self, sequence: DecodingSequence) -> int:
         """Return how many best tokens of a row are needed; 0 is all of them."""
         wanted = _num_needed(sequence)
         return max(wanted, self._drafts.num_successors(sequence)) if wanted else 0
 
-    def _tell_scored(self, work: Work, rows: Items[ScoreRow]) -> None:
+    def _tell_scored(self, work: RoundWork, rows: Items[ScoreRow]) -> None:
         """Keep, for a drafter that wants it, what the target found best after each token."""
         num = self._drafts.num_successors(work.sequence)
         assert work.score is not None
@@ -250,7 +252,7 @@ class RoundRunner:
             best = (tuple(row.best(num)) for row in rows)
             work.sequence.view.scored = tuple(zip(_contexts(work), best, strict=True))
 
-    def _decide(self, work: Work) -> None:
+    def _decide(self, work: RoundWork) -> None:
         """Verify the drafts against the scores and let the machine commit."""
         sequence, verify = work.sequence, work.verify
         assert verify is not None
@@ -282,7 +284,7 @@ class RoundRunner:
         """Seconds of this round's drafting during which the target did not wait."""
         return max(0.0, self._drafts.longest.seconds - self._drafts.waited_s)
 
-    def _count_drafting(self, works: Items[Work]) -> None:
+    def _count_drafting(self, works: Items[RoundWork]) -> None:
         drafts, time = self._drafts, self._drafts.longest
         for work in works:
             if work.wanted is not None:
@@ -313,12 +315,12 @@ def _first(row: ScoreRow, num: int) -> ScoreRow:
     return ScoreRow(row.logits[:num], row.ids[:num])
 
 
-def _num_needed(sequence: Sequence) -> int:
+def _num_needed(sequence: DecodingSequence) -> int:
     """Return how many best tokens of each row this request needs; 0 is all of them."""
     return 0 if sequence.submit.num_logprobs >= 0 else num_candidates(sequence.sampling)
 
 
-def _contexts(work: Work) -> list[tuple[int, ...]]:
+def _contexts(work: RoundWork) -> list[tuple[int, ...]]:
     """Return the last two tokens before each place that was scored."""
     assert work.score is not None
     tokens = work.score.token_ids

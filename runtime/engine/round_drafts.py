@@ -18,10 +18,9 @@ from runtime.clock import Clock
 from runtime.engine.draft_fence import CheckedDraft, CheckedProposal
 from runtime.engine.drafter_port import DrafterPort
 from runtime.engine.drafter_ports import DrafterPorts
-from runtime.engine.round_work import Work
-from runtime.engine.sequence import Sequence
-from runtime.timeline import Phase as Timed
-from runtime.timeline import Recorder
+from runtime.engine.round_work import RoundWork
+from runtime.engine.sequence import DecodingSequence
+from runtime.timeline import Recorder, SpanKind
 
 
 @dataclass(slots=True)
@@ -75,7 +74,7 @@ class RoundDrafts:
             if port.closed and port.ready:
                 port.ask(DraftRequest(round=next(self._rounds), closed=_take_closed(port)))
 
-    def begin(self, sequences: Items[Sequence]) -> set[int]:
+    def begin(self, sequences: Items[DecodingSequence]) -> set[int]:
         """Begin a round; returns the drafters that can be asked in it."""
         self._ports.share_out(sequences)
         self.width = self.widths.choose()
@@ -83,7 +82,7 @@ class RoundDrafts:
         self.num_missed, self.waited_s = 0, 0.0
         return {port.number for port in self._ports.attached if port.ready}
 
-    def length(self, sequence: Sequence, batch: int) -> int:
+    def length(self, sequence: DecodingSequence, batch: int) -> int:
         """Return how many draft tokens are worth asking for, at most what can still be used."""
         if sequence.mode is DecodeMode.AUTOREGRESSIVE or sequence.wanted_mode is not sequence.mode:
             return 0  # what is in flight is tested first
@@ -104,19 +103,21 @@ class RoundDrafts:
             )
         return min(wanted, usable)
 
-    def are_trees(self, sequence: Sequence) -> bool:
+    def are_trees(self, sequence: DecodingSequence) -> bool:
         """Tell whether trees are asked for: where drafts are compared, and need no law."""
         port = self._ports.of(sequence)
         speculative = sequence.mode is DecodeMode.SPECULATIVE
         grows_trees = port is not None and port.grows_trees
         return grows_trees and speculative and not sequence.needs_laws
 
-    def num_successors(self, sequence: Sequence) -> int:
+    def num_successors(self, sequence: DecodingSequence) -> int:
         """Return how many best tokens a request's drafter wants to hear of."""
         port = self._ports.of(sequence)
         return port.num_successors if port is not None else 0
 
-    def ask(self, ready: set[int], works: Items[Work], syncing: Items[Sequence]) -> None:
+    def ask(
+        self, ready: set[int], works: Items[RoundWork], syncing: Items[DecodingSequence]
+    ) -> None:
         """Send each drafter that can be asked its part of the round."""
         for port in self._ports.attached:
             if port.number in ready:
@@ -126,7 +127,7 @@ class RoundDrafts:
                     [sequence for sequence in syncing if sequence.drafter == port.number],
                 )
 
-    def receive(self, works: Items[Work], phases: tuple[Phase, ...]) -> None:
+    def receive(self, works: Items[RoundWork], phases: tuple[Phase, ...]) -> None:
         """Take drafts in until no sequence is in these phases.
 
         When the wait budget is over, it goes on without those that have not come. Answers to
@@ -148,7 +149,9 @@ class RoundDrafts:
                     [w for w in pending if w.sequence.drafter == pending[0].sequence.drafter]
                 )
 
-    def _ask(self, port: DrafterPort, works: Items[Work], syncing: Items[Sequence]) -> None:
+    def _ask(
+        self, port: DrafterPort, works: Items[RoundWork], syncing: Items[DecodingSequence]
+    ) -> None:
         opened: list[DraftOpen] = []
         items = [
             self._item(work.sequence, opened, work.wanted.draft_length)
@@ -181,7 +184,9 @@ class RoundDrafts:
             for sequence in [*(work.sequence for work in works), *syncing]:
                 self._forget(sequence)
 
-    def _item(self, sequence: Sequence, opened: list[DraftOpen], num_draft: int) -> DraftItem:
+    def _item(
+        self, sequence: DecodingSequence, opened: list[DraftOpen], num_draft: int
+    ) -> DraftItem:
         """Make the drafter's item for a sequence, introducing it first if need be."""
         if not sequence.known_to_drafter:
             sequence.known_to_drafter = True
@@ -194,7 +199,7 @@ class RoundDrafts:
         least_gain = self._controller.least_gain(width=self.width or 1) if chosen else 0.0
         return replace(item, tree=True, least_gain=least_gain)
 
-    def _introduction(self, sequence: Sequence, port: DrafterPort | None) -> DraftOpen:
+    def _introduction(self, sequence: DecodingSequence, port: DrafterPort | None) -> DraftOpen:
         capacity = sequence.capacity
         if port is not None and port.max_positions:
             capacity = min(capacity, port.max_positions)
@@ -208,7 +213,7 @@ class RoundDrafts:
             vocab_size=self._ports.vocab_size,
         )
 
-    def _miss(self, works: Items[Work]) -> None:
+    def _miss(self, works: Items[RoundWork]) -> None:
         for work in works:
             work.sequence.counters.missed_drafts += 1
             self.num_missed += 1
@@ -221,10 +226,12 @@ class RoundDrafts:
         proposal = port.receive(left_s) if left_s > 0 else None
         now_s = self._clock.now_s()
         self.waited_s += now_s - start_s
-        self._recorder.record(Timed.WAIT, start_s, now_s, 0)
+        self._recorder.record(SpanKind.WAIT, start_s, now_s, 0)
         return proposal
 
-    def _take(self, port: DrafterPort, proposal: CheckedProposal, waiting: dict[int, Work]) -> None:
+    def _take(
+        self, port: DrafterPort, proposal: CheckedProposal, waiting: dict[int, RoundWork]
+    ) -> None:
         if proposal.problems:  # what it holds of its requests is not known any longer
             for work in waiting.values():
                 if work.sequence.drafter == port.number:
@@ -246,7 +253,7 @@ class RoundDrafts:
             if found is not None and found.sequence.drafter == port.number:
                 self._deliver(found, draft, len(waiting), partial=proposal.partial)
 
-    def _deliver(self, work: Work, found: CheckedDraft, batch: int, *, partial: bool) -> None:
+    def _deliver(self, work: RoundWork, found: CheckedDraft, batch: int, *, partial: bool) -> None:
         sequence, draft = work.sequence, found.draft
         if found.unknown:
             self._forget(sequence)
@@ -256,13 +263,13 @@ class RoundDrafts:
             draft = draft.first(self._controller.worth(found.gains, batch=batch))
         work.apply(DraftArrived(epoch=found.epoch, base=found.base, draft=draft, partial=partial))
 
-    def _forget(self, sequence: Sequence) -> None:
+    def _forget(self, sequence: DecodingSequence) -> None:
         """Forget what a request's drafter holds: the next time it is sent the request whole."""
         self._ports.release(sequence)
         sequence.view.forget()
 
 
-def _synced(sequence: Sequence) -> bool:
+def _synced(sequence: DecodingSequence) -> bool:
     return len(sequence.view.token_ids) >= sequence.num_prompt
 
 

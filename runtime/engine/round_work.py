@@ -4,14 +4,14 @@ from dataclasses import dataclass, field
 
 from parallel.decoding.machine import Commit, Event, Phase, RequestDraft, Score, Verify, step
 from parallel.decoding.types import ScoreRow, TokenLogprobs
-from runtime.engine.sequence import Sequence
+from runtime.engine.sequence import DecodingSequence
 
 
 @dataclass(slots=True, kw_only=True)
-class Work:
+class RoundWork:
     """What one sequence does in the current round, filled in as its machine commands it."""
 
-    sequence: Sequence
+    sequence: DecodingSequence
     wanted: RequestDraft | None = None
     score: Score | None = None
     verify: Verify | None = None

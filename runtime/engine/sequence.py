@@ -114,7 +114,7 @@ class DrafterView:
             self.token_ids.extend(token_ids)
 
 
-class Sequence:
+class DecodingSequence:
     """Tokens, decoding state and counters of one request.
 
     `number` is the leader's own name for it, unique among all drivers, and names its cache slot.

@@ -17,7 +17,7 @@ from parallel.messages import Committed, EngineStatus, Failed, Finished, Message
 from runtime.distillation.traffic import TrafficLog
 from runtime.errors import ConfigError, DeadlineExceeded, PacelineError
 from runtime.gateway.engines import Engines
-from runtime.gateway.journal import Journal, Request
+from runtime.gateway.journal import Journal, OpenRequest
 from runtime.gateway.journal_store import JournalStore
 from runtime.gateway.limits import GatewayDown, GatewayLimits, RequestRefused
 from runtime.gateway.metrics import ServiceMetrics
@@ -173,7 +173,7 @@ class Gateway:
 
     # --- requests ---------------------------------------------------------------------------
 
-    def submit(self, submits: Sequence[Submit], *, client: str, name: str) -> Request:
+    def submit(self, submits: Sequence[Submit], *, client: str, name: str) -> OpenRequest:
         """Queue a request, or return the one of this client that has the name already.
 
         Args:
@@ -202,15 +202,15 @@ class Gateway:
         self._run_waiting()
         return request
 
-    def find(self, client: str, name: str) -> Request | None:
+    def find(self, client: str, name: str) -> OpenRequest | None:
         """Return a client's request by its name."""
         return self._register.find(client, name)
 
-    def join(self, request: Request) -> None:
+    def join(self, request: OpenRequest) -> None:
         """Take in a reader of a request; `leave` follows, whatever becomes of the reader."""
         request.num_readers += 1
 
-    def leave(self, request: Request, *, late: bool = False) -> None:
+    def leave(self, request: OpenRequest, *, late: bool = False) -> None:
         """Let a reader go: the last one of an unnamed request ends it, a named one waits a while.
 
         Args:
@@ -226,7 +226,7 @@ class Gateway:
         if not request.name:
             self.forget(request)
 
-    def cancel(self, request: Request, *, late: bool = False) -> bool:
+    def cancel(self, request: OpenRequest, *, late: bool = False) -> bool:
         """End a request, because its deadline passed or it was asked for; False if it had ended."""
         if not request.is_open:
             return False
@@ -240,14 +240,14 @@ class Gateway:
                 self._dispatch(request, journal)
         return True
 
-    def forget(self, request: Request) -> None:
+    def forget(self, request: OpenRequest) -> None:
         """Drop a request and its journals; one that runs is ended first."""
         request.is_dropped = True
         self.cancel(request)
         if not request.is_open:
             self._drop(request)
 
-    def _drop(self, request: Request) -> None:
+    def _drop(self, request: OpenRequest) -> None:
         self._register.drop(request)
         if self._store is not None:
             self._store.dropped(request)
@@ -262,7 +262,7 @@ class Gateway:
 
     # --- what engines do ----------------------------------------------------------------------
 
-    def _dispatch(self, request: Request, journal: Journal) -> None:
+    def _dispatch(self, request: OpenRequest, journal: Journal) -> None:
         """Let an engine do what is missing; without one the request waits, or has failed."""
         number = journal.submit.request
         journal.replica = None
@@ -348,7 +348,7 @@ class Gateway:
                 kind = _FAILURES.get(message.kind, PacelineError)
                 self._end_badly(request, journal, kind(message.message))
 
-    def _finish(self, request: Request, journal: Journal, finished: Finished) -> None:
+    def _finish(self, request: OpenRequest, journal: Journal, finished: Finished) -> None:
         if journal.is_late and finished.reason == "cancelled":
             error = f"its deadline of {journal.submit.timeout_s:.3g} s passed"
             self._end_badly(request, journal, DeadlineExceeded(error))
@@ -358,13 +358,13 @@ class Gateway:
         self.metrics.count_sample(finished, len(journal.token_ids))
         self._keep_answer(journal, finished)
 
-    def _end_badly(self, request: Request, journal: Journal, error: PacelineError) -> None:
+    def _end_badly(self, request: OpenRequest, journal: Journal, error: PacelineError) -> None:
         if not journal.is_open:
             return
         journal.fail(error)
         self._ended(request, journal)
 
-    def _ended(self, request: Request, journal: Journal) -> None:
+    def _ended(self, request: OpenRequest, journal: Journal) -> None:
         self._register.ended(journal)
         self._let_next_suspect_run(journal)
         if self._store is not None:

@@ -126,7 +126,7 @@ class Journal:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Request:
+class OpenRequest:
     """One request's samples, and who reads them."""
 
     client: str

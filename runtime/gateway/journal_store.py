@@ -17,7 +17,7 @@ from parallel.decoding.types import TokenLogprobs
 from parallel.messages import Committed, Finished, Submit
 from runtime import errors
 from runtime.errors import ConfigError, PacelineError, ProtocolError
-from runtime.gateway.journal import Journal, Request
+from runtime.gateway.journal import Journal, OpenRequest
 from runtime.gateway.record_file import Record, RecordFile, RecordReader
 from runtime.links.codec import decode, encode
 
@@ -44,7 +44,7 @@ class JournalStore:
         self._kept: set[int] = set()
         self._copied: set[int] = set()
         """Samples whose past is in the next file."""
-        self.restored: list[Request] = []
+        self.restored: list[OpenRequest] = []
         """What an earlier process left."""
 
     @classmethod
@@ -86,7 +86,7 @@ class JournalStore:
 
     # --- what happens -------------------------------------------------------------------------
 
-    def opened(self, request: Request) -> None:
+    def opened(self, request: OpenRequest) -> None:
         """Keep a request; one without a name is nobody's to take up again."""
         if request.name:
             numbers = [journal.submit.request for journal in request.samples]
@@ -114,14 +114,14 @@ class JournalStore:
             if hasattr(errors, kind):  # else it is this server's trouble, not the request's
                 self._append([_FAIL, number, kind, text], number)
 
-    def dropped(self, request: Request) -> None:
+    def dropped(self, request: OpenRequest) -> None:
         """Forget a request."""
         numbers = [journal.submit.request for journal in request.samples]
         if self._kept.issuperset(numbers):
             self._kept.difference_update(numbers)
             self._append([_DROP, numbers], numbers[0])
 
-    async def tend(self, requests: Iterable[Request]) -> None:
+    async def tend(self, requests: Iterable[OpenRequest]) -> None:
         """Rewrite the file, with these requests alone, if it has grown.
 
         Others run between two requests; what they keep meanwhile goes to both files.
@@ -174,7 +174,7 @@ class JournalStore:
 
     def _read(self, path: Path) -> None:
         reader = RecordReader(path)
-        requests: dict[int, tuple[Request, Journal]] = {}
+        requests: dict[int, tuple[OpenRequest, Journal]] = {}
         try:
             for record in reader:
                 self._replay(record, requests, path)
@@ -187,7 +187,7 @@ class JournalStore:
         self._kept = set(requests)
 
     def _replay(
-        self, record: Record, requests: dict[int, tuple[Request, Journal]], path: Path
+        self, record: Record, requests: dict[int, tuple[OpenRequest, Journal]], path: Path
     ) -> None:
         match record:
             case ["target", str(target)]:
@@ -250,20 +250,20 @@ class JournalStore:
             self._file = None
 
 
-def _copy(request: Request, file: RecordFile) -> None:
+def _copy(request: OpenRequest, file: RecordFile) -> None:
     """Write all of a request; raises OSError."""
     if request.name:
         for record in _records(request):
             file.append(record)
 
 
-def _opening(request: Request) -> Record:
+def _opening(request: OpenRequest) -> Record:
     age_s = time.monotonic() - request.samples[0].submitted_s
     frames = [encode(journal.submit) for journal in request.samples]
     return [_OPEN, request.client, request.name, time.time() - age_s, frames]
 
 
-def _records(request: Request) -> list[Record]:
+def _records(request: OpenRequest) -> list[Record]:
     """Return the records that tell all of a request."""
     records = [_opening(request)]
     for journal in request.samples:
@@ -278,14 +278,14 @@ def _records(request: Request) -> list[Record]:
     return records
 
 
-def _reopened(client: str, name: str, wall_s: float, frames: Iterable[bytes]) -> Request:
+def _reopened(client: str, name: str, wall_s: float, frames: Iterable[bytes]) -> OpenRequest:
     samples = []
     for frame in frames:
         submit = decode(frame)
         assert isinstance(submit, Submit)
         submitted_s = time.monotonic() - max(0.0, time.time() - wall_s)
         samples.append(Journal(submit=submit, submitted_s=submitted_s))
-    return Request(client=client, name=name, samples=samples)
+    return OpenRequest(client=client, name=name, samples=samples)
 
 
 def _logprobs(values: list[object]) -> TokenLogprobs:

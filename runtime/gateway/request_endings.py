@@ -7,7 +7,7 @@ that has ended, or without one if it was refused or left before it was accepted.
 import logging
 
 from runtime.errors import PacelineError
-from runtime.gateway.journal import Request
+from runtime.gateway.journal import OpenRequest
 from runtime.gateway.limits import CallDenied, GatewayBusy, GatewayDown
 from runtime.gateway.metrics import EndReason, RefusalReason, ServiceMetrics
 
@@ -20,7 +20,7 @@ class Endings:
     def __init__(self, metrics: ServiceMetrics) -> None:
         self._metrics = metrics
 
-    def ended(self, request: Request) -> None:
+    def ended(self, request: OpenRequest) -> None:
         """Record a request whose samples have all ended."""
         prompt_tokens = len(request.samples[0].submit.prompt_ids)
         self._metrics.count_ended(request.end_reason, prompt_tokens)

@@ -10,7 +10,7 @@ from google.protobuf.message import Message as ProtoMessage
 
 from runtime.errors import PacelineError
 from runtime.gateway.gateway import Gateway
-from runtime.gateway.journal import Request
+from runtime.gateway.journal import OpenRequest
 from runtime.gateway.metrics import EndReason
 
 Context: TypeAlias = "grpc.aio.ServicerContext[ProtoMessage, ProtoMessage]"
@@ -34,7 +34,7 @@ class Call:
         self._gateway = gateway
         self._context: Context | None = None
         self.name = ""
-        self._request: Request | None = None
+        self._request: OpenRequest | None = None
         self._is_refused = False
         self._given_s: float | None = None
         task = asyncio.current_task()
@@ -47,7 +47,7 @@ class Call:
         self._context, self.name = context, name
         self._given_s = context.time_remaining()
 
-    def accept(self, request: Request) -> None:
+    def accept(self, request: OpenRequest) -> None:
         """Read a request until the call is over."""
         self._request = request
         self._gateway.join(request)

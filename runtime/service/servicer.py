@@ -14,7 +14,7 @@ from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.checking.prompt_value import token_ids
 from runtime.errors import ConfigError, DeadlineExceeded, PacelineError
 from runtime.gateway.gateway import Gateway
-from runtime.gateway.journal import Request
+from runtime.gateway.journal import OpenRequest
 from runtime.gateway.limits import GatewayBusy, GatewayDown, RequestRefused
 from runtime.links.to_wire import put_logprobs, put_stats
 from runtime.links.wire_values import REASONS
@@ -89,7 +89,7 @@ class GenerationServicer(rpc.GenerationServiceServicer):
 
     async def _admit(
         self, request: pb.GenerateRequest, call: Call, context: Context
-    ) -> tuple[Request, list[int]]:
+    ) -> tuple[OpenRequest, list[int]]:
         """Queue a request, or find it again; return it with how much the client has of it."""
         gateway, client, name = self._gateway, call.client, request.request_id
         if gateway.find(client, name) is None:
@@ -116,7 +116,7 @@ class GenerationServicer(rpc.GenerationServiceServicer):
         return submit, resume_places(request, submit.max_tokens)
 
     async def _events(
-        self, request: Request, starts: list[int]
+        self, request: OpenRequest, starts: list[int]
     ) -> AsyncGenerator[pb.GenerateResponse]:
         """Turn a request's journals into events; text is made anew from the first token on."""
         submit = request.samples[0].submit

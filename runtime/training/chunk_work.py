@@ -9,7 +9,7 @@ Vector = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class ChunkWork:
     """A chunk for a worker: alone, or one of several whose weighted sum is wanted."""
 
     version: int

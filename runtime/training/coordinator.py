@@ -16,7 +16,7 @@ from parallel.training.gradient_coding.dispatch import Dispatcher, Pace, PullQue
 from parallel.training.sampler import dropout_seed, split_evenly, step_samples
 from runtime.clock import Clock
 from runtime.errors import PeerLost
-from runtime.training.chunk_work import ChunkResult, Work
+from runtime.training.chunk_work import ChunkResult, ChunkWork
 from runtime.training.job.job_config import OptimizerConfig, TrainConfig
 
 _LOG = logging.getLogger("paceline.train")
@@ -62,7 +62,7 @@ class Pool(Protocol):
         """Tell whether a worker has loaded the model; one that was replaced takes a while."""
         ...
 
-    def start(self, worker: int, work: Work) -> None:
+    def start(self, worker: int, work: ChunkWork) -> None:
         """Let an idle worker that is ready compute a chunk."""
         ...
 
@@ -215,7 +215,7 @@ class Coordinator:
                 continue
             chunk = dispatcher.next(worker, self._clock.now_s())
             if chunk is not None:
-                work = Work(
+                work = ChunkWork(
                     version=version,
                     key=(version, chunk, 0),
                     samples=tuple(chunks[chunk]),

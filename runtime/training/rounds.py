@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from parallel.training.adamw import AdamW
 from parallel.training.gradient_coding.schemes import Key, Scheme, Task, remembered
-from parallel.training.gradient_coding.straggler_patience import Patience
+from parallel.training.gradient_coding.straggler_patience import StragglerPatience
 from parallel.training.sampler import dropout_seed, split_evenly
 from runtime.clock import Clock
 from runtime.errors import PacelineError, PeerLost
-from runtime.training.chunk_work import ChunkResult, Work
+from runtime.training.chunk_work import ChunkResult, ChunkWork
 from runtime.training.coordinator import Pool, StepReport, WorkerLost, batch_of, make_step
 from runtime.training.job.job_config import TrainConfig
 
@@ -88,9 +88,9 @@ class RoundCoordinator:
         self._busy_since = dict(busy_since or {})
         self._stale = set(self._busy_since)
         self._away_since: dict[int, float] = {}
-        self._pending: dict[int, deque[tuple[Task, Work]]] = {}
+        self._pending: dict[int, deque[tuple[Task, ChunkWork]]] = {}
         self._num_losses = 0
-        self._patience = Patience(config.workers.patience)
+        self._patience = StragglerPatience(config.workers.patience)
         self.times_s: list[list[float]] = []
         """When each worker had finished, in rounds that waited for all."""
 
@@ -295,9 +295,9 @@ class RoundCoordinator:
             self._results[key] = result
             self._arrivals.setdefault(key, self._round)
 
-    def _works(self, tasks: Sequence[Task]) -> deque[tuple[Task, Work]]:
+    def _works(self, tasks: Sequence[Task]) -> deque[tuple[Task, ChunkWork]]:
         """Return tasks as the microbatches that a worker is given one after the other."""
-        works: deque[tuple[Task, Work]] = deque()
+        works: deque[tuple[Task, ChunkWork]] = deque()
         for task in tasks:
             trial = self._trial(task.job)
             step = self._version(task.job) // len(self._optimizers)
@@ -307,7 +307,7 @@ class RoundCoordinator:
                 for piece, samples in enumerate(self._pieces(self._batches[task.job][chunk]))
             ]
             for index, (samples, coefficient, seed) in enumerate(pieces):
-                work = Work(
+                work = ChunkWork(
                     version=self._version(task.job),
                     key=task.key,
                     samples=tuple(samples),

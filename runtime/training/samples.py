@@ -7,7 +7,7 @@ from pathlib import Path
 from runtime.errors import ConfigError
 from runtime.models.checkpoint_files import read_model_config
 from runtime.models.tokenizer import Tokenizer
-from runtime.training.training_data import Example, Sample, tokenize
+from runtime.training.training_data import Sample, TextExample, tokenize
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,9 @@ class Sampler:
             max_length=max_length,
         )
 
-    def samples(self, examples: Sequence[Example], *, among_choices: bool = False) -> list[Sample]:
+    def samples(
+        self, examples: Sequence[TextExample], *, among_choices: bool = False
+    ) -> list[Sample]:
         """Return the examples as tokens.
 
         Raises:
@@ -57,7 +59,7 @@ class Sampler:
         """
         return [self._sample(example, among_choices=among_choices) for example in examples]
 
-    def prompts(self, examples: Sequence[Example], max_answer: int) -> list[Prompt]:
+    def prompts(self, examples: Sequence[TextExample], max_answer: int) -> list[Prompt]:
         """Return the examples' prompts, cut to their last tokens.
 
         Args:
@@ -86,7 +88,7 @@ class Sampler:
             "completion"
         )
 
-    def _sample(self, example: Example, *, among_choices: bool) -> Sample:
+    def _sample(self, example: TextExample, *, among_choices: bool) -> Sample:
         try:
             sample = tokenize(example, self.tokenizer, self.max_length, among_choices=among_choices)
         except ConfigError as error:
@@ -98,7 +100,7 @@ class Sampler:
             )
         return sample
 
-    def _check(self, token_ids: Sequence[int], example: Example, max_answer: int) -> None:
+    def _check(self, token_ids: Sequence[int], example: TextExample, max_answer: int) -> None:
         if not token_ids:
             raise ConfigError(f"{example.where}: the prompt has no tokens: write at least one word")
         if max(token_ids) >= self.vocab_size:
@@ -130,7 +132,7 @@ class EvalSamples:
     """Where answers are judged, and nothing else is measured."""
 
     @classmethod
-    def of(cls, tests: Sequence[Example], sampler: Sampler) -> "EvalSamples":
+    def of(cls, tests: Sequence[TextExample], sampler: Sampler) -> "EvalSamples":
         """Return what losses, or accuracies where all tests have choices, are measured on.
 
         Raises:
@@ -147,7 +149,7 @@ class EvalSamples:
 
     @classmethod
     def of_prompts(
-        cls, tests: Sequence[Example], sampler: Sampler, max_answer: int
+        cls, tests: Sequence[TextExample], sampler: Sampler, max_answer: int
     ) -> "EvalSamples":
         """Return what rewards are measured on.
 

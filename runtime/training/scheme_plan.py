@@ -14,7 +14,7 @@ from parallel.training.gradient_coding.schemes import smallest_batch
 from runtime.clock import Clock
 from runtime.errors import PeerLost
 from runtime.training.choose import Choice, choose_scheme
-from runtime.training.chunk_work import Work
+from runtime.training.chunk_work import ChunkWork
 from runtime.training.coordinator import (
     NOBODY_S,
     Arrived,
@@ -156,7 +156,7 @@ class Members:
         """Tell whether a member has loaded the model."""
         return self._pool.is_ready(self._slots[worker])
 
-    def start(self, worker: int, work: Work) -> None:
+    def start(self, worker: int, work: ChunkWork) -> None:
         """Let a member compute a chunk."""
         self._pool.start(self._slots[worker], work)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from parallel.training.gradient_coding.drawn import slowness
-from runtime.training.chunk_work import ChunkResult, Vector, Work
+from runtime.training.chunk_work import ChunkResult, ChunkWork, Vector
 
 _SIZE = 256
 _FOR_EVER_S = 1e6
@@ -43,7 +43,7 @@ class TimedWorker:
         self._sum = start_vector()
         self._loss_sum = 0.0
 
-    def work(self, work: Work, parameters: Vector, worker: int, life: int) -> ChunkResult:
+    def work(self, work: ChunkWork, parameters: Vector, worker: int, life: int) -> ChunkResult:
         """Compute a chunk at these parameters; return the sum it ends, if it ends one."""
         start_s = time.perf_counter()
         rows = self._data[list(work.samples)]
@@ -63,6 +63,6 @@ class TimedWorker:
             seconds=time.perf_counter() - start_s,
         )
 
-    def _slowness(self, work: Work, worker: int, life: int) -> float:
+    def _slowness(self, work: ChunkWork, worker: int, life: int) -> float:
         spec = self._spec
         return slowness(spec.seed, work.version, worker, life, slow=spec.slow, factor=spec.factor)

@@ -19,7 +19,7 @@ _LEARNED = ("messages", "completion", "text")
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class TextExample:
     """One sample as text: what is given, and what is learnt."""
 
     prompt: str
@@ -50,7 +50,7 @@ class Sample:
         return len(self.token_ids) - self.num_prompt
 
 
-def read_examples(file: Path, config: DataConfig, tokenizer: Tokenizer) -> list[Example]:
+def read_examples(file: Path, config: DataConfig, tokenizer: Tokenizer) -> list[TextExample]:
     """Read a file's samples.
 
     Raises:
@@ -72,7 +72,7 @@ def read_examples(file: Path, config: DataConfig, tokenizer: Tokenizer) -> list[
 
 
 def tokenize(
-    example: Example, tokenizer: Tokenizer, max_length: int, *, among_choices: bool = False
+    example: TextExample, tokenizer: Tokenizer, max_length: int, *, among_choices: bool = False
 ) -> Sample:
     """Return a sample of at most `max_length` tokens; a prompt that is too long loses its start.
 
@@ -107,7 +107,7 @@ def digest_of(samples: Sequence[Sample]) -> str:
     return digest.hexdigest()
 
 
-def render(example: Example, sample: Sample, tokenizer: Tokenizer) -> str:
+def render(example: TextExample, sample: Sample, tokenizer: Tokenizer) -> str:
     """Return a sample as it is learnt, what is learnt between brackets."""
     decoder = IncrementalDecoder(tokenizer)
     given = decoder.push(sample.token_ids[: sample.num_prompt])
@@ -117,14 +117,14 @@ def render(example: Example, sample: Sample, tokenizer: Tokenizer) -> str:
 
 
 def _prompted(
-    example: Example, completion: str, tokenizer: Tokenizer
+    example: TextExample, completion: str, tokenizer: Tokenizer
 ) -> tuple[list[int], list[int]]:
     """Return the tokens of an example's prompt, and those with which a completion follows it."""
     tokens = encode_completion(tokenizer, example.prompt, completion, whole=not example.is_chat)
     return list(tokens.prompt_ids), list(tokens.completion_ids)
 
 
-def _example(record: Mapping[str, object], config: DataConfig, tokenizer: Tokenizer) -> Example:
+def _example(record: Mapping[str, object], config: DataConfig, tokenizer: Tokenizer) -> TextExample:
     if config.prompt:
         return _from_fields(record, config)
     learned = [name for name in _LEARNED if record.get(name) is not None]
@@ -137,13 +137,13 @@ def _example(record: Mapping[str, object], config: DataConfig, tokenizer: Tokeni
     if "messages" in learned:
         return _from_messages(record["messages"], tokenizer)
     if "completion" in learned:
-        return Example(_string(record, "prompt"), _filled(record, "completion"))
+        return TextExample(_string(record, "prompt"), _filled(record, "completion"))
     if record.get("prompt") is not None:
         raise InvalidValue(_no_field("completion", record))
-    return Example("", _filled(record, "text"))
+    return TextExample("", _filled(record, "text"))
 
 
-def _from_fields(record: Mapping[str, object], config: DataConfig) -> Example:
+def _from_fields(record: Mapping[str, object], config: DataConfig) -> TextExample:
     words = {name: _word(name, record, known) for name, known in config.words.items()}
     values = _Values(record, words)
     completion = config.completion.format_map(values)
@@ -153,7 +153,7 @@ def _from_fields(record: Mapping[str, object], config: DataConfig) -> Example:
     for name in template_fields(config.completion, "data.completion") & config.words.keys():
         shown = (_Values(record, words | {name: word}) for word in config.words[name])
         choices = tuple(map(config.completion.format_map, shown))
-    return Example(config.prompt.format_map(values), completion, choices)
+    return TextExample(config.prompt.format_map(values), completion, choices)
 
 
 class _Values(Mapping[str, object]):
@@ -191,7 +191,7 @@ def _word(name: str, record: Mapping[str, object], known: Sequence[str]) -> str:
     return known[int(digits)]
 
 
-def _from_messages(value: object, tokenizer: Tokenizer) -> Example:
+def _from_messages(value: object, tokenizer: Tokenizer) -> TextExample:
     """Take the last answer as what is learnt, with the end that the chat template gives it."""
     found = messages(value)
     *before, last = found
@@ -200,7 +200,7 @@ def _from_messages(value: object, tokenizer: Tokenizer) -> Example:
     if not (last["content"] or last.get("tool_calls")):
         raise InvalidValue(f"messages[{len(before)}].content is empty: there is nothing to learn")
     answer = render_answer(tokenizer, found)
-    return Example(answer.prompt, answer.completion, is_chat=True)
+    return TextExample(answer.prompt, answer.completion, is_chat=True)
 
 
 def _filled(record: Mapping[str, object], name: str) -> str:

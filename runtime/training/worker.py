@@ -19,7 +19,7 @@ from parallel.training.choices import among_choices
 from parallel.training.lora import add_lora
 from runtime.errors import ConfigError
 from runtime.training.adapters.base_model import has_tied_head, load_model
-from runtime.training.chunk_work import ChunkResult, Vector, Work
+from runtime.training.chunk_work import ChunkResult, ChunkWork, Vector
 from runtime.training.job.job_config import FaultsConfig, LoraConfig, TrainConfig
 from runtime.training.training_data import Sample
 
@@ -160,7 +160,7 @@ class TrainWorker:
         self._sum: Vector | None = None
         self._loss_sum = 0.0
 
-    def work(self, work: Work, parameters: Vector, worker: int, life: int) -> ChunkResult:
+    def work(self, work: ChunkWork, parameters: Vector, worker: int, life: int) -> ChunkResult:
         """Compute a chunk at these parameters; return the sum it ends, if it ends one.
 
         `worker` and `life`, how often that worker was replaced, only draw the faults to put in.
@@ -207,7 +207,9 @@ class TrainWorker:
         return float(loss), num_tokens
 
 
-def _put_fault_in(faults: FaultsConfig, work: Work, worker: int, life: int, seconds: float) -> None:
+def _put_fault_in(
+    faults: FaultsConfig, work: ChunkWork, worker: int, life: int, seconds: float
+) -> None:
     """Be slow, hang or die, where the configuration wants experiments.
 
     Drawn by job, result, worker and how often that worker was replaced: who takes over may fare

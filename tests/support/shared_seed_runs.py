@@ -8,11 +8,11 @@ import torch
 
 from parallel.training.shared_seed.directions import Direction, signs
 from parallel.training.shared_seed.space import DenseSpace
-from parallel.training.shared_seed.step import AnyReplica, PoolReplica, Replica
+from parallel.training.shared_seed.step import AnyReplica, PoolReplica, WeightReplica
 from runtime.clock import MonotonicClock
 from runtime.training.job.job_config import FaultsConfig
 from runtime.training.shared_seed.estimate import Estimate
-from runtime.training.shared_seed.evaluate import Work
+from runtime.training.shared_seed.evaluate import RoundEvaluation
 from runtime.training.shared_seed.member import Member
 from runtime.training.shared_seed.port import FaultyPort, GrpcPort
 from runtime.training.shared_seed.seed_log import Header
@@ -39,14 +39,14 @@ def fresh(now: Header) -> AnyReplica:
     """Weights of the toy problem before the first round."""
     if now.pool:
         return PoolReplica(now.seed, now.pool, torch.zeros(SIZE))
-    return Replica(DenseSpace(now.seed, SIZE), torch.zeros(SIZE))
+    return WeightReplica(DenseSpace(now.seed, SIZE), torch.zeros(SIZE))
 
 
 def loss_at(theta: torch.Tensor) -> float:
     return float(((theta - TARGET).double() ** 2).sum())
 
 
-def toy_work(count: int = 2) -> Work:
+def toy_work(count: int = 2) -> RoundEvaluation:
     """Least squares, two-sided."""
 
     def work(member: Member) -> Estimate:
@@ -108,7 +108,7 @@ class ToyRun:
         *,
         works: bool = True,
         faults: FaultsConfig = NO_FAULTS,
-        work: Work | None = None,
+        work: RoundEvaluation | None = None,
     ) -> SeedWorker:
         port = FaultyPort(GrpcPort(self.server.address), faults)
         return SeedWorker(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from parallel.training.adamw import AdamW, Vector
-from runtime.training.chunk_work import ChunkResult, Work
+from runtime.training.chunk_work import ChunkResult, ChunkWork
 from runtime.training.coordinator import Arrived, Coordinator, StepReport, WorkerLost
 from runtime.training.job.job_config import OptimizerConfig, TrainConfig, WorkersConfig
 
@@ -59,7 +59,7 @@ class FakePool:
         times = self.away.get(worker, [])
         return worker < self.size and not any(a <= self.now < b for a, b in times)
 
-    def start(self, worker: int, work: Work) -> None:
+    def start(self, worker: int, work: ChunkWork) -> None:
         assert worker not in self.running, "a worker got a chunk while it had one"
         self.num_started += 1
         total, loss = gradient(self.parameters[work.version], work.samples)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from parallel.training.gradient_coding.dispatch import Dispatcher, Pace
 from parallel.training.gradient_coding.patterns import GilbertElliott
 from parallel.training.gradient_coding.schemes import Key, Scheme, remembered
-from parallel.training.gradient_coding.straggler_patience import Patience
+from parallel.training.gradient_coding.straggler_patience import StragglerPatience
 
 Seconds = NDArray[np.float64]
 
@@ -85,7 +85,7 @@ class Trace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Simulated:
+class SimulatedScheme:
     """What a run came to."""
 
     scheme: str
@@ -110,7 +110,7 @@ def simulate_rounds(
     patience: float,
     num_jobs: int | None = None,
     turn_s: float = 0.0,
-) -> Simulated:
+) -> SimulatedScheme:
     """Run jobs in rounds with deadlines.
 
     A worker is late once a round has taken (1 + patience) times what the fastest ones took; if the
@@ -137,7 +137,7 @@ def simulate_rounds(
     sizes = np.array([float(size) for size in scheme.chunk_sizes])
     arrivals: dict[Key, int] = {}
     history = np.zeros((0, scheme.num_workers), dtype=np.bool_)
-    rule = Patience(patience)
+    rule = StragglerPatience(patience)
     total_s = work = 0.0
     num_waits = 0
     for number in range(num_jobs + scheme.delay):
@@ -163,7 +163,7 @@ def simulate_rounds(
             raise RuntimeError(f"{scheme.name} lost job {due} in round {number}")
         for key in [key for key in arrivals if key[0] < due]:
             del arrivals[key]
-    return Simulated(
+    return SimulatedScheme(
         scheme=scheme.name,
         load=float(scheme.load) * scheme.num_workers,
         num_jobs=num_jobs,
@@ -198,7 +198,7 @@ def cut_round(
     history: NDArray[np.bool_],
     taken: Seconds,
     working: NDArray[np.bool_],
-    rule: Patience,
+    rule: StragglerPatience,
 ) -> tuple[NDArray[np.bool_], float, bool]:
     """Return who is not waited for, how long the round takes, and whether it had to wait.
 
@@ -246,7 +246,7 @@ def simulate_dispatch(
     num_jobs: int | None = None,
     carries_over: bool = False,
     turn_s: float = 0.0,
-) -> Simulated:
+) -> SimulatedScheme:
     """Run jobs whose chunks are handed out one at a time; a step ends with its last chunk.
 
     Args:
@@ -273,7 +273,7 @@ def simulate_dispatch(
         total_s += seconds
         started += num_started
         stragglers += num_late
-    return Simulated(
+    return SimulatedScheme(
         scheme=name,
         load=1.0,
         num_jobs=num_jobs,

@@ -7,7 +7,7 @@ _KEPT = 0.8
 _LEAST = 0.5
 
 
-class Patience:
+class StragglerPatience:
     """Late is who takes more than 1 + mu times what the fast ones took.
 
     What they took is the time of the slowest of the fastest eighth, but no less than half of what

@@ -13,7 +13,7 @@ from parallel.training.shared_seed.step import Entry
 _MORE = 0x80
 
 
-class Group(NamedTuple):
+class EntryGroup(NamedTuple):
     """Entries of one round with one number of scalars."""
 
     round: int
@@ -25,18 +25,18 @@ class Group(NamedTuple):
     """Machine after machine."""
 
 
-def pack(entries: Iterable[Entry]) -> list[Group]:
+def pack(entries: Iterable[Entry]) -> list[EntryGroup]:
     """Return the groups of entries."""
     alike: dict[tuple[int, int], list[Entry]] = {}
     for entry in sorted(entries):
         alike.setdefault((entry.round, len(entry.codes)), []).append(entry)
     return [
-        Group(number, size, _gaps([e.machine for e in some]), b"".join(e.codes for e in some))
+        EntryGroup(number, size, _gaps([e.machine for e in some]), b"".join(e.codes for e in some))
         for (number, size), some in sorted(alike.items())
     ]
 
 
-def unpack(groups: Iterable[Group]) -> tuple[Entry, ...]:
+def unpack(groups: Iterable[EntryGroup]) -> tuple[Entry, ...]:
     """Return the entries of groups, by round and machine.
 
     Raises:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from parallel.training.shared_seed.step import Commit
+from parallel.training.shared_seed.step import RoundCommit
 
 
 class Receipt(Enum):
@@ -20,7 +20,7 @@ class Receipt(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class MachineReport:
     """What a machine says; saying it again changes nothing."""
 
     round: int
@@ -34,11 +34,11 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class RoundAnswer:
     """What it is told."""
 
     receipt: Receipt
-    commits: tuple[Commit, ...]
+    commits: tuple[RoundCommit, ...]
     """From its round on; more may follow."""
     open_round: int
     """The round that is open now."""

@@ -30,7 +30,7 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Commit:
+class RoundCommit:
     """What a round came to."""
 
     round: int
@@ -83,7 +83,7 @@ def pooled(direction: Direction, pool: int) -> Direction:
     return Direction(POOL_ROUND, 0, (mixed ^ mixed >> 31) % pool)
 
 
-class Replica:
+class WeightReplica:
     """Weights that commits move; `theta` is float32, [P], and never restored by subtraction."""
 
     def __init__(
@@ -96,7 +96,7 @@ class Replica:
         """What 1 means in the next round's bytes."""
         self._space = space
 
-    def apply(self, commit: Commit) -> None:
+    def apply(self, commit: RoundCommit) -> None:
         """Make a round's step.
 
         Raises:
@@ -153,7 +153,7 @@ class PoolReplica:
         self._start = theta
         self._total = torch.zeros(theta.numel(), dtype=torch.int64, device=theta.device)
 
-    def apply(self, commit: Commit) -> None:
+    def apply(self, commit: RoundCommit) -> None:
         """Make a round's step.
 
         Raises:
@@ -201,10 +201,10 @@ class PoolReplica:
         self.theta = self._start - self._total.to(torch.float32) * (1 / _POOL_ONE)
 
 
-AnyReplica = Replica | PoolReplica
+AnyReplica = WeightReplica | PoolReplica
 
 
-def check_next(commit: Commit, next_round: int) -> None:
+def check_next(commit: RoundCommit, next_round: int) -> None:
     """Raise ValueError unless a commit is the next round's."""
     if commit.round != next_round:
         raise ValueError(f"round {next_round} is next, not {commit.round}")

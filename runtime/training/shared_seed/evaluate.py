@@ -17,7 +17,7 @@ from runtime.training.shared_seed.rewards import Judge
 from runtime.training.training_data import Sample
 
 
-class Work(Protocol):
+class RoundEvaluation(Protocol):
     """What a machine computes in a round."""
 
     def __call__(self, member: Member) -> Estimate:

@@ -16,7 +16,7 @@ from runtime.models.tokenizer import Tokenizer
 from runtime.training.job.job_config import FaultsConfig, TrainConfig
 from runtime.training.job.shared_seed_settings import Terms
 from runtime.training.samples import Sampler
-from runtime.training.shared_seed.evaluate import LossWork, RewardWork, Work
+from runtime.training.shared_seed.evaluate import LossWork, RewardWork, RoundEvaluation
 from runtime.training.shared_seed.member import Member, start_replica
 from runtime.training.shared_seed.points import PointsModel
 from runtime.training.shared_seed.port import FaultyPort, Joined, Port
@@ -35,7 +35,7 @@ from runtime.training.shared_seed.shared_seed_job import (
     terms_of,
     terms_to_json,
 )
-from runtime.training.training_data import Example
+from runtime.training.training_data import TextExample
 
 _FOR_EVER_S = 1e6
 _FOLLOW_S = 1.0
@@ -129,7 +129,10 @@ class WorkerHost:
     """A worker with its model and data; the data stays here."""
 
     def __init__(
-        self, port: Port, settings: WorkerSettings, examples: Callable[[Terms], Sequence[Example]]
+        self,
+        port: Port,
+        settings: WorkerSettings,
+        examples: Callable[[Terms], Sequence[TextExample]],
     ) -> None:
         """Look at the run, load the model, and prepare.
 
@@ -224,8 +227,8 @@ def _work(
     header: Header,
     terms: Terms,
     settings: WorkerSettings,
-    examples: Sequence[Example],
-) -> Work:
+    examples: Sequence[TextExample],
+) -> RoundEvaluation:
     tokenizer = Tokenizer.load(settings.directory)
     sampler = Sampler.of(settings.directory, tokenizer, terms.max_length)
     if not terms.by_reward:

@@ -20,9 +20,9 @@ import torch
 
 from parallel.training.shared_seed.byte_codec import encode
 from parallel.training.shared_seed.directions import Direction, signs
-from parallel.training.shared_seed.round_messages import Answer, Receipt, Report
+from parallel.training.shared_seed.round_messages import MachineReport, Receipt, RoundAnswer
 from parallel.training.shared_seed.space import DenseSpace
-from parallel.training.shared_seed.step import AnyReplica, Commit, Replica
+from parallel.training.shared_seed.step import AnyReplica, RoundCommit, WeightReplica
 from runtime.clock import ManualClock
 from runtime.training.shared_seed.member import Member, Next
 from runtime.training.shared_seed.seed_log import Header
@@ -44,19 +44,19 @@ class _Timeline:
     """The weights after every round, once for all machines."""
 
     def __init__(self) -> None:
-        self.replica = Replica(DenseSpace(_SEED, _SIZE), torch.zeros(_SIZE))
+        self.replica = WeightReplica(DenseSpace(_SEED, _SIZE), torch.zeros(_SIZE))
         self.thetas = [self.replica.theta.clone()]
         self.units = [1.0]
         self.digests = [self.replica.digest()]
 
-    def add(self, commit: Commit) -> None:
+    def add(self, commit: RoundCommit) -> None:
         self.replica.apply(commit)
         self.thetas.append(self.replica.theta.clone())
         self.units.append(self.replica.unit)
         self.digests.append(self.replica.digest())
 
 
-class _OnTimeline(Replica):
+class _OnTimeline(WeightReplica):
     """A machine's place on the timeline."""
 
     def __init__(self, timeline: _Timeline, number: int) -> None:
@@ -64,7 +64,7 @@ class _OnTimeline(Replica):
         self._timeline = timeline
         self.unit = timeline.units[number]
 
-    def apply(self, commit: Commit) -> None:
+    def apply(self, commit: RoundCommit) -> None:
         assert commit.round == self.next_round
         self.next_round += 1
         self.theta = self._timeline.thetas[self.next_round]
@@ -116,7 +116,7 @@ class WanSimulation:
         self._timeline = _Timeline()
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-        self._waiting: list[tuple[_Machine, Report, Receipt, int]] = []
+        self._waiting: list[tuple[_Machine, MachineReport, Receipt, int]] = []
         self._wire_bytes: dict[int, int] = {}
         self._counts = _Counts()
         self._witnesses: list[_Machine] = []
@@ -164,7 +164,7 @@ class WanSimulation:
         replica: AnyReplica = _OnTimeline(self._timeline, newest)
         member = Member(number, self._header, replica)
         if is_witness:
-            member.replica = Replica(DenseSpace(_SEED, _SIZE), torch.zeros(_SIZE))
+            member.replica = WeightReplica(DenseSpace(_SEED, _SIZE), torch.zeros(_SIZE))
             member.begin_from(self._snapshots.get(newest))
         life = 3600 / wan.leaves_per_hour if wan.leaves_per_hour else math.inf
         machine = _Machine(
@@ -257,7 +257,7 @@ class WanSimulation:
         if machine.sent == sent and not machine.gone:
             self._say(machine)
 
-    def _hear(self, machine: _Machine, report: Report, sent: int) -> None:
+    def _hear(self, machine: _Machine, report: MachineReport, sent: int) -> None:
         receipt = self._sequencer.take(machine.member.machine, machine.secret, report)
         self._waiting.append((machine, report, receipt, sent))
         self._poll()
@@ -272,7 +272,7 @@ class WanSimulation:
         self._answer_all()
 
     def _answer_all(self) -> None:
-        """Answer those whose round is over."""
+        """RoundAnswer those whose round is over."""
         still = []
         for machine, report, receipt, sent in self._waiting:
             if report.round >= self._sequencer.round:
@@ -288,7 +288,7 @@ class WanSimulation:
                 self._after(machine.rtt_s + _RETRY_S, partial(self._again, machine, sent))
         self._waiting = still
 
-    def _take(self, machine: _Machine, answer: Answer, sent: int) -> None:
+    def _take(self, machine: _Machine, answer: RoundAnswer, sent: int) -> None:
         if machine.sent != sent or machine.gone:
             return
         what = machine.member.take(answer)
@@ -297,12 +297,12 @@ class WanSimulation:
         scalars = sum(commit.num_scalars for commit in answer.commits)
         self._after(scalars * self._wan.apply_s, partial(self._compute, machine))
 
-    def _answer_bytes(self, answer: Answer) -> int:
+    def _answer_bytes(self, answer: RoundAnswer) -> int:
         """Return the size of an answer on the wire; each commit is measured once."""
         total = self._wan.frame_bytes + 12
         for commit in answer.commits:
             if commit.round not in self._wire_bytes:
-                alone = Answer(
+                alone = RoundAnswer(
                     receipt=Receipt.TAKEN, commits=(commit,), open_round=0, is_done=False
                 )
                 self._wire_bytes[commit.round] = answer_to_wire(alone).ByteSize()

@@ -7,8 +7,8 @@ object.
 from enum import Enum
 
 from parallel.training.shared_seed.directions import Direction
-from parallel.training.shared_seed.round_messages import Answer, Receipt, Report
-from parallel.training.shared_seed.step import AnyReplica, PoolReplica, Replica, pooled
+from parallel.training.shared_seed.round_messages import MachineReport, Receipt, RoundAnswer
+from parallel.training.shared_seed.step import AnyReplica, PoolReplica, WeightReplica, pooled
 from runtime.training.shared_seed.points import Points
 from runtime.training.shared_seed.seed_log import Header
 from runtime.training.shared_seed.snapshot import restore
@@ -34,7 +34,7 @@ def start_replica(header: Header, points: Points, device: str = "cpu") -> AnyRep
     start = points.start().to(device)
     if header.pool:
         return PoolReplica(header.seed, header.pool, start)
-    return Replica(points.space, start)
+    return WeightReplica(points.space, start)
 
 
 class Member:
@@ -55,10 +55,10 @@ class Member:
         pool = self.header.pool
         return [pooled(Direction(self.round, self.machine, k), pool) for k in range(count)]
 
-    def report(self, codes: bytes = b"", loss: float | None = None) -> Report:
+    def report(self, codes: bytes = b"", loss: float | None = None) -> MachineReport:
         """Return what to say of this round; with a digest where replicas are compared."""
         compares = self.round and self.round % self.header.hash_every == 0
-        return Report(
+        return MachineReport(
             round=self.round,
             codes=codes,
             digest=self.replica.digest() if compares else None,
@@ -70,7 +70,7 @@ class Member:
         if snapshot is not None:
             restore(self.replica, snapshot)
 
-    def take(self, answer: Answer) -> Next:
+    def take(self, answer: RoundAnswer) -> Next:
         """Make the steps that an answer brings; return what to do."""
         if answer.must_restore:
             return Next.RESTORE

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import grpc
 
-from parallel.training.shared_seed.round_messages import Answer, Report
+from parallel.training.shared_seed.round_messages import MachineReport, RoundAnswer
 from protos.paceline.v1 import seedlog_pb2 as pb
 from protos.paceline.v1 import seedlog_pb2_grpc as rpc
 from runtime.channels.channel import open_channel, open_internal_channel
@@ -57,7 +57,7 @@ class Port(Protocol):
         """Become a machine."""
         ...
 
-    def exchange(self, report: Report, wait_s: float) -> Answer:
+    def exchange(self, report: MachineReport, wait_s: float) -> RoundAnswer:
         """Say something, and wait for at most so long for the round's end."""
         ...
 
@@ -109,7 +109,7 @@ class GrpcPort:
         self._machine, self._secret = told.machine, told.secret
         return Joined(told.machine, told.secret, header_from_wire(told.header), told.terms_json)
 
-    def exchange(self, report: Report, wait_s: float) -> Answer:
+    def exchange(self, report: MachineReport, wait_s: float) -> RoundAnswer:
         """Say something, and wait for at most so long for the round's end."""
         asked = report_to_wire(report, wait_s, self._machine, self._secret)
         try:
@@ -156,7 +156,7 @@ class FaultyPort:
         self._draw = random.Random(f"{self._faults.seed}/{joined.machine}")
         return joined
 
-    def exchange(self, report: Report, wait_s: float) -> Answer:
+    def exchange(self, report: MachineReport, wait_s: float) -> RoundAnswer:
         """Say something; it, or the answer, may be lost, or come twice."""
         self._sleep(self._faults.delay_s / 2)
         self._lose("the message")

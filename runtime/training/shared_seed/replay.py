@@ -8,7 +8,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from parallel.training.adamw import Vector
-from parallel.training.shared_seed.step import AnyReplica, Commit
+from parallel.training.shared_seed.step import AnyReplica, RoundCommit
 from runtime.errors import ConfigError
 from runtime.models.tensors import read_tensor_index
 from runtime.training.adapters.saving import save_adapter, save_whole
@@ -18,7 +18,7 @@ from runtime.training.shared_seed.points import LINEAR, Points, PointsModel
 from runtime.training.shared_seed.seed_log import Header, Records, read_log
 from runtime.training.shared_seed.shared_seed_job import model_digest
 
-Watch = Callable[[Iterable[Commit], int], Iterable[Commit]]
+Watch = Callable[[Iterable[RoundCommit], int], Iterable[RoundCommit]]
 """Passes commits on, and may show how far they are; is told how many there are."""
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from parallel.training.shared_seed.byte_codec import encode
 from parallel.training.shared_seed.directions import Direction
 from parallel.training.shared_seed.space import DenseSpace
-from parallel.training.shared_seed.step import Commit, Entry, Replica
+from parallel.training.shared_seed.step import Entry, RoundCommit, WeightReplica
 from runtime.clock import MonotonicClock
 from runtime.links.relay import CountingRelay
 from runtime.training.adapters.base_model import load_model
@@ -78,7 +78,7 @@ class StepBench:
         self._sample = Sample(tuple(range(20, 20 + length)), length - 1)
         self._model = PointsModel.load(directory, header)
         self._plain = load_model(directory)
-        self._replica = Replica(self._model.points.space, self._model.points.start())
+        self._replica = WeightReplica(self._model.points.space, self._model.points.start())
 
     def measure(self, directions: int, batch: int, *, repeats: int) -> StepCost:
         """Time a step of so many directions, with so many samples each."""
@@ -109,7 +109,7 @@ class StepBench:
         codes = bytes(encode(0.5 + 0.1 * k, 1.0) for k in range(directions))
         entries = tuple(Entry(0, machine, codes) for machine in range(self._machines))
         self._replica.next_round = 0
-        self._replica.apply(Commit(round=0, entries=entries, factor=1e-12))
+        self._replica.apply(RoundCommit(round=0, entries=entries, factor=1e-12))
 
 
 def wire_cost(machines: int, directions: int, size: int, *, rounds: int) -> WireCost:
@@ -162,8 +162,8 @@ def wire_cost(machines: int, directions: int, size: int, *, rounds: int) -> Wire
     return WireCost(machines=machines, directions=directions, up=up, down=down, allreduce=ring)
 
 
-def _tiny(header: Header) -> Replica:
-    return Replica(DenseSpace(header.seed, header.size), torch.zeros(header.size))
+def _tiny(header: Header) -> WeightReplica:
+    return WeightReplica(DenseSpace(header.seed, header.size), torch.zeros(header.size))
 
 
 def _plain_loss(model: PreTrainedModel, sample: Sample, rows: int) -> None:

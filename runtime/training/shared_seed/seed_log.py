@@ -17,8 +17,8 @@ import msgpack
 import numpy as np
 
 from parallel.training.shared_seed.directions import MAX_SAMPLES
-from parallel.training.shared_seed.packing import Group, pack, unpack
-from parallel.training.shared_seed.step import Commit
+from parallel.training.shared_seed.packing import EntryGroup, pack, unpack
+from parallel.training.shared_seed.step import RoundCommit
 from runtime.checking.values import describe, number, text, whole_number
 from runtime.errors import ConfigError, InvalidValue
 from runtime.files.documents import parse_msgpack, read_bytes
@@ -96,7 +96,7 @@ class Records:
 
     header: Header
     machines: list[Machine] = field(default_factory=list)
-    commits: list[Commit] = field(default_factory=list)
+    commits: list[RoundCommit] = field(default_factory=list)
     num_bytes: int = 0
     """Up to the end of the last whole frame."""
 
@@ -121,7 +121,7 @@ class SeedLog:
             raise ConfigError(f"{path} cannot be begun: {error}") from error
         return cls(path, Records(header, num_bytes=path.stat().st_size))
 
-    def append(self, record: Commit | Machine) -> None:
+    def append(self, record: RoundCommit | Machine) -> None:
         """Write a record, durably."""
         self._file.write(_frame(_packed(record)))
         self._file.flush()
@@ -190,7 +190,7 @@ def _frame(record: list[Any]) -> bytes:
     return start + struct.pack("<I", zlib.crc32(start)) + payload
 
 
-def _packed(record: Commit | Machine) -> list[Any]:
+def _packed(record: RoundCommit | Machine) -> list[Any]:
     if isinstance(record, Machine):
         return ["m", record.number, record.name, record.secret_digest, record.round]
     factors = (record.factor, record.decay, record.momentum, record.next_unit)
@@ -199,14 +199,14 @@ def _packed(record: Commit | Machine) -> list[Any]:
     return ["c", record.round, bits, groups]
 
 
-def _commit(parts: list[Any], *, expected: int) -> Commit:
+def _commit(parts: list[Any], *, expected: int) -> RoundCommit:
     round_, bits, groups = parts
     if round_ != expected:
         raise ValueError(f"round {round_} follows round {expected - 1}")
     factor, decay, momentum, next_unit = (float(x) for x in np.frombuffer(bits, dtype="<f4"))
-    return Commit(
+    return RoundCommit(
         round=round_,
-        entries=unpack(Group(round_ - age, *rest) for age, *rest in groups),
+        entries=unpack(EntryGroup(round_ - age, *rest) for age, *rest in groups),
         factor=factor,
         decay=decay,
         momentum=momentum,

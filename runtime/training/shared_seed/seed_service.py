@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from parallel.training.shared_seed.round_messages import Answer
+from parallel.training.shared_seed.round_messages import RoundAnswer
 from protos.paceline.v1 import seedlog_pb2 as pb
 from protos.paceline.v1 import seedlog_pb2_grpc as rpc
 from runtime.channels.listening import listen, server_credentials
@@ -186,7 +186,7 @@ class SeedLogServicer(rpc.SeedLogServiceServicer):
         if self._sequencer.round == report.round and not self._sequencer.is_done:
             with contextlib.suppress(TimeoutError):  # it is open still: the answer says so
                 await asyncio.wait_for(self._round_ended.wait(), wait_s)
-        answer: Answer = self._sequencer.answer(machine, report, receipt)
+        answer: RoundAnswer = self._sequencer.answer(machine, report, receipt)
         return answer_to_wire(answer)
 
     async def GetSnapshot(

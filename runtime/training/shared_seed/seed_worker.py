@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from parallel.training.shared_seed.byte_codec import encode
-from parallel.training.shared_seed.round_messages import Answer, Report
-from parallel.training.shared_seed.step import AnyReplica, Commit
+from parallel.training.shared_seed.round_messages import MachineReport, RoundAnswer
+from parallel.training.shared_seed.step import AnyReplica, RoundCommit
 from runtime.errors import PeerError, PeerLost, ProtocolError
-from runtime.training.shared_seed.evaluate import Work
+from runtime.training.shared_seed.evaluate import RoundEvaluation
 from runtime.training.shared_seed.member import Member, Next
 from runtime.training.shared_seed.port import Joined, Port
 from runtime.training.shared_seed.seed_log import Header
@@ -50,7 +50,7 @@ class SeedWorker:
         *,
         name: str,
         fresh: Callable[[Header], AnyReplica],
-        work: Work | None,
+        work: RoundEvaluation | None,
         give_up_s: float = 300.0,
         wait_s: float = _WAIT_S,
         sleep: Callable[[float], None] = time.sleep,
@@ -78,7 +78,7 @@ class SeedWorker:
         self._before = before
         self.told = Told(0, -1)
         self.member: Member | None = None
-        self.last_commit: Commit | None = None
+        self.last_commit: RoundCommit | None = None
 
     def run(self, after: Callable[["SeedWorker"], bool] = lambda _: True) -> bool:
         """Take part until the run is done; False if `after` said no.
@@ -114,7 +114,7 @@ class SeedWorker:
             if self._work is not None and what in (Next.COMPUTE, Next.SAY_AGAIN):
                 codes, loss = self._compute(self._work, member)
 
-    def _compute(self, work: Work, member: Member) -> tuple[bytes, float]:
+    def _compute(self, work: RoundEvaluation, member: Member) -> tuple[bytes, float]:
         self._before(member)
         found = work(member)
         self.told.num_rows += found.num_rows
@@ -154,7 +154,7 @@ class SeedWorker:
             _LOG.warning("%s: applying the whole log instead", error)
             member.replica = self._fresh(member.header)
 
-    def _say(self, said: Report) -> Answer | None:
+    def _say(self, said: MachineReport) -> RoundAnswer | None:
         """Say something until it is answered; None if this machine is not known any more."""
         waits = said.codes or self._work is None  # else it only asks whether it is at the end
         wait_s = self._wait_s if waits else 0.0

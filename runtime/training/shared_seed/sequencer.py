@@ -18,8 +18,8 @@ import numpy as np
 from parallel.training.adamw import learning_rate
 from parallel.training.shared_seed.byte_codec import ABSTAIN, FRACTION_BITS, LARGEST, decode
 from parallel.training.shared_seed.directions import MAX_MACHINES
-from parallel.training.shared_seed.round_messages import Answer, Receipt, Report
-from parallel.training.shared_seed.step import Commit, Entry
+from parallel.training.shared_seed.round_messages import MachineReport, Receipt, RoundAnswer
+from parallel.training.shared_seed.step import Entry, RoundCommit
 from runtime.clock import Clock
 from runtime.errors import ConfigError, PacelineError
 from runtime.training.shared_seed.seed_log import Machine, Records, SeedLog
@@ -173,7 +173,7 @@ class Sequencer:
         self._machines[number] = _Seen(machine, joined_s=self._clock.now_s(), owner=owner)
         return number, secret
 
-    def take(self, machine: int, secret: bytes, report: Report) -> Receipt:
+    def take(self, machine: int, secret: bytes, report: MachineReport) -> Receipt:
         """Take what a machine says; saying it again changes nothing.
 
         Raises:
@@ -215,16 +215,16 @@ class Sequencer:
         self.num_restored += 1
         return True
 
-    def answer(self, machine: int, report: Report, receipt: Receipt) -> Answer:
+    def answer(self, machine: int, report: MachineReport, receipt: Receipt) -> RoundAnswer:
         """Return what to tell a machine now."""
-        found: list[Commit] = []
+        found: list[RoundCommit] = []
         size = 0
         for commit in self.commits[report.round :]:
             found.append(commit)
             size += sum(len(entry.codes) + 2 for entry in commit.entries) + 32
             if size > _ANSWER_BYTES:
                 break
-        return Answer(
+        return RoundAnswer(
             receipt=receipt,
             commits=tuple(found),
             open_round=self.round,
@@ -232,7 +232,7 @@ class Sequencer:
             must_restore=self.must_restore(machine, report.round),
         )
 
-    def poll(self) -> Commit | None:
+    def poll(self) -> RoundCommit | None:
         """Close the round if it may be closed; return what it came to."""
         if self.is_done:
             return None
@@ -273,7 +273,7 @@ class Sequencer:
         self._open[number, machine.number] = codes
         return Receipt.TAKEN
 
-    def _commit(self) -> Commit:
+    def _commit(self) -> RoundCommit:
         rules = self.rules
         entries = tuple(
             Entry(number, machine, codes) for (number, machine), codes in sorted(self._open.items())
@@ -296,7 +296,7 @@ class Sequencer:
             scale = self._unit * 2.0**-FRACTION_BITS
         spread = size * self._unit * 2.0**-FRACTION_BITS
         unit = _UNIT_KEPT * self._unit + (1 - _UNIT_KEPT) * spread if values else self._unit
-        return Commit(
+        return RoundCommit(
             round=self.round,
             entries=entries,
             factor=_rounded(lr * scale / max(len(values), 1)),

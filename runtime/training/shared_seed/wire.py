@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from parallel.training.shared_seed.packing import Group, pack, unpack
-from parallel.training.shared_seed.round_messages import Answer, Receipt, Report
-from parallel.training.shared_seed.step import Commit
+from parallel.training.shared_seed.packing import EntryGroup, pack, unpack
+from parallel.training.shared_seed.round_messages import MachineReport, Receipt, RoundAnswer
+from parallel.training.shared_seed.step import RoundCommit
 from protos.paceline.v1 import seedlog_pb2 as pb
 from runtime.errors import ProtocolError
 from runtime.training.shared_seed.seed_log import Header
@@ -63,7 +63,7 @@ def header_from_wire(wire: pb.SeedLogHeader) -> Header:
 
 
 def report_to_wire(
-    report: Report, wait_s: float, machine: int, secret: bytes
+    report: MachineReport, wait_s: float, machine: int, secret: bytes
 ) -> pb.ExchangeRequest:
     """Return the message of a machine's report."""
     digest = None if report.digest is None else int.from_bytes(report.digest, "little")
@@ -78,9 +78,9 @@ def report_to_wire(
     )
 
 
-def report_from_wire(wire: pb.ExchangeRequest) -> Report:
+def report_from_wire(wire: pb.ExchangeRequest) -> MachineReport:
     """Return the report of a message."""
-    return Report(
+    return MachineReport(
         round=wire.round,
         codes=wire.codes,
         digest=wire.digest.to_bytes(8, "little") if wire.HasField("digest") else None,
@@ -88,7 +88,7 @@ def report_from_wire(wire: pb.ExchangeRequest) -> Report:
     )
 
 
-def answer_to_wire(answer: Answer) -> pb.ExchangeResponse:
+def answer_to_wire(answer: RoundAnswer) -> pb.ExchangeResponse:
     """Return the message of an answer."""
     return pb.ExchangeResponse(
         receipt=_RECEIPTS[answer.receipt],
@@ -99,14 +99,14 @@ def answer_to_wire(answer: Answer) -> pb.ExchangeResponse:
     )
 
 
-def answer_from_wire(wire: pb.ExchangeResponse, asked: int) -> Answer:
+def answer_from_wire(wire: pb.ExchangeResponse, asked: int) -> RoundAnswer:
     """Return the answer of a message, to a report of round `asked`.
 
     Raises:
         ProtocolError: what it says does not fit together.
     """
     try:
-        return Answer(
+        return RoundAnswer(
             receipt=_BACK[wire.receipt],
             commits=_commits(wire.commits, asked),
             open_round=wire.open_round,
@@ -117,7 +117,7 @@ def answer_from_wire(wire: pb.ExchangeResponse, asked: int) -> Answer:
         raise ProtocolError(f"the sequencer's answer cannot be read: {error}") from error
 
 
-def _commit_to_wire(commit: Commit) -> pb.SeedLogCommit:
+def _commit_to_wire(commit: RoundCommit) -> pb.SeedLogCommit:
     groups = [
         pb.SeedLogGroup(
             age=commit.round - group.round,
@@ -136,12 +136,12 @@ def _commit_to_wire(commit: Commit) -> pb.SeedLogCommit:
     )
 
 
-def _commits(wire: Sequence[pb.SeedLogCommit], first: int) -> tuple[Commit, ...]:
+def _commits(wire: Sequence[pb.SeedLogCommit], first: int) -> tuple[RoundCommit, ...]:
     return tuple(
-        Commit(
+        RoundCommit(
             round=first + place,
             entries=unpack(
-                Group(first + place - g.age, g.num_scalars, g.machine_gaps, g.codes)
+                EntryGroup(first + place - g.age, g.num_scalars, g.machine_gaps, g.codes)
                 for g in one.groups
             ),
             factor=one.factor,

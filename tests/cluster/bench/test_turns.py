@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.bench.rows import Case, Measured
+from cluster.bench.rows import Case, MeasuredRun
 from cluster.bench.turns import take_turns
 from cluster.reports.resume_file import Kept
 from parallel.messages import Submit
@@ -29,13 +29,13 @@ class Bench:
         take_turns(self.cases, GROUPS, repeats=2, batch=batch, max_tokens=20, kept=kept)
 
     def _case(self, name: str, wall_s: float) -> Case:
-        def measure(submits: list[Submit], max_tokens: int) -> Measured:
+        def measure(submits: list[Submit], max_tokens: int) -> MeasuredRun:
             if max_tokens == 20:
                 if len(self.asked) == self._cut_at:
                     raise KeyboardInterrupt
                 self.asked.append((name, tuple(submit.request for submit in submits)))
             tokens = tuple((submit.request,) * max_tokens for submit in submits)
-            return Measured(token_ids=tokens, wall_s=wall_s * len(submits))
+            return MeasuredRun(token_ids=tokens, wall_s=wall_s * len(submits))
 
         return Case(name=name, tp=1, measure=measure)
 

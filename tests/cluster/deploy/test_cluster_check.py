@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from cluster.deploy.check_report import print_report
-from cluster.deploy.cluster_check import Pair, Report, rounds_of_pairs, version_problems
+from cluster.deploy.cluster_check import CheckReport, NodePair, rounds_of_pairs, version_problems
 from cluster.placement.placement import Node
 from runtime.node.node_probe import NodeFacts, PairTimes, ReduceTimes
 
@@ -45,10 +45,10 @@ def test_versions_that_differ_are_told_with_their_nodes() -> None:
 
 def test_a_report_shows_nodes_that_do_not_answer_and_ways_that_are_cut() -> None:
     pairs = [
-        Pair(first="a", second="b", times=PairTimes(round_trip_s=0.002, bytes_per_s=125e6)),
-        Pair(first="a", second="c", times=None),
+        NodePair(first="a", second="b", times=PairTimes(round_trip_s=0.002, bytes_per_s=125e6)),
+        NodePair(first="a", second="c", times=None),
     ]
-    report = Report(
+    report = CheckReport(
         nodes=[node("1"), node("2"), node("3", hindrance="is leaving the cluster (it drains)")],
         facts={"1": facts("2.60.0")},
         pairs=pairs,

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.deploy.deployment_spec import DeploymentSpec
 from cluster.deploy.rank_liveness import Stuck
-from cluster.deploy.ranks import Rank
+from cluster.deploy.ranks import RankActor
 from cluster.deploy.supervisor import Supervision, Supervisor
 from runtime.client.client import Client, ServiceError
 from runtime.drafters.lookup_drafting import LookupSettings
@@ -174,7 +174,7 @@ def test_a_leader_that_hangs_in_its_inline_drafter_comes_back_without_it(
     deployment: ToyDeployment, serving: Serving, state: str, rank: int, is_dropped: bool
 ) -> None:
     supervisor = Supervisor(deployment, serving.gateway, supervision=QUICK)  # type: ignore[arg-type]
-    hanging = Rank("target", rank, None, _any(None))
+    hanging = RankActor("target", rank, None, _any(None))
     stuck = Stuck(hanging, PeerTimeout("target rank 0 has been drafting for 31 s"), state)
     supervisor._vitals = _any(Looks([stuck]))
     assert supervisor._problem() is stuck.error

@@ -9,7 +9,7 @@ from cluster.experiment.sweep_points import GeneratePoint, points_of
 from parallel.decoding.cost import throughput
 from parallel.decoding.types import DecodeMode
 from parallel.training.gradient_coding.drawn import slowness
-from runtime.training.chunk_work import Work
+from runtime.training.chunk_work import ChunkWork
 from runtime.training.timed_worker import TimedSpec, TimedWorker
 from tests.support.experiment_files import SMALL, TRAIN, generate_points, loaded
 
@@ -84,7 +84,7 @@ def test_training_is_foretold_with_the_stragglers_that_the_workers_draw(tmp_path
     worker = TimedWorker(spec, sleep=waits.append)
     for job in range(10):
         parameters = TimedWorker(spec)._sum
-        work = Work(version=job, key=(job, 0, 0), samples=(0, 1))
+        work = ChunkWork(version=job, key=(job, 0, 0), samples=(0, 1))
         worker.work(work, parameters, 0, 0)
     drawn = [slowness(0, job, 0, 0, slow=0.05, factor=3) for job in range(10)]
     assert [wait > 0.004 for wait in waits] == [each > 1 for each in drawn]

@@ -13,18 +13,18 @@ from cluster.experiment import experiment_report as report
 from cluster.experiment.experiment_report import PAGE
 from cluster.experiment.generation_points import GenerateBench
 from cluster.experiment.run import run
-from cluster.experiment.store import ENVIRONMENT, RESULTS, Measured, Store, read_results
+from cluster.experiment.store import ENVIRONMENT, RESULTS, MeasuredPoint, Store, read_results
 from cluster.experiment.sweep_points import GeneratePoint
 from cluster.options.verb_options import ExperimentOptions, ExperimentReportOptions
 from runtime.errors import ConfigError, PeerLost
-from runtime.timeline import Phase, PhaseSpan
+from runtime.timeline import PhaseSpan, SpanKind
 from tests.support.experiment_files import SMALL, TRAIN, loaded, written
 
 SPANS = [
-    PhaseSpan(Phase.VERIFY, 1.0, 1.02, 1),
-    PhaseSpan(Phase.DRAFT, 1.0, 1.01, 3),
-    PhaseSpan(Phase.WAIT, 1.02, 1.03, 0),
-    PhaseSpan(Phase.VERIFY, 1.03, 1.05, 4),
+    PhaseSpan(SpanKind.VERIFY, 1.0, 1.02, 1),
+    PhaseSpan(SpanKind.DRAFT, 1.0, 1.01, 3),
+    PhaseSpan(SpanKind.WAIT, 1.02, 1.03, 0),
+    PhaseSpan(SpanKind.VERIFY, 1.03, 1.05, 4),
 ]
 
 
@@ -36,7 +36,7 @@ class FakeMeasuring:
         self.fail_at = ""
         self.cut_after = 1000
 
-    def measure(self, point: GeneratePoint, repeat: int) -> tuple[Measured, list[PhaseSpan]]:
+    def measure(self, point: GeneratePoint, repeat: int) -> tuple[MeasuredPoint, list[PhaseSpan]]:
         if len(self.measured) == self.cut_after:
             raise KeyboardInterrupt
         self.measured.append((point.key, repeat))
@@ -44,7 +44,7 @@ class FakeMeasuring:
             raise PeerLost("target rank 1 died")
         rate = 10.0 * point.devices + repeat
         figures = {"overlap": 0.5, "tokens_per_round": 2.0}
-        return Measured(key=point.key, repeat=repeat, rate=rate, figures=figures), SPANS
+        return MeasuredPoint(key=point.key, repeat=repeat, rate=rate, figures=figures), SPANS
 
 
 @contextmanager
@@ -126,7 +126,7 @@ def test_what_only_the_simulator_reads_may_change(tmp_path: Path) -> None:
     assert fitted.train.turn == 0.004
     with Store(tmp_path / "results") as store:
         store.keep_config(experiment)
-        store.keep(Measured(key="w2-pull-1x", repeat=0, rate=1.0, wall_s=1.0, figures={}))
+        store.keep(MeasuredPoint(key="w2-pull-1x", repeat=0, rate=1.0, wall_s=1.0, figures={}))
         store.keep_config(fitted)
         with pytest.raises(ConfigError, match=r"train is {'patience': 0.5}, but the results in"):
             store.keep_config(other)

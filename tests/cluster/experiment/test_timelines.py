@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from cluster.experiment.result_rows import Row
-from cluster.experiment.store import Measured, Store
+from cluster.experiment.result_rows import PointRow
+from cluster.experiment.store import MeasuredPoint, Store
 from cluster.experiment.sweep_points import KEY_LEGEND
 from cluster.experiment.timeline_plot import middle, plot_timelines, stretch_s
 from cluster.experiment.timelines import comparable_timelines
-from runtime.timeline import Phase, PhaseSpan
+from runtime.timeline import PhaseSpan, SpanKind
 from tests.support.experiment_files import SMALL, generate_points, loaded
 
 
@@ -19,14 +19,14 @@ def spans(step_s: float, num: int = 40) -> list[PhaseSpan]:
     found = []
     for n in range(num):
         start_s = 2 * n * step_s
-        found.append(PhaseSpan(Phase.VERIFY, start_s, start_s + step_s, 4))
-        found.append(PhaseSpan(Phase.DRAFT, start_s + step_s, start_s + 2 * step_s, 3))
+        found.append(PhaseSpan(SpanKind.VERIFY, start_s, start_s + step_s, 4))
+        found.append(PhaseSpan(SpanKind.DRAFT, start_s + step_s, start_s + 2 * step_s, 3))
     return found
 
 
-def row(point: object, rate: float) -> Row:
-    run = Measured(key=point.key, repeat=0, rate=rate, figures={})  # type: ignore[attr-defined]
-    return Row(point=point, predicted=None, runs=(run,))  # type: ignore[arg-type]
+def row(point: object, rate: float) -> PointRow:
+    run = MeasuredPoint(key=point.key, repeat=0, rate=rate, figures={})  # type: ignore[attr-defined]
+    return PointRow(point=point, predicted=None, runs=(run,))  # type: ignore[arg-type]
 
 
 def test_points_that_are_shown_together_differ_in_the_mode_alone(tmp_path: Path) -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.bench.rows import Measured, as_measured
+from cluster.bench.rows import MeasuredRun, as_measured
 from cluster.deploy.driver_session import Result
-from cluster.draft.draft_eval_store import Pair, find_pair, keep_pair
+from cluster.draft.draft_eval_store import EvalPair, find_pair, keep_pair
 from cluster.reports.resume_file import Kept, prompts_key
 from parallel.messages import RequestStats
 from runtime.errors import ConfigError
@@ -25,9 +25,9 @@ def drafted(number: int) -> Result:
     return Result(submit=submit, token_ids=[7, 8, number], stats=stats)
 
 
-def pair(number: int) -> Pair:
+def pair(number: int) -> EvalPair:
     plain = Result(submit=drafted(number).submit, token_ids=[7, 8, number])
-    return Pair(category="qa", plain=plain, drafted=drafted(number))
+    return EvalPair(category="qa", plain=plain, drafted=drafted(number))
 
 
 def test_what_is_kept_is_found_again(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_what_is_kept_is_found_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("results", [(), (drafted(1), drafted(2))], ids=["baseline", "ours"])
 def test_a_run_of_a_bench_comes_back_as_it_was(tmp_path: Path, results: tuple[Result]) -> None:
     submits = [drafted(1).submit, drafted(2).submit]
-    run = Measured(token_ids=((7, 8, 1), (7, 8, 2)), wall_s=0.25, results=results)
+    run = MeasuredRun(token_ids=((7, 8, 1), (7, 8, 2)), wall_s=0.25, results=results)
     kept(tmp_path / "bench.jsonl").keep(prompts_key(submits), run.fields)
     found = kept(tmp_path / "bench.jsonl").find(prompts_key(submits))
     assert found is not None

@@ -8,7 +8,7 @@ from cluster.experiment.run import run
 from cluster.experiment.store import read_plan, read_results, read_timeline
 from cluster.experiment.timeline_plot import overlap
 from cluster.options.verb_options import ExperimentOptions
-from runtime.timeline import Phase
+from runtime.timeline import SpanKind
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 GENERATE = """
@@ -65,7 +65,7 @@ def test_virtual_devices_accept_what_the_simulator_accepts(tmp_path: Path) -> No
             assert one.figures["rejected"] == plan[key].rejected
             assert one.figures["rounds"] == plan[key].rounds
         spans = read_timeline(directory, key)
-        assert sum(span.phase is Phase.VERIFY for span in spans) >= one.figures["rounds"]
+        assert sum(span.phase is SpanKind.VERIFY for span in spans) >= one.figures["rounds"]
         overlaps[key.split("-")[-1]] = overlap(spans)
     assert overlaps["pearl"] > 0.3 > overlaps["speculative"] >= overlaps["autoregressive"] == 0
 

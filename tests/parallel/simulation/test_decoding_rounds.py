@@ -8,7 +8,7 @@ from parallel.decoding.cost import expected_tokens, throughput
 from parallel.decoding.layer_width import StackTimes
 from parallel.decoding.types import DecodeMode
 from parallel.simulation.decoding_rounds import simulate
-from parallel.simulation.decoding_setup import Busy, Request, Setting, Simulated
+from parallel.simulation.decoding_setup import Busy, Setting, SimulatedDecoding, SimulatedRequest
 from parallel.simulation.network import Line
 from parallel.simulation.virtual_acceptance import Chance
 
@@ -33,8 +33,8 @@ def setting(mode: DecodeMode, alpha: float, length: int | None, target_s: float)
     )
 
 
-def run(chosen: Setting, num_tokens: int) -> Simulated:
-    return simulate(chosen, [Request(max_tokens=num_tokens)])
+def run(chosen: Setting, num_tokens: int) -> SimulatedDecoding:
+    return simulate(chosen, [SimulatedRequest(max_tokens=num_tokens)])
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,9 @@ def test_a_slow_link_costs_pearl_less_than_draft_then_verify() -> None:
 
 def test_a_drafter_is_busy_while_the_target_is_only_in_pearl() -> None:
     for mode, hidden in ((PEARL, True), (SPECULATIVE, False)):
-        found = simulate(setting(mode, 0.9, 4, 5.0), [Request(max_tokens=100)], keep_spans=30)
+        found = simulate(
+            setting(mode, 0.9, 4, 5.0), [SimulatedRequest(max_tokens=100)], keep_spans=30
+        )
         target = [span for span in found.spans if span.who is Busy.TARGET]
         drafter = [span for span in found.spans if span.who is Busy.DRAFTER]
         together_s = sum(
@@ -105,7 +107,7 @@ def test_a_drafter_is_busy_while_the_target_is_only_in_pearl() -> None:
 
 def test_a_batch_shares_its_forwards() -> None:
     alone = run(setting(PLAIN, 0.0, None, 5.0), 50)
-    requests = [Request(stream=index, max_tokens=50) for index in range(8)]
+    requests = [SimulatedRequest(stream=index, max_tokens=50) for index in range(8)]
     shared = simulate(replace(setting(PLAIN, 0.0, None, 5.0), max_batch=4), requests)
     assert shared.num_tokens == 400
     assert shared.tokens_per_s == pytest.approx(4 * alone.tokens_per_s)
@@ -113,7 +115,7 @@ def test_a_batch_shares_its_forwards() -> None:
 
 
 def test_a_request_that_comes_late_waits_for_nobody() -> None:
-    requests = [Request(max_tokens=2), Request(max_tokens=2, arrives_s=100.0)]
+    requests = [SimulatedRequest(max_tokens=2), SimulatedRequest(max_tokens=2, arrives_s=100.0)]
     found = simulate(setting(PLAIN, 0.0, None, 5.0), requests)
     assert found.ttft_s == (5.0, 5.0)
     assert found.elapsed_s == 110.0

@@ -5,7 +5,7 @@ from typing import Any
 import grpc
 import pytest
 
-from runtime.client.client_patience import PATIENCE_S, Patience
+from runtime.client.client_patience import PATIENCE_S, ClientPatience
 from runtime.clock import ManualClock
 from runtime.errors import InvalidValue
 
@@ -27,7 +27,9 @@ class Failure(grpc.RpcError):
         return tuple((key.replace("_", "-"), value) for key, value in self._trailing.items())
 
 
-def waited_s(patience: Patience, clock: ManualClock, error: Failure, **fields: Any) -> list[float]:
+def waited_s(
+    patience: ClientPatience, clock: ManualClock, error: Failure, **fields: Any
+) -> list[float]:
     """Ask again and again; return the waits before the error comes through."""
     waits: list[float] = []
     while True:
@@ -40,7 +42,7 @@ def waited_s(patience: Patience, clock: ManualClock, error: Failure, **fields: A
 
 def test_a_server_that_is_away_is_waited_for_as_long_as_the_budget_and_said_once() -> None:
     clock, said = ManualClock(), list[str]()
-    patience = Patience("host:1", PATIENCE_S, said.append, clock)
+    patience = ClientPatience("host:1", PATIENCE_S, said.append, clock)
     waits = waited_s(patience, clock, Failure("UNAVAILABLE"))
     assert sum(waits) == pytest.approx(PATIENCE_S)
     assert waits[0] < 0.1
@@ -51,7 +53,7 @@ def test_a_server_that_is_away_is_waited_for_as_long_as_the_budget_and_said_once
 
 def test_an_answer_restores_the_budget() -> None:
     clock, said = ManualClock(), list[str]()
-    patience = Patience("host:1", 10.0, said.append, clock)
+    patience = ClientPatience("host:1", 10.0, said.append, clock)
     assert sum(waited_s(patience, clock, Failure("UNAVAILABLE"))) == pytest.approx(10.0)
     patience.answered()
     assert sum(waited_s(patience, clock, Failure("UNAVAILABLE"))) == pytest.approx(10.0)
@@ -61,19 +63,19 @@ def test_an_answer_restores_the_budget() -> None:
 def test_only_what_the_server_invites_is_asked_again() -> None:
     clock = ManualClock()
     for code in grpc.StatusCode:
-        waits = waited_s(Patience("host:1", 5.0, print, clock), clock, Failure(code.name))
+        waits = waited_s(ClientPatience("host:1", 5.0, print, clock), clock, Failure(code.name))
         assert bool(waits) == (code is grpc.StatusCode.UNAVAILABLE)
     busy = Failure("RESOURCE_EXHAUSTED", retry_after="1")
-    waits = waited_s(Patience("host:1", 5.0, print, clock), clock, busy)
+    waits = waited_s(ClientPatience("host:1", 5.0, print, clock), clock, busy)
     assert sum(waits) == pytest.approx(5.0)
     assert min(waits[:-1]) >= 1.0
     odd = Failure("RESOURCE_EXHAUSTED", retry_after="soon")
-    assert not waited_s(Patience("host:1", 5.0, print, clock), clock, odd)
+    assert not waited_s(ClientPatience("host:1", 5.0, print, clock), clock, odd)
 
 
 def test_a_callers_own_deadline_ends_the_wait() -> None:
     clock = ManualClock()
-    patience = Patience("host:1", 100.0, print, clock)
+    patience = ClientPatience("host:1", 100.0, print, clock)
     with pytest.raises(Failure):
         patience.wait_s(Failure("UNAVAILABLE"), left_s=0.01)
 
@@ -81,11 +83,11 @@ def test_a_callers_own_deadline_ends_the_wait() -> None:
 def test_no_patience_asks_once() -> None:
     said = list[str]()
     with pytest.raises(Failure):
-        Patience("host:1", 0.0, said.append, ManualClock()).wait_s(Failure("UNAVAILABLE"))
+        ClientPatience("host:1", 0.0, said.append, ManualClock()).wait_s(Failure("UNAVAILABLE"))
     assert not said
 
 
 @pytest.mark.parametrize("budget_s", [-1.0, float("nan")])
 def test_a_budget_that_is_none_is_refused(budget_s: float) -> None:
     with pytest.raises(InvalidValue, match="patience_s is"):
-        Patience("host:1", budget_s)
+        ClientPatience("host:1", budget_s)

@@ -8,7 +8,7 @@ import torch
 
 from protos.paceline.v1 import link_pb2
 from protos.paceline.v1 import service_pb2 as pb
-from runtime.client.client_patience import Patience
+from runtime.client.client_patience import ClientPatience
 from runtime.client.client_protocol import progress_of, wire_request
 from runtime.client.sampling_fields import Sampling
 from runtime.errors import InvalidValue
@@ -152,7 +152,7 @@ def test_names_and_times_are_checked_too(request_id: Any, timeout_s: Any, messag
             Sampling(),
             request_id=request_id,
             timeout_s=timeout_s,
-            patience=Patience("here", 0),
+            patience=ClientPatience("here", 0),
         )
 
 

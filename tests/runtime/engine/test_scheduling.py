@@ -12,7 +12,7 @@ from parallel.decoding.types import SamplingParams, TokenLogprobs
 from parallel.messages import Committed, EngineStatus, Finished, Ping, Pong, Submit
 from parallel.model.batch import SequenceRows
 from runtime.engine.request_queue import RequestQueue
-from runtime.engine.sequence import Sequence
+from runtime.engine.sequence import DecodingSequence
 from runtime.links.link import Link
 from runtime.rank.toy_shard import prefix_logits
 from tests.support.rig import PAGE, VOCAB, Rig, expected_tokens, make_submit
@@ -146,9 +146,9 @@ def test_a_client_that_was_away_starts_level_with_the_others() -> None:
     assert queue.first() is waiting[1]
 
 
-def sequence_of(number: int, client: str) -> Sequence:
+def sequence_of(number: int, client: str) -> DecodingSequence:
     submit = replace(make_submit(number), client=client)
-    return Sequence(number, submit, driver=1, submitted_s=0.0, max_tokens=4)
+    return DecodingSequence(number, submit, driver=1, submitted_s=0.0, max_tokens=4)
 
 
 def test_an_expired_request_fails_queued_or_running_and_frees_its_cache() -> None:

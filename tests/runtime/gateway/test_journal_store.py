@@ -12,7 +12,7 @@ import pytest
 from parallel.decoding.types import SamplingParams, TokenLogprobs
 from parallel.messages import Committed, Finished, RequestStats
 from runtime.errors import ConfigError, DeadlineExceeded
-from runtime.gateway.journal import Journal, Request
+from runtime.gateway.journal import Journal, OpenRequest
 from runtime.gateway.journal_store import JournalStore
 from runtime.gateway.limits import GatewayDown
 from runtime.gateway.metrics import ServiceMetrics
@@ -21,10 +21,10 @@ from tests.support.rig import make_submit
 METRICS = ServiceMetrics()
 
 
-def make_request(number: int, name: str = "mine", samples: int = 1) -> Request:
+def make_request(number: int, name: str = "mine", samples: int = 1) -> OpenRequest:
     submit = make_submit(prompt=(1, 2, number), sampling=SamplingParams(temperature=1, seed=9))
     submits = [replace(submit, request=number + i, sample_index=i) for i in range(samples)]
-    return Request(client="me", name=name, samples=[Journal(submit=s) for s in submits])
+    return OpenRequest(client="me", name=name, samples=[Journal(submit=s) for s in submits])
 
 
 def commit(store: JournalStore, journal: Journal, *token_ids: int) -> None:
@@ -121,7 +121,7 @@ def test_a_torn_or_damaged_tail_is_cut_and_told(
 
 def test_the_file_is_bounded(tmp_path: Path) -> None:
     store = JournalStore.open(tmp_path, "the toy", compact_bytes=20_000)
-    kept: list[Request] = []
+    kept: list[OpenRequest] = []
     for number in range(1, 400):
         request = make_request(number, f"request {number}")
         store.opened(request)
@@ -183,7 +183,7 @@ def killed(directory: Path, at: Path) -> Path:
     return Path(shutil.copytree(directory, at))
 
 
-def check(directory: Path, alive: list[Request]) -> None:
+def check(directory: Path, alive: list[OpenRequest]) -> None:
     """Compare what comes back from a directory with what is known."""
     again = JournalStore.open(directory, "the toy")
     found = {request.name: request.samples[0] for request in again.restored}

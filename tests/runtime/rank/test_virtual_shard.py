@@ -7,7 +7,7 @@ from parallel.group import SoloGroup
 from parallel.messages import RequestStats
 from parallel.model.batch import SequenceRows
 from parallel.simulation.decoding_rounds import simulate
-from parallel.simulation.decoding_setup import Request, Setting
+from parallel.simulation.decoding_setup import Setting, SimulatedRequest
 from runtime.errors import ConfigError
 from runtime.rank.virtual_shard import VirtualShard, VirtualSpec
 from tests.support.rig import VOCAB, Rig, make_submit
@@ -42,7 +42,7 @@ def test_the_simulator_accepts_what_virtual_devices_accept(mode: str, max_batch:
         draft_length=4,
         max_batch=max_batch,
     )
-    requests = [Request(stream=p[0], num_prompt=len(p), max_tokens=30) for p in PROMPTS]
+    requests = [SimulatedRequest(stream=p[0], num_prompt=len(p), max_tokens=30) for p in PROMPTS]
     found = simulate(setting, requests)
     assert found.num_tokens == 90
     assert sum(one.accepted for one in stats) == found.accepted

@@ -12,7 +12,7 @@ from parallel.training.adamw import AdamW, Vector
 from parallel.training.gradient_coding.names import round_scheme
 from parallel.training.gradient_coding.schemes import Scheme
 from runtime.training.choose import choose_scheme
-from runtime.training.chunk_work import Work
+from runtime.training.chunk_work import ChunkWork
 from runtime.training.coordinator import StepReport, batch_of, make_step
 from runtime.training.rounds import RoundCoordinator
 from tests.support.worker_pools import NUM_SAMPLES, SIZE, FakePool, gradient, make_config
@@ -171,7 +171,7 @@ def test_a_worker_has_no_more_than_a_microbatch_at_a_time() -> None:
     sizes: list[int] = []
 
     class Watching(FakePool):
-        def start(self, worker: int, work: Work) -> None:
+        def start(self, worker: int, work: ChunkWork) -> None:
             sizes.append(len(work.samples))
             super().start(worker, work)
 
@@ -184,7 +184,7 @@ def test_what_is_not_wanted_any_more_is_not_started() -> None:
     started: list[tuple[int, int]] = []
 
     class Watching(FakePool):
-        def start(self, worker: int, work: Work) -> None:
+        def start(self, worker: int, work: ChunkWork) -> None:
             started.append((work.version, worker))
             super().start(worker, work)
 

@@ -10,7 +10,7 @@ from runtime.errors import ConfigError
 from runtime.models.tokenizer import Tokenizer
 from runtime.training.job.job_config import DataConfig
 from runtime.training.samples import EvalSamples, Sampler
-from runtime.training.training_data import Example, Sample, read_examples
+from runtime.training.training_data import Sample, TextExample, read_examples
 from tests.support.tiny_checkpoint import MAX_POSITIONS, VOCAB, save_tiny_checkpoint
 
 
@@ -20,7 +20,7 @@ def sampler(tmp_path_factory: pytest.TempPathFactory) -> Sampler:
     return Sampler.of(directory, Tokenizer.load(directory), max_length=8)
 
 
-def read(tmp_path: Path, sampler: Sampler, *records: object) -> list[Example]:
+def read(tmp_path: Path, sampler: Sampler, *records: object) -> list[TextExample]:
     file = tmp_path / "data.jsonl"
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
     return read_examples(file, DataConfig(), sampler.tokenizer)
@@ -45,7 +45,7 @@ def test_a_token_beyond_the_embedding_is_refused_by_line(sampler: Sampler, tmp_p
         ):
             small.samples(examples)
     assert len(small.samples(examples[:1])) == 1
-    choices = Example("w1", " w2", (" w2", " w60"), where="data.jsonl, line 7")
+    choices = TextExample("w1", " w2", (" w2", " w60"), where="data.jsonl, line 7")
     with pytest.raises(ConfigError, match="line 7: token 60"):
         small.samples([choices], among_choices=True)
     with pytest.raises(ConfigError, match="line 7: token 60"):
@@ -71,7 +71,7 @@ def test_a_prompt_has_room_for_its_answer(sampler: Sampler, tmp_path: Path) -> N
     assert prompt.token_ids == (1,) * 8
     with pytest.raises(ConfigError, match=r"line 1: .* 8 tokens and its answer up to 4, .* 7$"):
         replace(sampler, max_positions=11).prompts(examples, max_answer=4)
-    nothing = Example("", "w1", where="data.jsonl, line 3")
+    nothing = TextExample("", "w1", where="data.jsonl, line 3")
     with pytest.raises(ConfigError, match="line 3: the prompt has no tokens"):
         sampler.prompts([nothing], max_answer=4)
 
@@ -83,17 +83,17 @@ def test_a_single_token_leaves_nothing_to_learn(sampler: Sampler, tmp_path: Path
 
 
 def test_choices_of_several_tokens_are_refused_by_line(sampler: Sampler) -> None:
-    example = Example("w1", " w2", (" w2", " w3 w4"), where="data.jsonl, line 5")
+    example = TextExample("w1", " w2", (" w2", " w3 w4"), where="data.jsonl, line 5")
     with pytest.raises(ConfigError, match=r"line 5: data.among_choices needs choices of one token"):
         sampler.samples([example], among_choices=True)
 
 
 def test_tests_with_choices_are_measured_by_their_alternatives(sampler: Sampler) -> None:
-    tests = [Example("w1", " w3", (" w2", " w3")), Example("w4", " w2", (" w2", " w3"))]
+    tests = [TextExample("w1", " w3", (" w2", " w3")), TextExample("w4", " w2", (" w2", " w3"))]
     found = EvalSamples.of(tests, sampler)
     assert found.right == [1, 0]
     assert found.groups[0] == [Sample((1, 2), 1), Sample((1, 3), 1)]
-    assert EvalSamples.of([Example("w1", " w3")], sampler).groups == []
+    assert EvalSamples.of([TextExample("w1", " w3")], sampler).groups == []
 
 
 def test_samples_that_were_cut_are_counted(sampler: Sampler, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from runtime.errors import ConfigError
 from runtime.models.tokenizer import Tokenizer
 from runtime.training.job.config_file import keep_config, kept_config, load_config
 from runtime.training.job.job_config import DataConfig
-from runtime.training.training_data import Example, digest_of, read_examples, render, tokenize
+from runtime.training.training_data import TextExample, digest_of, read_examples, render, tokenize
 from tests.support.models import smollm2_directory
 
 GOOD = 'model = "m"\nout = "run"\n[data]\ntrain = "t.jsonl"\n'
@@ -432,7 +432,7 @@ def test_prompt_files_and_training_take_the_same_messages(
 
 def test_data_have_a_digest_of_what_is_learnt(tokenizer: Tokenizer) -> None:
     def digest(*texts: str) -> str:
-        return digest_of([tokenize(Example("", text), tokenizer, 9) for text in texts])
+        return digest_of([tokenize(TextExample("", text), tokenizer, 9) for text in texts])
 
     assert digest("one two", "three") == digest("one two", "three")
     others = [digest("one two", "four"), digest("three", "one two"), digest("one two")]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from parallel.training.adamw import Vector
-from runtime.training.chunk_work import ChunkResult, Work
+from runtime.training.chunk_work import ChunkResult, ChunkWork
 from runtime.training.job.job_config import LoraConfig, TrainConfig
 from runtime.training.timed_worker import TimedSpec, TimedWorker, start_vector
 from runtime.training.training_data import Sample
@@ -14,7 +14,7 @@ from runtime.training.worker import Trainable, TrainWorker
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 SAMPLES = [Sample(tuple(range(first, first + 9)), 3) for first in range(1, 9)]
-WORK = Work(version=0, key=(0, 0, 0), samples=(0, 3, 5), dropout_seed=7)
+WORK = ChunkWork(version=0, key=(0, 0, 0), samples=(0, 3, 5), dropout_seed=7)
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def tiny(tmp_path: Path) -> Path:
     return save_tiny_checkpoint(tmp_path / "tiny")
 
 
-def gradient(directory: Path, config: TrainConfig, work: Work = WORK) -> Vector:
+def gradient(directory: Path, config: TrainConfig, work: ChunkWork = WORK) -> Vector:
     worker = TrainWorker(directory, config, SAMPLES)
     start = Trainable.load(directory, config).get()
     start[::7] += 0.05  # B is not 0, so that A learns too
@@ -40,7 +40,7 @@ def test_dropout_depends_on_its_seed_alone(tiny: Path) -> None:
     start = Trainable.load(tiny, config).get()
     start[::7] += 0.05
     for seed in (9, 7, 8, 7):  # whatever the worker did before
-        work = Work(version=0, key=(0, 0, 0), samples=WORK.samples, dropout_seed=seed)
+        work = ChunkWork(version=0, key=(0, 0, 0), samples=WORK.samples, dropout_seed=seed)
         found = worker.work(work, start, 0, 0).gradient
         assert found is not None
         assert np.array_equal(found, dropped) == (seed == 7)
@@ -73,7 +73,7 @@ def test_a_sum_of_chunks_is_their_weighted_gradients(tiny: Path) -> None:
     start[::7] += 0.05
     parts: list[ChunkResult] = []
     for index, (samples, weight) in enumerate((((0, 1), 2.0), ((2,), -0.5))):
-        work = Work(
+        work = ChunkWork(
             version=0,
             key=(0, 0, 0),
             samples=samples,
@@ -86,7 +86,7 @@ def test_a_sum_of_chunks_is_their_weighted_gradients(tiny: Path) -> None:
     assert parts[1].gradient is not None
     wanted = np.zeros_like(start)
     for samples, weight in (((0, 1), 2.0), ((2,), -0.5)):
-        alone = worker.work(Work(version=0, key=(0, 0, 0), samples=samples), start, 0, 0)
+        alone = worker.work(ChunkWork(version=0, key=(0, 0, 0), samples=samples), start, 0, 0)
         assert alone.gradient is not None
         wanted += weight * alone.gradient
     np.testing.assert_allclose(parts[1].gradient, wanted, rtol=1e-4, atol=1e-6)
@@ -97,7 +97,7 @@ def test_a_timed_worker_waits_as_long_as_it_should() -> None:
     spec = TimedSpec(sample_s=0.5, num_samples=40, slow=0.3, factor=10.0, seed=1)
     worker = TimedWorker(spec, waits.append)
     for version in range(60):
-        work = Work(version=version, key=(version, 0, 0), samples=(1, 2, 3, 4))
+        work = ChunkWork(version=version, key=(version, 0, 0), samples=(1, 2, 3, 4))
         result = worker.work(work, start_vector(), 0, 0)
         assert result.gradient is not None
         assert np.abs(result.gradient).max() > 0

@@ -18,7 +18,7 @@ from parallel.training.gradient_coding.scheme_simulation import (
 )
 from parallel.training.gradient_coding.schemes import CodedScheme, DropSlowest, Scheme
 from parallel.training.gradient_coding.sequential import Multiplexed, SelectiveRepeat
-from parallel.training.gradient_coding.straggler_patience import Patience
+from parallel.training.gradient_coding.straggler_patience import StragglerPatience
 
 
 def coded(n: int, s: int) -> CodedScheme:
@@ -45,7 +45,7 @@ def test_the_shortest_wait_is_no_longer_than_waiting_for_all(name: str) -> None:
     everybody, num_shorter = np.ones(6, dtype=np.bool_), 0
     for _ in range(300):
         taken = draw.uniform(1.0, 1.2, 6) * np.where(draw.random(6) < 0.2, draw.uniform(2, 9, 6), 1)
-        late, seconds, waited = cut_round(scheme, history, taken, everybody, Patience(0.5))
+        late, seconds, waited = cut_round(scheme, history, taken, everybody, StragglerPatience(0.5))
         history = np.vstack([history, late])
         assert scheme.conforms(history)
         assert seconds <= taken.max() + 1e-9
@@ -60,7 +60,7 @@ def test_the_shortest_wait_is_no_longer_than_waiting_for_all(name: str) -> None:
 
 
 def test_one_fast_worker_sets_no_deadline_for_the_others() -> None:
-    patience = Patience(1.0)
+    patience = StragglerPatience(1.0)
     assert patience.deadline_s([], 8) == math.inf
     assert patience.deadline_s([3.0], 8) == 6.0
     assert patience.deadline_s([3.0, 2.0], 24) == math.inf  # of 24 the third counts

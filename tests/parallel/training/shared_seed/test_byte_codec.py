@@ -18,7 +18,7 @@ from parallel.training.shared_seed.byte_codec import (
 )
 from parallel.training.shared_seed.directions import Direction, signs
 from parallel.training.shared_seed.space import DenseSpace
-from parallel.training.shared_seed.step import Commit, Entry, Replica
+from parallel.training.shared_seed.step import Entry, RoundCommit, WeightReplica
 
 SEED = 11
 ONE = 1 << FRACTION_BITS
@@ -59,7 +59,7 @@ def test_the_error_is_bounded(unit: float) -> None:
     assert encode(1e-9 * unit, unit) == 0
 
 
-def commits(rounds: int, *, momentum: float, decay: float) -> list[Commit]:
+def commits(rounds: int, *, momentum: float, decay: float) -> list[RoundCommit]:
     draw = random.Random(5)
     made = []
     for number in range(rounds):
@@ -68,7 +68,7 @@ def commits(rounds: int, *, momentum: float, decay: float) -> list[Commit]:
         if number > 3 and draw.random() < 0.3:
             entries.append(Entry(number - 2, 33, draw.randbytes(2)))  # a late one
         made.append(
-            Commit(
+            RoundCommit(
                 round=number,
                 entries=tuple(entries),
                 factor=float(np.float32(1e-11)),
@@ -84,7 +84,7 @@ def test_replicas_are_the_same_whatever_order_entries_came_in(
     momentum: float, decay: float
 ) -> None:
     start = torch.linspace(-1, 1, 1001)
-    replicas = [Replica(DenseSpace(SEED, 1001), start.clone()) for _ in range(2)]
+    replicas = [WeightReplica(DenseSpace(SEED, 1001), start.clone()) for _ in range(2)]
     draw = random.Random(1)
     for commit in commits(60, momentum=momentum, decay=decay):
         mixed = draw.sample(commit.entries, len(commit.entries))
@@ -96,18 +96,18 @@ def test_replicas_are_the_same_whatever_order_entries_came_in(
 
 def test_many_machines_are_one_with_many_samples_by_weight() -> None:
     """The sum alone decides, so equal bytes in equal directions are an equal step."""
-    one, two = (Replica(DenseSpace(SEED, 500), torch.zeros(500)) for _ in range(2))
+    one, two = (WeightReplica(DenseSpace(SEED, 500), torch.zeros(500)) for _ in range(2))
     factor = float(np.float32(1e-9))
-    one.apply(Commit(round=0, entries=(Entry(0, 4, bytes([90, 200, 30])),), factor=factor))
+    one.apply(RoundCommit(round=0, entries=(Entry(0, 4, bytes([90, 200, 30])),), factor=factor))
     parts = (Entry(0, 4, bytes([90, 0, 30])), Entry(0, 4, bytes([0, 200, ABSTAIN])))
-    two.apply(Commit(round=0, entries=parts, factor=factor))
+    two.apply(RoundCommit(round=0, entries=parts, factor=factor))
     assert one.digest() == two.digest()
 
 
 def test_only_the_next_round_is_applied() -> None:
-    replica = Replica(DenseSpace(SEED, 4), torch.zeros(4), next_round=5)
+    replica = WeightReplica(DenseSpace(SEED, 4), torch.zeros(4), next_round=5)
     with pytest.raises(ValueError, match="round 5 is next, not 4"):
-        replica.apply(Commit(round=4, entries=(), factor=1.0))
+        replica.apply(RoundCommit(round=4, entries=(), factor=1.0))
 
 
 def test_a_projected_gradient_points_along_the_gradient() -> None:
@@ -124,7 +124,7 @@ def test_a_projected_gradient_points_along_the_gradient() -> None:
 def test_a_gpu_replica_is_the_same() -> None:
     start = torch.linspace(-1, 1, 100_003)
     space = DenseSpace(SEED, len(start))
-    mine, other = Replica(space, start.clone()), Replica(space, start.clone().cuda())
+    mine, other = WeightReplica(space, start.clone()), WeightReplica(space, start.clone().cuda())
     for commit in commits(100, momentum=0.9, decay=0.999):
         mine.apply(commit)
         other.apply(commit)

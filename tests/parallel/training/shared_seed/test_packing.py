@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallel.training.shared_seed.packing import Group, pack, unpack
+from parallel.training.shared_seed.packing import EntryGroup, pack, unpack
 from parallel.training.shared_seed.step import Entry
 
 ENTRIES = st.lists(
@@ -31,14 +31,14 @@ def test_a_scalar_of_many_machines_takes_two_bytes() -> None:
 @pytest.mark.parametrize(
     ("group", "error"),
     [
-        (Group(3, 2, b"\x01\x01", b"abc"), "3 scalars came for 2 machines of 2"),
-        (Group(3, 0, b"\x01", b""), "machines of 0"),
-        (Group(-1, 1, b"\x01", b"a"), "round -1"),
-        (Group(3, 1, b"\x01\x00", b"ab"), "twice"),
-        (Group(3, 1, b"\x81", b""), "cut short"),
-        (Group(3, 1, b"\xff\xff\x7f", b"a"), "at most 65536"),
+        (EntryGroup(3, 2, b"\x01\x01", b"abc"), "3 scalars came for 2 machines of 2"),
+        (EntryGroup(3, 0, b"\x01", b""), "machines of 0"),
+        (EntryGroup(-1, 1, b"\x01", b"a"), "round -1"),
+        (EntryGroup(3, 1, b"\x01\x00", b"ab"), "twice"),
+        (EntryGroup(3, 1, b"\x81", b""), "cut short"),
+        (EntryGroup(3, 1, b"\xff\xff\x7f", b"a"), "at most 65536"),
     ],
 )
-def test_what_does_not_fit_is_refused(group: Group, error: str) -> None:
+def test_what_does_not_fit_is_refused(group: EntryGroup, error: str) -> None:
     with pytest.raises(ValueError, match=error):
         unpack([group])

@@ -8,7 +8,13 @@ import torch
 
 from parallel.training.shared_seed.directions import POOL_ROUND, Direction, signs
 from parallel.training.shared_seed.space import LowRankSpace
-from parallel.training.shared_seed.step import Commit, Entry, PoolReplica, Replica, pooled
+from parallel.training.shared_seed.step import (
+    Entry,
+    PoolReplica,
+    RoundCommit,
+    WeightReplica,
+    pooled,
+)
 
 SEED = 3
 SHAPES = ((6, 10), (4, 4), (9, 2))
@@ -47,10 +53,10 @@ def test_low_rank_directions_have_a_mean_square_of_one() -> None:
     assert abs(float(square) - 1) < 0.15
 
 
-def random_commits(rounds: int, scalars: int = 5) -> list[Commit]:
+def random_commits(rounds: int, scalars: int = 5) -> list[RoundCommit]:
     draw = random.Random(2)
     return [
-        Commit(
+        RoundCommit(
             round=number,
             entries=tuple(Entry(number, m, draw.randbytes(scalars)) for m in range(3)),
             factor=float(np.float32(1e-11 * draw.uniform(0.5, 2))),
@@ -98,21 +104,21 @@ def test_a_pool_is_drawn_from_evenly() -> None:
 def test_a_pool_has_no_decay() -> None:
     replica = PoolReplica(SEED, 4, torch.zeros(8))
     with pytest.raises(ValueError, match="neither weight decay nor momentum"):
-        replica.apply(Commit(round=0, entries=(), factor=1.0, decay=0.5))
+        replica.apply(RoundCommit(round=0, entries=(), factor=1.0, decay=0.5))
 
 
 def test_a_replica_goes_on_from_a_state_with_momentum() -> None:
     space = LowRankSpace(SEED, SHAPES, rank=1)
-    whole, half = (Replica(space, torch.zeros(space.size)) for _ in range(2))
+    whole, half = (WeightReplica(space, torch.zeros(space.size)) for _ in range(2))
     commits = [
-        Commit(round=c.round, entries=c.entries, factor=c.factor, momentum=0.5, decay=0.75)
+        RoundCommit(round=c.round, entries=c.entries, factor=c.factor, momentum=0.5, decay=0.75)
         for c in random_commits(20)
     ]
     for commit in commits:
         whole.apply(commit)
     for commit in commits[:9]:
         half.apply(commit)
-    other = Replica(space, torch.zeros(space.size))
+    other = WeightReplica(space, torch.zeros(space.size))
     state = {name: tensor.clone() for name, tensor in half.state().items()}
     other.restore(state, next_round=9, unit=half.unit)
     for commit in commits[9:]:

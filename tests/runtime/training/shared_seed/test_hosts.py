@@ -28,10 +28,10 @@ from runtime.training.shared_seed.seed_log import read_log
 from runtime.training.shared_seed.seed_service import ListenSettings
 from runtime.training.shared_seed.seed_worker import SeedWorker, Told
 from runtime.training.shared_seed.shared_seed_job import header_of
-from runtime.training.training_data import Example
+from runtime.training.training_data import TextExample
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
-EXAMPLES = [Example(f"w{a} w{b}", f" w{a + b}") for a in range(6) for b in range(6)]
+EXAMPLES = [TextExample(f"w{a} w{b}", f" w{a + b}") for a in range(6) for b in range(6)]
 
 
 @pytest.fixture(scope="module")

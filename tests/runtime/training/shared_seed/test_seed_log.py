@@ -9,18 +9,18 @@ import msgpack
 import numpy as np
 import pytest
 
-from parallel.training.shared_seed.step import Commit, Entry
+from parallel.training.shared_seed.step import Entry, RoundCommit
 from runtime.errors import ConfigError
 from runtime.training.shared_seed.seed_log import Machine, SeedLog, read_log
 from runtime.training.shared_seed.shared_seed_job import open_log
 from tests.support.shared_seed_runs import header
 
 
-def commit(number: int) -> Commit:
+def commit(number: int) -> RoundCommit:
     entries = [Entry(number, 3, b"\x50\xd0"), Entry(number, 40, b"\x11\x80")]
     if number:
         entries.insert(0, Entry(number - 1, 7, b"\x60\x61"))
-    return Commit(
+    return RoundCommit(
         round=number,
         entries=tuple(entries),
         factor=float(np.float32(1e-9 / (number + 1))),
@@ -56,7 +56,7 @@ def test_a_log_is_a_few_bytes_a_scalar(log: Path) -> None:
     before = log.stat().st_size
     opened, _ = open_log(log, header())
     many = [Entry(6, machine, b"\x55" * 4) for machine in range(64)]
-    opened.append(Commit(round=6, entries=tuple(many), factor=1.0))
+    opened.append(RoundCommit(round=6, entries=tuple(many), factor=1.0))
     opened.close()
     assert log.stat().st_size - before < 64 * 4 + 64 + 48
 
@@ -76,7 +76,7 @@ def test_what_follows_a_cut_frame_is_whole(log: Path) -> None:
     """The rest of a longer frame does not stay behind a shorter one."""
     data = log.read_bytes()
     opened, _ = open_log(log, header())
-    opened.append(Commit(round=6, entries=(Entry(6, 1, b"\x50" * 500),), factor=1.0))
+    opened.append(RoundCommit(round=6, entries=(Entry(6, 1, b"\x50" * 500),), factor=1.0))
     opened.close()
     log.write_bytes(log.read_bytes()[:-1])
     opened, _ = open_log(log, header())

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from parallel.training.shared_seed.byte_codec import ABSTAIN
-from parallel.training.shared_seed.round_messages import Receipt, Report
+from parallel.training.shared_seed.round_messages import MachineReport, Receipt
 from protos.paceline.v1 import seedlog_pb2 as pb
 from protos.paceline.v1 import seedlog_pb2_grpc as rpc
 from runtime.channels.credentials import Credentials
@@ -231,8 +231,8 @@ def test_tokens_are_asked_for_and_each_is_one_machine(tmp_path: Path) -> None:
     again = GrpcPort(run.server.address, Credentials(token="red"))
     assert again.join("a").machine == 2
     with pytest.raises(Refused, match="machine 0 is not known"):
-        red.exchange(Report(round=0, codes=b"\x50"), 0.0)
-    assert green.exchange(Report(round=0, codes=b"\x50"), 0.0).receipt is Receipt.TAKEN
+        red.exchange(MachineReport(round=0, codes=b"\x50"), 0.0)
+    assert green.exchange(MachineReport(round=0, codes=b"\x50"), 0.0).receipt is Receipt.TAKEN
     run.stop()
 
 
@@ -240,7 +240,10 @@ def test_what_is_repeated_forged_or_too_much_does_not_count(tmp_path: Path) -> N
     run = ToyRun(tmp_path, rules=rules(late_rounds=1, max_scalars=3))
     ports = [GrpcPort(run.server.address) for _ in range(2)]
     joined = [port.join(f"m{n}") for n, port in enumerate(ports)]
-    say = [lambda r, c, p=port: p.exchange(Report(round=r, codes=c), 0.0).receipt for port in ports]
+    say = [
+        lambda r, c, p=port: p.exchange(MachineReport(round=r, codes=c), 0.0).receipt
+        for port in ports
+    ]
     assert say[0](0, b"\x50") is Receipt.TAKEN
     assert run.sequencer.round == 1  # nobody else had brought anything yet
     assert say[0](0, b"\x60") is Receipt.REPEATED  # a replay with other bytes
@@ -252,9 +255,9 @@ def test_what_is_repeated_forged_or_too_much_does_not_count(tmp_path: Path) -> N
     with pytest.raises(Refused, match="at most 3 are taken"):
         say[1](1, b"\x50" * 4)
     with pytest.raises(Refused, match="another secret"):
-        run.sequencer.take(1, joined[0].secret, Report(round=1, codes=b"\x50"))
+        run.sequencer.take(1, joined[0].secret, MachineReport(round=1, codes=b"\x50"))
     with pytest.raises(Refused, match="not known"):
-        run.sequencer.take(9, b"", Report(round=1, codes=b"\x50"))
+        run.sequencer.take(9, b"", MachineReport(round=1, codes=b"\x50"))
     run.stop()
 
 
@@ -263,7 +266,7 @@ def test_machines_that_abstain_are_no_scalars(tmp_path: Path) -> None:
     port = GrpcPort(run.server.address)
     port.join("m")
     for number in range(3):
-        port.exchange(Report(round=number, codes=bytes([ABSTAIN, ABSTAIN])), 2.0)
+        port.exchange(MachineReport(round=number, codes=bytes([ABSTAIN, ABSTAIN])), 2.0)
     assert [commit.num_scalars for commit in run.sequencer.commits] == [0, 0, 0]
     assert run.replayed().digest() == fresh(header()).digest()
     run.stop()
@@ -300,11 +303,11 @@ def test_a_log_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     run = ToyRun(tmp_path, rules=rules())
     port = GrpcPort(run.server.address)
     port.join("m")
-    port.exchange(Report(round=0, codes=b"\x50"), 0.0)
+    port.exchange(MachineReport(round=0, codes=b"\x50"), 0.0)
     run.server.check()
     run._file.close()
     with contextlib.suppress(PeerLost):
-        port.exchange(Report(round=1, codes=b"\x50"), 0.0)
+        port.exchange(MachineReport(round=1, codes=b"\x50"), 0.0)
     ticking, deadline = run.server._ticking, time.monotonic() + 30
     while ticking is not None and not ticking.done():
         assert time.monotonic() < deadline

@@ -10,7 +10,7 @@ import torch
 
 from parallel.training.shared_seed.byte_codec import FRACTION_BITS, decode, encode
 from parallel.training.shared_seed.directions import MAX_MACHINES, Direction, signs
-from parallel.training.shared_seed.round_messages import Receipt, Report
+from parallel.training.shared_seed.round_messages import MachineReport, Receipt
 from parallel.training.shared_seed.step import Entry
 from runtime.clock import ManualClock
 from runtime.errors import ConfigError
@@ -41,7 +41,7 @@ class Desk:
         self.secrets = [self.sequencer.join(f"m{n}")[1] for n in range(machines)]
 
     def say(self, machine: int, number: int, codes: bytes = b"\x50") -> Receipt:
-        report = Report(round=number, codes=codes)
+        report = MachineReport(round=number, codes=codes)
         return self.sequencer.take(machine, self.secrets[machine], report)
 
 

@@ -5,24 +5,24 @@ import pytest
 import torch
 
 from parallel.training.shared_seed.space import DenseSpace
-from parallel.training.shared_seed.step import Commit, Entry, PoolReplica, Replica
+from parallel.training.shared_seed.step import Entry, PoolReplica, RoundCommit, WeightReplica
 from runtime.errors import ProtocolError
 from runtime.training.shared_seed.snapshot import pack_snapshot, restore
 
 SIZE = 50
 
 
-def replica(size: int = SIZE) -> Replica:
-    return Replica(DenseSpace(1, size), torch.zeros(size))
+def replica(size: int = SIZE) -> WeightReplica:
+    return WeightReplica(DenseSpace(1, size), torch.zeros(size))
 
 
-def trained() -> Replica:
+def trained() -> WeightReplica:
     made = replica()
     for number in range(3):
         entries = (Entry(number, 4, bytes([90, 200, 30])),)
         factor = float(np.float32(1e-9))
         made.apply(
-            Commit(round=number, entries=entries, factor=factor, momentum=0.5, next_unit=0.3)
+            RoundCommit(round=number, entries=entries, factor=factor, momentum=0.5, next_unit=0.3)
         )
     return made
 
@@ -32,7 +32,7 @@ def test_a_replica_goes_there_and_back() -> None:
     restore(other, pack_snapshot(one))
     assert other.digest() == one.digest()
     assert (other.next_round, other.unit) == (3, 0.3)
-    commit = Commit(round=3, entries=(Entry(3, 1, b"\x55"),), factor=1e-9, momentum=0.5)
+    commit = RoundCommit(round=3, entries=(Entry(3, 1, b"\x55"),), factor=1e-9, momentum=0.5)
     one.apply(commit)
     other.apply(commit)
     assert other.digest() == one.digest()
