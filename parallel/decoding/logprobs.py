@@ -6,7 +6,8 @@ token, so speculation leaves them as they are.
 
 from collections.abc import Sequence
 
-from parallel.decoding.types import ScoreRow, TokenLogprobs
+from parallel.decoding.score_row import ScoreRow
+from parallel.decoding.types import TokenLogprobs
 
 
 def token_logprobs(

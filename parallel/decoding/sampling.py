@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from parallel.decoding.rng import Floats, Ints, Purpose, uniforms, uniforms_at
-from parallel.decoding.types import RngKey, SamplingParams, ScoreRow
+from parallel.decoding.score_row import ScoreRow
+from parallel.decoding.types import RngKey, SamplingParams
 
 _Values = TypeVar("_Values", NDArray[np.float32], Floats)
 

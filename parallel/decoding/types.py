@@ -1,9 +1,7 @@
-"""The nouns of decoding: sampling parameters, draft trees, score rows and verdicts."""
+"""The value types of decoding that hold no tensor: sampling parameters, draft trees, verdicts."""
 
 from dataclasses import dataclass
 from enum import StrEnum
-
-from torch import Tensor
 
 
 class DecodeMode(StrEnum):
@@ -185,25 +183,6 @@ class DraftTree:
             kinds=(NodeKind.IID if draft_probs else NodeKind.POINT,) * num,
             draft_probs=draft_probs or (None,) * num,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreRow:
-    """Target (or drafter) logits at one position, on all or on the best tokens."""
-
-    logits: Tensor
-    """[num_candidates], float32."""
-    ids: Tensor | None
-    """[num_candidates], int64, the tokens of `logits`; None: the whole vocabulary in order."""
-
-    def best(self, num: int) -> list[int]:
-        """Return the best `num` tokens, or as many as it has, best first."""
-        if num == 1 and (self.ids is None or len(self.ids) == 1):
-            found = self.logits.argmax() if self.ids is None else self.ids[0]
-            return [int(found)]
-        columns = self.logits.topk(min(num, len(self.logits))).indices
-        ids: list[int] = (columns if self.ids is None else self.ids[columns]).tolist()
-        return ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

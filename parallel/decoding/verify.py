@@ -13,12 +13,12 @@ import numpy as np
 
 from parallel.decoding.rng import Floats, Ints, Purpose, uniform
 from parallel.decoding.sampling import Distribution, distribution, sample, truncate
+from parallel.decoding.score_row import ScoreRow
 from parallel.decoding.types import (
     DraftTree,
     NodeKind,
     RngKey,
     SamplingParams,
-    ScoreRow,
     SparseProbs,
     Verdict,
 )

@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from parallel.decoding.types import ScoreRow
+from parallel.decoding.score_row import ScoreRow
 from parallel.group import Group
 from parallel.model.sharding import UNIT
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from parallel.decoding.sampling import distribution, num_candidates
-from parallel.decoding.types import SamplingParams, ScoreRow, SparseProbs
+from parallel.decoding.score_row import ScoreRow
+from parallel.decoding.types import SamplingParams, SparseProbs
 from parallel.decoding.verify import draft_token, draft_token_with_law
 from parallel.drafting.tree import Guess, Odds, Source, advanced, best_guess
 from parallel.messages import DraftItem, DraftOpen, DraftRequest, ProposalItem

@@ -21,11 +21,8 @@ from parallel.decoding.machine import (
 )
 from parallel.decoding.mode_choice import PaceChooser
 from parallel.decoding.sampling import num_candidates
-from parallel.decoding.types import (
-    DecodeMode,
-    ScoreRow,
-    Verdict,
-)
+from parallel.decoding.score_row import ScoreRow
+from parallel.decoding.types import DecodeMode, Verdict
 from parallel.decoding.verify import recursive_rejection, sample_and_match
 from parallel.messages import (
     EngineStatus,

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 from parallel.decoding.machine import Commit, Event, Phase, RequestDraft, Score, Verify, step
-from parallel.decoding.types import ScoreRow, TokenLogprobs
+from parallel.decoding.score_row import ScoreRow
+from parallel.decoding.types import TokenLogprobs
 from runtime.engine.sequence import DecodingSequence
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from parallel.decoding.layer_width import StackTimes
-from parallel.decoding.types import ScoreRow
+from parallel.decoding.score_row import ScoreRow
 from parallel.group import Group
 from parallel.model.batch import SequenceRows
 from parallel.model.cache import PagedCache

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from parallel.decoding.controller import DraftLengthController
 from parallel.decoding.rng import request_key
 from parallel.decoding.sampling import sample
-from parallel.decoding.types import DecodeMode, RngKey, SamplingParams, ScoreRow
+from parallel.decoding.score_row import ScoreRow
+from parallel.decoding.types import DecodeMode, RngKey, SamplingParams
 from parallel.group import SoloGroup
 from parallel.messages import Committed, Failed, Finished, Hello, Message, Submit
 from runtime.clock import MonotonicClock

@@ -30,13 +30,13 @@ from parallel.decoding.machine import (
 )
 from parallel.decoding.rng import Purpose, uniform
 from parallel.decoding.sampling import sample
+from parallel.decoding.score_row import ScoreRow
 from parallel.decoding.types import (
     DecodeMode,
     DraftTree,
     NodeKind,
     RngKey,
     SamplingParams,
-    ScoreRow,
     SparseProbs,
 )
 from parallel.decoding.verify import (

@@ -14,7 +14,8 @@ from transformers.generation.logits_process import (
 
 from parallel.decoding.rng import Purpose, uniforms
 from parallel.decoding.sampling import distribution, num_candidates, sample, truncate
-from parallel.decoding.types import RngKey, SamplingParams, ScoreRow
+from parallel.decoding.score_row import ScoreRow
+from parallel.decoding.types import RngKey, SamplingParams
 from parallel.decoding.verify import draft_token_with_law
 
 KEY = RngKey(seed=5, request=17)

@@ -22,15 +22,8 @@ from parallel.decoding.machine import (
 )
 from parallel.decoding.rng import Purpose, uniform
 from parallel.decoding.sampling import sample
-from parallel.decoding.types import (
-    DecodeMode,
-    DraftTree,
-    NodeKind,
-    RngKey,
-    SamplingParams,
-    ScoreRow,
-    Verdict,
-)
+from parallel.decoding.score_row import ScoreRow
+from parallel.decoding.types import DecodeMode, DraftTree, NodeKind, RngKey, SamplingParams, Verdict
 from parallel.decoding.verify import Verifier, recursive_rejection, sample_and_match
 from parallel.model.batch import SequenceRows
 from runtime.rank.toy_shard import PrefixShard, prefix_logits

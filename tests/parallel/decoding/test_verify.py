@@ -11,12 +11,12 @@ from scipy.stats import chisquare
 from parallel.decoding import verify
 from parallel.decoding.rng import Purpose, uniform
 from parallel.decoding.sampling import Distribution, distribution, sample
+from parallel.decoding.score_row import ScoreRow
 from parallel.decoding.types import (
     DraftTree,
     NodeKind,
     RngKey,
     SamplingParams,
-    ScoreRow,
     SparseProbs,
     Verdict,
 )

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from parallel.decoding.types import ScoreRow
+from parallel.decoding.score_row import ScoreRow
 from parallel.group import SoloGroup
 from parallel.model.sharding import padded_range
 from parallel.model.vocab import gather_scores

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from parallel.decoding.types import ScoreRow
+from parallel.decoding.score_row import ScoreRow
 from parallel.group import Group, SoloGroup
 from parallel.model.batch import SequenceRows
 from parallel.model.shapes import tensor_shapes

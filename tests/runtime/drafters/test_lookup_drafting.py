@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from parallel.decoding.types import RngKey, SamplingParams, ScoreRow
+from parallel.decoding.score_row import ScoreRow
+from parallel.decoding.types import RngKey, SamplingParams
 from parallel.drafting.retrieval import build_store
 from parallel.messages import DraftItem, DraftOpen, DraftRequest, Proposal, ProposalItem
 from runtime.clock import MonotonicClock

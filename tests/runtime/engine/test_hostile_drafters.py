@@ -12,7 +12,8 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from parallel.decoding.sampling import distribution
-from parallel.decoding.types import SamplingParams, ScoreRow
+from parallel.decoding.score_row import ScoreRow
+from parallel.decoding.types import SamplingParams
 from parallel.group import SoloGroup
 from parallel.messages import DraftRequest, EngineStatus, Hello, Ping, Pong, ProposalItem, Submit
 from runtime.drafters.drafting import Drafter, DraftPart
