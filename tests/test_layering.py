@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.draw_rooms import FIGURE, drawing
+from tests.support.room_graph import modules, room_imports, room_of
+
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("parallel", "protos", "runtime", "actors", "cluster")
 MAY_IMPORT = {
@@ -101,12 +104,52 @@ def test_the_table_in_the_docs_is_the_one_that_is_held() -> None:
     assert documented == MAY_IMPORT_HEAVY
 
 
+def rooms_in_the_docs() -> list[str]:
+    """Return the rooms of the second table in docs/architecture.md, from the ground up."""
+    table = (ROOT / "docs" / "architecture.md").read_text().partition("| room | what it holds |")[2]
+    rows = table.partition("\n\n")[0].splitlines()[2:]
+    return [
+        row.split("`")[1].removesuffix("/*.py").removesuffix(".py").replace("/", ".")
+        for row in rows
+    ]
+
+
+def test_each_room_has_one_sentence_in_the_docs() -> None:
+    documented = rooms_in_the_docs()
+    assert len(documented) == len(set(documented))
+    assert set(documented) == {documented_room(room_of(module)) for module in modules()}
+
+
+def test_a_room_imports_only_rooms_above_it_in_the_docs() -> None:
+    height = {room: place for place, room in enumerate(rooms_in_the_docs())}
+    upward = [
+        f"{room} imports {other}"
+        for room, others in room_imports().items()
+        for other in others
+        if height[documented_room(other)] > height[documented_room(room)]
+    ]
+    assert not upward
+
+
+def test_the_figure_of_the_rooms_is_current() -> None:
+    assert FIGURE.read_text(encoding="utf-8") == drawing(), (
+        "docs/rooms.svg is not current: run python -m tests.support.draw_rooms"
+    )
+
+
+def documented_room(room: str) -> str:
+    """Return the row that a room has in the docs: files beside the rooms of a band share one."""
+    band, _, name = room.partition(".")
+    is_file = (ROOT / band / f"{name}.py").is_file()
+    return band if is_file and band != "parallel" else room
+
+
 @pytest.mark.parametrize("document", ["README.md", "docs/architecture.md", "CONTRIBUTING.md"])
 def test_documents_name_files_that_exist(document: str) -> None:
     text = (ROOT / document).read_text()
     for quoted in text.split("`")[1::2]:
         looks_like_path = (
-            "/" in quoted and " " not in quoted and quoted.split("/")[0] in ROOMS_AND_MORE
+            "/" in quoted and not set(" *") & set(quoted) and quoted.split("/")[0] in ROOMS_AND_MORE
         )
         if looks_like_path:
             assert (ROOT / quoted).exists(), f"{document} names {quoted}"
