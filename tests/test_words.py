@@ -1,0 +1,170 @@
+"""The words that docs/glossary.md lists as "Not" are used nowhere else."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("actors", "cluster", "docs", "examples", "parallel", "protos", "runtime", "tests")
+SUFFIXES = {".py", ".md", ".toml", ".proto"}
+EXEMPT = {"docs/glossary.md", "CHANGELOG.md", "tests/test_words.py"}
+NOT_CLEAN_YET = (
+    "README.md",
+    "actors/keeper_actor.py",
+    "actors/shard_actor.py",
+    "actors/shared_seed_actor.py",
+    "actors/trainer_actor.py",
+    "cluster/bench/",
+    "cluster/cli/",
+    "cluster/deploy/",
+    "cluster/draft/",
+    "cluster/experiment/",
+    "cluster/generate/",
+    "cluster/jobs/",
+    "cluster/network/",
+    "cluster/options/",
+    "cluster/placement/",
+    "cluster/reports/",
+    "cluster/serve/",
+    "cluster/train/",
+    "docs/architecture.md",
+    "docs/experiments.md",
+    "docs/failures.md",
+    "docs/measurements.md",
+    "docs/operations.md",
+    "docs/service.md",
+    "docs/shared-seed.md",
+    "docs/training.md",
+    "parallel/decoding/",
+    "parallel/distillation/",
+    "parallel/drafting/",
+    "parallel/messages.py",
+    "parallel/model/",
+    "parallel/simulation/",
+    "parallel/training/",
+    "protos/paceline/",
+    "runtime/channels/",
+    "runtime/client/",
+    "runtime/distillation/",
+    "runtime/drafters/",
+    "runtime/engine/",
+    "runtime/gateway/",
+    "runtime/groups/",
+    "runtime/heartbeat.py",
+    "runtime/hosts/",
+    "runtime/links/",
+    "runtime/models/",
+    "runtime/node/",
+    "runtime/rank/",
+    "runtime/restarts.py",
+    "runtime/service/",
+    "runtime/timeline.py",
+    "runtime/training/",
+    "tests/cluster/deploy/",
+    "tests/cluster/experiment/",
+    "tests/cluster/jobs/",
+    "tests/cluster/network/",
+    "tests/cluster/serve/",
+    "tests/conformance/test_link.py",
+    "tests/integration/cluster/",
+    "tests/integration/conftest.py",
+    "tests/integration/generation/",
+    "tests/integration/serving/",
+    "tests/integration/training/",
+    "tests/parallel/decoding/",
+    "tests/parallel/distillation/",
+    "tests/parallel/drafting/",
+    "tests/parallel/model/",
+    "tests/parallel/simulation/",
+    "tests/parallel/training/",
+    "tests/runtime/channels/",
+    "tests/runtime/distillation/",
+    "tests/runtime/drafters/",
+    "tests/runtime/engine/",
+    "tests/runtime/gateway/",
+    "tests/runtime/groups/",
+    "tests/runtime/links/",
+    "tests/runtime/models/",
+    "tests/runtime/node/",
+    "tests/runtime/service/",
+    "tests/runtime/test_timeline.py",
+    "tests/runtime/training/",
+    "tests/support/hostile.py",
+    "tests/support/integration/",
+    "tests/support/models.py",
+    "tests/support/rig.py",
+    "tests/support/serving.py",
+    "tests/support/shared_seed_runs.py",
+    "tests/support/worker_pools.py",
+)
+
+
+def listed_words() -> dict[str, str]:
+    """Return what to write in place of each word or phrase to avoid."""
+    table = (ROOT / "docs" / "glossary.md").read_text().partition("## Words to avoid")[2]
+    rows = re.findall(r"^\| (.+?) \| (`.+`) \|$", table, re.MULTILINE)
+    return {word: write for write, words in rows for word in re.findall(r"`([^`]+)`", words)}
+
+
+def pattern_of(phrase: str) -> re.Pattern[str]:
+    """Match whole words, also where a phrase continues on the next line of a comment."""
+    between = r"[\s#]+".join(re.escape(word) for word in phrase.split())
+    return re.compile(rf"(?<![A-Za-z]){between}(?![A-Za-z])", re.IGNORECASE)
+
+
+def findings(text: str) -> list[str]:
+    """Return a line for each word to avoid in a text, with what to write."""
+    found: list[str] = []
+    for phrase, write in listed_words().items():
+        for match in pattern_of(phrase).finditer(text):
+            line = text.count("\n", 0, match.start()) + 1
+            found.append(f"line {line}: {match.group()!r}: write {write}")
+    return found
+
+
+def files_of(room: str) -> list[Path]:
+    """Return the text files of a room that are written by hand."""
+    return [
+        path
+        for path in sorted((ROOT / room).rglob("*"))
+        if path.suffix in SUFFIXES
+        and "_pb2" not in path.name
+        and str(path.relative_to(ROOT)) not in EXEMPT
+    ]
+
+
+def assert_clean(paths: list[Path]) -> None:
+    """Fail with a line for each word to avoid."""
+    wrong: list[str] = []
+    for path in paths:
+        name = str(path.relative_to(ROOT))
+        if not name.startswith(NOT_CLEAN_YET):
+            wrong += [f"{name} {line}" for line in findings(path.read_text(encoding="utf-8"))]
+    assert not wrong, "\n".join(["docs/glossary.md lists these words as not to be used:", *wrong])
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_uses_none_of_the_words_to_avoid(room: str) -> None:
+    assert_clean(files_of(room))
+
+
+def test_the_files_at_the_root_use_none_of_the_words_to_avoid() -> None:
+    assert_clean([path for path in ROOT.glob("*.*") if path.suffix in {".md", ".toml"}])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["It is Foretold.", "the draft_law is", "what it went\n    # on with", '"""Let it be."""'],
+)
+def test_a_word_to_avoid_is_found_in_any_form(text: str) -> None:
+    assert len(findings(text)) == 1
+
+
+@pytest.mark.parametrize("text", ["a flaw in lawn chairs", "it goes once", "a hearing", "outlaws"])
+def test_a_word_that_contains_one_to_avoid_is_not_found(text: str) -> None:
+    assert not findings(text)
+
+
+def test_the_word_list_is_read_whole() -> None:
+    assert len(listed_words()) > 40
