@@ -5,7 +5,7 @@ import os
 from runtime.groups.rendezvous import GroupSpec
 from runtime.heartbeat import Beat, Pulse
 from runtime.hosts.rank_hosts import LeaderHost, ModelHost, serve_drafter
-from runtime.hosts.rank_settings import DrafterSeat, LeaderSettings, ModelSettings
+from runtime.hosts.rank_settings import DrafterSlot, LeaderSettings, ModelSettings
 from runtime.links.torch_link import TorchLinkSpec
 from runtime.node.network_interfaces import address_on
 from runtime.timeline import PhaseSpan
@@ -78,11 +78,11 @@ class ShardActor:
         assert self._leader is not None, "listen() comes first"
         return self._leader.await_drafter(num_met, timeout_s)
 
-    def draft(self, seat: DrafterSeat) -> None:
+    def draft(self, slot: DrafterSlot) -> None:
         """Answer the target leader's draft requests until it ends; blocks."""
         serve_drafter(
             self._host,
-            seat,
+            slot,
             vocab_size=self._host.runner.vocab_size,
             num_threads=self._settings.num_threads,
             pulse=self._host.pulse,
@@ -107,6 +107,6 @@ class NgramActor:
         """Return what this drafter does now and since when."""
         return self._pulse.beat()
 
-    def draft(self, seat: DrafterSeat, vocab_size: int) -> None:
+    def draft(self, slot: DrafterSlot, vocab_size: int) -> None:
         """Answer the target leader's draft requests until it ends; blocks."""
-        serve_drafter(None, seat, vocab_size=vocab_size, num_threads=1, pulse=self._pulse)
+        serve_drafter(None, slot, vocab_size=vocab_size, num_threads=1, pulse=self._pulse)

@@ -15,8 +15,8 @@ from cluster.bench.rows import Case, MeasuredRun, bench_rows, bench_table
 from cluster.bench.turns import take_turns
 from cluster.deploy.deployment import Deployment
 from cluster.deploy.deployment_spec import DeploymentSpec
+from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import plan_drafter
-from cluster.deploy.drafter_room import DrafterRoom, joined
 from cluster.deploy.driver_session import run_requests
 from cluster.deploy.planning import (
     DrafterChoice,
@@ -28,6 +28,7 @@ from cluster.generate.prompt_requests import cache_tokens, make_submits
 from cluster.network.ray_errors import result_of
 from cluster.network.ray_session import RaySession, beside_driver
 from cluster.options.verb_options import BenchDecodeOptions
+from cluster.placement.cluster_nodes import cluster_nodes
 from cluster.reports.resume_file import Kept
 from cluster.reports.run_report import output_console
 from parallel.decoding.cost import throughput
@@ -50,14 +51,16 @@ def run(options: BenchDecodeOptions) -> int:
     _check(options)
     kept = Kept(options.keep, _settings(options), verb="bench decode")
     target = plan_target(replace(options.models, tp=max(options.tps)))
-    with joined(options.models.ray_address) as nodes:
-        return _bench(options, target, kept, DrafterRoom(nodes=nodes))
+    with cluster_nodes(options.models.ray_address) as nodes:
+        return _bench(options, target, kept, DrafterCapacity(nodes=nodes))
 
 
-def _bench(options: BenchDecodeOptions, target: PlannedModel, kept: Kept, room: DrafterRoom) -> int:
+def _bench(
+    options: BenchDecodeOptions, target: PlannedModel, kept: Kept, capacity: DrafterCapacity
+) -> int:
     submits = make_submits(options.prompts, options.decode, target)
     drafting = any(mode != "autoregressive" for mode in options.modes)
-    drafter = plan_drafter(options.models, target, room) if drafting else None
+    drafter = plan_drafter(options.models, target, capacity) if drafting else None
     specs = [_plan(options, target, drafter, submits, tp) for tp in options.tps]
     num_actors = sum(spec.num_actors for spec in specs) + 1
     with RaySession(options.models.ray_address, num_actors=num_actors), ExitStack() as stack:

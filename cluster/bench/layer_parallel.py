@@ -20,13 +20,14 @@ from rich.table import Table
 from cluster.bench.layers_plot import plot_layers
 from cluster.deploy.deployment import Deployment
 from cluster.deploy.deployment_spec import DeploymentSpec
+from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import find_drafter, plan_drafter
-from cluster.deploy.drafter_room import DrafterRoom, joined
 from cluster.deploy.driver_session import Result, run_requests
 from cluster.deploy.planning import DrafterChoice, PlannedModel, plan_deployment, plan_target
 from cluster.generate.prompt_requests import cache_tokens, make_submits
 from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import BenchLayersOptions
+from cluster.placement.cluster_nodes import cluster_nodes
 from cluster.reports.run_report import output_console, total_stats
 from parallel.decoding.layer_groups import layer_groups
 from parallel.decoding.types import DecodeMode
@@ -47,19 +48,19 @@ def run(options: BenchLayersOptions) -> int:
     """
     _check(options)
     target = plan_target(options.models)
-    with joined(options.models.ray_address) as nodes:
-        return _bench(options, target, DrafterRoom(nodes=nodes))
+    with cluster_nodes(options.models.ray_address) as nodes:
+        return _bench(options, target, DrafterCapacity(nodes=nodes))
 
 
-def _bench(options: BenchLayersOptions, target: PlannedModel, room: DrafterRoom) -> int:
-    drafter = find_drafter(options.models, target, room)
+def _bench(options: BenchLayersOptions, target: PlannedModel, capacity: DrafterCapacity) -> int:
+    drafter = find_drafter(options.models, target, capacity)
     num_layers = _num_layers(options, target, drafter)
     submits = make_submits(options.prompts, options.decode, target)
     tokens = cache_tokens(submits, 1, target.max_positions)
     specs = {}
     for drafters in options.drafters:
         models = replace(options.models, drafters=drafters, layer_parallel=f"1@{options.first}")
-        choice = plan_drafter(models, target, room)
+        choice = plan_drafter(models, target, capacity)
         specs[drafters] = plan_deployment(models, target, choice, cache_tokens=tokens, stops=False)
     rows: list[dict[str, object]] = []
     num_actors = max(spec.num_actors + spec.num_drafters for spec in specs.values())

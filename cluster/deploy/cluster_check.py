@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from actors.probe_actor import ProbeActor
-from cluster.deploy.check_report import print_report
+from cluster.deploy.cluster_check_report import print_report
+from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import plan_drafter
-from cluster.deploy.drafter_room import DrafterRoom
 from cluster.deploy.planning import plan_deployment, plan_target
 from cluster.network.ray_errors import translated
 from cluster.network.ray_session import RaySession
@@ -85,7 +85,7 @@ def _check_placement(options: CheckOptions, report: CheckReport) -> None:
     """Say where the ranks would go, or what is short."""
     models = options.models
     target = plan_target(models)
-    drafter = plan_drafter(models, target, DrafterRoom(nodes=report.nodes))
+    drafter = plan_drafter(models, target, DrafterCapacity(nodes=report.nodes))
     spec = plan_deployment(models, target, drafter, cache_tokens=_CACHE_TOKENS, stops=False)
     needs = [need for need in (spec.target_need, spec.drafter_need) if need is not None]
     try:

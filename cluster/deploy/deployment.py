@@ -16,8 +16,15 @@ from ray.exceptions import RayError
 
 from cluster.deploy.deployment_spec import DeploymentSpec
 from cluster.deploy.drafter_groups import DrafterGroups
-from cluster.deploy.group_opener import GroupOpener, Leader
-from cluster.deploy.ranks import RankActor, await_all, kill_ranks, outcome, start_ranks, whereabouts
+from cluster.deploy.group_starter import GroupStarter, Leader
+from cluster.deploy.rank_actors import (
+    RankActor,
+    await_all,
+    kill_ranks,
+    locations,
+    outcome,
+    start_ranks,
+)
 from cluster.network.ray_errors import result_of
 from cluster.placement.reservation import Reservation, read_nodes
 from parallel.messages import Hello
@@ -38,7 +45,7 @@ class Deployment:
 
     def __init__(self, spec: DeploymentSpec) -> None:
         self._token = secrets.token_hex(16)
-        self._opener = GroupOpener(spec.place, spec.group_backend)
+        self._opener = GroupStarter(spec.place, spec.group_backend)
         self.drafters = DrafterGroups(spec, self._opener)
         self.target_ranks: list[RankActor] = []
         self._calls: dict[Any, RankActor] = {}
@@ -69,9 +76,9 @@ class Deployment:
         return self.drafters.losses
 
     @property
-    def num_mended(self) -> int:
+    def num_replaced(self) -> int:
         """Times a drafter was started in place of a lost one."""
-        return self.drafters.num_mended
+        return self.drafters.num_replaced
 
     def start(self, note: Callable[[str], None]) -> None:
         """Start the target, then the drafters; blocks until all are ready.
@@ -157,9 +164,9 @@ class Deployment:
         self.drafters.set(spec)
 
     @property
-    def whereabouts(self) -> str:
+    def locations(self) -> str:
         """On which nodes the ranks are, for people; "" where everything is on this one."""
-        return whereabouts([*self.target_ranks, *self.drafters.ranks])
+        return locations([*self.target_ranks, *self.drafters.ranks])
 
     def connect(self, timeout_s: float = _CONNECT_TIMEOUT_S) -> Link:
         """Open a driver's link to the leader.

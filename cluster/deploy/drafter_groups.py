@@ -15,10 +15,10 @@ from typing import Any
 import ray
 
 from cluster.deploy.deployment_spec import DeploymentSpec
-from cluster.deploy.group_opener import GroupOpener, Leader
-from cluster.deploy.ranks import RankActor, answers, await_all, is_done, kill_ranks, outcome
+from cluster.deploy.group_starter import GroupStarter, Leader
+from cluster.deploy.rank_actors import RankActor, answers, await_all, is_done, kill_ranks, outcome
 from runtime.errors import ConfigError, PacelineError
-from runtime.hosts.rank_settings import DrafterSeat, LeaderAddress
+from runtime.hosts.rank_settings import DrafterSlot, LeaderAddress
 from runtime.links.torch_link import TorchLinkSpec
 from runtime.restarts import RestartBudget, RestartLimits
 
@@ -41,12 +41,12 @@ class DrafterGroup:
 class DrafterGroups:
     """All drafters of one target; each change happens after the one before."""
 
-    def __init__(self, spec: DeploymentSpec, opener: GroupOpener) -> None:
+    def __init__(self, spec: DeploymentSpec, opener: GroupStarter) -> None:
         self.spec = spec
         """What is to draft; changes with `set` and `resize`."""
         self.losses: list[str] = []
         """Why drafters were lost."""
-        self.num_mended = 0
+        self.num_replaced = 0
         """Times another one was started in place of a lost one."""
         self._opener = opener
         self._groups: list[DrafterGroup] = []
@@ -199,7 +199,7 @@ class DrafterGroups:
             host = self._opener.host_of(leading, is_reached_here=len(here) == 1)
             offering = leading.actor.offer_link.remote(spec.link, host)
             place = await_all({offering: leading})[offering]
-        arguments: list[object] = [DrafterSeat(leader=place, name=group.name, joins=joins)]
+        arguments: list[object] = [DrafterSlot(leader=place, name=group.name, joins=joins)]
         if spec.drafter is None:
             arguments.append(spec.vocab_size)
         drafting = first.actor.draft.remote(*arguments)
@@ -269,7 +269,7 @@ class DrafterGroups:
                 return
             self._start(group, joins=True)
             self._groups.append(group)
-            self.num_mended += 1
+            self.num_replaced += 1
             _LOG.warning("started a drafter group of %d rank(s)", len(opened))
 
     def _remove(self, group: DrafterGroup) -> int:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from cluster.deploy.drafter_room import DrafterRoom
+from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.planning import (
     AUTO,
     INLINE,
@@ -23,15 +23,17 @@ from runtime.models.model_facts import ModelFacts, check_tensor_parallel, read_f
 from runtime.models.tokenizer import Tokenizer, check_same_vocabulary
 
 
-def plan_drafter(options: ModelOptions, target: PlannedModel, room: DrafterRoom) -> DrafterChoice:
+def plan_drafter(
+    options: ModelOptions, target: PlannedModel, capacity: DrafterCapacity
+) -> DrafterChoice:
     """Find the drafter, and check that it uses the target's tokens and works where it was asked to.
 
     Raises:
         ConfigError: it cannot be loaded, its vocabulary is another one, or ranks of its own were
             asked for and it has none.
     """
-    choice = find_drafter(options, target, room)
-    asked = room.asked_by(options)
+    choice = find_drafter(options, target, capacity)
+    asked = capacity.requested_by(options)
     if asked and not (choice.has_ranks or choice.ngram):
         raise ConfigError(
             f"{asked} asks for a drafter on ranks of its own, and {choice.name} drafts in the "
@@ -42,7 +44,9 @@ def plan_drafter(options: ModelOptions, target: PlannedModel, room: DrafterRoom)
     return choice
 
 
-def find_drafter(options: ModelOptions, target: PlannedModel, room: DrafterRoom) -> DrafterChoice:
+def find_drafter(
+    options: ModelOptions, target: PlannedModel, capacity: DrafterCapacity
+) -> DrafterChoice:
     """Find the drafter and check that it uses the target's tokens, wherever it works.
 
     Raises:
@@ -53,14 +57,14 @@ def find_drafter(options: ModelOptions, target: PlannedModel, room: DrafterRoom)
         ngram = name == "ngram"
         return DrafterChoice(name="ngram" if ngram else "virtual", ngram=ngram)
     if name == AUTO:
-        return _choose_drafter(options, target, room)
+        return _choose_drafter(options, target, capacity)
     if name == "ngram":
         return DrafterChoice(name=name, ngram=True)
     if name == "lookup" or name.startswith("lookup:"):
         lookup = LookupSettings.parse(name.removeprefix("lookup").removeprefix(":"))
         return DrafterChoice(name=name, lookup=_with_store(lookup, target))
     if name.startswith(INLINE) or LOOKUPS.search(name):
-        return _plan_beside(options, target, room, name)
+        return _plan_beside(options, target, capacity, name)
     assert target.facts is not None
     assert target.tokenizer is not None
     if name.startswith("target:"):
@@ -83,7 +87,7 @@ def find_drafter(options: ModelOptions, target: PlannedModel, room: DrafterRoom)
 
 
 def _plan_beside(
-    options: ModelOptions, target: PlannedModel, room: DrafterRoom, name: str
+    options: ModelOptions, target: PlannedModel, capacity: DrafterCapacity, name: str
 ) -> DrafterChoice:
     """Plan `inline:MODEL`, `MODEL+ngram+recycle+store=DIR`, or both."""
     model, parts = name.removeprefix(INLINE), list[str]()
@@ -92,7 +96,7 @@ def _plan_beside(
         parts.insert(0, match[1])
     inline = name.startswith(INLINE)
     ranks = None if inline else options.drafters
-    choice = find_drafter(replace(options, drafter=model, drafters=ranks), target, room)
+    choice = find_drafter(replace(options, drafter=model, drafters=ranks), target, capacity)
     if not choice.has_model:
         raise ConfigError(f"--drafter {name!r}: only a model can be inline or have + after it")
     lookups = LookupSettings.parse_parts(parts) if parts else None
@@ -112,7 +116,7 @@ def _with_store(lookup: LookupSettings, target: PlannedModel) -> LookupSettings:
 
 
 def _choose_drafter(
-    options: ModelOptions, target: PlannedModel, room: DrafterRoom
+    options: ModelOptions, target: PlannedModel, capacity: DrafterCapacity
 ) -> DrafterChoice:
     """Return the drafter to take where nobody named one."""
     assert target.facts is not None
@@ -121,10 +125,10 @@ def _choose_drafter(
         lookup = LookupSettings()
         why = f"no drafter was trained for {target.name}; this one costs next to nothing"
         return DrafterChoice(name=f"lookup:{lookup}", why=why, lookup=lookup)
-    has_room = bool(room.asked_by(options)) or room.suffices(options)
+    has_room = bool(capacity.requested_by(options)) or capacity.suffices(options)
     place = "" if has_room else INLINE
     named = replace(options, drafter=f"{place}{shipped}+ngram+recycle")
-    choice = find_drafter(named, target, room)
+    choice = find_drafter(named, target, capacity)
     where = "on a rank of its own" if has_room else "in its process: no core is free beside it"
     return replace(choice, why=f"trained for {target.name}, with look-ups, {where}")
 

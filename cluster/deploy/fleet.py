@@ -40,9 +40,9 @@ class Fleet:
         return self.deployments[0].spec
 
     @property
-    def whereabouts(self) -> str:
+    def locations(self) -> str:
         """On which nodes the ranks are, for people; "" where everything is on this one."""
-        return "; ".join(filter(None, (each.whereabouts for each in self.deployments)))
+        return "; ".join(filter(None, (each.locations for each in self.deployments)))
 
     @property
     def failure(self) -> PacelineError | None:

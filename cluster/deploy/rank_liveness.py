@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from cluster.deploy.ranks import RankActor, is_done
+from cluster.deploy.rank_actors import RankActor, is_done
 from runtime.errors import PeerTimeout
 from runtime.heartbeat import ENDED, Beat
 
@@ -17,7 +17,7 @@ _SLEEP_S = 3.0  # looks are a quarter of a second apart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VitalLimits:
+class LivenessLimits:
     """When a rank is taken for stuck."""
 
     step_s: float = 30.0
@@ -44,10 +44,10 @@ class _Patient:
     beat: Beat | None = None
 
 
-class VitalSigns:
+class LivenessMonitor:
     """Asks ranks how they are, without ever waiting for an answer."""
 
-    def __init__(self, limits: VitalLimits) -> None:
+    def __init__(self, limits: LivenessLimits) -> None:
         self._limits = limits
         self._patients: dict[Any, _Patient] = {}
         self._looked_s = time.monotonic()

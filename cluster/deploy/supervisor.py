@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 
 from cluster.deploy.deployment import Deployment
-from cluster.deploy.rank_liveness import Stuck, VitalLimits, VitalSigns
+from cluster.deploy.rank_liveness import LivenessLimits, LivenessMonitor, Stuck
 from runtime.errors import PacelineError, PeerError, PeerLost
 from runtime.gateway.gateway import Gateway
 from runtime.heartbeat import DRAFTING
@@ -29,7 +29,7 @@ class Supervision:
     """How a deployment is watched."""
 
     restarts: RestartLimits = field(default_factory=RestartLimits)
-    vitals: VitalLimits = field(default_factory=VitalLimits)
+    liveness: LivenessLimits = field(default_factory=LivenessLimits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ class Supervisor:
         self._gateway = gateway
         self._replica = replica
         self._budget = RestartBudget(supervision.restarts)
-        self._vitals = VitalSigns(supervision.vitals)
+        self._liveness = LivenessMonitor(supervision.liveness)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"supervisor {replica}", daemon=True)
 
@@ -93,8 +93,8 @@ class Supervisor:
             deployment.check()
         except PacelineError as error:
             return error
-        stuck = self._vitals.look([*deployment.target_ranks, *deployment.drafters.ranks])
-        self._gateway.replicas[self._replica].beats = self._vitals.beats()
+        stuck = self._liveness.look([*deployment.target_ranks, *deployment.drafters.ranks])
+        self._gateway.replicas[self._replica].beats = self._liveness.beats()
         for each in stuck:
             if each.rank.role == "target":
                 self._blame_drafter(each)

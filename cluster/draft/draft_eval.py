@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cluster.deploy.deployment import Deployment
+from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import plan_drafter
-from cluster.deploy.drafter_room import DrafterRoom, joined
 from cluster.deploy.driver_session import Result, run_requests
 from cluster.deploy.planning import PlannedModel, plan_deployment, plan_target
 from cluster.draft.draft_eval_store import EvalPair, find_pair, keep_pair
@@ -22,6 +22,7 @@ from cluster.draft.draft_plot import plot_drafters
 from cluster.generate.prompt_requests import cache_tokens, make_submits
 from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import DecodeOptions, DraftEvalOptions
+from cluster.placement.cluster_nodes import cluster_nodes
 from cluster.reports.resume_file import Kept
 from cluster.reports.run_report import output_console
 from parallel.decoding.cost import throughput
@@ -43,12 +44,12 @@ def run(options: DraftEvalOptions) -> int:
     """
     mode = _check(options)
     target = plan_target(options.models)
-    with joined(options.models.ray_address) as nodes:
-        return _evaluate(options, mode, target, DrafterRoom(nodes=nodes))
+    with cluster_nodes(options.models.ray_address) as nodes:
+        return _evaluate(options, mode, target, DrafterCapacity(nodes=nodes))
 
 
 def _evaluate(
-    options: DraftEvalOptions, mode: DecodeMode, target: PlannedModel, room: DrafterRoom
+    options: DraftEvalOptions, mode: DecodeMode, target: PlannedModel, capacity: DrafterCapacity
 ) -> int:
     decode = DecodeOptions(
         mode=mode.value,
@@ -63,7 +64,7 @@ def _evaluate(
     records = read_prompts(options.prompts.prompts, limit=options.prompts.num_prompts)
     categories = [record.category or _ALL for record in records]
     choices = [
-        plan_drafter(replace(options.models, drafter=name), target, room)
+        plan_drafter(replace(options.models, drafter=name), target, capacity)
         for name in options.drafters
     ]
     kept = Kept(options.keep, _settings(options, target), verb="draft eval")

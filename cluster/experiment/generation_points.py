@@ -11,8 +11,8 @@ from pathlib import Path
 
 from cluster.deploy.deployment import Deployment
 from cluster.deploy.deployment_spec import DeploymentSpec
+from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import find_drafter
-from cluster.deploy.drafter_room import DrafterRoom
 from cluster.deploy.driver_session import Result, run_requests
 from cluster.deploy.planning import PlannedModel, plan_deployment, plan_target
 from cluster.experiment.experiment_config import Experiment
@@ -139,8 +139,8 @@ class GenerateBench:
                 f"requests.num is {len(submits)}: {point.replicas} replicas need one each"
             )
         self._submits[point.key] = submits
-        room = DrafterRoom(nodes=self._nodes, replicas=point.replicas)
-        drafter = find_drafter(options, target, room) if point.mode != NO_DRAFTER else None
+        capacity = DrafterCapacity(nodes=self._nodes, replicas=point.replicas)
+        drafter = find_drafter(options, target, capacity) if point.mode != NO_DRAFTER else None
         if drafter is not None and (drafter.has_ranks or drafter.ngram) != (point.drafters > 0):
             where = "on ranks of its own" if point.drafters == 0 else "in the target's process"
             raise ConfigError(

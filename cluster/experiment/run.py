@@ -16,7 +16,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cluster.deploy.drafter_room import joined
 from cluster.experiment.environment import environment
 from cluster.experiment.experiment_config import Experiment, load_experiment
 from cluster.experiment.experiment_plan import predict_all
@@ -30,6 +29,7 @@ from cluster.experiment.sweep_points import GeneratePoint, Point, TrainPoint, po
 from cluster.experiment.training_points import TrainBench
 from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import ExperimentOptions
+from cluster.placement.cluster_nodes import cluster_nodes
 from cluster.placement.placement import Node
 from cluster.reports.run_report import output_console
 from runtime.errors import PacelineError
@@ -57,7 +57,7 @@ def run(options: ExperimentOptions) -> int:
     experiment = load_experiment(options.file, options.out)
     if options.ray_address is not None:
         experiment = experiment.model_copy(update={"ray": options.ray_address})
-    with joined(experiment.ray) as nodes:
+    with cluster_nodes(experiment.ray) as nodes:
         return _run(options, experiment, nodes)
 
 

@@ -11,13 +11,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cluster.deploy.deployment import Deployment
+from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import plan_drafter
-from cluster.deploy.drafter_room import DrafterRoom, joined
 from cluster.deploy.driver_session import Result, run_requests
 from cluster.deploy.planning import AUTO, PlannedModel, plan_deployment, plan_target
 from cluster.generate.prompt_requests import cache_tokens, make_submits
 from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import GenerateOptions
+from cluster.placement.cluster_nodes import cluster_nodes
 from cluster.reports.run_report import request_stats, stats_json, stats_table, total_stats
 from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit
@@ -35,13 +36,13 @@ def run(options: GenerateOptions) -> int:
     """
     logging.getLogger("paceline").setLevel(logging.WARNING)
     target = plan_target(options.models)
-    with joined(options.models.ray_address) as nodes:
-        return _generate(options, target, DrafterRoom(nodes=nodes))
+    with cluster_nodes(options.models.ray_address) as nodes:
+        return _generate(options, target, DrafterCapacity(nodes=nodes))
 
 
-def _generate(options: GenerateOptions, target: PlannedModel, room: DrafterRoom) -> int:
+def _generate(options: GenerateOptions, target: PlannedModel, capacity: DrafterCapacity) -> int:
     drafting = options.decode.mode != DecodeMode.AUTOREGRESSIVE
-    drafter = plan_drafter(options.models, target, room) if drafting else None
+    drafter = plan_drafter(options.models, target, capacity) if drafting else None
     decode = options.decode
     if decode.mode == AUTO:
         assert drafter is not None
@@ -64,8 +65,8 @@ def _generate(options: GenerateOptions, target: PlannedModel, room: DrafterRoom)
     ):
         with _NOTES.status("starting") as status:
             deployment.start(lambda text: status.update(text))
-        if deployment.whereabouts:
-            _NOTES.print(deployment.whereabouts, soft_wrap=True, highlight=False)
+        if deployment.locations:
+            _NOTES.print(deployment.locations, soft_wrap=True, highlight=False)
         printer = _printer(options, target, submits, num_drafters)
         link = deployment.connect()
         try:

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import find_drafter
-from cluster.deploy.drafter_room import DrafterRoom
 from cluster.deploy.fleet import Fleet
 from cluster.deploy.planning import AUTO, PlannedModel, plan_deployment
 from cluster.options.verb_options import ModelOptions
@@ -45,7 +45,7 @@ class ServedDrafter:
             # The nodes were asked when the first one was chosen: now they are full of our ranks.
             name = self._first if drafter in ("", AUTO) else drafter
             choice = find_drafter(
-                replace(self._models, drafter=name), self._target, DrafterRoom(nodes=())
+                replace(self._models, drafter=name), self._target, DrafterCapacity(nodes=())
             )
         spec = plan_deployment(
             self._models, self._target, choice, cache_tokens=self._cache_tokens, stops=True

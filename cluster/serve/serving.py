@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from cluster.deploy.deployment_spec import DeploymentSpec
+from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import plan_drafter
-from cluster.deploy.drafter_room import DrafterRoom, joined
 from cluster.deploy.fleet import Fleet
 from cluster.deploy.planning import (
     AUTO,
@@ -22,10 +22,11 @@ from cluster.deploy.planning import (
     plan_deployment,
     plan_target,
 )
-from cluster.deploy.rank_liveness import VitalLimits
+from cluster.deploy.rank_liveness import LivenessLimits
 from cluster.deploy.supervisor import Supervision
 from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import ServeOptions
+from cluster.placement.cluster_nodes import cluster_nodes
 from cluster.placement.placement import Node
 from cluster.serve.draft_watch import DrafterWatch
 from cluster.serve.served_drafter import ServedDrafter
@@ -89,7 +90,7 @@ def run(options: ServeOptions) -> int:
     target = plan_target(options.models)
     if target.tokenizer is None:
         raise ConfigError("virtual devices have no text to serve: name a model with --target")
-    with joined(options.models.ray_address) as nodes:
+    with cluster_nodes(options.models.ray_address) as nodes:
         return _run(options, settings, target, nodes)
 
 
@@ -97,9 +98,9 @@ def _run(
     options: ServeOptions, settings: ServerSettings, target: PlannedModel, nodes: Sequence[Node]
 ) -> int:
     bounds = parse_groups(options.drafter_groups)
-    room = DrafterRoom(nodes=nodes, replicas=options.replicas, groups=bounds[1])
+    capacity = DrafterCapacity(nodes=nodes, replicas=options.replicas, groups=bounds[1])
     drafts = options.mode != DecodeMode.AUTOREGRESSIVE
-    drafter = plan_drafter(options.models, target, room) if drafts else None
+    drafter = plan_drafter(options.models, target, capacity) if drafts else None
     model = _served_model(options, target, drafter)
     tokens = options.models.cache_tokens or max(_CACHE_TOKENS, target.max_positions)
     spec = plan_deployment(options.models, target, drafter, cache_tokens=tokens, stops=True)
@@ -112,8 +113,8 @@ def _run(
         fleet = stack.enter_context(Fleet(spec, options.replicas))
         with _NOTES.status("starting") as status:
             fleet.start(lambda text: status.update(text))
-        if fleet.whereabouts:
-            _NOTES.print(fleet.whereabouts, soft_wrap=True)
+        if fleet.locations:
+            _NOTES.print(fleet.locations, soft_wrap=True)
         drafting = ServedDrafter(
             fleet,
             options.models,
@@ -203,7 +204,7 @@ def _supervised(spec: DeploymentSpec, options: ServeOptions, groups: int) -> Dep
 def _supervision(options: ServeOptions) -> Supervision:
     return Supervision(
         restarts=RestartLimits(most=options.restarts),
-        vitals=VitalLimits(step_s=options.step_limit_s, answer_s=options.step_limit_s),
+        liveness=LivenessLimits(step_s=options.step_limit_s, answer_s=options.step_limit_s),
     )
 
 

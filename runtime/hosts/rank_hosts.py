@@ -25,7 +25,7 @@ from runtime.engine.round import RoundRunner
 from runtime.errors import ConfigError, PeerError, ProtocolError
 from runtime.groups.rendezvous import GroupOffer, GroupSpec, join_group, offer_group
 from runtime.heartbeat import ENDED, IDLE, Pulse, Watchdog
-from runtime.hosts.rank_settings import DrafterSeat, LeaderAddress, LeaderSettings, ModelSettings
+from runtime.hosts.rank_settings import DrafterSlot, LeaderAddress, LeaderSettings, ModelSettings
 from runtime.links.grpc_link import GrpcLinkServer, connect_grpc
 from runtime.links.link import Link
 from runtime.links.torch_link import (
@@ -257,13 +257,13 @@ class LeaderHost:
 
 
 def serve_drafter(
-    model: ModelHost | None, seat: DrafterSeat, *, vocab_size: int, num_threads: int, pulse: Pulse
+    model: ModelHost | None, slot: DrafterSlot, *, vocab_size: int, num_threads: int, pulse: Pulse
 ) -> None:
     """Connect a drafter to its leader and answer it until it ends; blocks.
 
     Args:
         model: rank 0 of the drafter group; None drafts n-grams from the history.
-        seat: its leader's link server, or the torch.distributed link it waits on.
+        slot: its leader's link server, or the torch.distributed link it waits on.
         vocab_size: tokens the drafter knows.
         num_threads: threads of this process's matrix products.
         pulse: told what it does.
@@ -278,9 +278,9 @@ def serve_drafter(
         drafter = model.drafter()
         max_positions = model.runner.max_positions
     hello = introduction(
-        drafter, seat.name, vocab_size, max_positions=max_positions, joins=seat.joins
+        drafter, slot.name, vocab_size, max_positions=max_positions, joins=slot.joins
     )
-    link = _connect(seat.leader, hello)
+    link = _connect(slot.leader, hello)
     try:
         recorder = model.recorder if model is not None else None
         clock = MonotonicClock()

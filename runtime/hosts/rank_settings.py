@@ -62,7 +62,7 @@ class LeaderAddress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DrafterSeat:
+class DrafterSlot:
     """A drafter's place with a leader."""
 
     leader: LeaderAddress | TorchLinkSpec

@@ -6,11 +6,12 @@ from contextlib import ExitStack
 import pytest
 
 from cluster.deploy.deployment import Deployment
+from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import plan_drafter
-from cluster.deploy.drafter_room import DrafterRoom, this_machine
 from cluster.deploy.planning import plan_deployment, plan_target
 from cluster.network.ray_session import RaySession
 from cluster.options.verb_options import ModelOptions
+from cluster.placement.cluster_nodes import this_machine
 from tests.support.models import smollm2_directory
 
 Deploy = Callable[..., Deployment]
@@ -41,7 +42,7 @@ def deploy(ray_session: None) -> Iterator[Deploy]:  # noqa: ARG001  (it must be 
             spec = plan_deployment(
                 models,
                 target,
-                plan_drafter(models, target, DrafterRoom(nodes=(this_machine(),))),
+                plan_drafter(models, target, DrafterCapacity(nodes=(this_machine(),))),
                 cache_tokens=cache_tokens,
                 stops=target.facts is not None,
             )

@@ -5,8 +5,8 @@ from itertools import combinations
 import pytest
 from rich.console import Console
 
-from cluster.deploy.check_report import print_report
 from cluster.deploy.cluster_check import CheckReport, NodePair, rounds_of_pairs, version_problems
+from cluster.deploy.cluster_check_report import print_report
 from cluster.placement.placement import Node
 from runtime.node.node_probe import NodeFacts, PairTimes, ReduceTimes
 

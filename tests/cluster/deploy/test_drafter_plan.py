@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import plan_drafter
-from cluster.deploy.drafter_room import DrafterRoom
 from cluster.deploy.planning import plan_deployment, plan_target
 from cluster.options.verb_options import ModelOptions
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
-NOWHERE = DrafterRoom(nodes=())
+NOWHERE = DrafterCapacity(nodes=())
 
 
 @pytest.fixture(scope="module")

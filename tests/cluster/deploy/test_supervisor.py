@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from cluster.deploy.deployment_spec import DeploymentSpec
+from cluster.deploy.rank_actors import RankActor
 from cluster.deploy.rank_liveness import Stuck
-from cluster.deploy.ranks import RankActor
 from cluster.deploy.supervisor import Supervision, Supervisor
 from runtime.client.client import Client, ServiceError
 from runtime.drafters.lookup_drafting import LookupSettings
@@ -176,7 +176,7 @@ def test_a_leader_that_hangs_in_its_inline_drafter_comes_back_without_it(
     supervisor = Supervisor(deployment, serving.gateway, supervision=QUICK)  # type: ignore[arg-type]
     hanging = RankActor("target", rank, None, _any(None))
     stuck = Stuck(hanging, PeerTimeout("target rank 0 has been drafting for 31 s"), state)
-    supervisor._vitals = _any(Looks([stuck]))
+    supervisor._liveness = _any(Looks([stuck]))
     assert supervisor._problem() is stuck.error
     assert deployment.spec.has_inline_drafter != is_dropped
 

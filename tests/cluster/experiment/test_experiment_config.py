@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.deploy.drafter_room import this_machine
 from cluster.experiment.experiment_config import load_experiment
 from cluster.experiment.generation_points import GenerateBench
 from cluster.experiment.sweep_points import GeneratePoint, points_of
+from cluster.placement.cluster_nodes import this_machine
 from runtime.errors import ConfigError
 from tests.support.experiment_files import SMALL, TRAIN, generate_points, loaded, written
 from tests.support.models import smollm2_directory

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from cluster.deploy import ranks
+from cluster.deploy import rank_actors
 from cluster.deploy.deployment import Deployment
 from tests.integration.conftest import Deploy
 from tests.support.integration.hostile_server import BreakingShardActor
@@ -19,7 +19,7 @@ PROMPTS = [(number, 5) for number in range(1, 5)]
 def await_another(deployment: Deployment) -> None:
     """Wait until a drafter has been started in place of a lost one."""
     deadline_s = time.monotonic() + 120
-    while not deployment.num_mended:
+    while not deployment.num_replaced:
         assert time.monotonic() < deadline_s
         deployment.check()
         time.sleep(0.1)
@@ -30,7 +30,7 @@ def tokens(deployment: Deployment, mode: str) -> list[tuple[int, ...]]:
 
 
 def test_a_drafter_that_raises_is_replaced(deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks, "ShardActor", BreakingShardActor)
+    monkeypatch.setattr(rank_actors, "ShardActor", BreakingShardActor)
     deployment = deploy(virtual=VIRTUAL)
     alone = tokens(deployment, "autoregressive")
     assert tokens(deployment, "speculative") == alone

@@ -73,7 +73,7 @@ def _await_mended(deployment: Deployment) -> None:
     deadline_s = time.monotonic() + 90
     while time.monotonic() < deadline_s:
         deployment.check()
-        if deployment.num_mended and deployment.lost_drafters:
+        if deployment.num_replaced and deployment.lost_drafters:
             return
         time.sleep(0.2)
     pytest.fail(f"no drafter group was started in place of {deployment.lost_drafters}")

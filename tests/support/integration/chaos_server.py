@@ -23,10 +23,10 @@ from ray.exceptions import RayActorError
 
 from actors.shard_actor import ShardActor
 from cluster.cli import main as cli
-from cluster.deploy import fleet, ranks
+from cluster.deploy import fleet, rank_actors
 from cluster.deploy.deployment import Deployment
 from cluster.deploy.deployment_spec import DeploymentSpec
-from cluster.deploy.group_opener import Leader
+from cluster.deploy.group_starter import Leader
 from runtime.groups.rendezvous import GroupSpec
 
 _WAIT_S = 20.0
@@ -125,7 +125,7 @@ if __name__ == "__main__":
     times = {"target": target_ms, "drafter": draft_ms, "row": row_ms}
     SlowShardActor.seconds = {name: ms / 1000 for name, ms in times.items()}
     WiredDeployment.driver_port, WiredDeployment.drafter_port = driver_port, drafter_port
-    ranks.ShardActor = SlowShardActor  # type: ignore[attr-defined]
+    rank_actors.ShardActor = SlowShardActor  # type: ignore[attr-defined]
     fleet.Deployment = WiredDeployment  # type: ignore[attr-defined]
     threading.Thread(target=obey, daemon=True).start()
     sys.argv = ["paceline", *sys.argv[6:]]

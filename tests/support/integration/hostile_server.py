@@ -9,11 +9,11 @@ import sys
 
 from actors.shard_actor import ShardActor
 from cluster.cli import main as cli
-from cluster.deploy import ranks
+from cluster.deploy import rank_actors
 from parallel.messages import Hello
 from runtime.drafters.drafting import Drafter
 from runtime.hosts import rank_hosts as hosts
-from runtime.hosts.rank_settings import DrafterSeat, LeaderSettings
+from runtime.hosts.rank_settings import DrafterSlot, LeaderSettings
 from tests.support.hostile import FuzzingDrafter, RaisingDrafter
 
 
@@ -35,11 +35,11 @@ class HostileShardActor(ShardActor):
         hosts._inline_drafter = made
         return super().listen(settings, host, token)
 
-    def draft(self, seat: DrafterSeat) -> None:
+    def draft(self, slot: DrafterSlot) -> None:
         """Let the drafter of this rank be hostile."""
         sound = self._host.drafter
         self._host.drafter = lambda: self.hostile(sound())  # type: ignore[method-assign,assignment,return-value]
-        super().draft(seat)
+        super().draft(slot)
 
     def hostile(self, drafter: Drafter) -> Drafter:
         """Return a drafter that does what it should not."""
@@ -55,6 +55,6 @@ class BreakingShardActor(HostileShardActor):
 
 
 if __name__ == "__main__":
-    ranks.ShardActor = HostileShardActor  # type: ignore[attr-defined]
+    rank_actors.ShardActor = HostileShardActor  # type: ignore[attr-defined]
     sys.argv = ["paceline", *sys.argv[1:]]
     cli.main()

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import plan_drafter
-from cluster.deploy.drafter_room import DrafterRoom, this_machine
 from cluster.deploy.planning import PlannedModel, plan_target
 from cluster.options.verb_options import ModelOptions
+from cluster.placement.cluster_nodes import this_machine
 from cluster.placement.placement import Node
 from parallel.decoding.types import DecodeMode
 from runtime.errors import ConfigError
@@ -23,8 +24,8 @@ def node(name: str, cpus: float, *, gpus: float = 0, hindrance: str = "") -> Nod
     return Node(node_id=name, address=name, free=has, total=has, labels={}, hindrance=hindrance)
 
 
-def room(*nodes: Node, replicas: int = 1, groups: int = 1) -> DrafterRoom:
-    return DrafterRoom(nodes=nodes, replicas=replicas, groups=groups)
+def capacity(*nodes: Node, replicas: int = 1, groups: int = 1) -> DrafterCapacity:
+    return DrafterCapacity(nodes=nodes, replicas=replicas, groups=groups)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +64,8 @@ def test_free_cpus_beside_the_target_decide(
     target: PlannedModel,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("cluster.deploy.drafter_room.usable_cores", lambda: driver_cores)
-    choice = plan_drafter(replace(OPTIONS, tp=2), target, room(*nodes))
+    monkeypatch.setattr("cluster.placement.cluster_nodes.usable_cores", lambda: driver_cores)
+    choice = plan_drafter(replace(OPTIONS, tp=2), target, capacity(*nodes))
     assert choice.has_ranks is has_ranks
     assert choice.best_mode is (DecodeMode.AUTO if has_ranks else DecodeMode.SPECULATIVE)
     assert ("rank of its own" in choice.why) is has_ranks
@@ -72,16 +73,16 @@ def test_free_cpus_beside_the_target_decide(
 
 @pytest.mark.usefixtures("known")
 def test_every_replica_and_every_group_counts(target: PlannedModel) -> None:
-    assert plan_drafter(OPTIONS, target, room(node("a", 4), replicas=2)).has_ranks
-    assert not plan_drafter(OPTIONS, target, room(node("a", 3), replicas=2)).has_ranks
-    assert not room(node("a", 3), groups=3).suffices(OPTIONS)
+    assert plan_drafter(OPTIONS, target, capacity(node("a", 4), replicas=2)).has_ranks
+    assert not plan_drafter(OPTIONS, target, capacity(node("a", 3), replicas=2)).has_ranks
+    assert not capacity(node("a", 3), groups=3).suffices(OPTIONS)
 
 
 @pytest.mark.usefixtures("known")
 def test_a_gpu_for_each_rank_decides_on_gpus(target: PlannedModel) -> None:
     cuda = replace(OPTIONS, device="cuda")
-    assert not plan_drafter(cuda, target, room(node("a", 64, gpus=1))).has_ranks
-    assert plan_drafter(cuda, target, room(node("a", 64, gpus=2))).has_ranks
+    assert not plan_drafter(cuda, target, capacity(node("a", 64, gpus=1))).has_ranks
+    assert plan_drafter(cuda, target, capacity(node("a", 64, gpus=2))).has_ranks
 
 
 @pytest.mark.usefixtures("known")
@@ -89,15 +90,15 @@ def test_a_gpu_for_each_rank_decides_on_gpus(target: PlannedModel) -> None:
 def test_a_place_that_is_asked_for_gives_ranks_on_a_full_cluster(
     place: str, target: PlannedModel
 ) -> None:
-    assert plan_drafter(replace(OPTIONS, place=place), target, room(node("a", 1))).has_ranks
+    assert plan_drafter(replace(OPTIONS, place=place), target, capacity(node("a", 1))).has_ranks
 
 
 @pytest.mark.usefixtures("known")
 def test_a_number_of_drafters_gives_ranks_on_a_full_cluster(target: PlannedModel) -> None:
     for drafters in (1, 2):
         options = replace(OPTIONS, drafters=drafters)
-        assert plan_drafter(options, target, room(node("a", 1))).has_ranks
-    assert plan_drafter(OPTIONS, target, room(node("a", 1), groups=2)).has_ranks
+        assert plan_drafter(options, target, capacity(node("a", 1))).has_ranks
+    assert plan_drafter(OPTIONS, target, capacity(node("a", 1), groups=2)).has_ranks
 
 
 @pytest.mark.parametrize("drafter", [None, "lookup", "inline:{}", "inline:{}+ngram"])
@@ -120,24 +121,24 @@ def test_a_drafter_in_the_targets_process_is_refused_where_ranks_are_asked_for(
     named = drafter.format(tiny) if drafter is not None else None
     options = replace(OPTIONS, drafter=named, **fields)  # type: ignore[arg-type]  # real fields
     with pytest.raises(ConfigError, match=f"^{asked} asks for a drafter on ranks of its own"):
-        plan_drafter(options, target, room(node("a", 64)))
+        plan_drafter(options, target, capacity(node("a", 64)))
 
 
 def test_several_drafters_side_by_side_need_ranks(target: PlannedModel) -> None:
     with pytest.raises(ConfigError, match=r"^--drafter-groups 4 asks for a drafter on ranks"):
-        plan_drafter(OPTIONS, target, room(node("a", 64), groups=4))
+        plan_drafter(OPTIONS, target, capacity(node("a", 64), groups=4))
 
 
 def test_ngrams_come_from_one_actor(target: PlannedModel) -> None:
     ngram = replace(OPTIONS, drafter="ngram", place="drafter=far", drafters=1)
-    assert plan_drafter(ngram, target, room(node("a", 1))).ngram
+    assert plan_drafter(ngram, target, capacity(node("a", 1))).ngram
     with pytest.raises(ConfigError, match="--drafters is 2: ngram works in one actor"):
-        plan_drafter(replace(ngram, drafters=2), target, room(node("a", 64)))
+        plan_drafter(replace(ngram, drafters=2), target, capacity(node("a", 64)))
 
 
 def test_this_machine_keeps_a_core_for_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.deploy.drafter_room.usable_cores", lambda: 2)
+    monkeypatch.setattr("cluster.placement.cluster_nodes.usable_cores", lambda: 2)
     local = replace(OPTIONS, ray_address=None)
-    assert not DrafterRoom(nodes=(this_machine(),)).suffices(local)
-    monkeypatch.setattr("cluster.deploy.drafter_room.usable_cores", lambda: 3)
-    assert DrafterRoom(nodes=(this_machine(),)).suffices(local)
+    assert not DrafterCapacity(nodes=(this_machine(),)).suffices(local)
+    monkeypatch.setattr("cluster.placement.cluster_nodes.usable_cores", lambda: 3)
+    assert DrafterCapacity(nodes=(this_machine(),)).suffices(local)

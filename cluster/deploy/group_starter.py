@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.deploy.ranks import RankActor, await_all, kill_ranks, start_ranks
+from cluster.deploy.rank_actors import RankActor, await_all, kill_ranks, start_ranks
 from cluster.placement.placement import Need, PlaceOptions
 from cluster.placement.reservation import LOOPBACK, Placer, Reservation, check_group
 from runtime.errors import PacelineError
@@ -21,7 +21,7 @@ class Leader:
     token: str
 
 
-class GroupOpener:
+class GroupStarter:
     """Opens the groups of one deployment."""
 
     def __init__(self, place: PlaceOptions, backend: str) -> None:

@@ -59,7 +59,7 @@ def start_ranks(settings: ModelSettings | None, room: Reservation) -> list[RankA
     ]
 
 
-def whereabouts(ranks: list[RankActor]) -> str:
+def locations(ranks: list[RankActor]) -> str:
     """Return on which nodes the roles are, for people; "" where everything is on this one."""
     if all(rank.node.is_here for rank in ranks):
         return ""

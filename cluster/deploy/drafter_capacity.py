@@ -1,0 +1,47 @@
+"""Whether the nodes have capacity for drafter ranks beside the target.
+
+Only the nodes count, never the driver: it may have more cores than the cluster, or none free.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from cluster.options.verb_options import ModelOptions
+from cluster.placement.placement import Need, Node, PlaceOptions, plan_places
+from runtime.errors import ConfigError
+
+_CPUS = 1.0
+"""CPUs that a rank with a model keeps busy; with less, it slows its neighbors down."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrafterCapacity:
+    """The nodes that ranks may go to, and how many groups are planned on them."""
+
+    nodes: Sequence[Node]
+    replicas: int = 1
+    """Targets side by side."""
+    groups: int = 1
+    """Drafters side by side of each target."""
+
+    def requested_by(self, options: ModelOptions) -> str:
+        """Return the option that requests drafter ranks; "" if none does."""
+        place = PlaceOptions.parse(options.place)
+        if place.drafter != "auto":
+            return f"--place drafter={place.drafter}"
+        if options.drafters is not None:
+            return f"--drafters {options.drafters}"
+        return f"--drafter-groups {self.groups}" if self.groups > 1 else ""
+
+    def suffices(self, options: ModelOptions) -> bool:
+        """Return whether a CPU, or a GPU, is left for each drafter rank beside the target."""
+        gpus = 0.0 if options.device == "cpu" else 1.0
+        target = Need(role="target", size=options.tp, gpus=gpus)
+        drafter = Need(role="drafter", size=options.num_drafters, gpus=gpus)
+        place = PlaceOptions.parse(options.place)
+        needs = [target, *[drafter] * self.groups] * self.replicas
+        try:
+            plan_places(needs, self.nodes, replace(place, cpus=place.cpus or _CPUS))
+        except ConfigError:
+            return False
+        return True
