@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 from parallel.messages import DraftRequest, Hello, Proposal, ProposalItem
@@ -13,6 +14,7 @@ from runtime.links.link import Link
 from runtime.timeline import Recorder, SpanKind
 
 _LOG = logging.getLogger("paceline.drafter")
+_MAX_PARTS = 1000  # of one answer; more is a generator that does not end
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,26 @@ def received_introduction(link: Link, timeout_s: float) -> Hello:
     return hello
 
 
+def proposals(
+    drafter: Drafter, request: DraftRequest, clock: Clock, recorder: Recorder | None = None
+) -> Iterator[Proposal]:
+    """Yield a drafter's answer to a request part by part, each with the time spent so far."""
+    start_s = clock.now_s()
+    for part in islice(drafter.answer(request), _MAX_PARTS):
+        now_s = clock.now_s()
+        if recorder is not None and not part.partial:
+            recorder.record(SpanKind.DRAFT, start_s, now_s, part.num_steps)
+        yield Proposal(
+            round=request.round,
+            items=part.items,
+            draft_s=now_s - start_s,
+            partial=part.partial,
+            num_steps=part.num_steps,
+        )
+        if not part.partial:
+            return
+
+
 def serve_drafts(
     link: Link,
     drafter: Drafter,
@@ -144,18 +166,7 @@ def serve_drafts(
         if not isinstance(message, DraftRequest):
             raise ProtocolError(f"{link.peer} sent a {type(message).__name__} to a drafter")
         pulse.at(DRAFTING)
-        start_s = clock.now_s()
-        for part in drafter.answer(message):
-            proposal = Proposal(
-                round=message.round,
-                items=part.items,
-                draft_s=clock.now_s() - start_s,
-                partial=part.partial,
-                num_steps=part.num_steps,
-            )
-            if recorder is not None and not part.partial:
-                now_s = start_s + proposal.draft_s
-                recorder.record(SpanKind.DRAFT, start_s, now_s, part.num_steps)
+        for proposal in proposals(drafter, message, clock, recorder):
             if not _sent(link, proposal):
                 drafter.close()
                 return

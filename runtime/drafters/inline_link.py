@@ -6,16 +6,14 @@ link is also the fence around the drafter: whatever it raises ends one call of i
 
 import logging
 from collections import deque
-from itertools import islice
 
 from parallel.messages import DraftRequest, Message, Proposal
 from runtime.clock import Clock
-from runtime.drafters.drafting import Drafter, DraftPart
+from runtime.drafters.drafting import Drafter, proposals
 from runtime.errors import DrafterError, PeerLost, ProtocolError
-from runtime.timeline import Recorder, SpanKind
+from runtime.timeline import Recorder
 
 _LOG = logging.getLogger("paceline.drafter")
-_MOST_PARTS = 1000  # of one answer; more is a generator that does not end
 
 
 class InlineLink:
@@ -42,12 +40,8 @@ class InlineLink:
             raise PeerLost("the inline drafter is closed")
         if not isinstance(message, DraftRequest):
             raise ProtocolError(f"a {type(message).__name__} was sent to a drafter")
-        start_s = self._clock.now_s()
         try:
-            for part in islice(self._drafter.answer(message), _MOST_PARTS):
-                self._take(part, message.round, start_s)
-                if not part.partial:
-                    break
+            self._answers.extend(proposals(self._drafter, message, self._clock, self._recorder))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a drafter's SystemExit is no reason to end the leader
@@ -66,17 +60,3 @@ class InlineLink:
             raise
         except BaseException:
             _LOG.exception("the inline drafter failed when it was closed")
-
-    def _take(self, part: DraftPart, number: int, start_s: float) -> None:
-        now_s = self._clock.now_s()
-        self._answers.append(
-            Proposal(
-                round=number,
-                items=part.items,
-                draft_s=now_s - start_s,
-                partial=part.partial,
-                num_steps=part.num_steps,
-            )
-        )
-        if self._recorder is not None and not part.partial:
-            self._recorder.record(SpanKind.DRAFT, start_s, now_s, part.num_steps)

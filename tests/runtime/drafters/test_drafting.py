@@ -1,16 +1,19 @@
 """What a drafter says of itself reaches the leader, over every kind of link."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from parallel.messages import Hello, Message, Ping
-from runtime.drafters.drafting import introduction, received_introduction
+from parallel.messages import DraftRequest, Hello, Message, Ping
+from runtime.clock import ManualClock
+from runtime.drafters.drafting import DraftPart, introduction, proposals, received_introduction
 from runtime.drafters.lookup_drafting import LookupDrafter, LookupSettings
 from runtime.errors import PeerError, PeerLost, PeerTimeout, ProtocolError
 from runtime.hosts.rank_hosts import _connect
 from runtime.links.memory_link import memory_link_pair
 from runtime.links.torch_link import join_torch_link, offer_torch_link
+from runtime.timeline import SpanRecorder
 
 
 def test_over_torch_distributed_the_leader_hears_it_first() -> None:
@@ -46,3 +49,35 @@ def test_who_says_something_else_is_let_go(
         received_introduction(theirs, 0.05)
     with pytest.raises(PeerLost):
         ours.send(Ping(number=2))
+
+
+class SteppingDrafter(LookupDrafter):
+    """Takes a second for each part, and yields more after the last one."""
+
+    def __init__(self, clock: ManualClock, partial: tuple[bool, ...]) -> None:
+        super().__init__(LookupSettings())
+        self.clock, self.partial = clock, partial
+
+    def answer(self, request: DraftRequest) -> Iterator[DraftPart]:
+        assert request.round == 7
+        for partial in self.partial:
+            self.clock.advance(1.0)
+            yield DraftPart((), partial=partial, num_steps=0 if partial else 3)
+
+
+def test_an_answer_ends_with_its_last_part_and_carries_the_time_spent() -> None:
+    clock, recorder = ManualClock(), SpanRecorder(10)
+    drafter = SteppingDrafter(clock, (True, False, False))
+    found = list(proposals(drafter, DraftRequest(round=7), clock, recorder))
+    assert [(part.round, part.draft_s, part.partial) for part in found] == [
+        (7, 1.0, True),
+        (7, 2.0, False),
+    ]
+    assert found[-1].num_steps == 3
+    assert len(recorder.take()) == 1
+
+
+def test_a_drafter_that_never_finishes_its_answer_is_cut() -> None:
+    clock = ManualClock()
+    drafter = SteppingDrafter(clock, (True,) * 5000)
+    assert len(list(proposals(drafter, DraftRequest(round=7), clock))) == 1000

@@ -15,10 +15,21 @@ from parallel.decoding.sampling import distribution
 from parallel.decoding.score_row import ScoreRow
 from parallel.decoding.types import SamplingParams
 from parallel.group import SoloGroup
-from parallel.messages import DraftRequest, EngineStatus, Hello, Ping, Pong, ProposalItem, Submit
+from parallel.messages import (
+    DraftRequest,
+    EngineStatus,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    Proposal,
+    ProposalItem,
+    Submit,
+)
 from runtime.drafters.drafting import Drafter, DraftPart
 from runtime.drafters.lookup_drafting import LookupDrafter, LookupSettings
 from runtime.drafters.model_drafting import NO_LOOKUPS, ModelDrafter
+from runtime.links.link import Link
 from runtime.links.memory_link import memory_link_pair
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner
@@ -214,18 +225,27 @@ def test_a_drafter_that_says_nonsense_of_itself_is_refused(
     ours.close()
 
 
-class FloodingDrafter(FuzzingDrafter):
-    """Answers each request, and then again and again."""
+class FloodingLink:
+    """The drafter's end of a link; sends each answer again and again."""
 
-    def answer(self, request: DraftRequest) -> Iterator[DraftPart]:
-        parts = list(self.inner.answer(request))
-        yield from parts
-        for _ in range(200):
-            yield parts[-1]
+    def __init__(self, inner: Link) -> None:
+        self.inner, self.peer = inner, inner.peer
+
+    def send(self, message: Message) -> None:
+        repeats = 200 if isinstance(message, Proposal) and not message.partial else 0
+        for _ in range(1 + repeats):
+            self.inner.send(message)
+
+    def recv(self, timeout_s: float) -> Message | None:
+        return self.inner.recv(timeout_s)
+
+    def close(self) -> None:
+        self.inner.close()
 
 
 def test_a_drafter_that_sends_what_was_not_asked_for_is_dropped_while_idle(rig: Rig) -> None:
-    rig.attach(FloodingDrafter(model(), 0, rate=0.0))
+    ours, theirs = memory_link_pair("leader", "drafter")
+    rig.attach_link(theirs, FloodingLink(ours))
     check(rig, submits(1, max_tokens=4))
     deadline_s = time.monotonic() + 30
     while status_of(rig).drafters:
