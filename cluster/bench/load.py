@@ -23,7 +23,7 @@ from cluster.network.server_connection import connected, credentials_of
 from cluster.options.verb_options import BenchServeOptions
 from cluster.reports.run_report import output_console
 from runtime.checking.prompt_files import PromptRecord, read_prompts
-from runtime.client.client import AsyncClient, Prompt, ServiceError
+from runtime.client import AsyncClient, Prompt, ServiceError
 from runtime.errors import ConfigError, PacelineError
 
 _REFUSED = "RESOURCE_EXHAUSTED"

@@ -7,11 +7,11 @@ from rich.console import Console
 
 from cluster.options.verb_options import ConnectOptions
 from runtime.channels.addresses import check_target
+from runtime.channels.grpc_logging import quiet_grpc
 from runtime.channels.tls_files import TlsNames
 from runtime.channels.tokens import read_tokens
-from runtime.client.client import Client, Credentials, ServiceError
+from runtime.client import Client, Credentials, ServiceError
 from runtime.errors import ConfigError
-from runtime.links.grpc_link import quiet_grpc
 
 _NOTES = Console(stderr=True, highlight=False)
 _FLAGS = TlsNames(certificate="--tls-cert", private_key="--tls-key", authority="--root-ca")

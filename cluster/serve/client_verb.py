@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 
 from cluster.network.server_connection import connected
 from cluster.options.verb_options import ClientOptions
-from runtime.client.client import Chunk
+from runtime.client import Chunk
 
 
 @dataclass(slots=True)

@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Protocol
 
 from rich.console import Console
 from rich.live import Live
@@ -12,76 +11,11 @@ from rich.table import Table
 
 from cluster.network.server_connection import connected
 from cluster.options.verb_options import TopOptions
+from runtime.client import ReplicaStatus, ServerStatus
 from runtime.errors import ConfigError
 
 _SHORTEST_S = 0.1
 _BAR = 30
-
-
-class EngineCounts(Protocol):
-    """What `GetStatusResponse.engine` says; the wire's EngineStatus."""
-
-    running: int
-    waiting: int
-    pages_used: int
-    pages: int
-    drafter: str
-    drafters: int
-    rounds: int
-    tokens: int
-    drafted: int
-    accepted: int
-    missed_drafts: int
-    draft_s: float
-    hidden_s: float
-    target_s: float
-    preemptions: int
-    prefix_hit_tokens: int
-    expired: int
-
-
-class RankStatus(Protocol):
-    """A process of an engine; the wire's RankStatus."""
-
-    name: str
-    pid: int
-    state: str
-    step_age_s: float
-
-
-class ReplicaStatus(Protocol):
-    """An engine behind a server; the wire's ReplicaStatus."""
-
-    state: str
-    restarts: int
-
-    @property
-    def ranks(self) -> Sequence[RankStatus]:
-        """Its processes."""
-        ...
-
-
-class Status(Protocol):
-    """What a server says of itself; the wire's GetStatusResponse."""
-
-    ready: bool
-    draining: bool
-    uptime_s: float
-    step_age_s: float
-    open_requests: int
-    max_open_requests: int
-    finished_requests: int
-    refused_requests: int
-
-    @property
-    def engine(self) -> EngineCounts:
-        """Its engines together."""
-        ...
-
-    @property
-    def replicas(self) -> Sequence[ReplicaStatus]:
-        """Each of its engines."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +86,7 @@ def run(options: TopOptions) -> int:
             before, before_s = now, now_s
 
 
-def look(earlier: Status, later: Status, seconds: float) -> Look:
+def look(earlier: ServerStatus, later: ServerStatus, seconds: float) -> Look:
     """Return what a server does, from two of its answers and the time between them."""
     before, now = earlier.engine, later.engine
     state = "draining" if later.draining else "ready" if later.ready else "not ready"

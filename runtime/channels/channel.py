@@ -10,8 +10,16 @@ import grpc
 
 from runtime.channels.addresses import check_target, stays_here
 from runtime.channels.credentials import Credentials
+from runtime.channels.keepalive import pinging
 
 Options = Sequence[tuple[str, int | str]]
+CLIENT_OPTIONS: Options = (
+    *pinging(),
+    ("grpc.initial_reconnect_backoff_ms", 100),  # a broken stream resumes soon
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.use_local_subchannel_pool", 1),  # a new client does not inherit the waits of others
+)
+"""The options of a channel to a server that may restart."""
 _NO_PROXY = ("grpc.enable_http_proxy", 0)
 
 

@@ -1,4 +1,4 @@
-"""The client for asyncio; it connects on the event loop that first uses it."""
+"""The client for asyncio, which connects on the event loop that first uses it."""
 
 import asyncio
 import contextlib
@@ -11,14 +11,13 @@ import grpc
 
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
-from runtime.channels.channel import check_channel, open_async_channel
+from runtime.channels.channel import CLIENT_OPTIONS, check_channel, open_async_channel
 from runtime.channels.credentials import Credentials
-from runtime.client.call_options import SamplingFields
+from runtime.checking.sampling_fields import Sampling, SamplingFields, checked_name
 from runtime.client.client_patience import PATIENCE_S, ClientPatience
 from runtime.client.client_protocol import (
     CALL_S,
     CANCEL_S,
-    CHANNEL_OPTIONS,
     CallProgress,
     Chunk,
     Prompt,
@@ -26,7 +25,6 @@ from runtime.client.client_protocol import (
     progress_of,
 )
 from runtime.client.owner import ClientUnusable, Owner
-from runtime.client.sampling_fields import Sampling, checked_name
 from runtime.errors import PacelineError
 
 
@@ -70,7 +68,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; requests that run are cancelled. It may be repeated."""
+        """Cancel the running requests and close the connection; closing twice does no harm."""
         if not self._owner.is_here:
             return
         channel, running = self._channel, list(self._running)
@@ -88,9 +86,9 @@ class AsyncClient:
         if self._loop is not loop:
             if self._loop is not None and not self._loop.is_closed():
                 raise ClientUnusable(
-                    "this client belongs to another event loop: make a client on each loop"
+                    "this client belongs to another event loop: create a client on each loop"
                 )
-            self._channel = open_async_channel(self._address, self._credentials, CHANNEL_OPTIONS)
+            self._channel = open_async_channel(self._address, self._credentials, CLIENT_OPTIONS)
             self._loop = loop
         assert self._channel is not None
         return rpc.GenerationServiceStub(self._channel)
@@ -104,7 +102,7 @@ class AsyncClient:
         patience_s: float | None = None,
         **sampling: Unpack[SamplingFields],
     ) -> AsyncIterator[Chunk]:
-        """Yield an answer as it is committed; arguments and errors as for `Client.generate`.
+        """Yield the answer as tokens are committed; arguments and errors as for `Client.generate`.
 
         Closing the iterator, or cancelling the task that reads it, cancels the request.
         """
@@ -120,10 +118,10 @@ class AsyncClient:
         return self._stream(progress)
 
     async def cancel(self, request_id: str) -> bool:
-        """End a request; True if it was running still.
+        """Cancel a request; return whether it was still running.
 
         Raises:
-            ServiceError: the server was not to be reached.
+            ServiceError: the server was unreachable.
         """
         try:
             return await self._cancel(request_id, CALL_S)
@@ -142,7 +140,7 @@ class AsyncClient:
         return answer.was_running
 
     async def _cancel_quietly(self, request_id: str) -> None:
-        """Tell the server, if it is there, that a request is of no use any more."""
+        """Cancel a request if the server is reachable; ignore it if not."""
         with contextlib.suppress(grpc.aio.AioRpcError, ClientUnusable):
             await self._cancel(request_id, CANCEL_S)
 
@@ -158,8 +156,8 @@ class AsyncClient:
                 except grpc.aio.AioRpcError as error:
                     await asyncio.sleep(self._wait_s(progress, error))
         except PacelineError:
-            raise  # the server has ended the request, or is not there to hear of it
-        except BaseException:  # the caller leaves: by closing the generator, or cancelled
+            raise  # the server has ended the request, or is unreachable
+        except BaseException:  # the caller leaves: it closes the generator, or is cancelled
             if request_id in self._running:  # else the client is closed
                 await asyncio.shield(self._cancel_quietly(request_id))
             raise
@@ -186,7 +184,7 @@ class AsyncClient:
                     yield chunk
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if task is not None and not task.cancelling():  # grpc's word for a closed channel
+            if task is not None and not task.cancelling():  # gRPC cancels on a closed channel
                 self._owner.check()
             raise
         finally:

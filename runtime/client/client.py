@@ -1,12 +1,4 @@
-"""The Python clients: `Client`, and `AsyncClient` beside it.
-
-    with Client("127.0.0.1:50051") as client:
-        for chunk in client.generate("Why is the sky blue?"):
-            print(chunk.text, end="")
-
-A stream that breaks is resumed: the server keeps each request's tokens for a while. The client
-waits for a server that is away.
-"""
+"""The blocking client, for threads."""
 
 import contextlib
 import threading
@@ -18,40 +10,28 @@ import grpc
 
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
-from runtime.channels.channel import open_channel
+from runtime.channels.channel import CLIENT_OPTIONS, open_channel
 from runtime.channels.credentials import Credentials
 from runtime.checking.prompt_value import token_ids as checked_ids
+from runtime.checking.sampling_fields import Sampling, SamplingFields, checked_name
 from runtime.checking.values import text as checked_text
 from runtime.checking.values import whole_number
-from runtime.client.async_client import AsyncClient
-from runtime.client.call_options import SamplingFields
 from runtime.client.client_patience import PATIENCE_S, ClientPatience
 from runtime.client.client_protocol import (
     CALL_S,
     CANCEL_S,
-    CHANNEL_OPTIONS,
     CallProgress,
     Chunk,
     Prompt,
     ServiceError,
     progress_of,
 )
-from runtime.client.owner import ClientUnusable, Owner
-from runtime.client.sampling_fields import Sampling, checked_name
+from runtime.client.owner import Owner
+from runtime.client.server_status import ModelInfo, ServerStatus, read_model, read_status
 from runtime.errors import PacelineError
 
-__all__ = [
-    "AsyncClient",
-    "Chunk",
-    "Client",
-    "ClientUnusable",
-    "Credentials",
-    "Prompt",
-    "ServiceError",
-]
-
-_Asked = TypeVar("_Asked")
-_Told = TypeVar("_Told")
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
 
 
 class Client:
@@ -74,11 +54,11 @@ class Client:
 
         Args:
             address: HOST:PORT.
-            token: bearer token, where the server wants one.
-            credentials: a token and TLS files in one; None is plaintext.
-            patience_s: how long to wait for a server that is away, as while it restarts, or has no
-                room; each token restores the budget. 0 waits for nothing.
-            on_wait: told in a sentence when a wait begins; None writes it to the log.
+            token: bearer token, for a server that requires one.
+            credentials: a token and TLS files together; None is plaintext.
+            patience_s: how long to wait for a server that is away (while it restarts) or full;
+                each token restores the budget. 0 never waits.
+            on_wait: called with a sentence when a wait begins; None writes it to the log.
 
         Raises:
             ConfigError: the address or a credential cannot be used, or the token would leave this
@@ -86,7 +66,7 @@ class Client:
         """
         self._address = address
         self._credentials = credentials or Credentials(token=token)
-        self._channel = open_channel(address, self._credentials, CHANNEL_OPTIONS)
+        self._channel = open_channel(address, self._credentials, CLIENT_OPTIONS)
         self._generation = rpc.GenerationServiceStub(self._channel)
         self._model = rpc.ModelServiceStub(self._channel)
         self._admin = rpc.AdminServiceStub(self._channel)
@@ -109,7 +89,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; requests that run are cancelled. It may be repeated."""
+        """Cancel the running requests and close the connection; closing twice does no harm."""
         if not self._owner.is_here:  # gRPC would wait for threads that the fork did not copy
             return
         self._closing.set()
@@ -128,18 +108,19 @@ class Client:
         patience_s: float | None = None,
         **sampling: Unpack[SamplingFields],
     ) -> Iterator[Chunk]:
-        """Yield an answer as it is committed; leaving the loop cancels it.
+        """Yield the answer in chunks as tokens are committed; leaving the loop cancels the request.
 
         Args:
             prompt: text, a conversation of {"role", "content"}, or token ids: a list, an array, a
                 tensor, or what a tokenizer returns for one text.
-            request_id: names the request for `cancel`; None makes one up.
-            timeout_s: of the whole answer.
-            patience_s: in place of the client's.
+            request_id: names the request for `cancel`; None generates a name.
+            timeout_s: limit for the whole answer.
+            patience_s: overrides the client's.
             sampling: the fields of `Sampling`: max_tokens, temperature, seed, stop, n, ...
 
         Raises:
-            ServiceError: the server refused, or was unreachable for longer than the patience.
+            ServiceError: the server rejected the request, or was unreachable for longer than the
+                patience.
             InvalidValue: the prompt or a value cannot be used; names the field and the position.
         """
         self._owner.check()
@@ -153,10 +134,10 @@ class Client:
         return self._stream(progress)
 
     def cancel(self, request_id: str) -> bool:
-        """End a request; True if it was running still.
+        """Cancel a request; return whether it was still running.
 
         Raises:
-            ServiceError: the server was not to be reached.
+            ServiceError: the server was unreachable.
         """
         try:
             answer = self._call(
@@ -168,40 +149,51 @@ class Client:
             raise
         return answer.was_running
 
-    def model(self) -> pb.GetModelResponse:
-        """Return what the server serves; waits as `generate` does, and raises as `cancel` does."""
-        return self._patiently(self._model.GetModel, pb.GetModelRequest())
+    def model(self) -> ModelInfo:
+        """Return the model that the server serves; waits as `generate` does, raises as `cancel`."""
+        return read_model(self._patiently(self._model.GetModel, pb.GetModelRequest()))
 
     def tokenize(self, text: str) -> tuple[int, ...]:
-        """Return a text's tokens; waits and raises as `model` does."""
-        asked = pb.TokenizeRequest(text=checked_text(text, "text"))
-        return tuple(self._patiently(self._model.Tokenize, asked).ids)
+        """Return the tokens of a text; waits and raises as `model` does."""
+        request = pb.TokenizeRequest(text=checked_text(text, "text"))
+        return tuple(self._patiently(self._model.Tokenize, request).ids)
 
     def detokenize(self, token_ids: Iterable[object]) -> str:
         """Return the text of tokens; waits and raises as `model` does."""
-        asked = pb.DetokenizeRequest(ids=checked_ids(token_ids, "token_ids", may_be_empty=True))
-        return self._patiently(self._model.Detokenize, asked).text
+        ids = checked_ids(token_ids, "token_ids", may_be_empty=True)
+        return self._patiently(self._model.Detokenize, pb.DetokenizeRequest(ids=ids)).text
 
-    def status(self) -> pb.GetStatusResponse:
-        """Return what the server does; raises as `cancel` does."""
-        return self._call(self._admin.GetStatus, pb.GetStatusRequest())
+    def status(self) -> ServerStatus:
+        """Return the state of the server and its counts; raises as `cancel` does."""
+        return read_status(self._call(self._admin.GetStatus, pb.GetStatusRequest()))
 
     def drain(self) -> int:
-        """Let the server finish what runs, refuse the rest and end; return how much runs."""
+        """Start draining: the server finishes in-flight requests, rejects new ones and exits.
+
+        Returns how many requests are in flight; raises as `cancel` does.
+        """
         return self._call(self._admin.Drain, pb.DrainRequest()).open_requests
 
     def set_drafters(self, num_drafters: int, *, timeout_s: float = 300.0) -> int:
-        """Let so many drafters draft side by side; raises as `set_drafter` does."""
+        """Change how many drafters draft side by side; return how many do now.
+
+        Raises as `set_drafter` does.
+        """
         request = pb.SetDraftersRequest(
             drafters=whole_number(num_drafters, "num_drafters", least=0, most=2**31 - 1)
         )
         return self._call(self._admin.SetDrafters, request, timeout_s).drafters
 
     def set_drafter(self, drafter: str | None, *, timeout_s: float = 300.0) -> str:
-        """Start a drafter in place of the present one, or end it (None); return what drafts now.
+        """Replace the drafter; return the name of the drafter that drafts now, "" for none.
+
+        Args:
+            drafter: a model's directory or name on the server; "" is the one that the server was
+                started with, None stops drafting.
+            timeout_s: the new drafter must have loaded by then.
 
         Raises:
-            ServiceError: the drafter cannot be used, or the server was not to be reached.
+            ServiceError: the drafter cannot be used, or the server was unreachable.
         """
         if drafter is None:
             self._call(self._admin.RemoveDrafter, pb.RemoveDrafterRequest(), timeout_s)
@@ -211,10 +203,10 @@ class Client:
 
     def _call(
         self,
-        method: "grpc.UnaryUnaryMultiCallable[_Asked, _Told]",
-        request: _Asked,
+        method: "grpc.UnaryUnaryMultiCallable[_Request, _Response]",
+        request: _Request,
         timeout_s: float = CALL_S,
-    ) -> _Told:
+    ) -> _Response:
         self._owner.check()
         try:
             return method(request, metadata=self._credentials.metadata(), timeout=timeout_s)
@@ -222,9 +214,9 @@ class Client:
             raise ServiceError(self._address, error) from error
 
     def _patiently(
-        self, method: "grpc.UnaryUnaryMultiCallable[_Asked, _Told]", request: _Asked
-    ) -> _Told:
-        """Call what may be repeated, and wait for a server that is away."""
+        self, method: "grpc.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request
+    ) -> _Response:
+        """Call a method that is safe to repeat, waiting for a server that is away."""
         patience = self._patience()
         metadata = self._credentials.metadata()
         while True:
@@ -239,7 +231,7 @@ class Client:
         return ClientPatience(self._address, budget_s, self._on_wait)
 
     def _wait(self, wait_s: Callable[[grpc.RpcError], float], error: grpc.RpcError) -> None:
-        """Wait before the next attempt, unless the client is closed meanwhile."""
+        """Wait before the next attempt, or until the client is closed."""
         self._owner.check()
         try:
             self._closing.wait(wait_s(error))
@@ -257,8 +249,8 @@ class Client:
                 except grpc.RpcError as error:
                     self._wait(progress.wait_before_retry, error)
         except PacelineError:
-            raise  # the server has ended the request, or is not there to hear of it
-        except BaseException:  # the caller leaves: by closing the generator, or by a signal
+            raise  # the server has ended the request, or is unreachable
+        except BaseException:  # the caller leaves: it closes the generator, or a signal arrives
             if request_id in self._running:  # else the client is closed
                 self._cancel_quietly(request_id)
             raise
@@ -266,7 +258,7 @@ class Client:
             self._running.discard(request_id)
 
     def _cancel_quietly(self, *request_ids: str) -> None:
-        """Tell the server, if it is there, that requests are of no use any more."""
+        """Cancel requests if the server is reachable; ignore it if not."""
         if not self._owner.is_here:
             return
         metadata = self._credentials.metadata()
@@ -277,7 +269,7 @@ class Client:
             for request_id in request_ids
         ]
         for call in calls:
-            with contextlib.suppress(grpc.RpcError):  # a server that is gone decodes nothing
+            with contextlib.suppress(grpc.RpcError):  # a server that is gone generates nothing
                 call.result()
 
     def _attempt(self, progress: CallProgress) -> Iterator[Chunk]:
@@ -288,7 +280,7 @@ class Client:
         )
         try:
             while not progress.finished:
-                self._owner.check()  # a stream that was begun before a fork would never go on
+                self._owner.check()  # a stream that began before a fork would hang
                 event = next(stream, None)
                 if event is None:
                     return

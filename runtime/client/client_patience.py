@@ -1,4 +1,4 @@
-"""How long a client waits for a server that is away, and after which failures it asks again."""
+"""How long a client waits for a server that is away, and which failures it retries."""
 
 import logging
 import random
@@ -19,7 +19,7 @@ _LOG = logging.getLogger("paceline.client")
 
 
 class ClientPatience:
-    """A budget of seconds without an answer; each answer restores it."""
+    """A budget of seconds without an answer from the server; each answer restores it."""
 
     def __init__(
         self,
@@ -28,13 +28,13 @@ class ClientPatience:
         on_wait: Callable[[str], None] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """Begin with the whole budget.
+        """Start with the full budget.
 
         Args:
-            server: its address, for messages.
-            budget_s: how long to ask again without an answer; 0 asks once.
-            on_wait: told when the client begins to wait; None writes a warning to the log.
-            clock: the machine's, but in tests.
+            server: its address, for log messages.
+            budget_s: how long to retry without an answer; 0 never retries.
+            on_wait: called when a wait begins; None writes a warning to the log.
+            clock: None reads the machine's.
 
         Raises:
             InvalidValue: the budget is negative or not a number.
@@ -47,33 +47,33 @@ class ClientPatience:
         self._clock = clock or MonotonicClock()
         self._random = random.Random()
         self._failed_s: float | None = None
-        """When the first failure without an answer since was."""
+        """Time of the first failure since the last answer; None without a failure."""
         self._wait_s = _FIRST_WAIT_S
 
     def answered(self) -> None:
-        """Restore the budget: the server is there."""
+        """Restore the budget after an answer."""
         self._failed_s = None
         self._wait_s = _FIRST_WAIT_S
 
     def wait_s(self, error: grpc.RpcError, left_s: float | None = None) -> float:
-        """Return how long to wait before asking again.
+        """Return how long to wait before the next attempt.
 
         Args:
             error: how the call failed.
-            left_s: until the caller's own deadline.
+            left_s: seconds until the caller's own deadline; None without one.
 
         Raises:
-            grpc.RpcError: the error, where asking again is no use or the budget is spent.
+            grpc.RpcError: the given error, if it is not worth a retry or the budget is spent.
         """
-        invited_s = _invited_s(error)
-        if invited_s is None:
+        least_s = _retry_wait_s(error)
+        if least_s is None:
             raise error
         now_s = self._clock.now_s()
         is_first = self._failed_s is None
         if self._failed_s is None:
             self._failed_s = now_s
         rest_s = self._failed_s + self._budget_s - now_s
-        wait_s = max(self._wait_s * (0.5 + self._random.random()), invited_s)
+        wait_s = max(self._wait_s * (0.5 + self._random.random()), least_s)
         if rest_s <= 0 or (left_s is not None and wait_s >= left_s):
             raise error
         self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
@@ -85,13 +85,13 @@ class ClientPatience:
         return min(wait_s, rest_s)
 
 
-def _invited_s(error: grpc.RpcError) -> float | None:
-    """Return the least wait before another attempt, or None if there is to be none.
+def _retry_wait_s(error: grpc.RpcError) -> float | None:
+    """Return the shortest wait before a retry, or None for a failure that a retry cannot mend.
 
-    UNAVAILABLE means that the connection failed or that the server asks to come back; a request
-    has a name, so asking again never runs it twice. A certificate that is refused stays refused.
-    RESOURCE_EXHAUSTED says the same only where the server sends `retry-after`: gRPC uses it for a
-    message that is too large, too.
+    UNAVAILABLE means that the connection failed or that the server is restarting; requests have
+    names, so a retry never runs one twice. A rejected certificate stays rejected.
+    RESOURCE_EXHAUSTED is worth a retry only with `retry-after` from the server: gRPC also uses the
+    status for a message that is too large.
     """
     code = error.code()
     after_s = _retry_after_s(error)

@@ -1,4 +1,4 @@
-"""What both Python clients share: requests, chunks, and how a stream is taken up."""
+"""What both Python clients share: requests, chunks, and how a broken stream resumes."""
 
 import time
 import uuid
@@ -9,16 +9,17 @@ from typing import Any
 import grpc
 
 from parallel.decoding.types import DecodeMode, TokenLogprobs
+from parallel.messages import RequestStats
 from protos.paceline.v1 import link_pb2
 from protos.paceline.v1 import service_pb2 as pb
 from runtime.channels.handshakes import explained
 from runtime.checking.prompt_value import prompt as checked_prompt
+from runtime.checking.sampling_fields import Sampling, checked_name
 from runtime.checking.values import number
 from runtime.client.client_patience import ClientPatience
-from runtime.client.sampling_fields import Sampling, checked_name
-from runtime.errors import PacelineError
-from runtime.links.keepalive import pinging
-from runtime.links.wire_values import MODES, REASON_NAMES
+from runtime.errors import PacelineError, ProtocolError
+from runtime.links.from_wire import get_logprobs, get_stats
+from runtime.links.wire_values import MODES, REASON_NAMES, known
 
 Prompt = str | Iterable[object]
 """Text, token ids (a list, an array, a tensor, a tokenizer's result), or a conversation of
@@ -26,28 +27,22 @@ Prompt = str | Iterable[object]
 
 CALL_S = 10.0
 _LONGEST_S = 365 * 86400
-"""gRPC takes a deadline some centuries ahead for one that is over."""
-CHANNEL_OPTIONS = (
-    *pinging(),
-    ("grpc.initial_reconnect_backoff_ms", 100),  # a stream that broke is taken up soon
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-    ("grpc.use_local_subchannel_pool", 1),  # a new client does not inherit the waits of others
-)
+"""gRPC treats a deadline centuries ahead as one that has passed."""
 CANCEL_S = 3.0
-"""How long a client that leaves waits for the server to hear of it."""
+"""How long a client that closes waits until the server has cancelled its requests."""
 
 
 class ServiceError(PacelineError):
-    """The server refused, failed, or was not to be reached."""
+    """The server rejected a call, failed, or was unreachable."""
 
     def __init__(self, server: str, error: grpc.RpcError) -> None:
-        """Take a failed call's status."""
+        """Store the status of a failed call."""
         self.code: str = error.code().name
-        """Name of the gRPC status, as INVALID_ARGUMENT."""
+        """Name of the gRPC status, such as INVALID_ARGUMENT."""
         super().__init__(f"{server}: {self.code} ({explained(error.details())})")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Keep what says it all on the way to another process; gRPC's own error stays behind."""
+        """Pickle the status and the text; gRPC's own error cannot be pickled."""
         return _restored, (self.code, str(self))
 
 
@@ -59,21 +54,22 @@ def _restored(code: str, text: str) -> ServiceError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """A part of an answer; each sample's last one has a finish reason."""
+    """A part of an answer; the last chunk of each sample has a finish reason."""
 
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
-    """One for each token, where they were asked for."""
+    """One for each token if the request sets `logprobs`, else empty."""
     sample: int = 0
-    """Which of n samples."""
+    """Index of the sample, below n."""
     finish_reason: str | None = None
-    """"stop", "length" or "cancelled"."""
+    """"stop", "length" or "cancelled"; None before the end."""
     prompt_tokens: int = 0
-    """Told with the finish reason, as are the next ones."""
+    """Length of the prompt; 0 before the end, as are the following fields."""
     completion_tokens: int = 0
-    """Of this sample."""
-    stats: link_pb2.RequestStats | None = None
+    """Length of this sample."""
+    stats: RequestStats | None = None
+    """What the sample cost and what speculation saved; None before the end."""
 
 
 def wire_request(prompt: Prompt, sampling: Sampling, request_id: str | None) -> pb.GenerateRequest:
@@ -82,41 +78,41 @@ def wire_request(prompt: Prompt, sampling: Sampling, request_id: str | None) -> 
     Raises:
         InvalidValue: the prompt or a value cannot be used; names the field and the position.
     """
-    asked = sampling.checked()
+    checked = sampling.checked()
     name = checked_name("" if request_id is None else request_id)
     request = pb.GenerateRequest(
-        max_tokens=asked.max_tokens,
-        temperature=asked.temperature,
-        top_k=asked.top_k,
-        top_p=asked.top_p,
-        min_p=asked.min_p,
-        repetition_penalty=asked.repetition_penalty,
-        seed=asked.seed,
-        stop=asked.stop,
-        ignore_eos=asked.ignore_eos,
+        max_tokens=checked.max_tokens,
+        temperature=checked.temperature,
+        top_k=checked.top_k,
+        top_p=checked.top_p,
+        min_p=checked.min_p,
+        repetition_penalty=checked.repetition_penalty,
+        seed=checked.seed,
+        stop=checked.stop,
+        ignore_eos=checked.ignore_eos,
         mode=(
             link_pb2.DECODE_MODE_UNSPECIFIED
-            if asked.mode is None
-            else MODES[DecodeMode(asked.mode)]
+            if checked.mode is None
+            else MODES[DecodeMode(checked.mode)]
         ),
-        n=asked.n,
-        logprobs=asked.logprobs,
-        priority=asked.priority,
+        n=checked.n,
+        logprobs=checked.logprobs,
+        priority=checked.priority,
         request_id=name or uuid.uuid4().hex,
     )
-    checked = checked_prompt(prompt)
-    if isinstance(checked, str):
-        request.text = checked
-    elif isinstance(checked[0], int):
-        request.token_ids.ids.extend(checked)
+    content = checked_prompt(prompt)
+    if isinstance(content, str):
+        request.text = content
+    elif isinstance(content[0], int):
+        request.token_ids.ids.extend(content)
     else:
-        request.chat.messages.extend(pb.ChatMessage(**turn) for turn in checked)
+        request.chat.messages.extend(pb.ChatMessage(**turn) for turn in content)
     return request
 
 
 @dataclass(slots=True)
 class CallProgress:
-    """One generation over all its attempts."""
+    """The state of one generation over all its attempts."""
 
     request: pb.GenerateRequest
     deadline_s: float | None
@@ -126,17 +122,17 @@ class CallProgress:
     _prompt_tokens: int = 0
 
     def __post_init__(self) -> None:
-        """Start with no token of any sample."""
+        """Begin without tokens."""
         self.num_tokens = [0] * (self.request.n or 1)
 
     @property
-    def several(self) -> bool:
+    def has_samples(self) -> bool:
         """Whether the request has more than one sample."""
         return len(self.num_tokens) > 1
 
     def next_request(self) -> pb.GenerateRequest:
-        """Return the request that goes on where the last attempt broke."""
-        if self.several:
+        """Return the request that continues where the last attempt broke."""
+        if self.has_samples:
             del self.request.resume_from_each[:]
             self.request.resume_from_each.extend(self.num_tokens)
         else:
@@ -144,10 +140,20 @@ class CallProgress:
         return self.request
 
     def take(self, event: pb.GenerateResponse) -> Chunk | None:
-        """Return what an event says, if a user is to hear of it."""
+        """Return the chunk that an event makes, or None.
+
+        Raises:
+            ProtocolError: the event is malformed.
+        """
+        try:
+            return self._chunk(event)
+        except (ValueError, IndexError) as error:
+            raise ProtocolError(f"the server sent a malformed event: {error}") from error
+
+    def _chunk(self, event: pb.GenerateResponse) -> Chunk | None:
         match event.WhichOneof("event"):
             case "accepted":
-                self.request.seed = event.accepted.seed  # a retry asks for the very same
+                self.request.seed = event.accepted.seed  # a retry repeats the same request
                 self._prompt_tokens = event.accepted.prompt_tokens
             case "tokens":
                 tokens = event.tokens
@@ -156,14 +162,14 @@ class CallProgress:
                 return Chunk(
                     text=tokens.text,
                     token_ids=tuple(tokens.token_ids),
-                    logprobs=tuple(_logprobs(one) for one in tokens.logprobs),
+                    logprobs=tuple(get_logprobs(one) for one in tokens.logprobs),
                     sample=tokens.sample,
                 )
             case "sample_finish":
                 return self._ended(event.sample_finish, event.sample_finish.sample)
             case "finish":
                 self.finished = True
-                return None if self.several else self._ended(event.finish, 0)
+                return None if self.has_samples else self._ended(event.finish, 0)
         return None
 
     def timeout_s(self) -> float | None:
@@ -178,19 +184,11 @@ class CallProgress:
         return Chunk(
             text=end.text,
             sample=sample,
-            finish_reason=REASON_NAMES[end.reason],
+            finish_reason=known(REASON_NAMES, end.reason, "finish reason"),
             prompt_tokens=self._prompt_tokens,
             completion_tokens=end.completion_tokens,
-            stats=end.stats,
+            stats=get_stats(end.stats),
         )
-
-
-def _logprobs(wire: link_pb2.TokenLogprobs) -> TokenLogprobs:
-    return TokenLogprobs(
-        logprob=wire.logprob,
-        top_ids=tuple(wire.top_ids),
-        top_logprobs=tuple(wire.top_logprobs),
-    )
 
 
 def progress_of(
@@ -201,7 +199,7 @@ def progress_of(
     timeout_s: float | None,
     patience: ClientPatience,
 ) -> CallProgress:
-    """Begin a generation; for the arguments see `Client.generate`.
+    """Return a new generation; for the arguments see `Client.generate`.
 
     Raises:
         InvalidValue: the prompt or a value cannot be used; names the field and the position.

@@ -1,4 +1,4 @@
-"""Where a client may be used: in the process that made it, until it is closed."""
+"""The process that may use a client: the one that created it, until the client is closed."""
 
 import os
 
@@ -10,7 +10,7 @@ class ClientUnusable(PacelineError):
 
 
 class Owner:
-    """The process that made a client; gRPC's connections and threads do not survive a fork."""
+    """The process that created a client; gRPC's connections and threads do not survive a fork."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -18,23 +18,23 @@ class Owner:
 
     @property
     def is_here(self) -> bool:
-        """Whether this is the process that made the client."""
+        """Whether this is the process that created the client."""
         return os.getpid() == self._pid
 
     def close(self) -> None:
-        """Allow no further use."""
+        """Reject further use."""
         self._is_closed = True
 
     def check(self) -> None:
-        """Raise unless the client may be used.
+        """Raise unless this process may use the client.
 
         Raises:
-            ClientUnusable: it is closed, or this process was forked from the one that made it.
+            ClientUnusable: it is closed, or this process was forked from the one that created it.
         """
         if not self.is_here:
             raise ClientUnusable(
-                f"this client was made in process {self._pid}, and its connection did not survive "
-                f"the fork to process {os.getpid()}: make a client in each process"
+                f"this client was created in process {self._pid}, and its connection did not "
+                f"survive the fork to process {os.getpid()}: create a client in each process"
             )
         if self._is_closed:
-            raise ClientUnusable("this client is closed: make another one")
+            raise ClientUnusable("this client is closed: create another one")

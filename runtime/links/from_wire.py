@@ -171,41 +171,54 @@ def _get_submit(wire: pb.Submit) -> Submit:
 
 def _get_finished(wire: pb.Finished) -> Finished:
     require(wire.HasField("stats"), "no stats")
-    stats = wire.stats
     return Finished(
         request=wire.request,
         reason=known(REASON_NAMES, wire.reason, "reason"),
-        stats=RequestStats(
-            rounds=stats.rounds,
-            drafted=stats.drafted,
-            accepted=stats.accepted,
-            rejected=stats.rejected,
-            missed_drafts=stats.missed_drafts,
-            ttft_s=checked_seconds(stats.ttft_s, "ttft_s"),
-            total_s=checked_seconds(stats.total_s, "total_s"),
-            draft_s=checked_seconds(stats.draft_s, "draft_s"),
-            hidden_s=checked_seconds(stats.hidden_s, "hidden_s"),
-            draft_width=stats.draft_width,
-            predicted_step_s=checked_seconds(stats.predicted_step_s, "predicted_step_s"),
-            draft_step_s=checked_seconds(stats.draft_step_s, "draft_step_s"),
-            drafter_lost=stats.drafter_lost,
-            tested_at=tuple(stats.tested_at),
-            accepted_at=tuple(stats.accepted_at),
-            preemptions=stats.preemptions,
-            cached_prompt=stats.cached_prompt,
-            queued_s=checked_seconds(stats.queued_s, "queued_s"),
-            replays=stats.replays,
-        ),
+        stats=get_stats(wire.stats),
+    )
+
+
+def get_stats(wire: pb.RequestStats) -> RequestStats:
+    """Read a request's report.
+
+    Raises:
+        ValueError: a time is negative or not finite.
+    """
+    return RequestStats(
+        rounds=wire.rounds,
+        drafted=wire.drafted,
+        accepted=wire.accepted,
+        rejected=wire.rejected,
+        missed_drafts=wire.missed_drafts,
+        ttft_s=checked_seconds(wire.ttft_s, "ttft_s"),
+        total_s=checked_seconds(wire.total_s, "total_s"),
+        draft_s=checked_seconds(wire.draft_s, "draft_s"),
+        hidden_s=checked_seconds(wire.hidden_s, "hidden_s"),
+        draft_width=wire.draft_width,
+        predicted_step_s=checked_seconds(wire.predicted_step_s, "predicted_step_s"),
+        draft_step_s=checked_seconds(wire.draft_step_s, "draft_step_s"),
+        drafter_lost=wire.drafter_lost,
+        tested_at=tuple(wire.tested_at),
+        accepted_at=tuple(wire.accepted_at),
+        preemptions=wire.preemptions,
+        cached_prompt=wire.cached_prompt,
+        queued_s=checked_seconds(wire.queued_s, "queued_s"),
+        replays=wire.replays,
     )
 
 
 def _get_committed(wire: pb.Committed) -> Committed:
     token_ids = checked_token_ids(wire.token_ids)
-    logprobs = tuple(_get_logprobs(one) for one in one_each(wire.logprobs, token_ids))
+    logprobs = tuple(get_logprobs(one) for one in one_each(wire.logprobs, token_ids))
     return Committed(request=wire.request, token_ids=token_ids, logprobs=logprobs)
 
 
-def _get_logprobs(wire: pb.TokenLogprobs) -> TokenLogprobs:
+def get_logprobs(wire: pb.TokenLogprobs) -> TokenLogprobs:
+    """Read the log probabilities at one position.
+
+    Raises:
+        ValueError: a token id is out of range, or the columns have different lengths.
+    """
     return TokenLogprobs(
         logprob=wire.logprob,
         top_ids=checked_token_ids(wire.top_ids),

@@ -5,7 +5,6 @@ The sync API is used because it was the faster one: 64-byte round trip over loop
 """
 
 import hmac
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -17,11 +16,12 @@ import grpc
 from parallel.messages import Hello, Message
 from protos.paceline.v1 import link_pb2 as pb
 from runtime.channels.channel import open_internal_channel
+from runtime.channels.grpc_logging import quiet_grpc
+from runtime.channels.keepalive import PERMITTING, pinging
 from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout, ProtocolError
 from runtime.links.codec import parse
 from runtime.links.from_wire import from_frame
 from runtime.links.inbox import Inbox
-from runtime.links.keepalive import PERMITTING, pinging
 from runtime.links.link import Link
 from runtime.links.to_wire import to_frame
 
@@ -244,15 +244,6 @@ def connect_grpc(
         channel.close()
         raise link.inbox.end
     return link
-
-
-def quiet_grpc() -> None:
-    """Keep gRPC's C core from logging lost peers and forks, which we report as errors ourselves.
-
-    It reads these variables when it first starts; what the user has set is kept.
-    """
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 
 def _expect_hello(link: Link, timeout_s: float) -> Hello:

@@ -8,7 +8,7 @@ from parallel.messages import Submit
 from protos.paceline.v1 import service_pb2 as pb
 from runtime.checking.chat_messages import messages
 from runtime.checking.prompt_value import token_ids
-from runtime.client.sampling_fields import Sampling, checked_name
+from runtime.checking.sampling_fields import Sampling, checked_name
 from runtime.errors import InvalidValue
 from runtime.links.wire_values import MODE_NAMES
 from runtime.service.served_model import ServedModel

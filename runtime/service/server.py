@@ -12,12 +12,12 @@ from grpc_reflection.v1alpha import reflection
 
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
+from runtime.channels.keepalive import PERMITTING, PING_S, pinging
 from runtime.channels.listening import listen, server_credentials
 from runtime.channels.releasing import ReleasingInterceptor
 from runtime.channels.tokens import check_token
 from runtime.gateway.gateway import Gateway
 from runtime.gateway.limits import CallDenied
-from runtime.links.keepalive import PERMITTING, PING_S, pinging
 from runtime.service.admin import AdminServicer, DrafterControl
 from runtime.service.call import CallInterceptor
 from runtime.service.identity import AcceptedTokens, TokenInterceptor

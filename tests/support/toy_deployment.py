@@ -7,7 +7,7 @@ from typing import Any
 from parallel.decoding.types import SamplingParams
 from parallel.group import SoloGroup
 from parallel.messages import Hello
-from runtime.client.client import Client
+from runtime.client import Client
 from runtime.clock import MonotonicClock
 from runtime.drafters.drafting import introduction, serve_drafts
 from runtime.drafters.model_drafting import ModelDrafter

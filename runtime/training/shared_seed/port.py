@@ -11,10 +11,9 @@ import grpc
 from parallel.training.shared_seed.round_messages import MachineReport, RoundAnswer
 from protos.paceline.v1 import seedlog_pb2 as pb
 from protos.paceline.v1 import seedlog_pb2_grpc as rpc
-from runtime.channels.channel import open_channel, open_internal_channel
+from runtime.channels.channel import CLIENT_OPTIONS, open_channel, open_internal_channel
 from runtime.channels.credentials import Credentials
 from runtime.channels.handshakes import explained, refusal
-from runtime.client.client_protocol import CHANNEL_OPTIONS
 from runtime.errors import ConfigError, PeerLost, PeerTimeout, ProtocolError
 from runtime.training.job.job_config import FaultsConfig
 from runtime.training.shared_seed.seed_log import Header
@@ -89,7 +88,7 @@ class GrpcPort:
         """
         self._address = address
         self._credentials = credentials or Credentials()
-        options = (*CHANNEL_OPTIONS, *LEAN_OPTIONS, ("grpc.max_receive_message_length", -1))
+        options = (*CLIENT_OPTIONS, *LEAN_OPTIONS, ("grpc.max_receive_message_length", -1))
         self._channel = (
             open_internal_channel(address, options)
             if internal

@@ -15,10 +15,10 @@ import grpc
 from parallel.training.shared_seed.round_messages import RoundAnswer
 from protos.paceline.v1 import seedlog_pb2 as pb
 from protos.paceline.v1 import seedlog_pb2_grpc as rpc
+from runtime.channels.keepalive import PERMITTING
 from runtime.channels.listening import listen, server_credentials
 from runtime.channels.releasing import ReleasingInterceptor
 from runtime.errors import PacelineError
-from runtime.links.keepalive import PERMITTING
 from runtime.training.shared_seed.port import LEAN_OPTIONS
 from runtime.training.shared_seed.sequencer import Refused, Sequencer
 from runtime.training.shared_seed.wire import answer_to_wire, header_to_wire, report_from_wire

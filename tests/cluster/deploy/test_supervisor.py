@@ -11,7 +11,7 @@ from cluster.deploy.deployment_spec import DeploymentSpec
 from cluster.deploy.rank_actors import RankActor
 from cluster.deploy.rank_liveness import Stuck
 from cluster.deploy.supervisor import Supervision, Supervisor
-from runtime.client.client import Client, ServiceError
+from runtime.client import Client, ServiceError
 from runtime.drafters.lookup_drafting import LookupSettings
 from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout
 from runtime.hosts.rank_settings import LeaderSettings, ModelSettings

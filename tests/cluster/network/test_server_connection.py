@@ -4,7 +4,7 @@ import pytest
 
 from cluster.network.server_connection import connected
 from cluster.options.verb_options import ConnectOptions
-from runtime.client.client import ServiceError
+from runtime.client import ServiceError
 
 
 def test_the_command_line_says_that_it_waits(capsys: pytest.CaptureFixture[str]) -> None:

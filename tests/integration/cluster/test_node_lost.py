@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runtime.client.client import Client
+from runtime.client import Client
 from tests.support.integration.chaos import NUM_CLIENTS, generate, start_clients, wait_until
 from tests.support.integration.raylets import Raylets
 from tests.support.integration.serving_process import ServingProcess

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runtime.client.client import Client, ServiceError
+from runtime.client import Client, ServiceError
 from tests.support.integration.chaos import (
     NUM_CLIENTS,
     ChaosServer,

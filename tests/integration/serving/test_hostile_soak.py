@@ -26,7 +26,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import load_file, save_file
 
-from runtime.client.client import Client, ServiceError
+from runtime.client import Client, ServiceError
 from tests.support.integration.run_delays import RunDelays
 from tests.support.integration.serving_process import ROOT, ServingProcess
 from tests.support.models import check_identity

@@ -12,7 +12,7 @@ from queue import Queue
 
 import pytest
 
-from runtime.client.client import Client, Credentials, ServiceError
+from runtime.client import Client, Credentials, ServiceError
 from runtime.errors import InvalidValue
 from runtime.models.tokenizer import Tokenizer
 from tests.support.models import check_identity, smollm2_directory

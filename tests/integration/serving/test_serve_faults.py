@@ -16,10 +16,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from protos.paceline.v1 import link_pb2
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
-from runtime.client.client import Client, Credentials, ServiceError
+from runtime.client import Client, Credentials, RequestStats, ServiceError
 from tests.support.certificates import make_certificates
 from tests.support.integration.serving_process import ROOT, ServingProcess
 from tests.support.models import check_identity
@@ -30,7 +29,7 @@ NUM_CLIENTS = 64
 MODES = ("autoregressive", "speculative", "pearl", "auto")
 LEAVING = """
 import sys
-from runtime.client.client import Client
+from runtime.client import Client
 client = Client(sys.argv[1])
 for chunk in client.generate("w1 w2 w3", max_tokens=480, request_id="left behind"):
     print("token", flush=True)
@@ -65,9 +64,9 @@ def prompt_of(number: int) -> list[int]:
 
 def generate(
     client: Client, number: int, *, mode: str = "auto", max_tokens: int | None = None
-) -> tuple[list[int], link_pb2.RequestStats]:
+) -> tuple[list[int], RequestStats]:
     tokens: list[int] = []
-    stats, ends = link_pb2.RequestStats(), 0
+    stats, ends = RequestStats(), 0
     for chunk in client.generate(
         prompt_of(number),
         max_tokens=max_tokens or 40 + 5 * (number % 40),
@@ -96,7 +95,7 @@ def test_64_clients_get_every_token_of_the_engine_alone(
         check_identity(checkpoint, tuple(prompt_of(number)), tuple(alone[number]))
     before = client.status().engine
 
-    def ask(number: int) -> tuple[list[int], link_pb2.RequestStats]:
+    def ask(number: int) -> tuple[list[int], RequestStats]:
         with Client(served.address) as own:
             return generate(own, number, mode=MODES[number % 4])
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protos.paceline.v1 import service_pb2 as pb
-from runtime.client.client import Client
+from runtime.client import Client
 from tests.support.integration.serving_process import ServingProcess
 from tests.support.tiny_checkpoint import VOCAB, save_tiny_checkpoint
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runtime.client.client import Client
+from runtime.client import Client
 from runtime.node.keeper import KeptState
 from tests.support.integration.raylets import Raylets, free_port
 from tests.support.tiny_checkpoint import save_tiny_checkpoint

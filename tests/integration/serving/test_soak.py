@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.client.client import Client, ServiceError
+from runtime.client import Client, ServiceError
 from tests.support.integration.chaos import (
     NUM_CLIENTS,
     ChaosServer,

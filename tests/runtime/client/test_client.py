@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
-from runtime.client.client import AsyncClient, Chunk, Client, ClientUnusable, ServiceError
+from runtime.client import AsyncClient, Chunk, Client, ClientUnusable, ServiceError
 from tests.support.rig import Rig, expected_tokens, make_submit
 from tests.support.serving import Serving, slow_down, wait_until
 
@@ -68,8 +68,10 @@ def test_a_client_in_a_forked_process_says_so_and_never_hangs(rig: Rig, serving:
             lambda: client.cancel("x"),
         ):
             said = in_child(work)
-            assert said.startswith(f"ClientUnusable: this client was made in process {os.getpid()}")
-            assert "make a client in each process" in said
+            assert said.startswith(
+                f"ClientUnusable: this client was created in process {os.getpid()}"
+            )
+            assert "create a client in each process" in said
         assert in_child(client.close) == "None"
         rest = [token for chunk in begun for token in chunk.token_ids]
         assert [*first.token_ids, *rest] == expected_tokens(make_submit(max_tokens=30))
@@ -81,7 +83,7 @@ def test_a_closed_client_says_so(serving: Serving) -> None:
     client.close()
     client.close()
     for use in (client.model, lambda: client.generate("w1"), lambda: next(later), client.status):
-        with pytest.raises(ClientUnusable, match="this client is closed: make another one"):
+        with pytest.raises(ClientUnusable, match="this client is closed: create another one"):
             use()
 
 
@@ -222,7 +224,7 @@ def test_an_async_client_says_that_another_loop_has_it(serving: Serving) -> None
     client = AsyncClient(serving.address)
     loop = asyncio.new_event_loop()
     loop.run_until_complete(answer(client))
-    with pytest.raises(ClientUnusable, match="another event loop: make a client on each loop"):
+    with pytest.raises(ClientUnusable, match="another event loop: create a client on each loop"):
         asyncio.run(answer(client))
     loop.run_until_complete(client.close())
     loop.close()
@@ -234,7 +236,7 @@ def test_an_async_client_in_a_forked_process_says_so(serving: Serving) -> None:
             await answer(client)
             return in_child(lambda: client.generate("w1"))
 
-    assert asyncio.run(use()).startswith("ClientUnusable: this client was made in process")
+    assert asyncio.run(use()).startswith("ClientUnusable: this client was created in process")
 
 
 def test_an_async_client_waits_and_says_so() -> None:

@@ -8,9 +8,9 @@ import torch
 
 from protos.paceline.v1 import link_pb2
 from protos.paceline.v1 import service_pb2 as pb
+from runtime.checking.sampling_fields import Sampling
 from runtime.client.client_patience import ClientPatience
 from runtime.client.client_protocol import progress_of, wire_request
-from runtime.client.sampling_fields import Sampling
 from runtime.errors import InvalidValue
 from runtime.service.incoming import sampling_of
 

@@ -22,7 +22,7 @@ from parallel.messages import (
     RequestStats,
     Submit,
 )
-from runtime.client.client import Chunk, Client, ServiceError
+from runtime.client import Chunk, Client, ServiceError
 from runtime.errors import PeerLost
 from runtime.links.memory_link import memory_link_pair
 from tests.support.rig import Rig, expected_tokens, make_submit

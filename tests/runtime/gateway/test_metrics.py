@@ -12,8 +12,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from parallel.messages import EngineStatus, Finished, RequestStats
-from runtime.client.client import Client
-from runtime.client.client_protocol import ServiceError
+from runtime.client import Client, ServiceError
 from runtime.gateway.limits import GatewayLimits
 from runtime.gateway.metrics import EndReason, RefusalReason, ServiceMetrics
 from runtime.gateway.replica import Replica

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.client.client import Client
+from runtime.client import Client
 from runtime.distillation.traffic import TrafficLog
 from runtime.gateway.journal_store import JournalStore
 from runtime.gateway.record_file import RecordFile

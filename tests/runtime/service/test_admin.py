@@ -9,7 +9,7 @@ import pytest
 
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
-from runtime.client.client import Client
+from runtime.client import Client
 from tests.support.rig import Rig
 from tests.support.serving import Serving, wait_until
 

@@ -12,7 +12,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from parallel.decoding.types import SamplingParams
-from runtime.client.client import AsyncClient, Chunk, Client, ServiceError
+from runtime.client import AsyncClient, Chunk, Client, ServiceError
 from runtime.errors import ConfigError, InvalidValue
 from runtime.gateway.limits import GatewayLimits
 from runtime.rank.toy_shard import prefix_logits

@@ -11,7 +11,7 @@ import pytest
 
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
-from runtime.client.client import Client, ServiceError
+from runtime.client import Client, ServiceError
 from runtime.models.tokenizer import Tokenizer
 from runtime.service.prompt_limits import PromptLimits
 from tests.support.rig import Rig, expected_tokens, make_submit

@@ -13,7 +13,7 @@ from parallel.messages import Submit
 from protos.paceline.v1 import link_pb2
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
-from runtime.client.client import Client, Credentials, ServiceError
+from runtime.client import Client, Credentials, ServiceError
 from runtime.gateway.limits import GatewayLimits
 from tests.support.rig import Rig, expected_tokens, make_submit
 from tests.support.serving import CutWire, Serving, slow_down, toy_tokenizer

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.client.client import AsyncClient, Client, Credentials, ServiceError
+from runtime.client import AsyncClient, Client, Credentials, ServiceError
 from runtime.errors import ConfigError
 from runtime.training.shared_seed.port import GrpcPort
 from tests.support.certificates import make_certificates

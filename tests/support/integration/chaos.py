@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from runtime.client.client import Client
+from runtime.client import Client
 from tests.support.integration.serving_process import ROOT
 from tests.support.integration.wires import Relay
 

@@ -1,7 +1,8 @@
-"""What a request asks for beside its prompt; clients and servers check it by one function."""
+"""The fields of a request beside its prompt, checked by the same code in clients and servers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TypedDict
 
 from parallel.decoding.types import DecodeMode, SamplingParams
 from runtime.checking.values import describe, flag, number, text, texts, whole_number
@@ -17,42 +18,42 @@ _MAX_COUNT = 2**31 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """Fields of a request; None leaves a value to the server."""
+    """The fields of a request beside its prompt; None leaves a value to the server."""
 
     max_tokens: int | None = None
     """Longest answer."""
     temperature: float | None = None
-    """0 or None is greedy."""
+    """0 or None decodes greedily."""
     top_k: int | None = None
-    """Keep the k best tokens."""
+    """Sample among the k most probable tokens; 0 or None among all."""
     top_p: float | None = None
-    """Keep the best tokens of this mass."""
+    """Sample among the most probable tokens that together have this probability."""
     min_p: float | None = None
-    """Drop tokens below this share of the best."""
+    """Drop tokens with less than this share of the highest probability."""
     repetition_penalty: float | None = None
-    """1 or None is off."""
+    """1 or None applies no penalty."""
     seed: int | None = None
-    """Same seed, same tokens; None lets the server draw one."""
+    """The same seed gives the same tokens; None lets the server draw one."""
     stop: str | Sequence[str] | None = ()
-    """Strings that end the answer; a string is one of them."""
+    """Strings that end the answer; the text stops before them."""
     ignore_eos: bool = False
-    """Continue after the end token."""
+    """Continue after an end token."""
     mode: str | None = None
     """autoregressive, speculative, pearl or auto."""
     n: int | None = None
-    """Samples of the prompt; their chunks come interleaved."""
+    """Number of samples; their chunks arrive interleaved."""
     logprobs: int | None = None
-    """Likeliest tokens to report at each position; 0 reports the output tokens' alone."""
+    """Most probable tokens to report at each position; 0 reports only the output token."""
     priority: int = 0
-    """Higher is served first."""
+    """Requests of higher priority are served first."""
 
     @property
     def num_samples(self) -> int:
-        """How many samples the request has."""
+        """Number of samples."""
         return 1 if self.n is None else self.n
 
     def checked(self) -> "Sampling":
-        """Return the same request with every value checked and of Python's own type.
+        """Return the same fields, checked and converted to Python's own types.
 
         Raises:
             InvalidValue: a value has the wrong type or is out of range; names the field.
@@ -81,7 +82,7 @@ class Sampling:
         return checked
 
     def params(self, *, seed: int) -> SamplingParams:
-        """Return what turns logits into a distribution, with `seed` where the request has none.
+        """Return what turns logits into a distribution; `seed` is for requests without a seed.
 
         Raises:
             InvalidValue: a value is out of range; names the field.
@@ -97,8 +98,26 @@ class Sampling:
             raise InvalidValue(str(error)) from error
 
 
+class SamplingFields(TypedDict, total=False):
+    """The fields of `Sampling` as keyword arguments, for type checkers."""
+
+    max_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+    ignore_eos: bool
+    mode: str | None
+    n: int | None
+    logprobs: int | None
+    priority: int
+
+
 def checked_name(request_id: object) -> str:
-    """Return the name of a request; "" is none.
+    """Return the name of a request; "" means that it has none.
 
     Raises:
         InvalidValue: it is not a short string on one line.
