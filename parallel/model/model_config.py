@@ -1,8 +1,17 @@
 """What a decoder-only model is made of."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 ROPE_KINDS = ("default", "linear", "dynamic", "llama3", "yarn")
+
+
+class Activation(StrEnum):
+    """What the gate of a feed-forward block passes through."""
+
+    SILU = "silu"
+    GELU_TANH = "gelu_tanh"
+    """GELU by its tanh approximation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +48,7 @@ class ModelConfig:
     """The context: prompt and output together."""
     rms_norm_eps: float
     rope: RopeConfig
+    activation: Activation = Activation.SILU
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False

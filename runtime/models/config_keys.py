@@ -84,14 +84,18 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
 """Values with which a key changes nothing; with any other it is refused. Null always is one."""
 
 
-def check_unread(unread: Mapping[str, object]) -> None:
+def check_unread(unread: Mapping[str, object], harmless: Mapping[str, str]) -> None:
     """Refuse what may change the output.
+
+    Args:
+        unread: keys that nothing reads, with their values.
+        harmless: keys of the model's family that may have any value, and why.
 
     Raises:
         ValueError: a key is not known, or has a value other than the ones that change nothing.
     """
     for name, value in unread.items():
-        if value is None or name in HARMLESS:
+        if value is None or name in HARMLESS or name in harmless:
             continue
         if name in NEUTRAL:
             if value not in NEUTRAL[name]:

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.models.fields import Fields
+from runtime.models.families.fields import Fields
+from runtime.models.families.registry import gguf_family
 from runtime.models.gguf_rope import rope_parameters
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
-"""Mistral models are files of the llama architecture."""
 _HARMLESS = {
     "rope.scaling.finetuned": "a note of how the model was made",
     "tensor_data_layout": "a note of the converter; tensor names say the same",
@@ -53,8 +52,9 @@ def config_of(
     Raises:
         ValueError: a key or value is not supported; names it.
     """
-    architecture = _architecture(metadata)
-    prefix = f"{architecture}."
+    _check_whole(metadata)
+    family, file_format = gguf_family(metadata.get("general.architecture"))
+    prefix = f"{file_format.architecture}."
     fields = Fields(
         {k.removeprefix(prefix): v for k, v in metadata.items() if k.startswith(prefix)}
     )
@@ -66,11 +66,13 @@ def config_of(
                 f"{prefix}{name} is {fields.get(name)}, but heads have {head_dim} dimensions"
             )
     context = fields.whole("context_length")
-    if rope_freqs is not None and architecture != "llama":
-        raise ValueError(f"rope_freqs.weight is not part of the architecture {architecture}")
+    if rope_freqs is not None and not file_format.has_rope_freqs:
+        raise ValueError(
+            f"rope_freqs.weight is not part of the architecture {file_format.architecture}"
+        )
     config: dict[str, object] = {
-        "model_type": architecture,
-        "architectures": [f"{architecture.capitalize()}ForCausalLM"],
+        "model_type": family.model_type,
+        "architectures": [family.causal_class],
         "vocab_size": vocab_size,
         "hidden_size": hidden_size,
         "intermediate_size": fields.whole("feed_forward_length"),
@@ -84,20 +86,13 @@ def config_of(
         "tie_word_embeddings": "output.weight" not in tensor_names,
         "dtype": "float32",
     }
-    if architecture != "qwen2":
-        config["attention_bias"] = _has_bias(tensor_names, "attn_")
-    if architecture == "llama":
-        config["mlp_bias"] = _has_bias(tensor_names, "ffn_")
+    config |= file_format.settings(fields, tensor_names)
     _check_unread(prefix, fields.unread())
     return config
 
 
-def _architecture(metadata: Mapping[str, object]) -> str:
-    architecture = metadata.get("general.architecture")
-    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
-        raise ValueError(
-            f"architecture {architecture!r} is not supported; these are: {', '.join(ARCHITECTURES)}"
-        )
+def _check_whole(metadata: Mapping[str, object]) -> None:
+    """Refuse adapters and parts of models."""
     kind = metadata.get("general.type", "model")
     if kind != "model":
         raise ValueError(f"general.type is {kind!r}: only whole models are supported")
@@ -107,7 +102,6 @@ def _architecture(metadata: Mapping[str, object]) -> str:
             f"split.count is {parts}: join the parts with llama-gguf-split --merge, and name the "
             "result"
         )
-    return architecture
 
 
 def _heads(fields: Fields, name: str, default: int | None = None) -> int:
@@ -119,10 +113,6 @@ def _heads(fields: Fields, name: str, default: int | None = None) -> int:
             raise ValueError(f"{key} is {value}: layers with different heads are not supported")
         fields = Fields({key: value[0]})
     return fields.whole(key, default)
-
-
-def _has_bias(names: frozenset[str], part: str) -> bool:
-    return any(name.endswith(".bias") and f".{part}" in name for name in names)
 
 
 def _check_unread(prefix: str, unread: Mapping[str, object]) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from safetensors.numpy import save_file
@@ -18,30 +17,18 @@ from transformers.utils import logging as transformers_logging
 
 from parallel.model.shapes import tensor_shapes
 from runtime.errors import ConfigError
+from runtime.models.families.family import GgufFormat, Values
+from runtime.models.families.registry import gguf_family
 from runtime.models.gguf_config import config_of
 from runtime.models.gguf_tokenizer import check_tokenizer, end_token_ids, load_tokenizer
 from runtime.models.hf_config import parse_config
 from runtime.models.tensors import TensorEntry, check_tensors
 
-Values = NDArray[np.float32]
 _EMBEDDING, _ROPE_FREQS = "token_embd.weight", "rope_freqs.weight"
 _TOP = {
     _EMBEDDING: "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
-}
-_BLOCK = {
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
 }
 _LONG_ARRAYS = ("tokenizer.ggml.scores", "tokenizer.ggml.token_type", "tokenizer.ggml.merges")
 """Read by transformers alone; taking them out of the file is slow."""
@@ -58,14 +45,15 @@ def convert(source: Path, directory: Path, progress: Progress) -> None:
     try:
         metadata = _metadata(reader)
         config = _config(reader, metadata)
+        _, file_format = gguf_family(metadata.get("general.architecture"))
         parsed = parse_config(config)
         check_tokenizer(metadata, parsed.vocab_size)
         progress.update(task, description=f"converting {source.name}", total=len(reader.tensors))
         weights: dict[str, Values] = {}
         for tensor in reader.tensors:
             if tensor.name != _ROPE_FREQS:
-                name = _name(tensor.name)
-                weights[name] = _unrotate(name, _dequantized(tensor), config)
+                name = _name(tensor.name, file_format)
+                weights[name] = file_format.restore(name, _dequantized(tensor), config)
             progress.advance(task)
         for name, shape in tensor_shapes(parsed).items():
             if name.endswith(".bias") and name not in weights:
@@ -130,31 +118,18 @@ def _dequantized(tensor: gguf.ReaderTensor) -> Values:
     return np.asarray(values, dtype=np.float32)
 
 
-def _name(name: str) -> str:
+def _name(name: str, file_format: GgufFormat) -> str:
     """Return the Hugging Face name of a GGUF tensor."""
     if name in _TOP:
         return _TOP[name]
     parts = name.split(".")
-    if len(parts) == 4 and parts[0] == "blk" and parts[2] in _BLOCK:
-        return f"model.layers.{parts[1]}.{_BLOCK[parts[2]]}.{parts[3]}"
-    raise ValueError(f"the tensor {name!r} is one that no supported architecture has")
-
-
-def _unrotate(name: str, values: Values, config: dict[str, object]) -> Values:
-    """Put query and key rows back in the order that rotates halves, not pairs.
-
-    Files of the llama architecture store them interleaved, for llama.cpp's rotary kernel.
-    """
-    module = name.rpartition(".")[0]
-    if config["model_type"] != "llama" or not module.endswith(("q_proj", "k_proj")):
-        return values
-    heads = config["num_attention_heads" if module.endswith("q_proj") else "num_key_value_heads"]
-    assert isinstance(heads, int)
-    rows = values.shape[0]
-    if rows % (2 * heads):
-        raise ValueError(f"{name} has {rows} rows for {heads} heads")
-    paired = values.reshape(heads, rows // heads // 2, 2, *values.shape[1:])
-    return np.ascontiguousarray(paired.swapaxes(1, 2).reshape(values.shape))
+    if len(parts) == 4 and parts[0] == "blk":
+        module = file_format.hf_module(parts[2])
+        if module is not None:
+            return f"model.layers.{parts[1]}.{module}.{parts[3]}"
+    raise ValueError(
+        f"the tensor {name!r} is one that the architecture {file_format.architecture} does not have"
+    )
 
 
 def _write_json(file: Path, fields: dict[str, object]) -> None:

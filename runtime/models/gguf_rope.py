@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from parallel.model.model_config import RopeConfig
 from parallel.model.rope import inverse_frequencies
-from runtime.models.fields import Fields
+from runtime.models.families.fields import Fields
 
 _SCALING = "rope.scaling."
 _TOLERANCE = 2e-6

@@ -100,7 +100,7 @@ def longer(writer: gguf.GGUFWriter) -> None:
 REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "a tensor of another architecture": (
         {"extra": {"blk.0.ssm_a.weight": np.zeros(4, dtype=np.float32)}},
-        "the tensor 'blk.0.ssm_a.weight' is one that no supported",
+        "the tensor 'blk.0.ssm_a.weight' is one that the architecture",
     ),
     "a scale of a quantised tensor": (
         {"extra": {"blk.0.ffn_up.scale": np.ones(1, dtype=np.float32)}},

@@ -152,42 +152,6 @@ def test_the_context_is_the_stretched_one(rope: dict[str, object], context: int)
     assert parse_config(LLAMA | {"rope_scaling": rope}).max_positions == context
 
 
-def test_biases_follow_the_family() -> None:
-    def biases(kind: str, attention_bias: bool) -> tuple[bool, bool]:
-        fields = QWEN | {"model_type": kind, "attention_bias": attention_bias}
-        config = parse_config(fields)
-        return config.qkv_bias, config.output_bias
-
-    assert biases("llama", True) == (True, True)
-    assert biases("qwen3", True) == (True, True)
-    assert biases("qwen2", False) == (True, False)
-    assert biases("qwen2", True) == (True, False)
-    assert biases("mistral", False) == (False, False)
-
-
-def test_mistral_looks_back_over_its_window() -> None:
-    assert parse_config(MISTRAL | {"sliding_window": 7}).sliding_window == 7
-    assert parse_config(MISTRAL | {"sliding_window": None}).sliding_window is None
-    assert parse_config(MISTRAL).sliding_window == 4096
-    layers = ["sliding_attention"] * 2
-    assert parse_config(MISTRAL | {"layer_types": layers}).sliding_window == 4096
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"sliding_window": 7, "use_sliding_window": False},
-        {"sliding_window": None, "use_sliding_window": True},
-        {"sliding_window": 7, "use_sliding_window": True, "max_window_layers": 2},
-        {"sliding_window": 7, "use_sliding_window": True},
-        {"layer_types": ["full_attention", "full_attention"]},
-    ],
-)
-def test_a_window_that_no_layer_has_is_ignored(changes: dict[str, object]) -> None:
-    assert set(theirs(QWEN | changes).layer_types) == {"full_attention"}
-    assert parse_config(QWEN | changes).sliding_window is None
-
-
 @pytest.mark.parametrize(
     "changes",
     [

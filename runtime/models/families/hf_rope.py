@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 
 from parallel.model.model_config import ROPE_KINDS, RopeConfig
-from runtime.models.fields import Fields
+from runtime.models.families.fields import Fields
 
 _THETA = 10000.0  # what transformers takes where config.json says nothing
 _ORIGINAL = "original_max_position_embeddings"

@@ -1,0 +1,1 @@
+"""One module for each model family, found by the registry."""

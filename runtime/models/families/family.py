@@ -1,0 +1,101 @@
+"""What a model family is: how its config.json, its tensors and its GGUF files are read.
+
+`runtime/models/hf_config.py` and `runtime/models/gguf_config.py` read what all families share; a
+family states the rest. Keys that neither reads are refused, unless `config_keys.py` or the family
+lists them with a reason.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parallel.model.model_config import Activation, ModelConfig, RopeConfig
+from runtime.models.families.fields import Fields
+from runtime.models.families.hf_rope import parse_rope
+
+Values = NDArray[np.float32]
+ConfigJson = Mapping[str, object]
+
+COMMON_MODULES: Mapping[str, str] = {
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+"""The modules of a layer as GGUF names them, and as Hugging Face does for most families."""
+
+
+def _as_read(config: ModelConfig, fields: Fields) -> ModelConfig:  # noqa: ARG001
+    return config
+
+
+def _no_settings(fields: Fields, tensor_names: frozenset[str]) -> ConfigJson:  # noqa: ARG001
+    return {}
+
+
+def _as_stored(name: str, values: Values, config: ConfigJson) -> Values:  # noqa: ARG001
+    return values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigDefaults:
+    """What transformers' configuration class of a family takes where config.json has no value."""
+
+    max_positions: int
+    num_kv_heads: int | None = None
+    """None: as many as query heads."""
+    head_dim: int | None = None
+    """None: the hidden size over the query heads."""
+    tied_head: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GgufFormat:
+    """How llama.cpp's converter writes a family."""
+
+    architecture: str
+    modules: Mapping[str, str] = field(default_factory=dict)
+    """Modules of a layer that `COMMON_MODULES` lacks or names differently for this family."""
+    settings: Callable[[Fields, frozenset[str]], ConfigJson] = _no_settings
+    """(metadata of the architecture, tensor names) -> further fields of config.json, and those
+    that replace a common one. Raises ValueError for what it refuses."""
+    restore: Callable[[str, Values, ConfigJson], Values] = _as_stored
+    """(Hugging Face name, stored values, config.json) -> values as Hugging Face stores them."""
+    has_rope_freqs: bool = False
+    """Whether llama.cpp reads the tensor rope_freqs.weight for the architecture."""
+
+    def hf_module(self, module: str) -> str | None:
+        """Return the Hugging Face name of a layer's module; None if there is none of this name."""
+        return self.modules.get(module, COMMON_MODULES.get(module))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFamily:
+    """A model type of transformers that this decoder computes."""
+
+    model_type: str
+    causal_class: str
+    """transformers' class that predicts the next token, as `architectures` names it."""
+    defaults: ConfigDefaults
+    activation: Activation = Activation.SILU
+    activation_key: str = "hidden_act"
+    rope: Callable[[Fields, int], RopeConfig] = parse_rope
+    """(config.json, its max_position_embeddings) -> the rotary settings. Raises ValueError."""
+    complete: Callable[[ModelConfig, Fields], ModelConfig] = _as_read
+    """(what all families share, config.json) -> the whole configuration, with the family's own
+    features. Raises ValueError for what it refuses."""
+    harmless: Mapping[str, str] = field(default_factory=dict)
+    """Further keys of config.json that change no logit, and why."""
+    gguf: GgufFormat | None = None
+    """None: its GGUF files are written as another family's."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Related model types that are not supported, and why."""

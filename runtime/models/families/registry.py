@@ -1,0 +1,57 @@
+"""The model families there are: every module of this room that defines `FAMILY`.
+
+Modules are found by listing the room, so a new family needs no entry here.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping
+
+from runtime.models import families
+from runtime.models.families.family import GgufFormat, ModelFamily
+
+
+def _found() -> Iterator[ModelFamily]:
+    for module in sorted(pkgutil.iter_modules(families.__path__), key=lambda found: found.name):
+        family = getattr(
+            importlib.import_module(f"{families.__name__}.{module.name}"), "FAMILY", None
+        )
+        if isinstance(family, ModelFamily):
+            yield family
+
+
+FAMILIES: Mapping[str, ModelFamily] = {family.model_type: family for family in _found()}
+"""Families by the model type of config.json."""
+GGUF_FAMILIES: Mapping[str, tuple[ModelFamily, GgufFormat]] = {
+    family.gguf.architecture: (family, family.gguf)
+    for family in FAMILIES.values()
+    if family.gguf is not None
+}
+"""Families by the architecture of GGUF files."""
+_REFUSED = {kind: why for family in FAMILIES.values() for kind, why in family.refused.items()}
+
+
+def family_of(model_type: object) -> ModelFamily:
+    """Return the family of a model type.
+
+    Raises:
+        ValueError: it is not supported.
+    """
+    if isinstance(model_type, str) and model_type in FAMILIES:
+        return FAMILIES[model_type]
+    reason = _REFUSED.get(model_type) if isinstance(model_type, str) else None
+    known = f"these are: {', '.join(FAMILIES)}"
+    raise ValueError(f"architecture {model_type!r} is not supported; {reason or known}")
+
+
+def gguf_family(architecture: object) -> tuple[ModelFamily, GgufFormat]:
+    """Return the family of a GGUF file's architecture, and its format.
+
+    Raises:
+        ValueError: it is not supported.
+    """
+    if isinstance(architecture, str) and architecture in GGUF_FAMILIES:
+        return GGUF_FAMILIES[architecture]
+    raise ValueError(
+        f"architecture {architecture!r} is not supported; these are: {', '.join(GGUF_FAMILIES)}"
+    )
