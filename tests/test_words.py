@@ -10,7 +10,6 @@ ROOMS = ("actors", "cluster", "docs", "examples", "parallel", "protos", "runtime
 SUFFIXES = {".py", ".md", ".toml", ".proto"}
 EXEMPT = {"docs/glossary.md", "CHANGELOG.md", "tests/test_words.py"}
 NOT_CLEAN_YET = (
-    "README.md",
     "actors/keeper_actor.py",
     "actors/shard_actor.py",
     "actors/shared_seed_actor.py",
