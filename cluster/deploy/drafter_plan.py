@@ -1,7 +1,6 @@
 """Which drafter a run takes, from what the user named, or from what is known for the target."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.planning import (
@@ -14,8 +13,7 @@ from cluster.deploy.planning import (
 )
 from cluster.options.verb_options import ModelOptions
 from runtime.drafters.draft_checkpoint import check_drafter, is_drafter, read_drafter
-from runtime.drafters.lookup_drafting import LookupSettings
-from runtime.drafters.retrieval_files import check_store
+from runtime.drafters.lookup_settings import LookupSettings
 from runtime.drafters.shipped import shipped_drafter
 from runtime.errors import ConfigError
 from runtime.models.checkpoint import parse_layers, resolve_model
@@ -62,7 +60,7 @@ def find_drafter(
         return DrafterChoice(name=name, ngram=True)
     if name == "lookup" or name.startswith("lookup:"):
         lookup = LookupSettings.parse(name.removeprefix("lookup").removeprefix(":"))
-        return DrafterChoice(name=name, lookup=_with_store(lookup, target))
+        return DrafterChoice(name=name, lookup=_checked(lookup, target))
     if name.startswith(INLINE) or LOOKUPS.search(name):
         return _plan_beside(options, target, capacity, name)
     assert target.facts is not None
@@ -101,18 +99,13 @@ def _plan_beside(
         raise ConfigError(f"--drafter {name!r}: only a model can be inline or have + after it")
     lookups = LookupSettings.parse_parts(parts) if parts else None
     if lookups is not None:
-        lookups = _with_store(lookups, target)
+        lookups = _checked(lookups, target)
     return replace(choice, name=name, lookups=lookups, inline=inline)
 
 
-def _with_store(lookup: LookupSettings, target: PlannedModel) -> LookupSettings:
-    """Check the store, and name it so that a process that starts elsewhere finds it."""
-    if lookup.store is None:
-        return lookup
+def _checked(lookups: LookupSettings, target: PlannedModel) -> LookupSettings:
     assert target.tokenizer is not None
-    directory = Path(lookup.store).expanduser().absolute()
-    check_store(directory, target.tokenizer.digest)
-    return replace(lookup, store=str(directory))
+    return lookups.checked(target.tokenizer.digest)
 
 
 def _choose_drafter(

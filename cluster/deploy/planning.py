@@ -9,7 +9,7 @@ from cluster.options.verb_options import ModelOptions
 from cluster.placement.placement import PlaceOptions
 from cluster.placement.rank_needs import bytes_of_rank, place_of, threads_of
 from parallel.decoding.types import DecodeMode
-from runtime.drafters.lookup_drafting import LookupSettings
+from runtime.drafters.lookup_settings import LookupSettings
 from runtime.errors import ConfigError
 from runtime.hosts.rank_settings import LeaderSettings, ModelSettings
 from runtime.models.checkpoint import resolve_model

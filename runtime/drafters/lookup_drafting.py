@@ -1,67 +1,19 @@
-"""Drafters without a model: they copy from the text at hand, a store, what was scored before."""
+"""Drafters without a model: they copy tokens from the request's text and other look-up sources."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from parallel.drafting.ngram import NgramIndex, NgramSource
-from parallel.drafting.recycling import NUM_SUCCESSORS, SuccessorSource, SuccessorTable
-from parallel.drafting.retrieval import StoreSource
+from parallel.drafting.ngram import NgramIndex
 from parallel.drafting.tree import GrownTree, Odds, Source, grow
 from parallel.messages import DraftItem, DraftRequest, ProposalItem
 from runtime.drafters.drafting import DraftPart
-from runtime.drafters.retrieval_files import is_whole, load_store
-from runtime.errors import ConfigError
-from runtime.rank.group_models import require_on_this_node
-
-_LOG = logging.getLogger("paceline.drafter")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LookupSettings:
-    """Which sources a look-up drafter has."""
-
-    ngram: bool = True
-    """What followed the same tokens earlier in prompt or output."""
-    recycle: bool = True
-    """What the target scored best after the same token before, in any request."""
-    store: str | None = None
-    """Directory of a store of texts, made by `paceline draft index`."""
-
-    @classmethod
-    def parse(cls, text: str) -> "LookupSettings":
-        """Read `ngram+recycle+store=DIR`; nothing is ngram+recycle.
-
-        Raises:
-            ConfigError: a source is not known.
-        """
-        if not text:
-            return cls()
-        return cls.parse_parts(text.split("+"))
-
-    @classmethod
-    def parse_parts(cls, parts: Sequence[str]) -> "LookupSettings":
-        """Read `ngram`, `recycle` and `store=DIR`, in any order; raises ConfigError as `parse`."""
-        found: dict[str, str] = {}
-        for part in parts:
-            name, _, value = part.partition("=")
-            if name not in ("ngram", "recycle", "store") or (name == "store") != bool(value):
-                raise ConfigError(
-                    f"look-up source {part!r} is not known: write lookup:ngram+recycle+store=DIR, "
-                    "or some of these"
-                )
-            found[name] = value
-        return cls(ngram="ngram" in found, recycle="recycle" in found, store=found.get("store"))
-
-    def __str__(self) -> str:
-        """Return what `parse` reads."""
-        names = ["ngram"] * self.ngram + ["recycle"] * self.recycle
-        return "+".join([*names, *([f"store={self.store}"] if self.store else [])])
+from runtime.drafters.lookup_settings import LOOKUP_SOURCES, LookupSettings
+from runtime.drafters.ngram_lookup import NgramLookup
 
 
 @dataclass(slots=True)
 class LookupText:
-    """What is known of one request's text."""
+    """One request's text, and the tree that was last proposed for it."""
 
     index: NgramIndex = field(default_factory=NgramIndex)
     grown: GrownTree | None = None
@@ -70,89 +22,68 @@ class LookupText:
 
 
 class Lookups:
-    """What can be looked up, for all requests, and how far each source is to be believed.
-
-    The sources of a request's trees are the n-grams of its text, a store of other texts, and what
-    the target scored best before, after the same tokens.
-    """
+    """The open look-up sources of all requests, and how often each kind of guess is right."""
 
     def __init__(self, settings: LookupSettings) -> None:
         """Open the sources.
 
         Raises:
-            ConfigError: the store cannot be read.
+            ConfigError: a source's files cannot be read.
         """
-        self.settings = settings
-        self._table = SuccessorTable() if settings.recycle else None
-        self._store = None
-        if settings.store is not None:
-            self._store = load_store(require_on_this_node(settings.store, "store of texts"))
-        self._odds = Odds()
+        ordered = sorted(settings.sources, key=lambda each: LOOKUP_SOURCES.index(type(each)))
+        self._open = [source.open() for source in ordered]
+        self.copies_text = any(isinstance(each, NgramLookup) for each in ordered)
+        """Whether drafts may be copied from the request's own text."""
+        self.odds = Odds()
+        """How often guesses of each kind came true."""
 
     @property
     def num_successors(self) -> int:
-        """How many best tokens it wants to hear of after each scored one."""
-        return 0 if self._table is None else NUM_SUCCESSORS
-
-    @property
-    def odds(self) -> Odds:
-        """How often guesses of each kind came true."""
-        return self._odds
+        """How many best tokens the sources need after each token that the target scored."""
+        return max((each.num_successors for each in self._open), default=0)
 
     def follow(self, text: LookupText, item: DraftItem) -> None:
-        """Read what is new of a text, and learn from it how good the last tree was."""
-        if self._table is not None:
-            self._table.update(item.scored)
+        """Append an item's new tokens to its text, and learn how good the last tree was."""
+        for each in self._open:
+            each.observe(item.scored)
         text.index.truncate(item.keep)
         text.index.append(item.tail)
         if text.grown is not None:
-            text.grown.learn(self._odds, text.index.token_ids[text.grown_at :])
+            text.grown.learn(self.odds, text.index.token_ids[text.grown_at :])
             text.grown = None
 
     def sources(self, text: LookupText) -> list[Source]:
         """Return the sources of a text's trees."""
-        found: list[Source] = []
-        if self.settings.ngram:
-            found.append(NgramSource(text.index))
-        if self._store is not None and not is_whole(self._store):
-            _LOG.error(
-                "the store %s lost a part of its files: it is not read any more",
-                self.settings.store,
-            )
-            self._store = None
-        if self._store is not None:
-            found.append(StoreSource(self._store, text.index.token_ids))
-        if self._table is not None:
-            found.append(SuccessorSource(self._table, text.index.token_ids))
-        return found
+        found = (each.source(text.index) for each in self._open)
+        return [source for source in found if source is not None]
 
     def grow(self, text: LookupText, item: DraftItem, sources: Sequence[Source]) -> GrownTree:
         """Return the tree, or the chain, that an item asks for."""
-        tree = grow(sources, self._odds, item.num_draft, branching=item.tree)
-        if item.tree:  # with PEARL the text holds what no verdict has reached: nothing to learn
+        tree = grow(sources, self.odds, item.num_draft, branching=item.tree)
+        if item.tree:  # in PEARL mode the text has tokens that are not verified: nothing to learn
             text.grown, text.grown_at = tree, len(text.index)
         return tree
 
 
 class LookupDrafter:
-    """Drafts what can be looked up."""
+    """Drafts from look-up sources alone."""
 
     grows_trees = True
     step_s = ()
     width = 0
 
     def __init__(self, settings: LookupSettings) -> None:
-        """Open the sources; raises ConfigError if the store cannot be read."""
+        """Open the sources; raises ConfigError if a source's files cannot be read."""
         self._lookups = Lookups(settings)
         self._texts: dict[int, LookupText] = {}
 
     @property
     def num_successors(self) -> int:
-        """How many best tokens it wants to hear of after each scored one."""
+        """How many best tokens it needs after each token that the target scored."""
         return self._lookups.num_successors
 
     def answer(self, request: DraftRequest) -> Iterator[DraftPart]:
-        """Look every item's last tokens up."""
+        """Draft for every item from its last tokens."""
         for number in request.closed:
             self._texts.pop(number, None)
         for opened in request.opened:

@@ -16,7 +16,8 @@ from parallel.drafting.tree import Guess, Odds, Source, advanced, best_guess
 from parallel.messages import DraftItem, DraftOpen, DraftRequest, ProposalItem
 from parallel.model.batch import SequenceRows
 from runtime.drafters.drafting import DraftPart
-from runtime.drafters.lookup_drafting import Lookups, LookupSettings, LookupText, tree_proposal
+from runtime.drafters.lookup_drafting import Lookups, LookupText, tree_proposal
+from runtime.drafters.lookup_settings import NO_LOOKUPS, LookupSettings
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner
 
@@ -30,7 +31,6 @@ _LEVELS = 10  # by which the model's own probabilities are told apart
 _DRAWN_PRIOR = 0.5
 _FIRST_CHANCE = 0.5  # of the likeliest token once the model was asked, until more is known
 _SMOOTHING = 0.02
-NO_LOOKUPS = LookupSettings(ngram=False, recycle=False)
 
 
 class ModelGuesses:
@@ -235,7 +235,7 @@ class ModelDrafter:
         return sequence is not None and item.keep <= len(sequence.token_ids)
 
     def _copied(self, item: DraftItem) -> bool:
-        return self._lookups.settings.ngram and self._sequences[item.request].copy(item.num_draft)
+        return self._lookups.copies_text and self._sequences[item.request].copy(item.num_draft)
 
     def _grow(self, items: Items[DraftItem], width: int) -> dict[int, ProposalItem]:
         """Return each item's tree, grown around what the model says along its likeliest path."""

@@ -16,8 +16,9 @@ from runtime.clock import MonotonicClock
 from runtime.drafters.draft_checkpoint import load_drafter
 from runtime.drafters.drafting import Drafter, introduction, received_introduction, serve_drafts
 from runtime.drafters.inline_link import InlineLink
-from runtime.drafters.lookup_drafting import LookupDrafter, LookupSettings
-from runtime.drafters.model_drafting import NO_LOOKUPS, ModelDrafter
+from runtime.drafters.lookup_drafting import LookupDrafter
+from runtime.drafters.lookup_settings import NO_LOOKUPS, LookupSettings
+from runtime.drafters.model_drafting import ModelDrafter
 from runtime.engine.drafter_ports import DrafterPorts
 from runtime.engine.engine import Engine
 from runtime.engine.engine_limits import EngineConfig
@@ -272,7 +273,7 @@ def serve_drafter(
         PeerError: the leader cannot be reached or a rank of the drafter group failed.
     """
     _serve_threads(num_threads)
-    drafter: Drafter = LookupDrafter(LookupSettings(recycle=False))
+    drafter: Drafter = LookupDrafter(LookupSettings.parse("ngram"))
     max_positions = 0
     if model is not None:
         drafter = model.drafter()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from runtime.drafters.lookup_drafting import LookupSettings
+from runtime.drafters.lookup_settings import LookupSettings
 from runtime.links.torch_link import TorchLinkSpec
 from runtime.rank.group_models import NamedModel
 from runtime.rank.virtual_shard import VirtualSpec

@@ -14,8 +14,9 @@ from parallel.messages import Committed, Failed, Finished, Hello, Message, Submi
 from runtime.clock import MonotonicClock
 from runtime.drafters.drafting import Drafter, introduction, serve_drafts
 from runtime.drafters.inline_link import InlineLink
-from runtime.drafters.lookup_drafting import LookupDrafter, LookupSettings
-from runtime.drafters.model_drafting import NO_LOOKUPS, ModelDrafter
+from runtime.drafters.lookup_drafting import LookupDrafter
+from runtime.drafters.lookup_settings import NO_LOOKUPS, LookupSettings
+from runtime.drafters.model_drafting import ModelDrafter
 from runtime.engine.drafter_ports import DrafterPorts
 from runtime.engine.engine import Engine
 from runtime.engine.engine_limits import EngineConfig
@@ -113,7 +114,7 @@ class Rig:
         return self._attach(ModelDrafter(ShardRunner(shard, SoloGroup()), ledger))
 
     def attach_ngram(self, *, joins: bool = False) -> Link:
-        return self._attach(LookupDrafter(LookupSettings(recycle=False)), joins=joins)
+        return self._attach(LookupDrafter(LookupSettings.parse("ngram")), joins=joins)
 
     def attach_inline(self) -> None:
         """Attach a drafter that is a model in the leader's own thread."""

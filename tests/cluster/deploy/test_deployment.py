@@ -8,7 +8,7 @@ import pytest
 
 from cluster.deploy.deployment import Deployment
 from cluster.deploy.deployment_spec import DeploymentSpec
-from runtime.drafters.lookup_drafting import LookupSettings
+from runtime.drafters.lookup_settings import LookupSettings
 from runtime.errors import ConfigError
 from runtime.hosts.rank_settings import LeaderSettings, ModelSettings
 

@@ -24,7 +24,7 @@ def test_relative_names_are_those_of_the_drivers_directory(
 ) -> None:
     checked: list[Path] = []
     monkeypatch.setattr(
-        "cluster.deploy.drafter_plan.check_store", lambda path, _: checked.append(path)
+        "runtime.drafters.store_lookup.check_store", lambda path, _: checked.append(path)
     )
     monkeypatch.chdir(tiny.parent)
     options = ModelOptions(target="model", drafter=drafter)
@@ -36,7 +36,7 @@ def test_relative_names_are_those_of_the_drivers_directory(
     inline = spec.leader.inline_drafter
     lookups = inline.lookups if inline is not None else spec.leader.lookup
     assert lookups is not None
-    assert lookups.store == str(store)
+    assert f"store={store}" in str(lookups)
     assert spec.target.directory == str(tiny)
     assert spec.target.known == (), "a directory is no name that another node could look for"
     assert choice.name == drafter

@@ -13,7 +13,8 @@ from parallel.drafting.retrieval import build_store
 from parallel.messages import DraftItem, DraftOpen, DraftRequest, Proposal, ProposalItem
 from runtime.clock import MonotonicClock
 from runtime.drafters.inline_link import InlineLink
-from runtime.drafters.lookup_drafting import LookupDrafter, LookupSettings
+from runtime.drafters.lookup_drafting import LookupDrafter
+from runtime.drafters.lookup_settings import LookupSettings
 from runtime.drafters.retrieval_files import check_store, load_store, save_store
 from runtime.errors import ConfigError, PeerLost, ProtocolError
 
@@ -79,7 +80,7 @@ def test_a_chain_is_drafted_where_no_tree_is_wanted() -> None:
 
 def test_trees_learn_which_source_is_right() -> None:
     """Pairs of this text go on in a way that neither n-grams nor priors expect."""
-    drafter = LookupDrafter(LookupSettings(recycle=False))
+    drafter = LookupDrafter(LookupSettings.parse("ngram"))
     draft(drafter, item((1, 2, 1), tree=True), first=True)
     length = 3
     for new in range(100, 160):  # what follows is always new
@@ -89,7 +90,7 @@ def test_trees_learn_which_source_is_right() -> None:
 
 
 def test_what_was_rolled_back_is_not_copied() -> None:
-    drafter = LookupDrafter(LookupSettings(recycle=False))
+    drafter = LookupDrafter(LookupSettings.parse("ngram"))
     assert draft(drafter, item((1, 2, 1)), first=True).token_ids == (2, 1, 2)
     found = draft(drafter, item((5, 1), keep=3))  # its own draft was wrong
     assert (found.base, found.token_ids) == (5, (5, 1, 5))
@@ -101,15 +102,6 @@ def test_a_closed_request_is_forgotten() -> None:
     draft(drafter, item((1, 2, 1)), first=True)
     list(drafter.answer(DraftRequest(round=2, closed=(1,))))
     assert draft(drafter, item((1,))).unknown
-
-
-def test_settings_are_read_as_they_are_written() -> None:
-    assert LookupSettings.parse("") == LookupSettings()
-    for text in ("ngram", "recycle", "ngram+recycle", "ngram+store=/a/b", "store=x"):
-        assert str(LookupSettings.parse(text)) == text
-    for text in ("bigram", "store", "ngram=4", "ngram++recycle"):
-        with pytest.raises(ConfigError, match="is not known: write lookup:ngram"):
-            LookupSettings.parse(text)
 
 
 def test_an_inline_drafter_answers_at_once() -> None:
@@ -132,7 +124,7 @@ def test_a_store_is_read_as_it_was_written(tmp_path: Path) -> None:
     check_store(tmp_path / "store", "v")
     again = load_store(tmp_path / "store")
     assert again.longest([5, 2, 3])[1].tolist() == store.longest([5, 2, 3])[1].tolist()
-    drafter = LookupDrafter(LookupSettings(ngram=False, store=str(tmp_path / "store")))
+    drafter = LookupDrafter(LookupSettings.parse(f"recycle+store={tmp_path}/store"))
     assert draft(drafter, item((8, 4, 2)), first=True).token_ids == (3, 9)
 
 
@@ -193,7 +185,7 @@ def test_a_store_that_is_cut_off_while_it_is_read_costs_its_own_drafts_alone(
     """Reading the page that is gone would end the process."""
     texts = [[*range(1, 5000)], [4, 2, 3, 9]]
     save_store(tmp_path / "store", build_store(texts, 0), vocabulary="v", num_texts=2)
-    drafter = LookupDrafter(LookupSettings(store=str(tmp_path / "store"), recycle=False))
+    drafter = LookupDrafter(LookupSettings.parse(f"ngram+store={tmp_path}/store"))
     assert draft(drafter, item((8, 2, 3)), first=True).token_ids
     os.truncate(tmp_path / "store" / name, 0)
     found = draft(drafter, item((7, 6, 7, 6, 7, 6, 4, 2, 7, 6)), first=True)

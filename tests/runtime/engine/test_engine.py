@@ -22,8 +22,8 @@ from parallel.messages import (
     ProposalItem,
 )
 from runtime.drafters.drafting import DraftPart
-from runtime.drafters.lookup_drafting import LookupSettings
-from runtime.drafters.model_drafting import NO_LOOKUPS, ModelDrafter
+from runtime.drafters.lookup_settings import NO_LOOKUPS, LookupSettings
+from runtime.drafters.model_drafting import ModelDrafter
 from runtime.links.memory_link import Faults, memory_link_pair
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner
@@ -75,7 +75,7 @@ def test_a_model_that_also_copies_is_exact(
     rig: Rig, sampling: SamplingParams, verifier: str
 ) -> None:
     """Its copies of the prompt are wrong mostly, and mixed with what the model drafts well."""
-    rig.attach_model(lookups=LookupSettings(recycle=False))
+    rig.attach_model(lookups=LookupSettings.parse("ngram"))
     submits = [
         make_submit(
             number,
@@ -101,7 +101,7 @@ def test_a_model_that_also_copies_drafts_no_more_than_it_must() -> None:
     shard = PrefixShard(VOCAB, page_size=PAGE)
     ledger = SlotLedger(num_pages=40, page_size=PAGE)
     drafter = ModelDrafter(
-        ShardRunner(shard, SoloGroup()), ledger, lookups=LookupSettings(recycle=False)
+        ShardRunner(shard, SoloGroup()), ledger, lookups=LookupSettings.parse("ngram")
     )
     opened = DraftOpen(
         request=1,

@@ -27,8 +27,9 @@ from parallel.messages import (
     Submit,
 )
 from runtime.drafters.drafting import Drafter, DraftPart
-from runtime.drafters.lookup_drafting import LookupDrafter, LookupSettings
-from runtime.drafters.model_drafting import NO_LOOKUPS, ModelDrafter
+from runtime.drafters.lookup_drafting import LookupDrafter
+from runtime.drafters.lookup_settings import NO_LOOKUPS, LookupSettings
+from runtime.drafters.model_drafting import ModelDrafter
 from runtime.links.link import Link
 from runtime.links.memory_link import memory_link_pair
 from runtime.rank.page_ledger import SlotLedger

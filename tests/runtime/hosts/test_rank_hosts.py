@@ -7,7 +7,7 @@ import pytest
 
 from parallel.decoding.types import DecodeMode, SamplingParams
 from parallel.messages import Finished, Hello, Submit
-from runtime.drafters.lookup_drafting import LookupSettings
+from runtime.drafters.lookup_settings import LookupSettings
 from runtime.errors import ConfigError
 from runtime.hosts import rank_hosts as hosts
 from runtime.hosts.rank_hosts import LeaderHost, ModelHost

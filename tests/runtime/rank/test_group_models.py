@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.drafters.lookup_drafting import Lookups, LookupSettings
+from runtime.drafters.lookup_drafting import Lookups
+from runtime.drafters.lookup_settings import LookupSettings
 from runtime.errors import ConfigError
 from runtime.models.checkpoint import resolve_model
 from runtime.rank.group_models import NamedModel, on_this_node, require_on_this_node
@@ -28,7 +29,7 @@ def test_a_shipped_drafter_is_found_beside_the_code() -> None:
 def test_a_store_that_is_missing_is_refused_with_the_node(tmp_path: Path) -> None:
     assert require_on_this_node(str(tmp_path), "store of texts") == tmp_path
     with pytest.raises(ConfigError, match=f"node {socket.gethostname()} has no store of texts /go"):
-        Lookups(LookupSettings(store="/gone/store"))
+        Lookups(LookupSettings.parse("store=/gone/store"))
 
 
 def test_a_relative_directory_is_found_from_elsewhere(
