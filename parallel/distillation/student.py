@@ -31,10 +31,11 @@ class Student(nn.Module):
             ValueError: the model has a part that cannot be trained here.
         """
         super().__init__()
-        if config.qkv_bias or config.output_bias or config.mlp_bias or config.qk_norm:
+        unsupported = config.features - {"tied_head", "sliding_window"}
+        if unsupported:
             raise ValueError(
-                f"drafters of {config.model_type} models with biases or query-key norms cannot be "
-                "trained yet: take target:layers=... or ngram"
+                f"drafters of {config.model_type} models cannot be trained yet because of "
+                f"{', '.join(sorted(unsupported))}: take target:layers=... or ngram"
             )
         self.config = config
         self.weights = nn.ParameterDict(

@@ -1,6 +1,6 @@
 """What a decoder-only model is made of."""
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
 
 ROPE_KINDS = ("default", "linear", "dynamic", "llama3", "yarn")
@@ -33,8 +33,46 @@ class RopeConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LayerNorms:
+    """Where a layer has norms, by the names of their tensors, and what their weights mean."""
+
+    before_attention: str = "input_layernorm"
+    after_attention: str | None = None
+    """Applied to what attention adds to the residual stream."""
+    before_mlp: str = "post_attention_layernorm"
+    after_mlp: str | None = None
+    """Applied to what the feed-forward block adds to the residual stream."""
+    adds_one: bool = False
+    """Whether every norm of the model, the last one and those of queries and keys too, multiplies
+    by 1 + weight."""
+
+    @property
+    def names(self) -> list[str]:
+        """The norms that a layer has."""
+        places = (self.before_attention, self.after_attention, self.before_mlp, self.after_mlp)
+        return [name for name in places if name is not None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionKind:
+    """What the attention of some layers has in common."""
+
+    rope: RopeConfig
+    window: int | None
+    """Positions that attention looks back over; None is all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalLayers:
+    """Layers whose attention is of another kind than that of the rest."""
+
+    layers: frozenset[int]
+    attention: AttentionKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """Shape of a Llama-family decoder."""
+    """Shape of a decoder: a Llama's, and the features in which a family differs from it."""
 
     model_type: str
     vocab_size: int
@@ -56,6 +94,34 @@ class ModelConfig:
     tied_head: bool = False
     sliding_window: int | None = None
     """Positions that attention looks back over; None is all."""
+    local_layers: LocalLayers | None = None
+    """Layers with another window and other rotary settings than `sliding_window` and `rope`."""
+    norms: LayerNorms = LayerNorms()
+    embedding_scale: float = 1.0
+    """Factor of the embeddings, where they enter the first layer."""
+    attention_scale: float | None = None
+    """Factor of the attention scores; None is 1 / sqrt(head_dim)."""
+    logit_cap: float | None = None
+    """Bound of the logits: each becomes cap * tanh(logit / cap)."""
+
+    @property
+    def features(self) -> frozenset[str]:
+        """The fields in which the model differs from a plain Llama."""
+        return frozenset(
+            field.name
+            for field in fields(self)
+            if field.default is not MISSING and getattr(self, field.name) != field.default
+        )
+
+    @property
+    def attention_kinds(self) -> tuple[AttentionKind, ...]:
+        """The kinds of attention that layers have, in the order that `kind_of` counts them."""
+        usual = AttentionKind(rope=self.rope, window=self.sliding_window)
+        return (usual,) if self.local_layers is None else (usual, self.local_layers.attention)
+
+    def kind_of(self, layer: int) -> int:
+        """Return which of the kinds of attention a layer has."""
+        return int(self.local_layers is not None and layer in self.local_layers.layers)
 
     def cache_values_per_token(self, num_layers: int | None = None) -> int:
         """Return how many numbers the KV cache holds for a token, over all kv heads."""

@@ -1,4 +1,4 @@
-"""The Llama-family decoder: one ragged forward over rows of many sequences.
+"""The decoder: one ragged forward over rows of many sequences.
 
 It is filled through a `TensorSource`, of which each rank reads only its slices, and never asks
 where weights come from or which rank it is beyond what its `Group` says.
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from parallel.group import Group
 from parallel.model.batch import SequenceRows
-from parallel.model.blocks import ForwardStep, TensorSource
+from parallel.model.blocks import AttentionInputs, ForwardStep, TensorSource, read_norm
 from parallel.model.cache import AppendPlan, PagedCache
-from parallel.model.layers import ColumnParallelLinear, RmsNorm, VocabParallelEmbedding, fill_rows
+from parallel.model.layers import ColumnParallelLinear, VocabParallelEmbedding, fill_rows
 from parallel.model.model_config import ModelConfig
 from parallel.model.rope import RotaryTable
 from parallel.model.sharding import padded_range
@@ -58,19 +58,23 @@ class Decoder:
         kept = range(config.num_layers) if layers is None else layers
         embedding = source.read_slice("model.embed_tokens.weight", 0, *vocab_range)
         self._embed = VocabParallelEmbedding(embedding, vocab_range[0], group)
+        # Rounded as transformers rounds it, to the dtype of the embeddings.
+        self._embedding_scale = float(torch.tensor(config.embedding_scale).to(embedding.dtype))
         self.stack: TensorParallelStack | LayerParallelStack
         if layer_parallel_from is None:
             self.stack = TensorParallelStack(config, source, kept, group)
         else:
             self.stack = LayerParallelStack(config, source, kept, group, first=layer_parallel_from)
-        self._norm = RmsNorm(source.read("model.norm.weight"), config.rms_norm_eps)
+        self._norm = read_norm(config, source, "model.norm")
         head = embedding
         if head_size is not None or not config.tied_head:
             head = source.read_slice("lm_head.weight", 0, *self.head_range)
         self._head = ColumnParallelLinear(head)
-        self._rotary = RotaryTable(
-            config.rope, config.head_dim, config.max_positions, device=device
-        )
+        self._windows = [kind.window for kind in config.attention_kinds]
+        self._rotary = [
+            RotaryTable(kind.rope, config.head_dim, config.max_positions, device=device)
+            for kind in config.attention_kinds
+        ]
         self._device = device
 
     def keeping(self, layers: Sequence[int]) -> "Decoder":
@@ -113,26 +117,29 @@ class Decoder:
             wanted += range(first - row.num_logits, first)
         token_ids = [token for row in rows for token in row.token_ids]
         positions = [position for row in rows for position in row.positions]
-        x_RE = fill_rows(self._embed(torch.tensor(token_ids, device=self._device)))
+        x_RE = self._embed(torch.tensor(token_ids, device=self._device))
+        if self._embedding_scale != 1:
+            x_RE.mul_(self._embedding_scale)
+        x_RE = fill_rows(x_RE)
         positions += [0] * (len(x_RE) - len(token_ids))
-        step = ForwardStep(
-            len(token_ids),
-            cache,
-            plans,
-            [self._mask(row, x_RE) for row in rows],
-            self._rotary.at(torch.tensor(positions, device=self._device)),
-        )
-        return x_RE, step, wanted
+        at = torch.tensor(positions, device=self._device)
+        attention = [
+            AttentionInputs([self._mask(row, window, x_RE) for row in rows], rotary.at(at))
+            for window, rotary in zip(self._windows, self._rotary, strict=True)
+        ]
+        return x_RE, ForwardStep(len(token_ids), cache, plans, attention), wanted
 
     def finish(self, x_RE: Tensor, wanted: Sequence[int]) -> Tensor:
         """Return this rank's logits of the wanted rows, [wanted, vocab_shard], float32."""
         if len(wanted) < len(x_RE):
             x_RE = fill_rows(x_RE[wanted])
-        return self._head(self._norm(x_RE))[: len(wanted)].float()
+        logits = self._head(self._norm(x_RE))[: len(wanted)].float()
+        cap = self.config.logit_cap
+        return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
 
-    def _mask(self, row: SequenceRows, like: Tensor) -> Tensor | None:
+    def _mask(self, row: SequenceRows, window: int | None, like: Tensor) -> Tensor | None:
         """Return the rows' mask, once for each query head that shares a KV head."""
-        mask = _mask(row, self.config.sliding_window, like)
+        mask = _mask(row, window, like)
         shard = self.stack.heads
         return None if mask is None else mask.repeat(shard.num_query // shard.num_kv, 1)
 
@@ -140,7 +147,7 @@ class Decoder:
 def _mask(row: SequenceRows, window: int | None, like: Tensor) -> Tensor | None:
     """Return 0 where a row may look and -inf elsewhere, [rows, length]; None is all positions.
 
-    Numbers, not booleans: attention would turn those into numbers anew in every layer.
+    Numbers, not booleans: attention would convert those to numbers again in every layer.
     """
     num_rows = len(row.token_ids)
     length = row.start + num_rows
@@ -152,7 +159,7 @@ def _mask(row: SequenceRows, window: int | None, like: Tensor) -> Tensor | None:
     hidden = there > here
     if row.parents:
         size = len(row.parents)
-        hidden[-size:, -size:] = _strangers(row.parents).to(like.device)
+        hidden[-size:, -size:] = _not_ancestors(row.parents).to(like.device)
     if sliding:
         assert window is not None
         positions = torch.tensor([*range(row.start), *row.positions], device=like.device)
@@ -160,7 +167,7 @@ def _mask(row: SequenceRows, window: int | None, like: Tensor) -> Tensor | None:
     return like.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
 
 
-def _strangers(parents: Sequence[int]) -> Tensor:
+def _not_ancestors(parents: Sequence[int]) -> Tensor:
     """Return, for each node of a tree, which nodes are neither itself nor an ancestor."""
     lines: list[list[bool]] = []
     for node, parent in enumerate(parents):
