@@ -84,7 +84,7 @@ class SamplingParams:
 
 def _require(holds: bool, name: str, value: float, wanted: str) -> None:
     if not holds:
-        raise ValueError(f"{name} is {value}: it must be {wanted}")
+        raise ValueError(f"`{name}` is {value}: it must be {wanted}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,10 @@ is preferred, because then attention reads the cache without copying it.
 
 from dataclasses import dataclass, field
 
+from parallel.errors import PacelineError
 
-class CacheFull(Exception):
+
+class CacheFull(PacelineError):
     """A sequence needs more pages than are free."""
 
     def __init__(self, needed_pages: int, free_pages: int) -> None:

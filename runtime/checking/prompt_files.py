@@ -43,7 +43,7 @@ def read_prompts(
         ConfigError: the file is missing or holds no prompt, or a line is unusable; names the line.
     """
     if limit is not None and limit < 1:
-        raise ConfigError(f"--num-prompts is {limit}: take at least 1")
+        raise ConfigError(f"`num_prompts` is {limit}: it must be at least 1")
     records = [
         _record(fields, index, f"{path}, line {number}", extra_keys)
         for index, (number, fields) in enumerate(

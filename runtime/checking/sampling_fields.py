@@ -60,25 +60,25 @@ class Sampling:
         """
         checked = replace(
             self,
-            max_tokens=_count(self.max_tokens, "max_tokens", 1, _MAX_COUNT),
-            temperature=_real(self.temperature, "temperature"),
-            top_k=_count(self.top_k, "top_k", 0, _MAX_COUNT),
-            top_p=_real(self.top_p, "top_p"),
-            min_p=_real(self.min_p, "min_p"),
-            repetition_penalty=_real(self.repetition_penalty, "repetition_penalty"),
-            seed=_count(self.seed, "seed", 0, 2**64 - 1),
+            max_tokens=_count(self.max_tokens, "`max_tokens`", 1, _MAX_COUNT),
+            temperature=_real(self.temperature, "`temperature`"),
+            top_k=_count(self.top_k, "`top_k`", 0, _MAX_COUNT),
+            top_p=_real(self.top_p, "`top_p`"),
+            min_p=_real(self.min_p, "`min_p`"),
+            repetition_penalty=_real(self.repetition_penalty, "`repetition_penalty`"),
+            seed=_count(self.seed, "`seed`", 0, 2**64 - 1),
             stop=_stops(self.stop),
-            ignore_eos=flag(self.ignore_eos, "ignore_eos"),
+            ignore_eos=flag(self.ignore_eos, "`ignore_eos`"),
             mode=_mode(self.mode),
-            n=_count(self.n, "n", 1, MAX_SAMPLES),
-            logprobs=_count(self.logprobs, "logprobs", 0, MAX_LOGPROBS),
+            n=_count(self.n, "`n`", 1, MAX_SAMPLES),
+            logprobs=_count(self.logprobs, "`logprobs`", 0, MAX_LOGPROBS),
             priority=whole_number(
-                self.priority, "priority", least=-MAX_PRIORITY, most=MAX_PRIORITY
+                self.priority, "`priority`", least=-MAX_PRIORITY, most=MAX_PRIORITY
             ),
         )
         checked.params(seed=0)
         if checked.num_samples > 1 and not checked.temperature:
-            raise InvalidValue(f"n is {checked.n} at temperature 0: all samples would be the same")
+            raise InvalidValue(f"`n` is {checked.n} at temperature 0, where all samples are equal")
         return checked
 
     def params(self, *, seed: int) -> SamplingParams:
@@ -122,11 +122,11 @@ def checked_name(request_id: object) -> str:
     Raises:
         InvalidValue: it is not a short string on one line.
     """
-    name = text(request_id, "request_id")
+    name = text(request_id, "`request_id`")
     if len(name) > MAX_NAME:
-        raise InvalidValue(f"request_id has {len(name)} characters: {MAX_NAME} at most")
+        raise InvalidValue(f"`request_id` has {len(name)} characters: {MAX_NAME} at most")
     if not name.isprintable():
-        raise InvalidValue(f"request_id is {describe(name)}: it must be printable, on one line")
+        raise InvalidValue(f"`request_id` is {describe(name)}: it must be printable, on one line")
     return name
 
 
@@ -139,18 +139,18 @@ def _real(value: float | None, field: str) -> float | None:
 
 
 def _stops(value: str | Sequence[str] | None) -> tuple[str, ...]:
-    stops = () if value is None else texts(value, "stop")
+    stops = () if value is None else texts(value, "`stop`")
     if len(stops) > MAX_STOPS:
-        raise InvalidValue(f"stop has {len(stops)} strings: {MAX_STOPS} at most")
+        raise InvalidValue(f"`stop` has {len(stops)} strings: {MAX_STOPS} at most")
     if "" in stops:
-        raise InvalidValue(f"stop[{stops.index('')}] is empty: every text would end at once")
+        raise InvalidValue(f"`stop`[{stops.index('')}] is empty: every text would end at once")
     return stops
 
 
 def _mode(value: str | None) -> str | None:
     if value is None:
         return None
-    mode = text(value, "mode")
+    mode = text(value, "`mode`")
     if mode not in list(DecodeMode):
-        raise InvalidValue(f"mode is {mode!r}: choose one of {', '.join(DecodeMode)}")
+        raise InvalidValue(f"`mode` is {mode!r}: choose one of {', '.join(DecodeMode)}")
     return mode

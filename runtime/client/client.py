@@ -180,7 +180,7 @@ class Client:
         Raises as `set_drafter` does.
         """
         request = pb.SetDraftersRequest(
-            drafters=whole_number(num_drafters, "num_drafters", least=0, most=2**31 - 1)
+            drafters=whole_number(num_drafters, "`num_drafters`", least=0, most=2**31 - 1)
         )
         return self._call(self._admin.SetDrafters, request, timeout_s).drafters
 
@@ -198,7 +198,7 @@ class Client:
         if drafter is None:
             self._call(self._admin.RemoveDrafter, pb.RemoveDrafterRequest(), timeout_s)
             return ""
-        swap = pb.SwapDrafterRequest(drafter=checked_text(drafter, "drafter"))
+        swap = pb.SwapDrafterRequest(drafter=checked_text(drafter, "`drafter`"))
         return self._call(self._admin.SwapDrafter, swap, timeout_s).drafter
 
     def _call(

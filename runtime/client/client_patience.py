@@ -40,7 +40,7 @@ class ClientPatience:
             InvalidValue: the budget is negative or not a number.
         """
         if not budget_s >= 0:
-            raise InvalidValue(f"patience_s is {budget_s:g}: give 0 or more seconds")
+            raise InvalidValue(f"`patience_s` is {budget_s:g}: give 0 or more seconds")
         self._server = server
         self._budget_s = budget_s
         self._on_wait = on_wait or _LOG.warning

@@ -7,7 +7,7 @@ from runtime.errors import ConfigError
 from runtime.models.tokenizer import Tokenizer
 from runtime.rank.page_ledger import SlotLedger
 
-_MOST_LOGPROBS = 20
+_MAX_LOGPROBS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +41,12 @@ def problem_of(
     if num_prompt == 0:
         return "the prompt has no tokens"
     if submit.max_tokens < 1:
-        return f"max_tokens is {submit.max_tokens}: ask for at least 1"
+        return f"`max_tokens` is {submit.max_tokens}: ask for at least 1"
     tokens = (*submit.prompt_ids, *submit.output_ids)
     if not all(0 <= token < config.vocab_size for token in tokens):
         return f"a prompt token lies outside the vocabulary of {config.vocab_size}"
     if num_final > submit.max_tokens:
-        return f"{num_final} tokens are final, max_tokens is {submit.max_tokens}"
+        return f"{num_final} tokens are final, `max_tokens` is {submit.max_tokens}"
     if num_prompt >= config.max_positions:
         return (
             f"the prompt has {num_prompt} tokens, the model's context holds "
@@ -56,7 +56,7 @@ def problem_of(
     if not ledger.can_ever_fit(capacity):
         return (
             f"prompt and output need {capacity} tokens of cache, it holds "
-            f"{ledger.capacity}: raise --cache-tokens or lower --max-tokens"
+            f"{ledger.capacity}: raise `cache_tokens` or lower `max_tokens`"
         )
     if submit.stop:
         if tokenizer is None:
@@ -65,6 +65,6 @@ def problem_of(
             tokenizer.check_stops(submit.stop)
         except ConfigError as error:
             return str(error)
-    if submit.num_logprobs > _MOST_LOGPROBS:
-        return f"{submit.num_logprobs} log probabilities a token, {_MOST_LOGPROBS} at most"
+    if submit.num_logprobs > _MAX_LOGPROBS:
+        return f"`logprobs` is {submit.num_logprobs}: at most {_MAX_LOGPROBS} are reported"
     return None

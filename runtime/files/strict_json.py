@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from runtime.errors import PacelineError
 from runtime.files.documents import MAX_DIGITS, DocumentError, check_depth, read_text, too_deep
 
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -100,7 +101,7 @@ def read_json_lines(
             yield number, parse_object(line, f"{file}, line {number}", finite=finite)
 
 
-class _Refused(Exception):
+class _Refused(PacelineError):
     """JSON that Python's reader takes."""
 
 

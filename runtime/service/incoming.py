@@ -35,7 +35,7 @@ def to_submit(request: pb.GenerateRequest, model: ServedModel, seed: int) -> Sub
     refuse_unknown(request)
     checked_name(request.request_id)
     if (request.resume_from or request.resume_from_each) and not request.request_id:
-        raise InvalidValue("resume_from needs the request_id")
+        raise InvalidValue("`resume_from` needs `request_id`")
     asked = sampling_of(request)
     model.tokenizer.check_stops(asked.stop or ())
     max_tokens = model.default_max_tokens if asked.max_tokens is None else asked.max_tokens
@@ -69,7 +69,7 @@ def sampling_of(request: pb.GenerateRequest) -> Sampling:
         InvalidValue: a value is out of range; names the field.
     """
     if request.mode and request.mode not in MODE_NAMES:
-        raise InvalidValue(f"mode is {request.mode}: this server does not know it")
+        raise InvalidValue(f"`mode` is {request.mode}: this server does not know it")
     given = {name: getattr(request, name) for name in _FIELDS if request.HasField(name)}  # type: ignore[arg-type]  # the stubs take literals
     return Sampling(
         stop=tuple(request.stop),
@@ -88,12 +88,12 @@ def resume_places(request: pb.GenerateRequest, max_tokens: int) -> list[int]:
     """
     size, each = num_samples(request), list(request.resume_from_each)
     if size > 1 and request.resume_from:
-        raise InvalidValue("with n above 1, resume_from_each says where each sample resumes")
+        raise InvalidValue("with `n` above 1, set `resume_from_each` in place of `resume_from`")
     places = each or [request.resume_from] * size
     if len(places) != size:
-        raise InvalidValue(f"resume_from_each has {len(places)} numbers for {size} samples")
+        raise InvalidValue(f"`resume_from_each` has {len(places)} numbers for {size} samples")
     if max(places) > max_tokens:
-        raise InvalidValue(f"resume_from is {max(places)}, beyond max_tokens {max_tokens}")
+        raise InvalidValue(f"`resume_from` is {max(places)}, beyond `max_tokens` {max_tokens}")
     return places
 
 

@@ -33,7 +33,7 @@ _WAIT_S = 1.0
 _SHORTEST_WAIT_S = 0.001
 
 
-class WorkersAwayError(Exception):
+class WorkersAwayError(PacelineError):
     """A round cannot end without workers that are not coming back: there has to be another plan."""
 
     def __init__(self, workers: Sequence[int]) -> None:

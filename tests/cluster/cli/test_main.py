@@ -44,7 +44,7 @@ def refusal(
         (["--tp", "10"], "--tp is 10: .* 9 query heads"),
         (["--drafters", "0"], "--drafters is 0"),
         (["--temperature", "-1"], "--temperature is -1.0: it must not be negative"),
-        (["--top-p", "1.5"], "top_p is 1.5"),
+        (["--top-p", "1.5"], "`top_p` is 1.5"),
         (["--mode", "fast"], "--mode is 'fast': choose one of autoregressive, speculative, pearl"),
         (["--verifier", "none"], "--verifier is 'none'"),
         (["--max-tokens", "0"], "--max-tokens is 0"),

@@ -68,7 +68,7 @@ def test_clients_get_the_targets_tokens_and_a_hang_up_finishes_what_runs(served:
     with Client(served.address) as stranger, pytest.raises(ServiceError, match="UNAUTHENTICATED"):
         stranger.model()
     with Client(served.address, credentials=Credentials(token=TOKEN)) as client:
-        with pytest.raises(InvalidValue, match="temperature is -1"):
+        with pytest.raises(InvalidValue, match="`temperature` is -1"):
             list(client.generate(prompt, temperature=-1))
         chunks = list(client.generate(prompt, max_tokens=32, ignore_eos=True))
         tokens = tuple(token for chunk in chunks for token in chunk.token_ids)

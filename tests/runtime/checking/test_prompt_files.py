@@ -134,5 +134,5 @@ def test_a_directory_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_limit_below_one_is_refused(file: Path) -> None:
-    with pytest.raises(ConfigError, match="--num-prompts is 0: take at least 1"):
+    with pytest.raises(ConfigError, match="`num_prompts` is 0: it must be at least 1"):
         read_prompts(file, limit=0)

@@ -442,7 +442,7 @@ def test_bad_requests_fail_alone() -> None:
         2: "500 tokens",
         3: "outside the vocabulary",
         4: "need 303 tokens of cache, it holds 80",
-        5: "max_tokens is 0",
+        5: "`max_tokens` is 0",
     }.items():
         failed = outcomes[number].failed
         assert failed is not None

@@ -117,7 +117,7 @@ def test_the_async_client_gives_the_same_and_cancels(rig: Rig, serving: Serving)
                 await asyncio.sleep(0.01)
             with pytest.raises(ServiceError, match="INVALID_ARGUMENT"):
                 await anext(client.generate([400], max_tokens=1))
-            with pytest.raises(InvalidValue, match="temperature is -1"):
+            with pytest.raises(InvalidValue, match="`temperature` is -1"):
                 client.generate("w1", temperature=-1)
             assert not await client.cancel("nobody")
             return found
