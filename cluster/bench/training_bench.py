@@ -19,11 +19,12 @@ from actors.timed_actor import TimedWorkerActor
 from cluster.network.ray_session import RaySession
 from cluster.options.train_options import BenchTrainOptions
 from cluster.reports.run_report import output_console
-from cluster.train.train_pool import WorkerPool
+from cluster.train.ray_pool import RayPool
 from parallel.training.adamw import AdamW
+from parallel.training.gradient_coding.queue_schedules import ChunkTimes
 from runtime.clock import MonotonicClock
 from runtime.errors import ConfigError
-from runtime.training.coordinator import Coordinator
+from runtime.training.coordinator import QueueCoordinator
 from runtime.training.job.job_config import OptimizerConfig, TrainConfig, WorkersConfig
 from runtime.training.rounds import RoundCoordinator
 from runtime.training.timed_worker import TimedSpec, start_vector
@@ -102,11 +103,10 @@ def job_config(options: BenchTrainOptions, name: str) -> TrainConfig:
             max_losses=10_000,
         ),
     )
-    if name not in ("pull", "frc-stream"):
-        scheme = config.round_scheme  # refuses what cannot be
-        assert scheme is not None
-    if name == "frc-stream" and options.workers % config.workers.group:
-        raise ConfigError(f"frc-stream needs an even number of workers, not {options.workers}")
+    if config.is_queued:
+        config.queue_schedule(options.workers, ChunkTimes())  # rejects uneven groups
+    elif config.round_scheme is None:
+        raise ConfigError(f"scheme {name!r} chooses among the others: name the ones to measure")
     return config
 
 
@@ -122,7 +122,7 @@ def measure_scheme(
         factor=factor,
         seed=options.seed,
     )
-    pool = WorkerPool(TimedWorkerActor, (spec,), options.workers)
+    pool = RayPool(TimedWorkerActor, (spec,), options.workers)
     try:
         pool.wait_ready(options.workers)
         clock, learnt = MonotonicClock(), [1] * spec.num_samples
@@ -130,7 +130,7 @@ def measure_scheme(
         seconds, reports = [], []
         scheme = config.round_scheme
         if scheme is None:
-            queue = Coordinator(config, optimizers[0], pool, learnt, clock)
+            queue = QueueCoordinator(config, optimizers[0], pool, learnt, clock)
             for _ in range(options.steps):
                 report = queue.step()
                 seconds.append(report.seconds)

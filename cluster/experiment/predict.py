@@ -14,9 +14,11 @@ from parallel.decoding.types import DecodeMode
 from parallel.simulation.decoding_rounds import simulate
 from parallel.simulation.decoding_setup import Busy, Setting, SimulatedDecoding, SimulatedRequest
 from parallel.training.gradient_coding.drawn import DrawnStragglers
+from parallel.training.gradient_coding.queue_schedules import QUEUE_SCHEMES
 from runtime.rank.virtual_shard import VirtualSpec
 from runtime.rank.virtual_stack import VirtualStack
 from runtime.timeline import PhaseSpan, SpanKind
+from runtime.training.job.job_config import WorkersConfig
 
 VOCAB = 1024
 _MAX_WIDTH = 8
@@ -181,12 +183,13 @@ def _predict_training(experiment: Experiment, point: TrainPoint) -> Prediction |
     assert train is not None
     if isinf(point.factor):
         return None  # workers that hang are replaced, which no scheme's model knows of
-    queued = {"pull": f"pull-{_CHUNKS_EACH}", "frc-stream": "frc-stream-2"}
-    scheme = queued.get(point.scheme, point.scheme)
+    scheme, num_chunks = point.scheme, 0
+    if queue := QUEUE_SCHEMES.get(scheme):
+        number = WorkersConfig().group if queue.is_grouped else _CHUNKS_EACH
+        scheme, num_chunks = f"{scheme}-{number}", queue.shape(point.workers, number).num_chunks
     runner = parse_scheme(
         scheme, point.workers, train.patience, carries_over=True, turn_s=train.turn
     )
-    num_chunks = point.workers * {"pull": _CHUNKS_EACH, "frc-stream": 1}.get(point.scheme, 0)
     found = runner(
         DrawnStragglers(
             num_rounds=train.steps,

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 
 from rich.console import Console
 from rich.progress import track
@@ -11,18 +12,22 @@ from rich.table import Table
 from cluster.options.train_options import SimulateTrainOptions
 from cluster.reports.run_report import output_console
 from cluster.simulate.simulate_plot import plot_schemes
-from parallel.training.gradient_coding.dispatch import Dispatcher, Pace, PullQueue, StreamingGroups
 from parallel.training.gradient_coding.names import ROUND_FORMS, round_scheme, split_name
+from parallel.training.gradient_coding.queue_schedules import (
+    QUEUE_SCHEMES,
+    ChunkTimes,
+    QueueShape,
+)
 from parallel.training.gradient_coding.scheme_simulation import (
     SimulatedScheme,
     TimeModel,
-    simulate_dispatch,
+    simulate_queue,
     simulate_rounds,
 )
 from runtime.errors import ConfigError
 from runtime.training.time_models import time_model
 
-_FORMS = f"{ROUND_FORMS}, frc-stream-D, pull-K"
+_FORMS = f"{ROUND_FORMS}, {', '.join(queue.form for queue in QUEUE_SCHEMES.values())}"
 
 Runner = Callable[[TimeModel], SimulatedScheme]
 
@@ -80,16 +85,16 @@ def parse_scheme(
     """
     stem, numbers = split_name(name)
     try:
-        chunked = _dispatched(stem, numbers, num_workers)
-        if chunked is not None:
-            make, chunks_each = chunked
-            make(Pace())  # refuses what does not come out even
-            return lambda times: simulate_dispatch(
+        shape = _queue_shape(stem, numbers, num_workers)
+        if shape is not None:
+            make = partial(QUEUE_SCHEMES[stem].make, shape)
+            make(ChunkTimes())  # rejects groups that do not divide the workers
+            return lambda times: simulate_queue(
                 name,
                 make,
                 times,
                 num_workers=num_workers,
-                chunks_each=chunks_each,
+                chunks_each=shape.num_chunks // num_workers,
                 carries_over=carries_over,
                 turn_s=turn_s,
             )
@@ -101,16 +106,13 @@ def parse_scheme(
     return lambda times: simulate_rounds(scheme, times, patience=patience, turn_s=turn_s)
 
 
-def _dispatched(
-    stem: str, numbers: list[int], num_workers: int
-) -> tuple[Callable[[Pace], Dispatcher], int] | None:
-    if stem in ("pull", "frc-stream") and (len(numbers) != 1 or numbers[0] < 1):
+def _queue_shape(stem: str, numbers: list[int], num_workers: int) -> QueueShape | None:
+    queue = QUEUE_SCHEMES.get(stem)
+    if queue is None:
+        return None
+    if len(numbers) != 1 or numbers[0] < 1:
         raise ValueError(f"write {stem}-4, say")
-    if stem == "pull":
-        return (lambda pace: PullQueue(num_workers * numbers[0], pace)), numbers[0]
-    if stem == "frc-stream":
-        return (lambda pace: StreamingGroups(num_workers, numbers[0], pace)), 1
-    return None
+    return queue.shape(num_workers, numbers[0])
 
 
 def _table(found: Sequence[SimulatedScheme]) -> Table:

@@ -20,9 +20,9 @@ from cluster.network.ray_session import RaySession
 from cluster.options.train_options import TrainOptions
 from cluster.placement.placement import LEAST_CPUS, Need, PlaceOptions
 from cluster.placement.reservation import Placer
+from cluster.train.ray_pool import ModelPool
 from cluster.train.stopping import cancelling
 from cluster.train.train_judge import Judge, figures, show_samples
-from cluster.train.train_pool import RayPool
 from cluster.train.train_seeds import run_seeds
 from parallel.training.adamw import AdamW
 from runtime.clock import MonotonicClock
@@ -30,7 +30,6 @@ from runtime.errors import ConfigError
 from runtime.models.checkpoint import resolve_model
 from runtime.models.tokenizer import Tokenizer
 from runtime.training.adapters.saving import drop_old_adapters, save_adapter, save_whole, step_name
-from runtime.training.coordinator import StepReport
 from runtime.training.job.config_file import keep_config, kept_config, load_config
 from runtime.training.job.job_config import SHARED_SEED, TrainConfig
 from runtime.training.job.job_lock import JobLock
@@ -39,6 +38,7 @@ from runtime.training.samples import EvalSamples, Sampler
 from runtime.training.scheme_plan import training_steps
 from runtime.training.shared_seed.shared_seed_job import model_digest
 from runtime.training.training_data import Sample, digest_of, read_examples
+from runtime.training.training_step import StepReport
 from runtime.training.worker import Trainable
 
 _NOTES = Console(stderr=True, highlight=False)
@@ -86,7 +86,7 @@ def _run(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
         _NOTES.print(note)
     with RaySession(options.ray_address, num_actors=config.workers.count):
         _check_room(config, wait_s=0.0 if options.ray_address is None else _ROOM_S)
-        pool = RayPool(directory, config, samples)
+        pool = ModelPool(directory, config, samples)
         try:
             with _NOTES.status("loading the model on the workers"):
                 pool.wait_ready(config.workers.min or config.workers.count)
@@ -154,7 +154,7 @@ class _Trial:
 def _train(
     config: TrainConfig,
     trials: Sequence[_Trial],
-    pool: RayPool,
+    pool: ModelPool,
     samples: Sequence[Sample],
     judge: Judge,
     lock: JobLock,

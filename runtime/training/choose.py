@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from parallel.training.gradient_coding.dispatch import PullQueue, StreamingGroups
 from parallel.training.gradient_coding.names import round_scheme
+from parallel.training.gradient_coding.queue_schedules import QUEUE_SCHEMES
 from parallel.training.gradient_coding.scheme_simulation import (
     Trace,
-    simulate_dispatch,
+    simulate_queue,
     simulate_rounds,
 )
 
@@ -53,24 +54,19 @@ def choose_scheme(
     slope = num_workers * float(np.median(times))
     trace = Trace(times, slope)
     each = max(1, num_chunks // num_workers)
-    seconds = {
-        "pull": simulate_dispatch(
-            "pull",
-            lambda pace: PullQueue(num_workers * each, pace),
-            trace,
-            num_workers=num_workers,
-            chunks_each=each,
-        ).seconds
-    }
     group = next((d for d in (2, 3, 4) if num_workers % d == 0 == num_places % d), 0)
-    if group:
-        seconds["frc-stream"] = simulate_dispatch(
-            "frc-stream",
-            lambda pace: StreamingGroups(num_workers, group, pace),
-            trace,
-            num_workers=num_workers,
-            chunks_each=1,
-        ).seconds
+    seconds = {}
+    for name, queue in QUEUE_SCHEMES.items():
+        number = group if queue.is_grouped else each
+        if number:
+            shape = queue.shape(num_workers, number)
+            seconds[name] = simulate_queue(
+                name,
+                partial(queue.make, shape),
+                trace,
+                num_workers=num_workers,
+                chunks_each=shape.num_chunks // num_workers,
+            ).seconds
     names = ["uncoded", *(f"{kind}-{s}" for kind in ("frc", "class") for s in (1, 2, 3))]
     for name in names:
         try:

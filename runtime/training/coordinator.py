@@ -1,134 +1,57 @@
-"""The coordinator of a training job: hands chunks out, adds their gradients up, makes the step.
+"""Training with a queue of chunks: hands them out, adds their gradients, makes the step.
 
-Workers may be slow, hang, die or come back late. A step takes each chunk once, and adds the chunks
-in their order, so its result does not depend on who computed what, or when.
+Workers may be slow, hang, die or answer late. A step takes each chunk once and adds the chunks in
+their order, so its result depends neither on the worker that computed a chunk nor on the time.
 """
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from parallel.training.adamw import AdamW, Vector, clipped, learning_rate
-from parallel.training.gradient_coding.dispatch import Dispatcher, Pace, PullQueue, StreamingGroups
-from parallel.training.sampler import dropout_seed, split_evenly, step_samples
+from parallel.training.adamw import AdamW
+from parallel.training.gradient_coding.queue_schedules import ChunkTimes, QueueSchedule
+from parallel.training.sampler import dropout_seed, split_evenly
 from runtime.clock import Clock
 from runtime.errors import PeerLost
 from runtime.training.chunk_work import ChunkResult, ChunkWork
-from runtime.training.job.job_config import OptimizerConfig, TrainConfig
-
-_LOG = logging.getLogger("paceline.train")
-_WAIT_S = 1.0
-_SHORTEST_WAIT_S = 0.001
-NOBODY_S = 300.0
-"""A job whose workers are all gone for so long ends; it can be gone on with."""
+from runtime.training.dispatcher import NO_WORKER_S, Dispatcher
+from runtime.training.job.job_config import TrainConfig
+from runtime.training.training_step import StepReport, batch_of, make_step
+from runtime.training.worker_pool import TrainingPool
 
 
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """A worker brought a chunk's gradient."""
-
-    worker: int
-    result: ChunkResult
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerLost:
-    """A worker died; another is on its way in its place."""
-
-    worker: int
-    reason: str
-
-
-class Pool(Protocol):
-    """The workers, by number."""
-
-    @property
-    def size(self) -> int:
-        """How many there are."""
-        ...
-
-    def publish(self, version: int, parameters: Vector) -> None:
-        """Make a job's parameters known."""
-        ...
-
-    def retire(self, version: int) -> None:
-        """Forget a job's parameters; none of its chunks is started any more."""
-        ...
-
-    def is_ready(self, worker: int) -> bool:
-        """Tell whether a worker has loaded the model; one that was replaced takes a while."""
-        ...
-
-    def start(self, worker: int, work: ChunkWork) -> None:
-        """Let an idle worker that is ready compute a chunk."""
-        ...
-
-    def wait(self, timeout_s: float) -> list[Arrived | WorkerLost]:
-        """Return what happened, or nothing once the time is over."""
-        ...
-
-    def replace(self, worker: int) -> None:
-        """End a worker that hangs, and start another in its place."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepReport:
-    """What a step did, and how long it took."""
-
-    step: int
-    """Steps made, this one included."""
-    loss: float
-    """Mean over the learnt tokens, before the step."""
-    lr: float
-    gradient_norm: float
-    num_tokens: int
-    seconds: float
-    num_repeated: int
-    """Chunks that were started a second time."""
-    num_stragglers: int
-    """Workers that were late; with a queue, those whose chunks others brought."""
-    num_lost: int
-    """Workers that died or were given up."""
-    trial: int = 0
-    """Which of the models that are trained in turn."""
-    waited: bool = False
-    """Whether the round had to wait for a straggler, for its pattern was not tolerated."""
-
-
-class Coordinator:
-    """Makes one step after the other."""
+class QueueCoordinator:
+    """Makes steps whose chunks are handed out one at a time."""
 
     def __init__(
         self,
         config: TrainConfig,
         optimizer: AdamW,
-        pool: Pool,
-        num_learnt: Sequence[int],
+        pool: TrainingPool,
+        num_loss_tokens: Sequence[int],
         clock: Clock,
     ) -> None:
         """Train with a queue of chunks.
 
         Args:
             config: the job's.
-            optimizer: goes on from its step.
+            optimizer: continues from its step.
             pool: the workers.
-            num_learnt: learnt tokens of each sample.
-            clock: says how long a step took.
+            num_loss_tokens: tokens in the loss of each sample.
+            clock: times steps and workers.
         """
         self.optimizer = optimizer
         self._config = config
         self._pool = pool
-        self._num_learnt = num_learnt
+        self._num_loss_tokens = num_loss_tokens
         self._clock = clock
-        self._busy_since: dict[int, float] = {}
-        self._helping: set[int] = set()
-        """Workers at a chunk of this step that another one began."""
-        self._num_losses = 0
-        self._pace = Pace()
+        self._dispatcher: Dispatcher[ChunkWork, ChunkResult] = Dispatcher(
+            pool,
+            clock,
+            lost_after_s=config.workers.lost_after_s,
+            max_losses=config.workers.max_losses,
+        )
+        self._times = ChunkTimes()
 
     def step(self) -> StepReport:
         """Make the next step.
@@ -138,141 +61,84 @@ class Coordinator:
         """
         start_s = self._clock.now_s()
         number = self.optimizer.step
-        ids = batch_of(self._config, number, len(self._num_learnt))
+        ids = batch_of(self._config, number, len(self._num_loss_tokens))
         chunks = split_evenly(ids, self._config.num_chunks)
+        losses_before = self._dispatcher.num_losses
+        schedule = self._config.queue_schedule(self._pool.size, self._times)
+        source = QueuedStep(number, chunks, schedule, self._config.seed)
         self._pool.publish(number, self.optimizer.parameters)
-        losses_before = self._num_losses
-        results, num_started = self._collect(number, chunks)
+        num_started = self._dispatcher.run(source)
         self._pool.retire(number)
         total = np.zeros_like(self.optimizer.parameters)
-        for chunk in range(len(chunks)):  # in this order, whatever order they came in
-            gradient = results[chunk].gradient
+        for chunk in range(len(chunks)):  # in this order, whatever order they arrived in
+            gradient = source.results[chunk].gradient
             assert gradient is not None
             total += gradient
-        num_tokens = sum(self._num_learnt[index] for index in ids)
+        loss = sum(source.results[chunk].loss_sum for chunk in range(len(chunks)))
+        num_tokens = sum(self._num_loss_tokens[index] for index in ids)
         lr, norm = make_step(self.optimizer, total, num_tokens, self._config.optimizer)
         return StepReport(
             step=self.optimizer.step,
-            loss=sum(results[chunk].loss_sum for chunk in range(len(chunks))) / max(num_tokens, 1),
+            loss=loss / max(num_tokens, 1),
             lr=lr,
             gradient_norm=norm,
             num_tokens=num_tokens,
             seconds=self._clock.now_s() - start_s,
             num_repeated=num_started - len(chunks),
-            num_stragglers=len(self._busy_since.keys() - self._helping),
-            num_lost=self._num_losses - losses_before,
+            num_stragglers=len(self._dispatcher.busy_since.keys() - source.copying),
+            num_lost=self._dispatcher.num_losses - losses_before,
         )
 
-    def _collect(
-        self, version: int, chunks: Sequence[Sequence[int]]
-    ) -> tuple[dict[int, ChunkResult], int]:
-        """Return every chunk's result, and how many were started."""
-        dispatcher = self._dispatcher(len(chunks))
-        results: dict[int, ChunkResult] = {}
-        begun: set[int] = set()
-        self._helping = set()
-        num_started = self._start_idle(dispatcher, version, chunks, begun)
-        idle_since_s = self._clock.now_s()
-        while not dispatcher.is_complete:
-            if self._busy_since:
-                idle_since_s = self._clock.now_s()
-            elif self._clock.now_s() - idle_since_s > NOBODY_S:
-                raise PeerLost(
-                    f"no worker that may take a chunk of step {version} was ready for "
-                    f"{NOBODY_S:g} s: does the cluster have room for any?"
-                )
-            now_s = self._clock.now_s()
-            left_s = dispatcher.next_copy_s(now_s) - now_s
-            for event in self._pool.wait(min(_WAIT_S, max(left_s, _SHORTEST_WAIT_S))):
-                if isinstance(event, WorkerLost):
-                    self._lose(event.worker, event.reason, dispatcher)
-                    continue
-                self._busy_since.pop(event.worker, None)
-                job, chunk, _ = event.result.key
-                # A late answer to an earlier step, or a second copy, counts for nothing.
-                if job == version and dispatcher.done(chunk, event.worker, self._clock.now_s()):
-                    results[chunk] = event.result
-            self._give_up_on_silent(dispatcher)
-            if not dispatcher.is_complete:
-                num_started += self._start_idle(dispatcher, version, chunks, begun)
-        return results, num_started
 
-    def _dispatcher(self, num_chunks: int) -> Dispatcher:
-        if self._config.workers.scheme == "frc-stream":
-            return StreamingGroups(self._pool.size, self._config.workers.group, self._pace)
-        return PullQueue(num_chunks, self._pace)
+class QueuedStep:
+    """The chunks of one step as a source of work."""
 
-    def _start_idle(
-        self,
-        dispatcher: Dispatcher,
-        version: int,
-        chunks: Sequence[Sequence[int]],
-        begun: set[int],
-    ) -> int:
-        num_started = 0
-        for worker in range(self._pool.size):
-            if worker in self._busy_since or not self._pool.is_ready(worker):
-                continue
-            chunk = dispatcher.next(worker, self._clock.now_s())
-            if chunk is not None:
-                work = ChunkWork(
-                    version=version,
-                    key=(version, chunk, 0),
-                    samples=tuple(chunks[chunk]),
-                    dropout_seed=dropout_seed(self._config.seed, version, chunk),
-                )
-                self._pool.start(worker, work)
-                self._busy_since[worker] = self._clock.now_s()
-                self._helping.discard(worker)
-                if chunk in begun:
-                    self._helping.add(worker)
-                begun.add(chunk)
-                num_started += 1
-        return num_started
+    def __init__(
+        self, step: int, chunks: Sequence[Sequence[int]], schedule: QueueSchedule, seed: int
+    ) -> None:
+        self.results: dict[int, ChunkResult] = {}
+        """The first result of each chunk."""
+        self.copying: set[int] = set()
+        """Workers whose last chunk in this step had been started by another worker."""
+        self._step = step
+        self._chunks = chunks
+        self._schedule = schedule
+        self._seed = seed
+        self._started: set[int] = set()
 
-    def _give_up_on_silent(self, dispatcher: Dispatcher) -> None:
-        limit_s = self._config.workers.lost_after_s
-        for worker, since_s in list(self._busy_since.items()):
-            if self._clock.now_s() - since_s > limit_s:
-                self._pool.replace(worker)
-                self._lose(worker, f"silent for {limit_s:g} s", dispatcher)
-
-    def _lose(self, worker: int, reason: str, dispatcher: Dispatcher) -> None:
-        _LOG.warning("worker %d lost, another takes its place: %s", worker, reason)
-        self._busy_since.pop(worker, None)
-        dispatcher.lost(worker)
-        self._num_losses += 1
-        if self._num_losses > self._config.workers.max_losses:
+    def wait_s(self, now_s: float, idle_s: float) -> float | None:
+        """Return how long until a chunk becomes overdue; None once every chunk was returned."""
+        if self._schedule.is_complete:
+            return None
+        if idle_s > NO_WORKER_S:
             raise PeerLost(
-                f"worker {worker} is the {self._num_losses}th that was lost ({reason}); "
-                "workers.max_losses says how many may be"
+                f"no worker that may take a chunk of step {self._step} was ready for "
+                f"{NO_WORKER_S:g} s: does the cluster have room for any?"
             )
+        return self._schedule.next_copy_s(now_s) - now_s
 
+    def next(self, worker: int, now_s: float) -> ChunkWork | None:
+        """Return the chunk that the schedule gives a worker."""
+        chunk = self._schedule.next(worker, now_s)
+        if chunk is None:
+            return None
+        self.copying.discard(worker)
+        if chunk in self._started:
+            self.copying.add(worker)
+        self._started.add(chunk)
+        return ChunkWork(
+            version=self._step,
+            key=(self._step, chunk, 0),
+            samples=tuple(self._chunks[chunk]),
+            dropout_seed=dropout_seed(self._seed, self._step, chunk),
+        )
 
-def batch_of(config: TrainConfig, step: int, num_samples: int) -> list[int]:
-    """Return a step's samples, in order."""
-    return step_samples(
-        step, num_samples=num_samples, batch=config.optimizer.batch, seed=config.seed
-    )
+    def take(self, worker: int, result: ChunkResult, now_s: float) -> None:
+        """Record a chunk; a late one of an earlier step, or a second copy, is ignored."""
+        step, chunk, _ = result.key
+        if step == self._step and self._schedule.done(chunk, worker, now_s):
+            self.results[chunk] = result
 
-
-def make_step(
-    optimizer: AdamW, total: Vector, num_tokens: int, settings: OptimizerConfig
-) -> tuple[float, float]:
-    """Take the step that a batch's summed gradient asks for; return the rate and the norm."""
-    gradient, norm = clipped(total / np.float32(max(num_tokens, 1)), settings.clip)
-    lr = learning_rate(
-        optimizer.step,
-        num_steps=settings.steps,
-        peak=settings.lr,
-        warmup=settings.warmup,
-        schedule=settings.schedule,
-    )
-    optimizer.update(
-        gradient,
-        lr=lr,
-        beta1=settings.beta1,
-        beta2=settings.beta2,
-        weight_decay=settings.weight_decay,
-    )
-    return lr, norm
+    def lost(self, worker: int, now_s: float) -> None:  # noqa: ARG002  (the schedule needs no time)
+        """Give the chunks of a lost worker to others."""
+        self._schedule.lost(worker)

@@ -18,9 +18,9 @@ from runtime.errors import ConfigError
 from runtime.files.documents import read_text
 from runtime.files.strict_json import parse_json, read_json_object
 from runtime.training.choose import Choice
-from runtime.training.coordinator import StepReport
 from runtime.training.job.job_config import TrainConfig
 from runtime.training.job.job_lock import LOCK
+from runtime.training.training_step import StepReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,17 +14,13 @@ from parallel.training.gradient_coding.schemes import smallest_batch
 from runtime.clock import Clock
 from runtime.errors import PeerLost
 from runtime.training.choose import Choice, choose_scheme
-from runtime.training.chunk_work import ChunkWork
-from runtime.training.coordinator import (
-    NOBODY_S,
-    Arrived,
-    Coordinator,
-    Pool,
-    StepReport,
-    WorkerLost,
-)
+from runtime.training.chunk_work import ChunkResult, ChunkWork
+from runtime.training.coordinator import QueueCoordinator
+from runtime.training.dispatcher import NO_WORKER_S
 from runtime.training.job.job_config import AUTO, TrainConfig
 from runtime.training.rounds import RoundCoordinator, WorkersAwayError
+from runtime.training.training_step import StepReport
+from runtime.training.worker_pool import Arrived, TrainingPool, WorkerLost
 
 Note = Callable[[str], None]
 _POLL_S = 0.5
@@ -33,8 +29,8 @@ _POLL_S = 0.5
 def training_steps(
     config: TrainConfig,
     optimizers: Sequence[AdamW],
-    pool: Pool,
-    num_learnt: Sequence[int],
+    pool: TrainingPool,
+    num_loss_tokens: Sequence[int],
     clock: Clock,
     *,
     choice: Choice | None = None,
@@ -47,7 +43,7 @@ def training_steps(
         config: the job's.
         optimizers: of each model that trains; they go on from their steps.
         pool: the workers.
-        num_learnt: learnt tokens of each sample.
+        num_loss_tokens: learnt tokens of each sample.
         clock: says who is late.
         choice: what "auto" chose when the job first ran.
         keep: is told what "auto" chooses.
@@ -60,7 +56,7 @@ def training_steps(
         if choice is None:
             profiling = replace(config, workers=replace(config.workers, scheme="uncoded"))
             times_s: list[Sequence[float]] = []
-            arguments = (profiling, optimizers, pool, num_learnt, clock)
+            arguments = (profiling, optimizers, pool, num_loss_tokens, clock)
             yield from _in_rounds(*arguments, note=note, profile=times_s)
             if optimizers[0].step == config.optimizer.steps:
                 return
@@ -76,9 +72,9 @@ def training_steps(
         workers = replace(config.workers, scheme=choice.scheme, group=choice.group or 1)
         config = replace(config, workers=workers)
     if config.round_scheme is not None:
-        yield from _in_rounds(config, optimizers, pool, num_learnt, clock, note=note)
+        yield from _in_rounds(config, optimizers, pool, num_loss_tokens, clock, note=note)
         return
-    coordinator = Coordinator(config, optimizers[0], pool, num_learnt, clock)
+    coordinator = QueueCoordinator(config, optimizers[0], pool, num_loss_tokens, clock)
     while optimizers[0].step < config.optimizer.steps:
         yield coordinator.step()
 
@@ -86,8 +82,8 @@ def training_steps(
 def _in_rounds(
     config: TrainConfig,
     optimizers: Sequence[AdamW],
-    pool: Pool,
-    num_learnt: Sequence[int],
+    pool: TrainingPool,
+    num_loss_tokens: Sequence[int],
     clock: Clock,
     *,
     note: Note,
@@ -103,7 +99,9 @@ def _in_rounds(
         scheme = plan.round_scheme
         assert scheme is not None
         at_work = {slots.index(slot): since for slot, since in busy.items() if slot in slots}
-        rounds = RoundCoordinator(plan, scheme, optimizers, members, num_learnt, clock, at_work)
+        rounds = RoundCoordinator(
+            plan, scheme, optimizers, members, num_loss_tokens, clock, at_work
+        )
         wanted = slots
         while not rounds.is_done and wanted == slots:
             try:
@@ -131,7 +129,7 @@ def _in_rounds(
 class Members:
     """Some of a pool's workers, numbered from 0, as a pool of their own."""
 
-    def __init__(self, pool: Pool, slots: Sequence[int], busy: Mapping[int, float]) -> None:
+    def __init__(self, pool: TrainingPool, slots: Sequence[int], busy: Mapping[int, float]) -> None:
         """Take the workers in `slots`; `busy` are all that an earlier plan left at work."""
         self._pool = pool
         self._slots = tuple(slots)
@@ -160,9 +158,9 @@ class Members:
         """Let a member compute a chunk."""
         self._pool.start(self._slots[worker], work)
 
-    def wait(self, timeout_s: float) -> list[Arrived | WorkerLost]:
+    def wait(self, timeout_s: float) -> list[Arrived[ChunkResult] | WorkerLost]:
         """Return what happened to members."""
-        found: list[Arrived | WorkerLost] = []
+        found: list[Arrived[ChunkResult] | WorkerLost] = []
         for event in self._pool.wait(timeout_s):
             if event.worker in self._number:
                 found.append(replace(event, worker=self._number[event.worker]))
@@ -178,7 +176,7 @@ class Members:
 class _Roll:
     """Who is there."""
 
-    def __init__(self, config: TrainConfig, pool: Pool, clock: Clock) -> None:
+    def __init__(self, config: TrainConfig, pool: TrainingPool, clock: Clock) -> None:
         self._config = config
         self._pool = pool
         self._clock = clock
@@ -197,14 +195,15 @@ class _Roll:
         Raises:
             PeerLost: nobody comes, or the scheme cannot work with so few.
         """
-        deadline_s = self._clock.now_s() + NOBODY_S
+        deadline_s = self._clock.now_s() + NO_WORKER_S
         while True:
             there = self._there(present)
             if there:
                 return tuple(sorted(there[: self._most(len(there))]))
             if self._clock.now_s() > deadline_s:
                 raise PeerLost(
-                    f"no worker was ready for {NOBODY_S:g} s: does the cluster have room for any?"
+                    f"no worker was ready for {NO_WORKER_S:g} s: does the cluster have room for "
+                    "any?"
                 )
             self._pool.wait(_POLL_S)
 

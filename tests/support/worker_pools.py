@@ -8,8 +8,10 @@ import numpy as np
 
 from parallel.training.adamw import AdamW, Vector
 from runtime.training.chunk_work import ChunkResult, ChunkWork
-from runtime.training.coordinator import Arrived, Coordinator, StepReport, WorkerLost
+from runtime.training.coordinator import QueueCoordinator
 from runtime.training.job.job_config import OptimizerConfig, TrainConfig, WorkersConfig
+from runtime.training.training_step import StepReport
+from runtime.training.worker_pool import Arrived, WorkerLost
 
 SIZE = 6
 NUM_SAMPLES = 37
@@ -40,7 +42,9 @@ class FakePool:
     now: float = 0.0
     parameters: dict[int, Vector] = field(default_factory=dict)
     sums: dict[int, tuple[Vector, float]] = field(default_factory=dict)
-    running: dict[int, tuple[float, Arrived | WorkerLost]] = field(default_factory=dict)
+    running: dict[int, tuple[float, Arrived[ChunkResult] | WorkerLost]] = field(
+        default_factory=dict
+    )
     away: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
     """When a worker's place is empty: it dies at the start of such a time, and comes at its end."""
     num_started: int = 0
@@ -72,7 +76,7 @@ class FakePool:
         whole = total if work.last else None
         result = ChunkResult(key=work.key, gradient=whole, loss_sum=loss, seconds=1.0)
         seconds = 10.0 if self.rng.random() < self.slow else self.rng.uniform(0.9, 1.1)
-        event: Arrived | WorkerLost = Arrived(worker, result)
+        event: Arrived[ChunkResult] | WorkerLost = Arrived(worker, result)
         if self.rng.random() < self.dies:
             event = WorkerLost(worker, "killed")
         if self.rng.random() < self.hangs:
@@ -82,7 +86,7 @@ class FakePool:
                 seconds, event = start - self.now, WorkerLost(worker, "its node is gone")
         self.running[worker] = (self.now + seconds, event)
 
-    def wait(self, timeout_s: float) -> list[Arrived | WorkerLost]:
+    def wait(self, timeout_s: float) -> list[Arrived[ChunkResult] | WorkerLost]:
         if not self.running:
             self.now += timeout_s
             return []
@@ -114,6 +118,6 @@ def train(
     pool: FakePool, config: TrainConfig, optimizer: AdamW | None = None, steps: int | None = None
 ) -> tuple[AdamW, list[StepReport]]:
     optimizer = optimizer or AdamW.start(np.zeros(SIZE, dtype=np.float32))
-    coordinator = Coordinator(config, optimizer, pool, [1] * NUM_SAMPLES, pool)
+    coordinator = QueueCoordinator(config, optimizer, pool, [1] * NUM_SAMPLES, pool)
     reports = [coordinator.step() for _ in range(steps or config.optimizer.steps)]
     return optimizer, reports

@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel.training.gradient_coding.dispatch import Dispatcher, Pace
 from parallel.training.gradient_coding.patterns import GilbertElliott
+from parallel.training.gradient_coding.queue_schedules import ChunkTimes, QueueSchedule
 from parallel.training.gradient_coding.schemes import Key, Scheme, remembered
 from parallel.training.gradient_coding.straggler_patience import StragglerPatience
 
@@ -236,9 +236,9 @@ _READY = -1
 _NOBODY = -1
 
 
-def simulate_dispatch(
+def simulate_queue(
     name: str,
-    make: Callable[[Pace], Dispatcher],
+    make: Callable[[ChunkTimes], QueueSchedule],
     times: TimeModel,
     *,
     num_workers: int,
@@ -251,7 +251,7 @@ def simulate_dispatch(
 
     Args:
         name: what to call it.
-        make: a step's dispatcher.
+        make: a step's schedule.
         times: how long a worker takes for its whole share, 1 / workers.
         num_workers: how many there are.
         chunks_each: chunks that a share is cut into.
@@ -263,13 +263,13 @@ def simulate_dispatch(
     num_jobs = num_jobs or times.num_rounds
     total_s, started, stragglers = 0.0, 0, 0
     busy_s = np.zeros(num_workers)
-    pace = Pace()
+    chunk_times = ChunkTimes()
     for number in range(num_jobs):
         share = times.seconds(number, np.full(num_workers, 1 / num_workers))
         overhead = np.minimum(times.seconds(number, np.zeros(num_workers)), share)
         chunk_s = (share - overhead) / chunks_each
         begin_s = overhead + (busy_s if carries_over else 0.0)
-        seconds, num_started, num_late, busy_s = _play(make(pace), begin_s, chunk_s, turn_s)
+        seconds, num_started, num_late, busy_s = _play(make(chunk_times), begin_s, chunk_s, turn_s)
         total_s += seconds
         started += num_started
         stragglers += num_late
@@ -286,13 +286,13 @@ def simulate_dispatch(
 
 
 def _play(
-    dispatcher: Dispatcher, ready_s: Seconds, chunk_s: Seconds, turn_s: float
+    schedule: QueueSchedule, ready_s: Seconds, chunk_s: Seconds, turn_s: float
 ) -> tuple[float, int, int, Seconds]:
     """Return a step's seconds, the chunks started, the workers whose chunks others had to do, and
     how long each is busy beyond the step.
 
     Args:
-        dispatcher: of the step.
+        schedule: of the step.
         ready_s: when each worker can start its first chunk, [workers].
         chunk_s: what each then takes for one, [workers].
         turn_s: what receiving one takes.
@@ -313,8 +313,8 @@ def _play(
         else:
             idle.add(worker)
         if chunk != _READY:
-            dispatcher.done(chunk, worker, now)
-        if dispatcher.is_complete:
+            schedule.done(chunk, worker, now)
+        if schedule.is_complete:
             left = [event for event in events if event[1] != _NOBODY]
             late = sum(chunk == _READY or first.get(chunk) == who for _, who, chunk in left)
             busy_s = np.zeros(len(ready_s))
@@ -322,13 +322,13 @@ def _play(
                 busy_s[other] = max(at - now, 0.0)
             return now, num_started, late, busy_s
         for worker in sorted(idle):
-            following = dispatcher.next(worker, now)
+            following = schedule.next(worker, now)
             if following is not None:
                 heapq.heappush(events, (now + float(chunk_s[worker]), worker, following))
                 idle.discard(worker)
                 first.setdefault(following, worker)
                 num_started += 1
-        late_s = dispatcher.next_copy_s(now)
+        late_s = schedule.next_copy_s(now)
         if idle and late_s < asks_s:
             asks_s = late_s
             heapq.heappush(events, (asks_s, _NOBODY, _READY))

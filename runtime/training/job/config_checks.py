@@ -3,6 +3,7 @@
 from dataclasses import replace
 from string import Formatter
 
+from parallel.training.gradient_coding.queue_schedules import ChunkTimes
 from parallel.training.gradient_coding.schemes import smallest_batch
 from runtime.errors import ConfigError
 from runtime.training.job.job_config import (
@@ -181,9 +182,5 @@ def _check_scheme(config: TrainConfig) -> None:
             f"{config.num_chunks} chunks of a batch of {optimizer.batch} would be smaller than a "
             f"sample: take optimizer.batch of at least {least}"
         )
-    if workers.scheme == "frc-stream" and workers.count % workers.group:
-        near = [d for d in range(1, workers.count + 1) if workers.count % d == 0]
-        raise ConfigError(
-            f"workers.group is {workers.group}: {workers.count} workers make even groups of "
-            f"{', '.join(map(str, near))}"
-        )
+    if config.is_queued:
+        config.queue_schedule(workers.count, ChunkTimes())

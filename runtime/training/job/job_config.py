@@ -4,13 +4,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from parallel.training.gradient_coding.names import ROUND_FORMS, round_scheme
+from parallel.training.gradient_coding.queue_schedules import (
+    QUEUE_SCHEMES,
+    ChunkTimes,
+    QueueSchedule,
+    QueueScheme,
+    QueueShape,
+)
 from parallel.training.gradient_coding.schemes import Scheme
 from runtime.errors import ConfigError
 from runtime.training.job.shared_seed_settings import RUNNING, SharedSeedConfig
 
 SCHEDULES = ("constant", "linear", "cosine")
-QUEUED = ("pull", "frc-stream")
-"""Schemes that hand chunks out one at a time; all others work in rounds."""
 AUTO = "auto"
 SHARED_SEED = "shared-seed"
 METHODS = ("lora", "full", SHARED_SEED)
@@ -162,29 +167,52 @@ class TrainConfig:
     @property
     def num_chunks(self) -> int:
         """Chunks of a step."""
-        if self.workers.scheme == "frc-stream":
-            return self.workers.count
+        num_microbatches = -(-self.optimizer.batch // self.optimizer.microbatch)
+        if self._queue_scheme is not None:
+            return self._queue_scheme.num_chunks(self.workers.count, num_microbatches)
         scheme = self.round_scheme
-        if scheme is not None:
-            return len(scheme.chunk_sizes)
-        return -(-self.optimizer.batch // self.optimizer.microbatch)
+        return num_microbatches if scheme is None else len(scheme.chunk_sizes)
+
+    def queue_schedule(self, num_workers: int, times: ChunkTimes) -> QueueSchedule:
+        """Return the schedule of one step's chunks, where these are handed out one at a time.
+
+        Raises:
+            ConfigError: the scheme cannot serve so many workers.
+        """
+        queue = self._queue_scheme
+        assert queue is not None
+        workers = self.workers
+        shape = QueueShape(num_workers=num_workers, num_chunks=self.num_chunks, group=workers.group)
+        try:
+            return queue.make(shape, times)
+        except ValueError as error:
+            raise ConfigError(f"`workers.group` is {workers.group}: {error}") from error
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether the scheme hands chunks out one at a time."""
+        return self._queue_scheme is not None
+
+    @property
+    def _queue_scheme(self) -> QueueScheme | None:
+        return QUEUE_SCHEMES.get(self.workers.scheme)
 
     @property
     def round_scheme(self) -> Scheme | None:
-        """The scheme that works in rounds; None where chunks are handed out one at a time.
+        """The scheme that works in rounds; None for a queue scheme, and for "auto".
 
         Raises:
             ConfigError: there is no such scheme, or not for so many workers.
         """
         name = self.workers.scheme
-        if name in (*QUEUED, AUTO):
+        if name in (*QUEUE_SCHEMES, AUTO):
             return None
         try:
             scheme = round_scheme(name, self.workers.count)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"workers.scheme is {name!r}: {error}") from error
         if scheme is None:
-            known = f"{', '.join(QUEUED)}, {AUTO}, {ROUND_FORMS}"
+            known = f"{', '.join(QUEUE_SCHEMES)}, {AUTO}, {ROUND_FORMS}"
             raise ConfigError(f"workers.scheme is {name!r}: choose one of {known}")
         return scheme
 

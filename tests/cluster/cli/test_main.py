@@ -282,7 +282,10 @@ def test_other_verbs_refuse_bad_options_too(
         (["simulate", "train", "--schemes", "magic-3"], "--schemes has 'magic-3': choose among"),
         (["simulate", "train", "--schemes", "m-sgc-1"], "m-sgc takes 3 number"),
         (["simulate", "train", "--schemes", "pull"], "write pull-4, say"),
-        (["simulate", "train", "--schemes", "frc-stream-3"], "groups of 3 do not come out even"),
+        (
+            ["simulate", "train", "--schemes", "frc-stream-3"],
+            "groups of 3 do not divide 16 workers evenly",
+        ),
         (["simulate", "train", "--plot", "x.pdf"], "ends in .png"),
         (["simulate", "shared-seed", "--machines", "0"], "--machines is 0: at least 1"),
         (["simulate", "shared-seed", "--loss", "1"], "--loss is 1.0: it must be in [0, 1)"),

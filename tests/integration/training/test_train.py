@@ -17,7 +17,7 @@ from cluster.train.training import _Display
 from parallel.group import SoloGroup
 from runtime.errors import ConfigError
 from runtime.models.weights import load_decoder
-from runtime.training.coordinator import StepReport
+from runtime.training.training_step import StepReport
 from tests.support.integration.training_jobs import adapter, same, train, watch_pids
 from tests.support.models import smollm2_directory
 from tests.support.tiny_checkpoint import save_tiny_checkpoint

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.train.training import _Display
-from runtime.training.coordinator import StepReport
+from runtime.training.training_step import StepReport
 from tests.support.integration.training_jobs import adapter, same, train, watch_pids
 from tests.support.models import smollm2_directory
 

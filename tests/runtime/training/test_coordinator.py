@@ -88,7 +88,9 @@ def test_a_run_in_two_parts_is_the_run_in_one() -> None:
 def test_too_many_losses_end_the_job_with_the_setting_to_change() -> None:
     config = make_config()
     config = replace(config, workers=replace(config.workers, max_losses=2))
-    with pytest.raises(PeerLost, match=r"the 3th that was lost \(killed\); workers.max_losses"):
+    with pytest.raises(
+        PeerLost, match=r"was lost \(killed\), loss number 3 .*`workers.max_losses` allows 2"
+    ):
         train(FakePool(size=4, rng=random.Random(0), dies=0.9), config)
 
 

@@ -13,8 +13,8 @@ from parallel.training.gradient_coding.names import round_scheme
 from parallel.training.gradient_coding.schemes import Scheme
 from runtime.training.choose import choose_scheme
 from runtime.training.chunk_work import ChunkWork
-from runtime.training.coordinator import StepReport, batch_of, make_step
 from runtime.training.rounds import RoundCoordinator
+from runtime.training.training_step import StepReport, batch_of, make_step
 from tests.support.worker_pools import NUM_SAMPLES, SIZE, FakePool, gradient, make_config
 
 WORKERS = 6

@@ -8,9 +8,9 @@ import pytest
 
 from parallel.training.adamw import AdamW
 from runtime.errors import PeerLost
-from runtime.training.coordinator import StepReport
 from runtime.training.job.job_config import TrainConfig
 from runtime.training.scheme_plan import training_steps
+from runtime.training.training_step import StepReport
 from tests.support.worker_pools import NUM_SAMPLES, SIZE, FakePool, make_config
 
 FOR_EVER = float("inf")

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from cluster.options.train_options import TrainOptions
-from cluster.train.train_pool import RayPool
+from cluster.train.ray_pool import RayPool
 from cluster.train.training import run
 
 
@@ -34,9 +34,9 @@ def watch_pids(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
     pids: dict[int, int] = {}
     wait = RayPool.wait_ready
 
-    def remember(self: RayPool, least: int) -> None:
+    def remember(self: RayPool, num_needed: int) -> None:
         self.pids = pids
-        wait(self, least)
+        wait(self, num_needed)
 
     monkeypatch.setattr(RayPool, "wait_ready", remember)
     return pids

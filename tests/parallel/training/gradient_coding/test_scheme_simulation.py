@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from parallel.training.gradient_coding.codes import replication_code
-from parallel.training.gradient_coding.dispatch import PullQueue
 from parallel.training.gradient_coding.names import round_scheme
 from parallel.training.gradient_coding.patterns import GilbertElliott
+from parallel.training.gradient_coding.queue_schedules import PullQueue
 from parallel.training.gradient_coding.scheme_simulation import (
     SlowStates,
     Trace,
     cut_round,
-    simulate_dispatch,
+    simulate_queue,
     simulate_rounds,
 )
 from parallel.training.gradient_coding.schemes import CodedScheme, DropSlowest, Scheme
@@ -91,8 +91,8 @@ class Computing:
 
 def test_a_queue_by_hand() -> None:
     times = Computing(np.array([[1.0, 1.0, 9.0, 1.0]]))
-    run = simulate_dispatch(
-        "pull-1", lambda pace: PullQueue(4, pace), times, num_workers=4, chunks_each=1
+    run = simulate_queue(
+        "pull-1", lambda chunk_times: PullQueue(4, chunk_times), times, num_workers=4, chunks_each=1
     )
     # Three are done after 1; at 1.25 the slow one is late, and one of them does its chunk.
     assert run.seconds == pytest.approx(2.25)
@@ -104,8 +104,13 @@ def test_results_are_received_one_after_the_other() -> None:
     times = Computing(np.ones((2, 4)))
     run = simulate_rounds(coded(4, 0), times, patience=1.0, turn_s=0.1)
     assert run.seconds == pytest.approx(2 * 1.4)
-    run = simulate_dispatch(
-        "pull-1", lambda pace: PullQueue(4, pace), times, num_workers=4, chunks_each=1, turn_s=0.1
+    run = simulate_queue(
+        "pull-1",
+        lambda chunk_times: PullQueue(4, chunk_times),
+        times,
+        num_workers=4,
+        chunks_each=1,
+        turn_s=0.1,
     )
     assert run.seconds == pytest.approx(2 * 1.4)
     assert run.work == 1.0
@@ -145,8 +150,12 @@ def test_and_not_where_computing_takes_the_time() -> None:
     chain = GilbertElliott(p_slow=0.05, p_fast=0.9)
     times = SlowStates(chain, num_rounds=200, num_workers=16, factor=3.0)
     multiplexed = seconds_a_job(Multiplexed(16, 1, 3, 2), times, 0.5)
-    queue = simulate_dispatch(
-        "pull-4", lambda pace: PullQueue(64, pace), times, num_workers=16, chunks_each=4
+    queue = simulate_queue(
+        "pull-4",
+        lambda chunk_times: PullQueue(64, chunk_times),
+        times,
+        num_workers=16,
+        chunks_each=4,
     )
     assert queue.seconds / queue.num_jobs < 1.4 < multiplexed
     assert seconds_a_job(coded(16, 1), times, 0.5) > multiplexed
@@ -155,9 +164,9 @@ def test_and_not_where_computing_takes_the_time() -> None:
 def test_a_chunk_that_is_not_finished_holds_its_worker_up_in_the_next_step() -> None:
     times = Computing(np.array([[1.0, 3.0], [1.0, 1.0]]))
     found = {
-        carries_over: simulate_dispatch(
+        carries_over: simulate_queue(
             "pull-1",
-            lambda pace: PullQueue(2, pace),
+            lambda chunk_times: PullQueue(2, chunk_times),
             times,
             num_workers=2,
             chunks_each=1,

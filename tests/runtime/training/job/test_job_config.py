@@ -67,7 +67,7 @@ def test_what_is_kept_is_read_again_from_anywhere(tmp_path: Path) -> None:
         (
             GOOD,
             ["workers.scheme=frc-stream", "workers.count=6", "workers.group=4"],
-            "workers.group is 4: 6 workers make even groups of 1, 2, 3, 6",
+            "`workers.group` is 4: groups of 4 do not divide 6 workers evenly",
         ),
         (GOOD, ["workers.scheme=frc-2"], "s = 2 of 2 workers may be missing: take 0 to 1"),
         (
