@@ -86,7 +86,7 @@ def config_of(
         "tie_word_embeddings": "output.weight" not in tensor_names,
         "dtype": "float32",
     }
-    config |= file_format.settings(fields, tensor_names)
+    config |= file_format.settings(fields, config, tensor_names)
     _check_unread(prefix, fields.unread())
     return config
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -10,20 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 Change = Callable[[gguf.GGUFWriter], None]
-_PARTS = {
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-_TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+Convert = Callable[[str, np.ndarray], np.ndarray]
 
 
 def write_gguf(
@@ -35,6 +23,8 @@ def write_gguf(
     skip: Sequence[str] = (),
     extra: dict[str, np.ndarray] | None = None,
     byte_order: gguf.GGUFEndian = gguf.GGUFEndian.LITTLE,
+    architecture: str | None = None,
+    values: Convert = lambda _, values: values,
 ) -> Path:
     """Write a model.
 
@@ -46,17 +36,19 @@ def write_gguf(
         skip: tensors to leave out, by their GGUF names.
         extra: tensors to add.
         byte_order: of all numbers.
+        architecture: as llama.cpp names it; None: the model type, llama for mistral.
+        values: what the converter makes of a tensor, by its Hugging Face name.
     """
     kind = model.config.model_type
-    name = "llama" if kind == "mistral" else kind
+    name = architecture or ("llama" if kind == "mistral" else kind)
     writer = gguf.GGUFWriter(file, name, endianess=byte_order)  # codespell:ignore endianess
     _add_sizes(writer, model)
     _add_rope(writer, model)
     (tokenizer or characters(model.config.vocab_size))(writer)
     change(writer)
-    for name, values in (_tensors(model) | (extra or {})).items():
+    for name, stored in (_tensors(model, writer.arch, values) | (extra or {})).items():
         if name not in skip:
-            writer.add_tensor(name, values)
+            writer.add_tensor(name, stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -109,7 +101,7 @@ def _add_sizes(writer: gguf.GGUFWriter, model: PreTrainedModel) -> None:
 
 
 def _add_rope(writer: gguf.GGUFWriter, model: PreTrainedModel) -> None:
-    rope = model.config.rope_parameters
+    rope = _rope(model)
     writer.add_rope_freq_base(rope["rope_theta"])
     if rope["rope_type"] == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
@@ -120,25 +112,29 @@ def _add_rope(writer: gguf.GGUFWriter, model: PreTrainedModel) -> None:
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
 
 
-def _tensors(model: PreTrainedModel) -> dict[str, np.ndarray]:
+def _rope(model: PreTrainedModel) -> dict[str, Any]:
+    """Return the rotary settings, of global layers where each type of layer has its own."""
+    by_type: dict[str, Any] = model.config.rope_parameters
+    rope: dict[str, Any] = by_type.get("full_attention", by_type)
+    return rope
+
+
+def _tensors(model: PreTrainedModel, architecture: str, convert: Convert) -> dict[str, np.ndarray]:
     config, tensors = model.config, {}
+    kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
+    names = gguf.get_tensor_name_map(kinds[architecture], config.num_hidden_layers)
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings and _is_tied(model):
             continue
-        values = tensor.detach().float().numpy()
+        values = convert(name, tensor.detach().float().numpy())
         module, _, part = name.rpartition(".")
         if config.model_type in ("llama", "mistral"):
             if module.endswith("q_proj"):
                 values = _interleaved(values, config.num_attention_heads)
             elif module.endswith("k_proj"):
                 values = _interleaved(values, config.num_key_value_heads)
-        if module in _TOP:
-            tensors[f"{_TOP[module]}.{part}"] = values
-        else:
-            _, _, layer, inner = module.split(".", 3)
-            tensors[f"blk.{layer}.{_PARTS[inner]}.{part}"] = values
-    rope = config.rope_parameters
-    if rope["rope_type"] == "llama3" and config.model_type in ("llama", "mistral"):
+        tensors[f"{names.get_name(module)}.{part}"] = values
+    if _rope(model)["rope_type"] == "llama3" and config.model_type in ("llama", "mistral"):
         tensors["rope_freqs.weight"] = _divisors(model).numpy()
     return tensors
 

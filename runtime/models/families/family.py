@@ -38,7 +38,7 @@ def _as_read(config: ModelConfig, fields: Fields) -> ModelConfig:  # noqa: ARG00
     return config
 
 
-def _no_settings(fields: Fields, tensor_names: frozenset[str]) -> ConfigJson:  # noqa: ARG001
+def _no_settings(fields: Fields, common: ConfigJson, tensor_names: frozenset[str]) -> ConfigJson:  # noqa: ARG001
     return {}
 
 
@@ -65,9 +65,10 @@ class GgufFormat:
     architecture: str
     modules: Mapping[str, str] = field(default_factory=dict)
     """Modules of a layer that `COMMON_MODULES` lacks or names differently for this family."""
-    settings: Callable[[Fields, frozenset[str]], ConfigJson] = _no_settings
-    """(metadata of the architecture, tensor names) -> further fields of config.json, and those
-    that replace a common one. Raises ValueError for what it refuses."""
+    settings: Callable[[Fields, ConfigJson, frozenset[str]], ConfigJson] = _no_settings
+    """(metadata of the architecture, config.json as all families have it, tensor names) -> further
+    fields of config.json, and those that replace a common one. Raises ValueError for what it
+    refuses."""
     restore: Callable[[str, Values, ConfigJson], Values] = _as_stored
     """(Hugging Face name, stored values, config.json) -> values as Hugging Face stores them."""
     has_rope_freqs: bool = False

@@ -30,7 +30,7 @@ def _complete(config: ModelConfig, fields: Fields) -> ModelConfig:
     )
 
 
-def _settings(fields: Fields, tensor_names: frozenset[str]) -> ConfigJson:  # noqa: ARG001
+def _settings(fields: Fields, common: ConfigJson, tensor_names: frozenset[str]) -> ConfigJson:  # noqa: ARG001
     return {
         "attention_bias": _has_bias(tensor_names, ".attn_"),
         "mlp_bias": _has_bias(tensor_names, ".ffn_"),

@@ -14,7 +14,7 @@ def _complete(config: ModelConfig, fields: Fields) -> ModelConfig:
     return replace(config, qkv_bias=has_bias, output_bias=has_bias, qk_norm=True)
 
 
-def _settings(fields: Fields, tensor_names: frozenset[str]) -> ConfigJson:  # noqa: ARG001
+def _settings(fields: Fields, common: ConfigJson, tensor_names: frozenset[str]) -> ConfigJson:  # noqa: ARG001
     has_bias = any(name.endswith(".bias") and ".attn_" in name for name in tensor_names)
     return {"attention_bias": has_bias}
 

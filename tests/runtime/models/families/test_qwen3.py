@@ -24,4 +24,4 @@ def test_heads_have_128_dimensions_by_default() -> None:
 @pytest.mark.parametrize("names", [frozenset[str](), frozenset({"blk.0.attn_q.bias"})])
 def test_a_file_has_biases_where_it_has_their_tensors(names: frozenset[str]) -> None:
     assert FAMILY.gguf is not None
-    assert FAMILY.gguf.settings(Fields({}), names) == {"attention_bias": bool(names)}
+    assert FAMILY.gguf.settings(Fields({}), {}, names) == {"attention_bias": bool(names)}
