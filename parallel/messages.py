@@ -21,8 +21,8 @@ class Hello:
     role: str
     """"driver" or "drafter"."""
     name: str
-    vocab_size: int = 0
-    """Token ids a drafter can read: those below; 0: it names no limit, or is a driver."""
+    vocab_size: int | None = None
+    """Token ids a drafter can read: those below; None: it names no limit, or is a driver."""
     capacity: int = 0
     """Sequences a drafter can hold at once; 0 for a driver."""
     num_successors: int = 0
@@ -31,10 +31,10 @@ class Hello:
     """Whether the drafter proposes trees, and says how likely each of their tokens is kept."""
     step_s: tuple[float, ...] = ()
     """Seconds a draft step is predicted to take with layers 1, 2, ... at a time; may be empty."""
-    width: int = 0
-    """Layers at a time that its user fixed; 0 leaves it to the leader, among those of step_s."""
-    max_positions: int = 0
-    """Longest text a drafter can read, in tokens; 0: it names no limit."""
+    width: int | None = None
+    """Layers at a time that its user fixed; None leaves it to the leader, among those of step_s."""
+    max_positions: int | None = None
+    """Longest text a drafter can read, in tokens; None: it names no limit."""
     joins: bool = False
     """Whether a drafter drafts beside those that are attached; otherwise it replaces them."""
 
@@ -52,8 +52,8 @@ class DraftOpen:
     """Tokens the request can grow to, drafts included."""
     send_probs: bool
     """Whether the verifier needs the law of each draft token."""
-    vocab_size: int = 0
-    """Tokens the target knows; a drafter that knows more draws none of the others. 0: unknown."""
+    vocab_size: int | None = None
+    """Tokens the target knows; a drafter that knows more draws no others. None: unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +89,8 @@ class DraftRequest:
     items: tuple[DraftItem, ...] = ()
     closed: tuple[int, ...] = ()
     """Requests whose cache the drafter frees."""
-    width: int = 0
-    """Layers of the drafter whose attention runs at once; 0 where it has no such choice."""
+    width: int | None = None
+    """Layers of the drafter whose attention runs at once; None where it has no such choice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,22 +138,22 @@ class Submit:
     verifier: str
     """A VerifierKind value."""
     max_tokens: int
-    draft_length: int
-    """Draft tokens a round; -1 leaves it to the controller."""
+    draft_length: int | None = None
+    """Draft tokens a round; None leaves it to the controller."""
     ignore_eos: bool = False
     stop: tuple[str, ...] = ()
     """Strings that end the output; the text stops before them."""
-    num_logprobs: int = -1
+    num_logprobs: int | None = None
     """How many of each position's likeliest tokens to report beside the output token, all with
-    their log probabilities; -1 reports none."""
+    their log probabilities; None reports none."""
     sample_index: int = 0
     """Tells apart several samples of one prompt with one seed."""
     priority: int = 0
     """Higher is served first."""
     client: str = ""
     """Who asks: clients share fairly."""
-    timeout_s: float = 0.0
-    """Time from now on after which the output is of no use; 0 is without end."""
+    timeout_s: float | None = None
+    """Time from now on after which the output is of no use; None is without end."""
     output_ids: tuple[int, ...] = ()
     """Tokens of the output that are final already, from an engine that was lost: this one goes on
     after them, and commits none of them again."""

@@ -150,7 +150,7 @@ def _setting(devices: Devices, network: Network, point: GeneratePoint) -> Settin
     steps: tuple[float, ...] = (spec.draft_s,)
     if spec.stack is not None:
         steps = _layered_steps(spec.stack, network, size)
-    width = int(point.layer_parallel) if point.layer_parallel.isdecimal() else 0
+    width = int(point.layer_parallel) if point.layer_parallel.isdecimal() else None
     auto = point.layer_parallel == "auto" and point.drafters > 1
     return Setting(
         mode=DecodeMode(point.mode),

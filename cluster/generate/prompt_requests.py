@@ -43,7 +43,7 @@ def make_submits(
                 mode=mode,
                 verifier=verifier,
                 max_tokens=decode.max_tokens,
-                draft_length=-1 if decode.draft_length is None else decode.draft_length,
+                draft_length=decode.draft_length,
                 ignore_eos=decode.ignore_eos,
                 stop=decode.stop,
             )

@@ -56,32 +56,33 @@ def worthwhile_widths(step_s: Sequence[float]) -> list[int]:
 class WidthPlan:
     """Finds the width with the most committed tokens per second, from prediction and trial."""
 
-    def __init__(self, step_s: Sequence[float] = (), *, fixed: int = 0) -> None:
+    def __init__(self, step_s: Sequence[float] = (), *, fixed: int | None = None) -> None:
         """Start with what a drafter says.
 
         Args:
             step_s: predicted seconds of its steps with widths 1, 2, ...; none: it has no choice.
-            fixed: the width that its user fixed; 0 is none.
+            fixed: the width that its user fixed.
         """
         self._step_s = tuple(step_s)
         self._fixed = fixed
         self._pace = PaceChooser(worthwhile_widths(step_s))
 
-    def choose(self) -> int:
-        """Return the width of the next round's drafts; 0 where there is no choice."""
-        if self._fixed or not self._step_s:
+    def choose(self) -> int | None:
+        """Return the width of the next round's drafts; None where there is no choice."""
+        if self._fixed is not None or not self._step_s:
             return self._fixed
         return self._pace.choose(_ALL)
 
-    def observe(self, width: int, tokens: int, seconds: float) -> None:
+    def observe(self, width: int | None, tokens: int, seconds: float) -> None:
         """Take in a round: what it committed, and how long it took."""
-        self._pace.observe(_ALL, width, tokens, seconds)
+        if width is not None:
+            self._pace.observe(_ALL, width, tokens, seconds)
 
-    def predicted_s(self, width: int, num_steps: int) -> float:
+    def predicted_s(self, width: int | None, num_steps: int) -> float:
         """Return the seconds that a draft was predicted to take; 0 where nothing was predicted.
 
         The first step is exact, for calibration; the others have the width.
         """
-        if not (num_steps and 0 < width <= len(self._step_s)):
+        if width is None or not (num_steps and width <= len(self._step_s)):
             return 0.0
         return self._step_s[0] + (num_steps - 1) * self._step_s[width - 1]

@@ -70,7 +70,7 @@ class _Leader:
         self._controller.predict_steps(setting.predicted_step_s)
         self._modes = PaceChooser(_MODES)
         self._widths = WidthPlan(setting.predicted_step_s, fixed=setting.width)
-        self._width = 0
+        self._width: int | None = None
         self._last_opening = 0
         self._totals = _Totals()
 

@@ -23,8 +23,8 @@ class Setting:
     """Draft tokens asked for each round; None leaves it to the controller."""
     predicted_step_s: tuple[float, ...] = ()
     """What the drafter says of widths 1, 2, ...; none: it has no choice."""
-    width: int = 0
-    """Layers at a time that are fixed; 0 leaves it to the measured pace."""
+    width: int | None = None
+    """Layers at a time that are fixed; None leaves it to the measured pace."""
     link: Line = field(default_factory=Line)
     """Between leader and drafter."""
     host_s: float = 0.0

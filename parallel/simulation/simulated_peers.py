@@ -103,14 +103,15 @@ class SimulatedDrafter:
         self._spans, self._keep_spans = spans, keep_spans
 
     def answer(
-        self, now_s: float, number: int, asking: Items[SimulatedSequence], width: int
+        self, now_s: float, number: int, asking: Items[SimulatedSequence], width: int | None
     ) -> list[SimulatedAnswer]:
         """Return what the drafter sends for a round: PEARL's first tokens ahead, then the rest."""
         setting = self._setting
         begin_s = max(now_s + setting.link.send_s(_TOKEN_BYTES * len(asking)), self._free_s)
         wanted = [(seq, seq.wanted) for seq in asking if seq.wanted is not None]
         num_steps = max(want.draft_length for _, want in wanted)
-        first_s, later_s = setting.step_s(1), setting.step_s(max(width, 1))
+        layers = width or 1
+        first_s, later_s = setting.step_s(1), setting.step_s(layers)
         taken_s = first_s + (num_steps - 1) * later_s
         self._free_s = begin_s + taken_s
         if len(self._spans) < self._keep_spans:
@@ -118,9 +119,9 @@ class SimulatedDrafter:
         streams = [s for s, _ in wanted if s.state.mode is DecodeMode.PEARL and num_steps > 1]
         answers = []
         if streams:
-            ahead = [(s, self._part(s, w, 0, 1, width)) for s, w in wanted if s in streams]
+            ahead = [(s, self._part(s, w, 0, 1, layers)) for s, w in wanted if s in streams]
             answers.append(SimulatedAnswer(self._sent_s(begin_s + first_s, 1), number, ahead, True))
-        rest = [(s, self._part(s, w, int(s in streams), w.draft_length, width)) for s, w in wanted]
+        rest = [(s, self._part(s, w, int(s in streams), w.draft_length, layers)) for s, w in wanted]
         arrives_s = self._sent_s(self._free_s, num_steps * len(rest))
         answers.append(SimulatedAnswer(arrives_s, number, rest, False, num_steps, taken_s))
         return answers
@@ -133,9 +134,7 @@ class SimulatedDrafter:
     ) -> DraftArrived:
         chance, stream = self._setting.chance, sequence.request.stream
         tokens = tuple(
-            RIGHT
-            if chance.is_right(stream, want.base + place, width if place and width else 1)
-            else _WRONG
+            RIGHT if chance.is_right(stream, want.base + place, width if place else 1) else _WRONG
             for place in range(first, stop)
         )
         partial = first == 0 and stop == 1 < want.draft_length

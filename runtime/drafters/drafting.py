@@ -47,8 +47,8 @@ class Drafter(Protocol):
         ...
 
     @property
-    def width(self) -> int:
-        """Layers at a time that its user fixed; 0 leaves it to the leader."""
+    def width(self) -> int | None:
+        """Layers at a time that its user fixed; None leaves it to the leader."""
         ...
 
     def answer(self, request: DraftRequest) -> Iterator[DraftPart]:
@@ -67,9 +67,9 @@ class Drafter(Protocol):
 def introduction(
     drafter: Drafter,
     name: str,
-    vocab_size: int = 0,
+    vocab_size: int | None = None,
     *,
-    max_positions: int = 0,
+    max_positions: int | None = None,
     joins: bool = False,
 ) -> Hello:
     """Return what a drafter says of itself when it connects.
@@ -77,8 +77,8 @@ def introduction(
     Args:
         drafter: the drafter.
         name: what the leader calls it.
-        vocab_size: it reads token ids below this; 0 names no limit.
-        max_positions: the longest text it reads, in tokens; 0 names no limit.
+        vocab_size: it reads token ids below this; None names no limit.
+        max_positions: the longest text it reads, in tokens; None names no limit.
         joins: whether it drafts beside others.
     """
     return Hello(

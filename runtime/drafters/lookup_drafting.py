@@ -70,7 +70,7 @@ class LookupDrafter:
 
     grows_trees = True
     step_s = ()
-    width = 0
+    width = None
 
     def __init__(self, settings: LookupSettings) -> None:
         """Open the sources; raises ConfigError if a source's files cannot be read."""

@@ -132,7 +132,7 @@ class ModelDrafter:
         *,
         lookups: LookupSettings = NO_LOOKUPS,
         grows_trees: bool = False,
-        width: int = 0,
+        width: int | None = None,
         step_s: tuple[float, ...] = (),
         calibrates: bool = True,
     ) -> None:
@@ -143,7 +143,7 @@ class ModelDrafter:
             ledger: the account of its cache.
             lookups: what it may look up.
             grows_trees: whether it offers to draft trees.
-            width: layers whose attention is to run at once; 0 leaves it to the leader.
+            width: layers whose attention is to run at once; None leaves it to the leader.
             step_s: seconds that a step is predicted to take with widths 1, 2, ...
             calibrates: whether each draft first reads anew, exactly, what fuzzy forwards read; that
                 costs no forward of its own. Without, errors pile up: for experiments alone.
@@ -343,7 +343,7 @@ class ModelDrafter:
     def _surplus(self, sequence: _Sequence) -> int:
         """Return how many tokens this model knows and the target does not."""
         known, mine = sequence.opened.vocab_size, self._runner.vocab_size
-        return max(0, mine - known) if known else 0
+        return 0 if known is None else max(0, mine - known)
 
     def _known_to_target(self, row: ScoreRow, sequence: _Sequence) -> ScoreRow:
         """Return a row without the tokens that the target does not know.
@@ -351,11 +351,12 @@ class ModelDrafter:
         They are cut before anything is drawn: probabilities that are cut afterwards would not be
         those that the token was drawn from.
         """
-        if not self._surplus(sequence):
+        vocab_size = sequence.opened.vocab_size
+        if vocab_size is None or not self._surplus(sequence):
             return row
         if row.ids is None:
-            return ScoreRow(row.logits[: sequence.opened.vocab_size], None)
-        known = row.ids < sequence.opened.vocab_size
+            return ScoreRow(row.logits[:vocab_size], None)
+        known = row.ids < vocab_size
         return ScoreRow(row.logits[known], row.ids[known])
 
     def _rows(self, number: int, stop: int, *, num_logits: int, exact: bool = True) -> SequenceRows:

@@ -54,7 +54,7 @@ class DrafterPort:
         self.name = hello.name
         self._vocab_size = hello.vocab_size
         self.max_positions = hello.max_positions
-        """Longest text it can read, in tokens; 0: it names no limit."""
+        """Longest text it can read, in tokens; None: it names no limit."""
         self.closed: list[int] = []
         """Requests that it may forget, and has not been told yet."""
         self.last_opening = 0
@@ -99,9 +99,9 @@ class DrafterPort:
             num_tokens: length of the text.
             highest_id: the highest token id in it: a drafter cannot read what it has no row for.
         """
-        if self._vocab_size and highest_id >= self._vocab_size:
+        if self._vocab_size is not None and highest_id >= self._vocab_size:
             return 0
-        return max(0, self.max_positions - num_tokens) if self.max_positions else None
+        return None if self.max_positions is None else max(0, self.max_positions - num_tokens)
 
     def ask(self, request: DraftRequest) -> bool:
         """Send one round's work; return False if the drafter failed at it or is gone."""

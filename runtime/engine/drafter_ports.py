@@ -146,6 +146,7 @@ def problem_of_hello(hello: Hello) -> str:
     if not all(math.isfinite(step_s) and step_s > 0 for step_s in hello.step_s):
         return f"step_s is {hello.step_s}: seconds must be above 0"
     for name in ("vocab_size", "max_positions", "width"):
-        if getattr(hello, name) < 0:
-            return f"{name} is {getattr(hello, name)}: it must be at least 0"
+        value = getattr(hello, name)
+        if value is not None and value < 1:
+            return f"{name} is {value}: it must be at least 1"
     return ""

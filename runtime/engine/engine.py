@@ -284,7 +284,7 @@ class Engine:
 
     def _round_capacity(self, sequence: DecodingSequence) -> int:
         """Return how long a sequence may become within the next round."""
-        ahead = _HEADROOM + 2 * max(sequence.submit.draft_length, 0)
+        ahead = _HEADROOM + 2 * (sequence.submit.draft_length or 0)
         return min(sequence.capacity, len(sequence.token_ids) + ahead)
 
     def _round(self) -> None:

@@ -65,6 +65,6 @@ def problem_of(
             tokenizer.check_stops(submit.stop)
         except ConfigError as error:
             return str(error)
-    if submit.num_logprobs > _MAX_LOGPROBS:
+    if submit.num_logprobs is not None and submit.num_logprobs > _MAX_LOGPROBS:
         return f"`logprobs` is {submit.num_logprobs}: at most {_MAX_LOGPROBS} are reported"
     return None

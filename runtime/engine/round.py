@@ -265,7 +265,7 @@ class RoundRunner:
         )
         work.apply(Verified(verdict=verdict))
         assert work.commit is not None
-        if sequence.submit.num_logprobs >= 0:
+        if sequence.submit.num_logprobs is not None:
             tokens, num_top = work.commit.token_ids, sequence.submit.num_logprobs
             path = verdict.accepted_nodes or range(verdict.num_accepted)
             work.logprobs = token_logprobs(work.rows, path, tokens, num_top)
@@ -288,7 +288,7 @@ class RoundRunner:
                 counters = work.sequence.counters
                 counters.draft_s += time.seconds
                 counters.draft_steps += time.steps
-                counters.draft_width = drafts.width
+                counters.draft_width = drafts.width or 0
                 counters.predicted_s += drafts.widths.predicted_s(drafts.width, time.steps)
                 if work.sequence.mode is DecodeMode.PEARL:
                     counters.hidden_s += self._hidden_s
@@ -314,7 +314,7 @@ def _first(row: ScoreRow, num: int) -> ScoreRow:
 
 def _num_needed(sequence: DecodingSequence) -> int:
     """Return how many best tokens of each row this request needs; 0 is all of them."""
-    return 0 if sequence.submit.num_logprobs >= 0 else num_candidates(sequence.sampling)
+    return num_candidates(sequence.sampling) if sequence.submit.num_logprobs is None else 0
 
 
 def _contexts(work: RoundWork) -> list[tuple[int, ...]]:

@@ -48,8 +48,8 @@ class RoundDrafts:
         self._rounds = count(1)
         self._times: dict[int, DraftTime] = {}
         self.widths = WidthPlan()
-        self.width = 0
-        """Layers of the drafters whose attention runs at once, in this round."""
+        self.width: int | None = None
+        """Layers of the drafters whose attention runs at once, in this round; None: no choice."""
         self.num_missed = 0
         """Drafts that did not come in time, in this round."""
         self.waited_s = 0.0
@@ -95,9 +95,9 @@ class RoundDrafts:
         if usable <= 0 or (state.owed and not sequence.known_to_drafter):
             return 0
         wanted = sequence.submit.draft_length
-        if wanted < 0 and self.are_trees(sequence):
+        if wanted is None and self.are_trees(sequence):
             wanted = MAX_NODES  # to be cut when it is known what they are worth
-        elif wanted < 0:
+        elif wanted is None:
             wanted = self._controller.choose(
                 sequence.number, sequence.mode, batch=batch, width=self.width or 1
             )
@@ -195,13 +195,13 @@ class RoundDrafts:
         item = sequence.view.item(sequence.state, sequence.token_ids, num_draft)
         if not self.are_trees(sequence):
             return item
-        chosen = sequence.submit.draft_length < 0
+        chosen = sequence.submit.draft_length is None
         least_gain = self._controller.least_gain(width=self.width or 1) if chosen else 0.0
         return replace(item, tree=True, least_gain=least_gain)
 
     def _introduction(self, sequence: DecodingSequence, port: DrafterPort | None) -> DraftOpen:
         capacity = sequence.capacity
-        if port is not None and port.max_positions:
+        if port is not None and port.max_positions is not None:
             capacity = min(capacity, port.max_positions)
         return DraftOpen(
             request=sequence.number,
@@ -259,7 +259,7 @@ class RoundDrafts:
             self._forget(sequence)
         elif not found.is_tree:
             sequence.view.drafted(found.epoch, found.base, draft.token_ids)
-        if found.gains and sequence.submit.draft_length < 0 and self.are_trees(sequence):
+        if found.gains and sequence.submit.draft_length is None and self.are_trees(sequence):
             draft = draft.first(self._controller.worth(found.gains, batch=batch))
         work.apply(DraftArrived(epoch=found.epoch, base=found.base, draft=draft, partial=partial))
 

@@ -164,7 +164,7 @@ class DecodingSequence:
     def deadline_s(self) -> float:
         """When its output is of no use any longer."""
         timeout_s = self.submit.timeout_s
-        return self.submitted_s + timeout_s if timeout_s else math.inf
+        return self.submitted_s + timeout_s if timeout_s is not None else math.inf
 
     @property
     def num_certain(self) -> int:

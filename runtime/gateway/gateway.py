@@ -393,4 +393,4 @@ class Gateway:
 
 def _essence(submit: Submit) -> Submit:
     """Return what two calls of one request have in common: each has its own time left."""
-    return replace(submit, request=0, timeout_s=0.0)
+    return replace(submit, request=0, timeout_s=None)

@@ -90,7 +90,7 @@ class Journal:
     def resumption(self) -> Submit:
         """Return what an engine is asked for: all, or what is missing of it."""
         timeout_s = self.submit.timeout_s
-        if timeout_s:
+        if timeout_s is not None:
             timeout_s = max(self.submitted_s + timeout_s - time.monotonic(), _LEAST_S)
         return replace(self.submit, output_ids=tuple(self.token_ids), timeout_s=timeout_s)
 

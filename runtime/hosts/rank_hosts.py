@@ -274,10 +274,10 @@ def serve_drafter(
     """
     _serve_threads(num_threads)
     drafter: Drafter = LookupDrafter(LookupSettings.parse("ngram"))
-    max_positions = 0
+    max_positions = None
     if model is not None:
         drafter = model.drafter()
-        max_positions = model.runner.max_positions
+        max_positions = model.runner.max_positions or None
     hello = introduction(
         drafter, slot.name, vocab_size, max_positions=max_positions, joins=slot.joins
     )
@@ -328,7 +328,7 @@ def _inline_drafter(settings: LeaderSettings) -> tuple[Drafter, Hello] | None:
         group = SoloGroup()
         runner = ShardRunner(_build_shard(settings.inline_drafter, group), group)
         model = _model_drafter(runner, settings.inline_drafter)
-        limit = runner.max_positions
+        limit = runner.max_positions or None
         return model, introduction(model, name, runner.vocab_size, max_positions=limit)
     if settings.lookup is not None:
         lookup = LookupDrafter(settings.lookup)
@@ -345,7 +345,7 @@ def _model_drafter(
         _ledger(settings),
         lookups=settings.lookups or NO_LOOKUPS,
         grows_trees=settings.virtual is None,
-        width=settings.layer_parallel or 0,
+        width=settings.layer_parallel or None,
         step_s=step_s,
         calibrates=settings.calibrates,
     )

@@ -57,14 +57,14 @@ def _get_hello(wire: pb.Hello) -> Hello:
     return Hello(
         role=known(ROLE_NAMES, wire.role, "role"),
         name=wire.name,
-        vocab_size=wire.vocab_size,
+        vocab_size=wire.vocab_size or None,
         capacity=wire.capacity,
         num_successors=wire.num_successors,
         grows_trees=wire.grows_trees,
         step_s=tuple(checked_seconds(step_s, "step_s") for step_s in wire.step_s),
-        width=wire.width,
+        width=wire.width or None,
         joins=wire.joins,
-        max_positions=wire.max_positions,
+        max_positions=wire.max_positions or None,
     )
 
 
@@ -103,7 +103,7 @@ def _get_draft_request(wire: pb.DraftRequest) -> DraftRequest:
             for item in wire.items
         ),
         closed=tuple(wire.closed),
-        width=wire.width,
+        width=wire.width or None,
     )
 
 
@@ -116,7 +116,7 @@ def _get_draft_open(wire: pb.DraftOpen) -> DraftOpen:
         num_prompt=wire.num_prompt,
         capacity=wire.capacity,
         send_probs=wire.send_probs,
-        vocab_size=wire.vocab_size,
+        vocab_size=wire.vocab_size or None,
     )
 
 
@@ -157,14 +157,14 @@ def _get_submit(wire: pb.Submit) -> Submit:
         mode=known(MODE_NAMES, wire.mode, "mode"),
         verifier=known(VERIFIER_NAMES, wire.verifier, "verifier"),
         max_tokens=wire.max_tokens,
-        draft_length=wire.draft_length if wire.HasField("draft_length") else -1,
+        draft_length=wire.draft_length if wire.HasField("draft_length") else None,
         ignore_eos=wire.ignore_eos,
         stop=tuple(wire.stop),
-        num_logprobs=wire.num_logprobs if wire.HasField("num_logprobs") else -1,
+        num_logprobs=wire.num_logprobs if wire.HasField("num_logprobs") else None,
         sample_index=wire.sample_index,
         priority=wire.priority,
         client=wire.client,
-        timeout_s=checked_seconds(wire.timeout_s, "timeout_s"),
+        timeout_s=checked_seconds(wire.timeout_s, "timeout_s") or None,
         output_ids=checked_token_ids(wire.output_ids),
     )
 

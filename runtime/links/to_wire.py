@@ -32,7 +32,6 @@ from runtime.links.wire_values import (
     checked_token_ids,
     finite,
     one_each,
-    require,
 )
 
 
@@ -49,14 +48,14 @@ def _put_hello(message: Hello) -> pb.Frame:
         hello=pb.Hello(
             role=ROLES[message.role],
             name=message.name,
-            vocab_size=message.vocab_size,
+            vocab_size=message.vocab_size or 0,
             capacity=message.capacity,
             num_successors=message.num_successors,
             grows_trees=message.grows_trees,
             step_s=[checked_seconds(step_s, "step_s") for step_s in message.step_s],
-            width=message.width,
+            width=message.width or 0,
             joins=message.joins,
-            max_positions=message.max_positions,
+            max_positions=message.max_positions or 0,
         )
     )
 
@@ -84,7 +83,7 @@ def _put_draft_request(message: DraftRequest) -> pb.Frame:
                     num_prompt=opened.num_prompt,
                     capacity=opened.capacity,
                     send_probs=opened.send_probs,
-                    vocab_size=opened.vocab_size,
+                    vocab_size=opened.vocab_size or 0,
                 )
                 for opened in message.opened
             ],
@@ -109,7 +108,7 @@ def _put_draft_request(message: DraftRequest) -> pb.Frame:
                 for item in message.items
             ],
             closed=message.closed,
-            width=message.width,
+            width=message.width or 0,
         )
     )
 
@@ -144,7 +143,6 @@ def _put_proposal(message: Proposal) -> pb.Frame:
 
 
 def _put_submit(message: Submit) -> pb.Frame:
-    require(message.draft_length >= -1, f"draft_length is {message.draft_length}")
     return pb.Frame(
         submit=pb.Submit(
             request=message.request,
@@ -153,14 +151,14 @@ def _put_submit(message: Submit) -> pb.Frame:
             mode=MODES[message.mode],
             verifier=VERIFIERS[message.verifier],
             max_tokens=message.max_tokens,
-            draft_length=None if message.draft_length == -1 else message.draft_length,
+            draft_length=message.draft_length,
             ignore_eos=message.ignore_eos,
             stop=message.stop,
-            num_logprobs=None if message.num_logprobs == -1 else message.num_logprobs,
+            num_logprobs=message.num_logprobs,
             sample_index=message.sample_index,
             priority=message.priority,
             client=message.client,
-            timeout_s=checked_seconds(message.timeout_s, "timeout_s"),
+            timeout_s=checked_seconds(message.timeout_s or 0.0, "timeout_s"),
             output_ids=checked_token_ids(message.output_ids),
         )
     )

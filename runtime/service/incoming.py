@@ -54,10 +54,9 @@ def to_submit(request: pb.GenerateRequest, model: ServedModel, seed: int) -> Sub
         mode=model.default_mode if asked.mode is None else DecodeMode(asked.mode),
         verifier=VerifierKind.MATCH,
         max_tokens=min(max_tokens, model.max_positions - len(ids)),
-        draft_length=-1,
         ignore_eos=asked.ignore_eos,
         stop=tuple(asked.stop or ()),
-        num_logprobs=-1 if asked.logprobs is None else asked.logprobs,
+        num_logprobs=asked.logprobs,
         priority=asked.priority,
     )
 

@@ -103,7 +103,7 @@ class GenerationServicer(rpc.GenerationServiceServicer):
         if known is not None and not request.HasField("seed"):
             submit = replace(submit, sampling=replace(submit.sampling, seed=known.seed))
         left_s = context.time_remaining()
-        timeout_s = 0.0 if left_s is None else max(left_s, _LEAST_S)
+        timeout_s = None if left_s is None else max(left_s, _LEAST_S)
         submit = replace(submit, client=client, timeout_s=timeout_s)
         submits = [replace(submit, sample_index=index) for index in range(num_samples(request))]
         queued = gateway.submit(submits, client=client, name=name)

@@ -90,7 +90,7 @@ EVERY_KIND: list[Message] = [
         mode=DecodeMode.PEARL,
         verifier="match",
         max_tokens=8,
-        draft_length=-1,
+        draft_length=None,
         stop=("\n\n",),
     ),
     Cancel(request=1),

@@ -63,7 +63,7 @@ def test_every_mode_gives_the_tokens_of_the_target_alone(mode: str, kind: str, f
             make_submit(number, prompt=[number, 9, 9], mode=mode, sampling=sampling),
             draft_length=length,
         )
-        for number, (sampling, length) in enumerate(product(SAMPLINGS, [4, -1]))
+        for number, (sampling, length) in enumerate(product(SAMPLINGS, [4, None]))
     ]
     driver = engine.run(submits)
     check(driver, engine)

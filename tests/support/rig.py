@@ -96,7 +96,7 @@ class Rig:
         num_pages: int = 400,
         lookups: LookupSettings = NO_LOOKUPS,
         grows_trees: bool = False,
-        width: int = 0,
+        width: int | None = None,
         step_s: tuple[float, ...] = (),
         joins: bool = False,
     ) -> Link:
@@ -128,8 +128,8 @@ class Rig:
         drafter: Drafter,
         *,
         inline: bool = False,
-        vocab_size: int = VOCAB,
-        max_positions: int = 0,
+        vocab_size: int | None = VOCAB,
+        max_positions: int | None = None,
     ) -> None:
         """Attach any drafter, on a link of its own or in the leader's thread."""
         hello = introduction(drafter, "toy", vocab_size, max_positions=max_positions)
@@ -218,7 +218,7 @@ def make_submit(
     mode: str = "pearl",
     verifier: str = "match",
     max_tokens: int = 24,
-    draft_length: int = 4,
+    draft_length: int | None = 4,
     sampling: SamplingParams | None = None,
 ) -> Submit:
     return Submit(

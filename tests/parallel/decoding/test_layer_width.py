@@ -35,7 +35,7 @@ def test_only_widths_that_save_time_are_tried() -> None:
 
 
 def test_without_a_choice_the_width_is_what_was_fixed() -> None:
-    assert WidthPlan().choose() == 0
+    assert WidthPlan().choose() is None
     assert WidthPlan(fixed=3).choose() == 3
     assert WidthPlan((2.0, 1.0), fixed=2).choose() == 2
 
@@ -52,8 +52,8 @@ def test_the_width_with_the_most_tokens_per_second_is_found(best: int) -> None:
     assert chosen[-100:].count(best) == 100
 
 
-def test_a_draft_is_foretold_with_one_exact_step() -> None:
+def test_a_drafts_time_is_predicted_with_one_exact_step() -> None:
     plan = WidthPlan((8.0, 6.0))
     assert plan.predicted_s(2, 4) == 8.0 + 3 * 6.0
     assert plan.predicted_s(1, 1) == 8.0
-    assert plan.predicted_s(0, 4) == plan.predicted_s(3, 4) == plan.predicted_s(2, 0) == 0.0
+    assert plan.predicted_s(None, 4) == plan.predicted_s(3, 4) == plan.predicted_s(2, 0) == 0.0

@@ -90,7 +90,7 @@ def serve(log: TrafficLog, records: list[CorpusRecord]) -> None:
             mode=DecodeMode.SPECULATIVE,
             verifier="match",
             max_tokens=12,
-            draft_length=-1,
+            draft_length=None,
         )
         log.append(submit, record.output_ids)
 

@@ -142,10 +142,10 @@ def test_the_ngram_drafter_is_exact_and_accepted_on_repetition(rig: Rig) -> None
 
 
 @pytest.mark.parametrize("verifier", ["match", "rejection"])
-@pytest.mark.parametrize("draft_length", [6, -1])
+@pytest.mark.parametrize("draft_length", [6, None])
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 def test_trees_are_exact(
-    rig: Rig, sampling: SamplingParams, draft_length: int, verifier: str
+    rig: Rig, sampling: SamplingParams, draft_length: int | None, verifier: str
 ) -> None:
     """Twice each, so that what was recycled from the first run is right in the second."""
     rig.attach_lookup()
@@ -170,7 +170,7 @@ def test_trees_are_exact(
             assert len(outcome.token_ids) == submit.max_tokens
             if verifier == "match" or sampling.is_greedy:
                 assert outcome.token_ids == expected_tokens(submit)
-    assert accepted > 0 or draft_length < 0  # it may choose to test nothing
+    assert accepted > 0 or draft_length is None  # it may choose to test nothing
 
 
 @pytest.mark.parametrize("verifier", ["match", "rejection"])
@@ -190,7 +190,13 @@ def test_trees_of_a_model_are_exact_and_accepted(
             verifier=verifier,
         )
         for number, (mode, draft_length) in enumerate(
-            [("speculative", 6), ("speculative", 1), ("pearl", 4), ("speculative", -1), ("auto", 4)]
+            [
+                ("speculative", 6),
+                ("speculative", 1),
+                ("pearl", 4),
+                ("speculative", None),
+                ("auto", 4),
+            ]
         )
     ]
     outcomes = rig.run(submits)
@@ -198,7 +204,7 @@ def test_trees_of_a_model_are_exact_and_accepted(
         outcome = outcomes[submit.request]
         assert outcome.finished is not None
         assert len(outcome.token_ids) == submit.max_tokens
-        if submit.draft_length > 0:
+        if submit.draft_length:
             assert outcome.finished.stats.accepted > 0
         if verifier == "match" or sampling.is_greedy:
             assert outcome.token_ids == expected_tokens(submit)
@@ -276,7 +282,9 @@ def test_a_mixed_batch_gives_what_each_request_gives_alone(rig: Rig) -> None:
 
 def test_the_controller_may_choose_the_draft_length(rig: Rig) -> None:
     rig.attach_model()
-    submits = [make_submit(i, draft_length=-1, max_tokens=60, mode=m) for i, m in enumerate(MODES)]
+    submits = [
+        make_submit(i, draft_length=None, max_tokens=60, mode=m) for i, m in enumerate(MODES)
+    ]
     outcomes = rig.run(submits)
     for submit in submits:
         assert outcomes[submit.request].token_ids == expected_tokens(submit)
@@ -317,6 +325,7 @@ def test_the_drafter_holds_the_text_of_the_target(
     outcomes = rig.run(submits)
     for number, submit in enumerate(submits, 1):
         whole = (*submit.prompt_ids, *outcomes[submit.request].token_ids)
+        assert submit.draft_length is not None
         in_flight = 4 * submit.draft_length
         assert held[number][: len(whole) - in_flight] == whole[:-in_flight]
 

@@ -69,7 +69,7 @@ def submits(num: int = 4, max_tokens: int = 40) -> list[Submit]:
             mode=("speculative", "pearl", "auto", "speculative")[number % 4],
             sampling=SAMPLED if number % 2 else None,
             max_tokens=max_tokens,
-            draft_length=-1 if number % 4 == 3 else 4,
+            draft_length=None if number % 4 == 3 else 4,
         )
         for number in range(num)
     ]
@@ -145,7 +145,7 @@ def test_a_sound_drafter_has_no_faults(kind: str, inline: bool) -> None:
     rig = Rig(num_pages=50, prefill_chunk=5)
     rig.attach(sound(kind), inline=inline)
     asked = [*submits(3, max_tokens=110), make_submit(8, prompt=[3] * 90, mode="pearl")]
-    asked.append(make_submit(9, prompt=[3] * 70, mode="speculative", draft_length=-1))
+    asked.append(make_submit(9, prompt=[3] * 70, mode="speculative", draft_length=None))
     assert num_drafted(check(rig, asked)) > 0
     status = status_of(rig)
     assert status.preemptions > 0

@@ -39,6 +39,7 @@ from runtime.links.codec import decode, encode
 
 words = st.integers(0, 2**64 - 1)
 counts = st.integers(0, 2**32 - 1)
+limits = st.none() | st.integers(1, 2**32 - 1)
 token_ids = st.lists(st.integers(0, 2**31 - 1), max_size=5).map(tuple)
 seconds = st.floats(0, 1e9)
 text = st.text(max_size=8)
@@ -64,6 +65,7 @@ draft_opens = st.builds(
     num_prompt=counts,
     capacity=counts,
     send_probs=st.booleans(),
+    vocab_size=limits,
 )
 draft_items = st.builds(
     DraftItem,
@@ -134,8 +136,10 @@ messages = st.one_of(
         Hello,
         role=st.sampled_from(["driver", "drafter"]),
         name=text,
-        vocab_size=counts,
+        vocab_size=limits,
         capacity=counts,
+        width=limits,
+        max_positions=limits,
     ),
     st.builds(
         DraftRequest,
@@ -143,6 +147,7 @@ messages = st.one_of(
         opened=st.lists(draft_opens, max_size=2).map(tuple),
         items=st.lists(draft_items, max_size=3).map(tuple),
         closed=st.lists(words, max_size=3).map(tuple),
+        width=limits,
     ),
     st.builds(
         Proposal,
@@ -158,14 +163,14 @@ messages = st.one_of(
         mode=st.sampled_from(DecodeMode),
         verifier=st.sampled_from([kind.value for kind in VerifierKind]),
         max_tokens=counts,
-        draft_length=st.integers(-1, 2**32 - 1),
+        draft_length=st.none() | counts,
         ignore_eos=st.booleans(),
         stop=st.lists(text, max_size=3).map(tuple),
-        num_logprobs=st.integers(-1, 2**32 - 1),
+        num_logprobs=st.none() | counts,
         sample_index=counts,
         priority=st.integers(-(2**31), 2**31 - 1),
         client=text,
-        timeout_s=seconds,
+        timeout_s=st.none() | st.floats(1e-3, 1e9),
     ),
     st.builds(Cancel, request=words),
     committed(),
@@ -221,7 +226,7 @@ def test_no_request_differs_from_request_zero() -> None:
 
 
 def test_draft_length_of_the_controller_differs_from_zero() -> None:
-    for draft_length in (-1, 0):
+    for draft_length in (None, 0):
         submit = decode(encode(replace(SUBMIT, draft_length=draft_length)))
         assert isinstance(submit, Submit)
         assert submit.draft_length == draft_length
