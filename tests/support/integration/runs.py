@@ -10,7 +10,7 @@ from parallel.messages import Submit
 from runtime.checking.prompt_files import read_prompts
 from runtime.models.tokenizer import Tokenizer
 
-PROMPTS = Path(__file__).resolve().parents[3] / "data" / "prompts.jsonl"
+PROMPTS = Path(__file__).resolve().parents[2] / "data" / "prompts.jsonl"
 
 
 def token_prompts(
