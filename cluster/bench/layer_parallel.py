@@ -26,7 +26,7 @@ from cluster.deploy.driver_session import Result, run_requests
 from cluster.deploy.planning import DrafterChoice, PlannedModel, plan_deployment, plan_target
 from cluster.generate.prompt_requests import cache_tokens, make_submits
 from cluster.network.ray_session import RaySession
-from cluster.options.verb_options import BenchLayersOptions
+from cluster.options.bench_options import BenchLayersOptions
 from cluster.placement.cluster_nodes import cluster_nodes
 from cluster.reports.run_report import output_console, total_stats
 from parallel.decoding.layer_groups import layer_groups
@@ -59,7 +59,7 @@ def _bench(options: BenchLayersOptions, target: PlannedModel, capacity: DrafterC
     tokens = cache_tokens(submits, 1, target.max_positions)
     specs = {}
     for drafters in options.drafters:
-        models = replace(options.models, drafters=drafters, layer_parallel=f"1@{options.first}")
+        models = replace(options.models, drafter_tp=drafters, layer_parallel=f"1@{options.first}")
         choice = plan_drafter(models, target, capacity)
         specs[drafters] = plan_deployment(models, target, choice, cache_tokens=tokens, stops=False)
     rows: list[dict[str, object]] = []
@@ -95,7 +95,7 @@ def _bench(options: BenchLayersOptions, target: PlannedModel, capacity: DrafterC
 
 def _check(options: BenchLayersOptions) -> None:
     if options.decode.mode not in (DecodeMode.SPECULATIVE, DecodeMode.PEARL):
-        raise ConfigError(f"--mode is {options.decode.mode!r}: choose speculative or pearl")
+        raise ConfigError(f"--mode is {options.decode.mode.value!r}: choose speculative or pearl")
     for name, values in (("--widths", options.widths), ("--drafters", options.drafters)):
         if min(values) < 1:
             raise ConfigError(f"{name} has {min(values)}: at least 1 is needed")

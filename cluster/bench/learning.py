@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from cluster.bench.learn_plot import plot_curves
-from cluster.options.train_options import BenchLearnOptions
+from cluster.options.bench_options import BenchLearnOptions
 from cluster.reports.run_report import output_console
 from cluster.train.train_judge import Judge
 from runtime.errors import ConfigError

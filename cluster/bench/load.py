@@ -20,7 +20,7 @@ from rich.table import Table
 
 from cluster.bench.serve_plot import plot_serving
 from cluster.network.server_connection import connected, credentials_of
-from cluster.options.verb_options import BenchServeOptions
+from cluster.options.bench_options import BenchServeOptions
 from cluster.reports.run_report import output_console
 from runtime.checking.prompt_files import PromptRecord, read_prompts
 from runtime.client import AsyncClient, Prompt, ServiceError

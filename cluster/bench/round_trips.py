@@ -10,7 +10,7 @@ from rich.table import Table
 from actors.echo_actor import EchoActor
 from cluster.network.ray_errors import result_of
 from cluster.network.ray_session import RaySession, beside_driver
-from cluster.options.verb_options import BenchLinkOptions
+from cluster.options.bench_options import BenchLinkOptions
 from runtime.errors import ConfigError
 from runtime.links.link_timing import RoundTrips
 from runtime.node.echo import measure_grpc, measure_memory, measure_torch

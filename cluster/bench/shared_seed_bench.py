@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from cluster.options.train_options import BenchSeedsOptions
+from cluster.options.bench_options import BenchSeedsOptions
 from cluster.reports.run_report import output_console
 from runtime.errors import ConfigError
 from runtime.models.checkpoint import resolve_model

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from actors.timed_actor import TimedWorkerActor
 from cluster.network.ray_session import RaySession
-from cluster.options.train_options import BenchTrainOptions
+from cluster.options.bench_options import BenchTrainOptions
 from cluster.reports.run_report import output_console
 from cluster.train.ray_pool import RayPool
 from parallel.training.adamw import AdamW

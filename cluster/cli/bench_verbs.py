@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
+from cluster.cli import table
 from cluster.cli.flags import (
     Chat,
     ClientCert,
     ClientKey,
     Device,
     Drafter,
-    Drafters,
+    DrafterTp,
     DraftLength,
     Dtype,
     Group,
@@ -42,17 +43,17 @@ from cluster.cli.flags import (
 )
 from cluster.cli.path_options import input_file, picture
 from cluster.cli.verbs import Verbs, run_verb
-from cluster.options.train_options import BenchTrainOptions
-from cluster.options.verb_options import (
+from cluster.options.bench_options import (
     BenchDecodeOptions,
     BenchLayersOptions,
     BenchLinkOptions,
     BenchServeOptions,
-    ConnectOptions,
-    DecodeOptions,
-    ModelOptions,
-    PromptOptions,
+    BenchTrainOptions,
 )
+from cluster.options.client_options import ConnectOptions
+from cluster.options.generate_options import DecodeOptions, PromptOptions
+from cluster.options.model_options import ModelOptions
+from parallel.decoding.types import DecodeMode, VerifierKind
 from runtime.errors import ConfigError
 
 app = Verbs(no_args_is_help=True, help="Measure, side by side in one run.")
@@ -67,7 +68,7 @@ def bench_decode(
         str, typer.Option(help="Modes to compare, with commas; the first is the reference.")
     ] = "autoregressive,speculative,pearl",
     tp: Annotated[str, typer.Option(help="Numbers of target ranks to compare, with commas.")] = "1",
-    drafters: Drafters = None,
+    drafter_tp: DrafterTp = None,
     layer_parallel: LayerParallel = "auto",
     baseline: Annotated[
         str | None,
@@ -91,7 +92,7 @@ def bench_decode(
     top_k: TopK = 0,
     top_p: TopP = 1.0,
     seed: Seed = 0,
-    verifier: Verifier = "match",
+    verifier: Verifier = VerifierKind.MATCH,
     draft_length: DraftLength = None,
     virtual: Virtual = None,
     dtype: Dtype = "float32",
@@ -111,7 +112,7 @@ def bench_decode(
         target=target,
         prefix_cache=False,  # each run is to read its prompts
         drafter=drafter,
-        drafters=drafters,
+        drafter_tp=drafter_tp,
         layer_parallel=layer_parallel,
         virtual=virtual,
         dtype=dtype,
@@ -124,7 +125,7 @@ def bench_decode(
         ray_address=ray,
     )
     decode = DecodeOptions(
-        mode="autoregressive",  # each row has a mode of its own
+        mode=DecodeMode.AUTOREGRESSIVE,  # each row has a mode of its own
         verifier=verifier,
         draft_length=draft_length,
         max_tokens=max_tokens,
@@ -148,7 +149,7 @@ def bench_decode(
         keep=keep,
         json=json,
     )
-    run_verb("cluster.bench.decode", options)
+    run_verb(table.bench_decode, options)
 
 
 @app.command("link")
@@ -166,7 +167,7 @@ def bench_link(
     Example: paceline bench link --count 200 --gap-ms 40
     """
     options = BenchLinkOptions(count=count, gap_ms=gap_ms, ray_address=ray, json=json)
-    run_verb("cluster.bench.round_trips", options)
+    run_verb(table.bench_link, options)
 
 
 @app.command("layer-parallel")
@@ -180,7 +181,7 @@ def bench_layers(
     drafters: Annotated[
         str, typer.Option(help="Numbers of drafter ranks to compare, with commas.")
     ] = "1,2",
-    mode: Annotated[str, typer.Option(help="speculative or pearl.")] = "pearl",
+    mode: Annotated[DecodeMode, typer.Option(help="speculative or pearl.")] = DecodeMode.PEARL,
     first: Annotated[
         int, typer.Option("--from", help="Leave layers before this one, one after the other.")
     ] = 0,
@@ -241,7 +242,7 @@ def bench_layers(
         plot=plot,
         json=json,
     )
-    run_verb("cluster.bench.layer_parallel", options)
+    run_verb(table.bench_layers, options)
 
 
 @app.command("train")
@@ -298,7 +299,7 @@ def bench_train(
         ray_address=ray,
         json=json,
     )
-    run_verb("cluster.bench.training_bench", options)
+    run_verb(table.bench_train, options)
 
 
 @app.command("serve")
@@ -375,7 +376,7 @@ def bench_serve(
         plot=plot,
         json=json,
     )
-    run_verb("cluster.bench.load", options)
+    run_verb(table.bench_serve, options)
 
 
 def _whole_number(text: str, option: str) -> int:

@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli.flags import Device, Drafter, Drafters, Json, Place, Target, Tp, Virtual
+from cluster.cli import table
+from cluster.cli.declaration import VerbDeclaration
+from cluster.cli.generated import add_verb
 from cluster.cli.path_options import input_directory, input_file
 from cluster.cli.verbs import Verbs, run_verb
 from cluster.options.cluster_options import CheckOptions, SubmitOptions
-from cluster.options.verb_options import ModelOptions
 
 app = Verbs(no_args_is_help=True, help="Look at a Ray cluster.")
 SUBMIT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -58,7 +59,7 @@ def submit(
         submission_id=submission_id,
         detach=detach,
     )
-    run_verb("cluster.jobs.submit", options)
+    run_verb(table.submit, options)
 
 
 @app.callback()
@@ -66,36 +67,22 @@ def _group() -> None:
     """Keep the verb's name: a group with one verb would lose it."""
 
 
-@app.command("check")
-def check(
-    *,
-    target: Target = None,
-    drafter: Drafter = None,
-    tp: Tp = 1,
-    drafters: Drafters = None,
-    virtual: Virtual = None,
-    device: Device = "cpu",
-    place: Place = None,
-    ray: Annotated[
-        str,
-        typer.Option(
-            envvar="RAY_ADDRESS", help="Ray address to join: auto (one on this machine), HOST:PORT."
-        ),
-    ] = "auto",
-    json: Json = False,
-) -> None:
-    """Check nodes, versions, ways between nodes, and whether a target fits; 1 if not all is well.
-
-    Example: paceline cluster check --target smollm2-135m --tp 2 --drafters 2
-    """
-    models = ModelOptions(
-        target=target,
-        drafter=drafter,
-        tp=tp,
-        drafters=drafters,
-        virtual=virtual,
-        device=device,
-        place=place,
-        ray_address=ray,
-    )
-    run_verb("cluster.deploy.cluster_check", CheckOptions(models=models, json=json))
+add_verb(
+    app,
+    VerbDeclaration(
+        name="cluster check",
+        options=CheckOptions,
+        run=table.cluster_check,
+        example="--target smollm2-135m --tp 2 --drafter-tp 2",
+        flags={
+            "": ("models.ray_address", "json"),
+            "Models to place": (
+                "models.target",
+                "models.drafter",
+                "models.tp",
+                "models.drafter_tp",
+                "models.device",
+            ),
+        },
+    ),
+)

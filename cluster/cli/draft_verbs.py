@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from cluster.cli import table
 from cluster.cli.flags import (
     Device,
     Dtype,
@@ -26,15 +27,15 @@ from cluster.cli.path_options import (
     picture,
 )
 from cluster.cli.verbs import Verbs, run_verb
-from cluster.options.verb_options import (
+from cluster.options.draft_options import (
     DraftEvalOptions,
     DraftFollowOptions,
     DraftIndexOptions,
     DraftSkipOptions,
     DraftTrainOptions,
-    ModelOptions,
-    PromptOptions,
 )
+from cluster.options.generate_options import PromptOptions
+from cluster.options.model_options import ModelOptions
 
 app = Verbs(no_args_is_help=True, help="Make drafters for a target, and compare them.")
 
@@ -148,7 +149,7 @@ def train(
             seed=seed,
             json=json,
         )
-        run_verb("cluster.draft.following", following)
+        run_verb(table.draft_follow, following)
         return
     options = DraftTrainOptions(
         models=models,
@@ -172,7 +173,7 @@ def train(
         resume=resume,
         json=json,
     )
-    run_verb("cluster.draft.draft_train", options)
+    run_verb(table.draft_train, options)
 
 
 @app.command("skip")
@@ -218,7 +219,7 @@ def skip(
         seed=seed,
         json=json,
     )
-    run_verb("cluster.draft.draft_skip", options)
+    run_verb(table.draft_skip, options)
 
 
 @app.command("index")
@@ -242,7 +243,7 @@ def index(
     Example: paceline draft index docs/*.txt --target smollm2-135m --out my-store
     """
     options = DraftIndexOptions(target=target, files=tuple(files), out=out, json=json)
-    run_verb("cluster.draft.draft_index", options)
+    run_verb(table.draft_index, options)
 
 
 @app.command("eval")
@@ -302,4 +303,4 @@ def evaluate(
         keep=keep,
         json=json,
     )
-    run_verb("cluster.draft.draft_eval", options)
+    run_verb(table.draft_eval, options)

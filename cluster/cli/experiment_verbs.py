@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
+from cluster.cli import table
 from cluster.cli.flags import Json, Ray
 from cluster.cli.path_options import input_directory, input_file, output_directory
 from cluster.cli.verbs import RunByDefault, Verbs, run_verb
-from cluster.options.verb_options import ExperimentOptions, ExperimentReportOptions
+from cluster.options.experiment_options import ExperimentOptions, ExperimentReportOptions
 
 app = Verbs(
     no_args_is_help=True,
@@ -42,7 +43,7 @@ def experiment_run(
     Run the same command again to go on where it was cut. Example: paceline experiment run EXP.toml
     """
     options = ExperimentOptions(file=file, out=out, retry=retry, ray_address=ray, json=json)
-    run_verb("cluster.experiment.run", options)
+    run_verb(table.experiment_run, options)
 
 
 @app.command("plan")
@@ -51,7 +52,7 @@ def experiment_plan(file: File, *, out: Out = None, json: Json = False) -> None:
 
     Example: paceline experiment plan EXP.toml
     """
-    run_verb("cluster.experiment.experiment_plan", ExperimentOptions(file=file, out=out, json=json))
+    run_verb(table.experiment_plan, ExperimentOptions(file=file, out=out, json=json))
 
 
 @app.command("report")
@@ -67,4 +68,4 @@ def experiment_report(
     Example: paceline experiment report runs/scaling
     """
     options = ExperimentReportOptions(directory=directory, json=json)
-    run_verb("cluster.experiment.experiment_report", options)
+    run_verb(table.experiment_report, options)

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from cluster.cli.path_options import input_file, output_file
+from cluster.options import model_options
+from parallel.decoding.types import VerifierKind
 
 Target = Annotated[
     str | None,
@@ -24,10 +26,10 @@ Drafter = Annotated[
     ),
 ]
 Tp = Annotated[int, typer.Option(help="Target ranks the model is split over.")]
-Drafters = Annotated[
+DrafterTp = Annotated[
     int | None,
     typer.Option(
-        help="Drafter ranks the drafter is split over; a number gives it ranks of its own or is "
+        help="Ranks that the drafter is split over; a number gives it ranks of its own or is "
         "refused. Default: 1 where there is room beside the target."
     ),
 ]
@@ -48,13 +50,13 @@ Virtual = Annotated[
         "layers=32,attention=2ms,mlp=1ms[,exchange=0.2ms][,drop=0.02]."
     ),
 ]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Dtype = Annotated[model_options.Dtype, typer.Option(help="Type of weights and cache.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Threads = Annotated[
     int | None, typer.Option(help="Threads of each model rank; default: the cores shared out.")
 ]
-Group = Annotated[str, typer.Option(help="Exchange between ranks: auto, shm, gloo or nccl.")]
-Link = Annotated[str, typer.Option(help="Between leader and drafter: grpc, gloo or nccl.")]
+Group = Annotated[model_options.GroupBackend, typer.Option(help="Exchange between ranks.")]
+Link = Annotated[model_options.LinkKind, typer.Option(help="Between leader and drafter.")]
 MaxBatch = Annotated[int, typer.Option(help="Prompts decoded at once.")]
 CacheTokens = Annotated[
     int | None, typer.Option(help="Tokens the KV cache holds; default: what the prompts need.")
@@ -82,7 +84,7 @@ Place = Annotated[
     ),
 ]
 Verifier = Annotated[
-    str,
+    VerifierKind,
     typer.Option(
         help="match: tokens depend on target and seed alone. rejection: accepts more, tokens "
         "depend on the drafts too. Both keep the target's distribution exactly."

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from cluster.cli import table
 from cluster.cli.flags import (
     CacheTokens,
     Chat,
@@ -12,7 +13,7 @@ from cluster.cli.flags import (
     ClientKey,
     Device,
     Drafter,
-    Drafters,
+    DrafterTp,
     DraftWait,
     Dtype,
     Group,
@@ -35,14 +36,9 @@ from cluster.cli.flags import (
 )
 from cluster.cli.path_options import input_file, output_directory
 from cluster.cli.verbs import Verbs, run_verb
-from cluster.options.verb_options import (
-    AdminOptions,
-    ClientOptions,
-    ConnectOptions,
-    ModelOptions,
-    ServeOptions,
-    TopOptions,
-)
+from cluster.options.client_options import AdminOptions, ClientOptions, ConnectOptions, TopOptions
+from cluster.options.model_options import ModelOptions
+from cluster.options.serve_options import ServeOptions
 from runtime.errors import ConfigError
 from runtime.files.documents import read_toml
 
@@ -151,7 +147,7 @@ def serve(
     ] = 30.0,
     max_tokens: MaxTokens = 256,
     tp: Tp = 1,
-    drafters: Drafters = None,
+    drafter_tp: DrafterTp = None,
     drafter_groups: Annotated[
         str,
         typer.Option(
@@ -182,7 +178,7 @@ def serve(
         target=target,
         drafter=drafter,
         tp=tp,
-        drafters=drafters,
+        drafter_tp=drafter_tp,
         layer_parallel=layer_parallel,
         dtype=dtype,
         device=device,
@@ -219,8 +215,7 @@ def serve(
         drafter_groups=drafter_groups,
         traffic=traffic,
     )
-    run_verb("cluster.serve.server_settings", options)  # at once: what serves imports for seconds
-    run_verb("cluster.serve.serving", options)
+    run_verb(table.serve, options)
 
 
 def client(
@@ -273,7 +268,7 @@ def client(
         patience_s=patience,
         json=json,
     )
-    run_verb("cluster.serve.client_verb", options)
+    run_verb(table.client, options)
 
 
 def top(
@@ -294,9 +289,7 @@ def top(
     Example: paceline top --server 127.0.0.1:50051
     """
     connect = _connect(server, token_file, root_ca, tls_cert, tls_key, tls, plaintext_token)
-    run_verb(
-        "cluster.serve.top", TopOptions(connect=connect, interval_s=interval, once=once, json=json)
-    )
+    run_verb(table.top, TopOptions(connect=connect, interval_s=interval, once=once, json=json))
 
 
 @admin.command("status")
@@ -316,7 +309,7 @@ def admin_status(
     Example: paceline admin status --json
     """
     connect = _connect(server, token_file, root_ca, tls_cert, tls_key, tls, plaintext_token)
-    run_verb("cluster.serve.top", TopOptions(connect=connect, interval_s=1.0, once=True, json=json))
+    run_verb(table.top, TopOptions(connect=connect, interval_s=1.0, once=True, json=json))
 
 
 @admin.command("drain")
@@ -332,7 +325,7 @@ def admin_drain(
 ) -> None:
     """Let a server finish what runs, refuse what is new, and end."""
     connect = _connect(server, token_file, root_ca, tls_cert, tls_key, tls, plaintext_token)
-    run_verb("cluster.serve.admin_verb", AdminOptions(connect=connect, action="drain"))
+    run_verb(table.admin, AdminOptions(connect=connect, action="drain"))
 
 
 @admin.command("drafter")
@@ -358,9 +351,7 @@ def admin_drafter(
     Example: paceline admin drafter lookup
     """
     connect = _connect(server, token_file, root_ca, tls_cert, tls_key, tls, plaintext_token)
-    run_verb(
-        "cluster.serve.admin_verb", AdminOptions(connect=connect, action="drafter", drafter=name)
-    )
+    run_verb(table.admin, AdminOptions(connect=connect, action="drafter", drafter=name))
 
 
 @admin.command("drafters")
@@ -381,7 +372,7 @@ def admin_drafters(
     """
     connect = _connect(server, token_file, root_ca, tls_cert, tls_key, tls, plaintext_token)
     run_verb(
-        "cluster.serve.admin_verb",
+        table.admin,
         AdminOptions(connect=connect, action="drafters", num_drafters=number),
     )
 

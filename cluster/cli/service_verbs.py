@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from cluster.cli import table
 from cluster.cli.flags import Json
 from cluster.cli.verbs import Verbs, run_verb
 from cluster.options.cluster_options import ServiceOptions
@@ -42,22 +43,22 @@ def start(
         restarts=keep_restarts,
         ray_address=ray,
     )
-    run_verb("cluster.jobs.kept_service", options)
+    run_verb(table.service, options)
 
 
 @app.command("list")
 def list_services(*, ray: Cluster = "auto", json: Json = False) -> None:
     """Show all services: state, time since ready, restarts, where they listen."""
-    run_verb("cluster.jobs.kept_service", ServiceOptions(action="list", ray_address=ray, json=json))
+    run_verb(table.service, ServiceOptions(action="list", ray_address=ray, json=json))
 
 
 @app.command("logs")
 def logs(name: Name, *, ray: Cluster = "auto") -> None:
     """Print the last lines of a service's output."""
-    run_verb("cluster.jobs.kept_service", ServiceOptions(action="logs", name=name, ray_address=ray))
+    run_verb(table.service, ServiceOptions(action="logs", name=name, ray_address=ray))
 
 
 @app.command("stop")
 def stop(name: Name, *, ray: Cluster = "auto") -> None:
     """Let a service finish what runs, refuse what is new, and end."""
-    run_verb("cluster.jobs.kept_service", ServiceOptions(action="stop", name=name, ray_address=ray))
+    run_verb(table.service, ServiceOptions(action="stop", name=name, ray_address=ray))

@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
+from cluster.cli import table
 from cluster.cli.flags import Json
 from cluster.cli.path_options import input_file, output_directory
 from cluster.cli.verbs import run_verb
-from cluster.options.train_options import BenchLearnOptions, BenchSeedsOptions, SimulateSeedsOptions
+from cluster.options.bench_options import BenchLearnOptions, BenchSeedsOptions
+from cluster.options.simulate_options import SimulateSeedsOptions
 from runtime.errors import ConfigError
 
 
@@ -51,7 +53,7 @@ def bench_learn(
         settings=tuple(settings or ()),
         json=json,
     )
-    run_verb("cluster.bench.learning", options)
+    run_verb(table.bench_learn, options)
 
 
 def simulate_seeds(
@@ -97,7 +99,7 @@ def simulate_seeds(
         seed=seed,
         json=json,
     )
-    run_verb("cluster.simulate.simulate_seeds", options)
+    run_verb(table.simulate_seeds, options)
 
 
 def bench_seeds(
@@ -131,7 +133,7 @@ def bench_seeds(
         threads=threads,
         json=json,
     )
-    run_verb("cluster.bench.shared_seed_bench", options)
+    run_verb(table.bench_seeds, options)
 
 
 def _pairs(text: str, option: str) -> tuple[tuple[int, int], ...]:

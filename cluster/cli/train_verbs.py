@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from cluster.cli import table
 from cluster.cli.flags import (
     ClientCert,
     ClientKey,
@@ -18,17 +19,15 @@ from cluster.cli.flags import (
 )
 from cluster.cli.path_options import input_directory, input_file, new_directory, picture
 from cluster.cli.verbs import RunByDefault, Verbs, run_verb
+from cluster.options.client_options import ConnectOptions
+from cluster.options.simulate_options import SimulateTrainOptions
 from cluster.options.train_options import (
-    SimulateTrainOptions,
     TrainCancelOptions,
     TrainJoinOptions,
     TrainMergeOptions,
     TrainOptions,
     TrainReplayOptions,
     TrainStatusOptions,
-)
-from cluster.options.verb_options import (
-    ConnectOptions,
 )
 
 app = Verbs(
@@ -58,7 +57,7 @@ def train(
     options = TrainOptions(
         config=config, settings=tuple(settings or ()), ray_address=ray, json=json
     )
-    run_verb("cluster.train.training", options)
+    run_verb(table.train, options)
 
 
 @app.command("resume")
@@ -81,7 +80,7 @@ def resume(
     options = TrainOptions(
         config=directory, settings=tuple(settings or ()), ray_address=ray, json=json
     )
-    run_verb("cluster.train.training", options)
+    run_verb(table.train, options)
 
 
 @app.command("cancel")
@@ -95,7 +94,7 @@ def cancel(
 ) -> None:
     """Let a running job end after its step; `resume` goes on with it."""
     options = TrainCancelOptions(directory=directory, timeout_s=timeout, json=json)
-    run_verb("cluster.train.train_cancel", options)
+    run_verb(table.train_cancel, options)
 
 
 @app.command("status")
@@ -107,7 +106,7 @@ def status(
     json: Json = False,
 ) -> None:
     """Tell how far a job is."""
-    run_verb("cluster.train.train_status", TrainStatusOptions(directory=directory, json=json))
+    run_verb(table.train_status, TrainStatusOptions(directory=directory, json=json))
 
 
 @app.command("merge")
@@ -123,7 +122,7 @@ def merge(
 
     Example: paceline train merge runs/sst2/final --out sst2-model
     """
-    run_verb("cluster.train.train_merge", TrainMergeOptions(adapter=adapter, out=out, json=json))
+    run_verb(table.train_merge, TrainMergeOptions(adapter=adapter, out=out, json=json))
 
 
 @app.command("join")
@@ -190,7 +189,7 @@ def join(
         settings=tuple(settings or ()),
         json=json,
     )
-    run_verb("cluster.train.train_join", options)
+    run_verb(table.train_join, options)
 
 
 @app.command("replay")
@@ -212,7 +211,7 @@ def replay(
     Example: paceline train replay --base smollm2-135m --log runs/sst2/seeds.log --out again
     """
     options = TrainReplayOptions(log=log, base=base, result=out, json=json)
-    run_verb("cluster.train.train_replay", options)
+    run_verb(table.train_replay, options)
 
 
 @app.command("verify")
@@ -234,7 +233,7 @@ def verify(
     Example: paceline train verify runs/sst2/final --log runs/sst2/seeds.log
     """
     options = TrainReplayOptions(log=log, base=base, result=adapter, json=json)
-    run_verb("cluster.train.train_verify", options)
+    run_verb(table.train_verify, options)
 
 
 simulate = Verbs(no_args_is_help=True, help="Try out a cluster that nobody has here.")
@@ -302,4 +301,4 @@ def simulate_train(
         plot=plot,
         json=json,
     )
-    run_verb("cluster.simulate.simulate_train", options)
+    run_verb(table.simulate_train, options)

@@ -1,25 +1,26 @@
 """What all verbs of the command line share: values are checked before a verb's module is loaded."""
 
-import importlib
 import math
 import os
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.models import CommandFunctionType
 
+from cluster.cli import table
 from cluster.jobs.uploads import check_results_stay
 from runtime.errors import ConfigError
 
+_Options = TypeVar("_Options")
 _ANY_SIGN = ("--seed", "--priority")
 _EMPTY_OPTION = re.compile(r"--[a-z][a-z-]*=")
 
 
-def run_verb(module: str, options: object) -> None:
-    """Run the module's `run(options)`; a non-zero result is the exit code.
+def run_verb(run: Callable[[_Options], int], options: _Options) -> None:
+    """Run a verb's function; a non-zero result is the exit code.
 
     Raises:
         ConfigError: results would be deleted with the job this runs in, or the cluster cannot be
@@ -28,8 +29,8 @@ def run_verb(module: str, options: object) -> None:
     check_results_stay(options)
     address = getattr(getattr(options, "models", options), "ray_address", None)
     if address is not None:
-        importlib.import_module("cluster.network.ray_address").joinable(address)
-    code = importlib.import_module(module).run(options)
+        table.check_joinable(address)
+    code = run(options)
     if code:
         raise typer.Exit(code)
 

@@ -6,7 +6,7 @@ Only the nodes count, never the driver: it may have more cores than the cluster,
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from cluster.options.verb_options import ModelOptions
+from cluster.options.model_options import ModelOptions
 from cluster.placement.placement import Need, Node, PlaceOptions, plan_places
 from runtime.errors import ConfigError
 
@@ -28,16 +28,16 @@ class DrafterCapacity:
         """Return the option that requests drafter ranks; "" if none does."""
         place = PlaceOptions.parse(options.place)
         if place.drafter != "auto":
-            return f"--place drafter={place.drafter}"
-        if options.drafters is not None:
-            return f"--drafters {options.drafters}"
+            return f"`place` drafter={place.drafter}"
+        if options.drafter_tp is not None:
+            return f"`drafter_tp` {options.drafter_tp}"
         return f"--drafter-groups {self.groups}" if self.groups > 1 else ""
 
     def suffices(self, options: ModelOptions) -> bool:
         """Return whether a CPU, or a GPU, is left for each drafter rank beside the target."""
         gpus = 0.0 if options.device == "cpu" else 1.0
         target = Need(role="target", size=options.tp, gpus=gpus)
-        drafter = Need(role="drafter", size=options.num_drafters, gpus=gpus)
+        drafter = Need(role="drafter", size=options.num_drafter_ranks, gpus=gpus)
         place = PlaceOptions.parse(options.place)
         needs = [target, *[drafter] * self.groups] * self.replicas
         try:

@@ -11,7 +11,7 @@ from cluster.deploy.planning import (
     PlannedModel,
     parse_layer_parallel,
 )
-from cluster.options.verb_options import ModelOptions
+from cluster.options.model_options import ModelOptions
 from runtime.drafters.draft_checkpoint import check_drafter, is_drafter, read_drafter
 from runtime.drafters.lookup_settings import LookupSettings
 from runtime.drafters.shipped import shipped_drafter
@@ -37,8 +37,8 @@ def plan_drafter(
             f"{asked} asks for a drafter on ranks of its own, and {choice.name} drafts in the "
             f"target's process: name a model or ngram with --drafter, or leave {asked} out"
         )
-    if choice.ngram and options.num_drafters > 1:
-        raise ConfigError(f"--drafters is {options.drafters}: ngram works in one actor, take 1")
+    if choice.ngram and options.num_drafter_ranks > 1:
+        raise ConfigError(f"`drafter_tp` is {options.drafter_tp}: ngram works in one actor, take 1")
     return choice
 
 
@@ -93,8 +93,8 @@ def _plan_beside(
         model = model[: match.start()]
         parts.insert(0, match[1])
     inline = name.startswith(INLINE)
-    ranks = None if inline else options.drafters
-    choice = find_drafter(replace(options, drafter=model, drafters=ranks), target, capacity)
+    ranks = None if inline else options.drafter_tp
+    choice = find_drafter(replace(options, drafter=model, drafter_tp=ranks), target, capacity)
     if not choice.has_model:
         raise ConfigError(f"--drafter {name!r}: only a model can be inline or have + after it")
     lookups = LookupSettings.parse_parts(parts) if parts else None
@@ -128,10 +128,10 @@ def _choose_drafter(
 
 def _check_ranks(facts: ModelFacts, options: ModelOptions, num_layers: int) -> None:
     """Refuse more drafter ranks than the drafter splits over."""
-    if parse_layer_parallel(options.layer_parallel) is None or options.num_drafters == 1:
-        check_tensor_parallel(facts, options.num_drafters, "--drafters")
-    elif options.num_drafters > num_layers:
+    if parse_layer_parallel(options.layer_parallel) is None or options.num_drafter_ranks == 1:
+        check_tensor_parallel(facts, options.num_drafter_ranks, "`drafter_tp`")
+    elif options.num_drafter_ranks > num_layers:
         raise ConfigError(
-            f"--drafters is {options.drafters}: {facts.directory} has {num_layers} layers to lie "
-            "on them; take fewer ranks, or --layer-parallel off"
+            f"`drafter_tp` is {options.drafter_tp}: {facts.directory} has {num_layers} layers to "
+            "lie on them; take fewer ranks, or `layer_parallel` off"
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.deploy.deployment_spec import DeploymentSpec
-from cluster.options.verb_options import ModelOptions
+from cluster.options.model_options import ModelOptions
 from cluster.placement.placement import PlaceOptions
 from cluster.placement.rank_needs import bytes_of_rank, place_of, threads_of
 from parallel.decoding.types import DecodeMode
@@ -22,8 +22,6 @@ from runtime.rank.virtual_shard import VirtualSpec
 AUTO = "auto"
 INLINE = "inline:"
 LOOKUPS = re.compile(r"\+(ngram|recycle|store=[^+]+)$")
-GROUP_BACKENDS = ("auto", "shm", "gloo", "nccl")
-LINKS = ("grpc", "gloo", "nccl")
 _VIRTUAL_POSITIONS = 1 << 20
 
 
@@ -116,7 +114,7 @@ def plan_target(options: ModelOptions) -> PlannedModel:
 
 @dataclass(frozen=True, slots=True)
 class LayerParallel:
-    """What `--layer-parallel` asks for."""
+    """What `layer_parallel` asks for."""
 
     width: int
     """Layers at a time; 0 is auto."""
@@ -125,7 +123,7 @@ class LayerParallel:
 
 
 def parse_layer_parallel(text: str) -> LayerParallel | None:
-    """Return what `--layer-parallel` asks for; None for off.
+    """Return what `layer_parallel` asks for; None for off.
 
     Raises:
         ConfigError: it is none of off, auto, N, auto@K and N@K.
@@ -136,7 +134,7 @@ def parse_layer_parallel(text: str) -> LayerParallel | None:
     known = width == AUTO or (width.isdecimal() and int(width) >= 1)
     if not known or (at and not first.isdecimal()):
         raise ConfigError(
-            f"--layer-parallel is {text!r}: write off, auto or a number from 1 on, and @K after it "
+            f"`layer_parallel` is {text!r}: write off, auto or a number from 1 on, and @K after it "
             "to leave layers before K one after the other, as 4@6"
         )
     return LayerParallel(0 if width == AUTO else int(width), int(first or 0))
@@ -148,33 +146,17 @@ def _layer_parallel(
     if target.virtual is not None and target.virtual.stack is None:
         return None  # its drafter has no layers
     asked = parse_layer_parallel(options.layer_parallel)
-    if asked and not asked.width and (options.num_drafters == 1 or not drafter.has_ranks):
+    if asked and not asked.width and (options.num_drafter_ranks == 1 or not drafter.has_ranks):
         return None  # on one rank nothing runs at once
     return asked
 
 
 def _check_options(options: ModelOptions) -> None:
-    for name, value in (
-        ("--tp", options.tp),
-        ("--drafters", options.drafters),
-        ("--max-batch", options.max_batch),
-        ("--threads", options.threads),
-        ("--cache-tokens", options.cache_tokens),
-    ):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} is {value}: at least 1 is needed")
-    if options.draft_wait_s <= 0:
-        raise ConfigError(f"--draft-wait is {options.draft_wait_s}: it must be above 0 seconds")
     parse_layer_parallel(options.layer_parallel)
     PlaceOptions.parse(options.place)
-    for name, choice, known in (
-        ("--group", options.group_backend, GROUP_BACKENDS),
-        ("--link", options.link, LINKS),
-    ):
-        if choice not in known:
-            raise ConfigError(f"{name} is {choice!r}: choose one of {', '.join(known)}")
+    for name, choice in (("group_backend", options.group_backend), ("link", options.link)):
         if choice == "nccl" and options.device != "cuda":
-            raise ConfigError(f"{name} is nccl, which needs --device cuda: take gloo on CPUs")
+            raise ConfigError(f"`{name}` is nccl, which needs `device` cuda: take gloo on CPUs")
     if options.ray_address is None:
         check_device(options.device)
 
@@ -200,7 +182,7 @@ def plan_deployment(
         ConfigError: memory does not suffice.
     """
     tokens = options.cache_tokens or cache_tokens
-    num_drafters = options.num_drafters if drafter is not None and drafter.has_ranks else 0
+    num_drafters = options.num_drafter_ranks if drafter is not None and drafter.has_ranks else 0
     num_ranks = options.tp + num_drafters
     place = place_of(options)
     settings = ModelSettings(

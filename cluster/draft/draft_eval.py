@@ -21,7 +21,8 @@ from cluster.draft.draft_eval_store import EvalPair, find_pair, keep_pair
 from cluster.draft.draft_plot import plot_drafters
 from cluster.generate.prompt_requests import cache_tokens, make_submits
 from cluster.network.ray_session import RaySession
-from cluster.options.verb_options import DecodeOptions, DraftEvalOptions
+from cluster.options.draft_options import DraftEvalOptions
+from cluster.options.generate_options import DecodeOptions
 from cluster.placement.cluster_nodes import cluster_nodes
 from cluster.reports.resume_file import Kept
 from cluster.reports.run_report import output_console
@@ -52,7 +53,7 @@ def _evaluate(
     options: DraftEvalOptions, mode: DecodeMode, target: PlannedModel, capacity: DrafterCapacity
 ) -> int:
     decode = DecodeOptions(
-        mode=mode.value,
+        mode=mode,
         draft_length=options.draft_length,
         max_tokens=options.max_tokens,
         temperature=options.temperature,

@@ -7,7 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from cluster.deploy.planning import plan_target
-from cluster.options.verb_options import DraftIndexOptions, ModelOptions
+from cluster.options.draft_options import DraftIndexOptions
+from cluster.options.model_options import ModelOptions
 from parallel.drafting.retrieval import build_store
 from runtime.checking.prompt_files import read_texts
 from runtime.drafters.retrieval_files import save_store

@@ -23,7 +23,7 @@ from cluster.deploy.deployment import Deployment
 from cluster.deploy.planning import PlannedModel, plan_deployment, plan_target
 from cluster.draft.answers import CorpusPlan, make_corpus
 from cluster.network.ray_session import RaySession, beside_driver, yielded
-from cluster.options.verb_options import DraftSkipOptions
+from cluster.options.draft_options import DraftSkipOptions
 from parallel.drafting.layer_skip import SkipTrial
 from runtime.checking.prompt_files import read_prompts
 from runtime.distillation.layer_search import SearchJob

@@ -22,7 +22,7 @@ from cluster.deploy.deployment import Deployment
 from cluster.deploy.planning import PlannedModel, plan_deployment, plan_target
 from cluster.draft.answers import CorpusPlan, make_corpus
 from cluster.network.ray_session import RaySession, beside_driver, yielded
-from cluster.options.verb_options import DraftTrainOptions
+from cluster.options.draft_options import DraftTrainOptions
 from parallel.distillation.distill import Divergence
 from runtime.checking.prompt_files import read_prompts
 from runtime.distillation.draft_job import DraftJob, JobEvent

@@ -8,7 +8,7 @@ from rich.console import Console
 from actors.trainer_actor import DraftTrainerActor
 from cluster.deploy.planning import plan_target
 from cluster.network.ray_session import RaySession, beside_driver, yielded
-from cluster.options.verb_options import DraftFollowOptions
+from cluster.options.draft_options import DraftFollowOptions
 from runtime.distillation.draft_follow import FollowEvent, FollowJob
 from runtime.distillation.draft_training import TrainSettings
 from runtime.drafters.draft_checkpoint import check_drafter, is_drafter

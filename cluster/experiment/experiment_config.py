@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from cluster.jobs.uploads import check_stays
+from cluster.options.model_options import Dtype, GroupBackend, LinkKind
 from parallel.simulation.network import Fabric, Line
 from runtime.errors import ConfigError
 from runtime.files.documents import read_toml
@@ -118,7 +119,7 @@ class Model(Section):
     """A .jsonl file."""
     prompt: str | None = None
     chat: bool = False
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
     device: str = "cpu"
     threads: Count | None = None
     temperature: Annotated[float, Field(ge=0)] = 0.0
@@ -133,9 +134,9 @@ class Requests(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     draft_wait: Seconds = 60.0
     """How long a round waits for a late draft."""
-    group: str = "auto"
-    """Exchange between ranks: auto, shm, gloo or nccl."""
-    link: str = "grpc"
+    group: GroupBackend = "auto"
+    """Exchange between ranks."""
+    link: LinkKind = "grpc"
     place: str = ""
     """As `--place`, beside what sweep.nodes asks for."""
 

@@ -15,7 +15,7 @@ from cluster.experiment.result_rows import make_rows
 from cluster.experiment.result_tables import plan_table
 from cluster.experiment.store import Store, read_results
 from cluster.experiment.sweep_points import Point, points_of
-from cluster.options.verb_options import ExperimentOptions
+from cluster.options.experiment_options import ExperimentOptions
 from cluster.reports.run_report import output_console
 from runtime.errors import ConfigError
 

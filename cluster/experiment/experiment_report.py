@@ -26,7 +26,7 @@ from cluster.experiment.store import (
 from cluster.experiment.sweep_points import KEY_LEGEND, points_of
 from cluster.experiment.timeline_plot import plot_timelines
 from cluster.experiment.timelines import comparable_timelines
-from cluster.options.verb_options import ExperimentReportOptions
+from cluster.options.experiment_options import ExperimentReportOptions
 from cluster.reports.run_report import output_console
 
 PAGE = "report.html"

@@ -20,7 +20,8 @@ from cluster.experiment.predict import arrivals, virtual_text
 from cluster.experiment.store import MeasuredPoint
 from cluster.experiment.sweep_points import NO_DRAFTER, GeneratePoint
 from cluster.generate.prompt_requests import cache_tokens, make_submits
-from cluster.options.verb_options import DecodeOptions, ModelOptions, PromptOptions
+from cluster.options.generate_options import DecodeOptions, PromptOptions
+from cluster.options.model_options import ModelOptions
 from cluster.placement.placement import Node
 from cluster.reports.run_report import total_stats
 from parallel.decoding.types import DecodeMode
@@ -175,7 +176,7 @@ def _model_options(experiment: Experiment, point: GeneratePoint) -> ModelOptions
         target=model.target if model is not None else None,
         drafter=model.drafter if model is not None else None,
         tp=point.tp,
-        drafters=point.drafters or None,
+        drafter_tp=point.drafters or None,
         layer_parallel=point.layer_parallel,
         group_backend=requests.group,
         link=requests.link,
@@ -210,7 +211,7 @@ def _prompts(experiment: Experiment) -> PromptOptions:
 def _decode(experiment: Experiment, point: GeneratePoint) -> DecodeOptions:
     model = experiment.model
     return DecodeOptions(
-        mode=DecodeMode(point.mode).value,
+        mode=DecodeMode(point.mode),
         draft_length=point.draft_length,
         max_tokens=experiment.requests.max_tokens,
         temperature=model.temperature if model is not None else 0.0,

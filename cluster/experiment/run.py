@@ -28,7 +28,7 @@ from cluster.experiment.store import MeasuredPoint, Store, read_results
 from cluster.experiment.sweep_points import GeneratePoint, Point, TrainPoint, points_of
 from cluster.experiment.training_points import TrainBench
 from cluster.network.ray_session import RaySession
-from cluster.options.verb_options import ExperimentOptions
+from cluster.options.experiment_options import ExperimentOptions
 from cluster.placement.cluster_nodes import cluster_nodes
 from cluster.placement.placement import Node
 from cluster.reports.run_report import output_console

@@ -6,7 +6,7 @@ from cluster.bench.training_bench import job_config, measure_scheme
 from cluster.experiment.experiment_config import Experiment
 from cluster.experiment.store import MeasuredPoint
 from cluster.experiment.sweep_points import TrainPoint
-from cluster.options.train_options import BenchTrainOptions
+from cluster.options.bench_options import BenchTrainOptions
 from runtime.errors import ConfigError
 
 

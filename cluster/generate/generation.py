@@ -14,10 +14,10 @@ from cluster.deploy.deployment import Deployment
 from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import plan_drafter
 from cluster.deploy.driver_session import Result, run_requests
-from cluster.deploy.planning import AUTO, PlannedModel, plan_deployment, plan_target
+from cluster.deploy.planning import PlannedModel, plan_deployment, plan_target
 from cluster.generate.prompt_requests import cache_tokens, make_submits
 from cluster.network.ray_session import RaySession
-from cluster.options.verb_options import GenerateOptions
+from cluster.options.generate_options import GenerateOptions
 from cluster.placement.cluster_nodes import cluster_nodes
 from cluster.reports.run_report import request_stats, stats_json, stats_table, total_stats
 from parallel.decoding.types import DecodeMode
@@ -41,13 +41,13 @@ def run(options: GenerateOptions) -> int:
 
 
 def _generate(options: GenerateOptions, target: PlannedModel, capacity: DrafterCapacity) -> int:
-    drafting = options.decode.mode != DecodeMode.AUTOREGRESSIVE
+    drafting = options.decode.mode is not DecodeMode.AUTOREGRESSIVE
     drafter = plan_drafter(options.models, target, capacity) if drafting else None
     decode = options.decode
-    if decode.mode == AUTO:
+    if decode.mode is DecodeMode.AUTO:
         assert drafter is not None
-        decode = replace(decode, mode=drafter.best_mode.value)
-    submits = make_submits(options.prompts, decode, target)
+        decode = replace(decode, mode=drafter.best_mode)
+    submits = make_submits(options.input, decode, target)
     spec = plan_deployment(
         options.models,
         target,

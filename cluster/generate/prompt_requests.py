@@ -1,11 +1,9 @@
 """From prompts and options to the requests a driver submits."""
 
-from typing import TypeVar
-
 from cluster.deploy.planning import PlannedModel
-from cluster.options.verb_options import DecodeOptions, PromptOptions
+from cluster.options.generate_options import DecodeOptions, PromptOptions
 from parallel.decoding.rng import request_key
-from parallel.decoding.types import DecodeMode, SamplingParams, VerifierKind
+from parallel.decoding.types import SamplingParams
 from parallel.messages import Submit
 from runtime.checking.prompt_files import PromptRecord, read_prompts
 from runtime.checking.prompt_value import token_ids
@@ -13,7 +11,6 @@ from runtime.checking.values import text
 from runtime.errors import ConfigError
 
 _VIRTUAL_PROMPTS = 8
-_Kind = TypeVar("_Kind", DecodeMode, VerifierKind)
 
 
 def make_submits(
@@ -25,12 +22,6 @@ def make_submits(
         ConfigError: an option is out of range, or a prompt is empty or too long.
     """
     sampling = _sampling(decode)
-    mode = _enum(DecodeMode, decode.mode, "--mode")
-    verifier = _enum(VerifierKind, decode.verifier, "--verifier")
-    if decode.max_tokens < 1:
-        raise ConfigError(f"--max-tokens is {decode.max_tokens}: ask for at least 1")
-    if decode.draft_length is not None and decode.draft_length < 0:
-        raise ConfigError(f"--draft-length is {decode.draft_length}: it must be at least 0")
     if target.tokenizer is not None:
         target.tokenizer.check_stops(decode.stop)
     submits = []
@@ -40,8 +31,8 @@ def make_submits(
                 request=index,
                 prompt_ids=prompt_ids,
                 sampling=sampling,
-                mode=mode,
-                verifier=verifier,
+                mode=decode.mode,
+                verifier=decode.verifier,
                 max_tokens=decode.max_tokens,
                 draft_length=decode.draft_length,
                 ignore_eos=decode.ignore_eos,
@@ -72,14 +63,6 @@ def _sampling(decode: DecodeOptions) -> SamplingParams:
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
-
-
-def _enum(kind: type[_Kind], value: str, option: str) -> _Kind:
-    try:
-        return kind(value)
-    except ValueError as error:
-        names = ", ".join(kind)
-        raise ConfigError(f"{option} is {value!r}: choose one of {names}") from error
 
 
 def _prompt_ids(prompts: PromptOptions, target: PlannedModel) -> list[tuple[int, ...]]:

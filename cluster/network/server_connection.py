@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from cluster.options.verb_options import ConnectOptions
+from cluster.options.client_options import ConnectOptions
 from runtime.channels.addresses import check_target
 from runtime.channels.grpc_logging import quiet_grpc
 from runtime.channels.tls_files import TlsNames

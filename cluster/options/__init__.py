@@ -1,1 +1,1 @@
-"""What each verb was asked for."""
+"""The settings of the verbs."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.options.verb_options import ModelOptions
+from cluster.options.model_options import ModelOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,11 +23,14 @@ class SubmitOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckOptions:
-    """`paceline cluster check`."""
+    """Check nodes, versions and links of a cluster, and whether a target fits.
 
-    models: ModelOptions
-    """What is to be placed, if it names a target."""
+    The exit code is 1 if there is a problem.
+    """
+
+    models: ModelOptions = ModelOptions(ray_address="auto")
     json: bool = False
+    """Print JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ _GIB = 1024**3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlaceOptions:
-    """What `--place` asks for."""
+    """What `place` asks for."""
 
     target: str = "auto"
     """"pack" on one node, "spread" over as many as there are, "auto" on as few as suffice."""
@@ -166,7 +166,7 @@ def _check_label(label: str | None, nodes: Sequence[Node]) -> None:
         return
     known = sorted({name for node in nodes for name in node.labels})
     raise ConfigError(
-        f"--place domain={label}: no node has the label {label!r}; the nodes have "
+        f"`place` domain={label}: no node has the label {label!r}; the nodes have "
         f"{', '.join(known) or 'no labels'}; start nodes with ray start --labels {label}=VALUE"
     )
 
@@ -200,7 +200,7 @@ def _place_target(
         return _spread(need, each, _first_nodes(nodes, each, options.nodes))
     packed = _pack(need, each, nodes)
     if packed is None and options.target == "pack":
-        raise _misfit(need, each, nodes, "on one node, as --place target=pack asks")
+        raise _misfit(need, each, nodes, "on one node, as `place` target=pack asks")
     return packed or _pack_over(need, each, nodes, options.domain)
 
 
@@ -216,12 +216,12 @@ def _place_drafter(
     if options.drafter == "near":
         packed = _pack(need, each, leader)
         if packed is None:
-            raise _misfit(need, each, leader, "on the leader's node, as --place drafter=near asks")
+            raise _misfit(need, each, leader, "on the leader's node, as `place` drafter=near asks")
         return packed
     if options.drafter == "far":
         if not away:
             raise ConfigError(
-                f"--place drafter=far: all {len(nodes)} nodes have target ranks; join more nodes, "
+                f"`place` drafter=far: all {len(nodes)} nodes have target ranks; join more nodes, "
                 "or take drafter=auto"
             )
         return _pack(need, each, away) or _pack_over(need, each, away, options.domain)
@@ -268,7 +268,7 @@ def _first_nodes(
     roomy = [node for node in nodes if node.room_for(each) > 0]
     if len(roomy) < limit:
         raise ConfigError(
-            f"--place nodes={limit}: {len(roomy)} of {len(nodes)} nodes have room for a rank; join "
+            f"`place` nodes={limit}: {len(roomy)} of {len(nodes)} nodes have room for a rank; join "
             "more nodes, or ask for fewer"
         )
     return roomy[:limit]
@@ -297,7 +297,7 @@ def _misfit(need: Need, each: dict[str, float], nodes: Sequence[Node], where: st
     return ConfigError(
         f"{need.role}: {need.size} rank(s) of {asked} do not fit {where}. Free: "
         f"{have or 'no node'}. Take fewer ranks, free or join nodes"
-        + (", or lower --place cpus=" if "CPU" in short else "")
+        + (", or lower `place` cpus=" if "CPU" in short else "")
     )
 
 
@@ -346,28 +346,28 @@ def _set(options: PlaceOptions, key: str, value: str) -> PlaceOptions:
         case "port":
             port = _number(key, value, least=0.0)
             if port != int(port) or port > 65535:
-                raise ConfigError(f"--place port is {value}: it must be 0 to 65535")
+                raise ConfigError(f"`place` port is {value}: it must be 0 to 65535")
             return replace(options, port=int(port))
         case "domain" if value:
             return replace(options, domain=value)
         case "interface" if value:
             return replace(options, interface=value)
     raise ConfigError(
-        f"--place {key}={value} cannot be read: write target, nodes, drafter, cpus, domain, "
+        f"`place` {key}={value} cannot be read: write target, nodes, drafter, cpus, domain, "
         "interface, port, timeout or wait, as target=spread,drafter=far"
     )
 
 
 def _one_of(key: str, value: str, known: Iterable[str]) -> str:
     if value not in known:
-        raise ConfigError(f"--place {key} is {value!r}: choose one of {', '.join(known)}")
+        raise ConfigError(f"`place` {key} is {value!r}: choose one of {', '.join(known)}")
     return value
 
 
 def _whole(key: str, value: str) -> int:
     number = _number(key, value, least=1)
     if number != int(number):
-        raise ConfigError(f"--place {key} is {value!r}: write a whole number")
+        raise ConfigError(f"`place` {key} is {value!r}: write a whole number")
     return int(number)
 
 
@@ -377,5 +377,5 @@ def _number(key: str, value: str, *, least: float) -> float:
     except ValueError:
         number = float("nan")
     if not least <= number < float("inf"):
-        raise ConfigError(f"--place {key} is {value!r}: write a number from {least:g} on")
+        raise ConfigError(f"`place` {key} is {value!r}: write a number from {least:g} on")
     return number

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from cluster.options.verb_options import ModelOptions
+from cluster.options.model_options import ModelOptions
 from cluster.placement.placement import LEAST_CPUS, PlaceOptions
 from runtime.hosts.rank_settings import ModelSettings
 from runtime.models.model_facts import ModelFacts
@@ -10,7 +10,7 @@ from runtime.node.cores import usable_cores
 
 
 def place_of(options: ModelOptions) -> PlaceOptions:
-    """Return what `--place` asks for; of a local Ray ranks need next to nothing."""
+    """Return what `place` asks for; of a local Ray ranks need next to nothing."""
     place = PlaceOptions.parse(options.place)
     if options.ray_address is None:
         return replace(place, cpus=place.cpus or LEAST_CPUS, wait_s=0.0)

@@ -112,8 +112,8 @@ def check_group(rooms: Sequence[Reservation], backend: str) -> None:
             room.release()
         where = " and ".join(dict.fromkeys(node.name for node in apart[0].nodes))
         raise ConfigError(
-            f"--group shm: ranks that share memory cannot be on {where}; take gloo, or --place "
-            "target=pack"
+            f"`group_backend` shm: ranks that share memory cannot be on {where}; take gloo, "
+            "or `place` target=pack"
         )
 
 

@@ -1,7 +1,7 @@
 """`paceline admin`: what an administrator asks of a server."""
 
 from cluster.network.server_connection import connected
-from cluster.options.verb_options import AdminOptions
+from cluster.options.client_options import AdminOptions
 
 _NONE, _AUTO = "none", "auto"
 

@@ -5,7 +5,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 
 from cluster.network.server_connection import connected
-from cluster.options.verb_options import ClientOptions
+from cluster.options.client_options import ClientOptions
 from runtime.client import Chunk
 
 

@@ -6,7 +6,7 @@ from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import find_drafter
 from cluster.deploy.fleet import Fleet
 from cluster.deploy.planning import AUTO, PlannedModel, plan_deployment
-from cluster.options.verb_options import ModelOptions
+from cluster.options.model_options import ModelOptions
 from cluster.serve.draft_watch import DrafterWatch
 from runtime.errors import ConfigError
 

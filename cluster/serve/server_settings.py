@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from cluster.options.verb_options import ServeOptions
+from cluster.options.serve_options import ServeOptions
 from runtime.channels.addresses import check_free, is_loopback, parse_address
 from runtime.channels.listening import server_credentials
 from runtime.channels.tls_files import TlsNames

@@ -25,7 +25,7 @@ from cluster.deploy.planning import (
 from cluster.deploy.rank_liveness import LivenessLimits
 from cluster.deploy.supervisor import Supervision
 from cluster.network.ray_session import RaySession
-from cluster.options.verb_options import ServeOptions
+from cluster.options.serve_options import ServeOptions
 from cluster.placement.cluster_nodes import cluster_nodes
 from cluster.placement.placement import Node
 from cluster.serve.draft_watch import DrafterWatch

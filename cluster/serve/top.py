@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 
 from cluster.network.server_connection import connected
-from cluster.options.verb_options import TopOptions
+from cluster.options.client_options import TopOptions
 from runtime.client import ReplicaStatus, ServerStatus
 from runtime.errors import ConfigError
 

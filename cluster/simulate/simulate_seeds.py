@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from cluster.options.train_options import SimulateSeedsOptions
+from cluster.options.simulate_options import SimulateSeedsOptions
 from cluster.reports.run_report import output_console
 from runtime.errors import ConfigError
 from runtime.training.shared_seed.compare import use_threads

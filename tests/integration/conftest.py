@@ -10,7 +10,7 @@ from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import plan_drafter
 from cluster.deploy.planning import plan_deployment, plan_target
 from cluster.network.ray_session import RaySession
-from cluster.options.verb_options import ModelOptions
+from cluster.options.model_options import ModelOptions
 from cluster.placement.cluster_nodes import this_machine
 from tests.support.models import smollm2_directory
 

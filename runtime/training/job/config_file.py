@@ -6,12 +6,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from runtime.checking.tables import make
 from runtime.errors import ConfigError
 from runtime.files.documents import DocumentError, parse_toml, read_toml
 from runtime.files.strict_json import read_json_object
 from runtime.training.job.config_checks import check_config
 from runtime.training.job.job_config import TrainConfig
-from runtime.training.job.job_tables import make
 
 Section = TypeVar("Section")
 _KEPT = "config.json"
@@ -54,7 +54,6 @@ def _made(file: Path, table: dict[str, Any], settings: Sequence[str]) -> TrainCo
         _set(table, setting)
     try:
         config = make(TrainConfig, table)
-        assert isinstance(config, TrainConfig)
         check_config(config)
     except ConfigError as error:
         where = f"{file} with --set" if settings else str(file)
@@ -69,9 +68,7 @@ def settings_section(kind: type[Section], name: str, settings: Sequence[str]) ->
         _set(table, setting)
     if set(table) != {name} or not isinstance(table[name], dict):
         raise ConfigError(f"--set takes {name}.key=value here, not {', '.join(settings)}")
-    section = make(kind, table[name], f"{name}.")
-    assert isinstance(section, kind)
-    return section
+    return make(kind, table[name], f"{name}.")
 
 
 def _set(table: dict[str, Any], setting: str) -> None:

@@ -19,10 +19,10 @@ import numpy as np
 from parallel.training.shared_seed.directions import MAX_SAMPLES
 from parallel.training.shared_seed.packing import EntryGroup, pack, unpack
 from parallel.training.shared_seed.step import RoundCommit
+from runtime.checking.tables import make
 from runtime.checking.values import describe, number, text, whole_number
 from runtime.errors import ConfigError, InvalidValue
 from runtime.files.documents import parse_msgpack, read_bytes
-from runtime.training.job.job_tables import make
 from runtime.training.job.shared_seed_settings import WEIGHTS
 
 _MAGIC = b"PLSEED\x00\x01"
@@ -215,9 +215,7 @@ def _commit(parts: list[Any], *, expected: int) -> RoundCommit:
 
 
 def _header(table: dict[str, Any]) -> Header:
-    header = make(Header, table)
-    assert isinstance(header, Header)
-    return header
+    return make(Header, table)
 
 
 def _machine(parts: list[Any], *, expected: int) -> Machine:

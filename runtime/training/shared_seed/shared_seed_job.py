@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
+from runtime.checking.tables import make
 from runtime.errors import ConfigError
 from runtime.files.strict_json import parse_object
 from runtime.models.checkpoint_files import read_checkpoint
 from runtime.training.job.job_config import DataConfig, TrainConfig
-from runtime.training.job.job_tables import make
 from runtime.training.job.shared_seed_settings import Terms
 from runtime.training.shared_seed.points import PointsModel
 from runtime.training.shared_seed.seed_log import Header, Records, SeedLog, read_log
@@ -112,11 +112,9 @@ def terms_to_json(terms: Terms) -> str:
 def terms_from_json(text: str) -> Terms:
     """Return the terms of a JSON object; raises ConfigError if it is none."""
     try:
-        terms = make(Terms, parse_object(text, "terms"))
+        return make(Terms, parse_object(text, "terms"))
     except ConfigError as error:
         raise ConfigError(f"the sequencer's terms cannot be read: {error}") from error
-    assert isinstance(terms, Terms)
-    return terms
 
 
 def data_of(terms: Terms, train: Path) -> DataConfig:

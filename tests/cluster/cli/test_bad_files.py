@@ -19,8 +19,11 @@ import torch
 import typer
 
 from cluster.cli.command_endings import run_to_end
+from cluster.cli.declaration import VerbDeclaration
+from cluster.cli.generated import DECLARATIONS
 from cluster.cli.main import app
 from cluster.network import ray_session
+from cluster.options.schema import REQUIRED, PathUse
 from runtime.training.shared_seed.seed_log import SeedLog
 from tests.support.shared_seed_runs import header
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
@@ -35,16 +38,42 @@ class Started(BaseException):
 
 @dataclass(frozen=True)
 class Case:
-    """An option that takes a path."""
+    """A setting of a verb."""
 
     verb: tuple[str, ...]
-    parameter: Any
+    name: str
+    """How an error names it: its option, its argument in capitals, or `--set KEY`."""
+    field: str
+    """The field's name."""
+    kind: type
+    """int, float, Path, or another."""
+    is_required: bool
+    use: PathUse | None = None
+    """What is done with a path, where the verb declares it."""
 
     @property
-    def name(self) -> str:
-        """What the option is called on the command line."""
-        longest = str(max(self.parameter.opts, key=len))
-        return longest if longest.startswith("-") else longest.upper()
+    def is_output(self) -> bool:
+        """Whether a path is written."""
+        outputs = (*OUTPUT_DIRECTORIES, PathUse.OUTPUT_FILE, PathUse.PICTURE)
+        return self.use in outputs if self.use else self.field in IS_OUTPUT
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether a path is a directory."""
+        directories = (*OUTPUT_DIRECTORIES, PathUse.INPUT_DIRECTORY)
+        return self.use in directories if self.use else self.field in IS_DIRECTORY
+
+    @property
+    def before(self) -> list[str]:
+        """What the command line has before its value."""
+        if self.name.startswith("--set"):
+            return ["--set"]
+        return [self.name] if self.name.startswith("-") else []
+
+    def written(self, value: str) -> str:
+        """Return a value as the command line has it."""
+        _, is_set, key = self.name.partition("--set ")
+        return f"{key}={value}" if is_set else value
 
 
 def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -55,14 +84,49 @@ def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
         yield path, command
 
 
+def declared(verb: tuple[str, ...], declaration: VerbDeclaration[Any]) -> Iterator[Case]:
+    """Yield the settings of a verb that is made from its declaration."""
+    names = declaration.names
+    for key, setting in declaration.settings.items():
+        is_argument = key in declaration.arguments
+        yield Case(
+            verb,
+            names.get(key, f"--set {key}"),
+            setting.name,
+            setting.kind,
+            setting.default is REQUIRED or is_argument,
+            setting.path_use,
+        )
+    if declaration.has_more_settings:
+        yield Case(verb, "--config", "config", Path, is_required=False)
+
+
+def written(verb: tuple[str, ...], command: Any) -> Iterator[Case]:
+    """Yield the parameters of a verb whose function is written out."""
+    kinds = {"Path": Path, "int'": int, "float'": float}
+    for parameter in command.params:
+        longest = str(max(parameter.opts, key=len))
+        annotation = str(parameter.type_descriptor.annotation)
+        yield Case(
+            verb,
+            longest if longest.startswith("-") else longest.upper(),
+            str(parameter.name),
+            next((kind for name, kind in kinds.items() if name in annotation), str),
+            bool(parameter.required),
+        )
+
+
 COMMAND = typer.main.get_command(app)
 VERBS = dict(leaves(COMMAND))
-CASES = [
-    Case(verb, parameter)
+SETTINGS = {
+    verb: list(
+        declared(verb, DECLARATIONS[" ".join(verb)])
+        if " ".join(verb) in DECLARATIONS
+        else written(verb, command)
+    )
     for verb, command in VERBS.items()
-    for parameter in command.params
-    if "Path" in str(parameter.type_descriptor.annotation)
-]
+}
+CASES = [case for cases in SETTINGS.values() for case in cases if case.kind is Path]
 USEFUL = {
     *((verb, "target") for verb in VERBS),
     *((verb, "prompt") for verb in VERBS if verb != ("client",)),
@@ -71,13 +135,14 @@ USEFUL = {
     (("draft", "train"), "head_vocab"),
 }
 """Options that a verb needs although they are not required."""
+OUTPUT_DIRECTORIES = (PathUse.OUTPUT_DIRECTORY, PathUse.NEW_DIRECTORY)
 IS_OUTPUT = {"out", "keep", "plot", "traffic", "journal"}
 IS_DIRECTORY = {"out", "directory", "adapter", "follow", "working_dir", "traffic", "journal"}
 
 
 def case_id(case: Case) -> str:
     """Return a test's name."""
-    return "-".join((*case.verb, str(case.parameter.name)))
+    return "-".join((*case.verb, case.field))
 
 
 @pytest.fixture(scope="module")
@@ -144,17 +209,15 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> None:
 def command_line(case: Case, value: str, good: dict[str, str]) -> list[str]:
     """Return a command line whose only fault is the value."""
     arguments = list(case.verb)
-    for parameter in VERBS[case.verb].params:
-        name = str(parameter.name)
-        is_it = parameter is case.parameter
-        if not is_it and not parameter.required and (case.verb, name) not in USEFUL:
+    for one in SETTINGS[case.verb]:
+        is_it = one == case
+        if not is_it and not one.is_required and (case.verb, one.field) not in USEFUL:
             continue
-        assert is_it or name in good, f"enrol a value for {name} of {' '.join(case.verb)}"
-        if name == "prompt" and case.parameter.name == "prompts":
+        assert is_it or one.field in good, f"enrol a value for {one.field} of {case.verb}"
+        if one.field == "prompt" and case.field == "prompts":
             continue  # one or the other
-        given = value if is_it else good[name]
-        longest = str(max(parameter.opts, key=len))
-        arguments += [longest, given] if longest.startswith("-") else [given]
+        given = value if is_it else good[one.field]
+        arguments += [*one.before, one.written(given)]
     return arguments
 
 
@@ -240,10 +303,10 @@ CONTENTS = {
     "cut short": content('{"prompt": "w1'),
     "huge": huge,
 }
-INPUTS = [case for case in CASES if case.parameter.name not in IS_OUTPUT]
-FILES = [case for case in INPUTS if case.parameter.name not in IS_DIRECTORY]
-DIRECTORIES = [case for case in INPUTS if case.parameter.name in IS_DIRECTORY]
-OUTPUTS = [case for case in CASES if case.parameter.name in IS_OUTPUT]
+INPUTS = [case for case in CASES if not case.is_output]
+FILES = [case for case in INPUTS if not case.is_directory]
+DIRECTORIES = [case for case in INPUTS if case.is_directory]
+OUTPUTS = [case for case in CASES if case.is_output]
 
 
 @pytest.mark.parametrize("case", FILES, ids=case_id)
@@ -261,7 +324,7 @@ def test_a_file_that_cannot_be_understood_is_refused(
     case: Case, good: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for kind, make in CONTENTS.items():
-        if kind == "empty" and case.parameter.name == "config" and case.verb == ("serve",):
+        if kind == "empty" and case.name == "--config":
             continue  # a configuration of defaults
         path = tmp_path / f"{kind.replace(' ', '-')}.jsonl"
         make(path)
@@ -275,7 +338,7 @@ def test_a_directory_that_cannot_be_read_is_refused(
     for kind, make in (UNOPENABLE | {"a file": file}).items():
         path = tmp_path / f"{kind.replace(' ', '-')}.x"
         make(path)
-        if kind != "a directory" or case.parameter.name not in ("working_dir", "follow"):
+        if kind != "a directory" or case.field not in ("working_dir", "follow"):
             refused(case, path, good, capsys)
 
 
@@ -286,7 +349,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
     made = tmp_path / "file"
     made.write_text("mine")
     paths = [made / "below.png", Path("/proc/new.png"), tmp_path / ("n" * 300 + ".png")]
-    if case.parameter.name in IS_DIRECTORY:
+    if case.is_directory:
         paths.append(made)
     else:
         pipe = tmp_path / "pipe.png"
@@ -305,7 +368,7 @@ def test_every_verb_is_enrolled_and_takes_good_files(
 ) -> None:
     assert len(CASES) > 60
     for case in INPUTS:
-        if case.parameter.name != "prompts":
+        if case.field != "prompts":
             continue
         marked = tmp_path / "marked.jsonl"
         marked.write_bytes(b"\xef\xbb\xbf" + Path(good["prompts"]).read_bytes())

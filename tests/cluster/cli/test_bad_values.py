@@ -6,32 +6,27 @@ from pathlib import Path
 import pytest
 
 from cluster.cli.command_endings import run_to_end
-from tests.cluster.cli.test_bad_files import COMMAND, VERBS, Case, command_line, good, spied
+from tests.cluster.cli.test_bad_files import COMMAND, SETTINGS, Case, command_line, good, spied
 
 __all__ = ["good", "spied"]  # fixtures
 
-NUMBERS = [
-    Case(verb, parameter)
-    for verb, command in VERBS.items()
-    for parameter in command.params
-    if str(parameter.type_descriptor.annotation) in ("<class 'int'>", "<class 'float'>")
-]
+NUMBERS = [case for cases in SETTINGS.values() for case in cases if case.kind in (int, float)]
 ANY_SIGN = {"seed", "priority"}
 """Options that take negative numbers, too."""
 
 
 def case_id(case: Case) -> str:
     """Return a test's name."""
-    return "-".join((*case.verb, str(case.parameter.name)))
+    return "-".join((*case.verb, case.field))
 
 
 @pytest.mark.parametrize("case", NUMBERS, ids=case_id)
 def test_a_number_out_of_range_is_refused(
     case: Case, good: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    is_float = "float" in str(case.parameter.type_descriptor.annotation)
+    is_float = case.kind is float
     values = ["x", "nan", "inf", "-inf", "1e999"] if is_float else ["x", "1.5", "9" * 5000]
-    if case.parameter.name not in ANY_SIGN:
+    if case.field not in ANY_SIGN:
         values.append("-1")
     wrong = []
     for value in values:

@@ -116,7 +116,7 @@ def test_the_traceback_is_shown_where_that_is_asked_for(
     [
         (["nope"], "error: No such command 'nope'"),
         (["generate", "--nope"], "error: No such option: --nope"),
-        (["generate", "--tp", "x"], "error: Invalid value for '--tp': .*generate --help"),
+        (["generate", "--tp", "x"], "error: --tp is 'x' .*: it must be an integer"),
         (["client"], "error: Missing argument"),
         (["generate", "--max-tokens"], "error: Option '--max-tokens' requires an argument"),
         (["admin", "drafters", "-1"], "error: .*-1"),

@@ -8,7 +8,7 @@ import pytest
 from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import plan_drafter
 from cluster.deploy.planning import PlannedModel, plan_target
-from cluster.options.verb_options import ModelOptions
+from cluster.options.model_options import ModelOptions
 from cluster.placement.cluster_nodes import this_machine
 from cluster.placement.placement import Node
 from parallel.decoding.types import DecodeMode
@@ -96,7 +96,7 @@ def test_a_place_that_is_asked_for_gives_ranks_on_a_full_cluster(
 @pytest.mark.usefixtures("known")
 def test_a_number_of_drafters_gives_ranks_on_a_full_cluster(target: PlannedModel) -> None:
     for drafters in (1, 2):
-        options = replace(OPTIONS, drafters=drafters)
+        options = replace(OPTIONS, drafter_tp=drafters)
         assert plan_drafter(options, target, capacity(node("a", 1))).has_ranks
     assert plan_drafter(OPTIONS, target, capacity(node("a", 1), groups=2)).has_ranks
 
@@ -105,10 +105,10 @@ def test_a_number_of_drafters_gives_ranks_on_a_full_cluster(target: PlannedModel
 @pytest.mark.parametrize(
     ("fields", "asked"),
     [
-        ({"place": "drafter=far"}, "--place drafter=far"),
-        ({"place": "drafter=near,cpus=2"}, "--place drafter=near"),
-        ({"drafters": 1}, "--drafters 1"),
-        ({"drafters": 2}, "--drafters 2"),
+        ({"place": "drafter=far"}, "`place` drafter=far"),
+        ({"place": "drafter=near,cpus=2"}, "`place` drafter=near"),
+        ({"drafter_tp": 1}, "`drafter_tp` 1"),
+        ({"drafter_tp": 2}, "`drafter_tp` 2"),
     ],
 )
 def test_a_drafter_in_the_targets_process_is_refused_where_ranks_are_asked_for(
@@ -130,10 +130,10 @@ def test_several_drafters_side_by_side_need_ranks(target: PlannedModel) -> None:
 
 
 def test_ngrams_come_from_one_actor(target: PlannedModel) -> None:
-    ngram = replace(OPTIONS, drafter="ngram", place="drafter=far", drafters=1)
+    ngram = replace(OPTIONS, drafter="ngram", place="drafter=far", drafter_tp=1)
     assert plan_drafter(ngram, target, capacity(node("a", 1))).ngram
-    with pytest.raises(ConfigError, match="--drafters is 2: ngram works in one actor"):
-        plan_drafter(replace(ngram, drafters=2), target, capacity(node("a", 64)))
+    with pytest.raises(ConfigError, match="`drafter_tp` is 2: ngram works in one actor"):
+        plan_drafter(replace(ngram, drafter_tp=2), target, capacity(node("a", 64)))
 
 
 def test_this_machine_keeps_a_core_for_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:

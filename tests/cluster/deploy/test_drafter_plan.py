@@ -7,7 +7,7 @@ import pytest
 from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import plan_drafter
 from cluster.deploy.planning import plan_deployment, plan_target
-from cluster.options.verb_options import ModelOptions
+from cluster.options.model_options import ModelOptions
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 NOWHERE = DrafterCapacity(nodes=())

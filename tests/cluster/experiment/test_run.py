@@ -15,7 +15,7 @@ from cluster.experiment.generation_points import GenerateBench
 from cluster.experiment.run import run
 from cluster.experiment.store import ENVIRONMENT, RESULTS, MeasuredPoint, Store, read_results
 from cluster.experiment.sweep_points import GeneratePoint
-from cluster.options.verb_options import ExperimentOptions, ExperimentReportOptions
+from cluster.options.experiment_options import ExperimentOptions, ExperimentReportOptions
 from runtime.errors import ConfigError, PeerLost
 from runtime.timeline import PhaseSpan, SpanKind
 from tests.support.experiment_files import SMALL, TRAIN, loaded, written

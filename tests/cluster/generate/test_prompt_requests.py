@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from cluster.deploy.planning import PlannedModel
 from cluster.generate.prompt_requests import make_submits
-from cluster.options.verb_options import DecodeOptions, PromptOptions
+from cluster.options.generate_options import DecodeOptions, PromptOptions
 from runtime.errors import ConfigError
 from runtime.models.tokenizer import Tokenizer
 

@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.network.server_connection import connected
-from cluster.options.verb_options import ConnectOptions
+from cluster.options.client_options import ConnectOptions
 from runtime.client import ServiceError
 
 

@@ -65,7 +65,7 @@ def test_spread_takes_as_many_nodes_as_there_are_and_keeps_neighbours_together()
 def test_spread_takes_as_many_nodes_as_it_is_told() -> None:
     nodes = [node("1"), node("2", cpus=1, used=1), node("3"), node("4")]
     assert ids(place([target(4)], nodes, "target=spread,nodes=2")) == [["1", "1", "3", "3"]]
-    with pytest.raises(ConfigError, match="--place nodes=4: 3 of 4 nodes have room"):
+    with pytest.raises(ConfigError, match="`place` nodes=4: 3 of 4 nodes have room"):
         place([target(4)], nodes, "target=spread,nodes=4,cpus=1")
 
 
@@ -152,7 +152,7 @@ def test_equal_nodes_are_taken_from_here_on() -> None:
         (target(3, gpus=1), None, r"3 rank\(s\) of 1 GPU do not fit on all nodes together"),
         (target(2, memory=9 * GIB), None, r"2 rank\(s\) of 9.00 GiB memory .* 8.00 of 8.00 GiB"),
         (target(9), "cpus=1", r"9 rank\(s\) of 1 CPU .* 10.0.0.1 4 of 4 CPU; 10.0.0.2 4 of 4 CPU"),
-        (target(5), "target=pack,cpus=1", "on one node, as --place target=pack asks"),
+        (target(5), "target=pack,cpus=1", "on one node, as `place` target=pack asks"),
         (target(9), "target=spread,cpus=1", "do not fit on all nodes together"),
     ],
 )
@@ -166,16 +166,16 @@ def test_what_does_not_fit_is_refused_by_resource_and_node(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("target=near", "--place target is 'near': choose one of auto, pack, spread"),
+        ("target=near", "`place` target is 'near': choose one of auto, pack, spread"),
         ("drafter=here", "choose one of auto, near, far"),
         ("cpus=0", "write a number from 0.01 on"),
-        ("cpus=nan", "--place cpus is 'nan'"),
-        ("wait=-1", "--place wait is '-1'"),
+        ("cpus=nan", "`place` cpus is 'nan'"),
+        ("wait=-1", "`place` wait is '-1'"),
         ("port=70000", "it must be 0 to 65535"),
-        ("nodes=0", "--place nodes is '0': write a number from 1 on"),
-        ("nodes=1.5", "--place nodes is '1.5': write a whole number"),
-        ("domain=", "--place domain= cannot be read"),
-        ("node=1", "--place node=1 cannot be read: write target, nodes, drafter"),
+        ("nodes=0", "`place` nodes is '0': write a number from 1 on"),
+        ("nodes=1.5", "`place` nodes is '1.5': write a whole number"),
+        ("domain=", "`place` domain= cannot be read"),
+        ("node=1", "`place` node=1 cannot be read: write target, nodes, drafter"),
     ],
 )
 def test_a_bad_place_is_refused(text: str, words: str) -> None:

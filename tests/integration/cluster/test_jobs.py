@@ -18,7 +18,7 @@ from tests.support.tiny_checkpoint import save_tiny_checkpoint
 pytestmark = pytest.mark.slow
 
 PROMPT = "w1 w2 w3 w4 w5"
-LONG = ("generate", "--virtual", "target=50ms,draft=10ms,alpha=0.8", "--prompt", "1 2 3")
+LONG = ("generate", "--set", "models.virtual=target=50ms,draft=10ms,alpha=0.8", "--prompt", "1 2 3")
 CLEAN_S = 60
 
 
@@ -38,8 +38,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def generate(tiny: Path) -> list[str]:
     command = ["generate", "--target", str(tiny), "--drafter", str(tiny), "--prompt", PROMPT]
-    command += ["--json", "--max-tokens", "32", "--ignore-eos", "--mode", "pearl"]
-    return [*command, "--draft-length", "4", "--draft-wait", "10", "--threads", "1"]
+    command += ["--json", "--max-tokens", "32", "--mode", "pearl"]
+    settings = ("decode.ignore_eos=true", "decode.draft_length=4", "models.draft_wait_s=10")
+    return [*command, *(f"--set={setting}" for setting in (*settings, "models.threads=1"))]
 
 
 def test_ray_job_submit_spreads_an_upload_over_nodes(nodes: Raylets, tiny: Path) -> None:
@@ -49,7 +50,7 @@ def test_ray_job_submit_spreads_an_upload_over_nodes(nodes: Raylets, tiny: Path)
     )
     assert bare.returncode == 1, "the nodes' Python must not find this checkout by itself"
     arguments = ("job", "submit", "--address", nodes.dashboard_url, "--working-dir", ".", "--")
-    place = ("--tp", "2", "--place", "target=spread,drafter=far,cpus=1")
+    place = ("--tp", "2", "--set", "models.place=target=spread,drafter=far,cpus=1")
     command = ("python", "-m", "cluster.cli", *generate(tiny), *place)
     finished = nodes.run(*arguments, *command, module="ray.scripts.scripts")
     lines = finished.stdout.splitlines()
@@ -76,7 +77,7 @@ def test_a_submitted_verbs_output_comes_alone(nodes: Raylets, tiny: Path, tmp_pa
 
 
 def test_submit_mirrors_the_refusal_of_what_does_not_fit(nodes: Raylets, tiny: Path) -> None:
-    options = ("--tp", "3", "--place", "target=pack,cpus=1,wait=0")
+    options = ("--tp", "3", "--set", "models.place=target=pack,cpus=1,wait=0")
     address = ("--address", nodes.dashboard_url)
     refused = nodes.run("submit", *generate(tiny), *options, *address, code=2)
     assert "target: 3 rank(s) of 1 CPU do not fit on one node" in refused.stderr

@@ -50,10 +50,11 @@ def test_ranks_on_hosts_apart_give_the_tokens_of_one_process(
 ) -> None:
     """The target's group and the drafter's link cross the network; nothing listens on loopback."""
     tiny = str(save_tiny_checkpoint(tmp_path_factory.mktemp("tiny")))
-    command = ["generate", "--target", tiny, "--prompt", "w1 w2 w3 w4", "--json", "--ignore-eos"]
-    command += ["--max-tokens", "32", "--threads", "1", "--draft-wait", "10"]
-    apart = ["--tp", "2", "--drafter", tiny, "--mode", "pearl", "--draft-length", "4"]
-    apart += ["--place", "target=spread,drafter=far,interface=eth0,cpus=1"]
+    command = ["generate", "--target", tiny, "--prompt", "w1 w2 w3 w4", "--json"]
+    command += ["--max-tokens", "32", "--set", "decode.ignore_eos=true"]
+    command += ["--set", "models.threads=1", "--set", "models.draft_wait_s=10"]
+    apart = ["--tp", "2", "--drafter", tiny, "--mode", "pearl", "--set", "decode.draft_length=4"]
+    apart += ["--set", "models.place=target=spread,drafter=far,interface=eth0,cpus=1"]
     finished = nodes.run(*command, *apart, prefix=network.prefix(0))
     row = json.loads(finished.stdout)
     for number in range(NUM_HOSTS):

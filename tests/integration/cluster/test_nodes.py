@@ -12,6 +12,7 @@ from tests.support.tiny_checkpoint import save_tiny_checkpoint
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 NUM_TOKENS = 48
 PROMPTS = ("w1 w2 w3 w4 w5", "w9 w9 w8 w7")
+FAR = "--drafter-tp 2 --set models.place=target=spread,drafter=far"
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +30,9 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     prompts.write_text("".join(json.dumps({"text": text}) + "\n" for text in PROMPTS))
     tiny = str(save_tiny_checkpoint(folder / "model"))
     command = ["generate", "--target", tiny, "--drafter", tiny, "--prompts", str(prompts)]
-    command += ["--json", "--ignore-eos", "--max-tokens", str(NUM_TOKENS), "--threads", "1"]
-    return [*command, "--draft-wait", "10", "--draft-length", "4"]
+    command += ["--json", "--max-tokens", str(NUM_TOKENS), "--set", "decode.ignore_eos=true"]
+    settings = ("models.threads=1", "models.draft_wait_s=10", "decode.draft_length=4")
+    return [*command, *(f"--set={setting}" for setting in settings)]
 
 
 def tokens_of(output: str) -> list[object]:
@@ -47,10 +49,10 @@ def expected(raylets: Raylets, command: list[str]) -> list[object]:
 @pytest.mark.parametrize(
     ("options", "num_nodes"),
     [
-        ("--tp 2 --place target=spread,drafter=near,cpus=0.5 --mode pearl", 2),
-        ("--tp 2 --drafters 2 --place target=spread,drafter=far,cpus=1 --mode pearl", 4),
-        ("--tp 2 --drafters 2 --place target=spread,drafter=far --mode speculative", 4),
-        ("--tp 3 --place target=spread,cpus=1 --mode pearl --link gloo", 4),
+        ("--tp 2 --set models.place=target=spread,drafter=near,cpus=0.5 --mode pearl", 2),
+        (f"--tp 2 {FAR},cpus=1 --mode pearl", 4),
+        (f"--tp 2 {FAR} --mode speculative", 4),
+        ("--tp 3 --set models.place=target=spread,cpus=1 --mode pearl --set models.link=gloo", 4),
     ],
 )
 def test_ranks_across_nodes_give_the_tokens_of_one_process(
@@ -68,20 +70,28 @@ def test_ranks_across_nodes_give_the_tokens_of_one_process(
 
 
 def test_shared_memory_between_nodes_is_refused(raylets: Raylets, command: list[str]) -> None:
-    options = ("--tp", "2", "--group", "shm", "--place", "target=spread")
+    options = (
+        "--tp",
+        "2",
+        "--set",
+        "models.group_backend=shm",
+        "--set",
+        "models.place=target=spread",
+    )
     refused = raylets.run(*command, *options, code=2)
-    assert "--group shm: ranks that share memory cannot be on" in refused.stderr
+    assert "--set models.group_backend shm: ranks that share memory cannot be on" in refused.stderr
 
 
 def test_a_check_finds_all_well_or_says_what_is_short(raylets: Raylets) -> None:
-    virtual = ("--virtual", "target=5ms,draft=1ms,alpha=0.8", "--tp", "2")
+    virtual = ("--set", "models.virtual=target=5ms,draft=1ms,alpha=0.8", "--tp", "2")
     well = json.loads(raylets.run("cluster", "check", "--json", *virtual).stdout)
     assert well["problems"] == []
     assert len(well["nodes"]) == len(well["facts"]) == 4
     assert len(well["pairs"]) == 6
     assert well["all_reduce"]["small_s"] > 0
     assert well["placement"].startswith("target on ")
-    short = ("--tp", "5", "--place", "cpus=1", "--virtual", "target=5ms,draft=1ms,alpha=0.8")
+    devices = ("--set", "models.virtual=target=5ms,draft=1ms,alpha=0.8")
+    short = ("--tp", "5", "--set", "models.place=cpus=1", *devices)
     finished = raylets.run("cluster", "check", "--json", *short, code=1)
     (problem,) = json.loads(finished.stdout)["problems"]
     assert "target: 5 rank(s) of 1 CPU do not fit" in problem

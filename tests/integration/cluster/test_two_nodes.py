@@ -15,7 +15,7 @@ from tests.support.models import smollm2_directory
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 WITHIN_S = 60
 """Ten seconds on an idle machine, and the start of Python on a busy one."""
-VIRTUAL = ("--virtual", "target=5ms,draft=1ms,alpha=0.8")
+VIRTUAL = ("--set", "models.virtual=target=5ms,draft=1ms,alpha=0.8")
 SCRIPTS = "ray.scripts.scripts"
 HOLD = """
 import sys, ray
@@ -68,19 +68,21 @@ def test_a_drafter_has_a_rank_where_a_cpu_is_free_after_the_target(raylets: Rayl
     two = raylets.run(*generate("--tp", "2"))
     assert drafters_of(two.stdout) == 1
     assert "on a rank of its own" in two.stderr
-    far = raylets.run(*generate("--tp", "2", "--place", "target=pack,drafter=far"))
+    far = raylets.run(*generate("--tp", "2", "--set", "models.place=target=pack,drafter=far"))
     assert drafters_of(far.stdout) == 1
     assert " drafter on " in far.stderr
-    four = raylets.run(*generate("--tp", "4", "--place", "cpus=1"))
+    four = raylets.run(*generate("--tp", "4", "--set", "models.place=cpus=1"))
     assert drafters_of(four.stdout) == 0
     assert "in its process: no core is free beside it" in four.stderr
 
 
 def test_a_place_that_is_asked_for_and_is_not_there_is_refused(raylets: Raylets) -> None:
-    place = ("--place", "target=spread,drafter=far,wait=0")
+    place = ("--set", "models.place=target=spread,drafter=far,wait=0")
     far = raylets.run(*generate("--tp", "2", *place), code=2)
-    assert "--place drafter=far: all 2 nodes have target ranks" in far.stderr
-    label = raylets.run("generate", *VIRTUAL, "--prompt", "1", "--place", "domain=nvl", code=2)
+    assert "--set models.place drafter=far: all 2 nodes have target ranks" in far.stderr
+    label = raylets.run(
+        "generate", *VIRTUAL, "--prompt", "1", "--set", "models.place=domain=nvl", code=2
+    )
     assert "no node has the label 'nvl'; the nodes have ray.io/node-id" in label.stderr
 
 
@@ -128,7 +130,7 @@ def test_a_node_that_is_leaving_is_shown_and_skipped_and_named(raylets: Raylets)
     assert "is leaving the cluster (it drains, gone in" in problem
     assert leaving[:6] not in report["placement"]
     assert leaving not in report["facts"]
-    asked = ("--tp", "8", "--place", "cpus=1,wait=0", "--prompt", "1")
+    asked = ("--tp", "8", "--set", "models.place=cpus=1,wait=0", "--prompt", "1")
     said = raylets.run("generate", *VIRTUAL, *asked, code=2).stderr
     assert f"({leaving[:6]}) is leaving the cluster" in said
     assert "Not counted: " in said

@@ -50,7 +50,7 @@ def double(deploy: Deploy) -> Deployment:
 @pytest.fixture(scope="module")
 def triple(deploy: Deploy) -> Deployment:
     """Three target ranks on gloo, a drafter of two ranks over gRPC."""
-    return deploy(drafter=CUT, tp=3, drafters=2, group_backend="gloo")
+    return deploy(drafter=CUT, tp=3, drafter_tp=2, group_backend="gloo")
 
 
 def test_weights_lie_in_huge_pages(single: Deployment) -> None:

@@ -47,7 +47,7 @@ def test_layers_at_a_time_give_the_tokens_of_transformers(
 ) -> None:
     drafter = "target:layers=0-27,29"
     _check_spec_bench(
-        deploy, MODES[1:], tp=1, drafter=drafter, drafters=drafters, layer_parallel=width
+        deploy, MODES[1:], tp=1, drafter=drafter, drafter_tp=drafters, layer_parallel=width
     )
 
 

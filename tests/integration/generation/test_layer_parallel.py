@@ -25,7 +25,7 @@ CUT = "target:layers=0-14,25-29"
 )
 def test_it_changes_no_token(deploy: Deploy, drafters: int, width: str, mode: str) -> None:
     directory = smollm2_directory()
-    deployment = deploy(drafter=CUT, drafters=drafters, layer_parallel=width)
+    deployment = deploy(drafter=CUT, drafter_tp=drafters, layer_parallel=width)
     prompts = token_prompts(directory, limit=3)
     submits = make_submits(prompts, mode=mode, max_tokens=32, draft_length=4)
     results = run(deployment, submits)
@@ -44,7 +44,7 @@ def test_a_lost_rank_is_done_without_and_the_group_mended(
     deploy: Deploy, kind: signal.Signals
 ) -> None:
     directory = smollm2_directory()
-    deployment = deploy(drafter=CUT, drafters=2, draft_wait_s=0.3)
+    deployment = deploy(drafter=CUT, drafter_tp=2, draft_wait_s=0.3)
     prompts = token_prompts(directory, limit=2)
     submits = make_submits(prompts, mode="pearl", max_tokens=60, draft_length=3)
     victim = deployment.pids("drafter")[1]

@@ -17,7 +17,7 @@ def test_drafting_hides_behind_verification(
     deploy: Deploy, link: str, tp: int, drafters: int
 ) -> None:
     virtual = "target=20ms,draft=4ms,alpha=0.8,vocab=64"
-    deployment = deploy(virtual=virtual, link=link, tp=tp, drafters=drafters)
+    deployment = deploy(virtual=virtual, link=link, tp=tp, drafter_tp=drafters)
     plain = run(deployment, make_submits(PROMPTS, mode="autoregressive", max_tokens=40))
     serial = run(deployment, make_submits(PROMPTS, mode="speculative", max_tokens=40))
     pearl = run(deployment, make_submits(PROMPTS, mode="pearl", max_tokens=40))

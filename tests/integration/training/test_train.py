@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cluster.bench.training_bench import run as bench
-from cluster.options.train_options import BenchTrainOptions, TrainMergeOptions
+from cluster.options.bench_options import BenchTrainOptions
+from cluster.options.train_options import TrainMergeOptions
 from cluster.train.train_merge import run as merge
 from cluster.train.training import _Display
 from parallel.group import SoloGroup

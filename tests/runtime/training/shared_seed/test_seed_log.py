@@ -156,7 +156,7 @@ def test_a_header_that_no_run_can_have_is_refused(
     with pytest.raises(ConfigError, match=message):
         read_log(odd)
     del table["seed"]
-    with pytest.raises(ConfigError, match="lacks seed"):
+    with pytest.raises(ConfigError, match="seed is missing"):
         read_log(written(odd, ["h", table]))
 
 

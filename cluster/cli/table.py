@@ -1,0 +1,282 @@
+"""The function of each verb, typed; importing this loads none of their modules.
+
+This is the one file with imports inside functions: what generates or trains imports torch and Ray
+for seconds, and neither `paceline --help` nor another verb waits for that.
+"""
+
+from cluster.options.bench_options import (
+    BenchDecodeOptions,
+    BenchLayersOptions,
+    BenchLearnOptions,
+    BenchLinkOptions,
+    BenchSeedsOptions,
+    BenchServeOptions,
+    BenchTrainOptions,
+)
+from cluster.options.client_options import AdminOptions, ClientOptions, TopOptions
+from cluster.options.cluster_options import (
+    CheckOptions,
+    ServiceOptions,
+    SubmitOptions,
+)
+from cluster.options.docs_options import DocsOptions
+from cluster.options.draft_options import (
+    DraftEvalOptions,
+    DraftFollowOptions,
+    DraftIndexOptions,
+    DraftSkipOptions,
+    DraftTrainOptions,
+)
+from cluster.options.experiment_options import ExperimentOptions, ExperimentReportOptions
+from cluster.options.generate_options import GenerateOptions
+from cluster.options.serve_options import ServeOptions
+from cluster.options.simulate_options import SimulateSeedsOptions, SimulateTrainOptions
+from cluster.options.train_options import (
+    TrainCancelOptions,
+    TrainJoinOptions,
+    TrainMergeOptions,
+    TrainOptions,
+    TrainReplayOptions,
+    TrainStatusOptions,
+)
+
+
+def generate(options: GenerateOptions) -> int:
+    """Generate text for prompts."""
+    from cluster.generate.generation import run
+
+    return run(options)
+
+
+def serve(options: ServeOptions) -> int:
+    """Serve generation over gRPC."""
+    from cluster.serve.server_settings import run as check  # quick, so it comes first
+
+    check(options)
+    from cluster.serve.serving import run
+
+    return run(options)
+
+
+def client(options: ClientOptions) -> int:
+    """Generate from a server."""
+    from cluster.serve.client_verb import run
+
+    return run(options)
+
+
+def top(options: TopOptions) -> int:
+    """Show the status of a server."""
+    from cluster.serve.top import run
+
+    return run(options)
+
+
+def admin(options: AdminOptions) -> int:
+    """Change a running server."""
+    from cluster.serve.admin_verb import run
+
+    return run(options)
+
+
+def cluster_check(options: CheckOptions) -> int:
+    """Check a Ray cluster."""
+    from cluster.deploy.cluster_check import run
+
+    return run(options)
+
+
+def submit(options: SubmitOptions) -> int:
+    """Run a verb as a job of a Ray cluster."""
+    from cluster.jobs.submit import run
+
+    return run(options)
+
+
+def service(options: ServiceOptions) -> int:
+    """Start, list or stop services of a Ray cluster."""
+    from cluster.jobs.kept_service import run
+
+    return run(options)
+
+
+def bench_decode(options: BenchDecodeOptions) -> int:
+    """Compare decoding modes."""
+    from cluster.bench.decode import run
+
+    return run(options)
+
+
+def bench_layers(options: BenchLayersOptions) -> int:
+    """Compare layer-parallel drafters."""
+    from cluster.bench.layer_parallel import run
+
+    return run(options)
+
+
+def bench_learn(options: BenchLearnOptions) -> int:
+    """Compare training methods by what they learn."""
+    from cluster.bench.learning import run
+
+    return run(options)
+
+
+def bench_link(options: BenchLinkOptions) -> int:
+    """Time messages between two processes."""
+    from cluster.bench.round_trips import run
+
+    return run(options)
+
+
+def bench_seeds(options: BenchSeedsOptions) -> int:
+    """Time a shared-seed step."""
+    from cluster.bench.shared_seed_bench import run
+
+    return run(options)
+
+
+def bench_serve(options: BenchServeOptions) -> int:
+    """Put load on a running server."""
+    from cluster.bench.load import run
+
+    return run(options)
+
+
+def bench_train(options: BenchTrainOptions) -> int:
+    """Time training steps under stragglers."""
+    from cluster.bench.training_bench import run
+
+    return run(options)
+
+
+def draft_eval(options: DraftEvalOptions) -> int:
+    """Compare drafters."""
+    from cluster.draft.draft_eval import run
+
+    return run(options)
+
+
+def draft_follow(options: DraftFollowOptions) -> int:
+    """Train a drafter on a server's traffic."""
+    from cluster.draft.following import run
+
+    return run(options)
+
+
+def draft_index(options: DraftIndexOptions) -> int:
+    """Index texts for look-up drafters."""
+    from cluster.draft.draft_index import run
+
+    return run(options)
+
+
+def draft_skip(options: DraftSkipOptions) -> int:
+    """Search the layers a target drafts with."""
+    from cluster.draft.draft_skip import run
+
+    return run(options)
+
+
+def draft_train(options: DraftTrainOptions) -> int:
+    """Distill a drafter from a target."""
+    from cluster.draft.draft_train import run
+
+    return run(options)
+
+
+def experiment_plan(options: ExperimentOptions) -> int:
+    """Predict the points of a sweep."""
+    from cluster.experiment.experiment_plan import run
+
+    return run(options)
+
+
+def experiment_report(options: ExperimentReportOptions) -> int:
+    """Write the report of a sweep."""
+    from cluster.experiment.experiment_report import run
+
+    return run(options)
+
+
+def experiment_run(options: ExperimentOptions) -> int:
+    """Measure the points of a sweep."""
+    from cluster.experiment.run import run
+
+    return run(options)
+
+
+def simulate_seeds(options: SimulateSeedsOptions) -> int:
+    """Simulate shared-seed training."""
+    from cluster.simulate.simulate_seeds import run
+
+    return run(options)
+
+
+def simulate_train(options: SimulateTrainOptions) -> int:
+    """Simulate straggler schemes."""
+    from cluster.simulate.simulate_train import run
+
+    return run(options)
+
+
+def train(options: TrainOptions) -> int:
+    """Run or resume a training job."""
+    from cluster.train.training import run
+
+    return run(options)
+
+
+def train_cancel(options: TrainCancelOptions) -> int:
+    """Stop a training job after its step."""
+    from cluster.train.train_cancel import run
+
+    return run(options)
+
+
+def train_join(options: TrainJoinOptions) -> int:
+    """Work for a shared-seed run."""
+    from cluster.train.train_join import run
+
+    return run(options)
+
+
+def train_merge(options: TrainMergeOptions) -> int:
+    """Merge an adapter into its model."""
+    from cluster.train.train_merge import run
+
+    return run(options)
+
+
+def train_replay(options: TrainReplayOptions) -> int:
+    """Rebuild an adapter from a log."""
+    from cluster.train.train_replay import run
+
+    return run(options)
+
+
+def train_status(options: TrainStatusOptions) -> int:
+    """Show the progress of a training job."""
+    from cluster.train.train_status import run
+
+    return run(options)
+
+
+def train_verify(options: TrainReplayOptions) -> int:
+    """Check an adapter against its log."""
+    from cluster.train.train_verify import run
+
+    return run(options)
+
+
+def docs_options(options: DocsOptions) -> int:
+    """Print or write the reference of the settings."""
+    from cluster.cli.reference import run
+
+    return run(options)
+
+
+def check_joinable(ray_address: str) -> None:
+    """Raise ConfigError if no driver on this machine can join a Ray cluster."""
+    from cluster.network.ray_address import joinable
+
+    joinable(ray_address)

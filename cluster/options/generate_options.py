@@ -1,0 +1,65 @@
+"""Options of `paceline generate`, and of all verbs that decode prompts."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from cluster.options.model_options import ModelOptions
+from cluster.options.schema import InputFile, NotNegative, Positive, Repeated, Share
+from parallel.decoding.types import DecodeMode, VerifierKind
+from runtime.checking.tables import Range, Unset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeOptions:
+    """How tokens are chosen and when a request ends."""
+
+    mode: DecodeMode = DecodeMode.AUTO
+    """How the target decodes; auto is what suits the drafter."""
+    verifier: VerifierKind = VerifierKind.MATCH
+    """How drafts are verified; both keep the target's distribution exactly. With match, tokens
+    depend on target and seed alone; rejection accepts more, and tokens depend on the drafts too."""
+    draft_length: Annotated[int | None, Range(least=0), Unset("auto")] = None
+    """Draft tokens in a round; auto chooses from measured speed."""
+    max_tokens: Positive = 128
+    """Longest output of a prompt, in tokens."""
+    temperature: Annotated[float, Range(least=0)] = 0.0
+    """Sampling temperature; 0 is greedy."""
+    top_k: NotNegative = 0
+    """Sample among the k most likely tokens; 0 among all."""
+    top_p: Share = 1.0
+    """Sample among the most likely tokens that reach this probability together."""
+    min_p: Share = 0.0
+    """Drop tokens less likely than this share of the most likely one."""
+    repetition_penalty: Annotated[float, Range(above=0)] = 1.0
+    """Divides the scores of tokens that occurred; 1 changes none."""
+    seed: NotNegative = 0
+    """Random seed. The same seed gives the same tokens in every mode and batch."""
+    ignore_eos: bool = False
+    """Continue after the end token."""
+    stop: Annotated[tuple[str, ...], Repeated()] = ()
+    """End before this string; repeatable."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptOptions:
+    """Where prompts come from: one of `prompt` and `prompts`."""
+
+    prompt: str | None = None
+    """The prompt itself."""
+    prompts: InputFile | None = None
+    """A .jsonl file, a prompt a line: prompt, text, question, turns or messages."""
+    num_prompts: Positive | None = None
+    """Only the first prompts of the file."""
+    chat: bool = False
+    """Wrap prompts in the model's chat template."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateOptions:
+    """Generate text, drafting and verifying at the same time."""
+
+    models: ModelOptions = ModelOptions()
+    decode: DecodeOptions = DecodeOptions()
+    input: PromptOptions = PromptOptions()
+    json: bool = False
+    """Print JSON, one object a line."""

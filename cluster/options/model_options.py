@@ -1,0 +1,72 @@
+"""Options of the models that a verb runs."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from cluster.options.schema import Env, Flag, Positive, Seconds
+from runtime.checking.tables import Range, Unset
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+GroupBackend = Literal["auto", "shm", "gloo", "nccl"]
+LinkKind = Literal["grpc", "gloo", "nccl"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """Which models run, on which processes and devices."""
+
+    target: str | None = None
+    """The model: a Hugging Face directory, a GGUF file, a hub id, or smollm2-135m."""
+    drafter: Annotated[str | None, Unset("auto")] = None
+    """The drafter: a model, a draft train directory, lookup, ngram, or auto. A model has the
+    target's tokenizer. target:layers=0-3,28-29 is the target cut to these layers. +ngram after a
+    model also copies where the text repeats itself. ngram copies from prompt and output in a
+    process of its own; lookup:ngram+recycle+store=DIR copies, from some of these sources, in the
+    target's process. inline: before a model runs it in the target's process. auto is the best
+    drafter known for the target."""
+    tp: Positive = 1
+    """Ranks that the target is split over."""
+    drafter_tp: Annotated[int | None, Range(least=1), Unset("auto")] = None
+    """Ranks that each drafter is split over. A number gives the drafter ranks of its own or is
+    refused; auto is 1 where there is room beside the target."""
+    drafters: Positive = 1
+    """Drafters side by side for each target, each with requests of its own."""
+    layer_parallel: str = "auto"
+    """Drafter layers whose attention runs at once, each on its own rank (EasySpec): a number, auto
+    or off. auto is the fastest number where the drafter has several ranks; with off the ranks share
+    the heads of each layer. 4@6 and auto@6 run layers 0 to 5 one after the other."""
+    virtual: str | None = None
+    """Virtual devices in place of models, as target=40ms,draft=8ms,alpha=0.8. More parts:
+    position=1ms, exchanges=0, vocab=1024, seed=0; in place of draft also layers=32, attention=2ms,
+    mlp=1ms, exchange=0.2ms, drop=0.02."""
+    dtype: Dtype = "float32"
+    """Type of weights and cache."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    threads: Annotated[int | None, Range(least=1), Unset("auto")] = None
+    """Threads of each rank; auto divides the cores among the ranks."""
+    group_backend: GroupBackend = "auto"
+    """Collectives between the ranks of a model."""
+    link: LinkKind = "grpc"
+    """Messages between leader and drafter."""
+    place: str | None = None
+    """Nodes of the ranks, as target=spread,drafter=far. Parts: target=auto|pack|spread, nodes=N
+    (that spread uses), drafter=auto|near|far, cpus=N (that each rank reserves), domain=LABEL (of
+    nodes that belong together), interface=NAME or network, port=N (of the leader's links),
+    timeout=SECONDS (that ranks wait for each other), wait=SECONDS (for room)."""
+    max_batch: Positive = 16
+    """Sequences decoded at once."""
+    cache_tokens: Annotated[int | None, Range(least=1), Unset("auto")] = None
+    """Tokens that the KV cache holds; auto is what the prompts need."""
+    draft_wait_s: Seconds = 1.0
+    """Seconds a round waits for a late draft before it continues without."""
+    prefix_cache: bool = True
+    """Share the cache of common prompt prefixes between requests."""
+    ray_address: Annotated[str | None, Flag("--ray"), Env("RAY_ADDRESS"), Unset("local")] = None
+    """Ray cluster to join: auto, HOST:PORT, or local. local starts one that ends with this run;
+    within a Ray job, it is the job's cluster."""
+
+    @property
+    def num_drafter_ranks(self) -> int:
+        """Ranks of a drafter, if it has any."""
+        return 1 if self.drafter_tp is None else self.drafter_tp

@@ -1,0 +1,99 @@
+"""Check the paths that a user names: inputs can be read and outputs written, before any work.
+
+Errors name the option or the key.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from cluster.options.schema import PathUse
+from runtime.errors import ConfigError
+from runtime.files.documents import check_regular
+
+
+def check_path(path: Path, use: PathUse, name: str) -> None:
+    """Check that a path serves its use.
+
+    Raises:
+        ConfigError: it does not, or cannot be reached; starts with the name.
+    """
+    try:
+        _CHECKS[use](path, name)
+    except (OSError, ValueError) as error:  # ValueError: a NUL, or what the locale lacks
+        if isinstance(error, ConfigError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(f"{name} {ascii(str(path))[1:-1]:.200}: {reason}") from error
+
+
+def _check_readable(path: Path, name: str) -> None:
+    check_regular(path, kind=name)
+    if path.is_file():  # opening a pipe would take what it holds
+        with path.open("rb") as opened:
+            opened.read(1)
+
+
+def _check_directory(path: Path, name: str) -> None:
+    if not path.is_dir():
+        what = "is a file" if path.exists() else "does not exist"
+        raise ConfigError(f"{name} {path} {what}: name a directory")
+    os.listdir(path)
+
+
+def _check_writable(path: Path, name: str) -> None:
+    if path.exists():
+        check_regular(path, kind=name)
+        with path.open("ab"):
+            return
+    directory = Path(os.path.realpath(path)).parent
+    if not directory.is_dir():
+        what = "is a file" if directory.exists() else "does not exist"
+        raise ConfigError(f"{name} {path} cannot be written: {directory} {what}")
+    _try_to_write(directory, path, name)
+
+
+def _check_picture(path: Path, name: str) -> None:
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"{name} {path}: pictures are PNG; name a file that ends in .png")
+    _check_writable(path, name)
+
+
+def _check_fillable(path: Path, name: str) -> None:
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{name} {path} is a file: name a directory")
+    _try_to_write(_deepest(path), path, name)
+
+
+def _check_new(path: Path, name: str) -> None:
+    if os.path.lexists(path):
+        raise ConfigError(f"{name} {path} exists: name a new directory")
+    _try_to_write(_deepest(path), path, name)
+
+
+def _deepest(path: Path) -> Path:
+    """Return the deepest of a path's directories that exists."""
+    real = Path(os.path.realpath(path))
+    return next(one for one in (real, *real.parents) if one.exists())
+
+
+def _try_to_write(directory: Path, path: Path, name: str) -> None:
+    """Make a file in a directory and drop it: permissions alone do not tell what a disk takes."""
+    try:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(b"\0")
+    except OSError as error:
+        raise ConfigError(
+            f"{name} {path} cannot be written: {directory}: {error.strerror}; name another place"
+        ) from error
+
+
+_CHECKS: dict[PathUse, Callable[[Path, str], None]] = {
+    PathUse.INPUT_FILE: _check_readable,
+    PathUse.INPUT_DIRECTORY: _check_directory,
+    PathUse.OUTPUT_FILE: _check_writable,
+    PathUse.PICTURE: _check_picture,
+    PathUse.OUTPUT_DIRECTORY: _check_fillable,
+    PathUse.NEW_DIRECTORY: _check_new,
+}

@@ -1,0 +1,55 @@
+"""The written reference is current, help fits on a screen, and new options are a decision."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cluster.cli.generated import DECLARATIONS
+from cluster.cli.main import app
+from cluster.cli.reference import frozen_names, reference
+
+ROOT = Path(__file__).resolve().parents[3]
+FROZEN = ROOT / "tests" / "data" / "options.txt"
+MAX_FLAGS = 15
+MAX_HELP_LINES = 42
+
+
+def test_the_committed_reference_is_current() -> None:
+    written = (ROOT / "docs" / "reference.md").read_text()
+    assert written == reference(DECLARATIONS), "run make reference"
+
+
+def test_the_set_of_options_is_the_frozen_one() -> None:
+    assert FROZEN.read_text() == frozen_names(DECLARATIONS), (
+        "options changed: if that is meant, say so in CHANGELOG.md and run make reference"
+    )
+
+
+@pytest.mark.parametrize("name", DECLARATIONS)
+def test_a_verb_has_few_flags_and_its_help_fits_on_a_screen(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERMINAL_WIDTH", "100")
+    result = CliRunner().invoke(app, [*name.split(), "--help"])
+    assert result.exit_code == 0
+    lines = [line for line in result.stdout.splitlines() if line.strip()]
+    assert len(lines) <= MAX_HELP_LINES
+    assert "Example: paceline" in result.stdout
+    assert len(DECLARATIONS[name].flag_keys) <= MAX_FLAGS
+
+
+@pytest.mark.parametrize("name", DECLARATIONS)
+def test_every_setting_is_documented_and_every_flag_is_a_setting(name: str) -> None:
+    verb = DECLARATIONS[name]
+    assert not [key for key, setting in verb.settings.items() if not setting.doc]
+    assert set(verb.names) <= set(verb.settings)
+    flags = list(verb.names.values())
+    assert len(flags) == len(set(flags))
+
+
+def test_the_settings_of_one_verb_are_listed() -> None:
+    result = CliRunner().invoke(app, ["docs", "options", "cluster", "check"])
+    assert result.exit_code == 0
+    assert "models.ray_address  --ray  (text, or local; $RAY_ADDRESS, then auto)" in result.stdout
