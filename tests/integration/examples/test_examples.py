@@ -1,0 +1,81 @@
+"""The programs in examples/ run as their docstrings say."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import ray
+
+from tests.support.integration.serving_process import ROOT, ServingProcess
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
+
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny_checkpoint(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture
+def on_shared_ray(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001  (it must be up)
+    """Processes that the test starts join the Ray of all integration tests."""
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+
+
+def output_of(name: str, *arguments: str) -> str:
+    """Run an example and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.usefixtures("on_shared_ray")
+def test_generate_prints_the_text_and_the_accepted_tokens(tiny: str) -> None:
+    said = output_of("generate.py", "--target", tiny, "--prompt", "w1 w2", "--max-tokens", "8")
+    assert said.startswith("w1 w2")
+    assert "draft tokens accepted" in said
+
+
+@pytest.mark.usefixtures("on_shared_ray")
+def test_compare_modes_finds_the_same_tokens_in_every_mode(tiny: str) -> None:
+    said = output_of("compare_modes.py", "--target", tiny, "--prompt", "w1 w2", "--max-tokens", "8")
+    assert said.splitlines()[-1] == "identical tokens"
+
+
+@pytest.mark.usefixtures("on_shared_ray")
+def test_train_and_merge_generates_from_the_merged_model(tiny: str, tmp_path: Path) -> None:
+    options = ("--target", tiny, "--directory", str(tmp_path / "run"), "--steps", "2")
+    output_of("train_and_merge.py", *options)
+    assert (tmp_path / "run" / "merged" / "model.safetensors").is_file()
+
+
+def test_remote_client_prints_every_answer(tiny: str) -> None:
+    server = ServingProcess(Path(tiny))
+    try:
+        options = ("--server", server.address, "--max-tokens", "6")
+        said = output_of("remote_client.py", "w1 w2", "w3 w4", *options)
+    finally:
+        server.close()
+    answers = said.split("> ")[1:]
+    assert [answer.splitlines()[0] for answer in answers] == ["w1 w2", "w3 w4"]
+    assert all(answer.splitlines()[1] for answer in answers)
+
+
+def test_scaling_experiment_predicts_every_point(tmp_path: Path) -> None:
+    said = output_of("scaling_experiment.py", "--out", str(tmp_path))
+    assert said.count("tokens/s") == 12
+    assert (tmp_path / "results" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("program", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_an_example_is_short(program: Path) -> None:
+    assert len(program.read_text(encoding="utf-8").splitlines()) < 60
