@@ -1,57 +1,38 @@
-"""Free what a refused call holds when the call ends, not when the garbage collector finds it.
+"""Free what a rejected call holds when the call ends, without waiting for the garbage collector.
 
 gRPC keeps the error that ends a call in the call's state. The traceback of that error keeps the
 frames of the call, and with them its message: a cycle of few objects and many megabytes.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 
+from runtime.channels.handler_wrapping import Observer, ignore_event, wrap_handler
+
 
 class ReleasingInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # stubs alone
-    """Breaks the cycle of each call that is aborted; comes first, to see all of them."""
+    """Breaks the cycle of each call that is aborted; must be the first interceptor of a server."""
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Return a handler that does what the next one does."""
+        """Return a handler with the behavior of the next one."""
         handler = await continuation(handler_call_details)
         if handler is None or handler.request_streaming:
             return handler
-
-        async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-            with _releasing():
-                async with aclosing(handler.unary_stream(request, context)) as events:
-                    async for event in events:
-                        yield event
-
-        async def call(request: Any, context: Any) -> Any:
-            with _releasing():
-                return await handler.unary_unary(request, context)
-
-        serve: Any = stream if handler.response_streaming else call
-        make = (
-            grpc.unary_stream_rpc_method_handler
-            if handler.response_streaming
-            else grpc.unary_unary_rpc_method_handler
-        )
-        return make(
-            serve,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+        return wrap_handler(handler, _releasing)
 
 
-@contextmanager
-def _releasing() -> Iterator[None]:
+@asynccontextmanager
+async def _releasing(request: object, context: object) -> AsyncIterator[Observer]:  # noqa: ARG001
     try:
-        yield
+        yield ignore_event
     except grpc.aio.AbortError as error:
         aborted = error  # the name `error` is gone when the task ends
         task = asyncio.current_task()
@@ -61,7 +42,7 @@ def _releasing() -> Iterator[None]:
 
 
 def _release(error: BaseException | None) -> None:
-    """Take the tracebacks off an error and off those it was raised from."""
+    """Remove the tracebacks of an error and of the errors it was raised from."""
     while error is not None:
         error.__traceback__ = None
         before, error.__context__ = error.__context__, None

@@ -21,7 +21,7 @@ from runtime.gateway.limits import CallDenied
 from runtime.service.admin import AdminServicer, DrafterControl
 from runtime.service.call import CallInterceptor
 from runtime.service.identity import AcceptedTokens, TokenInterceptor
-from runtime.service.malformed_requests import ReadingInterceptor
+from runtime.service.malformed_requests import MalformedRequestInterceptor
 from runtime.service.prompt_reader import PromptReader
 from runtime.service.served_model import ServedModel
 from runtime.service.servicer import GenerationServicer, ModelServicer
@@ -100,7 +100,7 @@ class ServiceServer:
         interceptors: list[grpc.aio.ServerInterceptor] = [ReleasingInterceptor()]  # type: ignore[type-arg]  # stubs alone
         if self._tracing is not None:
             interceptors.append(SpanInterceptor(self._tracing, self._model.name))
-        interceptors.append(ReadingInterceptor())
+        interceptors.append(MalformedRequestInterceptor())
         tokens = AcceptedTokens(users=settings.tokens, admins=settings.admin_tokens)
         if tokens:
             interceptors.append(TokenInterceptor(tokens, self._denied))

@@ -6,12 +6,13 @@ Prompts and answers are not among the attributes.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import grpc
 
 from protos.paceline.v1 import service_pb2 as pb
+from runtime.channels.handler_wrapping import Observer, wrap_handler
 from runtime.links.wire_values import REASON_NAMES
 from runtime.service.tracing import Tracing
 
@@ -21,7 +22,7 @@ _MAX_INT = 2**63 - 1  # of an attribute
 
 
 class SpanInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # stubs alone
-    """Traces the calls of our own services; adds to the span of a wrapper where there is one."""
+    """Traces the calls of Paceline's own services, in the span of a wrapper if there is one."""
 
     def __init__(self, tracing: Tracing, model_name: str) -> None:
         self._tracing = tracing
@@ -38,45 +39,21 @@ class SpanInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         if handler is None or not method.startswith(_OURS):
             return handler
 
-        async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+        @asynccontextmanager
+        async def traced(request: Any, context: Any) -> AsyncIterator[Observer]:
             with self._span(method, request, context) as span:
-                generation = _Generation(span, self._model_name)
-                async with aclosing(handler.unary_stream(request, context)) as events:
-                    async for event in events:
-                        generation.note(event)
-                        yield event
+                yield _Generation(span, self._model_name).note
 
-        async def call(request: Any, context: Any) -> Any:
-            with self._span(method, request, context):
-                return await handler.unary_unary(request, context)
-
-        make: Any = (
-            grpc.unary_stream_rpc_method_handler
-            if handler.response_streaming
-            else grpc.unary_unary_rpc_method_handler
-        )
-        return make(
-            stream if handler.response_streaming else call,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+        return wrap_handler(handler, traced)
 
     @contextmanager
     def _span(self, method: str, request: Any, context: Any) -> Iterator[Any]:
-        """Open the call's span, fill in how it ended, and end it if it is ours."""
+        """Open the call's span, record how the call ends, and end the span if it is ours."""
         is_ours = not self._tracing.is_traced()
-        span = self._tracing.current_span()
-        if is_ours:
-            metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
-            span = self._tracing.server_span(method.removeprefix("/"), metadata)
-            service, _, name = method.removeprefix("/").partition("/")
-            span.set_attributes(
-                {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
-                | {"network.peer.address": context.peer()}
-            )
+        span = self._server_span(method, context) if is_ours else self._tracing.current_span()
         if isinstance(request, pb.GenerateRequest):
             span.update_name(f"{_operation(request)} {self._model_name}")
-            span.set_attributes(_asked(request, self._model_name))
+            span.set_attributes(_request_attributes(request, self._model_name))
         code = grpc.StatusCode.OK
         try:
             yield span
@@ -96,27 +73,38 @@ class SpanInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
                 span.set_attribute("rpc.grpc.status_code", code.value[0])
                 span.end()
 
+    def _server_span(self, method: str, context: Any) -> Any:
+        """Start the span of a call that no wrapper traces."""
+        metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
+        span = self._tracing.server_span(method.removeprefix("/"), metadata)
+        service, _, name = method.removeprefix("/").partition("/")
+        span.set_attributes(
+            {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
+            | {"network.peer.address": context.peer()}
+        )
+        return span
+
 
 class _Generation:
-    """Fills in what a generation's events tell."""
+    """Records a generation's events in its span."""
 
     def __init__(self, span: Any, model_name: str) -> None:
         self._span = span
         self._model_name = model_name
         self._start_s = time.monotonic()
-        self._waits = True
+        self._awaits_first = True
         self._reasons: list[str] = []
 
     def note(self, event: pb.GenerateResponse) -> None:
-        """Take in one event of a stream."""
+        """Record one event of a stream."""
         match event.WhichOneof("event"):
             case "accepted":
                 self._span.set_attribute("gen_ai.usage.input_tokens", event.accepted.prompt_tokens)
                 self._span.set_attribute("gen_ai.response.model", self._model_name)
                 if event.accepted.request_id:
                     self._span.set_attribute("gen_ai.response.id", event.accepted.request_id)
-            case "tokens" if self._waits:
-                self._waits = False
+            case "tokens" if self._awaits_first:
+                self._awaits_first = False
                 first_s = time.monotonic() - self._start_s
                 self._span.set_attribute("gen_ai.response.time_to_first_chunk", first_s)
             case "sample_finish":
@@ -146,9 +134,9 @@ def _operation(request: pb.GenerateRequest) -> str:
     return "chat" if request.WhichOneof("prompt") == "chat" else "text_completion"
 
 
-def _asked(request: pb.GenerateRequest, model_name: str) -> dict[str, Any]:
-    """Return the attributes that a request sets; what it leaves out is left out."""
-    asked: dict[str, Any] = {
+def _request_attributes(request: pb.GenerateRequest, model_name: str) -> dict[str, Any]:
+    """Return the attributes of the fields that a request sets."""
+    found: dict[str, Any] = {
         "gen_ai.operation.name": _operation(request),
         "gen_ai.provider.name": "paceline",
         "gen_ai.request.model": model_name,
@@ -156,11 +144,11 @@ def _asked(request: pb.GenerateRequest, model_name: str) -> dict[str, Any]:
     }
     for name in _OPTIONAL:
         if request.HasField(name):  # type: ignore[arg-type]  # names of optional fields, all
-            asked[f"gen_ai.request.{name}"] = getattr(request, name)
-    if asked.get("gen_ai.request.seed", 0) > _MAX_INT:
-        del asked["gen_ai.request.seed"]
+            found[f"gen_ai.request.{name}"] = getattr(request, name)
+    if found.get("gen_ai.request.seed", 0) > _MAX_INT:
+        del found["gen_ai.request.seed"]
     if request.HasField("n") and request.n != 1:
-        asked["gen_ai.request.choice.count"] = request.n
+        found["gen_ai.request.choice.count"] = request.n
     if request.stop:
-        asked["gen_ai.request.stop_sequences"] = list(request.stop)
-    return asked
+        found["gen_ai.request.stop_sequences"] = list(request.stop)
+    return found

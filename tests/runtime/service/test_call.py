@@ -207,11 +207,11 @@ def test_a_message_that_cannot_be_read_is_a_refused_request(
             request_serializer=bytes,
             response_deserializer=bytes,
         )
-        with pytest.raises(grpc.RpcError, match="could not be read"):
+        with pytest.raises(grpc.RpcError, match="could not be parsed"):
             list(call(b"\xff\xff\xff"))
     wait_until(lambda: counted(serving) == {"refused: invalid": 1})
     (record,) = log()
-    assert "could not be read" in record.__dict__["cause"]
+    assert "could not be parsed" in record.__dict__["cause"]
 
 
 def test_a_token_that_is_not_accepted_is_a_refused_request(
