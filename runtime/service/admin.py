@@ -1,4 +1,4 @@
-"""The admin servicer: what the server does, draining, and the drafter it drafts with."""
+"""The admin servicer: status, draining, and changes of the drafter."""
 
 import asyncio
 import logging
@@ -21,12 +21,12 @@ _T = TypeVar("_T")
 
 
 class DrafterControl(Protocol):
-    """Changes what drafts, while requests run."""
+    """Changes the drafter while requests run."""
 
     def set(self, drafter: str | None) -> str:
-        """Draft with another drafter; "" is the one first planned, None is none.
+        """Replace the drafter; "" is the one the server was started with, None stops drafting.
 
-        Blocks until it drafts; returns its name.
+        Blocks until the new drafter drafts; returns its name.
 
         Raises:
             ConfigError: it cannot be used; the old one stays.
@@ -35,17 +35,17 @@ class DrafterControl(Protocol):
         ...
 
     def set_count(self, num_drafters: int) -> int:
-        """Let so many drafters draft side by side; blocks, and returns how many do.
+        """Change how many drafters draft side by side; block until they do, return how many do.
 
         Raises:
-            ConfigError: the number is out of bounds, or this drafter works alone.
-            PeerError: one did not start; the others draft.
+            ConfigError: the number is out of range, or this drafter cannot be scaled.
+            PeerError: a drafter did not start; the others draft.
         """
         ...
 
 
 class AdminServicer(rpc.AdminServiceServicer):
-    """Runs the server."""
+    """Administers the server."""
 
     def __init__(
         self, gateway: Gateway, model: ServedModel, control: DrafterControl | None
@@ -60,11 +60,11 @@ class AdminServicer(rpc.AdminServiceServicer):
         request: pb.GetStatusRequest,  # noqa: ARG002
         context: Context,  # noqa: ARG002
     ) -> pb.GetStatusResponse:
-        """Tell what the server does."""
+        """Return the state of the server."""
         gateway = self._gateway
         engine = put_status(gateway.status)
         if engine.drafter:
-            engine.drafter = self._model.drafter or engine.drafter  # as its users call it
+            engine.drafter = self._model.drafter or engine.drafter  # the name that users know
         return pb.GetStatusResponse(
             ready=gateway.is_ready,
             draining=gateway.is_draining,
@@ -97,25 +97,16 @@ class AdminServicer(rpc.AdminServiceServicer):
         request: pb.DrainRequest,  # noqa: ARG002
         context: Context,  # noqa: ARG002
     ) -> pb.DrainResponse:
-        """Refuse new requests; the server ends once those that run have finished."""
+        """Start draining: finish in-flight requests, reject new ones, then exit."""
         self._gateway.drain()
         return pb.DrainResponse(open_requests=self._gateway.num_open)
-
-    async def AddDrafter(
-        self, request: pb.AddDrafterRequest, context: Context
-    ) -> pb.AddDrafterResponse:
-        """Start a drafter where there is none."""
-        if self._model.drafter:
-            present = RequestRefused(f"{self._model.drafter} drafts already: swap it")
-            await refuse(context, present)
-        return pb.AddDrafterResponse(drafter=await self._set(request.drafter, context))
 
     async def RemoveDrafter(
         self,
         request: pb.RemoveDrafterRequest,  # noqa: ARG002
         context: Context,
     ) -> pb.RemoveDrafterResponse:
-        """End the drafter; done twice it does no harm."""
+        """Stop drafting; stopping twice does no harm."""
         before = self._model.drafter
         await self._set(None, context)
         return pb.RemoveDrafterResponse(drafter=before)
@@ -129,7 +120,7 @@ class AdminServicer(rpc.AdminServiceServicer):
     async def SetDrafters(
         self, request: pb.SetDraftersRequest, context: Context
     ) -> pb.SetDraftersResponse:
-        """Change how many drafters draft."""
+        """Change the number of drafters."""
         control = self._control
         if control is None:
             await refuse(context, RequestRefused("this server cannot change its drafters"))
@@ -154,19 +145,19 @@ class AdminServicer(rpc.AdminServiceServicer):
             await refuse(context, error)
 
     async def _change(self, change: Callable[[], _T]) -> _T:
-        """Run a change in a thread, one at a time; it is finished even if its caller leaves."""
+        """Run a change in a thread, one at a time; it completes even if its caller leaves."""
 
         async def run() -> _T:
             async with self._changing:
                 return await asyncio.to_thread(change)
 
         changing = asyncio.create_task(run())
-        changing.add_done_callback(_seen)
+        changing.add_done_callback(_log_failure)
         return await asyncio.shield(changing)
 
 
-def _seen(change: asyncio.Task[_T]) -> None:
-    """Log how a change failed: its caller may be gone."""
+def _log_failure(change: asyncio.Task[_T]) -> None:
+    """Log a failed change, because its caller may be gone."""
     error = None if change.cancelled() else change.exception()
     if error is not None:
         _LOG.warning("a change of the drafter failed: %s", error)

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class SeedLogServiceStub:
-    """Closes the rounds of one run. Join asks for the bearer token, where tokens are wanted; later calls
-    show what it gave.
+    """Closes the rounds of one run. Join requires the bearer token if the run has one; later calls
+    carry the secret that Join returned.
     """
 
     def __init__(self, channel):
@@ -54,27 +54,27 @@ class SeedLogServiceStub:
 
 
 class SeedLogServiceServicer:
-    """Closes the rounds of one run. Join asks for the bearer token, where tokens are wanted; later calls
-    show what it gave.
+    """Closes the rounds of one run. Join requires the bearer token if the run has one; later calls
+    carry the secret that Join returned.
     """
 
     def Join(self, request, context):
-        """Makes the caller a machine of the run; who was away joins again, as another machine.
+        """Registers the caller as a machine of the run; after an absence it joins as another machine.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Exchange(self, request, context):
-        """Brings a round's bytes, if the caller has any, and waits for what the round comes to. Sent again,
-        it changes nothing.
+        """Submits a round's bytes, if the caller has any, and waits for the round's commit. Repeating the
+        call changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetSnapshot(self, request, context):
-        """Sends the newest snapshot of the weights that learn, in pieces; none if there is none yet.
+        """Streams the newest snapshot of the trained weights in pieces; none if there is none yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,8 +107,8 @@ def add_SeedLogServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SeedLogService:
-    """Closes the rounds of one run. Join asks for the bearer token, where tokens are wanted; later calls
-    show what it gave.
+    """Closes the rounds of one run. Join requires the bearer token if the run has one; later calls
+    carry the secret that Join returned.
     """
 
     @staticmethod
@@ -194,7 +194,7 @@ class SeedLogService:
 
 
 class ScoringServiceStub:
-    """Judges answers of a model that is trained by rewards; a server of the user's.
+    """Scores the answers of a model trained by rewards; the user runs this server.
     """
 
     def __init__(self, channel):
@@ -211,7 +211,7 @@ class ScoringServiceStub:
 
 
 class ScoringServiceServicer:
-    """Judges answers of a model that is trained by rewards; a server of the user's.
+    """Scores the answers of a model trained by rewards; the user runs this server.
     """
 
     def Score(self, request, context):
@@ -238,7 +238,7 @@ def add_ScoringServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ScoringService:
-    """Judges answers of a model that is trained by rewards; a server of the user's.
+    """Scores the answers of a model trained by rewards; the user runs this server.
     """
 
     @staticmethod

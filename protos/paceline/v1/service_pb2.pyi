@@ -50,7 +50,7 @@ class ChatMessage(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     role: _builtins.str
-    """As the model's chat template names it: system, user, assistant."""
+    """A role of the model's chat template, such as system, user or assistant."""
     content: _builtins.str
     def __init__(
         self,
@@ -68,7 +68,7 @@ Global___ChatMessage: _TypeAlias = ChatMessage  # noqa: Y015
 
 @_typing.final
 class Chat(_message.Message):
-    """A conversation, to which the assistant answers."""
+    """A conversation that the assistant continues."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -90,7 +90,7 @@ Global___Chat: _TypeAlias = Chat  # noqa: Y015
 
 @_typing.final
 class GenerateRequest(_message.Message):
-    """Asks for generation."""
+    """Requests generation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -127,24 +127,26 @@ class GenerateRequest(_message.Message):
     repetition_penalty: _builtins.float
     """Absent is 1."""
     seed: _builtins.int
-    """Same seed, same tokens. Absent draws one, which Accepted tells."""
+    """The same seed gives the same tokens. If absent, the server draws one and returns it in
+    Accepted.
+    """
     ignore_eos: _builtins.bool
     mode: _link_pb2.DecodeMode.ValueType
     """Unspecified is the server's default."""
     request_id: _builtins.str
-    """Names the request, so that a retry takes up the same stream. Empty: a stream that breaks is
+    """Names the request, so that a retry resumes the same stream. Empty: a broken stream is
     cancelled.
     """
     resume_from: _builtins.int
-    """Tokens the client has already: the stream goes on after them."""
+    """Tokens that the client already has: the stream continues after them."""
     n: _builtins.int
     """Samples of the prompt, at least 1; absent is 1."""
     logprobs: _builtins.int
-    """Likeliest tokens to report at each position, at most 20; absent reports no log probabilities,
-    0 those of the output tokens alone.
+    """Most probable tokens to report at each position, at most 20; absent reports no log
+    probabilities, 0 only those of the output tokens.
     """
     priority: _builtins.int
-    """Higher is served first, between -100 and 100; absent is 0."""
+    """Between -100 and 100; requests of higher priority are served first. Absent is 0."""
     @_builtins.property
     def token_ids(self) -> Global___TokenIds: ...
     @_builtins.property
@@ -155,7 +157,7 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def resume_from_each(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """With n above 1 in place of resume_from: tokens the client has of each sample."""
+        """With n above 1, in place of resume_from: tokens of each sample that the client already has."""
 
     def __init__(
         self,
@@ -302,12 +304,12 @@ class Tokens(_message.Message):
     SAMPLE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     sample: _builtins.int
-    """Which of n samples, from 0 on."""
+    """Index of the sample, from 0 on."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_link_pb2.TokenLogprobs]:
-        """One for each token, where they were asked for."""
+        """One for each token if the request sets logprobs, else empty."""
 
     def __init__(
         self,
@@ -339,7 +341,7 @@ class SampleFinish(_message.Message):
     sample: _builtins.int
     reason: _link_pb2.FinishReason.ValueType
     text: _builtins.str
-    """Text that was held back."""
+    """The last text, held back because a stop string could have begun in it."""
     completion_tokens: _builtins.int
     @_builtins.property
     def stats(self) -> _link_pb2.RequestStats: ...
@@ -372,15 +374,15 @@ class Finish(_message.Message):
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     STATS_FIELD_NUMBER: _builtins.int
     reason: _link_pb2.FinishReason.ValueType
-    """With n above 1: of the sample that ended last."""
+    """With n above 1, the reason of the sample that ended last."""
     text: _builtins.str
-    """Text that was held back; with n above 1 SampleFinish has it."""
+    """The last text, as in SampleFinish; empty with n above 1."""
     prompt_tokens: _builtins.int
     completion_tokens: _builtins.int
     """Of all samples."""
     @_builtins.property
     def stats(self) -> _link_pb2.RequestStats:
-        """What speculation did for the request; with n above 1 SampleFinish has it."""
+        """What the request cost and what speculation saved; with n above 1 SampleFinish has it."""
 
     def __init__(
         self,
@@ -401,7 +403,7 @@ Global___Finish: _TypeAlias = Finish  # noqa: Y015
 
 @_typing.final
 class CancelRequest(_message.Message):
-    """Names a request to end."""
+    """Names a request to cancel."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -422,7 +424,7 @@ Global___CancelRequest: _TypeAlias = CancelRequest  # noqa: Y015
 
 @_typing.final
 class CancelResponse(_message.Message):
-    """Says whether it was running still."""
+    """Tells whether the request was still running."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -443,7 +445,7 @@ Global___CancelResponse: _TypeAlias = CancelResponse  # noqa: Y015
 
 @_typing.final
 class GetModelRequest(_message.Message):
-    """Asks what is served."""
+    """Requests a description of the model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -460,7 +462,7 @@ Global___GetModelRequest: _TypeAlias = GetModelRequest  # noqa: Y015
 
 @_typing.final
 class GetModelResponse(_message.Message):
-    """What is served."""
+    """The model that the server serves."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -473,11 +475,11 @@ class GetModelResponse(_message.Message):
     name: _builtins.str
     vocab_size: _builtins.int
     max_positions: _builtins.int
-    """Tokens of prompt and output together."""
+    """Context length: the most tokens of prompt and output together."""
     tp: _builtins.int
     """Ranks of the target."""
     drafter: _builtins.str
-    """Who drafts; empty is nobody."""
+    """Name of the drafter; empty without one."""
     version: _builtins.str
     def __init__(
         self,
@@ -499,7 +501,7 @@ Global___GetModelResponse: _TypeAlias = GetModelResponse  # noqa: Y015
 
 @_typing.final
 class TokenizeRequest(_message.Message):
-    """Asks for tokens."""
+    """Requests the tokens of a text or conversation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -548,7 +550,7 @@ Global___TokenizeResponse: _TypeAlias = TokenizeResponse  # noqa: Y015
 
 @_typing.final
 class DetokenizeRequest(_message.Message):
-    """Asks for text."""
+    """Requests the text of tokens."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -570,7 +572,7 @@ Global___DetokenizeRequest: _TypeAlias = DetokenizeRequest  # noqa: Y015
 
 @_typing.final
 class DetokenizeResponse(_message.Message):
-    """The text, special tokens left out."""
+    """The text without special tokens."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -591,7 +593,7 @@ Global___DetokenizeResponse: _TypeAlias = DetokenizeResponse  # noqa: Y015
 
 @_typing.final
 class GetStatusRequest(_message.Message):
-    """Asks what the server does."""
+    """Requests the state of the server."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -608,7 +610,7 @@ Global___GetStatusRequest: _TypeAlias = GetStatusRequest  # noqa: Y015
 
 @_typing.final
 class GetStatusResponse(_message.Message):
-    """What the server does."""
+    """The state of the server and what it has done since it started."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -623,19 +625,19 @@ class GetStatusResponse(_message.Message):
     ENGINE_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
     ready: _builtins.bool
-    """Whether it takes new requests."""
+    """Whether it accepts new requests."""
     draining: _builtins.bool
     uptime_s: _builtins.float
     step_age_s: _builtins.float
-    """Since the engine last gave a sign of life."""
+    """Since an engine last reported."""
     open_requests: _builtins.int
-    """Requests that clients may still follow, and how many they may be."""
+    """Samples that are queued or running, and the limit."""
     max_open_requests: _builtins.int
     finished_requests: _builtins.int
     refused_requests: _builtins.int
     @_builtins.property
     def engine(self) -> _link_pb2.EngineStatus:
-        """Of all replicas together."""
+        """All replicas together."""
 
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaStatus]:
@@ -679,18 +681,18 @@ class ReplicaStatus(_message.Message):
     replica: _builtins.int
     """From 0 on."""
     state: _builtins.str
-    """"serving", "lost" (it is being started anew) or "gone" (it is not)."""
+    """"serving", "lost" (a restart is under way) or "gone" (it is not restarted)."""
     step_age_s: _builtins.float
-    """Since it last gave a sign of life."""
+    """Since the engine last reported."""
     open_requests: _builtins.int
     """Samples that run on it."""
     restarts: _builtins.int
-    """Times it was started anew."""
+    """Times that it was restarted."""
     @_builtins.property
     def engine(self) -> _link_pb2.EngineStatus: ...
     @_builtins.property
     def ranks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankStatus]:
-        """Its processes, as they last said."""
+        """Its processes, each as it last reported."""
 
     def __init__(
         self,
@@ -722,7 +724,7 @@ class RankStatus(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     STEP_AGE_S_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """As errors call it: "target rank 1"."""
+    """The name in error messages, such as "target rank 1"."""
     pid: _builtins.int
     state: _builtins.str
     """starting, idle, prefill, drafting, verifying, following or ended."""
@@ -746,7 +748,7 @@ Global___RankStatus: _TypeAlias = RankStatus  # noqa: Y015
 
 @_typing.final
 class DrainRequest(_message.Message):
-    """Asks the server to end."""
+    """Requests that the server drains."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -763,7 +765,7 @@ Global___DrainRequest: _TypeAlias = DrainRequest  # noqa: Y015
 
 @_typing.final
 class DrainResponse(_message.Message):
-    """Says how much runs still."""
+    """Tells how many requests are in flight."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -783,51 +785,8 @@ class DrainResponse(_message.Message):
 Global___DrainResponse: _TypeAlias = DrainResponse  # noqa: Y015
 
 @_typing.final
-class AddDrafterRequest(_message.Message):
-    """Names a drafter to start."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    DRAFTER_FIELD_NUMBER: _builtins.int
-    drafter: _builtins.str
-    """A model's folder or name on the server; empty is the one that the server was started with."""
-    def __init__(
-        self,
-        *,
-        drafter: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drafter", b"drafter"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___AddDrafterRequest: _TypeAlias = AddDrafterRequest  # noqa: Y015
-
-@_typing.final
-class AddDrafterResponse(_message.Message):
-    """Names what drafts now."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    DRAFTER_FIELD_NUMBER: _builtins.int
-    drafter: _builtins.str
-    def __init__(
-        self,
-        *,
-        drafter: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drafter", b"drafter"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___AddDrafterResponse: _TypeAlias = AddDrafterResponse  # noqa: Y015
-
-@_typing.final
 class RemoveDrafterRequest(_message.Message):
-    """Asks for an end of drafting."""
+    """Requests an end of drafting."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -844,7 +803,7 @@ Global___RemoveDrafterRequest: _TypeAlias = RemoveDrafterRequest  # noqa: Y015
 
 @_typing.final
 class RemoveDrafterResponse(_message.Message):
-    """Names what drafted."""
+    """Names the drafter that was removed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -865,12 +824,13 @@ Global___RemoveDrafterResponse: _TypeAlias = RemoveDrafterResponse  # noqa: Y015
 
 @_typing.final
 class SwapDrafterRequest(_message.Message):
-    """Names a drafter to take in place of the present one."""
+    """Names a drafter to start in place of the present one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DRAFTER_FIELD_NUMBER: _builtins.int
     drafter: _builtins.str
+    """A model's folder or name on the server; empty is the one that the server was started with."""
     def __init__(
         self,
         *,
@@ -886,7 +846,7 @@ Global___SwapDrafterRequest: _TypeAlias = SwapDrafterRequest  # noqa: Y015
 
 @_typing.final
 class SwapDrafterResponse(_message.Message):
-    """Names what drafts now."""
+    """Names the drafter that drafts now."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -907,13 +867,13 @@ Global___SwapDrafterResponse: _TypeAlias = SwapDrafterResponse  # noqa: Y015
 
 @_typing.final
 class SetDraftersRequest(_message.Message):
-    """Says how many drafters are wanted."""
+    """Sets the number of drafters."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DRAFTERS_FIELD_NUMBER: _builtins.int
     drafters: _builtins.int
-    """0 ends drafting; the server bounds it."""
+    """0 stops drafting; the server has a limit."""
     def __init__(
         self,
         *,
@@ -929,7 +889,7 @@ Global___SetDraftersRequest: _TypeAlias = SetDraftersRequest  # noqa: Y015
 
 @_typing.final
 class SetDraftersResponse(_message.Message):
-    """Says how many draft now, on each replica."""
+    """Tells how many drafters each replica has now."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -52,7 +52,7 @@ class GenerationServiceServicer:
     """
 
     def Generate(self, request, context):
-        """Streams one request's tokens. Errors before acceptance are a status without a message; a
+        """Streams one request's tokens. A request that is rejected ends with a status and no event; a
         stream that was accepted ends with exactly one Finish, or with a status if the server failed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -60,7 +60,7 @@ class GenerationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Cancel(self, request, context):
-        """Ends a request early; done twice it does no harm.
+        """Cancels a request; cancelling twice does no harm.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -147,7 +147,7 @@ class GenerationService:
 
 
 class AdminServiceStub:
-    """Runs the server.
+    """Administers the server.
     """
 
     def __init__(self, channel):
@@ -165,11 +165,6 @@ class AdminServiceStub:
                 '/paceline.v1.AdminService/Drain',
                 request_serializer=paceline_dot_v1_dot_service__pb2.DrainRequest.SerializeToString,
                 response_deserializer=paceline_dot_v1_dot_service__pb2.DrainResponse.FromString,
-                _registered_method=True)
-        self.AddDrafter = channel.unary_unary(
-                '/paceline.v1.AdminService/AddDrafter',
-                request_serializer=paceline_dot_v1_dot_service__pb2.AddDrafterRequest.SerializeToString,
-                response_deserializer=paceline_dot_v1_dot_service__pb2.AddDrafterResponse.FromString,
                 _registered_method=True)
         self.RemoveDrafter = channel.unary_unary(
                 '/paceline.v1.AdminService/RemoveDrafter',
@@ -189,47 +184,40 @@ class AdminServiceStub:
 
 
 class AdminServiceServicer:
-    """Runs the server.
+    """Administers the server.
     """
 
     def GetStatus(self, request, context):
-        """Tells what the server does.
+        """Returns the state of the server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Refuses new requests and lets those that run finish; answers at once. The server ends
-        when nothing runs, or after the time it was started with.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def AddDrafter(self, request, context):
-        """Starts a drafter where there is none; requests in flight go on with it.
+        """Starts draining: the server finishes in-flight requests and rejects new ones; answers at
+        once. The server exits when no request is in flight, or after its drain time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveDrafter(self, request, context):
-        """Ends the drafter; requests in flight go on without it, their tokens unchanged.
+        """Stops drafting; in-flight requests continue without a drafter, their tokens unchanged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SwapDrafter(self, request, context):
-        """Replaces the drafter's model; requests in flight go on with the new one.
+        """Starts a drafter in place of the present one, if any; in-flight requests continue with it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetDrafters(self, request, context):
-        """Lets so many drafters draft side by side; requests in flight are shared out among them, their
+        """Changes how many drafters draft side by side; in-flight requests are spread over them, their
         tokens unchanged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -248,11 +236,6 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=paceline_dot_v1_dot_service__pb2.DrainRequest.FromString,
                     response_serializer=paceline_dot_v1_dot_service__pb2.DrainResponse.SerializeToString,
-            ),
-            'AddDrafter': grpc.unary_unary_rpc_method_handler(
-                    servicer.AddDrafter,
-                    request_deserializer=paceline_dot_v1_dot_service__pb2.AddDrafterRequest.FromString,
-                    response_serializer=paceline_dot_v1_dot_service__pb2.AddDrafterResponse.SerializeToString,
             ),
             'RemoveDrafter': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveDrafter,
@@ -278,7 +261,7 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdminService:
-    """Runs the server.
+    """Administers the server.
     """
 
     @staticmethod
@@ -325,33 +308,6 @@ class AdminService:
             '/paceline.v1.AdminService/Drain',
             paceline_dot_v1_dot_service__pb2.DrainRequest.SerializeToString,
             paceline_dot_v1_dot_service__pb2.DrainResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def AddDrafter(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/paceline.v1.AdminService/AddDrafter',
-            paceline_dot_v1_dot_service__pb2.AddDrafterRequest.SerializeToString,
-            paceline_dot_v1_dot_service__pb2.AddDrafterResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -445,7 +401,7 @@ class AdminService:
 
 
 class ModelServiceStub:
-    """Tells of the model and its tokens.
+    """Describes the model and its tokens.
     """
 
     def __init__(self, channel):
@@ -472,7 +428,7 @@ class ModelServiceStub:
 
 
 class ModelServiceServicer:
-    """Tells of the model and its tokens.
+    """Describes the model and its tokens.
     """
 
     def GetModel(self, request, context):
@@ -523,7 +479,7 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
-    """Tells of the model and its tokens.
+    """Describes the model and its tokens.
     """
 
     @staticmethod

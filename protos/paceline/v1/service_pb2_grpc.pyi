@@ -34,11 +34,11 @@ class GenerationServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> GenerationServiceAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_service_pb2.GenerateRequest, _service_pb2.GenerateResponse]
-    """Streams one request's tokens. Errors before acceptance are a status without a message; a
+    """Streams one request's tokens. A request that is rejected ends with a status and no event; a
     stream that was accepted ends with exactly one Finish, or with a status if the server failed.
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_service_pb2.CancelRequest, _service_pb2.CancelResponse]
-    """Ends a request early; done twice it does no harm."""
+    """Cancels a request; cancelling twice does no harm."""
 
 @_typing.type_check_only
 class GenerationServiceAsyncStub(GenerationServiceStub):
@@ -46,11 +46,11 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_service_pb2.GenerateRequest, _service_pb2.GenerateResponse]  # type: ignore[assignment]
-    """Streams one request's tokens. Errors before acceptance are a status without a message; a
+    """Streams one request's tokens. A request that is rejected ends with a status and no event; a
     stream that was accepted ends with exactly one Finish, or with a status if the server failed.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_service_pb2.CancelRequest, _service_pb2.CancelResponse]  # type: ignore[assignment]
-    """Ends a request early; done twice it does no harm."""
+    """Cancels a request; cancelling twice does no harm."""
 
 class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Generates tokens."""
@@ -61,7 +61,7 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_service_pb2.GenerateResponse], _abc.AsyncIterator[_service_pb2.GenerateResponse]]:
-        """Streams one request's tokens. Errors before acceptance are a status without a message; a
+        """Streams one request's tokens. A request that is rejected ends with a status and no event; a
         stream that was accepted ends with exactly one Finish, or with a status if the server failed.
         """
 
@@ -71,58 +71,54 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.CancelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.CancelResponse, _abc.Awaitable[_service_pb2.CancelResponse]]:
-        """Ends a request early; done twice it does no harm."""
+        """Cancels a request; cancelling twice does no harm."""
 
 def add_GenerationServiceServicer_to_server(servicer: GenerationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class AdminServiceStub:
-    """Runs the server."""
+    """Administers the server."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
     GetStatus: _grpc.UnaryUnaryMultiCallable[_service_pb2.GetStatusRequest, _service_pb2.GetStatusResponse]
-    """Tells what the server does."""
+    """Returns the state of the server."""
     Drain: _grpc.UnaryUnaryMultiCallable[_service_pb2.DrainRequest, _service_pb2.DrainResponse]
-    """Refuses new requests and lets those that run finish; answers at once. The server ends
-    when nothing runs, or after the time it was started with.
+    """Starts draining: the server finishes in-flight requests and rejects new ones; answers at
+    once. The server exits when no request is in flight, or after its drain time.
     """
-    AddDrafter: _grpc.UnaryUnaryMultiCallable[_service_pb2.AddDrafterRequest, _service_pb2.AddDrafterResponse]
-    """Starts a drafter where there is none; requests in flight go on with it."""
     RemoveDrafter: _grpc.UnaryUnaryMultiCallable[_service_pb2.RemoveDrafterRequest, _service_pb2.RemoveDrafterResponse]
-    """Ends the drafter; requests in flight go on without it, their tokens unchanged."""
+    """Stops drafting; in-flight requests continue without a drafter, their tokens unchanged."""
     SwapDrafter: _grpc.UnaryUnaryMultiCallable[_service_pb2.SwapDrafterRequest, _service_pb2.SwapDrafterResponse]
-    """Replaces the drafter's model; requests in flight go on with the new one."""
+    """Starts a drafter in place of the present one, if any; in-flight requests continue with it."""
     SetDrafters: _grpc.UnaryUnaryMultiCallable[_service_pb2.SetDraftersRequest, _service_pb2.SetDraftersResponse]
-    """Lets so many drafters draft side by side; requests in flight are shared out among them, their
+    """Changes how many drafters draft side by side; in-flight requests are spread over them, their
     tokens unchanged.
     """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
-    """Runs the server."""
+    """Administers the server."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetStatus: _aio.UnaryUnaryMultiCallable[_service_pb2.GetStatusRequest, _service_pb2.GetStatusResponse]  # type: ignore[assignment]
-    """Tells what the server does."""
+    """Returns the state of the server."""
     Drain: _aio.UnaryUnaryMultiCallable[_service_pb2.DrainRequest, _service_pb2.DrainResponse]  # type: ignore[assignment]
-    """Refuses new requests and lets those that run finish; answers at once. The server ends
-    when nothing runs, or after the time it was started with.
+    """Starts draining: the server finishes in-flight requests and rejects new ones; answers at
+    once. The server exits when no request is in flight, or after its drain time.
     """
-    AddDrafter: _aio.UnaryUnaryMultiCallable[_service_pb2.AddDrafterRequest, _service_pb2.AddDrafterResponse]  # type: ignore[assignment]
-    """Starts a drafter where there is none; requests in flight go on with it."""
     RemoveDrafter: _aio.UnaryUnaryMultiCallable[_service_pb2.RemoveDrafterRequest, _service_pb2.RemoveDrafterResponse]  # type: ignore[assignment]
-    """Ends the drafter; requests in flight go on without it, their tokens unchanged."""
+    """Stops drafting; in-flight requests continue without a drafter, their tokens unchanged."""
     SwapDrafter: _aio.UnaryUnaryMultiCallable[_service_pb2.SwapDrafterRequest, _service_pb2.SwapDrafterResponse]  # type: ignore[assignment]
-    """Replaces the drafter's model; requests in flight go on with the new one."""
+    """Starts a drafter in place of the present one, if any; in-flight requests continue with it."""
     SetDrafters: _aio.UnaryUnaryMultiCallable[_service_pb2.SetDraftersRequest, _service_pb2.SetDraftersResponse]  # type: ignore[assignment]
-    """Lets so many drafters draft side by side; requests in flight are shared out among them, their
+    """Changes how many drafters draft side by side; in-flight requests are spread over them, their
     tokens unchanged.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Runs the server."""
+    """Administers the server."""
 
     @_abc_1.abstractmethod
     def GetStatus(
@@ -130,7 +126,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.GetStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.GetStatusResponse, _abc.Awaitable[_service_pb2.GetStatusResponse]]:
-        """Tells what the server does."""
+        """Returns the state of the server."""
 
     @_abc_1.abstractmethod
     def Drain(
@@ -138,17 +134,9 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.DrainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.DrainResponse, _abc.Awaitable[_service_pb2.DrainResponse]]:
-        """Refuses new requests and lets those that run finish; answers at once. The server ends
-        when nothing runs, or after the time it was started with.
+        """Starts draining: the server finishes in-flight requests and rejects new ones; answers at
+        once. The server exits when no request is in flight, or after its drain time.
         """
-
-    @_abc_1.abstractmethod
-    def AddDrafter(
-        self,
-        request: _service_pb2.AddDrafterRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_service_pb2.AddDrafterResponse, _abc.Awaitable[_service_pb2.AddDrafterResponse]]:
-        """Starts a drafter where there is none; requests in flight go on with it."""
 
     @_abc_1.abstractmethod
     def RemoveDrafter(
@@ -156,7 +144,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.RemoveDrafterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.RemoveDrafterResponse, _abc.Awaitable[_service_pb2.RemoveDrafterResponse]]:
-        """Ends the drafter; requests in flight go on without it, their tokens unchanged."""
+        """Stops drafting; in-flight requests continue without a drafter, their tokens unchanged."""
 
     @_abc_1.abstractmethod
     def SwapDrafter(
@@ -164,7 +152,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.SwapDrafterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.SwapDrafterResponse, _abc.Awaitable[_service_pb2.SwapDrafterResponse]]:
-        """Replaces the drafter's model; requests in flight go on with the new one."""
+        """Starts a drafter in place of the present one, if any; in-flight requests continue with it."""
 
     @_abc_1.abstractmethod
     def SetDrafters(
@@ -172,14 +160,14 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.SetDraftersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.SetDraftersResponse, _abc.Awaitable[_service_pb2.SetDraftersResponse]]:
-        """Lets so many drafters draft side by side; requests in flight are shared out among them, their
+        """Changes how many drafters draft side by side; in-flight requests are spread over them, their
         tokens unchanged.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class ModelServiceStub:
-    """Tells of the model and its tokens."""
+    """Describes the model and its tokens."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -194,7 +182,7 @@ class ModelServiceStub:
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
-    """Tells of the model and its tokens."""
+    """Describes the model and its tokens."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetModel: _aio.UnaryUnaryMultiCallable[_service_pb2.GetModelRequest, _service_pb2.GetModelResponse]  # type: ignore[assignment]
@@ -205,7 +193,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Turns tokens into text."""
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Tells of the model and its tokens."""
+    """Describes the model and its tokens."""
 
     @_abc_1.abstractmethod
     def GetModel(
