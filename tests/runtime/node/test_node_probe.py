@@ -1,8 +1,8 @@
 """Measurements between nodes over real sockets, here both on loopback."""
 
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
