@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from cluster.bench.layers_plot import plot_layers
+from cluster.charts.layers_chart import plot_layers
 from cluster.deploy.deployment import Deployment
 from cluster.deploy.deployment_spec import DeploymentSpec
 from cluster.deploy.drafter_capacity import DrafterCapacity

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from cluster.bench.learn_plot import plot_curves
+from cluster.charts.learning_chart import plot_curves
 from cluster.options.bench_options import BenchLearnOptions
 from cluster.reports.run_report import output_console
 from cluster.train.train_judge import Judge

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cluster.bench.serve_plot import plot_serving
+from cluster.charts.serving_chart import plot_serving
 from cluster.network.server_connection import connected, credentials_of
 from cluster.options.bench_options import BenchServeOptions
 from cluster.reports.run_report import output_console

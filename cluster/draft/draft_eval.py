@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from cluster.charts.drafters_chart import plot_drafters
 from cluster.deploy.deployment import Deployment
 from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import plan_drafter
 from cluster.deploy.driver_session import Result, run_requests
 from cluster.deploy.planning import PlannedModel, plan_deployment, plan_target
 from cluster.draft.draft_eval_store import EvalPair, find_pair, keep_pair
-from cluster.draft.draft_plot import plot_drafters
 from cluster.generate.prompt_requests import cache_tokens, make_submits
 from cluster.network.ray_session import RaySession
 from cluster.options.draft_options import DraftEvalOptions

@@ -8,15 +8,15 @@ from rich.console import Console
 
 from cluster.experiment.experiment_config import Experiment
 from cluster.experiment.page import write_page
-from cluster.experiment.plots import (
+from cluster.experiment.result_rows import PointRow, make_rows
+from cluster.experiment.result_tables import results_table
+from cluster.experiment.scaling_charts import (
     free_axes,
     plot_agreement,
     plot_axis,
     plot_scaling,
     scaling_axis,
 )
-from cluster.experiment.result_rows import PointRow, make_rows
-from cluster.experiment.result_tables import results_table
 from cluster.experiment.store import (
     read_config,
     read_environment,
@@ -24,7 +24,7 @@ from cluster.experiment.store import (
     read_results,
 )
 from cluster.experiment.sweep_points import KEY_LEGEND, points_of
-from cluster.experiment.timeline_plot import plot_timelines
+from cluster.experiment.timeline_chart import plot_timelines
 from cluster.experiment.timelines import comparable_timelines
 from cluster.options.experiment_options import ExperimentReportOptions
 from cluster.reports.run_report import output_console

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from cluster.charts.schemes_chart import plot_schemes
 from cluster.options.simulate_options import SimulateTrainOptions
 from cluster.reports.run_report import output_console
-from cluster.simulate.simulate_plot import plot_schemes
 from parallel.training.gradient_coding.names import ROUND_FORMS, round_scheme, split_name
 from parallel.training.gradient_coding.queue_schedules import (
     QUEUE_SCHEMES,

@@ -1,6 +1,6 @@
 """When leader and drafter worked, as they record it."""
 
-from cluster.experiment.timeline_plot import middle, overlap, stretch_s
+from cluster.experiment.timeline_chart import middle, overlap, stretch_s
 from runtime.timeline import PhaseSpan, SpanKind, SpanRecorder
 from tests.support.rig import Rig, make_submit
 

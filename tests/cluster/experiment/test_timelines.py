@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from cluster.experiment.result_rows import PointRow
 from cluster.experiment.store import MeasuredPoint, Store
 from cluster.experiment.sweep_points import KEY_LEGEND
-from cluster.experiment.timeline_plot import middle, plot_timelines, stretch_s
+from cluster.experiment.timeline_chart import middle, plot_timelines, stretch_s
 from cluster.experiment.timelines import comparable_timelines
 from runtime.timeline import PhaseSpan, SpanKind
 from tests.support.experiment_files import SMALL, generate_points, loaded
@@ -67,7 +67,7 @@ def test_all_stretches_are_as_long_as_the_shortest(
 
     drawn: list[Figure] = []
     monkeypatch.setattr(
-        "cluster.experiment.timeline_plot.save_png", lambda figure, _: drawn.append(figure)
+        "cluster.experiment.timeline_chart.save_small_png", lambda figure, _: drawn.append(figure)
     )
     plot_timelines({"tp2-d1-g3-speculative": quick, "tp2-d1-g3-pearl": slow}, tmp_path / "x.png")
     (figure,) = drawn

@@ -6,7 +6,7 @@ import pytest
 
 from cluster.experiment.run import run
 from cluster.experiment.store import read_plan, read_results, read_timeline
-from cluster.experiment.timeline_plot import overlap
+from cluster.experiment.timeline_chart import overlap
 from cluster.options.experiment_options import ExperimentOptions
 from runtime.timeline import SpanKind
 

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from cluster.experiment.png import save_png
+from cluster.charts.figure import new_figure, save_small_png
 from cluster.experiment.result_rows import PointRow, varying
 from cluster.experiment.result_tables import axis_text
 from cluster.experiment.sweep_points import Point
@@ -18,6 +17,7 @@ _SIZES = ("workers", "replicas", "tp", "drafters", "nodes")
 _NUMERIC = ("draft_length", "layer_parallel", "clients", "rate", "factor")
 _NOTHING = ("-", "0", "off")
 _BAND = 0.05
+_HEIGHT = 4.2
 _WIDE = 30
 """Highest to lowest rate, from which rates are drawn to a logarithmic scale."""
 
@@ -37,7 +37,7 @@ def plot_scaling(rows: Sequence[PointRow], file: Path, *, unit: str) -> None:
     """Draw rate, speed-up and efficiency against devices; measured with marks, foretold dashed."""
     axis = scaling_axis([row.point for row in rows])
     assert axis is not None
-    figure, panels = _figure(3, width=13.5)
+    figure, panels = new_figure(3, width=13.5, height=_HEIGHT)
     devices = sorted({row.point.devices for row in rows})
     for index, (name, some) in enumerate(_series(rows, axis).items()):
         some = sorted(some, key=lambda row: row.point.devices)
@@ -61,7 +61,7 @@ def plot_scaling(rows: Sequence[PointRow], file: Path, *, unit: str) -> None:
 
 def plot_axis(rows: Sequence[PointRow], axis: str, file: Path, *, unit: str) -> None:
     """Draw the rate along one axis that adds no devices."""
-    figure, (panel,) = _figure(1, width=7.5)
+    figure, (panel,) = new_figure(1, width=7.5, height=_HEIGHT)
     places = list(
         dict.fromkeys(axis_text(row, axis) for row in rows if axis_text(row, axis) != "-")
     )
@@ -85,7 +85,7 @@ def plot_axis(rows: Sequence[PointRow], axis: str, file: Path, *, unit: str) -> 
 def plot_agreement(rows: Sequence[PointRow], file: Path) -> None:
     """Draw, for each point, what was measured to what was foretold."""
     known = [row for row in rows if row.ratio is not None and row.predicted is not None]
-    figure, (panel,) = _figure(1, width=10, height=0.9 + 0.24 * len(known))
+    figure, (panel,) = new_figure(1, width=10, height=0.9 + 0.24 * len(known))
     panel.axvspan(1 - _BAND, 1 + _BAND, color="tab:green", alpha=0.12)
     panel.axvline(1.0, color="0.6", linewidth=1)
     for place, row in enumerate(known):
@@ -97,7 +97,7 @@ def plot_agreement(rows: Sequence[PointRow], file: Path) -> None:
     panel.set_yticks(range(len(known)), [row.point.key for row in known], fontsize=7)
     panel.invert_yaxis()
     panel.set_xlabel("measured / simulated (blue: median; band: within 5 %)")
-    save_png(figure, file)
+    save_small_png(figure, file)
 
 
 def free_axes(rows: Sequence[PointRow]) -> list[str]:
@@ -181,15 +181,8 @@ def _device_ticks(panel: Axes, devices: Sequence[int]) -> None:
     panel.minorticks_off()
 
 
-def _figure(num: int, *, width: float, height: float = 4.2) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    made = figure.subplots(1, num, squeeze=False)
-    return figure, list(made[0])
-
-
 def _finish(figure: Figure, file: Path) -> None:
     for panel in figure.axes:
         panel.grid(alpha=0.25)
     figure.legend(loc="outside lower center", ncols=4, fontsize=8)
-    save_png(figure, file)
+    save_small_png(figure, file)

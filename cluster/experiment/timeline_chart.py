@@ -4,10 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
-from cluster.experiment.png import save_png
+from cluster.charts.figure import new_stack, save_small_png
 from cluster.experiment.sweep_points import KEY_LEGEND
 from runtime.timeline import PhaseSpan, SpanKind
 
@@ -27,9 +24,7 @@ def plot_timelines(timelines: Mapping[str, Sequence[PhaseSpan]], file: Path) -> 
         timelines: spans by what to call them.
         file: where to.
     """
-    figure = Figure(figsize=(12, 0.7 + 1.15 * len(timelines)), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(len(timelines), 1, squeeze=False, sharex=True)[:, 0]
+    figure, panels = new_stack(len(timelines), width=12, height=0.7 + 1.15 * len(timelines))
     length_s = min(stretch_s(spans) for spans in timelines.values())
     for panel, (name, spans) in zip(panels, timelines.items(), strict=True):
         shown = middle(spans, length_s)
@@ -55,7 +50,7 @@ def plot_timelines(timelines: Mapping[str, Sequence[PhaseSpan]], file: Path) -> 
     panels[-1].set_xlabel(f"milliseconds\n{KEY_LEGEND}", fontsize=8)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=3, fontsize=8)
-    save_png(figure, file)
+    save_small_png(figure, file)
 
 
 def stretch_s(spans: Sequence[PhaseSpan]) -> float:

@@ -1,53 +1,51 @@
-"""The picture of `paceline bench serve`: tokens a second, and how long clients wait."""
+"""The chart of `paceline bench serve`: tokens per second, and how long clients wait."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+
+from cluster.charts.figure import bar_in_group, new_figure, save_figure
 
 _PERCENTILES = ("p50", "p90", "p99")
 
 
 def plot_serving(rows: Sequence[Mapping[str, object]], file: Path, *, title: str) -> None:
-    """Write the runs as a PNG: a bar is a mode's median over its runs, each run a dot.
+    """Write the runs as a PNG: a bar is the median of a mode's runs, a dot one run.
 
     Args:
-        rows: as `bench serve --json` has them.
-        file: where to.
-        title: above the picture.
+        rows: as `bench serve --json` prints them.
+        file: the PNG to write.
+        title: printed above the panels.
     """
-    figure = Figure(figsize=(13, 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    speed, first, gap = figure.subplots(1, 3, width_ratios=(1, 2, 2))
-    figure.suptitle(title)
+    figure, (speed, first, gap) = new_figure(
+        3, width=13, height=4.4, title=title, width_ratios=(1, 2, 2)
+    )
     modes = list(dict.fromkeys(str(row["mode"]) for row in rows))
     for index, mode in enumerate(modes):
         runs = [row for row in rows if row["mode"] == mode]
         color = f"C{index}"
         _bar(speed, index, 0.8, [_number(run["tokens_per_s"]) for run in runs], color, mode)
         for axes, key in ((first, "ttft_s"), (gap, "gap_s")):
-            width = 0.8 / len(modes)
-            for place in range(len(_PERCENTILES)):
-                values = [1000 * _number(_items(run[key])[place]) for run in runs]
-                at = place - 0.4 + (index + 0.5) * width
-                _bar(axes, at, width, values, color, "")
+            for group in range(len(_PERCENTILES)):
+                values = [1000 * _number(_items(run[key])[group]) for run in runs]
+                center, width = bar_in_group(group, index, len(modes))
+                _bar(axes, center, width, values, color, "")
     speed.set_xticks([])
     speed.set_ylabel("tokens/s, all clients")
     for axes, label in ((first, "time to the first token, ms"), (gap, "time between tokens, ms")):
         axes.set_xticks(range(len(_PERCENTILES)), _PERCENTILES)
         axes.set_ylabel(label)
     figure.legend(loc="outside lower center", ncols=len(modes))
-    figure.savefig(file, dpi=120)
+    save_figure(figure, file)
 
 
 def _bar(
-    axes: Axes, place: float, width: float, values: list[float], color: str, label: str
+    axes: Axes, center: float, width: float, values: list[float], color: str, label: str
 ) -> None:
-    axes.bar(place, statistics.median(values), width, color=color, alpha=0.6, label=label)
-    axes.plot([place] * len(values), values, ".", color=color)
+    axes.bar(center, statistics.median(values), width, color=color, alpha=0.6, label=label)
+    axes.plot([center] * len(values), values, ".", color=color)
 
 
 def _items(value: object) -> Sequence[object]:

@@ -1,11 +1,9 @@
-"""The picture of `paceline simulate train`: time against redundancy, stragglers by scheme."""
+"""The chart of `paceline simulate train`: time against redundancy, stragglers by scheme."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
+from cluster.charts.figure import new_figure, save_figure
 from parallel.training.gradient_coding.scheme_simulation import SimulatedScheme
 
 
@@ -14,13 +12,10 @@ def plot_schemes(found: Sequence[SimulatedScheme], file: Path, *, title: str) ->
 
     Args:
         found: one for each scheme.
-        file: where to.
-        title: above the picture.
+        file: the PNG to write.
+        title: printed above the panels.
     """
-    figure = Figure(figsize=(12, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
-    cost, bars = figure.subplots(1, 2)
+    figure, (cost, bars) = new_figure(2, width=12, height=4.8, title=title)
     colors = [f"C{number % 10}" for number in range(len(found))]
     for one, color in zip(found, colors, strict=True):
         label = one.scheme if one.is_exact else f"{one.scheme} (not exact)"
@@ -34,4 +29,4 @@ def plot_schemes(found: Sequence[SimulatedScheme], file: Path, *, title: str) ->
     bars.bar([one.scheme for one in found], [one.stragglers for one in found], color=colors)
     bars.set_ylabel("stragglers a round that were not waited for")
     bars.tick_params(axis="x", rotation=40)
-    figure.savefig(file, dpi=120)
+    save_figure(figure, file)

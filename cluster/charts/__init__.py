@@ -1,0 +1,1 @@
+"""Charts that verbs write as PNG files."""
