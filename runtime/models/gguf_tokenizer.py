@@ -7,9 +7,12 @@ its generation. A tokenizer that neither of the two reads alike is refused.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import PreTokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from runtime.files.strict_json import parse_object
 
 _GGML = "tokenizer.ggml."
 _SPACE = "\u2581"  # SentencePiece's mark of a space
@@ -70,7 +73,13 @@ def check_tokenizer(metadata: Mapping[str, object], vocab_size: int) -> None:
         is_known = name in _READ.split() or (name in _NEUTRAL and value in _NEUTRAL[name])
         if key.startswith(_GGML) and not is_known:
             raise ValueError(f"{key} is {value!r}, which is not supported")
-    num_tokens = len(_tokens(metadata))
+    tokens = _tokens(metadata)
+    twice = _runs_of_spaces(tokens).keys() & set(tokens)
+    if model == "llama" and twice:
+        raise ValueError(
+            f"{_GGML}tokens has {min(twice)!r} in two spellings, which is not supported"
+        )
+    num_tokens = len(tokens)
     if num_tokens != vocab_size:
         raise ValueError(f"{_GGML}tokens are {num_tokens}, but the embedding has {vocab_size} rows")
 
@@ -83,6 +92,7 @@ def load_tokenizer(source: Path, metadata: Mapping[str, object]) -> PreTrainedTo
     inner, pre = loaded.backend_tokenizer, _pre(metadata)
     if metadata[f"{_GGML}model"] == "llama":
         _add_space_prefix(inner, wanted=metadata.get(f"{_GGML}add_space_prefix") is not False)
+        _match_runs_of_spaces(inner, _tokens(metadata))
     else:
         inner.pre_tokenizer = _splitter(pre) or inner.pre_tokenizer
         inner.model.ignore_merges = pre in _WHOLE_FIRST
@@ -132,3 +142,34 @@ def _add_space_prefix(inner: Tokenizer, *, wanted: bool) -> None:
     if not wanted:  # transformers' decoder takes a space away that was not put there
         to_text = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
         inner.decoder = decoders.Sequence(to_text)
+
+
+def _match_runs_of_spaces(inner: Tokenizer, tokens: Sequence[str]) -> None:
+    """Match tokens that are runs of spaces before all others, the longest first.
+
+    Gemma's files have such tokens. llama.cpp splits a text at them before it merges pieces, while
+    transformers merges them of shorter runs, so that long runs become other tokens.
+    """
+    runs = _runs_of_spaces(tokens)
+    if not runs:
+        return
+    model = parse_object(inner.to_str(), "the tokenizer")["model"]
+    merges = [
+        (left, right)
+        for left, right in model["merges"]
+        if not runs.keys() & {left, right, left + right}
+    ]
+    inner.model = BPE(
+        vocab={runs.get(token, token): i for token, i in model["vocab"].items()},
+        merges=merges,
+        unk_token=model["unk_token"],
+        fuse_unk=model["fuse_unk"],
+        byte_fallback=model["byte_fallback"],
+    )
+    inner.add_tokens([AddedToken(run, normalized=False) for run in runs.values()])
+
+
+def _runs_of_spaces(tokens: Sequence[str]) -> dict[str, str]:
+    """Return the tokens that are runs of spaces, by how SentencePiece spells them."""
+    runs = (token for token in tokens if len(token) > 1 and not token.strip(" "))
+    return {_SPACE * len(run): run for run in runs}

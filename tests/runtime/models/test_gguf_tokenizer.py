@@ -117,6 +117,40 @@ def test_tokens_are_those_of_llama_cpp(layout: Layout, tmp_path: Path) -> None:
         assert ours.decode(ours.encode(TEXTS[2])) == TEXTS[2]
 
 
+def test_runs_of_spaces_are_split_off_before_pieces_are_merged(tmp_path: Path) -> None:
+    specials, words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"], WORDS[:-1]
+    codes = [f"<0x{b:02X}>" for b in range(256)]
+    pieces = [*specials, *codes, *words, "\u2581\u2581the", "  ", "   ", "\n"]
+    file = tmp_path / "tokens.gguf"
+    writer = gguf.GGUFWriter(file, "gemma3")
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(pieces)
+    writer.add_token_scores([0.0] * 261 + [-float(i) for i in range(len(pieces) - 261)])
+    writer.add_token_types([3] * 5 + [6] * 256 + [1] * (len(words) + 1) + [4, 4, 4])
+    writer.add_bos_token_id(2)
+    writer.add_eos_token_id(1)
+    writer.add_unk_token_id(3)
+    writer.add_add_space_prefix(False)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    metadata = {name: field.contents() for name, field in gguf.GGUFReader(file).fields.items()}
+    check_tokenizer(metadata, len(pieces))
+    (tmp_path / "saved").mkdir()
+    load_tokenizer(file, metadata).save_pretrained(tmp_path / "saved")
+    (tmp_path / "saved" / "config.json").write_text("{}")
+    ours = Tokenizer.load(tmp_path / "saved")
+    for text, expected in {
+        "a     the": ["a", "   ", "  ", "the"],
+        "  the": ["  ", "the"],
+        " the the": ["\u2581the", "\u2581the"],
+        "a\n    a": ["a", "\n", "   ", "\u2581", "a"],
+    }.items():
+        found = ours.encode(text)
+        assert [pieces[i] for i in found if i != 2] == expected
+        assert ours.decode(found) == text
+
+
 def test_end_tokens_are_those_of_llama_cpp(layout: Layout) -> None:
     assert end_token_ids(layout.metadata) == EXPECTED[layout.name]["ends"]
 
@@ -147,6 +181,10 @@ GOOD: dict[str, object] = {
         ({"tokenizer.ggml.suppress_tokens": [3]}, r"tokenizer.ggml.suppress_tokens is \[3\]"),
         ({"tokenizer.ggml.normalizer.lowercase": True}, "normalizer.lowercase is True"),
         ({"tokenizer.ggml.tokens": None}, "tokenizer.ggml.tokens are missing"),
+        (
+            {"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": ["  ", "\u2581\u2581"]},
+            "in two spellings",
+        ),
         ({"tokenizer.ggml.tokens": ["a"]}, "tokens are 1, but the embedding has 2 rows"),
     ],
 )
