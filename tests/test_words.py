@@ -27,7 +27,6 @@ NOT_CLEAN_YET = (
     "cluster/reports/",
     "cluster/serve/",
     "cluster/train/",
-    "docs/measurements.md",
     "parallel/decoding/",
     "parallel/distillation/",
     "parallel/drafting/",
