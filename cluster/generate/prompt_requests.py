@@ -6,7 +6,7 @@ from parallel.decoding.rng import request_key
 from parallel.decoding.types import SamplingParams
 from parallel.messages import Submit
 from runtime.checking.prompt_files import PromptRecord, read_prompts
-from runtime.checking.prompt_value import token_ids
+from runtime.checking.prompt_value import check_prompt_length, token_ids
 from runtime.checking.values import text
 from runtime.errors import ConfigError
 
@@ -79,11 +79,9 @@ def _prompt_ids(prompts: PromptOptions, target: PlannedModel) -> list[tuple[int,
     found = []
     for record in records:
         ids = encode_record(record, target, chat=prompts.chat)
-        if len(ids) >= target.max_positions:
-            raise ConfigError(
-                f"{record.where} has {len(ids)} tokens, the context of {target.name} holds "
-                f"{target.max_positions}: shorten the prompt"
-            )
+        check_prompt_length(
+            len(ids), prompt=record.where, model=target.name, max_positions=target.max_positions
+        )
         found.append(ids)
     return found
 

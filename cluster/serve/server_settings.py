@@ -31,7 +31,7 @@ def run(options: ServeOptions) -> int:
             raise ConfigError(f"{name} is {value}: at least 1 is needed")
     if number(options.step_limit_s, "--step-limit") <= 0:
         raise ConfigError(f"--step-limit is {options.step_limit_s:g} s: it must be above 0")
-    number(options.drain_s, "--drain", least=0)
+    number(options.drain_s, "--drain", minimum=0)
     if options.restarts < 0:
         raise ConfigError(f"--restarts is {options.restarts}: 0 starts nothing anew")
     parse_groups(options.drafter_groups)

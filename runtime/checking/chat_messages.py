@@ -1,4 +1,4 @@
-"""Check conversations, alike for requests, prompt files and training records."""
+"""Check conversations, with the same rules for requests, prompt files and training records."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,13 +7,13 @@ from runtime.checking.values import describe, items, text
 from runtime.errors import InvalidValue
 
 Message = dict[str, Any]
-"""A turn as a chat template reads it: role and content, and any extra keys that were accepted."""
+"""A turn as a chat template reads it: role and content, and the accepted extra keys."""
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 EXTRA_KEYS = ("name", "tool_calls", "tool_call_id", "reasoning_content")
 """Keys beside role and content that chat templates know."""
 BESIDE_MESSAGES = ("system", "tools", "functions", "documents", "images", "chat_template")
-"""Fields of a record that would change how its prompt reads; none of them reaches the template."""
+"""Fields of a record that would change its prompt; the chat template receives none of them."""
 
 
 def messages(
@@ -21,17 +21,17 @@ def messages(
 ) -> tuple[Message, ...]:
     """Return a conversation whose contents are strings; a key that is None counts as absent.
 
-    Content that is a list of text parts is the parts' texts put together. Only a message with
-    tool calls may lack its content, and then keeps None.
+    A content that is a list of text parts becomes their concatenation. Only a message with tool
+    calls may lack its content, which then stays None.
 
     Args:
         value: a list of {"role", "content"}.
         field: names the value in an error.
-        extra_keys: keys beside role and content that the caller passes on.
+        extra_keys: further keys that the caller accepts.
 
     Raises:
-        InvalidValue: it is not a conversation, is empty, or holds what would be lost; names the
-            message and the key.
+        InvalidValue: it is not a conversation, is empty, or has a key or a part that is not
+            supported; names the message and the key.
     """
     found = tuple(
         _message(one, f"{field}[{number}]", extra_keys)
@@ -45,7 +45,7 @@ def messages(
 
 
 def check_beside(record: Mapping[str, object]) -> None:
-    """Refuse a record that says more than its prompt: what would be lost.
+    """Raise if a record has a field beside its prompt that would be ignored.
 
     Raises:
         InvalidValue: a field of `BESIDE_MESSAGES` is neither null nor empty; names it.
@@ -84,7 +84,7 @@ def _extra(value: object, key: str, field: str) -> object:
             raise InvalidValue(f"{field}[{number}] is {describe(call)}: it must be an object")
         function = call.get("function", call)
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise InvalidValue(f"{field}[{number}] names no function: it needs function.name")
+            raise InvalidValue(f"{field}[{number}] has no function.name: add it")
     return calls
 
 

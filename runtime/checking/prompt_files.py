@@ -1,4 +1,4 @@
-"""Prompt files: JSON lines as Spec-Bench, HumanEval, GSM8K and chat data sets have them."""
+"""Prompt files: JSON lines in the layouts of Spec-Bench, HumanEval, GSM8K and chat data sets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,10 +37,10 @@ def read_prompts(
     Args:
         path: the file.
         limit: how many prompts are read; None reads all.
-        extra_keys: keys of messages beside role and content that the caller passes on.
+        extra_keys: further keys of messages that the caller accepts.
 
     Raises:
-        ConfigError: the file is missing or holds no prompt, or a line is unusable; names the line.
+        ConfigError: the file is missing or has no prompt, or a line is invalid; names the line.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"`num_prompts` is {limit}: it must be at least 1")
@@ -69,7 +69,7 @@ def read_texts(path: Path) -> list[str]:
 
 
 def _strings(fields: dict[str, object]) -> list[str]:
-    """Return what an object says: its longer strings, those of its turns and messages too."""
+    """Return the strings of an object that have several words, those of turns and messages too."""
     found: list[str] = []
     for value in fields.values():
         parts = value if isinstance(value, list) else [value]
@@ -90,12 +90,12 @@ def _record(
         if name == "messages":
             turns = messages(fields[name], extra_keys=extra_keys)
             return PromptRecord(index=index, messages=turns, category=category, where=where)
-        said = _first_turn(fields[name]) if name == "turns" else text(fields[name], name)
-        if not said.strip():
+        prompt = _first_turn(fields[name]) if name == "turns" else text(fields[name], name)
+        if not prompt.strip():
             raise InvalidValue(f"{name} is empty: write at least one word")
     except InvalidValue as error:
         raise ConfigError(f"{where}: {error}") from error
-    return PromptRecord(index=index, text=said, category=category, where=where)
+    return PromptRecord(index=index, text=prompt, category=category, where=where)
 
 
 def _prompt_field(fields: Mapping[str, object]) -> str:

@@ -22,12 +22,12 @@ def prompt(
     for one text.
 
     Args:
-        value: what the caller gave.
-        field: names it in an error.
-        extra_keys: keys of messages beside role and content that the caller passes on.
+        value: the prompt as the caller gave it.
+        field: names the prompt in an error.
+        extra_keys: further keys of messages that the caller accepts.
 
     Raises:
-        InvalidValue: it is none of these, is empty or holds anything else; names the position.
+        InvalidValue: it is none of these, or is empty, or an item is invalid; names the position.
     """
     if isinstance(value, str):
         if not value:
@@ -41,34 +41,55 @@ def prompt(
     return token_ids(given, field)
 
 
+def check_prompt_length(num_tokens: int, *, prompt: str, model: str, max_positions: int) -> None:
+    """Raise unless a prompt has tokens and leaves room for output in the model's context.
+
+    Args:
+        num_tokens: length of the prompt.
+        prompt: names the prompt in an error.
+        model: names the model in an error.
+        max_positions: tokens that the model's context holds.
+
+    Raises:
+        InvalidValue: the prompt is empty or too long.
+    """
+    if num_tokens == 0:
+        raise InvalidValue(f"{prompt} has no tokens: write at least one word")
+    if num_tokens >= max_positions:
+        raise InvalidValue(
+            f"{prompt} has {num_tokens} tokens, the context of {model} holds {max_positions}: "
+            "shorten the prompt"
+        )
+
+
 def token_ids(
     value: object, field: str, *, vocab_size: int | None = None, may_be_empty: bool = False
 ) -> tuple[int, ...]:
     """Return token ids as ints; a batch of one row is that row.
 
     Raises:
-        InvalidValue: there are none, or one is no integer, negative or not below `vocab_size`;
-            names its position.
+        InvalidValue: the list is empty, or an id is not an integer, negative or not below
+            `vocab_size`; names its position.
     """
     given = items(value, field, "token ids")
     if given and all(_is_row(row) for row in given):
         if len(given) > 1:
-            raise InvalidValue(f"{field} is a batch of {len(given)} prompts: send one at a time")
+            raise InvalidValue(f"{field} is a batch of {len(given)} prompts: send them one by one")
         given, field = items(given[0], f"{field}[0]", "token ids"), f"{field}[0]"
     if not given and not may_be_empty:
         raise InvalidValue(f"{field} is empty: give at least one token")
-    most = MAX_TOKEN_ID if vocab_size is None else vocab_size - 1
-    return tuple(_token_id(one, f"{field}[{i}]", most) for i, one in enumerate(given))
+    maximum = MAX_TOKEN_ID if vocab_size is None else vocab_size - 1
+    return tuple(_token_id(one, f"{field}[{i}]", maximum) for i, one in enumerate(given))
 
 
-def _token_id(value: object, field: str, most: int) -> int:
+def _token_id(value: object, field: str, maximum: int) -> int:
     if isinstance(value, str | Mapping) or _is_row(value):
         raise InvalidValue(
-            f"{field} is {describe(value)}: a list holds token ids alone or messages alone"
+            f"{field} is {describe(value)}: a list holds either token ids or messages"
         )
     token = whole_number(value, field)
-    if not 0 <= token <= most:
-        raise InvalidValue(f"{field} is {describe(token)}: token ids are between 0 and {most}")
+    if not 0 <= token <= maximum:
+        raise InvalidValue(f"{field} is {describe(token)}: token ids are between 0 and {maximum}")
     return token
 
 
@@ -85,7 +106,7 @@ def _input_ids(value: Mapping[Any, object], field: str) -> object:
         )
     unknown = sorted(str(key) for key in value.keys() - _BESIDE_IDS - {"input_ids"})
     if unknown:
-        raise InvalidValue(f"{field}.{unknown[0]} is not supported: pass input_ids alone")
+        raise InvalidValue(f"{field}.{unknown[0]} is not supported: pass only input_ids")
     if "attention_mask" in value:
         mask = items(value["attention_mask"], f"{field}.attention_mask", "integers")
         rows = [

@@ -73,7 +73,7 @@ class Sampling:
             n=_count(self.n, "`n`", 1, MAX_SAMPLES),
             logprobs=_count(self.logprobs, "`logprobs`", 0, MAX_LOGPROBS),
             priority=whole_number(
-                self.priority, "`priority`", least=-MAX_PRIORITY, most=MAX_PRIORITY
+                self.priority, "`priority`", minimum=-MAX_PRIORITY, maximum=MAX_PRIORITY
             ),
         )
         checked.params(seed=0)
@@ -130,8 +130,8 @@ def checked_name(request_id: object) -> str:
     return name
 
 
-def _count(value: int | None, field: str, least: int, most: int) -> int | None:
-    return None if value is None else whole_number(value, field, least=least, most=most)
+def _count(value: int | None, field: str, minimum: int, maximum: int) -> int | None:
+    return None if value is None else whole_number(value, field, minimum=minimum, maximum=maximum)
 
 
 def _real(value: float | None, field: str) -> float | None:

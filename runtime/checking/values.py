@@ -1,6 +1,6 @@
 """Check single values: whole numbers, numbers, flags and texts of any library's types.
 
-A value is taken for what it is or refused by its field's name; nothing is rounded or formatted.
+A value is accepted as it is or rejected by the name of its field; nothing is rounded.
 """
 
 import math
@@ -14,15 +14,15 @@ _NO_LIST = (str, bytes, bytearray, memoryview, Mapping, set, frozenset)
 
 
 def whole_number(
-    value: object, field: str, *, least: int | None = None, most: int | None = None
+    value: object, field: str, *, minimum: int | None = None, maximum: int | None = None
 ) -> int:
     """Return an integer of any library's type as an int.
 
     Args:
         value: an int, a numpy integer, or a tensor without dimensions; bools and floats are not.
         field: names the value in an error.
-        least: smallest value that is accepted.
-        most: largest value that is accepted.
+        minimum: smallest accepted value; None has no limit.
+        maximum: largest accepted value; None has no limit.
 
     Raises:
         InvalidValue: it is not an integer, or is out of range.
@@ -34,13 +34,13 @@ def whole_number(
         if not hasattr(plain, "__index__") or isinstance(plain, bool):
             raise InvalidValue(f"{field} is {describe(value)}: it must be an integer")
         number = int(plain)
-    if (least is not None and number < least) or (most is not None and number > most):
-        raise InvalidValue(f"{field} is {describe(number)}: it must be {_range(least, most)}")
+    if (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
+        raise InvalidValue(f"{field} is {describe(number)}: it must be {_range(minimum, maximum)}")
     return number
 
 
 def number(
-    value: object, field: str, *, least: float | None = None, most: float | None = None
+    value: object, field: str, *, minimum: float | None = None, maximum: float | None = None
 ) -> float:
     """Return a finite number of any library's type as a float; see `whole_number`.
 
@@ -56,8 +56,8 @@ def number(
         found = math.inf
     if not math.isfinite(found):
         raise InvalidValue(f"{field} is {describe(value)}: it must be a finite number")
-    if (least is not None and found < least) or (most is not None and found > most):
-        raise InvalidValue(f"{field} is {describe(value)}: it must be {_range(least, most)}")
+    if (minimum is not None and found < minimum) or (maximum is not None and found > maximum):
+        raise InvalidValue(f"{field} is {describe(value)}: it must be {_range(minimum, maximum)}")
     return found
 
 
@@ -103,7 +103,7 @@ def texts(value: object, field: str) -> tuple[str, ...]:
     return tuple(text(one, f"{field}[{i}]") for i, one in enumerate(items(value, field, "strings")))
 
 
-def items(value: object, field: str, wanted: str) -> list[Any]:
+def items(value: object, field: str, kind: str) -> list[Any]:
     """Return the items of a list, a tuple, an array, a tensor or another ordered iterable.
 
     Raises:
@@ -113,7 +113,7 @@ def items(value: object, field: str, wanted: str) -> list[Any]:
     if isinstance(plain, list | tuple):
         return list(plain)
     if isinstance(plain, _NO_LIST) or not isinstance(plain, Iterable):
-        raise InvalidValue(f"{field} is {describe(value)}: it must be a list of {wanted}")
+        raise InvalidValue(f"{field} is {describe(value)}: it must be a list of {kind}")
     return list(plain)
 
 
@@ -134,12 +134,12 @@ def describe(value: object) -> str:
 
 
 def _plain(value: object) -> Any:
-    """Return the Python value of a numpy scalar, an array or a tensor; others as they are."""
+    """Return the Python value of a numpy scalar, an array or a tensor; other values unchanged."""
     as_list = getattr(value, "tolist", None)
     return value if as_list is None or isinstance(value, type | memoryview) else as_list()
 
 
-def _range(least: float | None, most: float | None) -> str:
-    if most is None:
-        return f"at least {least}"
-    return f"at most {most}" if least is None else f"between {least} and {most}"
+def _range(minimum: float | None, maximum: float | None) -> str:
+    if maximum is None:
+        return f"at least {minimum}"
+    return f"at most {maximum}" if minimum is None else f"between {minimum} and {maximum}"

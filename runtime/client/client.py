@@ -180,7 +180,7 @@ class Client:
         Raises as `set_drafter` does.
         """
         request = pb.SetDraftersRequest(
-            drafters=whole_number(num_drafters, "`num_drafters`", least=0, most=2**31 - 1)
+            drafters=whole_number(num_drafters, "`num_drafters`", minimum=0, maximum=2**31 - 1)
         )
         return self._call(self._admin.SetDrafters, request, timeout_s).drafters
 

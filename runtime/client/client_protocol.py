@@ -205,6 +205,6 @@ def progress_of(
         InvalidValue: the prompt or a value cannot be used; names the field and the position.
     """
     if timeout_s is not None:
-        timeout_s = number(timeout_s, "`timeout_s`", least=0, most=_LONGEST_S)
+        timeout_s = number(timeout_s, "`timeout_s`", minimum=0, maximum=_LONGEST_S)
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
     return CallProgress(wire_request(prompt, sampling, request_id), deadline_s, patience)

@@ -71,7 +71,7 @@ def parse_record(line: str, where: str) -> CorpusRecord:
     fields = parse_object(line, where)
     try:
         return CorpusRecord(
-            index=whole_number(fields["index"], "index", least=0),
+            index=whole_number(fields["index"], "index", minimum=0),
             source=text(fields["source"], "source"),
             greedy=flag(fields["greedy"], "greedy"),
             prompt_ids=token_ids(fields["prompt_ids"], "prompt_ids", may_be_empty=True),

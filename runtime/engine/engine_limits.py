@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from parallel.messages import Submit
-from runtime.errors import ConfigError
+from runtime.checking.prompt_value import check_prompt_length
+from runtime.checking.sampling_fields import MAX_LOGPROBS
+from runtime.errors import ConfigError, InvalidValue
 from runtime.models.tokenizer import Tokenizer
 from runtime.rank.page_ledger import SlotLedger
-
-_MAX_LOGPROBS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,34 +37,41 @@ def problem_of(
         ledger: its cache.
         tokenizer: finds stop strings; a virtual target has none.
     """
+    try:
+        _check(submit, config, ledger, tokenizer)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def _check(
+    submit: Submit, config: EngineConfig, ledger: SlotLedger, tokenizer: Tokenizer | None
+) -> None:
+    """Raise InvalidValue or ConfigError unless the leader can serve a request."""
     num_prompt, num_final = len(submit.prompt_ids), len(submit.output_ids)
-    if num_prompt == 0:
-        return "the prompt has no tokens"
+    check_prompt_length(
+        num_prompt, prompt="the prompt", model="the model", max_positions=config.max_positions
+    )
     if submit.max_tokens < 1:
-        return f"`max_tokens` is {submit.max_tokens}: ask for at least 1"
+        raise InvalidValue(f"`max_tokens` is {submit.max_tokens}: ask for at least 1")
     tokens = (*submit.prompt_ids, *submit.output_ids)
     if not all(0 <= token < config.vocab_size for token in tokens):
-        return f"a prompt token lies outside the vocabulary of {config.vocab_size}"
+        raise InvalidValue(f"a prompt token lies outside the vocabulary of {config.vocab_size}")
     if num_final > submit.max_tokens:
-        return f"{num_final} tokens are final, `max_tokens` is {submit.max_tokens}"
-    if num_prompt >= config.max_positions:
-        return (
-            f"the prompt has {num_prompt} tokens, the model's context holds "
-            f"{config.max_positions}: shorten the prompt"
-        )
+        raise InvalidValue(f"{num_final} tokens are final, `max_tokens` is {submit.max_tokens}")
     capacity = min(num_prompt + submit.max_tokens, config.max_positions)
     if not ledger.can_ever_fit(capacity):
-        return (
-            f"prompt and output need {capacity} tokens of cache, it holds "
-            f"{ledger.capacity}: raise `cache_tokens` or lower `max_tokens`"
+        raise InvalidValue(
+            f"prompt and output need {capacity} tokens of cache, it holds {ledger.capacity}: raise "
+            "`cache_tokens` or lower `max_tokens`"
         )
     if submit.stop:
         if tokenizer is None:
-            return "stop strings need a tokenizer, which a virtual target does not have"
-        try:
-            tokenizer.check_stops(submit.stop)
-        except ConfigError as error:
-            return str(error)
-    if submit.num_logprobs is not None and submit.num_logprobs > _MAX_LOGPROBS:
-        return f"`logprobs` is {submit.num_logprobs}: at most {_MAX_LOGPROBS} are reported"
-    return None
+            raise InvalidValue(
+                "stop strings need a tokenizer, which a virtual target does not have"
+            )
+        tokenizer.check_stops(submit.stop)
+    if submit.num_logprobs is not None and submit.num_logprobs > MAX_LOGPROBS:
+        raise InvalidValue(
+            f"`logprobs` is {submit.num_logprobs}: at most {MAX_LOGPROBS} are reported"
+        )

@@ -1,13 +1,13 @@
-"""Read the requests that arrive: from the wire to a `Submit`, trusting no client's checks."""
+"""Read requests from the wire into `Submit`s; nothing a client sends is trusted."""
 
 from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from parallel.decoding.types import DecodeMode, VerifierKind
+from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit
 from protos.paceline.v1 import service_pb2 as pb
 from runtime.checking.chat_messages import messages
-from runtime.checking.prompt_value import token_ids
+from runtime.checking.prompt_value import check_prompt_length, token_ids
 from runtime.checking.sampling_fields import Sampling, checked_name
 from runtime.errors import InvalidValue
 from runtime.links.wire_values import MODE_NAMES
@@ -20,49 +20,49 @@ _FIELDS = (
 
 
 def to_submit(request: pb.GenerateRequest, model: ServedModel, seed: int) -> Submit:
-    """Read a request.
+    """Return a request as the engine reads it.
 
     Args:
         request: as it arrived.
-        model: what is served.
-        seed: of a request that has none.
+        model: the served model.
+        seed: for a request without a seed.
 
     Raises:
         InvalidValue: a value cannot be used; names the field.
         ConfigError: the conversation does not fit the chat template, or an output cannot contain
             a stop string.
     """
-    refuse_unknown(request)
+    reject_unknown_fields(request)
     checked_name(request.request_id)
     if (request.resume_from or request.resume_from_each) and not request.request_id:
         raise InvalidValue("`resume_from` needs `request_id`")
-    asked = sampling_of(request)
-    model.tokenizer.check_stops(asked.stop or ())
-    max_tokens = model.default_max_tokens if asked.max_tokens is None else asked.max_tokens
+    sampling = sampling_of(request)
+    model.tokenizer.check_stops(sampling.stop or ())
+    max_tokens = model.default_max_tokens if sampling.max_tokens is None else sampling.max_tokens
     ids = prompt_ids(request, model)
-    if not ids or (request.HasField("text") and not request.text):
-        raise InvalidValue("the prompt has no tokens: write at least one word")
-    if len(ids) >= model.max_positions:
-        raise InvalidValue(
-            f"the prompt has {len(ids)} tokens, the context of {model.name} holds "
-            f"{model.max_positions}: shorten the prompt"
-        )
+    is_empty = request.HasField("text") and not request.text  # a tokenizer may add a start token
+    check_prompt_length(
+        0 if is_empty else len(ids),
+        prompt="the prompt",
+        model=model.name,
+        max_positions=model.max_positions,
+    )
     return Submit(
         request=0,
         prompt_ids=ids,
-        sampling=asked.params(seed=seed),
-        mode=model.default_mode if asked.mode is None else DecodeMode(asked.mode),
-        verifier=VerifierKind.MATCH,
+        sampling=sampling.params(seed=seed),
+        mode=model.default_mode if sampling.mode is None else DecodeMode(sampling.mode),
+        verifier=model.verifier,
         max_tokens=min(max_tokens, model.max_positions - len(ids)),
-        ignore_eos=asked.ignore_eos,
-        stop=tuple(asked.stop or ()),
-        num_logprobs=asked.logprobs,
-        priority=asked.priority,
+        ignore_eos=sampling.ignore_eos,
+        stop=tuple(sampling.stop or ()),
+        num_logprobs=sampling.logprobs,
+        priority=sampling.priority,
     )
 
 
 def sampling_of(request: pb.GenerateRequest) -> Sampling:
-    """Return what a request asks for beside its prompt.
+    """Return the fields of a request beside its prompt.
 
     Raises:
         InvalidValue: a value is out of range; names the field.
@@ -79,36 +79,36 @@ def sampling_of(request: pb.GenerateRequest) -> Sampling:
     ).checked()
 
 
-def resume_places(request: pb.GenerateRequest, max_tokens: int) -> list[int]:
-    """Return how many tokens the client has of each sample.
+def resume_offsets(request: pb.GenerateRequest, max_tokens: int) -> list[int]:
+    """Return how many tokens of each sample the client already has.
 
     Raises:
-        InvalidValue: not one for each sample, or more than there can be.
+        InvalidValue: there is not one number for each sample, or one is above max_tokens.
     """
     size, each = num_samples(request), list(request.resume_from_each)
     if size > 1 and request.resume_from:
         raise InvalidValue("with `n` above 1, set `resume_from_each` in place of `resume_from`")
-    places = each or [request.resume_from] * size
-    if len(places) != size:
-        raise InvalidValue(f"`resume_from_each` has {len(places)} numbers for {size} samples")
-    if max(places) > max_tokens:
-        raise InvalidValue(f"`resume_from` is {max(places)}, beyond `max_tokens` {max_tokens}")
-    return places
+    offsets = each or [request.resume_from] * size
+    if len(offsets) != size:
+        raise InvalidValue(f"`resume_from_each` has {len(offsets)} numbers for {size} samples")
+    if max(offsets) > max_tokens:
+        raise InvalidValue(f"`resume_from` is {max(offsets)}, beyond `max_tokens` {max_tokens}")
+    return offsets
 
 
 def num_samples(request: pb.GenerateRequest) -> int:
-    """Return how many samples a request asks for."""
+    """Return the number of samples of a request."""
     return request.n if request.HasField("n") else 1
 
 
 def prompt_ids(
     request: pb.GenerateRequest | pb.TokenizeRequest, model: ServedModel
 ) -> tuple[int, ...]:
-    """Return the tokens of a request's prompt, which may be none.
+    """Return the tokens of a request's prompt; an empty text has none.
 
     Raises:
-        InvalidValue: no prompt is given, it is too long for the context, or the model has no
-            embedding for one of its tokens.
+        InvalidValue: there is no prompt, it is too long for the context, or a token is not in the
+            vocabulary.
         ConfigError: the conversation does not fit the chat template.
     """
     model.limits.check(request)
@@ -127,8 +127,8 @@ def prompt_ids(
     return token_ids(ids, field, vocab_size=model.vocab_size, may_be_empty=True)
 
 
-def refuse_unknown(request: ProtoMessage) -> None:
-    """Raise if a request holds fields that this server does not know: they would be ignored.
+def reject_unknown_fields(request: ProtoMessage) -> None:
+    """Raise if a request has fields that this server does not know and would ignore.
 
     Raises:
         InvalidValue: names the message and the field's number.
@@ -142,4 +142,4 @@ def refuse_unknown(request: ProtoMessage) -> None:
     for field, value in request.ListFields():
         if field.message_type is not None:
             for part in [value] if isinstance(value, ProtoMessage) else value:
-                refuse_unknown(part)
+                reject_unknown_fields(part)

@@ -1,15 +1,15 @@
-"""What a server serves."""
+"""The model that a server serves."""
 
 from dataclasses import dataclass, field
 
-from parallel.decoding.types import DecodeMode
+from parallel.decoding.types import DecodeMode, VerifierKind
 from runtime.models.tokenizer import Tokenizer
 from runtime.service.prompt_limits import PromptLimits
 
 
 @dataclass(slots=True, kw_only=True)
 class ServedModel:
-    """The model behind a server, and what requests that say nothing of it get."""
+    """The model behind a server, and the defaults of requests."""
 
     name: str
     tokenizer: Tokenizer
@@ -17,12 +17,14 @@ class ServedModel:
     max_positions: int
     tp: int
     drafter: str
-    """Changes with the drafter; "" is none."""
+    """Name of the drafter, which may change while the server runs; "" without one."""
     default_mode: DecodeMode
     default_max_tokens: int
+    verifier: VerifierKind = VerifierKind.MATCH
+    """Of all requests; `match` gives the same output on every engine that continues a request."""
     version: str
     limits: PromptLimits = field(init=False)
 
     def __post_init__(self) -> None:
-        """Derive the longest prompt from the context."""
+        """Compute the longest prompt from the context."""
         self.limits = PromptLimits.of(self.tokenizer, self.max_positions)

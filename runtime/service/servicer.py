@@ -23,8 +23,8 @@ from runtime.service.identity import AcceptedTokens
 from runtime.service.incoming import (
     num_samples,
     prompt_ids,
-    refuse_unknown,
-    resume_places,
+    reject_unknown_fields,
+    resume_offsets,
     to_submit,
 )
 from runtime.service.prompt_reader import PromptReader
@@ -113,7 +113,7 @@ class GenerationServicer(rpc.GenerationServiceServicer):
 
     def _read(self, request: pb.GenerateRequest) -> tuple[Submit, list[int]]:
         submit = to_submit(request, self._model, secrets.randbits(63))
-        return submit, resume_places(request, submit.max_tokens)
+        return submit, resume_offsets(request, submit.max_tokens)
 
     async def _events(
         self, request: OpenRequest, starts: list[int]
@@ -199,11 +199,11 @@ class ModelServicer(rpc.ModelServiceServicer):
             await refuse(context, error)
 
     def _tokenized(self, request: pb.TokenizeRequest) -> pb.TokenizeResponse:
-        refuse_unknown(request)
+        reject_unknown_fields(request)
         return pb.TokenizeResponse(ids=prompt_ids(request, self._model))
 
     def _detokenized(self, request: pb.DetokenizeRequest) -> pb.DetokenizeResponse:
-        refuse_unknown(request)
+        reject_unknown_fields(request)
         model = self._model
         model.limits.check_ids("ids", len(request.ids))
         ids = token_ids(request.ids, "ids", vocab_size=model.vocab_size, may_be_empty=True)

@@ -100,7 +100,7 @@ class Terms:
             ("max_length", self.max_length, 2, 1 << 24),
         )
         for name, value, least, most in counts:
-            whole_number(value, name, least=least, most=most)
+            whole_number(value, name, minimum=least, maximum=most)
 
 
 def check_shared_seed(section: SharedSeedConfig, *, decays: bool = False) -> None:

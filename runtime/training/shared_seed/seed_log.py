@@ -70,7 +70,7 @@ class Header:
             ("hash_every", self.hash_every, 1, 2**32),
         )
         for name, value, least, most in counts:
-            whole_number(value, name, least=least, most=most)
+            whole_number(value, name, minimum=least, maximum=most)
         for name, held in (("eps", self.eps), ("alpha", self.alpha)):
             if not number(held, name) > 0:
                 raise InvalidValue(f"{name} is {held}: it must be above 0")
@@ -220,8 +220,8 @@ def _header(table: dict[str, Any]) -> Header:
 
 def _machine(parts: list[Any], *, expected: int) -> Machine:
     machine = Machine(*parts)
-    whole_number(machine.number, "a machine's number", least=expected, most=expected)
-    whole_number(machine.round, "a machine's round", least=0)
+    whole_number(machine.number, "a machine's number", minimum=expected, maximum=expected)
+    whole_number(machine.round, "a machine's round", minimum=0)
     text(machine.name, "a machine's name")
     if not isinstance(machine.secret_digest, bytes):
         raise ValueError(f"a machine's secret is {describe(machine.secret_digest)}, not bytes")

@@ -49,7 +49,7 @@ def test_a_range_is_a_prompt() -> None:
         ([1, 2.0], r"prompt\[1\] is 2.0 \(float\): it must be an integer"),
         (np.array([1.0, 2.0]), r"prompt\[0\] is 1.0"),
         ([1, None], r"prompt\[1\] is None"),
-        ([1, "a"], r"prompt\[1\] is 'a' \(str\): a list holds token ids alone or messages"),
+        ([1, "a"], r"prompt\[1\] is 'a' \(str\): a list holds either token ids or messages"),
         (["a b"], r"prompt\[0\] is 'a b'"),
         ([object()], r"prompt\[0\] is <object"),
         ([1, -2], r"prompt\[1\] is -2: token ids are between 0 and"),
@@ -138,7 +138,7 @@ def test_keys_that_the_caller_passes_on_are_kept_and_none_counts_as_absent() -> 
         ([USER | {"name": 3}], r"messages\[0\].name is 3: it must be a string"),
         ([USER | {"tool_calls": "f"}], r"messages\[0\].tool_calls is 'f'"),
         ([USER | {"tool_calls": ["f"]}], r"messages\[0\].tool_calls\[0\] is 'f'"),
-        ([USER | {"tool_calls": [{"function": "f"}]}], r"tool_calls\[0\] names no function"),
+        ([USER | {"tool_calls": [{"function": "f"}]}], r"tool_calls\[0\] has no function.name"),
     ],
 )
 def test_what_is_no_conversation_is_refused_with_message_and_key(

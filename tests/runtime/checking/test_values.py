@@ -64,7 +64,7 @@ def test_what_is_no_integer_is_refused_by_name(value: object) -> None:
 @pytest.mark.parametrize("value", [-1, 2**40, 10**40, np.int64(-3)])
 def test_an_integer_out_of_range_is_refused_with_the_range(value: object) -> None:
     with pytest.raises(InvalidValue, match=r"^n is .*: it must be between 0 and 16"):
-        whole_number(value, "n", least=0, most=16)
+        whole_number(value, "n", minimum=0, maximum=16)
 
 
 @pytest.mark.parametrize("value", [0.5, np.float32(0.5), torch.tensor(0.5), Fraction(1, 2)])
@@ -89,7 +89,7 @@ def test_a_number_of_any_library_is_a_float(value: object) -> None:
 )
 def test_what_is_no_finite_number_in_range_is_refused(value: object, wanted: str) -> None:
     with pytest.raises(InvalidValue, match=rf"^top_p is .*{wanted}"):
-        number(value, "top_p", least=0, most=1)
+        number(value, "top_p", minimum=0, maximum=1)
 
 
 def test_only_bools_are_flags() -> None:
