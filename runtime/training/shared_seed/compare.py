@@ -207,7 +207,7 @@ def curve(
     if marks.exists() and state.exists():
         known = _read_marks(marks)
         try:
-            with np.load(state) as found:
+            with state.open("rb") as opened, np.load(opened) as found:
                 method.restore({key: found[key] for key in found})
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ConfigError(f"{state} is damaged ({error}): remove it and {marks}") from error

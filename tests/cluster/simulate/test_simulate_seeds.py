@@ -1,0 +1,54 @@
+"""Many machines in virtual time, from the command's options to its figures."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from cluster.options.simulate_options import SimulateSeedsOptions
+from cluster.simulate.simulate_seeds import run
+from runtime.errors import ConfigError
+
+FEW = SimulateSeedsOptions(
+    machines=4,
+    rounds=12,
+    directions=2,
+    compute_s=1.0,
+    spread=0.2,
+    rtt_s=0.1,
+    mbit_s=10.0,
+    loss=0.01,
+    leaves_per_hour=0.0,
+    patience=1.0,
+    deadline_s=30.0,
+    seed=1,
+    json=True,
+)
+
+
+def test_a_run_reports_its_rate_and_its_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(FEW) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["config"]["machines"] == 4
+    result = found["result"]
+    assert result["loss"] < result["loss_before"]
+    assert 0 < result["rounds_per_hour"] <= 3600  # a round takes its second of computing
+    assert result["up_bytes"] > 2
+    assert run(replace(FEW, json=False)) == 0
+    table = capsys.readouterr().out
+    assert "rounds an hour" in table
+    assert "4 machines, 100 ms round trip" in table
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (replace(FEW, machines=0), "is 0: at least 1"),
+        (replace(FEW, compute_s=0.0), "at least 1e-06"),
+        (replace(FEW, loss=1.0), r"must be in \[0, 1\)"),
+        (replace(FEW, rtt_s=float("nan")), "is nan"),
+    ],
+)
+def test_options_that_cannot_work_are_rejected(changed: SimulateSeedsOptions, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        run(changed)
