@@ -75,6 +75,10 @@ def imported_modules(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    faces = [ROOT / name.replace(".", "/") / "__init__.py" for name in names]
+    for face in faces:  # what a package re-exports
+        if face.is_file() and face != path:
+            names |= imported_modules(face)
     return {name for name in names if path_of(name).is_file()}
 
 
