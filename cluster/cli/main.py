@@ -19,6 +19,7 @@ from cluster.cli import train_verbs as cli_train
 from cluster.cli.command_endings import run_to_end
 from cluster.cli.generate_verb import GENERATE
 from cluster.cli.generated import add_verb
+from cluster.cli.serve_verb import SERVE
 from cluster.cli.utf8 import restart_in_utf8
 from cluster.cli.verbs import Verbs
 from cluster.train.stopping import stop_signals
@@ -48,7 +49,7 @@ def _all_verbs(
 
 
 add_verb(app, GENERATE)
-app.command("serve")(cli_serve.serve)
+add_verb(app, SERVE)
 app.command("client")(cli_serve.client)
 app.command("top")(cli_serve.top)
 app.add_typer(cli_serve.admin, name="admin")

@@ -11,7 +11,6 @@ from typer.core import TyperCommand, TyperGroup
 from typer.models import CommandFunctionType
 
 from cluster.cli import table
-from cluster.jobs.uploads import check_results_stay
 from runtime.errors import ConfigError
 
 _Options = TypeVar("_Options")
@@ -23,10 +22,8 @@ def run_verb(run: Callable[[_Options], int], options: _Options) -> None:
     """Run a verb's function; a non-zero result is the exit code.
 
     Raises:
-        ConfigError: results would be deleted with the job this runs in, or the cluster cannot be
-            joined: that is known before a model is read.
+        ConfigError: the cluster cannot be joined; known before a model is read.
     """
-    check_results_stay(options)
     address = getattr(getattr(options, "models", options), "ray_address", None)
     if address is not None:
         table.check_joinable(address)

@@ -31,7 +31,7 @@ class DrafterCapacity:
             return f"`place` drafter={place.drafter}"
         if options.drafter_tp is not None:
             return f"`drafter_tp` {options.drafter_tp}"
-        return f"--drafter-groups {self.groups}" if self.groups > 1 else ""
+        return f"`drafters` {self.groups}" if self.groups > 1 else ""
 
     def suffices(self, options: ModelOptions) -> bool:
         """Return whether a CPU, or a GPU, is left for each drafter rank beside the target."""

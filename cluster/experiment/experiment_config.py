@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from cluster.jobs.uploads import check_stays
 from cluster.options.model_options import Dtype, GroupBackend, LinkKind
+from cluster.options.paths import check_stays
 from parallel.simulation.network import Fabric, Line
 from runtime.errors import ConfigError
 from runtime.files.documents import read_toml

@@ -16,9 +16,9 @@ class ModelOptions:
     """Which models run, on which processes and devices."""
 
     target: str | None = None
-    """The model: a Hugging Face directory, a GGUF file, a hub id, or smollm2-135m."""
+    """A Hugging Face directory, a GGUF file, a hub id, or smollm2-135m."""
     drafter: Annotated[str | None, Unset("auto")] = None
-    """The drafter: a model, a draft train directory, lookup, ngram, or auto. A model has the
+    """A model, a directory of draft train, lookup, ngram, or auto. A model has the
     target's tokenizer. target:layers=0-3,28-29 is the target cut to these layers. +ngram after a
     model also copies where the text repeats itself. ngram copies from prompt and output in a
     process of its own; lookup:ngram+recycle+store=DIR copies, from some of these sources, in the

@@ -19,6 +19,8 @@ def check_path(path: Path, use: PathUse, name: str) -> None:
     Raises:
         ConfigError: it does not, or cannot be reached; starts with the name.
     """
+    if use in _OUTPUTS:
+        check_stays(path, name, f"with {name} /PLACE")
     try:
         _CHECKS[use](path, name)
     except (OSError, ValueError) as error:  # ValueError: a NUL, or what the locale lacks
@@ -26,6 +28,25 @@ def check_path(path: Path, use: PathUse, name: str) -> None:
             raise
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"{name} {ascii(str(path))[1:-1]:.200}: {reason}") from error
+
+
+def check_stays(directory: Path, name: str, remedy: str) -> None:
+    """Refuse to write results into a job's upload.
+
+    Args:
+        directory: where results are to be.
+        name: what the user calls it.
+        remedy: how to name another place.
+
+    Raises:
+        ConfigError: it lies within an upload.
+    """
+    place = directory.expanduser().absolute()
+    if any(part.startswith("_ray_pkg_") for part in place.parts):
+        raise ConfigError(
+            f"{name} is {place}, in this job's upload, which Ray deletes with the job: name a "
+            f"place that stays, {remedy}"
+        )
 
 
 def _check_readable(path: Path, name: str) -> None:
@@ -89,6 +110,7 @@ def _try_to_write(directory: Path, path: Path, name: str) -> None:
         ) from error
 
 
+_OUTPUTS = (PathUse.OUTPUT_FILE, PathUse.PICTURE, PathUse.OUTPUT_DIRECTORY, PathUse.NEW_DIRECTORY)
 _CHECKS: dict[PathUse, Callable[[Path, str], None]] = {
     PathUse.INPUT_FILE: _check_readable,
     PathUse.INPUT_DIRECTORY: _check_directory,

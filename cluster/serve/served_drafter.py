@@ -66,7 +66,7 @@ class ServedDrafter:
         if not least <= num_drafters <= most:
             raise ConfigError(
                 f"{num_drafters} drafters are asked for, this server takes {least} to {most}: "
-                "serve with other --drafter-groups"
+                "raise `max_drafters`"
             )
         return self._fleet.resize_drafters(num_drafters)
 

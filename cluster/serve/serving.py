@@ -16,7 +16,6 @@ from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import plan_drafter
 from cluster.deploy.fleet import Fleet
 from cluster.deploy.planning import (
-    AUTO,
     DrafterChoice,
     PlannedModel,
     plan_deployment,
@@ -30,7 +29,6 @@ from cluster.placement.cluster_nodes import cluster_nodes
 from cluster.placement.placement import Node
 from cluster.serve.draft_watch import DrafterWatch
 from cluster.serve.served_drafter import ServedDrafter
-from cluster.serve.server_settings import parse_groups
 from cluster.train.stopping import StopEvents
 from parallel.decoding.types import DecodeMode
 from runtime.channels.addresses import parse_address
@@ -79,8 +77,8 @@ def run(options: ServeOptions) -> int:
     end_with_keeper()
     settings = ServerSettings(
         address=options.listen,
-        tokens=read_tokens(options.token_file, "--token-file"),
-        admin_tokens=read_tokens(options.admin_token_file, "--admin-token-file"),
+        tokens=read_tokens(options.token_file, "`token_file`"),
+        admin_tokens=read_tokens(options.admin_token_file, "`admin_token_file`"),
         certificate=options.tls_cert,
         private_key=options.tls_key,
         client_ca=options.client_ca,
@@ -97,14 +95,14 @@ def run(options: ServeOptions) -> int:
 def _run(
     options: ServeOptions, settings: ServerSettings, target: PlannedModel, nodes: Sequence[Node]
 ) -> int:
-    bounds = parse_groups(options.drafter_groups)
+    bounds = options.drafter_bounds
     capacity = DrafterCapacity(nodes=nodes, replicas=options.replicas, groups=bounds[1])
     drafts = options.mode != DecodeMode.AUTOREGRESSIVE
     drafter = plan_drafter(options.models, target, capacity) if drafts else None
     model = _served_model(options, target, drafter)
     tokens = options.models.cache_tokens or max(_CACHE_TOKENS, target.max_positions)
     spec = plan_deployment(options.models, target, drafter, cache_tokens=tokens, stops=True)
-    spec = _supervised(spec, options, max(bounds[0], min(1, bounds[1])))
+    spec = _supervised(spec, options, options.models.drafters)
     store = _open_journal(options, model)
     with ExitStack() as stack:
         most = spec.num_actors + (bounds[1] - spec.drafter_groups) * max(spec.num_drafters, 1)
@@ -212,12 +210,12 @@ def _serve_metrics(gateway: Gateway, address: str | None) -> str:
     """Serve a page for Prometheus; return where it is, "" without one."""
     if address is None:
         return ""
-    host, port = parse_address(address, "--metrics")
+    host, port = parse_address(address, "`metrics`")
     gateway.metrics.watch(lambda: gateway.replicas)
     try:
         page, _ = start_http_server(port, host.strip("[]"), registry=gateway.metrics.registry)
     except OSError as error:
-        raise ConfigError(f"--metrics {address} cannot be used: {error}") from error
+        raise ConfigError(f"`metrics` {address} cannot be used: {error}") from error
     return f"http://{host}:{page.server_port}/metrics"
 
 
@@ -244,14 +242,9 @@ def _served_model(
 ) -> ServedModel:
     assert target.tokenizer is not None
     mode = options.mode
-    if mode == AUTO:
+    if mode is DecodeMode.AUTO:
         assert drafter is not None
-        mode = drafter.best_mode.value
-    if mode not in list(DecodeMode):
-        names = ", ".join(DecodeMode)
-        raise ConfigError(f"--mode is {mode!r}: choose one of {names}")
-    if options.max_tokens < 1:
-        raise ConfigError(f"--max-tokens is {options.max_tokens}: ask for at least 1")
+        mode = drafter.best_mode
     return ServedModel(
         name=target.name,
         tokenizer=target.tokenizer,
@@ -259,7 +252,7 @@ def _served_model(
         max_positions=target.max_positions,
         tp=options.models.tp,
         drafter=drafter.name if drafter is not None else "",
-        default_mode=DecodeMode(mode),
+        default_mode=mode,
         default_max_tokens=options.max_tokens,
         version=package_version(),
     )

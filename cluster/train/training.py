@@ -15,8 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cluster.jobs.uploads import check_stays
 from cluster.network.ray_session import RaySession
+from cluster.options.paths import check_stays
 from cluster.options.train_options import TrainOptions
 from cluster.placement.placement import LEAST_CPUS, Need, PlaceOptions
 from cluster.placement.reservation import Placer

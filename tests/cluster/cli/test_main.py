@@ -209,10 +209,13 @@ LAYERS = ["bench", "layer-parallel", "--prompt", "x", "--drafter"]
         (["serve", "--listen", "50051"], "--listen is '50051': write HOST:PORT"),
         (["serve", "--token-file", "none"], "--token-file none does not exist"),
         (["serve", "--tls-key", "PROMPTS"], "--tls-key needs --tls-cert: give both"),
-        (["serve", "--max-tokens", "0"], "--max-tokens is 0"),
-        (["serve", "--replicas", "0"], "--replicas is 0: at least 1 is needed"),
-        (["serve", "--drafter-groups", "4:1"], "--drafter-groups is '4:1': write a number, or"),
-        (["serve", "--step-limit", "0"], "--step-limit is 0 s: it must be above 0"),
+        (["serve", "--set", "max_tokens=0"], "--set max_tokens is 0"),
+        (["serve", "--replicas", "0"], "--replicas is 0: it must be at least 1"),
+        (
+            ["serve", "--drafters", "4", "--set", "max_drafters=1"],
+            "--drafters is 4, above --set max_drafters 1",
+        ),
+        (["serve", "--set", "step_limit_s=0"], "--set step_limit_s is 0.0: it must be above 0"),
         (["serve", "--mode", "fast"], "--mode is 'fast': choose one of autoregressive"),
         (
             ["draft", "train", "--follow", ".", "--out", "nowhere"],

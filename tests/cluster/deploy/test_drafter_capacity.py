@@ -125,7 +125,7 @@ def test_a_drafter_in_the_targets_process_is_refused_where_ranks_are_asked_for(
 
 
 def test_several_drafters_side_by_side_need_ranks(target: PlannedModel) -> None:
-    with pytest.raises(ConfigError, match=r"^--drafter-groups 4 asks for a drafter on ranks"):
+    with pytest.raises(ConfigError, match=r"^`drafters` 4 asks for a drafter on ranks"):
         plan_drafter(OPTIONS, target, capacity(node("a", 64), groups=4))
 
 

@@ -180,7 +180,7 @@ def test_what_is_learnt_does_not_go_into_an_upload(tmp_path: Path) -> None:
         ("draft eval lookup --target smollm2-135m --prompts PROMPTS", "--plot"),
         ("bench decode --target smollm2-135m --prompts PROMPTS", "--keep"),
         ("serve --target smollm2-135m", "--journal"),
-        ("serve --target smollm2-135m", "--traffic"),
+        ("serve --target smollm2-135m", "--set traffic"),
         ("experiment run PYPROJECT", "--out"),
     ],
 )
@@ -193,7 +193,8 @@ def test_no_option_writes_results_into_an_upload(command: str, flag: str, tmp_pa
         "FOLDER": ROOT,
     }
     arguments = [str(files.get(word, word)) for word in command.split()]
-    result = CliRunner().invoke(app, [*arguments, flag, place])
+    option, _, key = flag.partition(" ")
+    result = CliRunner().invoke(app, [*arguments, option, f"{key}={place}" if key else place])
     assert isinstance(result.exception, ConfigError), result.output
     assert f"{flag} is {place}, in this job's upload" in str(result.exception)
 

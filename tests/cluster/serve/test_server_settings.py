@@ -35,17 +35,17 @@ def refusal(
     [
         ("--tls-cert server.pem", "--tls-cert needs --tls-key: give both"),
         ("--tls-key server.key", "--tls-key needs --tls-cert: give both"),
-        ("--client-ca authority.pem", "--client-ca needs --tls-cert: give both"),
+        ("--set client_ca=authority.pem", "--set client_ca needs --tls-cert: give both"),
         ("--tls-cert server.pem --tls-key client.key", "client.key is not the key of --tls-cert"),
         ("--tls-cert expired.pem --tls-key expired.key", "expired.pem has expired: renew it"),
         ("--tls-cert garbage.pem --tls-key server.key", "garbage.pem is damaged"),
         ("--tls-cert none.pem --tls-key server.key", "none.pem does not exist"),
         ("--token-file empty", "empty holds no token"),
         ("--token-file spoilt", "spoilt, line 2: holds a space"),
-        ("--admin-token-file none", "none does not exist"),
+        ("--set admin_token_file=none", "none does not exist"),
         ("--listen 127.0.0.1:99999", "99999': a port is between 0 and 65535"),
         ("--listen 192.0.2.1:0", "0': this machine cannot listen there"),
-        ("--metrics 127.0.0.1:99999", "99999': a port is between 0 and 65535"),
+        ("--set metrics=127.0.0.1:99999", "99999': a port is between 0 and 65535"),
     ],
 )
 def test_what_serve_cannot_use_is_refused_by_flag(
@@ -62,13 +62,15 @@ def test_what_serve_cannot_use_is_refused_by_flag(
     assert any(flag in said for flag in given[::2])
 
 
-@pytest.mark.parametrize("flag", ["--listen", "--metrics"])
+@pytest.mark.parametrize("flag", ["--listen", "--set metrics"])
 def test_a_taken_port_is_refused_by_flag(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, flag: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        said = refusal(capsys, monkeypatch, "serve", "--target", "no-model", flag, address)
+        option, _, key = flag.partition(" ")
+        given = f"{key}={address}" if key else address
+        said = refusal(capsys, monkeypatch, "serve", "--target", "no-model", option, given)
     assert f"{flag} is '{address}': the port is in use" in said
 
 

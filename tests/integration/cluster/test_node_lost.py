@@ -20,13 +20,13 @@ LONG = 400
 @pytest.mark.timeout(600)
 def test_requests_go_on_on_another_node(tmp_path: Path) -> None:
     checkpoint = save_tiny_checkpoint(tmp_path / "tiny")
-    options = ("--drafter", "ngram", "--tp", "2", "--restarts", "20", "--step-limit", "10")
+    options = ("--drafter", "ngram", "--tp", "2", "--set=restarts=20", "--set=step_limit_s=10")
     with Raylets() as nodes:
         nodes.add_node(cpus=0)  # the driver's: it has no room for ranks
         for _ in range(2):
             nodes.add_node(cpus=3)
         pids = nodes.pids[1:]
-        where = ("--ray", nodes.address, "--place", "target=pack,cpus=1")
+        where = ("--ray", nodes.address, "--set", "models.place=target=pack,cpus=1")
         served = ServingProcess(checkpoint, (*options, *where), nodes.environment)
         try:
             with Client(served.address) as client, ThreadPoolExecutor(NUM_CLIENTS) as pool:
@@ -67,7 +67,7 @@ def test_a_lost_head_ends_the_server(tmp_path: Path) -> None:
     checkpoint = save_tiny_checkpoint(tmp_path / "tiny")
     with Raylets() as nodes:
         nodes.add_node(cpus=3)
-        options = ("--drafter", "ngram", "--ray", nodes.address, "--place", "cpus=1")
+        options = ("--drafter", "ngram", "--ray", nodes.address, "--set=models.place=cpus=1")
         served = ServingProcess(checkpoint, options, nodes.environment)
         try:
             kill_all(nodes.pids[0])

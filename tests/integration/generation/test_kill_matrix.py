@@ -75,7 +75,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChaosServer]:
     journal = tmp_path_factory.mktemp("journal")
     options = ("--tp", "2", "--drafter", str(checkpoint), "--journal", str(journal))
-    limits = ("--step-limit", "8", "--restarts", "500", "--draft-wait", "0.3")
+    limits = ("--set=step_limit_s=8", "--set=restarts=500", "--set=models.draft_wait_s=0.3")
     server = ChaosServer(checkpoint, (*options, *limits))
     yield server
     server.close()

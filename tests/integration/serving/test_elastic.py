@@ -32,7 +32,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def served(checkpoint: Path) -> Iterator[ChaosServer]:
     """A drafter's step takes longer for more requests, so that more drafters are worth having."""
-    options = ("--drafter", str(checkpoint), "--drafter-groups", "0:4", "--mode", "pearl")
+    options = ("--drafter", str(checkpoint), "--set", "max_drafters=4", "--mode", "pearl")
     server = ChaosServer(checkpoint, options, target_ms=30, draft_ms=2, row_ms=3, wired=False)
     yield server
     server.close()
@@ -104,7 +104,7 @@ def test_a_killed_drafter_of_several_is_replaced(served: ChaosServer) -> None:
 
 
 def test_a_killed_replicas_requests_go_to_the_other(checkpoint: Path) -> None:
-    options = ("--replicas", "2", "--drafter", "ngram", "--restarts", "20")
+    options = ("--replicas", "2", "--drafter", "ngram", "--set", "restarts=20")
     served = ChaosServer(checkpoint, options, target_ms=20, wired=False)
     try:
         with Client(served.address) as client, ThreadPoolExecutor(NUM_CLIENTS) as pool:

@@ -140,8 +140,9 @@ class Served:
         tokens = folder / "tokens"
         tokens.write_text("honest\nhostile\n", encoding="utf-8")
         options = ["--drafter", f"{place}{self.drafter}", "--token-file", str(tokens)]
-        options += ["--metrics", "127.0.0.1:0", "--log-format", "json", "--draft-wait", "0.3"]
-        options += ["--restarts", "10000", "--max-open-per-client", "12", "--max-batch", "24"]
+        settings = ("metrics=127.0.0.1:0", "log_format=json", "models.draft_wait_s=0.3")
+        limits = ("restarts=10000", "max_open_per_client=12", "models.max_batch=24")
+        options += [f"--set={setting}" for setting in (*settings, *limits)]
         self.process = ServingProcess(
             self.target, options, module="tests.support.integration.hostile_server"
         )

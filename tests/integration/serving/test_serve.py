@@ -34,7 +34,13 @@ def served(tmp_path: Path) -> Iterator[Served]:
     command = ["env", "--default-signal=HUP"]  # under nohup, serve would ignore it
     command += [sys.executable, "-m", "cluster.cli", "serve", "--target", str(smollm2_directory())]
     process = subprocess.Popen(
-        [*command, "--listen", "127.0.0.1:0", "--threads", "1", "--token-file", str(tokens)],
+        [
+            *command,
+            "--listen=127.0.0.1:0",
+            "--set=models.threads=1",
+            "--token-file",
+            str(tokens),
+        ],
         stderr=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).resolve().parents[3],

@@ -44,8 +44,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def served(checkpoint: Path) -> Iterator[ServingProcess]:
     """The cache holds a dozen long requests, so that load on it makes requests yield."""
-    options = ("--cache-tokens", "3072", "--max-batch", "32", "--max-open-per-client", "128")
-    process = ServingProcess(checkpoint, options)
+    settings = ("models.cache_tokens=3072", "models.max_batch=32", "max_open_per_client=128")
+    process = ServingProcess(checkpoint, [f"--set={setting}" for setting in settings])
     yield process
     process.close()
 
@@ -249,8 +249,8 @@ def test_drafters_change_while_requests_run(client: Client) -> None:
 def test_a_process_lets_in_who_has_certificate_and_token(checkpoint: Path, tmp_path: Path) -> None:
     folder = make_certificates(tmp_path)
     (folder / "tokens").write_text("good\n")
-    files = ("--tls-cert", "server.pem", "--tls-key", "server.key", "--client-ca", "authority.pem")
-    options = [str(folder / part) if part.endswith((".pem", ".key")) else part for part in files]
+    options = ["--tls-cert", str(folder / "server.pem"), "--tls-key", str(folder / "server.key")]
+    options += ["--set", f"client_ca={folder / 'authority.pem'}"]
     process = ServingProcess(checkpoint, [*options, "--token-file", str(folder / "tokens")])
     try:
         for name, token, code in (
@@ -319,7 +319,7 @@ def test_draining_under_load_finishes_what_runs(checkpoint: Path) -> None:
 
 @pytest.mark.slow  # a server of its own; tests/cluster/train/test_stopping.py has the parts
 def test_a_second_interrupt_cuts_what_the_first_would_finish(checkpoint: Path) -> None:
-    process = ServingProcess(checkpoint, ("--drain", "600"))
+    process = ServingProcess(checkpoint, ("--set", "drain_s=600"))
     try:
         with Client(process.address, patience_s=0) as client:
             stream = client.generate([1, 2], max_tokens=2000, ignore_eos=True)

@@ -19,6 +19,7 @@ from tests.support.tiny_checkpoint import save_tiny_checkpoint
 PROMPT = "w1 w2 w3 w4 w5"
 WAIT_S = 90
 NUM_TOKENS = 600
+ONE_THREAD = "--set=models.threads=1"
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_a_service_goes_on_after_every_death(node: Raylets, tmp_path: Path) -> N
     tiny = str(save_tiny_checkpoint(tmp_path / "tiny"))
     address = f"127.0.0.1:{free_port()}"
     serve = ("--target", tiny, "--listen", address, "--journal", str(tmp_path / "journal"))
-    started = node.run("service", "start", "toy", *serve, "--drafter", "lookup", "--threads", "1")
+    started = node.run("service", "start", "toy", *serve, "--drafter", "lookup", ONE_THREAD)
     assert started.stdout == f"toy is ready: {tiny} on {address}, drafter lookup\n"
     again = node.run("service", "start", "toy", *serve, code=2)
     assert "there is a service 'toy' already" in again.stderr

@@ -44,7 +44,7 @@ MEMORY_NOISE_BYTES = 150e6
 def served(tmp_path: Path) -> Iterator[ChaosServer]:
     checkpoint = save_tiny_checkpoint(tmp_path / "tiny")
     options = ("--tp", "2", "--drafter", str(checkpoint), "--journal", str(tmp_path / "journal"))
-    limits = ("--step-limit", "8", "--restarts", "10000")
+    limits = ("--set=step_limit_s=8", "--set=restarts=10000")
     server = ChaosServer(checkpoint, (*options, *limits), target_ms=4, draft_ms=1, wired=False)
     yield server
     server.close()

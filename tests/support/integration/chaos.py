@@ -44,7 +44,7 @@ class ChaosServer:
         command = [sys.executable, "-m", "tests.support.integration.chaos_server"]
         wires = (self.driver.port, self.drafter.port) if wired else (0, 0)
         numbers = [target_ms, draft_ms, row_ms, *wires]
-        serve = ["serve", "--target", str(checkpoint), "--threads", "1"]
+        serve = ["serve", "--target", str(checkpoint), "--set", "models.threads=1"]
         listen, leader = self._ports
         self._command = [
             *command,
@@ -52,7 +52,7 @@ class ChaosServer:
             *serve,
             "--listen",
             f"127.0.0.1:{listen}",
-            *(("--place", f"port={leader}") if wired else ()),
+            *(("--set", f"models.place=port={leader}") if wired else ()),
             *options,
         ]
         self.clients.target = ("127.0.0.1", listen)

@@ -28,7 +28,7 @@ class ServingProcess:
     ) -> None:
         command = [sys.executable, "-m", module, "serve", "--target", str(target)]
         self.process = subprocess.Popen(
-            [*command, "--listen", "127.0.0.1:0", "--threads", "1", *options],
+            [*command, "--listen", "127.0.0.1:0", "--set", "models.threads=1", *options],
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,

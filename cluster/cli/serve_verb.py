@@ -1,0 +1,27 @@
+"""`paceline serve` on the command line."""
+
+from cluster.cli import table
+from cluster.cli.declaration import VerbDeclaration
+from cluster.options.serve_options import ServeOptions
+
+SERVE = VerbDeclaration(
+    name="serve",
+    options=ServeOptions,
+    run=table.serve,
+    example="--target smollm2-135m --listen 127.0.0.1:50051",
+    flags={
+        "Models": (
+            "models.target",
+            "models.drafter",
+            "mode",
+            "models.tp",
+            "models.drafter_tp",
+            "models.drafters",
+            "replicas",
+            "models.device",
+            "models.ray_address",
+        ),
+        "Server": ("listen", "token_file", "tls_cert", "tls_key", "journal"),
+    },
+    fixed=("models.virtual",),
+)
