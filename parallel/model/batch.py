@@ -13,28 +13,28 @@ class SequenceRows:
     """
 
     slot: int
-    """The sequence's place in the KV cache."""
+    """The number under which the KV cache holds the sequence."""
     start: int
     """Position of the first token; cached tokens from here on are dropped."""
     token_ids: tuple[int, ...]
     num_logits: int
     """Logits are computed for the last `num_logits` of the tokens."""
     parents: tuple[int, ...] = ()
-    """Of as many tokens at the end, a draft tree: which of them each follows; -1 is the token
-    before the tree. A node's position is its depth's, and it sees its ancestors alone (tree
-    attention, SpecInfer, arXiv 2305.09781, section 4). Empty: each token follows the last."""
+    """The last `len(parents)` tokens are a draft tree: this is each node's parent, and -1 is the
+    token before the tree. A node's position follows from its depth, and it attends only to its
+    ancestors (tree attention, SpecInfer, arXiv 2305.09781, section 4). Empty: a chain."""
     moves: tuple[int, ...] = ()
-    """Rising cached places whose tokens move to just before `start`, ahead of all else: the path of
-    a tree that was kept."""
+    """Increasing cache positions whose tokens are first moved to just before `start`: the accepted
+    path of a tree."""
 
     def __post_init__(self) -> None:
-        """Refuse empty rows and logits or trees of tokens that are not there."""
+        """Reject empty rows, and logits or trees of more tokens than there are."""
         if not self.token_ids or not 0 <= self.num_logits <= len(self.token_ids) or self.start < 0:
-            raise ValueError(f"rows of slot {self.slot} are empty or ask for too many logits")
+            raise ValueError(f"rows of slot {self.slot} are empty or request too many logits")
         if len(self.parents) >= len(self.token_ids) + (self.start > 0) or any(
             not -1 <= parent < node for node, parent in enumerate(self.parents)
         ):
-            raise ValueError(f"rows of slot {self.slot} are no tree: parents {self.parents}")
+            raise ValueError(f"rows of slot {self.slot} do not form a tree: parents {self.parents}")
 
     @property
     def positions(self) -> list[int]:
@@ -43,8 +43,8 @@ class SequenceRows:
         return [*range(self.start, first), *(first - 1 + depth for depth in depths(self.parents))]
 
 
-def lineage(parents: Sequence[int], node: int) -> list[int]:
-    """Return the nodes from the root's child to `node`."""
+def path_to(parents: Sequence[int], node: int) -> list[int]:
+    """Return the nodes on the path from the root's child to `node`."""
     path: list[int] = []
     while node >= 0:
         path.append(node)
@@ -53,7 +53,7 @@ def lineage(parents: Sequence[int], node: int) -> list[int]:
 
 
 def depths(parents: Sequence[int]) -> list[int]:
-    """Return how deep each node of a tree lies; those that follow the root lie at 1."""
+    """Return the depth of each node of a tree; children of the root have depth 1."""
     found: list[int] = []
     for parent in parents:
         found.append(1 if parent < 0 else found[parent] + 1)

@@ -16,7 +16,7 @@ from parallel.model.model_config import Activation, ModelConfig
 from parallel.model.rope import interleave, rotate_
 from parallel.model.sharding import HeadShard, padded_range
 
-# Shape suffixes: R = rows of the batch (its tokens, perhaps filled up), T = tokens of a sequence,
+# Shape suffixes: R = rows of the batch (its tokens, perhaps padded), T = tokens of a sequence,
 # E = hidden size, N = heads, K = KV heads, G = query heads of a KV head, D = head_dim.
 
 _ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
@@ -26,14 +26,14 @@ _ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
 
 
 class TensorSource(Protocol):
-    """Where weights come from, by their Hugging Face names."""
+    """Reads weights by their Hugging Face names."""
 
     def read(self, name: str) -> Tensor:
         """Return a whole tensor, in the dtype and on the device the model runs in."""
         ...
 
     def read_slice(self, name: str, dim: int, first: int, stop: int) -> Tensor:
-        """Return the stretch `first` to `stop` of a tensor's dimension."""
+        """Return the part of a tensor from `first` to `stop` along a dimension."""
         ...
 
 
@@ -52,7 +52,7 @@ class ForwardStep:
     """What all layers of one forward share."""
 
     num_tokens: int
-    """Rows of the batch; what is filled up below them does not count."""
+    """Rows of the batch without the padding below them."""
     cache: PagedCache
     plans: Sequence[AppendPlan]
     attention: Sequence[AttentionInputs]
@@ -128,8 +128,8 @@ class Attention:
     def _attend(self, q_TND: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Return one sequence's attention, [num_query, T, head_dim].
 
-        The query heads that share a KV head stand as rows of one: the kernel then reads each key
-        once (29 us against 40 for one token after 200, 2026-11-23).
+        The query heads that share a KV head are rows of one head: the kernel then reads each key
+        once (29 us instead of 40 for one token after 200, 2026-11-23).
         """
         num_rows, num_q, dim = q_TND.shape
         num_kv = self._shard.num_kv

@@ -1,4 +1,4 @@
-"""The KV cache of one rank: pages of many sequences in one tensor for each layer."""
+"""The KV cache of one rank: one tensor for each layer holds the pages of all sequences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,25 +12,25 @@ from parallel.model.pages import PageAllocator, PageTable
 
 @dataclass(frozen=True, slots=True)
 class AppendPlan:
-    """Where one forward's new tokens of one sequence go, the same in every layer."""
+    """The cache addresses of one sequence in one forward, the same in every layer."""
 
     first_row: int
     """First of its rows in the batch."""
     stop_row: int
     start: int
-    """Place of its first new token."""
+    """Cache position of its first new token."""
     length: int
-    """Tokens it holds afterwards."""
-    places: slice | Tensor
-    """Where the new tokens go: a stretch of the cache, or [tokens] int64."""
+    """Tokens of the sequence afterwards."""
+    addresses: slice | Tensor
+    """Addresses of the new tokens: contiguous, or [tokens] int64."""
     context: slice | Tensor
-    """Where all its tokens lie: a stretch of the cache, or [pages] int64, its pages in order."""
+    """Addresses of all its tokens: contiguous, or its pages in order, [pages] int64."""
 
 
 class PagedCache:
-    """Keys and values of the sequences in flight, on pages that the caller gives out.
+    """Keys and values of the sequences in flight, on pages that the caller allocates.
 
-    Truncation is a matter of the page table; nothing is copied or cleared.
+    Truncation only changes the page table; nothing is copied or cleared.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class PagedCache:
 
     @property
     def capacity(self) -> int:
-        """Tokens it holds in all."""
+        """The number of tokens it can hold."""
         return self.num_pages * self._page_size
 
     def hold(self, slot: int, pages: Sequence[int], length: int = 0) -> None:
-        """Give a sequence more pages; one that is new holds `length` tokens there already."""
+        """Add pages to a sequence; those of a new one already hold `length` tokens."""
         table = self._tables.get(slot)
         if table is None:
             self._tables[slot] = PageTable(list(pages), self._page_size, length)
@@ -69,7 +69,7 @@ class PagedCache:
             table.pages.extend(pages)
 
     def free(self, slot: int) -> None:
-        """Forget a sequence."""
+        """Remove a sequence."""
         del self._tables[slot]
 
     def length(self, slot: int) -> int:
@@ -77,55 +77,55 @@ class PagedCache:
         return self._tables[slot].length
 
     def truncate(self, slot: int, length: int) -> None:
-        """Forget the tokens of a sequence from `length` on."""
+        """Remove the tokens of a sequence from `length` on."""
         table = self._tables[slot]
         if not 0 <= length <= table.length:
             raise ValueError(f"slot {slot} holds {table.length} tokens, not {length}")
         table.length = length
 
     def keep(self, slot: int, moves: Sequence[int], stop: int) -> None:
-        """Keep the tokens at some places and drop those between: they end before `stop`.
+        """Move the tokens at some positions to just before `stop`, over the rejected ones.
 
         Args:
             slot: the sequence.
-            moves: places of the tokens, rising, none before where it goes.
-            stop: where the last of them ends.
+            moves: increasing positions of the tokens; none is before its destination.
+            stop: one past the last destination.
 
         Raises:
-            ValueError: the places are not rising, or not held.
+            ValueError: the positions do not increase, or are beyond the sequence.
         """
         table = self._tables[slot]
         first = stop - len(moves)
-        wanted = [*moves, table.length]
-        if first < 0 or any(a >= b for a, b in pairwise(wanted)) or moves[0] < first:
+        bounded = [*moves, table.length]
+        if first < 0 or any(a >= b for a, b in pairwise(bounded)) or moves[0] < first:
             raise ValueError(f"slot {slot} holds {table.length} tokens: cannot keep {moves}")
         device = self._kv.device
-        places = torch.tensor([table.place(i) for i in moves], device=device)
-        goals = torch.tensor([table.place(i) for i in range(first, stop)], device=device)
-        self._kv[:, :, :, goals] = self._kv[:, :, :, places]
+        sources = torch.tensor([table.address(i) for i in moves], device=device)
+        targets = torch.tensor(table.addresses(first, stop), device=device)
+        self._kv[:, :, :, targets] = self._kv[:, :, :, sources]
 
     def plan_append(self, slot: int, start: int, num_tokens: int, first_row: int) -> AppendPlan:
-        """Truncate a sequence to `start`, grow it by `num_tokens` and say where they go.
+        """Truncate a sequence to `start`, grow it by `num_tokens` and return their addresses.
 
         Raises:
-            ValueError: `start` lies beyond its tokens, or it has no room for the new ones.
+            ValueError: `start` is beyond its tokens, or its pages cannot hold the new ones.
         """
         self.truncate(slot, start)
         table = self._tables[slot]
         stop = start + num_tokens
         if stop > table.capacity:
-            raise ValueError(f"slot {slot} has room for {table.capacity} tokens, not for {stop}")
+            raise ValueError(f"slot {slot} can hold {table.capacity} tokens, not {stop}")
         table.length = stop
-        places: slice | Tensor
+        addresses: slice | Tensor
         context: slice | Tensor
-        if table.is_run:
+        if table.is_contiguous:
             origin = table.pages[0] * self._page_size
-            places, context = slice(origin + start, origin + stop), slice(origin, origin + stop)
+            addresses, context = slice(origin + start, origin + stop), slice(origin, origin + stop)
         else:
-            places = torch.tensor(table.places(start, stop), device=self._kv.device)
+            addresses = torch.tensor(table.addresses(start, stop), device=self._kv.device)
             used = table.pages[: -(-stop // self._page_size)]
             context = torch.tensor(used, device=self._kv.device)
-        return AppendPlan(first_row, first_row + num_tokens, start, stop, places, context)
+        return AppendPlan(first_row, first_row + num_tokens, start, stop, addresses, context)
 
     def extend(self, layer: int, plan: AppendPlan, kv_THD: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new keys and values of one layer and return all of the sequence's.
@@ -136,13 +136,13 @@ class PagedCache:
             kv_THD: [new tokens, 2 * num_kv_heads, head_dim], first the heads' keys.
 
         Returns:
-            Keys and values, each [1, num_kv_heads, length, head_dim]; views of neighbouring pages.
+            Keys and values, each [1, num_kv_heads, length, head_dim]; views of contiguous pages.
         """
         stored = self._layers[layer]
-        stored[:, :, plan.places] = kv_THD.transpose(0, 1)
+        stored[:, :, plan.addresses] = kv_THD.transpose(0, 1)
         if isinstance(plan.context, slice):
             context = stored[:, :, plan.context]
-        else:  # pages whole: 44 us for 300 tokens, against 190 one by one (2026-11-26)
+        else:  # whole pages: 44 us for 300 tokens, 190 us token by token (2026-11-26)
             pages = self._pages[layer].index_select(2, plan.context)
             context = pages.unflatten(3, (self._page_size, -1)).flatten(2, 3)[:, :, : plan.length]
         return context[:, : self._num_kv_heads], context[:, self._num_kv_heads :]
@@ -150,12 +150,12 @@ class PagedCache:
     def snapshot(self, slot: int) -> Tensor:
         """Return a copy of a sequence's cache, [layers, 2, num_kv_heads, length, head_dim]."""
         table = self._tables[slot]
-        places = torch.tensor(table.places(0, table.length), device=self._kv.device)
-        return self._kv[:, :, :, places].clone()
+        addresses = torch.tensor(table.addresses(0, table.length), device=self._kv.device)
+        return self._kv[:, :, :, addresses].clone()
 
 
 class SoleCache(PagedCache):
-    """A cache that keeps its own account of pages."""
+    """A cache that allocates its own pages."""
 
     def __init__(
         self,
@@ -179,13 +179,8 @@ class SoleCache(PagedCache):
         )
         self._allocator = PageAllocator(num_pages)
 
-    @property
-    def num_free_pages(self) -> int:
-        """Pages nobody holds."""
-        return self._allocator.num_free
-
     def open(self, slot: int, capacity: int) -> None:
-        """Reserve room for `capacity` tokens of a new sequence.
+        """Allocate pages for `capacity` tokens of a new sequence.
 
         Raises:
             CacheFull: too few pages are free.
@@ -193,14 +188,14 @@ class SoleCache(PagedCache):
         """
         if slot in self._tables:
             raise ValueError(f"slot {slot} is open already")
-        self.hold(slot, self._allocator.take(max(1, -(-capacity // self._page_size))))
+        self.hold(slot, self._allocator.allocate(max(1, -(-capacity // self._page_size))))
 
     def free(self, slot: int) -> None:
-        """Take a sequence's pages back."""
-        self._allocator.give_back(self._tables[slot].pages)
+        """Free a sequence's pages."""
+        self._allocator.free(self._tables[slot].pages)
         super().free(slot)
 
 
 def cache_bytes(values_per_token: int, num_tokens: int, dtype: torch.dtype) -> int:
-    """Return the memory of a cache over all ranks (kv heads held twice not counted)."""
+    """Return the memory of a cache over all ranks, each kv head counted once."""
     return values_per_token * num_tokens * dtype.itemsize

@@ -19,14 +19,14 @@ _MIN_PACKED_ROWS = 6
 """oneDNN's kernel takes 36 ms for one row and 47 ms for two, but 30 ms for six (all the matrices of
 a 135M model, one thread, on a CPU without AMX, 2026-11-23)."""
 _MKL_ROWS = 32
-"""What MKL is told when it packs a weight; fewer and more rows are multiplied as well."""
+"""The number of rows for which MKL packs a weight; other numbers work as well."""
 
 
 class Packing(StrEnum):
-    """How the weights of matrix products are laid out."""
+    """The memory layout of the weights of matrix products."""
 
     NONE = "none"
-    """As they are."""
+    """Unpacked."""
     ONEDNN = "onednn"
     """In oneDNN's blocks."""
     MKL = "mkl"
@@ -34,7 +34,7 @@ class Packing(StrEnum):
 
 
 def fill_rows(x: Tensor) -> Tensor:
-    """Return x, [rows, features], with rows of zeros below it where the kernels like more rows."""
+    """Return x, [rows, features], padded with zero rows where the kernels are faster with more."""
     missing = _MIN_PACKED_ROWS - x.shape[0]
     if missing <= 0 or packing_of(x) is not Packing.ONEDNN:
         return x
@@ -53,7 +53,7 @@ def linear_kernel(weight: Tensor, bias: Tensor | None, packing: Packing | None =
     Args:
         weight: [out_features, in_features].
         bias: [out_features] or None.
-        packing: how the weight is packed; None is what suits it on this CPU.
+        packing: how the weight is packed; None is the fastest on this CPU.
     """
     match packing or packing_of(weight):
         case Packing.NONE:
@@ -82,8 +82,8 @@ def _onednn_kernel(weight: Tensor, bias: Tensor | None) -> Kernel:
 class _MklProduct:
     """Multiplies with a weight that is packed at the first product.
 
-    MKL packs for the threads that it has then: a weight packed by one thread keeps all later
-    products on one, and models are loaded by other threads than multiply.
+    MKL packs for its current number of threads: a weight packed with one thread limits all later
+    products to one, and models are loaded in another thread than they run in.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -95,7 +95,7 @@ class _MklProduct:
         if self._packed is None:
             weight = self._weight
             self._packed = torch.ops.mkl._mkl_reorder_linear_weight(weight.contiguous(), _MKL_ROWS)
-            # The product asks the original for nothing but its shape.
+            # The product uses only the shape of the original.
             self._weight = weight.new_zeros(()).expand(weight.shape)
         product = torch.ops.mkl._mkl_linear
         return _added(product(x, self._packed, self._weight, self._bias, x.shape[0]), addend)
@@ -106,13 +106,13 @@ def _added(out: Tensor, addend: Tensor | None) -> Tensor:
 
 
 def packing_of(tensor: Tensor) -> Packing:
-    """Return how a weight like this one is packed on this CPU; the same in all processes."""
+    """Return the packing of a weight like this one on this CPU; the same in all processes."""
     on_cpu = tensor.device.type == "cpu" and tensor.dtype == torch.float32
     return _best_packing() if on_cpu else Packing.NONE
 
 
 def packings() -> list[Packing]:
-    """Return the packings that this build of torch has."""
+    """Return the packings that this build of torch supports."""
     found = [Packing.NONE]
     onednn_is_there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's
     if onednn_is_there and hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
@@ -146,7 +146,7 @@ class RowParallelLinear:
     """A linear layer whose inputs are split over the ranks; partial sums are added up."""
 
     def __init__(self, weight: Tensor, group: Group, bias: Tensor | None = None) -> None:
-        # Bias and addend are everybody's, so one rank alone adds them.
+        # All ranks have the same bias and addend, so only one rank adds them.
         self._kernel = linear_kernel(weight, bias if group.rank == 0 else None)
         self._group = group
 
@@ -155,8 +155,8 @@ class RowParallelLinear:
 
         Args:
             x: this rank's inputs.
-            addend: [rows, out_features], the same on all ranks; added to the output.
-            num_tokens: how many of the rows count; the rest need not cross the group.
+            addend: [rows, out_features], equal on all ranks; added to the output.
+            num_tokens: the rows to sum over the ranks; the rest is padding.
         """
         out = self._kernel(x, addend if self._group.rank == 0 else None)
         self._group.all_reduce(out[:num_tokens])
@@ -172,7 +172,7 @@ class VocabParallelEmbedding:
         self._group = group
 
     def __call__(self, token_ids: Tensor) -> Tensor:
-        """Return [tokens, hidden]: one rank knows the row, the others add zero."""
+        """Return [tokens, hidden]: the rank that holds a row adds it, the others add zero."""
         if self._group.size == 1:
             return F.embedding(token_ids, self._weight)
         local = token_ids - self._first

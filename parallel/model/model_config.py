@@ -1,4 +1,4 @@
-"""What a decoder-only model is made of."""
+"""The configuration of a decoder-only model."""
 
 from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
@@ -16,20 +16,20 @@ class Activation(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeConfig:
-    """Rotary position embedding and how it is stretched beyond the trained length."""
+    """Rotary position embedding and its scaling beyond the trained length."""
 
     theta: float
     kind: str = "default"
     factor: float = 1.0
     original_positions: int = 0
-    """Positions of the original training; read by llama3 and yarn."""
+    """Context length of the original training; used by llama3 and yarn."""
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     truncate: bool = True
     attention_factor: float = 1.0
-    """Scale of cosine and sine; read by yarn."""
+    """Scale of cosine and sine; used by yarn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +115,7 @@ class ModelConfig:
 
     @property
     def attention_kinds(self) -> tuple[AttentionKind, ...]:
-        """The kinds of attention that layers have, in the order that `kind_of` counts them."""
+        """The kinds of attention in the model, in the order that `kind_of` counts them."""
         usual = AttentionKind(rope=self.rope, window=self.sliding_window)
         return (usual,) if self.local_layers is None else (usual, self.local_layers.attention)
 
@@ -124,6 +124,6 @@ class ModelConfig:
         return int(self.local_layers is not None and layer in self.local_layers.layers)
 
     def cache_values_per_token(self, num_layers: int | None = None) -> int:
-        """Return how many numbers the KV cache holds for a token, over all kv heads."""
+        """Return the number of values per token in the KV cache, over all kv heads."""
         layers = self.num_layers if num_layers is None else num_layers
         return 2 * layers * self.num_kv_heads * self.head_dim

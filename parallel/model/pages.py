@@ -1,7 +1,7 @@
-"""Which pages of a KV cache belong to which sequence: bookkeeping without tensors.
+"""The page tables and the allocator of a KV cache, without tensors.
 
-Pages as in PagedAttention (Kwon et al., arXiv 2309.06180, section 4). A run of neighbouring pages
-is preferred, because then attention reads the cache without copying it.
+Pages as in PagedAttention (Kwon et al., arXiv 2309.06180, section 4). Contiguous pages are
+preferred, because attention then reads the cache without copying it.
 """
 
 from dataclasses import dataclass, field
@@ -32,23 +32,23 @@ class PageTable:
         return len(self.pages) * self.page_size
 
     @property
-    def is_run(self) -> bool:
-        """Whether the pages are neighbours, in order."""
+    def is_contiguous(self) -> bool:
+        """Whether the pages follow one another in the cache."""
         first = self.pages[0]
         return self.pages == list(range(first, first + len(self.pages)))
 
-    def place(self, index: int) -> int:
-        """Return the place in the cache of token `index`."""
+    def address(self, index: int) -> int:
+        """Return the address in the cache of token `index`."""
         return self.pages[index // self.page_size] * self.page_size + index % self.page_size
 
-    def places(self, first: int, stop: int) -> list[int]:
-        """Return the places in the cache of tokens `first` to `stop`, in order."""
-        return [self.place(index) for index in range(first, stop)]
+    def addresses(self, first: int, stop: int) -> list[int]:
+        """Return the addresses in the cache of tokens `first` to `stop`, in order."""
+        return [self.address(index) for index in range(first, stop)]
 
 
 @dataclass(slots=True)
 class PageAllocator:
-    """Hands out pages and takes them back."""
+    """Allocates and frees pages."""
 
     num_pages: int
     _free: list[int] = field(init=False)
@@ -59,11 +59,11 @@ class PageAllocator:
 
     @property
     def num_free(self) -> int:
-        """Pages nobody holds."""
+        """The number of free pages."""
         return len(self._free)
 
-    def take(self, num_pages: int) -> list[int]:
-        """Return `num_pages` pages in rising order, neighbours if there is such a run.
+    def allocate(self, num_pages: int) -> list[int]:
+        """Return `num_pages` pages in increasing order, contiguous if such pages are free.
 
         Raises:
             CacheFull: fewer are free.
@@ -76,17 +76,17 @@ class PageAllocator:
         return taken
 
     def has_run(self, num_pages: int) -> bool:
-        """Tell whether so many neighbouring pages are free."""
+        """Return whether this many contiguous pages are free."""
         first = self._first_run(num_pages)
         run = self._free[first : first + num_pages]
         return len(run) == num_pages and run[-1] - run[0] == num_pages - 1
 
-    def give_back(self, pages: list[int]) -> None:
-        """Take pages back."""
+    def free(self, pages: list[int]) -> None:
+        """Free pages."""
         self._free = sorted(self._free + pages)
 
     def _first_run(self, num_pages: int) -> int:
-        """Return where in the free list the first long enough run starts; 0 if there is none."""
+        """Return the index in the free list of the first long enough run; 0 if there is none."""
         for first in range(len(self._free) - num_pages + 1):
             if self._free[first + num_pages - 1] - self._free[first] == num_pages - 1:
                 return first

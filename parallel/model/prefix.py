@@ -1,9 +1,8 @@
-"""Which pages of a KV cache are in use, which hold known tokens, and which are free.
+"""The prefix cache: which pages of a KV cache are in use, which hold known tokens, which are free.
 
-Sequences that begin alike share the pages of what they have in common, as automatic prefix caching
-does (SGLang's RadixAttention, Zheng et al., arXiv 2312.07104, section 3). Only whole pages are
-shared, and none that is shared is ever written again. A page that nobody uses keeps its tokens
-until the room is needed; the longest unused go first.
+Sequences with a common prefix share its pages (SGLang's RadixAttention, Zheng et al., arXiv
+2312.07104, section 3). Only whole pages are shared, and a shared page is never written again. An
+unused page keeps its tokens until the page is needed; the least recently used are evicted first.
 """
 
 from collections import Counter, OrderedDict
@@ -12,24 +11,24 @@ from dataclasses import dataclass, field
 
 from parallel.model.pages import CacheFull, PageAllocator
 
-_MOST_EVICTED = 4
-"""Times as many unused pages as are needed that are given up to have neighbours."""
+_MAX_EVICTIONS = 4
+"""Up to this many times the needed pages are evicted to get contiguous ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What a page holds: its tokens, after those of the page before it."""
+    """The contents of a page: its tokens, and the page that holds the tokens before them."""
 
     before: int
     """The page before it; -1 for the first."""
     serial: int
-    """Of `before`, when this was noted: pages are used again."""
+    """The serial number of `before` when this was recorded: pages are reused."""
     token_ids: tuple[int, ...]
 
 
 @dataclass(slots=True)
 class SharedPages:
-    """The account of a cache's pages: users, contents, and what is free."""
+    """Tracks the pages of a cache: their users, their contents, and which are free."""
 
     num_pages: int
     page_size: int
@@ -39,19 +38,19 @@ class SharedPages:
     _contents: dict[int, _Known] = field(default_factory=dict)
     _serials: Counter[int] = field(default_factory=Counter)
     _unused: OrderedDict[int, None] = field(default_factory=OrderedDict)
-    """Known pages without a user, the longest unused first."""
+    """Known pages without a user, the least recently used first."""
 
     def __post_init__(self) -> None:
-        """Start with every page free."""
+        """Start with all pages free."""
         self._allocator = PageAllocator(self.num_pages)
 
     @property
     def num_available(self) -> int:
-        """Pages that nobody uses."""
+        """The number of pages without a user."""
         return self._allocator.num_free + len(self._unused)
 
     def match(self, token_ids: Sequence[int]) -> list[int]:
-        """Return the pages that hold the first of these tokens, as many whole ones as are known."""
+        """Return the whole pages that hold the longest known prefix of these tokens."""
         found: list[int] = []
         before = -1
         for start in range(0, len(token_ids) - self.page_size + 1, self.page_size):
@@ -63,17 +62,17 @@ class SharedPages:
         return found
 
     def available_beside(self, pages: Sequence[int]) -> int:
-        """Return how many pages could be taken beside these, once they are in use."""
+        """Return how many further pages could be allocated once these are in use."""
         return self.num_available - sum(page in self._unused for page in pages)
 
     def use(self, pages: Sequence[int]) -> None:
-        """Count another user of pages that are known."""
+        """Add a user to known pages."""
         for page in pages:
             self._unused.pop(page, None)
             self._users[page] += 1
 
-    def take(self, num_pages: int) -> list[int]:
-        """Return pages for a new user alone, neighbours if that can be had.
+    def allocate(self, num_pages: int) -> list[int]:
+        """Return unshared pages for a new user, contiguous if possible.
 
         Raises:
             CacheFull: fewer are available.
@@ -84,21 +83,21 @@ class SharedPages:
             return []
         while self._allocator.num_free < num_pages:
             self._evict()
-        for _ in range(_MOST_EVICTED):  # neighbours are worth giving up what may be asked again
+        for _ in range(_MAX_EVICTIONS):  # contiguous pages are worth more than old prefixes
             if self._allocator.has_run(num_pages):
                 break
             for _ in range(min(num_pages, len(self._unused))):
                 self._evict()
-        taken = self._allocator.take(num_pages)
+        taken = self._allocator.allocate(num_pages)
         self.use(taken)
         return taken
 
-    def note(self, pages: Sequence[int], token_ids: Sequence[int]) -> None:
-        """Say what a sequence's pages hold; only whole ones are kept in mind.
+    def record(self, pages: Sequence[int], token_ids: Sequence[int]) -> None:
+        """Record what a sequence's pages hold; only whole pages are recorded.
 
         Args:
             pages: the sequence's pages, in order.
-            token_ids: its tokens from the first one on, as far as they are cached for good.
+            token_ids: its final cached tokens, from the first one on.
         """
         before = -1
         for index, page in enumerate(pages[: len(token_ids) // self.page_size]):
@@ -110,8 +109,8 @@ class SharedPages:
             before = page if known is None else known
 
     def release(self, pages: Sequence[int]) -> None:
-        """Count a user of pages less; what is known stays while there is room."""
-        for page in reversed(pages):  # a prefix is of more use than what follows it
+        """Remove a user from pages; known pages keep their tokens until they are evicted."""
+        for page in reversed(pages):  # a prefix is more useful than what follows it
             self._users[page] -= 1
             if self._users[page]:
                 continue
@@ -119,13 +118,13 @@ class SharedPages:
             if page in self._contents:
                 self._unused[page] = None
             else:
-                self._allocator.give_back([page])
+                self._allocator.free([page])
 
     def _evict(self) -> None:
         page, _ = self._unused.popitem(last=False)
         del self._pages[self._contents.pop(page)]
-        self._serials[page] += 1  # what was noted as following it is found no longer
-        self._allocator.give_back([page])
+        self._serials[page] += 1  # pages recorded as following it are no longer found
+        self._allocator.free([page])
 
     def _key(self, before: int, token_ids: Sequence[int], start: int) -> _Known:
         tokens = tuple(token_ids[start : start + self.page_size])

@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al., arXiv 2104.09864) and the stretchings in use."""
+"""Rotary position embedding (Su et al., arXiv 2104.09864) and its scalings."""
 
 import math
 
@@ -11,7 +11,7 @@ from parallel.model.model_config import RopeConfig
 
 
 class RotaryTable:
-    """The turn of every pair at every position, a complex number each, made once."""
+    """The rotation of every pair at every position, a complex number each, computed once."""
 
     def __init__(
         self, rope: RopeConfig, head_dim: int, max_positions: int, *, device: torch.device
@@ -27,17 +27,18 @@ class RotaryTable:
 
 
 def interleave(weight: Tensor, head_dim: int) -> Tensor:
-    """Return a projection, [heads * head_dim, ...], with the rows of each pair side by side.
+    """Return a projection, [heads * head_dim, ...], with the rows of each pair adjacent.
 
-    Checkpoints pair the first half of a head with the second. Queries and keys meet only in their
-    product, which does not mind an order they share; in this one a rotation is a complex product.
+    Checkpoints pair the first half of a head with the second. Only the product
+    of queries and keys counts, which does not depend on an order they share; in this order a
+    rotation is a complex product.
     """
     halves = weight.view(-1, 2, head_dim // 2, *weight.shape[1:])
     return halves.transpose(1, 2).reshape(weight.shape)
 
 
 def rotate_(x_TND: Tensor, turns_T1H: Tensor) -> None:
-    """Rotate, in place, heads whose pairs stand side by side."""
+    """Rotate, in place, heads whose pairs are adjacent."""
     pairs = x_TND.view(*x_TND.shape[:-1], -1, 2)
     if x_TND.dtype == torch.float32:
         torch.view_as_complex(pairs).mul_(turns_T1H)
@@ -47,7 +48,7 @@ def rotate_(x_TND: Tensor, turns_T1H: Tensor) -> None:
 
 
 def inverse_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
-    """Return the angle each pair of a head advances by for each position, [head_dim / 2]."""
+    """Return the angle by which each pair of a head rotates per position, [head_dim / 2]."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
     frequencies = 1.0 / rope.theta**exponents
     match rope.kind:
@@ -58,12 +59,12 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
         case "yarn":
             return _yarn(rope, frequencies, head_dim)
         case _:
-            # "dynamic" stretches only beyond the trained length, which the context never exceeds.
+            # "dynamic" scales only beyond the trained length, which the context never exceeds.
             return frequencies
 
 
 def _llama3(rope: RopeConfig, frequencies: Tensor) -> Tensor:
-    """Stretch long waves, keep short ones, blend between (Llama 3.1)."""
+    """Scale long waves, keep short ones, blend between (Llama 3.1)."""
     waves = 2 * math.pi / frequencies
     low, high = rope.low_freq_factor, rope.high_freq_factor
     blend = (rope.original_positions / waves - low) / (high - low)
@@ -72,7 +73,7 @@ def _llama3(rope: RopeConfig, frequencies: Tensor) -> Tensor:
 
 
 def _yarn(rope: RopeConfig, frequencies: Tensor, head_dim: int) -> Tensor:
-    """Blend by how often a pair turns within the trained length (arXiv 2309.00071, section 3.2)."""
+    """Blend by how often a pair rotates in the trained length (arXiv 2309.00071, section 3.2)."""
 
     def pair_of(num_turns: float) -> float:
         turns = rope.original_positions / (num_turns * 2 * math.pi)
@@ -83,6 +84,6 @@ def _yarn(rope: RopeConfig, frequencies: Tensor, head_dim: int) -> Tensor:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, head_dim - 1)
     if low == high:
-        high += 0.001  # as the reference does, against a division by zero
+        high += 0.001  # as the reference does, to avoid a division by zero
     ramp = ((torch.arange(head_dim // 2, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
     return frequencies / rope.factor * ramp + frequencies * (1 - ramp)

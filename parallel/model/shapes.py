@@ -1,4 +1,4 @@
-"""Which tensors a model's checkpoint must hold, and their shapes."""
+"""The tensors of a model's checkpoint, and their shapes."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ def tensor_shapes(
 
     Args:
         config: the model's shape.
-        layers: the layers that are kept; None keeps all.
+        layers: the layers to keep; None keeps all.
     """
     hidden, vocab = config.hidden_size, config.vocab_size
     shapes: dict[str, tuple[int, ...]] = {

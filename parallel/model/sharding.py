@@ -1,16 +1,16 @@
-"""Which part of a model each tensor-parallel rank holds; parts need not be equal."""
+"""Which part of a model each tensor-parallel rank holds; parts may differ in size."""
 
 from dataclasses import dataclass
 
 UNIT = 16
-"""Columns that vector kernels like to have together."""
+"""Columns that vector kernels process together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadShard:
     """The attention heads of one rank: whole groups of query heads with their kv head.
 
-    With more ranks than kv heads, several ranks hold a kv head and share its query heads out.
+    With more ranks than kv heads, several ranks hold the same kv head and divide its query heads.
     """
 
     query: tuple[int, int]
@@ -43,7 +43,7 @@ def head_shard(num_heads: int, num_kv_heads: int, size: int, rank: int) -> HeadS
     if size <= num_kv_heads:
         first, stop = even_range(num_kv_heads, size, rank)
         return HeadShard(query=(first * group, stop * group), kv=(first, stop))
-    # Invert the split: which kv head's stretch of ranks does this rank lie in?
+    # Invert the split: which kv head has this rank in its range of ranks?
     for head in range(num_kv_heads):
         first_rank, stop_rank = even_range(size, num_kv_heads, head)
         if first_rank <= rank < stop_rank:
@@ -54,7 +54,7 @@ def head_shard(num_heads: int, num_kv_heads: int, size: int, rank: int) -> HeadS
 
 
 def padded_range(total: int, size: int, rank: int) -> tuple[int, int]:
-    """Return a rank's stretch in whole units of 16, or of one where some rank would get nothing.
+    """Return a rank's range in units of 16, or of 1 where a rank would otherwise get nothing.
 
     Raises:
         ValueError: there are more ranks than `total`.
@@ -65,13 +65,13 @@ def padded_range(total: int, size: int, rank: int) -> tuple[int, int]:
 
 
 def even_range(total: int, size: int, rank: int, multiple: int = 1) -> tuple[int, int]:
-    """Return the stretch of `range(total)` that a rank holds; sizes differ by at most one unit.
+    """Return the part of `range(total)` that a rank holds; sizes differ by at most one unit.
 
     Args:
-        total: what is split.
+        total: the size of the whole.
         size: the number of ranks.
-        rank: whose part.
-        multiple: parts are whole units of so many, except where `total` is not.
+        rank: the rank whose part to return.
+        multiple: the size of a unit; only the last part may hold less than whole units.
     """
     if not 0 <= rank < size:
         raise ValueError(f"rank {rank} is not below the size {size}")

@@ -1,4 +1,4 @@
-"""The layers of a decoder, one after the other or several at once.
+"""The layers of a decoder, one after the other or several at once (layer parallel).
 
 `LayerParallelStack` computes the fuzzy forward of EasySpec (Wu et al., arXiv 2502.02493).
 """
@@ -16,12 +16,12 @@ from parallel.model.sharding import head_shard
 
 
 class TensorParallelStack:
-    """Every rank holds some heads and some feed-forward columns of every layer."""
+    """Runs layers in order; every rank holds some heads and feed-forward columns of each."""
 
     def __init__(
         self, config: ModelConfig, source: TensorSource, layers: Sequence[int], group: Group
     ) -> None:
-        """Read this rank's part of the layers; raises ValueError if there are too many ranks."""
+        """Read this rank's part of the layers; raise ValueError if there are too many ranks."""
         self.heads = head_shard(config.num_heads, config.num_kv_heads, group.size, group.rank)
         self.num_layers = len(layers)
         self._layers = [
@@ -34,11 +34,11 @@ class TensorParallelStack:
 
     @property
     def num_cached_layers(self) -> int:
-        """Layers whose keys and values this rank keeps."""
+        """Layers whose keys and values this rank caches."""
         return len(self._layers)
 
     def keeping(self, layers: Sequence[int]) -> "TensorParallelStack":
-        """Return a stack of only these of its layers, which shares all weights with it."""
+        """Return a stack of only these of its layers, sharing its weights."""
         kept = copy(self)
         kept._layers = [self._layers[layer] for layer in layers]
         kept.num_layers = len(layers)
@@ -54,13 +54,14 @@ class TensorParallelStack:
 
 
 class LayerParallelStack:
-    """Attention of layer i, with its cache, lies whole on rank i mod size; all share each MLP.
+    """Runs the attention of several layers at once: that of layer i, with its cache, is on rank
+    i mod size, and all ranks share each MLP.
 
     With width N, the attention blocks of N consecutive layers read the same input at the same
-    time; their outputs are gathered, then the residual stream takes them up in order, each before
-    its layer's MLP. Width 1 is the exact forward. Any N consecutive layers lie as evenly on the
-    ranks as they can, so every forward may have its own width. Layers before `first` always run
-    one after the other.
+    time; their outputs are gathered and added to the residual stream in order, each before its
+    layer's MLP. Width 1 is the exact forward. Any N consecutive layers are spread as evenly over
+    the ranks as possible, so every forward may have its own width. Layers before `first` always
+    run one after the other.
     """
 
     def __init__(
@@ -72,12 +73,12 @@ class LayerParallelStack:
         *,
         first: int = 0,
     ) -> None:
-        """Read this rank's part of the layers; raises ValueError if there are too many ranks."""
+        """Read this rank's part of the layers; raise ValueError if there are too many ranks."""
         self.heads = head_shard(config.num_heads, config.num_kv_heads, 1, 0)
         self.first = first
         if group.size > len(layers):
             raise ValueError(
-                f"{len(layers)} layers lie on at most {len(layers)} ranks, not on {group.size}"
+                f"{len(layers)} layers split over at most {len(layers)} ranks, not {group.size}"
             )
         self.num_layers = len(layers)
         self._group = group
@@ -89,7 +90,7 @@ class LayerParallelStack:
 
     @property
     def num_cached_layers(self) -> int:
-        """Layers whose keys and values this rank keeps."""
+        """Layers whose keys and values this rank caches."""
         return len(self._attentions)
 
     def run(self, x_RE: Tensor, step: ForwardStep, width: int) -> Tensor:

@@ -1,7 +1,6 @@
 """The decoder: one ragged forward over rows of many sequences.
 
-It is filled through a `TensorSource`, of which each rank reads only its slices, and never asks
-where weights come from or which rank it is beyond what its `Group` says.
+Weights come from a `TensorSource`, of which each rank reads only its slices.
 """
 
 from collections.abc import Sequence
@@ -41,12 +40,12 @@ class Decoder:
             config: the model's shape.
             source: its weights.
             group: the ranks it is split over.
-            layers: keep these layers only, in this order; None keeps all.
+            layers: the layers to keep, in this order; None keeps all.
             head_size: rows of `lm_head.weight` where it scores only some of the tokens (a reduced
                 head, of a drafter); None is the whole vocabulary.
-            layer_parallel_from: each layer's attention lies whole on one rank, and from this layer
-                on that of several layers can run at once; None: all ranks share the heads of each.
-            device: where the rotary tables live.
+            layer_parallel_from: the attention of each layer is on one rank, and from this layer on
+                several layers can run theirs at once; None: all ranks share the heads of each.
+            device: the device of the rotary tables.
 
         Raises:
             ValueError: the group has more ranks than the model splits over.
@@ -78,17 +77,17 @@ class Decoder:
         self._device = device
 
     def keeping(self, layers: Sequence[int]) -> "Decoder":
-        """Return a decoder of only these of its layers, which shares all weights with it."""
+        """Return a decoder of only these of its layers, sharing its weights."""
         kept = copy(self)
         assert isinstance(self.stack, TensorParallelStack)
         kept.stack = self.stack.keeping(layers)
         return kept
 
     def forward(self, rows: Sequence[SequenceRows], cache: PagedCache, *, width: int = 1) -> Tensor:
-        """Append the rows to their sequences and return the logits asked for.
+        """Append the rows to their sequences and return the requested logits.
 
         Args:
-            rows: what to append.
+            rows: the new tokens.
             cache: this rank's, of `stack.num_cached_layers` layers and `stack.heads.num_kv` heads.
             width: layers whose attention reads the same input (`LayerParallelStack`); 1 is exact.
 
@@ -96,17 +95,17 @@ class Decoder:
             [sum of num_logits, vocab_shard], float32, in the order of the rows.
 
         Raises:
-            ValueError: rows start beyond what their sequence holds, or it has no room for them.
+            ValueError: rows start beyond their sequence, or its pages cannot hold them.
         """
-        x_RE, step, wanted = self.begin(rows, cache)
-        return self.finish(self.stack.run(x_RE, step, width), wanted)
+        x_RE, step, scored = self.begin(rows, cache)
+        return self.finish(self.stack.run(x_RE, step, width), scored)
 
     def begin(
         self, rows: Sequence[SequenceRows], cache: PagedCache
     ) -> tuple[Tensor, ForwardStep, list[int]]:
-        """Return the embedded tokens, [R, E], what all layers share, and the rows to score."""
+        """Return the embedded tokens, [R, E], the inputs of all layers, and the rows to score."""
         plans: list[AppendPlan] = []
-        wanted: list[int] = []
+        scored: list[int] = []
         first = 0
         for row in rows:
             num_tokens = len(row.token_ids)
@@ -114,7 +113,7 @@ class Decoder:
                 cache.keep(row.slot, row.moves, row.start)
             plans.append(cache.plan_append(row.slot, row.start, num_tokens, first))
             first += num_tokens
-            wanted += range(first - row.num_logits, first)
+            scored += range(first - row.num_logits, first)
         token_ids = [token for row in rows for token in row.token_ids]
         positions = [position for row in rows for position in row.positions]
         x_RE = self._embed(torch.tensor(token_ids, device=self._device))
@@ -127,25 +126,25 @@ class Decoder:
             AttentionInputs([self._mask(row, window, x_RE) for row in rows], rotary.at(at))
             for window, rotary in zip(self._windows, self._rotary, strict=True)
         ]
-        return x_RE, ForwardStep(len(token_ids), cache, plans, attention), wanted
+        return x_RE, ForwardStep(len(token_ids), cache, plans, attention), scored
 
-    def finish(self, x_RE: Tensor, wanted: Sequence[int]) -> Tensor:
-        """Return this rank's logits of the wanted rows, [wanted, vocab_shard], float32."""
-        if len(wanted) < len(x_RE):
-            x_RE = fill_rows(x_RE[wanted])
-        logits = self._head(self._norm(x_RE))[: len(wanted)].float()
+    def finish(self, x_RE: Tensor, scored: Sequence[int]) -> Tensor:
+        """Return this rank's logits of the scored rows, [scored, vocab_shard], float32."""
+        if len(scored) < len(x_RE):
+            x_RE = fill_rows(x_RE[scored])
+        logits = self._head(self._norm(x_RE))[: len(scored)].float()
         cap = self.config.logit_cap
         return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
 
     def _mask(self, row: SequenceRows, window: int | None, like: Tensor) -> Tensor | None:
-        """Return the rows' mask, once for each query head that shares a KV head."""
+        """Return the rows' mask, repeated for each query head that shares a KV head."""
         mask = _mask(row, window, like)
         shard = self.stack.heads
         return None if mask is None else mask.repeat(shard.num_query // shard.num_kv, 1)
 
 
 def _mask(row: SequenceRows, window: int | None, like: Tensor) -> Tensor | None:
-    """Return 0 where a row may look and -inf elsewhere, [rows, length]; None is all positions.
+    """Return 0 where a row attends and -inf elsewhere, [rows, length]; None is all positions.
 
     Numbers, not booleans: attention would convert those to numbers again in every layer.
     """

@@ -1,4 +1,4 @@
-"""Scores from vocabulary-sharded logits: only what the sampler needs crosses the group."""
+"""Scores from vocabulary-sharded logits; ranks exchange only what the sampler needs."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -25,28 +25,30 @@ def gather_scores(
     Args:
         logits_NV: [N, V] this rank's logits, float32.
         vocab_start: token of its first column.
-        vocab_size: tokens of all ranks together.
-        num_candidates: for each row, how many best tokens are needed; 0 is the whole vocabulary.
-        group: the ranks; all call with the same candidates.
+        vocab_size: size of the whole vocabulary.
+        num_candidates: for each row, how many of the best tokens to return; 0 is all.
+        group: the ranks; all must call with the same candidates.
 
     Returns:
-        Rows in order. Candidates stand best first, of equals the lowest id first.
+        Rows in order. Candidates are sorted by score, then by id.
     """
     if len(num_candidates) != len(logits_NV):
-        raise ValueError(f"{len(logits_NV)} rows of logits for {len(num_candidates)} wishes")
+        raise ValueError(
+            f"{len(logits_NV)} rows of logits for {len(num_candidates)} numbers of candidates"
+        )
     rows: list[ScoreRow | None] = [None] * len(num_candidates)
-    best = [index for index, wanted in enumerate(num_candidates) if wanted]
-    whole = [index for index, wanted in enumerate(num_candidates) if not wanted]
+    best = [index for index, number in enumerate(num_candidates) if number]
+    whole = [index for index, number in enumerate(num_candidates) if not number]
     if best:
         depth = min(max(num_candidates[index] for index in best), vocab_size)
         values, ids = _candidates(_rows(logits_NV, best), vocab_start, depth, group)
-        for place, index in enumerate(best):
-            wanted = num_candidates[index]
-            rows[index] = ScoreRow(values[place, :wanted], ids[place, :wanted])
+        for i, index in enumerate(best):
+            number = num_candidates[index]
+            rows[index] = ScoreRow(values[i, :number], ids[i, :number])
     if whole:
         full = _whole(_rows(logits_NV, whole), vocab_start, vocab_size, group)
-        for place, index in enumerate(whole):
-            rows[index] = ScoreRow(full[place], None)
+        for i, index in enumerate(whole):
+            rows[index] = ScoreRow(full[i], None)
     return [row for row in rows if row is not None]
 
 
@@ -57,7 +59,7 @@ def _rows(logits_NV: Tensor, indices: list[int]) -> Tensor:
 def _candidates(
     logits_NV: Tensor, vocab_start: int, depth: int, group: Group
 ) -> tuple[Tensor, Tensor]:
-    """Return the best `depth` of all ranks, each [N, depth]: every rank sends its own best."""
+    """Return the values and ids of the best `depth` tokens, each [N, depth]."""
     values_NK, ids_NK = _local_best(logits_NV, depth)
     if group.size == 1:
         return values_NK, ids_NK
@@ -66,7 +68,7 @@ def _candidates(
     if depth == 1:
         theirs_R2N1 = group.all_gather(torch.stack((values_NK.double(), ids_NK.double())))
         values, ids = theirs_R2N1[..., 0].unbind(1)
-        best = values.max(dim=0)  # the first of equals, and ranks hold rising ids
+        best = values.max(dim=0)  # the first of equals, and ids increase with the rank
         return best.values.float()[:, None], ids.gather(0, best.indices[None]).long().T
     shape = (2, len(logits_NV), depth)
     mine = torch.full(shape, -torch.inf, dtype=torch.float64, device=logits_NV.device)
@@ -74,14 +76,14 @@ def _candidates(
     mine[1, :, : ids_NK.shape[1]] = ids_NK
     theirs_R2NK = group.all_gather(mine)
     values, ids = (part.movedim(0, 1).flatten(1) for part in theirs_R2NK.unbind(1))
-    # Ranks hold rising stretches of the vocabulary and sort their own, so a stable sort by value
-    # leaves equals in order of their ids.
+    # Ids increase with the rank and each rank sorts its own, so a stable sort by value keeps
+    # equal values in order of their ids.
     order = values.sort(dim=1, descending=True, stable=True).indices[:, :depth]
     return values.gather(1, order).float(), ids.gather(1, order).long()
 
 
 def _local_best(logits_NV: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """Return a shard's best values and columns, equals in order of their columns."""
+    """Return a shard's best values and columns, equal values in order of their columns."""
     if depth == 1:
         best = logits_NV.max(dim=1, keepdim=True)
         return best.values, best.indices  # the first of equals
@@ -90,8 +92,10 @@ def _local_best(logits_NV: Tensor, depth: int) -> tuple[Tensor, Tensor]:
     edge = top.values[:, depth - 1 : depth]
     columns = top.indices[:, :depth]
     if not bool((top.values[:, depth:] < edge).all()):
-        # topk takes any of those equal to the last; a stable sort of all that reach it, the first.
-        reaching = max(depth, int((logits_NV >= edge).sum(dim=1).max()))  # a NaN reaches nothing
+        # topk returns any of several equal values; a stable sort of all candidates, the first.
+        reaching = max(
+            depth, int((logits_NV >= edge).sum(dim=1).max())
+        )  # comparisons with NaN are false
         columns = logits_NV.topk(reaching, dim=1).indices
     columns = columns.sort(dim=1).values
     values = logits_NV.gather(1, columns)
@@ -102,9 +106,8 @@ def _local_best(logits_NV: Tensor, depth: int) -> tuple[Tensor, Tensor]:
 def _whole(logits_NV: Tensor, vocab_start: int, vocab_size: int, group: Group) -> Tensor:
     """Return all columns, [N, vocab_size].
 
-    Shards differ in width by at most a unit. They are padded to a width that every rank knows, and
-    the first token of each travels in a column of its own (exact in float32 below 2**24), so that
-    one exchange is enough.
+    Shards differ in width by at most a unit. They are padded to a common width, and the first token
+    of each is sent in an extra column (exact in float32 below 2**24), so one exchange is enough.
     """
     if group.size == 1:
         return logits_NV
@@ -116,5 +119,5 @@ def _whole(logits_NV: Tensor, vocab_start: int, vocab_size: int, group: Group) -
     parts = group.all_gather(padded)
     starts = [int(start) for start in parts[:, 0, widest].tolist()]
     widths = [b - a for a, b in pairwise([*starts, vocab_size])]
-    assert widths[group.rank] == width, "shards are no neighbours in rank order"
+    assert widths[group.rank] == width, "shards are not contiguous in rank order"
     return torch.cat([part[:, :wide] for part, wide in zip(parts, widths, strict=True)], dim=1)

@@ -199,7 +199,7 @@ class ModelDrafter:
         for item in known:
             sequence = self._sequences[item.request]
             certain = min(sequence.num_exact, sequence.opened.num_prompt)  # drafts may go again
-            self._ledger.note(item.request, sequence.token_ids, certain)
+            self._ledger.record(item.request, sequence.token_ids, certain)
         items = [
             grown.get(item.request) or self._proposal(item, int(item in streaming))
             for item in request.items

@@ -302,7 +302,7 @@ class Engine:
                 continue
             self._commit(work, now_s)
         for sequence in self._running:
-            self._ledger.note(sequence.number, sequence.token_ids, sequence.num_certain)
+            self._ledger.record(sequence.number, sequence.token_ids, sequence.num_certain)
 
     def _commit(self, work: RoundWork, now_s: float) -> None:
         sequence, commit = work.sequence, work.commit
@@ -351,7 +351,7 @@ class Engine:
         """Take a request out of queue and cache; what it had read may be of use to others."""
         if sequence in self._running:
             self._running.remove(sequence)
-            self._ledger.note(sequence.number, sequence.token_ids, sequence.num_certain)
+            self._ledger.record(sequence.number, sequence.token_ids, sequence.num_certain)
             self._rounds.release(sequence)
         else:
             self._waiting.remove(sequence)

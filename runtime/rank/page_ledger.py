@@ -65,7 +65,7 @@ class SlotLedger:
         """
         found = self._match(token_ids)
         self._shared.use(found)
-        pages = found + self._shared.take(self._num_pages(capacity) - len(found))
+        pages = found + self._shared.allocate(self._num_pages(capacity) - len(found))
         self._held[slot] = pages
         length = len(found) * self._page_size
         self._openings[slot] = SlotOpening(slot=slot, pages=tuple(pages), length=length)
@@ -79,7 +79,7 @@ class SlotLedger:
             return True
         if missing > self._shared.num_available:
             return False
-        more = self._shared.take(missing)
+        more = self._shared.allocate(missing)
         held += more
         opening = self._openings.get(slot, SlotOpening(slot=slot, pages=()))
         self._openings[slot] = SlotOpening(
@@ -87,11 +87,11 @@ class SlotLedger:
         )
         return True
 
-    def note(self, slot: int, token_ids: Sequence[int], length: int) -> None:
+    def record(self, slot: int, token_ids: Sequence[int], length: int) -> None:
         """Say that the first `length` tokens of a sequence have been cached for good."""
         num_whole = length // self._page_size
         if self._shares and num_whole > self._noted.get(slot, 0) and slot in self._held:
-            self._shared.note(self._held[slot], token_ids[: num_whole * self._page_size])
+            self._shared.record(self._held[slot], token_ids[: num_whole * self._page_size])
             self._noted[slot] = num_whole
 
     def close(self, slot: int) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from parallel.model.batch import SequenceRows, lineage
+from parallel.model.batch import SequenceRows, path_to
 from parallel.model.pages import PageTable
 from runtime.errors import ShapeError
 from runtime.rank.shard import HeadColumns
@@ -85,7 +85,7 @@ class PrefixShard:
                     prefix = token_ids[:end]
                 else:
                     path = [
-                        token_ids[before + node] for node in lineage(row.parents, end - before - 1)
+                        token_ids[before + node] for node in path_to(row.parents, end - before - 1)
                     ]
                     prefix = token_ids[:before] + path
                 logits.append(self._logits(prefix, self._noise + _FUZZ * (width - 1)))
@@ -102,12 +102,12 @@ class PrefixShard:
             raise IndexError(f"token {max(row.token_ids)} of {self.vocab_size}")
         if stop > table.capacity:
             raise ShapeError(f"slot {row.slot} outgrew its {table.capacity} tokens")
-        kept = [self._store[table.place(place)] for place in row.moves]
+        kept = [self._store[table.address(place)] for place in row.moves]
         written = [*kept, *row.token_ids]
         for place, token in enumerate(written, stop - len(written)):
-            self._store[table.place(place)] = token
+            self._store[table.address(place)] = token
         table.length = stop
-        return [self._store[place] for place in table.places(0, stop)]
+        return [self._store[place] for place in table.addresses(0, stop)]
 
     def _logits(self, prefix: Sequence[int], noise: float) -> Tensor:
         logits = prefix_logits(prefix, self.vocab_size)

@@ -21,41 +21,41 @@ def test_no_page_has_two_owners_and_freeing_restores_all(
         assert allocator.num_free == free
         if takes and count > free:
             with pytest.raises(CacheFull) as refusal:
-                allocator.take(count)
+                allocator.allocate(count)
             assert (refusal.value.needed_pages, refusal.value.free_pages) == (count, free)
         elif takes:
-            pages = allocator.take(count)
+            pages = allocator.allocate(count)
             assert len(pages) == count
             assert pages == sorted(pages)
             held.append(pages)
         elif held:
-            allocator.give_back(held.pop(count % len(held)))
+            allocator.free(held.pop(count % len(held)))
         owned = [page for pages in held for page in pages]
         assert len(owned) == len(set(owned))
         assert set(owned) <= set(range(num_pages))
     for pages in held:
-        allocator.give_back(pages)
+        allocator.free(pages)
     assert allocator.num_free == num_pages
     if num_pages:
-        assert allocator.take(num_pages) == list(range(num_pages))
+        assert allocator.allocate(num_pages) == list(range(num_pages))
 
 
 def test_the_first_run_that_is_long_enough_is_taken() -> None:
     allocator = PageAllocator(10)
-    taken = [allocator.take(1) for _ in range(10)]
+    taken = [allocator.allocate(1) for _ in range(10)]
     for page in (0, 1, 3, 4, 5, 7, 8, 9):
-        allocator.give_back(taken[page])
-    assert allocator.take(3) == [3, 4, 5]
-    assert allocator.take(2) == [0, 1]
-    assert allocator.take(3) == [7, 8, 9]
+        allocator.free(taken[page])
+    assert allocator.allocate(3) == [3, 4, 5]
+    assert allocator.allocate(2) == [0, 1]
+    assert allocator.allocate(3) == [7, 8, 9]
 
 
 def test_scattered_pages_are_taken_when_there_is_no_run() -> None:
     allocator = PageAllocator(5)
-    taken = [allocator.take(1) for _ in range(5)]
+    taken = [allocator.allocate(1) for _ in range(5)]
     for page in (0, 2, 4):
-        allocator.give_back(taken[page])
-    assert allocator.take(2) == [0, 2]
+        allocator.free(taken[page])
+    assert allocator.allocate(2) == [0, 2]
 
 
 @given(st.sets(st.integers(0, 30), min_size=1), st.integers(1, 5), st.data())
@@ -64,10 +64,10 @@ def test_places_follow_the_pages(pages: set[int], page_size: int, data: st.DataO
     first = data.draw(st.integers(0, table.capacity))
     stop = data.draw(st.integers(first, table.capacity))
     every = [page * page_size + i for page in sorted(pages) for i in range(page_size)]
-    assert table.places(first, stop) == every[first:stop]
-    assert table.is_run == (max(pages) - min(pages) + 1 == len(pages))
+    assert table.addresses(first, stop) == every[first:stop]
+    assert table.is_contiguous == (max(pages) - min(pages) + 1 == len(pages))
 
 
 def test_the_refusal_says_how_many_pages_are_needed_and_free() -> None:
     with pytest.raises(CacheFull, match="5 cache pages are needed, 4 are free"):
-        PageAllocator(4).take(5)
+        PageAllocator(4).allocate(5)

@@ -127,7 +127,7 @@ def test_an_exact_forward_over_fuzzy_tokens_leaves_no_trace_of_them(
 def test_more_ranks_than_layers_are_refused() -> None:
     group = RankThread.__new__(RankThread)
     group.rank, group.size = 0, 4
-    with pytest.raises(ValueError, match="3 layers lie on at most 3 ranks, not on 4"):
+    with pytest.raises(ValueError, match="3 layers split over at most 3 ranks, not 4"):
         tiny_model().decoder(group, layer_parallel_from=0)
 
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from parallel.group import SoloGroup
-from parallel.model.batch import SequenceRows, lineage
+from parallel.model.batch import SequenceRows, path_to
 from parallel.model.cache import SoleCache
+from parallel.model.pages import CacheFull
 from parallel.model.transformer import Decoder
 from tests.support.tiny_transformer import (
     CPU,
@@ -229,12 +230,12 @@ def test_each_path_of_a_tree_equals_its_text_alone(kind: str, scattered: bool) -
     )
     logits = forward(decoder, [row], cache)
     for node in range(len(TREE)):
-        path = tuple(nodes[i] for i in lineage(TREE, node))
+        path = tuple(nodes[i] for i in path_to(TREE, node))
         expected = model.expected(PROMPT[:10] + path)[-1]
         torch.testing.assert_close(logits[node + 1], expected, atol=TOLERANCE, rtol=0)
 
     # What is kept of the tree moves to its place, and the text goes on after it.
-    kept = lineage(TREE, 6)
+    kept = path_to(TREE, 6)
     text = PROMPT[:10] + tuple(nodes[i] for i in kept)
     row = SequenceRows(
         slot=0,
@@ -249,9 +250,9 @@ def test_each_path_of_a_tree_equals_its_text_alone(kind: str, scattered: bool) -
     torch.testing.assert_close(after, expected, atol=TOLERANCE, rtol=0)
 
 
-def test_what_is_no_tree_is_refused(decoder: Decoder) -> None:
+def test_what_does_not_form_a_tree_is_refused(decoder: Decoder) -> None:
     for parents in ((0,), (-1, 1), (-2,), (-1, -1, -1, -1)):
-        with pytest.raises(ValueError, match="are no tree"):
+        with pytest.raises(ValueError, match="do not form a tree"):
             SequenceRows(slot=0, start=0, token_ids=(1, 2, 3), num_logits=1, parents=parents)
     cache = make_cache(decoder)
     cache.open(0, 40)
@@ -268,8 +269,9 @@ def test_scattered_pages_give_the_same_logits(model: TinyModel, decoder: Decoder
         cache.open(slot, 4)
     for slot in range(100, 120, 2):
         cache.free(slot)
-    cache.open(0, 40)  # ten single pages, none the neighbour of another
-    assert cache.num_free_pages == 0
+    cache.open(0, 40)  # ten single pages, no two contiguous
+    with pytest.raises(CacheFull):
+        cache.open(1, 1)
     logits = [
         forward(decoder, [rows_of(PROMPT[:17])], cache),
         forward(decoder, [rows_of(PROMPT[17:], start=17)], cache),
@@ -288,7 +290,7 @@ def test_rows_beyond_the_cached_tokens_are_refused(decoder: Decoder) -> None:
 def test_rows_beyond_the_reserved_pages_are_refused(decoder: Decoder) -> None:
     cache = make_cache(decoder)
     cache.open(0, 6)
-    with pytest.raises(ValueError, match="slot 0 has room for 8 tokens, not for 9"):
+    with pytest.raises(ValueError, match="slot 0 can hold 8 tokens, not 9"):
         forward(decoder, [rows_of(PROMPT[:9])], cache)
 
 
