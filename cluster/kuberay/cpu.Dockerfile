@@ -12,7 +12,7 @@ RUN apt-get update \
 
 WORKDIR /opt/paceline
 COPY constraints.txt pyproject.toml README.md LICENSE ./
-# The dependencies in a layer of their own: a change of the code leaves it.
+# Dependencies have their own layer, which a change of the code does not rebuild.
 RUN pip install --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 \
     && mkdir -p parallel runtime actors cluster protos \
     && pip install -c constraints.txt -e '.[cluster]'

@@ -1,5 +1,5 @@
 # Paceline on CUDA devices: docker build -f cluster/kuberay/cuda.Dockerfile -t paceline:cuda .
-# The CUDA libraries come with torch's wheels; of the host only the driver is needed.
+# torch's wheels contain the CUDA libraries; the host only needs the driver.
 FROM python:3.11-slim-bookworm
 
 ENV PYTHONUNBUFFERED=1 \
@@ -15,7 +15,7 @@ RUN apt-get update \
 
 WORKDIR /opt/paceline
 COPY constraints.txt pyproject.toml README.md LICENSE ./
-# The dependencies in a layer of their own: a change of the code leaves it.
+# Dependencies have their own layer, which a change of the code does not rebuild.
 RUN pip install torch==2.13.0 \
     && mkdir -p parallel runtime actors cluster protos \
     && pip install -c constraints.txt -e '.[cluster]'
