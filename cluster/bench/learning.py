@@ -12,7 +12,7 @@ from rich.table import Table
 from cluster.charts.learning_chart import plot_curves
 from cluster.options.bench_options import BenchLearnOptions
 from cluster.reports.run_report import output_console
-from cluster.train.train_judge import Judge
+from cluster.train.evaluator import Evaluator
 from runtime.errors import ConfigError
 from runtime.models.checkpoint import resolve_model
 from runtime.models.tokenizer import Tokenizer
@@ -46,9 +46,7 @@ def run(options: BenchLearnOptions) -> int:
     """
     for name in options.methods:
         if name not in METHODS:
-            raise ConfigError(f"--methods has {name!r}: choose among {', '.join(METHODS)}")
-    if options.budget < 1 or options.every < 1:
-        raise ConfigError("--budget and --every must be at least 1")
+            raise ConfigError(f"`methods` has {name!r}: choose among {', '.join(METHODS)}")
     config = load_config(options.config, options.settings)
     if not config.data.eval:
         raise ConfigError("data.eval is missing from the configuration: what is measured on?")
@@ -85,7 +83,7 @@ def _learn(
         method = FirstOrder(config, trainable, samples, model.points.start(), options.first_lr)
     else:
         method = Scalars(config, header, model, samples, exact=name != METHODS[0])
-    some, whole = Judge(few, LocalMeasure(model)), Judge(all_tests, LocalMeasure(model))
+    some, whole = Evaluator(few, LocalMeasure(model)), Evaluator(all_tests, LocalMeasure(model))
 
     def measure(theta: Weights) -> dict[str, float]:
         at_border = method.num_rows in (0, options.budget) or method.num_rows > options.budget

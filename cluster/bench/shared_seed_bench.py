@@ -26,24 +26,19 @@ def run(options: BenchSeedsOptions) -> int:
     Raises:
         ConfigError: an option or the model cannot be used.
     """
-    if min(options.repeats, options.machines, options.threads) < 1 or options.length < 2:
-        raise ConfigError("--repeats, --machines and --threads start at 1, --length at 2")
+    shapes, pairs = _pairs(options.shapes, "shapes"), _pairs(options.wires, "wires")
     use_threads(options.threads)
     directory = resolve_model(options.model)
     lora = LoraConfig(rank=options.rank)
     header = header_of(TrainConfig(model=options.model, method=SHARED_SEED, lora=lora), directory)
     wires = [
         wire_cost(machines, directions, header.size, rounds=_ROUNDS)
-        for machines, directions in track(
-            options.wires, "counting bytes", console=_NOTES, transient=True
-        )
+        for machines, directions in track(pairs, "counting bytes", console=_NOTES, transient=True)
     ]
     bench = StepBench(directory, header, length=options.length, machines=options.machines)
     steps = [
         bench.measure(directions, batch, repeats=options.repeats)
-        for directions, batch in track(
-            options.shapes, "timing steps", console=_NOTES, transient=True
-        )
+        for directions, batch in track(shapes, "timing steps", console=_NOTES, transient=True)
     ]
     if options.json:
         rows = [asdict(step) | {"ratio": step.ratio} for step in steps]
@@ -79,3 +74,13 @@ def _wires(wires: list[WireCost], size: int) -> Table:
             f"{one.allreduce:,}",
         )
     return table
+
+
+def _pairs(texts: tuple[str, ...], name: str) -> list[tuple[int, int]]:
+    found = []
+    for text in texts:
+        first, _, second = text.partition("x")
+        if not (first.isdecimal() and second.isdecimal() and int(first) and int(second)):
+            raise ConfigError(f"`{name}` has {text!r}: write pairs as 4x2, with commas")
+        found.append((int(first), int(second)))
+    return found

@@ -15,6 +15,7 @@ from cluster.cli import experiment_verbs as cli_experiment
 from cluster.cli import serve_verbs as cli_serve
 from cluster.cli import service_verbs as cli_service
 from cluster.cli import shared_seed_verbs as cli_seeds
+from cluster.cli import simulate_verbs as cli_simulate
 from cluster.cli import train_verbs as cli_train
 from cluster.cli.command_endings import run_to_end
 from cluster.cli.generate_verb import GENERATE
@@ -54,13 +55,12 @@ app.command("client")(cli_serve.client)
 app.command("top")(cli_serve.top)
 app.add_typer(cli_serve.admin, name="admin")
 app.add_typer(cli_service.app, name="service")
-cli_bench.app.command("learn")(cli_seeds.bench_learn)
-cli_bench.app.command("shared-seed")(cli_seeds.bench_seeds)
+add_verb(cli_bench.app, cli_seeds.BENCH_LEARN)
+add_verb(cli_bench.app, cli_seeds.BENCH_SHARED_SEED)
 app.add_typer(cli_bench.app, name="bench")
 app.add_typer(cli_draft.app, name="draft")
 app.add_typer(cli_train.app, name="train")
-cli_train.simulate.command("shared-seed")(cli_seeds.simulate_seeds)
-app.add_typer(cli_train.simulate, name="simulate")
+app.add_typer(cli_simulate.app, name="simulate")
 app.add_typer(cli_experiment.app, name="experiment")
 app.add_typer(cli_cluster.app, name="cluster")
 app.add_typer(cli_docs.app, name="docs")

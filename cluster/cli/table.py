@@ -27,7 +27,11 @@ from cluster.options.draft_options import (
     DraftSkipOptions,
     DraftTrainOptions,
 )
-from cluster.options.experiment_options import ExperimentOptions, ExperimentReportOptions
+from cluster.options.experiment_options import (
+    ExperimentOptions,
+    ExperimentPlanOptions,
+    ExperimentReportOptions,
+)
 from cluster.options.generate_options import GenerateOptions
 from cluster.options.serve_options import ServeOptions
 from cluster.options.simulate_options import SimulateSeedsOptions, SimulateTrainOptions
@@ -37,7 +41,9 @@ from cluster.options.train_options import (
     TrainMergeOptions,
     TrainOptions,
     TrainReplayOptions,
+    TrainResumeOptions,
     TrainStatusOptions,
+    TrainVerifyOptions,
 )
 
 
@@ -184,7 +190,7 @@ def draft_train(options: DraftTrainOptions) -> int:
     return run(options)
 
 
-def experiment_plan(options: ExperimentOptions) -> int:
+def experiment_plan(options: ExperimentPlanOptions) -> int:
     """Predict the points of a sweep."""
     from cluster.experiment.experiment_plan import run
 
@@ -220,52 +226,59 @@ def simulate_train(options: SimulateTrainOptions) -> int:
 
 
 def train(options: TrainOptions) -> int:
-    """Run or resume a training job."""
+    """Run or resume a training job by its file."""
     from cluster.train.training import run
 
     return run(options)
 
 
+def train_resume(options: TrainResumeOptions) -> int:
+    """Resume a training job by its directory."""
+    from cluster.train.training import resume
+
+    return resume(options)
+
+
 def train_cancel(options: TrainCancelOptions) -> int:
     """Stop a training job after its step."""
-    from cluster.train.train_cancel import run
+    from cluster.train.job_control import cancel_job
 
-    return run(options)
+    return cancel_job(options)
 
 
 def train_join(options: TrainJoinOptions) -> int:
     """Work for a shared-seed run."""
-    from cluster.train.train_join import run
+    from cluster.train.join_run import run
 
     return run(options)
 
 
 def train_merge(options: TrainMergeOptions) -> int:
     """Merge an adapter into its model."""
-    from cluster.train.train_merge import run
+    from cluster.train.job_results import merge
 
-    return run(options)
+    return merge(options)
 
 
 def train_replay(options: TrainReplayOptions) -> int:
     """Rebuild an adapter from a log."""
-    from cluster.train.train_replay import run
+    from cluster.train.job_results import replay_log
 
-    return run(options)
+    return replay_log(options)
 
 
 def train_status(options: TrainStatusOptions) -> int:
     """Show the progress of a training job."""
-    from cluster.train.train_status import run
+    from cluster.train.job_control import show_status
 
-    return run(options)
+    return show_status(options)
 
 
-def train_verify(options: TrainReplayOptions) -> int:
+def train_verify(options: TrainVerifyOptions) -> int:
     """Check an adapter against its log."""
-    from cluster.train.train_verify import run
+    from cluster.train.job_results import verify
 
-    return run(options)
+    return verify(options)
 
 
 def docs_options(options: DocsOptions) -> int:

@@ -15,14 +15,14 @@ from cluster.experiment.result_rows import make_rows
 from cluster.experiment.result_tables import plan_table
 from cluster.experiment.store import Store, read_results
 from cluster.experiment.sweep_points import Point, points_of
-from cluster.options.experiment_options import ExperimentOptions
+from cluster.options.experiment_options import ExperimentPlanOptions
 from cluster.reports.run_report import output_console
 from runtime.errors import ConfigError
 
 _NOTES = Console(stderr=True, highlight=False)
 
 
-def run(options: ExperimentOptions) -> int:
+def run(options: ExperimentPlanOptions) -> int:
     """Simulate every point, write the report of it, and print the table; return the exit code.
 
     Raises:

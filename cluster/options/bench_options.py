@@ -2,10 +2,20 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from cluster.options.client_options import ConnectOptions
 from cluster.options.generate_options import DecodeOptions, PromptOptions
 from cluster.options.model_options import ModelOptions
+from cluster.options.schema import (
+    Flag,
+    InputFile,
+    NotNegative,
+    OutputDirectory,
+    Positive,
+    Repeated,
+)
+from runtime.checking.tables import Range
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,35 +96,50 @@ class BenchServeOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchLearnOptions:
-    """`paceline bench learn`."""
+    """Compare what a job learns from one byte, exact scalars and gradients; resumable."""
 
-    config: Path
-    methods: tuple[str, ...]
-    budget: int
-    every: int
-    tests: int
-    first_lr: float
-    out: Path
-    settings: tuple[str, ...]
+    config: InputFile
+    """A job with method shared-seed, and data.eval."""
+    methods: tuple[str, ...] = ("byte", "exact", "first-order")
+    """With commas: byte, exact (scalars), first-order (AdamW on LoRA)."""
+    budget: Positive = 20000
+    """Sequences that each method learns from."""
+    every: Positive = 2000
+    """Sequences between two measurements."""
+    tests: NotNegative = 200
+    """Records to measure on; the first and the last measurement use all."""
+    first_lr: Annotated[float, Range(above=0)] = 1e-3
+    """Learning rate of first-order."""
+    out: OutputDirectory = Path("learn")
+    """Directory of curves and states."""
+    settings: Annotated[tuple[str, ...], Repeated(), Flag("--set")] = ()
+    """section.key=value in place of the file's value; repeatable."""
     json: bool = False
+    """Print JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchSeedsOptions:
-    """`paceline bench shared-seed`."""
+    """Measure a shared-seed step against its forward passes, and bytes at the socket."""
 
-    model: str
-    rank: int
-    shapes: tuple[tuple[int, int], ...]
-    """Directions, and samples of each."""
-    wires: tuple[tuple[int, int], ...]
-    """Machines, and directions of each."""
-    machines: int
-    """Whose scalars the timed commits have."""
-    length: int
-    repeats: int
-    threads: int
+    model: str = "smollm2-135m"
+    """The model."""
+    rank: Positive = 8
+    """Rank of the adapters, on q_proj and v_proj."""
+    shapes: tuple[str, ...] = ("1x8", "4x2", "4x4", "8x1")
+    """Directions x samples of each, with commas."""
+    wires: tuple[str, ...] = ("1x1", "1x16", "8x1", "8x16", "32x4")
+    """Machines x directions of each whose bytes are counted, with commas."""
+    machines: Positive = 4
+    """Machines whose scalars a timed commit has."""
+    length: Annotated[int, Range(least=2)] = 24
+    """Tokens of a sample."""
+    repeats: Positive = 7
+    """Repeats of each measurement, in turns."""
+    threads: Positive = 1
+    """Threads of the forward passes."""
     json: bool = False
+    """Print JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,20 +1,28 @@
 """Options of the verbs that call a server."""
 
 from dataclasses import dataclass
-from pathlib import Path
+
+from cluster.options.schema import InputFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectOptions:
-    """Which server, and how to prove oneself."""
+    """The server, and the credentials to show it."""
 
     server: str
-    token_file: Path | None = None
-    root_ca: Path | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
+    """Address of the server, HOST:PORT."""
+    token_file: InputFile | None = None
+    """File of bearer tokens, one a line; the first is sent."""
+    root_ca: InputFile | None = None
+    """Authority of the server's certificate; this machine's authorities by default."""
+    tls_cert: InputFile | None = None
+    """Certificate of this client, PEM."""
+    tls_key: InputFile | None = None
+    """Its private key, PEM."""
     tls: bool = False
+    """Encrypt; implied by a certificate, a key or an authority."""
     plaintext_token: bool = False
+    """Send the token to another machine without encryption."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from runtime.checking.tables import Range, Unset
 Dtype = Literal["float32", "bfloat16", "float16"]
 GroupBackend = Literal["auto", "shm", "gloo", "nccl"]
 LinkKind = Literal["grpc", "gloo", "nccl"]
+RayAddress = Annotated[str | None, Flag("--ray"), Env("RAY_ADDRESS"), Unset("local")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,7 @@ class ModelOptions:
     """Seconds a round waits for a late draft before it continues without."""
     prefix_cache: bool = True
     """Share the cache of common prompt prefixes between requests."""
-    ray_address: Annotated[str | None, Flag("--ray"), Env("RAY_ADDRESS"), Unset("local")] = None
+    ray_address: RayAddress = None
     """Ray cluster to join: auto, HOST:PORT, or local. local starts one that ends with this run;
     within a Ray job, it is the job's cluster."""
 

@@ -38,10 +38,6 @@ def run(options: SimulateTrainOptions) -> int:
     Raises:
         ConfigError: a scheme, the model or a file cannot be used.
     """
-    if options.workers < 1 or options.rounds < 2:
-        raise ConfigError("--workers must be at least 1 and --rounds at least 2")
-    if options.patience <= 0:
-        raise ConfigError(f"--patience is {options.patience}: it must be above 0")
     times, num_workers = time_model(
         options.model,
         num_workers=options.workers,
@@ -56,7 +52,7 @@ def run(options: SimulateTrainOptions) -> int:
             runner(times) for runner in track(runners, "simulating", console=notes, transient=True)
         ]
     except ValueError as error:
-        raise ConfigError(f"--rounds or --schemes: {error}") from error
+        raise ConfigError(f"`rounds` or `schemes`: {error}") from error
     if options.plot is not None:
         plot_schemes(found, options.plot, title=f"{num_workers} workers, {options.model}")
     if options.json:
@@ -100,9 +96,9 @@ def parse_scheme(
             )
         scheme = round_scheme(name, num_workers)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"--schemes has {name!r}: {error}") from error
+        raise ConfigError(f"`schemes` has {name!r}: {error}") from error
     if scheme is None:
-        raise ConfigError(f"--schemes has {name!r}: choose among {_FORMS}")
+        raise ConfigError(f"`schemes` has {name!r}: choose among {_FORMS}")
     return lambda times: simulate_rounds(scheme, times, patience=patience, turn_s=turn_s)
 
 

@@ -17,13 +17,13 @@ from rich.progress import (
 
 from cluster.network.ray_session import RaySession
 from cluster.options.paths import check_stays
-from cluster.options.train_options import TrainOptions
+from cluster.options.train_options import TrainOptions, TrainResumeOptions
 from cluster.placement.placement import LEAST_CPUS, Need, PlaceOptions
 from cluster.placement.reservation import Placer
+from cluster.train.evaluator import Evaluator, figures, show_samples
 from cluster.train.ray_pool import ModelPool
+from cluster.train.shared_seed_driver import run_shared_seed
 from cluster.train.stopping import cancelling
-from cluster.train.train_judge import Judge, figures, show_samples
-from cluster.train.train_seeds import run_seeds
 from parallel.training.adamw import AdamW
 from runtime.clock import MonotonicClock
 from runtime.errors import ConfigError
@@ -47,24 +47,32 @@ _ROOM_S = 10.0
 
 
 def run(options: TrainOptions) -> int:
-    """Run the job to its end, from its last state if it was cut; return the exit code.
+    """Run the job of a file to its end, from its last state if it was cut; return the exit code.
 
     Raises:
         ConfigError: the configuration, the data or the job's directory cannot be used.
         PeerError: more workers were lost than the configuration allows.
     """
-    if options.config.is_dir():
-        config = kept_config(options.config, options.settings)
-    else:
-        config = load_config(options.config, options.settings)
+    config = load_config(options.config, options.settings)
+    return _run_job(config, ray_address=options.ray_address, as_json=options.json)
+
+
+def resume(options: TrainResumeOptions) -> int:
+    """Run the job in a directory to its end, as `run` does."""
+    config = kept_config(options.directory, options.settings)
+    return _run_job(config, ray_address=options.ray_address, as_json=options.json)
+
+
+def _run_job(config: TrainConfig, *, ray_address: str | None, as_json: bool) -> int:
     check_stays(Path(config.out), "out", "with --set out=/DIRECTORY")
     with _warnings_shown(), JobLock(Path(config.out)) as lock:
-        if config.method == SHARED_SEED:
-            return run_seeds(config, lock, options)
-        return _run(config, lock, options)
+        run_method = run_shared_seed if config.method == SHARED_SEED else _run_gradients
+        return run_method(config, lock, ray_address=ray_address, as_json=as_json)
 
 
-def _run(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
+def _run_gradients(
+    config: TrainConfig, lock: JobLock, *, ray_address: str | None, as_json: bool
+) -> int:
     directory = resolve_model(config.model)
     tokenizer = Tokenizer.load(directory)
     data = config.data
@@ -79,31 +87,31 @@ def _run(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
         _Trial(config.trial(number), directory, digests) for number in range(config.num_trials)
     ]
     keep_config(config)
-    if not options.json:
+    if not as_json:
         show_samples(examples, samples, tokenizer)
     _NOTES.print(_opening(config, trials, samples))
     if note := sampler.cut_note(samples):
         _NOTES.print(note)
-    with RaySession(options.ray_address, num_actors=config.workers.count):
-        _check_room(config, wait_s=0.0 if options.ray_address is None else _ROOM_S)
+    with RaySession(ray_address, num_actors=config.workers.count):
+        _check_room(config, wait_s=0.0 if ray_address is None else _ROOM_S)
         pool = ModelPool(directory, config, samples)
         try:
             with _NOTES.status("loading the model on the workers"):
                 pool.wait_ready(config.workers.min or config.workers.count)
-            judge = Judge(tests, pool)
+            judge = Evaluator(tests, pool)
             with cancelling(lock, _NOTES.print):
                 _train(config, trials, pool, samples, judge, lock)
         finally:
             pool.close()
     if lock.is_cancelled and any(t.optimizer.step < config.optimizer.steps for t in trials):
         step = min(trial.optimizer.step for trial in trials)
-        if options.json:
+        if as_json:
             print(json.dumps({"out": config.out, "cancelled": True, "step": step}))
         _NOTES.print(f"cancelled after step {step}; paceline train resume {config.out} goes on")
         return 1
     for trial in trials:
         last, where = trial.files.metrics()[-1], trial.files.directory / "final"
-        if options.json:
+        if as_json:
             print(json.dumps({"out": str(where)} | last))
         else:
             _NOTES.print(f"{where}: {figures(last)}")
@@ -156,7 +164,7 @@ def _train(
     trials: Sequence[_Trial],
     pool: ModelPool,
     samples: Sequence[Sample],
-    judge: Judge,
+    judge: Evaluator,
     lock: JobLock,
 ) -> None:
     steps = config.optimizer.steps

@@ -47,31 +47,31 @@ def time_model(
         if slope is None:
             slope = times.shape[1] * float(np.median(times))
         if not 0 <= slope < math.inf:
-            raise ConfigError(f"--slope is {slope}: it must not be below 0")
+            raise ConfigError(f"`slope` is {slope}: it must not be below 0")
         return Trace(times, slope), times.shape[1]
     presets = {"gilbert-elliott": _GILBERT_ELLIOTT, "serverless": _SERVERLESS}
     if kind not in presets:
         raise ConfigError(
-            f"--model is {text!r}: write gilbert-elliott[:slow=0.05,fast=0.9,factor=3], "
+            f"`model` is {text!r}: write gilbert-elliott[:slow=0.05,fast=0.9,factor=3], "
             "serverless, or trace:FILE.csv"
         )
     values = dict(presets[kind])
     for part in rest.split(",") if rest else []:
         name, _, text = part.partition("=")
         if name not in values:
-            raise ConfigError(f"--model has {name!r}: known are {', '.join(values)}")
+            raise ConfigError(f"`model` has {name!r}: known are {', '.join(values)}")
         try:
             values[name] = float(text)
         except ValueError as error:
-            raise ConfigError(f"--model has {part!r}: write {name}=0.5, say") from error
+            raise ConfigError(f"`model` has {part!r}: write {name}=0.5, say") from error
     for name, value in values.items():
         if name in ("slow", "fast") and not 0 < value <= 1:
-            raise ConfigError(f"--model has {name}={value}: it must be in (0, 1]")
+            raise ConfigError(f"`model` has {name}={value}: it must be in (0, 1]")
         least = 1 if name == "factor" else 0
         if not least <= value < math.inf:
-            raise ConfigError(f"--model has {name}={value}: it must not be below {least}")
+            raise ConfigError(f"`model` has {name}={value}: it must not be below {least}")
     if values["overhead"] + values["work"] == 0:
-        raise ConfigError("--model has neither overhead nor work: one must be above 0")
+        raise ConfigError("`model` has neither overhead nor work: one must be above 0")
     chain = GilbertElliott(p_slow=values.pop("slow"), p_fast=values.pop("fast"))
     made = SlowStates(
         chain,
@@ -90,13 +90,13 @@ def _read_trace(file: Path) -> Seconds:
     except (csv.Error, ValueError) as error:
         raise ConfigError(f"{file} is no table of rounds by workers in seconds: {error}") from error
     if not rows:
-        raise ConfigError(f"--model trace: {file} has no rounds")
+        raise ConfigError(f"`model` trace: {file} has no rounds")
     for number, row in enumerate(rows, start=1):
         if len(row) != len(rows[0]):
             raise ConfigError(
-                f"--model trace: {file}, round {number} has {len(row)} workers, the first "
+                f"`model` trace: {file}, round {number} has {len(row)} workers, the first "
                 f"{len(rows[0])}"
             )
         if not all(0 < value < math.inf for value in row):
-            raise ConfigError(f"--model trace: {file}, round {number}: times must be above 0")
+            raise ConfigError(f"`model` trace: {file}, round {number}: times must be above 0")
     return np.array(rows)

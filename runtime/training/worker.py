@@ -20,7 +20,8 @@ from parallel.training.lora import add_lora
 from runtime.errors import ConfigError
 from runtime.training.adapters.base_model import has_tied_head, load_model
 from runtime.training.chunk_work import ChunkResult, ChunkWork, Vector
-from runtime.training.job.job_config import FaultsConfig, LoraConfig, TrainConfig
+from runtime.training.job.faults_config import FaultsConfig
+from runtime.training.job.job_config import LoraConfig, TrainConfig
 from runtime.training.training_data import Sample
 
 _FOR_EVER_S = 1e6

@@ -27,8 +27,6 @@ NOT_YET = {
     "runtime/rank/memory_check.py",
     "runtime/rank/virtual_shard.py",
     "runtime/training/job/config_file.py",
-    "runtime/training/shared_seed/host.py",
-    "runtime/training/time_models.py",
 }
 """Files whose texts still name flags."""
 

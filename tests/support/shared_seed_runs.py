@@ -10,7 +10,7 @@ from parallel.training.shared_seed.directions import Direction, signs
 from parallel.training.shared_seed.space import DenseSpace
 from parallel.training.shared_seed.step import AnyReplica, PoolReplica, WeightReplica
 from runtime.clock import MonotonicClock
-from runtime.training.job.job_config import FaultsConfig
+from runtime.training.job.faults_config import FaultsConfig
 from runtime.training.shared_seed.estimate import Estimate
 from runtime.training.shared_seed.evaluate import RoundEvaluation
 from runtime.training.shared_seed.member import Member

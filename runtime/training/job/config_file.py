@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from runtime.checking.tables import make
 from runtime.errors import ConfigError
@@ -13,7 +13,6 @@ from runtime.files.strict_json import read_json_object
 from runtime.training.job.config_checks import check_config
 from runtime.training.job.job_config import TrainConfig
 
-Section = TypeVar("Section")
 _KEPT = "config.json"
 
 
@@ -59,16 +58,6 @@ def _made(file: Path, table: dict[str, Any], settings: Sequence[str]) -> TrainCo
         where = f"{file} with --set" if settings else str(file)
         raise ConfigError(f"{where}: {error}") from error
     return config
-
-
-def settings_section(kind: type[Section], name: str, settings: Sequence[str]) -> Section:
-    """Return one section with settings over its defaults; raises ConfigError as `load_config`."""
-    table: dict[str, Any] = {name: {}}
-    for setting in settings:
-        _set(table, setting)
-    if set(table) != {name} or not isinstance(table[name], dict):
-        raise ConfigError(f"--set takes {name}.key=value here, not {', '.join(settings)}")
-    return make(kind, table[name], f"{name}.")
 
 
 def _set(table: dict[str, Any], setting: str) -> None:

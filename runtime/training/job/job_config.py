@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Annotated, Final, Literal
 
 from parallel.training.gradient_coding.names import ROUND_FORMS, round_scheme
 from parallel.training.gradient_coding.queue_schedules import (
@@ -12,133 +13,121 @@ from parallel.training.gradient_coding.queue_schedules import (
     QueueShape,
 )
 from parallel.training.gradient_coding.schemes import Scheme
+from runtime.checking.tables import Range
 from runtime.errors import ConfigError
+from runtime.training.job.faults_config import FaultsConfig
+from runtime.training.job.ranges import (
+    AboveZero,
+    NotNegative,
+    NotNegativeNumber,
+    Positive,
+    ShareBelowOne,
+)
 from runtime.training.job.shared_seed_settings import RUNNING, SharedSeedConfig
 
-SCHEDULES = ("constant", "linear", "cosine")
 AUTO = "auto"
-SHARED_SEED = "shared-seed"
-METHODS = ("lora", "full", SHARED_SEED)
-PRECISIONS = ("float32", "bfloat16")
+SHARED_SEED: Final = "shared-seed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
-    """What is learnt from."""
+    """The records that a job learns from, and how they become samples."""
 
     train: str = ""
     """A .jsonl file: text, prompt and completion, or messages; or any fields, with `prompt` and
     `completion` below."""
     eval: str = ""
-    """Another one, to be measured on; empty measures nothing."""
+    """A .jsonl file to evaluate on; without one nothing is evaluated."""
     prompt: str = ""
-    """How a prompt is made from a record's fields, as "Review: {text}"."""
+    """Template of a prompt from a record's fields, as "Review: {text}"."""
     completion: str = ""
-    """How a completion is made, as " {answer}"."""
+    """Template of a completion, as " {answer}"."""
     words: dict[str, list[str]] = field(default_factory=dict)
     """Words for the numbers of a field, as label = ["bad", "good"]; these are then the choices."""
     among_choices: bool = False
-    """Learn to tell the choices apart, not to write them: the loss is among them alone. Each has to
-    be one token."""
-    max_length: int = 256
-    """Longer samples lose their end, in tokens."""
-    limit: int = 0
-    """Take only the first records; 0 takes all."""
+    """Learn to tell the choices apart, not to write them: the loss is among them alone. Each choice
+    has to be one token."""
+    max_length: Annotated[int, Range(least=2)] = 256
+    """Tokens of a sample; longer samples lose their end."""
+    limit: NotNegative = 0
+    """Use only the first records; 0 uses all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraConfig:
-    """Which weights learn, with method "lora" (Hu et al., arXiv 2106.09685)."""
+    """The adapters of method "lora" (Hu et al., arXiv 2106.09685)."""
 
-    rank: int = 8
-    alpha: float = 16.0
+    rank: Positive = 8
+    alpha: AboveZero = 16.0
     targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
-    dropout: float = 0.0
+    """Names of the linear layers that get adapters."""
+    dropout: ShareBelowOne = 0.0
     """Share of a layer's inputs that the update does not see in training."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW."""
+    """AdamW, its batches, and its learning rate."""
 
-    steps: int = 100
-    batch: int = 16
+    steps: Positive = 100
+    batch: Positive = 16
     """Samples of a step."""
-    microbatch: int = 4
-    """Samples of a chunk, which one worker works on at a time: gradients of a step's chunks add up,
-    so a batch needs no more memory than a chunk."""
-    lr: float = 1e-3
-    warmup: float = 0.03
+    microbatch: Positive = 4
+    """Samples of a chunk, which one worker processes at a time. The gradients of a step's chunks
+    add up, so a batch needs no more memory than a chunk."""
+    lr: AboveZero = 1e-3
+    """Peak learning rate."""
+    warmup: ShareBelowOne = 0.03
     """Share of the steps in which the rate rises."""
-    schedule: str = "cosine"
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    clip: float = 1.0
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    weight_decay: NotNegativeNumber = 0.0
+    beta1: ShareBelowOne = 0.9
+    beta2: ShareBelowOne = 0.999
+    clip: NotNegativeNumber = 1.0
     """Largest norm of a step's gradient; 0 does not clip."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkersConfig:
-    """Who computes."""
+    """The workers, and the scheme that shares the work among them."""
 
-    count: int = 2
-    """As many as work when there is room for them; they join and leave while the job runs."""
-    min: int = 0
-    """With so many the job starts; 0 waits for all."""
-    cpus: float = 0.0
-    """Cores that Ray sets aside for each; 0 shares what is there."""
-    gpus: float = 0.0
-    """GPUs that Ray sets aside for each; above 0 they compute there."""
+    count: NotNegative = 2
+    """Workers when there is room for them; they join and leave while the job runs. A shared-seed
+    job may have 0 of its own."""
+    min: NotNegative = 0
+    """Workers with which the job starts; 0 waits for all."""
+    cpus: NotNegativeNumber = 0.0
+    """Cores that Ray reserves for each worker; 0 shares what is there."""
+    gpus: NotNegativeNumber = 0.0
+    """GPUs that Ray reserves for each worker; above 0 they compute there."""
     scheme: str = "pull"
     """pull, frc-stream, auto, or one that works in rounds: uncoded, frc-S, class-S, cyclic-S,
-    roots-S, drop-K, sr-sgc-B-W-L, m-sgc-B-W-L; without numbers it is for one straggler."""
-    patience: float = 1.0
-    """In rounds, a worker is late after 1 + patience times what the fastest ones take."""
-    profile: int = 8
-    """Rounds that "auto" looks at before it chooses."""
-    group: int = 2
+    roots-S, drop-K, sr-sgc-B-W-L, m-sgc-B-W-L; without numbers it tolerates one straggler."""
+    patience: AboveZero = 1.0
+    """In rounds, a worker is late after 1 + patience times the time of the fastest ones."""
+    profile: Positive = 8
+    """Rounds that "auto" measures before it chooses."""
+    group: Positive = 2
     """Workers that share their chunks, with scheme "frc-stream"."""
-    threads: int = 1
-    lost_after_s: float = 60.0
-    """A worker that has not brought a chunk for so long is replaced."""
-    empty_after_s: float = 60.0
-    """In rounds, a place where nobody has come back for so long is planned without."""
-    max_losses: int = 20
-    """Workers that may be replaced before the job gives up."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FaultsConfig:
-    """Faults to put in, for experiments."""
-
-    slow: float = 0.0
-    """Share of the chunks that a worker is slow with."""
-    factor: float = 10.0
-    """How many times as long a slow chunk takes."""
-    hang: float = 0.0
-    """Share of the chunks at which a worker hangs for ever."""
-    kill: float = 0.0
-    """Share of the chunks, or rounds, at which a worker's process ends."""
-    lose: float = 0.0
-    """Share of a shared-seed worker's messages, and of answers, that are lost."""
-    repeat: float = 0.0
-    """Share of them that come twice."""
-    delay_s: float = 0.0
-    """Between a worker and the rounds, there and back."""
-    seed: int = 0
+    threads: Positive = 1
+    lost_after_s: AboveZero = 60.0
+    """A worker that has not returned a chunk for so long is replaced."""
+    empty_after_s: AboveZero = 60.0
+    """In rounds, a worker whose replacement is not ready for so long is left out of the plan."""
+    max_losses: NotNegative = 20
+    """Workers that may be replaced before the job fails."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointConfig:
-    """What is kept on disk."""
+    """What a job saves, and how often."""
 
-    every: int = 50
+    every: Positive = 50
     """Steps between two adapters."""
-    keep: int = 0
-    """Adapters of steps that stay, the last ones; 0 keeps all."""
-    state_every: int = 1
-    """Steps between two states that a cut run goes on from."""
+    keep: NotNegative = 0
+    """Adapters of steps to keep, the last ones; 0 keeps all."""
+    state_every: Positive = 1
+    """Steps between two states from which a run resumes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,14 +136,14 @@ class TrainConfig:
 
     model: str = ""
     out: str = ""
-    """The job's directory; a run that was cut goes on from it."""
-    method: str = "lora"
-    seed: int = 0
-    precision: str = "float32"
-    """Of the layers' products; weights that learn, and sums, are float32 in any case."""
+    """The job's directory; a run that was cut resumes from it."""
+    method: Literal["lora", "full", "shared-seed"] = "lora"
+    seed: NotNegative = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the layers' products; trained weights and sums are float32 in any case."""
     gradient_checkpointing: bool = False
     """Keep only the layers' inputs and compute the rest again: less memory, a third more work."""
-    eval_every: int = 50
+    eval_every: Positive = 50
     """Steps between two evaluations."""
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -230,13 +219,13 @@ class TrainConfig:
         return replace(self, seed=self.seed + number, out=out)
 
     def learning_part(self) -> dict[str, object]:
-        """Return what determines the result: a run may only go on where all of it is the same."""
+        """Return what determines the result: a run may resume only where all of it is the same."""
         whole = asdict(self)
         for name in ("out", "workers", "faults", "checkpoint", "eval_every"):
             del whole[name]
         del whole["gradient_checkpointing"], whole["data"]["eval"]
         if not self.data.among_choices:
-            del whole["data"]["among_choices"]  # jobs of before it was there go on
+            del whole["data"]["among_choices"]  # older jobs do not have the key, and may resume
         if self.method != SHARED_SEED:
             del whole["shared_seed"]
             return whole | self._coding_part()

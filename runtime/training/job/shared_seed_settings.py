@@ -1,11 +1,13 @@
 """The [shared_seed] section of a job: what workers do, how rounds close, who may take part."""
 
-import math
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from parallel.training.shared_seed.directions import MAX_SAMPLES
+from runtime.checking.tables import Range
 from runtime.checking.values import whole_number
 from runtime.errors import ConfigError
+from runtime.training.job.ranges import AboveZero, NotNegativeNumber, ShareBelowOne
 
 WEIGHTS = ("lora", "linear")
 RUNNING = (
@@ -19,48 +21,48 @@ RUNNING = (
 class SharedSeedConfig:
     """Training with forward passes and one byte a direction, with method "shared-seed"."""
 
-    directions: int = 4
+    directions: Annotated[int, Range(least=1, most=MAX_SAMPLES - 1)] = 4
     """Of a worker in a round; a byte each."""
-    eps: float = 1e-2
+    eps: AboveZero = 1e-2
     """How far from the weights losses are taken, along signs of +1 and -1."""
-    sides: int = 2
+    sides: Annotated[int, Range(least=1, most=2)] = 2
     """2: differences of both sides, a batch for each direction (MeZO). 1: from the weights to one
     side, one batch for all of a round's directions, half the work (FZOO)."""
     normalise: bool = True
     """Divide steps by the scalars' root mean square: optimizer.lr is then how far weights go."""
-    steady_scalars: float = 0.0
+    steady_scalars: NotNegativeNumber = 0.0
     """With n scalars in a round the rate is lr n / (n + this): few workers make short steps."""
-    momentum: float = 0.0
-    pool: int = 0
+    momentum: ShareBelowOne = 0.0
+    pool: Annotated[int, Range(least=0, most=MAX_SAMPLES)] = 0
     """Choose directions among so many (FedKSeed): who joins then needs 8 bytes for each, however
     long the run is. 0 draws new ones for ever."""
-    weights: str = "lora"
+    weights: Literal["lora", "linear"] = "lora"
     """What learns: lora, or linear: the linear layers' own weights along low-rank directions."""
-    direction_rank: int = 1
+    direction_rank: Annotated[int, Range(least=1, most=256)] = 1
     """Of directions of linear weights."""
-    rows: int = 64
+    rows: Annotated[int, Range(least=1, most=1 << 16)] = 64
     """Sequences in one forward: several directions share it where they are small."""
     reward: str = ""
     """What judges answers, in place of the loss: module:function of prompt and answer, or
     grpc://HOST:PORT of a ScoringService. Completions then do not matter."""
-    max_answer: int = 32
+    max_answer: Annotated[int, Range(least=1, most=1 << 16)] = 32
     """Longest judged answer, in tokens."""
-    quorum: int = 1
+    quorum: Annotated[int, Range(least=1, most=MAX_SAMPLES)] = 1
     """Workers without whom a round is not closed."""
-    deadline_s: float = 30.0
+    deadline_s: AboveZero = 30.0
     """A round with its quorum ends after so long, and after 1 + workers.patience times what half
     of the workers took."""
-    alive_s: float = 60.0
+    alive_s: AboveZero = 60.0
     """A worker that brought nothing for so long is not waited for."""
-    late_rounds: int = 1
+    late_rounds: Annotated[int, Range(least=0, most=16)] = 1
     """Bytes that are so many rounds late count still."""
-    max_directions: int = 64
+    max_directions: Annotated[int, Range(least=1, most=MAX_SAMPLES - 1)] = 64
     """Of any worker in a round: more are refused."""
-    trim: float = 2.0
+    trim: AboveZero = 2.0
     """Scalars are cut to e to this times the round's median size."""
-    hash_every: int = 10
+    hash_every: Annotated[int, Range(least=1, most=1 << 20)] = 10
     """Rounds between two comparisons of the replicas."""
-    snapshot_every: int = 100
+    snapshot_every: Annotated[int, Range(least=1, most=1 << 20)] = 100
     """Rounds between two snapshots for those who join."""
     listen: str = "127.0.0.1:0"
     """Where workers outside the cluster find the run, HOST:PORT; port 0 takes a free one."""
@@ -104,44 +106,22 @@ class Terms:
 
 
 def check_shared_seed(section: SharedSeedConfig, *, decays: bool = False) -> None:
-    """Refuse what cannot work.
+    """Raise ConfigError for values that do not fit together.
 
     Raises:
-        ConfigError: names the key.
+        ConfigError: names the keys.
     """
-    counts = (
-        ("directions", section.directions, 1, MAX_SAMPLES - 1),
-        ("sides", section.sides, 1, 2),
-        ("pool", section.pool, 0, MAX_SAMPLES),
-        ("direction_rank", section.direction_rank, 1, 256),
-        ("rows", section.rows, 1, 1 << 16),
-        ("max_answer", section.max_answer, 1, 1 << 16),
-        ("quorum", section.quorum, 1, MAX_SAMPLES),
-        ("late_rounds", section.late_rounds, 0, 16),
-        ("max_directions", section.max_directions, section.directions, MAX_SAMPLES - 1),
-        ("hash_every", section.hash_every, 1, 1 << 20),
-        ("snapshot_every", section.snapshot_every, 1, 1 << 20),
-    )
-    for name, number, least, most in counts:
-        if not least <= number <= most:
-            raise ConfigError(f"shared_seed.{name} is {number}: take {least} to {most}")
-    for name, value in (
-        ("eps", section.eps),
-        ("deadline_s", section.deadline_s),
-        ("alive_s", section.alive_s),
-        ("trim", section.trim),
-    ):
-        if not (value > 0 and math.isfinite(value)):
-            raise ConfigError(f"shared_seed.{name} is {value}: it must be above 0")
-    if not 0 <= section.momentum < 1 or section.steady_scalars < 0:
-        raise ConfigError("shared_seed.momentum must be in [0, 1), steady_scalars not below 0")
-    if section.weights not in WEIGHTS:
+    if section.max_directions < section.directions:
         raise ConfigError(
-            f"shared_seed.weights is {section.weights!r}: choose one of {', '.join(WEIGHTS)}"
+            f"`shared_seed.max_directions` is {section.max_directions}: it must be at least "
+            f"`shared_seed.directions`, {section.directions}"
         )
     if section.pool and (section.momentum or decays):
-        raise ConfigError("shared_seed.pool goes with neither momentum nor weight decay")
+        raise ConfigError(
+            "`shared_seed.pool` works with neither `shared_seed.momentum` nor "
+            "`optimizer.weight_decay`"
+        )
     if section.pool and section.weights != "lora":
-        raise ConfigError('shared_seed.pool is for adapters: take weights = "lora"')
+        raise ConfigError('`shared_seed.pool` is for adapters: set `shared_seed.weights` to "lora"')
     if section.tls_key and not section.tls_cert:
-        raise ConfigError("shared_seed.tls_key needs tls_cert")
+        raise ConfigError("`shared_seed.tls_key` needs `shared_seed.tls_cert`")

@@ -13,7 +13,8 @@ from parallel.training.shared_seed.step import AnyReplica
 from runtime.clock import MonotonicClock
 from runtime.errors import ConfigError
 from runtime.models.tokenizer import Tokenizer
-from runtime.training.job.job_config import FaultsConfig, TrainConfig
+from runtime.training.job.faults_config import FaultsConfig
+from runtime.training.job.job_config import TrainConfig
 from runtime.training.job.shared_seed_settings import Terms
 from runtime.training.samples import Sampler
 from runtime.training.shared_seed.evaluate import LossWork, RewardWork, RoundEvaluation
@@ -236,8 +237,8 @@ def _work(
         return LossWork(model, samples, terms, seed=header.seed, eps=header.eps)
     if not settings.reward:
         raise ConfigError(
-            "this run is trained by rewards: say what judges answers with --reward "
-            "module:function or grpc://HOST:PORT"
+            "this run trains by rewards: give `reward`, a scorer as module:function or "
+            "grpc://HOST:PORT"
         )
     prompts = sampler.prompts(examples, terms.max_answer)
     return RewardWork(

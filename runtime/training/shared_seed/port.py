@@ -15,7 +15,7 @@ from runtime.channels.channel import CLIENT_OPTIONS, open_channel, open_internal
 from runtime.channels.credentials import Credentials
 from runtime.channels.handshakes import explained, refusal
 from runtime.errors import ConfigError, PeerLost, PeerTimeout, ProtocolError
-from runtime.training.job.job_config import FaultsConfig
+from runtime.training.job.faults_config import FaultsConfig
 from runtime.training.shared_seed.seed_log import Header
 from runtime.training.shared_seed.sequencer import Refused
 from runtime.training.shared_seed.wire import answer_from_wire, header_from_wire, report_to_wire

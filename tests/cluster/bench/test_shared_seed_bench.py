@@ -11,19 +11,17 @@ from runtime.errors import ConfigError
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 
-def options(directory: Path, **changes: object) -> BenchSeedsOptions:
-    fields: dict[str, object] = {
-        "model": str(directory),
-        "rank": 2,
-        "shapes": ((2, 1),),
-        "wires": ((2, 3),),
-        "machines": 2,
-        "length": 8,
-        "repeats": 1,
-        "threads": 1,
-        "json": True,
-    }
-    return BenchSeedsOptions(**(fields | changes))  # type: ignore[arg-type]  # a test names real fields
+def options(directory: Path, *, shapes: tuple[str, ...] = ("2x1",)) -> BenchSeedsOptions:
+    return BenchSeedsOptions(
+        model=str(directory),
+        rank=2,
+        shapes=shapes,
+        wires=("2x3",),
+        machines=2,
+        length=8,
+        repeats=1,
+        json=True,
+    )
 
 
 def test_every_shape_and_wire_gets_a_row(
@@ -40,7 +38,7 @@ def test_every_shape_and_wire_gets_a_row(
     assert wire["up"] > 3  # a byte for each direction, and what gRPC adds
 
 
-@pytest.mark.parametrize("field", ["repeats", "machines", "threads"])
-def test_counts_start_at_one(tmp_path: Path, field: str) -> None:
-    with pytest.raises(ConfigError, match=field):
-        run(options(tmp_path, **{field: 0}))
+@pytest.mark.parametrize("shape", ["2", "2by1", "0x1", "2x"])
+def test_a_shape_is_two_numbers(tmp_path: Path, shape: str) -> None:
+    with pytest.raises(ConfigError, match=f"`shapes` has '{shape}': write pairs as 4x2"):
+        run(options(tmp_path, shapes=("1x1", shape)))

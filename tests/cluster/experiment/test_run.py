@@ -15,7 +15,11 @@ from cluster.experiment.generation_points import GenerateBench
 from cluster.experiment.run import run
 from cluster.experiment.store import ENVIRONMENT, RESULTS, MeasuredPoint, Store, read_results
 from cluster.experiment.sweep_points import GeneratePoint
-from cluster.options.experiment_options import ExperimentOptions, ExperimentReportOptions
+from cluster.options.experiment_options import (
+    ExperimentOptions,
+    ExperimentPlanOptions,
+    ExperimentReportOptions,
+)
 from runtime.errors import ConfigError, PeerLost
 from runtime.timeline import PhaseSpan, SpanKind
 from tests.support.experiment_files import SMALL, TRAIN, loaded, written
@@ -170,7 +174,7 @@ def test_a_plan_needs_no_run_and_says_so(
 ) -> None:
     for text in (SMALL, TRAIN.replace("factor = [1, 3]", "factor = [1, inf]")):
         file = written(tmp_path, text.replace("results", f"plan-{len(text)}"))
-        assert plan.run(ExperimentOptions(file=file, json=True)) == 0
+        assert plan.run(ExperimentPlanOptions(file=file, json=True)) == 0
         assert len(json.loads(capsys.readouterr().out)) >= 4
         directory = tmp_path / f"plan-{len(text)}"
         assert report.run(ExperimentReportOptions(directory=directory)) == 0

@@ -50,9 +50,6 @@ def test_schemes_are_compared_on_the_same_times(
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        (options(workers=0), "at least 1"),
-        (options(rounds=1), "at least 2"),
-        (options(patience=0.0), "must be above 0"),
         (options(schemes=("uncoded", "best")), "'best': choose among uncoded"),
         (options(schemes=("m-sgc-1-2",)), "takes 3 number"),
     ],

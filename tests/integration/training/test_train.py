@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from cluster.bench.training_bench import run as bench
 from cluster.options.bench_options import BenchTrainOptions
 from cluster.options.train_options import TrainMergeOptions
-from cluster.train.train_merge import run as merge
+from cluster.train.job_results import merge
 from cluster.train.training import _Display
 from parallel.group import SoloGroup
 from runtime.errors import ConfigError

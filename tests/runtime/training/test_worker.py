@@ -1,6 +1,7 @@
 """A worker's gradients: of the chunk alone, with dropout, in less memory, in lower precision."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def test_dropout_depends_on_its_seed_alone(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_less_memory_gives_the_same_gradient(tiny: Path, method: str) -> None:
+def test_less_memory_gives_the_same_gradient(tiny: Path, method: Literal["lora", "full"]) -> None:
     plain = gradient(tiny, TrainConfig(method=method))
     checkpointed = gradient(tiny, TrainConfig(method=method, gradient_checkpointing=True))
     assert np.array_equal(plain, checkpointed)

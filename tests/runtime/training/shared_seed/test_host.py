@@ -16,7 +16,8 @@ from protos.paceline.v1 import seedlog_pb2 as pb
 from protos.paceline.v1 import seedlog_pb2_grpc as rpc
 from runtime.errors import ConfigError, ProtocolError
 from runtime.models.checkpoint import resolve_model
-from runtime.training.job.job_config import FaultsConfig, LoraConfig, OptimizerConfig, TrainConfig
+from runtime.training.job.faults_config import FaultsConfig
+from runtime.training.job.job_config import LoraConfig, OptimizerConfig, TrainConfig
 from runtime.training.job.shared_seed_settings import SharedSeedConfig
 from runtime.training.shared_seed.host import SequencerHost, WorkerHost, WorkerSettings, follow
 from runtime.training.shared_seed.log_check import difference

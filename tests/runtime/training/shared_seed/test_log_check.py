@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_checkpoint(tmp_path_factory.mktemp("base"))
 
 
-def replayed_of(base: Path, folder: Path, weights: str) -> Replayed:
+def replayed_of(base: Path, folder: Path, weights: Literal["lora", "linear"]) -> Replayed:
     config = TrainConfig(
         model=str(base),
         lora=LoraConfig(rank=2, alpha=8.0),

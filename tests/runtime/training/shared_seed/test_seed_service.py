@@ -14,7 +14,7 @@ from protos.paceline.v1 import seedlog_pb2 as pb
 from protos.paceline.v1 import seedlog_pb2_grpc as rpc
 from runtime.channels.credentials import Credentials
 from runtime.errors import ConfigError, PacelineError, PeerLost
-from runtime.training.job.job_config import FaultsConfig
+from runtime.training.job.faults_config import FaultsConfig
 from runtime.training.shared_seed.port import STATUS_ERRORS, GrpcPort
 from runtime.training.shared_seed.seed_log import read_log
 from runtime.training.shared_seed.seed_service import ListenSettings, SeedLogServer

@@ -14,8 +14,6 @@ from runtime.errors import ConfigError
 from runtime.files.strict_json import read_json_lines
 from runtime.models.checkpoint import resolve_model
 from runtime.models.tokenizer import Tokenizer
-from runtime.training.job.config_file import settings_section
-from runtime.training.job.job_config import FaultsConfig
 from runtime.training.job.shared_seed_settings import Terms
 from runtime.training.shared_seed.host import WorkerHost, WorkerSettings
 from runtime.training.shared_seed.port import GrpcPort
@@ -34,9 +32,8 @@ def run(options: TrainJoinOptions) -> int:
         ConfigError: the run does not let this machine in, or model or data cannot be used.
         PeerError: the sequencer was silent for too long.
     """
-    faults = settings_section(FaultsConfig, "faults", options.settings)
     if not any(True for _ in read_json_lines(options.data)):
-        raise ConfigError(f"--data {options.data} is empty: write one JSON object on each line")
+        raise ConfigError(f"`data` {options.data} is empty: write one JSON object on each line")
     port = GrpcPort(options.connect.server, credentials_of(options.connect))
     with _NOTES.status(f"looking for the run at {options.connect.server}"):
         patience_s = min(options.give_up_s, _LOOK_S)
@@ -53,7 +50,7 @@ def run(options: TrainJoinOptions) -> int:
         reward=options.reward,
         threads=options.threads,
         device=options.device,
-        faults=faults,
+        faults=options.faults,
         give_up_s=options.give_up_s,
     )
     with _NOTES.status("loading the model"):

@@ -19,10 +19,9 @@ from rich.progress import (
 )
 
 from cluster.network.ray_session import RaySession
-from cluster.options.train_options import TrainOptions
+from cluster.train.evaluator import Evaluator, figures, show_samples
 from cluster.train.shared_seed_actors import SeedCrew
 from cluster.train.stopping import cancelling
-from cluster.train.train_judge import Judge, figures, show_samples
 from parallel.training.adamw import Vector
 from runtime.channels.addresses import check_free
 from runtime.channels.listening import server_credentials
@@ -57,7 +56,9 @@ _TLS_FIELDS = TlsNames(
 )
 
 
-def run_seeds(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
+def run_shared_seed(
+    config: TrainConfig, lock: JobLock, *, ray_address: str | None, as_json: bool
+) -> int:
     """Run the job to its end, from its log if it was cut; return the exit code.
 
     Raises:
@@ -66,10 +67,10 @@ def run_seeds(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
     """
     listen = _listen_settings(config)
     job = _Prepared.make(config)
-    if not options.json:
+    if not as_json:
         show_samples(job.examples, job.shown, job.tokenizer)
     model = PointsModel.load(job.directory, job.header)
-    with RaySession(options.ray_address, num_actors=config.workers.count + 1):
+    with RaySession(ray_address, num_actors=config.workers.count + 1):
         crew = SeedCrew(config, job.header, job.directory, job.examples, listen)
         try:
             _NOTES.print(_opening(config, job.header, crew, len(job.examples)))
@@ -80,11 +81,11 @@ def run_seeds(config: TrainConfig, lock: JobLock, options: TrainOptions) -> int:
         finally:
             crew.close()
     if driver.is_cancelled:
-        return _cancelled(config, options, done.told.round)
+        return _cancelled(config, done.told.round, as_json=as_json)
     same = sum(told.digest == done.told.digest for told in others)
     if same < len(others):
         raise PacelineError(f"{len(others) - same} of {len(others)} workers ended as other bits")
-    return _ending(job.files, options, same)
+    return _ending(job.files, same, as_json=as_json)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,7 +238,7 @@ class _Driver:
             self._progress.console.print(text)
 
 
-def _judge(job: _Prepared, model: PointsModel) -> Judge:
+def _judge(job: _Prepared, model: PointsModel) -> Evaluator:
     measure, section = LocalMeasure(model), job.config.shared_seed
     reward = None
     if section.reward:
@@ -248,7 +249,7 @@ def _judge(job: _Prepared, model: PointsModel) -> Judge:
                 theta, job.tests.prompts, job.tokenizer, judge, section.max_answer
             )
 
-    return Judge(job.tests, measure, reward=reward)
+    return Evaluator(job.tests, measure, reward=reward)
 
 
 def _listen_settings(config: TrainConfig) -> ListenSettings:
@@ -277,19 +278,19 @@ def _opening(config: TrainConfig, header: Header, crew: SeedCrew, num_samples: i
     )
 
 
-def _cancelled(config: TrainConfig, options: TrainOptions, step: int) -> int:
-    if options.json:
+def _cancelled(config: TrainConfig, step: int, *, as_json: bool) -> int:
+    if as_json:
         print(json.dumps({"out": config.out, "cancelled": True, "step": step}))
     _NOTES.print(f"cancelled after round {step}; paceline train resume {config.out} goes on")
     return 1
 
 
-def _ending(files: JobFiles, options: TrainOptions, num_same: int) -> int:
+def _ending(files: JobFiles, num_same: int, *, as_json: bool) -> int:
     lines = files.metrics()
     last = lines[-1] if lines else {}
     where, log = files.directory / "final", files.directory / LOG
     size = log.stat().st_size
-    if options.json:
+    if as_json:
         found = {"out": str(where), "log": str(log), "log_bytes": size, "same_replicas": num_same}
         print(json.dumps(found | last))
     else:

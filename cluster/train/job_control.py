@@ -1,19 +1,20 @@
-"""`paceline train status`: how far a job is."""
+"""`paceline train status` and `cancel`: the progress of a job, and stopping it after its step."""
 
 import json
 import time
 from pathlib import Path
 from typing import Any
 
-from cluster.options.train_options import TrainStatusOptions
+from cluster.options.train_options import TrainCancelOptions, TrainStatusOptions
 from cluster.reports.run_report import output_console
+from runtime.errors import ConfigError, PeerTimeout
 from runtime.training.job.config_file import kept_config
 from runtime.training.job.job_config import TrainConfig
-from runtime.training.job.job_lock import is_running
+from runtime.training.job.job_lock import cancel, is_running
 from runtime.training.job_checkpoint import JobFiles
 
 
-def run(options: TrainStatusOptions) -> int:
+def show_status(options: TrainStatusOptions) -> int:
     """Print the last metrics of the job's models; return the exit code.
 
     Raises:
@@ -27,15 +28,36 @@ def run(options: TrainStatusOptions) -> int:
         if options.json:
             print(json.dumps(found))
             continue
-        where = f"{found.pop('out')}: step {found.pop('step')} of {found.pop('steps')}"
-        doing = (
+        progress = f"{found.pop('out')}: step {found.pop('step')} of {found.pop('steps')}"
+        state = (
             "done" if found.pop("done") else "running" if found.pop("running") else "not running"
         )
-        console.print(f"{where}, {doing}")
+        console.print(f"{progress}, {state}")
         for name, value in found.items():
             console.print(f"  {name}: {value}")
-        if doing == "not running":
-            console.print(f"paceline train resume {options.directory} goes on with it")
+        if state == "not running":
+            console.print(f"resume it with paceline train resume {options.directory}")
+    return 0
+
+
+def cancel_job(options: TrainCancelOptions) -> int:
+    """Ask the job to stop and wait until it has; return the exit code.
+
+    Raises:
+        ConfigError: no job runs in the directory.
+        PeerTimeout: it still runs; it stops after its step.
+    """
+    if not is_running(options.directory):
+        raise ConfigError(f"no job runs in {options.directory}")
+    if not cancel(options.directory, options.timeout_s):
+        raise PeerTimeout(
+            f"the job in {options.directory} still runs after {options.timeout_s:g} s; it was "
+            "asked to stop after its step"
+        )
+    if options.json:
+        print(json.dumps({"cancelled": str(options.directory)}))
+    else:
+        output_console().print(f"cancelled; resume with paceline train resume {options.directory}")
     return 0
 
 

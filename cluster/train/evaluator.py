@@ -29,7 +29,7 @@ class Measure(Protocol):
         ...
 
 
-class Judge:
+class Evaluator:
     """Measures on the evaluation file: rewards, accuracy if there are choices, else the loss."""
 
     def __init__(
