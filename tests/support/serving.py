@@ -6,7 +6,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import tokenizers
@@ -89,14 +89,6 @@ class Serving:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5)
         self._loop.close()
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    """Return once a condition holds; fail after so long."""
-    deadline_s = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline_s, "the condition never held"
-        time.sleep(0.01)
 
 
 def slow_down(rig: Rig, seconds: float) -> None:

@@ -5,7 +5,7 @@ same with real processes is in tests/integration/generation/test_kill_matrix.py.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ from runtime.restarts import RestartLimits
 from tests.support.integration.wires import Mode, Relay
 from tests.support.serving import Serving
 from tests.support.toy_deployment import ToyDeployment, ask, expected
+from tests.support.waiting import wait_until
 
 NUM_CLIENTS = 8
 MAX_TOKENS = 48
@@ -71,25 +72,18 @@ def serving(deployment: ToyDeployment) -> Iterator[Serving]:
     made.close()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.0005)
-
-
 @pytest.mark.parametrize("cell", CELLS)
 def test_clients_get_every_token(deployment: ToyDeployment, serving: Serving, cell: Cell) -> None:
     host, port = serving.address.rsplit(":", 1)
     clients = Relay((host, int(port)))
     wires = {"driver wire": deployment.driver, "drafter wire": deployment.drafter}
     wire = wires.get(cell.victim, clients)
-    wait_until(lambda: serving.gateway.status.drafters == 1)
+    wait_until(lambda: serving.gateway.status.drafters == 1, poll_s=0.0005)
     with ThreadPoolExecutor(NUM_CLIENTS) as pool:
         running = []
         if cell.state != "idle":
             running = [pool.submit(ask, clients.address, n, MAX_TOKENS) for n in range(NUM_CLIENTS)]
-        wait_until(lambda: deployment.state == cell.state)
+        wait_until(lambda: deployment.state == cell.state, poll_s=0.0005)
         strike(deployment, cell, wire)
         running = running or [
             pool.submit(ask, clients.address, n, MAX_TOKENS) for n in range(NUM_CLIENTS)

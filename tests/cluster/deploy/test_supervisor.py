@@ -1,7 +1,7 @@
 """The supervisor over toy engines: restarts, reconnections, and when it gives up."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,6 +19,7 @@ from runtime.links.link import Link
 from runtime.restarts import RestartLimits
 from tests.support.rig import Rig, expected_tokens, make_submit
 from tests.support.serving import Serving, slow_down
+from tests.support.waiting import wait_until
 
 LONG = 150
 QUICK = Supervision(restarts=RestartLimits(most=3, first_pause_s=0.01))
@@ -112,13 +113,6 @@ def read(serving: Serving, number: int = 3, **fields: Any) -> list[int]:
 
 def expected(number: int = 3) -> list[int]:
     return expected_tokens(make_submit(prompt=(1, 2, number), max_tokens=LONG))
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.01)
 
 
 def test_a_lost_target_is_started_anew_and_requests_go_on(

@@ -8,10 +8,11 @@ import psutil
 import pytest
 
 from runtime.client import Client
-from tests.support.integration.chaos import NUM_CLIENTS, generate, start_clients, wait_until
+from tests.support.integration.chaos import NUM_CLIENTS, generate, start_clients
 from tests.support.integration.raylets import Raylets
 from tests.support.integration.serving_process import ServingProcess
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.waiting import wait_until
 
 LONG = 400
 

@@ -24,11 +24,11 @@ from tests.support.integration.chaos import (
     kill,
     prompt_of,
     start_clients,
-    wait_until,
 )
 from tests.support.integration.wires import Mode, Relay
 from tests.support.models import check_identity
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.waiting import wait_until
 
 MAX_TOKENS = 60
 STOP_S = 20.0

@@ -11,14 +11,9 @@ from pathlib import Path
 import pytest
 
 from runtime.client import Client, ServiceError
-from tests.support.integration.chaos import (
-    NUM_CLIENTS,
-    ChaosServer,
-    generate,
-    start_clients,
-    wait_until,
-)
+from tests.support.integration.chaos import NUM_CLIENTS, ChaosServer, generate, start_clients
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.waiting import wait_until
 
 SHORT, LONG = 40, 100
 pytestmark = pytest.mark.slow

@@ -17,15 +17,9 @@ from pathlib import Path
 import pytest
 
 from runtime.client import Client, ServiceError
-from tests.support.integration.chaos import (
-    NUM_CLIENTS,
-    ChaosServer,
-    await_end,
-    generate,
-    kill,
-    wait_until,
-)
+from tests.support.integration.chaos import NUM_CLIENTS, ChaosServer, await_end, generate, kill
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.waiting import wait_until
 
 SOAK_S = float(os.environ.get("PACELINE_SOAK_S", "1800"))
 EVERY_S = 20.0

@@ -3,16 +3,15 @@
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
-import pytest
 
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from tests.support.rig import Rig
-from tests.support.serving import Serving, slow_down, wait_until
+from tests.support.serving import Serving, slow_down
+from tests.support.waiting import wait_until
 
 PING_FRAME = b"\0\0\x08\x06\0\0\0\0\0"
 EVERY_SECOND = (("grpc.keepalive_time_ms", 1000), ("grpc.http2.max_pings_without_data", 0))
@@ -49,13 +48,6 @@ class Wire:
                 self.num_pings += data.count(PING_FRAME)
                 if not self.is_silent:
                     sink.sendall(data)
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    made = Rig()
-    yield made
-    made.close()
 
 
 def test_a_silent_stream_outlives_a_client_that_pings_every_second(rig: Rig) -> None:

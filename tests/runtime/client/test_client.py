@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -15,23 +15,10 @@ import pytest
 
 from runtime.client import AsyncClient, Chunk, Client, ClientUnusable, ServiceError
 from tests.support.rig import Rig, expected_tokens, make_submit
-from tests.support.serving import Serving, slow_down, wait_until
+from tests.support.serving import Serving, slow_down
+from tests.support.waiting import wait_until
 
 PROMPT = (1, 2, 3)
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    made = Rig()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def serving(rig: Rig) -> Iterator[Serving]:
-    made = Serving(rig)
-    yield made
-    made.close()
 
 
 def in_child(work: Callable[[], object]) -> str:

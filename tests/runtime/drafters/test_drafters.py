@@ -10,6 +10,7 @@ from parallel.messages import Finished, Hello, Submit
 from runtime.links.link import Link
 from runtime.links.memory_link import memory_link_pair
 from tests.support.rig import VOCAB, Outcome, Rig, expected_tokens, make_submit, record
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -75,13 +76,6 @@ class Running:
             message = self._link.recv(20.0)
             assert message is not None
             record(self.outcomes, message)
-
-
-def wait_until(condition: object, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.005)
 
 
 def loads(rig: Rig) -> list[int]:

@@ -1,7 +1,6 @@
 """Drafts of several layers at a time: exact output, calibrated caches, a law that stays."""
 
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -21,13 +20,6 @@ from tests.support.tiny_transformer import TinyModel, make_cache, tiny_model, to
 
 NUM_LAYERS = 7
 PROMPT = tokens(12)
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    made = Rig()
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize("width", [1, 2, 4])

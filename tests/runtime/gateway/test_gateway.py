@@ -27,6 +27,7 @@ from runtime.errors import PeerLost
 from runtime.links.memory_link import memory_link_pair
 from tests.support.rig import Rig, expected_tokens, make_submit
 from tests.support.serving import Serving, slow_down, toy_tokenizer
+from tests.support.waiting import wait_until
 
 LONG = 120
 
@@ -67,13 +68,6 @@ def tokens_of(chunks: list[Chunk], sample: int = 0) -> list[int]:
 def expected(number: int, sampling: SamplingParams | None = None) -> list[int]:
     submit = make_submit(prompt=(1, 2, number), max_tokens=LONG, sampling=sampling)
     return expected_tokens(submit)
-
-
-def wait_until(condition: Any, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.005)
 
 
 def num_tokens(serving: Serving) -> int:

@@ -2,16 +2,14 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from typing import Any
-
-import pytest
 
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.client import Client
 from tests.support.rig import Rig
-from tests.support.serving import Serving, wait_until
+from tests.support.serving import Serving
+from tests.support.waiting import wait_until
 
 
 class SlowControl:
@@ -29,13 +27,6 @@ class SlowControl:
 
     def set_count(self, num_drafters: int) -> int:
         return num_drafters
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    made = Rig()
-    yield made
-    made.close()
 
 
 def test_a_change_is_finished_before_the_next_although_its_caller_left(rig: Rig) -> None:

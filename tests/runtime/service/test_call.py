@@ -21,7 +21,8 @@ from runtime.errors import PeerLost
 from runtime.gateway.limits import GatewayLimits
 from runtime.service.call import Call
 from tests.support.rig import Rig
-from tests.support.serving import Serving, slow_down, wait_until
+from tests.support.serving import Serving, slow_down
+from tests.support.waiting import wait_until
 
 PROMPT = (1, 2, 3)
 STORM = 500
@@ -34,19 +35,6 @@ def rig() -> Iterator[Rig]:
     slow_down(made, 0.01)
     yield made
     made.close()
-
-
-@pytest.fixture
-def serving(rig: Rig) -> Iterator[Serving]:
-    made = Serving(rig)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def stub(serving: Serving) -> Iterator[Any]:
-    with grpc.insecure_channel(serving.address) as channel:
-        yield rpc.GenerationServiceStub(channel)
 
 
 @pytest.fixture

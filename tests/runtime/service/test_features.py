@@ -31,19 +31,6 @@ def rig() -> Iterator[Rig]:
     made.close()
 
 
-@pytest.fixture
-def serving(rig: Rig) -> Iterator[Serving]:
-    made = Serving(rig)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def client(serving: Serving) -> Iterator[Client]:
-    with Client(serving.address) as made:
-        yield made
-
-
 def by_sample(chunks: list[Chunk]) -> dict[int, list[int]]:
     found: dict[int, list[int]] = {}
     for chunk in chunks:

@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -70,13 +69,6 @@ def test_a_users_token_is_denied_permission_and_an_unknown_one_is_not_authentica
     assert unknown is not None
     assert denied[0] is grpc.StatusCode.PERMISSION_DENIED
     assert unknown[0] is grpc.StatusCode.UNAUTHENTICATED
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    made = Rig()
-    yield made
-    made.close()
 
 
 def test_headers_do_not_evade_the_limit_of_a_client(rig: Rig) -> None:

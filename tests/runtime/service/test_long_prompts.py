@@ -3,7 +3,6 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -15,30 +14,11 @@ from runtime.client import Client, ServiceError
 from runtime.models.tokenizer import Tokenizer
 from runtime.service.prompt_limits import PromptLimits
 from tests.support.rig import Rig, expected_tokens, make_submit
-from tests.support.serving import Serving, slow_down, wait_until
+from tests.support.serving import Serving, slow_down
+from tests.support.waiting import wait_until
 
 PROMPT = (1, 2, 3)
 MOST = 400 * 4  # the toy's context, each token "w47" and a space
-
-
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    made = Rig()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def serving(rig: Rig) -> Iterator[Serving]:
-    made = Serving(rig)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def client(serving: Serving) -> Iterator[Client]:
-    with Client(serving.address) as made:
-        yield made
 
 
 def turns(*contents: str) -> pb.Chat:

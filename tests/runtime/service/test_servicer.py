@@ -17,6 +17,7 @@ from runtime.client import Client, Credentials, ServiceError
 from runtime.gateway.limits import GatewayLimits
 from tests.support.rig import Rig, expected_tokens, make_submit
 from tests.support.serving import CutWire, Serving, slow_down, toy_tokenizer
+from tests.support.waiting import wait_until
 
 PROMPT = (1, 2, 3)
 Stub = Any  # the stubs of streams know less than the streams
@@ -29,25 +30,6 @@ def rig() -> Iterator[Rig]:
     made.attach_model()
     yield made
     made.close()
-
-
-@pytest.fixture
-def serving(rig: Rig) -> Iterator[Serving]:
-    made = Serving(rig)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def client(serving: Serving) -> Iterator[Client]:
-    with Client(serving.address) as made:
-        yield made
-
-
-@pytest.fixture
-def stub(serving: Serving) -> Iterator[Stub]:
-    with grpc.insecure_channel(serving.address) as channel:
-        yield rpc.GenerationServiceStub(channel)
 
 
 def ask(name: str = "", **fields: Any) -> pb.GenerateRequest:
@@ -67,13 +49,6 @@ def newer(request: pb.GenerateRequest) -> pb.GenerateRequest:
 
 def tokens_of(events: list[pb.GenerateResponse]) -> list[int]:
     return [token for event in events for token in event.tokens.token_ids]
-
-
-def wait_until(condition: Any, seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.01)
 
 
 def alone(**fields: Any) -> list[int]:

@@ -201,14 +201,6 @@ def start_clients(
     return [pool.submit(generate, address, n, max_tokens) for n in range(NUM_CLIENTS)]
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Wait for a condition; it must come true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.05)
-
-
 def kill(pid: int) -> None:
     """Kill a process."""
     with suppress(ProcessLookupError):
