@@ -1,1 +1,1 @@
-"""Between clients and engines: journals, routing, limits, metrics."""
+"""Between clients and engines: journals, routing, limits and metrics."""

@@ -1,4 +1,4 @@
-"""The engines behind a gateway: which one gets a request, and who hears when one is lost."""
+"""The engines behind a gateway: their links, and the choice of an engine for each request."""
 
 import asyncio
 import logging
@@ -9,7 +9,7 @@ from functools import reduce
 from parallel.messages import Cancel, EngineStatus, Failed, Message, Ping, Pong, Submit
 from runtime.errors import PacelineError, PeerError
 from runtime.gateway.limits import GatewayDown
-from runtime.gateway.replica import News, Replica, added
+from runtime.gateway.replica import EngineEvent, Replica, combined
 from runtime.gateway.routing import PrefixRouter
 from runtime.links.link import Link
 
@@ -17,34 +17,34 @@ _LOG = logging.getLogger("paceline.gateway")
 
 
 class Engines:
-    """Lives on the gateway's loop."""
+    """Sends messages to engines and passes theirs on; used on the gateway's loop only."""
 
     def __init__(
         self,
         links: Sequence[Link],
         *,
-        take: Callable[[int, Message], None],
-        lost: Callable[[int], None],
+        on_message: Callable[[int, Message], None],
+        on_lost: Callable[[int], None],
         recovers: bool,
     ) -> None:
         """Prepare to talk to engines.
 
         Args:
             links: one to each engine.
-            take: told what an engine says of a request.
-            lost: told that an engine was lost, or that the last one is gone for good.
-            recovers: whether somebody starts a lost engine anew, and attaches it or gives it up.
+            on_message: called with an engine's number and its message about a request.
+            on_lost: called with the number of an engine that was lost or is gone for good.
+            recovers: whether a supervisor restarts lost engines, and attaches them or gives up.
         """
         self.replicas = [Replica(number) for number in range(len(links))]
         self._links = links
-        self._take = take
-        self._lost = lost
+        self._on_message = on_message
+        self._on_lost = on_lost
         self._recovers = recovers
         self._router = PrefixRouter(len(links))
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Listen to all engines."""
         self._loop = asyncio.get_running_loop()
         for number, link in enumerate(self._links):
             self.attach(number, link)
@@ -57,32 +57,32 @@ class Engines:
 
     @property
     def down(self) -> PacelineError | None:
-        """Why no engine is there, nor will be; None while one is or may come back."""
+        """Why no engine is up or may come back; None while one is or may."""
         if all(replica.is_gone for replica in self.replicas):
             return self.replicas[0].error
         return None
 
     @property
     def step_age_s(self) -> float:
-        """Seconds since any engine gave a sign of life."""
+        """Seconds since any engine reported."""
         return min(replica.step_age_s for replica in self.replicas)
 
     @property
     def is_up(self) -> bool:
-        """Whether any engine is there."""
+        """Whether any engine is up."""
         return any(replica.is_up for replica in self.replicas)
 
     @property
     def status(self) -> EngineStatus:
-        """What all engines do together."""
-        return reduce(added, (replica.status for replica in self.replicas))
+        """The status of all engines together."""
+        return reduce(combined, (replica.status for replica in self.replicas))
 
     def attach(self, number: int, link: Link) -> None:
-        """Send requests to an engine that is there (again)."""
-        self.replicas[number].attach(link, self._hand_over)
+        """Use an engine, for the first time or after a restart."""
+        self.replicas[number].attach(link, self._post)
 
     def lose(self, number: int, error: PacelineError) -> None:
-        """Take an engine for lost: what ran on it runs on others, or waits for it."""
+        """Mark an engine as lost: its requests continue on others, or wait for it."""
         replica = self.replicas[number]
         if not replica.is_up:
             return
@@ -90,24 +90,24 @@ class Engines:
         replica.detach(error)
         replica.is_gone = not self._recovers
         self._router.forget(number)
-        self._lost(number)
+        self._on_lost(number)
 
     def give_up(self, number: int, error: PacelineError) -> None:
-        """Take an engine for gone for good."""
+        """Mark an engine as gone for good."""
         replica = self.replicas[number]
         replica.detach(error)
         replica.is_gone = True
-        self._lost(number)
+        self._on_lost(number)
 
     def submit(self, submit: Submit, loads: Mapping[int, int]) -> int | None:
-        """Send a request to an engine; return which, or None: it waits for one to come back.
+        """Send a request to an engine; return its number, or None if no engine is up now.
 
         Args:
             submit: the request.
-            loads: how many requests run on each engine.
+            loads: the number of requests on each engine.
 
         Raises:
-            GatewayDown: there is no engine, nor will there be.
+            GatewayDown: no engine is up or may come back.
         """
         while self.is_up:
             up = {r.number: loads.get(r.number, 0) for r in self.replicas if r.is_up}
@@ -120,11 +120,11 @@ class Engines:
         return None
 
     def cancel(self, number: int, request: int) -> None:
-        """End a request early."""
+        """Cancel a request."""
         self._send(self.replicas[number], Cancel(request=request))
 
     def ping(self, number: int) -> None:
-        """Ask every engine for a sign of life."""
+        """Ask every engine for its status."""
         for replica in self.replicas:
             self._send(replica, Ping(number=number))
 
@@ -138,20 +138,20 @@ class Engines:
             return False
         return True
 
-    def _hand_over(self, replica: Replica, link: Link, news: News) -> None:
+    def _post(self, replica: Replica, link: Link, event: EngineEvent) -> None:
         assert self._loop is not None
-        self._loop.call_soon_threadsafe(self._hear, replica, link, news)
+        self._loop.call_soon_threadsafe(self._receive, replica, link, event)
 
-    def _hear(self, replica: Replica, link: Link, news: News) -> None:
+    def _receive(self, replica: Replica, link: Link, event: EngineEvent) -> None:
         if replica.link is not link:
-            return  # a lost engine's last words
-        replica.heard_s = time.monotonic()
-        match news:
+            return  # late, from an engine that was lost
+        replica.last_seen_s = time.monotonic()
+        match event:
             case PacelineError():
-                self.lose(replica.number, news)
+                self.lose(replica.number, event)
             case Failed(request=None, message=text):
                 self.lose(replica.number, GatewayDown(text))
             case Pong(status=status):
-                replica.tell(status)
+                replica.report(status)
             case _:
-                self._take(replica.number, news)
+                self._on_message(replica.number, event)

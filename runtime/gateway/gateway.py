@@ -1,42 +1,36 @@
-"""Between clients and engines: a link to each engine, and a journal of each request's tokens.
+"""Between clients and engines: links to the engines, and a journal of each request's tokens.
 
-Lives on one asyncio loop. A journal outlives its client for a while, so that a stream that broke
-is taken up where it was; and it outlives the engine, so that another one goes on after the tokens
-that are final: nothing lost, changed or repeated.
+Lives on one asyncio loop. A journal outlives its client for a while, so that a broken stream can
+resume; and it outlives the engine, so that another one continues after the committed tokens:
+nothing is lost, changed or repeated.
 """
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
 
-from parallel.messages import Committed, EngineStatus, Failed, Finished, Message, Submit
+from parallel.messages import EngineStatus, Submit
 from runtime.distillation.traffic import TrafficLog
-from runtime.errors import ConfigError, DeadlineExceeded, PacelineError
-from runtime.gateway.engines import Engines
-from runtime.gateway.journal import Journal, OpenRequest
+from runtime.errors import PacelineError
+from runtime.gateway.engine_dispatch import EngineDispatch
+from runtime.gateway.journal import OpenRequest
 from runtime.gateway.journal_store import JournalStore
 from runtime.gateway.limits import GatewayDown, GatewayLimits, RequestRefused
 from runtime.gateway.metrics import ServiceMetrics
 from runtime.gateway.replica import Replica
 from runtime.gateway.request_endings import Endings
-from runtime.gateway.request_table import Register
+from runtime.gateway.request_recorder import RequestRecorder
+from runtime.gateway.request_table import RequestTable
 from runtime.links.link import Link
 
-_LOG = logging.getLogger("paceline.gateway")
 _PING_S = 1.0
-_FAILURES = {
-    ConfigError.__name__: RequestRefused,
-    DeadlineExceeded.__name__: DeadlineExceeded,
-}
-"""What a request's failure in the engine is to its client."""
 
 
 class Gateway:
-    """Submits requests to engines and hands their tokens out."""
+    """Submits requests to engines and gives their tokens to readers."""
 
     def __init__(
         self,
@@ -52,62 +46,53 @@ class Gateway:
 
         Args:
             links: one to each engine; all run the same target.
-            limits: how much is taken on.
-            recovers: whether a lost engine comes back (`attach`), so that its requests wait.
-            store: where journals outlive this process, and what an earlier one left.
-            traffic: where answers are kept.
-            metrics: where is counted.
+            limits: how many requests are accepted.
+            recovers: whether a lost engine is restarted (`attach`), so that its requests wait.
+            store: keeps journals on disk, and has those of an earlier process; None keeps none.
+            traffic: keeps answers for training a drafter; None keeps none.
+            metrics: counts and times; None makes new ones.
         """
         self.limits = limits
         self.metrics = metrics or ServiceMetrics()
-        self.endings = Endings(self.metrics)
-        self._engines = Engines(links, take=self._take, lost=self._replay, recovers=recovers)
         self._store = store
-        self._traffic = traffic
-        self._register = Register(store.restored if store is not None else ())
+        self._table = RequestTable(store.restored if store is not None else ())
+        self._recorder = RequestRecorder(self._table, self.metrics, store, traffic)
+        self._dispatch = EngineDispatch(links, self._table, self._recorder, recovers=recovers)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started_s = time.monotonic()
         self._draining = self._is_cut = False
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Begin to listen to the engines."""
+        """Listen to the engines and run restored requests."""
         self._loop = asyncio.get_running_loop()
-        self._engines.start()
-        self._run_waiting()
-        self._tasks = [asyncio.create_task(self._keep())]
+        self._dispatch.start()
+        self._tasks = [asyncio.create_task(self._tend_requests())]
         if self._store is not None:
-            self._tasks.append(asyncio.create_task(self._tend(self._store)))
+            self._tasks.append(asyncio.create_task(self._tend_store(self._store)))
 
     async def close(self) -> None:
-        """Stop listening; open requests end as UNAVAILABLE, so that clients resume elsewhere."""
+        """Stop; open requests end as UNAVAILABLE, so that clients resume elsewhere."""
         for task in self._tasks:
             task.cancel()
-        store, self._store = self._store, None
-        if store is not None:  # first: what is cut off here, another process goes on with
-            store.close()
-        down = GatewayDown("the server has shut down: resume at another one")
-        for request, journal in self._register.open_samples():
-            if journal.replica is not None:
-                self._engines.cancel(journal.replica, journal.submit.request)
-            self._end_badly(request, journal, down)
-        self._engines.close()
+        self._recorder.close_store()
+        self._dispatch.close()
 
     # --- engines, from any thread -------------------------------------------------------------
 
     def attach(self, replica: int, link: Link) -> None:
-        """Take a lost engine's successor; what waited for it runs."""
-        self._soon(self._attach, replica, link)
+        """Use a restarted engine; the requests that wait for one run."""
+        self._call_soon(self._dispatch.attach, replica, link)
 
     def lose(self, replica: int, error: PacelineError) -> None:
-        """Take an engine for lost: what ran on it goes on elsewhere, or waits."""
-        self._soon(self._engines.lose, replica, error)
+        """Mark an engine as lost: its requests continue elsewhere, or wait."""
+        self._call_soon(self._dispatch.engines.lose, replica, error)
 
     def give_up(self, replica: int, error: PacelineError) -> None:
-        """Take an engine for gone for good; with the last one, what waits has failed."""
-        self._soon(self._engines.give_up, replica, error)
+        """Mark an engine as gone for good; without any engine, waiting requests fail."""
+        self._call_soon(self._dispatch.engines.give_up, replica, error)
 
-    def _soon(self, call: Callable[..., None], *arguments: object) -> None:
+    def _call_soon(self, call: Callable[..., None], *arguments: object) -> None:
         assert self._loop is not None, "start() comes first"
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(call, *arguments)
@@ -115,28 +100,33 @@ class Gateway:
     # --- state ------------------------------------------------------------------------------
 
     @property
+    def endings(self) -> Endings:
+        """Counts and logs each request once, when it ends."""
+        return self._recorder.endings
+
+    @property
     def num_open(self) -> int:
         """Samples queued or running."""
-        return self._register.num_open
+        return self._table.num_open
 
     @property
     def replicas(self) -> Sequence[Replica]:
-        """The engines, each with what it said of itself last."""
-        return self._engines.replicas
+        """The engines, each with its latest report."""
+        return self._dispatch.engines.replicas
 
     @property
     def status(self) -> EngineStatus:
-        """What all engines do together."""
-        return self._engines.status
+        """The status of all engines together."""
+        return self._dispatch.engines.status
 
     @property
     def step_age_s(self) -> float:
-        """Seconds since an engine last gave a sign of life."""
-        return self._engines.step_age_s
+        """Seconds since an engine last reported."""
+        return self._dispatch.engines.step_age_s
 
     def num_open_on(self, replica: int) -> int:
-        """Samples queued or running on one engine."""
-        return self._register.num_running_by_replica[replica]
+        """Return the number of samples that run on an engine."""
+        return self._table.num_running_by_replica[replica]
 
     @property
     def uptime_s(self) -> float:
@@ -145,25 +135,25 @@ class Gateway:
 
     @property
     def is_draining(self) -> bool:
-        """Whether new requests are refused for good."""
+        """Whether new requests are rejected for good."""
         return self._draining
 
     @property
     def is_ready(self) -> bool:
         """Whether a new request would be served soon."""
         young = self.step_age_s < self.limits.max_step_age_s
-        return self._engines.is_up and not self._draining and young
+        return self._dispatch.engines.is_up and not self._draining and young
 
     def drain(self) -> None:
-        """Refuse what is new; what runs goes on."""
+        """Reject new requests; in-flight requests continue."""
         self._draining = True
 
     def cut(self) -> None:
-        """End `drained` now, whatever runs."""
+        """End `drained` now, whatever is in flight."""
         self._is_cut = True
 
     async def drained(self, timeout_s: float) -> bool:
-        """Wait until nothing runs any more; False if something still does at the deadline."""
+        """Wait until no request is in flight; return False if some are at the deadline."""
         deadline_s = time.monotonic() + timeout_s
         while self.num_open:
             if self._is_cut or time.monotonic() > deadline_s:
@@ -174,12 +164,12 @@ class Gateway:
     # --- requests ---------------------------------------------------------------------------
 
     def submit(self, submits: Sequence[Submit], *, client: str, name: str) -> OpenRequest:
-        """Queue a request, or return the one of this client that has the name already.
+        """Queue a request, or return the client's request of that name.
 
         Args:
-            submits: one for each sample of it; their numbers are the gateway's to give.
-            client: who asks; names are each client's own.
-            name: "" for a request that nobody will take up again.
+            submits: one for each of its samples; the gateway numbers them.
+            client: the caller; names are unique for each client.
+            name: "" for a request that cannot be resumed.
 
         Raises:
             RequestRefused: the name belongs to another request.
@@ -188,34 +178,32 @@ class Gateway:
         """
         known = self.find(client, name)
         if known is not None:
-            if [_essence(journal.submit) for journal in known.samples] != [
-                _essence(submit) for submit in submits
-            ]:
+            before = [_comparable(journal.submit) for journal in known.samples]
+            if before != [_comparable(submit) for submit in submits]:
                 raise RequestRefused(
-                    f"request_id {name!r} belongs to another request: take a new one"
+                    f"`request_id` {name!r} belongs to another request: choose a new one"
                 )
             return known
-        self.require_room(len(submits), client)
-        request = self._register.add(submits, client=client, name=name)
-        if self._store is not None:
-            self._store.opened(request)
-        self._run_waiting()
+        self.check_capacity(len(submits), client)
+        request = self._table.add(submits, client=client, name=name)
+        self._recorder.opened(request)
+        self._dispatch.run_waiting()
         return request
 
     def find(self, client: str, name: str) -> OpenRequest | None:
         """Return a client's request by its name."""
-        return self._register.find(client, name)
+        return self._table.find(client, name)
 
-    def join(self, request: OpenRequest) -> None:
-        """Take in a reader of a request; `leave` follows, whatever becomes of the reader."""
+    def add_reader(self, request: OpenRequest) -> None:
+        """Count a reader of a request; `remove_reader` must follow."""
         request.num_readers += 1
 
-    def leave(self, request: OpenRequest, *, late: bool = False) -> None:
-        """Let a reader go: the last one of an unnamed request ends it, a named one waits a while.
+    def remove_reader(self, request: OpenRequest, *, late: bool = False) -> None:
+        """Uncount a reader. Without readers an unnamed request ends, a named one waits a while.
 
         Args:
             request: what it read.
-            late: whether its deadline passed; that is a client's last word, named or not.
+            late: whether the reader's deadline passed, which ends named requests too.
         """
         request.num_readers -= 1
         request.idle_since_s = time.monotonic()
@@ -227,170 +215,52 @@ class Gateway:
             self.forget(request)
 
     def cancel(self, request: OpenRequest, *, late: bool = False) -> bool:
-        """End a request, because its deadline passed or it was asked for; False if it had ended."""
+        """Cancel a request, on demand or because its deadline passed; False if it had ended."""
         if not request.is_open:
             return False
         for journal in request.samples:
-            if not journal.is_open or journal.is_cancelled:
-                continue
-            journal.is_cancelled, journal.is_late = True, late
-            if journal.replica is not None:
-                self._engines.cancel(journal.replica, journal.submit.request)
-            else:
-                self._dispatch(request, journal)
+            if journal.is_open and not journal.is_cancelled:
+                journal.is_cancelled, journal.is_late = True, late
+                self._dispatch.cancel(request, journal)
         return True
 
     def forget(self, request: OpenRequest) -> None:
-        """Drop a request and its journals; one that runs is ended first."""
+        """Cancel a request and drop it with its journals."""
         request.is_dropped = True
         self.cancel(request)
         if not request.is_open:
-            self._drop(request)
+            self._recorder.dropped(request)
 
-    def _drop(self, request: OpenRequest) -> None:
-        self._register.drop(request)
-        if self._store is not None:
-            self._store.dropped(request)
-
-    def require_room(self, num_samples: int, client: str) -> None:
-        """Raise as `submit` does unless so many samples more could be queued now."""
-        if self._engines.down is not None:
-            raise GatewayDown(f"the engine is gone: {self._engines.down}")
+    def check_capacity(self, num_samples: int, client: str) -> None:
+        """Raise as `submit` does unless so many more samples could be queued now."""
+        down = self._dispatch.engines.down
+        if down is not None:
+            raise GatewayDown(f"the engine is gone: {down}")
         if self._draining:
             raise GatewayDown("the server is shutting down: try another one")
-        self.limits.check(self._register.num_open_by_client, num_samples, client)
+        self.limits.check(self._table.num_open_by_client, num_samples, client)
 
-    # --- what engines do ----------------------------------------------------------------------
+    # --- upkeep -----------------------------------------------------------------------------
 
-    def _dispatch(self, request: OpenRequest, journal: Journal) -> None:
-        """Let an engine do what is missing; without one the request waits, or has failed."""
-        number = journal.submit.request
-        journal.replica = None
-        if journal.is_cancelled:
-            self._finish(request, journal, Finished(request=number, reason="cancelled"))
-            return
-        if journal.is_given_up:
-            text = f"the engine was lost {journal.num_stalled} times in a row with this request"
-            self._end_badly(request, journal, PacelineError(f"{text}: it is not tried again"))
-            return
-        if journal.is_suspect and self._register.is_suspect_running:
-            return  # until that one has brought a token, or ended
-        loads = self._register.num_running_by_replica
-        try:
-            journal.replica = self._engines.submit(journal.resumption(), loads)
-        except GatewayDown as error:
-            self._end_badly(request, journal, error)
-            return
-        journal.num_sent += journal.replica is not None
-
-    def _attach(self, replica: int, link: Link) -> None:
-        if self._engines.replicas[replica].is_up:  # its older link is of no use any longer
-            self._engines.lose(replica, GatewayDown("another link came in its place"))
-        self._engines.attach(replica, link)
-        self._run_waiting()
-
-    def _run_waiting(self) -> None:
-        for request, journal in self._register.open_samples():
-            if journal.replica is None:
-                self._dispatch(request, journal)
-
-    def _replay(self, replica: int) -> None:
-        """Let others go on with what ran on an engine that was lost, after the final tokens.
-
-        What waits for an engine is left alone: it may be just on its way to another one.
-        """
-        down = self._engines.down is not None
-        for request, journal in self._register.open_samples():
-            if down or journal.replica == replica:
-                journal.num_stalled += journal.replica == replica
-                self._dispatch(request, journal)
-
-    async def _keep(self) -> None:
-        """Look after the engines' ages and drop journals nobody reads."""
+    async def _tend_requests(self) -> None:
+        """Ping the engines and drop journals without readers."""
         for number in count(1):
-            self._engines.ping(number)
+            self._dispatch.engines.ping(number)
             old_s = time.monotonic() - self.limits.grace_s
-            for request in self._register.requests:
+            for request in self._table.requests:
                 idle = request.num_readers == 0 and request.idle_since_s < old_s
                 if idle and not request.is_dropped:
                     self.forget(request)
             await asyncio.sleep(_PING_S)
 
-    async def _tend(self, store: JournalStore) -> None:
-        """Bring journals to the disk: in a task of its own, because a disk may be slow."""
+    async def _tend_store(self, store: JournalStore) -> None:
+        """Write journals to the disk, in a task of its own because a disk may be slow."""
         while True:
-            await store.tend(self._register.requests)
+            await store.compact(self._table.requests)
             await asyncio.to_thread(store.sync)
             await asyncio.sleep(_PING_S)
 
-    def _take(self, replica: int, message: Message) -> None:
-        """Take in what an engine says of a request that runs on it."""
-        match message:
-            case Committed() | Finished() | Failed():
-                number = message.request
-            case _:
-                _LOG.warning("engine %d sent an unexpected %s", replica, type(message).__name__)
-                return
-        known = self._register.sample(number) if number is not None else None
-        if known is None or known[1].replica != replica:
-            return
-        request, journal = known
-        match message:
-            case Committed():
-                if self._store is not None:
-                    self._store.committed(message)
-                self._let_next_suspect_run(journal)  # soon: once this one has its token
-                journal.take(message, self.metrics)
-                request.touch()
-            case Finished():
-                self._finish(request, journal, message)
-            case Failed():
-                kind = _FAILURES.get(message.kind, PacelineError)
-                self._end_badly(request, journal, kind(message.message))
 
-    def _finish(self, request: OpenRequest, journal: Journal, finished: Finished) -> None:
-        if journal.is_late and finished.reason == "cancelled":
-            error = f"its deadline of {journal.submit.timeout_s:.3g} s passed"
-            self._end_badly(request, journal, DeadlineExceeded(error))
-            return
-        journal.end(finished)
-        self._ended(request, journal)
-        self.metrics.count_sample(finished, len(journal.token_ids))
-        self._keep_answer(journal, finished)
-
-    def _end_badly(self, request: OpenRequest, journal: Journal, error: PacelineError) -> None:
-        if not journal.is_open:
-            return
-        journal.fail(error)
-        self._ended(request, journal)
-
-    def _ended(self, request: OpenRequest, journal: Journal) -> None:
-        self._register.ended(journal)
-        self._let_next_suspect_run(journal)
-        if self._store is not None:
-            self._store.ended(journal)
-        if not request.is_open:
-            self.endings.ended(request)
-            if request.is_dropped:
-                self._drop(request)
-        request.touch()
-
-    def _let_next_suspect_run(self, journal: Journal) -> None:
-        """Begin with another suspect, if this one has kept it waiting."""
-        if journal.is_suspect and self._loop is not None:
-            self._loop.call_soon(self._run_waiting)
-
-    def _keep_answer(self, journal: Journal, finished: Finished) -> None:
-        """Keep a whole answer for a drafter to learn from, where that is wanted."""
-        if self._traffic is None or finished.reason == "cancelled":
-            return
-        try:
-            self._traffic.append(journal.submit, journal.token_ids)
-        except OSError as error:  # a full disk must not end the service
-            _LOG.warning("traffic is kept no longer: %s", error)
-            self._traffic = None
-
-
-def _essence(submit: Submit) -> Submit:
-    """Return what two calls of one request have in common: each has its own time left."""
+def _comparable(submit: Submit) -> Submit:
+    """Return what two calls of one request have in common; their remaining times differ."""
     return replace(submit, request=0, timeout_s=None)

@@ -1,4 +1,4 @@
-"""What a gateway knows of a request: who asks, and the tokens of each of its samples."""
+"""The gateway's record of a request: its client, and the tokens of each of its samples."""
 
 import asyncio
 import time
@@ -10,16 +10,16 @@ from parallel.messages import Committed, Finished, Submit
 from runtime.errors import DeadlineExceeded, PacelineError
 from runtime.gateway.metrics import EndReason, ServiceMetrics
 
-_LEAST_S = 1e-3  # 0 would be no deadline
+_MIN_S = 1e-3  # a deadline is never 0
 _PIECE_TOKENS = 256
-"""Tokens that a reader gets at once: with log probabilities, some 50 kB."""
-_SUSPECTED = 2
-_GIVEN_UP = 3
+"""Most tokens of a piece: with log probabilities, some 50 kB."""
+_SUSPECT_LOSSES = 2
+_MAX_LOSSES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """News of one sample: tokens, or its end."""
+    """A part of one sample: tokens, or its end."""
 
     sample: int
     token_ids: tuple[int, ...] = ()
@@ -29,7 +29,7 @@ class Piece:
 
 @dataclass(slots=True, kw_only=True)
 class Journal:
-    """One sample's tokens, and how it ended."""
+    """One sample's tokens, its place and its end."""
 
     submit: Submit
     token_ids: list[int] = field(default_factory=list)
@@ -37,17 +37,17 @@ class Journal:
     finished: Finished | None = None
     error: PacelineError | None = None
     last_s: float = field(default_factory=time.monotonic)
-    """When it was submitted, or tokens came last."""
+    """When it was submitted, or its latest tokens arrived."""
     replica: int | None = None
-    """Where it runs; None: it waits for an engine."""
+    """The engine it runs on; None while it waits for one."""
     is_cancelled: bool = False
-    """Whether it is to end early."""
+    """Whether it is cancelled and has to end."""
     is_late: bool = False
-    """Whether it is to end early because its client's deadline passed."""
+    """Whether it is cancelled because its client's deadline passed."""
     num_sent: int = 0
-    """Times it was sent to an engine."""
+    """Times that it was sent to an engine."""
     num_stalled: int = 0
-    """Times in a row that an engine was lost with it before it brought a token."""
+    """Engines lost in a row while it ran there and had no new token."""
     submitted_s: float = field(default_factory=time.monotonic)
     first_token_s: float | None = None
     ended_s: float | None = None
@@ -59,7 +59,7 @@ class Journal:
 
     @property
     def end_reason(self) -> EndReason:
-        """How it ended; it must have."""
+        """How it ended; it must have ended."""
         if self.finished is not None:
             return EndReason[self.finished.reason.upper()]
         assert self.error is not None, "the sample is open"
@@ -68,16 +68,16 @@ class Journal:
 
     @property
     def is_suspect(self) -> bool:
-        """Whether engines may die of it: others that may be are not tried at the same time."""
-        return self.num_stalled >= _SUSPECTED
+        """Whether it may be the cause of engine losses: only one suspect runs at a time."""
+        return self.num_stalled >= _SUSPECT_LOSSES
 
     @property
     def is_given_up(self) -> bool:
-        """Whether it was lost with an engine once more when it was the only suspect."""
-        return self.num_stalled >= _GIVEN_UP
+        """Whether an engine was lost again while it was the only suspect."""
+        return self.num_stalled >= _MAX_LOSSES
 
-    def take(self, message: Committed, metrics: ServiceMetrics) -> None:
-        """Take tokens in."""
+    def append(self, message: Committed, metrics: ServiceMetrics) -> None:
+        """Append committed tokens."""
         self.num_stalled = 0
         now_s = time.monotonic()
         if self.first_token_s is None:
@@ -88,14 +88,14 @@ class Journal:
         self.logprobs.extend(message.logprobs)
 
     def resumption(self) -> Submit:
-        """Return what an engine is asked for: all, or what is missing of it."""
+        """Return the request for an engine, which continues after the tokens so far."""
         timeout_s = self.submit.timeout_s
         if timeout_s is not None:
-            timeout_s = max(self.submitted_s + timeout_s - time.monotonic(), _LEAST_S)
+            timeout_s = max(self.submitted_s + timeout_s - time.monotonic(), _MIN_S)
         return replace(self.submit, output_ids=tuple(self.token_ids), timeout_s=timeout_s)
 
     def end(self, finished: Finished) -> None:
-        """Take the end in; where several engines had a part in it, times are from the first on."""
+        """Record the end; if it ran on several engines, its times count from the first on."""
         if self.num_sent > 1:
             now_s = time.monotonic()
             stats = replace(
@@ -109,12 +109,12 @@ class Journal:
         self.ended_s = time.monotonic()
 
     def fail(self, error: PacelineError) -> None:
-        """Take a bad end in."""
+        """Record a failure."""
         self.error = error
         self.ended_s = time.monotonic()
 
     def piece(self, sample: int, start: int) -> Piece | None:
-        """Return some tokens from number `start` on, if there are any."""
+        """Return the next tokens from index `start` on, or None without any."""
         if len(self.token_ids) <= start:
             return None
         end = start + _PIECE_TOKENS
@@ -127,14 +127,14 @@ class Journal:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class OpenRequest:
-    """One request's samples, and who reads them."""
+    """One request's samples and the number of its readers."""
 
     client: str
     name: str
     samples: list[Journal]
     num_readers: int = 0
     is_dropped: bool = False
-    """Whether it is forgotten as soon as it has ended: no reader will come back."""
+    """Whether it is dropped as soon as it has ended: no reader will return."""
     idle_since_s: float = field(default_factory=time.monotonic)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -145,45 +145,45 @@ class OpenRequest:
 
     @property
     def end_reason(self) -> EndReason:
-        """The gravest end of its samples; all must have ended."""
+        """The most severe end of its samples; all must have ended."""
         return max(journal.end_reason for journal in self.samples)
 
     @property
     def seed(self) -> int:
-        """The seed that its samples share."""
+        """The seed of its samples."""
         return self.samples[0].submit.sampling.seed
 
     async def follow(self) -> AsyncGenerator[Piece]:
         """Yield all samples' tokens from the first one on, until every sample has ended.
 
-        A slow reader holds nothing up: tokens lie in the journals, which max_tokens bounds.
+        A slow reader delays nothing: tokens stay in the journals, which max_tokens bounds.
 
         Raises:
             PacelineError: the request or the engine failed.
         """
-        places = [0] * len(self.samples)
-        ended = [False] * len(places)
+        offsets = [0] * len(self.samples)
+        ended = [False] * len(offsets)
         while not all(ended):
-            changed, quiet = self.changed, True
+            changed, is_idle = self.changed, True
             for index, journal in enumerate(self.samples):
-                piece = journal.piece(index, places[index])
+                piece = journal.piece(index, offsets[index])
                 if piece is not None:
-                    places[index] += len(piece.token_ids)
+                    offsets[index] += len(piece.token_ids)
                 elif journal.error is not None:
                     raise journal.error
                 elif journal.finished is not None and not ended[index]:
                     ended[index] = True
                     piece = Piece(sample=index, finished=journal.finished)
                 if piece is not None:
-                    quiet = False
+                    is_idle = False
                     yield piece
-            if quiet and not all(ended):
+            if is_idle and not all(ended):
                 await changed.wait()
             else:
-                await asyncio.sleep(0)  # a reader of much that is there lets others run
+                await asyncio.sleep(0)  # between two pieces other tasks run
 
     def report(self) -> dict[str, object]:
-        """Return what the log says of it once it has ended: no word of prompt or answer."""
+        """Return the fields of its log record once it has ended, without prompt and answer."""
         samples = self.samples
         submitted_s = min(journal.submitted_s for journal in samples)
         firsts = [j.first_token_s for j in samples if j.first_token_s is not None]
@@ -203,7 +203,7 @@ class OpenRequest:
             "accepted": sum(one.accepted for one in stats),
         }
 
-    def touch(self) -> None:
-        """Wake whoever waits for news."""
+    def notify_readers(self) -> None:
+        """Wake the readers that wait for tokens."""
         self.changed.set()
         self.changed = asyncio.Event()

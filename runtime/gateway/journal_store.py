@@ -1,7 +1,7 @@
-"""Journals on disk: a server that was killed goes on with its clients' requests.
+"""Journals on disk, with which a restarted server continues its clients' requests.
 
-A directory holds one file of records (`runtime/gateway/record_file.py`), appended to as tokens are
-committed. It is written anew, without what clients have done with, when it has grown.
+A directory holds one file of records (`runtime/gateway/record_file.py`); each commit of tokens is
+appended. When the file has grown, it is rewritten without the requests that were dropped.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _COMPACT_BYTES = 16 << 20
 
 
 class JournalStore:
-    """The journals of one server, kept by one process."""
+    """The journals of one server, written by one process."""
 
     def __init__(
         self, directory: Path, lock: int, target: str, *, compact_bytes: int = _COMPACT_BYTES
@@ -39,122 +39,122 @@ class JournalStore:
         self._compact_bytes = compact_bytes
         self._limit_bytes = compact_bytes
         self._file: RecordFile | None = None
-        self._next: RecordFile | None = None
-        """What takes the file's place, while it is written."""
-        self._kept: set[int] = set()
+        self._new_file: RecordFile | None = None
+        """The file that will replace the present one, while it is written."""
+        self._stored: set[int] = set()
         self._copied: set[int] = set()
-        """Samples whose past is in the next file."""
+        """Samples whose records are in the new file."""
         self.restored: list[OpenRequest] = []
-        """What an earlier process left."""
+        """Requests of an earlier process."""
 
     @classmethod
     def open(
         cls, directory: Path, target: str, *, compact_bytes: int = _COMPACT_BYTES
     ) -> "JournalStore":
-        """Open a directory's journals, or begin them.
+        """Open the journals of a directory, or create them.
 
         Args:
-            directory: made if need be; one server's alone.
-            target: what decodes; tokens of another target are of no use.
-            compact_bytes: the file is written anew when it is larger, and twice as large as before.
+            directory: created if it is missing; belongs to one server.
+            target: name of the target; the tokens of another target cannot be continued.
+            compact_bytes: the file is rewritten when it is larger, and twice as large as before.
 
         Raises:
-            ConfigError: the directory cannot be used, is used, or holds something else.
+            ConfigError: the directory cannot be used, is in use, or has other files.
         """
         try:
             directory.mkdir(parents=True, exist_ok=True)
             lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise ConfigError(f"no journal can be kept in {directory}: {error}") from error
+            raise ConfigError(f"no journal can be written to {directory}: {error}") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(lock)
             raise ConfigError(
-                f"another server keeps its journal in {directory}: name another directory"
+                f"another server has its journal in {directory}: choose another directory"
             ) from error
         store = cls(directory, lock, target, compact_bytes=compact_bytes)
         try:
-            store._begin()
+            store._start()
         except OSError as error:
             store.close()
-            raise ConfigError(f"no journal can be kept in {directory}: {error}") from error
+            raise ConfigError(f"no journal can be written to {directory}: {error}") from error
         except ConfigError:
             store.close()
             raise
         return store
 
-    # --- what happens -------------------------------------------------------------------------
+    # --- events ---------------------------------------------------------------------------------
 
     def opened(self, request: OpenRequest) -> None:
-        """Keep a request; one without a name is nobody's to take up again."""
+        """Store a request, if it has a name: others cannot be resumed."""
         if request.name:
             numbers = [journal.submit.request for journal in request.samples]
-            self._kept.update(numbers)
-            if self._next is not None:
+            self._stored.update(numbers)
+            if self._new_file is not None:
                 self._copied.update(numbers)
             self._append(_opening(request), numbers[0])
 
     def committed(self, message: Committed) -> None:
-        """Keep a sample's tokens."""
-        if message.request in self._kept:
+        """Store tokens of a sample."""
+        if message.request in self._stored:
             logprobs = [[one.logprob, one.top_ids, one.top_logprobs] for one in message.logprobs]
             record: Record = [_COMMIT, message.request, message.token_ids, logprobs]
             self._append(record, message.request)
 
     def ended(self, journal: Journal) -> None:
-        """Keep how a sample ended."""
+        """Store the end of a sample."""
         number = journal.submit.request
-        if number not in self._kept:
+        if number not in self._stored:
             return
         if journal.finished is not None:
             self._append([_END, encode(journal.finished)], number)
         elif journal.error is not None:
             kind, text = type(journal.error).__name__, str(journal.error)
-            if hasattr(errors, kind):  # else it is this server's trouble, not the request's
+            if hasattr(errors, kind):  # else the server failed, not the request
                 self._append([_FAIL, number, kind, text], number)
 
     def dropped(self, request: OpenRequest) -> None:
         """Forget a request."""
         numbers = [journal.submit.request for journal in request.samples]
-        if self._kept.issuperset(numbers):
-            self._kept.difference_update(numbers)
+        if self._stored.issuperset(numbers):
+            self._stored.difference_update(numbers)
             self._append([_DROP, numbers], numbers[0])
 
-    async def tend(self, requests: Iterable[OpenRequest]) -> None:
-        """Rewrite the file, with these requests alone, if it has grown.
+    async def compact(self, requests: Iterable[OpenRequest]) -> None:
+        """Rewrite the file with only these requests, if it has grown.
 
-        Others run between two requests; what they keep meanwhile goes to both files.
+        Other tasks run between two requests; their records are written to both files.
         """
         if self._file is None or self._file.num_bytes <= self._limit_bytes:
             return
         try:
-            self._next = self._begun()
+            self._new_file = self._create_file()
             for request in requests:
                 numbers = [journal.submit.request for journal in request.samples]
-                if self._kept.issuperset(numbers):
-                    _copy(request, self._next)
+                if self._stored.issuperset(numbers):
+                    _copy(request, self._new_file)
                     self._copied.update(numbers)
                 await asyncio.sleep(0)
-            await asyncio.to_thread(self._next.sync)
-            self._take_over(self._next)
+            await asyncio.to_thread(self._new_file.sync)
+            self._take_over(self._new_file)
         except OSError as error:
             self._give_up(error)
         finally:
-            if self._next is not None and self._next is not self._file:
-                self._next.close()
-            self._next = None
+            if self._new_file is not None and self._new_file is not self._file:
+                self._new_file.close()
+            self._new_file = None
             self._copied.clear()
 
     def sync(self) -> None:
-        """Bring what was kept to the disk; blocks, and may run in a thread of its own."""
+        """Flush the records to the disk; blocks, and may run in its own thread."""
         file = self._file
         if file is not None:
-            with contextlib.suppress(OSError):  # the next write tells
+            with contextlib.suppress(OSError):  # the next write reports it
                 file.sync()
 
     def close(self) -> None:
-        """Let go of the directory."""
+        """Close the file and release the directory."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -162,11 +162,11 @@ class JournalStore:
 
     # --- the file -----------------------------------------------------------------------------
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         path = self._directory / _FILE
         if path.exists():
             self._read(path)
-        new = self._begun()
+        new = self._create_file()
         for request in self.restored:
             _copy(request, new)
         new.sync()
@@ -177,23 +177,23 @@ class JournalStore:
         requests: dict[int, tuple[OpenRequest, Journal]] = {}
         try:
             for record in reader:
-                self._replay(record, requests, path)
+                self._apply(record, requests, path)
         except (ProtocolError, ValueError, TypeError, KeyError, IndexError) as error:
             raise ConfigError(f"{path} holds a record that cannot be read: {error}") from error
         cut = reader.num_bytes - reader.num_good
         if cut:
             _LOG.warning("%s ends in %d bytes that are torn or damaged: cut off", path, cut)
         self.restored = list(dict.fromkeys(request for request, _ in requests.values()))
-        self._kept = set(requests)
+        self._stored = set(requests)
 
-    def _replay(
+    def _apply(
         self, record: Record, requests: dict[int, tuple[OpenRequest, Journal]], path: Path
     ) -> None:
         match record:
             case ["target", str(target)]:
                 if target != self._target:
                     raise ConfigError(
-                        f"{path} has requests of {target}, this server runs {self._target}: name "
+                        f"{path} has requests of {target}, this server runs {self._target}: choose "
                         "another directory"
                     )
             case ["open", str(client), str(name), float(wall_s), list(frames)]:
@@ -215,16 +215,16 @@ class JournalStore:
                 for number in numbers:
                     requests.pop(number, None)
             case _:
-                raise ValueError(f"a {record[0]!r} of {len(record)} parts")
+                raise ValueError(f"unknown record {record[0]!r} with {len(record)} parts")
 
-    def _begun(self) -> RecordFile:
-        """Return a file beside the present one, with no request in it; raises OSError."""
+    def _create_file(self) -> RecordFile:
+        """Create an empty file beside the present one; raises OSError."""
         new = RecordFile.create(self._directory / _NEW)
         new.append([_TARGET, self._target])
         return new
 
     def _take_over(self, new: RecordFile) -> None:
-        """Keep to another file from now on; raises OSError."""
+        """Replace the present file by a new one; raises OSError."""
         new.rename(self._directory / _FILE)
         if self._file is not None:
             self._file.close()
@@ -232,26 +232,26 @@ class JournalStore:
         self._limit_bytes = max(self._compact_bytes, 2 * new.num_bytes)
 
     def _append(self, record: Record, number: int) -> None:
-        """Write what happened to the request of a sample."""
+        """Append a record about a sample."""
         if self._file is None:
             return
         try:
             self._file.append(record)
-            if self._next is not None and number in self._copied:
-                self._next.append(record)
+            if self._new_file is not None and number in self._copied:
+                self._new_file.append(record)
         except OSError as error:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        """Go on without: a full disk must not end the service."""
-        _LOG.error("the journal in %s is kept no longer: %s", self._directory, error)
+        """Continue without a journal: a full disk must not end the service."""
+        _LOG.error("the journal in %s is not written from now on: %s", self._directory, error)
         if self._file is not None:
             self._file.close()
             self._file = None
 
 
 def _copy(request: OpenRequest, file: RecordFile) -> None:
-    """Write all of a request; raises OSError."""
+    """Write all records of a request; raises OSError."""
     if request.name:
         for record in _records(request):
             file.append(record)
@@ -264,7 +264,7 @@ def _opening(request: OpenRequest) -> Record:
 
 
 def _records(request: OpenRequest) -> list[Record]:
-    """Return the records that tell all of a request."""
+    """Return all records of a request."""
     records = [_opening(request)]
     for journal in request.samples:
         number = journal.submit.request

@@ -1,4 +1,4 @@
-"""How much a gateway takes on, and what it says to what it does not."""
+"""How many requests a gateway accepts, and the errors for those it rejects."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from runtime.errors import PacelineError
 
 
 class RequestRefused(PacelineError):
-    """The request itself cannot be served."""
+    """The request is invalid."""
 
 
 class CallDenied(PacelineError):
@@ -15,32 +15,32 @@ class CallDenied(PacelineError):
 
 
 class GatewayBusy(PacelineError):
-    """There is no room for another request now."""
+    """Too many requests are open now."""
 
 
 class GatewayDown(PacelineError):
-    """The engine is gone, or is going."""
+    """The engine is gone, or the server is shutting down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayLimits:
-    """How much one gateway takes on."""
+    """How many requests one gateway accepts."""
 
     max_open: int = 256
-    """Requests queued or running, each of n samples counted."""
+    """Samples queued or running."""
     max_open_per_client: int = 64
     grace_s: float = 30.0
-    """How long a named request outlives its client, and its journal the request."""
+    """How long a named request outlives its last reader, and its journal its end."""
     max_step_age_s: float = 60.0
-    """Silence of the leader after which the service is not ready."""
+    """The service is not ready once no engine has reported for this long."""
 
     def check(self, open_by_client: Counter[str], num_samples: int, client: str) -> None:
-        """Raise GatewayBusy unless there is room for so many samples more of a client."""
-        for num, most, whose in (
-            (open_by_client.total(), self.max_open, "the server's"),
-            (open_by_client[client], self.max_open_per_client, "this client's"),
+        """Raise GatewayBusy unless a client may open so many more samples."""
+        for num_open, limit, owner in (
+            (open_by_client.total(), self.max_open, "the server"),
+            (open_by_client[client], self.max_open_per_client, "each client"),
         ):
-            if num + num_samples > most:
+            if num_open + num_samples > limit:
                 raise GatewayBusy(
-                    f"{num} requests are open, {most} are {whose} most: try again later"
+                    f"{num_open} requests are open, {owner} may have {limit}: try again later"
                 )

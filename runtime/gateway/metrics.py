@@ -1,4 +1,4 @@
-"""The page that Prometheus scrapes: what requests took, and what each engine does.
+"""The metrics for Prometheus: durations of requests, and the counts of each engine.
 
 Names follow vLLM's where they mean the same, with `paceline_` in place of `vllm:`: a colon is for
 recording rules, and Ray's exporter refuses it. `docs/metrics.md` describes each name.
@@ -46,7 +46,7 @@ _COUNTERS = {
 
 
 class EndReason(IntEnum):
-    """How a request ended; with several samples, the gravest of their ends."""
+    """How a request ended; with several samples, the most severe of their ends."""
 
     STOP = 0
     LENGTH = 1
@@ -56,20 +56,20 @@ class EndReason(IntEnum):
 
 
 class RefusalReason(IntEnum):
-    """Why a request was not taken on."""
+    """Why a request was rejected."""
 
     INVALID = 0
-    """A value of it cannot be served."""
+    """A value of it is invalid."""
     BUSY = 1
     """Too many requests are open."""
     UNAVAILABLE = 2
-    """The server drains, or has no engine left."""
+    """The server drains, or has no engine."""
     DENIED = 3
     """The caller's token is not accepted."""
 
 
 class ServiceMetrics:
-    """Counts requests as they end; `watch` adds what the engines count."""
+    """Counts requests as they end; `watch` adds the counts of the engines."""
 
     def __init__(self, model_name: str = "") -> None:
         self.registry = CollectorRegistry()
@@ -82,7 +82,7 @@ class ServiceMetrics:
         self._requests = self._counter("requests", "Requests that ended", "finished_reason")
         for reason in EndReason:  # a rate needs a 0 to start from
             self._requests.labels(model_name, reason.name.lower())
-        self._refused = self._counter("requests_refused", "Requests not taken on", "reason")
+        self._refused = self._counter("requests_refused", "Requests rejected", "reason")
         for refusal in RefusalReason:
             self._refused.labels(model_name, refusal.name.lower())
         self._deadline_missed = self._counter(
@@ -126,11 +126,11 @@ class ServiceMetrics:
         )
 
     def watch(self, replicas: Callable[[], Sequence[Replica]]) -> None:
-        """Read the engines' own counts at each scrape."""
+        """Add the engines' counts to each scrape."""
         self.registry.register(_EngineCollector(replicas, self.model_name))
 
     def count_tokens(self, num_tokens: int, seconds: float, *, first: bool) -> None:
-        """Count tokens that a round brought `seconds` after the ones before."""
+        """Count the tokens of a round that arrived `seconds` after the ones before."""
         if first:
             self._ttft.observe(seconds)
             return
@@ -138,7 +138,7 @@ class ServiceMetrics:
             self._gap.observe(seconds / num_tokens)
 
     def count_refused(self, reason: RefusalReason) -> None:
-        """Count a request that was not taken on."""
+        """Count a rejected request."""
         self.num_refused += 1
         self._refused.labels(self.model_name, reason.name.lower()).inc()
 
@@ -158,7 +158,7 @@ class ServiceMetrics:
             self._positions.labels(self.model_name, position).inc(accepted)
 
     def count_ended(self, reason: EndReason, prompt_tokens: int) -> None:
-        """Count a request, whatever its number of samples; call it once for each."""
+        """Count a request that ended, with any number of samples."""
         self.num_finished += reason <= EndReason.CANCELLED
         self._requests.labels(self.model_name, reason.name.lower()).inc()
         self._prompt_length.observe(prompt_tokens)
@@ -176,7 +176,7 @@ class ServiceMetrics:
 
 
 class _EngineCollector(Collector):
-    """Reads what each engine reported last; its counts include those of lost predecessors."""
+    """Reads the latest report of each engine, which includes its lost predecessors."""
 
     def __init__(self, replicas: Callable[[], Sequence[Replica]], model_name: str) -> None:
         self._replicas = replicas

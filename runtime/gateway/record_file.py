@@ -1,7 +1,7 @@
 """A file of checksummed MessagePack records that survives a crash: a torn tail is cut off.
 
 Each record is its length, the CRC-32 of its bytes, and its bytes. The file begins with a magic
-line, so that nothing else is taken for one.
+line, which tells it from other files.
 """
 
 import os
@@ -17,13 +17,13 @@ from runtime.files.documents import parse_msgpack, read_bytes
 
 _MAGIC = b"PACELINE JOURNAL 1\n"
 _FRAME = struct.Struct("<II")
-_MOST_BYTES = 64 << 20  # of one record
+_MAX_RECORD_BYTES = 64 << 20
 _MAX_FILE_BYTES = 1 << 34
 Record = list[object]
 
 
 class RecordFile:
-    """Appended to by one process."""
+    """A file to which one process appends records."""
 
     def __init__(self, path: Path, file: int) -> None:
         self._path = path
@@ -32,14 +32,14 @@ class RecordFile:
 
     @classmethod
     def create(cls, path: Path) -> "RecordFile":
-        """Make an empty file, in place of what is there; raises OSError."""
+        """Create an empty file, replacing an old one; raises OSError."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-        file = os.open(path, flags, 0o600)  # it holds what users wrote
+        file = os.open(path, flags, 0o600)  # it holds users' texts
         os.write(file, _MAGIC)
         return cls(path, file)
 
     def append(self, record: Record) -> None:
-        """Write a record; raises OSError. It outlives this process, not the machine: see `sync`."""
+        """Write a record; raises OSError. Only `sync` makes it survive a crash of the machine."""
         data: bytes = msgpack.packb(record)
         framed = _FRAME.pack(len(data), zlib.crc32(data)) + data
         written = os.write(self._file, framed)
@@ -48,11 +48,11 @@ class RecordFile:
         self.num_bytes += written
 
     def sync(self) -> None:
-        """Bring what was written to the disk; raises OSError."""
+        """Flush the records to the disk; raises OSError."""
         os.fdatasync(self._file)
 
     def rename(self, path: Path) -> None:
-        """Take another file's place; raises OSError."""
+        """Rename the file, replacing another one; raises OSError."""
         self._path.replace(path)
         self._path = path
 
@@ -62,22 +62,22 @@ class RecordFile:
 
 
 class RecordReader:
-    """Reads a file once."""
+    """Reads the records of a file once."""
 
     def __init__(self, path: Path) -> None:
         """Open a file.
 
         Raises:
-            ConfigError: it cannot be read, or is no such file.
+            ConfigError: it cannot be read, or is not a file of records.
         """
         self._data = read_bytes(path, max_bytes=_MAX_FILE_BYTES)
         head = self._data[: len(_MAGIC)]
         if head != _MAGIC[: len(head)]:
             raise ConfigError(
-                f"{path} is no journal of this version of Paceline: name another directory"
+                f"{path} is not a journal of this version of Paceline: choose another directory"
             )
         self.num_good = min(len(_MAGIC), len(self._data))
-        """Bytes that are whole, so far as they were read."""
+        """Bytes of the intact records that were read so far."""
 
     @property
     def num_bytes(self) -> int:
@@ -85,13 +85,13 @@ class RecordReader:
         return len(self._data)
 
     def __iter__(self) -> Iterator[Record]:
-        """Yield the records up to the first one that is torn or damaged."""
+        """Yield the records before the first one that is torn or damaged."""
         data = self._data
         while self.num_good + _FRAME.size <= len(data):
             start = self.num_good + _FRAME.size
             size, checksum = _FRAME.unpack_from(data, self.num_good)
             payload = data[start : start + size]
-            if size > _MOST_BYTES or len(payload) < size or zlib.crc32(payload) != checksum:
+            if size > _MAX_RECORD_BYTES or len(payload) < size or zlib.crc32(payload) != checksum:
                 return
             self.num_good = start + size
             yield parse_msgpack(payload)

@@ -1,4 +1,4 @@
-"""One engine behind a gateway: its link while there is one, and what it said of itself last."""
+"""One engine behind a gateway: its link while it is up, and its latest report."""
 
 import logging
 import threading
@@ -14,11 +14,11 @@ from runtime.links.link import Link
 
 _LOG = logging.getLogger("paceline.gateway")
 _POLL_S = 0.5
-News = Message | PacelineError
-"""What an engine says, or why it says no more."""
+EngineEvent = Message | PacelineError
+"""A message of an engine, or why there are no more."""
 
 
-_NOTHING_NOW: dict[str, Any] = {
+_NOTHING_RUNNING: dict[str, Any] = {
     "running": 0,
     "waiting": 0,
     "pages_used": 0,
@@ -29,82 +29,83 @@ _NOTHING_NOW: dict[str, Any] = {
 
 
 class Replica:
-    """One of a gateway's engines. It may be lost and come back as another process."""
+    """One of a gateway's engines, which may be lost and come back as another process."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.link: Link | None = None
-        self.heard_s = time.monotonic()
-        self._now, self._before = EngineStatus(), EngineStatus()
+        self.last_seen_s = time.monotonic()
+        self._current, self._total_before = EngineStatus(), EngineStatus()
         self.error: PacelineError | None = None
-        """Why it is not there; None while it is."""
+        """Why it is not up; None while it is."""
         self.is_gone = False
-        """Whether nobody starts it anew."""
+        """Whether it is not restarted."""
         self.beats: Sequence[tuple[str, Beat]] = ()
-        """How its ranks are, with their names; kept by whoever supervises it."""
+        """The names and heartbeats of its ranks; the supervisor updates them."""
         self.num_attached = 0
-        """Times an engine was attached."""
+        """Times that an engine was attached."""
 
     @property
     def is_up(self) -> bool:
-        """Whether requests can be sent to it."""
+        """Whether it accepts requests."""
         return self.link is not None
 
     @property
     def state(self) -> str:
-        """What an administrator calls its state."""
+        """Its state, as the API names it."""
         if self.is_up:
             return "serving"
         return "gone" if self.is_gone else "lost"
 
     @property
     def step_age_s(self) -> float:
-        """Seconds since it last gave a sign of life."""
-        return time.monotonic() - self.heard_s
+        """Seconds since it last reported."""
+        return time.monotonic() - self.last_seen_s
 
     @property
     def status(self) -> EngineStatus:
-        """What it does now, and all that it and those before it have done."""
-        return added(self._before, self._now)
+        """Its present state, with the counts of its lost predecessors added."""
+        return combined(self._total_before, self._current)
 
-    def tell(self, status: EngineStatus) -> None:
-        """Take in what the engine says of itself."""
-        self._now = status
+    def report(self, status: EngineStatus) -> None:
+        """Store the engine's latest status."""
+        self._current = status
 
-    def attach(self, link: Link, hand_over: Callable[["Replica", Link, News], None]) -> None:
-        """Listen to an engine (in a thread: links block), until it is detached."""
-        self.link, self.error, self.heard_s = link, None, time.monotonic()
+    def attach(self, link: Link, post: Callable[["Replica", Link, EngineEvent], None]) -> None:
+        """Listen to an engine in a thread, because links block, until it is detached."""
+        self.link, self.error, self.last_seen_s = link, None, time.monotonic()
         self.num_attached += 1
         reading = threading.Thread(
-            target=self._read, args=(link, hand_over), name="gateway-reader", daemon=True
+            target=self._read, args=(link, post), name="gateway-reader", daemon=True
         )
         reading.start()
 
     def detach(self, error: PacelineError) -> None:
-        """Let the engine go; whatever it says from now on is not heard: that is the fence."""
+        """Disconnect the engine; later messages from it are ignored."""
         link, self.link, self.error = self.link, None, error
-        self._before, self._now = replace(self.status, **_NOTHING_NOW), EngineStatus()
-        if link is not None:  # closing waits for what is on its way out
+        self._total_before = replace(self.status, **_NOTHING_RUNNING)
+        self._current = EngineStatus()
+        if link is not None:  # closing waits until queued messages are sent
             threading.Thread(target=link.close, name="gateway-closer", daemon=True).start()
 
-    def _read(self, link: Link, hand_over: Callable[["Replica", Link, News], None]) -> None:
+    def _read(self, link: Link, post: Callable[["Replica", Link, EngineEvent], None]) -> None:
         while self.link is link:
             try:
-                news: News | None = link.recv(_POLL_S)
+                event: EngineEvent | None = link.recv(_POLL_S)
             except PacelineError as error:
-                news = error
-            if news is None:
+                event = error
+            if event is None:
                 continue
             try:
-                hand_over(self, link, news)
+                post(self, link, event)
             except RuntimeError:  # the loop has ended
                 return
-            if isinstance(news, PacelineError):
+            if isinstance(event, PacelineError):
                 return
 
 
-def added(one: EngineStatus, other: EngineStatus) -> EngineStatus:
-    """Return what two engines do and have done together."""
+def combined(one: EngineStatus, other: EngineStatus) -> EngineStatus:
+    """Return the status of two engines together."""
     sums: dict[str, Any] = {
         field.name: getattr(one, field.name) + getattr(other, field.name)
         for field in fields(EngineStatus)

@@ -1,7 +1,7 @@
-"""The one place where a request is counted and logged, once, when it ends.
+"""Count and log each request once, when it ends.
 
-Each call of Generate comes here exactly once: with the request it opened when the last sample of
-that has ended, or without one if it was refused or left before it was accepted.
+Each call of Generate is recorded exactly once: with its request when the last sample has ended, or
+without one if the call was rejected, or ended before it was accepted.
 """
 
 import logging
@@ -27,7 +27,7 @@ class Endings:
         _LOG.info("request ended", extra=request.report())
 
     def refused(self, client: str, name: str, error: PacelineError) -> None:
-        """Record a call that was refused with an error before it was accepted."""
+        """Record a call that was rejected with an error."""
         match error:
             case GatewayBusy():
                 reason = RefusalReason.BUSY
@@ -38,11 +38,11 @@ class Endings:
             case _:
                 reason = RefusalReason.INVALID
         self._metrics.count_refused(reason)
-        told = {"client": client, "request_id": name, "reason": reason.name.lower()}
-        _LOG.info("request refused", extra=told | {"cause": str(error)})
+        fields = {"client": client, "request_id": name, "reason": reason.name.lower()}
+        _LOG.info("request refused", extra=fields | {"cause": str(error)})
 
     def left(self, client: str, name: str, reason: EndReason) -> None:
-        """Record a call that ended before it was accepted, without a refusal."""
+        """Record a call that ended before it was accepted or rejected."""
         self._metrics.count_ended(reason, 0)
-        told = {"client": client, "request_id": name, "reason": reason.name.lower()}
-        _LOG.info("request ended", extra=told | {"completion_tokens": 0})
+        fields = {"client": client, "request_id": name, "reason": reason.name.lower()}
+        _LOG.info("request ended", extra=fields | {"completion_tokens": 0})

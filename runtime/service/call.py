@@ -50,7 +50,7 @@ class Call:
     def accept(self, request: OpenRequest) -> None:
         """Read a request until the call is over."""
         self._request = request
-        self._gateway.join(request)
+        self._gateway.add_reader(request)
 
     def refuse(self, error: PacelineError) -> None:
         """Take the call as refused, unless it was accepted before."""
@@ -61,7 +61,7 @@ class Call:
     def _end(self) -> None:
         late = self._is_late()
         if self._request is not None:
-            self._gateway.leave(self._request, late=late)
+            self._gateway.remove_reader(self._request, late=late)
         elif not self._is_refused:
             failed = self._context is not None and self._context.done()  # done: by the server
             gone = EndReason.DEADLINE if late else EndReason.CANCELLED

@@ -93,7 +93,7 @@ class GenerationServicer(rpc.GenerationServiceServicer):
         """Queue a request, or find it again; return it with how much the client has of it."""
         gateway, client, name = self._gateway, call.client, request.request_id
         if gateway.find(client, name) is None:
-            gateway.require_room(1, client)
+            gateway.check_capacity(1, client)
         self._arriving[call] = None
         try:
             submit, starts = await self._reader.run(request.ByteSize(), lambda: self._read(request))

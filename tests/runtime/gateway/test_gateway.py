@@ -72,7 +72,7 @@ def expected(number: int, sampling: SamplingParams | None = None) -> list[int]:
 
 def num_tokens(serving: Serving) -> int:
     """Return how many tokens are in the journals of what is open."""
-    return sum(len(journal.token_ids) for _, journal in serving.gateway._register.open_samples())
+    return sum(len(journal.token_ids) for _, journal in serving.gateway._table.open_samples())
 
 
 def replace_engine(serving: Serving, rigs: list[Rig], after: int) -> None:
@@ -171,7 +171,7 @@ def test_a_lost_engine_is_not_heard_any_longer(rigs: list[Rig], serving: Serving
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(read, serving.address, 2)
         wait_until(lambda: num_tokens(serving) > 10)
-        ((_, journal),) = gateway._register.open_samples()
+        ((_, journal),) = gateway._table.open_samples()
         number = journal.submit.request
         (replica,) = gateway.replicas
         old = replica.link
@@ -180,8 +180,8 @@ def test_a_lost_engine_is_not_heard_any_longer(rigs: list[Rig], serving: Serving
         gateway.lose(0, PeerLost("a test"))
         gateway.attach(0, rigs[-1].driver())
         wait_until(lambda: replica.num_attached == 2)
-        for last_words in (Committed(request=number, token_ids=(1, 1)), PeerLost("it woke up")):
-            gateway._soon(gateway._engines._hear, replica, old, last_words)
+        for late in (Committed(request=number, token_ids=(1, 1)), PeerLost("it woke up")):
+            gateway._call_soon(gateway._dispatch.engines._receive, replica, old, late)
         assert tokens_of(running.result(timeout=60)) == expected(2)
     assert journal.num_sent == 2
     wait_until(lambda: not rigs[0].engine._running)  # it has dropped what nobody waits for
@@ -193,12 +193,13 @@ def test_the_last_word_is_said_again_by_the_next_engine(rigs: list[Rig], serving
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(read, serving.address, 6)
         wait_until(lambda: num_tokens(serving) > 0)
-        ((_, journal),) = gateway._register.open_samples()
-        finish = gateway._finish
-        gateway._finish = lambda *_: None  # type: ignore[method-assign]  # its words are lost
+        ((_, journal),) = gateway._table.open_samples()
+        dispatch = gateway._dispatch
+        finish = dispatch._finish
+        dispatch._finish = lambda *_: None  # type: ignore[method-assign]  # the message is lost
         wait_until(lambda: len(journal.token_ids) == LONG)
         time.sleep(0.05)
-        gateway._finish = finish  # type: ignore[method-assign]
+        dispatch._finish = finish  # type: ignore[method-assign]
         rigs.append(make_rig())
         gateway.lose(0, PeerLost("a test"))
         gateway.attach(0, rigs[-1].driver())

@@ -33,7 +33,7 @@ def commit(store: JournalStore, journal: Journal, *token_ids: int) -> None:
     )
     message = Committed(request=journal.submit.request, token_ids=token_ids, logprobs=logprobs)
     store.committed(message)
-    journal.take(message, METRICS)
+    journal.append(message, METRICS)
 
 
 def test_everything_comes_back(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_the_file_is_bounded(tmp_path: Path) -> None:
             commit(store, request.samples[0], token)
         if len(kept) > 5:
             store.dropped(kept.pop(0))
-        asyncio.run(store.tend(kept))
+        asyncio.run(store.compact(kept))
         assert (tmp_path / "journal").stat().st_size < 30_000
     store.close()
     again = JournalStore.open(tmp_path, "the toy", compact_bytes=20_000)
@@ -161,7 +161,7 @@ def test_what_happens_while_the_file_is_rewritten_is_kept(tmp_path: Path) -> Non
 
     async def rewrite() -> int:
         steps = 0
-        rewriting = asyncio.create_task(store.tend(list(alive)))
+        rewriting = asyncio.create_task(store.compact(list(alive)))
         while not rewriting.done():
             await asyncio.sleep(0)
             happen(steps)
@@ -197,16 +197,16 @@ def check(directory: Path, alive: list[OpenRequest]) -> None:
 
 def test_foreign_files_and_other_owners_are_refused(tmp_path: Path) -> None:
     store = JournalStore.open(tmp_path, "the toy")
-    with pytest.raises(ConfigError, match="another server keeps its journal"):
+    with pytest.raises(ConfigError, match="another server has its journal"):
         JournalStore.open(tmp_path, "the toy")
     store.opened(make_request(1))
     store.close()
     with pytest.raises(ConfigError, match="has requests of the toy, this server runs another"):
         JournalStore.open(tmp_path, "another")
     (tmp_path / "journal").write_bytes(b"somebody's diary\n" * 9)
-    with pytest.raises(ConfigError, match="is no journal of this version of Paceline"):
+    with pytest.raises(ConfigError, match="is not a journal of this version of Paceline"):
         JournalStore.open(tmp_path, "the toy")
     assert (tmp_path / "journal").read_bytes().startswith(b"somebody's diary")
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="no journal can be kept"):
+    with pytest.raises(ConfigError, match="no journal can be written to"):
         JournalStore.open(tmp_path / "file", "the toy")

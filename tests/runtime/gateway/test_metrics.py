@@ -64,7 +64,7 @@ def filled() -> ServiceMetrics:
     """Return metrics after two rounds and one request, with an engine of two lives."""
     metrics = ServiceMetrics("toy")
     replica = Replica(3)
-    replica.tell(EngineStatus(running=2, pages=10, pages_used=4, tokens=7, prompt_tokens=30))
+    replica.report(EngineStatus(running=2, pages=10, pages_used=4, tokens=7, prompt_tokens=30))
     metrics.watch(lambda: [replica])
     metrics.count_tokens(1, 0.1, first=True)
     metrics.count_tokens(4, 0.2, first=False)

@@ -41,7 +41,7 @@ def test_a_full_disk_costs_the_journal_alone(
         serving.close()
         rig.close()
     assert [r.message for r in caplog.records if r.name == "paceline.journal"] == [
-        f"the journal in {tmp_path / 'journal'} is kept no longer: "
+        f"the journal in {tmp_path / 'journal'} is not written from now on: "
         "[Errno 28] No space left on device"
     ]
 
@@ -57,4 +57,6 @@ def test_a_full_disk_costs_the_traffic_alone(
     finally:
         serving.close()
         rig.close()
-    assert sum("traffic is kept no longer" in record.message for record in caplog.records) == 1
+    assert (
+        sum("traffic is not kept from now on" in record.message for record in caplog.records) == 1
+    )

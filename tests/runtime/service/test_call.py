@@ -266,5 +266,5 @@ def test_a_storm_of_cancelled_requests_leaves_nothing_running_and_counts_each(ri
     wait_until(lambda: not rig.engine._running and not len(rig.engine._waiting))
     wait_until(lambda: counted(serving).total() == STORM)
     assert set(counted(serving)) == {"cancelled"}
-    assert not serving.gateway._register.requests
+    assert not serving.gateway._table.requests
     serving.close()
