@@ -69,3 +69,29 @@ def test_a_message_of_tool_calls_alone_needs_no_content() -> None:
     tokenizer = with_template(template + "{% endfor %}")
     call = {"role": "assistant", "content": None, "tool_calls": [{"name": "look"}]}
     assert "look" in ChatTemplate(tokenizer, "the model").render([ASK, call], is_open=True)
+
+
+GEMMA = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}"
+    "{% set first = messages[0].content + '\n\n' %}{% set turns = messages[1:] %}"
+    "{% else %}{% set first = '' %}{% set turns = messages %}{% endif %}"
+    "{% for turn in turns %}"
+    "{% if (turn.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant') }}{% endif %}"
+    "<start_of_turn>{{ 'model' if turn.role == 'assistant' else turn.role }}\n"
+    "{{ first if loop.first else '' }}{{ turn.content | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+"""Turns as Gemma's template writes them: the system's words open the first turn of the user."""
+
+
+def test_the_turns_of_gemma_are_rendered_whole_and_others_are_refused() -> None:
+    chat = ChatTemplate(with_template(GEMMA), "gemma")
+    system, ask = {"role": "system", "content": "Be brief."}, {"role": "user", "content": " Hi "}
+    answer = {"role": "assistant", "content": "Hello"}
+    assert chat.render([system, ask, answer, ask], is_open=True).endswith(
+        "<start_of_turn>user\nBe brief.\n\nHi<end_of_turn>\n<start_of_turn>model\nHello"
+        "<end_of_turn>\n<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n"
+    )
+    with pytest.raises(ConfigError, match="roles must alternate"):
+        chat.render([ask, ask], is_open=True)
