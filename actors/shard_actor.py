@@ -4,7 +4,10 @@ import os
 
 from runtime.groups.rendezvous import GroupSpec
 from runtime.heartbeat import Beat, Pulse
-from runtime.hosts.rank_hosts import LeaderHost, ModelHost, serve_drafter
+from runtime.hosts.drafter_host import serve_model_drafter, serve_ngrams
+from runtime.hosts.drafter_spec import InlineDrafterSpec
+from runtime.hosts.leader_host import LeaderHost
+from runtime.hosts.model_host import ModelHost
 from runtime.hosts.rank_settings import DrafterSlot, LeaderSettings, ModelSettings
 from runtime.links.torch_link import TorchLinkSpec
 from runtime.node.network_interfaces import address_on
@@ -39,64 +42,61 @@ class ShardActor:
         """Join the group and load the shard; blocks until all ranks have joined."""
         self._host.open(spec)
 
-    def listen(self, settings: LeaderSettings, host: str, token: str) -> str:
+    def listen(
+        self, settings: LeaderSettings, drafter: InlineDrafterSpec, host: str, token: str
+    ) -> str:
         """Start the target leader's link server and return its address."""
         self._leader = LeaderHost(self._host, settings, self._settings.num_threads)
-        return self._leader.listen(host, token)
+        return self._leader.listen(drafter, host, token)
 
     def lead(self) -> None:
         """Run the target leader's engine until `stop`; blocks."""
-        assert self._leader is not None, "listen() comes first"
-        self._leader.serve()
+        self._leading.serve()
 
     def stop(self, timeout_s: float) -> None:
         """End `lead` after its round."""
         if self._leader is not None:
             self._leader.stop(timeout_s)
 
-    def draft_inline(self, settings: LeaderSettings) -> None:
-        """Put another drafter, or none, into the leader's thread."""
-        assert self._leader is not None, "listen() comes first"
-        self._leader.draft_inline(settings)
+    def draft_inline(self, drafter: InlineDrafterSpec) -> None:
+        """Replace the drafter in the leader's thread."""
+        self._leading.draft_inline(drafter)
 
     def spans(self) -> tuple[PhaseSpan, ...]:
-        """Return when this rank worked since it was last asked, as far as that was kept."""
+        """Return when this rank worked since the last call, if it records that."""
         return self._host.recorder.take() if self._host.recorder is not None else ()
 
     def leave(self, drafter: str) -> None:
-        """Let a drafter go, by its name; its requests go on with others or without."""
-        assert self._leader is not None, "listen() comes first"
-        self._leader.leave(drafter)
+        """Detach a drafter, by its name; its requests continue with others or without."""
+        self._leading.leave(drafter)
 
     def offer_link(self, backend: str, host: str) -> TorchLinkSpec:
-        """Let the target's leader wait for a drafter on a torch.distributed link."""
-        assert self._leader is not None, "listen() comes first"
-        return self._leader.offer_link(backend, host)
+        """Make the target's leader wait for a drafter on a torch.distributed link."""
+        return self._leading.offer_link(backend, host)
 
-    def await_drafter(self, num_met: int, timeout_s: float) -> int:
-        """Wait until more than `num_met` drafters have attached so far; return how many have."""
-        assert self._leader is not None, "listen() comes first"
-        return self._leader.await_drafter(num_met, timeout_s)
+    def await_drafter(self, num_attached: int, timeout_s: float) -> int:
+        """Wait until more than `num_attached` drafters have attached so far; return how many."""
+        return self._leading.await_drafter(num_attached, timeout_s)
 
     def draft(self, slot: DrafterSlot) -> None:
         """Answer the target leader's draft requests until it ends; blocks."""
-        serve_drafter(
-            self._host,
-            slot,
-            vocab_size=self._host.runner.vocab_size,
-            num_threads=self._settings.num_threads,
-            pulse=self._host.pulse,
-        )
+        serve_model_drafter(self._host, slot, num_threads=self._settings.num_threads)
 
     def follow(self) -> None:
         """Carry out rank 0's plans until it ends; blocks."""
         self._host.follow()
 
+    @property
+    def _leading(self) -> LeaderHost:
+        assert self._leader is not None, "listen() comes first"
+        return self._leader
+
 
 class NgramActor:
     """A drafter without a model: copies from prompt and output."""
 
-    def __init__(self) -> None:
+    def __init__(self, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
         self._pulse = Pulse()
 
     def pid(self) -> int:
@@ -107,6 +107,10 @@ class NgramActor:
         """Return what this drafter does now and since when."""
         return self._pulse.beat()
 
-    def draft(self, slot: DrafterSlot, vocab_size: int) -> None:
+    def spans(self) -> tuple[PhaseSpan, ...]:
+        """Return nothing: look-ups are too short to record."""
+        return ()
+
+    def draft(self, slot: DrafterSlot) -> None:
         """Answer the target leader's draft requests until it ends; blocks."""
-        serve_drafter(None, slot, vocab_size=vocab_size, num_threads=1, pulse=self._pulse)
+        serve_ngrams(slot, vocab_size=self._vocab_size, pulse=self._pulse)

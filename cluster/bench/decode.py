@@ -14,16 +14,12 @@ from actors.baseline_actor import BaselineActor
 from cluster.bench.rows import Case, MeasuredRun, bench_rows, bench_table
 from cluster.bench.turns import take_turns
 from cluster.deploy.deployment import Deployment
+from cluster.deploy.deployment_plan import plan_deployment
 from cluster.deploy.deployment_spec import DeploymentSpec
 from cluster.deploy.drafter_capacity import DrafterCapacity
-from cluster.deploy.drafter_plan import plan_drafter
+from cluster.deploy.drafter_plan import NOTHING_DRAFTS, PlannedDrafter, plan_drafter
 from cluster.deploy.driver_session import run_requests
-from cluster.deploy.planning import (
-    DrafterChoice,
-    PlannedModel,
-    plan_deployment,
-    plan_target,
-)
+from cluster.deploy.target_plan import PlannedModel, plan_target
 from cluster.generate.prompt_requests import cache_tokens, make_submits
 from cluster.network.ray_errors import result_of
 from cluster.network.ray_session import RaySession, beside_driver
@@ -60,7 +56,7 @@ def _bench(
 ) -> int:
     submits = make_submits(options.prompts, options.decode, target)
     drafting = any(mode != "autoregressive" for mode in options.modes)
-    drafter = plan_drafter(options.models, target, capacity) if drafting else None
+    drafter = plan_drafter(options.models, target, capacity) if drafting else NOTHING_DRAFTS
     specs = [_plan(options, target, drafter, submits, tp) for tp in options.tps]
     num_actors = sum(spec.num_actors for spec in specs) + 1
     with RaySession(options.models.ray_address, num_actors=num_actors), ExitStack() as stack:
@@ -113,7 +109,7 @@ def _check(options: BenchDecodeOptions) -> None:
 def _plan(
     options: BenchDecodeOptions,
     target: PlannedModel,
-    drafter: DrafterChoice | None,
+    drafter: PlannedDrafter,
     submits: list[Submit],
     tp: int,
 ) -> DeploymentSpec:

@@ -19,11 +19,12 @@ from rich.table import Table
 
 from cluster.charts.layers_chart import plot_layers
 from cluster.deploy.deployment import Deployment
+from cluster.deploy.deployment_plan import plan_deployment
 from cluster.deploy.deployment_spec import DeploymentSpec
 from cluster.deploy.drafter_capacity import DrafterCapacity
-from cluster.deploy.drafter_plan import find_drafter, plan_drafter
+from cluster.deploy.drafter_plan import PlannedDrafter, find_drafter, plan_drafter
 from cluster.deploy.driver_session import Result, run_requests
-from cluster.deploy.planning import DrafterChoice, PlannedModel, plan_deployment, plan_target
+from cluster.deploy.target_plan import PlannedModel, plan_target
 from cluster.generate.prompt_requests import cache_tokens, make_submits
 from cluster.network.ray_session import RaySession
 from cluster.options.bench_options import BenchLayersOptions
@@ -33,6 +34,7 @@ from parallel.decoding.layer_groups import layer_groups
 from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit
 from runtime.errors import ConfigError, PacelineError
+from runtime.hosts.drafter_spec import model_of
 from runtime.links.link import Link
 
 _NOTES = Console(stderr=True)
@@ -63,7 +65,7 @@ def _bench(options: BenchLayersOptions, target: PlannedModel, capacity: DrafterC
         choice = plan_drafter(models, target, capacity)
         specs[drafters] = plan_deployment(models, target, choice, cache_tokens=tokens, stops=False)
     rows: list[dict[str, object]] = []
-    num_actors = max(spec.num_actors + spec.num_drafters for spec in specs.values())
+    num_actors = max(spec.num_actors + spec.num_drafter_ranks for spec in specs.values())
     total = len(options.drafters) * len(options.widths)
     with (
         RaySession(options.models.ray_address, num_actors=num_actors),
@@ -103,7 +105,7 @@ def _check(options: BenchLayersOptions) -> None:
         raise ConfigError(f"--from is {options.first}: layers are counted from 0")
 
 
-def _num_layers(options: BenchLayersOptions, target: PlannedModel, drafter: DrafterChoice) -> int:
+def _num_layers(options: BenchLayersOptions, target: PlannedModel, drafter: PlannedDrafter) -> int:
     """Return the drafter's layers; raises ConfigError for a drafter that has none to spread."""
     if target.virtual is not None:
         if target.virtual.stack is None:
@@ -112,18 +114,22 @@ def _num_layers(options: BenchLayersOptions, target: PlannedModel, drafter: Draf
                 "layers=32,attention=2ms,mlp=1ms in place of draft"
             )
         return target.virtual.stack.num_layers
-    if drafter.facts is None or not drafter.has_ranks:
+    model = model_of(drafter.spec)
+    if drafter.facts is None or model is None or not drafter.has_model_ranks:
         raise ConfigError(
             f"drafter {drafter.name} has no layers on ranks of its own: name a model with "
             "--drafter, as target:layers=0-14"
         )
-    return len(drafter.layers or range(drafter.facts.config.num_layers))
+    return len(model.layers or range(drafter.facts.config.num_layers))
 
 
 def _swap(deployment: Deployment, spec: DeploymentSpec, width: int, *, calibrates: bool) -> None:
-    assert spec.drafter is not None
-    settings = replace(spec.drafter, layer_parallel=width, calibrates=calibrates)
-    deployment.swap_drafter(settings, spec.num_drafters)
+    model = model_of(spec.drafter)
+    assert model is not None
+    assert model.layer_parallel is not None
+    parallel = replace(model.layer_parallel, width=width)
+    settings = replace(model, layer_parallel=parallel, calibrates=calibrates)
+    deployment.swap_drafter(settings, spec.drafter.num_ranks)
 
 
 def _measure(deployment: Deployment, submits: list[Submit]) -> tuple[list[Result], float]:

@@ -15,9 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from actors.probe_actor import ProbeActor
 from cluster.deploy.cluster_check_report import print_report
+from cluster.deploy.deployment_plan import plan_deployment
 from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import plan_drafter
-from cluster.deploy.planning import plan_deployment, plan_target
+from cluster.deploy.target_plan import plan_target
 from cluster.network.ray_errors import translated
 from cluster.network.ray_session import RaySession
 from cluster.options.cluster_options import CheckOptions

@@ -1,6 +1,6 @@
-"""A target group and its drafters on Ray: started in order, watched, started anew, and ended.
+"""A target group and its drafters on Ray: started in order, watched, restarted and ended.
 
-Ray places the actors, starts their long-running calls and says when one dies. Tokens do not pass
+Ray places the actors, starts their long-running calls and reports when one dies. Tokens do not pass
 through it: drivers and drafters reach the leader over links.
 """
 
@@ -23,12 +23,19 @@ from cluster.deploy.rank_actors import (
     kill_ranks,
     locations,
     outcome,
+    start_drafter_ranks,
     start_ranks,
 )
 from cluster.network.ray_errors import result_of
 from cluster.placement.reservation import Reservation, read_nodes
 from parallel.messages import Hello
 from runtime.errors import ConfigError, PacelineError, PeerLost
+from runtime.hosts.drafter_spec import (
+    DrafterSpec,
+    InlineModelDrafterSpec,
+    ModelDrafterSpec,
+    model_of,
+)
 from runtime.hosts.rank_settings import ModelSettings
 from runtime.links.grpc_link import connect_grpc
 from runtime.links.link import Link
@@ -45,12 +52,12 @@ class Deployment:
 
     def __init__(self, spec: DeploymentSpec) -> None:
         self._token = secrets.token_hex(16)
-        self._opener = GroupStarter(spec.place, spec.group_backend)
-        self.drafters = DrafterGroups(spec, self._opener)
+        self._starter = GroupStarter(spec.place, spec.group_backend)
+        self.drafters = DrafterGroups(spec, self._starter)
         self.target_ranks: list[RankActor] = []
         self._calls: dict[Any, RankActor] = {}
         self._address = ""
-        self._drafters_trouble = ""
+        self._last_drafter_error = ""
 
     def __enter__(self) -> "Deployment":
         """Return the deployment; `start` does the work."""
@@ -67,7 +74,7 @@ class Deployment:
 
     @property
     def spec(self) -> DeploymentSpec:
-        """What runs; its drafters may change."""
+        """What runs; the drafters may change."""
         return self.drafters.spec
 
     @property
@@ -77,7 +84,7 @@ class Deployment:
 
     @property
     def num_replaced(self) -> int:
-        """Times a drafter was started in place of a lost one."""
+        """How many lost drafters were replaced."""
         return self.drafters.num_replaced
 
     def start(self, note: Callable[[str], None]) -> None:
@@ -87,29 +94,29 @@ class Deployment:
             note: told what is being waited for, for a progress display.
 
         Raises:
-            ConfigError: the nodes have no room for a rank, or it cannot load its model.
+            ConfigError: the nodes have no capacity for a rank, or it cannot load its model.
             PeerError: a rank died or did not get ready in time; names it.
         """
-        self._start(self._rooms(self.spec.drafter_groups, note), note)
+        self._start(self._reserve(self.spec.num_drafters, note), note)
 
     def restart(self) -> None:
-        """Start target and drafters anew after a target rank was lost; blocks until they serve.
+        """Restart target and drafters after a target rank was lost; blocks until they serve.
 
-        What the old ranks held is gone, and links to the old leader are closed. Without room for
-        the drafters, or with drafters that do not start, the target runs without them.
+        The state of the old ranks is gone, and links to the old leader are closed. Without capacity
+        for the drafters, or with drafters that do not start, the target runs without them.
 
         Raises:
-            ConfigError: the nodes have no room for the target.
+            ConfigError: the nodes have no capacity for the target.
             PeerError: a rank died or did not get ready in time; names it.
         """
         self._kill()
-        self._opener.forget_target()
+        self._starter.forget_target()
         try:
-            rooms = self._rooms(self.spec.drafter_groups, _LOG.info)
+            reservations = self._reserve(self.spec.num_drafters, _LOG.info)
         except ConfigError:
-            rooms = self._rooms(0, _LOG.info)
+            reservations = self._reserve(0, _LOG.info)
         try:
-            self._start(rooms, _LOG.info)
+            self._start(reservations, _LOG.info)
         except PacelineError as error:
             self._kill()
             if self.spec.target_only == self.spec:
@@ -122,7 +129,7 @@ class Deployment:
         spec = self.spec
         self.drafters.spec = spec.target_only
         try:
-            self._start(self._rooms(0, _LOG.info), _LOG.info)
+            self._start(self._reserve(0, _LOG.info), _LOG.info)
         except PacelineError:
             self._kill()
             raise
@@ -131,41 +138,37 @@ class Deployment:
 
     def drop_inline_drafter(self) -> None:
         """Run without a drafter in the leader's process after the next restart."""
-        leader = replace(self.spec.leader, inline_drafter=None, lookup=None)
-        self.drafters.spec = replace(self.spec, leader=leader)
+        if self.spec.has_inline_drafter:
+            self.drafters.spec = self.spec.target_only
 
-    def swap_drafter(self, settings: ModelSettings, num_drafters: int | None = None) -> None:
+    def swap_drafter(self, settings: ModelSettings, num_ranks: int | None = None) -> None:
         """Replace the drafter's model while requests run; blocks until the new one drafts.
 
         Args:
             settings: the new model.
-            num_drafters: the ranks it gets; None: as many as were planned.
+            num_ranks: the ranks it gets; None: as many as were planned.
 
         Raises:
             ConfigError: the new model cannot be loaded, or there is no model to replace.
             PeerError: a rank died or did not get ready in time; the old drafter stays.
         """
-        spec = self.spec
-        inline = spec.leader.inline_drafter is not None
-        if not inline and spec.drafter is None:
-            raise ConfigError("there is no drafter with a model to replace")
-        leader = replace(spec.leader, inline_drafter=settings if inline else None)
-        self.set_drafter(
-            replace(
-                spec,
-                drafter=None if inline else settings,
-                num_drafters=0 if inline else num_drafters or spec.num_drafters,
-                leader=leader,
-            )
-        )
+        drafter: DrafterSpec
+        match self.spec.drafter:
+            case InlineModelDrafterSpec():
+                drafter = InlineModelDrafterSpec(settings)
+            case ModelDrafterSpec(num_ranks=planned):
+                drafter = ModelDrafterSpec(settings, num_ranks or planned)
+            case _:
+                raise ConfigError("there is no drafter with a model to replace")
+        self.set_drafter(replace(self.spec, drafter=drafter))
 
     def set_drafter(self, spec: DeploymentSpec) -> None:
-        """Draft as another plan says while requests run; see `DrafterGroups.set`."""
+        """Replace the drafters by those of another plan; see `DrafterGroups.set`."""
         self.drafters.set(spec)
 
     @property
     def locations(self) -> str:
-        """On which nodes the ranks are, for people; "" where everything is on this one."""
+        """On which nodes the ranks run, for people; "" if all run on this one."""
         return locations([*self.target_ranks, *self.drafters.ranks])
 
     def connect(self, timeout_s: float = _CONNECT_TIMEOUT_S) -> Link:
@@ -178,10 +181,10 @@ class Deployment:
         return connect_grpc(self._address, token=self._token, hello=hello, timeout_s=timeout_s)
 
     def check(self) -> None:
-        """Look whether every rank is alive.
+        """Check that every rank is alive.
 
-        A dead drafter is noted in `lost_drafters`; the target goes on without it, until a group of
-        the ranks that are left has been started in its place.
+        A dead drafter is noted in `lost_drafters`; the target continues without it, until a group
+        of as many ranks as are left has replaced it.
 
         Raises:
             PeerLost: a target rank died; names it.
@@ -189,10 +192,10 @@ class Deployment:
         """
         try:
             self.drafters.check()
-        except Exception as error:  # what is wrong with drafters is no reason to lose the target
-            if str(error) != self._drafters_trouble:
-                _LOG.exception("drafters cannot be looked after")
-            self._drafters_trouble = str(error)
+        except Exception as error:  # an error of the drafters must not end the target
+            if str(error) != self._last_drafter_error:
+                _LOG.exception("drafters cannot be checked")
+            self._last_drafter_error = str(error)
         calls = list(self._calls)
         done = ray.wait(calls, num_returns=len(calls), timeout=0)[0] if calls else []
         found = [outcome(call, self._calls.pop(call)) for call in done]
@@ -210,14 +213,14 @@ class Deployment:
         return found
 
     def spans(self) -> list[PhaseSpan]:
-        """Return when leader and drafters worked since this was last asked, if they keep it."""
-        drafting = [] if self.spec.ngram else [r for r in self.drafters.ranks if r.rank == 0]
+        """Return when leader and drafters worked since the last call, if they record it."""
+        leaders = [rank for rank in self.drafters.ranks if rank.rank == 0]
         taken: list[PhaseSpan] = []
-        for rank in [*self.target_ranks[:1], *drafting]:
+        for rank in [*self.target_ranks[:1], *leaders]:
             try:
                 taken += ray.get(rank.actor.spans.remote(), timeout=_ANSWER_TIMEOUT_S)
             except RayError:
-                continue  # it is gone, and what it kept with it
+                continue  # it is gone, with its records
         return taken
 
     def close(self) -> None:
@@ -237,24 +240,24 @@ class Deployment:
         self.drafters.end()
         self.target_ranks, self._calls, self._address = [], {}, ""
 
-    def _rooms(self, drafter_groups: int, note: Callable[[str], None]) -> list[Reservation]:
-        """Reserve room for the target, and after it for each drafter group."""
+    def _reserve(self, num_drafters: int, note: Callable[[str], None]) -> list[Reservation]:
+        """Reserve resources for the target, and after it for each drafter."""
         need = self.spec.drafter_need
-        needs = [] if need is None else [need] * drafter_groups
-        return self._opener.place([self.spec.target_need, *needs], note)
+        needs = [] if need is None else [need] * num_drafters
+        return self._starter.reserve([self.spec.target_need, *needs], note)
 
-    def _start(self, rooms: list[Reservation], note: Callable[[str], None]) -> None:
-        spec = self.spec
+    def _start(self, reservations: list[Reservation], note: Callable[[str], None]) -> None:
+        spec, drafter = self.spec, self.spec.ranked_drafter
         note(f"starting {spec.tp} target rank(s)")
-        self.target_ranks = start_ranks(spec.target, rooms[0])
-        groups = [start_ranks(spec.drafter, room) for room in rooms[1:]]
+        self.target_ranks = start_ranks(spec.target, reservations[0])
+        groups = []
+        if drafter is not None:
+            groups = [start_drafter_ranks(drafter, each) for each in reservations[1:]]
         try:
-            note("loading the target" + (" and the drafter" if spec.drafter else ""))
-            opening = self._opener.open(self.target_ranks, spec.target)
-            if spec.drafter is not None:
-                for ranks in groups:
-                    opening |= self._opener.open(ranks, spec.drafter)
-            await_all(opening)
+            has_model = drafter is not None and model_of(drafter) is not None
+            note("loading the target" + (" and the drafter" if has_model else ""))
+            opening = self._starter.open_group(self.target_ranks, spec.target)
+            self._starter.load_drafters(drafter, groups, opening)
             leader = self._lead()
         except PacelineError:
             kill_ranks([rank for ranks in groups for rank in ranks])
@@ -266,9 +269,11 @@ class Deployment:
         first = self.target_ranks[0]
         is_alone = len(read_nodes()) == 1
         if is_alone:
-            self._opener.confine()
-        host = self._opener.host_of(first, is_reached_here=is_alone)
-        listening = first.actor.listen.remote(self.spec.leader, host, self._token)
+            self._starter.confine()
+        host = self._starter.host_of(first, is_reached_here=is_alone)
+        listening = first.actor.listen.remote(
+            self.spec.leader, self.spec.inline_drafter, host, self._token
+        )
         self._address = await_all({listening: first})[listening]
         self._calls[first.actor.lead.remote()] = first
         for rank in self.target_ranks[1:]:

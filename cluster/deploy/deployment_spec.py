@@ -3,6 +3,14 @@
 from dataclasses import dataclass, field, replace
 
 from cluster.placement.placement import Need, PlaceOptions
+from runtime.hosts.drafter_spec import (
+    DrafterSpec,
+    InlineDrafterSpec,
+    ModelDrafterSpec,
+    NgramDrafterSpec,
+    NoDrafterSpec,
+    RankedDrafterSpec,
+)
 from runtime.hosts.rank_settings import LeaderSettings, ModelSettings
 
 
@@ -13,17 +21,11 @@ class DeploymentSpec:
     target: ModelSettings
     tp: int
     leader: LeaderSettings
-    drafter: ModelSettings | None
-    """None with `ngram` false means no drafter."""
-    num_drafters: int = 0
-    """Ranks of each drafter group."""
-    drafter_groups: int = 1
-    """Drafters that draft side by side, each for requests of its own."""
+    drafter: DrafterSpec = field(default_factory=NoDrafterSpec)
+    num_drafters: int = 1
+    """Drafters side by side, each for requests of its own."""
     drafter_restarts: int = 3
-    """Times in ten minutes that lost drafters are started anew."""
-    ngram: bool = False
-    vocab_size: int = 0
-    """The target's; an n-gram drafter announces it."""
+    """How often in ten minutes lost drafters are replaced."""
     group_backend: str = "auto"
     link: str = "grpc"
     """Between leader and drafter: grpc, gloo or nccl."""
@@ -37,37 +39,56 @@ class DeploymentSpec:
     """The same of each drafter rank."""
 
     @property
+    def num_drafter_ranks(self) -> int:
+        """Ranks of all drafters; 0 where the drafter works in the leader's process."""
+        return self.drafter.num_ranks * self.num_drafters
+
+    @property
     def num_actors(self) -> int:
         """Actors this needs."""
-        each = self.num_drafters if self.drafter is not None else int(self.ngram)
-        return self.tp + each * self.drafter_groups
+        return self.tp + self.num_drafter_ranks
 
     @property
-    def has_drafter_ranks(self) -> bool:
-        """Whether drafters have processes of their own."""
-        return self.drafter is not None or self.ngram
+    def ranked_drafter(self) -> RankedDrafterSpec | None:
+        """The drafter, if it has processes of its own."""
+        match self.drafter:
+            case ModelDrafterSpec() | NgramDrafterSpec() as ranked:
+                return ranked
+            case _:
+                return None
 
     @property
-    def target_only(self) -> "DeploymentSpec":
-        """The same without any drafter."""
-        leader = replace(self.leader, inline_drafter=None, lookup=None)
-        return replace(self, leader=leader, drafter=None, ngram=False)
+    def inline_drafter(self) -> InlineDrafterSpec:
+        """What drafts in the leader's process."""
+        match self.drafter:
+            case ModelDrafterSpec() | NgramDrafterSpec():
+                return NoDrafterSpec()
+            case inline:
+                return inline
 
     @property
     def has_inline_drafter(self) -> bool:
         """Whether a drafter works in the leader's process."""
-        return self.leader.inline_drafter is not None or self.leader.lookup is not None
+        return self.inline_drafter != NoDrafterSpec()
+
+    @property
+    def target_only(self) -> "DeploymentSpec":
+        """The same without any drafter."""
+        return replace(self, drafter=NoDrafterSpec())
 
     @property
     def target_need(self) -> Need:
-        """The room of the target's ranks."""
+        """What the target's ranks reserve."""
         return Need(role="target", size=self.tp, gpus=self.num_gpus, memory=self.target_bytes)
 
     @property
     def drafter_need(self) -> Need | None:
-        """The room of one drafter group; None if it has no ranks."""
-        if self.drafter is None:
-            return Need(role="drafter", size=1) if self.ngram else None
-        return Need(
-            role="drafter", size=self.num_drafters, gpus=self.num_gpus, memory=self.drafter_bytes
-        )
+        """What the ranks of one drafter reserve; None if it has none."""
+        match self.drafter:
+            case ModelDrafterSpec(num_ranks=size):
+                memory = self.drafter_bytes
+                return Need(role="drafter", size=size, gpus=self.num_gpus, memory=memory)
+            case NgramDrafterSpec():
+                return Need(role="drafter", size=1)
+            case _:
+                return None

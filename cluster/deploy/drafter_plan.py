@@ -1,137 +1,198 @@
-"""Which drafter a run takes, from what the user named, or from what is known for the target."""
+"""Plans the drafter of a run: the named one, or the best one known for the target."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from cluster.deploy.drafter_capacity import DrafterCapacity
-from cluster.deploy.planning import (
+from cluster.deploy.drafter_text import (
     AUTO,
-    INLINE,
-    LOOKUPS,
-    DrafterChoice,
-    PlannedModel,
-    parse_layer_parallel,
+    AutoDrafterText,
+    InlineDrafterText,
+    LookupDrafterText,
+    ModelDrafterText,
+    NgramDrafterText,
+    parse_drafter,
 )
+from cluster.deploy.layer_parallel_text import parse_layer_parallel
+from cluster.deploy.target_plan import PlannedModel, known_as, target_settings
 from cluster.options.model_options import ModelOptions
+from parallel.decoding.types import DecodeMode
 from runtime.drafters.draft_checkpoint import check_drafter, is_drafter, read_drafter
 from runtime.drafters.lookup_settings import LookupSettings
 from runtime.drafters.shipped import shipped_drafter
 from runtime.errors import ConfigError
+from runtime.hosts.drafter_spec import (
+    DrafterSpec,
+    InlineModelDrafterSpec,
+    LookupDrafterSpec,
+    ModelDrafterSpec,
+    NgramDrafterSpec,
+    NoDrafterSpec,
+)
+from runtime.hosts.rank_settings import LayerParallel, ModelSettings
 from runtime.models.checkpoint import parse_layers, resolve_model
 from runtime.models.model_facts import ModelFacts, check_tensor_parallel, read_facts
 from runtime.models.tokenizer import Tokenizer, check_same_vocabulary
 
+_BEST_LOOKUPS = LookupSettings.parse("ngram+recycle")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedDrafter:
+    """A drafter that was found and checked."""
+
+    name: str
+    """As the user named it; "" drafts nothing."""
+    spec: DrafterSpec
+    facts: ModelFacts | None = None
+    """Of its checkpoint, if it has one."""
+    why: str = ""
+    """Why it was chosen, where the user named none."""
+
+    @property
+    def has_model_ranks(self) -> bool:
+        """Whether it runs a model on ranks of its own."""
+        return isinstance(self.spec, ModelDrafterSpec)
+
+    @property
+    def best_mode(self) -> DecodeMode:
+        """The default mode: only a model on ranks of its own has work to overlap."""
+        return DecodeMode.AUTO if self.has_model_ranks else DecodeMode.SPECULATIVE
+
+
+NOTHING_DRAFTS = PlannedDrafter(name="", spec=NoDrafterSpec())
+
 
 def plan_drafter(
     options: ModelOptions, target: PlannedModel, capacity: DrafterCapacity
-) -> DrafterChoice:
-    """Find the drafter, and check that it uses the target's tokens and works where it was asked to.
+) -> PlannedDrafter:
+    """Find the drafter, and check that it uses the target's tokens and can run as requested.
 
     Raises:
-        ConfigError: it cannot be loaded, its vocabulary is another one, or ranks of its own were
-            asked for and it has none.
+        ConfigError: it cannot be loaded, its vocabulary differs, or ranks of its own were
+            requested and it has none.
     """
-    choice = find_drafter(options, target, capacity)
-    asked = capacity.requested_by(options)
-    if asked and not (choice.has_ranks or choice.ngram):
+    drafter = find_drafter(options, target, capacity)
+    requested = capacity.requested_by(options)
+    if requested and not drafter.spec.num_ranks:
         raise ConfigError(
-            f"{asked} asks for a drafter on ranks of its own, and {choice.name} drafts in the "
-            f"target's process: name a model or ngram with --drafter, or leave {asked} out"
+            f"{requested} asks for a drafter on ranks of its own, and {drafter.name} drafts in the "
+            f"target's process: name a model or ngram as `drafter`, or leave {requested} out"
         )
-    if choice.ngram and options.num_drafter_ranks > 1:
+    if isinstance(drafter.spec, NgramDrafterSpec) and options.num_drafter_ranks > 1:
         raise ConfigError(f"`drafter_tp` is {options.drafter_tp}: ngram works in one actor, take 1")
-    return choice
+    return drafter
 
 
 def find_drafter(
     options: ModelOptions, target: PlannedModel, capacity: DrafterCapacity
-) -> DrafterChoice:
-    """Find the drafter and check that it uses the target's tokens, wherever it works.
+) -> PlannedDrafter:
+    """Find the drafter and check that it uses the target's tokens, wherever it runs.
 
     Raises:
-        ConfigError: it cannot be loaded, or its vocabulary is another one.
+        ConfigError: it cannot be loaded, or its vocabulary differs.
     """
     name = options.drafter or AUTO
     if target.virtual is not None:
-        ngram = name == "ngram"
-        return DrafterChoice(name="ngram" if ngram else "virtual", ngram=ngram)
-    if name == AUTO:
-        return _choose_drafter(options, target, capacity)
+        return _virtual_drafter(options, target, name)
+    assert target.tokenizer is not None
+    match parse_drafter(name):
+        case AutoDrafterText():
+            return _best_known(options, target, capacity)
+        case NgramDrafterText():
+            return PlannedDrafter(name=name, spec=NgramDrafterSpec(target.vocab_size))
+        case LookupDrafterText(lookups):
+            checked = lookups.checked(target.tokenizer.digest)
+            return PlannedDrafter(name=name, spec=LookupDrafterSpec(checked))
+        case InlineDrafterText(model):
+            alone = replace(options, drafter_tp=None)
+            facts, settings = _find_model(alone, target, model)
+            return PlannedDrafter(name=name, spec=InlineModelDrafterSpec(settings), facts=facts)
+        case ModelDrafterText() as model:
+            facts, settings = _find_model(options, target, model)
+            spec = ModelDrafterSpec(settings, options.num_drafter_ranks)
+            return PlannedDrafter(name=name, spec=spec, facts=facts)
+
+
+def _virtual_drafter(options: ModelOptions, target: PlannedModel, name: str) -> PlannedDrafter:
     if name == "ngram":
-        return DrafterChoice(name=name, ngram=True)
-    if name == "lookup" or name.startswith("lookup:"):
-        lookup = LookupSettings.parse(name.removeprefix("lookup").removeprefix(":"))
-        return DrafterChoice(name=name, lookup=_checked(lookup, target))
-    if name.startswith(INLINE) or LOOKUPS.search(name):
-        return _plan_beside(options, target, capacity, name)
+        return PlannedDrafter(name=name, spec=NgramDrafterSpec(target.vocab_size))
+    assert target.virtual is not None
+    has_layers = target.virtual.stack is not None
+    settings = replace(
+        target_settings(options, target),
+        role="drafter",
+        layer_parallel=_layer_parallel(options) if has_layers else None,
+    )
+    spec = ModelDrafterSpec(settings, options.num_drafter_ranks)
+    return PlannedDrafter(name="virtual", spec=spec)
+
+
+def _find_model(
+    options: ModelOptions, target: PlannedModel, text: ModelDrafterText
+) -> tuple[ModelFacts, ModelSettings]:
+    """Return a drafter's checkpoint, and how its ranks run it."""
     assert target.facts is not None
     assert target.tokenizer is not None
-    if name.startswith("target:"):
-        kind, _, layers = name.removeprefix("target:").partition("=")
-        if kind != "layers" or not layers:
-            raise ConfigError(f"--drafter {name!r}: write target:layers=0-3,28-29")
-        cut = parse_layers(layers, target.facts.config.num_layers)
-        _check_ranks(target.facts, options, len(cut))
-        return DrafterChoice(name=name, facts=target.facts, layers=cut)
-    directory = resolve_model(name)
-    if is_drafter(directory):
-        check_drafter(directory, target.facts.directory)
-        facts = ModelFacts(directory=directory, config=read_drafter(directory).config)
-        _check_ranks(facts, options, facts.config.num_layers)
-        return DrafterChoice(name=name, facts=facts, trained=True)
-    facts = read_facts(directory)
-    _check_ranks(facts, options, facts.config.num_layers)
-    check_same_vocabulary(target.tokenizer, Tokenizer.load(facts.directory))
-    return DrafterChoice(name=name, facts=facts)
+    facts, layers, is_trained = target.facts, None, False
+    if text.target_layers is not None:
+        layers = parse_layers(text.target_layers, target.facts.config.num_layers)
+    else:
+        directory = resolve_model(text.model)
+        is_trained = is_drafter(directory)
+        if is_trained:
+            check_drafter(directory, target.facts.directory)
+            facts = ModelFacts(directory=directory, config=read_drafter(directory).config)
+        else:
+            facts = read_facts(directory)
+    _check_ranks(facts, options, len(layers or range(facts.config.num_layers)))
+    if layers is None and not is_trained:
+        check_same_vocabulary(target.tokenizer, Tokenizer.load(facts.directory))
+    base = target_settings(options, target)
+    settings = replace(
+        base,
+        role="drafter",
+        directory=str(facts.directory),
+        embedding_directory=target.directory if is_trained else None,
+        known=base.known + (known_as(facts, text.model) if layers is None else ()),
+        layers=layers,
+        lookups=text.lookups.checked(target.tokenizer.digest),
+        layer_parallel=_layer_parallel(options),
+    )
+    return facts, settings
 
 
-def _plan_beside(
-    options: ModelOptions, target: PlannedModel, capacity: DrafterCapacity, name: str
-) -> DrafterChoice:
-    """Plan `inline:MODEL`, `MODEL+ngram+recycle+store=DIR`, or both."""
-    model, parts = name.removeprefix(INLINE), list[str]()
-    while (match := LOOKUPS.search(model)) is not None:
-        model = model[: match.start()]
-        parts.insert(0, match[1])
-    inline = name.startswith(INLINE)
-    ranks = None if inline else options.drafter_tp
-    choice = find_drafter(replace(options, drafter=model, drafter_tp=ranks), target, capacity)
-    if not choice.has_model:
-        raise ConfigError(f"--drafter {name!r}: only a model can be inline or have + after it")
-    lookups = LookupSettings.parse_parts(parts) if parts else None
-    if lookups is not None:
-        lookups = _checked(lookups, target)
-    return replace(choice, name=name, lookups=lookups, inline=inline)
+def _layer_parallel(options: ModelOptions) -> LayerParallel | None:
+    """Return how the drafter's layers lie on its ranks; a single rank leaves nothing to choose."""
+    asked = parse_layer_parallel(options.layer_parallel)
+    if asked is not None and asked.width is None and options.num_drafter_ranks == 1:
+        return None
+    return asked
 
 
-def _checked(lookups: LookupSettings, target: PlannedModel) -> LookupSettings:
-    assert target.tokenizer is not None
-    return lookups.checked(target.tokenizer.digest)
-
-
-def _choose_drafter(
+def _best_known(
     options: ModelOptions, target: PlannedModel, capacity: DrafterCapacity
-) -> DrafterChoice:
-    """Return the drafter to take where nobody named one."""
+) -> PlannedDrafter:
+    """Return the drafter to use where the user named none."""
     assert target.facts is not None
     shipped = shipped_drafter(target.facts.directory)
     if shipped is None:
-        lookup = LookupSettings()
         why = f"no drafter was trained for {target.name}; this one costs next to nothing"
-        return DrafterChoice(name=f"lookup:{lookup}", why=why, lookup=lookup)
-    has_room = bool(capacity.requested_by(options)) or capacity.suffices(options)
-    place = "" if has_room else INLINE
-    named = replace(options, drafter=f"{place}{shipped}+ngram+recycle")
-    choice = find_drafter(named, target, capacity)
-    where = "on a rank of its own" if has_room else "in its process: no core is free beside it"
-    return replace(choice, why=f"trained for {target.name}, with look-ups, {where}")
+        spec = LookupDrafterSpec(_BEST_LOOKUPS)
+        return PlannedDrafter(name=f"lookup:{_BEST_LOOKUPS}", spec=spec, why=why)
+    has_ranks = bool(capacity.requested_by(options)) or capacity.suffices(options)
+    where = "on a rank of its own" if has_ranks else "in its process: no core is free beside it"
+    named = f"{'' if has_ranks else 'inline:'}{shipped}+{_BEST_LOOKUPS}"
+    drafter = find_drafter(replace(options, drafter=named), target, capacity)
+    return replace(drafter, why=f"trained for {target.name}, with look-ups, {where}")
 
 
 def _check_ranks(facts: ModelFacts, options: ModelOptions, num_layers: int) -> None:
     """Refuse more drafter ranks than the drafter splits over."""
-    if parse_layer_parallel(options.layer_parallel) is None or options.num_drafter_ranks == 1:
-        check_tensor_parallel(facts, options.num_drafter_ranks, "`drafter_tp`")
-    elif options.num_drafter_ranks > num_layers:
+    num_ranks = options.num_drafter_ranks
+    if parse_layer_parallel(options.layer_parallel) is None or num_ranks == 1:
+        check_tensor_parallel(facts, num_ranks, "`drafter_tp`")
+    elif num_ranks > num_layers:
         raise ConfigError(
-            f"`drafter_tp` is {options.drafter_tp}: {facts.directory} has {num_layers} layers to "
-            "lie on them; take fewer ranks, or `layer_parallel` off"
+            f"`drafter_tp` is {num_ranks}: {facts.directory} has {num_layers} layers, one rank "
+            "holds at least one; use fewer ranks, or `layer_parallel` off"
         )

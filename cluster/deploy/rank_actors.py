@@ -1,4 +1,4 @@
-"""Ray actors as ranks of a role: wait for their calls, and tell why one failed."""
+"""Ray actors as ranks of a role: start them, wait for their calls, return why a call failed."""
 
 import time
 from dataclasses import dataclass
@@ -12,12 +12,13 @@ from cluster.network.ray_errors import translated
 from cluster.placement.placement import Node
 from cluster.placement.reservation import Reservation
 from runtime.errors import PacelineError, PeerLost, PeerTimeout
+from runtime.hosts.drafter_spec import ModelDrafterSpec, NgramDrafterSpec, RankedDrafterSpec
 from runtime.hosts.rank_settings import ModelSettings
 
 _START_TIMEOUT_S = 300.0
 _ANSWER_TIMEOUT_S = 5.0
 _WATCH_S = 2.0
-"""How often a wait looks whether the ranks' nodes are still there."""
+"""How often a wait checks that the ranks' nodes are alive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,40 +28,49 @@ class RankActor:
     role: str
     rank: int
     actor: Any  # a Ray actor handle, which has no static type
-    room: Reservation
+    reservation: Reservation
     """Of its whole group."""
 
     @property
     def node(self) -> Node:
         """Where it runs."""
-        return self.room.nodes[self.rank]
+        return self.reservation.nodes[self.rank]
 
     @property
     def name(self) -> str:
         """What errors call it."""
-        where = f" on {self.node.address}" if not self.room.is_on_one_node else ""
+        where = f" on {self.node.address}" if not self.reservation.is_on_one_node else ""
         return f"{self.role} rank {self.rank}{where}"
 
 
-def start_ranks(settings: ModelSettings | None, room: Reservation) -> list[RankActor]:
-    """Start a group's actors in their room; without a model, the one that copies n-grams."""
-    if settings is None:
-        actor = ray.remote(NgramActor).options(max_concurrency=4, **room.options[0]).remote()
-        return [RankActor("drafter", 0, actor, room)]
+def start_ranks(settings: ModelSettings, reservation: Reservation) -> list[RankActor]:
+    """Start a model group's actors on their reserved nodes."""
     shard = ray.remote(ShardActor)
     return [
         RankActor(
             settings.role,
             rank,
             shard.options(max_concurrency=4, **options).remote(settings, rank),
-            room,
+            reservation,
         )
-        for rank, options in enumerate(room.options)
+        for rank, options in enumerate(reservation.options)
     ]
 
 
+def start_drafter_ranks(drafter: RankedDrafterSpec, reservation: Reservation) -> list[RankActor]:
+    """Start a drafter's actors on their reserved nodes."""
+    match drafter:
+        case ModelDrafterSpec(model):
+            return start_ranks(model, reservation)
+        case NgramDrafterSpec(vocab_size):
+            ngrams = ray.remote(NgramActor)
+            options = reservation.options[0]
+            actor = ngrams.options(max_concurrency=4, **options).remote(vocab_size)
+            return [RankActor("drafter", 0, actor, reservation)]
+
+
 def locations(ranks: list[RankActor]) -> str:
-    """Return on which nodes the roles are, for people; "" where everything is on this one."""
+    """Return on which nodes each role runs, for people; "" if all run on this one."""
     if all(rank.node.is_here for rank in ranks):
         return ""
     nodes: dict[str, list[str]] = {}
@@ -94,7 +104,7 @@ def await_all(calls: dict[Any, RankActor]) -> dict[Any, Any]:
 
 
 def _check_nodes_alive(ranks: list[RankActor]) -> None:
-    """Raise PeerLost for a rank whose node is gone: Ray lets its actor wait for ever."""
+    """Raise PeerLost for a rank whose node is gone: Ray would wait for its actor for ever."""
     alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
     for rank in ranks:
         if rank.node.node_id not in alive:
@@ -102,15 +112,15 @@ def _check_nodes_alive(ranks: list[RankActor]) -> None:
 
 
 def kill_ranks(ranks: list[RankActor]) -> None:
-    """End the ranks' processes and give their room back."""
+    """End the ranks' processes and release what they reserved."""
     for rank in ranks:
         ray.kill(rank.actor)
-    for room in {id(rank.room): rank.room for rank in ranks}.values():
-        room.release()
+    for reservation in {id(rank.reservation): rank.reservation for rank in ranks}.values():
+        reservation.release()
 
 
-def answers(rank: RankActor) -> bool:
-    """Tell whether a rank's process still answers."""
+def is_alive(rank: RankActor) -> bool:
+    """Return whether a rank's process answers."""
     try:
         ray.get(rank.actor.pid.remote(), timeout=_ANSWER_TIMEOUT_S)
     except RayError:
@@ -119,7 +129,7 @@ def answers(rank: RankActor) -> bool:
 
 
 def is_done(call: Any) -> bool:
-    """Tell whether a call has ended, well or not."""
+    """Return whether a call has ended, with a result or an error."""
     return bool(ray.wait([call], timeout=0)[0])
 
 

@@ -99,7 +99,7 @@ class Supervisor:
             if each.rank.role == "target":
                 self._blame_drafter(each)
                 return each.error
-        deployment.drafters.drop([each.rank for each in stuck])
+        deployment.drafters.kill([each.rank for each in stuck])
         if not self._gateway.replicas[self._replica].is_up:
             return self._reconnect()
         return None

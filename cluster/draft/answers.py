@@ -21,7 +21,7 @@ from rich.progress import (
 
 from cluster.deploy.deployment import Deployment
 from cluster.deploy.driver_session import Result, run_requests
-from cluster.deploy.planning import PlannedModel
+from cluster.deploy.target_plan import PlannedModel
 from cluster.generate.prompt_requests import encode_record
 from parallel.decoding.rng import request_key
 from parallel.decoding.types import DecodeMode, SamplingParams, VerifierKind

@@ -14,10 +14,11 @@ from rich.table import Table
 
 from cluster.charts.drafters_chart import plot_drafters
 from cluster.deploy.deployment import Deployment
+from cluster.deploy.deployment_plan import plan_deployment
 from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import plan_drafter
 from cluster.deploy.driver_session import Result, run_requests
-from cluster.deploy.planning import PlannedModel, plan_deployment, plan_target
+from cluster.deploy.target_plan import PlannedModel, plan_target
 from cluster.draft.draft_eval_store import EvalPair, find_pair, keep_pair
 from cluster.generate.prompt_requests import cache_tokens, make_submits
 from cluster.network.ray_session import RaySession

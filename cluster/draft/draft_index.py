@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cluster.deploy.planning import plan_target
+from cluster.deploy.target_plan import plan_target
 from cluster.options.draft_options import DraftIndexOptions
 from cluster.options.model_options import ModelOptions
 from parallel.drafting.retrieval import build_store

@@ -19,7 +19,9 @@ from rich.progress import (
 
 from actors.trainer_actor import DraftTrainerActor
 from cluster.deploy.deployment import Deployment
-from cluster.deploy.planning import PlannedModel, plan_deployment, plan_target
+from cluster.deploy.deployment_plan import plan_deployment
+from cluster.deploy.drafter_plan import NOTHING_DRAFTS
+from cluster.deploy.target_plan import PlannedModel, plan_target
 from cluster.draft.answers import CorpusPlan, make_corpus
 from cluster.network.ray_session import RaySession, beside_driver, yielded
 from cluster.options.draft_options import DraftTrainOptions
@@ -192,7 +194,7 @@ def _write_corpus(options: DraftTrainOptions, target: PlannedModel, work: Path) 
             raise ConfigError(f"{work} has a corpus of other prompts: take another --out")
         return
     tokens = models.cache_tokens or models.max_batch * (options.max_tokens + _SLACK_TOKENS)
-    spec = plan_deployment(models, target, None, cache_tokens=tokens, stops=False)
+    spec = plan_deployment(models, target, NOTHING_DRAFTS, cache_tokens=tokens, stops=False)
     with Deployment(spec) as deployment:
         with _NOTES.status("starting") as status:
             deployment.start(lambda text: status.update(text))

@@ -6,7 +6,7 @@ import ray
 from rich.console import Console
 
 from actors.trainer_actor import DraftTrainerActor
-from cluster.deploy.planning import plan_target
+from cluster.deploy.target_plan import plan_target
 from cluster.network.ray_session import RaySession, beside_driver, yielded
 from cluster.options.draft_options import DraftFollowOptions
 from runtime.distillation.draft_follow import FollowEvent, FollowJob

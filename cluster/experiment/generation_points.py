@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from cluster.deploy.deployment import Deployment
+from cluster.deploy.deployment_plan import plan_deployment
 from cluster.deploy.deployment_spec import DeploymentSpec
 from cluster.deploy.drafter_capacity import DrafterCapacity
-from cluster.deploy.drafter_plan import find_drafter
+from cluster.deploy.drafter_plan import NOTHING_DRAFTS, find_drafter
 from cluster.deploy.driver_session import Result, run_requests
-from cluster.deploy.planning import PlannedModel, plan_deployment, plan_target
+from cluster.deploy.target_plan import PlannedModel, plan_target
 from cluster.experiment.experiment_config import Experiment
 from cluster.experiment.predict import arrivals, virtual_text
 from cluster.experiment.store import MeasuredPoint
@@ -27,6 +28,8 @@ from cluster.reports.run_report import total_stats
 from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit
 from runtime.errors import ConfigError, PacelineError
+from runtime.hosts.drafter_spec import with_model
+from runtime.hosts.rank_settings import ModelSettings
 from runtime.links.link import Link
 from runtime.timeline import PhaseSpan
 
@@ -141,8 +144,10 @@ class GenerateBench:
             )
         self._submits[point.key] = submits
         capacity = DrafterCapacity(nodes=self._nodes, replicas=point.replicas)
-        drafter = find_drafter(options, target, capacity) if point.mode != NO_DRAFTER else None
-        if drafter is not None and (drafter.has_ranks or drafter.ngram) != (point.drafters > 0):
+        drafter = (
+            find_drafter(options, target, capacity) if point.mode != NO_DRAFTER else NOTHING_DRAFTS
+        )
+        if drafter.name and bool(drafter.spec.num_ranks) != (point.drafters > 0):
             where = "on ranks of its own" if point.drafters == 0 else "in the target's process"
             raise ConfigError(
                 f"sweep.drafters has {point.drafters}, but drafter {drafter.name} works {where}: "
@@ -157,12 +162,10 @@ class GenerateBench:
 
 
 def _recorded(spec: DeploymentSpec) -> DeploymentSpec:
-    drafter = spec.drafter
-    return replace(
-        spec,
-        target=replace(spec.target, num_spans=_NUM_SPANS),
-        drafter=replace(drafter, num_spans=_NUM_SPANS) if drafter is not None else None,
-    )
+    def recorded(model: ModelSettings) -> ModelSettings:
+        return replace(model, num_spans=_NUM_SPANS)
+
+    return replace(spec, target=recorded(spec.target), drafter=with_model(spec.drafter, recorded))
 
 
 def _model_options(experiment: Experiment, point: GeneratePoint) -> ModelOptions:

@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cluster.deploy.deployment import Deployment
+from cluster.deploy.deployment_plan import plan_deployment
 from cluster.deploy.drafter_capacity import DrafterCapacity
-from cluster.deploy.drafter_plan import plan_drafter
+from cluster.deploy.drafter_plan import NOTHING_DRAFTS, plan_drafter
 from cluster.deploy.driver_session import Result, run_requests
-from cluster.deploy.planning import PlannedModel, plan_deployment, plan_target
+from cluster.deploy.target_plan import PlannedModel, plan_target
 from cluster.generate.prompt_requests import cache_tokens, make_submits
 from cluster.network.ray_session import RaySession
 from cluster.options.generate_options import GenerateOptions
@@ -42,10 +43,9 @@ def run(options: GenerateOptions) -> int:
 
 def _generate(options: GenerateOptions, target: PlannedModel, capacity: DrafterCapacity) -> int:
     drafting = options.decode.mode is not DecodeMode.AUTOREGRESSIVE
-    drafter = plan_drafter(options.models, target, capacity) if drafting else None
+    drafter = plan_drafter(options.models, target, capacity) if drafting else NOTHING_DRAFTS
     decode = options.decode
     if decode.mode is DecodeMode.AUTO:
-        assert drafter is not None
         decode = replace(decode, mode=drafter.best_mode)
     submits = make_submits(options.input, decode, target)
     spec = plan_deployment(
@@ -55,8 +55,8 @@ def _generate(options: GenerateOptions, target: PlannedModel, capacity: DrafterC
         cache_tokens=cache_tokens(submits, options.models.max_batch, target.max_positions),
         stops=bool(decode.stop),
     )
-    num_drafters = spec.num_drafters or int(spec.ngram)
-    if drafter is not None and drafter.why:
+    num_drafters = spec.num_drafter_ranks
+    if drafter.why:
         why = f"drafter {drafter.name}, mode {decode.mode}: {drafter.why}"
         _NOTES.print(why, soft_wrap=True, markup=False, highlight=False)
     with (

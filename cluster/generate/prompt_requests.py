@@ -1,6 +1,6 @@
 """From prompts and options to the requests a driver submits."""
 
-from cluster.deploy.planning import PlannedModel
+from cluster.deploy.target_plan import PlannedModel
 from cluster.options.generate_options import DecodeOptions, PromptOptions
 from parallel.decoding.rng import request_key
 from parallel.decoding.types import SamplingParams

@@ -56,7 +56,7 @@ class Placer:
         self._target_ids: list[str] = []
         self._is_confined = False
 
-    def place(self, needs: Sequence[Need], note: Callable[[str], None]) -> list[Reservation]:
+    def reserve(self, needs: Sequence[Need], note: Callable[[str], None]) -> list[Reservation]:
         """Reserve room for all groups, or for none.
 
         Blocks for at most `PlaceOptions.wait_s` while there is too little room, and a moment more.
@@ -85,7 +85,7 @@ class Placer:
         self._is_confined = True
 
     def plan(self, needs: Sequence[Need], note: Callable[[str], None]) -> Plan:
-        """Return where the groups would go; waits and raises as `place` does."""
+        """Return where the groups would go; waits and raises as `reserve` does."""
         deadline_s = time.monotonic() + self._options.wait_s
         while True:
             try:

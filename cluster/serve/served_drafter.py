@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 
+from cluster.deploy.deployment_plan import plan_deployment
 from cluster.deploy.drafter_capacity import DrafterCapacity
-from cluster.deploy.drafter_plan import find_drafter
+from cluster.deploy.drafter_plan import NOTHING_DRAFTS, find_drafter
+from cluster.deploy.drafter_text import AUTO
 from cluster.deploy.fleet import Fleet
-from cluster.deploy.planning import AUTO, PlannedModel, plan_deployment
+from cluster.deploy.target_plan import PlannedModel
 from cluster.options.model_options import ModelOptions
 from cluster.serve.draft_watch import DrafterWatch
 from runtime.errors import ConfigError
+from runtime.hosts.drafter_spec import model_of
 
 
 class ServedDrafter:
@@ -40,7 +43,7 @@ class ServedDrafter:
             ConfigError: it cannot be used; the old one stays.
             PeerError: it did not start; the old one stays.
         """
-        choice = None
+        choice = NOTHING_DRAFTS
         if drafter is not None:
             # The nodes were asked when the first one was chosen: now they are full of our ranks.
             name = self._first if drafter in ("", AUTO) else drafter
@@ -50,10 +53,10 @@ class ServedDrafter:
         spec = plan_deployment(
             self._models, self._target, choice, cache_tokens=self._cache_tokens, stops=True
         )
-        groups = max(1, self._fleet.spec.drafter_groups)
-        self._fleet.set_drafter(replace(spec, drafter_groups=groups))
+        num_drafters = max(1, self._fleet.spec.num_drafters)
+        self._fleet.set_drafter(replace(spec, num_drafters=num_drafters))
         self.watch = self._watch()
-        return choice.name if choice is not None else ""
+        return choice.name
 
     def set_count(self, num_drafters: int) -> int:
         """Let so many drafters draft side by side; returns how many do.
@@ -72,7 +75,7 @@ class ServedDrafter:
 
     def _watch(self) -> DrafterWatch | None:
         spec = self._fleet.spec
-        settings = spec.drafter or spec.leader.inline_drafter
+        settings = model_of(spec.drafter)
         if settings is None or settings.embedding_directory is None or spec.link != "grpc":
             return None
         return DrafterWatch(self._fleet, settings)

@@ -11,18 +11,14 @@ from prometheus_client import start_http_server
 from rich.console import Console
 from rich.markup import escape
 
+from cluster.deploy.deployment_plan import plan_deployment
 from cluster.deploy.deployment_spec import DeploymentSpec
 from cluster.deploy.drafter_capacity import DrafterCapacity
-from cluster.deploy.drafter_plan import plan_drafter
+from cluster.deploy.drafter_plan import NOTHING_DRAFTS, PlannedDrafter, plan_drafter
 from cluster.deploy.fleet import Fleet
-from cluster.deploy.planning import (
-    DrafterChoice,
-    PlannedModel,
-    plan_deployment,
-    plan_target,
-)
 from cluster.deploy.rank_liveness import LivenessLimits
 from cluster.deploy.supervisor import Supervision
+from cluster.deploy.target_plan import PlannedModel, plan_target
 from cluster.network.ray_session import RaySession
 from cluster.options.serve_options import ServeOptions
 from cluster.placement.cluster_nodes import cluster_nodes
@@ -39,6 +35,7 @@ from runtime.gateway.gateway import Gateway
 from runtime.gateway.journal_store import JournalStore
 from runtime.gateway.limits import GatewayLimits
 from runtime.gateway.metrics import ServiceMetrics
+from runtime.hosts.drafter_spec import with_model
 from runtime.hosts.rank_settings import ModelSettings
 from runtime.node.keeper import end_with_keeper
 from runtime.restarts import RestartLimits
@@ -98,14 +95,14 @@ def _run(
     bounds = options.drafter_bounds
     capacity = DrafterCapacity(nodes=nodes, replicas=options.replicas, groups=bounds[1])
     drafts = options.mode != DecodeMode.AUTOREGRESSIVE
-    drafter = plan_drafter(options.models, target, capacity) if drafts else None
+    drafter = plan_drafter(options.models, target, capacity) if drafts else NOTHING_DRAFTS
     model = _served_model(options, target, drafter)
     tokens = options.models.cache_tokens or max(_CACHE_TOKENS, target.max_positions)
     spec = plan_deployment(options.models, target, drafter, cache_tokens=tokens, stops=True)
-    spec = _supervised(spec, options, options.models.drafters)
+    spec = _supervised(spec, options)
     store = _open_journal(options, model)
     with ExitStack() as stack:
-        most = spec.num_actors + (bounds[1] - spec.drafter_groups) * max(spec.num_drafters, 1)
+        most = spec.num_actors + (bounds[1] - spec.num_drafters) * max(spec.drafter.num_ranks, 1)
         session = RaySession(options.models.ray_address, num_actors=most * options.replicas)
         stack.enter_context(session)
         fleet = stack.enter_context(Fleet(spec, options.replicas))
@@ -181,7 +178,7 @@ def _open_journal(options: ServeOptions, model: ServedModel) -> JournalStore | N
     return store
 
 
-def _supervised(spec: DeploymentSpec, options: ServeOptions, groups: int) -> DeploymentSpec:
+def _supervised(spec: DeploymentSpec, options: ServeOptions) -> DeploymentSpec:
     """Return the plan of one replica with what its user says of losses."""
 
     def shared(model: ModelSettings) -> ModelSettings:
@@ -193,9 +190,8 @@ def _supervised(spec: DeploymentSpec, options: ServeOptions, groups: int) -> Dep
     return replace(
         spec,
         target=shared(spec.target),
-        drafter=shared(spec.drafter) if spec.drafter is not None else None,
+        drafter=with_model(spec.drafter, shared),
         drafter_restarts=options.restarts,
-        drafter_groups=groups if spec.has_drafter_ranks else 1,
     )
 
 
@@ -238,12 +234,11 @@ async def _wait(event: asyncio.Event, timeout_s: float) -> None:
 
 
 def _served_model(
-    options: ServeOptions, target: PlannedModel, drafter: DrafterChoice | None
+    options: ServeOptions, target: PlannedModel, drafter: PlannedDrafter
 ) -> ServedModel:
     assert target.tokenizer is not None
     mode = options.mode
     if mode is DecodeMode.AUTO:
-        assert drafter is not None
         mode = drafter.best_mode
     return ServedModel(
         name=target.name,
@@ -251,7 +246,7 @@ def _served_model(
         vocab_size=target.vocab_size,
         max_positions=target.max_positions,
         tp=options.models.tp,
-        drafter=drafter.name if drafter is not None else "",
+        drafter=drafter.name,
         default_mode=mode,
         default_max_tokens=options.max_tokens,
         version=package_version(),

@@ -99,12 +99,9 @@ class LookupDrafter:
         """Do nothing: there are no other ranks."""
 
     def _propose(self, item: DraftItem) -> ProposalItem:
-        base = item.keep + len(item.tail)
         text = self._texts.get(item.request)
         if text is None or len(text.index) < item.keep:
-            return ProposalItem(
-                request=item.request, epoch=item.epoch, base=base, token_ids=(), unknown=True
-            )
+            return unknown_proposal(item, unknown=True)
         self._lookups.follow(text, item)
         tree = self._lookups.grow(text, item, self._lookups.sources(text))
         if not item.tree:
@@ -121,4 +118,20 @@ def tree_proposal(item: DraftItem, tree: GrownTree) -> ProposalItem:
         token_ids=tuple(tree.token_ids),
         parents=tuple(tree.parents) if item.tree else (),
         gains=tuple(tree.gains),
+    )
+
+
+def unknown_proposal(item: DraftItem, *, unknown: bool) -> ProposalItem:
+    """Return an empty answer to an item.
+
+    Args:
+        item: asks for a draft.
+        unknown: whether the request has to be opened again; otherwise it gets no drafts.
+    """
+    return ProposalItem(
+        request=item.request,
+        epoch=item.epoch,
+        base=item.keep + len(item.tail),
+        token_ids=(),
+        unknown=unknown,
     )

@@ -2,10 +2,20 @@
 
 from dataclasses import dataclass
 
-from runtime.drafters.lookup_settings import LookupSettings
+from runtime.drafters.lookup_settings import NO_LOOKUPS, LookupSettings
 from runtime.links.torch_link import TorchLinkSpec
 from runtime.rank.group_models import NamedModel
 from runtime.rank.virtual_shard import VirtualSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerParallel:
+    """How the layers of a drafter lie on its ranks: whole, several running at once (EasySpec)."""
+
+    width: int | None
+    """Layers whose attention runs at once; None leaves it to the leader, which measures."""
+    first_layer: int = 0
+    """Layers before this one always run one after the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,18 +29,15 @@ class ModelSettings:
     embedding_directory: str | None = None
     """The target's checkpoint, where `directory` is a trained drafter that shares its embedding."""
     known: tuple[NamedModel, ...] = ()
-    """What the user called these directories; a node that lacks one looks for its name."""
-    lookups: LookupSettings | None = None
-    """What a drafter looks up beside its model."""
+    """The names of these directories; a node that lacks one looks for its name."""
+    lookups: LookupSettings = NO_LOOKUPS
+    """What a drafter looks up in addition to its model."""
     layers: tuple[int, ...] | None = None
     """Keep only these layers of the checkpoint; None keeps all."""
-    layer_parallel: int | None = None
-    """Of a drafter whose layers lie whole on its ranks: how many layers' attention runs at once,
-    0 leaves it to the measured pace; None: all ranks share the heads of each layer."""
-    layer_parallel_from: int = 0
-    """Layers before this one always run one after the other."""
+    layer_parallel: LayerParallel | None = None
+    """None: all ranks share the heads of each layer."""
     calibrates: bool = True
-    """Whether fuzzy keys and values are read anew by each draft's first step."""
+    """Whether approximate keys and values are read again by each draft's first step."""
     virtual: VirtualSpec | None = None
     dtype: str = "float32"
     device: str = "cpu"
@@ -39,13 +46,13 @@ class ModelSettings:
     """Tokens the KV cache holds, all sequences together."""
     page_size: int = 16
     shares_prefixes: bool = True
-    """Whether sequences that begin alike share pages, and find what earlier ones left behind."""
+    """Whether sequences share the cache pages of common prefixes, with earlier ones too."""
     num_spans: int = 0
-    """Spans of work that rank 0 keeps for a picture; 0 keeps none."""
+    """Spans of work that rank 0 records for a timeline; 0 records none."""
     group_timeout_s: float = 20.0
     """How long a rank waits for another within one step."""
     step_limit_s: float = 30.0
-    """A step that takes longer is told of, with the stacks of all threads."""
+    """A step that takes longer is logged, with the stacks of all threads."""
 
     @property
     def num_pages(self) -> int:
@@ -63,13 +70,12 @@ class LeaderAddress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrafterSlot:
-    """A drafter's place with a leader."""
+    """How one drafter reaches its leader, and what the leader calls it."""
 
     leader: LeaderAddress | TorchLinkSpec
     name: str
-    """What the leader calls it."""
     joins: bool = False
-    """Whether it drafts beside those that are there; otherwise it replaces them."""
+    """Whether it drafts beside the attached drafters; otherwise it replaces them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +87,9 @@ class LeaderSettings:
     max_batch: int = 16
     prefill_chunk: int = 256
     draft_wait_s: float = 1.0
-    """Longest wait for a draft before the round goes on without it."""
+    """Longest wait for a draft before the round continues without it."""
     max_draft_length: int = 8
     tokenizer_directory: str | None = None
     """Needed for stop strings."""
-    lookup: LookupSettings | None = None
-    """A look-up drafter in the leader's own process, where there is no other drafter."""
     link_port: int = 0
-    """Where links to the leader arrive; 0 is any free port."""
-    inline_drafter: ModelSettings | None = None
-    """A drafter's model in the leader's own process, where there is no other drafter."""
+    """Port that links to the leader arrive at; 0 is any free port."""

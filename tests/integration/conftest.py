@@ -6,9 +6,10 @@ from contextlib import ExitStack
 import pytest
 
 from cluster.deploy.deployment import Deployment
+from cluster.deploy.deployment_plan import plan_deployment
 from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import plan_drafter
-from cluster.deploy.planning import plan_deployment, plan_target
+from cluster.deploy.target_plan import plan_target
 from cluster.network.ray_session import RaySession
 from cluster.options.model_options import ModelOptions
 from cluster.placement.cluster_nodes import this_machine

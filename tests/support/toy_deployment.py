@@ -27,7 +27,7 @@ TOKEN = "secret"
 class NoRanks:
     ranks: tuple[Any, ...] = ()
 
-    def drop(self, stuck: list[Any]) -> None:
+    def kill(self, stuck: list[Any]) -> None:
         assert not stuck
 
 

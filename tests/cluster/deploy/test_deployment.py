@@ -10,15 +10,20 @@ from cluster.deploy.deployment import Deployment
 from cluster.deploy.deployment_spec import DeploymentSpec
 from runtime.drafters.lookup_settings import LookupSettings
 from runtime.errors import ConfigError
+from runtime.hosts.drafter_spec import (
+    InlineModelDrafterSpec,
+    LookupDrafterSpec,
+    ModelDrafterSpec,
+)
 from runtime.hosts.rank_settings import LeaderSettings, ModelSettings
 
 TARGET = ModelSettings(role="target", directory="target")
 DRAFTER = ModelSettings(role="drafter", directory="drafter")
 LEADER = LeaderSettings(max_positions=64)
-ALONE = DeploymentSpec(target=TARGET, tp=1, leader=LEADER, drafter=None)
-WITH_RANKS = replace(ALONE, drafter=DRAFTER, num_drafters=1)
-INLINE = replace(ALONE, leader=replace(LEADER, inline_drafter=DRAFTER))
-LOOKUP = replace(ALONE, leader=replace(LEADER, lookup=LookupSettings()))
+ALONE = DeploymentSpec(target=TARGET, tp=1, leader=LEADER)
+WITH_RANKS = replace(ALONE, drafter=ModelDrafterSpec(DRAFTER))
+INLINE = replace(ALONE, drafter=InlineModelDrafterSpec(DRAFTER))
+LOOKUP = replace(ALONE, drafter=LookupDrafterSpec(LookupSettings()))
 
 
 class ScriptedDeployment(Deployment):
@@ -29,10 +34,10 @@ class ScriptedDeployment(Deployment):
         self.started: list[DeploymentSpec] = []
         self._fails = fails
 
-    def _rooms(self, drafter_groups: int, note: object) -> list[Any]:  # noqa: ARG002
+    def _reserve(self, num_drafters: int, note: object) -> list[Any]:  # noqa: ARG002
         return [None]
 
-    def _start(self, rooms: object, note: object) -> None:  # noqa: ARG002
+    def _start(self, reservations: object, note: object) -> None:  # noqa: ARG002
         self.started.append(self.spec)
         if self._fails(self.spec):
             raise ConfigError("model.safetensors is truncated")
@@ -76,4 +81,4 @@ def test_trouble_with_the_drafters_is_told_once_and_loses_no_target(
     monkeypatch.setattr(deployment.drafters, "check", fail)
     for _ in range(5):
         deployment.check()
-    assert [record.message for record in caplog.records] == ["drafters cannot be looked after"]
+    assert [record.message for record in caplog.records] == ["drafters cannot be checked"]

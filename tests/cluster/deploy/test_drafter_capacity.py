@@ -7,12 +7,13 @@ import pytest
 
 from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import plan_drafter
-from cluster.deploy.planning import PlannedModel, plan_target
+from cluster.deploy.target_plan import PlannedModel, plan_target
 from cluster.options.model_options import ModelOptions
 from cluster.placement.cluster_nodes import this_machine
 from cluster.placement.placement import Node
 from parallel.decoding.types import DecodeMode
 from runtime.errors import ConfigError
+from runtime.hosts.drafter_spec import NgramDrafterSpec
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 ASKED = ("drafter=near", "target=spread,drafter=far")
@@ -66,23 +67,23 @@ def test_free_cpus_beside_the_target_decide(
 ) -> None:
     monkeypatch.setattr("cluster.placement.cluster_nodes.usable_cores", lambda: driver_cores)
     choice = plan_drafter(replace(OPTIONS, tp=2), target, capacity(*nodes))
-    assert choice.has_ranks is has_ranks
+    assert choice.has_model_ranks is has_ranks
     assert choice.best_mode is (DecodeMode.AUTO if has_ranks else DecodeMode.SPECULATIVE)
     assert ("rank of its own" in choice.why) is has_ranks
 
 
 @pytest.mark.usefixtures("known")
 def test_every_replica_and_every_group_counts(target: PlannedModel) -> None:
-    assert plan_drafter(OPTIONS, target, capacity(node("a", 4), replicas=2)).has_ranks
-    assert not plan_drafter(OPTIONS, target, capacity(node("a", 3), replicas=2)).has_ranks
+    assert plan_drafter(OPTIONS, target, capacity(node("a", 4), replicas=2)).has_model_ranks
+    assert not plan_drafter(OPTIONS, target, capacity(node("a", 3), replicas=2)).has_model_ranks
     assert not capacity(node("a", 3), groups=3).suffices(OPTIONS)
 
 
 @pytest.mark.usefixtures("known")
 def test_a_gpu_for_each_rank_decides_on_gpus(target: PlannedModel) -> None:
     cuda = replace(OPTIONS, device="cuda")
-    assert not plan_drafter(cuda, target, capacity(node("a", 64, gpus=1))).has_ranks
-    assert plan_drafter(cuda, target, capacity(node("a", 64, gpus=2))).has_ranks
+    assert not plan_drafter(cuda, target, capacity(node("a", 64, gpus=1))).has_model_ranks
+    assert plan_drafter(cuda, target, capacity(node("a", 64, gpus=2))).has_model_ranks
 
 
 @pytest.mark.usefixtures("known")
@@ -90,15 +91,17 @@ def test_a_gpu_for_each_rank_decides_on_gpus(target: PlannedModel) -> None:
 def test_a_place_that_is_asked_for_gives_ranks_on_a_full_cluster(
     place: str, target: PlannedModel
 ) -> None:
-    assert plan_drafter(replace(OPTIONS, place=place), target, capacity(node("a", 1))).has_ranks
+    assert plan_drafter(
+        replace(OPTIONS, place=place), target, capacity(node("a", 1))
+    ).has_model_ranks
 
 
 @pytest.mark.usefixtures("known")
 def test_a_number_of_drafters_gives_ranks_on_a_full_cluster(target: PlannedModel) -> None:
     for drafters in (1, 2):
         options = replace(OPTIONS, drafter_tp=drafters)
-        assert plan_drafter(options, target, capacity(node("a", 1))).has_ranks
-    assert plan_drafter(OPTIONS, target, capacity(node("a", 1), groups=2)).has_ranks
+        assert plan_drafter(options, target, capacity(node("a", 1))).has_model_ranks
+    assert plan_drafter(OPTIONS, target, capacity(node("a", 1), groups=2)).has_model_ranks
 
 
 @pytest.mark.parametrize("drafter", [None, "lookup", "inline:{}", "inline:{}+ngram"])
@@ -131,7 +134,8 @@ def test_several_drafters_side_by_side_need_ranks(target: PlannedModel) -> None:
 
 def test_ngrams_come_from_one_actor(target: PlannedModel) -> None:
     ngram = replace(OPTIONS, drafter="ngram", place="drafter=far", drafter_tp=1)
-    assert plan_drafter(ngram, target, capacity(node("a", 1))).ngram
+    drafter = plan_drafter(ngram, target, capacity(node("a", 1)))
+    assert drafter.spec == NgramDrafterSpec(target.vocab_size)
     with pytest.raises(ConfigError, match="`drafter_tp` is 2: ngram works in one actor"):
         plan_drafter(replace(ngram, drafter_tp=2), target, capacity(node("a", 64)))
 

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from cluster.deploy.deployment_plan import plan_deployment
 from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import plan_drafter
-from cluster.deploy.planning import plan_deployment, plan_target
+from cluster.deploy.target_plan import plan_target
 from cluster.options.model_options import ModelOptions
+from runtime.hosts.drafter_spec import InlineModelDrafterSpec, LookupDrafterSpec
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 NOWHERE = DrafterCapacity(nodes=())
@@ -33,9 +35,13 @@ def test_relative_names_are_those_of_the_drivers_directory(
     spec = plan_deployment(options, target, choice, cache_tokens=64, stops=False)
     store = tiny.parent / "my-store"
     assert checked == [store]
-    inline = spec.leader.inline_drafter
-    lookups = inline.lookups if inline is not None else spec.leader.lookup
-    assert lookups is not None
+    match spec.drafter:
+        case InlineModelDrafterSpec(model):
+            lookups = model.lookups
+        case LookupDrafterSpec() as look_ups:
+            lookups = look_ups.lookups
+        case other:
+            raise AssertionError(other)
     assert f"store={store}" in str(lookups)
     assert spec.target.directory == str(tiny)
     assert spec.target.known == (), "a directory is no name that another node could look for"

@@ -14,6 +14,7 @@ from cluster.deploy.supervisor import Supervision, Supervisor
 from runtime.client import Client, ServiceError
 from runtime.drafters.lookup_settings import LookupSettings
 from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout
+from runtime.hosts.drafter_spec import LookupDrafterSpec
 from runtime.hosts.rank_settings import LeaderSettings, ModelSettings
 from runtime.links.link import Link
 from runtime.restarts import RestartLimits
@@ -30,7 +31,7 @@ class NoDrafters:
 
     ranks: tuple[Any, ...] = ()
 
-    def drop(self, stuck: list[Any]) -> None:
+    def kill(self, stuck: list[Any]) -> None:
         assert not stuck
 
 
@@ -46,9 +47,11 @@ class ToyDeployment:
         """What the next restarts fail with."""
         self.num_restarts = 0
         self.closed = False
-        leader = LeaderSettings(max_positions=64, lookup=LookupSettings())
+        leader = LeaderSettings(max_positions=64)
         target = ModelSettings(role="target", directory="target")
-        self.spec = DeploymentSpec(target=target, tp=1, leader=leader, drafter=None)
+        self.spec = DeploymentSpec(
+            target=target, tp=1, leader=leader, drafter=LookupDrafterSpec(LookupSettings())
+        )
 
     def check(self) -> None:
         if self.loss is not None:

@@ -8,7 +8,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from cluster.deploy.planning import PlannedModel
+from cluster.deploy.target_plan import PlannedModel
 from cluster.generate.prompt_requests import make_submits
 from cluster.options.generate_options import DecodeOptions, PromptOptions
 from runtime.errors import ConfigError

@@ -13,6 +13,7 @@ from parallel.messages import Submit
 from parallel.model.shapes import tensor_shapes
 from runtime.drafters.draft_checkpoint import save_drafter
 from runtime.errors import ConfigError
+from runtime.hosts.drafter_spec import model_of
 from runtime.models.checkpoint_files import read_model_config
 from runtime.models.weights import CheckpointSource
 from tests.integration.conftest import Deploy
@@ -54,7 +55,7 @@ def test_a_better_version_is_taken_while_requests_run(
     drafter = save_layers(tmp_path / "drafter", 2)
     better = save_layers(tmp_path / "better", 30)
     deployment = deploy(drafter=f"{place}{drafter}")
-    settings = deployment.spec.drafter or deployment.spec.leader.inline_drafter
+    settings = model_of(deployment.spec.drafter)
     assert settings is not None
     watch = DrafterWatch(deployment, settings)
     assert watch.look() is None

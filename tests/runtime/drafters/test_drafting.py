@@ -11,7 +11,7 @@ from runtime.drafters.drafting import DraftPart, introduction, proposals, receiv
 from runtime.drafters.lookup_drafting import LookupDrafter
 from runtime.drafters.lookup_settings import LookupSettings
 from runtime.errors import PeerError, PeerLost, PeerTimeout, ProtocolError
-from runtime.hosts.rank_hosts import _connect
+from runtime.hosts.drafter_host import connect_drafter
 from runtime.links.memory_link import memory_link_pair
 from runtime.links.torch_link import join_torch_link, offer_torch_link
 from runtime.timeline import SpanRecorder
@@ -23,7 +23,7 @@ def test_over_torch_distributed_the_leader_hears_it_first() -> None:
     assert hello.num_successors > 0
     offer = offer_torch_link("127.0.0.1", backend="gloo", timeout_s=20)
     with ThreadPoolExecutor(1) as pool:
-        joining = pool.submit(_connect, offer.spec, hello)
+        joining = pool.submit(connect_drafter, offer.spec, hello)
         link = join_torch_link(offer.spec, 0, name="the leader")
         assert received_introduction(link, 20) == hello
         theirs = joining.result(20)

@@ -313,7 +313,8 @@ def test_the_drafter_holds_the_text_of_the_target(
     def watched(self: ModelDrafter, request: DraftRequest) -> Iterator[DraftPart]:
         yield from answer(self, request)
         held.update(
-            (item.request, tuple(self._sequences[item.request].token_ids)) for item in request.items
+            (item.request, tuple(self._model.sequence(item.request).token_ids))
+            for item in request.items
         )
 
     monkeypatch.setattr(ModelDrafter, "answer", watched)

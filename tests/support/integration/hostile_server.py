@@ -6,13 +6,15 @@ Faults are rare enough for a drafter to be kept for a while, and common enough f
 """
 
 import sys
+from dataclasses import replace
 
 from actors.shard_actor import ShardActor
 from cluster.cli import main as cli
 from cluster.deploy import rank_actors
-from parallel.messages import Hello
 from runtime.drafters.drafting import Drafter
-from runtime.hosts import rank_hosts as hosts
+from runtime.hosts import leader_host
+from runtime.hosts.drafter_spec import InlineDrafterSpec
+from runtime.hosts.inline_drafting import InlineDrafter, build_inline_drafter
 from runtime.hosts.rank_settings import DrafterSlot, LeaderSettings
 from tests.support.hostile import FuzzingDrafter, RaisingDrafter
 
@@ -24,16 +26,17 @@ class HostileShardActor(ShardActor):
     """Shares of all answers."""
     num_made = 0
 
-    def listen(self, settings: LeaderSettings, host: str, token: str) -> str:
-        """Let every drafter of the leader's own thread be hostile."""
-        sound = hosts._inline_drafter
+    def listen(
+        self, settings: LeaderSettings, drafter: InlineDrafterSpec, host: str, token: str
+    ) -> str:
+        """Make every drafter of the leader's own thread hostile."""
 
-        def made(settings: LeaderSettings) -> tuple[Drafter, Hello] | None:
-            found = sound(settings)
-            return None if found is None else (self.hostile(found[0]), found[1])
+        def build(spec: InlineDrafterSpec) -> InlineDrafter | None:
+            inline = build_inline_drafter(spec)
+            return inline and replace(inline, drafter=self.hostile(inline.drafter))
 
-        hosts._inline_drafter = made
-        return super().listen(settings, host, token)
+        leader_host.build_inline_drafter = build  # type: ignore[attr-defined]
+        return super().listen(settings, drafter, host, token)
 
     def draft(self, slot: DrafterSlot) -> None:
         """Let the drafter of this rank be hostile."""

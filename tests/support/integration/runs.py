@@ -33,7 +33,7 @@ def make_submits(
     *,
     mode: str = "pearl",
     max_tokens: int = 24,
-    draft_length: int = 4,
+    draft_length: int | None = 4,
     sampling: SamplingParams | None = None,
 ) -> list[Submit]:
     """Return one request for each prompt."""

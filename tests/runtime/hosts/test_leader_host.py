@@ -9,8 +9,10 @@ from parallel.decoding.types import DecodeMode, SamplingParams
 from parallel.messages import Finished, Hello, Submit
 from runtime.drafters.lookup_settings import LookupSettings
 from runtime.errors import ConfigError
-from runtime.hosts import rank_hosts as hosts
-from runtime.hosts.rank_hosts import LeaderHost, ModelHost
+from runtime.hosts import leader_host
+from runtime.hosts.drafter_spec import InlineDrafterSpec, LookupDrafterSpec
+from runtime.hosts.leader_host import LeaderHost
+from runtime.hosts.model_host import ModelHost
 from runtime.hosts.rank_settings import LeaderSettings, ModelSettings
 from runtime.links.grpc_link import connect_grpc
 from runtime.rank.virtual_shard import VirtualSpec
@@ -18,7 +20,8 @@ from runtime.rank.virtual_shard import VirtualSpec
 TARGET = ModelSettings(
     role="target", virtual=VirtualSpec(target_s=0.0, draft_s=0.0, alpha=0.5), cache_tokens=256
 )
-LEADER = LeaderSettings(max_positions=128, lookup=LookupSettings())
+LEADER = LeaderSettings(max_positions=128)
+DRAFTER = LookupDrafterSpec(LookupSettings())
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def model() -> Iterator[ModelHost]:
 
 
 def failing(error: Exception) -> object:
-    def fail(_: LeaderSettings) -> None:
+    def fail(_: InlineDrafterSpec) -> None:
         raise error
 
     return fail
@@ -39,9 +42,9 @@ def failing(error: Exception) -> object:
 def test_a_leader_serves_without_an_inline_drafter_that_fails_to_start(
     model: ModelHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(hosts, "_inline_drafter", failing(MemoryError("out of memory")))
+    monkeypatch.setattr(leader_host, "build_inline_drafter", failing(MemoryError("out of memory")))
     leader = LeaderHost(model, LEADER, num_threads=1)
-    address = leader.listen("127.0.0.1", "secret")
+    address = leader.listen(DRAFTER, "127.0.0.1", "secret")
     serving = threading.Thread(target=leader.serve)
     serving.start()
     hello = Hello(role="driver", name="test")
@@ -69,6 +72,8 @@ def test_a_leader_serves_without_an_inline_drafter_that_fails_to_start(
 def test_a_drafter_that_its_user_has_to_correct_is_refused(
     model: ModelHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hosts, "_inline_drafter", failing(ConfigError("the store x is damaged")))
+    monkeypatch.setattr(
+        leader_host, "build_inline_drafter", failing(ConfigError("the store x is damaged"))
+    )
     with pytest.raises(ConfigError, match="the store x is damaged"):
-        LeaderHost(model, LEADER, num_threads=1).listen("127.0.0.1", "secret")
+        LeaderHost(model, LEADER, num_threads=1).listen(DRAFTER, "127.0.0.1", "secret")

@@ -1,0 +1,138 @@
+"""A drafter's model and cache: opens, reads and scores the sequences of its requests."""
+
+import logging
+from collections.abc import Iterable
+from collections.abc import Sequence as Items
+
+from parallel.decoding.sampling import num_candidates
+from parallel.decoding.score_row import ScoreRow
+from parallel.messages import DraftItem, DraftOpen
+from parallel.model.batch import SequenceRows
+from runtime.drafters.draft_sequence import DraftSequence
+from runtime.rank.page_ledger import SlotLedger
+from runtime.rank.shard import ShardRunner
+
+_LOG = logging.getLogger("paceline.drafter")
+_PREFILL_CHUNK = 512  # bounds the activations of one forward
+
+
+class DraftModel:
+    """Rank 0 of a drafter's group, with the sequences in its cache."""
+
+    def __init__(self, runner: ShardRunner, ledger: SlotLedger, *, calibrates: bool) -> None:
+        self._runner = runner
+        self._ledger = ledger
+        self._calibrates = calibrates
+        # The first step of a draft reads up to so many tokens; prompts are always read exactly.
+        self._num_left_to_draft = _PREFILL_CHUNK if calibrates else 1
+        self._sequences: dict[int, DraftSequence] = {}
+        self._refused: set[int] = set()
+
+    def open(self, opened: DraftOpen, token_ids: tuple[int, ...]) -> None:
+        """Open a request in place of an older one of its number; refuse it if no cache is left."""
+        self.close(opened.request)
+        if not self._ledger.fits(opened.capacity, token_ids):
+            _LOG.warning("no cache left for request %d: it gets no drafts", opened.request)
+            self._refused.add(opened.request)
+            return
+        num_cached = self._ledger.open(opened.request, opened.capacity, token_ids)
+        self._sequences[opened.request] = DraftSequence(
+            opened, num_cached=num_cached, num_exact=num_cached
+        )
+
+    def close(self, number: int) -> None:
+        """Free a request's cache."""
+        self._sequences.pop(number, None)
+        self._refused.discard(number)
+        self._ledger.close(number)
+
+    def is_refused(self, number: int) -> bool:
+        """Return whether a request was refused for want of cache."""
+        return number in self._refused
+
+    def knows(self, item: DraftItem) -> bool:
+        """Return whether the tokens that an item builds on are here."""
+        sequence = self._sequences.get(item.request)
+        return sequence is not None and item.keep <= len(sequence.token_ids)
+
+    def sequence(self, number: int) -> DraftSequence:
+        """Return the sequence of an open request."""
+        return self._sequences[number]
+
+    def read(self, items: Iterable[DraftItem], *, drafts: bool) -> None:
+        """Read tokens into the cache, in bounded chunks.
+
+        Args:
+            items: whose tokens.
+            drafts: whether a draft's first step follows, which reads the last tokens itself.
+        """
+        num_left = max(1, self._num_left_to_draft if drafts else 0)
+        for item in items:
+            sequence = self._sequences[item.request]
+            while len(sequence.token_ids) - sequence.num_cached > num_left:
+                stop = min(len(sequence.token_ids) - 1, sequence.num_cached + _PREFILL_CHUNK)
+                rows = [self._rows(item.request, stop, num_logits=0)]
+                self._runner.execute(self._ledger.plan(rows))
+
+    def score(self, items: Items[DraftItem], *, width: int, at_least: int = 0) -> list[ScoreRow]:
+        """Return the model's scores after the last token of each item's sequence.
+
+        Args:
+            items: whose sequences.
+            width: layers whose attention runs at once; 1 is exact.
+            at_least: candidates to gather of each vocabulary, where not all are gathered.
+        """
+        rows, wanted = [], []
+        for item in items:
+            sequence = self._sequences[item.request]
+            length = len(sequence.token_ids)
+            rows.append(self._rows(item.request, length, num_logits=1, exact=width == 1))
+            needed = num_candidates(sequence.opened.sampling)
+            wanted.append(max(needed, at_least) + self._num_surplus(sequence) if needed else 0)
+        scores = self._runner.execute(self._ledger.plan(rows, wanted, width=width))
+        return [
+            self._known_to_target(score, self._sequences[item.request])
+            for item, score in zip(items, scores, strict=True)
+        ]
+
+    def note(self, items: Iterable[DraftItem]) -> None:
+        """Note the prompt tokens that other requests may share; drafts may be rolled back."""
+        for item in items:
+            sequence = self._sequences[item.request]
+            num_final = min(sequence.num_exact, sequence.opened.num_prompt)
+            self._ledger.record(item.request, sequence.token_ids, num_final)
+
+    def keep_alive(self) -> None:
+        """Broadcast an empty plan to the group's other ranks."""
+        self._runner.execute(self._ledger.plan())
+
+    def stop(self) -> None:
+        """Broadcast the last plan: the group's other ranks end."""
+        self._runner.execute(self._ledger.plan(stop=True))
+
+    def _rows(self, number: int, stop: int, *, num_logits: int, exact: bool = True) -> SequenceRows:
+        sequence = self._sequences[number]
+        start, sequence.num_cached = sequence.num_cached, stop
+        if (exact and sequence.num_exact == start) or not self._calibrates:
+            sequence.num_exact = stop
+        tokens = tuple(sequence.token_ids[start:stop])
+        return SequenceRows(slot=number, start=start, token_ids=tokens, num_logits=num_logits)
+
+    def _num_surplus(self, sequence: DraftSequence) -> int:
+        """Return how many tokens this model knows and the target does not."""
+        known = sequence.opened.vocab_size
+        return 0 if known is None else max(0, self._runner.vocab_size - known)
+
+    def _known_to_target(self, row: ScoreRow, sequence: DraftSequence) -> ScoreRow:
+        """Return a row without the tokens that the target does not know.
+
+        They are cut before anything is drawn: probabilities that are cut afterwards would not be
+        those that the token was drawn from.
+        """
+        vocab_size = sequence.opened.vocab_size
+        if vocab_size is None or not self._num_surplus(sequence):
+            return row
+        if row.ids is None:
+            return ScoreRow(row.logits[:vocab_size], None)
+        known = row.ids < vocab_size
+        return ScoreRow(row.logits[known], row.ids[known])

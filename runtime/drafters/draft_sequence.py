@@ -1,0 +1,74 @@
+"""One request in a drafter with a model: its tokens, which of them are cached, and its draft."""
+
+from dataclasses import dataclass, field
+
+from parallel.decoding.types import SparseProbs
+from parallel.messages import DraftItem, DraftOpen, ProposalItem
+from runtime.drafters.lookup_drafting import Lookups, LookupText
+
+_CONFIDENT_MATCH = 3  # tokens that match from which a copy is better than a small model
+
+
+@dataclass(slots=True)
+class DraftSequence:
+    """A request's tokens and draft."""
+
+    opened: DraftOpen
+    token_ids: list[int] = field(default_factory=list)
+    num_cached: int = 0
+    num_exact: int = 0
+    """How many of the cached tokens were read by exact forwards."""
+    draft: list[int] = field(default_factory=list)
+    draft_probs: list[SparseProbs] = field(default_factory=list)
+    text: LookupText = field(default_factory=LookupText)
+
+    @property
+    def position(self) -> int:
+        """Position of the next token in the output."""
+        return len(self.token_ids) - self.opened.num_prompt
+
+    @property
+    def penalized(self) -> list[int]:
+        """The tokens that a repetition penalty counts; none without a penalty."""
+        return self.token_ids if self.opened.sampling.repetition_penalty != 1 else []
+
+    def follow(self, item: DraftItem, lookups: Lookups) -> None:
+        """Roll back to the tokens that stay valid, and append the new ones."""
+        self.text.index.append(self.token_ids[len(self.text.index) : item.keep])
+        lookups.follow(self.text, item)
+        # A sequence that has no tokens yet starts with the cache pages that it shares.
+        kept = item.keep if self.token_ids else self.num_cached
+        self.token_ids[item.keep :] = item.tail
+        self.truncate_cache(min(self.num_exact, kept, len(self.token_ids) - 1))
+        self.draft, self.draft_probs = [], []
+
+    def truncate_cache(self, num_cached: int) -> None:
+        """Count only the first `num_cached` tokens as cached."""
+        self.num_cached = min(self.num_cached, num_cached)
+        self.num_exact = min(self.num_exact, num_cached)
+
+    def copy(self, num_draft: int) -> bool:
+        """Copy the draft from earlier text; return False if no long suffix occurs in it."""
+        match = self.text.index.match(num_draft)
+        if match.length < _CONFIDENT_MATCH:
+            return False
+        self.draft = list(match.token_ids)
+        self.token_ids += match.token_ids
+        return True
+
+    def add(self, token: int, probs: SparseProbs | None) -> None:
+        """Append a token to the draft, with the probabilities it was drawn from."""
+        self.draft.append(token)
+        self.token_ids.append(token)
+        if probs is not None:
+            self.draft_probs.append(probs)
+
+    def proposal(self, item: DraftItem, first: int) -> ProposalItem:
+        """Return the draft from its token `first` on, as the answer to an item."""
+        return ProposalItem(
+            request=item.request,
+            epoch=item.epoch,
+            base=item.keep + len(item.tail) + first,
+            token_ids=tuple(self.draft[first:]),
+            draft_probs=tuple(self.draft_probs[first:]),
+        )

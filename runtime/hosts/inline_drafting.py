@@ -1,0 +1,47 @@
+"""Builds the drafter that works in the leader's thread, if there is to be one."""
+
+from dataclasses import dataclass
+
+from parallel.group import SoloGroup
+from parallel.messages import Hello
+from runtime.drafters.drafting import Drafter, introduction
+from runtime.drafters.lookup_drafting import LookupDrafter
+from runtime.hosts.drafter_spec import (
+    InlineDrafterSpec,
+    InlineModelDrafterSpec,
+    LookupDrafterSpec,
+    NoDrafterSpec,
+)
+from runtime.hosts.model_building import build_drafter, build_shard
+from runtime.rank.shard import ShardRunner
+
+_NAME = "inline drafter"
+
+
+@dataclass(frozen=True, slots=True)
+class InlineDrafter:
+    """A drafter, and its introduction to the engine."""
+
+    drafter: Drafter
+    hello: Hello
+
+
+def build_inline_drafter(spec: InlineDrafterSpec) -> InlineDrafter | None:
+    """Return the drafter, or None if nothing is to draft in the leader's thread.
+
+    Raises:
+        ConfigError: its checkpoint, or the files of a look-up source, cannot be used.
+    """
+    match spec:
+        case NoDrafterSpec():
+            return None
+        case LookupDrafterSpec(lookups):
+            drafter = LookupDrafter(lookups)
+            return InlineDrafter(drafter, introduction(drafter, _NAME))
+        case InlineModelDrafterSpec(settings):
+            group = SoloGroup()
+            runner = ShardRunner(build_shard(settings, group), group)
+            model = build_drafter(runner, settings)
+            limit = runner.max_positions or None
+            hello = introduction(model, _NAME, runner.vocab_size, max_positions=limit)
+            return InlineDrafter(model, hello)

@@ -1,0 +1,98 @@
+"""The process of one model rank: joins its group, loads its shard, then leads or follows."""
+
+import sys
+from pathlib import Path
+
+from parallel.group import Group
+from runtime.drafters.model_drafting import ModelDrafter
+from runtime.groups.rendezvous import GroupOffer, GroupSpec, join_group, offer_group
+from runtime.heartbeat import ENDED, IDLE, Pulse, Watchdog
+from runtime.hosts.model_building import build_drafter, build_ledger, build_shard
+from runtime.hosts.rank_settings import ModelSettings
+from runtime.hosts.torch_threads import use_huge_pages, use_one_thread, use_threads
+from runtime.rank.group_models import on_this_node
+from runtime.rank.page_ledger import SlotLedger
+from runtime.rank.shard import ShardRunner
+from runtime.rank.stack_times import predict_steps
+from runtime.timeline import SpanRecorder
+
+
+class ModelHost:
+    """A rank of a model group, before and while it serves."""
+
+    def __init__(self, settings: ModelSettings, rank: int) -> None:
+        use_huge_pages()
+        self._settings = settings
+        self._rank = rank
+        self._offer: GroupOffer | None = None
+        self._group: Group | None = None
+        self._runner: ShardRunner | None = None
+        self._step_s: tuple[float, ...] = ()
+        self.recorder = SpanRecorder(settings.num_spans) if settings.num_spans else None
+        """Where rank 0 records when it worked, if that is wanted."""
+        self.pulse = Pulse()
+        """What this rank does."""
+        self._watchdog = Watchdog(self.pulse, limit_s=settings.step_limit_s, errors=sys.stderr)
+
+    def offer(self, backend: str, size: int, host: str) -> GroupSpec:
+        """Open this group's meeting point (rank 0)."""
+        self._offer = offer_group(
+            self._settings.role,
+            size,
+            backend=backend,
+            timeout_s=self._settings.group_timeout_s,
+            host=host,
+        )
+        return self._offer.spec
+
+    def open(self, spec: GroupSpec) -> None:
+        """Join the group and load this rank's part of the model.
+
+        Raises:
+            PeerError: a rank did not join in time.
+            ConfigError: the checkpoint cannot be used.
+        """
+        use_one_thread()
+        group = self._offer.join() if self._offer is not None else join_group(spec, self._rank)
+        self._group = group
+        shard = build_shard(self._settings, group)
+        if self._settings.layer_parallel is not None:
+            use_threads(self._settings.num_threads)
+            self._step_s = predict_steps(shard, group)
+            use_one_thread()
+        self._runner = ShardRunner(shard, group, self.pulse)
+        self.pulse.at(IDLE)
+        self._watchdog.start()
+
+    def follow(self) -> None:
+        """Carry out rank 0's plans until it ends; blocks (all ranks but 0)."""
+        use_threads(self._settings.num_threads)
+        try:
+            self.runner.follow()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Leave the group."""
+        self.pulse.at(ENDED)
+        self._watchdog.close()
+        if self._group is not None:
+            self._group.close()
+
+    @property
+    def runner(self) -> ShardRunner:
+        """The opened shard."""
+        assert self._runner is not None, "open() comes first"
+        return self._runner
+
+    def find(self, directory: str) -> Path:
+        """Return where this node has a model's directory."""
+        return on_this_node(directory, self._settings.known)
+
+    def ledger(self) -> SlotLedger:
+        """Return the account of the opened cache."""
+        return build_ledger(self._settings)
+
+    def drafter(self) -> ModelDrafter:
+        """Return the drafter that the opened model makes (rank 0)."""
+        return build_drafter(self.runner, self._settings, self._step_s)
