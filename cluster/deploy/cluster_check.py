@@ -8,7 +8,6 @@ from itertools import combinations
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -19,12 +18,12 @@ from cluster.deploy.deployment_plan import plan_deployment
 from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import plan_drafter
 from cluster.deploy.target_plan import plan_target
-from cluster.network.ray_errors import translated
+from cluster.network.ray_errors import result_of
 from cluster.network.ray_session import RaySession
 from cluster.options.cluster_options import CheckOptions
 from cluster.placement.placement import Node, PlaceOptions, plan_places
 from cluster.placement.reservation import read_nodes
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, PacelineError
 from runtime.node.node_probe import NodeFacts, PairTimes, ReduceTimes
 
 _NOTES = Console(stderr=True, highlight=False)
@@ -219,12 +218,10 @@ def _measure_all_reduce(report: CheckReport, probes: dict[str, Any], hosts: dict
 def _answer(report: CheckReport, call: Any, who: str) -> Any:
     """Return a call's result; what goes wrong becomes a problem and None."""
     try:
-        return ray.get(call, timeout=_ANSWER_S)
-    except GetTimeoutError:
-        report.problems.append(f"{who}: no answer within {_ANSWER_S:.0f} s")
-    except RayError as error:
-        report.problems.append(str(translated(error, who)))
-    return None
+        return result_of(call, who, timeout_s=_ANSWER_S)
+    except PacelineError as error:
+        report.problems.append(str(error))
+        return None
 
 
 @contextmanager

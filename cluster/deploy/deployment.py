@@ -7,12 +7,12 @@ through it: drivers and drafters reach the leader over links.
 import logging
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 
 from cluster.deploy.deployment_spec import DeploymentSpec
 from cluster.deploy.drafter_groups import DrafterGroups
@@ -22,11 +22,10 @@ from cluster.deploy.rank_actors import (
     await_all,
     kill_ranks,
     locations,
-    outcome,
     start_drafter_ranks,
     start_ranks,
 )
-from cluster.network.ray_errors import result_of
+from cluster.network.ray_errors import error_of, result_of
 from cluster.placement.reservation import Reservation, read_nodes
 from parallel.messages import Hello
 from runtime.errors import ConfigError, PacelineError, PeerLost
@@ -198,7 +197,7 @@ class Deployment:
             self._last_drafter_error = str(error)
         calls = list(self._calls)
         done = ray.wait(calls, num_returns=len(calls), timeout=0)[0] if calls else []
-        found = [outcome(call, self._calls.pop(call)) for call in done]
+        found = [error_of(call, self._calls.pop(call).name) for call in done]
         errors = [error for error in found if error is not None]
         # The rank that died says more than the ones that missed it.
         errors.sort(key=lambda error: not isinstance(error, PeerLost))
@@ -218,20 +217,20 @@ class Deployment:
         taken: list[PhaseSpan] = []
         for rank in [*self.target_ranks[:1], *leaders]:
             try:
-                taken += ray.get(rank.actor.spans.remote(), timeout=_ANSWER_TIMEOUT_S)
-            except RayError:
+                spans = rank.actor.spans.remote()
+                taken += result_of(spans, rank.name, timeout_s=_ANSWER_TIMEOUT_S)
+            except PacelineError:
                 continue  # it is gone, with its records
         return taken
 
     def close(self) -> None:
         """End the engine, its followers and the drafters; actors that do not end are killed."""
         if self._address and self.target_ranks:
-            stopping = self.target_ranks[0].actor.stop.remote(_STOP_TIMEOUT_S)
-            try:
-                ray.get(stopping, timeout=_STOP_TIMEOUT_S)
+            leader = self.target_ranks[0]
+            stopping = leader.actor.stop.remote(_STOP_TIMEOUT_S)
+            with suppress(PacelineError):  # it is killed below
+                result_of(stopping, leader.name, timeout_s=_STOP_TIMEOUT_S)
                 ray.wait(list(self._calls), num_returns=len(self._calls), timeout=2.0)
-            except RayError:
-                pass  # it is killed below
         self._kill()
 
     def _kill(self) -> None:

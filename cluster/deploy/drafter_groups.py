@@ -16,7 +16,8 @@ import ray
 
 from cluster.deploy.deployment_spec import DeploymentSpec
 from cluster.deploy.group_starter import GroupStarter, Leader
-from cluster.deploy.rank_actors import RankActor, await_all, is_alive, is_done, kill_ranks, outcome
+from cluster.deploy.rank_actors import RankActor, await_all, is_alive, is_done, kill_ranks
+from cluster.network.ray_errors import error_of
 from runtime.errors import ConfigError, PacelineError
 from runtime.hosts.rank_settings import DrafterSlot, LeaderAddress
 from runtime.links.torch_link import TorchLinkSpec
@@ -133,7 +134,7 @@ class DrafterGroups:
                     break  # it was removed meanwhile
                 rank = group.calls.pop(call)
                 group.is_lost = True
-                self.losses.append(str(outcome(call, rank) or f"{rank.name} ended"))
+                self.losses.append(str(error_of(call, rank.name) or f"{rank.name} ended"))
         self._start_replacing()
 
     def kill(self, stuck: Iterable[RankActor]) -> None:

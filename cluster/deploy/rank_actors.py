@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 
 from actors.shard_actor import NgramActor, ShardActor
-from cluster.network.ray_errors import translated
+from cluster.network.ray_errors import result_of
 from cluster.placement.placement import Node
 from cluster.placement.reservation import Reservation
 from runtime.errors import PacelineError, PeerLost, PeerTimeout
@@ -96,10 +95,7 @@ def await_all(calls: dict[Any, RankActor]) -> dict[Any, Any]:
         if done:
             deadline_s = time.monotonic() + _START_TIMEOUT_S
         for call in done:
-            error = outcome(call, calls[call])
-            if error is not None:
-                raise error
-            results[call] = ray.get(call)
+            results[call] = result_of(call, calls[call].name)
     return results
 
 
@@ -122,8 +118,8 @@ def kill_ranks(ranks: list[RankActor]) -> None:
 def is_alive(rank: RankActor) -> bool:
     """Return whether a rank's process answers."""
     try:
-        ray.get(rank.actor.pid.remote(), timeout=_ANSWER_TIMEOUT_S)
-    except RayError:
+        result_of(rank.actor.pid.remote(), rank.name, timeout_s=_ANSWER_TIMEOUT_S)
+    except PacelineError:
         return False
     return True
 
@@ -131,12 +127,3 @@ def is_alive(rank: RankActor) -> bool:
 def is_done(call: Any) -> bool:
     """Return whether a call has ended, with a result or an error."""
     return bool(ray.wait([call], timeout=0)[0])
-
-
-def outcome(call: Any, rank: RankActor) -> PacelineError | None:
-    """Return why a finished call failed, as an error of ours, or None."""
-    try:
-        ray.get(call)
-    except RayError as error:
-        return translated(error, rank.name)
-    return None

@@ -5,11 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-from ray.exceptions import RayError
-
 from cluster.deploy.rank_actors import RankActor, is_done
-from runtime.errors import PeerTimeout
+from cluster.network.ray_errors import result_of
+from runtime.errors import PacelineError, PeerTimeout
 from runtime.heartbeat import ENDED, Beat
 
 _EVERY_S = 1.0
@@ -81,9 +79,9 @@ class LivenessMonitor:
         now_s = time.monotonic()
         if patient.call is not None and is_done(patient.call):
             try:
-                patient.beat = ray.get(patient.call)
-            except RayError:
-                return None  # it is dead, which its long call tells better
+                patient.beat = result_of(patient.call, patient.rank.name)
+            except PacelineError:
+                return None  # it is dead; the error of its long call names the cause
             patient.call = None
         silent_s = now_s - patient.asked_s
         if patient.call is None and silent_s > _EVERY_S:

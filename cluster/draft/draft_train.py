@@ -23,7 +23,8 @@ from cluster.deploy.deployment_plan import plan_deployment
 from cluster.deploy.drafter_plan import NOTHING_DRAFTS
 from cluster.deploy.target_plan import PlannedModel, plan_target
 from cluster.draft.answers import CorpusPlan, make_corpus
-from cluster.network.ray_session import RaySession, beside_driver, yielded
+from cluster.network.ray_errors import yielded
+from cluster.network.ray_session import RaySession, beside_driver
 from cluster.options.draft_options import DraftTrainOptions
 from parallel.distillation.distill import Divergence
 from runtime.checking.prompt_files import read_prompts

@@ -7,7 +7,8 @@ from rich.console import Console
 
 from actors.trainer_actor import DraftTrainerActor
 from cluster.deploy.target_plan import plan_target
-from cluster.network.ray_session import RaySession, beside_driver, yielded
+from cluster.network.ray_errors import yielded
+from cluster.network.ray_session import RaySession, beside_driver
 from cluster.options.draft_options import DraftFollowOptions
 from runtime.distillation.draft_follow import FollowEvent, FollowJob
 from runtime.distillation.draft_training import TrainSettings

@@ -1,4 +1,7 @@
-"""Ray's errors as errors of ours: one table, in which each kind has its cause and its remedy."""
+"""Ray's errors as Paceline's: one table from each kind to a class and its text.
+
+No other module catches errors of calls to actors: they call `result_of`, or `error_of`.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +12,7 @@ from ray.exceptions import RayError
 
 from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout
 
-LOSSES = (
+_LOSSES = (
     rays.RayActorError,
     rays.ActorUnschedulableError,
     rays.ActorPlacementGroupRemoved,
@@ -18,18 +21,18 @@ LOSSES = (
     rays.OutOfMemoryError,
     rays.ObjectLostError,
 )
-"""Errors after which another process may do the same work: the one that had it is gone."""
-_TEXT = 400
-"""Characters of Ray's own words that an error repeats."""
+"""Errors after which another process can do the same work: the process that did it is gone."""
+_MAX_CHARACTERS = 400
+"""Characters of Ray's own text that an error repeats."""
 
 _CONFIG = f"{ConfigError.__module__}.{ConfigError.__name__}: "
 
 Translate = Callable[[Any, str], PacelineError]
-"""Makes an error of ours from one of Ray's and from what it happened to."""
+"""Makes an error of Paceline from one of Ray and from the name of what failed."""
 
 
 def result_of(call: Any, who: str, *, timeout_s: float | None = None) -> Any:
-    """Return what a call of an actor returned; blocks until it has.
+    """Return the result of an actor's call; blocks until there is one.
 
     Raises:
         PacelineError: it failed, as `translated` says.
@@ -40,8 +43,43 @@ def result_of(call: Any, who: str, *, timeout_s: float | None = None) -> Any:
         raise translated(error, who) from error
 
 
+def yielded(reference: Any) -> Any:
+    """Return what an actor's method yielded; an error of Paceline is raised as in the actor.
+
+    Raises:
+        PacelineError: the method failed.
+        PeerLost: the actor died.
+    """
+    try:
+        return ray.get(reference)
+    except RayError as error:
+        if isinstance(error, rays.RayTaskError) and isinstance(error.cause, PacelineError):
+            raise error.cause from error
+        raise translated(error, "the worker process") from error
+
+
+def error_of(call: Any, who: str) -> PacelineError | None:
+    """Return why a finished call failed, or None if it did not."""
+    try:
+        ray.get(call)
+    except RayError as error:
+        found = translated(error, who)
+        found.__cause__ = error
+        return found
+    return None
+
+
+def is_loss(error: PacelineError) -> bool:
+    """Return whether the process of a failed call is gone, so that another one can do its work.
+
+    Args:
+        error: what `result_of` raised, or `error_of` returned.
+    """
+    return isinstance(error.__cause__, _LOSSES)
+
+
 def translated(error: RayError, who: str) -> PacelineError:
-    """Return one of Ray's errors as one of ours.
+    """Return one of Ray's errors as one of Paceline's.
 
     Args:
         error: what Ray raised.
@@ -50,7 +88,7 @@ def translated(error: RayError, who: str) -> PacelineError:
     for kind, translate in TABLE:
         if isinstance(error, kind):
             return translate(error, who)
-    return PacelineError(f"{who} failed in Ray: {_words(error)}")
+    return PacelineError(f"{who} failed in Ray: {_text_of(error)}")
 
 
 def _task_failed(error: rays.RayTaskError, who: str) -> PacelineError:
@@ -74,29 +112,29 @@ def _actor_died(error: rays.RayActorError, who: str) -> PacelineError:
 
 
 def _death(text: str) -> str:
-    """Return the lines of Ray's report that say why, without class, ids and addresses."""
+    """Return the lines of Ray's report that name the cause, without class, ids and addresses."""
     lines = [line.strip() for line in text.strip().splitlines() if not line.startswith("\t")]
-    return " ".join(lines)[:_TEXT]
+    return " ".join(lines)[:_MAX_CHARACTERS]
 
 
 def _lost(what: str) -> Translate:
-    return lambda error, who: PeerLost(f"{who} {what}: {_words(error)}")
+    return lambda error, who: PeerLost(f"{who} {what}: {_text_of(error)}")
 
 
 def _refused(what: str) -> Translate:
-    return lambda error, who: ConfigError(f"{who} {what}: {_words(error)}")
+    return lambda error, who: ConfigError(f"{who} {what}: {_text_of(error)}")
 
 
 def _failed(what: str) -> Translate:
-    return lambda error, who: PacelineError(f"{who} {what}: {_words(error)}")
+    return lambda error, who: PacelineError(f"{who} {what}: {_text_of(error)}")
 
 
 def _timed_out(error: RayError, who: str) -> PacelineError:
-    return PeerTimeout(f"{who} did not answer in time: {_words(error)}")
+    return PeerTimeout(f"{who} did not answer in time: {_text_of(error)}")
 
 
-def _words(error: RayError) -> str:
-    return " ".join(str(error).split())[:_TEXT]
+def _text_of(error: RayError) -> str:
+    return " ".join(str(error).split())[:_MAX_CHARACTERS]
 
 
 TABLE: tuple[tuple[type[RayError], Translate], ...] = (
@@ -104,21 +142,21 @@ TABLE: tuple[tuple[type[RayError], Translate], ...] = (
     (rays.RayActorError, _actor_died),
     (rays.ActorUnschedulableError, _lost("cannot run on its node, which left or is leaving")),
     (rays.TaskUnschedulableError, _lost("cannot run on its node, which left or is leaving")),
-    (rays.ActorPlacementGroupRemoved, _lost("has no place any longer")),
-    (rays.TaskPlacementGroupRemoved, _lost("has no place any longer")),
+    (rays.ActorPlacementGroupRemoved, _lost("lost its reserved resources")),
+    (rays.TaskPlacementGroupRemoved, _lost("lost its reserved resources")),
     (rays.NodeDiedError, _lost("is lost with its node")),
     (rays.LocalRayletDiedError, _lost("is lost with its node")),
     (rays.WorkerCrashedError, _lost("died")),
     (rays.OutOfMemoryError, _lost("was ended because its node ran out of memory")),
-    (rays.OutOfDiskError, _failed("found no room on its node's disk")),
-    (rays.ObjectStoreFullError, _failed("found no room in its node's object store")),
+    (rays.OutOfDiskError, _failed("failed: its node's disk is full")),
+    (rays.ObjectStoreFullError, _failed("failed: its node's object store is full")),
     (rays.ObjectLostError, _lost("needs an object whose owner or node is gone")),
     (rays.RuntimeEnvSetupError, _refused("cannot start: its runtime environment failed")),
     (rays.AuthenticationError, _refused("was refused by the cluster, which requires a token")),
     (rays.GetTimeoutError, _timed_out),
-    (rays.RpcError, _lost("is unknown: Ray's head does not answer")),
+    (rays.RpcError, _lost("cannot be reached: Ray's head does not answer")),
     (rays.TaskCancelledError, _failed("was canceled")),
-    (rays.PendingCallsLimitExceeded, _failed("has too many calls waiting")),
+    (rays.PendingCallsLimitExceeded, _failed("has too many pending calls")),
     (rays.CrossLanguageError, _failed("failed")),
     (rays.UnserializableException, _failed("failed with an error that cannot be sent")),
     (rays.RaySystemError, _failed("failed in Ray itself")),

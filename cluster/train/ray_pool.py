@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 
 from actors.trainer_actor import TrainWorkerActor
-from cluster.network.ray_errors import LOSSES, translated
+from cluster.network.ray_errors import is_loss, result_of
 from parallel.training.adamw import Vector
 from runtime.clock import MonotonicClock
-from runtime.errors import PeerTimeout
+from runtime.errors import PacelineError, PeerTimeout
 from runtime.training.chunk_work import ChunkResult, ChunkWork
 from runtime.training.evaluation import evaluate
 from runtime.training.job.job_config import TrainConfig
@@ -73,10 +72,7 @@ class RayPool:
             done, _ = ray.wait(list(self._starting), num_returns=1, timeout=left_s)
             for call in done:
                 worker = self._starting.pop(call)
-                try:
-                    self.pids[worker] = ray.get(call)
-                except RayError as error:
-                    raise translated(error, f"worker {worker}") from error
+                self.pids[worker] = result_of(call, f"worker {worker}")
 
     def publish(self, version: int, parameters: Vector) -> None:
         """Put the parameters of a version into Ray's object store."""
@@ -129,16 +125,16 @@ class RayPool:
             is_start = call in self._starting
             worker = self._starting.pop(call) if is_start else self._calls.pop(call)
             try:
-                result = ray.get(call)
+                result = result_of(call, f"worker {worker}")
                 if is_start:
                     self.pids[worker] = result
                 else:
                     events.append(Arrived(worker, result))
-            except LOSSES as error:
+            except PacelineError as error:
+                if not is_loss(error):
+                    raise
                 self._restart(worker)
-                events.append(WorkerLost(worker, str(error).strip().splitlines()[0]))
-            except RayError as error:
-                raise translated(error, f"worker {worker}") from error
+                events.append(WorkerLost(worker, str(error)))
         return events
 
     def replace(self, worker: int) -> None:

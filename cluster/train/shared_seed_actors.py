@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 
 from actors.shared_seed_actor import SeedWorkerActor, SequencerActor
-from cluster.network.ray_errors import LOSSES, result_of, translated
+from cluster.network.ray_errors import is_loss, result_of
 from cluster.network.ray_session import beside_driver
 from runtime.channels.credentials import Credentials
-from runtime.errors import PeerError, PeerLost
+from runtime.errors import PacelineError, PeerError, PeerLost
 from runtime.training.job.job_config import TrainConfig
 from runtime.training.shared_seed.host import SequencerStatus
 from runtime.training.shared_seed.port import GrpcPort
@@ -98,14 +97,11 @@ class SeedCrew:
         for call in done:
             slot = self._runs.pop(call)
             try:
-                self._ended.append(ray.get(call))
-            except LOSSES:
-                self._replace(slot, "died")
-            except RayError as error:
-                failed = translated(error, f"worker {slot}")
-                if not isinstance(failed, PeerError):
-                    raise failed from error
-                self._replace(slot, f"gave up ({failed})")
+                self._ended.append(result_of(call, f"worker {slot}"))
+            except PacelineError as error:
+                if not (is_loss(error) or isinstance(error, PeerError)):
+                    raise
+                self._replace(slot, "died" if is_loss(error) else f"gave up ({error})")
         silent_s = self.status.silent_s if self.status is not None else {}
         for slot in list(self._runs.values()):
             if silent_s.get(f"worker {slot}", 0.0) > self._config.workers.lost_after_s:
@@ -125,8 +121,8 @@ class SeedCrew:
             done, _ = ray.wait(list(self._runs), num_returns=1, timeout=1.0)
             for call in done:
                 del self._runs[call]
-                with contextlib.suppress(RayError):  # its bytes are in the log
-                    told.append(ray.get(call))
+                with contextlib.suppress(PacelineError):  # its bytes are in the log
+                    told.append(result_of(call, "a worker"))
         return self._ended + told
 
     def close(self) -> None:
@@ -168,8 +164,8 @@ class SeedCrew:
             return
         self._asked = None
         try:
-            self.status = ray.get(done[0])
-        except LOSSES:
+            self.status = result_of(done[0], "the sequencer")
+        except PacelineError as error:
+            if not is_loss(error):
+                raise
             self._sequencer = self._start_sequencer()
-        except RayError as error:
-            raise translated(error, "the sequencer") from error

@@ -1,14 +1,23 @@
 """Every error of Ray has a cause in our words, and keeps its kind."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from ray import exceptions as rays
 from ray.exceptions import RayError
 
-from cluster.network.ray_errors import TABLE, translated
+from cluster.network.ray_errors import TABLE, is_loss, translated
 from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout, ShapeError
 
+ROOT = Path(__file__).resolve().parents[3]
+NOT_ABOUT_CALLS = {
+    "cluster/cli/command_endings.py": "names Ray's errors as the last resort of the command line",
+    "cluster/jobs/submit.py": "errors of Ray's job client",
+    "cluster/network/ray_address.py": "errors of reading a token",
+    "cluster/network/ray_session.py": "errors of joining a cluster",
+    "cluster/placement/reservation.py": "errors of giving a placement group back",
+}
 NO_FAILURE_OF_A_CALL = {
     rays.ActorAlreadyExistsError: "services are looked up by name before they are made",
     rays.ActorHandleNotFoundError: "handles are not sent between processes",
@@ -85,3 +94,24 @@ def test_a_refusal_at_a_start_is_one_there_and_here() -> None:
     refused = rays.RayActorError(error_msg=text, actor_init_failed=True)
     with pytest.raises(ConfigError, match=r"^rank 1 cannot start: no model$"):
         raise translated(refused, "rank 1")
+
+
+def test_only_this_table_translates_errors_of_calls() -> None:
+    importing = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "cluster").rglob("*.py")
+        if "ray.exceptions" in path.read_text(encoding="utf-8")
+    }
+    assert importing - {"cluster/network/ray_errors.py"} == NOT_ABOUT_CALLS.keys()
+
+
+def test_the_error_of_a_call_keeps_whether_its_process_is_gone() -> None:
+    for raised, is_gone in (
+        (rays.ActorDiedError(), True),
+        (rays.NodeDiedError("a"), True),
+        (rays.GetTimeoutError("late"), False),
+        (task_error(PeerLost("a peer of the worker")), False),
+    ):
+        error = translated(raised, "rank 1")
+        error.__cause__ = raised
+        assert is_loss(error) is is_gone
