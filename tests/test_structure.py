@@ -13,7 +13,6 @@ MAX_LINES = 400
 MAX_FUNCTION_LINES = 60
 LONG_FILES = {
     "cluster.cli.serve_verbs",
-    "runtime.drafters.model_drafting",
 }
 """To be split."""
 LONG_FUNCTIONS = {
@@ -25,8 +24,6 @@ LONG_FUNCTIONS = {
     "cluster.cli.main.generate",
     "cluster.cli.serve_verbs.serve",
     "cluster.cli.train_verbs.join",
-    "cluster.deploy.driver_session.run_requests",
-    "cluster.deploy.planning.plan_deployment",
     "parallel.training.gradient_coding.scheme_simulation.simulate_rounds",
 }
 """To be split."""

@@ -21,8 +21,8 @@ class DrafterCapacity:
     nodes: Sequence[Node]
     replicas: int = 1
     """Targets side by side."""
-    groups: int = 1
-    """Drafters side by side of each target."""
+    max_drafters: int | None = None
+    """Drafters that may run side by side later; None: as many as at the start."""
 
     def requested_by(self, options: ModelOptions) -> str:
         """Return the option that requests drafter ranks; "" if none does."""
@@ -31,7 +31,9 @@ class DrafterCapacity:
             return f"`place` drafter={place.drafter}"
         if options.drafter_tp is not None:
             return f"`drafter_tp` {options.drafter_tp}"
-        return f"`drafters` {self.groups}" if self.groups > 1 else ""
+        if options.drafters > 1:
+            return f"`drafters` {options.drafters}"
+        return f"`max_drafters` {self.max_drafters}" if (self.max_drafters or 1) > 1 else ""
 
     def suffices(self, options: ModelOptions) -> bool:
         """Return whether a CPU, or a GPU, is left for each drafter rank beside the target."""
@@ -39,7 +41,8 @@ class DrafterCapacity:
         target = Need(role="target", size=options.tp, gpus=gpus)
         drafter = Need(role="drafter", size=options.num_drafter_ranks, gpus=gpus)
         place = PlaceOptions.parse(options.place)
-        needs = [target, *[drafter] * self.groups] * self.replicas
+        num_drafters = max(options.drafters, self.max_drafters or 1)
+        needs = [target, *[drafter] * num_drafters] * self.replicas
         try:
             plan_places(needs, self.nodes, replace(place, cpus=place.cpus or _CPUS))
         except ConfigError:

@@ -93,7 +93,9 @@ def _run(
     options: ServeOptions, settings: ServerSettings, target: PlannedModel, nodes: Sequence[Node]
 ) -> int:
     bounds = options.drafter_bounds
-    capacity = DrafterCapacity(nodes=nodes, replicas=options.replicas, groups=bounds[1])
+    capacity = DrafterCapacity(
+        nodes=nodes, replicas=options.replicas, max_drafters=options.max_drafters
+    )
     drafts = options.mode != DecodeMode.AUTOREGRESSIVE
     drafter = plan_drafter(options.models, target, capacity) if drafts else NOTHING_DRAFTS
     model = _served_model(options, target, drafter)

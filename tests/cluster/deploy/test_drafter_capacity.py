@@ -25,8 +25,8 @@ def node(name: str, cpus: float, *, gpus: float = 0, hindrance: str = "") -> Nod
     return Node(node_id=name, address=name, free=has, total=has, labels={}, hindrance=hindrance)
 
 
-def capacity(*nodes: Node, replicas: int = 1, groups: int = 1) -> DrafterCapacity:
-    return DrafterCapacity(nodes=nodes, replicas=replicas, groups=groups)
+def capacity(*nodes: Node, replicas: int = 1, max_drafters: int | None = None) -> DrafterCapacity:
+    return DrafterCapacity(nodes=nodes, replicas=replicas, max_drafters=max_drafters)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_free_cpus_beside_the_target_decide(
 def test_every_replica_and_every_group_counts(target: PlannedModel) -> None:
     assert plan_drafter(OPTIONS, target, capacity(node("a", 4), replicas=2)).has_model_ranks
     assert not plan_drafter(OPTIONS, target, capacity(node("a", 3), replicas=2)).has_model_ranks
-    assert not capacity(node("a", 3), groups=3).suffices(OPTIONS)
+    assert not capacity(node("a", 3), max_drafters=3).suffices(OPTIONS)
 
 
 @pytest.mark.usefixtures("known")
@@ -101,7 +101,7 @@ def test_a_number_of_drafters_gives_ranks_on_a_full_cluster(target: PlannedModel
     for drafters in (1, 2):
         options = replace(OPTIONS, drafter_tp=drafters)
         assert plan_drafter(options, target, capacity(node("a", 1))).has_model_ranks
-    assert plan_drafter(OPTIONS, target, capacity(node("a", 1), groups=2)).has_model_ranks
+    assert plan_drafter(OPTIONS, target, capacity(node("a", 1), max_drafters=2)).has_model_ranks
 
 
 @pytest.mark.parametrize("drafter", [None, "lookup", "inline:{}", "inline:{}+ngram"])
@@ -112,6 +112,7 @@ def test_a_number_of_drafters_gives_ranks_on_a_full_cluster(target: PlannedModel
         ({"place": "drafter=near,cpus=2"}, "`place` drafter=near"),
         ({"drafter_tp": 1}, "`drafter_tp` 1"),
         ({"drafter_tp": 2}, "`drafter_tp` 2"),
+        ({"drafters": 2}, "`drafters` 2"),
     ],
 )
 def test_a_drafter_in_the_targets_process_is_refused_where_ranks_are_asked_for(
@@ -128,8 +129,8 @@ def test_a_drafter_in_the_targets_process_is_refused_where_ranks_are_asked_for(
 
 
 def test_several_drafters_side_by_side_need_ranks(target: PlannedModel) -> None:
-    with pytest.raises(ConfigError, match=r"^`drafters` 4 asks for a drafter on ranks"):
-        plan_drafter(OPTIONS, target, capacity(node("a", 64), groups=4))
+    with pytest.raises(ConfigError, match=r"^`max_drafters` 4 asks for a drafter on ranks"):
+        plan_drafter(OPTIONS, target, capacity(node("a", 64), max_drafters=4))
 
 
 def test_ngrams_come_from_one_actor(target: PlannedModel) -> None:
