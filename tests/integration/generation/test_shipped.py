@@ -21,13 +21,15 @@ def test_it_is_found_whole_and_small() -> None:
 @pytest.mark.parametrize(
     ("pattern", "mode", "draft_length"),
     [
-        ("inline:{}+ngram+recycle", "speculative", -1),
+        ("inline:{}+ngram+recycle", "speculative", None),
         ("inline:{}", "speculative", 5),
         ("{}+ngram", "pearl", 4),
-        ("{}", "auto", -1),
+        ("{}", "auto", None),
     ],
 )
-def test_it_changes_no_token(deploy: Deploy, pattern: str, mode: str, draft_length: int) -> None:
+def test_it_changes_no_token(
+    deploy: Deploy, pattern: str, mode: str, draft_length: int | None
+) -> None:
     directory = smollm2_directory()
     deployment = deploy(drafter=pattern.format(shipped_drafter(directory)))
     prompts = token_prompts(directory, limit=3)
