@@ -10,7 +10,7 @@ from runtime.restarts import RestartLimits
 
 
 class KeeperActor:
-    """Keeps `paceline serve` up on its node; Ray starts the actor anew, and with it the server."""
+    """Keeps `paceline serve` up on its node; Ray starts the actor again, and with it the server."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class KeeperActor:
             directory: where the server runs; on another node than it was first started on, where
                 the actor runs if that node does not have it.
             path: where Paceline's code lies.
-            limits: how often the server is started anew.
+            limits: how often the server is restarted.
             stop_s: seconds that it gets to end by itself.
             node_id: where it was first started.
         """

@@ -15,7 +15,7 @@ from runtime.training.worker import TrainWorker
 
 
 class DraftTrainerActor:
-    """Runs one job; it goes on from its checkpoint when started again."""
+    """Runs one job; it continues from its checkpoint when started again."""
 
     def train(self, job: DraftJob) -> Iterator[JobEvent]:
         """Yield the job's events as it advances."""
@@ -50,5 +50,5 @@ class TrainWorkerActor:
         return self._worker.correct(parameters, groups, right)
 
     def mean_loss(self, parameters: Vector, samples: list[Sample]) -> tuple[float, int]:
-        """Return the summed loss of samples, and their learnt tokens."""
+        """Return the summed loss of samples, and their learned tokens."""
         return self._worker.mean_loss(parameters, samples)

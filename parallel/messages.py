@@ -155,7 +155,7 @@ class Submit:
     timeout_s: float | None = None
     """Time from now on after which the output is of no use; None is without end."""
     output_ids: tuple[int, ...] = ()
-    """Tokens of the output that are final already, from an engine that was lost: this one goes on
+    """Tokens of the output that are final already, from an engine that was lost: this one continues
     after them, and commits none of them again."""
 
 
@@ -206,7 +206,7 @@ class RequestStats:
     drafter_lost: bool = False
     """The drafter vanished while the request ran; the rest was decoded without it."""
     preemptions: int = 0
-    """How often its cache was given to others, and read anew later."""
+    """How often its cache was given to others, and read again later."""
     cached_prompt: int = 0
     """Prompt tokens that were cached already by requests before it."""
     queued_s: float = 0.0

@@ -1,4 +1,4 @@
-"""How often something that breaks is started anew: a budget, and pauses that grow."""
+"""How often something that breaks is restarted: a budget, and pauses that grow."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class RestartLimits:
     """Before the second restart in a row; it doubles with each one after that."""
     longest_pause_s: float = 30.0
     calm_s: float = 10.0
-    """What ran for so long after a restart has broken anew: the next restart is a first one."""
+    """What ran for so long after a restart has broken again: the next restart is a first one."""
 
 
 class RestartBudget:

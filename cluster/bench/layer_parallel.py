@@ -198,7 +198,7 @@ def _table(rows: Sequence[Mapping[str, object]]) -> Table:
         "at a time",
         "depth",
         "step",
-        "foretold",
+        "predicted",
         "alpha",
         "tokens/round",
         "tokens/s",

@@ -125,18 +125,18 @@ def measure_scheme(
     pool = RayPool(TimedWorkerActor, (spec,), options.workers)
     try:
         pool.wait_ready(options.workers)
-        clock, learnt = MonotonicClock(), [1] * spec.num_samples
+        clock, learned = MonotonicClock(), [1] * spec.num_samples
         optimizers = [AdamW.start(start_vector()) for _ in range(config.num_trials)]
         seconds, reports = [], []
         scheme = config.round_scheme
         if scheme is None:
-            queue = QueueCoordinator(config, optimizers[0], pool, learnt, clock)
+            queue = QueueCoordinator(config, optimizers[0], pool, learned, clock)
             for _ in range(options.steps):
                 report = queue.step()
                 seconds.append(report.seconds)
                 reports.append(report)
         else:
-            rounds = RoundCoordinator(config, scheme, optimizers, pool, learnt, clock)
+            rounds = RoundCoordinator(config, scheme, optimizers, pool, learned, clock)
             while not rounds.is_done and len(seconds) < options.steps:
                 start_s = clock.now_s()
                 reports += rounds.round()

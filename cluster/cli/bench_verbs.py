@@ -186,7 +186,7 @@ def bench_layers(
         int, typer.Option("--from", help="Leave layers before this one, one after the other.")
     ] = 0,
     calibrate: Annotated[
-        bool, typer.Option(help="Read fuzzy keys and values anew before each draft.")
+        bool, typer.Option(help="Read fuzzy keys and values again before each draft.")
     ] = True,
     prompt: Prompt = None,
     prompts: Prompts = None,

@@ -103,15 +103,15 @@ def train(
             help="Instead, continue training OUT with what `serve --traffic` writes here.",
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Of --follow; 0 goes on until interrupted.")] = 0,
+    rounds: Annotated[int, typer.Option(help="Of --follow; 0 continues until interrupted.")] = 0,
     round_steps: Annotated[int, typer.Option(help="Of --follow: steps of a round.")] = 20,
-    window: Annotated[int, typer.Option(help="Of --follow: latest answers learnt from.")] = 256,
+    window: Annotated[int, typer.Option(help="Of --follow: latest answers learned from.")] = 256,
     focus: Annotated[
         float,
         typer.Option(min=0, max=1, help="Of --follow: how little accepted tokens count."),
     ] = 0.5,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in OUT.work.")
+        bool, typer.Option("--resume", help="Continue with the run in OUT.work.")
     ] = False,
     tp: Tp = 1,
     dtype: Dtype = "float32",
@@ -121,7 +121,7 @@ def train(
     ray: Ray = None,
     json: Json = False,
 ) -> None:
-    """Distil a small drafter from a target: it answers prompts, the drafter learns to foretell it.
+    """Distil a small drafter from a target: it answers prompts, the drafter learns to predict it.
 
     Example: paceline draft train --target smollm2-135m --prompts questions.jsonl --out my-drafter
     """
@@ -275,7 +275,7 @@ def evaluate(
     ray: Ray = None,
     json: Json = False,
 ) -> None:
-    """Compare drafters: acceptance by position and category, cost, speed-up foretold and measured.
+    """Compare drafters: acceptance by position and category, cost, speed-up predicted and measured.
 
     Example: paceline draft eval lookup ngram --target smollm2-135m --prompts questions.jsonl
     """

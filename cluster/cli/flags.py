@@ -62,7 +62,7 @@ CacheTokens = Annotated[
     int | None, typer.Option(help="Tokens the KV cache holds; default: what the prompts need.")
 ]
 DraftWait = Annotated[
-    float, typer.Option(help="Seconds a round waits for a late draft before going on without it.")
+    float, typer.Option(help="Seconds a round waits for a late draft before continuing without it.")
 ]
 Ray = Annotated[
     str | None,
@@ -100,7 +100,7 @@ TopP = Annotated[float, typer.Option(help="Sample among the best tokens of this 
 MinP = Annotated[float, typer.Option(help="Drop tokens below this share of the best; 0 is off.")]
 Penalty = Annotated[float, typer.Option(help="Repetition penalty; 1 is off.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same tokens, in every mode and batch.")]
-IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Go on after the end token.")]
+IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Continue after the end token.")]
 Stop = Annotated[list[str] | None, typer.Option(help="End before this string; repeatable.")]
 Prompt = Annotated[str | None, typer.Option(help="The prompt itself.")]
 Prompts = Annotated[
@@ -116,7 +116,7 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on s
 Keep = Annotated[
     Path | None,
     typer.Option(
-        callback=output_file, help="Keep each prompt's figures here; a run that was cut goes on."
+        callback=output_file, help="Keep each prompt's figures here; a run that was cut continues."
     ),
 ]
 TokenFile = Annotated[

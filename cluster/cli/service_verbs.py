@@ -24,14 +24,14 @@ def start(
     name: Name,
     *,
     keep_restarts: Annotated[
-        int, typer.Option(help="Times in ten minutes that a server that ended is started anew.")
+        int, typer.Option(help="Times in ten minutes that a server that ended is restarted.")
     ] = 5,
     ray: Cluster = "auto",
 ) -> None:
     """Start a server on this node, kept up by the cluster; all other options are serve's.
 
-    It outlives this command. A server that dies, or whose keeper dies, is started anew; with
-    --journal it goes on with the requests it had.
+    It outlives this command. A server that dies, or whose keeper dies, is restarted; with
+    --journal it continues with the requests it had.
 
     Example: paceline service start chat --target smollm2-135m --listen 0.0.0.0:50051 --journal DIR
     """

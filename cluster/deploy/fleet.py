@@ -65,7 +65,7 @@ class Fleet:
         return [deployment.connect() for deployment in self.deployments]
 
     def supervise(self, gateway: Gateway, supervision: Supervision) -> None:
-        """Start lost replicas anew from now on; the gateway was made with `connect`'s links."""
+        """Start lost replicas again from now on; the gateway was made with `connect`'s links."""
         self._supervisors = [
             Supervisor(deployment, gateway, replica=number, supervision=supervision)
             for number, deployment in enumerate(self.deployments)

@@ -1,8 +1,8 @@
-"""Keeps a deployment's target alive: a lost one is started anew, and its requests go on.
+"""Keeps a deployment's target alive: a lost one is restarted, and its requests continue.
 
 A target group is lost when one of its ranks dies, does not answer, or takes too long for a step.
 It is torn down whole and started again (Ray places it where there is room), its weights are loaded
-anew, and the gateway hands the new leader what is missing of each request.
+again, and the gateway hands the new leader what is missing of each request.
 """
 
 import logging
@@ -87,7 +87,7 @@ class Supervisor:
                 self._give_up(PacelineError(f"the target is not supervised any longer: {error!r}"))
 
     def _problem(self) -> PacelineError | None:
-        """Return why the target group cannot go on, or None."""
+        """Return why the target group cannot continue, or None."""
         deployment = self.deployment
         try:
             deployment.check()
@@ -129,7 +129,7 @@ class Supervisor:
         return error
 
     def _recover(self, error: PacelineError) -> None:
-        """Start the deployment anew until it runs or the budget is spent."""
+        """Start the deployment again until it runs or the budget is spent."""
         cause, start_s = error, time.monotonic()
         self._gateway.lose(self._replica, error)
         while not self._closing.is_set():
@@ -137,7 +137,7 @@ class Supervisor:
             if pause_s is None:
                 self._give_up(PacelineError(f"the target was lost too often, last of all: {error}"))
                 return
-            _LOG.error("starting the target anew in %.1f s: %s", pause_s, error)
+            _LOG.error("starting the target again in %.1f s: %s", pause_s, error)
             if self._closing.wait(pause_s):
                 return
             try:

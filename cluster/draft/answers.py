@@ -2,7 +2,7 @@
 
 Prompts come from files, and from the target: given the opening of a user's turn it writes what a
 user may ask (Magpie, Xu et al., arXiv 2406.08464). A corpus is one file of JSON lines that grows as
-requests end, so that a run which is cut goes on where it was.
+requests end, so that a run which is cut continues where it was.
 """
 
 from collections.abc import Iterable, Iterator

@@ -73,7 +73,7 @@ def run(options: DraftSkipOptions) -> int:
     worth = "" if best.speedup > 1 else "; on its own it does not pay"
     _NOTES.print(
         f"{len(best.kept)} layers agree on {best.agreement:.2f} of the tokens and cost "
-        f"{best.cost:.2f} of a step: {best.speedup:.2f} times plain decoding is foretold, with "
+        f"{best.cost:.2f} of a step: {best.speedup:.2f} times plain decoding is predicted, with "
         f"draft length {best.draft_length}{worth}"
     )
     return 0

@@ -1,4 +1,4 @@
-"""`paceline draft train`: the target answers prompts, and a drafter learns to foretell it."""
+"""`paceline draft train`: the target answers prompts, and a drafter learns to predict it."""
 
 import json
 from dataclasses import asdict
@@ -41,7 +41,7 @@ _STAGES = ("lessons", "training")
 
 
 def run(options: DraftTrainOptions) -> int:
-    """Make a drafter, or go on making it; return the exit code.
+    """Make a drafter, or continue making it; return the exit code.
 
     Raises:
         ConfigError: something the user gave cannot be used; nothing was started.
@@ -174,7 +174,9 @@ def _layers(options: DraftTrainOptions, target: PlannedModel) -> tuple[int, ...]
 def _claim(work: Path, options: DraftTrainOptions) -> None:
     """Refuse to mix two runs in one directory."""
     if work.exists() and not options.resume:
-        raise ConfigError(f"{work} holds a run already: go on with --resume, or take another --out")
+        raise ConfigError(
+            f"{work} holds a run already: continue with --resume, or take another --out"
+        )
     work.mkdir(parents=True, exist_ok=True)
 
 

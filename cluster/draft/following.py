@@ -39,7 +39,7 @@ def run(options: DraftFollowOptions) -> int:
     assert target.facts is not None
     if not options.out.is_dir() or not is_drafter(options.out):
         raise ConfigError(
-            f"--out {options.out} holds no trained drafter to go on with: make one with draft "
+            f"--out {options.out} holds no trained drafter to continue with: make one with draft "
             "train, or copy the one that ships with paceline"
         )
     check_drafter(options.out, target.facts.directory)

@@ -1,4 +1,4 @@
-"""`paceline experiment plan`: what the simulators foretell of every point; nothing is started."""
+"""`paceline experiment plan`: what the simulators predict of every point; nothing is started."""
 
 import json
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def run(options: ExperimentPlanOptions) -> int:
     plan = predict_all(experiment, points)
     if not plan:
         raise ConfigError(
-            "nothing can be foretold: add a section [devices] with what the model's forwards and "
+            "nothing can be predicted: add a section [devices] with what the model's forwards and "
             "draft steps take (docs/experiments.md)"
         )
     with Store(Path(experiment.out)) as store:

@@ -34,7 +34,7 @@ _PICTURES = ("scaling.png", "by-*.png", "timeline.png", "agreement.png")
 
 
 def run(options: ExperimentReportOptions) -> int:
-    """Write the report anew and print the table; return the exit code.
+    """Write the report again and print the table; return the exit code.
 
     Raises:
         ConfigError: the directory holds no experiment.

@@ -94,7 +94,7 @@ def _config(experiment: Experiment) -> dict[str, object]:
 
 
 def summary(rows: Sequence[PointRow]) -> str:
-    """Return in a sentence how well the points were foretold."""
+    """Return in a sentence how well the points were predicted."""
     off = [abs(row.ratio - 1) for row in rows if row.ratio is not None]
     measured = sum(bool(row.runs) for row in rows)
     text = f"{len(rows)} points, {measured} measured"

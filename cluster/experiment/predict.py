@@ -1,4 +1,4 @@
-"""What the simulators foretell of a point, before it is measured."""
+"""What the simulators predict of a point, before it is measured."""
 
 import random
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A report's rows: what was foretold of each point, what was measured, and how both scale."""
+"""A report's rows: what was predicted of each point, what was measured, and how both scale."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ class PointRow:
 
     @property
     def ratio(self) -> float | None:
-        """What was measured to what was foretold."""
+        """What was measured to what was predicted."""
         if self.rate is None or self.predicted is None:
             return None
         return self.rate / self.predicted.rate
@@ -57,7 +57,7 @@ class PointRow:
 
     @property
     def predicted_efficiency(self) -> float | None:
-        """The same, as foretold."""
+        """The same, as predicted."""
         return self._each(self.predicted_speedup)
 
     def figure(self, name: str) -> float | None:
@@ -129,5 +129,5 @@ def varying(points: Sequence[Point]) -> list[str]:
 
 
 def _means(point: Point, axis: str) -> bool:
-    """Tell whether an axis says anything of a point: without a drafter, its axes do not."""
+    """Return whether an axis says anything of a point: without a drafter, its axes do not."""
     return axis not in _DRAFTER_AXES or not _is_plain(point)

@@ -9,7 +9,7 @@ from cluster.experiment.result_rows import PointRow, varying
 
 
 def results_table(rows: Sequence[PointRow], title: str) -> Table:
-    """Return what was measured beside what was foretold."""
+    """Return what was measured beside what was predicted."""
     table = Table(title=title)
     axes = varying([row.point for row in rows]) or ["devices"]
     for name in axes:
@@ -34,7 +34,7 @@ def results_table(rows: Sequence[PointRow], title: str) -> Table:
 
 
 def plan_table(rows: Sequence[PointRow], experiment: Experiment) -> Table:
-    """Return what was foretold, and how long measuring it all would take."""
+    """Return what was predicted, and how long measuring it all would take."""
     runs_s = sum(row.predicted.wall_s for row in rows if row.predicted is not None)
     repeats = experiment.repeats
     caption = f"{repeats} runs of {len(rows)} points: {repeats * runs_s:.0f} s, and the starts"

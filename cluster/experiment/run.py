@@ -1,4 +1,4 @@
-"""`paceline experiment run`: foretell every point, measure what is missing, report."""
+"""`paceline experiment run`: predict every point, measure what is missing, report."""
 
 import json
 import logging
@@ -131,7 +131,7 @@ def _measure_all(
 
 
 def _measure(bench: GenerateBench | TrainBench, unit: Unit, store: Store) -> MeasuredPoint:
-    """Return a run, or why it failed: other points go on."""
+    """Return a run, or why it failed: other points continue."""
     point = unit.point
     try:
         if isinstance(bench, TrainBench):
@@ -153,7 +153,7 @@ def _measure(bench: GenerateBench | TrainBench, unit: Unit, store: Store) -> Mea
 
 
 class _Advance:
-    """Moves the bar on by what each run was foretold to take."""
+    """Moves the bar on by what each run was predicted to take."""
 
     def __init__(self, progress: Progress, todo: Sequence[Unit], plan: dict[str, Prediction]):
         self._progress, self._plan = progress, plan

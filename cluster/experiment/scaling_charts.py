@@ -1,4 +1,4 @@
-"""An experiment's pictures: how rate, speed-up and efficiency scale, and what was foretold."""
+"""An experiment's pictures: how rate, speed-up and efficiency scale, and what was predicted."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +34,7 @@ def scaling_axis(points: Sequence[Point]) -> str | None:
 
 
 def plot_scaling(rows: Sequence[PointRow], file: Path, *, unit: str) -> None:
-    """Draw rate, speed-up and efficiency against devices; measured with marks, foretold dashed."""
+    """Draw rate, speed-up and efficiency against devices; measured with marks, predicted dashed."""
     axis = scaling_axis([row.point for row in rows])
     assert axis is not None
     figure, panels = new_figure(3, width=13.5, height=_HEIGHT)
@@ -72,7 +72,7 @@ def plot_axis(rows: Sequence[PointRow], axis: str, file: Path, *, unit: str) -> 
         _curves(
             panel,
             [(x, row.rate) for x, row in zip(at, some, strict=True)],
-            [(x, _foretold(row, "rate")) for x, row in zip(at, some, strict=True)],
+            [(x, _predicted(row, "rate")) for x, row in zip(at, some, strict=True)],
             color,
             name,
         )
@@ -83,7 +83,7 @@ def plot_axis(rows: Sequence[PointRow], axis: str, file: Path, *, unit: str) -> 
 
 
 def plot_agreement(rows: Sequence[PointRow], file: Path) -> None:
-    """Draw, for each point, what was measured to what was foretold."""
+    """Draw, for each point, what was measured to what was predicted."""
     known = [row for row in rows if row.ratio is not None and row.predicted is not None]
     figure, (panel,) = new_figure(1, width=10, height=0.9 + 0.24 * len(known))
     panel.axvspan(1 - _BAND, 1 + _BAND, color="tab:green", alpha=0.12)
@@ -131,7 +131,7 @@ def _line(panel: Axes, some: Sequence[PointRow], figure: str, color: str, label:
     _curves(
         panel,
         [(row.point.devices, getattr(row, figure)) for row in some],
-        [(row.point.devices, _foretold(row, figure)) for row in some],
+        [(row.point.devices, _predicted(row, figure)) for row in some],
         color,
         label,
     )
@@ -140,12 +140,12 @@ def _line(panel: Axes, some: Sequence[PointRow], figure: str, color: str, label:
 def _curves(
     panel: Axes,
     measured: Sequence[tuple[int, float | None]],
-    foretold: Sequence[tuple[int, float | None]],
+    predicted: Sequence[tuple[int, float | None]],
     color: str,
     label: str,
 ) -> None:
-    """Draw measured points with marks and foretold ones dashed; one of them gets the label."""
-    for points, style in ((measured, "o-"), (foretold, "--")):
+    """Draw measured points with marks and predicted ones dashed; one of them gets the label."""
+    for points, style in ((measured, "o-"), (predicted, "--")):
         known = [(x, y) for x, y in points if y is not None]
         if known:
             panel.plot(
@@ -154,7 +154,7 @@ def _curves(
             label = ""
 
 
-def _foretold(row: PointRow, figure: str) -> float | None:
+def _predicted(row: PointRow, figure: str) -> float | None:
     if figure == "rate":
         return row.predicted.rate if row.predicted is not None else None
     value: float | None = getattr(row, f"predicted_{figure}")
@@ -162,7 +162,7 @@ def _foretold(row: PointRow, figure: str) -> float | None:
 
 
 def _is_wide(rows: Sequence[PointRow]) -> bool:
-    rates = [rate for row in rows for rate in (row.rate, _foretold(row, "rate")) if rate]
+    rates = [rate for row in rows for rate in (row.rate, _predicted(row, "rate")) if rate]
     return bool(rates) and max(rates) / min(rates) >= _WIDE
 
 

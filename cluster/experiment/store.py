@@ -1,4 +1,4 @@
-"""A results directory: one line for each run of each point, so that a cut run goes on."""
+"""A results directory: one line for each run of each point, so that a cut run continues."""
 
 import fcntl
 import json
@@ -106,7 +106,7 @@ class Store:
         self._write(file, whole | {"out": "."})
 
     def keep_plan(self, predictions: dict[str, Prediction]) -> None:
-        """Write down what was foretold of each point."""
+        """Write down what was predicted of each point."""
         plan = {key: asdict(prediction) for key, prediction in predictions.items()}
         self._write(self.directory / PLAN, plan)
 
@@ -164,7 +164,7 @@ def read_config(directory: Path) -> Experiment:
 
 
 def read_plan(directory: Path) -> dict[str, Prediction]:
-    """Return what was foretold, by the points' keys."""
+    """Return what was predicted, by the points' keys."""
     file = directory / PLAN
     if not file.exists():
         return {}

@@ -80,7 +80,7 @@ def _generate(options: GenerateOptions, target: PlannedModel, capacity: DrafterC
             link.close()
         deployment.check()
         for lost in deployment.lost_drafters:
-            _NOTES.print(f"[yellow]drafter lost, went on without it:[/] {lost}")
+            _NOTES.print(f"[yellow]drafter lost, continued without it:[/] {lost}")
     if not options.json:
         total = total_stats(results, wall_s, tp=spec.tp, drafters=num_drafters)
         Console().print(stats_table(total))

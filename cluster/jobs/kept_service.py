@@ -123,7 +123,7 @@ def _list(options: ServiceOptions) -> int:
 
 
 def _look(name: str) -> KeptStatus | None:
-    """Return a service's status, None while its keeper is down or is started anew."""
+    """Return a service's status, None while its keeper is down or is restarted."""
     try:
         return _status(_find(name), name)
     except PacelineError:

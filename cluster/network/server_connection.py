@@ -48,7 +48,7 @@ def connected(options: ConnectOptions) -> Iterator[Client]:
 
     Raises:
         ConfigError: the server refused a request, or a credential cannot be read.
-        ServiceError: the server was not to be reached, or failed.
+        ServiceError: the server was unreachable, or failed.
     """
     try:
         credentials = credentials_of(options)

@@ -44,7 +44,7 @@ class BenchDecodeOptions:
     baselines: tuple[str, ...]
     by_category: bool = False
     keep: Path | None = None
-    """Where figures are kept as they come, to go on from."""
+    """Where figures are kept as they come, to continue from."""
     json: bool = False
 
 

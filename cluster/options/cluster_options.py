@@ -43,6 +43,6 @@ class ServiceOptions:
     arguments: tuple[str, ...] = ()
     """The options of serve."""
     restarts: int = 5
-    """Times in ten minutes that the server is started anew."""
+    """Times in ten minutes that the server is restarted."""
     ray_address: str
     json: bool = False

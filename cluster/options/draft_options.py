@@ -45,7 +45,7 @@ class DraftFollowOptions:
     """Where a server writes its traffic."""
     out: Path
     rounds: int
-    """0 goes on until interrupted."""
+    """0 continues until interrupted."""
     round_steps: int
     window: int
     focus: float
@@ -94,5 +94,5 @@ class DraftEvalOptions:
     plot: Path | None
     """Where the picture goes; None draws none."""
     keep: Path | None = None
-    """Where figures are kept as they come, to go on from."""
+    """Where figures are kept as they come, to continue from."""
     json: bool = False

@@ -1,4 +1,4 @@
-"""Figures of a long measurement, kept as they come, so that a run that was cut goes on."""
+"""Figures of a long measurement, kept as they come, so that a run that was cut continues."""
 
 import hashlib
 import json

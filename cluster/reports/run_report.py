@@ -35,7 +35,7 @@ class Stats:
     draft_step_s: float
     """Seconds of a draft step, in the mean."""
     predicted_step_s: float
-    """What the drafter's planner foretold."""
+    """What the drafter's planner predicted."""
     missed_drafts: int
     drafter_lost: bool
 
@@ -116,7 +116,7 @@ def stats_table(stats: Stats) -> Table:
     if stats.layer_parallel:
         table.add_row("draft layers at a time", str(stats.layer_parallel))
         table.add_row("draft step", f"{stats.draft_step_s * 1000:.1f} ms")
-        table.add_row("draft step, foretold", f"{stats.predicted_step_s * 1000:.1f} ms")
+        table.add_row("draft step, predicted", f"{stats.predicted_step_s * 1000:.1f} ms")
     if stats.missed_drafts:
         table.add_row("drafts that came too late", str(stats.missed_drafts))
     if stats.drafter_lost:

@@ -11,7 +11,7 @@ def run(options: AdminOptions) -> int:
 
     Raises:
         ConfigError: the server refused it.
-        ServiceError: the server was not to be reached, or failed.
+        ServiceError: the server was unreachable, or failed.
     """
     with connected(options.connect) as client:
         if options.action == "drain":

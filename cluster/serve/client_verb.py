@@ -44,7 +44,7 @@ def run(options: ClientOptions) -> int:
 
     Raises:
         ConfigError: the server refused the request.
-        ServiceError: the server was not to be reached, or failed.
+        ServiceError: the server was unreachable, or failed.
     """
     answers = [_Answer() for _ in range(options.n or 1)]
     live = len(answers) == 1 and not options.json

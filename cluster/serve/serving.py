@@ -56,7 +56,7 @@ class _Notes(Console):
             self.print(head + escape(text), soft_wrap=True)
 
     def on_broken_pipe(self) -> None:
-        """Go on."""
+        """Continue."""
 
 
 _NOTES = _Notes(stderr=True, highlight=False)
@@ -176,7 +176,7 @@ def _open_journal(options: ServeOptions, model: ServedModel) -> JournalStore | N
         return None
     store = JournalStore.open(options.journal, f"{model.name} in {options.models.dtype}")
     if store.restored:
-        _NOTES.note(f"going on with {len(store.restored)} requests of {options.journal}")
+        _NOTES.note(f"continuing with {len(store.restored)} requests of {options.journal}")
     return store
 
 

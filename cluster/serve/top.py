@@ -38,7 +38,7 @@ class Look:
     replicas: tuple[str, ...]
     """State of each: "serving", "lost" or "gone"."""
     restarts: int
-    """Times that replicas were started anew."""
+    """Times that replicas were restarted."""
     slowest: str
     """The rank that has made no step for longest, and what it does."""
     tokens_per_s: float
@@ -63,7 +63,7 @@ def run(options: TopOptions) -> int:
 
     Raises:
         ConfigError: the interval is too short, or the server does not let us in.
-        ServiceError: the server was not to be reached.
+        ServiceError: the server was unreachable.
     """
     if options.interval_s < _SHORTEST_S:
         raise ConfigError(f"--interval is {options.interval_s}: at least {_SHORTEST_S} s")

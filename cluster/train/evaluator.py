@@ -25,7 +25,7 @@ class Measure(Protocol):
         ...
 
     def mean_loss(self, parameters: Vector, batches: list[list[Sample]]) -> float:
-        """Return the mean loss over the batches' learnt tokens."""
+        """Return the mean loss over the batches' learned tokens."""
         ...
 
 
@@ -65,7 +65,7 @@ class Evaluator:
 
 
 def show_samples(examples: list[TextExample], samples: list[Sample], tokenizer: Tokenizer) -> None:
-    """Print the first samples as they are learnt, what is learnt in brackets."""
+    """Print the first samples as they are learned, what is learned in brackets."""
     for example, sample in list(zip(examples, samples, strict=False))[:_SHOWN]:
         _NOTES.print(f"sample: {render(example, sample, tokenizer)}", markup=False)
 

@@ -281,7 +281,7 @@ def _opening(config: TrainConfig, header: Header, crew: SeedCrew, num_samples: i
 def _cancelled(config: TrainConfig, step: int, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"out": config.out, "cancelled": True, "step": step}))
-    _NOTES.print(f"cancelled after round {step}; paceline train resume {config.out} goes on")
+    _NOTES.print(f"cancelled after round {step}; paceline train resume {config.out} continues")
     return 1
 
 

@@ -107,7 +107,7 @@ def _run_gradients(
         step = min(trial.optimizer.step for trial in trials)
         if as_json:
             print(json.dumps({"out": config.out, "cancelled": True, "step": step}))
-        _NOTES.print(f"cancelled after step {step}; paceline train resume {config.out} goes on")
+        _NOTES.print(f"cancelled after step {step}; paceline train resume {config.out} continues")
         return 1
     for trial in trials:
         last, where = trial.files.metrics()[-1], trial.files.directory / "final"
@@ -175,12 +175,12 @@ def _train(
                 if judge.has_tests:
                     measured = judge(trial.optimizer.parameters)
                     show.note(f"before: {figures(measured)}")
-        num_learnt = [sample.num_learnt for sample in samples]
+        num_loss_tokens = [sample.num_loss_tokens for sample in samples]
         reports = training_steps(
             config,
             [trial.optimizer for trial in trials],
             pool,
-            num_learnt,
+            num_loss_tokens,
             MonotonicClock(),
             choice=trials[0].files.choice(),
             keep=trials[0].files.keep_choice,
@@ -194,7 +194,7 @@ def _train(
             trial.files.add_metrics(report, measured)
             if at_end or report.step % config.checkpoint.every == 0:
                 trial.save("final" if at_end else step_name(report.step))
-            # Last, because a run that is cut does again what comes after the state it goes on from.
+            # Last, because a resumed run repeats what comes after its last state.
             if report.step % config.checkpoint.state_every == 0 or at_end or cancelled:
                 trial.files.save_state(trial.optimizer)
             show.step(report)
@@ -210,7 +210,7 @@ def _which(report: StepReport, trials: Sequence[_Trial]) -> str:
 
 def _opening(config: TrainConfig, trials: Sequence[_Trial], samples: Sequence[Sample]) -> str:
     done = trials[0].optimizer.step
-    going_on = f"going on after step {done}" if done else "starting"
+    going_on = f"continuing after step {done}" if done else "starting"
     workers, models = config.workers, f"{len(trials)} models in turn, " if len(trials) > 1 else ""
     return (
         f"{going_on}: {models}{config.method} of {config.model}, "

@@ -57,7 +57,7 @@ class State:
     in_flight: DraftTree = _NO_DRAFT
     """Drafts after the committed tokens that no verdict has reached (PEARL)."""
     owed: int = 0
-    """Draft tokens of the newest block still to come: its first part was enough to go on with."""
+    """Draft tokens of the newest block that are still to come, after its first part arrived."""
     draft_length: int = 0
     """Draft tokens asked for in this round."""
     tested: DraftTree = _NO_DRAFT
@@ -202,10 +202,10 @@ def start(*, request: int, mode: DecodeMode, num_committed: int, last_token: int
         last_token: the last of them.
 
     Raises:
-        ValueError: there is no token to go on from.
+        ValueError: there is no token to continue from.
     """
     if num_committed < 1:
-        raise ValueError("a sequence needs at least one token to go on from")
+        raise ValueError("a sequence needs at least one token to continue from")
     return State(
         request=request,
         mode=mode,

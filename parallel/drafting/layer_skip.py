@@ -30,7 +30,7 @@ class SkipTrial:
     """Time of its step, as a share of a step of the whole model."""
     draft_length: int
     speedup: float
-    """Foretold against plain decoding, drafting and verifying in turn with that draft length."""
+    """Predicted against plain decoding, drafting and verifying in turn with that draft length."""
 
 
 def search_layers(

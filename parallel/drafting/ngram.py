@@ -76,7 +76,7 @@ class NgramIndex:
         """Return up to `num_draft` tokens that may follow; none if no n-gram has occurred before.
 
         The longest suffix that occurred before decides, at its most recent earlier occurrence. A
-        copy that reaches the end of the sequence goes on in itself, which is right for a loop.
+        copy that reaches the end of the sequence continues in itself, which is right for a loop.
         """
         return self.match(num_draft).token_ids
 

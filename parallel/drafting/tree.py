@@ -1,7 +1,7 @@
 """Grow one draft tree from several sources, the likeliest tokens first.
 
 Each source says which tokens it knows after a path and of what kind its guess is; how often guesses
-of a kind come true is learnt from the text that the target then commits. The tree is the set of
+of a kind come true is learned from the text that the target then commits. The tree is the set of
 paths with the largest probability under that (best-first expansion as in EAGLE-2, Li et al., arXiv
 2406.16858, section 4, and in OPT-Tree, arXiv 2406.17276), so any number of its first tokens is the
 best tree of that size.
@@ -85,7 +85,7 @@ class GrownTree:
         return None
 
     def learn(self, odds: Odds, actual: Sequence[int]) -> None:
-        """Tell `odds` which guesses came true, now that the text went on with `actual`."""
+        """Tell `odds` which guesses came true, now that the text continued with `actual`."""
         node = -1
         for token in actual:
             for guess in self.guessed[node + 1]:

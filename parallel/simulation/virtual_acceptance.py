@@ -1,4 +1,4 @@
-"""Which draft tokens of a virtual device are right: chance, keyed so that it can be foretold.
+"""Which draft tokens of a virtual device are right: chance, keyed so that it can be predicted.
 
 A draft token equals the target's with probability alpha, independently for each position: the
 i.i.d. model of the cost formulas of PEARL and of speculative decoding. The simulator draws the same
@@ -27,7 +27,7 @@ class Chance:
         return int(uniform(key, position, Purpose.SAMPLE) * vocab_size)
 
     def is_right(self, stream: int, position: int, width: int = 1) -> bool:
-        """Tell whether the draft token at a position, made with so many layers at a time, is."""
+        """Return whether the draft token at a position, made with so many layers at a time, is."""
         key = RngKey(seed=self.seed, request=stream)
         alpha = self.alpha * (1 - self.drop) ** (width - 1)
         return uniform(key, position, Purpose.ACCEPT) < alpha

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer plus a learnt update of low rank: x W^T + b + (alpha / r) x A^T B^T."""
+    """A frozen linear layer plus a trained low-rank update: x W^T + b + (alpha / r) x A^T B^T."""
 
     def __init__(
         self,

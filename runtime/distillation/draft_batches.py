@@ -28,10 +28,10 @@ class DraftExample:
 def endless_batches(
     examples: list[DraftExample], batch_tokens: int, *, seed: int, first: int
 ) -> Iterator[list[DraftExample]]:
-    """Yield batches for ever; each epoch has an order of its own, a function of the seed.
+    """Yield batches forever; each epoch has an order of its own, a function of the seed.
 
     Args:
-        examples: what is learnt from.
+        examples: what is learned from.
         batch_tokens: most tokens of a batch, padding included.
         seed: of the order.
         first: number of the batch to begin with.

@@ -26,7 +26,7 @@ from runtime.models.weights import CheckpointSource
 
 _HELD_OUT_EVERY = 8
 _LEAST_ANSWERS = 16
-_CARD_SECTION = "\n## Learnt from traffic\n"
+_CARD_SECTION = "\n## Learned from traffic\n"
 _SHARED = ("model.embed_tokens.weight", "lm_head.weight")
 
 
@@ -41,13 +41,13 @@ class FollowJob:
     drafter: str
     """Directory of the trained drafter, read at the start and written when it got better."""
     window: int
-    """Latest answers that are learnt from."""
+    """Latest answers that are learned from."""
     least_new: int
-    """New answers that make a round worth while."""
+    """New answers that make a round worthwhile."""
     round_steps: int
     focus: float
     num_rounds: int
-    """0 goes on until the process is ended."""
+    """0 continues until the process is ended."""
     settings: TrainSettings
     poll_s: float
     dtype: str
@@ -129,10 +129,10 @@ class Follower:
         """
         examples = list(self._examples)
         kept = [e for i, e in enumerate(examples) if i % _HELD_OUT_EVERY == 0]
-        learnt = [e for i, e in enumerate(examples) if i % _HELD_OUT_EVERY]
+        learned = [e for i, e in enumerate(examples) if i % _HELD_OUT_EVERY]
         before = self._trainer.evaluate(kept)["all"]
         weights = self._weights()
-        self._trainer.practise(learnt, self._job.round_steps, focus=self._job.focus)
+        self._trainer.practise(learned, self._job.round_steps, focus=self._job.focus)
         after = self._trainer.evaluate(kept)["all"]
         if after <= before:
             with torch.no_grad():

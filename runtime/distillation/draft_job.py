@@ -67,7 +67,7 @@ class JobEvent:
 
 
 def run_job(job: DraftJob) -> Iterator[JobEvent]:
-    """Train a drafter, or go on training it; yields as it advances.
+    """Train a drafter, or continue training it; yields as it advances.
 
     Raises:
         ConfigError: the corpus is too small, or the directory holds another run.

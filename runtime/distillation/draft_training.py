@@ -77,7 +77,7 @@ class DraftProgress:
 
 
 class DraftTrainer:
-    """A training run in a directory; `run` goes on from its last checkpoint."""
+    """A training run in a directory; `run` continues from its last checkpoint."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class DraftTrainer:
         """Train to the last step; yields after every one.
 
         Args:
-            training: what is learnt from.
+            training: what is learned from.
             held_out: what acceptance is measured on.
             on_best: called with the acceptance by source whenever it is better than ever.
             teach: the target's judgement of new text; needed with `on_policy`.
@@ -168,7 +168,7 @@ class DraftTrainer:
         """Take steps at a constant rate on what there is now; returns the mean loss.
 
         Args:
-            examples: what is learnt from.
+            examples: what is learned from.
             num_steps: optimiser steps.
             focus: from 0 to 1, how little those positions count at which the drafter is right
                 already (OSD, arXiv 2310.07177, learns from rejected ones alone).
@@ -280,7 +280,7 @@ class DraftTrainer:
         return hidden_NE, columns_NC, probs_NC
 
     def _batches(self, examples: list[DraftExample]) -> Iterator[list[DraftExample]]:
-        """Yield batches for ever, from the current step on."""
+        """Yield batches forever, from the current step on."""
         settings = self.settings
         return endless_batches(examples, settings.batch_tokens, seed=settings.seed, first=self.step)
 

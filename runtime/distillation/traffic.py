@@ -99,7 +99,7 @@ class TrafficReader:
         self._file.close()
 
     def _is_another(self) -> bool:
-        """Tell whether the path holds a file that is not open yet."""
+        """Return whether the path holds a file that is not open yet."""
         if not self._path.exists():
             return False
         if isinstance(self._file, BytesIO):

@@ -75,7 +75,7 @@ class DrafterPorts:
         return True
 
     def leave(self, name: str) -> None:
-        """Let a drafter go; its requests go on with others, or without."""
+        """Let a drafter go; its requests continue with others, or without."""
         for port in self.attached:
             if port.name == name:
                 port.close()

@@ -119,7 +119,7 @@ class Engine:
             return self._num_met
 
     def leave(self, drafter: str | None = None) -> None:
-        """Let a drafter go, or all (None); requests in flight go on with others, or without."""
+        """Let a drafter go, or all (None); requests in flight continue with others, or without."""
         self._inbox.put(_Left(drafter))
 
     def stop(self) -> None:
@@ -267,7 +267,7 @@ class Engine:
     def _make_room(self) -> None:
         """Let every running sequence write one round more; where pages lack, the last one yields.
 
-        What it yields is read anew when it is its turn again: its tokens stay as they are.
+        What it yields is read again when it is its turn again: its tokens stay as they are.
         """
         for sequence in sorted(self._running, key=_seniority):
             while sequence in self._running and not self._ledger.grow(

@@ -104,7 +104,7 @@ class RoundDrafts:
         return min(wanted, usable)
 
     def are_trees(self, sequence: DecodingSequence) -> bool:
-        """Tell whether trees are asked for: where drafts are compared, and need no law."""
+        """Return whether trees are asked for: where drafts are compared, and need no law."""
         port = self._ports.of(sequence)
         speculative = sequence.mode is DecodeMode.SPECULATIVE
         grows_trees = port is not None and port.grows_trees
@@ -130,7 +130,7 @@ class RoundDrafts:
     def receive(self, works: Items[RoundWork], phases: tuple[Phase, ...]) -> None:
         """Take drafts in until no sequence is in these phases.
 
-        When the wait budget is over, it goes on without those that have not come. Answers to
+        When the wait budget is over, it continues without those that have not come. Answers to
         earlier rounds come along here: the machines know what is still of use.
         """
         waiting = {work.sequence.number: work for work in works}

@@ -173,7 +173,7 @@ class DecodingSequence:
         return min(self.num_cached, kept)
 
     def restart(self) -> None:
-        """Go on from its tokens after its cache was given away."""
+        """Continue from its tokens after its cache was given away."""
         fresh = start(
             request=self.number,
             mode=self.state.mode,

@@ -49,7 +49,7 @@ class ChatTemplate:
         return text
 
     def _render(self, messages: Sequence[Message], *, is_open: bool) -> str:
-        """Render in a thread of its own: nothing else can end a template that loops for ever."""
+        """Render in a thread of its own: nothing else can end a template that loops forever."""
         if self._is_stuck:
             raise self._endless()
         made: list[str] = []

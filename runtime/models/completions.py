@@ -53,7 +53,7 @@ def encode_completion(
     bare = tokenizer.encode(prompt, whole=False)
     if joined[: len(bare)] == bare:
         following = joined[len(bare) :]
-    else:  # a token spans both: generation splits there, and goes on with smaller ones
+    else:  # a token spans both: generation splits there, and continues with smaller ones
         following = _inside(tokenizer, completion)
         if tokenizer.decode([*bare, *following]) != tokenizer.decode(joined):
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""Keeps a server's process up: starts it, watches it, starts it anew within a budget."""
+"""Keeps a server's process up: starts it, watches it, starts it again within a budget."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ class KeptState(StrEnum):
     STARTING = "starting"
     READY = "ready"
     WAITING = "waiting"
-    """To be started anew."""
+    """To be restarted."""
     ENDED = "ended"
     """By itself, as after `admin drain`, or by `stop`."""
     REFUSED = "refused"
@@ -78,7 +78,7 @@ class ProcessKeeper:
             command: what runs it.
             environment: all of its variables.
             directory: where it runs.
-            limits: how often it is started anew.
+            limits: how often it is restarted.
             stop_s: seconds that it gets to end by itself once it is told to.
             ran_before: another keeper had it running, so it is no refusal if its predecessor, which
                 ends with that keeper, still holds its place.

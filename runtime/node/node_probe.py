@@ -139,7 +139,7 @@ def measure_pair(host: str, port: int, word: bytes) -> PairTimes:
     except TimeoutError as error:
         raise PeerTimeout(f"{host}:{port} did not answer within {_WAIT_S:g} s") from error
     except OSError as error:
-        raise PeerLost(f"{host}:{port} is not to be reached: {error}") from error
+        raise PeerLost(f"{host}:{port} is unreachable: {error}") from error
 
 
 def measure_all_reduce(group: Group) -> ReduceTimes:

@@ -43,13 +43,13 @@ class SlotLedger:
         return self._shared.num_available
 
     def fits(self, num_tokens: int, token_ids: Sequence[int] = ()) -> bool:
-        """Tell whether a sequence of that capacity, which begins so, could be opened now."""
+        """Return whether a sequence of that capacity, which begins so, could be opened now."""
         found = self._match(token_ids)
         needed = self._num_pages(num_tokens) - len(found)
         return needed <= self._shared.available_beside(found)
 
     def can_ever_fit(self, num_tokens: int) -> bool:
-        """Tell whether the empty cache would hold it."""
+        """Return whether the empty cache would hold it."""
         return self._num_pages(num_tokens) <= self.num_pages
 
     def open(self, slot: int, capacity: int, token_ids: Sequence[int] = ()) -> int:

@@ -2,7 +2,7 @@
 
 They run through the same actors, groups and links as a real model, so the overlap of drafting and
 verification can be measured on machines with fewer cores than workers. Which draft tokens are right
-is foretold by `parallel/simulation/virtual_acceptance.py`.
+is predicted by `parallel/simulation/virtual_acceptance.py`.
 """
 
 import re

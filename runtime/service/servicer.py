@@ -118,7 +118,7 @@ class GenerationServicer(rpc.GenerationServiceServicer):
     async def _events(
         self, request: OpenRequest, starts: list[int]
     ) -> AsyncGenerator[pb.GenerateResponse]:
-        """Turn a request's journals into events; text is made anew from the first token on."""
+        """Turn a request's journals into events; text is rebuilt from the first token on."""
         submit = request.samples[0].submit
         texts = [TextStream(self._model.tokenizer, submit.stop) for _ in request.samples]
         skips, several = list(starts), len(request.samples) > 1

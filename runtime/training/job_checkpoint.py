@@ -95,7 +95,7 @@ class JobFiles:
             _replace_text(settings, wanted)
             return True
         found = {"base": self._base_digest} | _read_settings(settings)  # older jobs have no base
-        if found != parse_json(wanted, finite=False) and not self._has_learnt:
+        if found != parse_json(wanted, finite=False) and not self._has_trained:
             _replace_text(settings, wanted)  # it came to nothing: nothing depends on it
         elif found != parse_json(wanted, finite=False):
             changed = _changed(found, parse_json(wanted, finite=False))
@@ -128,7 +128,7 @@ class JobFiles:
             raise ConfigError(f"{file} holds no choice of a scheme ({error}): remove it") from error
 
     def keep_choice(self, choice: Choice) -> None:
-        """Write the chosen scheme down: a run that goes on keeps it."""
+        """Write the chosen scheme down: a run that continues keeps it."""
         _replace_text(self.directory / _CHOICE, json.dumps(asdict(choice), indent=2) + "\n")
 
     def add_metrics(self, report: StepReport | RoundReport, more: Mapping[str, float]) -> None:
@@ -144,12 +144,12 @@ class JobFiles:
         return [_metric(line, f"{file}, line {number}") for number, line in whole]
 
     @property
-    def _has_learnt(self) -> bool:
+    def _has_trained(self) -> bool:
         names = (_STATE, _PREVIOUS, "metrics.jsonl")
         return any((self.directory / name).exists() for name in names)
 
     def cut_metrics(self, step: int) -> None:
-        """Drop what was measured after the state that the run goes on from."""
+        """Drop what was measured after the state that the run continues from."""
         if not (self.directory / "metrics.jsonl").exists():
             return
         kept = [line for line in self.metrics() if line["step"] <= step]
@@ -165,10 +165,10 @@ class JobFiles:
             try:
                 return _read_state(file)
             except (SafetensorError, ValueError, KeyError, OSError) as error:
-                _LOG.warning("%s is damaged (%s): going on from the state before it", file, error)
+                _LOG.warning("%s is damaged (%s): continuing from the state before it", file, error)
                 damaged.append(str(file))
         if damaged:
-            raise ConfigError(f"{' and '.join(damaged)} cannot be read: start anew in another out")
+            raise ConfigError(f"{' and '.join(damaged)} cannot be read: restart in another out")
         return None
 
 

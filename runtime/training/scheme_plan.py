@@ -1,7 +1,7 @@
 """Which workers train by which scheme, from the first step to the last.
 
 Workers that die or hang are replaced. Where nobody comes in the place of one for long, or where one
-more has come, the round scheme is made anew for those that there are, at a job's border: gradients
+more has come, the round scheme is rebuilt for those that there are, at a job's border: gradients
 do not depend on the rounds, so nothing is lost but the jobs in flight.
 """
 
@@ -41,9 +41,9 @@ def training_steps(
 
     Args:
         config: the job's.
-        optimizers: of each model that trains; they go on from their steps.
+        optimizers: of each model that trains; they continue from their steps.
         pool: the workers.
-        num_loss_tokens: learnt tokens of each sample.
+        num_loss_tokens: learned tokens of each sample.
         clock: says who is late.
         choice: what "auto" chose when the job first ran.
         keep: is told what "auto" chooses.
@@ -151,7 +151,7 @@ class Members:
         self._pool.retire(version)
 
     def is_ready(self, worker: int) -> bool:
-        """Tell whether a member has loaded the model."""
+        """Return whether a member has loaded the model."""
         return self._pool.is_ready(self._slots[worker])
 
     def start(self, worker: int, work: ChunkWork) -> None:

@@ -20,7 +20,7 @@ _LEARNED = ("messages", "completion", "text")
 
 @dataclass(frozen=True, slots=True)
 class TextExample:
-    """One sample as text: what is given, and what is learnt."""
+    """One sample as text: what is given, and what is learned."""
 
     prompt: str
     completion: str
@@ -38,15 +38,15 @@ class Sample:
 
     token_ids: tuple[int, ...]
     num_prompt: int
-    """Tokens before the first one that is learnt."""
+    """Tokens before the first one that is learned."""
     choices: tuple[int, ...] = ()
-    """Tokens among which the only learnt one is chosen; none: among all."""
+    """Tokens among which the only learned one is chosen; none: among all."""
     num_cut: int = field(default=0, compare=False)
     """Tokens that were left out, as the sample was too long."""
 
     @property
-    def num_learnt(self) -> int:
-        """Tokens that are learnt."""
+    def num_loss_tokens(self) -> int:
+        """Tokens that are learned."""
         return len(self.token_ids) - self.num_prompt
 
 
@@ -77,16 +77,16 @@ def tokenize(
     """Return a sample of at most `max_length` tokens; a prompt that is too long loses its start.
 
     Raises:
-        ConfigError: it is to be learnt among choices that are not one token each.
+        ConfigError: it is to be learned among choices that are not one token each.
     """
     prompt, completion = _prompted(example, example.completion, tokenizer)
     has_end = bool(completion) and completion[-1] in tokenizer.eos_ids
     if not has_end and not example.choices and tokenizer.eos_id is not None:
-        completion.append(tokenizer.eos_id)  # without one, the model learns to go on
+        completion.append(tokenizer.eos_id)  # without one, the model learns to continue
     num_cut = max(0, len(prompt) + len(completion) - max_length)
     completion = completion[: max_length - 1]
     prompt = prompt[max(0, len(prompt) + len(completion) - max_length) :]
-    if not prompt:  # there is nothing before the first token to foretell it from
+    if not prompt:  # there is nothing before the first token to predict it from
         prompt, completion = completion[:1], completion[1:]
     choices: tuple[int, ...] = ()
     if among_choices:
@@ -100,7 +100,7 @@ def tokenize(
 
 
 def digest_of(samples: Sequence[Sample]) -> str:
-    """Return a digest of samples: equal where the same is learnt."""
+    """Return a digest of samples: equal where the same is learned."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(repr((sample.token_ids, sample.num_prompt)).encode())
@@ -108,12 +108,12 @@ def digest_of(samples: Sequence[Sample]) -> str:
 
 
 def render(example: TextExample, sample: Sample, tokenizer: Tokenizer) -> str:
-    """Return a sample as it is learnt, what is learnt between brackets."""
+    """Return a sample as it is learned, what is learned between brackets."""
     decoder = IncrementalDecoder(tokenizer)
     given = decoder.push(sample.token_ids[: sample.num_prompt])
-    learnt = decoder.push(sample.token_ids[sample.num_prompt :]) + decoder.finish()
+    learned = decoder.push(sample.token_ids[sample.num_prompt :]) + decoder.finish()
     choices = f"   (of {', '.join(map(repr, example.choices))})" if example.choices else ""
-    return f"{given}⟦{learnt}⟧{choices}"
+    return f"{given}⟦{learned}⟧{choices}"
 
 
 def _prompted(
@@ -192,7 +192,7 @@ def _word(name: str, record: Mapping[str, object], known: Sequence[str]) -> str:
 
 
 def _from_messages(value: object, tokenizer: Tokenizer) -> TextExample:
-    """Take the last answer as what is learnt, with the end that the chat template gives it."""
+    """Take the last answer as what is learned, with the end that the chat template gives it."""
     found = messages(value)
     *before, last = found
     if last["role"] != "assistant" or not before:

@@ -84,7 +84,7 @@ class Trainable:
                 first += weight.numel()
 
     def gradient(self, samples: list[Sample], dropout_seed: int = 0) -> tuple[Vector, float, int]:
-        """Return the summed loss gradient of the samples, the summed loss, the learnt tokens."""
+        """Return the summed loss gradient of the samples, the summed loss, the learned tokens."""
         for weight in self.weights.values():
             weight.grad = None
         torch.manual_seed(dropout_seed)  # who drops what depends on nothing but the chunk
@@ -101,10 +101,10 @@ class Trainable:
     def loss(self, samples: list[Sample]) -> tuple[Tensor, int]:
         """Return the summed cross entropy of the samples' completions, and their tokens."""
         logits, ids, mask = self._logits(samples)
-        learnt = ids[:, 1:][mask]
-        choices = [s.choices for s in samples for _ in range(s.num_learnt)]
+        learned = ids[:, 1:][mask]
+        choices = [s.choices for s in samples for _ in range(s.num_loss_tokens)]
         law = among_choices(logits[:, :-1][mask], choices)
-        return F.cross_entropy(law, learnt, reduction="sum"), len(learnt)
+        return F.cross_entropy(law, learned, reduction="sum"), len(learned)
 
     def log_likelihoods(self, samples: list[Sample]) -> list[float]:
         """Return each completion's log probability after its prompt."""
@@ -200,7 +200,7 @@ class TrainWorker:
         return hits
 
     def mean_loss(self, parameters: Vector, samples: list[Sample]) -> tuple[float, int]:
-        """Return the summed loss of samples, and their learnt tokens."""
+        """Return the summed loss of samples, and their learned tokens."""
         self._trainable.set(parameters)
         self._version = -1
         with torch.inference_mode():

@@ -36,7 +36,7 @@ def deploy(ray_session: None) -> Iterator[Deploy]:  # noqa: ARG001  (it must be 
                 "target": None,
                 "drafter": None,
                 "threads": 1,
-                "draft_wait_s": 10.0,  # a busy machine is no reason to go on without drafts
+                "draft_wait_s": 10.0,  # a busy machine is no reason to continue without drafts
             } | options
             models = ModelOptions(**fields)  # type: ignore[arg-type]  # a test names real fields
             target = plan_target(models)

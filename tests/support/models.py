@@ -25,7 +25,7 @@ def smollm2_directory() -> Path:
 def reference_model(directory: Path) -> PreTrainedModel:
     """Return transformers' own model of a checkpoint."""
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    model.generation_config.eos_token_id = None  # generate goes on after the end token
+    model.generation_config.eos_token_id = None  # generate continues after the end token
     return model
 
 

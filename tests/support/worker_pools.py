@@ -32,7 +32,7 @@ def gradient(parameters: Vector, samples: Sequence[int]) -> tuple[Vector, float]
 
 @dataclass
 class FakePool:
-    """Workers whose chunks take drawn times; some die, some hang for ever."""
+    """Workers whose chunks take drawn times; some die, some hang forever."""
 
     size: int
     rng: random.Random

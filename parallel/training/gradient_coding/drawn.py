@@ -1,4 +1,4 @@
-"""Stragglers drawn by worker and job, keyed so that they can be foretold.
+"""Stragglers drawn by worker and job, keyed so that they can be predicted.
 
 Timed workers and the simulator draw the same ones.
 """

@@ -24,7 +24,7 @@ class Bursty:
     most: int
 
     def conforms(self, history: History) -> bool:
-        """Tell whether the windows that end with the last round conform; earlier ones did."""
+        """Return whether the windows that end with the last round conform; earlier ones did."""
         last = history[-self.window :]
         if last.any(axis=0).sum() > self.most:
             return False
@@ -41,7 +41,7 @@ class Arbitrary:
     most: int
 
     def conforms(self, history: History) -> bool:
-        """Tell whether the window that ends with the last round conforms; earlier ones did."""
+        """Return whether the window that ends with the last round conforms; earlier ones did."""
         last = history[-self.window :]
         return bool(last.any(axis=0).sum() <= self.most and (last.sum(axis=0) <= self.times).all())
 

@@ -185,7 +185,7 @@ def _received(taken: Seconds, working: NDArray[np.bool_], turn_s: float) -> Seco
 
 
 def _all_decoded(scheme: Scheme, number: int, num_jobs: int, arrivals: dict[Key, int]) -> bool:
-    """Tell whether a round after the last job's has nothing left to bring."""
+    """Return whether a round after the last job's has nothing left to bring."""
     if number < num_jobs:
         return False
     return all(
@@ -202,7 +202,7 @@ def cut_round(
 ) -> tuple[NDArray[np.bool_], float, bool]:
     """Return who is not waited for, how long the round takes, and whether it had to wait.
 
-    The shortest wait: where the late ones are not such as the scheme tolerates, the round goes on
+    The shortest wait: where the late ones are not such as the scheme tolerates, the round continues
     until the earliest of them is done, and so on.
 
     Args:

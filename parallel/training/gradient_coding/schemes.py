@@ -80,7 +80,7 @@ class Scheme(Protocol):
         ...
 
     def conforms(self, history: History) -> bool:
-        """Tell whether a round may end with its last row's stragglers, after all earlier rows."""
+        """Return whether a round may end with its last row's stragglers, after all earlier rows."""
         ...
 
     def decode(self, job: int, arrivals: Arrivals) -> dict[Key, float] | None:
@@ -121,7 +121,7 @@ class CodedScheme:
         ]
 
     def conforms(self, history: History) -> bool:
-        """Tell whether the workers that are not late suffice."""
+        """Return whether the workers that are not late suffice."""
         return self._code.decode(np.flatnonzero(~history[-1]).tolist()) is not None
 
     def decode(self, job: int, arrivals: Arrivals) -> dict[Key, float] | None:
@@ -132,7 +132,7 @@ class CodedScheme:
 
 
 class DropSlowest:
-    """Takes the first n - k results and scales them up: unbiased where shards are drawn anew."""
+    """Takes the first n - k results and scales them up: unbiased where shards are drawn again."""
 
     delay = memory = 0
     is_exact = False
@@ -157,7 +157,7 @@ class DropSlowest:
         return [[Task(round_number, w, 0, ((w, 1.0),))] for w in range(self.num_workers)]
 
     def conforms(self, history: History) -> bool:
-        """Tell whether no more than k are late."""
+        """Return whether no more than k are late."""
         return bool(history[-1].sum() <= self._dropped)
 
     def decode(self, job: int, arrivals: Arrivals) -> dict[Key, float] | None:

@@ -71,7 +71,7 @@ class SelectiveRepeat:
         return set(missing[:wanted])
 
     def conforms(self, history: History) -> bool:
-        """Tell whether the pattern is bursty, but for rounds that needed and gave no repeats.
+        """Return whether the pattern is bursty, but for rounds that needed and gave no repeats.
 
         A round of new tasks alone with no more stragglers than the code takes has its job at once,
         so its stragglers weigh nothing later.
@@ -185,7 +185,7 @@ class Multiplexed:
         return Task(job, worker, self._first + group, chunks)
 
     def conforms(self, history: History) -> bool:
-        """Tell whether the rounds of every job under way are bursty or arbitrary enough."""
+        """Return whether the rounds of every job under way are bursty or arbitrary enough."""
         last = history[-self._slots :]
         return _throughout(self._bursty, last) or _throughout(self._arbitrary, last)
 

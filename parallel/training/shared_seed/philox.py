@@ -27,7 +27,7 @@ def philox(counters: tuple[Tensor, Tensor, Tensor, Tensor], key: int) -> Tensor:
     k0, k1 = key & _MASK, (key >> 32) & _MASK
     for _ in range(_ROUNDS):
         # Int64 products wrap, which keeps all 64 bits of the unsigned ones. Of a product, the high
-        # half goes on through the key, the low half, not yet cut to 32 bits, to the next round.
+        # half continues through the key, the low half, not yet cut to 32 bits, to the next round.
         torch.mul(c0, _MULTIPLIERS[0], out=first)
         torch.mul(c2, _MULTIPLIERS[1], out=second)
         torch.bitwise_right_shift(second, 32, out=c0)

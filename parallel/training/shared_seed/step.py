@@ -125,12 +125,12 @@ class WeightReplica:
         return _digest(self.theta, self.velocity)
 
     def state(self) -> dict[str, Tensor]:
-        """Return what a replica goes on from, beside its round and unit."""
+        """Return what a replica continues from, beside its round and unit."""
         whole = {"theta": self.theta}
         return whole if self.velocity is None else whole | {"velocity": self.velocity}
 
     def restore(self, state: dict[str, Tensor], *, next_round: int, unit: float) -> None:
-        """Go on from another replica's state."""
+        """Continue from another replica's state."""
         self.theta = state["theta"].to(self.theta.device)
         velocity = state.get("velocity")
         self.velocity = None if velocity is None else velocity.to(self.theta.device)
@@ -179,11 +179,11 @@ class PoolReplica:
         return _digest(self.theta, self.weights)
 
     def state(self) -> dict[str, Tensor]:
-        """Return what a replica goes on from: a number for each direction of the pool."""
+        """Return what a replica continues from: a number for each direction of the pool."""
         return {"weights": self.weights}
 
     def restore(self, state: dict[str, Tensor], *, next_round: int, unit: float) -> None:
-        """Go on from another replica's state."""
+        """Continue from another replica's state."""
         self.weights = state["weights"].clone()
         self._total.zero_()
         self._add({place: w for place, w in enumerate(self.weights.tolist()) if w})

@@ -65,7 +65,7 @@ class JobLock:
 
 
 def is_running(directory: Path) -> bool:
-    """Tell whether a process trains in a directory."""
+    """Return whether a process trains in a directory."""
     try:
         file = os.open(directory / LOCK, os.O_RDWR)
     except OSError:

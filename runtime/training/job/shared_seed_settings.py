@@ -14,7 +14,7 @@ RUNNING = (
     "rows", "quorum", "deadline_s", "alive_s", "snapshot_every", "listen", "token_file",
     "tls_cert", "tls_key", "client_ca",
 )  # fmt: skip
-"""Keys that may change where a run goes on."""
+"""Keys that may change where a run continues."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class SharedSeedConfig:
     momentum: ShareBelowOne = 0.0
     pool: Annotated[int, Range(least=0, most=MAX_SAMPLES)] = 0
     """Choose directions among so many (FedKSeed): who joins then needs 8 bytes for each, however
-    long the run is. 0 draws new ones for ever."""
+    long the run is. 0 draws new ones forever."""
     weights: Literal["lora", "linear"] = "lora"
     """What learns: lora, or linear: the linear layers' own weights along low-rank directions."""
     direction_rank: Annotated[int, Range(least=1, most=256)] = 1

@@ -2,7 +2,7 @@
 
 All see sequences of one budget. The first two share directions and samples, so only what a scalar
 is rounded to differs; the third is AdamW on gradients, whose sequences cost a backward pass too.
-A run that was cut goes on from its last measurement.
+A run that was cut continues from its last measurement.
 """
 
 import json
@@ -53,7 +53,7 @@ class Mark:
     num_rows: int
     """Sequences that went through the model."""
     loss: float
-    """Mean of what was learnt from since the mark before."""
+    """Mean of what was learned from since the mark before."""
     measured: dict[str, float]
 
 
@@ -108,12 +108,12 @@ class Scalars:
         return found.loss
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return what to go on from."""
+        """Return what to continue from."""
         numbers = np.array([self.step, self.num_rows, self._unit])
         return {"theta": self.theta.numpy(), "numbers": numbers}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
         step, rows, unit = state["numbers"].tolist()
         self._member.replica.theta = torch.from_numpy(state["theta"].copy())
         self._member.replica.next_round = int(step)
@@ -172,13 +172,13 @@ class FirstOrder:
         return loss / num
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return what to go on from."""
+        """Return what to continue from."""
         o = self._optimizer
         numbers = np.array([o.step, self.num_rows])
         return {"theta": o.parameters, "first": o.first, "second": o.second, "numbers": numbers}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
         step, rows = (int(x) for x in state["numbers"])
         self._optimizer = AdamW(state["theta"], state["first"], state["second"], step)
         self.num_rows = rows

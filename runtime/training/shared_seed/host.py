@@ -92,7 +92,7 @@ class SequencerHost:
         return self._server.address, self._server.inner_address
 
     def status(self) -> SequencerStatus:
-        """Return how far the run is; raises PacelineError if it cannot go on."""
+        """Return how far the run is; raises PacelineError if it cannot continue."""
         self._server.check()
         sequencer = self._sequencer
         return SequencerStatus(

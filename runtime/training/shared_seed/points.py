@@ -29,7 +29,7 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 
 class LossSum(NamedTuple):
-    """A batch's loss, summed in float64, and the learnt tokens that it is of."""
+    """A batch's loss, summed in float64, and the learned tokens that it is of."""
 
     total: float
     num: int
@@ -187,9 +187,9 @@ class PointsModel:
         with torch.inference_mode():
             self.points.set_points(theta, directions, steps)
             rows = [sample for batch in batches for sample in batch]
-            logits, learnt, row = self._learnt_logits(rows)
+            logits, learned, row = self._loss_logits(rows)
             logits = among_choices(logits, [rows[place].choices for place in row.tolist()])
-            each = F.cross_entropy(logits, learnt, reduction="none").double()
+            each = F.cross_entropy(logits, learned, reduction="none").double()
             group = row // len(batches[0])
             total = torch.zeros(len(batches), dtype=torch.float64, device=each.device)
             total.index_add_(0, group, each)
@@ -200,8 +200,8 @@ class PointsModel:
         """Return each completion's log probability after its prompt, at `theta` itself."""
         with torch.inference_mode():
             self.points.set_points(theta, [Direction(0, 0, 0)], [0.0])
-            logits, learnt, row = self._learnt_logits(samples)
-            each = -F.cross_entropy(logits, learnt, reduction="none").double()
+            logits, learned, row = self._loss_logits(samples)
+            each = -F.cross_entropy(logits, learned, reduction="none").double()
             total = torch.zeros(len(samples), dtype=torch.float64, device=each.device)
             found: list[float] = total.index_add_(0, row, each).tolist()
         return found
@@ -209,16 +209,16 @@ class PointsModel:
     def choice_scores(
         self, theta: Tensor, samples: Sequence[Sample], tokens: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        """Return the log probabilities of other tokens in the place of each sample's learnt one.
+        """Return the log probabilities of other tokens in the place of each sample's learned one.
 
         Args:
             theta: the weights.
-            samples: each with one learnt token.
+            samples: each with one learned token.
             tokens: for each sample, those to score.
         """
         with torch.inference_mode():
             self.points.set_points(theta, [Direction(0, 0, 0)], [0.0])
-            logits, _, _ = self._learnt_logits(samples)
+            logits, _, _ = self._loss_logits(samples)
             laws = logits.double().log_softmax(dim=-1)
             return [law[list(some)].tolist() for law, some in zip(laws, tokens, strict=True)]
 
@@ -262,25 +262,25 @@ class PointsModel:
         """Return greedy answers at the weights themselves."""
         return self.answers(theta, [Direction(0, 0, 0)], [0.0], prompts, tokenizer, max_tokens)
 
-    def _learnt_logits(self, rows: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits that foretell learnt tokens, [N, V], these tokens, and their rows, [N].
+    def _loss_logits(self, rows: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits that predict learned tokens, [N, V], these tokens, and their rows, [N].
 
-        The head is the widest layer: it is computed where something is learnt, and nowhere else.
+        The head is the widest layer: it is computed where something is learned, and nowhere else.
         """
         length = max(len(sample.token_ids) for sample in rows)
         ids = torch.zeros((len(rows), length), dtype=torch.int64)
         there = torch.zeros((len(rows), length), dtype=torch.int64)
-        learnt = torch.zeros((len(rows), length), dtype=torch.bool)
+        learned = torch.zeros((len(rows), length), dtype=torch.bool)
         for number, sample in enumerate(rows):
             size = len(sample.token_ids)
             ids[number, :size] = torch.tensor(sample.token_ids)
             there[number, :size] = 1
-            learnt[number, sample.num_prompt : size] = True
-        ids, there, learnt = (part.to(self._device) for part in (ids, there, learnt))
+            learned[number, sample.num_prompt : size] = True
+        ids, there, learned = (part.to(self._device) for part in (ids, there, learned))
         hidden = self.model.base_model(
             input_ids=ids, attention_mask=there, use_cache=False
         ).last_hidden_state
-        row, place = learnt.nonzero(as_tuple=True)
+        row, place = learned.nonzero(as_tuple=True)
         logits = self.model.get_output_embeddings()(hidden[row, place - 1])
         return logits.float(), ids[row, place], row
 

@@ -49,7 +49,7 @@ class Port(Protocol):
     """A worker's way to the sequencer.
 
     All methods raise PeerLost or PeerTimeout where it is worth trying again, Refused where the
-    machine has to join anew, and ConfigError where nothing helps.
+    machine has to join again, and ConfigError where nothing helps.
     """
 
     def join(self, name: str, *, observes: bool = False) -> Joined:

@@ -39,7 +39,7 @@ class Replayed:
 
     @property
     def weights(self) -> dict[str, Vector]:
-        """The weights that learnt, by name."""
+        """The weights that learned, by name."""
         named = self.points.named(self.replica.theta)
         return {name: tensor.cpu().numpy() for name, tensor in named.items()}
 
@@ -89,7 +89,7 @@ def replay(file: Path, base: Path, watch: Watch = lambda commits, _: commits) ->
 
 
 def write_result(out: Path, points: Points, theta: Tensor, header: Header, base: Path) -> None:
-    """Write an adapter as `peft` loads it, or, where linear weights learnt, a whole model."""
+    """Write an adapter as `peft` loads it, or, where linear weights learned, a whole model."""
     weights = {name: tensor.cpu().numpy() for name, tensor in points.named(theta).items()}
     if header.weights == LINEAR:
         save_whole(out, all_weights(base) | weights, base, has_tied_head=None)

@@ -34,19 +34,19 @@ class LocalMeasure:
     def _scores(self, theta: torch.Tensor, groups: list[list[Sample]]) -> list[list[float]]:
         """Return each alternative's log probability; one-token ones share their prompt's row."""
         flat = [sample for group in groups for sample in group]
-        if all(sample.num_learnt == 1 for sample in flat):
+        if all(sample.num_loss_tokens == 1 for sample in flat):
             ends = [[sample.token_ids[-1] for sample in group] for group in groups]
             return self._model.choice_scores(theta, [group[0] for group in groups], ends)
         scores = iter(self._model.log_likelihoods(theta, flat))
         return [[next(scores) for _ in group] for group in groups]
 
     def mean_loss(self, parameters: Vector, batches: list[list[Sample]]) -> float:
-        """Return the mean loss over the batches' learnt tokens."""
+        """Return the mean loss over the batches' learned tokens."""
         theta = torch.from_numpy(parameters)
         total, num = 0.0, 0
         for batch in batches:
             total -= sum(self._model.log_likelihoods(theta, batch))
-            num += sum(sample.num_learnt for sample in batch)
+            num += sum(sample.num_loss_tokens for sample in batch)
         return total / max(num, 1)
 
     def mean_reward(

@@ -55,7 +55,7 @@ class Header:
     direction_rank: int = 1
     """Of directions in "linear" weights."""
     pool: int = 0
-    """Directions to choose from; 0 draws new ones for ever."""
+    """Directions to choose from; 0 draws new ones forever."""
     hash_every: int = 10
     """Rounds between two comparisons of the replicas."""
 

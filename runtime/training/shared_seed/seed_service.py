@@ -104,7 +104,7 @@ class SeedLogServer:
         """
         ticking = self._ticking
         if ticking is not None and ticking.done() and not ticking.cancelled():
-            raise PacelineError(f"the sequencer cannot go on: {ticking.exception()!r}")
+            raise PacelineError(f"the sequencer cannot continue: {ticking.exception()!r}")
 
     def stop(self, grace_s: float = 0.5) -> None:
         """Stop listening."""
@@ -153,7 +153,7 @@ class SeedLogServicer(rpc.SeedLogServiceServicer):
         self._round_ended = asyncio.Event()
 
     async def tick(self) -> None:
-        """Close rounds whose time is over, for ever."""
+        """Close rounds whose time is over, forever."""
         while True:
             self._poll()
             await asyncio.sleep(_POLL_S)

@@ -1,7 +1,7 @@
 """A machine of a shared-seed run: it joins, catches up, and sends a byte for each direction.
 
 It may be cut at any time. What it has to say it says until it is answered; who is not known any
-more joins anew, as another machine.
+more joins again, as another machine.
 """
 
 import logging
@@ -83,7 +83,7 @@ class SeedWorker:
     def run(self, after: Callable[["SeedWorker"], bool] = lambda _: True) -> bool:
         """Take part until the run is done; False if `after` said no.
 
-        `after` is called after each round, and when one goes on for long.
+        `after` is called after each round, and when one continues for long.
 
         Raises:
             PeerError: the sequencer was silent for too long.

@@ -86,7 +86,7 @@ class Sequencer:
     """The state of a run between two commits."""
 
     def __init__(self, log: SeedLog, records: Records, rules: Rules, clock: Clock) -> None:
-        """Go on from what a log holds.
+        """Continue from what a log holds.
 
         Raises:
             ConfigError: a rule cannot be kept.
@@ -201,11 +201,11 @@ class Sequencer:
         seen = self._machines.get(machine)
         digest = hashlib.sha256(secret).digest()
         if seen is None or not hmac.compare_digest(digest, seen.machine.secret_digest):
-            raise Refused(f"machine {machine} is not known, or showed another secret: join anew")
+            raise Refused(f"machine {machine} is not known, or showed another secret: join again")
         return seen
 
     def must_restore(self, machine: int, number: int) -> bool:
-        """Tell whether a replica differs from most others, before round `number`."""
+        """Return whether a replica differs from most others, before round `number`."""
         seen = self._machines[machine]
         mine = seen.told.get(number)
         votes = Counter(s.told[number] for s in self._machines.values() if number in s.told)

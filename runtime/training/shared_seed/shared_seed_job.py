@@ -130,7 +130,7 @@ def data_of(terms: Terms, train: Path) -> DataConfig:
 
 
 def open_log(path: Path, header: Header) -> tuple[SeedLog, Records]:
-    """Begin a run's log, or go on with it.
+    """Begin a run's log, or continue with it.
 
     Raises:
         ConfigError: it is damaged, or of a run with other settings.

@@ -35,7 +35,7 @@ def write_snapshot(path: Path, replica: AnyReplica) -> None:
 
 
 def restore(replica: AnyReplica, snapshot: bytes) -> None:
-    """Let a replica go on from a snapshot.
+    """Let a replica continue from a snapshot.
 
     Raises:
         ProtocolError: it is damaged, or of another run.

@@ -36,7 +36,7 @@ class NoDrafters:
 
 
 class ToyDeployment:
-    """An engine in this process that can be lost and started anew."""
+    """An engine in this process that can be lost and restarted."""
 
     def __init__(self) -> None:
         self.target_ranks: tuple[Any, ...] = ()
@@ -118,7 +118,7 @@ def expected(number: int = 3) -> list[int]:
     return expected_tokens(make_submit(prompt=(1, 2, number), max_tokens=LONG))
 
 
-def test_a_lost_target_is_started_anew_and_requests_go_on(
+def test_a_lost_target_is_started_again_and_requests_go_on(
     deployment: ToyDeployment, serving: Serving, supervisor: Supervisor
 ) -> None:
     with ThreadPoolExecutor(4) as pool:

@@ -1,4 +1,4 @@
-"""What is foretold of a point, against formulas."""
+"""What is predicted of a point, against formulas."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tests.support.experiment_files import SMALL, TRAIN, generate_points, loaded
 LONG = SMALL.replace("num = 2", "num = 4").replace("max_tokens = 12", "max_tokens = 400")
 
 
-def test_points_are_foretold_as_the_formulas_say(tmp_path: Path) -> None:
+def test_points_are_predicted_as_the_formulas_say(tmp_path: Path) -> None:
     text = LONG + '\n[network]\nlink = "0ms"\nhost = "0ms"\n'
     experiment = loaded(tmp_path, text)
     for point in generate_points(experiment):
@@ -62,7 +62,7 @@ def test_replicas_share_the_requests(tmp_path: Path) -> None:
     assert rates[2] == pytest.approx(4 * rates[0])
 
 
-def test_training_is_foretold_with_the_stragglers_that_the_workers_draw(tmp_path: Path) -> None:
+def test_training_is_predicted_with_the_stragglers_that_the_workers_draw(tmp_path: Path) -> None:
     experiment = loaded(tmp_path, TRAIN)
     found = {point.key: predict(experiment, point) for point in points_of(experiment)}
     ideal = found["w2-uncoded-1x"]
@@ -90,7 +90,7 @@ def test_training_is_foretold_with_the_stragglers_that_the_workers_draw(tmp_path
     assert [wait > 0.004 for wait in waits] == [each > 1 for each in drawn]
 
 
-def test_nothing_is_foretold_of_models_without_figures_or_of_hanging_workers(
+def test_nothing_is_predicted_of_models_without_figures_or_of_hanging_workers(
     tmp_path: Path,
 ) -> None:
     text = 'out = "x"\n[model]\ntarget = "smollm2-135m"\nprompt = "a"\n[sweep]\ntp = [1]\n'

@@ -1,4 +1,4 @@
-"""Runs that go on where they were cut, points that fail, and the report at the end."""
+"""Runs that continue where they were cut, points that fail, and the report at the end."""
 
 import json
 from collections.abc import Iterator
@@ -154,7 +154,7 @@ def test_a_failed_point_is_recorded_and_the_others_go_on(
     assert measuring.measured[12:] == [("tp2-d1-g3-pearl", n) for n in (0, 1)]
 
 
-def test_a_report_is_made_anew_from_what_was_kept(
+def test_a_report_is_made_again_from_what_was_kept(
     tmp_path: Path, measuring: FakeMeasuring, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(ExperimentOptions(file=written(tmp_path, SMALL), json=True))

@@ -160,7 +160,7 @@ def test_an_address_that_is_no_dashboard_is_refused(address: str) -> None:
     assert "write http://HEAD:8265" in str(result.exception)
 
 
-def test_what_is_learnt_does_not_go_into_an_upload(tmp_path: Path) -> None:
+def test_what_is_learned_does_not_go_into_an_upload(tmp_path: Path) -> None:
     upload = tmp_path / "_ray_pkg_0a1b"
     upload.mkdir()
     (upload / "job.toml").write_text('model = "x"\nout = "run"\n[data]\ntrain = "a.jsonl"\n')

@@ -166,11 +166,11 @@ def wire_of(served: ChaosServer, role: str) -> Relay:
 
 
 def kill_server(served: ChaosServer) -> None:
-    """Kill the server; all it started ends with it. Then somebody starts it anew."""
+    """Kill the server; all it started ends with it. Then somebody starts it again."""
     family = served.family()
     kill(served.process.pid)
     await_end(family)
-    served.start_anew()
+    served.start_again()
 
 
 def pause_server(served: ChaosServer) -> None:
@@ -187,7 +187,7 @@ def heal(served: ChaosServer) -> None:
 
 
 def is_anybody_stopped(served: ChaosServer) -> bool:
-    """Tell whether a stopped rank still waits for its end, or to be woken up."""
+    """Return whether a stopped rank still waits for its end, or to be woken up."""
     for process in served.family():
         with suppress(psutil.NoSuchProcess):
             if process.status() == psutil.STATUS_STOPPED:
@@ -199,7 +199,7 @@ def is_whole(served: ChaosServer) -> bool:
     try:
         with Client(served.address) as client:
             (replica,) = client.status().replicas
-    except ServiceError:  # it is started anew
+    except ServiceError:  # it is restarted
         return False
     idle = replica.engine.running == 0 and replica.step_age_s < 5
     return replica.state == "serving" and replica.engine.drafters == 1 and idle

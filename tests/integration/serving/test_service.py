@@ -76,7 +76,7 @@ def test_a_service_goes_on_after_every_death(node: Raylets, tmp_path: Path) -> N
         while len(chunks) < 3:
             time.sleep(0.001)
         os.kill(pid, signal.SIGKILL)
-        assert answer.result() == expected, "the client goes on where it was"
+        assert answer.result() == expected, "the client continues where it was"
     second = await_ready(node, pid)
     assert (second["restarts"], second["exit_code"]) == (1, -signal.SIGKILL)
 

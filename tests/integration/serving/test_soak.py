@@ -114,7 +114,7 @@ def strike(served: ChaosServer, victim: str) -> None:
         family = served.family()
         kill(served.process.pid)
         await_end(family)
-        served.start_anew()
+        served.start_again()
         return
     served.strike(rank=victim, state="verifying", signal=int(signal.SIGKILL))
 
@@ -123,6 +123,6 @@ def is_whole(served: ChaosServer) -> bool:
     try:
         with Client(served.address) as client:
             (replica,) = client.status().replicas
-    except ServiceError:  # it is started anew
+    except ServiceError:  # it is restarted
         return False
     return replica.state == "serving" and replica.engine.drafters == 1

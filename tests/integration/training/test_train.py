@@ -59,7 +59,7 @@ def test_workers_that_do_not_fit_are_refused_before_any_is_started(job: Path) ->
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning:transformers")  # of what peft calls
-def test_it_learns_and_others_load_what_it_learnt(job: Path, tmp_path: Path) -> None:
+def test_it_learns_and_others_load_what_it_learned(job: Path, tmp_path: Path) -> None:
     out = train(job, "optimizer.steps=8")
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 9))
@@ -123,12 +123,12 @@ def test_all_weights_can_learn(tiny_job: Path) -> None:
     out = train(tiny_job, *settings, "gradient_checkpointing=true")
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["eval_loss"] < lines[3]["eval_loss"]
-    learnt = AutoModelForCausalLM.from_pretrained(out / "final").eval()
-    assert learnt.dtype == torch.float32
+    learned = AutoModelForCausalLM.from_pretrained(out / "final").eval()
+    assert learned.dtype == torch.float32
     start = AutoModelForCausalLM.from_pretrained(tiny_job.parent / "tiny")
     with torch.inference_mode():
-        assert not torch.equal(learnt.lm_head.weight, start.lm_head.weight)
-        assert_engine_agrees(out / "final", learnt)
+        assert not torch.equal(learned.lm_head.weight, start.lm_head.weight)
+        assert_engine_agrees(out / "final", learned)
     assert (out / "step-000002" / "tokenizer.json").exists()
 
 
@@ -160,7 +160,7 @@ def test_a_scheme_is_chosen_and_kept(tiny_job: Path) -> None:
     assert [line["step"] for line in lines] == list(range(1, 9))
 
 
-@pytest.mark.slow  # test_train_cut goes on with another number too
+@pytest.mark.slow  # test_train_cut continues with another number too
 def test_a_run_goes_on_with_another_number_of_workers(job: Path) -> None:
     whole = train(job, "out=a")
     stopped = job.parent / "b"

@@ -1,4 +1,4 @@
-"""Jobs that are cut: by signals, by Ray's end, by a user; each goes on to the same bits."""
+"""Jobs that are cut: by signals, by Ray's end, by a user; each continues to the same bits."""
 
 import contextlib
 import json
@@ -74,7 +74,7 @@ def call(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def assert_same(a: Path, b: Path) -> None:
-    """Compare all that was learnt, and all losses on the way."""
+    """Compare all that was learned, and all losses on the way."""
     mine, other = (load_file(out / "final" / "adapter_model.safetensors") for out in (a, b))
     assert mine.keys() == other.keys()
     assert all(np.array_equal(mine[name], other[name]) for name in mine)

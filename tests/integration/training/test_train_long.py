@@ -14,7 +14,7 @@ from tests.support.models import smollm2_directory
 
 STEPS = 200
 BLOWS = {40: signal.SIGKILL, 80: signal.SIGSTOP, 120: signal.SIGKILL}
-"""What a worker gets after a step; one that is stopped is silent for ever."""
+"""What a worker gets after a step; one that is stopped is silent forever."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

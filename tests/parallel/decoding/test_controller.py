@@ -204,7 +204,7 @@ def test_same_observations_give_the_same_choices() -> None:
 
 
 def test_trees_are_tested_now_and_then_where_they_never_pay() -> None:
-    """Times that were taken while the machine was busy must not last for ever."""
+    """Times that were taken while the machine was busy must not last forever."""
     controller = DraftLengthController(max_length=8)
     for size in (1, 3, 6, 12, 25):
         controller.observe_forward(size, 0.01 * size)  # a row costs as much as a forward

@@ -1,4 +1,4 @@
-"""Trees grow where text is likely to go on, and learn how far their sources are to be believed."""
+"""Trees grow where text is likely to continue, and learn how reliable their sources are."""
 
 from collections.abc import Mapping, Sequence
 

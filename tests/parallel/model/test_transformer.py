@@ -234,7 +234,7 @@ def test_each_path_of_a_tree_equals_its_text_alone(kind: str, scattered: bool) -
         expected = model.expected(PROMPT[:10] + path)[-1]
         torch.testing.assert_close(logits[node + 1], expected, atol=TOLERANCE, rtol=0)
 
-    # What is kept of the tree moves to its place, and the text goes on after it.
+    # What is kept of the tree moves to its place, and the text continues after it.
     kept = path_to(TREE, 6)
     text = PROMPT[:10] + tuple(nodes[i] for i in kept)
     row = SequenceRows(

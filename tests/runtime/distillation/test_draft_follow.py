@@ -1,4 +1,4 @@
-"""A drafter that follows its traffic: what is kept of it, and what is learnt after a change."""
+"""A drafter that follows its traffic: what is kept of it, and what is learned after a change."""
 
 import random
 from collections.abc import Iterator
@@ -135,7 +135,7 @@ def test_after_a_change_of_domain_it_recovers(
         assert event.after is not None
     assert Follower(job).measure(unseen) >= 0.9 * aim
     assert check_drafter(drafter, target).version != before
-    assert (drafter / "README.md").read_text().count("## Learnt from traffic") == 1
+    assert (drafter / "README.md").read_text().count("## Learned from traffic") == 1
 
 
 def test_it_waits_until_there_is_enough(

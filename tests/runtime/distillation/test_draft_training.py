@@ -164,7 +164,7 @@ def test_lessons_are_the_targets_own_and_are_kept(
     (again,) = list(teach_corpus(teacher, taught, tmp_path))
     assert len(made) == 1
     assert all(torch.equal(a.ids, b.ids) for a, b in zip(lessons, again, strict=True))
-    list(teach_corpus(teacher, taught[1:], tmp_path))  # other records: taught anew
+    list(teach_corpus(teacher, taught[1:], tmp_path))  # other records: taught again
     assert len(made) == 2
 
 

@@ -1,4 +1,4 @@
-"""Traffic is kept where it can be; where it cannot, answers go on."""
+"""Traffic is kept where it can be; where it cannot, answers continue."""
 
 import resource
 from collections.abc import Iterator

@@ -79,7 +79,7 @@ def test_a_chain_is_drafted_where_no_tree_is_wanted() -> None:
 
 
 def test_trees_learn_which_source_is_right() -> None:
-    """Pairs of this text go on in a way that neither n-grams nor priors expect."""
+    """Pairs of this text continue in a way that neither n-grams nor priors expect."""
     drafter = LookupDrafter(LookupSettings.parse("ngram"))
     draft(drafter, item((1, 2, 1), tree=True), first=True)
     length = 3

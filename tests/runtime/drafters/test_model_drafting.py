@@ -119,7 +119,7 @@ def test_after_calibration_the_cache_equals_a_fresh_prefill(width: int, *, ahead
         leader.open(len(known))
         draft, keep = leader.ask(known, 0), 0
         for number in range(4):
-            if ahead and number % 2:  # all of it is in flight: the next draft goes on after it
+            if ahead and number % 2:  # all of it is in flight: the next draft continues after it
                 keep = len(known) + len(draft)
                 known = known + draft
             else:

@@ -1,4 +1,4 @@
-"""Engines are lost while clients read: the streams go on, not a token lost, changed or repeated."""
+"""Engines are lost while clients read: streams continue, and no token is lost or repeated."""
 
 import contextlib
 import threading

@@ -112,7 +112,7 @@ def test_a_torn_or_damaged_tail_is_cut_and_told(
     assert len(tokens) < 20
     at_boundary = (place - whole) % ((len(data) - whole) // 20 or 1) == 0
     assert "torn or damaged: cut off" in caplog.text or at_boundary
-    commit(again, found.samples[0], *range(len(tokens), 20))  # it goes on from there
+    commit(again, found.samples[0], *range(len(tokens), 20))  # it continues from there
     again.close()
     last = JournalStore.open(tmp_path, "the toy")
     assert last.restored[0].samples[0].token_ids == list(range(20))

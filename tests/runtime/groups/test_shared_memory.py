@@ -104,7 +104,7 @@ def test_an_idle_member_costs_little_cpu() -> None:
     before_s = time.process_time()
     time.sleep(1.0)
     used_s = time.process_time() - before_s
-    first.broadcast_bytes(b"go on")
+    first.broadcast_bytes(b"continue")
     waiting.join()
     assert used_s < 0.1
     first.close()

@@ -1,4 +1,4 @@
-"""A kept process is started anew when it dies, within a budget, and ends with its keeper."""
+"""A kept process is restarted when it dies, within a budget, and ends with its keeper."""
 
 import os
 import signal
@@ -43,7 +43,7 @@ def await_status(kept: ProcessKeeper, wanted: Callable[[KeptStatus], bool]) -> K
     return status
 
 
-def test_what_is_killed_is_started_anew_until_it_is_stopped() -> None:
+def test_what_is_killed_is_started_again_until_it_is_stopped() -> None:
     kept = keeper(WAITS)
     for restarts in range(2):
         status = await_status(kept, lambda s: s.state is KeptState.READY)

@@ -28,7 +28,7 @@ def test_a_pair_is_measured(server: ProbeServer) -> None:
 
 
 def test_who_does_not_know_the_word_is_cut_off(server: ProbeServer) -> None:
-    with pytest.raises(PeerLost, match=f"{LOOPBACK}:{server.port} is not to be reached"):
+    with pytest.raises(PeerLost, match=f"{LOOPBACK}:{server.port} is unreachable"):
         measure_pair(LOOPBACK, server.port, bytes(16))
 
 

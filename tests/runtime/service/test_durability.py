@@ -79,7 +79,7 @@ def test_a_client_gets_exactly_the_rest_from_the_next_server(tmp_path: Path, ser
     assert got + rest == expected
     third = serve(killed(tmp_path / "two", tmp_path / "three"))
     assert read(third.address, ask("mine")) == expected
-    assert third.gateway.status.tokens == 0  # it was finished: nothing is computed anew
+    assert third.gateway.status.tokens == 0  # it was finished: nothing is computed again
 
 
 def test_samples_and_log_probabilities_survive(tmp_path: Path, serve: Serve) -> None:

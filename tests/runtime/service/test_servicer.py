@@ -104,7 +104,7 @@ def test_a_broken_stream_is_taken_up_where_it_was(rig: Rig, serving: Serving, st
     rest = list(stub.Generate(ask("mine", max_tokens=40, resume_from=len(got))))
     assert got + tokens_of(rest) == alone(max_tokens=40)
     assert rest[-1].WhichOneof("event") == "finish"
-    again = list(stub.Generate(ask("mine", max_tokens=40)))  # idempotent: nothing is done anew
+    again = list(stub.Generate(ask("mine", max_tokens=40)))  # idempotent: nothing is done again
     assert tokens_of(again) == alone(max_tokens=40)
     assert again[-1].finish.stats == rest[-1].finish.stats
 

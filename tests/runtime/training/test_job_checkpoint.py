@@ -100,7 +100,7 @@ def test_a_state_whose_vectors_do_not_belong_together_is_damaged(
     assert caplog.text.count("its vectors do not belong together") == 3
 
 
-def test_a_job_that_came_to_nothing_may_be_set_anew(tmp_path: Path) -> None:
+def test_a_job_that_came_to_nothing_may_be_set_again(tmp_path: Path) -> None:
     config = make_config()
     assert JobFiles(tmp_path, config).open() is None
     assert JobFiles(tmp_path, config).open() is None
@@ -116,7 +116,7 @@ def test_a_damaged_state_is_said_to_the_user(
     (tmp_path / "state.safetensors").write_bytes(b"nothing")
     JobFiles(tmp_path, make_config()).open()
     assert "state.safetensors is damaged" in caplog.text
-    assert "going on from the state before it" in caplog.text
+    assert "continuing from the state before it" in caplog.text
 
 
 def test_damaged_settings_are_refused_by_name(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_who_leaves_for_good_is_no_straggler_for_ever(scheme: str) -> None:
     assert sum(report.num_stragglers for report in reports[-10:]) < 10  # two a round before
     for a, b in zip(quiet, shrunk, strict=True):
         np.testing.assert_allclose(a.parameters, b.parameters, rtol=2e-3, atol=2e-5)
-    assert not pool.parameters, "parameters of a job that was begun anew are kept"
+    assert not pool.parameters, "parameters of a job that was started again are kept"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_too_few_for_the_scheme_says_so() -> None:
         train(job("frc-2"), FakePool(size=6, rng=random.Random(0), away=away))
 
 
-def test_the_profile_begins_anew_when_workers_change() -> None:
+def test_the_profile_begins_again_when_workers_change() -> None:
     pool = FakePool(size=6, rng=random.Random(0), away={5: [(0.0, 4.5)]})
     (optimizer,), reports, notes = train(job("auto"), pool)
     assert optimizer.step == STEPS == len(reports)

@@ -26,7 +26,7 @@ NUM_CLIENTS = 8
 
 
 class ChaosServer:
-    """A `paceline serve` process (see chaos_server.py) behind a relay, started anew when killed."""
+    """A `paceline serve` process (see chaos_server.py) behind a relay, restarted when killed."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class ChaosServer:
         """Where clients go."""
         return self.clients.address
 
-    def start_anew(self) -> None:
+    def start_again(self) -> None:
         """Start another process in place of one that has ended."""
         self.process.wait(timeout=30)
         assert self.process.stdin is not None
@@ -155,7 +155,7 @@ def await_end(family: Sequence[psutil.Process], seconds: float = 90.0) -> None:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Tell whether a process runs."""
+    """Return whether a process runs."""
     with suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False

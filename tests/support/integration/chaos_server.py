@@ -103,7 +103,7 @@ def strike_now(command: dict[str, Any]) -> dict[str, Any]:
 
 
 def wake(pid: int) -> None:
-    """Let a stopped process go on, unless it was killed meanwhile."""
+    """Let a stopped process continue, unless it was killed meanwhile."""
     try:
         os.kill(pid, signal.SIGCONT)
     except ProcessLookupError:

@@ -19,13 +19,13 @@ def train(file: Path, *settings: str) -> Path:
 
 
 def adapter(directory: Path) -> dict[str, np.ndarray]:
-    """Return what a job learnt."""
+    """Return what a job learned."""
     tensors: dict[str, np.ndarray] = load_file(directory / "final" / "adapter_model.safetensors")
     return tensors
 
 
 def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
-    """Tell whether two adapters are the same bit for bit."""
+    """Return whether two adapters are the same bit for bit."""
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 

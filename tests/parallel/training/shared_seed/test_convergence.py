@@ -41,6 +41,6 @@ def final_loss(mode: str) -> float:
 
 def test_a_byte_is_as_good_as_an_exact_scalar_and_a_sign_is_not() -> None:
     exact, byte, sign = (final_loss(mode) for mode in ("exact", "byte", "sign"))
-    assert exact < 0.5 * np.log(2) + 0.5 * 0.4  # it has learnt
+    assert exact < 0.5 * np.log(2) + 0.5 * 0.4  # it has learned
     assert abs(byte / exact - 1) < 0.01
     assert sign > 1.02 * exact

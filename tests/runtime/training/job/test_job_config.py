@@ -235,8 +235,8 @@ def test_an_answer_ends_as_the_chat_template_ends_it(tokenizer: Tokenizer, tmp_p
     file.write_text(json.dumps({"messages": messages}) + "\n" + '{"text": "fine"}\n')
     examples = read_examples(file, DataConfig(), several)
     chat, text = (tokenize(example, several, 256) for example in examples)
-    learnt = chat.token_ids[chat.num_prompt :]
-    assert learnt == (*tokenizer.encode("See you", whole=False), end)
+    learned = chat.token_ids[chat.num_prompt :]
+    assert learned == (*tokenizer.encode("See you", whole=False), end)
     assert text.token_ids[-1] == end
 
 
@@ -440,7 +440,7 @@ def test_prompt_files_and_training_take_the_same_messages(
         assert record.messages[0] == wanted
 
 
-def test_data_have_a_digest_of_what_is_learnt(tokenizer: Tokenizer) -> None:
+def test_data_have_a_digest_of_what_is_learned(tokenizer: Tokenizer) -> None:
     def digest(*texts: str) -> str:
         return digest_of([tokenize(TextExample("", text), tokenizer, 9) for text in texts])
 

@@ -105,7 +105,7 @@ def weights_of(result: Path) -> dict[str, np.ndarray]:
         {"weights": "linear", "direction_rank": 2},
     ],
 )
-def test_a_log_rebuilds_what_was_learnt(
+def test_a_log_rebuilds_what_was_learned(
     checkpoint: Path, tmp_path: Path, section: dict[str, object]
 ) -> None:
     config = config_of(checkpoint, tmp_path / "run", **section)

@@ -56,7 +56,7 @@ def plain_loss(model: PreTrainedModel, samples: Sequence[Sample]) -> tuple[float
             ids = torch.tensor([sample.token_ids])
             logits = model(ids).logits[0, sample.num_prompt - 1 : -1]
             total += float(F.cross_entropy(logits, ids[0, sample.num_prompt :], reduction="sum"))
-            num += sample.num_learnt
+            num += sample.num_loss_tokens
     return total, num
 
 
@@ -179,7 +179,7 @@ def test_scalars_are_the_gradient_along_directions(checkpoint: Path) -> None:
         ids = torch.tensor([sample.token_ids])
         logits = other(ids).logits[0, sample.num_prompt - 1 : -1]
         total = total + F.cross_entropy(logits, ids[0, sample.num_prompt :], reduction="sum")
-        num += sample.num_learnt
+        num += sample.num_loss_tokens
     (total / num).backward()  # type: ignore[no-untyped-call]  # torch's
     parts = [weights[name].grad for name in sorted(weights)]
     gradient = torch.cat([part.flatten() for part in parts if part is not None])

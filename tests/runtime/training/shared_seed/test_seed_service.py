@@ -312,7 +312,7 @@ def test_a_log_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     while ticking is not None and not ticking.done():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    with pytest.raises(PacelineError, match="cannot go on"):
+    with pytest.raises(PacelineError, match="cannot continue"):
         run.server.check()
     run.stop()
 
