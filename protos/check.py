@@ -1,7 +1,6 @@
-"""Check the protos: `python -m protos.check [--against REF]`, from any folder.
-
-buf's STANDARD lint rules, and no change that breaks clients of the last release: the newest tag
-that looks like v1.2.3. Needs buf (the `dev` extra); without a release there is nothing to break.
+"""Check the protos: `python -m protos.check [--against REF]`, from any folder. Runs buf's STANDARD
+lint rules, and compares with the last release, the newest tag of the form v1.2.3, for changes that
+break its clients. Needs buf (the `dev` extra); without a release there is no comparison.
 """
 
 import argparse
@@ -14,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> int:
-    """Run both checks; return 1 if one of them finds something."""
+    """Run both checks; return 1 if one of them fails."""
     parser = argparse.ArgumentParser(prog="python -m protos.check", description=__doc__)
     parser.add_argument("--against", metavar="REF", help="a git revision in place of the release")
     parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)

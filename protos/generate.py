@@ -15,11 +15,11 @@ from pathlib import Path
 PROTOS = Path(__file__).resolve().parent
 ROOT = PROTOS.parent
 _IMPORT = re.compile(r"^((?:from|import) )paceline\.", re.MULTILINE)
-"""What protoc writes; our wire modules lie in the package `protos`."""
+"""Imports that protoc writes; our wire modules are in the package `protos`."""
 
 
 def main() -> int:
-    """Write the generated modules, or with --check say which differ and return 1."""
+    """Write the generated modules; with --check, list those that differ and return 1."""
     parser = argparse.ArgumentParser(prog="python -m protos.generate", description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare only; exit 1 on a difference")
     check: bool = parser.parse_args().check

@@ -1,4 +1,4 @@
-"""Time as an argument: the real clock and the one tests turn by hand."""
+"""Clocks that are passed as arguments: the real one, and one that tests advance."""
 
 import time
 from typing import Protocol
@@ -8,7 +8,7 @@ class Clock(Protocol):
     """A source of monotonic seconds."""
 
     def now_s(self) -> float:
-        """Return seconds since some fixed moment."""
+        """Return the seconds since a fixed moment."""
         ...
 
 
@@ -21,15 +21,15 @@ class MonotonicClock:
 
 
 class ManualClock:
-    """A clock that stands still until a test advances it."""
+    """A clock that only a test advances."""
 
     def __init__(self) -> None:
         self._now_s = 0.0
 
     def now_s(self) -> float:
-        """Return the time set so far."""
+        """Return the current time."""
         return self._now_s
 
     def advance(self, seconds: float) -> None:
-        """Move time forward."""
+        """Advance the time."""
         self._now_s += seconds

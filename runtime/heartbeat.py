@@ -1,4 +1,4 @@
-"""What a rank does now and since when, for whoever watches it; and a watchdog with stack dumps."""
+"""Heartbeats: a rank's current step and its age; and a watchdog that dumps stacks."""
 
 import faulthandler
 import logging
@@ -12,27 +12,27 @@ from dataclasses import dataclass
 from typing import TextIO
 
 _LOG = logging.getLogger("paceline.pulse")
-_TICKS = 4  # looks of the watchdog within its limit
+_TICKS = 4  # checks of the watchdog within its limit
 IDLE, DRAFTING, ENDED = "idle", "drafting", "ended"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
-    """A rank's answer to the question how it is."""
+    """A rank's heartbeat."""
 
     pid: int
     state: str
     """starting, idle, prefill, drafting, verifying, following or ended."""
     num_steps: int
-    """Steps it has begun so far."""
+    """Number of steps begun so far."""
     step_age_s: float
-    """Seconds since the last one began; an idle rank makes one every few seconds."""
+    """Seconds since the last step began; an idle rank begins one every few seconds."""
     stacks: str = ""
-    """Where its threads were when a step last took too long."""
+    """Stacks of its threads when a step last took too long."""
 
 
 class Pulse:
-    """Written by the thread that works, read by any."""
+    """The current step; its working thread writes it, any thread reads it."""
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s
@@ -42,12 +42,12 @@ class Pulse:
         self.stacks = ""
 
     def at(self, state: str) -> None:
-        """Note that a step of this kind begins."""
+        """Record the begin of a step of this kind."""
         self._state, self._since_s = state, self._now_s()
         self._num_steps += 1
 
     def beat(self) -> Beat:
-        """Return what the rank does now."""
+        """Return the heartbeat of the current step."""
         return Beat(
             pid=os.getpid(),
             state=self._state,
@@ -58,9 +58,7 @@ class Pulse:
 
 
 class Watchdog:
-    """Says where a rank is when a step takes too long.
-
-    Two ways, because a step may hang in two: a thread of ours sees one that waits, and the
+    """Dumps a rank's stacks when a step takes too long. A thread detects a step that waits; the
     interpreter's own timer writes to standard error even while native code holds the interpreter.
     """
 
@@ -73,7 +71,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start watching."""
         self._thread.start()
 
     def close(self) -> None:
@@ -85,7 +83,7 @@ class Watchdog:
             faulthandler.cancel_dump_traceback_later()
 
     def look(self) -> None:
-        """Tell of a step that takes too long, once."""
+        """Report a step that takes too long, once."""
         beat = self._pulse.beat()
         late = beat.step_age_s > self._limit_s and beat.state != ENDED
         if late and beat.num_steps != self._told:
@@ -103,12 +101,12 @@ class Watchdog:
         every_s = self._limit_s / _TICKS
         while not self._closing.wait(every_s):
             self.look()
-            if self._errors is not None:  # it fires where this thread does not come here again
+            if self._errors is not None:  # it fires if this thread does not get here again
                 faulthandler.dump_traceback_later(self._limit_s + every_s, file=self._errors)
 
 
 def stacks_of_all_threads() -> str:
-    """Return the stacks of this process's threads, by their names."""
+    """Return the stacks of this process's threads, each under its name."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     parts = [
         f"thread {names.get(ident, ident)}:\n" + "".join(traceback.format_stack(frame))

@@ -1,4 +1,4 @@
-"""How often something that breaks is restarted: a budget, and pauses that grow."""
+"""A budget of restarts, with growing pauses between them."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -6,20 +6,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartLimits:
-    """A budget of restarts."""
+    """The limits of restarts."""
 
     most: int = 5
-    """Restarts within the window; what breaks more often stays down."""
+    """Most restarts within the window; there is no restart after more failures."""
     window_s: float = 600.0
     first_pause_s: float = 0.5
-    """Before the second restart in a row; it doubles with each one after that."""
+    """Pause before the second restart in a row; it doubles with each further one."""
     longest_pause_s: float = 30.0
     calm_s: float = 10.0
-    """What ran for so long after a restart has broken again: the next restart is a first one."""
+    """After a run of so many seconds, the next restart counts as a first one."""
 
 
 class RestartBudget:
-    """Counts restarts; times are of any clock that only grows."""
+    """Counts restarts; times come from any monotonic clock."""
 
     def __init__(self, limits: RestartLimits) -> None:
         self._limits = limits
@@ -28,7 +28,7 @@ class RestartBudget:
         self._runs_since_s: float | None = None
 
     def take(self, now_s: float) -> float | None:
-        """Return how long to wait before the next restart, or None: there are no more."""
+        """Return the pause before the next restart; None if the budget is used up."""
         limits = self._limits
         while self._times_s and now_s - self._times_s[0] > limits.window_s:
             self._times_s.popleft()
@@ -44,5 +44,5 @@ class RestartBudget:
         return min(limits.first_pause_s * 2.0 ** (self._in_a_row - 2), limits.longest_pause_s)
 
     def note_running(self, now_s: float) -> None:
-        """Note that the restart worked."""
+        """Record that the restart succeeded."""
         self._runs_since_s = now_s

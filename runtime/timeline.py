@@ -1,6 +1,6 @@
-"""When target and drafter worked, for a picture: kept only where somebody wants one.
+"""Records when target and drafter work, for charts; off by default.
 
-Times are of the host's monotonic clock, so spans of several processes of one host fit together.
+Times are of the host's monotonic clock, so the spans of all processes of a host can be compared.
 """
 
 from collections import deque
@@ -10,54 +10,54 @@ from typing import Protocol
 
 
 class SpanKind(StrEnum):
-    """What somebody did."""
+    """The activity of a span."""
 
     VERIFY = "verify"
     """The target's forward."""
     WAIT = "wait"
-    """The target stood still until a draft came."""
+    """The target waited for a draft."""
     DRAFT = "draft"
-    """The drafter worked on an answer."""
+    """The drafter worked on a proposal."""
 
 
 @dataclass(frozen=True, slots=True)
 class PhaseSpan:
-    """One stretch of work or waiting."""
+    """A period of work or waiting."""
 
     phase: SpanKind
     start_s: float
     end_s: float
     size: int
-    """Positions scored, or draft steps made."""
+    """Positions scored, or draft steps run."""
 
 
 class Recorder(Protocol):
-    """Takes in spans; called from the thread that works."""
+    """Receives spans, from the working thread."""
 
     def record(self, phase: SpanKind, start_s: float, end_s: float, size: int) -> None:
-        """Keep a span, or not."""
+        """Record a span."""
         ...
 
 
 class NoRecorder:
-    """Keeps nothing."""
+    """Records nothing."""
 
     def record(self, phase: SpanKind, start_s: float, end_s: float, size: int) -> None:
         """Do nothing."""
 
 
 class SpanRecorder:
-    """Keeps the last spans."""
+    """Records the most recent spans."""
 
     def __init__(self, most: int) -> None:
         self._spans: deque[PhaseSpan] = deque(maxlen=most)
 
     def record(self, phase: SpanKind, start_s: float, end_s: float, size: int) -> None:
-        """Keep a span; the oldest makes room."""
+        """Record a span; the oldest one is dropped when it is full."""
         self._spans.append(PhaseSpan(phase, start_s, end_s, size))
 
     def take(self) -> tuple[PhaseSpan, ...]:
-        """Return what was kept, and forget it; from any thread."""
+        """Return the recorded spans and clear them; any thread may call it."""
         taken = []
         while self._spans:
             taken.append(self._spans.popleft())

@@ -1,4 +1,4 @@
-"""Which Paceline this is."""
+"""The version of Paceline."""
 
 from importlib.metadata import PackageNotFoundError, version
 
@@ -6,7 +6,7 @@ NOT_INSTALLED = "0+upload"
 
 
 def package_version() -> str:
-    """Return the installed version; code that runs from a job's upload has none."""
+    """Return the installed version; uploaded code of a job has none."""
     try:
         return version("paceline")
     except PackageNotFoundError:

@@ -1,1 +1,1 @@
-"""What a run reports, and the file that it resumes from."""
+"""The report of a run, and the file that a measurement resumes from."""

@@ -1,4 +1,4 @@
-"""Figures of a long measurement, kept as they come, so that a run that was cut continues."""
+"""A file of the figures of a long measurement, from which an interrupted run resumes."""
 
 import hashlib
 import json
@@ -15,18 +15,18 @@ from runtime.files.strict_json import parse_json
 
 
 class Kept:
-    """Figures by key in a file of JSON lines, whose first says how they were measured."""
+    """Figures by key in a file of JSON lines; the first line is the configuration."""
 
     def __init__(self, file: Path | None, config: Mapping[str, object], *, verb: str) -> None:
-        """Open the file, or begin it; a line that a cut run left half written is dropped.
+        """Open or create the file; drops the last line if it is incomplete.
 
         Args:
-            file: what --keep names; None keeps nothing.
-            config: what must be the same for figures to be compared; JSON's types only.
+            file: what --keep names; None stores nothing.
+            config: settings that must be equal for figures to be comparable; JSON's types only.
             verb: the command, for messages.
 
         Raises:
-            ConfigError: it is of another kind of run, or cannot be read or written.
+            ConfigError: it belongs to another kind of run, or cannot be read or written.
         """
         self._file = file
         self._known: dict[str, dict[str, Any]] = {}
@@ -43,16 +43,16 @@ class Kept:
         if first != header:
             raise ConfigError(f"--keep {file} {_difference(first, header)}: name another file")
         try:
-            file.write_text(whole, encoding="utf-8")  # only now: what is not ours stays as it was
+            file.write_text(whole, encoding="utf-8")  # only now: a foreign file stays unchanged
         except OSError as error:
             raise ConfigError(f"--keep {file}: {error}") from error
 
     def find(self, key: str) -> dict[str, Any] | None:
-        """Return the figures kept under a key."""
+        """Return the figures stored under a key."""
         return self._known.get(key)
 
     def keep(self, key: str, figures: Mapping[str, object]) -> None:
-        """Add figures; they are on disk at once."""
+        """Add figures and write them to disk."""
         if self._file is None:
             return
         with self._file.open("a", encoding="utf-8") as file:
@@ -69,18 +69,18 @@ def _difference(first: object, header: Mapping[str, object]) -> str:
 
 
 def prompts_key(submits: Sequence[Submit]) -> str:
-    """Return what tells prompts from others."""
+    """Return a key that identifies prompts."""
     prompts = json.dumps([submit.prompt_ids for submit in submits])
     return hashlib.sha256(prompts.encode()).hexdigest()[:16]
 
 
 def result_fields(result: Result) -> dict[str, object]:
-    """Return what is kept of a result."""
+    """Return the stored fields of a result."""
     return {"token_ids": result.token_ids, "stats": asdict(result.stats)}
 
 
 def as_result(submit: Submit, fields: Mapping[str, Any]) -> Result:
-    """Return the result that was kept."""
+    """Return the stored result."""
     stats: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in fields["stats"].items()
     }

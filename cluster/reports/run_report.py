@@ -1,4 +1,4 @@
-"""What a run tells its user: statistics by request, summed, as a table or JSON."""
+"""The report of a run: statistics of requests and their sums, as a table or JSON."""
 
 import sys
 from collections.abc import Iterable
@@ -25,17 +25,18 @@ class Stats:
     acceptance_rate: float
     """accepted / drafted: the share of scored draft tokens that was kept."""
     mean_accepted_length: float
-    """Tokens committed a round."""
+    """Tokens committed per round."""
     overlap: float
-    """Share of the drafting time in which the target was not waiting for it."""
+    """Share of the drafting time during which the target did not wait."""
     alpha: float
     """accepted / (accepted + rejected): how likely the next draft token is right."""
     layer_parallel: int
-    """Layers of the drafter whose attention ran at once, at the end; 0 where it has no choice."""
+    """Drafter layers whose attention ran at once, at the end; 0 for drafters without this
+    choice."""
     draft_step_s: float
-    """Seconds of a draft step, in the mean."""
+    """Mean seconds of a draft step."""
     predicted_step_s: float
-    """What the drafter's planner predicted."""
+    """Mean seconds of a draft step as the planner predicted them."""
     missed_drafts: int
     drafter_lost: bool
 
@@ -83,7 +84,7 @@ def _stats(results: list[Result], wall_s: float, *, tp: int, drafters: int) -> S
 
 
 def output_console() -> Console:
-    """Return where tables go; a pipe has no width of its own, and gets a wide one."""
+    """Return the console for tables; output to a pipe is 140 columns wide."""
     return Console(width=None if sys.stdout.isatty() else 140)
 
 

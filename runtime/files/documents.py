@@ -1,8 +1,7 @@
-"""Reads text, TOML and msgpack that come from outside; whatever is wrong is one clear error.
+"""Reads text, TOML and msgpack files from outside the project; every defect is one clear error.
 
-The libraries raise more than they document: `RecursionError` for what nests deeply, a bare
-`ValueError` for a number of 5,000 digits. And reading a named pipe blocks until another process
-writes to it.
+The libraries raise undocumented exceptions: `RecursionError` for deep nesting, a bare `ValueError`
+for a number of 5,000 digits. Reading a named pipe blocks until another process writes to it.
 """
 
 import os
@@ -17,15 +16,16 @@ import msgpack
 from runtime.errors import ConfigError
 
 MAX_DEPTH = 100
-"""Lists and objects inside one another; no format that is read here has ten."""
+"""Nesting of lists and objects; the formats that are read here have fewer than ten levels."""
 MAX_FILE_BYTES = 1 << 30
 MAX_DIGITS = 40
 """Hugging Face writes "no limit" as an integer of 31 digits."""
-_MAX_BITS = 133  # 40 decimal digits; TOML has hexadecimal ones too
+_MAX_BITS = 133  # 40 decimal digits; TOML also has hexadecimal integers
 
 
 class DocumentError(ConfigError, ValueError):
-    """Text or bytes are no document of their format; names the place, if it is known, and why."""
+    """Text or bytes that are not a document of their format; names the place, if known, and the
+    reason."""
 
     def __init__(self, reason: str, where: str = "") -> None:
         super().__init__(f"{where}: {reason}" if where else reason)
@@ -45,7 +45,7 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise DocumentError(f"not TOML ({error})", where) from error
-    except ValueError as error:  # of int(), which counts the digits
+    except ValueError as error:  # raised by int(), which counts the digits
         raise _too_long(where) from error
     except RecursionError as error:
         raise too_deep(where) from error
@@ -61,10 +61,10 @@ def parse_msgpack(data: bytes, *, use_list: bool = True) -> Any:
         use_list: return lists, not tuples.
 
     Raises:
-        DocumentError: they are not one msgpack value, or it nests too deeply.
+        DocumentError: they are not one msgpack value, or the value nests too deeply.
     """
     try:
-        return msgpack.unpackb(data, use_list=use_list)  # it has limits of its own
+        return msgpack.unpackb(data, use_list=use_list)  # msgpack has its own limits
     except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
         reason = str(error) or type(error).__name__
         raise DocumentError(f"not msgpack ({reason})") from error
@@ -74,7 +74,7 @@ def read_toml(file: Path, *, kind: str = "file") -> dict[str, Any]:
     """Return the table of a TOML file.
 
     Raises:
-        ConfigError: it cannot be read, or `parse_toml` refuses it; names the file.
+        ConfigError: it cannot be read, or `parse_toml` rejects it; names the file.
     """
     return parse_toml(read_text(file, kind=kind), str(file))
 
@@ -83,7 +83,7 @@ def read_text(file: Path, *, kind: str = "file", max_bytes: int = MAX_FILE_BYTES
     """Return the text of a UTF-8 file, without a byte order mark.
 
     Raises:
-        ConfigError: it is missing, no regular file, not readable, not UTF-8, or larger than
+        ConfigError: it is missing, not a regular file, not readable, not UTF-8, or larger than
             `max_bytes`; names the file.
     """
     data = read_bytes(file, kind=kind, max_bytes=max_bytes)
@@ -101,7 +101,7 @@ def read_bytes(file: Path, *, kind: str = "file", max_bytes: int = MAX_FILE_BYTE
     """Return the bytes of a file.
 
     Raises:
-        ConfigError: it is missing, no regular file, not readable, or larger than `max_bytes`;
+        ConfigError: it is missing, not a regular file, not readable, or larger than `max_bytes`;
             names the file.
     """
     check_regular(file, kind=kind)
@@ -119,7 +119,7 @@ def read_bytes(file: Path, *, kind: str = "file", max_bytes: int = MAX_FILE_BYTE
 
 
 def check_regular(file: Path, *, kind: str = "file") -> None:
-    """Check that a file can be read to its end; an open pipe, as of a shell's `<(...)`, can be.
+    """Check that a file can be read to its end, as an open pipe of a shell's `<(...)` can be.
 
     Raises:
         ConfigError: it is missing or a directory, or reading it would block; names the file.
@@ -140,7 +140,7 @@ def check_regular(file: Path, *, kind: str = "file") -> None:
 
 
 def special_kind(mode: int) -> str:
-    """Return what a file is, by its mode, where it is neither a regular file nor a directory."""
+    """Return the kind of a file that is neither a regular file nor a directory, by its mode."""
     if stat.S_ISFIFO(mode):
         return "named pipe"
     return "socket" if stat.S_ISSOCK(mode) else "device"

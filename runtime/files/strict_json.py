@@ -1,7 +1,7 @@
-"""JSON in which nothing is lost: duplicate keys and numbers without a finite value are refused.
+"""A strict JSON reader, which rejects duplicate keys and numbers without a finite value.
 
 Python's own reader keeps the last of two equal keys, accepts NaN, turns 1e999 into infinity, and
-answers deep nesting and very long integers with exceptions of other kinds.
+raises other exceptions for deep nesting and very long integers.
 """
 
 import json
@@ -23,7 +23,7 @@ def parse_json(text: str, where: str = "", *, finite: bool = True) -> Any:
     Args:
         text: the JSON.
         where: names the text in an error, such as "FILE, line 3".
-        finite: refuse NaN and infinity, which Python writes for measurements without a value.
+        finite: reject NaN and infinity, which Python writes for measurements without a value.
 
     Raises:
         DocumentError: the text is not JSON, nests too deeply, or holds a key twice, a number
@@ -51,13 +51,13 @@ def parse_json(text: str, where: str = "", *, finite: bool = True) -> Any:
         raise DocumentError(
             f"a string holds half a surrogate pair ({half}), which is not a character", where
         ) from error
-    except _Refused as error:
+    except _Rejected as error:
         raise DocumentError(str(error), where) from error
     return value
 
 
 def parse_object(text: str, where: str, *, finite: bool = True) -> dict[str, Any]:
-    """Return the object that a JSON text holds; errors as for `parse_json`."""
+    """Return the object of a JSON text; raises as `parse_json` does."""
     value = parse_json(text, where, finite=finite)
     if not isinstance(value, dict):
         raise DocumentError(f"expected a JSON object, found a {type(value).__name__}", where)
@@ -68,13 +68,13 @@ def read_json(file: Path, *, finite: bool = True) -> Any:
     """Return the value of a JSON file.
 
     Raises:
-        ConfigError: the file cannot be read, or `parse_json` refuses it; names the file.
+        ConfigError: the file cannot be read, or `parse_json` rejects it; names the file.
     """
     return parse_json(read_text(file), str(file), finite=finite)
 
 
 def read_json_object(file: Path, *, finite: bool = True) -> dict[str, Any]:
-    """Return the object that a JSON file holds.
+    """Return the object of a JSON file.
 
     Raises:
         ConfigError: the file cannot be read, or holds something else; names the file.
@@ -101,8 +101,8 @@ def read_json_lines(
             yield number, parse_object(line, f"{file}, line {number}", finite=finite)
 
 
-class _Refused(PacelineError):
-    """JSON that Python's reader takes."""
+class _Rejected(PacelineError):
+    """JSON that Python's reader accepts and this one rejects."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -110,22 +110,22 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in found if names.count(name) > 1)
-        raise _Refused(f"the key {twice!r} stands twice in one object: remove one")
+        raise _Rejected(f"the key {twice!r} occurs twice in one object: remove one")
     return found
 
 
 def _no_constant(name: str) -> None:
-    raise _Refused(f"{name} is not a JSON number")
+    raise _Rejected(f"{name} is not a JSON number")
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise _Refused(f"the number {text:.20} is too large")
+        raise _Rejected(f"the number {text:.20} is too large")
     return value
 
 
 def _integer(text: str) -> int:
     if len(text) > MAX_DIGITS:
-        raise _Refused(f"a number has {len(text)} digits: at most {MAX_DIGITS} are read")
+        raise _Rejected(f"a number has {len(text)} digits: at most {MAX_DIGITS} are read")
     return int(text)

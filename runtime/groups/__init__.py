@@ -1,1 +1,1 @@
-"""Process groups: the tensors of one role, exchanged between its ranks."""
+"""Collectives between the ranks of one role."""

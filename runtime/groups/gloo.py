@@ -1,6 +1,6 @@
 """Makes torch.distributed stores and process groups directly, without a process-wide default group.
 
-A process may hold many of them: its shard group and its links, each with its own store.
+A process may have many of them: its tensor-parallel group and its links, each with its own store.
 """
 
 import socket
@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class StoreServer:
-    """A listening store; it serves as long as this object is kept."""
+    """A listening store; it serves while this object is alive."""
 
     store: TCPStore
     host: str
@@ -40,13 +40,13 @@ def listen_store(host: str, *, timeout_s: float) -> StoreServer:
         is_master=True,
         wait_for_workers=False,
         timeout=timedelta(seconds=timeout_s),
-        master_listen_fd=listener.detach(),  # by itself it would listen on every interface
+        master_listen_fd=listener.detach(),  # without it, the store listens on every interface
     )
     return StoreServer(store, host, port)
 
 
 def connect_store(host: str, port: int, *, timeout_s: float) -> TCPStore:
-    """Connect to a store; raises PeerTimeout when none answers within `timeout_s`."""
+    """Connect to a store; raises PeerTimeout if none answers within `timeout_s`."""
     limit = timedelta(seconds=timeout_s)
     try:
         return TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=limit)
@@ -55,18 +55,18 @@ def connect_store(host: str, port: int, *, timeout_s: float) -> TCPStore:
 
 
 def make_gloo(store: Store, name: str, *, rank: int, size: int, host: str, timeout_s: float) -> Any:
-    """Connect a gloo process group whose ranks meet in `store` under `name`.
+    """Connect a gloo process group whose ranks find each other in `store` under `name`.
 
     Args:
         store: shared by all ranks.
         name: names the group within the store.
         rank: this member.
         size: number of members.
-        host: the store's host; it decides which network interface is used.
+        host: the store's host; it determines the network interface.
         timeout_s: deadline of the rendezvous and of each operation.
 
     Raises:
-        PeerTimeout: the ranks did not meet in time.
+        PeerTimeout: the ranks did not connect in time.
     """
     options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # not in the stubs
     options._timeout = timedelta(seconds=timeout_s)
@@ -84,7 +84,7 @@ def make_nccl(store: Store, name: str, *, rank: int, size: int, timeout_s: float
     """Make an NCCL process group on this process's current CUDA device.
 
     Raises:
-        ConfigError: this torch has no NCCL or there is no CUDA device.
+        ConfigError: this build of torch has no NCCL or there is no CUDA device.
     """
     if not (dist.is_nccl_available() and torch.cuda.is_available()):
         raise ConfigError("the nccl backend needs a CUDA build of torch and a CUDA device")
@@ -95,7 +95,7 @@ def make_nccl(store: Store, name: str, *, rank: int, size: int, timeout_s: float
 
 
 def translated(call: Callable[[], _T], *, peer: str, timeout_s: float) -> _T:
-    """Run a torch.distributed call and turn its errors into ours, which name `peer`.
+    """Run a torch.distributed call and translate its errors into ours, which name `peer`.
 
     Raises:
         PeerTimeout: the deadline of the process group passed.
@@ -108,7 +108,7 @@ def translated(call: Callable[[], _T], *, peer: str, timeout_s: float) -> _T:
 
 
 def translate(text: str, *, peer: str, timeout_s: float) -> PeerError:
-    """Return our error for the text of one of torch.distributed's, which have no types."""
+    """Translate the text of an error of torch.distributed, whose errors have no types."""
     lowered = text.lower()
     if "timed out" in lowered or "timeout" in lowered:
         return PeerTimeout(f"{peer} did not answer within {timeout_s:g} s")

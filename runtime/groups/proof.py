@@ -1,7 +1,7 @@
-"""How ranks prove to each other that they belong together, without sending what they share.
+"""Mutual authentication of ranks by a shared secret that is never sent.
 
-The secret travels with the group's spec, inside Ray; on the wire goes a keyed digest of everybody's
-fresh random words, so that nothing overheard earlier is of use.
+Ray carries the secret within the group's spec. The ranks exchange a keyed digest of the random
+nonces of all ranks, so that recorded traffic cannot be replayed.
 """
 
 import hmac
@@ -17,12 +17,12 @@ def new_secret() -> str:
 
 
 def new_word() -> bytes:
-    """Return a rank's random word."""
+    """Return a rank's random nonce."""
     return secrets.token_bytes(WORD_BYTES)
 
 
 def proof_of(secret: str, words: Sequence[bytes], rank: int) -> bytes:
-    """Return what only a holder of the secret can say as `rank`, [32 bytes]."""
+    """Return the proof that `rank` knows the secret, 32 bytes."""
     said = b"".join((*words, rank.to_bytes(4, "little")))
     return hmac.digest(secret.encode(), said, "sha256")
 

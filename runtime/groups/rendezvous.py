@@ -1,6 +1,6 @@
-"""How the ranks of a group find each other: rank 0 offers, the others join.
+"""Rendezvous of the ranks of a group: rank 0 offers it, the others join.
 
-A `GroupSpec` is plain fields, so that it travels through Ray or a command line.
+A `GroupSpec` has plain fields, so that Ray or a command line can carry it.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ BACKENDS = ("solo", "shm", "gloo", "nccl")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupSpec:
-    """Where and how one group meets."""
+    """How the ranks of one group find each other."""
 
     backend: str
     """"solo", "shm" (one host, CPU), "gloo" or "nccl"."""
@@ -26,15 +26,15 @@ class GroupSpec:
     timeout_s: float
     """Deadline of the rendezvous and of every wait."""
     name: str = ""
-    """The shared file's name ("shm"); nobody can guess it."""
+    """The unguessable name of the shared file ("shm")."""
     host: str = ""
-    """Where rank 0's store listens ("gloo", "nccl")."""
+    """Address of rank 0's store ("gloo", "nccl")."""
     port: int = 0
     secret: str = ""
-    """What the ranks prove to each other that they know ("gloo", "nccl")."""
+    """The secret whose knowledge the ranks prove to each other ("gloo", "nccl")."""
 
     def __post_init__(self) -> None:
-        """Refuse what no group can be made of."""
+        """Reject fields of which no group can be made."""
         if self.backend not in BACKENDS:
             raise ConfigError(f"group backend is {self.backend!r}: it must be one of {BACKENDS}")
         if self.size < 1 or (self.backend == "solo" and self.size != 1):
@@ -45,7 +45,7 @@ class GroupSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupOffer:
-    """What rank 0 holds: the spec for the other ranks and the store they meet in."""
+    """A group before its ranks join: the spec for the other ranks, and rank 0's store."""
 
     spec: GroupSpec
     server: StoreServer | None = None
@@ -59,10 +59,10 @@ class GroupOffer:
 def offer_group(
     role: str, size: int, *, backend: str, timeout_s: float, host: str = "127.0.0.1"
 ) -> GroupOffer:
-    """Prepare a group in rank 0's process; `join` it there and hand `spec` to the others.
+    """Prepare a group in rank 0's process; `join` it there and send `spec` to the others.
 
-    A group of one is always "solo". The store listens on `host` alone: give the address that the
-    other hosts reach.
+    A group of one is always "solo". The store listens only on `host`: pass an address that the
+    other hosts can reach.
     """
     if size == 1:
         return GroupOffer(spec=GroupSpec(backend="solo", role=role, size=1, timeout_s=timeout_s))
@@ -70,7 +70,7 @@ def offer_group(
         name = new_name()
         spec = GroupSpec(backend=backend, role=role, size=size, timeout_s=timeout_s, name=name)
         return GroupOffer(spec=spec)
-    GroupSpec(backend=backend, role=role, size=size, timeout_s=timeout_s)  # refuse before listening
+    GroupSpec(backend=backend, role=role, size=size, timeout_s=timeout_s)  # reject before listening
     server = listen_store(host, timeout_s=timeout_s)
     spec = GroupSpec(
         backend=backend,
@@ -88,9 +88,9 @@ def join_group(spec: GroupSpec, rank: int) -> Group:
     """Join the group as `rank`; blocks until all ranks have, at most about `spec.timeout_s`.
 
     Raises:
-        PeerTimeout: a rank did not come in time.
-        PeerLost: a rank died meanwhile.
-        ProtocolError: who came in a rank's place does not know the group's secret.
+        PeerTimeout: a rank did not join in time.
+        PeerLost: a rank died before all had joined.
+        ProtocolError: a process that joined does not know the group's secret.
         ConfigError: this machine cannot run the backend.
     """
     return _join(spec, rank, keep=None)

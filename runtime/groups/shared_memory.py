@@ -5,8 +5,8 @@ of the exchange, wait until every flag has reached it, read all slots. A rank th
 flag to n + 1 has finished reading exchange n, so exchange n + 2 may reuse n's slots and one wait
 an exchange is enough.
 
-Memory order: data is written before the flag and read after it. Python offers no fences; x86-64's
-total store order makes them unnecessary, and `supported` refuses other machines.
+Memory order: data is written before the flag and read after it. Python has no memory fences;
+x86-64's total store order makes them unnecessary, and `supported` rejects other machines.
 """
 
 import contextlib
@@ -37,10 +37,10 @@ _FLAG, _CLOSED, _PID, _STARTED, _TAG = 0, 1, 2, 3, 4  # _TAG holds one word for 
 _LENGTH = struct.Struct("<q")
 _GATHER, _REDUCE, _BYTES = 1, 2, 3
 
-_SPINS = 50  # bare looks at the flag before the first yield: about 5 us
-_YIELD_S = 0.005  # then give the core away between looks for this long, then sleep
+_SPINS = 50  # polls of the flag before the first yield: about 5 us
+_YIELD_S = 0.005  # then yield the core between polls for this long, then sleep
 _SHORTEST_SLEEP_S = 50e-6
-_LONGEST_SLEEP_S = 0.002  # an idle follower then costs about 1 % of a core
+_LONGEST_SLEEP_S = 0.002  # an idle follower uses about 1 % of a core
 _LIVENESS_S = 0.5
 
 
@@ -51,7 +51,7 @@ def supported() -> bool:
 
 
 def new_name() -> str:
-    """Return a name that nobody can guess for one group's file."""
+    """Return an unguessable name for one group's file."""
     return f"paceline-{secrets.token_hex(16)}"
 
 
@@ -85,10 +85,10 @@ class SharedMemoryGroup:
         role: str,
         slot_bytes: int = DEFAULT_SLOT_BYTES,
     ) -> "SharedMemoryGroup":
-        """Make the file, wait until all ranks have attached and return rank 0's member.
+        """Create the file, wait until all ranks have attached and return rank 0's member.
 
         Raises:
-            ConfigError: the file exists already or /dev/shm has no room for it.
+            ConfigError: the file already exists or /dev/shm has no space for it.
             PeerTimeout: a rank did not attach within `timeout_s`; the file is removed.
         """
         if slot_bytes < 64 or slot_bytes % 64:
@@ -125,8 +125,8 @@ class SharedMemoryGroup:
         """Wait for rank 0's file and for all ranks, and return this rank's member.
 
         Raises:
-            PeerTimeout: rank 0 or another rank did not come within `timeout_s`.
-            ConfigError: the file is another user's or was made for another size.
+            PeerTimeout: rank 0 or another rank did not attach within `timeout_s`.
+            ConfigError: the file belongs to another user or was created for another size.
         """
         if not 0 < rank < size:
             raise ConfigError(f"rank {rank} cannot attach to a {role} group of {size}")
@@ -137,7 +137,7 @@ class SharedMemoryGroup:
             time.sleep(0.002)
         (made_for,) = struct.unpack_from("<q", memory, 8)
         if made_for != size:
-            raise ConfigError(f"the {role} group has {made_for} ranks, rank {rank} wants {size}")
+            raise ConfigError(f"the {role} group has {made_for} ranks, rank {rank} expects {size}")
         group = cls(memory, rank=rank, size=size, timeout_s=timeout_s, role=role)
         group._meet()
         return group
@@ -184,14 +184,14 @@ class SharedMemoryGroup:
         return payload
 
     def close(self) -> None:
-        """Tell the peers, who then get PeerLost instead of waiting, and release the memory."""
+        """Mark this rank as closed, so that peers raise PeerLost, and release the memory."""
         if self._is_closed:
             return
         self._is_closed = True
         self._words[self._bases[self.rank] + _CLOSED] = 1
         self._views.clear()
         self._words.release()
-        with contextlib.suppress(BufferError):  # a view that lives on takes the mapping with it
+        with contextlib.suppress(BufferError):  # a live view keeps the mapping
             self._memory.close()
 
     def _receive_bytes(self) -> bytes:
@@ -253,7 +253,7 @@ class SharedMemoryGroup:
         tag = _TAG + (op & 1)
         wanted = num_bytes << 2 | kind
         words[self._bases[self.rank] + tag] = wanted
-        words[self._my_flag] = op  # last: it says that slot and tag are in place
+        words[self._my_flag] = op  # last: it marks slot and tag as written
         for flag in self._peer_flags:
             if words[flag] < op:
                 self._wait(flag, op)
@@ -272,7 +272,7 @@ class SharedMemoryGroup:
             now = time.monotonic()
             waited_s = now - start
             if waited_s < _YIELD_S:
-                os.sched_yield()  # also lets the other threads of this process run
+                os.sched_yield()  # also yields to the other threads of this process
                 continue
             if words[flag - _FLAG + _CLOSED]:
                 if words[flag] >= op:
@@ -283,7 +283,7 @@ class SharedMemoryGroup:
                 self._check_alive()
             if waited_s > self._timeout_s:
                 raise PeerTimeout(f"{self._name(flag)} did not answer within {self._timeout_s:g} s")
-            # At most 1 % is added to what has been waited already.
+            # Adds at most 1 % to the time waited so far.
             time.sleep(min(max(waited_s / 100, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S))
 
     def _check_alive(self) -> None:

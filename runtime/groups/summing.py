@@ -1,4 +1,4 @@
-"""The one order of addition that all groups use, so that every rank gets the same bits."""
+"""The order of addition that all groups use, so that every rank gets the same bits."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""A group whose ranks are threads of one process: the fake that tests use."""
+"""A group whose ranks are threads of one process: the fake for tests."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ _Value = Tensor | bytes | None
 
 @dataclass(slots=True)
 class _Table:
-    """Where the ranks lay their values; two places each, used in turn."""
+    """The ranks' values; each rank has two slots, used in turn."""
 
     size: int
     timeout_s: float
@@ -40,7 +40,7 @@ class ThreadGroup:
 
     @classmethod
     def make(cls, size: int, timeout_s: float, *, role: str = "target") -> list["ThreadGroup"]:
-        """Return all members of a new group, in rank order."""
+        """Create a group and return its members, in rank order."""
         table = _Table(size, timeout_s, role)
         table.ops = [0] * size
         table.values = [[None] * size, [None] * size]
@@ -63,7 +63,7 @@ class ThreadGroup:
         return sent
 
     def close(self) -> None:
-        """Leave: ranks that wait for this one get PeerLost."""
+        """Leave the group: ranks that wait for this one raise PeerLost."""
         with self._table.changed:
             self._table.closed.add(self.rank)
             self._table.changed.notify_all()

@@ -17,7 +17,7 @@ from runtime.groups.gloo import make_gloo, make_nccl, translated
 from runtime.groups.proof import is_proof, new_word, proof_of
 from runtime.groups.summing import sum_into
 
-_EXCHANGE_BYTES = 1 << 18  # above this gloo's ring sends less
+_EXCHANGE_BYTES = 1 << 18  # above this, gloo's ring sends less
 _RING_DTYPES = (torch.float32, torch.float64, torch.int32, torch.int64)
 _BLOCK_BYTES = 4096  # first part of every broadcast: its length, then the payload's start
 _LENGTH_BYTES = 8
@@ -27,7 +27,7 @@ _TAG = 1
 class TorchGroup:
     """One rank's member; one thread of each process may use it.
 
-    With NCCL the deadline of tensor operations is the watchdog's of torch.distributed, which ends
+    With NCCL, the watchdog of torch.distributed holds the deadline of tensor operations and ends
     the process; bytes always go over gloo. (Written for CUDA; the tests run gloo.)
     """
 
@@ -47,7 +47,9 @@ class TorchGroup:
         self._nccl = nccl
         self._names = names
         self._timeout_s = timeout_s
-        self._keep = keep  # the store: closing it early would cut ranks that are still connecting
+        self._keep = (
+            keep  # the store: closing it early would disconnect ranks that are still connecting
+        )
         self._peers = [other for other in range(self.size) if other != rank]
         self._block = torch.empty(_BLOCK_BYTES, dtype=torch.uint8)
 
@@ -65,10 +67,10 @@ class TorchGroup:
         secret: str = "",
         keep: object = None,
     ) -> "TorchGroup":
-        """Meet the other ranks in `store` and connect to all of them.
+        """Find the other ranks in `store` and connect to all of them.
 
         Raises:
-            PeerTimeout: a rank did not come within `timeout_s`.
+            PeerTimeout: a rank did not join within `timeout_s`.
             ProtocolError: a rank does not know the secret.
             ConfigError: `backend` is nccl and there is no CUDA device.
         """
@@ -125,11 +127,11 @@ class TorchGroup:
         return payload
 
     def close(self) -> None:
-        """Cut the connections; ranks that wait for this one get PeerLost."""
+        """Close the connections; ranks that wait for this one raise PeerLost."""
         self._gloo = self._nccl = self._keep = None
 
     def _prove(self, secret: str) -> None:
-        """Let every rank prove to every other that it knows the secret."""
+        """Prove to every rank that this one knows the secret, and check their proofs."""
         words = self._gather_words(new_word())
         proofs = self._gather_words(proof_of(secret, words, self.rank))
         for rank, given in enumerate(proofs):
@@ -194,5 +196,5 @@ def _meet(store: Store, role: str, rank: int, timeout_s: float) -> str:
     try:
         where = store.get(f"{role}/{rank}").decode()
     except RuntimeError as error:
-        raise PeerTimeout(f"{role} rank {rank} did not come within {timeout_s:g} s") from error
+        raise PeerTimeout(f"{role} rank {rank} did not join within {timeout_s:g} s") from error
     return f"{role} rank {rank} ({where})"

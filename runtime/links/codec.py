@@ -1,7 +1,7 @@
 """Translates messages to the bytes of `protos/paceline/v1/link.proto` and back.
 
-Both directions refuse what the contract does not allow, so nothing a peer sends reaches the
-engine unchecked.
+Both directions reject values that the contract does not allow, so the engine receives only checked
+messages.
 """
 
 from typing import TypeVar
@@ -31,14 +31,16 @@ def decode(data: bytes) -> Message:
     """Return the message of one frame's bytes.
 
     Raises:
-        ProtocolError: the bytes are no frame, or a value is missing or out of range.
+        ProtocolError: the bytes are not a frame, or a value is missing or out of range.
     """
     return from_frame(parse(pb.Frame, data))
 
 
 def parse(kind: type[_Wire], data: bytes) -> _Wire:
-    """Parse one protobuf message; raises ProtocolError when the bytes are none."""
+    """Parse one protobuf message; raises ProtocolError for malformed bytes."""
     try:
         return kind.FromString(data)
     except DecodeError as error:
-        raise ProtocolError(f"{len(data)} bytes are no {kind.__name__}: {error}") from error
+        raise ProtocolError(
+            f"{len(data)} bytes are not a valid {kind.__name__}: {error}"
+        ) from error

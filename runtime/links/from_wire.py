@@ -132,9 +132,10 @@ def _get_proposal(wire: pb.Proposal) -> Proposal:
                 token_ids=checked_token_ids(item.token_ids),
                 draft_probs=tuple(
                     SparseProbs(
-                        ids=checked_token_ids(law.ids), probs=checked_probs(law.probs, law.ids)
+                        ids=checked_token_ids(sparse.ids),
+                        probs=checked_probs(sparse.probs, sparse.ids),
                     )
-                    for law in one_each(item.draft_probs, item.token_ids)
+                    for sparse in one_each(item.draft_probs, item.token_ids)
                 ),
                 unknown=item.unknown,
                 parents=checked_parents(item.parents, item.token_ids),
@@ -227,7 +228,7 @@ def get_logprobs(wire: pb.TokenLogprobs) -> TokenLogprobs:
 
 
 def get_status(wire: pb.EngineStatus) -> EngineStatus:
-    """Read what an engine does; the fields have the same names.
+    """Read an engine's status; the fields have the same names.
 
     Raises:
         ValueError: a time is negative or not finite.

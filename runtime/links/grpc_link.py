@@ -1,6 +1,6 @@
-"""Links over gRPC: one bidirectional stream each, between hosts or processes.
+"""Links between processes or hosts, each over one bidirectional gRPC stream.
 
-The sync API is used because it was the faster one: 64-byte round trip over loopback, p50 300 us
+The sync API is used because it is faster: 64-byte round trip over loopback, p50 300 us
 (asyncio 500 us; 2-core machine, grpcio 1.85, 2026-11-23).
 """
 
@@ -28,12 +28,12 @@ from runtime.links.to_wire import to_frame
 MAX_MESSAGE_BYTES = 64 << 20
 SERVICE = "paceline.v1.LinkService"
 
-_HELLO_S = 10.0  # how long an accepted stream may take to introduce itself
-_CLOSE_S = 2.0  # how long close waits for what was sent to leave
-_SEND_S = 20.0  # how long send waits when the peer takes nothing
-_MAX_QUEUED = 1024  # frames on their way out before send starts to wait
+_HELLO_S = 10.0  # for an accepted stream to send its Hello
+_CLOSE_S = 2.0  # close waits this long until queued frames are sent
+_SEND_S = 20.0  # send waits this long for a peer that reads nothing
+_MAX_QUEUED = 1024  # queued frames at which send starts to wait
 
-# gRPC's status codes, and what they are here; all others mean that the peer is lost.
+# How gRPC's status codes are translated; all others mean that the peer is lost.
 STATUS_ERRORS: dict[grpc.StatusCode, type[PacelineError]] = {
     grpc.StatusCode.UNAUTHENTICATED: ConfigError,
     grpc.StatusCode.INVALID_ARGUMENT: ProtocolError,
@@ -80,18 +80,18 @@ class GrpcLink:
         return self.inbox.get(timeout_s)
 
     def close(self) -> None:
-        """End the stream; what was sent before still leaves, for at most 2 s."""
+        """End the stream after sending the queued frames, which takes at most 2 s."""
         self.finish(PeerLost(f"the link to {self._peer} is closed"))
         self.ended.wait(_CLOSE_S)
         self._hang_up()
 
     def finish(self, reason: PacelineError) -> None:
-        """Let no more messages in or out."""
+        """Stop sending and receiving messages."""
         self.inbox.fail(reason)
         self._outbox.put(None)
 
     def outgoing(self) -> Iterator[bytes]:
-        """Yield the frames to send until the link is finished; for gRPC's writing thread."""
+        """Yield the frames to send until the link ends; runs in gRPC's writing thread."""
         while (data := self._outbox.get()) is not None:
             yield data
             self._room.set()
@@ -107,11 +107,11 @@ class GrpcLink:
 
 
 class GrpcLinkServer:
-    """Listens for links and gives each new one, after its Hello, to `on_link`.
+    """Accepts links and passes each one to `on_link` after its Hello.
 
     Every link holds one worker of the server (it writes), one reading thread, and the thread that
-    runs `on_link`, which may block as long as it likes. At most `max_links` are open at once;
-    further ones are refused.
+    runs `on_link`, which may block. At most `max_links` are open at once;
+    further ones are rejected.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class GrpcLinkServer:
         hello_timeout_s: float = _HELLO_S,
     ) -> None:
         if not token:
-            raise ConfigError("a link server needs a token that is not empty")
+            raise ConfigError("a link server needs a non-empty token")
         quiet_grpc()
         self._token = token
         self._on_link = on_link
@@ -212,12 +212,12 @@ def connect_grpc(
 ) -> Link:
     """Open a link to the server at `address` and introduce this side with `hello`.
 
-    Blocks until the server has accepted, at most `timeout_s`; a server that is still starting is
-    waited for.
+    Blocks until the server has accepted, at most `timeout_s`; waits for a server that is still
+    starting.
 
     Raises:
-        ConfigError: the server refused the token.
-        ProtocolError: the server refused the Hello, or is no link server.
+        ConfigError: the server rejected the token.
+        ProtocolError: the server rejected the Hello, or is not a link server.
         PeerTimeout: no answer within `timeout_s`.
         PeerLost: the server left while the link was opened.
     """
@@ -259,7 +259,7 @@ def _read_requests(link: GrpcLink, requests: Iterator[bytes]) -> None:
             link.inbox.put(from_frame(parse(pb.ConnectRequest, data).frame))
     except ProtocolError as error:
         link.finish(error)
-    except Exception:  # gRPC raises a bare Exception when the stream broke
+    except Exception:  # gRPC raises a bare Exception for a broken stream
         link.finish(PeerLost(f"{link.peer} is gone"))
     else:
         link.finish(PeerLost(f"{link.peer} closed the link"))
@@ -294,8 +294,8 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
     return [
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
-        *pinging(10.0),  # so that a host that vanished is noticed in 15 s
-        ("grpc.initial_reconnect_backoff_ms", 100),  # a server that starts is found at once
+        *pinging(10.0),  # detects a lost host within 15 s
+        ("grpc.initial_reconnect_backoff_ms", 100),  # connects at once when a server starts
         ("grpc.max_reconnect_backoff_ms", 500),
         ("grpc.use_local_subchannel_pool", 1),  # closing one link must not wait for another
     ]

@@ -1,4 +1,4 @@
-"""What a link's receiving thread hands to its reader: messages, then at most one last error."""
+"""The queue from a link's receiving thread to its reader: messages, then at most one error."""
 
 import queue
 
@@ -7,7 +7,7 @@ from runtime.errors import PacelineError
 
 
 class Inbox:
-    """A queue of messages that ends with an error; one reader, any number of writers."""
+    """A queue of messages that ends with an error; it has one reader and any number of writers."""
 
     def __init__(self) -> None:
         self._items: queue.SimpleQueue[Message | PacelineError] = queue.SimpleQueue()
@@ -15,7 +15,7 @@ class Inbox:
 
     @property
     def end(self) -> PacelineError | None:
-        """Why no more messages come; None while they still may."""
+        """The error that ended the queue; None while it is open."""
         return self._end
 
     def put(self, message: Message) -> None:
@@ -29,12 +29,13 @@ class Inbox:
             self._items.put(error)
 
     def get(self, timeout_s: float) -> Message | None:
-        """Return the next message or None after `timeout_s`; raise the end once it is reached."""
+        """Return the next message or None after `timeout_s`; raise the final error once it is
+        reached."""
         try:
             item = self._items.get(block=timeout_s > 0, timeout=timeout_s)
         except queue.Empty:
             return None
         if isinstance(item, PacelineError):
-            self._items.put(item)  # a later call finds it again
+            self._items.put(item)  # a later call raises it again
             raise item
         return item

@@ -1,4 +1,4 @@
-"""The role of a link: an ordered, reliable stream of messages between two named processes."""
+"""The protocol of a link: an ordered, reliable stream of messages between two named processes."""
 
 from typing import Protocol
 
@@ -6,7 +6,7 @@ from parallel.messages import Message
 
 
 class Link(Protocol):
-    """One end of a conversation with one peer; `send` is safe from several threads."""
+    """One end of a link to one peer; `send` may be called from several threads."""
 
     @property
     def peer(self) -> str:
@@ -14,18 +14,18 @@ class Link(Protocol):
         ...
 
     def send(self, message: Message) -> None:
-        """Send one message, blocking no longer than the link's deadline.
+        """Send one message, blocking at most until the link's deadline.
 
         Raises:
-            PeerLost: the peer closed, died or did not take the message before the deadline.
+            PeerLost: the peer closed, died or did not receive the message before the deadline.
             ProtocolError: the message breaks the wire contract.
         """
         ...
 
     def recv(self, timeout_s: float) -> Message | None:
-        """Return the next message, or None when none comes within `timeout_s` (0: do not wait).
+        """Return the next message, or None if none arrives within `timeout_s` (0: do not wait).
 
-        Messages that came before the peer left are returned first.
+        Messages that arrived before the peer left are returned first.
 
         Raises:
             PeerLost: the peer closed or died; every later call raises it again.

@@ -1,4 +1,4 @@
-"""Measures a link with Ping and Pong: the price of one exchange between leader and drafter."""
+"""Measures the round-trip time of a link with Ping and Pong messages."""
 
 import statistics
 import time
@@ -11,7 +11,7 @@ from runtime.links.link import Link
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundTrips:
-    """How long exchanges over a link took."""
+    """Round-trip times of a link."""
 
     p50_s: float
     p99_s: float
@@ -23,12 +23,13 @@ def measure_round_trips(
 ) -> RoundTrips:
     """Exchange `count` pings, one at a time, with a peer that runs `answer_pings`.
 
-    Between them pass `gap_s` seconds: after a pause both sides have to wake up, as between rounds.
+    There are `gap_s` seconds between two pings: after a pause both sides have to wake up, as
+    between rounds.
 
     Raises:
         PeerTimeout: a Pong did not come within `timeout_s`.
         PeerLost: the peer left.
-        ProtocolError: the peer answered with something else.
+        ProtocolError: the peer sent another message than the Pong.
     """
     if count < 2:
         raise ValueError(f"count is {count}: percentiles need at least 2 round trips")
@@ -38,7 +39,7 @@ def measure_round_trips(
 
 
 def answer_pings(link: Link) -> None:
-    """Answer every Ping until the peer closes the link; blocks that long."""
+    """Answer every Ping; blocks until the peer closes the link."""
     try:
         while True:
             message = link.recv(60.0)

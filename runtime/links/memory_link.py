@@ -1,4 +1,4 @@
-"""Links inside one process, and faults to wrap around any link: the fakes that tests use."""
+"""Links inside one process, and faults that wrap any link: the fakes for tests."""
 
 import threading
 import time
@@ -25,7 +25,7 @@ class MemoryLink:
         return self._peer
 
     def send(self, message: Message) -> None:
-        """Hand the message over; raises PeerLost once either side has closed."""
+        """Deliver the message; raises PeerLost once either side has closed."""
         if self._inbox.end is not None:
             raise self._inbox.end
         self._outbox.put(message)
@@ -41,7 +41,7 @@ class MemoryLink:
 
 
 def memory_link_pair(name_a: str, name_b: str) -> tuple[Link, Link]:
-    """Return the ends that `name_a` and `name_b` hold; the first one's peer is `name_b`."""
+    """Return the ends of `name_a` and `name_b`; the first one's peer is `name_b`."""
     to_a, to_b = Inbox(), Inbox()
     link_a = MemoryLink(name_a, name_b, inbox=to_a, outbox=to_b)
     return link_a, MemoryLink(name_b, name_a, inbox=to_b, outbox=to_a)
@@ -56,7 +56,7 @@ class _Fault:
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What goes wrong with the messages sent through a link, counted from 1.
+    """Faults of the messages sent through a link, counted from 1.
 
     `Faults().drop(nth=3).delay(nth=5, seconds=0.05).wrap(link)`
     """
@@ -64,7 +64,7 @@ class Faults:
     faults: tuple[_Fault, ...] = ()
 
     def drop(self, *, nth: int) -> "Faults":
-        """Lose the nth message."""
+        """Drop the nth message."""
         return self._with(_Fault(nth, "drop"))
 
     def duplicate(self, *, nth: int) -> "Faults":
@@ -84,7 +84,7 @@ class Faults:
         return self._with(_Fault(nth, "cut"))
 
     def wrap(self, link: Link) -> "FaultyLink":
-        """Return a link that suffers these faults when it sends."""
+        """Return a link whose sent messages have these faults."""
         return FaultyLink(link, self)
 
     def _with(self, fault: _Fault) -> "Faults":
@@ -94,7 +94,7 @@ class Faults:
 
 
 class FaultyLink:
-    """A link whose sent messages suffer `Faults`."""
+    """A link that applies `Faults` to the messages it sends."""
 
     def __init__(self, link: Link, faults: Faults) -> None:
         self._link = link
@@ -109,7 +109,7 @@ class FaultyLink:
         return self._link.peer
 
     def send(self, message: Message) -> None:
-        """Send the message, or do to it what its number has coming."""
+        """Send the message, or apply the fault of its number."""
         with self._lock:
             self._num_sent += 1
             mine = {fault.kind: fault for fault in self._faults.faults if self._is_due(fault)}
@@ -130,7 +130,7 @@ class FaultyLink:
         return self._link.recv(timeout_s)
 
     def close(self) -> None:
-        """Close the link underneath."""
+        """Close the wrapped link."""
         self._link.close()
 
     def _is_due(self, fault: _Fault) -> bool:

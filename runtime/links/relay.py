@@ -1,4 +1,4 @@
-"""A TCP relay that counts what goes through it: bytes at the socket, whatever protocol they are."""
+"""A TCP relay that counts the bytes of a connection at the socket, for any protocol."""
 
 import contextlib
 import socket
@@ -9,15 +9,15 @@ _PIECE = 1 << 16
 
 
 class CountingRelay:
-    """Listens on loopback and passes every connection on to an address."""
+    """Forwards every connection to its port on loopback to another address."""
 
     def __init__(self, target: str) -> None:
-        """Begin to listen; `target` is HOST:PORT."""
+        """Start listening; `target` is HOST:PORT."""
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        """Where to connect to."""
+        """The address to connect to."""
         self.num_up = 0
         """Bytes to the target."""
         self.num_down = 0
@@ -29,7 +29,7 @@ class CountingRelay:
     def close(self) -> None:
         """End all connections."""
         for one in (self._listener, *self._open):
-            with contextlib.suppress(OSError):  # the other side may be gone
+            with contextlib.suppress(OSError):  # the peer may have closed it
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
         for thread in self._threads:

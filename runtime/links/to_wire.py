@@ -125,9 +125,10 @@ def _put_proposal(message: Proposal) -> pb.Frame:
                     token_ids=checked_token_ids(item.token_ids),
                     draft_probs=[
                         pb.SparseProbs(
-                            ids=checked_token_ids(law.ids), probs=checked_probs(law.probs, law.ids)
+                            ids=checked_token_ids(sparse.ids),
+                            probs=checked_probs(sparse.probs, sparse.ids),
                         )
-                        for law in one_each(item.draft_probs, item.token_ids)
+                        for sparse in one_each(item.draft_probs, item.token_ids)
                     ],
                     unknown=item.unknown,
                     parents=checked_parents(item.parents, item.token_ids),
@@ -198,7 +199,7 @@ def put_logprobs(logprobs: Iterable[TokenLogprobs]) -> list[pb.TokenLogprobs]:
 
 
 def put_status(status: EngineStatus) -> pb.EngineStatus:
-    """Return the wire form of what an engine does; the fields have the same names."""
+    """Return the wire form of an engine's status; the fields have the same names."""
     return pb.EngineStatus(**asdict(status))
 
 

@@ -2,8 +2,8 @@
 
 Every message is one block of 4096 bytes (its length, then its start) and, when longer, one more
 tensor. Each direction has its own two-rank process group, because NCCL runs the operations of one
-group in order and a waiting receive would hold back every send. With NCCL the blocks are staged in
-CUDA byte tensors. (Written for CUDA; the tests run gloo.)
+group in order and a pending receive would block every send. With NCCL the blocks are staged in CUDA
+byte tensors. (Written for CUDA; the tests run gloo.)
 """
 
 import threading
@@ -42,28 +42,28 @@ _CLOSE_S = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TorchLinkSpec:
-    """Where the two ends of a link meet; plain fields, so that it travels."""
+    """How the two ends of a link find each other; plain fields that can be serialized."""
 
     host: str
     port: int
     backend: str
     """"gloo" or "nccl"."""
     timeout_s: float
-    """After this long without a sign of life the peer counts as lost."""
+    """Seconds without a message or heartbeat after which the peer is marked as lost."""
     secret: str = ""
-    """What both ends prove to each other that they know."""
+    """The secret whose knowledge both ends prove to each other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TorchLinkOffer:
-    """The spec and the store behind it, which must be kept until both ends have joined."""
+    """The spec and its store, which must be kept until both ends have joined."""
 
     spec: TorchLinkSpec
     server: StoreServer
 
 
 class TorchLink:
-    """One end: a thread that receives and one that shows life while nothing is sent."""
+    """One end of a link, with a thread that receives and one that sends heartbeats while idle."""
 
     def __init__(self, outgoing: "_Channel", incoming: "_Channel", *, peer: str) -> None:
         self._peer = peer
@@ -85,7 +85,7 @@ class TorchLink:
         return self._peer
 
     def send(self, message: Message) -> None:
-        """Send one message; blocks until the peer's thread has taken it. See `Link.send`."""
+        """Send one message; blocks until the peer's thread has received it. See `Link.send`."""
         data = encode(message)
         if self._inbox.end is not None:
             raise self._inbox.end
@@ -100,7 +100,7 @@ class TorchLink:
         return self._inbox.get(timeout_s)
 
     def close(self) -> None:
-        """Say goodbye, wait for the peer's (2 s at most) and release the sockets."""
+        """Send a goodbye, wait at most 2 s for the peer's, and release the sockets."""
         self._finish(PeerLost(f"the link to {self._peer} is closed"))
         self._say_bye()
         self._receiver.join(_CLOSE_S)
@@ -121,7 +121,7 @@ class TorchLink:
         try:
             self._put(_BYE)
         except PeerError:
-            return  # said before, or the peer is gone: either way nobody waits for it
+            return  # sent before, or the peer is gone: no process waits for it
 
     def _finish(self, reason: PacelineError) -> None:
         self._inbox.fail(reason)
@@ -171,7 +171,7 @@ class _Channel:
             self._run("send", rest.to(self._device))
 
     def recv(self) -> bytes | None:
-        """Return one message, empty for a sign of life, None for goodbye."""
+        """Return one message: empty for a heartbeat, None for a goodbye."""
         self._run("recv", self._block)
         head = self._block.cpu().numpy().tobytes()
         length = int.from_bytes(head[:_LENGTH_BYTES], "little", signed=True)
@@ -205,7 +205,7 @@ class _Channel:
 
 
 def offer_torch_link(host: str, *, backend: str, timeout_s: float) -> TorchLinkOffer:
-    """Start the store in which the two ends of a link meet; both then join its spec."""
+    """Start the store through which the two ends of a link connect; both then join its spec."""
     server = listen_store(host, timeout_s=timeout_s)
     spec = TorchLinkSpec(
         host=host, port=server.port, backend=backend, timeout_s=timeout_s, secret=new_secret()
@@ -214,11 +214,11 @@ def offer_torch_link(host: str, *, backend: str, timeout_s: float) -> TorchLinkO
 
 
 def join_torch_link(spec: TorchLinkSpec, rank: int, *, name: str) -> Link:
-    """Connect one end (rank 0 or 1) that calls itself `name`; blocks until the other has joined.
+    """Connect one end (rank 0 or 1) under the name `name`; blocks until the other has joined.
 
     Raises:
-        PeerTimeout: the other end did not come within `spec.timeout_s`.
-        ProtocolError: who came does not know the link's secret.
+        PeerTimeout: the other end did not join within `spec.timeout_s`.
+        ProtocolError: the process that joined does not know the link's secret.
         ConfigError: the backend is nccl and there is no CUDA device.
     """
     store = connect_store(spec.host, spec.port, timeout_s=spec.timeout_s)
@@ -227,7 +227,7 @@ def join_torch_link(spec: TorchLinkSpec, rank: int, *, name: str) -> Link:
         peer = store.get(f"name/{1 - rank}").decode()
     except RuntimeError as error:
         raise PeerTimeout(
-            f"the other end of {name}'s link did not come within {spec.timeout_s:g} s"
+            f"the other end of {name}'s link did not join within {spec.timeout_s:g} s"
         ) from error
     groups = [_make_group(spec, store, rank, sender) for sender in (0, 1)]
     channels = [
@@ -245,7 +245,7 @@ def join_torch_link(spec: TorchLinkSpec, rank: int, *, name: str) -> Link:
 
 
 def _prove(spec: TorchLinkSpec, store: Any, channels: list[_Channel], rank: int, peer: str) -> None:
-    """Let both ends prove that they know the secret, one after the other."""
+    """Prove to the peer that this end knows the secret, and check the peer's proof."""
     store.set(f"word/{rank}", new_word().hex())
     words = [bytes.fromhex(store.get(f"word/{sender}").decode()) for sender in (0, 1)]
     for sender in (0, 1):

@@ -1,4 +1,4 @@
-"""Which values may cross the wire: the names of enums and the ranges of numbers."""
+"""The values that messages may carry: names of enums and ranges of numbers."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence, Sized
@@ -11,7 +11,7 @@ MAX_TOKEN_ID = 2**31 - 1
 MAX_DRAFT_ITEMS = 4096
 MAX_DRAFT_TOKENS = 1 << 16
 MAX_DRAFT_PROBS = 1 << 20
-"""Of all draft tokens of a proposal; more would take the leader's interpreter for seconds."""
+"""For all draft tokens of a proposal together; more would block the leader for seconds."""
 
 _T = TypeVar("_T")
 _Enum = TypeVar("_Enum", bound=int)
@@ -54,7 +54,7 @@ def checked_token_ids(ids: Iterable[int]) -> tuple[int, ...]:
     """Return the ids as a tuple; raises ValueError when one is out of range."""
     token_ids = tuple(ids)
     if token_ids and not 0 <= min(token_ids) <= max(token_ids) <= MAX_TOKEN_ID:
-        raise ValueError(f"token ids reach from {min(token_ids)} to {max(token_ids)}")
+        raise ValueError(f"token ids range from {min(token_ids)} to {max(token_ids)}")
     return token_ids
 
 
@@ -69,7 +69,7 @@ def checked_probs(values: Iterable[float], ids: Sized) -> tuple[float, ...]:
     """Return one probability for each id; raises ValueError otherwise."""
     probs = tuple(values)
     require(len(probs) == len(ids), f"{len(probs)} probabilities for {len(ids)} tokens")
-    # Written so that a NaN, which compares false, is refused.
+    # Written so that a NaN, which compares false, is rejected.
     require(all(0 <= prob <= 1 for prob in probs), "a probability is outside 0 to 1")
     return probs
 
@@ -81,10 +81,10 @@ def one_each(values: Sequence[_T], token_ids: Sequence[int]) -> Sequence[_T]:
 
 
 def checked_parents(values: Sequence[int], token_ids: Sequence[int]) -> tuple[int, ...]:
-    """Return the parents of a tree's tokens, or none; raises ValueError for what is no tree."""
+    """Return the parents of a tree's tokens, or none; raises ValueError if they form no tree."""
     parents = tuple(one_each(values, token_ids))
     in_order = all(-1 <= parent < node for node, parent in enumerate(parents))
-    require(in_order, f"parents {parents} are no tree")
+    require(in_order, f"parents {parents} do not form a tree")
     return parents
 
 
@@ -101,12 +101,12 @@ def checked_seconds(value: float, field: str) -> float:
 
 
 def require_bounded(proposal: pb.Proposal) -> None:
-    """Raise ValueError for a proposal that is larger than any round asks for."""
+    """Raise ValueError for a proposal that is larger than any round requests."""
     num_tokens = sum(len(item.token_ids) for item in proposal.items)
     num_probs = sum(len(probs.ids) for item in proposal.items for probs in item.draft_probs)
-    for what, num, most in (
+    for name, num, maximum in (
         ("items", len(proposal.items), MAX_DRAFT_ITEMS),
         ("draft tokens", num_tokens, MAX_DRAFT_TOKENS),
         ("draft probabilities", num_probs, MAX_DRAFT_PROBS),
     ):
-        require(num <= most, f"{num} {what}, {most} at most")
+        require(num <= maximum, f"{num} {name}, {maximum} at most")

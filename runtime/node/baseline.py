@@ -1,4 +1,4 @@
-"""The baselines of benchmarks: transformers' own `generate`, one prompt after the other."""
+"""The baselines of benchmarks: transformers' own `generate`, one prompt at a time."""
 
 import time
 from collections.abc import Sequence
@@ -8,19 +8,19 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 BASELINES = {"transformers": None, "transformers-lookup": 10}
-"""Names, with the tokens that transformers' prompt lookup drafts; 10 is what its guide takes."""
+"""Names, with the number of tokens that transformers' prompt lookup drafts; its guide uses 10."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineRun:
-    """What transformers generated, and how long it took."""
+    """Tokens that transformers generated, and the time it took."""
 
     token_ids: tuple[tuple[int, ...], ...]
     wall_s: float
 
 
 class TransformersBaseline:
-    """A model as transformers runs it: same weights, dtype and threads as the target."""
+    """A model run by transformers, with the weights, dtype and threads of the target."""
 
     def __init__(self, directory: str, dtype: str, device: str, num_threads: int) -> None:
         self._num_threads = num_threads

@@ -1,4 +1,4 @@
-"""How many cores this process may use."""
+"""The number of cores that this process may use."""
 
 import os
 from pathlib import Path
@@ -7,10 +7,10 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def usable_cores(cgroups: Path = _CGROUPS) -> int:
-    """Return the cores this process may run on: the machine's, or what its container allows.
+    """Return the number of cores this process may use: the machine's, or its container's limit.
 
     Args:
-        cgroups: where the container's limits are mounted.
+        cgroups: mount point of the container's limits.
     """
     allowed = len(os.sched_getaffinity(0))
     quota = _quota(cgroups)
@@ -18,7 +18,7 @@ def usable_cores(cgroups: Path = _CGROUPS) -> int:
 
 
 def _quota(cgroups: Path) -> float | None:
-    """Return the cores that the scheduler's quota amounts to; None without a quota."""
+    """Return the number of cores in the scheduler's quota; None without a quota."""
     for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         try:
             quota, period = " ".join(

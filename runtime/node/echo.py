@@ -1,4 +1,5 @@
-"""Both ends of a link measurement: a process that answers pings, and the ones that send them."""
+"""Both ends of a link measurement: the process that answers pings, and the functions that send
+them."""
 
 import threading
 
@@ -13,7 +14,7 @@ _TIMEOUT_S = 30.0
 
 
 class EchoHost:
-    """Answers pings on a gRPC server and on one torch.distributed link."""
+    """A process's link ends that answer pings: a gRPC server and one torch.distributed link."""
 
     def __init__(self) -> None:
         self._server: GrpcLinkServer | None = None
@@ -27,7 +28,7 @@ class EchoHost:
         return self._server.address
 
     def offer(self) -> TorchLinkSpec:
-        """Wait, in the background, for the other end of a torch.distributed link."""
+        """Offer a torch.distributed link, and wait for its other end in the background."""
         offer = offer_torch_link("127.0.0.1", backend="gloo", timeout_s=_TIMEOUT_S)
 
         def answer() -> None:
@@ -38,7 +39,7 @@ class EchoHost:
         return offer.spec
 
     def close(self) -> None:
-        """Stop; blocks for a few seconds at most."""
+        """Stop answering; blocks for a few seconds at most."""
         if self._waiting is not None:
             self._waiting.join(_TIMEOUT_S)
         if self._server is not None:

@@ -1,4 +1,5 @@
-"""Whether anything answers HTTP at an address, within seconds whatever its name server does."""
+"""Checks whether a server answers HTTP at an address, within seconds even if its name server
+hangs."""
 
 import threading
 import urllib.error
@@ -9,16 +10,16 @@ _NOTHING = ""
 
 
 def why_silent(url: str, *, timeout_s: float) -> str:
-    """Return why no answer came, for people; "" if one did, of whatever status.
+    """Return why no answer came, as text; "" for an answer of any status.
 
-    Blocks for at most `timeout_s`. Proxies of the environment apply.
+    Blocks for at most `timeout_s`. Uses the proxies of the environment.
     """
     found = SimpleQueue[str]()
 
     def ask() -> None:
         found.put(_asked(url, timeout_s))
 
-    # Looking a name up has no time-out of its own, so it is not waited for.
+    # A name look-up has no time-out of its own, so its thread is not joined.
     threading.Thread(target=ask, name="http-probe", daemon=True).start()
     try:
         return found.get(timeout=timeout_s)

@@ -1,4 +1,4 @@
-"""Keeps a server's process up: starts it, watches it, starts it again within a budget."""
+"""Keeps a server's process running: starts it, watches it, and restarts it within a budget."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from enum import StrEnum
 from runtime.restarts import RestartBudget, RestartLimits
 
 KEPT = "PACELINE_KEPT"
-"""Set in the process's environment; its standard input ends when its keeper does."""
+"""Set in the process's environment; the keeper's end closes its standard input."""
 _READY = "ready: "
 _REFUSED = 2
 _NUM_LINES = 200
@@ -21,45 +21,45 @@ _KILLED_S = 10.0
 
 
 class KeptState(StrEnum):
-    """Where a kept process stands."""
+    """The state of a kept process."""
 
     STARTING = "starting"
     READY = "ready"
     WAITING = "waiting"
-    """To be restarted."""
+    """Waiting for its restart."""
     ENDED = "ended"
-    """By itself, as after `admin drain`, or by `stop`."""
+    """Ended normally, as after `admin drain`, or by `stop`."""
     REFUSED = "refused"
-    """What it was asked cannot be: it never was ready and said so."""
+    """Rejected its options: it was never ready and exited with an error."""
     FAILED = "failed"
-    """It ended more often than the budget allows, or cannot be started at all."""
+    """Ended more often than the budget allows, or cannot be started."""
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing more happens."""
+        """Whether the process will not run again."""
         return self in (KeptState.ENDED, KeptState.REFUSED, KeptState.FAILED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptStatus:
-    """What is known of a kept process."""
+    """The status of a kept process."""
 
     state: KeptState
     pid: int | None
-    """None while it does not run."""
+    """None while the process does not run."""
     restarts: int
     exit_code: int | None
-    """Of the last run that ended; -9 is SIGKILL."""
+    """Exit code of the last run that ended; -9 is SIGKILL."""
     ready_line: str
-    """What it said when it got ready: the model and the address; "" while it is not."""
+    """The line it prints when it is ready, with model and address; "" while it is not ready."""
     up_s: float
-    """Seconds since it was last ready; 0 while it is not."""
+    """Seconds since it became ready; 0 while it is not ready."""
     lines: tuple[str, ...]
-    """Its last lines of output, oldest first."""
+    """The last lines of its output, oldest first."""
 
 
 class ProcessKeeper:
-    """A process with a watcher's thread; all methods may be called from any thread."""
+    """A process and a thread that watches it; any thread may call its methods."""
 
     def __init__(
         self,
@@ -75,14 +75,14 @@ class ProcessKeeper:
         """Start the process.
 
         Args:
-            command: what runs it.
-            environment: all of its variables.
-            directory: where it runs.
+            command: the command line of the process.
+            environment: its whole environment.
+            directory: its working directory.
             limits: how often it is restarted.
-            stop_s: seconds that it gets to end by itself once it is told to.
-            ran_before: another keeper had it running, so it is no refusal if its predecessor, which
-                ends with that keeper, still holds its place.
-            notice: what its output begins with.
+            stop_s: seconds from SIGTERM to SIGKILL.
+            ran_before: another keeper ran it before: a failed start may then be caused by the
+                predecessor, which ends with its keeper and may still hold the port.
+            notice: first line of its output.
         """
         self._ran_before = ran_before
         self._command = list(command)
@@ -103,11 +103,11 @@ class ProcessKeeper:
         self._thread.start()
 
     def status(self) -> KeptStatus:
-        """Return where it stands."""
+        """Return the status."""
         with self._lock:
             process = self._process
             pid = process.pid if process is not None and process.poll() is None else None
-            died = self._state is KeptState.READY and pid is None  # its thread has yet to see it
+            died = self._state is KeptState.READY and pid is None  # the thread has not seen it yet
             ready_s = None if died else self._ready_at_s
             up_s = time.monotonic() - ready_s if ready_s is not None else 0.0
             return KeptStatus(
@@ -121,7 +121,7 @@ class ProcessKeeper:
             )
 
     def stop(self) -> KeptStatus:
-        """End the process, with SIGKILL if it takes longer than it may; returns when it has."""
+        """End the process, with SIGKILL after `stop_s`; returns when it has ended."""
         self._stopping.set()
         with self._lock:
             if self._process is not None and self._process.poll() is None:
@@ -138,7 +138,7 @@ class ProcessKeeper:
         while not self._stopping.is_set():
             try:
                 code = self._run_once()
-            except OSError as error:  # its directory is gone, or its Python: neither comes back
+            except OSError as error:  # its directory or its Python is gone for good
                 self._note(f"error: the process cannot be started in {self._directory}: {error}")
                 self._settle(KeptState.FAILED)
                 return
@@ -158,12 +158,12 @@ class ProcessKeeper:
         self._settle(KeptState.ENDED)
 
     def _run_once(self) -> int:
-        """Run it to its end; returns its exit code."""
+        """Run the process to its end; return its exit code."""
         with self._lock:
             self._state = KeptState.STARTING
             self._process = process = subprocess.Popen(
                 self._command,
-                stdin=subprocess.PIPE,  # held open: its end tells the process that we are gone
+                stdin=subprocess.PIPE,  # kept open: the process ends when it closes
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -173,7 +173,7 @@ class ProcessKeeper:
             )
             if self._stopping.is_set():
                 process.send_signal(signal.SIGTERM)
-        with process:  # closes its pipes, and waits for it
+        with process:  # closes its pipes and waits for it
             assert process.stdout is not None
             for line in process.stdout:
                 self._note(line.rstrip("\n"))
@@ -198,7 +198,7 @@ class ProcessKeeper:
 
 
 def end_with_keeper() -> None:
-    """In a kept process: send ourselves SIGTERM once the keeper is gone."""
+    """Send SIGTERM to this kept process when its keeper is gone."""
     if not os.environ.get(KEPT):
         return
 

@@ -9,10 +9,10 @@ from runtime.errors import ConfigError
 
 
 def address_on(interface: str) -> str:
-    """Return this machine's IPv4 address on an interface, or in a network as 10.0.0.0/8.
+    """Return this machine's IPv4 address on an interface, or in a network such as 10.0.0.0/8.
 
     Raises:
-        ConfigError: it has none there; names those it has.
+        ConfigError: there is none; names those that exist.
     """
     addresses = ipv4_addresses()
     if "/" in interface:

@@ -1,4 +1,4 @@
-"""What one node is and how fast it talks to another: the measurements behind `cluster check`."""
+"""Facts of one node and the speed of its connections, for `cluster check`."""
 
 import hmac
 import platform
@@ -30,27 +30,27 @@ _REDUCES = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFacts:
-    """A node as its own processes see it."""
+    """The facts of a node, read by a process on it."""
 
     host: str
     versions: tuple[tuple[str, str], ...]
-    """Name and version of what must be alike on all nodes."""
+    """Name and version of everything that must be the same on all nodes."""
     num_cores: int
     memory_bytes: int
-    """Available, within the container's limit."""
+    """Available memory, within the container's limit."""
     gpus: tuple[str, ...]
     interfaces: tuple[tuple[str, str], ...]
-    """Name and IPv4 address."""
+    """Name and IPv4 address of each interface."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairTimes:
-    """One connection between two nodes."""
+    """The speed of a connection between two nodes."""
 
     round_trip_s: float
-    """Median of 64 bytes there and back."""
+    """Median round trip of 64 bytes."""
     bytes_per_s: float
-    """Of one stream."""
+    """Throughput of one stream."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class ReduceTimes:
 
 
 def read_node_facts(ray_version: str) -> NodeFacts:
-    """Return what this process finds on its node."""
+    """Return the facts of this process's node."""
     gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
     return NodeFacts(
         host=socket.gethostname(),
@@ -83,7 +83,8 @@ def read_node_facts(ray_version: str) -> NodeFacts:
 
 
 class ProbeServer:
-    """Answers other nodes' measurements until it is closed; who does not know the word is cut."""
+    """Answers other nodes' measurements until closed; disconnects clients that do not send its
+    token."""
 
     def __init__(self, host: str) -> None:
         self.word = secrets.token_bytes(_WORD_BYTES)
@@ -121,7 +122,7 @@ class ProbeServer:
                     num_bytes += count
                 connection.sendall(num_bytes.to_bytes(8, "little"))
             except OSError:
-                return  # the other side tells
+                return  # the peer reports it
 
 
 def measure_pair(host: str, port: int, word: bytes) -> PairTimes:
@@ -129,7 +130,7 @@ def measure_pair(host: str, port: int, word: bytes) -> PairTimes:
 
     Raises:
         PeerTimeout: nothing answers there, as behind a firewall.
-        PeerLost: it refused, or broke off.
+        PeerLost: it refused or closed the connection.
     """
     try:
         with socket.create_connection((host, port), timeout=_WAIT_S) as connection:
@@ -143,7 +144,7 @@ def measure_pair(host: str, port: int, word: bytes) -> PairTimes:
 
 
 def measure_all_reduce(group: Group) -> ReduceTimes:
-    """Measure sums over a group that all ranks measure at once."""
+    """Measure sums over a group; all ranks call this at the same time."""
     return ReduceTimes(
         small_s=_reduce(group, torch.ones(1 << 8)), large_s=_reduce(group, torch.ones(1 << 18))
     )
@@ -171,7 +172,7 @@ def _ping(connection: socket.socket) -> float:
 
 
 def _flow(connection: socket.socket) -> float:
-    """Return the bytes per second that one stream carries, counted where they arrive."""
+    """Return the bytes per second of one stream, counted by the receiver."""
     chunk = bytes(_CHUNK_BYTES)
     start_s = time.perf_counter()
     while time.perf_counter() - start_s < _FLOW_S:

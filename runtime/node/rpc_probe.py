@@ -1,4 +1,4 @@
-"""One gRPC call to a server that may be absent, silent or of another kind; fails within seconds."""
+"""One gRPC call to a server that may be absent, silent or no gRPC server; fails within seconds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,30 +10,30 @@ from runtime.channels.channel import open_internal_channel
 
 
 class Failure(Enum):
-    """Why a probed server gave no answer."""
+    """The reason why a probed server gave no answer."""
 
     UNREACHABLE = auto()
     """No process listens there, or the name has no address."""
     SILENT = auto()
     """The connection or the call had no answer before the deadline."""
     FOREIGN = auto()
-    """What listens there is no gRPC server, or not one with this method."""
+    """The server there does not speak gRPC, or does not have this method."""
     UNAUTHENTICATED = auto()
-    """The server requires credentials that the call did not have."""
+    """The server requires credentials that the call does not have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeFailed:
-    """A call without an answer."""
+    """A probe without an answer."""
 
     failure: Failure
     detail: str
-    """What gRPC said."""
+    """gRPC's own message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsFiles:
-    """What a client needs to open a TLS connection in which both sides show a certificate."""
+    """A client's files for mutual TLS."""
 
     root_ca: bytes
     private_key: bytes
@@ -49,7 +49,8 @@ def probe(
     tls: TlsFiles | None = None,
     timeout_s: float,
 ) -> bytes | ProbeFailed:
-    """Return a method's serialized reply, or why there is none; blocks for at most `timeout_s`."""
+    """Return a method's serialized reply, or the reason for its absence; blocks for at most
+    `timeout_s`."""
     identity = None
     if tls is not None:
         identity = grpc.ssl_channel_credentials(tls.root_ca, tls.private_key, tls.certificate)
@@ -77,7 +78,7 @@ def _failure(code: grpc.StatusCode, detail: str) -> Failure:
 
 
 def _never_spoke(detail: str) -> bool:
-    """Return whether a failed connection ended before the other side sent a byte."""
+    """Return whether a connection failed before the other side sent a byte."""
     return any(
         words in detail
         for words in ("refused", "resol", "lookup", "o route", "unreachable", "imed out", "imeout")

@@ -78,7 +78,7 @@ def test_the_shared_data_sets_can_be_read() -> None:
         ('{"prompt": ["a"]}', r"prompt is \['a'\] \(list\): it must be a string"),
         ('{"prompt": " "}', "prompt is empty: write at least one word"),
         ('{"prompt": "a\\ud800b"}', "a string holds half a surrogate pair"),
-        ('{"prompt": "a", "prompt": "b"}', "the key 'prompt' stands twice"),
+        ('{"prompt": "a", "prompt": "b"}', "the key 'prompt' occurs twice"),
         ('{"prompt": "a", "x": ' + "[" * 90_000 + "}", "nests"),
         ('{"prompt": "a", "x": ' + "7" * 5_000 + "}", "digits"),
         ('{"prompt": "a", "category": 3}', "category is 3: it must be a string"),

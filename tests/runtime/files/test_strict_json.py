@@ -12,7 +12,7 @@ from runtime.files.strict_json import parse_json, read_json_lines, read_json_obj
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"a": 1, "b": {"c": 2, "c": 3}}', "the key 'c' stands twice"),
+        ('{"a": 1, "b": {"c": 2, "c": 3}}', "the key 'c' occurs twice"),
         ('{"a": NaN}', "NaN is not a JSON number"),
         ('{"a": -Infinity}', "-Infinity is not a JSON number"),
         ('{"a": 1e999}', "the number 1e999 is too large"),
@@ -66,7 +66,7 @@ def test_lines_are_counted_as_an_editor_counts_them(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (b'{"a": 1}\n[2]\n', r"records.jsonl, line 2: expected a JSON object, found a list"),
-        (b'{"a": 1}\n\n{"a": 1, "a": 2}\n', r"records.jsonl, line 3: the key 'a' stands twice"),
+        (b'{"a": 1}\n\n{"a": 1, "a": 2}\n', r"records.jsonl, line 3: the key 'a' occurs twice"),
         (b'{"a": 1}\n' + b"[" * 100_000, r"records.jsonl, line 2: it nests too deeply"),
         (b'{"a": "\xff"}', r"records.jsonl is not UTF-8: line 1"),
     ],

@@ -64,7 +64,7 @@ def test_a_group_of_another_size_is_refused() -> None:
     name = new_name()
     creating = threading.Thread(target=_create_in_vain, args=(name,))
     creating.start()
-    with pytest.raises(ConfigError, match="has 2 ranks, rank 1 wants 3"):
+    with pytest.raises(ConfigError, match="has 2 ranks, rank 1 expects 3"):
         SharedMemoryGroup.attach(name, 1, 3, timeout_s=5.0, role="target")
     creating.join()
 

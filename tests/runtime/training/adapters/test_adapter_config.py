@@ -107,7 +107,7 @@ def test_a_value_without_a_meaning_is_refused_by_name(
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (json.dumps(PLAIN)[:-1] + ', "r": 8}', "the key 'r' stands twice"),
+        (json.dumps(PLAIN)[:-1] + ', "r": 8}', "the key 'r' occurs twice"),
         (json.dumps(PLAIN | {"lora_alpha": float("nan")}), "NaN is not a JSON number"),
         (json.dumps(PLAIN).replace("8", "1e999"), "the number 1e999 is too large"),
         ("[" * 100_000, "it nests too deeply"),
