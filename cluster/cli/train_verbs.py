@@ -84,7 +84,7 @@ add_verb(
         run=table.train_join,
         example="--server 192.0.2.7:50052 --data mine.jsonl",
         flags={
-            "": ("data", "model", "reward", "threads", "device", "json"),
+            "": ("data", "model", "name", "reward", "threads", "device", "json"),
             "Connection": (
                 "connect.server",
                 "connect.token_file",

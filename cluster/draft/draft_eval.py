@@ -1,7 +1,7 @@
 """`paceline draft eval`: drafters side by side on the same prompts.
 
-Each prompt is decoded plainly and with the drafter, one right after the other, so that what else
-the machine does falls on both alike.
+Each prompt is decoded without and with the drafter, one after the other, so that other load on
+the machine affects both alike.
 """
 
 import json
@@ -41,18 +41,18 @@ def run(options: DraftEvalOptions) -> int:
     """Run every drafter over the prompts and print the comparison; return the exit code.
 
     Raises:
-        ConfigError: something the user gave cannot be used; nothing was started.
+        ConfigError: an option cannot be used; nothing was started.
         PeerError: a target rank died.
     """
-    mode = _check(options)
+    if options.input.prompts is None:
+        raise ConfigError("`prompts` is missing: name a file of prompts")
     target = plan_target(options.models)
     with cluster_nodes(options.models.ray_address) as nodes:
-        return _evaluate(options, mode, target, DrafterCapacity(nodes=nodes))
+        return _evaluate(options, target, DrafterCapacity(nodes=nodes))
 
 
-def _evaluate(
-    options: DraftEvalOptions, mode: DecodeMode, target: PlannedModel, capacity: DrafterCapacity
-) -> int:
+def _evaluate(options: DraftEvalOptions, target: PlannedModel, capacity: DrafterCapacity) -> int:
+    mode = DecodeMode(options.mode)
     decode = DecodeOptions(
         mode=mode,
         draft_length=options.draft_length,
@@ -61,9 +61,9 @@ def _evaluate(
         seed=options.seed,
         ignore_eos=True,
     )
-    submits = make_submits(options.prompts, decode, target)
-    assert options.prompts.prompts is not None
-    records = read_prompts(options.prompts.prompts, limit=options.prompts.num_prompts)
+    submits = make_submits(options.input, decode, target)
+    assert options.input.prompts is not None
+    records = read_prompts(options.input.prompts, limit=options.input.num_prompts)
     categories = [record.category or _ALL for record in records]
     choices = [
         plan_drafter(replace(options.models, drafter=name), target, capacity)
@@ -98,14 +98,6 @@ def _evaluate(
         for table in _tables(rows):
             output_console().print(table)
     return 0
-
-
-def _check(options: DraftEvalOptions) -> DecodeMode:
-    if options.mode not in (DecodeMode.SPECULATIVE, DecodeMode.PEARL):
-        raise ConfigError(f"--mode is {options.mode!r}: choose speculative or pearl")
-    if options.draft_length < 1:
-        raise ConfigError(f"--draft-length is {options.draft_length}: at least 1 is needed")
-    return DecodeMode(options.mode)
 
 
 def _pair(deployment: Deployment, submit: Submit, category: str) -> EvalPair:
@@ -174,7 +166,7 @@ def _figures(pairs: Sequence[EvalPair], mode: DecodeMode, length: int) -> dict[s
 
 
 def _predicted(mode: DecodeMode, alpha: float, length: int, cost: float) -> float:
-    """Return the formula's speed-up where scoring a draft takes one plain step."""
+    """Return the formula's speed-up, if scoring a draft takes one plain step."""
 
     def rate(kind: DecodeMode) -> float:
         return throughput(
@@ -191,7 +183,7 @@ def _predicted(mode: DecodeMode, alpha: float, length: int, cost: float) -> floa
 def _alpha_at(
     tested: Sequence[tuple[int, ...]], accepted: Sequence[tuple[int, ...]]
 ) -> list[float]:
-    """Return the acceptance of the first, second, ... draft token, all before it accepted."""
+    """Return the acceptance of each draft token, given that all before it are accepted."""
     longest = max(map(len, tested), default=0)
     return [
         _round(
@@ -276,7 +268,7 @@ def _progress() -> Progress:
         TimeElapsedColumn(),
         console=_NOTES,
         transient=True,
-        refresh_per_second=1,  # the cores are for what is measured
+        refresh_per_second=1,  # leaves the cores to the measurement
     )
 
 

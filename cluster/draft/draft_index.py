@@ -21,10 +21,8 @@ def run(options: DraftIndexOptions) -> int:
     """Tokenize the files, sort them into a store and write it; return the exit code.
 
     Raises:
-        ConfigError: a file cannot be read, holds no text, or the store exists already.
+        ConfigError: a file cannot be read or holds no text.
     """
-    if options.out.exists():
-        raise ConfigError(f"{options.out} exists already: take another --out, or delete it")
     target = plan_target(ModelOptions(target=options.target, drafter=None))
     assert target.tokenizer is not None
     with _NOTES.status("reading"):

@@ -30,7 +30,6 @@ from cluster.options.draft_options import DraftSkipOptions
 from parallel.drafting.layer_skip import SkipTrial
 from runtime.checking.prompt_files import read_prompts
 from runtime.distillation.layer_search import SearchJob
-from runtime.errors import ConfigError
 from runtime.node.cores import usable_cores
 
 _NOTES = Console(stderr=True)
@@ -38,15 +37,12 @@ _SLACK_TOKENS = 400  # of cache for each request beside its answer: its prompt
 
 
 def run(options: DraftSkipOptions) -> int:
-    """Search, and say which layers to keep; return the exit code.
+    """Search, and print the layers to keep; return the exit code.
 
     Raises:
-        ConfigError: something the user gave cannot be used; nothing was started.
+        ConfigError: an option cannot be used; nothing was started.
         PeerError: a target rank died.
     """
-    for name, value in (("--trials", options.trials), ("--max-tokens", options.max_tokens)):
-        if value < 1:
-            raise ConfigError(f"{name} is {value}: at least 1 is needed")
     read_prompts(options.prompts, limit=options.num_prompts)
     target = plan_target(options.models)
     assert target.facts is not None
@@ -70,10 +66,10 @@ def run(options: DraftSkipOptions) -> int:
         print(json.dumps({"drafter": name, "num_trials": num_trials} | asdict(best)))
         return 0
     print(name)
-    worth = "" if best.speedup > 1 else "; on its own it does not pay"
+    worth = "" if best.speedup > 1 else "; on its own it is slower"
     _NOTES.print(
         f"{len(best.kept)} layers agree on {best.agreement:.2f} of the tokens and cost "
-        f"{best.cost:.2f} of a step: {best.speedup:.2f} times plain decoding is predicted, with "
+        f"{best.cost:.2f} of a step: predicted speed-up {best.speedup:.2f} with "
         f"draft length {best.draft_length}{worth}"
     )
     return 0
@@ -106,8 +102,8 @@ def _answers(options: DraftSkipOptions, target: PlannedModel, work: Path) -> Pat
 
 
 def _search(job: SearchJob) -> tuple[SkipTrial, int]:
-    """Run the job in an actor and show how it advances; returns the best set."""
-    where = beside_driver()  # its files lie there
+    """Run the job in an actor and show its progress; return the best set."""
+    where = beside_driver()  # where its files are
     actor = ray.remote(DraftTrainerActor).options(num_cpus=0, scheduling_strategy=where).remote()
     best: SkipTrial | None = None
     num_trials = 0

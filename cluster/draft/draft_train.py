@@ -2,9 +2,7 @@
 
 import json
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
 
 import ray
 from rich.console import Console
@@ -36,15 +34,14 @@ from runtime.node.cores import usable_cores
 
 _NOTES = Console(stderr=True)
 _SLACK_TOKENS = 400  # of cache for each request beside its answer: its prompt
-_Choice = TypeVar("_Choice", bound=StrEnum)
 _STAGES = ("lessons", "training")
 
 
 def run(options: DraftTrainOptions) -> int:
-    """Make a drafter, or continue making it; return the exit code.
+    """Train a drafter, or resume its training; return the exit code.
 
     Raises:
-        ConfigError: something the user gave cannot be used; nothing was started.
+        ConfigError: an option cannot be used; nothing was started.
         PeerError: a target rank died; what was generated is kept.
     """
     _check_prompts(options)
@@ -80,7 +77,7 @@ def run(options: DraftTrainOptions) -> int:
 
 
 def _follow(job: DraftJob) -> JobEvent:
-    """Run the job in an actor and show how it advances; returns its last event."""
+    """Run the job in an actor and show its progress; return its last event."""
     where = beside_driver()  # its files lie there
     actor = ray.remote(DraftTrainerActor).options(num_cpus=0, scheduling_strategy=where).remote()
     event = JobEvent(stage="training", done=0, total=job.settings.steps)
@@ -106,48 +103,23 @@ def _corpus_of(options: DraftTrainOptions) -> str:
 
 
 def _check_prompts(options: DraftTrainOptions) -> None:
-    if options.free_prompts < 0:
-        raise ConfigError(f"--free-prompts is {options.free_prompts}: it must be at least 0")
     if not options.prompts and not options.free_prompts:
-        raise ConfigError("no prompts to learn from: name --prompts FILE or ask for --free-prompts")
+        raise ConfigError("no prompts to learn from: give `prompts` or `free_prompts`")
     for path in options.prompts:
         read_prompts(path, limit=options.num_prompts)
 
 
 def _settings(options: DraftTrainOptions) -> TrainSettings:
-    kind = _choice("--divergence", Divergence, options.divergence)
-    precision = _choice("--precision", Precision, options.precision)
-    if not 0 <= options.on_policy <= 1:
-        raise ConfigError(f"--on-policy is {options.on_policy}: it is a share, from 0 to 1")
-    for name, value in (
-        ("--steps", options.steps),
-        ("--batch-tokens", options.batch_tokens),
-        ("--layers", options.layers),
-        ("--head-vocab", options.head_vocab),
-        ("--max-tokens", options.max_tokens),
-    ):
-        if value < 1:
-            raise ConfigError(f"{name} is {value}: at least 1 is needed")
-    if not 0 < options.learning_rate < 1:
-        raise ConfigError(f"--learning-rate is {options.learning_rate}: take one between 0 and 1")
     return TrainSettings(
         steps=options.steps,
         batch_tokens=options.batch_tokens,
         learning_rate=options.learning_rate,
-        divergence=kind,
+        divergence=Divergence(options.divergence),
         on_policy=options.on_policy,
-        precision=precision,
+        precision=Precision(options.precision),
         train_head=options.train_head,
         seed=options.seed,
     )
-
-
-def _choice(flag: str, kind: type[_Choice], value: str) -> _Choice:
-    try:
-        return kind(value)
-    except ValueError as error:
-        choices = ", ".join(kind)
-        raise ConfigError(f"{flag} is {value!r}: choose one of {choices}") from error
 
 
 def _layers(options: DraftTrainOptions, target: PlannedModel) -> tuple[int, ...]:
@@ -156,32 +128,32 @@ def _layers(options: DraftTrainOptions, target: PlannedModel) -> tuple[int, ...]
     config = target.facts.config
     if options.head_vocab > config.vocab_size:
         raise ConfigError(
-            f"--head-vocab is {options.head_vocab}: {target.name} has {config.vocab_size} tokens"
+            f"`head_vocab` is {options.head_vocab}: {target.name} has {config.vocab_size} tokens"
         )
     if options.init_layers is not None:
         chosen = parse_layers(options.init_layers, config.num_layers)
         if len(chosen) != options.layers:
             raise ConfigError(
-                f"--init-layers names {len(chosen)} layers, --layers asks for {options.layers}"
+                f"`init_layers` names {len(chosen)} layers, `layers` is {options.layers}"
             )
         return chosen
     if options.layers > config.num_layers:
-        raise ConfigError(f"--layers is {options.layers}: {target.name} has {config.num_layers}")
+        raise ConfigError(f"`layers` is {options.layers}: {target.name} has {config.num_layers}")
     last = config.num_layers - 1
     return tuple(round(i * last / max(1, options.layers - 1)) for i in range(options.layers))
 
 
 def _claim(work: Path, options: DraftTrainOptions) -> None:
-    """Refuse to mix two runs in one directory."""
+    """Raise ConfigError instead of mixing two runs in one directory."""
     if work.exists() and not options.resume:
         raise ConfigError(
-            f"{work} holds a run already: continue with --resume, or take another --out"
+            f"{work} already holds a run: continue it with `resume`, or name another `out`"
         )
     work.mkdir(parents=True, exist_ok=True)
 
 
 def _write_corpus(options: DraftTrainOptions, target: PlannedModel, work: Path) -> None:
-    """Let a deployment of the target generate the corpus, or what is missing of it."""
+    """Generate the corpus, or what is missing of it, with a deployment of the target."""
     models = options.models
     plan = CorpusPlan(
         prompts=options.prompts,
@@ -194,7 +166,7 @@ def _write_corpus(options: DraftTrainOptions, target: PlannedModel, work: Path) 
     marker, wanted = work / "corpus.json", json.dumps(asdict(plan), default=str)
     if marker.is_file():
         if marker.read_text(encoding="utf-8") != wanted:
-            raise ConfigError(f"{work} has a corpus of other prompts: take another --out")
+            raise ConfigError(f"{work} has a corpus of other prompts: name another `out`")
         return
     tokens = models.cache_tokens or models.max_batch * (options.max_tokens + _SLACK_TOKENS)
     spec = plan_deployment(models, target, NOTHING_DRAFTS, cache_tokens=tokens, stops=False)

@@ -1,4 +1,4 @@
-"""`paceline draft train --follow`: a drafter learns from what is served, while it serves."""
+"""`paceline draft follow`: a drafter learns from a server's traffic while it serves."""
 
 import json
 
@@ -18,45 +18,37 @@ from runtime.node.cores import usable_cores
 
 _NOTES = Console(stderr=True, highlight=False)
 _POLL_S = 2.0
-_LEARNING_RATE = 3e-4  # lower than from scratch: a round has few answers
 
 
 def run(options: DraftFollowOptions) -> int:
-    """Follow the traffic until so many rounds are done, or until interrupted; return the exit code.
+    """Train on the traffic for some rounds, or until interrupted; return the exit code.
 
     Raises:
-        ConfigError: something the user gave cannot be used; nothing was started.
+        ConfigError: an option cannot be used; nothing was started.
         PacelineError: the training process failed.
     """
-    for name, value, least in (
-        ("--rounds", options.rounds, 0),
-        ("--round-steps", options.round_steps, 1),
-        ("--window", options.window, 16),
-    ):
-        if value < least:
-            raise ConfigError(f"{name} is {value}: at least {least} is needed")
     target = plan_target(options.models)
     assert target.facts is not None
     if not options.out.is_dir() or not is_drafter(options.out):
         raise ConfigError(
-            f"--out {options.out} holds no trained drafter to continue with: make one with draft "
-            "train, or copy the one that ships with paceline"
+            f"`out` {options.out} holds no trained drafter: make one with paceline draft train, "
+            "or copy the one that ships with paceline"
         )
     check_drafter(options.out, target.facts.directory)
     job = FollowJob(
         target_name=target.name,
         target_directory=str(target.facts.directory),
-        traffic=str(options.follow.absolute()),
+        traffic=str(options.traffic.absolute()),
         drafter=str(options.out.absolute()),
         window=options.window,
         least_new=options.window // 4,
         round_steps=options.round_steps,
         focus=options.focus,
-        num_rounds=options.rounds,
+        num_rounds=options.rounds or 0,
         settings=TrainSettings(
             steps=1,  # rounds count their own
             batch_tokens=options.batch_tokens,
-            learning_rate=_rate(options),
+            learning_rate=options.learning_rate,
             seed=options.seed,
         ),
         poll_s=_POLL_S,
@@ -69,15 +61,8 @@ def run(options: DraftFollowOptions) -> int:
     return 0
 
 
-def _rate(options: DraftFollowOptions) -> float:
-    rate = _LEARNING_RATE if options.learning_rate is None else options.learning_rate
-    if not 0 < rate < 1:
-        raise ConfigError(f"--learning-rate is {rate}: take one between 0 and 1")
-    return rate
-
-
 def _follow(job: FollowJob, *, as_json: bool) -> None:
-    where = beside_driver()  # its files lie there
+    where = beside_driver()  # where its files are
     actor = ray.remote(DraftTrainerActor).options(num_cpus=0, scheduling_strategy=where).remote()
     try:
         with _NOTES.status("loading") as status:
@@ -87,14 +72,14 @@ def _follow(job: FollowJob, *, as_json: bool) -> None:
                     f"{event.num_answers} answers read, {event.round} rounds done: waiting for more"
                 )
                 if event.before is not None:
-                    _tell(event, as_json=as_json)
+                    _report(event, as_json=as_json)
     except KeyboardInterrupt:
-        _NOTES.print("stopped; what got better is saved")
+        _NOTES.print("stopped; improved versions are saved")
     finally:
         ray.kill(actor)
 
 
-def _tell(event: FollowEvent, *, as_json: bool) -> None:
+def _report(event: FollowEvent, *, as_json: bool) -> None:
     if as_json:
         fields = {
             "round": event.round,
@@ -105,7 +90,7 @@ def _tell(event: FollowEvent, *, as_json: bool) -> None:
         }
         print(json.dumps(fields), flush=True)
         return
-    saved = f"saved as version {event.version}" if event.version else "taken back"
+    saved = f"saved as version {event.version}" if event.version else "discarded"
     _NOTES.print(
         f"round {event.round}, {event.num_answers} answers: acceptance {event.before:.3f} -> "
         f"{event.after:.3f}, {saved}"

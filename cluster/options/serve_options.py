@@ -54,7 +54,7 @@ class ServeOptions:
     journal: OutputDirectory | None = None
     """Keep named requests in this directory, to resume them after this process was killed."""
     traffic: OutputDirectory | None = None
-    """Keep requests and answers in this directory, for `draft train --follow` to learn from. Only
+    """Keep requests and answers in this directory, for `draft follow` to learn from. Only
     its owner can read it."""
 
     @property

@@ -137,7 +137,7 @@ USEFUL = {
 """Options that a verb needs although they are not required."""
 OUTPUT_DIRECTORIES = (PathUse.OUTPUT_DIRECTORY, PathUse.NEW_DIRECTORY)
 IS_OUTPUT = {"out", "keep", "plot", "traffic", "journal"}
-IS_DIRECTORY = {"out", "directory", "adapter", "follow", "working_dir", "traffic", "journal"}
+IS_DIRECTORY = {"out", "directory", "adapter", "working_dir", "traffic", "journal"}
 
 
 def case_id(case: Case) -> str:
@@ -176,7 +176,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "log": str(log),
         "directory": str(directory),
         "adapter": str(directory),
-        "follow": str(directory),
+        "traffic": str(directory),
         "out": str(root / "new"),
         "server": "127.0.0.1:1",
         "prompt": "w1 w2",
@@ -338,7 +338,7 @@ def test_a_directory_that_cannot_be_read_is_refused(
     for kind, make in (UNOPENABLE | {"a file": file}).items():
         path = tmp_path / f"{kind.replace(' ', '-')}.x"
         make(path)
-        if kind != "a directory" or case.field not in ("working_dir", "follow"):
+        if kind != "a directory" or case.field not in ("working_dir", "traffic"):
             refused(case, path, good, capsys)
 
 

@@ -176,17 +176,20 @@ LAYERS = ["bench", "layer-parallel", "--prompt", "x", "--drafter"]
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["draft", "train", "--out", "x"], "no prompts to learn from: name --prompts FILE"),
+        (
+            ["draft", "train", "--out", "x"],
+            "no prompts to learn from: give --prompts or --free-prompts",
+        ),
         (["draft", "train", "--out", "x", "--free-prompts", "-1"], "--free-prompts is -1"),
         (["draft", "train", "--out", "x", "--prompts", "none.jsonl"], "none.jsonl does not exist"),
         (["draft", "train", "--out", "x", "--free-prompts", "9", "--steps", "0"], "--steps is 0"),
         (
-            ["draft", "train", "--out", "x", "--free-prompts", "9", "--init-layers", "0,5,29"],
-            "--init-layers names 3 layers, --layers asks for 2",
+            ["draft", "train", "--out", "x", "--free-prompts", "9", "--set", "init_layers=0,5,29"],
+            "--set init_layers names 3 layers, --layers is 2",
         ),
         (
-            ["draft", "train", "--out", "x", "--free-prompts", "9", "--divergence", "mse"],
-            "--divergence is 'mse': choose one of forward-kl",
+            ["draft", "train", "--out", "x", "--free-prompts", "9", "--set", "divergence=mse"],
+            "--set divergence is 'mse': choose one of forward-kl",
         ),
         (
             ["draft", "train", "--out", "x", "--free-prompts", "9", "--head-vocab", "99999"],
@@ -195,7 +198,7 @@ LAYERS = ["bench", "layer-parallel", "--prompt", "x", "--drafter"]
         (["draft", "index", "none.txt", "--out", "x"], "FILES none.txt does not exist"),
         (
             ["draft", "eval", "lookup", "--prompts", "PROMPTS", "--mode", "fast"],
-            "--mode is 'fast': choose speculative or pearl",
+            "--mode is 'fast': choose one of speculative, pearl",
         ),
         (
             ["draft", "eval", "lookup:bigram", "--prompts", "PROMPTS"],
@@ -218,20 +221,20 @@ LAYERS = ["bench", "layer-parallel", "--prompt", "x", "--drafter"]
         (["serve", "--set", "step_limit_s=0"], "--set step_limit_s is 0.0: it must be above 0"),
         (["serve", "--mode", "fast"], "--mode is 'fast': choose one of autoregressive"),
         (
-            ["draft", "train", "--follow", ".", "--out", "nowhere"],
+            ["draft", "follow", ".", "--out", "nowhere"],
             "--out nowhere holds no trained drafter",
         ),
         (
-            ["draft", "train", "--follow", ".", "--out", "nowhere", "--window", "3"],
+            ["draft", "follow", ".", "--out", "nowhere", "--window", "3"],
             "--window is 3",
         ),
         (
-            ["draft", "train", "--out", "d", "--free-prompts", "9", "--precision", "int4"],
-            "--precision is .int4.: choose one of auto",
+            ["draft", "train", "--out", "d", "--free-prompts", "9", "--set", "precision=int4"],
+            "--set precision is .int4.: choose one of auto",
         ),
         (
-            ["draft", "train", "--out", "d", "--free-prompts", "9", "--on-policy", "2"],
-            "--on-policy is 2.0: it is a share",
+            ["draft", "train", "--out", "d", "--free-prompts", "9", "--set", "on_policy=2"],
+            "--set on_policy is 2.0: it must be at least 0 and at most 1",
         ),
         (["draft", "skip", "--prompts", "PROMPTS", "--trials", "0"], "--trials is 0"),
         (["draft", "skip", "--prompts", "nowhere.jsonl"], "nowhere.jsonl"),

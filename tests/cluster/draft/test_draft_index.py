@@ -33,8 +33,6 @@ def test_all_texts_are_in_the_store(
     store = load_store(tmp_path / "store")
     assert facts["num_tokens"] == len(store.tokens)
     assert [token for token in store.tokens.tolist() if token] == [1, 2, 3, 4, 5, 6, 7]
-    with pytest.raises(ConfigError, match="store exists already"):
-        run(options(target, (plain,), tmp_path / "store"))
 
 
 def test_files_without_text_are_rejected(target: Path, tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_what_is_learned_does_not_go_into_an_upload(tmp_path: Path) -> None:
     ("command", "flag"),
     [
         ("draft train --target smollm2-135m", "--out"),
-        ("draft train --target smollm2-135m --follow FOLDER", "--out"),
+        ("draft follow FOLDER --target smollm2-135m", "--out"),
         ("draft index PYPROJECT --target smollm2-135m", "--out"),
         ("draft eval lookup --target smollm2-135m --prompts PROMPTS", "--keep"),
         ("draft eval lookup --target smollm2-135m --prompts PROMPTS", "--plot"),
