@@ -11,6 +11,7 @@ from math import inf, log2
 from operator import mul
 
 from parallel.decoding.cost import expected_tokens, round_seconds
+from parallel.decoding.modes.registry import policy_of
 from parallel.decoding.types import DecodeMode
 
 _SMOOTHING = 0.2
@@ -222,21 +223,22 @@ class DraftLengthController:
 
         Args:
             request: whose.
-            mode: its mode; AUTOREGRESSIVE is always 0.
+            mode: its mode; 0 for one that does not draft.
             batch: sequences that share the forward.
             width: the drafter's layers at a time.
         """
-        if mode is DecodeMode.AUTOREGRESSIVE:
+        policy = policy_of(mode)
+        if not policy.drafts:
             return 0
         made = self._num_choices.get(request, 0)
         self._num_choices[request] = made + 1
         if made < len(_FIRST_LENGTHS) or not self._costs.is_known:
             return min(_FIRST_LENGTHS[made % len(_FIRST_LENGTHS)], self.max_length)
         estimate = self._estimate(request)
-        speculative = mode is DecodeMode.SPECULATIVE
+        by_position = policy.learns_by_position
         best = best_draft_length(
             mode,
-            [estimate.by_position(self.max_length) if speculative else estimate.alpha],
+            [estimate.by_position(self.max_length) if by_position else estimate.alpha],
             max_length=self.max_length,
             target_s=self._costs.target_s,
             draft_s=lambda num_steps: self._costs.draft_s(num_steps, width),

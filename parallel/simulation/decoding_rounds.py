@@ -1,19 +1,20 @@
 """Generation in virtual time: a leader and its drafter as discrete events.
 
-What a sequence does comes from the state machine that decodes, draft lengths, modes and widths from
-the controllers that choose them; only forwards, draft steps and messages are seconds from a model.
-It closes the chain of evidence: the formulas of `cost.py` against this, this against the system.
+Rounds are run by the loop that the engine runs (`parallel/decoding/round_loop.py`); only forwards,
+draft steps and messages are seconds from a model. It closes the chain of evidence: the formulas of
+`cost.py` against this, this against the system.
 """
 
 from collections import deque
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
+from math import inf
 
 from parallel.decoding.controller import DraftLengthController
-from parallel.decoding.layer_width import WidthPlan
-from parallel.decoding.machine import Commit, DraftMissed, Phase, Stage, with_mode
-from parallel.decoding.mode_choice import PaceChooser
-from parallel.decoding.types import DecodeMode
+from parallel.decoding.round_loop import Forward, RoundLoop, RoundWork
+from parallel.decoding.round_state import Commit
+from parallel.decoding.types import Verdict
 from parallel.simulation.decoding_setup import (
     Busy,
     Setting,
@@ -21,9 +22,14 @@ from parallel.simulation.decoding_setup import (
     SimulatedRequest,
     Span,
 )
-from parallel.simulation.simulated_peers import SimulatedAnswer, SimulatedDrafter, SimulatedSequence
+from parallel.simulation.simulated_peers import (
+    SimulatedAnswer,
+    SimulatedDrafter,
+    SimulatedSequence,
+    verdict_on,
+)
 
-_MODES = (DecodeMode.SPECULATIVE, DecodeMode.PEARL, DecodeMode.AUTOREGRESSIVE)
+_Work = RoundWork[SimulatedSequence]
 
 
 def simulate(
@@ -53,7 +59,9 @@ class _Totals:
 
 
 class _Leader:
-    """Makes rounds as `runtime/engine/round.py` does, on a clock of its own."""
+    """The edges of the round loop, on a clock of its own."""
+
+    wait_budget_s = inf
 
     def __init__(
         self, setting: Setting, requests: Items[SimulatedRequest], keep_spans: int
@@ -66,11 +74,9 @@ class _Leader:
         self._keep_spans = keep_spans
         self._drafter = SimulatedDrafter(setting, self._spans, keep_spans)
         self._answers: deque[SimulatedAnswer] = deque()
-        self._controller = DraftLengthController(max_length=setting.max_draft_length)
-        self._controller.predict_steps(setting.predicted_step_s)
-        self._modes = PaceChooser(_MODES)
-        self._widths = WidthPlan(setting.predicted_step_s, fixed=setting.width)
-        self._width: int | None = None
+        controller = DraftLengthController(max_length=setting.max_draft_length)
+        self._loop: RoundLoop[_Work] = RoundLoop(self, controller)
+        self._loop.set_draft_steps(setting.predicted_step_s, width=setting.width)
         self._last_opening = 0
         self._totals = _Totals()
 
@@ -78,7 +84,13 @@ class _Leader:
         """Run until nothing is left."""
         while self._coming or self._running:
             self._admit()
-            self._round()
+            works = [RoundWork(sequence=sequence) for sequence in self._running]
+            self._loop.run(works, reads_prompts=any(s.unread > 1 for s in self._running))
+            for work in works:
+                assert work.commit is not None
+                work.sequence.unread = 1
+                self._commit(work.sequence, work.commit)
+            self._totals.rounds += 1
         totals = self._totals
         return SimulatedDecoding(
             num_rounds=totals.rounds,
@@ -95,132 +107,93 @@ class _Leader:
         )
 
     def _admit(self) -> None:
-        """Take in who has come, as many as there are places; sleep until somebody comes."""
+        """Admit the requests that have arrived, up to a full batch; if idle, skip to the next."""
         if not self._running:
             self._now_s = max(self._now_s, self._coming[0][1].arrives_s)
-        auto = self._setting.mode is DecodeMode.AUTO
-        mode = _MODES[0] if auto else self._setting.mode
         while self._coming and len(self._running) < self._setting.max_batch:
             number, request = self._coming[0]
             if request.arrives_s > self._now_s:
                 break
             self._coming.popleft()
-            self._running.append(SimulatedSequence(number, request, mode))
+            self._running.append(SimulatedSequence(number, request, self._setting))
 
-    def _round(self) -> None:
-        start_s, works = self._now_s, list(self._running)
-        fresh = any(work.unread > 1 for work in works)
-        self._width = self._widths.choose()
-        for work in works:
-            self._choose_mode(work)
-            work.begin(self._draft_length(work, len(works)))
-        self._ask([work for work in works if work.wanted is not None])
-        waited_s = self._await(works, (Phase.WAITING_DRAFT, Phase.COMPLETING))
-        self._score(works, fresh=fresh)
-        waited_s += self._await(works, (Phase.SCORING,))
-        self._totals.waited_s += waited_s
-        self._now_s += self._setting.host_s
-        commits = [(work, work.decide()) for work in works]
-        if not fresh:
-            self._observe_pace(commits, self._now_s - start_s)
-        for work, commit in commits:
-            self._commit(work, commit)
-        self._totals.rounds += 1
-
-    def _choose_mode(self, work: SimulatedSequence) -> None:
-        if self._setting.mode is not DecodeMode.AUTO:
-            return
-        work.wanted_mode = self._modes.choose(work.number)
-        if work.state.stage is Stage.PRE_VERIFY:
-            work.state = with_mode(work.state, work.wanted_mode)
-
-    def _draft_length(self, work: SimulatedSequence, batch: int) -> int:
-        state = work.state
-        if state.mode is DecodeMode.AUTOREGRESSIVE or work.wanted_mode is not state.mode:
-            return 0
-        pearl = state.mode is DecodeMode.PEARL
-        usable = work.num_wanted - (len(state.in_flight) + state.owed if pearl else 1)
-        if usable <= 0:
-            return 0
-        wanted = self._setting.draft_length
-        if wanted is None:
-            width = self._width or 1
-            wanted = self._controller.choose(work.number, state.mode, batch=batch, width=width)
-        return min(wanted, usable)
-
-    def _ask(self, asking: list[SimulatedSequence]) -> None:
-        if not asking:
-            return
-        number = self._totals.rounds + 1
-        if any(not work.is_open for work in asking):
-            self._last_opening = number
-        for work in asking:
-            work.is_open = True
-        self._answers += self._drafter.answer(self._now_s, number, asking, self._width)
-
-    def _await(self, works: list[SimulatedSequence], phases: tuple[Phase, ...]) -> float:
-        """Take drafts in until no sequence is in these phases; return the seconds waited."""
-        waited_s = 0.0
-        while any(work.state.phase in phases for work in works):
-            if not self._answers:
-                for work in works:
-                    if work.state.phase in phases:
-                        work.apply(DraftMissed())
-                break
-            answer = self._answers.popleft()
-            waited_s += max(0.0, answer.arrives_s - self._now_s)
-            self._now_s = max(self._now_s, answer.arrives_s)
-            self._take(answer)
-        return waited_s
-
-    def _take(self, answer: SimulatedAnswer) -> None:
-        if not answer.partial:
-            self._totals.draft_s += answer.draft_s
-            if answer.asked != self._last_opening:
-                self._controller.observe_draft(
-                    answer.num_steps, answer.draft_s, width=self._width or 1
-                )
-        for work, event in answer.drafts:
-            if work in self._running:
-                work.apply(event)
-
-    def _score(self, works: list[SimulatedSequence], *, fresh: bool) -> None:
-        num_positions = sum(work.score.num_logits for work in works if work.score is not None)
-        num_read = sum(work.unread - 1 for work in works)
-        taken_s = self._setting.target_s(num_positions) + num_read * self._setting.prompt_s
-        if len(self._spans) < self._keep_spans:
-            self._spans.append(Span(Busy.TARGET, self._now_s, self._now_s + taken_s))
-        self._now_s += taken_s
-        if not fresh:
-            self._controller.observe_forward(num_positions, taken_s)
-        for work in works:
-            work.unread = 1
-
-    def _observe_pace(
-        self, commits: list[tuple[SimulatedSequence, Commit]], seconds: float
-    ) -> None:
-        for work, commit in commits:
-            num_tokens = len(commit.token_ids)
-            self._modes.observe(work.number, work.state.mode, num_tokens, seconds)
-        if all(work.wanted is not None for work, _ in commits):
-            tokens = sum(len(commit.token_ids) for _, commit in commits)
-            self._widths.observe(self._width, tokens, seconds)
-
-    def _commit(self, work: SimulatedSequence, commit: Commit) -> None:
-        totals, request = self._totals, work.request
-        num_taken = min(len(commit.token_ids), work.num_wanted)
-        totals.ttft_s.setdefault(work.number, self._now_s - request.arrives_s)
-        work.num_output += num_taken
+    def _commit(self, sequence: SimulatedSequence, commit: Commit) -> None:
+        totals, request = self._totals, sequence.request
+        num_taken = min(len(commit.token_ids), sequence.num_remaining)
+        totals.ttft_s.setdefault(sequence.number, self._now_s - request.arrives_s)
+        sequence.num_output += num_taken
         totals.tokens += num_taken
         totals.drafted += commit.num_drafted
         totals.accepted += commit.num_accepted
         totals.rejected += commit.rejected
-        if commit.num_drafted:
-            self._controller.observe_verdict(
-                work.number, commit.num_accepted, rejected=commit.rejected
-            )
-        if work.num_wanted <= 0:
-            totals.total_s[work.number] = self._now_s - request.arrives_s
-            self._running.remove(work)
-            self._controller.forget(work.number)
-            self._modes.forget(work.number)
+        if sequence.num_remaining <= 0:
+            totals.total_s[sequence.number] = self._now_s - request.arrives_s
+            self._running.remove(sequence)
+            self._loop.forget(sequence.number)
+
+    # --- the round's edges --------------------------------------------------------------------
+
+    def now_s(self) -> float:
+        """Return the virtual time."""
+        return self._now_s
+
+    def begin(self, works: Items[_Work]) -> None:
+        """Do nothing: there is one drafter, and it is always ready."""
+
+    def draft_limit(self, work: _Work) -> int | None:  # noqa: ARG002
+        """Return None: the drafter drafts any number of tokens."""
+        return None
+
+    def drafts_trees(self, work: _Work) -> bool:  # noqa: ARG002
+        """Return False: chains follow the formulas' process, trees do not."""
+        return False
+
+    def request_drafts(self, works: Items[_Work]) -> None:
+        """Send the drafter the round's requests."""
+        asking = [work for work in works if work.request is not None]
+        if not asking:
+            return
+        number = self._totals.rounds + 1
+        if any(not work.sequence.is_open for work in asking):
+            self._last_opening = number
+        for work in asking:
+            work.sequence.is_open = True
+        self._answers += self._drafter.answer(self._now_s, number, asking, self._loop.width)
+
+    def take_answer(
+        self,
+        pending: Items[_Work],
+        works: Mapping[int, _Work],
+        deadline_s: float,  # noqa: ARG002
+    ) -> Items[_Work]:
+        """Wait for the drafter's next answer; without one, give up on the pending works."""
+        if not self._answers:
+            return pending
+        answer = self._answers.popleft()
+        self._totals.waited_s += max(0.0, answer.arrives_s - self._now_s)
+        self._now_s = max(self._now_s, answer.arrives_s)
+        if not answer.partial:
+            self._totals.draft_s += answer.draft_s
+            if answer.asked != self._last_opening:
+                self._loop.observe_draft(answer.num_steps, answer.draft_s)
+        for number, event in answer.drafts:
+            if number in works:
+                works[number].apply(event)
+        return ()
+
+    def score(self, works: Items[_Work]) -> Forward:
+        """Let a forward's seconds pass."""
+        num_positions = sum(work.score.num_logits for work in works if work.score is not None)
+        num_read = sum(work.sequence.unread - 1 for work in works)
+        taken_s = self._setting.target_s(num_positions) + num_read * self._setting.prompt_s
+        if len(self._spans) < self._keep_spans:
+            self._spans.append(Span(Busy.TARGET, self._now_s, self._now_s + taken_s))
+        self._now_s += taken_s
+        return Forward(num_positions, taken_s)
+
+    def verdicts(self, works: Items[_Work]) -> Iterator[tuple[_Work, Verdict]]:
+        """Let the host's seconds pass, and yield each work's verdict."""
+        self._now_s += self._setting.host_s
+        for work in works:
+            assert work.verify is not None
+            yield work, verdict_on(work.verify)

@@ -29,7 +29,7 @@ from runtime.engine.engine_limits import EngineConfig, problem_of
 from runtime.engine.prefill import share_prompt_budget
 from runtime.engine.request_queue import RequestQueue
 from runtime.engine.round import RoundRunner
-from runtime.engine.round_work import RoundWork
+from runtime.engine.round_work import EngineWork
 from runtime.engine.sequence import DecodingSequence
 from runtime.errors import DeadlineExceeded, PacelineError, PeerError
 from runtime.links.link import Link
@@ -304,7 +304,7 @@ class Engine:
         for sequence in self._running:
             self._ledger.record(sequence.number, sequence.token_ids, sequence.num_certain)
 
-    def _commit(self, work: RoundWork, now_s: float) -> None:
+    def _commit(self, work: EngineWork, now_s: float) -> None:
         sequence, commit = work.sequence, work.commit
         assert commit is not None
         taken: list[int] = []
@@ -340,7 +340,7 @@ class Engine:
             return "stop"
         if sequence.stop_matcher is not None and sequence.stop_matcher.push(token):
             return "stop"
-        return "length" if sequence.num_wanted <= 0 else None
+        return "length" if sequence.num_remaining <= 0 else None
 
     def _end_of_output(self, sequence: DecodingSequence) -> str | None:
         """Return why a sequence has ended with tokens that it brought along, or None."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from parallel.decoding.types import DecodeMode
+from parallel.decoding.modes.registry import policy_of
 from parallel.model.batch import SequenceRows
 from runtime.engine.sequence import DecodingSequence
 
@@ -34,7 +34,7 @@ def share_prompt_budget(running: Iterable[DecodingSequence], budget: int) -> Sha
             budget -= unread
             shares.decoding.append(sequence)
             continue
-        if sequence.submit.mode is not DecodeMode.AUTOREGRESSIVE:
+        if policy_of(sequence.asked_mode).drafts:
             shares.syncing.append(sequence)
         if budget > 0:
             start, stop = sequence.num_cached, sequence.num_cached + budget

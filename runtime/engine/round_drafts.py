@@ -1,24 +1,23 @@
 """A round's drafts: how many to ask for, whom, and what comes back in time."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, replace
 from itertools import count
 
-from parallel.decoding.controller import MAX_NODES, DraftLengthController
-from parallel.decoding.layer_width import WidthPlan
-from parallel.decoding.machine import DraftArrived, DraftMissed, Phase
-from parallel.decoding.types import DecodeMode
+from parallel.decoding.modes.registry import policy_of
+from parallel.decoding.round_loop import RoundLoop
+from parallel.decoding.round_state import DraftArrived
 from parallel.messages import (
     DraftItem,
     DraftOpen,
     DraftRequest,
-    Hello,
 )
 from runtime.clock import Clock
 from runtime.engine.draft_fence import CheckedDraft, CheckedProposal
 from runtime.engine.drafter_port import DrafterPort
 from runtime.engine.drafter_ports import DrafterPorts
-from runtime.engine.round_work import RoundWork
+from runtime.engine.round_work import EngineWork
 from runtime.engine.sequence import DecodingSequence
 from runtime.timeline import Recorder, SpanKind
 
@@ -37,19 +36,18 @@ class RoundDrafts:
     def __init__(
         self,
         ports: DrafterPorts,
-        controller: DraftLengthController,
+        loop: RoundLoop[EngineWork],
         clock: Clock,
         recorder: Recorder,
     ) -> None:
         self._recorder = recorder
         self._ports = ports
-        self._controller = controller
+        self._loop = loop
         self._clock = clock
         self._rounds = count(1)
+        self._ready: set[int] = set()
+        """Drafters that can be asked in this round."""
         self._times: dict[int, DraftTime] = {}
-        self.widths = WidthPlan()
-        self.width: int | None = None
-        """Layers of the drafters whose attention runs at once, in this round; None: no choice."""
         self.num_missed = 0
         """Drafts that did not come in time, in this round."""
         self.waited_s = 0.0
@@ -62,11 +60,6 @@ class RoundDrafts:
         """What the drafter that took longest spent on this round: they work side by side."""
         return max(self._times.values(), key=lambda time: time.seconds, default=DraftTime())
 
-    def meet(self, hello: Hello) -> None:
-        """Take in what a drafter that attached says of its steps."""
-        self._controller.predict_steps(hello.step_s)
-        self.widths = WidthPlan(hello.step_s, fixed=hello.width)
-
     def settle(self) -> None:
         """Send releases that no round has carried yet, and read what came unasked (when idle)."""
         for port in self._ports.attached:
@@ -74,89 +67,77 @@ class RoundDrafts:
             if port.closed and port.ready:
                 port.ask(DraftRequest(round=next(self._rounds), closed=_take_closed(port)))
 
-    def begin(self, sequences: Items[DecodingSequence]) -> set[int]:
-        """Begin a round; returns the drafters that can be asked in it."""
+    def begin(self, sequences: Items[DecodingSequence]) -> None:
+        """Begin a round: give every sequence a drafter, and see which of them can be asked."""
         self._ports.share_out(sequences)
-        self.width = self.widths.choose()
         self._times.clear()
         self.num_missed, self.waited_s = 0, 0.0
-        return {port.number for port in self._ports.attached if port.ready}
+        self._ready = {port.number for port in self._ports.attached if port.ready}
 
-    def length(self, sequence: DecodingSequence, batch: int) -> int:
-        """Return how many draft tokens are worth asking for, at most what can still be used."""
-        if sequence.mode is DecodeMode.AUTOREGRESSIVE or sequence.wanted_mode is not sequence.mode:
-            return 0  # what is in flight is tested first
-        pearl = sequence.mode is DecodeMode.PEARL
-        state = sequence.state
-        usable = sequence.num_wanted - (len(state.in_flight) + state.owed if pearl else 1)
-        port = self._ports.of(sequence)
-        left = None if port is None else port.num_left(state.base, sequence.highest_id)
-        usable = usable if left is None else min(usable, left)
-        if usable <= 0 or (state.owed and not sequence.known_to_drafter):
+    def limit(self, sequence: DecodingSequence) -> int | None:
+        """Return how many tokens a sequence's drafter can draft now; None is any number."""
+        lacks_base = sequence.state.num_pending > 0 and not sequence.known_to_drafter
+        if sequence.drafter not in self._ready or lacks_base:
             return 0
-        wanted = sequence.submit.draft_length
-        if wanted is None and self.are_trees(sequence):
-            wanted = MAX_NODES  # to be cut when it is known what they are worth
-        elif wanted is None:
-            wanted = self._controller.choose(
-                sequence.number, sequence.mode, batch=batch, width=self.width or 1
-            )
-        return min(wanted, usable)
+        port = self._ports.of(sequence)
+        return None if port is None else port.num_left(sequence.state.base, sequence.highest_id)
 
     def are_trees(self, sequence: DecodingSequence) -> bool:
-        """Return whether trees are asked for: where drafts are compared, and need no law."""
+        """Return whether trees are requested: where drafts are compared, without probabilities."""
         port = self._ports.of(sequence)
-        speculative = sequence.mode is DecodeMode.SPECULATIVE
         grows_trees = port is not None and port.grows_trees
-        return grows_trees and speculative and not sequence.needs_laws
+        takes_trees = policy_of(sequence.mode).takes_trees
+        return grows_trees and takes_trees and not sequence.needs_laws
 
     def num_successors(self, sequence: DecodingSequence) -> int:
         """Return how many best tokens a request's drafter wants to hear of."""
         port = self._ports.of(sequence)
         return port.num_successors if port is not None else 0
 
-    def ask(
-        self, ready: set[int], works: Items[RoundWork], syncing: Items[DecodingSequence]
-    ) -> None:
+    def ask(self, works: Items[EngineWork], syncing: Items[DecodingSequence]) -> None:
         """Send each drafter that can be asked its part of the round."""
         for port in self._ports.attached:
-            if port.number in ready:
+            if port.number in self._ready:
                 self._ask(
                     port,
                     [work for work in works if work.sequence.drafter == port.number],
                     [sequence for sequence in syncing if sequence.drafter == port.number],
                 )
 
-    def receive(self, works: Items[RoundWork], phases: tuple[Phase, ...]) -> None:
-        """Take drafts in until no sequence is in these phases.
+    def take_answer(
+        self, pending: Items[EngineWork], works: Mapping[int, EngineWork], deadline_s: float
+    ) -> Items[EngineWork]:
+        """Take the next answer of the drafter that the first pending work waits for.
 
-        When the wait budget is over, it continues without those that have not come. Answers to
-        earlier rounds come along here: the machines know what is still of use.
+        Answers to earlier rounds arrive here too: the state machines know what is still of use.
+
+        Returns:
+            The works that continue without a draft.
         """
-        waiting = {work.sequence.number: work for work in works}
-        deadline_s = self._clock.now_s() + self._ports.wait_budget_s
-        while pending := [work for work in works if work.phase in phases]:
-            port = self._ports.of(pending[0].sequence)
-            proposal = None
-            if port is not None and port.due:
-                proposal = port.receive(0.0) or self._wait(port, deadline_s)
-                if proposal is None:
-                    port.miss()
-            if port is not None and proposal is not None:
-                self._take(port, proposal, waiting)
-            else:
-                self._miss(
-                    [w for w in pending if w.sequence.drafter == pending[0].sequence.drafter]
-                )
+        drafter = pending[0].sequence.drafter
+        port = self._ports.of(pending[0].sequence)
+        proposal = None
+        if port is not None and port.due:
+            proposal = port.receive(0.0) or self._wait(port, deadline_s)
+            if proposal is None:
+                port.miss()
+        if port is not None and proposal is not None:
+            self._take(port, proposal, works)
+            return ()
+        missed = [work for work in pending if work.sequence.drafter == drafter]
+        for work in missed:
+            work.sequence.counters.missed_drafts += 1
+        self.num_missed += len(missed)
+        return missed
 
     def _ask(
-        self, port: DrafterPort, works: Items[RoundWork], syncing: Items[DecodingSequence]
+        self, port: DrafterPort, works: Items[EngineWork], syncing: Items[DecodingSequence]
     ) -> None:
         opened: list[DraftOpen] = []
         items = [
-            self._item(work.sequence, opened, work.wanted.draft_length)
+            self._item(work.sequence, opened, work.request.draft_length)
             for work in works
-            if work.wanted is not None
+            if work.request is not None
         ]
         items += [
             self._item(sequence, opened, 0)
@@ -173,7 +154,7 @@ class RoundDrafts:
             opened=tuple(opened),
             items=tuple(items),
             closed=_take_closed(port),
-            width=self.width,
+            width=self._loop.width,
         )
         start_s = self._clock.now_s()
         is_asked = port.ask(request)
@@ -196,7 +177,8 @@ class RoundDrafts:
         if not self.are_trees(sequence):
             return item
         chosen = sequence.submit.draft_length is None
-        least_gain = self._controller.least_gain(width=self.width or 1) if chosen else 0.0
+        width = self._loop.width or 1
+        least_gain = self._loop.controller.least_gain(width=width) if chosen else 0.0
         return replace(item, tree=True, least_gain=least_gain)
 
     def _introduction(self, sequence: DecodingSequence, port: DrafterPort | None) -> DraftOpen:
@@ -213,12 +195,6 @@ class RoundDrafts:
             vocab_size=self._ports.vocab_size,
         )
 
-    def _miss(self, works: Items[RoundWork]) -> None:
-        for work in works:
-            work.sequence.counters.missed_drafts += 1
-            self.num_missed += 1
-            work.apply(DraftMissed())
-
     def _wait(self, port: DrafterPort, deadline_s: float) -> CheckedProposal | None:
         """Wait for a drafter while the target stands still, and keep count of it."""
         start_s = self._clock.now_s()
@@ -230,10 +206,10 @@ class RoundDrafts:
         return proposal
 
     def _take(
-        self, port: DrafterPort, proposal: CheckedProposal, waiting: dict[int, RoundWork]
+        self, port: DrafterPort, proposal: CheckedProposal, works: Mapping[int, EngineWork]
     ) -> None:
         if proposal.problems:  # what it holds of its requests is not known any longer
-            for work in waiting.values():
+            for work in works.values():
                 if work.sequence.drafter == port.number:
                     self._forget(work.sequence)
         if proposal.is_answer:
@@ -245,22 +221,20 @@ class RoundDrafts:
             self.waited_s += stood_s
             # Reading a prompt would spoil the estimate.
             if proposal.num_steps and proposal.round != port.last_opening:
-                self._controller.observe_draft(
-                    proposal.num_steps, proposal.draft_s, width=self.width or 1
-                )
+                self._loop.observe_draft(proposal.num_steps, proposal.draft_s)
         for draft in proposal.drafts:
-            found = waiting.get(draft.request)
+            found = works.get(draft.request)
             if found is not None and found.sequence.drafter == port.number:
-                self._deliver(found, draft, len(waiting), partial=proposal.partial)
+                self._deliver(found, draft, len(works), partial=proposal.partial)
 
-    def _deliver(self, work: RoundWork, found: CheckedDraft, batch: int, *, partial: bool) -> None:
+    def _deliver(self, work: EngineWork, found: CheckedDraft, batch: int, *, partial: bool) -> None:
         sequence, draft = work.sequence, found.draft
         if found.unknown:
             self._forget(sequence)
         elif not found.is_tree:
             sequence.view.drafted(found.epoch, found.base, draft.token_ids)
         if found.gains and sequence.submit.draft_length is None and self.are_trees(sequence):
-            draft = draft.first(self._controller.worth(found.gains, batch=batch))
+            draft = draft.first(self._loop.controller.worth(found.gains, batch=batch))
         work.apply(DraftArrived(epoch=found.epoch, base=found.base, draft=draft, partial=partial))
 
     def _forget(self, sequence: DecodingSequence) -> None:

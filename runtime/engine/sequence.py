@@ -4,8 +4,13 @@ import math
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field, replace
 
-from parallel.decoding.machine import Commit, State, start
+from parallel.decoding.machine import start
+from parallel.decoding.modes.registry import policy_of
 from parallel.decoding.rng import request_key
+from parallel.decoding.round_state import (
+    Commit,
+    State,
+)
 from parallel.decoding.types import (
     DecodeMode,
     DraftTree,
@@ -74,9 +79,9 @@ class DrafterView:
         """Make the item after which the drafter holds what state says, and record that it does."""
         request, epoch = state.request, state.epoch
         self.epoch = epoch
-        stream = state.mode is DecodeMode.PEARL
+        stream = policy_of(state.mode).streams
         scored, self.scored = self.scored, ()
-        if state.owed:  # it is writing the block whose first token passed: all it holds is valid
+        if state.num_pending:  # it is drafting the block whose first token was kept
             self.num_certain = len(committed)
             return DraftItem(
                 request=request,
@@ -187,6 +192,16 @@ class DecodingSequence:
         self.counters.preemptions += 1
 
     @property
+    def asked_mode(self) -> DecodeMode:
+        """The mode that its request asked for."""
+        return self.submit.mode
+
+    @property
+    def draft_length(self) -> int | None:
+        """The draft length that its request asked for; None leaves it to the controller."""
+        return self.submit.draft_length
+
+    @property
     def sampling(self) -> SamplingParams:
         """How its tokens are drawn."""
         return self.submit.sampling
@@ -212,7 +227,7 @@ class DecodingSequence:
         return self.num_prompt + self.max_tokens
 
     @property
-    def num_wanted(self) -> int:
+    def num_remaining(self) -> int:
         """Tokens it may still generate."""
         return self.max_tokens - self.num_output
 

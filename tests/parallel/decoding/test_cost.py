@@ -2,7 +2,8 @@
 
 import pytest
 
-from parallel.decoding.cost import expected_tokens, post_verify_share, round_seconds, throughput
+from parallel.decoding.cost import expected_tokens, round_seconds, throughput
+from parallel.decoding.modes.pearl import post_verify_share
 from parallel.decoding.types import DecodeMode
 
 PEARL, SPECULATIVE = DecodeMode.PEARL, DecodeMode.SPECULATIVE

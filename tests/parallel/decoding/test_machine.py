@@ -2,7 +2,8 @@
 
 import pytest
 
-from parallel.decoding.machine import (
+from parallel.decoding.machine import start, step
+from parallel.decoding.round_state import (
     AwaitDraft,
     BeginRound,
     Command,
@@ -17,8 +18,6 @@ from parallel.decoding.machine import (
     State,
     Verified,
     Verify,
-    start,
-    step,
 )
 from parallel.decoding.types import DecodeMode, DraftTree, NodeKind, SparseProbs, Verdict
 

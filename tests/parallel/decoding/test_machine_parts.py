@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from parallel.decoding.machine import (
+from parallel.decoding.machine import start, step
+from parallel.decoding.round_state import (
     AwaitDraft,
     BeginRound,
     Command,
@@ -18,8 +19,6 @@ from parallel.decoding.machine import (
     State,
     Verified,
     Verify,
-    start,
-    step,
 )
 from parallel.decoding.types import DecodeMode, DraftTree, Verdict
 
@@ -45,7 +44,7 @@ def test_the_first_token_is_enough_to_verify_and_to_ask_for_the_next_block() -> 
     state, commands = step(state, arrived(10, GOOD, partial=True))
     assert commands == (Verify(draft=DraftTree.chain((GOOD,)), num_rows=1),)
     state, _ = accept(state, 1, None)
-    assert state.owed == 3
+    assert state.num_pending == 3
     assert state.stage is Stage.POST_VERIFY
     state, commands = step(state, BeginRound(draft_length=4))
     assert commands == (RequestDraft(epoch=0, base=14, draft_length=4), AwaitDraft())
@@ -63,14 +62,14 @@ def test_the_rest_may_come_before_the_verdict() -> None:
     assert commands == ()
     state, _ = accept(state, 1, None)
     assert state.in_flight.token_ids == (GOOD, BAD)
-    assert state.owed == 0
+    assert state.num_pending == 0
 
 
 def test_a_rejection_makes_the_rest_stale() -> None:
     state, _ = step(pearl(), BeginRound(draft_length=4))
     state, _ = step(state, arrived(10, BAD, partial=True))
     state, _ = accept(state, 0, GOOD)
-    assert (state.owed, state.epoch) == (0, 1)
+    assert (state.num_pending, state.epoch) == (0, 1)
     again, commands = step(state, arrived(11, GOOD, GOOD, GOOD))
     assert again == state
     assert commands == ()

@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from parallel.decoding import verify as verify_module
-from parallel.decoding.machine import (
+from parallel.decoding.machine import start, step
+from parallel.decoding.modes.registry import FIXED_MODES
+from parallel.decoding.rng import Purpose, uniform
+from parallel.decoding.round_state import (
     AwaitDraft,
     BeginRound,
     Command,
@@ -25,10 +28,7 @@ from parallel.decoding.machine import (
     State,
     Verified,
     Verify,
-    start,
-    step,
 )
-from parallel.decoding.rng import Purpose, uniform
 from parallel.decoding.sampling import sample
 from parallel.decoding.score_row import ScoreRow
 from parallel.decoding.types import (
@@ -295,7 +295,7 @@ FATES = st.builds(
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     fates=st.lists(FATES, min_size=1, max_size=12),
-    mode=st.sampled_from(DecodeMode),
+    mode=st.sampled_from(FIXED_MODES),
     params=st.sampled_from(
         [SAMPLED, SamplingParams(), SamplingParams(temperature=0.8, repetition_penalty=1.5)]
     ),

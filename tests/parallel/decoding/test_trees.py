@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from parallel.decoding.machine import (
+from parallel.decoding.machine import start, step
+from parallel.decoding.rng import Purpose, uniform
+from parallel.decoding.round_state import (
     BeginRound,
     Commit,
     DraftArrived,
@@ -17,10 +19,7 @@ from parallel.decoding.machine import (
     Score,
     State,
     Verified,
-    start,
-    step,
 )
-from parallel.decoding.rng import Purpose, uniform
 from parallel.decoding.sampling import sample
 from parallel.decoding.score_row import ScoreRow
 from parallel.decoding.types import DecodeMode, DraftTree, NodeKind, RngKey, SamplingParams, Verdict

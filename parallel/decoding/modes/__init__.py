@@ -1,0 +1,1 @@
+"""Decoding modes: one module for each, behind one protocol, registered in one table."""

@@ -1,0 +1,20 @@
+"""Whichever mode commits the most tokens per second, found by trial."""
+
+from parallel.decoding.modes.speculative import SpeculativeMode
+from parallel.decoding.types import DecodeMode
+
+
+class AutoMode(SpeculativeMode):
+    """Is replaced by one of its choices before a request's first round.
+
+    `parallel/decoding/mode_choice.py` compares them, and the round loop changes a request's mode
+    where no draft is in flight.
+    """
+
+    takes_trees = False
+    learns_by_position = False
+    choices: tuple[DecodeMode, ...] = (
+        DecodeMode.SPECULATIVE,
+        DecodeMode.PEARL,
+        DecodeMode.AUTOREGRESSIVE,
+    )

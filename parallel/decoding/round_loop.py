@@ -1,0 +1,270 @@
+"""The round loop: the one that the engine runs, and that the simulator runs in virtual time.
+
+A round requests drafts, scores them and verifies them, for many sequences in one target forward.
+The loop holds the order of these steps and every decision: modes, draft lengths, widths, and what
+is learned from a round. Links, devices and clocks lie behind `RoundEdges`.
+"""
+
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from parallel.decoding.controller import MAX_NODES, DraftLengthController
+from parallel.decoding.layer_width import WidthPlan
+from parallel.decoding.machine import step, with_mode
+from parallel.decoding.mode_choice import PaceChooser
+from parallel.decoding.modes.registry import policy_of
+from parallel.decoding.round_state import (
+    BeginRound,
+    Commit,
+    DraftMissed,
+    Event,
+    Phase,
+    RequestDraft,
+    Score,
+    Stage,
+    State,
+    Verified,
+    Verify,
+)
+from parallel.decoding.types import DecodeMode, Verdict
+
+_BEFORE_SCORING = (Phase.WAITING_DRAFT, Phase.COMPLETING)
+_AUTO = policy_of(DecodeMode.AUTO)
+
+
+class RoundSequence(Protocol):
+    """What the loop must know of a sequence."""
+
+    number: int
+    """Its name, unique among the sequences in flight."""
+    state: State
+    wanted_mode: DecodeMode
+    """The mode it changes to once no draft is in flight."""
+
+    @property
+    def asked_mode(self) -> DecodeMode:
+        """The mode that its request asked for."""
+        ...
+
+    @property
+    def draft_length(self) -> int | None:
+        """The draft length that its request asked for; None leaves it to the controller."""
+        ...
+
+    @property
+    def num_remaining(self) -> int:
+        """Tokens that it may still generate."""
+        ...
+
+
+SequenceT = TypeVar("SequenceT", bound=RoundSequence)
+
+
+@dataclass(slots=True, kw_only=True)
+class RoundWork(Generic[SequenceT]):
+    """What one sequence does in the current round, filled in as its state machine commands it."""
+
+    sequence: SequenceT
+    request: RequestDraft | None = None
+    score: Score | None = None
+    verify: Verify | None = None
+    commit: Commit | None = None
+
+    @property
+    def phase(self) -> Phase:
+        """What the sequence's state machine waits for."""
+        return self.sequence.state.phase
+
+    def apply(self, event: Event) -> None:
+        """Pass an event to the sequence's state machine and record the commands it returns."""
+        self.sequence.state, commands = step(self.sequence.state, event)
+        for command in commands:
+            match command:
+                case RequestDraft():
+                    self.request = command
+                case Score():
+                    self.score = command
+                case Verify():
+                    self.verify = command
+                case Commit():
+                    self.commit = command
+                case _:
+                    pass  # to await a draft: the phase says so
+
+
+WorkT = TypeVar("WorkT", bound=RoundWork[Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """A target forward."""
+
+    num_positions: int
+    seconds: float
+
+
+class RoundEdges(Protocol[WorkT]):
+    """Carries out a round's steps: on links and devices, or in virtual time."""
+
+    @property
+    def wait_budget_s(self) -> float:
+        """The longest wait for drafts."""
+        ...
+
+    def now_s(self) -> float:
+        """Return the time."""
+        ...
+
+    def begin(self, works: Items[WorkT]) -> None:
+        """Prepare a round."""
+        ...
+
+    def draft_limit(self, work: WorkT) -> int | None:
+        """Return how many tokens can be drafted for a sequence now; None is any number."""
+        ...
+
+    def drafts_trees(self, work: WorkT) -> bool:
+        """Return whether a sequence's drafts are trees."""
+        ...
+
+    def request_drafts(self, works: Items[WorkT]) -> None:
+        """Send drafters the requests of the works that have one."""
+        ...
+
+    def take_answer(
+        self, pending: Items[WorkT], works: Mapping[int, WorkT], deadline_s: float
+    ) -> Items[WorkT]:
+        """Take the next answer that the first pending work waits for, and apply it.
+
+        Args:
+            pending: works that wait for a draft, at least one.
+            works: all works of the round by their sequence's number; an answer may hold drafts for
+                any of them.
+            deadline_s: when to give up.
+
+        Returns:
+            The works whose draft does not come, to go on without it.
+        """
+        ...
+
+    def score(self, works: Items[WorkT]) -> Forward:
+        """Run the target over what each work has to score."""
+        ...
+
+    def verdicts(self, works: Items[WorkT]) -> Iterator[tuple[WorkT, Verdict]]:
+        """Yield the verifier's verdict on each work that can be decided."""
+        ...
+
+
+class RoundLoop(Generic[WorkT]):
+    """Runs rounds and learns from them."""
+
+    def __init__(self, edges: RoundEdges[WorkT], controller: DraftLengthController) -> None:
+        self._edges = edges
+        self.controller = controller
+        self.widths = WidthPlan()
+        self.width: int | None = None
+        """Layers of the drafters whose attention runs at once, in this round; None: no choice."""
+        self._modes = PaceChooser(_AUTO.choices)
+
+    def set_draft_steps(self, step_s: Items[float], *, width: int | None) -> None:
+        """Start over with a new drafter's predictions.
+
+        Args:
+            step_s: predicted seconds of its steps with layers 1, 2, ... at a time.
+            width: the layers at a time that its user fixed.
+        """
+        self.controller.predict_steps(step_s)
+        self.widths = WidthPlan(step_s, fixed=width)
+
+    def forget(self, number: int) -> None:
+        """Drop what was learned about a sequence."""
+        self.controller.forget(number)
+        self._modes.forget(number)
+
+    def observe_draft(self, num_steps: int, seconds: float) -> None:
+        """Record the time of a drafter's answer to this round's width."""
+        self.controller.observe_draft(num_steps, seconds, width=self.width or 1)
+
+    def run(self, works: Items[WorkT], *, reads_prompts: bool) -> Forward:
+        """Run one round.
+
+        Args:
+            works: the sequences that take part, each with an empty work.
+            reads_prompts: whether the forward also reads prompts, whose time would spoil what is
+                learned from the round.
+        """
+        start_s = self._edges.now_s()
+        self._edges.begin(works)
+        self.width = self.widths.choose()
+        for work in works:
+            self._choose_mode(work.sequence)
+            work.apply(BeginRound(draft_length=self._draft_length(work, len(works))))
+        self._edges.request_drafts(works)
+        self._await_drafts(works, _BEFORE_SCORING)
+        forward = self._edges.score(works)
+        self._await_drafts(works, (Phase.SCORING,))
+        if not reads_prompts:
+            self.controller.observe_forward(forward.num_positions, forward.seconds)
+        for work, verdict in self._edges.verdicts(works):
+            work.apply(Verified(verdict=verdict))
+            self._observe_verdict(work)
+        if not reads_prompts:
+            self._observe_pace(works, self._edges.now_s() - start_s)
+        return forward
+
+    def _choose_mode(self, sequence: RoundSequence) -> None:
+        """Give a sequence whose mode is left to the leader the best one, unless drafts are open."""
+        if not policy_of(sequence.asked_mode).choices:
+            return
+        sequence.wanted_mode = self._modes.choose(sequence.number)
+        if sequence.state.stage is Stage.PRE_VERIFY:
+            sequence.state = with_mode(sequence.state, sequence.wanted_mode)
+
+    def _draft_length(self, work: WorkT, batch: int) -> int:
+        """Return how many draft tokens are worth requesting, at most what can still be used."""
+        sequence: RoundSequence = work.sequence
+        state = sequence.state
+        policy = policy_of(state.mode)
+        if not policy.drafts or sequence.wanted_mode is not state.mode:
+            return 0  # what is in flight is verified first
+        usable = sequence.num_remaining - policy.num_claimed(state)
+        limit = self._edges.draft_limit(work)
+        usable = usable if limit is None else min(usable, limit)
+        if usable <= 0:
+            return 0
+        length = sequence.draft_length
+        if length is None and self._edges.drafts_trees(work):
+            length = MAX_NODES  # cut to what is worth a test once the tree is known
+        elif length is None:
+            width = self.width or 1
+            length = self.controller.choose(sequence.number, state.mode, batch=batch, width=width)
+        return min(length, usable)
+
+    def _await_drafts(self, works: Items[WorkT], phases: tuple[Phase, ...]) -> None:
+        """Take answers until no work is in these phases, or the wait budget is over."""
+        by_number = {work.sequence.number: work for work in works}
+        deadline_s = self._edges.now_s() + self._edges.wait_budget_s
+        while pending := [work for work in works if work.phase in phases]:
+            for work in self._edges.take_answer(pending, by_number, deadline_s):
+                work.apply(DraftMissed())
+
+    def _observe_verdict(self, work: WorkT) -> None:
+        commit = work.commit
+        assert commit is not None
+        if commit.num_drafted and not self._edges.drafts_trees(work):
+            self.controller.observe_verdict(
+                work.sequence.number, commit.num_accepted, rejected=commit.rejected
+            )
+
+    def _observe_pace(self, works: Items[WorkT], seconds: float) -> None:
+        """Record the tokens that the round's modes and width committed in its time."""
+        decided = [(work, work.commit) for work in works if work.commit is not None]
+        for work, commit in decided:
+            number, mode = work.sequence.number, work.sequence.state.mode
+            self._modes.observe(number, mode, len(commit.token_ids), seconds)
+        if decided and all(work.request is not None for work, _ in decided):
+            num_tokens = sum(len(commit.token_ids) for _, commit in decided)
+            self.widths.observe(self.width, num_tokens, seconds)

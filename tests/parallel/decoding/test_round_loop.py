@@ -1,0 +1,179 @@
+"""The round loop's decisions, with edges that record what they are asked for."""
+
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Items
+from math import inf
+
+import pytest
+
+from parallel.decoding.controller import MAX_NODES, DraftLengthController
+from parallel.decoding.machine import start
+from parallel.decoding.modes.registry import policy_of
+from parallel.decoding.round_loop import Forward, RoundLoop, RoundWork
+from parallel.decoding.round_state import DraftArrived, Stage
+from parallel.decoding.types import DecodeMode, DraftTree, Verdict
+
+RIGHT = 1
+
+
+class ToySequence:
+    def __init__(
+        self, mode: DecodeMode, *, draft_length: int | None = 4, num_remaining: int = 100
+    ) -> None:
+        self.number = 1
+        self.asked_mode = self.wanted_mode = mode
+        self.draft_length = draft_length
+        self.num_remaining = num_remaining
+        self.state = start(request=1, mode=mode, num_committed=1, last_token=0)
+
+
+Work = RoundWork[ToySequence]
+
+
+class Edges:
+    """Accepts all drafts; each forward takes two seconds."""
+
+    def __init__(
+        self, *, limit: int | None = None, trees: bool = False, answers: bool = True
+    ) -> None:
+        self.wait_budget_s = inf
+        self.limit, self.trees, self.answers, self.decides = limit, trees, answers, True
+        self.time_s = 0.0
+        self.steps: list[str] = []
+
+    def now_s(self) -> float:
+        return self.time_s
+
+    def begin(self, works: Items[Work]) -> None:  # noqa: ARG002  (as the protocol has it)
+        self.steps.append("begin")
+
+    def draft_limit(self, work: Work) -> int | None:  # noqa: ARG002
+        return self.limit
+
+    def drafts_trees(self, work: Work) -> bool:  # noqa: ARG002
+        return self.trees
+
+    def request_drafts(self, works: Items[Work]) -> None:
+        lengths = [work.request.draft_length for work in works if work.request is not None]
+        self.steps.append(f"request {lengths}")
+
+    def take_answer(
+        self,
+        pending: Items[Work],
+        works: Mapping[int, Work],
+        deadline_s: float,  # noqa: ARG002
+    ) -> Items[Work]:
+        self.steps.append("await")
+        if not self.answers:
+            return pending
+        for work in pending:
+            assert works[work.sequence.number] is work
+            assert work.request is not None
+            draft = DraftTree.chain((RIGHT,) * work.request.draft_length)
+            work.apply(DraftArrived(epoch=work.request.epoch, base=work.request.base, draft=draft))
+        return ()
+
+    def score(self, works: Items[Work]) -> Forward:
+        self.steps.append("score")
+        self.time_s += 2.0
+        return Forward(sum(work.score.num_logits for work in works if work.score), 2.0)
+
+    def verdicts(self, works: Items[Work]) -> Iterator[tuple[Work, Verdict]]:
+        for work in works if self.decides else ():
+            assert work.verify is not None
+            num = len(work.verify.draft)
+            next_token = RIGHT if num < work.verify.num_rows else None
+            yield work, Verdict(num_accepted=num, next_token=next_token)
+
+
+def run(loop: RoundLoop[Work], sequence: ToySequence, *, reads_prompts: bool = False) -> Work:
+    work = RoundWork(sequence=sequence)
+    loop.run([work], reads_prompts=reads_prompts)
+    return work
+
+
+def make(edges: Edges) -> RoundLoop[Work]:
+    return RoundLoop(edges, DraftLengthController(max_length=8))
+
+
+@pytest.mark.parametrize(
+    ("mode", "steps"),
+    [
+        (DecodeMode.AUTOREGRESSIVE, ["begin", "request []", "score"]),
+        (DecodeMode.SPECULATIVE, ["begin", "request [4]", "await", "score"]),
+        (DecodeMode.PEARL, ["begin", "request [4]", "score", "await"]),
+    ],
+)
+def test_a_round_takes_its_steps_in_the_order_of_its_mode(
+    mode: DecodeMode, steps: list[str]
+) -> None:
+    edges = Edges()
+    work = run(make(edges), ToySequence(mode))
+    assert edges.steps == steps
+    assert work.commit is not None
+
+
+@pytest.mark.parametrize(
+    ("limit", "num_remaining", "expected"), [(None, 100, 4), (2, 100, 2), (None, 3, 2), (0, 100, 0)]
+)
+def test_a_draft_is_no_longer_than_what_can_be_made_and_used(
+    limit: int | None, num_remaining: int, expected: int
+) -> None:
+    sequence = ToySequence(DecodeMode.SPECULATIVE, num_remaining=num_remaining)
+    work = run(make(Edges(limit=limit)), sequence)
+    assert (work.request.draft_length if work.request else 0) == expected
+
+
+def test_a_tree_without_a_fixed_length_is_requested_at_full_size() -> None:
+    work = run(make(Edges(trees=True)), ToySequence(DecodeMode.SPECULATIVE, draft_length=None))
+    assert work.request is not None
+    assert work.request.draft_length == MAX_NODES
+
+
+@pytest.mark.parametrize("mode", [DecodeMode.SPECULATIVE, DecodeMode.PEARL])
+def test_a_round_whose_draft_does_not_come_commits_one_token(mode: DecodeMode) -> None:
+    edges = Edges(answers=False)
+    work = run(make(edges), ToySequence(mode))
+    assert edges.steps.count("await") == 1
+    assert work.commit is not None
+    assert work.commit.token_ids == (RIGHT,)
+    assert work.commit.num_drafted == 0
+
+
+def test_a_work_without_a_verdict_commits_nothing() -> None:
+    edges = Edges()
+    edges.decides = False
+    assert run(make(edges), ToySequence(DecodeMode.SPECULATIVE)).commit is None
+
+
+def test_auto_changes_modes_only_where_nothing_is_in_flight() -> None:
+    loop, sequence = make(Edges()), ToySequence(DecodeMode.AUTO)
+    seen = []
+    for _ in range(60):
+        before = sequence.state
+        run(loop, sequence)
+        if sequence.state.mode is not before.mode:
+            assert before.stage is Stage.PRE_VERIFY
+        seen.append(sequence.state.mode)
+    assert set(seen) == set(policy_of(DecodeMode.AUTO).choices)
+
+
+def test_a_round_that_reads_prompts_teaches_nothing_of_times() -> None:
+    loop = make(Edges())
+    sequence = ToySequence(DecodeMode.SPECULATIVE, draft_length=None)
+    gains = (0.9,) * 6
+    run(loop, sequence, reads_prompts=True)
+    assert loop.controller.worth(gains, batch=1) == 6  # no forward's time is known
+    run(loop, sequence)
+    run(loop, sequence)
+    loop.controller.observe_forward(7, 100.0)
+    assert loop.controller.worth(gains, batch=1) < 6
+
+
+def test_the_width_is_the_drafters_until_it_is_replaced() -> None:
+    loop = make(Edges())
+    run(loop, ToySequence(DecodeMode.SPECULATIVE))
+    assert loop.width is None
+    loop.set_draft_steps((1.0, 0.5), width=2)
+    run(loop, ToySequence(DecodeMode.SPECULATIVE))
+    assert loop.width == 2
