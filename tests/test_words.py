@@ -67,6 +67,7 @@ NOT_CLEAN_YET = (
     "tests/parallel/distillation/",
     "tests/parallel/drafting/",
     "tests/parallel/model/",
+    "tests/parallel/rounds/",
     "tests/parallel/simulation/",
     "tests/parallel/training/",
     "tests/runtime/channels/",

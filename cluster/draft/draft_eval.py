@@ -27,9 +27,9 @@ from cluster.options.generate_options import DecodeOptions
 from cluster.placement.cluster_nodes import cluster_nodes
 from cluster.reports.resume_file import Kept
 from cluster.reports.run_report import output_console
-from parallel.decoding.cost import throughput
 from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit
+from parallel.rounds.cost import throughput
 from runtime.checking.prompt_files import read_prompts
 from runtime.errors import ConfigError, PacelineError
 

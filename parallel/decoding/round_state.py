@@ -1,7 +1,7 @@
 """The nouns of one sequence's rounds: its state, the events it takes and the commands it gives.
 
 A round is one BeginRound, the arrival or the miss of a draft if one was requested, and one
-Verified. `parallel/decoding/machine.py` makes the states.
+Verified. `parallel/rounds/machine.py` makes the states.
 """
 
 from dataclasses import dataclass

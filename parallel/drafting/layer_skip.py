@@ -9,8 +9,8 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from parallel.decoding.cost import throughput
 from parallel.decoding.types import DecodeMode
+from parallel.rounds.cost import throughput
 
 _FIRST_SHARES = (0.5, 0.35, 0.65, 0.8)
 _MOVES = 3  # most layers that one trial changes

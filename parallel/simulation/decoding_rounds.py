@@ -1,6 +1,6 @@
 """Generation in virtual time: a leader and its drafter as discrete events.
 
-Rounds are run by the loop that the engine runs (`parallel/decoding/round_loop.py`); only forwards,
+Rounds are run by the loop that the engine runs (`parallel/rounds/round_loop.py`); only forwards,
 draft steps and messages are seconds from a model. It closes the chain of evidence: the formulas of
 `cost.py` against this, this against the system.
 """
@@ -11,10 +11,10 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from math import inf
 
-from parallel.decoding.controller import DraftLengthController
-from parallel.decoding.round_loop import Forward, RoundLoop, RoundWork
 from parallel.decoding.round_state import Commit
 from parallel.decoding.types import Verdict
+from parallel.rounds.controller import DraftLengthController
+from parallel.rounds.round_loop import Forward, RoundLoop, RoundWork
 from parallel.simulation.decoding_setup import (
     Busy,
     Setting,

@@ -3,11 +3,11 @@
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
-from parallel.decoding.machine import start
-from parallel.decoding.modes.registry import policy_of
-from parallel.decoding.round_loop import RoundWork
+from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.round_state import DraftArrived, RequestDraft, Verify
 from parallel.decoding.types import DecodeMode, DraftTree, Verdict
+from parallel.rounds.machine import start
+from parallel.rounds.round_loop import RoundWork
 from parallel.simulation.decoding_setup import Busy, Setting, SimulatedRequest, Span
 
 RIGHT, _WRONG = 1, 0

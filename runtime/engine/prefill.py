@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from parallel.decoding.modes.registry import policy_of
+from parallel.decoding.modes.mode_registry import policy_of
 from parallel.model.batch import SequenceRows
 from runtime.engine.sequence import DecodingSequence
 

@@ -1,6 +1,6 @@
 """The engine's edges of a round: drafters behind their ports, the target's forward, its verifier.
 
-`parallel/decoding/round_loop.py` runs the rounds. In PEARL mode the drafter works while the
+`parallel/rounds/round_loop.py` runs the rounds. In PEARL mode the drafter works while the
 target's forward runs (arXiv 2408.11850, Algorithm 2); in draft-then-verify mode the forward waits
 for the drafts.
 """
@@ -9,10 +9,8 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import replace
 
-from parallel.decoding.controller import DraftLengthController
 from parallel.decoding.logprobs import token_logprobs
-from parallel.decoding.modes.registry import policy_of
-from parallel.decoding.round_loop import Forward, RoundLoop
+from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.round_state import Commit
 from parallel.decoding.sampling import num_candidates
 from parallel.decoding.score_row import ScoreRow
@@ -20,6 +18,8 @@ from parallel.decoding.types import Verdict
 from parallel.decoding.verify import recursive_rejection, sample_and_match
 from parallel.messages import EngineStatus, Hello
 from parallel.model.batch import SequenceRows
+from parallel.rounds.controller import DraftLengthController
+from parallel.rounds.round_loop import Forward, RoundLoop
 from runtime.clock import Clock
 from runtime.engine.drafter_ports import DrafterPorts
 from runtime.engine.forward_times import measure_forwards

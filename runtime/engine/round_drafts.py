@@ -5,14 +5,14 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass, replace
 from itertools import count
 
-from parallel.decoding.modes.registry import policy_of
-from parallel.decoding.round_loop import RoundLoop
+from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.round_state import DraftArrived
 from parallel.messages import (
     DraftItem,
     DraftOpen,
     DraftRequest,
 )
+from parallel.rounds.round_loop import RoundLoop
 from runtime.clock import Clock
 from runtime.engine.draft_fence import CheckedDraft, CheckedProposal
 from runtime.engine.drafter_port import DrafterPort

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from parallel.decoding.round_loop import RoundWork
 from parallel.decoding.score_row import ScoreRow
 from parallel.decoding.types import TokenLogprobs
+from parallel.rounds.round_loop import RoundWork
 from runtime.engine.sequence import DecodingSequence
 
 

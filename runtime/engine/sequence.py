@@ -4,8 +4,7 @@ import math
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field, replace
 
-from parallel.decoding.machine import start
-from parallel.decoding.modes.registry import policy_of
+from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.rng import request_key
 from parallel.decoding.round_state import (
     Commit,
@@ -19,6 +18,7 @@ from parallel.decoding.types import (
     VerifierKind,
 )
 from parallel.messages import DraftItem, RequestStats, Submit
+from parallel.rounds.machine import start
 from runtime.models.tokenizer import StopMatcher
 
 

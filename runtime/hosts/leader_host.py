@@ -3,7 +3,7 @@
 import logging
 import threading
 
-from parallel.decoding.controller import DraftLengthController
+from parallel.rounds.controller import DraftLengthController
 from runtime.clock import MonotonicClock
 from runtime.drafters.drafting import received_introduction
 from runtime.drafters.inline_link import InlineLink

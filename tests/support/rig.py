@@ -4,13 +4,13 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from parallel.decoding.controller import DraftLengthController
 from parallel.decoding.rng import request_key
 from parallel.decoding.sampling import sample
 from parallel.decoding.score_row import ScoreRow
 from parallel.decoding.types import DecodeMode, RngKey, SamplingParams
 from parallel.group import SoloGroup
 from parallel.messages import Committed, Failed, Finished, Hello, Message, Submit
+from parallel.rounds.controller import DraftLengthController
 from runtime.clock import MonotonicClock
 from runtime.drafters.drafting import Drafter, introduction, serve_drafts
 from runtime.drafters.inline_link import InlineLink

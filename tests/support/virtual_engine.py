@@ -8,10 +8,10 @@ from enum import Enum, auto
 
 from torch import Tensor
 
-from parallel.decoding.controller import DraftLengthController
 from parallel.group import SoloGroup
 from parallel.messages import Committed, DraftRequest, Hello, Message, Ping, Pong, Proposal, Submit
 from parallel.model.batch import SequenceRows
+from parallel.rounds.controller import DraftLengthController
 from runtime.clock import ManualClock
 from runtime.drafters.drafting import Drafter, introduction
 from runtime.engine.drafter_ports import DrafterPorts

@@ -1,6 +1,6 @@
 """What a decoding mode decides: which drafts a round requests, what it verifies, what it keeps.
 
-The state machine (`parallel/decoding/machine.py`) runs every mode and asks its policy at the points
+The state machine (`parallel/rounds/machine.py`) runs every mode and asks its policy at the points
 where modes differ. A policy has no state of its own: all it knows is in its arguments.
 """
 

@@ -6,8 +6,8 @@ import pytest
 
 from cluster.experiment.predict import Prediction, predict
 from cluster.experiment.sweep_points import GeneratePoint, points_of
-from parallel.decoding.cost import throughput
 from parallel.decoding.types import DecodeMode
+from parallel.rounds.cost import throughput
 from parallel.training.gradient_coding.drawn import slowness
 from runtime.training.chunk_work import ChunkWork
 from runtime.training.timed_worker import TimedSpec, TimedWorker

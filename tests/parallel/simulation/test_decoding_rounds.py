@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from parallel.decoding.cost import expected_tokens, throughput
 from parallel.decoding.layer_width import StackTimes
 from parallel.decoding.types import DecodeMode
+from parallel.rounds.cost import expected_tokens, throughput
 from parallel.simulation.decoding_rounds import simulate
 from parallel.simulation.decoding_setup import Busy, Setting, SimulatedDecoding, SimulatedRequest
 from parallel.simulation.network import Line

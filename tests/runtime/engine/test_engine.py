@@ -311,11 +311,10 @@ def test_the_drafter_holds_the_text_of_the_target(
     answer = ModelDrafter.answer
 
     def watched(self: ModelDrafter, request: DraftRequest) -> Iterator[DraftPart]:
-        yield from answer(self, request)
-        held.update(
-            (item.request, tuple(self._model.sequence(item.request).token_ids))
-            for item in request.items
-        )
+        for part in answer(self, request):
+            for item in request.items:
+                held[item.request] = tuple(self._model.sequence(item.request).token_ids)
+            yield part
 
     monkeypatch.setattr(ModelDrafter, "answer", watched)
     rig.attach_model(noise=0.3)

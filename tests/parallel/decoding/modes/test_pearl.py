@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from parallel.decoding.machine import start
 from parallel.decoding.modes.pearl import PearlMode, post_verify_share
 from parallel.decoding.round_state import AwaitDraft, Phase, RequestDraft, Score, State
 from parallel.decoding.types import DecodeMode, DraftTree, Verdict
+from parallel.rounds.machine import start
 
 PEARL = PearlMode()
 REQUEST = RequestDraft(epoch=0, base=10, draft_length=3)

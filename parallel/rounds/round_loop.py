@@ -10,11 +10,9 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from parallel.decoding.controller import MAX_NODES, DraftLengthController
 from parallel.decoding.layer_width import WidthPlan
-from parallel.decoding.machine import step, with_mode
 from parallel.decoding.mode_choice import PaceChooser
-from parallel.decoding.modes.registry import policy_of
+from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.round_state import (
     BeginRound,
     Commit,
@@ -29,6 +27,8 @@ from parallel.decoding.round_state import (
     Verify,
 )
 from parallel.decoding.types import DecodeMode, Verdict
+from parallel.rounds.controller import MAX_NODES, DraftLengthController
+from parallel.rounds.machine import step, with_mode
 
 _BEFORE_SCORING = (Phase.WAITING_DRAFT, Phase.COMPLETING)
 _AUTO = policy_of(DecodeMode.AUTO)
@@ -145,7 +145,7 @@ class RoundEdges(Protocol[WorkT]):
             deadline_s: when to give up.
 
         Returns:
-            The works whose draft does not come, to go on without it.
+            The works that continue without their draft.
         """
         ...
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from parallel.decoding.machine import start, step
 from parallel.decoding.round_state import (
     AwaitDraft,
     BeginRound,
@@ -20,6 +19,7 @@ from parallel.decoding.round_state import (
     Verify,
 )
 from parallel.decoding.types import DecodeMode, DraftTree, NodeKind, SparseProbs, Verdict
+from parallel.rounds.machine import start, step
 
 LAST = 9
 

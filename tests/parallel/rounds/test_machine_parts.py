@@ -4,7 +4,6 @@ import random
 
 import pytest
 
-from parallel.decoding.machine import start, step
 from parallel.decoding.round_state import (
     AwaitDraft,
     BeginRound,
@@ -21,6 +20,7 @@ from parallel.decoding.round_state import (
     Verify,
 )
 from parallel.decoding.types import DecodeMode, DraftTree, Verdict
+from parallel.rounds.machine import start, step
 
 GOOD = 7
 BAD = 8

@@ -2,7 +2,7 @@
 
 import pytest
 
-from parallel.decoding.modes.registry import FIXED_MODES, policy_of
+from parallel.decoding.modes.mode_registry import FIXED_MODES, policy_of
 from parallel.decoding.types import DecodeMode
 
 

@@ -2,14 +2,14 @@
 
 import pytest
 
-from parallel.decoding.controller import (
+from parallel.decoding.rng import Purpose, uniform
+from parallel.decoding.types import DecodeMode, RngKey
+from parallel.rounds.controller import (
     AcceptanceEstimate,
     CostModel,
     DraftLengthController,
     best_draft_length,
 )
-from parallel.decoding.rng import Purpose, uniform
-from parallel.decoding.types import DecodeMode, RngKey
 
 PEARL, SPECULATIVE = DecodeMode.PEARL, DecodeMode.SPECULATIVE
 

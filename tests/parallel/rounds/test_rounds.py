@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from parallel.decoding import verify as verify_module
-from parallel.decoding.machine import start, step
-from parallel.decoding.modes.registry import FIXED_MODES
+from parallel.decoding.modes.mode_registry import FIXED_MODES
 from parallel.decoding.rng import Purpose, uniform
 from parallel.decoding.round_state import (
     AwaitDraft,
@@ -46,6 +45,7 @@ from parallel.decoding.verify import (
     recursive_rejection,
     sample_and_match,
 )
+from parallel.rounds.machine import start, step
 
 SAMPLED = SamplingParams(temperature=1.0)
 Rows = Callable[[int], ScoreRow]

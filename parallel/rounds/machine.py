@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from parallel.decoding.modes.mode_policy import CarriedDrafts, Transition
-from parallel.decoding.modes.registry import policy_of
+from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.modes.transitions import score_and_await, verify_in_flight
 from parallel.decoding.round_state import (
     AwaitDraft,

@@ -6,12 +6,12 @@ from math import inf
 
 import pytest
 
-from parallel.decoding.controller import MAX_NODES, DraftLengthController
-from parallel.decoding.machine import start
-from parallel.decoding.modes.registry import policy_of
-from parallel.decoding.round_loop import Forward, RoundLoop, RoundWork
+from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.round_state import DraftArrived, Stage
 from parallel.decoding.types import DecodeMode, DraftTree, Verdict
+from parallel.rounds.controller import MAX_NODES, DraftLengthController
+from parallel.rounds.machine import start
+from parallel.rounds.round_loop import Forward, RoundLoop, RoundWork
 
 RIGHT = 1
 

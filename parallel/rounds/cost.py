@@ -6,7 +6,7 @@ Draft tokens are right independently of each other. The formulas of a mode are i
 
 from collections.abc import Callable
 
-from parallel.decoding.modes.registry import policy_of
+from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.types import DecodeMode
 
 

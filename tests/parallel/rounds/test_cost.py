@@ -2,9 +2,9 @@
 
 import pytest
 
-from parallel.decoding.cost import expected_tokens, round_seconds, throughput
 from parallel.decoding.modes.pearl import post_verify_share
 from parallel.decoding.types import DecodeMode
+from parallel.rounds.cost import expected_tokens, round_seconds, throughput
 
 PEARL, SPECULATIVE = DecodeMode.PEARL, DecodeMode.SPECULATIVE
 

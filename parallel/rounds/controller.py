@@ -10,9 +10,9 @@ from itertools import accumulate
 from math import inf, log2
 from operator import mul
 
-from parallel.decoding.cost import expected_tokens, round_seconds
-from parallel.decoding.modes.registry import policy_of
+from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.types import DecodeMode
+from parallel.rounds.cost import expected_tokens, round_seconds
 
 _SMOOTHING = 0.2
 """Weight of the newest observation in a running mean."""
