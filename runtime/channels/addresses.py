@@ -1,4 +1,4 @@
-"""Check network addresses before anything is started: their form, and that a port is free."""
+"""Check network addresses before anything starts: their form, and that a port is free."""
 
 import errno
 import ipaddress
@@ -8,13 +8,13 @@ from runtime.errors import ConfigError
 
 _SCHEMES = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")
 _PORT_PROBLEMS = {
-    errno.EADDRINUSE: "the port is in use: choose another one, or end the process that holds it",
-    errno.EACCES: "this user may not open the port: choose one from 1024 up",
+    errno.EADDRINUSE: "the port is in use: choose another one, or end the process that uses it",
+    errno.EACCES: "this user may not open the port: choose 1024 or higher",
 }
 
 
 def parse_address(text: str, field: str) -> tuple[str, int]:
-    """Return the host and the port of HOST:PORT; an IPv6 host stands in brackets.
+    """Return the host and the port of HOST:PORT; an IPv6 host is in brackets.
 
     Raises:
         ConfigError: the text has another form, or the port is out of range.
@@ -24,7 +24,7 @@ def parse_address(text: str, field: str) -> tuple[str, int]:
     wrong = not host or bare or any(char.isspace() or char in "/@?#" for char in text)
     if wrong or not (port.isascii() and port.isdecimal()):
         raise ConfigError(
-            f"{field} is {text!r}: write HOST:PORT, as 127.0.0.1:50051 or [::1]:50051"
+            f"{field} is {text!r}: write HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051"
         )
     if len(port) > 5 or int(port) > 65535:
         raise ConfigError(f"{field} is {text!r}: a port is between 0 and 65535")
@@ -32,13 +32,13 @@ def parse_address(text: str, field: str) -> tuple[str, int]:
 
 
 def check_target(text: object, field: str = "address") -> str:
-    """Return the address of a server to connect to: HOST:PORT, or a target URI of gRPC.
+    """Return a server's address, checked: HOST:PORT, or a target URI of gRPC.
 
     Raises:
         ConfigError: it is neither, or its port is 0.
     """
     if not isinstance(text, str):
-        raise ConfigError(f"{field} is {text!r}: write HOST:PORT, as 127.0.0.1:50051")
+        raise ConfigError(f"{field} is {text!r}: write HOST:PORT, such as 127.0.0.1:50051")
     if text.partition(":")[0] in _SCHEMES:
         return text
     if parse_address(text, field)[1] == 0:
@@ -47,7 +47,7 @@ def check_target(text: object, field: str = "address") -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Return whether an address, or a target of gRPC, is only reachable on this machine."""
+    """Return whether only this machine can reach an address or a target of gRPC."""
     host = _host(address)
     return host in ("", "localhost") or (_is_ip(host) and ipaddress.ip_address(host).is_loopback)
 
@@ -80,7 +80,7 @@ def check_free(address: str, field: str) -> None:
     """Raise unless a server could listen at HOST:PORT now.
 
     Raises:
-        ConfigError: the port is taken or needs privileges, or the host is not of this machine.
+        ConfigError: the port is in use or needs privileges, or the host is another machine.
     """
     host, port = parse_address(address, field)
     try:
@@ -97,7 +97,7 @@ def check_free(address: str, field: str) -> None:
     if len(failures) == len(outcomes):
         raise ConfigError(
             f"{field} is {address!r}: this machine cannot listen there ({failures[0].strerror}); "
-            "name one of its own addresses, or 0.0.0.0 for all"
+            "use one of its own addresses, or 0.0.0.0 for all"
         )
 
 
@@ -105,8 +105,8 @@ def _bind_error(family: int, address: object) -> OSError | None:
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)  # type: ignore[arg-type]  # as getaddrinfo gave it
-            probe.listen(1)  # a port that another process only bound shows here
+            probe.bind(address)  # type: ignore[arg-type]  # from getaddrinfo
+            probe.listen(1)  # detects a port that another process has only bound
     except OSError as error:
         return error
     return None

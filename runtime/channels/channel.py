@@ -1,7 +1,7 @@
-"""Open gRPC channels: every channel of Paceline is made here.
+"""Open gRPC channels: every channel of Paceline is created here.
 
-`http_proxy` and its kin apply to a client's connections to other machines, as gRPC reads them
-(`no_proxy` too). Loopback and the connections between processes of one job bypass proxies.
+Proxies (`http_proxy`, `no_proxy` and so on, as gRPC reads them) apply to a client's connections to
+other machines. Loopback and the connections between processes of one job bypass them.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def open_channel(address: str, credentials: Credentials, options: Options = ()) 
 def open_async_channel(
     address: str, credentials: Credentials, options: Options = ()
 ) -> grpc.aio.Channel:
-    """Return a channel for the running event loop; else as `open_channel`."""
+    """Return a channel for the running event loop; otherwise as `open_channel`."""
     tls = check_channel(address, credentials)
     options = _with_proxy_rule(address, options)
     if tls is None:
@@ -67,7 +67,7 @@ def open_internal_channel(
 
     Args:
         address: HOST:PORT.
-        options: of gRPC.
+        options: options of gRPC.
         tls: None is plaintext.
     """
     if tls is not None:

@@ -1,4 +1,4 @@
-"""How a client proves its identity, and whom it trusts."""
+"""The credentials of a client: its token and certificate, and the authority it trusts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from runtime.channels.tls_files import TlsNames, read_authority, read_pair, syst
 from runtime.channels.tokens import check_token
 from runtime.errors import ConfigError
 
-_REMEDY = "set tls or root_ca to encrypt it, or plaintext_token to permit that"
+_REMEDY = "set `tls` or `root_ca` to encrypt it, or `plaintext_token` to permit that"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,16 +19,16 @@ class Credentials:
 
     token: str | None = None
     root_ca: Path | None = None
-    """Authority of the server's certificate; None trusts the authorities of this machine."""
+    """Authority of the server's certificate, PEM; None trusts those of the operating system."""
     certificate: Path | None = None
     private_key: Path | None = None
     tls: bool = False
-    """Use TLS although no other field asks for it."""
+    """Use TLS without any other TLS field."""
     plaintext_token: bool = False
-    """Send the token without TLS to other machines too, where anyone on the way can read it."""
+    """Send the token unencrypted to other machines, although the network can read it."""
 
     def __post_init__(self) -> None:
-        """Refuse a token that no header can carry."""
+        """Reject a token that a header cannot carry."""
         if self.token:  # a server that requires one refuses an empty one
             check_token(self.token)
 
@@ -45,7 +45,7 @@ class Credentials:
         """Return the TLS credentials, or None for plaintext.
 
         Args:
-            names: what errors call the files.
+            names: names of the files in errors.
 
         Raises:
             ConfigError: a file cannot be used; names it.
@@ -67,11 +67,11 @@ class Credentials:
         """Raise if the token would leave this machine in plaintext.
 
         Args:
-            target: where the connection goes.
-            remedy: how the caller encrypts it, or permits plaintext.
+            target: the server's address.
+            remedy: tells the user how to encrypt the connection or permit plaintext.
 
         Raises:
-            ConfigError: it would; names the remedy.
+            ConfigError: it would leave; names the remedy.
         """
         exposed = bool(self.token) and not self.uses_tls and not self.plaintext_token
         if exposed and not stays_here(target):

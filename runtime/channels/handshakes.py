@@ -1,36 +1,36 @@
-"""Say what a failed handshake means: gRPC calls a refused certificate UNAVAILABLE, too."""
+"""Explain failed TLS handshakes, which gRPC reports as UNAVAILABLE whatever the cause."""
 
-_REFUSALS = {
+_MEANINGS = {
     "CERTIFICATE_VERIFY_FAILED": (
-        "the certificate of the server is not trusted: name the authority that signed it"
+        "the certificate of the server is not trusted: give the authority that signed it"
     ),
     "Hostname Verification Check failed": (
-        "the server's certificate names other hosts: connect to one that it names"
+        "the server's certificate is for other hosts: connect to one of them"
     ),
-    "WRONG_VERSION_NUMBER": "the server speaks plaintext: leave TLS out",
+    "WRONG_VERSION_NUMBER": "the server does not use TLS: connect without TLS",
 }
 _CLOSED = "Socket closed"
-_BEGUN = "Stream removed"
-"""In the words for a call that was under way: its handshake had succeeded."""
+_UNDER_WAY = "Stream removed"
+"""Part of gRPC's text for a call that was under way: its handshake had succeeded."""
 _CLOSED_HINT = (
     "the server closed the connection: it may require TLS, or a client certificate that it trusts"
 )
 
 
 def refusal(details: str | None) -> str | None:
-    """Return why a handshake cannot succeed, or None where another attempt may.
+    """Return why a handshake cannot succeed, or None if a retry may help.
 
     Args:
-        details: of a call's status, as gRPC words them.
+        details: gRPC's text of a call's status.
     """
-    found = (meaning for words, meaning in _REFUSALS.items() if words in (details or ""))
+    found = (meaning for text, meaning in _MEANINGS.items() if text in (details or ""))
     return next(found, None)
 
 
 def explained(details: str | None) -> str:
-    """Return a status's details, with what they mean where a handshake failed."""
+    """Return a status's details, with an explanation if a handshake failed."""
     meaning = refusal(details)
-    closed_at_once = _CLOSED in (details or "") and _BEGUN not in (details or "")
+    closed_at_once = _CLOSED in (details or "") and _UNDER_WAY not in (details or "")
     if meaning is None and closed_at_once:
         meaning = _CLOSED_HINT
     return str(details) if meaning is None else f"{meaning}; gRPC says: {details}"

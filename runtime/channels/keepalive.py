@@ -1,24 +1,24 @@
-"""Keepalive of gRPC connections: how often each side pings, and what servers permit.
+"""Keepalive of gRPC connections: how often each side pings, and how often servers permit it.
 
 A server ends the connection of a client that pings more often than it permits ("too many pings"),
-so both sides are set here. gRPC ignores an option whose name it does not know: the tests compare
-every name in this project with those in the installed library.
+so both sides are set here. gRPC ignores options with unknown names: the tests compare every name
+in this project with those in the installed library.
 """
 
 Options = tuple[tuple[str, int], ...]
 
 PING_S = 20.0
-"""How often a side that hears nothing pings the other."""
+"""A side pings after this many seconds without traffic."""
 _PERMITTED_MS = 500
-"""Shortest interval between a client's pings. Other libraries ping every 10 s at most, some every
+"""Shortest permitted interval of a client's pings. Other libraries ping every 10 s, some every
 second in tests; an answer costs a server microseconds."""
 
 
 def pinging(ping_s: float = PING_S) -> Options:
-    """Return the options of a side that notices when its peer has vanished without a word.
+    """Return the options of a side that detects a peer which vanished without closing.
 
-    It pings after `ping_s` of silence, which gRPC raises to a second, and ends the connection if no
-    answer comes within half of that.
+    It pings after `ping_s` without traffic (gRPC's minimum is a second) and closes the connection
+    if no answer arrives within half of that.
     """
     return (
         ("grpc.keepalive_time_ms", round(ping_s * 1000)),

@@ -1,4 +1,4 @@
-"""A server's side of a channel: its TLS credentials and the address it listens on."""
+"""The server's side of a channel: TLS credentials and the listening address."""
 
 from pathlib import Path
 
@@ -20,10 +20,10 @@ def server_credentials(
     """Return a server's TLS credentials, or None for plaintext.
 
     Args:
-        certificate: chain of the server, PEM.
-        private_key: its key.
-        client_ca: clients need a certificate of this authority; None asks for none.
-        names: what errors call the three.
+        certificate: the server's certificate chain, PEM.
+        private_key: the private key, PEM.
+        client_ca: clients must have a certificate of this authority; None requires none.
+        names: names of the files in errors.
 
     Raises:
         ConfigError: a file is missing or cannot be used; names it.
@@ -47,7 +47,7 @@ def listen(
     credentials: grpc.ServerCredentials | None,
     field: str = "address",
 ) -> str:
-    """Let a server listen at HOST:PORT; return the address with the port it got.
+    """Make a server listen at HOST:PORT; return the address with the actual port.
 
     Raises:
         ConfigError: the address cannot be used; names the field.

@@ -1,4 +1,4 @@
-"""Read certificates and keys, and refuse what cannot work before gRPC sees it.
+"""Read certificates and keys, and reject unusable ones before gRPC reads them.
 
 gRPC reports such files late and without a cause, or ends the process.
 """
@@ -15,13 +15,13 @@ from runtime.files.documents import read_bytes
 
 _MAX_BYTES = 1 << 20
 _CERTIFICATE = "-----BEGIN CERTIFICATE-----"
-_OVER = {9: "is not valid yet", 10: "has expired"}
-"""Codes of OpenSSL's verification that a certificate's dates cause."""
+_DATE_PROBLEMS = {9: "is not valid yet", 10: "has expired"}
+"""OpenSSL's verification codes for a certificate's dates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsNames:
-    """What the caller calls the files, for errors."""
+    """The names of the files in errors."""
 
     certificate: str = "certificate"
     private_key: str = "private_key"
@@ -42,8 +42,8 @@ def read_pair(
     """Return a certificate with its key, or None if neither is given.
 
     Raises:
-        ConfigError: one is missing, cannot be read or is not PEM, the key is encrypted or of
-            another certificate, or the certificate's dates exclude today.
+        ConfigError: one is missing, unreadable or not PEM, the key is encrypted or of another
+            certificate, or the certificate is not valid today.
     """
     if certificate is None and private_key is None:
         return None
@@ -54,13 +54,13 @@ def read_pair(
     chain = _read(certificate, names.certificate)
     key = _read(private_key, names.private_key)
     if _CERTIFICATE.encode() not in chain:
-        raise ConfigError(f"{names.certificate} {certificate} holds no PEM certificate")
+        raise ConfigError(f"{names.certificate} {certificate} has no PEM certificate")
     if b"PRIVATE KEY-----" not in key:
-        raise ConfigError(f"{names.private_key} {private_key} holds no PEM private key")
+        raise ConfigError(f"{names.private_key} {private_key} has no PEM private key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     encrypted: list[bool] = []
     try:
-        context.load_cert_chain(certificate, private_key, password=_note(encrypted))
+        context.load_cert_chain(certificate, private_key, password=_password_request(encrypted))
     except ssl.SSLError as error:
         if encrypted:
             problem = f"{names.private_key} {private_key} is encrypted: decrypt it (openssl pkey)"
@@ -75,8 +75,8 @@ def read_pair(
             problem = f"{names.certificate} {certificate} is damaged ({error.reason})"
         raise ConfigError(problem) from error
     code = _verify_code(context, _first_certificate(chain.decode("ascii", "ignore")))
-    if code in _OVER:
-        raise ConfigError(f"{names.certificate} {certificate} {_OVER[code]}: renew it")
+    if code in _DATE_PROBLEMS:
+        raise ConfigError(f"{names.certificate} {certificate} {_DATE_PROBLEMS[code]}: renew it")
     return KeyPair(chain, key)
 
 
@@ -84,14 +84,14 @@ def read_authority(path: Path, field: str) -> bytes:
     """Return the certificates of an authority, PEM.
 
     Raises:
-        ConfigError: the file cannot be read, holds no certificate, or all have expired.
+        ConfigError: the file cannot be read or has no certificate, or all have expired.
     """
     pem = _read(path, field)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(cadata=pem.decode("ascii", "ignore"))
     except (ssl.SSLError, ValueError) as error:
-        raise ConfigError(f"{field} {path} holds no usable PEM certificate: {error}") from error
+        raise ConfigError(f"{field} {path} has no usable PEM certificate: {error}") from error
     ends = [str(found["notAfter"]) for found in context.get_ca_certs()]
     if ends and all(ssl.cert_time_to_seconds(end) < time.time() for end in ends):
         raise ConfigError(f"{field} {path} has expired: renew it")
@@ -99,7 +99,7 @@ def read_authority(path: Path, field: str) -> bytes:
 
 
 def system_roots() -> bytes | None:
-    """Return the certificates that this machine trusts, PEM; None leaves the choice to gRPC."""
+    """Return the certificates that the operating system trusts, PEM; None uses gRPC's default."""
     if "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH" in os.environ:  # the user chose for gRPC
         return None
     trusted = ssl.create_default_context().get_ca_certs(binary_form=True)
@@ -110,11 +110,11 @@ def _read(path: Path, field: str) -> bytes:
     return read_bytes(path, kind=field, max_bytes=_MAX_BYTES)
 
 
-def _note(asked: list[bool]) -> Callable[[], str]:
-    """Return a password callback that notes that one is wanted; none would ask on the terminal."""
+def _password_request(requests: list[bool]) -> Callable[[], str]:
+    """Return a password callback that records requests; OpenSSL's own asks on the terminal."""
 
     def password() -> str:
-        asked.append(True)
+        requests.append(True)
         return "-"
 
     return password
@@ -136,7 +136,7 @@ def _first_certificate(chain: str) -> str:
 
 
 def _verify_code(server_context: ssl.SSLContext, leaf: str) -> int:
-    """Return OpenSSL's verdict on a certificate: shake hands in memory, trusting it alone."""
+    """Return OpenSSL's verification code of a certificate, from a handshake in memory."""
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trusting.check_hostname = False
     trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -152,5 +152,5 @@ def _verify_code(server_context: ssl.SSLContext, leaf: str) -> int:
         except ssl.SSLCertVerificationError as error:
             return error.verify_code
         except ssl.SSLError:
-            break  # of another cause than the certificate: gRPC has its own rules
+            break  # another cause than the certificate: gRPC has its own rules
     return 0

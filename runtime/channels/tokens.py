@@ -1,4 +1,4 @@
-"""Check bearer tokens and read the files that hold them."""
+"""Check bearer tokens, and read token files."""
 
 from pathlib import Path
 
@@ -9,9 +9,7 @@ _MAX_FILE_BYTES = 1 << 20
 
 
 def check_token(token: object, field: str = "token") -> str:
-    """Return a bearer token that a header can carry.
-
-    Errors show no part of the token.
+    """Return a bearer token, checked for use in a header; errors show no part of it.
 
     Raises:
         ConfigError: it is not a string of visible ASCII characters.
@@ -19,12 +17,12 @@ def check_token(token: object, field: str = "token") -> str:
     if not isinstance(token, str):
         raise ConfigError(f"{field} is a {type(token).__name__}: it must be a string")
     if not token:
-        raise ConfigError(f"{field} is empty: leave it out, or give a token")
-    for place, char in enumerate(token):
+        raise ConfigError(f"{field} is empty: give a token, or None")
+    for index, char in enumerate(token):
         if not "!" <= char <= "~":
             raise ConfigError(
-                f"{field} holds {_name(char)} as its character {place + 1}: a token has visible "
-                "ASCII characters alone"
+                f"{field} has {_name(char)} as character {index + 1}: a token has only visible "
+                "ASCII characters"
             )
     return token
 
@@ -33,7 +31,7 @@ def read_tokens(path: Path | None, field: str) -> tuple[str, ...]:
     """Return the tokens of a file, one per line; none without a file.
 
     Raises:
-        ConfigError: the file cannot be read or holds no token, or a line is not a token.
+        ConfigError: the file cannot be read or has no token, or a line is not a token.
     """
     if path is None:
         return ()
@@ -47,7 +45,7 @@ def read_tokens(path: Path | None, field: str) -> tuple[str, ...]:
         if line.strip(" \t\r")
     )
     if not tokens:
-        raise ConfigError(f"{field} {path} holds no token: write one per line")
+        raise ConfigError(f"{field} {path} has no token: write one per line")
     return tokens
 
 

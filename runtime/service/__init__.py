@@ -1,1 +1,1 @@
-"""The gRPC service: generation for clients anywhere."""
+"""The gRPC service: servicers, identity, tracing and logs."""

@@ -1,4 +1,4 @@
-"""One call of Generate: who makes it, and what follows when it ends, whatever the way."""
+"""One call of Generate: its client, its request, and what happens when it ends in any way."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -19,41 +19,41 @@ _SLACK = 0.02
 
 
 class Call:
-    """Counts as a reader of its request from acceptance on until the call is over.
+    """Reads a request from acceptance until the call ends.
 
-    gRPC does not close the generator of a call that is cancelled while a message is on its way, and
-    starts none for a call that is cancelled before its message was read. So what has to follow is
-    tied to the task that runs the call.
+    gRPC does not close the generator of a call that is cancelled while a message is being sent, and
+    starts none for a call that is cancelled before its message is read. So the end of the call is
+    handled when the call's task ends.
     """
 
     def __init__(self, gateway: Gateway) -> None:
-        """Begin with a call that has arrived; called in its task."""
+        """Start with the arrival of a call; must run in its task."""
         self.client = ""
         self.is_cancelled = False
-        """Whether its request is to end as soon as it is accepted."""
+        """Whether its request is cancelled as soon as it is accepted."""
         self._gateway = gateway
         self._context: Context | None = None
         self.name = ""
         self._request: OpenRequest | None = None
         self._is_refused = False
-        self._given_s: float | None = None
+        self._timeout_s: float | None = None
         task = asyncio.current_task()
         assert task is not None
         task.add_done_callback(lambda _: self._end())
 
     def begin(self, context: Context, client: str, name: str) -> None:
-        """Take in who calls and what the message says."""
+        """Store the client and the request's name."""
         self.client = client
         self._context, self.name = context, name
-        self._given_s = context.time_remaining()
+        self._timeout_s = context.time_remaining()
 
     def accept(self, request: OpenRequest) -> None:
-        """Read a request until the call is over."""
+        """Count the call as a reader of a request until the call ends."""
         self._request = request
         self._gateway.add_reader(request)
 
     def refuse(self, error: PacelineError) -> None:
-        """Take the call as refused, unless it was accepted before."""
+        """Record the call as rejected, unless it was accepted before."""
         if self._request is None:
             self._is_refused = True
             self._gateway.endings.refused(self.client, self.name, error)
@@ -71,37 +71,37 @@ class Call:
     def _is_late(self) -> bool:
         """Return whether the client's deadline has passed.
 
-        A client that ends its call at the deadline is heard a moment before the deadline that the
-        server knows: on the wire, that is rounded up by at most one in a hundred.
+        A client may end its call a moment before the deadline that the server knows, which the wire
+        rounds up by at most one in a hundred.
         """
         left_s = self._context.time_remaining() if self._context is not None else None
-        if left_s is None or self._given_s is None:
+        if left_s is None or self._timeout_s is None:
             return False
-        return left_s <= min(_SLACK_S + _SLACK * self._given_s, self._given_s / 2)
+        return left_s <= min(_SLACK_S + _SLACK * self._timeout_s, self._timeout_s / 2)
 
 
 _CALL: ContextVar[Call | None] = ContextVar("call", default=None)
 
 
 def current_call() -> Call:
-    """Return the call of Generate that the running task answers."""
+    """Return the call of Generate in whose task this runs."""
     call = _CALL.get()
     assert call is not None, "the interceptor is missing"
     return call
 
 
-def refuse_unread(error: PacelineError) -> None:
-    """Take the running call as refused if it is one of Generate, whose message cannot be read."""
+def refuse_malformed(error: PacelineError) -> None:
+    """Record the running call as rejected if it is a call of Generate with a malformed message."""
     call = _CALL.get()
     if call is not None:
         call.refuse(error)
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # stubs alone
-    """Sees each call of Generate before its message is read, so that none ends unseen."""
+    """Creates a `Call` for each call of Generate before its message is read, so that all count."""
 
     def __init__(self, gateway: Gateway, method: str) -> None:
-        """Take the full name of Generate."""
+        """Store the full name of Generate."""
         self._gateway = gateway
         self._method = method
 
@@ -110,7 +110,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Take note of a call."""
+        """Create the call."""
         if handler_call_details.method == self._method:
             _CALL.set(Call(self._gateway))
         return await continuation(handler_call_details)

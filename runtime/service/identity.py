@@ -1,4 +1,4 @@
-"""Who calls: which bearer tokens are accepted, what each may do, and the name a client goes by."""
+"""Authenticate callers: accepted bearer tokens, their permissions, and the names of clients."""
 
 import hashlib
 import hmac
@@ -24,18 +24,18 @@ class AcceptedTokens:
     """The bearer tokens that a server accepts."""
 
     users: tuple[str, ...] = ()
-    """With none, calls that do not administer need no token."""
+    """If empty, calls other than those of administrators need no token."""
     admins: tuple[str, ...] = ()
-    """Tokens that may administer the server too; with none, those of `users` may."""
+    """Tokens that may also administer the server; if empty, those of `users` may."""
 
     def __bool__(self) -> bool:
         return bool(self.users or self.admins)
 
     def name_of(self, metadata: Metadata, peer: str) -> str:
-        """Return the name that limits, queues and logs know a caller by.
+        """Return the name of a caller for limits, queues and logs.
 
-        It is a digest of the accepted token, else the peer's address without its port: what a
-        caller writes into other headers changes nothing.
+        It is a digest of the accepted token, or without one the peer's address without its port;
+        other headers of the caller have no influence.
         """
         token = self.accepted(metadata)
         if token is not None:
@@ -43,11 +43,11 @@ class AcceptedTokens:
         return peer if peer.startswith("unix") else peer.rpartition(":")[0]
 
     def accepted(self, metadata: Metadata) -> str | None:
-        """Return the token that a call carries if it is one of these."""
+        """Return the token of a call if it is accepted."""
         return _matching(self.users + self.admins, metadata)
 
     def refusal(self, method: str, metadata: Metadata) -> tuple[grpc.StatusCode, str] | None:
-        """Return the status and the reason a call is refused with, or None if it may proceed."""
+        """Return the status and the reason that reject a call, or None if it may proceed."""
         if method.startswith(_HEALTH):
             return None
         is_admin = method in _ADMIN_ONLY
@@ -63,10 +63,10 @@ class AcceptedTokens:
 
 
 class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # stubs alone
-    """Refuses calls whose token does not allow them."""
+    """Rejects calls whose token does not permit them."""
 
     def __init__(self, tokens: AcceptedTokens, denied: Callable[[str, str, str], None]) -> None:
-        """Take the tokens, and what is told the method, the peer and the reason of a refusal."""
+        """Store the tokens, and a callback for the method, client and reason of a rejected call."""
         self._tokens = tokens
         self._denied = denied
 
@@ -75,7 +75,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  #
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Pass a call on, or answer it with UNAUTHENTICATED or PERMISSION_DENIED."""
+        """Pass a call on, or reject it with UNAUTHENTICATED or PERMISSION_DENIED."""
         details = handler_call_details
         method = str(details.method)
         refusal = self._tokens.refusal(method, details.invocation_metadata)
@@ -96,6 +96,6 @@ def _matching(tokens: tuple[str, ...], metadata: Metadata) -> str | None:
     if kind.lower() != "bearer":
         return None
     offered = token.strip().encode()
-    # Every token is compared, in constant time: the time reveals nothing about any of them.
+    # Every token is compared in constant time, so that timing reveals nothing.
     matches = [known for known in tokens if hmac.compare_digest(offered, known.encode())]
     return matches[0] if matches else None

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from runtime.channels.handler_wrapping import Observer, ignore_event, wrap_handler
 from runtime.gateway.limits import RequestRefused
-from runtime.service.call import refuse_unread
+from runtime.service.call import refuse_malformed
 
 _OURS = "/paceline."
 
@@ -49,6 +49,6 @@ class MalformedRequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[t
 async def _rejecting(request: object, context: Any) -> AsyncIterator[Observer]:
     if isinstance(request, _Malformed):
         text = f"a message of {request.size} bytes could not be parsed: is it of paceline.v1?"
-        refuse_unread(RequestRefused(text))
+        refuse_malformed(RequestRefused(text))
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
     yield ignore_event

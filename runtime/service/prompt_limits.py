@@ -1,4 +1,4 @@
-"""How long the parts of a prompt may be, so that a hopeless one is refused before it is read."""
+"""Size limits of prompts, which reject hopeless ones before they are tokenized."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from runtime.models.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptLimits:
-    """Sizes beyond which no prompt fits the context."""
+    """Sizes above which no prompt fits the context."""
 
     context: int
-    """Tokens that the model's context holds."""
+    """Tokens in the model's context."""
     characters: int
-    """What so many of the longest tokens spell, each with a space before it."""
+    """Characters of that many longest tokens, each with a space before it."""
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, context: int) -> "PromptLimits":
@@ -43,9 +43,9 @@ class PromptLimits:
         """Raise if there are more token ids than the context holds; raises as `check` does."""
         self._check(field, size, self.context, "tokens")
 
-    def _check(self, field: str, size: int, most: int, unit: str) -> None:
-        if size > most:
+    def _check(self, field: str, size: int, limit: int, unit: str) -> None:
+        if size > limit:
             raise InvalidValue(
-                f"{field} has {size} {unit}, and at most {most} can fit the context of "
+                f"{field} has {size} {unit}, and at most {limit} can fit the context of "
                 f"{self.context} tokens: shorten it"
             )

@@ -1,4 +1,4 @@
-"""Tokenize prompts beside the event loop, so that a long one holds no stream up."""
+"""Tokenize prompts in threads, so that a long one does not delay streams."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,13 +10,13 @@ from runtime.gateway.limits import GatewayBusy
 _T = TypeVar("_T")
 _SHORT_BYTES = 32 * 1024
 _THREADS = 2
-_MOST_WAITING = 256
+_MAX_WAITING = 256
 
 
 class PromptReader:
-    """A few threads for short messages and a few for long ones: neither waits for the other.
+    """Has threads for short messages and others for long ones, so that neither waits for the other.
 
-    Tokenizers work on long texts without Python's lock.
+    Tokenizers release Python's lock on long texts.
     """
 
     def __init__(self) -> None:
@@ -24,17 +24,17 @@ class PromptReader:
         self._long = _Lane("long-prompt")
 
     async def run(self, size_bytes: int, work: Callable[[], _T]) -> _T:
-        """Return what some work on a message of that size returns.
+        """Run work on a message of a given size in a thread, and return its result.
 
-        Work that has not begun is dropped when the caller is cancelled.
+        If the caller is cancelled, work that has not started is dropped.
 
         Raises:
-            GatewayBusy: too many messages of this kind wait.
+            GatewayBusy: too many messages of such a size are waiting.
         """
         return await (self._short if size_bytes <= _SHORT_BYTES else self._long).run(work)
 
     def close(self) -> None:
-        """Drop what waits; threads end with their work."""
+        """Drop waiting work; threads end when theirs is done."""
         self._short.close()
         self._long.close()
 
@@ -45,8 +45,8 @@ class _Lane:
         self._num_waiting = 0
 
     async def run(self, work: Callable[[], _T]) -> _T:
-        if self._num_waiting >= _MOST_WAITING:
-            raise GatewayBusy(f"{self._num_waiting} prompts wait to be read: try again later")
+        if self._num_waiting >= _MAX_WAITING:
+            raise GatewayBusy(f"{self._num_waiting} prompts wait to be tokenized: try again later")
         self._num_waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work)

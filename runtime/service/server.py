@@ -1,4 +1,4 @@
-"""The server around the servicers: credentials, tokens, health, reflection, draining."""
+"""The gRPC server: credentials, interceptors, servicers, health, reflection and draining."""
 
 import asyncio
 import logging
@@ -41,33 +41,33 @@ _OPTIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
-    """Where and for whom a server listens."""
+    """Address, credentials and limits of a server."""
 
     address: str
     tokens: tuple[str, ...] = ()
-    """Bearer tokens that are let in; none lets everybody in."""
+    """Accepted bearer tokens; if empty, calls need no token."""
     certificate: Path | None = None
     private_key: Path | None = None
     client_ca: Path | None = None
     """Clients must have a certificate of this authority."""
     reflection: bool = True
     admin_tokens: tuple[str, ...] = ()
-    """Bearer tokens that may drain the server and change its drafter; none lets in whom `tokens`
-    lets in."""
+    """Bearer tokens that may drain the server and change its drafter; if empty, those of `tokens`
+    may."""
     max_message_bytes: int = 16 * 1024 * 1024
     max_streams: int = 1024
     ping_s: float = PING_S
-    """Silence of a connection after which it is pinged: a client whose host vanished is noticed."""
+    """A connection without traffic for this long is pinged, which detects clients that vanished."""
 
     def __post_init__(self) -> None:
-        """Refuse tokens that no client can send."""
+        """Reject tokens that no client can send."""
         for field in ("tokens", "admin_tokens"):
             for number, token in enumerate(getattr(self, field)):
                 check_token(token, f"{field}[{number}]")
 
 
 class ServiceServer:
-    """One listening server; lives on one asyncio loop."""
+    """A listening server on one asyncio loop."""
 
     def __init__(
         self,
@@ -87,10 +87,10 @@ class ServiceServer:
         self._server: grpc.aio.Server | None = None
         self._watch: asyncio.Task[None] | None = None
         self.address = settings.address
-        """Where it listens; the port is known once it has started."""
+        """Where it listens; has the actual port once started."""
 
     async def start(self) -> None:
-        """Begin to listen.
+        """Start to listen.
 
         Raises:
             ConfigError: the address or a credential cannot be used.
@@ -104,7 +104,7 @@ class ServiceServer:
         tokens = AcceptedTokens(users=settings.tokens, admins=settings.admin_tokens)
         if tokens:
             interceptors.append(TokenInterceptor(tokens, self._denied))
-        interceptors.append(CallInterceptor(self._gateway, _GENERATE))  # of calls that were let in
+        interceptors.append(CallInterceptor(self._gateway, _GENERATE))  # for permitted calls
         size = settings.max_message_bytes
         options = (
             *_OPTIONS,
@@ -125,15 +125,15 @@ class ServiceServer:
             reflection.enable_server_reflection(names, server)
         self.address = listen(server, settings.address, tls)
         await self._gateway.start()
-        await self._tell("", serving=True)
+        await self._set_health("", serving=True)
         await server.start()
         self._server = server
         self._watch = asyncio.create_task(self._watch_gateway())
 
     async def stop(self, drain_s: float) -> bool:
-        """Refuse what is new, let what runs finish, then close; False if the time did not do."""
+        """Drain for at most `drain_s`, then close; return whether all requests finished."""
         self._gateway.drain()
-        await self._tell_all(serving=False)
+        await self._set_all_health(serving=False)
         finished = await self._gateway.drained(drain_s)
         if self._watch is not None:
             self._watch.cancel()
@@ -150,19 +150,19 @@ class ServiceServer:
             self._gateway.endings.refused(client, "", CallDenied(reason))
 
     async def _watch_gateway(self) -> None:
-        """Keep readiness true: it falls with the engine, and when its last step is too old."""
-        told: bool | None = None
+        """Keep the health service up to date: not serving without an engine or a recent step."""
+        shown: bool | None = None
         while True:
             ready = self._gateway.is_ready
-            if ready != told:
-                await self._tell_all(serving=ready)
-                told = ready
+            if ready != shown:
+                await self._set_all_health(serving=ready)
+                shown = ready
             await asyncio.sleep(_HEALTH_POLL_S)
 
-    async def _tell_all(self, *, serving: bool) -> None:
+    async def _set_all_health(self, *, serving: bool) -> None:
         for name in _SERVICES:
-            await self._tell(name, serving=serving)
+            await self._set_health(name, serving=serving)
 
-    async def _tell(self, name: str, *, serving: bool) -> None:
+    async def _set_health(self, name: str, *, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse.ServingStatus
         await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)

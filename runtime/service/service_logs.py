@@ -1,6 +1,6 @@
 """The service's log: text for people, or one JSON object a line for machines.
 
-Records of requests carry their ids, sizes and times; prompts and answers are not among them.
+Records of requests have ids, sizes and durations, but no prompts or answers.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The gRPC servicers: requests in, events out, errors as statuses."""
+"""The gRPC servicers: read requests, stream events, and turn errors into statuses."""
 
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -32,11 +32,11 @@ from runtime.service.served_model import ServedModel
 from runtime.service.text_stream import TextStream
 
 _RETRY_AFTER_S = 1
-_LEAST_S = 1e-3  # 0 would be no deadline
+_MIN_S = 1e-3  # a deadline is never 0
 
 
 class GenerationServicer(rpc.GenerationServiceServicer):
-    """Generation for clients anywhere."""
+    """Generates for clients."""
 
     def __init__(
         self, gateway: Gateway, model: ServedModel, tokens: AcceptedTokens, reader: PromptReader
@@ -50,7 +50,7 @@ class GenerationServicer(rpc.GenerationServiceServicer):
     async def Generate(
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
-        """Stream one request's tokens."""
+        """Stream the tokens of a request."""
         call = current_call()
         call.begin(context, self._client(context), request.request_id)
         try:
@@ -72,7 +72,7 @@ class GenerationServicer(rpc.GenerationServiceServicer):
             await refuse(context, error)
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
-        """End a request early, or as soon as it is accepted."""
+        """Cancel a request, also one that is not accepted yet."""
         client, name = self._client(context), request.request_id
         known = self._gateway.find(client, name)
         if known is not None:
@@ -90,7 +90,7 @@ class GenerationServicer(rpc.GenerationServiceServicer):
     async def _admit(
         self, request: pb.GenerateRequest, call: Call, context: Context
     ) -> tuple[OpenRequest, list[int]]:
-        """Queue a request, or find it again; return it with how much the client has of it."""
+        """Queue a request or find it by name; return it with the tokens the client already has."""
         gateway, client, name = self._gateway, call.client, request.request_id
         if gateway.find(client, name) is None:
             gateway.check_capacity(1, client)
@@ -103,7 +103,7 @@ class GenerationServicer(rpc.GenerationServiceServicer):
         if known is not None and not request.HasField("seed"):
             submit = replace(submit, sampling=replace(submit.sampling, seed=known.seed))
         left_s = context.time_remaining()
-        timeout_s = None if left_s is None else max(left_s, _LEAST_S)
+        timeout_s = None if left_s is None else max(left_s, _MIN_S)
         submit = replace(submit, client=client, timeout_s=timeout_s)
         submits = [replace(submit, sample_index=index) for index in range(num_samples(request))]
         queued = gateway.submit(submits, client=client, name=name)
@@ -118,17 +118,17 @@ class GenerationServicer(rpc.GenerationServiceServicer):
     async def _events(
         self, request: OpenRequest, starts: list[int]
     ) -> AsyncGenerator[pb.GenerateResponse]:
-        """Turn a request's journals into events; text is rebuilt from the first token on."""
+        """Turn a request's journals into events; text is decoded from the first token on."""
         submit = request.samples[0].submit
         texts = [TextStream(self._model.tokenizer, submit.stop) for _ in request.samples]
-        skips, several = list(starts), len(request.samples) > 1
+        skips, has_samples = list(starts), len(request.samples) > 1
         last: pb.Finish | None = None
         async with aclosing(request.follow()) as followed:
             async for piece in followed:
                 text = texts[piece.sample]
                 if piece.finished is not None:
                     reason, stats = REASONS[piece.finished.reason], put_stats(piece.finished.stats)
-                    if several:
+                    if has_samples:
                         ended = pb.SampleFinish(
                             sample=piece.sample,
                             reason=reason,
@@ -160,7 +160,7 @@ class GenerationServicer(rpc.GenerationServiceServicer):
 
 
 class ModelServicer(rpc.ModelServiceServicer):
-    """Tells of the model and its tokens."""
+    """Describes the model and its tokens."""
 
     def __init__(self, model: ServedModel, reader: PromptReader) -> None:
         self._model = model
@@ -171,7 +171,7 @@ class ModelServicer(rpc.ModelServiceServicer):
         request: pb.GetModelRequest,  # noqa: ARG002
         context: Context,  # noqa: ARG002
     ) -> pb.GetModelResponse:
-        """Describe what is served."""
+        """Describe the model."""
         model = self._model
         return pb.GetModelResponse(
             name=model.name,
@@ -211,7 +211,7 @@ class ModelServicer(rpc.ModelServiceServicer):
 
 
 async def refuse(context: Context, error: PacelineError) -> NoReturn:
-    """End a call with the status that an error has."""
+    """Abort a call with the status of an error."""
     code = grpc.StatusCode.INTERNAL
     trailing: tuple[tuple[str, str], ...] = ()
     match error:

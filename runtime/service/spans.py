@@ -1,6 +1,6 @@
 """One OpenTelemetry span for each call, with the semantic attributes of RPC and GenAI.
 
-Prompts and answers are not among the attributes.
+No attribute has prompts or answers.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""One request's output as text: whole characters, and nothing from a stop string on."""
+"""Turn the tokens of a request into text that ends before a stop string."""
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -7,7 +7,7 @@ from runtime.models.tokenizer import IncrementalDecoder, Tokenizer
 
 
 class TextStream:
-    """Turns tokens into the text a client sees; the same tokens give the same pieces."""
+    """Decodes tokens into pieces of text; the same tokens give the same pieces."""
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
         self._decoder = IncrementalDecoder(tokenizer)
@@ -17,21 +17,21 @@ class TextStream:
         self._stopped = False
 
     def push(self, token_ids: Iterable[int]) -> str:
-        """Take tokens and return the text that is certain by now."""
-        return self._take(self._decoder.push(token_ids))
+        """Add tokens and return the text that no later token can change."""
+        return self._until_stop(self._decoder.push(token_ids))
 
     def finish(self) -> str:
-        """Return what was held back, up to a stop string."""
-        text = self._take(self._decoder.finish())
+        """Return the remaining text, up to a stop string."""
+        text = self._until_stop(self._decoder.finish())
         rest = "" if self._stopped else self._held
         self._held = ""
         return text + rest
 
-    def _take(self, piece: str) -> str:
+    def _until_stop(self, piece: str) -> str:
         if self._stopped:
             return ""
         text = self._held + piece
-        found = [place for place in (text.find(stop) for stop in self._stops) if place >= 0]
+        found = [index for index in (text.find(stop) for stop in self._stops) if index >= 0]
         if found:
             self._stopped = True
             return text[: min(found)]
@@ -41,7 +41,7 @@ class TextStream:
 
 
 class _Overlap:
-    """How much of a string a text ends with, while the text grows (Knuth, Morris, Pratt)."""
+    """The longest prefix of a string that a growing text ends with (Knuth, Morris, Pratt)."""
 
     def __init__(self, string: str) -> None:
         self._string = string
@@ -49,15 +49,15 @@ class _Overlap:
         self._size = 0
 
     def push(self, text: str) -> int:
-        """Take more text, without the whole string in it, and return the overlap."""
+        """Add text that does not complete the string, and return the length of the prefix."""
         for character in text:
             self._size = _longer(self._string, self._shorter, self._size, character)
         return self._size
 
 
-@lru_cache  # all samples of a request have the same stop strings
+@lru_cache  # the samples of a request share their stop strings
 def _shorter(string: str) -> Sequence[int]:
-    """Return how much of a string each of its beginnings ends with, itself apart."""
+    """Return for each prefix of a string the length of its longest proper border."""
     found, size = [0], 0
     for character in string[1:]:
         size = _longer(string, found, size, character)

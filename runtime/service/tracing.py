@@ -1,4 +1,4 @@
-"""OpenTelemetry: where the spans of the service's calls go, by the usual OTEL_* variables.
+"""OpenTelemetry: export the spans of the service's calls as the OTEL_* variables say.
 
 The packages are optional (`pip install 'paceline[tracing]'`), and tracing never fails a request.
 """
@@ -17,14 +17,14 @@ _REMEDY = "pip install 'paceline[tracing]'"
 
 
 class Tracing:
-    """Makes spans, and sends them off until it is closed."""
+    """Creates spans, and exports them until it is closed."""
 
     def __init__(self, tracer: Any, *, close: Callable[[], None] | None = None) -> None:
         """Prepare to trace.
 
         Args:
             tracer: an OpenTelemetry tracer.
-            close: what sends the last spans and ends the export; None if another owner does.
+            close: exports the last spans and stops; None if another owner does that.
         """
         self.tracer = tracer
         self._close = close
@@ -33,9 +33,9 @@ class Tracing:
 
     @classmethod
     def start(cls, environ: Mapping[str, str]) -> "Tracing | None":
-        """Trace as the OTEL_* variables ask; None if they do not, or if a package is missing.
+        """Start tracing if the OTEL_* variables enable it; None if not, or if a package is missing.
 
-        A program that runs under `opentelemetry-instrument` has a provider already, which is used.
+        Under `opentelemetry-instrument` its provider is used.
         """
         names = _exporters(environ)
         try:
@@ -53,12 +53,12 @@ class Tracing:
         return None if made is None else cls(made.get_tracer("paceline"), close=made.shutdown)
 
     def close(self) -> None:
-        """Send the last spans; blocks for as long as the exporter's time-out allows."""
+        """Export the last spans; blocks at most for the exporter's time-out."""
         if self._close is not None:
             self._close()
 
     def is_traced(self) -> bool:
-        """Return whether the current call has a span already, as under a wrapper."""
+        """Return whether the current call already has a span, from a wrapper."""
         return bool(self._trace.get_current_span().is_recording())
 
     def current_span(self) -> Any:
@@ -66,7 +66,7 @@ class Tracing:
         return self._trace.get_current_span()
 
     def server_span(self, name: str, metadata: Mapping[str, str]) -> Any:
-        """Start the span of a call; `metadata` may name the caller's span. To be ended."""
+        """Start the span of a call, which the caller ends; `metadata` may name the parent span."""
         parent = self._propagate.extract(metadata)
         return self.tracer.start_span(name, context=parent, kind=self._trace.SpanKind.SERVER)
 
@@ -76,12 +76,12 @@ class Tracing:
 
 
 def _exporters(environ: Mapping[str, str]) -> list[str]:
-    """Return the names of the exporters that the variables ask for."""
+    """Return the names of the exporters that the variables enable."""
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return []
     default = "otlp" if any(environ.get(name) for name in _ENDPOINTS) else "none"
-    wanted = environ.get("OTEL_TRACES_EXPORTER", "").strip() or default
-    names = [name.strip() for name in wanted.split(",")]
+    names_text = environ.get("OTEL_TRACES_EXPORTER", "").strip() or default
+    names = [name.strip() for name in names_text.split(",")]
     return [name for name in names if name and name != "none"]
 
 
@@ -120,6 +120,6 @@ def _exporter(name: str, environ: Mapping[str, str]) -> Any:
         return None
     try:
         return found[0].load()()
-    except Exception as error:  # a setting that the exporter refuses must not stop the service
+    except Exception as error:  # an invalid setting must not stop the service
         _LOG.warning("no traces to %r: %s", name, error)
         return None

@@ -92,7 +92,7 @@ class Serving:
 
 
 def slow_down(rig: Rig, seconds: float) -> None:
-    """Let each of the target's forwards take so long at least."""
+    """Delay each forward of the target by at least this long."""
     forward = rig.target.forward
 
     def slow(rows: Any, width: int) -> Any:

@@ -40,8 +40,8 @@ def refusal(
         ("--tls-cert expired.pem --tls-key expired.key", "expired.pem has expired: renew it"),
         ("--tls-cert garbage.pem --tls-key server.key", "garbage.pem is damaged"),
         ("--tls-cert none.pem --tls-key server.key", "none.pem does not exist"),
-        ("--token-file empty", "empty holds no token"),
-        ("--token-file spoilt", "spoilt, line 2: holds a space"),
+        ("--token-file empty", "empty has no token"),
+        ("--token-file spoilt", "spoilt, line 2: has a space"),
         ("--set admin_token_file=none", "none does not exist"),
         ("--listen 127.0.0.1:99999", "99999': a port is between 0 and 65535"),
         ("--listen 192.0.2.1:0", "0': this machine cannot listen there"),
@@ -80,10 +80,10 @@ def test_a_taken_port_is_refused_by_flag(
         ("--server localhost", "--server is 'localhost': write HOST:PORT"),
         ("--server http://localhost:1", "--server is 'http://localhost:1': write HOST:PORT"),
         ("--server 192.0.2.1:1 --token-file token", "in plaintext: add --tls to encrypt it"),
-        ("--token-file empty", "--token-file empty holds no token"),
+        ("--token-file empty", "--token-file empty has no token"),
         ("--tls-cert client.pem", "--tls-cert needs --tls-key"),
         ("--tls-cert client.pem --tls-key server.key", "--tls-key server.key is not the key of"),
-        ("--root-ca server.key", "--root-ca server.key holds no usable PEM certificate"),
+        ("--root-ca server.key", "--root-ca server.key has no usable PEM certificate"),
     ],
 )
 def test_what_a_client_cannot_use_is_refused_by_flag(

@@ -50,12 +50,12 @@ def test_a_proxy_does_not_stand_before_loopback(address: str, opened: Open) -> N
 def test_a_proxy_stands_before_other_machines(proxy: socket.socket) -> None:
     heard: list[bytes] = []
 
-    def hear() -> None:
+    def accept() -> None:
         connection, _ = proxy.accept()
         with connection:
             heard.append(connection.recv(4096))
 
-    thread = threading.Thread(target=hear)
+    thread = threading.Thread(target=accept)
     thread.start()
     with open_channel("192.0.2.1:50051", Credentials()) as channel:
         grpc.channel_ready_future(channel)

@@ -46,11 +46,11 @@ def test_a_pair_is_read_as_it_is(folder: Path) -> None:
         ("server.pem", None, "^--tls-cert needs --tls-key: give both"),
         (None, "server.key", "^--tls-key needs --tls-cert: give both"),
         ("server.pem", "client.key", "^--tls-key .*client.key is not the key of --tls-cert"),
-        ("server.key", "server.pem", "^--tls-cert .*server.key holds no PEM certificate"),
-        ("server.pem", "server.pem", "^--tls-key .*server.pem holds no PEM private key"),
-        ("empty.pem", "server.key", "^--tls-cert .*empty.pem holds no PEM certificate"),
-        ("garbage.pem", "server.key", "^--tls-cert .*garbage.pem holds no PEM certificate"),
-        ("server.pem", "garbage.pem", "^--tls-key .*garbage.pem holds no PEM private key"),
+        ("server.key", "server.pem", "^--tls-cert .*server.key has no PEM certificate"),
+        ("server.pem", "server.pem", "^--tls-key .*server.pem has no PEM private key"),
+        ("empty.pem", "server.key", "^--tls-cert .*empty.pem has no PEM certificate"),
+        ("garbage.pem", "server.key", "^--tls-cert .*garbage.pem has no PEM certificate"),
+        ("server.pem", "garbage.pem", "^--tls-key .*garbage.pem has no PEM private key"),
         ("cut.pem", "server.key", "^--tls-cert .*cut.pem is damaged"),
         ("server.pem", "cut.key", "^--tls-key .*cut.key is damaged"),
         ("server.pem", "locked.key", "^--tls-key .*locked.key is encrypted: decrypt it"),
@@ -69,7 +69,7 @@ def test_a_pair_that_cannot_work_is_refused(
 
 @pytest.mark.parametrize("name", ["empty.pem", "garbage.pem", "cut.pem", "server.key", "none.pem"])
 def test_an_authority_that_cannot_be_used_is_refused(folder: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=f"^--root-ca .*{name} (holds no|does not exist)"):
+    with pytest.raises(ConfigError, match=f"^--root-ca .*{name} (has no|does not exist)"):
         read_authority(folder / name, "--root-ca")
 
 

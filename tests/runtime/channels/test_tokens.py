@@ -18,13 +18,13 @@ def test_a_file_may_have_a_mark_blank_lines_and_windows_line_ends(tmp_path: Path
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "holds no token: write one per line"),
-        (b"\xef\xbb\xbf \r\n", "holds no token"),
-        (b"fine\nB\xc3\xa4r\n", r"line 2: holds U\+00E4 as its character 2"),
-        (b"Bearer abc\n", "line 1: holds a space as its character 7"),
-        (b"a\x00b\n", r"line 1: holds U\+0000"),
+        (b"", "has no token: write one per line"),
+        (b"\xef\xbb\xbf \r\n", "has no token"),
+        (b"fine\nB\xc3\xa4r\n", r"line 2: has U\+00E4 as character 2"),
+        (b"Bearer abc\n", "line 1: has a space as character 7"),
+        (b"a\x00b\n", r"line 1: has U\+0000"),
         (b"\xff\xfea\x00\n\x00", r"is not UTF-8"),
-        (b"ok\n\xef\xbb\xbfsecond\n", "line 2: holds a byte order mark"),
+        (b"ok\n\xef\xbb\xbfsecond\n", "line 2: has a byte order mark"),
     ],
 )
 def test_an_unusable_file_is_named_without_its_tokens(
@@ -47,6 +47,6 @@ def test_a_missing_file_and_a_directory_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("token", ["", "a b", "abc\n", "\ufeffabc", "ä", b"abc", 5])
 def test_a_token_that_no_header_carries_is_refused(token: object) -> None:
-    with pytest.raises(ConfigError, match=r"^token (is|holds) ") as caught:
+    with pytest.raises(ConfigError, match=r"^token (is|has) ") as caught:
         check_token(token)
     assert "abc" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Engines are lost while clients read: streams continue, and no token is lost or repeated."""
+"""Engines are lost while clients read: streams continue, no token is lost, changed or repeated."""
 
 import contextlib
 import threading
@@ -165,8 +165,8 @@ def test_an_engine_that_is_given_up_fails_what_waits(serving: Serving) -> None:
     assert failed.value.code == "UNAVAILABLE"
 
 
-def test_a_lost_engine_is_not_heard_any_longer(rigs: list[Rig], serving: Serving) -> None:
-    """It may only have been out of reach: what it still says must not reach the clients."""
+def test_late_messages_of_a_lost_engine_are_ignored(rigs: list[Rig], serving: Serving) -> None:
+    """It may only have been unreachable: its late messages must not reach the clients."""
     gateway = serving.gateway
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(read, serving.address, 2)
@@ -184,11 +184,11 @@ def test_a_lost_engine_is_not_heard_any_longer(rigs: list[Rig], serving: Serving
             gateway._call_soon(gateway._dispatch.engines._receive, replica, old, late)
         assert tokens_of(running.result(timeout=60)) == expected(2)
     assert journal.num_sent == 2
-    wait_until(lambda: not rigs[0].engine._running)  # it has dropped what nobody waits for
+    wait_until(lambda: not rigs[0].engine._running)  # it has dropped the abandoned request
 
 
-def test_the_last_word_is_said_again_by_the_next_engine(rigs: list[Rig], serving: Serving) -> None:
-    """All tokens were committed, but the engine died before it said that this was the end."""
+def test_the_next_engine_repeats_an_end_that_was_lost(rigs: list[Rig], serving: Serving) -> None:
+    """All tokens were committed, but the engine died before it reported the end."""
     gateway = serving.gateway
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(read, serving.address, 6)

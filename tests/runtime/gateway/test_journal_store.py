@@ -203,10 +203,10 @@ def test_foreign_files_and_other_owners_are_refused(tmp_path: Path) -> None:
     store.close()
     with pytest.raises(ConfigError, match="has requests of the toy, this server runs another"):
         JournalStore.open(tmp_path, "another")
-    (tmp_path / "journal").write_bytes(b"somebody's diary\n" * 9)
+    (tmp_path / "journal").write_bytes(b"a user's diary\n" * 9)
     with pytest.raises(ConfigError, match="is not a journal of this version of Paceline"):
         JournalStore.open(tmp_path, "the toy")
-    assert (tmp_path / "journal").read_bytes().startswith(b"somebody's diary")
+    assert (tmp_path / "journal").read_bytes().startswith(b"a user's diary")
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="no journal can be written to"):
         JournalStore.open(tmp_path / "file", "the toy")

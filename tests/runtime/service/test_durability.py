@@ -110,7 +110,7 @@ def test_a_torn_tail_costs_work_and_no_token(tmp_path: Path, serve: Serve) -> No
     assert got + rest == expected_tokens(make_submit(prompt=PROMPT, max_tokens=LONG))
 
 
-def test_what_nobody_comes_back_for_is_dropped(tmp_path: Path, serve: Serve) -> None:
+def test_a_request_whose_client_does_not_return_is_dropped(tmp_path: Path, serve: Serve) -> None:
     first = serve(tmp_path / "one")
     read(first.address, ask("mine"), 20)
     limits = GatewayLimits(grace_s=0.5)

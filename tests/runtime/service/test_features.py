@@ -75,9 +75,9 @@ def test_log_probabilities_are_the_targets_and_survive_a_cut(rig: Rig, serving: 
     tokens = list(PROMPT)
     said = [(t, one) for c in chunks for t, one in zip(c.token_ids, c.logprobs, strict=True)]
     for token, one in said:
-        law = prefix_logits(tokens, VOCAB).log_softmax(0)
-        assert math.isclose(one.logprob, float(law[token]), abs_tol=1e-5)
-        assert list(one.top_ids) == law.topk(2).indices.tolist()
+        logprobs = prefix_logits(tokens, VOCAB).log_softmax(0)
+        assert math.isclose(one.logprob, float(logprobs[token]), abs_tol=1e-5)
+        assert list(one.top_ids) == logprobs.topk(2).indices.tolist()
         tokens.append(token)
     assert tokens[3:] == expected_tokens(make_submit(prompt=PROMPT, max_tokens=40))
     assert wire.num_cuts > 0
@@ -106,7 +106,7 @@ def test_the_async_client_gives_the_same_and_cancels(rig: Rig, serving: Serving)
                 await anext(client.generate([400], max_tokens=1))
             with pytest.raises(InvalidValue, match="`temperature` is -1"):
                 client.generate("w1", temperature=-1)
-            assert not await client.cancel("nobody")
+            assert not await client.cancel("unknown")
             return found
 
     for number, tokens in enumerate(asyncio.run(both())):

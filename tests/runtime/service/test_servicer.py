@@ -219,7 +219,7 @@ def test_a_deadline_ends_the_request(
         (newer(ask()), "GenerateRequest has a field 1000 that this server does not know"),
     ],
 )
-def test_a_bad_request_is_refused_and_disturbs_nobody(
+def test_a_bad_request_is_rejected_and_disturbs_no_other(
     rig: Rig, stub: Stub, request_: pb.GenerateRequest, words: str
 ) -> None:
     slow_down(rig, 0.005)

@@ -59,7 +59,7 @@ def test_a_client_trusts_the_servers_authority_alone(rig: Rig, certificates: Pat
         (("server.pem", None, None), "^certificate needs private_key: give both"),
         ((None, "server.key", None), "^private_key needs certificate: give both"),
         ((None, None, "authority.pem"), "^client_ca needs certificate: give both"),
-        (("server.pem", "server.key", "names"), "^client_ca .*names holds no usable PEM"),
+        (("server.pem", "server.key", "names"), "^client_ca .*names has no usable PEM"),
         (("none.pem", "none.pem", None), r"^certificate .*none\.pem does not exist"),
     ],
 )
@@ -123,8 +123,8 @@ def test_tls_without_a_root_trusts_the_authorities_of_this_machine(
 @pytest.mark.parametrize(
     ("host", "root", "words"),
     [
-        ("127.0.0.1", "stranger.pem", "is not trusted: name the authority that signed it"),
-        ("localhost", "authority.pem", "certificate names other hosts"),
+        ("127.0.0.1", "stranger.pem", "is not trusted: give the authority that signed it"),
+        ("localhost", "authority.pem", "certificate is for other hosts"),
         ("127.0.0.1", None, "it may require TLS"),
     ],
 )
@@ -153,10 +153,10 @@ def test_a_server_without_tls_is_told_from_one_that_is_away(rig: Rig, certificat
     try:
         with (
             Client(serving.address, credentials=credentials, patience_s=600) as client,
-            pytest.raises(ServiceError, match="the server speaks plaintext: leave TLS out"),
+            pytest.raises(ServiceError, match="the server does not use TLS: connect without TLS"),
         ):
             client.model()
-        with pytest.raises(ConfigError, match="the server speaks plaintext"):
+        with pytest.raises(ConfigError, match="the server does not use TLS"):
             GrpcPort(serving.address, credentials).join("m")
     finally:
         serving.close()
@@ -166,13 +166,13 @@ def test_a_client_with_tls_never_sends_its_token_in_plaintext(certificates: Path
     heard = bytearray()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def hear() -> None:
+        def accept() -> None:
             connection, _ = listener.accept()
             with connection:
                 connection.settimeout(10)
                 heard.extend(connection.recv(65536))
 
-        thread = threading.Thread(target=hear)
+        thread = threading.Thread(target=accept)
         thread.start()
         credentials = Credentials(
             token="secret",
