@@ -16,7 +16,6 @@ LONG_FILES = {
 }
 """To be split."""
 LONG_FUNCTIONS = {
-    "cluster.bench.turns.take_turns",
     "cluster.cli.bench_verbs.bench_decode",
     "cluster.cli.bench_verbs.bench_layers",
     "cluster.cli.bench_verbs.bench_serve",

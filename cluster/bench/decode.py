@@ -25,7 +25,7 @@ from cluster.network.ray_errors import result_of
 from cluster.network.ray_session import RaySession, beside_driver
 from cluster.options.bench_options import BenchDecodeOptions
 from cluster.placement.cluster_nodes import cluster_nodes
-from cluster.reports.resume_file import Kept
+from cluster.reports.resume_file import ResumeFile
 from cluster.reports.run_report import output_console
 from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit
@@ -41,18 +41,18 @@ def run(options: BenchDecodeOptions) -> int:
     """Measure every configuration and print the comparison; return the exit code.
 
     Raises:
-        ConfigError: something the user gave cannot be used; nothing was started.
+        ConfigError: an option cannot be used; nothing was started.
         PeerError: a target rank died.
     """
     _check(options)
-    kept = Kept(options.keep, _settings(options), verb="bench decode")
+    resume = ResumeFile(options.keep, _settings(options), verb="bench decode")
     target = plan_target(replace(options.models, tp=max(options.tps)))
     with cluster_nodes(options.models.ray_address) as nodes:
-        return _bench(options, target, kept, DrafterCapacity(nodes=nodes))
+        return _bench(options, target, resume, DrafterCapacity(nodes=nodes))
 
 
 def _bench(
-    options: BenchDecodeOptions, target: PlannedModel, kept: Kept, capacity: DrafterCapacity
+    options: BenchDecodeOptions, target: PlannedModel, resume: ResumeFile, capacity: DrafterCapacity
 ) -> int:
     submits = make_submits(options.prompts, options.decode, target)
     drafting = any(mode != "autoregressive" for mode in options.modes)
@@ -75,7 +75,7 @@ def _bench(
             repeats=options.repeats,
             batch=options.batch,
             max_tokens=options.decode.max_tokens,
-            kept=kept,
+            resume=resume,
         )
     rows = bench_rows(cases, list(groups))
     by_category = {name: bench_rows(cases, [name]) for name in groups if len(groups) > 1}
@@ -125,7 +125,8 @@ def _start(stack: ExitStack, spec: DeploymentSpec, note: Callable[[str], None]) 
 
 
 def _groups(options: BenchDecodeOptions, submits: list[Submit]) -> dict[str, list[Submit]]:
-    """Return the requests that are measured together, by the category of their prompts."""
+    """Return the requests in groups that are measured together, by the category of their
+    prompts."""
     if not options.by_category or options.prompts.prompts is None:
         return {"all": submits}
     groups: dict[str, list[Submit]] = {}
@@ -141,7 +142,7 @@ def _baseline_cases(options: BenchDecodeOptions, spec: DeploymentSpec) -> list[C
     settings = spec.target
     actor = (
         ray.remote(BaselineActor)
-        .options(num_cpus=0, scheduling_strategy=beside_driver())  # its model lies there
+        .options(num_cpus=0, scheduling_strategy=beside_driver())  # the model is there
         .remote(settings.directory, settings.dtype, settings.device, settings.num_threads)
     )
 

@@ -1,22 +1,14 @@
-"""`paceline bench layer-parallel`: drafters that run several layers at a time, on several ranks."""
+"""`paceline bench layer-parallel`: drafters that run several layers at once, on several ranks."""
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.table import Table
 
+from cluster.bench.case_progress import case_progress
 from cluster.charts.layers_chart import plot_layers
 from cluster.deploy.deployment import Deployment
 from cluster.deploy.deployment_plan import plan_deployment
@@ -45,7 +37,7 @@ def run(options: BenchLayersOptions) -> int:
     """Measure every width on every number of ranks and print the comparison; return the exit code.
 
     Raises:
-        ConfigError: something the user gave cannot be used; nothing was started.
+        ConfigError: an option cannot be used; nothing was started.
         PeerError: a target rank died.
     """
     _check(options)
@@ -66,18 +58,19 @@ def _bench(options: BenchLayersOptions, target: PlannedModel, capacity: DrafterC
         specs[drafters] = plan_deployment(models, target, choice, cache_tokens=tokens, stops=False)
     rows: list[dict[str, object]] = []
     num_actors = max(spec.num_actors + spec.num_drafter_ranks for spec in specs.values())
-    total = len(options.drafters) * len(options.widths)
+    total = 1 + len(options.drafters) * len(options.widths)
     with (
         RaySession(options.models.ray_address, num_actors=num_actors),
-        _progress(total) as advance,
+        case_progress(total, _NOTES) as start,
         Deployment(specs[options.drafters[0]]) as deployment,
     ):
         deployment.start(lambda _: None)
         plain = [replace(submit, mode=DecodeMode.AUTOREGRESSIVE) for submit in submits]
+        start("plain decoding")
         expected, plain_s = _measure(deployment, plain)
         for drafters, spec in specs.items():
             for width in options.widths:
-                advance(f"{width} at a time on {drafters}")
+                start(f"{width} at a time on {drafters}")
                 _swap(deployment, spec, width, calibrates=options.calibrate)
                 results, wall_s = _measure(deployment, submits)
                 row = _row(results, wall_s, drafters=drafters, width=width)
@@ -106,7 +99,7 @@ def _check(options: BenchLayersOptions) -> None:
 
 
 def _num_layers(options: BenchLayersOptions, target: PlannedModel, drafter: PlannedDrafter) -> int:
-    """Return the drafter's layers; raises ConfigError for a drafter that has none to spread."""
+    """Return the number of the drafter's layers; raises ConfigError for a drafter without ranks."""
     if target.virtual is not None:
         if target.virtual.stack is None:
             raise ConfigError(
@@ -192,7 +185,7 @@ def _config(options: BenchLayersOptions, num_prompts: int) -> dict[str, object]:
 
 
 def _table(rows: Sequence[Mapping[str, object]]) -> Table:
-    table = Table(title="layers of the drafter at a time")
+    table = Table(title="drafter layers at a time")
     for name in (
         "ranks",
         "at a time",
@@ -221,30 +214,3 @@ def _table(rows: Sequence[Mapping[str, object]]) -> Table:
             same,
         )
     return table
-
-
-@contextmanager
-def _progress(total: int) -> Iterator["_LayerAdvance"]:
-    with Progress(
-        TextColumn("measuring {task.fields[case]}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=_NOTES,
-        transient=True,
-        refresh_per_second=1,  # the cores are for what is measured
-    ) as progress:
-        yield _LayerAdvance(
-            progress, progress.add_task("bench", total=total, case="plain decoding")
-        )
-
-
-class _LayerAdvance:
-    """Moves the bar on when another case starts."""
-
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task, self._started = progress, task, False
-
-    def __call__(self, case: str) -> None:
-        self._progress.update(self._task, case=case, advance=int(self._started))
-        self._started = True

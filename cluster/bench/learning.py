@@ -1,4 +1,4 @@
-"""`paceline bench learn`: what a job learns, against sequences, by several methods."""
+"""`paceline bench learn`: learning curves of a job by several methods."""
 
 import json
 from collections.abc import Callable
@@ -39,10 +39,10 @@ _NOTES = Console(stderr=True, highlight=False)
 
 
 def run(options: BenchLearnOptions) -> int:
-    """Learn by each method in turn, from where an earlier run was cut; return the exit code.
+    """Train by each method in turn, resuming an interrupted run; return the exit code.
 
     Raises:
-        ConfigError: a method is not known, or the job cannot be used.
+        ConfigError: a method is unknown, or the job cannot be used.
     """
     for name in options.methods:
         if name not in METHODS:
@@ -115,7 +115,7 @@ def _watched(
 
 
 def _table(marks: list[Mark]) -> Table:
-    table = Table(title="learning, by sequences that went through the model")
+    table = Table(title="learning curves, by sequences processed")
     for column in ("method", "steps", "sequences", "loss", "measured"):
         table.add_column(column, justify="left" if column == "method" else "right")
     for mark in marks:

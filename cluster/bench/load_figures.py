@@ -119,7 +119,7 @@ def medians(loads: Sequence[Load]) -> list[Load]:
 
 
 def load_table(loads: Sequence[Load], title: str) -> Table:
-    """Return the medians of each mode as people read them."""
+    """Return the medians of each mode as a table."""
     table = Table(title=title, caption="medians over the runs of a mode")
     names = ("mode", "tokens/s", "goodput/s", "TTFT p50/p90/p99 ms", "gap p50/p90/p99 ms")
     rest = ("total p50/p90/p99 s", "accepted", "engine busy", "completed", "rejected", "failed")

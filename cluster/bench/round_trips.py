@@ -30,7 +30,7 @@ def run(options: BenchLinkOptions) -> int:
         raise ConfigError(f"--gap-ms is {options.gap_ms}: it must be at least 0")
     gap_s = options.gap_ms / 1000
     with RaySession(options.ray_address, num_actors=2), _NOTES.status("measuring"):
-        here = beside_driver()  # the links are those between processes of one machine
+        here = beside_driver()  # measures links between processes of one machine
         echo = ray.remote(EchoActor).options(num_cpus=0, scheduling_strategy=here).remote()
         token = secrets.token_hex(16)
         address = result_of(echo.listen.remote(token), "the other end")

@@ -1,4 +1,4 @@
-"""What the runs of `paceline bench decode` come to: one row a configuration, and the table."""
+"""The results of `paceline bench decode`: one row per configuration, and the table."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ class MeasuredRun:
 
     @property
     def fields(self) -> dict[str, object]:
-        """What `--keep` keeps of it."""
+        """The fields that a resume file stores."""
         return {
             "token_ids": self.token_ids,
             "wall_s": self.wall_s,
@@ -34,7 +34,7 @@ class MeasuredRun:
 
 
 def as_measured(submits: Sequence[Submit], fields: Mapping[str, Any]) -> MeasuredRun:
-    """Return the run that was kept."""
+    """Return the stored run."""
     results = fields["results"]
     return MeasuredRun(
         token_ids=tuple(tuple(token_ids) for token_ids in fields["token_ids"]),
@@ -54,13 +54,13 @@ class Case:
     predict: Callable[[float], float] | None = None
     """Tokens per second by the cost formulas at an acceptance rate, for virtual devices."""
     nominal_alpha: float = 0.0
-    """The acceptance rate that the virtual drafter was given."""
+    """The configured acceptance rate of the virtual drafter."""
     runs: dict[str, list[MeasuredRun]] = field(default_factory=dict)
-    """By the group of requests."""
+    """Runs by the group of requests."""
 
     def over(self, groups: Sequence[str]) -> list[MeasuredRun]:
-        """Return each repetition's run over some of the groups together."""
-        return [together(parts) for parts in zip(*(self.runs[g] for g in groups), strict=True)]
+        """Return each repetition's run, joined over the given groups."""
+        return [concatenate(parts) for parts in zip(*(self.runs[g] for g in groups), strict=True)]
 
 
 def bench_rows(cases: Sequence[Case], groups: Sequence[str]) -> list[dict[str, object]]:
@@ -69,8 +69,8 @@ def bench_rows(cases: Sequence[Case], groups: Sequence[str]) -> list[dict[str, o
     return [_row(case, case.over(groups), first) for case in cases]
 
 
-def together(parts: Sequence[MeasuredRun]) -> MeasuredRun:
-    """Return runs one after the other as one."""
+def concatenate(parts: Sequence[MeasuredRun]) -> MeasuredRun:
+    """Return several runs joined into one."""
     return MeasuredRun(
         token_ids=tuple(chain.from_iterable(part.token_ids for part in parts)),
         wall_s=sum(part.wall_s for part in parts),
@@ -112,14 +112,14 @@ def _row(case: Case, runs: list[MeasuredRun], first: list[MeasuredRun]) -> dict[
 def _at_measured_alpha(runs: Sequence[MeasuredRun], predict: Callable[[float], float]) -> float:
     """Return the median ratio of speed to the formula at the acceptance that each run had.
 
-    A few hundred drafted tokens are accepted some points more or less often than the nominal rate
-    says; this ratio is free of that chance and leaves what the runtime itself costs.
+    The acceptance of a few hundred drafted tokens differs from the nominal rate by chance; this
+    ratio is free of that chance and shows the cost of the runtime alone.
     """
     return statistics.median(_speed(run) / predict(_stats(run).alpha) for run in runs)
 
 
 def _ratio(runs: Sequence[MeasuredRun], first: Sequence[MeasuredRun]) -> float:
-    """Return the median of the ratios of neighbouring runs: drift hits both sides alike."""
+    """Return the median of the ratios of neighbouring runs: drift affects both sides alike."""
     pairs = zip(runs, first, strict=True)
     return statistics.median(_speed(mine) / _speed(theirs) for mine, theirs in pairs)
 
@@ -137,7 +137,7 @@ def _median(values: list[float]) -> float | None:
 
 
 def bench_table(rows: list[dict[str, object]], title: str) -> Table:
-    """Return the rows as people read them."""
+    """Return the rows as a table."""
     table = Table(title=title)
     columns = {
         "mode": "mode",

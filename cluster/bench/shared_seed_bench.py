@@ -1,4 +1,5 @@
-"""`paceline bench shared-seed`: what a round costs beyond its forwards, and bytes at the socket."""
+"""`paceline bench shared-seed`: the cost of a round beyond its forwards, and its bytes at the
+socket."""
 
 import json
 from dataclasses import asdict
@@ -21,7 +22,7 @@ _ROUNDS = 40
 
 
 def run(options: BenchSeedsOptions) -> int:
-    """Measure and print; return the exit code.
+    """Measure steps and bytes and print them; return the exit code.
 
     Raises:
         ConfigError: an option or the model cannot be used.

@@ -1,7 +1,7 @@
-"""`paceline bench train`: what a step takes by every scheme, beside its ideal, under stragglers.
+"""`paceline bench train`: the time of a step under stragglers, by scheme, compared with the ideal.
 
-Real actors, messages and schemes; a sample's computing is a timed wait, so that many workers fit on
-few cores.
+Real actors, messages and schemes; the computation of a sample is a timed wait, so that many workers
+fit on few cores.
 """
 
 import json
@@ -30,8 +30,8 @@ from runtime.training.rounds import RoundCoordinator
 from runtime.training.timed_worker import TimedSpec, start_vector
 
 _IDEALS_LOST, _LEAST_LOST_S = 4.0, 2.0
-"""Steps' time, and seconds, after which a silent worker is given up; a straggler of ten times is
-not: its microbatch, a quarter of a share, takes two and a half steps' time."""
+"""Multiples of a step's time, and seconds, after which a silent worker is marked as lost. A worker
+that is ten times slower is not: its microbatch, a quarter of a share, takes 2.5 times a step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,27 +40,27 @@ class SchemeRow:
 
     scheme: str
     factor: float
-    """How many times as long a straggler takes; infinite is a hang."""
+    """Slowdown of a straggler; infinite means that it hangs."""
     seconds: float
-    """A step's, in the mean."""
+    """Mean time of a step."""
     ratio: float
-    """To the ideal: the batch's computing, shared out evenly, and nothing else."""
+    """Ratio of the mean time to the ideal, in which the batch's computation is evenly split."""
     p90_ratio: float
     late: float
-    """Workers a step that were not waited for, in the mean."""
+    """Mean number of workers per step whose result came too late."""
     lost: int
-    """Workers that were given up and replaced."""
+    """Workers that were marked as lost and replaced."""
 
 
 def run(options: BenchTrainOptions) -> int:
     """Measure every scheme; return the exit code.
 
     Raises:
-        ConfigError: a scheme is not known, or not for so many workers.
+        ConfigError: a scheme is unknown, or does not fit the number of workers.
     """
     configs = {name: job_config(options, name) for name in options.schemes}
     kinds = [(factor, name) for factor in options.factors for name in configs]
-    logging.getLogger("paceline.train").setLevel(logging.ERROR)  # who is lost is counted
+    logging.getLogger("paceline.train").setLevel(logging.ERROR)  # lost workers are counted
     rows = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with (
@@ -72,7 +72,7 @@ def run(options: BenchTrainOptions) -> int:
             progress.update(task, description=f"{name}, {_kind(factor)}")
             rows.append(measure_scheme(options, configs[name], name, factor))
             progress.advance(task)
-            if options.json:  # at once, so that a run that is cut was not for nothing
+            if options.json:  # at once, so that an interrupted run keeps its rows
                 written = None if math.isinf(factor) else factor  # JSON has no infinity
                 print(json.dumps(asdict(rows[-1]) | {"factor": written}), flush=True)
     if not options.json:
@@ -81,10 +81,10 @@ def run(options: BenchTrainOptions) -> int:
 
 
 def job_config(options: BenchTrainOptions, name: str) -> TrainConfig:
-    """Return the job that a scheme's run trains.
+    """Return the configuration of a scheme's training job.
 
     Raises:
-        ConfigError: the scheme is not known, or not for so many workers.
+        ConfigError: the scheme is unknown, or does not fit the number of workers.
     """
     ideal_s = options.step_s
     config = TrainConfig(
@@ -113,7 +113,7 @@ def job_config(options: BenchTrainOptions, name: str) -> TrainConfig:
 def measure_scheme(
     options: BenchTrainOptions, config: TrainConfig, name: str, factor: float
 ) -> SchemeRow:
-    """Return what a scheme's steps take on actors of their own; Ray must be there."""
+    """Measure the steps of a scheme on its own actors; Ray must be running."""
     ideal_s = options.step_s
     spec = TimedSpec(
         sample_s=ideal_s * options.workers / options.batch,

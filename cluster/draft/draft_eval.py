@@ -25,7 +25,7 @@ from cluster.network.ray_session import RaySession
 from cluster.options.draft_options import DraftEvalOptions
 from cluster.options.generate_options import DecodeOptions
 from cluster.placement.cluster_nodes import cluster_nodes
-from cluster.reports.resume_file import Kept
+from cluster.reports.resume_file import ResumeFile
 from cluster.reports.run_report import output_console
 from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit
@@ -69,7 +69,7 @@ def _evaluate(options: DraftEvalOptions, target: PlannedModel, capacity: Drafter
         plan_drafter(replace(options.models, drafter=name), target, capacity)
         for name in options.drafters
     ]
-    kept = Kept(options.keep, _settings(options, target), verb="draft eval")
+    kept = ResumeFile(options.keep, _settings(options, target), verb="draft eval")
     rows = []
     num_actors = max(2, options.models.tp + 1)
     with RaySession(options.models.ray_address, num_actors=num_actors), _progress() as progress:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cluster.deploy.driver_session import Result
-from cluster.reports.resume_file import Kept, as_result, prompts_key, result_fields
+from cluster.reports.resume_file import ResumeFile, as_result, prompts_key, result_fields
 from parallel.messages import Submit
 
 
@@ -16,7 +16,7 @@ class EvalPair:
     drafted: Result
 
 
-def find_pair(kept: Kept, drafter: str, submit: Submit, category: str) -> EvalPair | None:
+def find_pair(kept: ResumeFile, drafter: str, submit: Submit, category: str) -> EvalPair | None:
     """Return what is known of a drafter on a prompt."""
     found = kept.find(_key(drafter, submit))
     if found is None:
@@ -25,10 +25,10 @@ def find_pair(kept: Kept, drafter: str, submit: Submit, category: str) -> EvalPa
     return EvalPair(category=category, plain=plain, drafted=drafted)
 
 
-def keep_pair(kept: Kept, drafter: str, pair: EvalPair) -> None:
+def keep_pair(kept: ResumeFile, drafter: str, pair: EvalPair) -> None:
     """Add a pair; it is on disk at once."""
     figures = {"plain": result_fields(pair.plain), "drafted": result_fields(pair.drafted)}
-    kept.keep(_key(drafter, pair.plain.submit), figures)
+    kept.store(_key(drafter, pair.plain.submit), figures)
 
 
 def _key(drafter: str, submit: Submit) -> str:

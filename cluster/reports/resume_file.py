@@ -14,7 +14,7 @@ from runtime.files.documents import read_text
 from runtime.files.strict_json import parse_json
 
 
-class Kept:
+class ResumeFile:
     """Figures by key in a file of JSON lines; the first line is the configuration."""
 
     def __init__(self, file: Path | None, config: Mapping[str, object], *, verb: str) -> None:
@@ -51,7 +51,7 @@ class Kept:
         """Return the figures stored under a key."""
         return self._known.get(key)
 
-    def keep(self, key: str, figures: Mapping[str, object]) -> None:
+    def store(self, key: str, figures: Mapping[str, object]) -> None:
         """Add figures and write them to disk."""
         if self._file is None:
             return

@@ -32,7 +32,7 @@ def test_every_shape_and_wire_gets_a_row(
     (step,) = found["steps"]
     assert (step["directions"], step["batch"]) == (2, 1)
     assert step["forward_s"] > 0
-    assert step["ratio"] >= 1
+    assert step["ratio"] == (step["estimate_s"] + step["apply_s"]) / step["forward_s"]
     (wire,) = found["wires"]
     assert (wire["machines"], wire["directions"]) == (2, 3)
     assert wire["up"] > 3  # a byte for each direction, and what gRPC adds

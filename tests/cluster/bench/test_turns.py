@@ -6,7 +6,7 @@ import pytest
 
 from cluster.bench.rows import Case, MeasuredRun
 from cluster.bench.turns import take_turns
-from cluster.reports.resume_file import Kept
+from cluster.reports.resume_file import ResumeFile
 from parallel.messages import Submit
 from tests.support.rig import make_submit
 
@@ -24,9 +24,9 @@ class Bench:
         self._cut_at = cut_at
         self.cases = [self._case("slow", 2.0), self._case("fast", 1.0)]
 
-    def run(self, *, batch: int = 1, kept: Kept | None = None) -> None:
-        kept = kept or Kept(None, {}, verb="bench decode")
-        take_turns(self.cases, GROUPS, repeats=2, batch=batch, max_tokens=20, kept=kept)
+    def run(self, *, batch: int = 1, resume: ResumeFile | None = None) -> None:
+        resume = resume or ResumeFile(None, {}, verb="bench decode")
+        take_turns(self.cases, GROUPS, repeats=2, batch=batch, max_tokens=20, resume=resume)
 
     def _case(self, name: str, wall_s: float) -> Case:
         def measure(submits: list[Submit], max_tokens: int) -> MeasuredRun:
@@ -55,14 +55,14 @@ def test_single_prompts_take_turns_and_batches_stay_whole() -> None:
 
 
 def test_a_run_that_was_cut_measures_what_is_missing(tmp_path: Path) -> None:
-    def kept() -> Kept:
-        return Kept(tmp_path / "bench.jsonl", {"batch": 1}, verb="bench decode")
+    def kept() -> ResumeFile:
+        return ResumeFile(tmp_path / "bench.jsonl", {"batch": 1}, verb="bench decode")
 
     whole, cut, rest = Bench(), Bench(cut_at=5), Bench()
     whole.run()
     with pytest.raises(KeyboardInterrupt):
-        cut.run(kept=kept())
-    rest.run(kept=kept())
+        cut.run(resume=kept())
+    rest.run(resume=kept())
     assert cut.asked + rest.asked == whole.asked
     for case, same in zip(rest.cases, whole.cases, strict=True):
         assert case.runs == same.runs

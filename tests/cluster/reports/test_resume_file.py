@@ -7,7 +7,7 @@ import pytest
 from cluster.bench.rows import MeasuredRun, as_measured
 from cluster.deploy.driver_session import Result
 from cluster.draft.draft_eval_store import EvalPair, find_pair, keep_pair
-from cluster.reports.resume_file import Kept, prompts_key
+from cluster.reports.resume_file import ResumeFile, prompts_key
 from parallel.messages import RequestStats
 from runtime.errors import ConfigError
 from tests.support.rig import make_submit
@@ -15,8 +15,8 @@ from tests.support.rig import make_submit
 CONFIG = {"target": "toy", "draft_length": 5}
 
 
-def kept(file: Path, **other: object) -> Kept:
-    return Kept(file, CONFIG | other, verb="draft eval")
+def kept(file: Path, **other: object) -> ResumeFile:
+    return ResumeFile(file, CONFIG | other, verb="draft eval")
 
 
 def drafted(number: int) -> Result:
@@ -49,7 +49,7 @@ def test_what_is_kept_is_found_again(tmp_path: Path) -> None:
 def test_a_run_of_a_bench_comes_back_as_it_was(tmp_path: Path, results: tuple[Result]) -> None:
     submits = [drafted(1).submit, drafted(2).submit]
     run = MeasuredRun(token_ids=((7, 8, 1), (7, 8, 2)), wall_s=0.25, results=results)
-    kept(tmp_path / "bench.jsonl").keep(prompts_key(submits), run.fields)
+    kept(tmp_path / "bench.jsonl").store(prompts_key(submits), run.fields)
     found = kept(tmp_path / "bench.jsonl").find(prompts_key(submits))
     assert found is not None
     assert as_measured(submits, found) == run
@@ -58,11 +58,11 @@ def test_a_run_of_a_bench_comes_back_as_it_was(tmp_path: Path, results: tuple[Re
 
 def test_figures_of_another_kind_of_run_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "eval.jsonl"
-    kept(file).keep("lookup", {})
+    kept(file).store("lookup", {})
     with pytest.raises(ConfigError, match="measured with draft_length=5, not draft_length=4"):
         kept(file, draft_length=4)
     with pytest.raises(ConfigError, match="verb='draft eval', not verb='bench decode'"):
-        Kept(file, CONFIG, verb="bench decode")
+        ResumeFile(file, CONFIG, verb="bench decode")
     file.write_text("1\n2\n")
     with pytest.raises(ConfigError, match="holds no figures of draft eval"):
         kept(file)
