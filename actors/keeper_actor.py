@@ -1,4 +1,4 @@
-"""Ray shell of a keeper: a named actor that outlives whoever started it."""
+"""Ray shell of a keeper: a named actor that outlives the process that started it."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from runtime.restarts import RestartLimits
 
 
 class KeeperActor:
-    """Keeps `paceline serve` up on its node; Ray starts the actor again, and with it the server."""
+    """Keeps `paceline serve` running on its node; Ray restarts the actor with the server."""
 
     def __init__(
         self,
@@ -26,12 +26,11 @@ class KeeperActor:
 
         Args:
             arguments: the command line's, from its verb on.
-            directory: where the server runs; on another node than it was first started on, where
-                the actor runs if that node does not have it.
-            path: where Paceline's code lies.
+            directory: where the server runs; on another node that lacks it, the actor's directory.
+            path: directory of Paceline's code.
             limits: how often the server is restarted.
-            stop_s: seconds that it gets to end by itself.
-            node_id: where it was first started.
+            stop_s: seconds in which it may end by itself.
+            node_id: the node it was first started on.
         """
         environment = dict(os.environ)
         if not environment.get("CUDA_VISIBLE_DEVICES"):
@@ -53,7 +52,7 @@ class KeeperActor:
         )
 
     def status(self) -> KeptStatus:
-        """Return where the server stands."""
+        """Return the state of the server."""
         return self._keeper.status()
 
     def stop(self) -> KeptStatus:

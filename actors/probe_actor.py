@@ -18,14 +18,14 @@ _GROUP_TIMEOUT_S = 30.0
 
 
 class ProbeActor:
-    """Looks at its node and measures the way to others."""
+    """Reads the facts of its node and measures the connections to others."""
 
     def __init__(self) -> None:
         self._server: ProbeServer | None = None
         self._offer: GroupOffer | None = None
 
     def facts(self) -> NodeFacts:
-        """Return what the node is."""
+        """Return the facts of the node."""
         return read_node_facts(ray.__version__)
 
     def address_on(self, interface: str) -> str:
@@ -33,12 +33,12 @@ class ProbeActor:
         return address_on(interface)
 
     def listen(self, host: str) -> tuple[int, bytes]:
-        """Start answering other nodes; return the port and the word they must know."""
+        """Start to answer other nodes; return the port and the password they must send."""
         self._server = ProbeServer(host)
         return self._server.port, self._server.word
 
     def measure(self, host: str, port: int, word: bytes) -> PairTimes:
-        """Measure the way to another node."""
+        """Measure the connection to another node."""
         return measure_pair(host, port, word)
 
     def offer(self, size: int, host: str) -> GroupSpec:

@@ -1,4 +1,4 @@
-"""`paceline cluster check`: what the nodes are, how they reach each other, and what fits."""
+"""`paceline cluster check`: facts of the nodes, times between them, and where ranks would go."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,8 @@ from cluster.deploy.target_plan import plan_target
 from cluster.network.ray_errors import result_of
 from cluster.network.ray_session import RaySession
 from cluster.options.cluster_options import CheckOptions
-from cluster.placement.placement import Node, PlaceOptions, plan_places
+from cluster.placement.place_options import PlaceOptions
+from cluster.placement.placement import Node, plan_places
 from cluster.placement.reservation import read_nodes
 from runtime.errors import ConfigError, PacelineError
 from runtime.node.node_probe import NodeFacts, PairTimes, ReduceTimes
@@ -33,17 +34,17 @@ _CACHE_TOKENS = 8192
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodePair:
-    """The way from one node to another."""
+    """A connection from one node to another."""
 
     first: str
     second: str
     times: PairTimes | None
-    """None if there is none."""
+    """None if the second node cannot be reached."""
 
 
 @dataclass(slots=True, kw_only=True)
 class CheckReport:
-    """What was found; `problems` is empty where all is well."""
+    """Results of the check; `problems` is empty if there are none."""
 
     nodes: list[Node] = field(default_factory=list)
     facts: dict[str, NodeFacts] = field(default_factory=dict)
@@ -51,7 +52,7 @@ class CheckReport:
     pairs: list[NodePair] = field(default_factory=list)
     all_reduce: ReduceTimes | None = None
     placement: str = ""
-    """Where the ranks of the target asked for would go."""
+    """The nodes that the target's and the drafter's ranks would run on."""
     problems: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, object]:
@@ -60,7 +61,7 @@ class CheckReport:
 
 
 def run(options: CheckOptions) -> int:
-    """Check the cluster and print what was found; return 1 if something is wrong.
+    """Check the cluster and print the report; return 1 if there is a problem.
 
     Raises:
         ConfigError: there is no cluster, or the target cannot be used.
@@ -82,7 +83,7 @@ def run(options: CheckOptions) -> int:
 
 
 def _check_placement(options: CheckOptions, report: CheckReport) -> None:
-    """Say where the ranks would go, or what is short."""
+    """Report where the ranks would go, or which resource is short."""
     models = options.models
     target = plan_target(models)
     drafter = plan_drafter(models, target, DrafterCapacity(nodes=report.nodes))
@@ -135,7 +136,7 @@ def _read_facts(report: CheckReport, probes: dict[str, Any]) -> None:
 
 
 def _hosts(report: CheckReport, probes: dict[str, Any], interface: str | None) -> dict[str, str]:
-    """Return the address that each node that answers listens on."""
+    """Return the address that each responding node listens on."""
     hosts = {}
     for node in report.nodes:
         if node.node_id not in report.facts:
@@ -155,16 +156,16 @@ def _measure_pairs(
     hosts: dict[str, str],
     step: Callable[[str, int], None],
 ) -> None:
-    """Measure every pair, those without a node in common at the same time."""
+    """Measure every pair; pairs without a common node are measured at the same time."""
     names = {node.node_id: node.name for node in report.nodes}
-    doors = {}
+    ports = {}
     for node_id, host in hosts.items():
-        door = _answer(report, probes[node_id].listen.remote(host), names[node_id])
-        if door is not None:
-            doors[node_id] = door
-    for pairs in rounds_of_pairs(list(doors)):
+        port = _answer(report, probes[node_id].listen.remote(host), names[node_id])
+        if port is not None:
+            ports[node_id] = port
+    for pairs in rounds_of_pairs(list(ports)):
         asked = [
-            (a, b, probes[a].measure.remote(hosts[b], doors[b][0], doors[b][1])) for a, b in pairs
+            (a, b, probes[a].measure.remote(hosts[b], ports[b][0], ports[b][1])) for a, b in pairs
         ]
         for a, b, call in asked:
             times = _answer(report, call, f"{names[a]} to {names[b]}")
@@ -173,7 +174,7 @@ def _measure_pairs(
 
 
 def version_problems(nodes: Sequence[Node], facts: Mapping[str, NodeFacts]) -> list[str]:
-    """Return what is not alike on all nodes, with who has what."""
+    """Return each version that differs between nodes, with the nodes that have it."""
     versions: dict[str, dict[str, list[str]]] = {}
     for node in nodes:
         if node.node_id in facts:
@@ -188,7 +189,7 @@ def version_problems(nodes: Sequence[Node], facts: Mapping[str, NodeFacts]) -> l
 
 
 def rounds_of_pairs(names: Sequence[str]) -> list[list[tuple[str, str]]]:
-    """Return all pairs, in rounds in which nobody appears twice."""
+    """Return all pairs, in rounds in which no name appears twice."""
     rounds: list[list[tuple[str, str]]] = []
     for pair in combinations(names, 2):
         for members in rounds:
@@ -216,7 +217,7 @@ def _measure_all_reduce(report: CheckReport, probes: dict[str, Any], hosts: dict
 
 
 def _answer(report: CheckReport, call: Any, who: str) -> Any:
-    """Return a call's result; what goes wrong becomes a problem and None."""
+    """Return a call's result; an error is added to the problems, and gives None."""
     try:
         return result_of(call, who, timeout_s=_ANSWER_S)
     except PacelineError as error:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cluster.options.model_options import ModelOptions
-from cluster.placement.placement import Need, Node, PlaceOptions, plan_places
+from cluster.placement.place_options import PlaceOptions
+from cluster.placement.placement import Need, Node, plan_places
 from runtime.errors import ConfigError
 
 _CPUS = 1.0

@@ -36,23 +36,23 @@ class Fleet:
 
     @property
     def spec(self) -> DeploymentSpec:
-        """What runs on each replica; its drafters may change."""
+        """What runs on each replica; the drafters may change."""
         return self.deployments[0].spec
 
     @property
     def locations(self) -> str:
-        """On which nodes the ranks are, for people; "" where everything is on this one."""
+        """On which nodes the ranks run, for people; "" if all run on this one."""
         return "; ".join(filter(None, (each.locations for each in self.deployments)))
 
     @property
     def failure(self) -> PacelineError | None:
-        """Why no replica is left, or None while one is or may come back."""
+        """Why no replica is left, or None while one runs or may restart."""
         failures = [supervisor.failure for supervisor in self._supervisors]
         return failures[0] if failures and None not in failures else None
 
     @property
     def recoveries(self) -> list[Recovery]:
-        """Losses that were made good."""
+        """Losses after which the target was restarted."""
         return [each for supervisor in self._supervisors for each in supervisor.recoveries]
 
     def start(self, note: Callable[[str], None]) -> None:
@@ -65,7 +65,7 @@ class Fleet:
         return [deployment.connect() for deployment in self.deployments]
 
     def supervise(self, gateway: Gateway, supervision: Supervision) -> None:
-        """Start lost replicas again from now on; the gateway was made with `connect`'s links."""
+        """Restart lost replicas from now on; the gateway was made with `connect`'s links."""
         self._supervisors = [
             Supervisor(deployment, gateway, replica=number, supervision=supervision)
             for number, deployment in enumerate(self.deployments)
@@ -74,7 +74,7 @@ class Fleet:
             supervisor.start()
 
     def set_drafter(self, spec: DeploymentSpec) -> None:
-        """Draft as another plan says on all replicas; see `DrafterGroups.set`."""
+        """Replace the drafters of all replicas by another plan's; see `DrafterGroups.set`."""
         for deployment in self.deployments:
             deployment.set_drafter(spec)
 
@@ -83,9 +83,9 @@ class Fleet:
         for deployment in self.deployments:
             deployment.swap_drafter(settings)
 
-    def resize_drafters(self, num_groups: int) -> int:
-        """Let so many drafters draft side by side on each replica; see `DrafterGroups.resize`."""
-        return min(deployment.drafters.resize(num_groups) for deployment in self.deployments)
+    def resize_drafters(self, num_drafters: int) -> int:
+        """Change how many drafters draft on each replica; see `DrafterGroups.resize`."""
+        return min(deployment.drafters.resize(num_drafters) for deployment in self.deployments)
 
     def close(self) -> None:
         """End supervision and all actors."""
@@ -98,6 +98,6 @@ class Fleet:
 
 
 def _on_its_port(spec: DeploymentSpec, number: int) -> DeploymentSpec:
-    """Let a replica's leader listen on a port of its own, counted from the one asked for."""
+    """Return the plan with the replica's own port, counted from the configured one."""
     port = spec.leader.link_port
     return replace(spec, leader=replace(spec.leader, link_port=port + number if port else 0))

@@ -100,7 +100,7 @@ def await_all(calls: dict[Any, RankActor]) -> dict[Any, Any]:
 
 
 def _check_nodes_alive(ranks: list[RankActor]) -> None:
-    """Raise PeerLost for a rank whose node is gone: Ray would wait for its actor forever."""
+    """Raise PeerLost for a rank whose node is gone: Ray would never fail its call."""
     alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
     for rank in ranks:
         if rank.node.node_id not in alive:

@@ -1,8 +1,8 @@
-"""Keeps a deployment's target alive: a lost one is restarted, and its requests continue.
+"""Restarts a deployment's target after a loss, so that its requests continue.
 
 A target group is lost when one of its ranks dies, does not answer, or takes too long for a step.
-It is torn down whole and started again (Ray places it where there is room), its weights are loaded
-again, and the gateway hands the new leader what is missing of each request.
+The whole group is ended and restarted on nodes with free resources, it loads its weights again, and
+the gateway sends the new leader each open request with its final tokens.
 """
 
 import logging
@@ -18,9 +18,9 @@ from runtime.heartbeat import DRAFTING
 from runtime.restarts import RestartBudget, RestartLimits
 
 _LOG = logging.getLogger("paceline.supervisor")
-_LOOK_S = 0.25
+_CHECK_INTERVAL_S = 0.25
 _CONNECT_S = 1.0
-_MOST_CONNECTS = 10
+_MAX_CONNECTS = 10
 _JOIN_S = 30.0
 
 
@@ -34,7 +34,7 @@ class Supervision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovery:
-    """A loss that was made good."""
+    """A loss after which the target was restarted."""
 
     cause: str
     seconds: float
@@ -42,7 +42,7 @@ class Recovery:
 
 
 class Supervisor:
-    """Watches one deployment, which is one of a gateway's engines; has a thread of its own."""
+    """Watches one deployment, which is one of a gateway's engines, in a thread."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Supervisor:
         supervision = supervision or Supervision()
         self.deployment = deployment
         self.failure: PacelineError | None = None
-        """Why the deployment is given up; None while it is not."""
+        """Why the deployment is not restarted any more; None while it runs."""
         self.recoveries: list[Recovery] = []
         self._gateway = gateway
         self._replica = replica
@@ -65,7 +65,7 @@ class Supervisor:
         self._thread = threading.Thread(target=self._run, name=f"supervisor {replica}", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch a deployment that runs."""
+        """Start to watch a running deployment."""
         self._thread.start()
 
     def close(self) -> None:
@@ -73,50 +73,50 @@ class Supervisor:
         self._closing.set()
         self.deployment.close()
         self._thread.join(_JOIN_S)
-        self.deployment.close()  # what a restart had begun meanwhile
+        self.deployment.close()  # what a restart has started meanwhile
 
     def _run(self) -> None:
         try:
-            while self.failure is None and not self._closing.wait(_LOOK_S):
+            while self.failure is None and not self._closing.wait(_CHECK_INTERVAL_S):
                 error = self._problem()
                 if error is not None and not self._closing.is_set():
                     self._recover(error)
         except Exception as error:
-            if not self._closing.is_set():  # Ray itself is gone, or we have a bug: nobody watches
+            if not self._closing.is_set():  # Ray itself is gone, or there is a bug
                 _LOG.exception("supervision has failed")
                 self._give_up(PacelineError(f"the target is not supervised any longer: {error!r}"))
 
     def _problem(self) -> PacelineError | None:
-        """Return why the target group cannot continue, or None."""
+        """Return why the target group has failed, or None."""
         deployment = self.deployment
         try:
             deployment.check()
         except PacelineError as error:
             return error
-        stuck = self._liveness.look([*deployment.target_ranks, *deployment.drafters.ranks])
+        stuck = self._liveness.check([*deployment.target_ranks, *deployment.drafters.ranks])
         self._gateway.replicas[self._replica].beats = self._liveness.beats()
         for each in stuck:
             if each.rank.role == "target":
-                self._blame_drafter(each)
+                self._drop_hung_drafter(each)
                 return each.error
         deployment.drafters.kill([each.rank for each in stuck])
         if not self._gateway.replicas[self._replica].is_up:
             return self._reconnect()
         return None
 
-    def _blame_drafter(self, stuck: Stuck) -> None:
-        """Give up a drafter in the leader's own thread that hangs there: it would hang again."""
+    def _drop_hung_drafter(self, stuck: Stuck) -> None:
+        """Drop a drafter that hangs in the leader's thread: it would hang again."""
         is_drafting = stuck.state == DRAFTING and stuck.rank.rank == 0
         if is_drafting and self.deployment.spec.has_inline_drafter:
             _LOG.error("the inline drafter hangs: the target is restarted without it")
             self.deployment.drop_inline_drafter()
 
     def _reconnect(self) -> PacelineError | None:
-        """Make a new link to a leader that may be well; return why that cannot be done."""
+        """Open a new link to a leader that may be alive; return why that is impossible."""
         error: PacelineError = PeerLost("the leader's link was lost")
-        for _ in range(_MOST_CONNECTS):
+        for _ in range(_MAX_CONNECTS):
             try:
-                self.deployment.check()  # the death behind it, once Ray knows of it
+                self.deployment.check()  # raises the death that caused it, once Ray reports it
             except PacelineError as found:
                 return found
             try:
@@ -129,7 +129,7 @@ class Supervisor:
         return error
 
     def _recover(self, error: PacelineError) -> None:
-        """Start the deployment again until it runs or the budget is spent."""
+        """Restart the deployment until it runs or the budget is spent."""
         cause, start_s = error, time.monotonic()
         self._gateway.lose(self._replica, error)
         while not self._closing.is_set():
@@ -137,7 +137,7 @@ class Supervisor:
             if pause_s is None:
                 self._give_up(PacelineError(f"the target was lost too often, last of all: {error}"))
                 return
-            _LOG.error("starting the target again in %.1f s: %s", pause_s, error)
+            _LOG.error("restarting the target in %.1f s: %s", pause_s, error)
             if self._closing.wait(pause_s):
                 return
             try:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cluster.deploy.layer_parallel_text import parse_layer_parallel
 from cluster.options.model_options import ModelOptions
-from cluster.placement.placement import PlaceOptions
+from cluster.placement.place_options import PlaceOptions
 from cluster.placement.rank_needs import place_of
 from runtime.errors import ConfigError
 from runtime.hosts.rank_settings import ModelSettings

@@ -1,4 +1,4 @@
-"""`paceline service`: servers that a Ray cluster keeps up, each by a named, detached actor."""
+"""`paceline service`: servers that a Ray cluster keeps running, each by a named, detached actor."""
 
 import json
 import os
@@ -27,7 +27,7 @@ _PREFIX = "service:"
 _ANSWER_S = 20.0
 _START_S = 600.0
 _STOP_S = 60.0
-"""More than serve's --drain by default; then it is killed."""
+"""Longer than the default of `drain_s`; then the server is killed."""
 _POLL_S = 0.5
 _SHOWN = 12
 
@@ -64,7 +64,7 @@ def _start(options: ServiceOptions) -> int:
             namespace=_NAMESPACE,
             lifetime="detached",
             max_restarts=-1,
-            max_concurrency=2,  # its status while it stops
+            max_concurrency=2,  # status calls are answered while it stops
             num_cpus=0,
             scheduling_strategy=beside_driver(soft=True),
         )
@@ -123,7 +123,7 @@ def _list(options: ServiceOptions) -> int:
 
 
 def _look(name: str) -> KeptStatus | None:
-    """Return a service's status, None while its keeper is down or is restarted."""
+    """Return a service's status, None while its keeper is down or restarts."""
     try:
         return _status(_find(name), name)
     except PacelineError:

@@ -37,7 +37,7 @@ _NOTES = Console(stderr=True, highlight=False)
 _STOP_S = 60.0
 _AGENT_S = 30.0
 _NO_AGENT = "No available agent"
-"""What Ray says until the head's agent, which starts jobs, has come up."""
+"""What Ray answers until the head's agent, which starts jobs, is up."""
 _AGENT_HINT = (
     " The head's agent does not answer; if the node has a second Ray, start the head with "
     "--dashboard-agent-listen-port, as two agents cannot share one port."
@@ -98,7 +98,7 @@ def entrypoint_of(arguments: tuple[str, ...]) -> str:
     """Return the shell command that runs a verb from an upload.
 
     Raises:
-        ConfigError: it is no verb that makes sense there.
+        ConfigError: this verb cannot run as a job.
     """
     if arguments[0] not in VERBS:
         raise ConfigError(f"submit {arguments[0]}: choose one of {', '.join(VERBS)}")
@@ -106,7 +106,7 @@ def entrypoint_of(arguments: tuple[str, ...]) -> str:
 
 
 def runtime_environment(options: SubmitOptions) -> dict[str, Any]:
-    """Return what the job runs in: the file's, with this directory and our code to upload.
+    """Return the job's environment: the file's, with this directory and Paceline's code to upload.
 
     Raises:
         ConfigError: the file cannot be read, or there is no such directory.
@@ -165,7 +165,7 @@ def _connect(address: str) -> Any:
         return JobSubmissionClient(address)
     except _SERVER_ERRORS as error:
         if "uthentication" in str(error):
-            raise ConfigError(f"{address} wants a token: {TOKEN_HINT}") from error
+            raise ConfigError(f"{address} requires a token: {TOKEN_HINT}") from error
         raise ConfigError(
             f"what answers at --address {address} is no job server ({_first_lines(error)}): "
             f"{_JOB_SERVER}"
@@ -173,7 +173,7 @@ def _connect(address: str) -> Any:
 
 
 def _follow(client: Any, job: str, where: str) -> int:
-    """Show the logs until the job has ended; an interrupt ends the job."""
+    """Print the logs until the job has ended; an interrupt ends the job."""
     shown = JobOutput(sys.stdout, sys.stderr)
     try:
         num_shown = asyncio.run(_show_logs(client, job, shown))
@@ -193,9 +193,9 @@ def _follow(client: Any, job: str, where: str) -> int:
 
 
 async def _show_logs(client: Any, job: str, shown: JobOutput) -> int:
-    """Show the job's log as it comes; a connection that breaks is resumed.
+    """Print the job's log as it arrives; a broken connection is resumed.
 
-    Returns how many characters came: the last ones of a job that ended may be missing.
+    Returns how many characters arrived: the last ones of a job that ended may be missing.
     """
     broken = (*_SERVER_ERRORS, importlib.import_module("aiohttp").ClientError)
     num_shown = 0

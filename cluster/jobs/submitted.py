@@ -1,6 +1,6 @@
-"""Runs a verb as a job's process: what it says beside its output is marked, line by line.
+"""Runs a verb as a job's process and marks each line of its messages.
 
-Ray writes both streams of a job into one log; `cluster/jobs/job_output.py` parts them again.
+Ray writes both streams of a job into one log; `cluster/jobs/job_output.py` splits them again.
 """
 
 import signal
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _say(line: bytes) -> None:
-    """Write a line beside the output, in one call so that no output comes between."""
+    """Write a line as a message, in one call so that no output comes between."""
     sys.stdout.buffer.write(MARK.encode() + line.removesuffix(b"\n") + b"\n")
     sys.stdout.buffer.flush()
 

@@ -1,4 +1,4 @@
-"""What of a directory cannot be uploaded: Ray would wait for a pipe, or fail without a name."""
+"""Finds files that Ray cannot upload: it would wait for a pipe, or fail without naming the file."""
 
 import os
 import re
@@ -23,12 +23,12 @@ class LeftBehind:
 
     @property
     def pattern(self) -> str:
-        """What matches it alone, as a line of .gitignore."""
+        """A line of .gitignore that matches only this file."""
         return "/" + re.sub(r"([\\*?\[\]!# ])", r"\\\1", self.name)
 
 
 def left_behind(directory: Path) -> list[LeftBehind]:
-    """Return what of a directory cannot be read to its end.
+    """Return the files of a directory that cannot be read to their end.
 
     Raises:
         ConfigError: the name of a file is not UTF-8, which Ray cannot upload.

@@ -1,6 +1,6 @@
-"""Which Ray an address means, and whether a driver here can join it: answered within seconds.
+"""Which Ray an address means, and whether a driver here can join it, within seconds.
 
-Ray's own client waits for minutes where nothing listens, and says the same for most causes.
+Ray's own client waits for minutes where nothing listens, with one message for most causes.
 """
 
 import os
@@ -30,8 +30,8 @@ _GET_KEY = "/ray.rpc.InternalKVGcsService/InternalKVGet"
 _GET_NODES = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"
 _PROBE_S = 5.0
 _JOINING_S = 3.0
-"""How long a node of this machine gets to appear in the cluster: it may just have been started."""
-_LOOK_S = 0.5
+"""How long to wait for a node of this machine in the cluster: it may just have started."""
+_POLL_S = 0.5
 
 Ask = Callable[[str, str, bytes], "bytes | ProbeFailed"]
 """Sends a serialized request to a method at an address."""
@@ -56,7 +56,7 @@ def resolve(address: str, *, running: Callable[[], Sequence[str]] | None = None)
         running: finds the addresses of the Rays that have a process on this machine.
 
     Raises:
-        ConfigError: it is written otherwise; or auto finds none, or more than one.
+        ConfigError: it is not HOST:PORT or auto; or auto finds none, or more than one.
     """
     if address == AUTO:
         address = os.environ.get("RAY_ADDRESS", "") or AUTO
@@ -77,7 +77,7 @@ def resolve(address: str, *, running: Callable[[], Sequence[str]] | None = None)
 
 
 def check_joinable(address: str, *, ask: Ask | None = None) -> None:
-    """Refuse a Ray that a driver here cannot join; blocks for at most ten seconds.
+    """Check that a driver here can join a Ray; blocks for at most ten seconds.
 
     Args:
         address: HOST:PORT, as `resolve` returns it.
@@ -95,7 +95,7 @@ def check_joinable(address: str, *, ask: Ask | None = None) -> None:
     answer = ask(target, _GET_KEY, wanted.SerializeToString())
     if isinstance(answer, ProbeFailed):
         if answer.failure is Failure.UNREACHABLE and target != address:
-            # Ray replaces localhost by this node's address; what listens on loopback says more.
+            # Ray replaces localhost by this node's address; the answer on loopback says more.
             nearer = ask(address, _GET_KEY, wanted.SerializeToString())
             answer = nearer if isinstance(nearer, ProbeFailed) else answer
         raise ConfigError(_why_not(address, answer))
@@ -137,7 +137,7 @@ def _ask(address: str, method: str, request: bytes) -> bytes | ProbeFailed:
 
 
 def _token_headers() -> dict[str, str]:
-    """Return what Ray's own client proves itself with; none outside of token mode."""
+    """Return the token headers of Ray's own client; none outside of token mode."""
     loader = AuthenticationTokenLoader.instance()
     try:
         headers: dict[str, str] = loader.get_token_for_http_header() if loader.has_token() else {}
@@ -195,7 +195,7 @@ def _check_versions(address: str, metadata: bytes) -> None:
 
 
 def _check_has_node_here(address: str, target: str, ask: Ask) -> None:
-    """Refuse a cluster without a node on this machine: a driver works through its node."""
+    """Reject a cluster without a node on this machine: a driver connects through its node."""
     deadline_s = time.monotonic() + _JOINING_S
     while True:
         answer = ask(target, _GET_NODES, b"")
@@ -212,4 +212,4 @@ def _check_has_node_here(address: str, target: str, ask: Ask) -> None:
                 f"{where}): run this on one of them, join with `ray start --address={address}`, "
                 "or use `paceline submit`"
             )
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)

@@ -13,7 +13,7 @@ _SOCKET_BYTES = 107
 def local_temp_dir() -> str | None:
     """Return the directory for a local Ray's session; None leaves it to Ray.
 
-    Ray takes RAY_TMPDIR, or TMPDIR. Where that is too long for a socket it gets /tmp instead.
+    Ray uses RAY_TMPDIR, or TMPDIR. /tmp replaces one that is too long for a socket.
 
     Raises:
         ConfigError: the directory cannot be written; names the variable.

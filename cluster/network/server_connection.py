@@ -20,7 +20,7 @@ _BAD_INPUT = ("INVALID_ARGUMENT", "UNAUTHENTICATED")
 
 
 def credentials_of(options: ConnectOptions) -> Credentials:
-    """Return how a client proves itself.
+    """Return a client's credentials.
 
     Raises:
         ConfigError: the address, the token file or a TLS file cannot be used, or the token would

@@ -1,4 +1,4 @@
-"""Room on Ray nodes: what the nodes have, and placement groups that hold what a plan gives out."""
+"""Reservations on Ray nodes: their resources, and placement groups for what a plan assigns."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,25 +14,26 @@ from ray.exceptions import RaySystemError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.placement.placement import Need, Node, PlaceOptions, Plan, plan_places
+from cluster.placement.place_options import PlaceOptions
+from cluster.placement.placement import Need, Node, Plan, plan_places
 from runtime.errors import ConfigError, PeerError, PeerLost, PeerTimeout
 
 LOOPBACK = "127.0.0.1"
 _NODE_LABEL = "ray.io/node-id"
 _RESERVE_S = 30.0
-_LOOK_S = 0.5
+_POLL_S = 0.5
 _WATCH_S = 2.0
-"""How often a wait looks whether its nodes are still there."""
+"""How often a wait checks that its nodes are alive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """Room for the ranks of one group, each on its node."""
+    """What the ranks of one group reserve, each on its node."""
 
     nodes: tuple[Node, ...]
     """Of each rank."""
     options: tuple[dict[str, Any], ...]
-    """Of each rank: what its actor is to be made with."""
+    """Of each rank: the options that its actor is created with."""
     group: Any  # a Ray placement group, which has no static type
 
     @property
@@ -41,15 +42,15 @@ class Reservation:
         return len({node.node_id for node in self.nodes}) == 1
 
     def release(self) -> None:
-        """Give the room back; whatever still runs in it ends."""
+        """Release the resources; actors that still use them end."""
         try:
             remove_placement_group(self.group)
         except (RaySystemError, ConnectionError):
-            return  # Ray is gone, and the room with it
+            return  # Ray is gone, and the reservation with it
 
 
 class Placer:
-    """Finds room for groups, and remembers where the target went."""
+    """Reserves resources for groups, and remembers the target's nodes."""
 
     def __init__(self, options: PlaceOptions) -> None:
         self._options = options
@@ -57,14 +58,14 @@ class Placer:
         self._is_confined = False
 
     def reserve(self, needs: Sequence[Need], note: Callable[[str], None]) -> list[Reservation]:
-        """Reserve room for all groups, or for none.
+        """Reserve resources for all groups, or for none.
 
-        Blocks for at most `PlaceOptions.wait_s` while there is too little room, and a moment more.
+        Waits at most `PlaceOptions.wait_s` for missing resources, and a moment for Ray.
 
         Raises:
             ConfigError: a group does not fit; names the resource and what the nodes have.
-            PeerLost: a node left meanwhile, or has begun to.
-            PeerTimeout: another program took the room meanwhile.
+            PeerLost: a node left meanwhile, or is leaving.
+            PeerTimeout: another program took the resources meanwhile.
         """
         plan = self.plan(needs, note)
         made: list[Reservation] = []
@@ -81,7 +82,7 @@ class Placer:
         return made
 
     def confine(self) -> None:
-        """Place what comes later beside the target only: it cannot be reached from elsewhere."""
+        """Reserve on the target's nodes only from now on: others cannot reach it."""
         self._is_confined = True
 
     def plan(self, needs: Sequence[Need], note: Callable[[str], None]) -> Plan:
@@ -96,20 +97,20 @@ class Placer:
             except ConfigError as error:
                 if time.monotonic() >= deadline_s:
                     raise
-                note(f"waiting for room: {error}")
-            time.sleep(_LOOK_S)
+                note(f"waiting for resources: {error}")
+            time.sleep(_POLL_S)
 
 
-def check_group(rooms: Sequence[Reservation], backend: str) -> None:
-    """Refuse shared memory between nodes, and give the rooms back then.
+def check_group(reservations: Sequence[Reservation], backend: str) -> None:
+    """Reject shared memory between nodes, and release the reservations then.
 
     Raises:
         ConfigError: the backend is shm, and a group has ranks on several nodes.
     """
-    apart = [room for room in rooms if not room.is_on_one_node]
+    apart = [each for each in reservations if not each.is_on_one_node]
     if backend == "shm" and apart:
-        for room in rooms:
-            room.release()
+        for each in reservations:
+            each.release()
         where = " and ".join(dict.fromkeys(node.name for node in apart[0].nodes))
         raise ConfigError(
             f"`group_backend` shm: ranks that share memory cannot be on {where}; take gloo, "
@@ -118,7 +119,7 @@ def check_group(rooms: Sequence[Reservation], backend: str) -> None:
 
 
 def read_nodes() -> list[Node]:
-    """Return the living nodes with what they have, also those that are joining or leaving."""
+    """Return the nodes that are alive with their resources, including joining and leaving ones."""
     free = available_resources_per_node()
     here = ray.get_runtime_context().get_node_id()
     leaving = ray_state.get_draining_nodes()
@@ -137,8 +138,8 @@ def read_nodes() -> list[Node]:
     ]
 
 
-def departed(nodes: Sequence[Node]) -> str:
-    """Return which of the nodes left the cluster or are leaving it, for people; "" if all stay."""
+def left_or_leaving(nodes: Sequence[Node]) -> str:
+    """Return which nodes left the cluster or are leaving it, for people; "" if none."""
     now = {node.node_id: node for node in read_nodes()}
     hindrances = {
         node.name: now[node.node_id].hindrance if node.node_id in now else "left the cluster"
@@ -150,12 +151,12 @@ def departed(nodes: Sequence[Node]) -> str:
 def _hindrance(
     node_id: str, leaving: Mapping[str, int], free: Mapping[str, object], *, now_s: float
 ) -> str:
-    """Return why no rank may be placed on a node.
+    """Return why no rank may be placed on a node; "" if one may.
 
     Args:
         node_id: the node.
-        leaving: when each node that drains will be gone, in milliseconds; 0 is unknown.
-        free: what each node that has reported has free.
+        leaving: when each draining node ends, in milliseconds; 0 is unknown.
+        free: free resources of each node that has reported.
         now_s: the time.
     """
     if node_id in leaving:
@@ -196,15 +197,17 @@ def _await_group(group: Any, need: Need, nodes: Sequence[Node]) -> None:
     """Wait until Ray has reserved a placement group; remove the group if it does not."""
     deadline_s = time.monotonic() + _RESERVE_S
     while not group.wait(_WATCH_S):
-        gone = departed(nodes)
+        gone = left_or_leaving(nodes)
         late = time.monotonic() >= deadline_s
         if gone or late:
             remove_placement_group(group)
         if gone:
-            raise PeerLost(f"the {need.role} has no room: {gone}; try again on the other nodes")
+            raise PeerLost(
+                f"the {need.role} lost its reserved nodes: {gone}; try again on the other nodes"
+            )
         if late:
             where = ", ".join(sorted({node.address for node in nodes}))
             raise PeerTimeout(
-                f"Ray did not reserve the room for {need.role} on {where} within "
-                f"{_RESERVE_S:.0f} s: another program may have taken it; try again"
+                f"Ray did not reserve resources for the {need.role} on {where} within "
+                f"{_RESERVE_S:.0f} s: another program may have taken them; try again"
             )

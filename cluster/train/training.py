@@ -18,7 +18,8 @@ from rich.progress import (
 from cluster.network.ray_session import RaySession
 from cluster.options.paths import check_stays
 from cluster.options.train_options import TrainOptions, TrainResumeOptions
-from cluster.placement.placement import LEAST_CPUS, Need, PlaceOptions
+from cluster.placement.place_options import MIN_CPUS, PlaceOptions
+from cluster.placement.placement import Need
 from cluster.placement.reservation import Placer
 from cluster.train.evaluator import Evaluator, figures, show_samples
 from cluster.train.ray_pool import ModelPool
@@ -123,7 +124,7 @@ def _check_room(config: TrainConfig, *, wait_s: float) -> None:
     workers = config.workers
     if workers.cpus > 0 or workers.gpus > 0:
         least = Need(role="workers", size=workers.min or workers.count, gpus=workers.gpus)
-        place = PlaceOptions(cpus=max(workers.cpus, LEAST_CPUS), wait_s=wait_s)
+        place = PlaceOptions(cpus=max(workers.cpus, MIN_CPUS), wait_s=wait_s)
         Placer(place).plan([least], lambda text: _NOTES.print(text))
 
 

@@ -33,12 +33,12 @@ class Drafter(Protocol):
 
     @property
     def grows_trees(self) -> bool:
-        """Whether it proposes trees, with how likely each of their tokens is kept."""
+        """Whether it proposes trees, with the probability that each of their tokens is kept."""
         ...
 
     @property
     def num_successors(self) -> int:
-        """How many best tokens it wants to hear of after each one the target scored."""
+        """How many best tokens it needs after each token that the target scored."""
         ...
 
     @property
@@ -56,11 +56,11 @@ class Drafter(Protocol):
         ...
 
     def keep_alive(self) -> None:
-        """Let the drafter's other ranks hear of it."""
+        """Send the drafter's other ranks a sign of life."""
         ...
 
     def close(self) -> None:
-        """Send the other ranks home."""
+        """End the drafter's other ranks."""
         ...
 
 
@@ -72,7 +72,7 @@ def introduction(
     max_positions: int | None = None,
     joins: bool = False,
 ) -> Hello:
-    """Return what a drafter says of itself when it connects.
+    """Return the message with which a drafter introduces itself when it connects.
 
     Args:
         drafter: the drafter.
@@ -95,11 +95,11 @@ def introduction(
 
 
 def received_introduction(link: Link, timeout_s: float) -> Hello:
-    """Return what the drafter at the other end says of itself; without it, the link is closed.
+    """Return the introduction of the drafter at the other end; close the link without one.
 
     Raises:
         PeerError: nothing came in time, or it left; names it.
-        ProtocolError: it said something else.
+        ProtocolError: it sent another message.
     """
     try:
         hello = link.recv(timeout_s)
@@ -173,7 +173,7 @@ def serve_drafts(
 
 
 def _sent(link: Link, proposal: Proposal) -> bool:
-    """Send a part; False if the leader has left, which is no failure of the drafter."""
+    """Send a part; return False if the leader has left, which is no failure of the drafter."""
     try:
         link.send(proposal)
     except PeerError as error:

@@ -1,7 +1,7 @@
-"""A drafter in the leader's own thread, behind the link that any drafter has.
+"""A drafter in the leader's own thread, behind the same interface as any drafter's link.
 
 A look-up takes a tenth of a millisecond; a link to another process takes ten times as long. The
-link is also the fence around the drafter: whatever it raises ends one call of it, not the leader.
+link also isolates the drafter: whatever it raises ends one call of it, not the leader.
 """
 
 import logging
@@ -44,11 +44,11 @@ class InlineLink:
             self._answers.extend(proposals(self._drafter, message, self._clock, self._recorder))
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # a drafter's SystemExit is no reason to end the leader
+        except BaseException as error:  # a drafter's SystemExit must not end the leader
             raise DrafterError(f"{type(error).__name__}: {error}") from error
 
     def recv(self, timeout_s: float) -> Message | None:  # noqa: ARG002  (nothing comes later)
-        """Return the next answer, or None: there is nobody to wait for."""
+        """Return the next answer, or None: no other process will send one."""
         return self._answers.popleft() if self._answers else None
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a look-up source is: a name in `--drafter`, and what it opens where drafts are made.
+"""What a look-up source is: a name in `drafter`, and its state in the process that drafts.
 
 A new source is one module with these two classes, its test, and a line in `lookup_settings.py`.
 """
@@ -30,7 +30,7 @@ class OpenLookup(ABC):
 
 @dataclass(frozen=True, slots=True)
 class LookupSource(ABC):
-    """A look-up source as `--drafter` names it: NAME or NAME=VALUE; travels to any process."""
+    """A look-up source as `drafter` names it: NAME or NAME=VALUE; travels to any process."""
 
     name: ClassVar[str]
     value_name: ClassVar[str] = ""

@@ -10,7 +10,7 @@ from parallel.drafting.tree import Guess
 from runtime.drafters.draft_sequence import DraftSequence
 
 _ALTERNATIVES = 3  # tokens of the model after each path
-_LEVELS = 10  # by which the model's probabilities are told apart
+_LEVELS = 10  # of the model's probability, in the kinds of guesses
 _DRAWN_PRIOR = 0.5
 
 

@@ -8,7 +8,7 @@ _FOLDER = Path(__file__).parent
 
 
 def shipped_drafter(target_directory: Path) -> Path | None:
-    """Return the directory of the drafter made for this very target, or None if there is none."""
+    """Return the directory of the drafter trained for this target, or None if there is none."""
     digest: str | None = None
     for directory in sorted(_FOLDER.glob("*/")):
         if digest is None:

@@ -1,4 +1,4 @@
-"""What a model rank is told before it starts; plain values, so they travel to any node."""
+"""The settings of a model rank; plain values, so they travel to any node."""
 
 from dataclasses import dataclass
 

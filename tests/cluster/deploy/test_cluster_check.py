@@ -66,7 +66,7 @@ def test_a_report_shows_nodes_that_do_not_answer_and_ways_that_are_cut() -> None
 
 
 @pytest.mark.parametrize("num_nodes", [0, 1, 2, 5, 8])
-def test_every_pair_is_measured_once_and_nobody_twice_at_a_time(num_nodes: int) -> None:
+def test_every_pair_is_measured_once_and_no_node_twice_at_a_time(num_nodes: int) -> None:
     names = [f"n{number}" for number in range(num_nodes)]
     rounds = rounds_of_pairs(names)
     for pairs in rounds:

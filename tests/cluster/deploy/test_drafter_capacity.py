@@ -41,7 +41,7 @@ def target(tiny: Path) -> PlannedModel:
 
 @pytest.fixture
 def known(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the target have a drafter that comes with the package."""
+    """Give the target a drafter that comes with the package."""
     monkeypatch.setattr("cluster.deploy.drafter_plan.shipped_drafter", lambda _: tiny)
 
 

@@ -118,7 +118,7 @@ def expected(number: int = 3) -> list[int]:
     return expected_tokens(make_submit(prompt=(1, 2, number), max_tokens=LONG))
 
 
-def test_a_lost_target_is_started_again_and_requests_go_on(
+def test_a_lost_target_is_restarted_and_requests_continue(
     deployment: ToyDeployment, serving: Serving, supervisor: Supervisor
 ) -> None:
     with ThreadPoolExecutor(4) as pool:
@@ -173,18 +173,18 @@ def test_a_leader_that_hangs_in_its_inline_drafter_comes_back_without_it(
     supervisor = Supervisor(deployment, serving.gateway, supervision=QUICK)  # type: ignore[arg-type]
     hanging = RankActor("target", rank, None, _any(None))
     stuck = Stuck(hanging, PeerTimeout("target rank 0 has been drafting for 31 s"), state)
-    supervisor._liveness = _any(Looks([stuck]))
+    supervisor._liveness = _any(FixedLiveness([stuck]))
     assert supervisor._problem() is stuck.error
     assert deployment.spec.has_inline_drafter != is_dropped
 
 
-class Looks:
-    """Vital signs that find the same each time."""
+class FixedLiveness:
+    """A liveness monitor that finds the same ranks each time."""
 
     def __init__(self, found: list[Stuck]) -> None:
         self._found = found
 
-    def look(self, ranks: object) -> list[Stuck]:  # noqa: ARG002
+    def check(self, ranks: object) -> list[Stuck]:  # noqa: ARG002
         return self._found
 
     def beats(self) -> list[object]:

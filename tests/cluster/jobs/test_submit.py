@@ -143,13 +143,13 @@ def test_a_cluster_that_was_just_started_gets_time(monkeypatch: pytest.MonkeyPat
         _submit(Starting(late, late), entrypoint="x")
 
 
-def test_a_head_that_wants_a_token_says_how_to_give_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_that_requires_a_token_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_address: str) -> None:
         raise RuntimeError("Authentication required: Unauthorized")
 
     monkeypatch.setattr("cluster.jobs.submit.JobSubmissionClient", refuse)
     monkeypatch.setattr("cluster.jobs.submit.why_silent", lambda *_, **__: "")
-    with pytest.raises(ConfigError, match="wants a token: set RAY_AUTH_MODE=token"):
+    with pytest.raises(ConfigError, match="requires a token: set RAY_AUTH_MODE=token"):
         _connect("http://head:8265")
 
 
@@ -160,7 +160,7 @@ def test_an_address_that_is_no_dashboard_is_refused(address: str) -> None:
     assert "write http://HEAD:8265" in str(result.exception)
 
 
-def test_what_is_learned_does_not_go_into_an_upload(tmp_path: Path) -> None:
+def test_results_are_not_written_into_an_upload(tmp_path: Path) -> None:
     upload = tmp_path / "_ray_pkg_0a1b"
     upload.mkdir()
     (upload / "job.toml").write_text('model = "x"\nout = "run"\n[data]\ntrain = "a.jsonl"\n')

@@ -1,4 +1,4 @@
-"""Connections of the command line: what a user is told."""
+"""Connections of the command line end in errors that name their options."""
 
 import pytest
 

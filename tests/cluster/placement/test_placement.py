@@ -1,8 +1,9 @@
-"""Ranks go to nodes that have room for them, or the refusal names what is short."""
+"""Ranks go to nodes that they fit on, or the error names the resource that is short."""
 
 import pytest
 
-from cluster.placement.placement import Need, Node, PlaceOptions, Plan, plan_places
+from cluster.placement.place_options import PlaceOptions
+from cluster.placement.placement import Need, Node, Plan, plan_places
 from runtime.errors import ConfigError
 
 GIB = 1024.0**3
@@ -65,7 +66,7 @@ def test_spread_takes_as_many_nodes_as_there_are_and_keeps_neighbours_together()
 def test_spread_takes_as_many_nodes_as_it_is_told() -> None:
     nodes = [node("1"), node("2", cpus=1, used=1), node("3"), node("4")]
     assert ids(place([target(4)], nodes, "target=spread,nodes=2")) == [["1", "1", "3", "3"]]
-    with pytest.raises(ConfigError, match="`place` nodes=4: 3 of 4 nodes have room"):
+    with pytest.raises(ConfigError, match="`place` nodes=4: 3 of 4 nodes fit a rank"):
         place([target(4)], nodes, "target=spread,nodes=4,cpus=1")
 
 
@@ -107,7 +108,7 @@ def test_a_cluster_that_leaves_as_a_whole_is_refused() -> None:
         place([target(1)], [node("1", hindrance="is leaving the cluster")])
 
 
-def test_a_drafter_is_near_if_there_is_room_else_anywhere() -> None:
+def test_a_drafter_is_near_if_it_fits_there_else_anywhere() -> None:
     nodes = [node("1", cpus=3), node("2", cpus=2)]
     assert ids(place([target(2), drafter(1)], nodes)) == [["1", "1"], ["1"]]
     assert ids(place([target(3), drafter(2)], nodes)) == [["1"] * 3, ["2"] * 2]
@@ -161,23 +162,3 @@ def test_what_does_not_fit_is_refused_by_resource_and_node(
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         place([need], [node("1", gpus=1), node("2", gpus=1)], text)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("target=near", "`place` target is 'near': choose one of auto, pack, spread"),
-        ("drafter=here", "choose one of auto, near, far"),
-        ("cpus=0", "write a number from 0.01 on"),
-        ("cpus=nan", "`place` cpus is 'nan'"),
-        ("wait=-1", "`place` wait is '-1'"),
-        ("port=70000", "it must be 0 to 65535"),
-        ("nodes=0", "`place` nodes is '0': write a number from 1 on"),
-        ("nodes=1.5", "`place` nodes is '1.5': write a whole number"),
-        ("domain=", "`place` domain= cannot be read"),
-        ("node=1", "`place` node=1 cannot be read: write target, nodes, drafter"),
-    ],
-)
-def test_a_bad_place_is_refused(text: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        PlaceOptions.parse(text)

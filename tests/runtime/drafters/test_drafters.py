@@ -116,7 +116,7 @@ def test_drafters_come_and_go_while_requests_run(rig: Rig, mode: str) -> None:
     links[-1].close()
     ends = running.check()
     assert all(end.stats.drafted > 0 for end in ends if end.stats is not None)
-    assert rig.ports.num_losses == 1  # the others left when they were told to
+    assert rig.ports.num_losses == 1  # the others left when the leader closed their links
 
 
 def test_a_stalled_drafters_requests_go_on_with_another_one(rig: Rig) -> None:

@@ -17,7 +17,7 @@ from runtime.links.torch_link import join_torch_link, offer_torch_link
 from runtime.timeline import SpanRecorder
 
 
-def test_over_torch_distributed_the_leader_hears_it_first() -> None:
+def test_over_torch_distributed_the_introduction_is_the_first_message() -> None:
     hello = introduction(LookupDrafter(LookupSettings()), "a drafter", 48, joins=True)
     assert hello.grows_trees
     assert hello.num_successors > 0

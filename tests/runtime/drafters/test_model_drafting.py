@@ -1,4 +1,4 @@
-"""Drafts of several layers at a time: exact output, calibrated caches, a law that stays."""
+"""Drafts of several layers at a time: exact output, calibrated caches, the same distribution."""
 
 from collections import Counter
 
@@ -144,7 +144,7 @@ def test_without_calibration_the_cache_goes_astray() -> None:
 
 
 @pytest.mark.parametrize("mode", ["speculative", "pearl"])
-def test_the_law_of_sampled_output_does_not_depend_on_the_width(rig: Rig, mode: str) -> None:
+def test_the_width_does_not_change_the_distribution_of_samples(rig: Rig, mode: str) -> None:
     """Chi-square of the third token over all paths to it, exactly known."""
     num, prompt = 6000, (3, 1)
     rig.attach_model(noise=0.5, width=4)
@@ -167,15 +167,15 @@ def test_the_law_of_sampled_output_does_not_depend_on_the_width(rig: Rig, mode: 
             assert outcome.finished is not None
             num_accepted += outcome.finished.stats.accepted
             counts[outcome.token_ids[2]] += 1
-    law: dict[int, float] = {}
-    for one, p_one in next_law(prompt).items():
-        for two, p_two in next_law((*prompt, one)).items():
-            for three, p_three in next_law((*prompt, one, two)).items():
-                law[three] = law.get(three, 0.0) + p_one * p_two * p_three
-    assert set(counts) <= set(law)
-    likely = [token for token, p in law.items() if p * num >= 5]
+    probs: dict[int, float] = {}
+    for one, p_one in next_probs(prompt).items():
+        for two, p_two in next_probs((*prompt, one)).items():
+            for three, p_three in next_probs((*prompt, one, two)).items():
+                probs[three] = probs.get(three, 0.0) + p_one * p_two * p_three
+    assert set(counts) <= set(probs)
+    likely = [token for token, p in probs.items() if p * num >= 5]
     observed = [counts[token] for token in likely]
-    expected = [law[token] * num for token in likely]
+    expected = [probs[token] * num for token in likely]
     rest = num - sum(expected)
     if rest > 0.5:
         observed.append(num - sum(observed))
@@ -184,7 +184,7 @@ def test_the_law_of_sampled_output_does_not_depend_on_the_width(rig: Rig, mode: 
     assert num_accepted > num / 4
 
 
-def next_law(prefix: tuple[int, ...]) -> dict[int, float]:
-    """Return the target's law after a prefix with top_k=3 at temperature 1."""
+def next_probs(prefix: tuple[int, ...]) -> dict[int, float]:
+    """Return the target's probabilities after a prefix with top_k=3 at temperature 1."""
     logits, ids = prefix_logits(prefix, VOCAB).double().topk(3)
     return dict(zip(ids.tolist(), logits.softmax(0).tolist(), strict=True))
