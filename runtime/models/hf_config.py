@@ -80,7 +80,7 @@ def _check_fixed(fields: Fields, family: ModelFamily) -> None:
     """Refuse quantized weights, custom code and other activations."""
     if fields.get("quantization_config"):
         raise ValueError(
-            "quantised weights (quantization_config) are not supported: take the checkpoint in "
+            "quantized weights (quantization_config) are not supported: take the checkpoint in "
             "float32, bfloat16 or float16"
         )
     if fields.get("auto_map"):

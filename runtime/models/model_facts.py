@@ -1,4 +1,4 @@
-"""What is known of a checkpoint before any weight is read: shape, size, how far it splits."""
+"""The facts about a checkpoint before any weight is read: configuration, size, splits."""
 
 import logging
 import math
@@ -20,13 +20,13 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """A checkpoint that was found and whose files are whole."""
+    """A checkpoint whose files are complete."""
 
     directory: Path
     config: ModelConfig
 
     def weight_bytes(self, dtype: str, layers: tuple[int, ...] | None = None) -> int:
-        """Return the memory of the weights; a tied table is held twice, for look-up and head."""
+        """Return the memory of the weights; a tied table is stored twice, for look-up and head."""
         values = sum(math.prod(shape) for shape in tensor_shapes(self.config, layers).values())
         if self.config.tied_head:
             values += self.config.vocab_size * self.config.hidden_size
@@ -42,7 +42,7 @@ class ModelFacts:
 
 
 def read_facts(directory: Path) -> ModelFacts:
-    """Look at a checkpoint's configuration and at the headers of its weight files.
+    """Read a checkpoint's configuration and the headers of its weight files.
 
     Raises:
         ConfigError: something is missing, damaged or not supported.
@@ -51,7 +51,7 @@ def read_facts(directory: Path) -> ModelFacts:
     if config.rope.kind == "dynamic" and config.rope.factor > 1:
         _LOG.warning(
             "%s: the context ends at max_position_embeddings, %d tokens: dynamic RoPE scaling by "
-            "%g is exact up to there only",
+            "%g is exact only up to there",
             directory / "config.json",
             config.max_positions,
             config.rope.factor,
@@ -60,41 +60,41 @@ def read_facts(directory: Path) -> ModelFacts:
 
 
 def check_tensor_parallel(facts: ModelFacts, size: int, option: str) -> None:
-    """Refuse more ranks than the model splits over.
+    """Reject more ranks than the model splits over.
 
     Raises:
         ConfigError: there are more.
     """
-    most = facts.config.num_heads
-    if size > most:
+    num_heads = facts.config.num_heads
+    if size > num_heads:
         raise ConfigError(
-            f"{option} is {size}: {facts.directory} has {most} query heads, so it splits over at "
-            f"most {most} ranks"
+            f"{option} is {size}: {facts.directory} has {num_heads} query heads, so it "
+            f"splits over at most {num_heads} ranks"
         )
 
 
 def check_device(device: str) -> None:
-    """Refuse a device this process does not have.
+    """Reject a device that this process does not have.
 
     Raises:
-        ConfigError: it is no known device, or CUDA without a CUDA device.
+        ConfigError: the device is unknown, or CUDA without a CUDA device.
     """
     if device not in DEVICES:
-        raise ConfigError(f"--device is {device!r}: choose one of {', '.join(DEVICES)}")
+        raise ConfigError(f"`device` is {device!r}: choose one of {', '.join(DEVICES)}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
-            "--device is 'cuda', but there is no CUDA device, or torch has no CUDA: take cpu, or "
-            "join a cluster that has one with --ray"
+            "`device` is 'cuda', but there is no CUDA device, or torch has no CUDA: use cpu, or "
+            "join a cluster that has one with `ray`"
         )
 
 
 def num_gpus() -> int:
-    """Return the CUDA devices of this machine that this process may use."""
+    """Return the number of CUDA devices that this process may use."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
-        raise ConfigError(f"--dtype is {name!r}: choose one of {', '.join(DTYPES)}")
+        raise ConfigError(f"`dtype` is {name!r}: choose one of {', '.join(DTYPES)}")
     dtype: torch.dtype = getattr(torch, name)
     return dtype

@@ -1,4 +1,4 @@
-"""The tensors of a directory: where each lies, and whether they are all that the model needs."""
+"""Index the tensors of a checkpoint, and check them against what the model needs."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ _HARMLESS = {
     r"model\.layers\.\d+\.self_attn\.rotary_emb\.(cos|sin)_cached": "computed from inv_freq",
     r"model\.layers\.\d+\.self_attn\.masked_bias": "a constant of the causal mask",
 }
-"""Tensors of old checkpoints that nothing reads, and why; transformers skips them too."""
+"""Unused tensors of old checkpoints, and why they are unused; transformers skips them too."""
 _QUANTIZED = re.compile(
     r".*(scales?|scale_inv|zeros|zero_points?|qweight|g_idx|absmax|quant_map|quant_state\..*|SCB)"
 )
@@ -26,7 +26,7 @@ _QUANTIZED = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """What a file's header says of a tensor."""
+    """The entry of a tensor in a file's header."""
 
     file: Path
     dtype: str
@@ -35,7 +35,7 @@ class TensorEntry:
 
 
 def read_tensor_index(directory: Path) -> dict[str, TensorEntry]:
-    """Return every tensor of a directory's weights by its name; reads the files' headers only.
+    """Return the tensors of a directory by name; reads only the headers of the files.
 
     Raises:
         ConfigError: files are missing, damaged, or disagree with the index.
@@ -51,50 +51,50 @@ def read_tensor_index(directory: Path) -> dict[str, TensorEntry]:
     listed = _read_index(index)
     if single.is_file() and set(listed.values()) != {_SINGLE}:
         raise ConfigError(
-            f"{directory} has {_SINGLE} beside {_INDEX}, which names other files: remove what "
-            "does not belong to the model"
+            f"{directory} has {_SINGLE} beside {_INDEX}, which names other files: remove the "
+            "files that do not belong to the model"
         )
     entries: dict[str, TensorEntry] = {}
     for name in sorted(set(listed.values())):
         for tensor, entry in _entries(directory / name):
             if listed.get(tensor) != name:
-                place = listed.get(tensor, "nowhere")
+                place = listed.get(tensor, "no file")
                 raise ConfigError(
-                    f"{entry.file} holds {tensor}, which {_INDEX} has in {place}: download the "
+                    f"{entry.file} holds {tensor}, which {_INDEX} lists in {place}: download the "
                     "checkpoint again"
                 )
             entries[tensor] = entry
     missing = sorted(listed.keys() - entries.keys())
     if missing:
         raise ConfigError(
-            f"{index} lists {missing[0]} in {listed[missing[0]]}, which does not hold it: "
+            f"{index} lists {missing[0]} in {listed[missing[0]]}, which does not contain it: "
             "download the checkpoint again"
         )
     return entries
 
 
 def check_tensors(
-    source: Path, found: Mapping[str, TensorEntry], wanted: Mapping[str, tuple[int, ...]]
+    source: Path, found: Mapping[str, TensorEntry], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Refuse tensors that nothing reads, and those that are missing or of another kind.
+    """Reject unused tensors, missing ones, and those of another shape or dtype.
 
     Args:
         source: directory or file, for the messages.
-        found: what it holds.
-        wanted: the shape of every tensor that is read.
+        found: the tensors in it.
+        expected: the shape of every tensor that the model reads.
 
     Raises:
         ConfigError: names the tensor.
     """
     for name, entry in found.items():
-        if name in wanted:
+        if name in expected:
             _check_dtype(name, entry)
         elif not any(re.fullmatch(pattern, name) for pattern in _HARMLESS):
-            _refuse_extra(source, name, entry)
-    for name, shape in wanted.items():
+            _reject_extra(source, name, entry)
+    for name, shape in expected.items():
         if name not in found:
             raise ConfigError(
-                f"{source} has no tensor {name!r}: it is not whole, or its configuration belongs "
+                f"{source} has no tensor {name!r}: it is incomplete, or its configuration belongs "
                 "to another model"
             )
         if found[name].shape != shape:
@@ -104,11 +104,11 @@ def check_tensors(
             )
 
 
-def _refuse_extra(source: Path, name: str, entry: TensorEntry) -> None:
+def _reject_extra(source: Path, name: str, entry: TensorEntry) -> None:
     if _QUANTIZED.fullmatch(name.rpartition(".")[2]) or entry.dtype not in _DTYPES:
         raise ConfigError(
-            f"{entry.file} holds {name} ({entry.dtype}), as quantised weights do, which are not "
-            "supported: take the checkpoint in float32, bfloat16 or float16"
+            f"{entry.file} holds {name} ({entry.dtype}), as quantized weights do, which are not "
+            "supported: use the checkpoint in float32, bfloat16 or float16"
         )
     raise ConfigError(
         f"{source} has the tensor {name}, which the model that its configuration describes does "
@@ -119,7 +119,7 @@ def _refuse_extra(source: Path, name: str, entry: TensorEntry) -> None:
 def _check_dtype(name: str, entry: TensorEntry) -> None:
     if entry.dtype not in _DTYPES:
         raise ConfigError(
-            f"{entry.file} stores {name} as {entry.dtype}, which is not supported: take the "
+            f"{entry.file} stores {name} as {entry.dtype}, which is not supported: use the "
             "checkpoint in float32, bfloat16 or float16"
         )
 
@@ -130,11 +130,13 @@ def _read_index(index: Path) -> dict[str, str]:
     try:
         listed = content["weight_map"]
         named = {str(tensor): str(Path(file).name) for tensor, file in listed.items()}
-        strange = [file for file in listed.values() if Path(file).name != file]
+        misplaced = [file for file in listed.values() if Path(file).name != file]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{index} is no index of safetensors: {error}") from error
-    if strange or not named:
-        raise ConfigError(f"{index} is no index of safetensors: it names {strange or 'no file'}")
+        raise ConfigError(f"{index} is not an index of safetensors: {error}") from error
+    if misplaced or not named:
+        raise ConfigError(
+            f"{index} is not an index of safetensors: it names {misplaced or 'no file'}"
+        )
     return named
 
 
@@ -142,7 +144,9 @@ def _entries(file: Path) -> Iterator[tuple[str, TensorEntry]]:
     if not file.is_file():
         raise ConfigError(f"weight file {file} is missing: download the checkpoint again")
     try:
-        with safe_open(str(file), framework="pt") as handle:  # compares header and file size
+        with safe_open(
+            str(file), framework="pt"
+        ) as handle:  # checks the header against the file size
             for name in list(handle.keys()):
                 part = handle.get_slice(name)
                 yield name, TensorEntry(file, part.get_dtype(), tuple(part.get_shape()))

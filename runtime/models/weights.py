@@ -1,4 +1,4 @@
-"""Fills a decoder from the safetensors of a checkpoint; each rank reads only its slices."""
+"""Load a decoder from the safetensors of a checkpoint; each rank reads only its slices."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from runtime.models.tensors import TensorEntry, read_tensor_index
 
 
 class CheckpointSource:
-    """The tensors of a checkpoint, read by name and slice."""
+    """Reads the tensors of a checkpoint by name and slice."""
 
     def __init__(
         self,
@@ -26,13 +26,13 @@ class CheckpointSource:
         *,
         tensors: Mapping[str, TensorEntry] | None = None,
     ) -> None:
-        """Open nothing yet.
+        """Store where the tensors are; files are opened when they are first read.
 
         Args:
-            directory: of the checkpoint.
-            dtype: what the tensors become.
-            device: where they go.
-            tensors: where each lies, if that is known already.
+            directory: the checkpoint.
+            dtype: the dtype of the returned tensors.
+            device: the device of the returned tensors.
+            tensors: the index of the files, if it is known already.
         """
         self.directory = directory
         self._tensors = read_tensor_index(directory) if tensors is None else tensors
@@ -44,44 +44,44 @@ class CheckpointSource:
         """Return a whole tensor.
 
         Raises:
-            ConfigError: there is none of this name, or it holds no numbers that can be used.
+            ConfigError: there is no tensor of this name, or its numbers cannot be used.
         """
-        return self._place(name, self._slice(name)[:])
+        return self._convert(name, self._slice(name)[:])
 
     def read_slice(self, name: str, dim: int, first: int, stop: int) -> Tensor:
-        """Return a stretch of a tensor's rows (dim 0) or columns (dim 1).
+        """Return some of a tensor's rows (dim 0) or columns (dim 1).
 
         Raises:
             ConfigError: as `read`.
         """
         whole = self._slice(name)
-        return self._place(name, whole[first:stop] if dim == 0 else whole[:, first:stop])
+        return self._convert(name, whole[first:stop] if dim == 0 else whole[:, first:stop])
 
     def _slice(self, name: str) -> Any:
         entry = self._tensors.get(name)
         if entry is None:
             raise ConfigError(
-                f"{self.directory} has no tensor {name!r}: the checkpoint is not whole, or its "
+                f"{self.directory} has no tensor {name!r}: the checkpoint is incomplete, or its "
                 "config.json belongs to another model"
             )
         if entry.file not in self._handles:
             self._handles[entry.file] = safe_open(str(entry.file), framework="pt")
         return self._handles[entry.file].get_slice(name)
 
-    def _place(self, name: str, stored: Tensor) -> Tensor:
-        placed = stored.to(device=self._device, dtype=self._dtype).contiguous()
-        # A sum tells almost always, without a second tensor of the same size.
-        if not placed.sum(dtype=torch.float32).isfinite() and not placed.isfinite().all():
-            _refuse_numbers(name, self._tensors[name].file, stored, self._dtype)
-        return placed
+    def _convert(self, name: str, stored: Tensor) -> Tensor:
+        converted = stored.to(device=self._device, dtype=self._dtype).contiguous()
+        # The sum is finite in almost all cases, and needs no second tensor of the same size.
+        if not converted.sum(dtype=torch.float32).isfinite() and not converted.isfinite().all():
+            _reject_numbers(name, self._tensors[name].file, stored, self._dtype)
+        return converted
 
 
-def _refuse_numbers(name: str, file: Path, stored: Tensor, dtype: torch.dtype) -> None:
+def _reject_numbers(name: str, file: Path, stored: Tensor, dtype: torch.dtype) -> None:
     if not stored.isfinite().all():
         raise ConfigError(f"{name} in {file} holds numbers that are not finite: download it again")
     raise ConfigError(
         f"{name} in {file} holds {float(stored.abs().max()):.4g}, which does not fit dtype "
-        f"{str(dtype).removeprefix('torch.')}: take bfloat16 or float32"
+        f"{str(dtype).removeprefix('torch.')}: use bfloat16 or float32"
     )
 
 

@@ -1,1 +1,1 @@
-"""One rank of a model: its step plans, its shard, its cache pages, and the fakes of these."""
+"""One rank of a model: step plans, its shard, its cache pages, and fakes of these."""

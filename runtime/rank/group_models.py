@@ -1,4 +1,4 @@
-"""Models on the node at hand: a driver elsewhere found them, this node may keep them elsewhere."""
+"""Find models on this node: the driver found them on another node, perhaps at another path."""
 
 import socket
 from collections.abc import Sequence
@@ -13,33 +13,33 @@ _SHIPPED = Path(__file__).parents[1] / "drafters"
 
 @dataclass(frozen=True, slots=True)
 class NamedModel:
-    """A directory that the driver found, and the name it found it by."""
+    """A directory that the driver found, and the name it looked for."""
 
     directory: str
     name: str
 
 
 def require_on_this_node(directory: str, what: str) -> Path:
-    """Return a directory that the driver found, if this node has it, too.
+    """Return a directory that the driver found, if this node has it too.
 
     Raises:
-        ConfigError: it does not; names the node.
+        ConfigError: this node does not have it; names the node.
     """
     path = Path(directory)
     if not path.is_dir():
         raise ConfigError(
             f"node {socket.gethostname()} has no {what} {directory}: keep it on storage that all "
-            "nodes see"
+            "nodes share"
         )
     return path
 
 
 def on_this_node(directory: str, known: Sequence[NamedModel] = ()) -> Path:
-    """Return where this node has a model; it may be converted or downloaded here, which blocks.
+    """Return this node's directory of a model; blocks while it is converted or downloaded.
 
     Args:
-        directory: where the driver has it.
-        known: names to look for where there is no such directory.
+        directory: the model's directory on the driver's node.
+        known: names to resolve if there is no such directory.
 
     Raises:
         ConfigError: this node does not have it; names the node.
@@ -55,5 +55,5 @@ def on_this_node(directory: str, known: Sequence[NamedModel] = ()) -> Path:
     except ConfigError as error:
         raise ConfigError(
             f"node {socket.gethostname()} has no {directory} ({error}): keep models on storage "
-            "that all nodes see, or name one that every node can fetch"
+            "that all nodes share, or name one that every node can download"
         ) from error

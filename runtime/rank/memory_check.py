@@ -1,4 +1,4 @@
-"""How much memory there is, and the refusal of what does not fit."""
+"""Measure the available memory, and reject what does not fit in it."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ import psutil
 from runtime.errors import ConfigError
 
 _GIB = 1024**3
-_RESERVE = 0.05  # of what is free: activations, buffers, everybody else
+_RESERVE = 0.05  # share of the free memory for activations, buffers and other processes
 _CGROUPS = Path("/sys/fs/cgroup")
-_CGROUP_FILES = (  # version 2, then version 1: limit, usage, statistics, field of droppable pages
+_CGROUP_FILES = (  # version 2, then version 1: limit, usage, statistics, field of reclaimable pages
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
     (
         "memory/memory.limit_in_bytes",
@@ -21,23 +21,23 @@ _CGROUP_FILES = (  # version 2, then version 1: limit, usage, statistics, field 
 
 
 def available_bytes(cgroups: Path = _CGROUPS) -> int:
-    """Return the memory this process may still use: the machine's, or its container's if less.
+    """Return the memory this process may still use, of the machine or of its container if less.
 
     Args:
-        cgroups: where the container's limits are mounted.
+        cgroups: the mount point of the container's limits.
     """
     available = int(psutil.virtual_memory().available)
     for limit_name, usage_name, stat_name, field in _CGROUP_FILES:
         limit, usage = _number(cgroups / limit_name), _number(cgroups / usage_name)
         if limit is not None and usage is not None:
-            # Files read lately count as usage, yet the kernel drops them when memory is asked for.
+            # Cached files count as usage, yet the kernel reclaims them when memory is needed.
             usage -= _stat(cgroups / stat_name, field)
             available = min(available, max(0, limit - usage))
     return available
 
 
 def check_fits(weight_bytes: int, cache_bytes: int, available: int, *, cache_tokens: int) -> None:
-    """Refuse weights and a cache that together need more than is available.
+    """Reject weights and a cache that together need more memory than is available.
 
     Raises:
         ConfigError: they do; names the figures and the remedy.
@@ -47,7 +47,7 @@ def check_fits(weight_bytes: int, cache_bytes: int, available: int, *, cache_tok
     raise ConfigError(
         f"not enough memory: the weights need {weight_bytes / _GIB:.1f} GiB and a KV cache of "
         f"{cache_tokens} tokens {cache_bytes / _GIB:.1f} GiB, {available / _GIB:.1f} GiB are "
-        "available: lower --cache-tokens, --max-tokens or --max-batch, or take a smaller --dtype"
+        "available: lower `cache_tokens`, `max_tokens` or `max_batch`, or use a smaller `dtype`"
     )
 
 

@@ -1,4 +1,4 @@
-"""Rank 0's account of its group's cache: who holds pages, and what the next plan must carry."""
+"""Rank 0's record of its group's cache: which sequence holds which pages."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,10 +8,10 @@ from runtime.rank.step_plan import SlotOpening, StepPlan
 
 
 class SlotLedger:
-    """Gives pages out and gathers openings and releases until a step plan takes them along.
+    """Allocates pages, and collects openings and releases for the next step plan.
 
-    Sequences that begin alike share pages, and what a sequence leaves behind is found again while
-    there is room (`parallel/model/prefix.py`).
+    Sequences with a common prefix share pages, and the pages of a closed sequence stay in the
+    prefix cache until they are evicted (`parallel/model/prefix.py`).
     """
 
     def __init__(self, *, num_pages: int, page_size: int, shares: bool = True) -> None:
@@ -20,7 +20,7 @@ class SlotLedger:
         Args:
             num_pages: pages of the cache.
             page_size: tokens of a page.
-            shares: whether sequences share what they have in common.
+            shares: whether sequences share the pages of a common prefix.
         """
         self.num_pages = num_pages
         self._page_size = page_size
@@ -29,8 +29,8 @@ class SlotLedger:
         self._held: dict[int, list[int]] = {}
         self._frees: list[int] = []
         self._openings: dict[int, SlotOpening] = {}
-        self._told: set[int] = set()
-        self._noted: dict[int, int] = {}
+        self._sent: set[int] = set()
+        self._num_recorded: dict[int, int] = {}
 
     @property
     def capacity(self) -> int:
@@ -43,17 +43,17 @@ class SlotLedger:
         return self._shared.num_available
 
     def fits(self, num_tokens: int, token_ids: Sequence[int] = ()) -> bool:
-        """Return whether a sequence of that capacity, which begins so, could be opened now."""
+        """Return whether a sequence of this capacity that begins with these tokens fits now."""
         found = self._match(token_ids)
         needed = self._num_pages(num_tokens) - len(found)
         return needed <= self._shared.available_beside(found)
 
     def can_ever_fit(self, num_tokens: int) -> bool:
-        """Return whether the empty cache would hold it."""
+        """Return whether the empty cache would hold a sequence of this length."""
         return self._num_pages(num_tokens) <= self.num_pages
 
     def open(self, slot: int, capacity: int, token_ids: Sequence[int] = ()) -> int:
-        """Reserve pages; the caller has asked `fits`.
+        """Allocate pages of a new sequence; `fits` must be true.
 
         Args:
             slot: the sequence's number.
@@ -61,7 +61,7 @@ class SlotLedger:
             token_ids: its tokens so far.
 
         Returns:
-            How many of them are cached already: fewer than there are.
+            How many of the tokens are cached already; never all of them.
         """
         found = self._match(token_ids)
         self._shared.use(found)
@@ -72,7 +72,7 @@ class SlotLedger:
         return length
 
     def grow(self, slot: int, capacity: int) -> bool:
-        """Let an open sequence grow to a capacity; False if there is no room."""
+        """Grow an open sequence to a capacity; return False if too few pages are free."""
         held = self._held[slot]
         missing = self._num_pages(capacity) - len(held)
         if missing <= 0:
@@ -88,22 +88,22 @@ class SlotLedger:
         return True
 
     def record(self, slot: int, token_ids: Sequence[int], length: int) -> None:
-        """Say that the first `length` tokens of a sequence have been cached for good."""
+        """Record that the first `length` tokens of a sequence are final and cached."""
         num_whole = length // self._page_size
-        if self._shares and num_whole > self._noted.get(slot, 0) and slot in self._held:
+        if self._shares and num_whole > self._num_recorded.get(slot, 0) and slot in self._held:
             self._shared.record(self._held[slot], token_ids[: num_whole * self._page_size])
-            self._noted[slot] = num_whole
+            self._num_recorded[slot] = num_whole
 
     def close(self, slot: int) -> None:
-        """Release a slot; one that is not open is ignored."""
+        """Free the pages of a slot; do nothing if it is not open."""
         pages = self._held.pop(slot, None)
         if pages is None:
             return
         self._shared.release(pages)
         self._openings.pop(slot, None)
-        self._noted.pop(slot, None)
-        if slot in self._told:
-            self._told.remove(slot)
+        self._num_recorded.pop(slot, None)
+        if slot in self._sent:
+            self._sent.remove(slot)
             self._frees.append(slot)
 
     def plan(
@@ -114,10 +114,10 @@ class SlotLedger:
         width: int = 1,
         stop: bool = False,
     ) -> StepPlan:
-        """Make the next plan, with every opening and release since the last one."""
+        """Return the next plan, with all openings and releases since the last one."""
         frees, self._frees = tuple(self._frees), []
         openings, self._openings = tuple(self._openings.values()), {}
-        self._told.update(opening.slot for opening in openings)
+        self._sent.update(opening.slot for opening in openings)
         return StepPlan(
             frees=frees,
             openings=openings,
@@ -128,7 +128,7 @@ class SlotLedger:
         )
 
     def _match(self, token_ids: Sequence[int]) -> list[int]:
-        # The last token is read in any case: its logits are wanted.
+        # The last token must be read for its logits.
         return self._shared.match(token_ids[:-1]) if self._shares else []
 
     def _num_pages(self, num_tokens: int) -> int:

@@ -1,4 +1,4 @@
-"""One rank of a model group: carries out step plans on its shard of the model."""
+"""One rank of a model group: executes step plans on its shard of the model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,17 +22,17 @@ from runtime.rank.step_plan import StepPlan, decode_plan, encode_plan
 
 @dataclass(frozen=True, slots=True)
 class HeadColumns:
-    """The tokens that a model scores, and this rank's part of them."""
+    """The columns of a model's logits, and this rank's part of them."""
 
     size: int
-    """Columns of all ranks together."""
+    """The number of columns of all ranks together."""
     start: int
-    """This rank's first one."""
+    """The first column of this rank."""
     token_ids: Tensor | None = None
-    """[size], rising: the token of each column of a reduced head; None: columns are tokens."""
+    """[size], increasing: the token of each column of a reduced head; None: columns are tokens."""
 
-    def name(self, row: ScoreRow, vocab_size: int) -> ScoreRow:
-        """Return a row over tokens in place of columns; tokens the head lacks have no chance."""
+    def over_tokens(self, row: ScoreRow, vocab_size: int) -> ScoreRow:
+        """Return a row of columns as a row of tokens; tokens that the head lacks score -inf."""
         if self.token_ids is None:
             return row
         if row.ids is not None:
@@ -52,20 +52,20 @@ class ModelShard(Protocol):
 
     @property
     def max_positions(self) -> int:
-        """Longest sequence it can read, in tokens; 0: any that its cache holds."""
+        """The longest sequence it can read, in tokens; 0: limited by the cache alone."""
         ...
 
     @property
     def head(self) -> HeadColumns:
-        """What the columns of the logits stand for."""
+        """The columns of the logits."""
         ...
 
     def hold(self, slot: int, pages: Sequence[int], length: int) -> None:
-        """Give a sequence more pages; a new one holds `length` tokens there already."""
+        """Add pages to a sequence; those of a new one already hold `length` tokens."""
         ...
 
     def free(self, slot: int) -> None:
-        """Release a sequence's cache."""
+        """Free a sequence's cache."""
         ...
 
     def forward(self, rows: Sequence[SequenceRows], width: int) -> Tensor:
@@ -89,11 +89,11 @@ class DecoderShard:
         self.head = HeadColumns(decoder.head_size, decoder.head_range[0], head_token_ids)
 
     def hold(self, slot: int, pages: Sequence[int], length: int) -> None:
-        """Give the sequence more pages."""
+        """Add pages to the sequence."""
         self._cache.hold(slot, pages, length)
 
     def free(self, slot: int) -> None:
-        """Forget the sequence."""
+        """Remove the sequence."""
         self._cache.free(slot)
 
     def forward(self, rows: Sequence[SequenceRows], width: int) -> Tensor:
@@ -101,53 +101,53 @@ class DecoderShard:
         return self._decoder.forward(rows, self._cache, width=width)
 
     def stack_times(self, group: Group) -> StackTimes:
-        """Measure the decoder's parts."""
+        """Return the measured times of the decoder's parts."""
         return measure_stack(self._decoder, self._cache, group)
 
     @property
     def num_layers(self) -> int:
-        """Layers of the decoder."""
+        """The number of layers of the decoder."""
         return self._decoder.stack.num_layers
 
     @property
     def layer_parallel_from(self) -> int:
-        """Layers of the decoder before this one always run one after the other."""
+        """The first layer whose attention can run together with that of others."""
         stack = self._decoder.stack
         assert isinstance(stack, LayerParallelStack)
         return stack.first
 
 
 class ShardRunner:
-    """Keeps the ranks of a group in step: rank 0 broadcasts each plan, all carry it out."""
+    """Executes the same plans on all ranks of a group; rank 0 broadcasts them."""
 
     def __init__(self, model: ModelShard, group: Group, pulse: Pulse | None = None) -> None:
         self.pulse = pulse or Pulse()
-        """Told by whoever leads what a plan is for."""
+        """Names what the current plan is for, for the heartbeat."""
         self._model = model
         self._group = group
         self.vocab_size = model.vocab_size
         self.max_positions = model.max_positions
 
     def execute(self, plan: StepPlan) -> list[ScoreRow]:
-        """Carry out a plan on all ranks (called on rank 0 alone) and return its scores.
+        """Execute a plan on all ranks and return its scores; called on rank 0 only.
 
         Raises:
-            PeerError: a rank did not take part before the group's deadline; names it.
+            PeerError: a rank did not participate before the group's deadline; names the rank.
         """
         if self._group.size > 1:
             self._group.broadcast_bytes(encode_plan(plan))
-        return self._carry_out(plan)
+        return self._run(plan)
 
     def follow(self) -> None:
-        """Carry out rank 0's plans until it sends the last one (called on all other ranks)."""
+        """Execute rank 0's plans until the last one; called on all other ranks."""
         while True:
             plan = decode_plan(self._group.broadcast_bytes(None))
             self.pulse.at("following")
-            self._carry_out(plan)
+            self._run(plan)
             if plan.stop:
                 return
 
-    def _carry_out(self, plan: StepPlan) -> list[ScoreRow]:
+    def _run(self, plan: StepPlan) -> list[ScoreRow]:
         for slot in plan.frees:
             self._model.free(slot)
         for opening in plan.openings:
@@ -158,4 +158,4 @@ class ShardRunner:
             logits_NV = self._model.forward(plan.rows, plan.width)
             head = self._model.head
             rows = gather_scores(logits_NV, head.start, head.size, plan.num_candidates, self._group)
-            return [head.name(row, self.vocab_size) for row in rows]
+            return [head.over_tokens(row, self.vocab_size) for row in rows]

@@ -1,4 +1,4 @@
-"""What the parts of a layer-parallel drafter take on its group: every rank measures at once."""
+"""Measure the parts of a layer-parallel drafter on its group, on all ranks at once."""
 
 import time
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class _Measured(Protocol):
 
 
 def predict_steps(shard: _Measured, group: Group) -> tuple[float, ...]:
-    """Return the seconds a draft step should take with widths 1, 2, ... (called on all ranks)."""
+    """Return the predicted seconds of a draft step with widths 1, 2, ...; call on all ranks."""
     times = shard.stack_times(group)
     widths = range(1, min(_MAX_WIDTH, shard.num_layers) + 1)
     first = shard.layer_parallel_from
@@ -40,9 +40,9 @@ def predict_steps(shard: _Measured, group: Group) -> tuple[float, ...]:
 
 
 def measure_stack(decoder: Decoder, cache: PagedCache, group: Group) -> StackTimes:
-    """Time the parts of a forward over one token after a short context (called on all ranks).
+    """Return the times of the parts of a forward over one token; call on all ranks.
 
-    Every rank makes the same calls in the same order, and the slowest rank's times count.
+    All ranks make the same calls in the same order, and the times are the slowest rank's.
     """
     stack = decoder.stack
     assert isinstance(stack, LayerParallelStack)
@@ -65,7 +65,7 @@ def measure_stack(decoder: Decoder, cache: PagedCache, group: Group) -> StackTim
 
 
 def slowest_median_s(part: Callable[[], object], group: Group) -> float:
-    """Return a part's median time, on the rank where it is the longest."""
+    """Return a part's median time on the slowest rank."""
     times = []
     for _ in range(_REPEATS):
         start_s = time.perf_counter()

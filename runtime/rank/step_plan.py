@@ -1,4 +1,4 @@
-"""The step plan: what rank 0 decides and every rank of its group carries out."""
+"""The step plan, which rank 0 makes and all ranks of its group execute."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ from runtime.files.documents import parse_msgpack
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotOpening:
-    """Give a sequence pages of the cache; one that is new is opened."""
+    """Pages for a sequence; opens the sequence if it is new."""
 
     slot: int
     pages: tuple[int, ...]
-    """Added after those it has."""
+    """Appended to the pages that it has."""
     length: int = 0
-    """Tokens that a new sequence's first pages hold already."""
+    """Tokens that the first pages of a new sequence already hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,15 +25,15 @@ class StepPlan:
     """One step of a model group; the empty plan is a heartbeat."""
 
     frees: tuple[int, ...] = ()
-    """Slots to release, before any is opened."""
+    """Slots to free before any is opened."""
     openings: tuple[SlotOpening, ...] = ()
     rows: tuple[SequenceRows, ...] = ()
     num_candidates: tuple[int, ...] = ()
-    """For each row of logits, how many best candidates rank 0 needs; 0 is the whole vocabulary."""
+    """For each row of logits, how many of the best candidates rank 0 needs; 0 is all."""
     width: int = 1
     """Layers whose attention reads the same input; 1 is the exact forward."""
     stop: bool = False
-    """The last plan: followers return."""
+    """Whether this is the last plan, after which followers return."""
 
 
 def encode_plan(plan: StepPlan) -> bytes:
@@ -53,7 +53,7 @@ def decode_plan(payload: bytes) -> StepPlan:
     """Unpack what `encode_plan` packed.
 
     Raises:
-        ProtocolError: the payload is not a step plan.
+        ProtocolError: it is not a step plan.
     """
     try:
         frees, openings, rows, num_candidates, width, stop = parse_msgpack(payload, use_list=False)
@@ -80,5 +80,5 @@ def decode_plan(payload: bytes) -> StepPlan:
         )
     except (ValueError, TypeError) as error:
         raise ProtocolError(
-            f"rank 0 sent {len(payload)} bytes that are no step plan: {error}"
+            f"rank 0 sent {len(payload)} bytes that are not a step plan: {error}"
         ) from error

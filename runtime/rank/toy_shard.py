@@ -1,7 +1,7 @@
-"""A toy model whose next-token law is an exactly known function of the whole prefix.
+"""A toy model whose next-token logits are a known function of the whole prefix.
 
-It is the fake beside the real decoder: it keeps its own tokens for each sequence, so a wrong
-rollback, a wrong position or a sequence mixed up with another changes what it says.
+It is the fake of the real decoder: it stores the tokens of each sequence, so a wrong rollback, a
+wrong position or a mix-up of sequences changes its logits.
 """
 
 import hashlib
@@ -26,10 +26,10 @@ def prefix_logits(prefix: Sequence[int], vocab_size: int, seed: int = 0) -> Tens
 
 
 class PrefixShard:
-    """The toy as a model shard; a drafter's logits are the target's with noise of size `noise`.
+    """The toy model as a shard; a drafter's logits are the target's plus noise of size `noise`.
 
-    Tokens lie on pages as keys and values do, so pages that are shared wrongly, or written while
-    another sequence reads them, change what it says.
+    Tokens are stored on pages as keys and values are, so wrongly shared pages, or pages written
+    while another sequence reads them, change its logits.
     """
 
     def __init__(
@@ -38,10 +38,10 @@ class PrefixShard:
         """Start with an empty cache.
 
         Args:
-            vocab_size: rows of the embedding: it fails, as a model does, at a token beyond.
+            vocab_size: rows of the embedding; a token beyond is an error, as in a real model.
             page_size: tokens of a page.
-            noise: how far its logits are from the target's.
-            max_positions: the longest sequence it reads; 0 is any.
+            noise: the size of the noise on its logits.
+            max_positions: the longest sequence it reads; 0 is unlimited.
         """
         self.vocab_size = vocab_size
         self.max_positions = max_positions
@@ -51,28 +51,28 @@ class PrefixShard:
         self._store: dict[int, int] = {}
         self._tables: dict[int, PageTable] = {}
         self.num_forwards = 0
-        """Forwards made so far."""
+        """The number of forwards so far."""
         self.num_read = 0
-        """Tokens read so far."""
+        """The number of tokens read so far."""
 
     def hold(self, slot: int, pages: Sequence[int], length: int) -> None:
-        """Give a sequence more pages."""
+        """Add pages to a sequence."""
         if slot in self._tables:
             self._tables[slot].pages.extend(pages)
         else:
             self._tables[slot] = PageTable(list(pages), self._page_size, length)
 
     def free(self, slot: int) -> None:
-        """End a sequence."""
+        """Remove a sequence."""
         del self._tables[slot]
 
     @property
     def num_open(self) -> int:
-        """Sequences that hold cache."""
+        """The number of sequences in the cache."""
         return len(self._tables)
 
     def forward(self, rows: Sequence[SequenceRows], width: int) -> Tensor:
-        """Append the rows' tokens and return the logits asked for; wide forwards are noisier."""
+        """Append the rows' tokens and return the requested logits; wide forwards are noisier."""
         self.num_forwards += 1
         logits: list[Tensor] = []
         for row in rows:
@@ -101,13 +101,13 @@ class PrefixShard:
         if max(row.token_ids, default=0) >= self.vocab_size:
             raise IndexError(f"token {max(row.token_ids)} of {self.vocab_size}")
         if stop > table.capacity:
-            raise ShapeError(f"slot {row.slot} outgrew its {table.capacity} tokens")
-        kept = [self._store[table.address(place)] for place in row.moves]
+            raise ShapeError(f"slot {row.slot} exceeds its capacity of {table.capacity} tokens")
+        kept = [self._store[table.address(index)] for index in row.moves]
         written = [*kept, *row.token_ids]
-        for place, token in enumerate(written, stop - len(written)):
-            self._store[table.address(place)] = token
+        for index, token in enumerate(written, stop - len(written)):
+            self._store[table.address(index)] = token
         table.length = stop
-        return [self._store[place] for place in table.addresses(0, stop)]
+        return [self._store[address] for address in table.addresses(0, stop)]
 
     def _logits(self, prefix: Sequence[int], noise: float) -> Tensor:
         logits = prefix_logits(prefix, self.vocab_size)

@@ -1,8 +1,8 @@
-"""Virtual devices: a forward is a timed wait, tokens come from a seeded process.
+"""Virtual devices: a forward is a timed wait, and tokens come from a seeded process.
 
-They run through the same actors, groups and links as a real model, so the overlap of drafting and
-verification can be measured on machines with fewer cores than workers. Which draft tokens are right
-is predicted by `parallel/simulation/virtual_acceptance.py`.
+They use the same actors, groups and links as a real model, so the overlap of drafting and
+verification can be measured on machines with fewer cores than workers. Which draft tokens the
+target accepts comes from `parallel/simulation/virtual_acceptance.py`.
 """
 
 import re
@@ -22,15 +22,15 @@ from runtime.errors import ConfigError
 from runtime.rank.shard import HeadColumns
 from runtime.rank.virtual_stack import VirtualStack, wait_until
 
-_PEAK_LOGIT = 50.0  # exp(-50) of mass elsewhere: sampling follows the process at every temperature
+_PEAK_LOGIT = 50.0  # leaves exp(-50) of probability to other tokens, at every temperature
 _BACK_TO_BACK_S = 0.001
 EXCHANGED_FLOATS = 64
-"""What an exchange of the target carries: enough to exercise it, too few to fill its links."""
+"""The size of an exchange of the target: enough to exercise its links, too few to fill them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VirtualSpec:
-    """Times and acceptance of a virtual target and its drafter."""
+    """The times and the acceptance of a virtual target and its drafter."""
 
     target_s: float
     """Seconds of one target forward."""
@@ -43,13 +43,13 @@ class VirtualSpec:
     vocab_size: int = 1024
     seed: int = 0
     stack: VirtualStack | None = None
-    """The drafter's layers, where its ranks share them out; `draft_s` then counts for nothing."""
+    """The layers of a layer-parallel drafter; `draft_s` is then ignored."""
     exchanges: int = 0
-    """All-reduces that the target's ranks make in a forward, evenly spread over its time."""
+    """The number of all-reduces of the target's ranks in a forward, evenly spread over its time."""
 
     @property
     def chance(self) -> Chance:
-        """Which drafts are right."""
+        """Which draft tokens the target accepts."""
         drop = self.stack.drop if self.stack is not None else 0.0
         return Chance(alpha=self.alpha, drop=drop, seed=self.seed)
 
@@ -57,9 +57,8 @@ class VirtualSpec:
     def parse(cls, text: str) -> "VirtualSpec":
         """Read `target=40ms,draft=8ms,alpha=0.8`.
 
-        More may follow: `position=1ms,exchanges=0,vocab=1024,seed=0`. In place of `draft`, the
-        parts of a drafter that its ranks share out by layers:
-        `layers=32,attention=2ms,mlp=1ms[,exchange=0.2ms][,drop=0.02]`.
+        Optional parts: `position=1ms,exchanges=0,vocab=1024,seed=0`. A layer-parallel drafter has
+        `layers=32,attention=2ms,mlp=1ms[,exchange=0.2ms][,drop=0.02]` instead of `draft`.
 
         Raises:
             ConfigError: a part is missing, unknown or out of range.
@@ -73,21 +72,22 @@ class VirtualSpec:
         missing -= set(parts)
         if unknown or missing:
             raise ConfigError(
-                f"--virtual {text!r}: {'unknown ' + str(sorted(unknown)) if unknown else ''}"
+                f"`virtual` is {text!r}: {'unknown ' + str(sorted(unknown)) if unknown else ''}"
                 f"{'missing ' + str(sorted(missing)) if missing else ''}; "
                 "write target=40ms,draft=8ms,alpha=0.8[,position=1ms][,exchanges=0]"
                 "[,vocab=1024][,seed=0], or "
-                "layers=32,attention=2ms,mlp=1ms[,exchange=0.2ms][,drop=0.02] in place of draft"
+                "layers=32,attention=2ms,mlp=1ms[,exchange=0.2ms][,drop=0.02] instead of draft"
             )
         try:
             alpha = float(parts["alpha"])
             vocab_size, seed = int(parts.get("vocab", "1024")), int(parts.get("seed", "0"))
             exchanges = int(parts.get("exchanges", "0"))
         except ValueError as error:
-            raise ConfigError(f"--virtual {text!r}: {error}") from error
+            raise ConfigError(f"`virtual` is {text!r}: {error}") from error
         if not 0 <= alpha <= 1 or vocab_size < 2 or seed < 0 or exchanges < 0:
             raise ConfigError(
-                f"--virtual {text!r}: alpha must be in [0, 1], vocab >= 2, seed and exchanges >= 0"
+                f"`virtual` is {text!r}: alpha must be in [0, 1], vocab at least 2, seed and "
+                "exchanges at least 0"
             )
         return cls(
             target_s=parse_duration(parts["target"]),
@@ -105,9 +105,9 @@ def _parse_stack(text: str, parts: Mapping[str, str]) -> VirtualStack:
     try:
         num_layers, drop = int(parts["layers"]), float(parts.get("drop", "0"))
     except ValueError as error:
-        raise ConfigError(f"--virtual {text!r}: {error}") from error
+        raise ConfigError(f"`virtual` is {text!r}: {error}") from error
     if num_layers < 1 or not 0 <= drop < 1:
-        raise ConfigError(f"--virtual {text!r}: layers must be at least 1, drop in [0, 1)")
+        raise ConfigError(f"`virtual` is {text!r}: layers must be at least 1, drop in [0, 1)")
     return VirtualStack(
         num_layers=num_layers,
         attention_s=parse_duration(parts["attention"]),
@@ -121,11 +121,11 @@ def parse_duration(text: str) -> float:
     """Return the seconds in `40ms`, `0.5s` or `800us`.
 
     Raises:
-        ConfigError: the text is no duration.
+        ConfigError: the text is not a duration.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(us|ms|s)", text.strip())
     if match is None:
-        raise ConfigError(f"{text!r} is no duration: write a number and a unit, as 40ms or 0.5s")
+        raise ConfigError(f"{text!r} is not a duration: write a number and a unit, as 40ms or 0.5s")
     return float(match[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[match[2]]
 
 
@@ -150,15 +150,15 @@ class VirtualShard:
         self._end_s = 0.0
 
     def hold(self, slot: int, pages: Sequence[int], length: int) -> None:  # noqa: ARG002
-        """Start a sequence; a wait needs no memory."""
+        """Start a sequence; it needs no memory."""
         self._first_token.setdefault(slot, -1)
 
     def free(self, slot: int) -> None:
-        """Forget a sequence."""
+        """Remove a sequence."""
         del self._first_token[slot]
 
     def forward(self, rows: Sequence[SequenceRows], width: int) -> Tensor:
-        """Wait as long as the device would and return peaked logits."""
+        """Wait for the time of a forward and return peaked logits."""
         start_s = self._start_s()
         num_logits = sum(row.num_logits for row in rows)
         logits_NV = torch.zeros(num_logits, self._vocab_stop - self._vocab_start)
@@ -166,8 +166,8 @@ class VirtualShard:
         for row in rows:
             if row.start == 0:
                 self._first_token[row.slot] = row.token_ids[0]
-            for place in row.positions[len(row.token_ids) - row.num_logits :]:
-                token = self._token(self._first_token[row.slot], place + 1, width)
+            for position in row.positions[len(row.token_ids) - row.num_logits :]:
+                token = self._token(self._first_token[row.slot], position + 1, width)
                 if self._vocab_start <= token < self._vocab_stop:
                     logits_NV[index, token - self._vocab_start] = _PEAK_LOGIT
                 index += 1
@@ -181,7 +181,7 @@ class VirtualShard:
         return logits_NV
 
     def _exchange(self, start_s: float, duration_s: float) -> None:
-        """Meet the target's other ranks as its layers would; what that takes comes on top."""
+        """Exchange with the target's other ranks as layers do; the time it takes is added."""
         num = 0 if self._drafter or self._group.size == 1 else self._spec.exchanges
         for index in range(num):
             wait_until(start_s + duration_s * (index + 1) / num)
@@ -192,20 +192,20 @@ class VirtualShard:
             self._end_s += spent_s
 
     def stack_times(self, group: Group) -> StackTimes:
-        """Measure the parts of a layered drafter's forward."""
+        """Return the measured times of a layer-parallel drafter's parts."""
         assert self._stack is not None
         return self._stack.times(group)
 
     @property
     def num_layers(self) -> int:
-        """Layers of a layered drafter."""
+        """The number of layers of a layer-parallel drafter."""
         assert self._stack is not None
         return self._stack.num_layers
 
     def _start_s(self) -> float:
-        """Return when this forward starts: in a draft, at the end of the step before.
+        """Return when this forward starts: within a draft, at the end of the previous step.
 
-        `draft` is the time of a whole step, so what the host does between two steps is part of it.
+        `draft` is the time of a whole step, so it includes the host's work between two steps.
         """
         now_s = time.perf_counter()
         back_to_back = self._drafter and now_s - self._end_s < _BACK_TO_BACK_S

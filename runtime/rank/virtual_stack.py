@@ -1,4 +1,4 @@
-"""The layers of a virtual drafter: waits in place of computation, real exchanges between ranks."""
+"""The layers of a virtual drafter: timed waits for computation, real exchanges between ranks."""
 
 import time
 from dataclasses import dataclass
@@ -12,25 +12,25 @@ from runtime.rank.stack_times import slowest_median_s
 
 _AWAKE_S = 0.0002
 _HIDDEN = 64
-"""Floats that cross the group for each token: enough to exercise it, too few to fill its links."""
+"""Floats exchanged for each token: enough to exercise the links, too few to fill them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VirtualStack:
-    """Times of a layer-parallel drafter's parts (`parallel/model/stack.py`), in seconds."""
+    """The times of a layer-parallel drafter's parts (`parallel/model/stack.py`), in seconds."""
 
     num_layers: int
     attention_s: float
-    """One layer's attention on its rank."""
+    """Time of one layer's attention on its rank."""
     mlp_s: float
-    """One layer's feed-forward block, split over the ranks."""
+    """Time of one layer's feed-forward block, split over the ranks."""
     exchange_s: float = 0.0
-    """What each gather takes beyond the real exchange."""
+    """Time of each gather in addition to the real exchange."""
     drop: float = 0.0
-    """Share of the acceptance that is lost with each further layer at a time."""
+    """Share of the acceptance that each further layer at a time costs."""
 
     def run(self, width: int, num_tokens: int, group: Group, *, first: int = 0) -> None:
-        """Make the waits and exchanges of one forward; layers before `first` are alone."""
+        """Run the waits and exchanges of one forward; layers before `first` run one at a time."""
         for layers in layer_groups(self.num_layers, width, first):
             self._attend(sum(layer % group.size == group.rank for layer in layers))
             self._gather(-(-len(layers) // group.size), num_tokens, group)
@@ -38,7 +38,7 @@ class VirtualStack:
                 self._feed(num_tokens, group)
 
     def times(self, group: Group) -> StackTimes:
-        """Measure the parts (called on all ranks)."""
+        """Return the measured times of the parts; call on all ranks."""
         return StackTimes(
             attention_s=slowest_median_s(lambda: self._attend(1), group),
             gather_s=slowest_median_s(lambda: self._gather(1, 1, group), group),
@@ -63,10 +63,10 @@ def _wait(seconds: float) -> None:
 
 
 def wait_until(deadline_s: float) -> None:
-    """Sleep, then yield over and over for the last stretch, as a host thread awaits its device.
+    """Sleep, then yield repeatedly until the deadline, as a host thread waits for its device.
 
-    A sleep alone ends late by 0.1 ms and more; a loop that never yields would hold the
-    interpreter's lock and delay the very links that are being measured.
+    A sleep alone ends 0.1 ms late or more; a loop that never yields would hold the interpreter's
+    lock and delay the links that are being measured.
     """
     left_s = deadline_s - _AWAKE_S - time.perf_counter()
     if left_s > 0:

@@ -105,7 +105,7 @@ def test_damaged_and_foreign_checkpoints_are_refused(
     foreign.mkdir()
     (foreign / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     said = refusal(capsys, monkeypatch, "generate", "--target", str(foreign), "--prompt", "hi")
-    assert "'gpt2' is not supported; these are: llama, mistral, qwen2, qwen3" in said
+    assert "'gpt2' is not supported; these are: " in said
 
 
 def test_a_drafter_with_another_vocabulary_is_refused(
@@ -152,7 +152,7 @@ def test_bad_prompt_files_are_refused(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--virtual", "target=40,draft=8ms,alpha=0.8"], "'40' is no duration"),
+        (["--virtual", "target=40,draft=8ms,alpha=0.8"], "'40' is not a duration"),
         (["--virtual", "target=40ms,draft=8ms"], "missing"),
         (["--virtual", "target=40ms,draft=8ms,alpha=1.8"], "alpha must be in"),
         (["--virtual", "target=40ms,draft=8ms,alpha=.8", "--modes", "fast"], "--modes has 'fast'"),
@@ -266,7 +266,7 @@ LAYERS = ["bench", "layer-parallel", "--prompt", "x", "--drafter"]
         ),
         (
             ["generate", "--prompt", "x", "--drafter", "target:layers=0-1", "--drafter-tp", "3"],
-            "has 2 layers to lie on them",
+            "has 2 layers, one rank holds at least one",
         ),
         (
             [*LAYERS, "target:layers=0-1", "--mode", "autoregressive"],

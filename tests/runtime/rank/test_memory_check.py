@@ -60,5 +60,5 @@ def test_what_does_not_fit_is_refused_with_its_figures() -> None:
     with pytest.raises(ConfigError) as refusal:
         check_fits(2 * GIB, 3 * GIB, 4 * GIB, cache_tokens=1234)
     text = str(refusal.value)
-    for part in ("2.0 GiB", "1234 tokens 3.0 GiB", "4.0 GiB are available", "--cache-tokens"):
+    for part in ("2.0 GiB", "1234 tokens 3.0 GiB", "4.0 GiB are available", "`cache_tokens`"):
         assert part in text

@@ -80,5 +80,5 @@ def test_what_ranks_exchange_comes_on_top_of_the_forward() -> None:
 
 
 def test_exchanges_below_zero_are_refused() -> None:
-    with pytest.raises(ConfigError, match="seed and exchanges >= 0"):
+    with pytest.raises(ConfigError, match="exchanges at least 0"):
         VirtualSpec.parse("target=6ms,draft=1ms,alpha=0.8,exchanges=-1")
