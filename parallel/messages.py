@@ -11,6 +11,7 @@ from parallel.decoding.types import (
     SamplingParams,
     SparseProbs,
     TokenLogprobs,
+    VerifierKind,
 )
 
 
@@ -51,7 +52,7 @@ class DraftOpen:
     capacity: int
     """Tokens the request can grow to, drafts included."""
     send_probs: bool
-    """Whether the verifier needs the law of each draft token."""
+    """Whether the verifier needs the probabilities that each draft token was drawn from."""
     vocab_size: int | None = None
     """Tokens the target knows; a drafter that knows more draws no others. None: unknown."""
 
@@ -103,7 +104,7 @@ class ProposalItem:
     """Number of tokens before the first of `token_ids`."""
     token_ids: tuple[int, ...]
     draft_probs: tuple[SparseProbs, ...] = ()
-    """The law of each token; empty when they are POINT drafts."""
+    """What each token was drawn from; empty when they are POINT drafts."""
     parents: tuple[int, ...] = ()
     """Of a tree: index of the token that each follows, -1 for the base; empty for a chain. The
     drafter does not hold a tree that it proposed."""
@@ -135,8 +136,7 @@ class Submit:
     prompt_ids: tuple[int, ...]
     sampling: SamplingParams
     mode: DecodeMode
-    verifier: str
-    """A VerifierKind value."""
+    verifier: VerifierKind
     max_tokens: int
     draft_length: int | None = None
     """Draft tokens a round; None leaves it to the controller."""

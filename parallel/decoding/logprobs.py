@@ -1,7 +1,7 @@
 """Log probabilities of output tokens: the target's own, whatever was drafted.
 
-They are taken from the law before temperature, cuts and penalties, at the row that decided each
-token, so speculation leaves them as they are.
+They are taken from the distribution before temperature, cuts and penalties, at the row that decided
+each token, so speculation leaves them as they are.
 """
 
 from collections.abc import Sequence

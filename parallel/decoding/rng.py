@@ -2,7 +2,8 @@
 
 Philox4x64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). The key is
 (seed, request); the counter's four words are (block, 0, position, purpose), so each
-(request, position, purpose) owns 2**64 blocks of four numbers and no two streams overlap (rule R1).
+(request, position, purpose) owns 2**64 blocks of four numbers and no two streams overlap (the
+one-number rule of docs/exactness.md).
 """
 
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ class Purpose(IntEnum):
     SAMPLE = 0
     """Gumbel noise of the target's own sample, and of drafts coupled with it."""
     DRAFT = 1
-    """The draw of a draft token from its law."""
+    """The draw of a draft token."""
     ACCEPT = 2
     """The acceptance test of a draft token; one number for each sibling."""
     RECOVER = 3

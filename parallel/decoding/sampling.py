@@ -30,7 +30,7 @@ _WIDEN = 8
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Distribution:
-    """A law over the tokens that can be drawn."""
+    """Probabilities of the tokens that can be drawn."""
 
     ids: Ints
     """[num], ascending."""
@@ -54,7 +54,7 @@ def num_candidates(params: SamplingParams) -> int:
 def distribution(
     row: ScoreRow, params: SamplingParams, history: Sequence[int] = ()
 ) -> Distribution:
-    """Return the law that `sample` draws from.
+    """Return the distribution that `sample` draws from.
 
     Where logits tie at the edge of top-k or top-p, the lowest ids are kept, so that k tokens are k;
     transformers keeps all ties at the edge of top-k and an arbitrary one at that of top-p.
@@ -114,12 +114,12 @@ def sample(
     return int(kept[_gumbel_argmax(scaled, numbers)])
 
 
-def truncate(law: Distribution, num: int) -> Distribution:
-    """Return the law on its `num` best tokens, of ties the lowest ids, renormalised."""
-    if len(law.ids) <= num:
-        return law
-    edge = torch.from_numpy(law.probs).topk(num).values[-1].item()
-    ids, probs = _at_least(law.ids, law.probs, edge, num)
+def truncate(whole: Distribution, num: int) -> Distribution:
+    """Return the distribution on its `num` best tokens, of ties the lowest ids, renormalized."""
+    if len(whole.ids) <= num:
+        return whole
+    edge = torch.from_numpy(whole.probs).topk(num).values[-1].item()
+    ids, probs = _at_least(whole.ids, whole.probs, edge, num)
     return Distribution(ids=ids, probs=probs / probs.sum())
 
 

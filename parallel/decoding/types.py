@@ -33,8 +33,6 @@ class NodeKind(StrEnum):
     """Chosen by a rule that is not a draw the verifier has to know (a point mass)."""
     IID = "iid"
     """Drawn from `draft_probs`, independently of its siblings."""
-    WITHOUT_REPLACEMENT = "without_replacement"
-    """Drawn from `draft_probs` with its earlier siblings removed and the rest renormalised."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,12 +116,14 @@ class DraftTree:
     """Index of each node's parent; -1 is the last committed token."""
     kinds: tuple[NodeKind, ...] = ()
     draft_probs: tuple[SparseProbs | None, ...] = ()
-    """The law each node was drawn from, before siblings were removed; None for POINT nodes."""
+    """The distribution that each node was drawn from; None for POINT nodes."""
 
     def __post_init__(self) -> None:
         """Refuse trees whose columns disagree."""
         if not len(self.token_ids) == len(self.parents) == len(self.kinds) == len(self.draft_probs):
-            raise ValueError("a draft tree needs a parent, a kind and a law for every token")
+            raise ValueError(
+                "a draft tree needs a parent, a kind and draft probabilities for every token"
+            )
         if any(not -1 <= parent < node for node, parent in enumerate(self.parents)):
             raise ValueError(f"parents {self.parents} are not in topological order")
 
@@ -175,7 +175,7 @@ class DraftTree:
     def chain(
         cls, token_ids: tuple[int, ...], draft_probs: tuple[SparseProbs, ...] = ()
     ) -> "DraftTree":
-        """Make a chain: IID nodes where their laws are given, POINT nodes otherwise."""
+        """Make a chain: IID nodes if their draft probabilities are given, else POINT nodes."""
         num = len(token_ids)
         return cls(
             token_ids=token_ids,
@@ -187,7 +187,7 @@ class DraftTree:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogprobs:
-    """How likely the target found a token before any change of its law, and what beside it."""
+    """A token's probability at the target, before sampling parameters apply, and the likeliest."""
 
     logprob: float
     """Natural logarithm of the output token's probability."""

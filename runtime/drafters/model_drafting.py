@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
 
-from parallel.decoding.verify import draft_token, draft_token_with_law
+from parallel.decoding.verify import draft_token, draft_token_with_probs
 from parallel.messages import DraftItem, DraftRequest, ProposalItem
 from runtime.drafters.draft_model import DraftModel
 from runtime.drafters.drafting import DraftPart
@@ -129,7 +129,7 @@ class ModelDrafter:
             opened = sequence.opened
             inputs = (score, opened.sampling, opened.key, sequence.position, sequence.penalized)
             if opened.send_probs:
-                sequence.add(*draft_token_with_law(*inputs))
+                sequence.add(*draft_token_with_probs(*inputs))
             else:
                 sequence.add(draft_token(*inputs), None)
 

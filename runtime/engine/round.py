@@ -15,7 +15,7 @@ from parallel.decoding.round_state import Commit
 from parallel.decoding.sampling import num_candidates
 from parallel.decoding.score_row import ScoreRow
 from parallel.decoding.types import Verdict
-from parallel.decoding.verify import recursive_rejection, sample_and_match
+from parallel.decoding.verify import verifier_of
 from parallel.messages import EngineStatus, Hello
 from parallel.model.batch import SequenceRows
 from parallel.rounds.controller import DraftLengthController
@@ -263,8 +263,7 @@ def _verdict(work: EngineWork) -> Verdict:
     """Return the verifier's verdict; raises ValueError for logits that define no distribution."""
     sequence, verify = work.sequence, work.verify
     assert verify is not None
-    verifier = recursive_rejection if sequence.needs_laws else sample_and_match
-    return verifier(
+    return verifier_of(sequence.submit.verifier).verify(
         verify.draft,
         work.rows[: verify.num_rows],
         sequence.sampling,

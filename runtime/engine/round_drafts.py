@@ -87,7 +87,7 @@ class RoundDrafts:
         port = self._ports.of(sequence)
         grows_trees = port is not None and port.grows_trees
         takes_trees = policy_of(sequence.mode).takes_trees
-        return grows_trees and takes_trees and not sequence.needs_laws
+        return grows_trees and takes_trees and not sequence.needs_draft_probs
 
     def num_successors(self, sequence: DecodingSequence) -> int:
         """Return how many best tokens a request's drafter wants to hear of."""
@@ -191,7 +191,7 @@ class RoundDrafts:
             sampling=sequence.sampling,
             num_prompt=sequence.num_prompt,
             capacity=capacity,
-            send_probs=sequence.needs_laws,
+            send_probs=sequence.needs_draft_probs,
             vocab_size=self._ports.vocab_size,
         )
 

@@ -15,8 +15,8 @@ from parallel.decoding.types import (
     DraftTree,
     RngKey,
     SamplingParams,
-    VerifierKind,
 )
+from parallel.decoding.verify import verifier_of
 from parallel.messages import DraftItem, RequestStats, Submit
 from parallel.rounds.machine import start
 from runtime.models.tokenizer import StopMatcher
@@ -212,9 +212,10 @@ class DecodingSequence:
         return self.state.mode
 
     @property
-    def needs_laws(self) -> bool:
-        """Whether the verifier tests drafts against the laws they were drawn from."""
-        return self.submit.verifier == VerifierKind.REJECTION and not self.sampling.is_greedy
+    def needs_draft_probs(self) -> bool:
+        """Whether the verifier tests drafts against the probabilities they were drawn from."""
+        is_needed = verifier_of(self.submit.verifier).needs_draft_probs
+        return is_needed and not self.sampling.is_greedy
 
     @property
     def num_output(self) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import fields
 
-from parallel.decoding.types import RngKey, SamplingParams, SparseProbs, TokenLogprobs
+from parallel.decoding.types import RngKey, SamplingParams, SparseProbs, TokenLogprobs, VerifierKind
 from parallel.messages import (
     Cancel,
     Committed,
@@ -28,7 +28,6 @@ from runtime.links.wire_values import (
     MODE_NAMES,
     REASON_NAMES,
     ROLE_NAMES,
-    VERIFIER_NAMES,
     checked_context,
     checked_parents,
     checked_probs,
@@ -156,7 +155,7 @@ def _get_submit(wire: pb.Submit) -> Submit:
         prompt_ids=checked_token_ids(wire.prompt_ids),
         sampling=_get_sampling(wire.sampling),
         mode=known(MODE_NAMES, wire.mode, "mode"),
-        verifier=known(VERIFIER_NAMES, wire.verifier, "verifier"),
+        verifier=VerifierKind(wire.verifier or VerifierKind.MATCH),
         max_tokens=wire.max_tokens,
         draft_length=wire.draft_length if wire.HasField("draft_length") else None,
         ignore_eos=wire.ignore_eos,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
-from parallel.decoding.types import SamplingParams, TokenLogprobs
+from parallel.decoding.types import SamplingParams, TokenLogprobs, VerifierKind
 from parallel.messages import (
     Cancel,
     Committed,
@@ -25,7 +25,6 @@ from runtime.links.wire_values import (
     MODES,
     REASONS,
     ROLES,
-    VERIFIERS,
     checked_parents,
     checked_probs,
     checked_seconds,
@@ -150,7 +149,7 @@ def _put_submit(message: Submit) -> pb.Frame:
             prompt_ids=checked_token_ids(message.prompt_ids),
             sampling=_put_sampling(message.sampling),
             mode=MODES[message.mode],
-            verifier=VERIFIERS[message.verifier],
+            verifier=VerifierKind(message.verifier).value,
             max_tokens=message.max_tokens,
             draft_length=message.draft_length,
             ignore_eos=message.ignore_eos,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import TypeVar
 
-from parallel.decoding.types import DecodeMode, VerifierKind
+from parallel.decoding.types import DecodeMode
 from protos.paceline.v1 import link_pb2 as pb
 
 MAX_TOKEN_ID = 2**31 - 1
@@ -17,16 +17,7 @@ _T = TypeVar("_T")
 _Enum = TypeVar("_Enum", bound=int)
 
 ROLES = {"driver": pb.ROLE_DRIVER, "drafter": pb.ROLE_DRAFTER}
-MODES = {
-    DecodeMode.AUTOREGRESSIVE: pb.DECODE_MODE_AUTOREGRESSIVE,
-    DecodeMode.SPECULATIVE: pb.DECODE_MODE_SPECULATIVE,
-    DecodeMode.PEARL: pb.DECODE_MODE_PEARL,
-    DecodeMode.AUTO: pb.DECODE_MODE_AUTO,
-}
-VERIFIERS = {
-    VerifierKind.MATCH.value: pb.VERIFIER_KIND_MATCH,
-    VerifierKind.REJECTION.value: pb.VERIFIER_KIND_REJECTION,
-}
+MODES = {mode: pb.DecodeMode.Value(f"DECODE_MODE_{mode.name}") for mode in DecodeMode}
 REASONS = {
     "stop": pb.FINISH_REASON_STOP,
     "length": pb.FINISH_REASON_LENGTH,
@@ -34,7 +25,6 @@ REASONS = {
 }
 ROLE_NAMES = {number: name for name, number in ROLES.items()}
 MODE_NAMES = {number: name for name, number in MODES.items()}
-VERIFIER_NAMES = {number: name for name, number in VERIFIERS.items()}
 REASON_NAMES = {number: name for name, number in REASONS.items()}
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from parallel.decoding.types import DecodeMode, RngKey, SamplingParams, SparseProbs
+from parallel.decoding.types import DecodeMode, RngKey, SamplingParams, SparseProbs, VerifierKind
 from parallel.messages import (
     Cancel,
     Committed,
@@ -88,7 +88,7 @@ EVERY_KIND: list[Message] = [
         prompt_ids=(1, 2, 3),
         sampling=SamplingParams(),
         mode=DecodeMode.PEARL,
-        verifier="match",
+        verifier=VerifierKind.MATCH,
         max_tokens=8,
         draft_length=None,
         stop=("\n\n",),

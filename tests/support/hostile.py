@@ -98,7 +98,7 @@ def probs(*values: float) -> SparseProbs:
     return SparseProbs(ids=tuple(range(len(values))), probs=values)
 
 
-def _laws(law: SparseProbs) -> Mutation:
+def _with_probs(law: SparseProbs) -> Mutation:
     return lambda item, _: replace(item, draft_probs=(law,) * len(item.token_ids))
 
 
@@ -120,11 +120,11 @@ ITEMS: dict[str, Mutation] = {
         item, parents=tuple(range(len(item.token_ids), 0, -1))
     ),
     "too few parents": lambda item, _: replace(item, parents=(-1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9)),
-    "NaN probabilities": _laws(probs(float("nan"), 0.5)),
-    "infinite probabilities": _laws(probs(float("inf"), 0.5)),
-    "negative probabilities": _laws(probs(*[1.0] * 30, *[-1.0] * 18, -11.0)),
-    "unnormalized probabilities": _laws(probs(*[0.5] * 48)),
-    "probabilities beyond the vocabulary": _laws(probs(*[1 / 100] * 100)),
+    "NaN probabilities": _with_probs(probs(float("nan"), 0.5)),
+    "infinite probabilities": _with_probs(probs(float("inf"), 0.5)),
+    "negative probabilities": _with_probs(probs(*[1.0] * 30, *[-1.0] * 18, -11.0)),
+    "unnormalized probabilities": _with_probs(probs(*[0.5] * 48)),
+    "probabilities beyond the vocabulary": _with_probs(probs(*[1 / 100] * 100)),
     "too few probabilities": lambda item, _: replace(item, draft_probs=item.draft_probs[:-1]),
     "probabilities of no type": lambda item, _: replace(item, draft_probs=_any((1,) * 9)),
     "NaN gains": lambda item, _: replace(item, gains=(float("nan"),) * len(item.token_ids)),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from parallel.decoding.rng import request_key
 from parallel.decoding.sampling import sample
 from parallel.decoding.score_row import ScoreRow
-from parallel.decoding.types import DecodeMode, RngKey, SamplingParams
+from parallel.decoding.types import DecodeMode, RngKey, SamplingParams, VerifierKind
 from parallel.group import SoloGroup
 from parallel.messages import Committed, Failed, Finished, Hello, Message, Submit
 from parallel.rounds.controller import DraftLengthController
@@ -226,14 +226,14 @@ def make_submit(
         prompt_ids=tuple(prompt),
         sampling=sampling or SamplingParams(),
         mode=DecodeMode(mode),
-        verifier=verifier,
+        verifier=VerifierKind(verifier),
         max_tokens=max_tokens,
         draft_length=draft_length,
     )
 
 
 def expected_tokens(submit: Submit) -> list[int]:
-    """The target alone: one token after the other, straight from the toy's law."""
+    """The target alone: one token after the other, straight from the toy's distribution."""
     tokens = list(submit.prompt_ids)
     key = RngKey(seed=submit.sampling.seed, request=request_key(submit.prompt_ids, sample_index=0))
     for position in range(submit.max_tokens):

@@ -63,24 +63,6 @@ DECODE_MODE_AUTO: DecodeMode.ValueType  # 4
 """The mode that is fastest for the request."""
 Global___DecodeMode: _TypeAlias = DecodeMode  # noqa: Y015
 
-class _VerifierKind:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _VerifierKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VerifierKind.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    VERIFIER_KIND_UNSPECIFIED: _VerifierKind.ValueType  # 0
-    VERIFIER_KIND_MATCH: _VerifierKind.ValueType  # 1
-    VERIFIER_KIND_REJECTION: _VerifierKind.ValueType  # 2
-
-class VerifierKind(_VerifierKind, metaclass=_VerifierKindEnumTypeWrapper):
-    """The acceptance rule."""
-
-VERIFIER_KIND_UNSPECIFIED: VerifierKind.ValueType  # 0
-VERIFIER_KIND_MATCH: VerifierKind.ValueType  # 1
-VERIFIER_KIND_REJECTION: VerifierKind.ValueType  # 2
-Global___VerifierKind: _TypeAlias = VerifierKind  # noqa: Y015
-
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -657,7 +639,8 @@ class Submit(_message.Message):
     OUTPUT_IDS_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     mode: Global___DecodeMode.ValueType
-    verifier: Global___VerifierKind.ValueType
+    verifier: _builtins.str
+    """Name of the verifier: match (also if empty) or rejection."""
     max_tokens: _builtins.int
     draft_length: _builtins.int
     """Draft tokens a round, may be 0; if absent, the controller chooses."""
@@ -693,7 +676,7 @@ class Submit(_message.Message):
         prompt_ids: _abc.Iterable[_builtins.int] | None = ...,
         sampling: Global___SamplingParams | None = ...,
         mode: Global___DecodeMode.ValueType = ...,
-        verifier: Global___VerifierKind.ValueType = ...,
+        verifier: _builtins.str = ...,
         max_tokens: _builtins.int = ...,
         draft_length: _builtins.int | None = ...,
         ignore_eos: _builtins.bool = ...,

@@ -16,7 +16,7 @@ from parallel.decoding.rng import Purpose, uniforms
 from parallel.decoding.sampling import distribution, num_candidates, sample, truncate
 from parallel.decoding.score_row import ScoreRow
 from parallel.decoding.types import RngKey, SamplingParams
-from parallel.decoding.verify import draft_token_with_law
+from parallel.decoding.verify import draft_token_with_probs
 
 KEY = RngKey(seed=5, request=17)
 PARAMS = [
@@ -189,7 +189,7 @@ def test_samples_follow_the_law(params: SamplingParams) -> None:
 def test_drafts_with_a_law_follow_it_and_are_cut_to_the_best() -> None:
     row = whole(random_logits(1, 30, 1.0))
     params = SamplingParams(temperature=1.0)
-    drawn = [draft_token_with_law(row, params, KEY, i, max_support=5) for i in range(5000)]
+    drawn = [draft_token_with_probs(row, params, KEY, i, max_support=5) for i in range(5000)]
     law = drawn[0][1]
     cut = truncate(distribution(row, params), 5)
     assert law.ids == tuple(cut.ids.tolist())

@@ -1,7 +1,7 @@
 """Verifiers on toys, by exact enumeration; each exactness rule with a variant that breaks it."""
 
 from collections.abc import Sequence
-from itertools import pairwise, product
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -22,16 +22,15 @@ from parallel.decoding.types import (
 )
 from parallel.decoding.verify import (
     acceptance_test,
-    draft_token_with_law,
+    draft_token_with_probs,
     recursive_rejection,
     sample_and_match,
-    sibling_law,
 )
 
 TOY3 = ((0.6, 0.3, 0.1), (0.3, 0.5, 0.2))  # target, drafter
 TOY4 = ((0.35, 0.30, 0.20, 0.15), (0.20, 0.15, 0.45, 0.20))
 SAMPLED = SamplingParams(temperature=1.0)
-IID, WITHOUT, POINT = NodeKind.IID, NodeKind.WITHOUT_REPLACEMENT, NodeKind.POINT
+IID, POINT = NodeKind.IID, NodeKind.POINT
 
 
 def key(request: int) -> RngKey:
@@ -51,48 +50,44 @@ def sparse(probs: Sequence[float]) -> SparseProbs:
     return SparseProbs(ids=tuple(range(len(probs))), probs=tuple(probs))
 
 
-def siblings(
-    token_ids: Sequence[int], kinds: Sequence[NodeKind], law: Sequence[float]
-) -> DraftTree:
+def siblings(token_ids: Sequence[int], draft_probs: Sequence[float]) -> DraftTree:
+    num = len(token_ids)
     return DraftTree(
         token_ids=tuple(token_ids),
-        parents=(-1,) * len(token_ids),
-        kinds=tuple(kinds),
-        draft_probs=tuple(None if kind is POINT else sparse(law) for kind in kinds),
+        parents=(-1,) * num,
+        kinds=(IID,) * num,
+        draft_probs=(sparse(draft_probs),) * num,
     )
 
 
-def enumerate_law(
-    toy: tuple[Sequence[float], Sequence[float]],
-    drawn: Sequence[NodeKind],
-    believed: Sequence[NodeKind] | None = None,
+def enumerate_outputs(
+    toy: tuple[Sequence[float], Sequence[float]], num: int, *, replaced: bool = True
 ) -> tuple[list[float], float]:
-    """Return the output law and the acceptance of siblings `drawn` so but `believed` to be so."""
+    """Return the output's distribution and the acceptance of `num` siblings tested as independent.
+
+    They are drawn so too, or (not `replaced`) from what the earlier ones left.
+    """
     target, drafter = toy
     out, accepted = [0.0] * len(target), 0.0
 
-    def go(tokens: tuple[int, ...], law: Distribution, weight: float) -> None:
+    def enumerate_siblings(tokens: tuple[int, ...], left: Distribution, weight: float) -> None:
         nonlocal accepted
-        rank = len(tokens)
-        if rank == len(drawn):
-            for token, prob in zip(law.ids.tolist(), law.probs.tolist(), strict=True):
+        if len(tokens) == num:
+            for token, prob in zip(left.ids.tolist(), left.probs.tolist(), strict=True):
                 out[token] += weight * prob
             return
-        for token in range(len(target)):
-            grown = (*tokens, token)
-            real = siblings(grown, drawn[: rank + 1], drafter)
-            real_law = sibling_law(real, rank, range(rank))
-            if token not in real_law.ids:
-                continue
-            drawing = weight * real_law.probs[real_law.ids.index(token)]
-            assumed = siblings(grown, (believed or drawn)[: rank + 1], drafter)
-            test = acceptance_test(law, sibling_law(assumed, rank, range(rank)), token)
+        taken = set() if replaced else set(tokens)
+        mass = sum(prob for token, prob in enumerate(drafter) if token not in taken)
+        for token in set(range(len(target))) - taken:
+            drawing = weight * drafter[token] / mass
+            test = acceptance_test(left, sparse(drafter), token)
             out[token] += drawing * test.probability
             accepted += drawing * test.probability
             if test.residual is not None:
-                go(grown, test.residual, drawing * (1 - test.probability))
+                rejecting = drawing * (1 - test.probability)
+                enumerate_siblings((*tokens, token), test.residual, rejecting)
 
-    go((), exact(target), 1.0)
+    enumerate_siblings((), exact(target), 1.0)
     return out, accepted
 
 
@@ -101,32 +96,18 @@ def total_variation(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 @pytest.mark.parametrize(
-    ("toy", "kinds", "acceptance"),
-    [
-        (TOY3, [IID], 0.7),
-        (TOY4, [IID], 0.7),
-        (TOY3, [IID] * 2, 0.79),
-        (TOY4, [IID] * 2, 0.8050),
-        (TOY4, [IID] * 3, 0.87325),
-        (TOY3, [WITHOUT] * 2, 0.8575),
-        (TOY4, [WITHOUT] * 2, 0.880966),
-        (TOY4, [WITHOUT] * 3, 0.978571),
-    ],
+    ("toy", "num", "acceptance"),
+    [(TOY3, 1, 0.7), (TOY4, 1, 0.7), (TOY3, 2, 0.79), (TOY4, 2, 0.8050), (TOY4, 3, 0.87325)],
 )
-def test_recursive_rejection_keeps_the_target_law_at_the_known_acceptance(
-    toy: tuple[Sequence[float], Sequence[float]], kinds: list[NodeKind], acceptance: float
+def test_recursive_rejection_keeps_the_targets_distribution_at_the_known_acceptance(
+    toy: tuple[Sequence[float], Sequence[float]], num: int, acceptance: float
 ) -> None:
-    out, accepted = enumerate_law(toy, kinds)
+    out, accepted = enumerate_outputs(toy, num)
     assert out == pytest.approx(toy[0], abs=1e-12)
     assert accepted == pytest.approx(acceptance, abs=1e-6)
 
 
-@pytest.mark.parametrize("kinds", [[IID, WITHOUT], [WITHOUT, IID, WITHOUT]])
-def test_siblings_of_mixed_kinds_keep_the_target_law(kinds: list[NodeKind]) -> None:
-    assert enumerate_law(TOY4, kinds)[0] == pytest.approx(TOY4[0], abs=1e-12)
-
-
-def test_a_point_draft_keeps_the_target_law() -> None:
+def test_a_point_draft_keeps_the_targets_distribution() -> None:
     for token in range(4):
         test = acceptance_test(exact(TOY4[0]), SparseProbs(ids=(token,), probs=(1.0,)), token)
         assert test.probability == pytest.approx(TOY4[0][token])
@@ -134,17 +115,17 @@ def test_a_point_draft_keeps_the_target_law() -> None:
         assert token not in test.residual.ids
 
 
-def test_rule_2_drafts_without_replacement_tested_as_independent_are_caught() -> None:
+def test_actual_distribution_rule_draws_without_replacement_are_not_independent() -> None:
     for num, distance in ((2, 0.00835), (3, 0.02143)):
-        out, _ = enumerate_law(TOY4, [WITHOUT] * num, believed=[IID] * num)
+        out, _ = enumerate_outputs(TOY4, num, replaced=False)
         assert total_variation(out, TOY4[0]) == pytest.approx(distance, abs=5e-6)
 
 
-def test_rule_3_dropping_an_unlikely_draft_after_looking_is_biased() -> None:
+def test_no_peeking_rule_dropping_an_unlikely_draft_after_looking_is_biased() -> None:
     target, drafter = TOY4
 
     def output(keeps: Sequence[bool]) -> list[float]:
-        """Return the law when a draft is tested only if its token is kept, else hidden."""
+        """Return the distribution when a draft is tested only if its token is kept, else hidden."""
         out = [0.0] * 4
         for token in range(4):
             if not keeps[token]:
@@ -168,14 +149,14 @@ def test_rule_3_dropping_an_unlikely_draft_after_looking_is_biased() -> None:
 def _match_but_draw_again(
     draft: DraftTree, rows: Sequence[ScoreRow], params: SamplingParams, rng_key: RngKey
 ) -> Verdict:
-    """Break rule R4 as REST does: throw the sample away where it does not match."""
+    """Break the same-sample rule as REST does: throw the sample away where it does not match."""
     verdict = sample_and_match(draft, rows, params, rng_key, 0)
     if verdict.num_accepted:
         return verdict
     return Verdict(num_accepted=0, next_token=sample(rows[0], params, rng_key, 1_000_000))
 
 
-def test_rule_4_drawing_again_after_a_mismatch_is_caught() -> None:
+def test_same_sample_rule_drawing_again_after_a_mismatch_is_caught() -> None:
     draft, rows = DraftTree.chain((1,)), [row(TOY3[0])] * 2
 
     def counts(broken: bool) -> list[int]:
@@ -198,7 +179,9 @@ def test_rule_4_drawing_again_after_a_mismatch_is_caught() -> None:
 
 
 @pytest.mark.parametrize("verifier", [sample_and_match, recursive_rejection])
-def test_rule_5_the_bonus_token_obeys_the_transforms(verifier: verify.Verifier) -> None:
+def test_same_transforms_rule_holds_for_the_bonus_token(
+    verifier: verify.Verifier,
+) -> None:
     params = SamplingParams(temperature=1.0, top_k=2)
     draft, rows = DraftTree.chain((0,)), [row((1.0, 0.0, 0.0)), row((0.4, 0.35, 0.25))]
 
@@ -217,11 +200,11 @@ def test_rule_5_the_bonus_token_obeys_the_transforms(verifier: verify.Verifier) 
 
 
 def _loosely_accepted(number: float, probability: float) -> bool:
-    """Break rule R6 as SWIFT and RAPID do."""
+    """Break the strict-acceptance rule as SWIFT and RAPID do."""
     return number <= probability
 
 
-def test_rule_6_a_token_the_target_cannot_draw_is_never_accepted(
+def test_strict_acceptance_rule_a_token_the_target_cannot_draw_is_never_accepted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def zero_to_accept(
@@ -254,7 +237,7 @@ def test_a_number_equal_to_the_ratio_rejects(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("verifier", [sample_and_match, recursive_rejection])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_rule_7_each_node_is_penalised_by_its_own_prefix(
+def test_own_prefix_rule_each_node_is_penalised_by_its_own_prefix(
     verifier: verify.Verifier, temperature: float
 ) -> None:
     params = SamplingParams(temperature=temperature, repetition_penalty=50.0, top_k=1)
@@ -316,22 +299,20 @@ def test_coupled_drafts_are_accepted_more_often_than_independent_ones() -> None:
     assert hits / 3000 > sum(p * q for p, q in zip(*TOY3, strict=True)) + 0.1
 
 
-def _drawn_tree(request: int, kind: NodeKind) -> DraftTree:
-    """Draw two levels of two siblings each from the drafter's law."""
-    law = np.array(TOY3[1])
+def _drawn_tree(request: int) -> DraftTree:
+    """Draw two levels of two siblings each from the drafter's distribution."""
+    drafter = np.array(TOY3[1])
     tokens: list[int] = []
     parents: list[int] = []
     for parent in (-1, 0, 1):
-        first = _pick(law, uniform(key(request), parent + 1, Purpose.DRAFT, index=0))
-        left = law.copy()
-        if kind is WITHOUT:
-            left[first] = 0
-        tokens += [first, _pick(left, uniform(key(request), parent + 1, Purpose.DRAFT, index=1))]
-        parents += [parent, parent]
+        for rank in (0, 1):
+            number = uniform(key(request), parent + 1, Purpose.DRAFT, index=rank)
+            tokens.append(_pick(drafter, number))
+            parents.append(parent)
     return DraftTree(
         token_ids=tuple(tokens),
         parents=tuple(parents),
-        kinds=(kind,) * 6,
+        kinds=(IID,) * 6,
         draft_probs=(sparse(TOY3[1]),) * 6,
     )
 
@@ -340,12 +321,12 @@ def _pick(weights: np.ndarray, number: float) -> int:
     return int(np.searchsorted(np.cumsum(weights), number * weights.sum(), side="right"))
 
 
-@pytest.mark.parametrize(("kind", "acceptance"), [(IID, 0.79), (WITHOUT, 0.8575)])
-def test_sampled_trees_keep_the_law_of_both_levels(kind: NodeKind, acceptance: float) -> None:
+def test_sampled_trees_keep_the_distribution_of_both_levels() -> None:
+    acceptance = 0.79
     num, rows = 5000, [row(TOY3[0])] * 7
     first, second, accepted = np.zeros(3), np.zeros(3), 0
     for request in range(num):
-        draft = _drawn_tree(request, kind)
+        draft = _drawn_tree(request)
         verdict = recursive_rejection(draft, rows, SAMPLED, key(request), 10)
         assert verdict.next_token is not None
         tokens = [draft.token_ids[n] for n in verdict.accepted_nodes] + [verdict.next_token]
@@ -363,12 +344,12 @@ def test_sampled_trees_believed_independent_are_caught_by_the_same_test() -> Non
     num, rows = 5000, [row(TOY4[0])]
     counts = np.zeros(4)
     for request in range(num):  # weight 3 siblings, distance .02143, into one cell each
-        law = np.array(TOY4[1])
+        drafter = np.array(TOY4[1])
         tokens: list[int] = []
         for rank in range(3):
-            tokens.append(_pick(law, uniform(key(request), 0, Purpose.DRAFT, index=rank)))
-            law[tokens[-1]] = 0
-        draft = siblings(tokens, [IID] * 3, TOY4[1])
+            tokens.append(_pick(drafter, uniform(key(request), 0, Purpose.DRAFT, index=rank)))
+            drafter[tokens[-1]] = 0
+        draft = siblings(tokens, TOY4[1])
         verdict = recursive_rejection(draft, rows * 4, SAMPLED, key(request), 0)
         token = (
             draft.token_ids[verdict.accepted_nodes[0]]
@@ -406,41 +387,39 @@ def test_rows_that_do_not_fit_are_refused(verifier: verify.Verifier, num_rows: i
 
 def test_greedy_rejection_accepts_the_best_token_alone() -> None:
     rows, params = [row(TOY3[0])] * 3, SamplingParams()
-    laws = (sparse(TOY3[1]),) * 2
-    verdict = recursive_rejection(DraftTree.chain((0, 1), laws), rows, params, key(0), 0)
+    draft_probs = (sparse(TOY3[1]),) * 2
+    verdict = recursive_rejection(DraftTree.chain((0, 1), draft_probs), rows, params, key(0), 0)
     assert (verdict.num_accepted, verdict.next_token) == (1, 0)
 
 
-def test_equal_laws_are_always_accepted() -> None:
+def test_drafts_of_an_equal_model_are_always_accepted() -> None:
     rows = [row(TOY4[0])] * 6
     for request in range(200):
-        drawn = [draft_token_with_law(rows[0], SAMPLED, key(request), i) for i in range(5)]
-        draft = DraftTree.chain(tuple(t for t, _ in drawn), tuple(law for _, law in drawn))
+        drawn = [draft_token_with_probs(rows[0], SAMPLED, key(request), i) for i in range(5)]
+        draft = DraftTree.chain(tuple(t for t, _ in drawn), tuple(probs for _, probs in drawn))
         assert recursive_rejection(draft, rows, SAMPLED, key(request), 0).num_accepted == 5
 
 
 @pytest.mark.parametrize(
-    ("law", "problem"),
+    ("probs", "problem"),
     [
         (SparseProbs(ids=(1, 2), probs=(0.5, 0.5)), "cannot have been drawn"),
         (SparseProbs(ids=(0, 1), probs=(0.0, 1.0)), "cannot have been drawn"),
-        (SparseProbs(ids=(0, 1), probs=(0.7, 0.7)), "sums to"),
-        (SparseProbs(ids=(0, 1), probs=(-0.5, 1.5)), "sums to"),
-        (SparseProbs(ids=(0,), probs=(0.5, 0.5)), "sums to"),
-        (SparseProbs(ids=(0, 1), probs=(float("nan"), 1.0)), "sums to"),
+        (SparseProbs(ids=(0, 1), probs=(0.7, 0.7)), "sum to"),
+        (SparseProbs(ids=(0, 1), probs=(-0.5, 1.5)), "sum to"),
+        (SparseProbs(ids=(0,), probs=(0.5, 0.5)), "sum to"),
+        (SparseProbs(ids=(0, 1), probs=(float("nan"), 1.0)), "sum to"),
     ],
 )
-def test_a_law_that_cannot_be_is_refused(law: SparseProbs, problem: str) -> None:
+def test_draft_probabilities_that_cannot_be_are_refused(probs: SparseProbs, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
-        acceptance_test(exact(TOY3[0]), law, 0)
+        acceptance_test(exact(TOY3[0]), probs, 0)
 
 
-def test_missing_and_exhausted_laws_are_refused() -> None:
+def test_missing_draft_probabilities_are_refused() -> None:
     draft = DraftTree(token_ids=(0,), parents=(-1,), kinds=(IID,), draft_probs=(None,))
-    with pytest.raises(ValueError, match="lacks its law"):
-        sibling_law(draft, 0, ())
-    with pytest.raises(ValueError, match="exhaust"):
-        sibling_law(siblings((0, 0), [WITHOUT] * 2, (1.0,)), 1, (0,))
+    with pytest.raises(ValueError, match="lacks its draft probabilities"):
+        recursive_rejection(draft, [row(TOY3[0])] * 2, SAMPLED, key(0), 0)
 
 
 def test_no_number_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -453,11 +432,11 @@ def test_no_number_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "uniform", recorded)
     for request in range(50):
         read.clear()
-        recursive_rejection(_drawn_tree(0, WITHOUT), [row(TOY3[0])] * 7, SAMPLED, key(request), 10)
+        recursive_rejection(_drawn_tree(0), [row(TOY3[0])] * 7, SAMPLED, key(request), 10)
         assert len(set(read)) == len(read)
         assert all(a[0] <= b[0] for a, b in pairwise(read))
 
 
-def test_enumeration_covers_every_draw() -> None:
-    for kinds in product([IID, WITHOUT], repeat=2):
-        assert sum(enumerate_law(TOY3, kinds)[0]) == pytest.approx(1)
+@pytest.mark.parametrize("replaced", [True, False])
+def test_enumeration_covers_every_draw(*, replaced: bool) -> None:
+    assert sum(enumerate_outputs(TOY3, 2, replaced=replaced)[0]) == pytest.approx(1)

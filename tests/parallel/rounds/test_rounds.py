@@ -41,7 +41,7 @@ from parallel.decoding.types import (
 from parallel.decoding.verify import (
     Verifier,
     draft_token,
-    draft_token_with_law,
+    draft_token_with_probs,
     recursive_rejection,
     sample_and_match,
 )
@@ -151,7 +151,7 @@ class Generation:
             if self.verifier is sample_and_match:
                 known.append(draft_token(row, self.params, self.key, position, known))
             else:
-                token, law = draft_token_with_law(row, self.params, self.key, position, known)
+                token, law = draft_token_with_probs(row, self.params, self.key, position, known)
                 known.append(token)
                 laws.append(law)
         return DraftTree.chain(tuple(known[len(known) - num :]), tuple(laws))
@@ -255,7 +255,7 @@ def test_long_outputs_of_the_context_free_toy_are_exact(
     assert follows(long_generation(generation, 30_000), (FLAT_TARGET,)) > 1e-4
 
 
-def test_rule_1_a_number_reused_for_two_positions_is_caught(
+def test_one_number_rule_a_number_reused_for_two_positions_is_caught(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """PEARL's published code: the first test after pre-verify reads pre-verify's number again."""

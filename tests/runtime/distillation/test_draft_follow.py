@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from parallel.decoding.types import DecodeMode, SamplingParams
+from parallel.decoding.types import DecodeMode, SamplingParams, VerifierKind
 from parallel.messages import Submit
 from runtime.distillation.draft_corpus import CorpusRecord, append_records
 from runtime.distillation.draft_follow import Follower, FollowJob, run_follow
@@ -88,7 +88,7 @@ def serve(log: TrafficLog, records: list[CorpusRecord]) -> None:
             prompt_ids=record.prompt_ids,
             sampling=SamplingParams(),
             mode=DecodeMode.SPECULATIVE,
-            verifier="match",
+            verifier=VerifierKind.MATCH,
             max_tokens=12,
             draft_length=None,
         )

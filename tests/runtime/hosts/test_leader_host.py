@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from parallel.decoding.types import DecodeMode, SamplingParams
+from parallel.decoding.types import DecodeMode, SamplingParams, VerifierKind
 from parallel.messages import Finished, Hello, Submit
 from runtime.drafters.lookup_settings import LookupSettings
 from runtime.errors import ConfigError
@@ -55,7 +55,7 @@ def test_a_leader_serves_without_an_inline_drafter_that_fails_to_start(
             prompt_ids=(1, 2),
             sampling=SamplingParams(),
             mode=DecodeMode.SPECULATIVE,
-            verifier="match",
+            verifier=VerifierKind.MATCH,
             max_tokens=3,
             draft_length=2,
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cluster.deploy.deployment import Deployment
 from cluster.deploy.driver_session import Result, run_requests
-from parallel.decoding.types import DecodeMode, SamplingParams
+from parallel.decoding.types import DecodeMode, SamplingParams, VerifierKind
 from parallel.messages import Submit
 from runtime.checking.prompt_files import read_prompts
 from runtime.models.tokenizer import Tokenizer
@@ -43,7 +43,7 @@ def make_submits(
             prompt_ids=prompt,
             sampling=sampling or SamplingParams(),
             mode=DecodeMode(mode),
-            verifier="match",
+            verifier=VerifierKind.MATCH,
             max_tokens=max_tokens,
             draft_length=draft_length,
             ignore_eos=True,
