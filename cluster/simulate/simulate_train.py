@@ -18,12 +18,9 @@ from parallel.training.gradient_coding.queue_schedules import (
     ChunkTimes,
     QueueShape,
 )
-from parallel.training.gradient_coding.scheme_simulation import (
-    SimulatedScheme,
-    TimeModel,
-    simulate_queue,
-    simulate_rounds,
-)
+from parallel.training.gradient_coding.queue_simulation import simulate_queue
+from parallel.training.gradient_coding.scheme_simulation import SimulatedScheme, simulate_rounds
+from parallel.training.gradient_coding.worker_times import TimeModel
 from runtime.errors import ConfigError
 from runtime.training.time_models import time_model
 

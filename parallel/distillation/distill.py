@@ -1,7 +1,7 @@
-"""Distances between a teacher's and a drafter's next-token laws (DistillSpec, arXiv 2310.08461).
+"""Divergences of a drafter's next-token distribution from its teacher's (arXiv 2310.08461).
 
-The teacher is known on its k best tokens. All other tokens together are one more outcome for both
-laws, so each distance is that of the coarser laws: a lower bound of the full one, 0 at equality.
+The teacher's probabilities are known for its k best tokens. All other tokens together are one more
+outcome of both distributions, so each divergence is a lower bound of the full one, 0 at equality.
 """
 
 from enum import StrEnum
@@ -17,23 +17,23 @@ _TINY = 1e-8
 
 
 class Divergence(StrEnum):
-    """What training makes small."""
+    """The loss that training minimizes."""
 
     FORWARD_KL = "forward-kl"
-    """KL(teacher | drafter): the drafter covers all that the teacher may say."""
+    """KL(teacher | drafter): the drafter covers all tokens that the teacher may choose."""
     REVERSE_KL = "reverse-kl"
-    """KL(drafter | teacher): the drafter keeps to what the teacher surely says."""
+    """KL(drafter | teacher): the drafter concentrates on the teacher's likely tokens."""
     TOTAL_VARIATION = "total-variation"
-    """1 - acceptance rate of speculative sampling, the aim itself."""
+    """1 - the acceptance rate of speculative sampling, which is the goal itself."""
 
 
 def outcomes(
     logits_NK: Tensor, columns_NC: Tensor, teacher_probs_NC: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return log-laws of drafter and teacher over the same outcomes, each [N, C + 1].
+    """Return log probabilities of drafter and teacher over the same outcomes, each [N, C + 1].
 
     Args:
-        logits_NK: the drafter's, over the tokens of its head.
+        logits_NK: the drafter's logits over the tokens of its head.
         columns_NC: the head's column of each teacher candidate; -1 where the head lacks it.
         teacher_probs_NC: the teacher's probabilities of its candidates.
     """
@@ -41,7 +41,7 @@ def outcomes(
     known_NC = columns_NC >= 0
     total_N1 = logits_NK.logsumexp(1, keepdim=True)
     log_q_NC = logits_NK.gather(1, columns_NC.clamp_min(0)) - total_N1
-    # What the head lacks has probability 0 there and counts as "any other token".
+    # Tokens that the head lacks have probability 0 there and count as "any other token".
     q_NC = log_q_NC.exp() * known_NC
     p_NC = teacher_probs_NC * known_NC
     rest_q_N1 = (1 - q_NC.sum(1, keepdim=True)).clamp_min(_TINY)
@@ -54,7 +54,7 @@ def outcomes(
 def divergence(
     kind: Divergence, logits_NK: Tensor, columns_NC: Tensor, teacher_probs_NC: Tensor
 ) -> Tensor:
-    """Return the distance at each position, [N]; for the arguments see `outcomes`."""
+    """Return the divergence at each position, [N]; see `outcomes` for the arguments."""
     log_q_NB, log_p_NB = outcomes(logits_NK, columns_NC, teacher_probs_NC)
     counted = F.pad((columns_NC >= 0).float(), (0, 1), value=1.0)
     q_NB, p_NB = log_q_NB.exp(), log_p_NB.exp()

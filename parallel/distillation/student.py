@@ -1,7 +1,7 @@
-"""A drafter while it learns: the decoder of `parallel/model`, differentiable, on whole sequences.
+"""A drafter in training: the decoder of `parallel/model`, differentiable, on whole sequences.
 
 It reads the target's embeddings, has few layers, and scores the tokens of its head alone. Weights
-bear their Hugging Face names, so that what is trained here is what the engine loads.
+have their Hugging Face names, so that the engine loads what is trained here.
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ from parallel.model.rope import inverse_frequencies
 
 
 class Student(nn.Module):
-    """The trainable part of a drafter; embeddings come with the call."""
+    """The trainable part of a drafter; embeddings are an argument of the call."""
 
     def __init__(self, config: ModelConfig, tensors: Mapping[str, Tensor], *, head: Tensor) -> None:
-        """Take the starting weights.
+        """Start from weights.
 
         Args:
             config: the drafter's shape.
@@ -45,7 +45,7 @@ class Student(nn.Module):
         self._frequencies = inverse_frequencies(config.rope, config.head_dim)
 
     def forward(self, x_BTE: Tensor) -> Tensor:
-        """Return normalised hidden states, [B, T, E], of embeddings at positions 0 to T - 1."""
+        """Return normalized hidden states, [B, T, E], of embeddings at positions 0 to T - 1."""
         cos_TD, sin_TD = self._rotary(x_BTE)
         for layer in range(self.config.num_layers):
             x_BTE = x_BTE + self._attention(layer, x_BTE, cos_TD, sin_TD)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 def choose_head_tokens(counts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """Return the `size` tokens seen most often, in rising order.
+    """Return the `size` most frequent tokens, in ascending order.
 
     Tokens never seen follow in the order of their ids: tokenizers number frequent pieces first.
 
@@ -26,6 +26,6 @@ def choose_head_tokens(counts: NDArray[np.int64], size: int) -> NDArray[np.int64
 
 
 def coverage(counts: NDArray[np.int64], head_tokens: NDArray[np.int64]) -> float:
-    """Return the share of what was seen that the head can draft; 1 where nothing was seen."""
+    """Return the share of the counted tokens that the head can draft; 1 if none were counted."""
     total = int(counts.sum())
     return float(counts[head_tokens].sum() / total) if total else 1.0

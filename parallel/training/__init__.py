@@ -1,1 +1,1 @@
-"""Drafters that are pure functions of the token history."""
+"""Gradients, adapters and optimizer steps, as functions of parameters and samples."""

@@ -1,4 +1,4 @@
-"""AdamW on one vector (Loshchilov and Hutter, arXiv 1711.05101), and how its rate goes."""
+"""AdamW on one vector (Loshchilov and Hutter, arXiv 1711.05101), and its learning rate."""
 
 import math
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class AdamW:
     def update(
         self, gradient: Vector, *, lr: float, beta1: float, beta2: float, weight_decay: float
     ) -> None:
-        """Make one step."""
+        """Update the parameters with a gradient."""
         self.step += 1
         one = np.float32(1)
         b1, b2 = np.float32(beta1), np.float32(beta2)
@@ -40,14 +40,14 @@ class AdamW:
 
 
 def learning_rate(step: int, *, num_steps: int, peak: float, warmup: float, schedule: str) -> float:
-    """Return the rate of a step, counted from 0.
+    """Return the learning rate of a step.
 
     Args:
-        step: which.
-        num_steps: of the whole run.
+        step: number of the step, from 0.
+        num_steps: steps of the whole run.
         peak: the highest rate.
-        warmup: share of the steps in which it rises to there.
-        schedule: "constant", "linear" or "cosine", after that.
+        warmup: share of the steps in which the rate rises to the peak.
+        schedule: "constant", "linear" or "cosine", after the warm-up.
     """
     rising = math.ceil(num_steps * warmup)
     if step < rising:
@@ -60,9 +60,9 @@ def learning_rate(step: int, *, num_steps: int, peak: float, warmup: float, sche
     return peak
 
 
-def clipped(gradient: Vector, most: float) -> tuple[Vector, float]:
-    """Return the gradient with a norm of at most `most` (0: as it is), and the norm it had."""
+def clipped(gradient: Vector, max_norm: float) -> tuple[Vector, float]:
+    """Return the gradient scaled down to at most `max_norm` (0: unchanged), and its norm before."""
     norm = float(np.sqrt(np.square(gradient, dtype=np.float64).sum()))
-    if most <= 0 or norm <= most:
+    if max_norm <= 0 or norm <= max_norm:
         return gradient, norm
-    return gradient * np.float32(most / norm), norm
+    return gradient * np.float32(max_norm / norm), norm

@@ -1,4 +1,4 @@
-"""A loss among the tokens that were to choose from."""
+"""A loss among the tokens of the choices alone."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def among_choices(logits_NV: Tensor, choices: Sequence[Sequence[int]]) -> Tensor:
-    """Return logits in which only the choices of each row are possible; all where it has none."""
+    """Return logits that allow only the choices of each row; all tokens where it has none."""
     if not any(choices):
         return logits_NV
     found = logits_NV.clone()

@@ -1,4 +1,4 @@
-"""Linear layers at several points of their weights in one forward: a point for each group of rows.
+"""Linear layers at several points of their weights in one forward: one for each group of rows.
 
 rows   G * B sequences, group after group
 G      points;  B  sequences of each;  r  rank;  I, O  a layer's inputs and outputs
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class GroupedLora(nn.Module):
-    """A frozen linear layer plus an update of low rank, one for each group of rows."""
+    """A frozen linear layer plus a low-rank update for each group of rows."""
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
         super().__init__()
@@ -22,11 +22,11 @@ class GroupedLora(nn.Module):
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Numbers of the matrix A, and of B."""
+        """Sizes of the matrices A and B."""
         return self.rank * self.base.in_features, self.base.out_features * self.rank
 
     def set_points(self, down_GN: Tensor, up_GN: Tensor) -> None:
-        """Take the matrices A and B of each group, as rows of numbers."""
+        """Set the matrices A and B of each group, as rows of numbers."""
         num = len(down_GN)
         self.down_GrI = down_GN.view(num, self.rank, self.base.in_features)
         self.up_GOr = up_GN.view(num, self.base.out_features, self.rank)
@@ -41,7 +41,7 @@ class GroupedLora(nn.Module):
 
 
 class GroupedShift(nn.Module):
-    """A linear layer whose own weight learns, moved by U V^T in each group of rows."""
+    """A linear layer that trains its own weight, shifted by U V^T in each group of rows."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class GroupedShift(nn.Module):
         self.right_GIr: Tensor | None = None
 
     def set_points(self, left_GOr: Tensor, right_GIr: Tensor) -> None:
-        """Take each group's factors."""
+        """Set the factors of each group."""
         self.left_GOr, self.right_GIr = left_GOr, right_GIr
 
     def forward(self, x: Tensor) -> Tensor:

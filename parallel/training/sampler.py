@@ -1,4 +1,4 @@
-"""Which samples a step learns from: a function of the step and the seed alone."""
+"""The samples of a step: a function of the step and the seed alone."""
 
 import numpy as np
 
@@ -7,10 +7,10 @@ def step_samples(step: int, *, num_samples: int, batch: int, seed: int) -> list[
     """Return the samples of a step, in order: each epoch is a permutation of its own.
 
     Args:
-        step: which, from 0.
-        num_samples: samples in all.
-        batch: samples of a step; may be more than there are.
-        seed: of the permutations.
+        step: number of the step, from 0.
+        num_samples: samples of the data.
+        batch: samples of a step; may exceed num_samples.
+        seed: random seed of the permutations.
     """
     found: list[int] = []
     place = step * batch
@@ -22,7 +22,7 @@ def step_samples(step: int, *, num_samples: int, batch: int, seed: int) -> list[
 
 
 def dropout_seed(seed: int, step: int, chunk: int, piece: int = 0) -> int:
-    """Return what a chunk's dropout draws from: the same whoever computes it, and however often.
+    """Return the seed of a chunk's dropout, the same for every worker and attempt.
 
     `piece` counts the microbatches of a chunk that has several.
     """

@@ -8,11 +8,9 @@ import numpy as np
 
 from parallel.training.gradient_coding.names import round_scheme
 from parallel.training.gradient_coding.queue_schedules import QUEUE_SCHEMES
-from parallel.training.gradient_coding.scheme_simulation import (
-    Trace,
-    simulate_queue,
-    simulate_rounds,
-)
+from parallel.training.gradient_coding.queue_simulation import simulate_queue
+from parallel.training.gradient_coding.scheme_simulation import simulate_rounds
+from parallel.training.gradient_coding.worker_times import Trace
 
 _SHORTEST_S = 1e-6
 

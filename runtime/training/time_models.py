@@ -7,12 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from parallel.training.gradient_coding.patterns import GilbertElliott
-from parallel.training.gradient_coding.scheme_simulation import (
-    Seconds,
-    SlowStates,
-    TimeModel,
-    Trace,
-)
+from parallel.training.gradient_coding.worker_times import Seconds, SlowStates, TimeModel, Trace
 from runtime.errors import ConfigError
 from runtime.files.documents import read_text
 

@@ -1,7 +1,7 @@
-"""Codes of one round: each worker sums some chunks' gradients, the survivors give the whole sum.
+"""Codes of one round: each worker sums the gradients of some chunks, survivors give the whole sum.
 
 Gradient coding (Tandon, Lei, Dimakis, Karampatziakis, ICML 2017). A worker returns one vector,
-y_i = sum_c B[i, c] g_c; from the survivors I the master takes weights a with a^T B_I = 1^T. Codes
+y_i = sum_c B[i, c] g_c; for the survivors I the master uses weights a with a^T B_I = 1^T. Codes
 by replication have coefficients 0 and 1 and lose no digit; cyclic codes amplify rounding errors.
 """
 
@@ -19,30 +19,30 @@ _CACHED = 4096
 
 
 class GradientCode(Protocol):
-    """Who computes what, and how a sum is put together again."""
+    """Assigns chunks to workers, and recovers the whole sum from the survivors."""
 
     @property
     def num_workers(self) -> int:
-        """How many workers share the work."""
+        """Number of workers."""
         ...
 
     @property
     def tolerated(self) -> int:
-        """Any so many workers may be missing."""
+        """Number of workers of which any may be missing."""
         ...
 
     @property
     def num_chunks(self) -> int:
-        """Equal parts that the data is cut into."""
+        """Number of equal parts of the data."""
         ...
 
     @property
     def load(self) -> Fraction:
-        """Largest share of the data that one worker reads."""
+        """The largest share of the data that one worker reads."""
         ...
 
     def row(self, worker: int) -> tuple[tuple[int, float], ...]:
-        """Return the chunks a worker sums, each with its coefficient."""
+        """Return the chunks that a worker sums, each with its coefficient."""
         ...
 
     def decode(self, survivors: Collection[int]) -> dict[int, float] | None:
@@ -60,7 +60,7 @@ class FractionalRepetition:
     """
 
     def __init__(self, num_workers: int, tolerated: int) -> None:
-        """Raises ValueError if the groups do not come out even."""
+        """Raise ValueError if s + 1 does not divide the workers."""
         _check(num_workers, tolerated)
         if num_workers % (tolerated + 1):
             near = [s for s in range(num_workers) if num_workers % (s + 1) == 0]
@@ -93,7 +93,7 @@ class ClassCode:
     """
 
     def __init__(self, num_workers: int, tolerated: int) -> None:
-        """Raises ValueError if s is not below n."""
+        """Raise ValueError if s is not below n."""
         _check(num_workers, tolerated)
         self.num_workers, self.tolerated = num_workers, tolerated
         self._members = [tuple(range(c, num_workers, tolerated + 1)) for c in range(tolerated + 1)]
@@ -102,7 +102,7 @@ class ClassCode:
         self.load = Fraction(1, min(sizes))
 
     def row(self, worker: int) -> tuple[tuple[int, float], ...]:
-        """Return the worker's stretch of its class's chunks."""
+        """Return the worker's consecutive part of its class's chunks."""
         size = len(self._members[worker % (self.tolerated + 1)])
         place = worker // (self.tolerated + 1)
         first = place * self.num_chunks // size
@@ -110,7 +110,7 @@ class ClassCode:
         return tuple((chunk, 1.0) for chunk in range(first, stop))
 
     def decode(self, survivors: Collection[int]) -> dict[int, float] | None:
-        """Return weight 1 for the members of the first class that is whole."""
+        """Return weight 1 for the members of the first complete class."""
         alive = set(survivors)
         for members in self._members:
             if alive.issuperset(members):
@@ -119,10 +119,10 @@ class ClassCode:
 
 
 class CyclicCode:
-    """A code by its matrix: worker i sums s + 1 neighbouring chunks with real coefficients.
+    """A code with an explicit matrix: worker i sums s + 1 neighboring chunks with real weights.
 
-    It decodes with all survivors in the least-norm solution, and declines where rounding errors
-    would be amplified more than a thousandfold: one more worker then helps.
+    It decodes with all survivors in the least-norm solution, and not at all if rounding errors
+    would be amplified more than a thousandfold; the result of one more worker then helps.
     """
 
     def __init__(self, matrix: NDArray[np.float64], tolerated: int) -> None:
@@ -153,7 +153,7 @@ class CyclicCode:
     def roots_of_unity(cls, num_workers: int, tolerated: int, seed: int = 0) -> "CyclicCode":
         """Take the coefficients of a Reed-Solomon code (Raviv et al., 2018; Halbawi et al., 2018).
 
-        Workers take their places in an order drawn from `seed`, because neighbours fail together.
+        Workers are placed in an order drawn from `seed`, because neighbors fail together.
 
         Raises:
             ValueError: n and s are both even or both odd, so the coefficients are not real.
@@ -183,7 +183,7 @@ class CyclicCode:
         )
 
     def decode(self, survivors: Collection[int]) -> dict[int, float] | None:
-        """Return the weights of least norm; None where they are no solution or too large."""
+        """Return the weights of least norm; None if they are no solution or too large."""
         key = frozenset(survivors)
         if key not in self._decoded:
             if len(self._decoded) >= _CACHED:
@@ -192,7 +192,7 @@ class CyclicCode:
         return self._decoded[key]
 
     def amplification(self, weights: dict[int, float]) -> float:
-        """Return by how much independent relative errors of the results grow in the sum."""
+        """Return the factor by which independent relative errors of the results grow in the sum."""
         norms = np.linalg.norm(self._matrix[list(weights)], axis=1)
         total = np.square(np.array(list(weights.values())) * norms).sum()
         return float(np.sqrt(total / self.num_workers))
@@ -210,7 +210,7 @@ class CyclicCode:
 
 
 def replication_code(num_workers: int, tolerated: int) -> FractionalRepetition | ClassCode:
-    """Return the code with coefficients 0 and 1: by even groups, or else by classes."""
+    """Return the code with coefficients 0 and 1: with even groups, or else with classes."""
     if num_workers % (tolerated + 1) == 0:
         return FractionalRepetition(num_workers, tolerated)
     return ClassCode(num_workers, tolerated)

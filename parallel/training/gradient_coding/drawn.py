@@ -1,6 +1,6 @@
 """Stragglers drawn by worker and job, keyed so that they can be predicted.
 
-Timed workers and the simulator draw the same ones.
+Timed workers and the simulator draw the same stragglers.
 """
 
 import random
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parallel.training.gradient_coding.scheme_simulation import Seconds
+from parallel.training.gradient_coding.worker_times import Seconds
 
 
 def slowness(seed: int, job: int, worker: int, life: int, *, slow: float, factor: float) -> float:
-    """Return how many times as long a worker takes for its part of a job.
+    """Return the factor by which a worker is slow at its part of a job.
 
     Args:
-        seed: of chance.
-        job: the job's number.
-        worker: the worker's.
+        seed: random seed.
+        job: number of the job.
+        worker: number of the worker.
         life: how often it was replaced.
         slow: share of its jobs at which a worker is a straggler.
-        factor: how many times as long it then takes.
+        factor: slowness of a straggler.
     """
     draw = random.Random(f"{seed}/{job}/{worker}/{life}").random()
     return factor if draw < slow else 1.0
@@ -28,13 +28,13 @@ def slowness(seed: int, job: int, worker: int, life: int, *, slow: float, factor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrawnStragglers:
-    """A `TimeModel` of workers that all compute alike but for these stragglers."""
+    """A `TimeModel` of workers that are equally fast except for these stragglers."""
 
     num_rounds: int
     batch_s: float
     """Seconds of a whole batch on one worker."""
     overhead_s: float
-    """What a round takes each worker beside computing."""
+    """Seconds of a round for each worker in addition to computing."""
     slow: float
     factor: float
     seed: int = 0

@@ -26,7 +26,7 @@ _SEQUENTIAL: dict[str, Callable[[int, int, int, int], Scheme]] = {
     "m-sgc": Multiplexed,
 }
 _PLAIN = {"drop": [1], "sr-sgc": [1, 2, 1], "m-sgc": [1, 2, 1]} | {stem: [1] for stem in _CODES}
-"""What a name alone stands for: one straggler."""
+"""The numbers of a name without any: one straggler is tolerated."""
 
 
 def split_name(name: str) -> tuple[str, list[int]]:
@@ -38,10 +38,10 @@ def split_name(name: str) -> tuple[str, list[int]]:
 
 
 def round_scheme(name: str, num_workers: int) -> Scheme | None:
-    """Return the scheme of a name; None if no scheme that works in rounds is called so.
+    """Return the scheme of a name; None if no scheme that works in rounds has this name.
 
     Raises:
-        ValueError: it cannot be made for so many workers; says what can.
+        ValueError: it does not exist for so many workers; the message says what does.
     """
     stem, numbers = split_name(name)
     if name == "uncoded":

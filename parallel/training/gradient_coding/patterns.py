@@ -1,4 +1,4 @@
-"""Patterns of stragglers over rounds: which ones a scheme tolerates, and how they come about.
+"""Patterns of stragglers over rounds: which ones a scheme tolerates, and how they arise.
 
 A history is a boolean array [rounds, workers]; True is a worker whose result was not waited for.
 """
@@ -48,7 +48,7 @@ class Arbitrary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GilbertElliott:
-    """Workers turn slow with `p_slow` a round and fast again with `p_fast`, each on its own."""
+    """Workers turn slow with `p_slow` a round and fast again with `p_fast`, independently."""
 
     p_slow: float
     p_fast: float

@@ -1,4 +1,4 @@
-"""Schemes: who works on what in each round, which lateness is tolerated, how a gradient comes out.
+"""Schemes: the work of each round, the lateness that is tolerated, and the decoding of a gradient.
 
 A job is one gradient at fixed parameters; round r starts job r. A scheme is a pure object: what it
 assigns depends on the round and on which results have arrived, and on nothing else.
@@ -16,14 +16,14 @@ from parallel.training.gradient_coding.codes import GradientCode
 from parallel.training.gradient_coding.patterns import History
 
 Key = tuple[int, int, int]
-"""(job, worker, part): what a result is known by; one that comes twice counts once."""
+"""(job, worker, part) of a result; a result that arrives twice counts once."""
 Arrivals = Mapping[Key, int]
 """The round in which each result arrived."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One result that a worker owes: a sum over chunks of a job's data."""
+    """One result to compute: a worker's sum over chunks of a job's data."""
 
     job: int
     worker: int
@@ -132,16 +132,16 @@ class CodedScheme:
 
 
 class DropSlowest:
-    """Takes the first n - k results and scales them up: unbiased where shards are drawn again."""
+    """Uses the first n - k results, scaled up: unbiased if shards are drawn again each time."""
 
     delay = memory = 0
     is_exact = False
 
     def __init__(self, num_workers: int, dropped: int) -> None:
-        """Raises ValueError unless 0 <= dropped < num_workers."""
+        """Raise ValueError unless 0 <= dropped < num_workers."""
         if not 0 <= dropped < num_workers:
             raise ValueError(
-                f"{dropped} of {num_workers} cannot be dropped, one has to stay: take 0 to "
+                f"{dropped} of {num_workers} cannot be dropped, one has to stay: choose 0 to "
                 f"{num_workers - 1}"
             )
         self.name = f"drop-{dropped}"
@@ -161,7 +161,7 @@ class DropSlowest:
         return bool(history[-1].sum() <= self._dropped)
 
     def decode(self, job: int, arrivals: Arrivals) -> dict[Key, float] | None:
-        """Return equal weights that make up for the data that are missing."""
+        """Return equal weights that compensate for the missing data."""
         there = [w for w in range(self.num_workers) if (job, w, 0) in arrivals]
         if len(there) < self.num_workers - self._dropped:
             return None

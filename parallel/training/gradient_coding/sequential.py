@@ -1,4 +1,4 @@
-"""Sequential gradient coding: what is late in one round is made up for in later ones.
+"""Sequential gradient coding: later rounds repeat what was late in earlier ones.
 
 Krishnan, Ebrahimi and Khisti, "Sequential Gradient Coding For Straggler Mitigation" (ICLR 2023):
 selective repeat (SR-SGC, section 3.2) and multiplexed (M-SGC, section 3.3). The paper's codes are
@@ -16,11 +16,11 @@ from parallel.training.gradient_coding.patterns import Arbitrary, Bursty, Histor
 from parallel.training.gradient_coding.schemes import Arrivals, Key, Task
 
 MakeCode = Callable[[int, int], GradientCode]
-"""Makes a code of workers and how many of them may be missing."""
+"""Makes a code for a number of workers, and how many of them may be missing."""
 
 
 class SelectiveRepeat:
-    """SR-SGC: a code for fewer stragglers, and repeats B rounds later of what was still missing."""
+    """SR-SGC: a code for fewer stragglers, with repeats B rounds later of what is still missing."""
 
     is_exact = True
 
@@ -56,7 +56,7 @@ class SelectiveRepeat:
         self._bursty = Bursty(burst=burst, window=window, most=most)
 
     def assign(self, round_number: int, num_jobs: int, arrivals: Arrivals) -> list[list[Task]]:
-        """Return each worker's new task, or its repeat of round r - B where that job lacks some."""
+        """Return each worker's new task, or a repeat of round r - B if that job lacks results."""
         old = round_number - self.delay
         repeating = self._repeating(old, arrivals) if 0 <= old < num_jobs else set()
         jobs = [old if worker in repeating else round_number for worker in range(self.num_workers)]
@@ -71,21 +71,21 @@ class SelectiveRepeat:
         return set(missing[:wanted])
 
     def conforms(self, history: History) -> bool:
-        """Return whether the pattern is bursty, but for rounds that needed and gave no repeats.
+        """Return whether the pattern is bursty, apart from rounds that needed and made no repeats.
 
-        A round of new tasks alone with no more stragglers than the code takes has its job at once,
-        so its stragglers weigh nothing later.
+        A round of new tasks alone with no more stragglers than the code tolerates decodes at once,
+        so its stragglers have no effect later.
         """
         return self._bursty.conforms(self._weighing(history))
 
     def _weighing(self, history: History) -> History:
-        """Return the history without the stragglers of rounds that stand for themselves."""
+        """Return the history without the stragglers of rounds that have no effect later."""
         weighing = history.copy()
-        lacking: list[list[int]] = []
+        missing_of: list[list[int]] = []
         for number, row in enumerate(history):
-            before = lacking[number - self.delay] if number >= self.delay else []
+            before = missing_of[number - self.delay] if number >= self.delay else []
             repeating = before[: max(0, len(before) - self.per_round)]
-            lacking.append(sorted({*np.flatnonzero(row).tolist(), *repeating}))
+            missing_of.append(sorted({*np.flatnonzero(row).tolist(), *repeating}))
             if not repeating and row.sum() <= self.per_round:
                 weighing[number] = False
         return weighing
@@ -98,11 +98,11 @@ class SelectiveRepeat:
 
 
 class Multiplexed:
-    """M-SGC: most chunks stand for themselves and are repeated where needed; the rest are coded.
+    """M-SGC: most chunks are uncoded and repeated if needed; the rest are coded.
 
     A worker's round has W - 1 + B slots, one for each of as many jobs. Job t's chunks D1, W - 1 for
-    each worker, are tried in rounds t to t + W - 2; in the next B rounds a worker repeats what it
-    still owes of them, or, owing nothing, gives its part of the coded groups D2.
+    each worker, are tried in rounds t to t + W - 2; in the next B rounds a worker repeats those
+    still missing, or, if none is, computes its part of the coded groups D2.
     """
 
     is_exact = True
@@ -122,7 +122,7 @@ class Multiplexed:
             burst: B.
             window: W.
             most: lambda.
-            make_code: of the coded groups.
+            make_code: makes the code of the coded groups.
 
         Raises:
             ValueError: a parameter is out of range.
@@ -154,7 +154,7 @@ class Multiplexed:
         self.memory = slots - 1
 
     def assign(self, round_number: int, num_jobs: int, arrivals: Arrivals) -> list[list[Task]]:
-        """Return up to W - 1 + B tasks each, one for each job under way."""
+        """Return up to W - 1 + B tasks each, one for each job in progress."""
         return [
             list(self._tasks(worker, round_number, num_jobs, arrivals))
             for worker in range(self.num_workers)
@@ -170,9 +170,9 @@ class Multiplexed:
             if slot < self._first:
                 yield self._plain(job, worker, slot)
                 continue
-            owed = [p for p in range(self._first) if (job, worker, p) not in arrivals]
-            if owed:
-                yield self._plain(job, worker, owed[0])
+            missing = [p for p in range(self._first) if (job, worker, p) not in arrivals]
+            if missing:
+                yield self._plain(job, worker, missing[0])
             elif self._code is not None:
                 yield self._coded(self._code, job, worker, slot - self._first)
 
@@ -185,7 +185,7 @@ class Multiplexed:
         return Task(job, worker, self._first + group, chunks)
 
     def conforms(self, history: History) -> bool:
-        """Return whether the rounds of every job under way are bursty or arbitrary enough."""
+        """Return whether the rounds of every job in progress are bursty or arbitrary enough."""
         last = history[-self._slots :]
         return _throughout(self._bursty, last) or _throughout(self._arbitrary, last)
 

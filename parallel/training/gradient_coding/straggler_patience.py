@@ -1,18 +1,18 @@
-"""When a worker of a round is late: what the fast ones took, and some patience."""
+"""When a worker is late in a round: from the times of the fast ones, and a patience."""
 
 import math
 from collections.abc import Collection
 
-_KEPT = 0.8
-_LEAST = 0.5
+_AVERAGE_KEPT = 0.8
+_LEAST_SHARE = 0.5
 
 
 class StragglerPatience:
-    """Late is who takes more than 1 + mu times what the fast ones took.
+    """A worker is late after 1 + mu times the time of the fast workers.
 
-    What they took is the time of the slowest of the fastest eighth, but no less than half of what
-    that was in the rounds before: a worker that is fast by chance sets no deadline for the others.
-    (Krishnan, Ebrahimi and Khisti, ICLR 2023, section 4, take the fastest one alone.)
+    That is the time of the slowest of the fastest eighth, but at least half of its average in
+    earlier rounds: a worker that happens to be fast sets no deadline for the others. (Krishnan,
+    Ebrahimi and Khisti, ICLR 2023, section 4, use the fastest worker alone.)
     """
 
     def __init__(self, mu: float) -> None:
@@ -30,14 +30,14 @@ class StragglerPatience:
             Seconds since the round began; infinite while too few have finished.
         """
         fast_s = _fast_s(taken_s, num_working)
-        return max(fast_s, _LEAST * self._usual_s) * (1 + self._mu)
+        return max(fast_s, _LEAST_SHARE * self._usual_s) * (1 + self._mu)
 
     def end_round(self, taken_s: Collection[float], num_working: int) -> None:
-        """Take a round's times in, for the ones after it."""
+        """Record the times of a round for later rounds."""
         fast_s = _fast_s(taken_s, num_working)
         if math.isfinite(fast_s):
             before_s = self._usual_s or fast_s
-            self._usual_s = _KEPT * before_s + (1 - _KEPT) * fast_s
+            self._usual_s = _AVERAGE_KEPT * before_s + (1 - _AVERAGE_KEPT) * fast_s
 
 
 def _fast_s(taken_s: Collection[float], num_working: int) -> float:

@@ -1,13 +1,13 @@
 """A scalar in one byte: sign, and the logarithm of the magnitude in seven bits.
 
-What is decoded is an integer: units of 2^-24 of the run's unit. Tables are literal, as an `exp` may
-round differently elsewhere; sums of integers are the same in any order.
+Decoded values are integers, in units of 2^-24 of the run's unit. Tables are literal, because `exp`
+may round differently elsewhere; sums of integers are the same in any order.
 """
 
 import math
 
 ABSTAIN = 0x80
-"""A sample that gives no scalar; minus zero would be it."""
+"""The byte of a sample without a scalar; it would be minus zero."""
 FRACTION_BITS = 24
 LARGEST = 127
 _SIGN = 0x80
@@ -146,11 +146,11 @@ MAGNITUDES = (
 
 
 def encode(value: float, unit: float) -> int:
-    """Return the byte nearest to a value, in the logarithm; what is no number abstains.
+    """Return the byte nearest to a value on a log scale; NaN and infinity abstain.
 
     Args:
         value: the scalar.
-        unit: what 1 means.
+        unit: the value that 1 stands for.
 
     Returns:
         0 to 255.
@@ -165,6 +165,6 @@ def encode(value: float, unit: float) -> int:
 
 
 def decode(code: int) -> int:
-    """Return what a byte stands for, in units of 2^-24; 0 for one that abstains."""
+    """Return the value of a byte, in units of 2^-24; 0 for one that abstains."""
     size = MAGNITUDES[code & LARGEST]
     return -size if code & _SIGN else size

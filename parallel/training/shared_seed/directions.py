@@ -1,6 +1,6 @@
-"""Directions that nobody sends: signs drawn by run, round, machine, sample and element.
+"""Directions that are never sent: signs drawn by run, round, machine, sample and element.
 
-An element's number is its place in the whole vector of weights that learn, however that is sharded.
+An element's number is its index in the whole vector of trained weights, however that is sharded.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ MAX_ROUNDS = (1 << 32) - 2
 POOL_ROUND = (1 << 32) - 2
 """Reserved: the directions of a pool."""
 _START_ROUND = (1 << 32) - 1
-"""Reserved: what weights start from."""
+"""Reserved: the initial weights."""
 _MASK = 0xFFFFFFFF
 _SIGNS = torch.tensor([[1 - 2 * (b >> i & 1) for i in range(8)] for b in range(256)]).to(torch.int8)
 _SIGNS_AS_ONE = _SIGNS.view(torch.int64).flatten()
@@ -50,10 +50,10 @@ def signs(
 
     Args:
         seed: the run's, 64 bits.
-        directions: which; D of them.
-        size: how many elements of each.
-        first: the first element's number.
-        device: where to compute them; they are the same anywhere.
+        directions: the D directions to draw.
+        size: number of elements of each.
+        first: number of the first element.
+        device: device to compute on; the result is the same on all.
 
     Returns:
         int8, [D, size].
@@ -86,7 +86,7 @@ def weighted_sum(
 ) -> Tensor:
     """Return the sum of directions by integer weights, exact in any order; int64, [size].
 
-    Eight directions are added at once: an element's eight bits say which of 256 sums is its own.
+    Eight directions are added at once: the eight bits of an element select one of 256 sums.
     """
     start, stop = first // BLOCK, -(-(first + size) // BLOCK)
     total = torch.zeros((stop - start) * BLOCK, dtype=torch.int64, device=device)
@@ -101,7 +101,7 @@ def weighted_sum(
 
 
 def start_uniform(seed: int, size: int, *, first: int = 0) -> Tensor:
-    """Return numbers in [-1, 1) to start weights from, by element; float32, [size]."""
+    """Return initial weights in [-1, 1), by element; float32, [size]."""
     start, stop = first // 4, -(-(first + size) // 4)
     counters = _counters([Direction(_START_ROUND, 0, 0)], torch.arange(start, stop), "cpu")
     words = philox(counters, seed).flatten()[first - 4 * start :][:size]

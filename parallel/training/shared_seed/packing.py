@@ -1,7 +1,7 @@
-"""Entries in few bytes: machines that sent alike stand together, as columns.
+"""Entries in few bytes: machines that sent the same number of scalars are grouped, as columns.
 
 A group is all entries of one round with one number of scalars; its machines are varints of the
-gaps between their numbers, so a scalar of a big cluster costs about two bytes.
+gaps between their numbers, so a scalar of a large cluster costs about two bytes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,11 +18,11 @@ class EntryGroup(NamedTuple):
 
     round: int
     num_scalars: int
-    """Of each machine."""
+    """Scalars of each machine."""
     gaps: bytes
-    """Machines in rising order: each number less the one before, as varints."""
+    """Differences of the machines' numbers in ascending order, as varints."""
     codes: bytes
-    """Machine after machine."""
+    """Bytes of one machine after the other."""
 
 
 def pack(entries: Iterable[Entry]) -> list[EntryGroup]:
@@ -40,14 +40,14 @@ def unpack(groups: Iterable[EntryGroup]) -> tuple[Entry, ...]:
     """Return the entries of groups, by round and machine.
 
     Raises:
-        ValueError: the bytes do not fit together.
+        ValueError: the bytes are inconsistent.
     """
     found = []
     for number, size, gaps, codes in groups:
         machines = _machines(gaps)
         if number < 0 or size < 1 or len(codes) != size * len(machines):
             raise ValueError(
-                f"{len(codes)} scalars came for {len(machines)} machines of {size} in round "
+                f"{len(codes)} scalars of {len(machines)} machines with {size} each in round "
                 f"{number}"
             )
         found += [
@@ -56,7 +56,7 @@ def unpack(groups: Iterable[EntryGroup]) -> tuple[Entry, ...]:
         ]
     entries = tuple(sorted(found))
     if len({(entry.round, entry.machine) for entry in entries}) != len(entries):
-        raise ValueError("a machine is there twice in one round")
+        raise ValueError("a machine occurs twice in one round")
     return entries
 
 
@@ -84,5 +84,5 @@ def _machines(gaps: bytes) -> list[int]:
         found.append(machine)
         gap = shift = 0
     if shift:
-        raise ValueError("a machine's number is cut short")
+        raise ValueError("the number of a machine is truncated")
     return found

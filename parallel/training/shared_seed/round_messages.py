@@ -1,4 +1,4 @@
-"""What a machine and the one who closes rounds tell each other."""
+"""The values that machines and the sequencer exchange in a round."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -7,42 +7,42 @@ from parallel.training.shared_seed.step import RoundCommit
 
 
 class Receipt(Enum):
-    """What became of a machine's bytes."""
+    """What happened to a machine's bytes."""
 
     NONE = "none"
-    """There were none."""
+    """The report had no bytes."""
     TAKEN = "taken"
     REPEATED = "repeated"
-    """They came before; nothing changes."""
+    """They had arrived before; nothing changes."""
     TOO_LATE = "too late"
     TOO_EARLY = "too early"
-    """Of a round that has not begun: the machine is ahead of a log that was cut."""
+    """Their round has not started: the machine is ahead of a log that was cut."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineReport:
-    """What a machine says; saying it again changes nothing."""
+    """A machine's report; sending it again changes nothing."""
 
     round: int
-    """The round that its replica is at: it has all commits before."""
+    """The round of its replica, which has all commits before."""
     codes: bytes = b""
-    """Its scalars for this round; none if it only wants to know what happened."""
+    """Its scalars for this round; empty if it only asks for commits."""
     digest: bytes | None = None
-    """Of its replica, 8 bytes, at rounds where replicas are compared."""
+    """Digest of its replica, 8 bytes, in rounds that compare replicas."""
     loss: float | None = None
-    """The mean loss of its samples, beside a digest."""
+    """Mean loss of its samples, sent with a digest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundAnswer:
-    """What it is told."""
+    """The sequencer's answer to a report."""
 
     receipt: Receipt
     commits: tuple[RoundCommit, ...]
-    """From its round on; more may follow."""
+    """Commits from the machine's round on; more may follow."""
     open_round: int
     """The round that is open now."""
     is_done: bool
-    """Whether the run has all its rounds; those in `commits` may not be the last."""
+    """Whether all rounds are closed; `commits` may not contain the last one."""
     must_restore: bool = False
-    """Its replica is not like most others: it has to begin again from a snapshot."""
+    """Its replica differs from most others: it has to restart from a snapshot."""

@@ -1,4 +1,4 @@
-"""What directions look like in the weights that learn, and their exact weighted sums.
+"""The shape of directions in the trained weights, and their exact weighted sums.
 
 Dense: a sign for every element. Low rank (LOZO, arXiv 2410.07698; EGGROLL, arXiv 2511.16652): a
 matrix's direction is U V^T of signs, so a step over many directions is one product of matrices.
@@ -14,13 +14,13 @@ from torch import Tensor
 from parallel.training.shared_seed.directions import Direction, signs, weighted_sum
 
 _MOST_EXACT = 1 << 53
-"""Integers up to here are exact in float64, whatever order they are added in."""
+"""Sums of integers up to here are exact in float64, in any order."""
 _LARGEST_WEIGHT = 1 << 33
-"""More than any byte decodes to."""
+"""An upper bound of decoded bytes."""
 
 
 class Part(NamedTuple):
-    """Some of the elements, and what directions add up to there."""
+    """Some of the elements, and the sum of directions there."""
 
     first: int
     stop: int
@@ -29,16 +29,16 @@ class Part(NamedTuple):
 
 
 class Space(Protocol):
-    """How directions lie in a vector of weights."""
+    """Maps directions to a vector of weights."""
 
     @property
     def size(self) -> int:
-        """Numbers that learn."""
+        """Number of trained weights."""
         ...
 
     @property
     def scale(self) -> float:
-        """What an integer direction is multiplied by; a float32."""
+        """Factor of an integer direction; a float32."""
         ...
 
     def totals(
@@ -50,7 +50,7 @@ class Space(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DenseSpace:
-    """A sign for every element."""
+    """Directions with a sign for every element."""
 
     seed: int
     size: int
@@ -66,7 +66,7 @@ class DenseSpace:
 
 @dataclass(frozen=True, slots=True)
 class LowRankSpace:
-    """Matrices one after the other; a direction of each is the product of two thin ones."""
+    """Directions that are, in each matrix, a product of two thin matrices of signs."""
 
     seed: int
     shapes: tuple[tuple[int, int], ...]
@@ -75,7 +75,7 @@ class LowRankSpace:
 
     @property
     def size(self) -> int:
-        """Numbers that learn."""
+        """Number of trained weights."""
         return sum(rows * columns for rows, columns in self.shapes)
 
     @property
@@ -107,11 +107,13 @@ class LowRankSpace:
         """Yield the sum matrix by matrix, as one float64 product each: integers, so it is exact.
 
         Raises:
-            ValueError: there are so many directions that it would not be.
+            ValueError: too many directions for an exact sum.
         """
         if len(directions) * self.rank * _LARGEST_WEIGHT >= _MOST_EXACT:
             most = _MOST_EXACT // (_LARGEST_WEIGHT * self.rank)
-            raise ValueError(f"{len(directions)} directions of rank {self.rank}: most is {most}")
+            raise ValueError(
+                f"{len(directions)} directions of rank {self.rank}: at most {most} are possible"
+            )
         if not directions:
             yield Part(0, self.size, torch.zeros(1, dtype=torch.float64, device=device))
             return

@@ -1,7 +1,7 @@
-"""What a round decided, and the step it makes: the same bits on every replica.
+"""The commit of a round, and the step that it makes: the same bits on every replica.
 
-A commit carries its factors as float32; nobody computes them again. Each operation on the weights
-is one correctly rounded elementwise operation.
+A commit carries its factors as float32; no replica computes them again. Each operation on the
+weights is one correctly rounded elementwise operation.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ _POOL_ONE = 1 << 40
 
 
 class Entry(NamedTuple):
-    """What a machine sent for a round: one byte a direction."""
+    """A machine's bytes for a round, one for each direction."""
 
     round: int
     machine: int
@@ -31,19 +31,19 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundCommit:
-    """What a round came to."""
+    """The result of a round."""
 
     round: int
     entries: tuple[Entry, ...]
-    """By round and machine; late ones have an earlier round."""
+    """Sorted by round and machine; late ones have an earlier round."""
     factor: float
-    """What the sum of decoded bytes is multiplied by; a float32."""
+    """Factor of the sum of decoded bytes; a float32."""
     decay: float = 1.0
-    """What weights are multiplied by before; a float32."""
+    """Factor of the weights before the step; a float32."""
     momentum: float = 0.0
-    """What the velocity is multiplied by; a float32."""
+    """Factor of the velocity; a float32."""
     next_unit: float = 1.0
-    """What 1 means in the next round's bytes; a float32."""
+    """The value that 1 stands for in the next round's bytes; a float32."""
 
     def __post_init__(self) -> None:
         for name in ("factor", "decay", "momentum", "next_unit"):
@@ -57,7 +57,7 @@ class RoundCommit:
 
 
 def directions_of(entries: Sequence[Entry], pool: int = 0) -> tuple[list[Direction], list[int]]:
-    """Return the directions that entries weigh, and their integer weights; see `pooled`."""
+    """Return the directions of entries and their integer weights; see `pooled`."""
     directions, weights = [], []
     for entry in entries:
         for sample, code in enumerate(entry.codes):
@@ -69,10 +69,10 @@ def directions_of(entries: Sequence[Entry], pool: int = 0) -> tuple[list[Directi
 
 
 def pooled(direction: Direction, pool: int) -> Direction:
-    """Return the direction that stands for one, of a pool of so many; with 0 itself.
+    """Return the pool's direction for a direction; with a pool of 0, the direction itself.
 
-    With a pool (FedKSeed, arXiv 2312.06353) a run never leaves the space of these directions, and
-    who joins needs one number for each.
+    With a pool (FedKSeed, arXiv 2312.06353) a run never leaves the space of these directions, and a
+    machine that joins needs one number for each.
     """
     if not pool:
         return direction
@@ -93,14 +93,14 @@ class WeightReplica:
         self.velocity: Tensor | None = None
         self.next_round = next_round
         self.unit = unit
-        """What 1 means in the next round's bytes."""
+        """The value that 1 stands for in the next round's bytes."""
         self._space = space
 
     def apply(self, commit: RoundCommit) -> None:
-        """Make a round's step.
+        """Apply the step of a round.
 
         Raises:
-            ValueError: it is not the next round's.
+            ValueError: the commit is not the next round's.
         """
         check_next(commit, self.next_round)
         directions, weights = directions_of(commit.entries)
@@ -121,11 +121,11 @@ class WeightReplica:
         self.unit = commit.next_unit
 
     def digest(self) -> bytes:
-        """Return 8 bytes that tell whether two replicas are the same."""
+        """Return 8 bytes that are equal for equal replicas."""
         return _digest(self.theta, self.velocity)
 
     def state(self) -> dict[str, Tensor]:
-        """Return what a replica continues from, beside its round and unit."""
+        """Return the tensors of a snapshot, which also has round and unit."""
         whole = {"theta": self.theta}
         return whole if self.velocity is None else whole | {"velocity": self.velocity}
 
@@ -140,7 +140,7 @@ class WeightReplica:
 class PoolReplica:
     """Weights that are their start minus a sum over a pool of directions, by fixed-point weights.
 
-    That sum is kept in integers of 2^-40, so it is the same however it was come by.
+    That sum is kept in integers of 2^-40, so it does not depend on the order of the steps.
     """
 
     def __init__(self, seed: int, pool: int, theta: Tensor) -> None:
@@ -148,16 +148,16 @@ class PoolReplica:
         self.next_round = 0
         self.unit = 1.0
         self.weights = torch.zeros(pool, dtype=torch.int64)
-        """Of the directions, in units of 2^-40."""
+        """Weights of the directions, in units of 2^-40."""
         self._seed = seed
         self._start = theta
         self._total = torch.zeros(theta.numel(), dtype=torch.int64, device=theta.device)
 
     def apply(self, commit: RoundCommit) -> None:
-        """Make a round's step.
+        """Apply the step of a round.
 
         Raises:
-            ValueError: it is not the next round's, or not one for a pool.
+            ValueError: the commit is not the next round's, or has decay or momentum.
         """
         check_next(commit, self.next_round)
         if commit.decay != 1.0 or commit.momentum:
@@ -175,11 +175,11 @@ class PoolReplica:
         self.unit = commit.next_unit
 
     def digest(self) -> bytes:
-        """Return 8 bytes that tell whether two replicas are the same."""
+        """Return 8 bytes that are equal for equal replicas."""
         return _digest(self.theta, self.weights)
 
     def state(self) -> dict[str, Tensor]:
-        """Return what a replica continues from: a number for each direction of the pool."""
+        """Return the tensors of a snapshot: a number for each direction of the pool."""
         return {"weights": self.weights}
 
     def restore(self, state: dict[str, Tensor], *, next_round: int, unit: float) -> None:

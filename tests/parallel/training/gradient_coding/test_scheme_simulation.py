@@ -9,16 +9,12 @@ from parallel.training.gradient_coding.codes import replication_code
 from parallel.training.gradient_coding.names import round_scheme
 from parallel.training.gradient_coding.patterns import GilbertElliott
 from parallel.training.gradient_coding.queue_schedules import PullQueue
-from parallel.training.gradient_coding.scheme_simulation import (
-    SlowStates,
-    Trace,
-    cut_round,
-    simulate_queue,
-    simulate_rounds,
-)
+from parallel.training.gradient_coding.queue_simulation import simulate_queue
+from parallel.training.gradient_coding.scheme_simulation import cut_round, simulate_rounds
 from parallel.training.gradient_coding.schemes import CodedScheme, DropSlowest, Scheme
 from parallel.training.gradient_coding.sequential import Multiplexed, SelectiveRepeat
 from parallel.training.gradient_coding.straggler_patience import StragglerPatience
+from parallel.training.gradient_coding.worker_times import SlowStates, Trace
 
 
 def coded(n: int, s: int) -> CodedScheme:

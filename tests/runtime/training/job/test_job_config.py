@@ -79,7 +79,7 @@ def test_what_is_kept_is_read_again_from_anywhere(tmp_path: Path) -> None:
             ["workers.scheme=frc-stream", "workers.count=6", "workers.group=4"],
             "workers.group is 4: groups of 4 do not divide 6 workers evenly",
         ),
-        (GOOD, ["workers.scheme=frc-2"], "s = 2 of 2 workers may be missing: take 0 to 1"),
+        (GOOD, ["workers.scheme=frc-2"], "s = 2 of 2 workers may be missing: choose 0 to 1"),
         (
             GOOD,
             ["workers.scheme=frc-2", "workers.count=8"],
@@ -99,7 +99,11 @@ def test_what_is_kept_is_read_again_from_anywhere(tmp_path: Path) -> None:
         (GOOD, ["workers.scheme=frc-1-2"], r"frc takes 1 number\(s\)"),
         (GOOD, ["workers.scheme=m-sgc-3-2-1"], "1 <= B < W is needed"),
         (GOOD, ["workers.scheme=m-sgc-1-2-9"], "lambda = 9: take 0 to the 2 workers"),
-        (GOOD, ["workers.scheme=drop-2"], "2 of 2 cannot be dropped, one has to stay: take 0 to 1"),
+        (
+            GOOD,
+            ["workers.scheme=drop-2"],
+            "2 of 2 cannot be dropped, one has to stay: choose 0 to 1",
+        ),
         (
             GOOD,
             ["workers.scheme=m-sgc-1-2-1", "workers.count=4", "optimizer.batch=3"],
