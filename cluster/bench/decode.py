@@ -32,7 +32,6 @@ from parallel.messages import Submit
 from parallel.rounds.cost import throughput
 from runtime.checking.prompt_files import read_prompts
 from runtime.errors import ConfigError, PacelineError
-from runtime.node.baseline import BASELINES
 
 _NOTES = Console(stderr=True)
 
@@ -54,7 +53,7 @@ def run(options: BenchDecodeOptions) -> int:
 def _bench(
     options: BenchDecodeOptions, target: PlannedModel, resume: ResumeFile, capacity: DrafterCapacity
 ) -> int:
-    submits = make_submits(options.prompts, options.decode, target)
+    submits = make_submits(options.input, options.decode, target)
     drafting = any(mode != "autoregressive" for mode in options.modes)
     drafter = plan_drafter(options.models, target, capacity) if drafting else NOTHING_DRAFTS
     specs = [_plan(options, target, drafter, submits, tp) for tp in options.tps]
@@ -73,7 +72,7 @@ def _bench(
             cases,
             groups,
             repeats=options.repeats,
-            batch=options.batch,
+            batch=options.models.max_batch,
             max_tokens=options.decode.max_tokens,
             resume=resume,
         )
@@ -91,19 +90,10 @@ def _bench(
 
 
 def _check(options: BenchDecodeOptions) -> None:
-    for name in options.baselines:
-        if name not in BASELINES:
-            raise ConfigError(f"--baseline is {name!r}: choose among {', '.join(BASELINES)}")
-    if options.by_category and options.prompts.prompts is None:
-        raise ConfigError("--by-category needs --prompts FILE, whose lines have a category")
+    if options.by_category and options.input.prompts is None:
+        raise ConfigError("`by_category` needs `prompts` FILE, whose lines have a category")
     if options.baselines and (options.models.virtual or options.decode.temperature):
-        raise ConfigError("--baseline needs a real target and temperature 0 to compare tokens")
-    for mode in options.modes:
-        if mode not in list(DecodeMode):
-            raise ConfigError(f"--modes has {mode!r}: choose among {', '.join(DecodeMode)}")
-    for name, value in (("--repeats", options.repeats), ("--batch", options.batch)):
-        if value < 1:
-            raise ConfigError(f"{name} is {value}: at least 1 is needed")
+        raise ConfigError("`baselines` needs a real target and temperature 0 to compare tokens")
 
 
 def _plan(
@@ -114,7 +104,7 @@ def _plan(
     tp: int,
 ) -> DeploymentSpec:
     models = replace(options.models, tp=tp)
-    tokens = cache_tokens(submits, options.batch, target.max_positions)
+    tokens = cache_tokens(submits, options.models.max_batch, target.max_positions)
     return plan_deployment(models, target, drafter, cache_tokens=tokens, stops=False)
 
 
@@ -127,10 +117,10 @@ def _start(stack: ExitStack, spec: DeploymentSpec, note: Callable[[str], None]) 
 def _groups(options: BenchDecodeOptions, submits: list[Submit]) -> dict[str, list[Submit]]:
     """Return the requests in groups that are measured together, by the category of their
     prompts."""
-    if not options.by_category or options.prompts.prompts is None:
+    if not options.by_category or options.input.prompts is None:
         return {"all": submits}
     groups: dict[str, list[Submit]] = {}
-    records = read_prompts(options.prompts.prompts, limit=options.prompts.num_prompts)
+    records = read_prompts(options.input.prompts, limit=options.input.num_prompts)
     for record, submit in zip(records, submits, strict=True):
         groups.setdefault(record.category or "no category", []).append(submit)
     return groups
@@ -194,7 +184,7 @@ def _predictor(
 ) -> Callable[[float], float] | None:
     """Return the cost formulas' tokens per second by acceptance rate, where they apply."""
     virtual, length = target.virtual, options.decode.draft_length
-    if virtual is None or options.batch != 1 or mode == DecodeMode.AUTO:
+    if virtual is None or options.models.max_batch != 1 or mode == DecodeMode.AUTO:
         return None
     if length is None and mode != DecodeMode.AUTOREGRESSIVE:
         return None
@@ -217,7 +207,7 @@ def _settings(options: BenchDecodeOptions) -> dict[str, object]:
         "draft_length": options.decode.draft_length,
         "temperature": options.decode.temperature,
         "seed": options.decode.seed,
-        "batch": options.batch,
+        "batch": options.models.max_batch,
         "repeats": options.repeats,
         "dtype": options.models.dtype,
         "threads": options.models.threads,

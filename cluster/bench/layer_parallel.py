@@ -49,20 +49,20 @@ def run(options: BenchLayersOptions) -> int:
 def _bench(options: BenchLayersOptions, target: PlannedModel, capacity: DrafterCapacity) -> int:
     drafter = find_drafter(options.models, target, capacity)
     num_layers = _num_layers(options, target, drafter)
-    submits = make_submits(options.prompts, options.decode, target)
+    submits = make_submits(options.input, options.decode, target)
     tokens = cache_tokens(submits, 1, target.max_positions)
     specs = {}
-    for drafters in options.drafters:
+    for drafters in options.drafter_tps:
         models = replace(options.models, drafter_tp=drafters, layer_parallel=f"1@{options.first}")
         choice = plan_drafter(models, target, capacity)
         specs[drafters] = plan_deployment(models, target, choice, cache_tokens=tokens, stops=False)
     rows: list[dict[str, object]] = []
     num_actors = max(spec.num_actors + spec.num_drafter_ranks for spec in specs.values())
-    total = 1 + len(options.drafters) * len(options.widths)
+    total = 1 + len(options.drafter_tps) * len(options.widths)
     with (
         RaySession(options.models.ray_address, num_actors=num_actors),
         case_progress(total, _NOTES) as start,
-        Deployment(specs[options.drafters[0]]) as deployment,
+        Deployment(specs[options.drafter_tps[0]]) as deployment,
     ):
         deployment.start(lambda _: None)
         plain = [replace(submit, mode=DecodeMode.AUTOREGRESSIVE) for submit in submits]
@@ -90,12 +90,7 @@ def _bench(options: BenchLayersOptions, target: PlannedModel, capacity: DrafterC
 
 def _check(options: BenchLayersOptions) -> None:
     if options.decode.mode not in (DecodeMode.SPECULATIVE, DecodeMode.PEARL):
-        raise ConfigError(f"--mode is {options.decode.mode.value!r}: choose speculative or pearl")
-    for name, values in (("--widths", options.widths), ("--drafters", options.drafters)):
-        if min(values) < 1:
-            raise ConfigError(f"{name} has {min(values)}: at least 1 is needed")
-    if options.first < 0:
-        raise ConfigError(f"--from is {options.first}: layers are counted from 0")
+        raise ConfigError(f"`mode` is {options.decode.mode.value!r}: choose speculative or pearl")
 
 
 def _num_layers(options: BenchLayersOptions, target: PlannedModel, drafter: PlannedDrafter) -> int:

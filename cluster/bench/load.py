@@ -23,7 +23,7 @@ from cluster.options.bench_options import BenchServeOptions
 from cluster.reports.run_report import output_console
 from runtime.checking.prompt_files import PromptRecord, read_prompts
 from runtime.client import AsyncClient, Prompt, ServiceError
-from runtime.errors import ConfigError, PacelineError
+from runtime.errors import PacelineError
 
 _SETTLE_S = 1.5
 
@@ -35,7 +35,6 @@ def run(options: BenchServeOptions) -> int:
         ConfigError: an option or the file of prompts cannot be used.
         ServiceError: the server was unreachable.
     """
-    _check(options)
     credentials_of(options.connect)  # rejects here what each client would reject
     records = read_prompts(options.prompts, limit=options.num_prompts, extra_keys=())
     loads = asyncio.run(_measure(options, records))
@@ -47,18 +46,6 @@ def run(options: BenchServeOptions) -> int:
     else:
         output_console().print(load_table(loads, _title(options)))
     return 0 if any(load.completed for load in loads) else 1
-
-
-def _check(options: BenchServeOptions) -> None:
-    for name, value, minimum in (
-        ("--clients", options.clients, 1),
-        ("--rate", options.rate, 0),
-        ("--requests", options.requests if options.requests is not None else 1, 1),
-        ("--repeats", options.repeats, 1),
-        ("--max-tokens", options.max_tokens, 1),
-    ):
-        if value < minimum:
-            raise ConfigError(f"{name} is {value}: at least {minimum} is needed")
 
 
 async def _measure(options: BenchServeOptions, records: Sequence[PromptRecord]) -> list[Load]:

@@ -58,6 +58,10 @@ def run(options: BenchTrainOptions) -> int:
     Raises:
         ConfigError: a scheme is unknown, or does not fit the number of workers.
     """
+    if options.batch < options.workers:
+        raise ConfigError(
+            f"`batch` is {options.batch}: it must be at least the {options.workers} workers"
+        )
     configs = {name: job_config(options, name) for name in options.schemes}
     kinds = [(factor, name) for factor in options.factors for name in configs]
     logging.getLogger("paceline.train").setLevel(logging.ERROR)  # lost workers are counted

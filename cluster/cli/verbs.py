@@ -11,10 +11,11 @@ from typer.core import TyperCommand, TyperGroup
 from typer.models import CommandFunctionType
 
 from cluster.cli import table
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, PacelineError
 
 _Options = TypeVar("_Options")
 _ANY_SIGN = ("--seed", "--priority")
+_FIELD = re.compile(r"`([a-z][a-z0-9_]*)`")
 _EMPTY_OPTION = re.compile(r"--[a-z][a-z-]*=")
 
 
@@ -53,6 +54,16 @@ class Verb(TyperCommand):
         for parameter in self.params:
             _check(ctx.params.get(str(parameter.name)), _name(parameter))
         return rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; fields in backticks in its errors become the options of that name."""
+        try:
+            return super().invoke(ctx)
+        except PacelineError as error:
+            names = {str(parameter.name): _name(parameter) for parameter in self.params}
+            found = _FIELD.sub(lambda field: names.get(field[1], field[0]), str(error))
+            error.args = (found,)
+            raise
 
     def _name_at(self, args: list[str], place: int) -> str:
         """Return what the value at a place of the command line belongs to."""

@@ -14,8 +14,8 @@ from runtime.client import Client, Credentials, ServiceError
 from runtime.errors import ConfigError
 
 _NOTES = Console(stderr=True, highlight=False)
-_FLAGS = TlsNames(certificate="--tls-cert", private_key="--tls-key", authority="--root-ca")
-_REMEDY = "add --tls to encrypt it, or --plaintext-token to permit that"
+_NAMES = TlsNames(certificate="`tls_cert`", private_key="`tls_key`", authority="`root_ca`")
+_REMEDY = "add `tls` to encrypt it, or `plaintext_token` to permit that"
 _BAD_INPUT = ("INVALID_ARGUMENT", "UNAUTHENTICATED")
 
 
@@ -24,11 +24,11 @@ def credentials_of(options: ConnectOptions) -> Credentials:
 
     Raises:
         ConfigError: the address, the token file or a TLS file cannot be used, or the token would
-            leave this machine in plaintext; names the flag.
+            leave this machine in plaintext; names the field.
     """
     quiet_grpc()
-    check_target(options.server, "--server")
-    tokens = read_tokens(options.token_file, "--token-file")
+    check_target(options.server, "`server`")
+    tokens = read_tokens(options.token_file, "`token_file`")
     credentials = Credentials(
         token=tokens[0] if tokens else None,
         root_ca=options.root_ca,
@@ -37,7 +37,7 @@ def credentials_of(options: ConnectOptions) -> Credentials:
         tls=options.tls,
         plaintext_token=options.plaintext_token,
     )
-    credentials.channel_credentials(_FLAGS)
+    credentials.channel_credentials(_NAMES)
     credentials.check_target(options.server, _REMEDY)
     return credentials
 

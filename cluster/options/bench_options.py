@@ -1,97 +1,133 @@
 """Options of the bench verbs."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cluster.options.client_options import ConnectOptions
 from cluster.options.generate_options import DecodeOptions, PromptOptions
 from cluster.options.model_options import ModelOptions
 from cluster.options.schema import (
+    Env,
     Flag,
     InputFile,
     NotNegative,
     OutputDirectory,
+    OutputFile,
+    Picture,
     Positive,
     Repeated,
+    Seconds,
 )
-from runtime.checking.tables import Range
+from parallel.decoding.types import DecodeMode
+from runtime.checking.tables import Range, Unset, Word
+
+RayAddress = Annotated[str | None, Flag("--ray"), Env("RAY_ADDRESS"), Unset("local")]
+"""Where a verb without models gets its actors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchLinkOptions:
-    """`paceline bench link`."""
+    """Measure a message's round trip between two processes, over each kind of link."""
 
-    count: int
-    gap_ms: float
-    """Pause between two round trips."""
-    ray_address: str | None
+    count: Annotated[int, Range(least=2)] = 2000
+    """Round trips over each link."""
+    gap_ms: Annotated[float, Range(least=0)] = 0.0
+    """Pause between two round trips, in milliseconds; 40 is like a round's."""
+    ray_address: RayAddress = None
+    """Ray cluster to join: auto, HOST:PORT, or local."""
     json: bool = False
+    """Print JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchDecodeOptions:
-    """`paceline bench decode`."""
+    """Compare decoding modes, interleaved in one run."""
 
-    models: ModelOptions
-    decode: DecodeOptions
-    prompts: PromptOptions
-    modes: tuple[str, ...]
-    tps: tuple[int, ...]
-    repeats: int
-    batch: int
-    """Prompts in flight at once."""
-    baselines: tuple[str, ...]
+    models: ModelOptions = ModelOptions(prefix_cache=False, max_batch=1)
+    decode: DecodeOptions = DecodeOptions(
+        mode=DecodeMode.AUTOREGRESSIVE, max_tokens=64, ignore_eos=True
+    )
+    input: PromptOptions = PromptOptions()
+    modes: tuple[DecodeMode, ...] = (
+        DecodeMode.AUTOREGRESSIVE,
+        DecodeMode.SPECULATIVE,
+        DecodeMode.PEARL,
+    )
+    """Modes to compare; the first one is the reference."""
+    tps: Annotated[tuple[Positive, ...], Flag("--tp")] = (1,)
+    """Numbers of target ranks to compare."""
+    baselines: Annotated[
+        tuple[Literal["transformers", "transformers-lookup"], ...], Flag("--baseline")
+    ] = ()
+    """Also measure transformers' generate(), or its prompt lookup, in the first rows."""
+    repeats: Positive = 3
+    """Interleaved repetitions; medians are shown."""
     by_category: bool = False
-    keep: Path | None = None
-    """Where figures are kept as they come, to continue from."""
+    """Also compare by the category of the prompts."""
+    keep: OutputFile | None = None
+    """Keep each prompt's figures in this file, to resume from."""
     json: bool = False
+    """Print JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchLayersOptions:
-    """`paceline bench layer-parallel`."""
+    """Compare drafters that run several layers at a time, over several ranks (EasySpec)."""
 
-    models: ModelOptions
-    decode: DecodeOptions
-    prompts: PromptOptions
-    widths: tuple[int, ...]
-    """Layers at a time."""
-    drafters: tuple[int, ...]
-    """Ranks of the drafter."""
-    first: int
-    """Layers before this one stay one after the other."""
-    calibrate: bool
-    plot: Path | None
-    """Where the picture goes; None draws none."""
+    models: ModelOptions = ModelOptions(prefix_cache=False, max_batch=1)
+    decode: DecodeOptions = DecodeOptions(mode=DecodeMode.PEARL, max_tokens=64, ignore_eos=True)
+    input: PromptOptions = PromptOptions()
+    widths: tuple[Positive, ...] = (1, 2, 3, 4, 5)
+    """Numbers of layers at a time to compare."""
+    drafter_tps: Annotated[tuple[Positive, ...], Flag("--drafter-tp")] = (1, 2)
+    """Numbers of drafter ranks to compare."""
+    first: Annotated[NotNegative, Flag("--from")] = 0
+    """Run layers before this one one after the other."""
+    calibrate: bool = True
+    """Read inexact keys and values again before each draft."""
+    plot: Picture | None = None
+    """Draw the comparison to this .png."""
     json: bool = False
+    """Print JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchServeOptions:
-    """`paceline bench serve`."""
+    """Put load on a running server: waits, goodput, acceptance, rejected requests."""
 
-    connect: ConnectOptions
-    prompts: Path
-    num_prompts: int | None
-    chat: bool
-    clients: int
-    rate: float
-    """Requests a second over all clients; 0: each client asks as soon as it has its answer."""
-    requests: int | None
-    """None: each prompt once."""
-    max_tokens: int
-    ignore_eos: bool
-    """Every answer is max_tokens long, so that runs are alike."""
-    modes: tuple[str, ...]
-    repeats: int
-    ttft_s: float
-    """A request is good if its first token takes no longer,"""
-    gap_s: float
-    """and the mean time between its tokens is no longer."""
-    seed: int
-    plot: Path | None
+    connect: ConnectOptions = ConnectOptions(server="127.0.0.1:50051")
+    prompts: InputFile
+    """A .jsonl file of prompts, as for generate."""
+    num_prompts: Positive | None = None
+    """Only the first prompts of the file."""
+    chat: bool = False
+    """Wrap prompts in the model's chat template."""
+    clients: Positive = 4
+    """Connections that requests are spread over."""
+    rate: Annotated[float, Range(least=0)] = 0.0
+    """Requests a second, at random times; with 0 each client sends the next when answered."""
+    requests: Annotated[int | None, Range(least=1), Unset("auto")] = None
+    """Requests to send; auto sends each prompt once."""
+    max_tokens: Positive = 64
+    """Longest answer, in tokens."""
+    ignore_eos: bool = False
+    """Make every answer max_tokens long, so that runs are alike."""
+    modes: tuple[DecodeMode, ...] = ()
+    """Modes to compare; without any, the server's."""
+    repeats: Positive = 1
+    """Interleaved repetitions."""
+    ttft_s: Seconds = 2.0
+    """Goodput counts requests whose first token took at most these seconds."""
+    gap_s: Seconds = 0.2
+    """Goodput counts requests whose mean time between tokens was at most these seconds."""
+    seed: NotNegative = 0
+    """Random seed of requests and their times."""
+    plot: Picture | None = None
+    """Draw the comparison to this .png."""
     json: bool = False
+    """Print JSON, one object a run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,19 +180,39 @@ class BenchSeedsOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchTrainOptions:
-    """`paceline bench train`."""
+    """Time training steps under stragglers, by scheme, on actors whose computing is a wait."""
 
-    workers: int
-    schemes: tuple[str, ...]
-    factors: tuple[float, ...]
-    """How slow stragglers are; 1 is none, infinite is a hang."""
-    slow: float
-    """Share of a worker's jobs at which it is a straggler."""
-    steps: int
-    batch: int
-    step_s: float
-    """What a step would take without anything but computing."""
-    patience: float
-    seed: int
-    ray_address: str | None
+    workers: Positive = 8
+    """Actors."""
+    schemes: tuple[str, ...] = (
+        "uncoded",
+        "frc-1",
+        "class-1",
+        "cyclic-1",
+        "sr-sgc-1-2-1",
+        "m-sgc-1-2-2",
+        "drop-1",
+        "frc-stream",
+        "pull",
+    )
+    """Schemes to compare, as for workers.scheme."""
+    factors: Annotated[
+        tuple[Annotated[float, Range(least=1), Word("hang", math.inf)], ...], Flag("--stragglers")
+    ] = (1.0, 3.0, 10.0, math.inf)
+    """How many times as long stragglers take, or hang."""
+    slow: Annotated[float, Range(least=0, below=1)] = 0.05
+    """Share of its jobs at which a worker is a straggler."""
+    steps: Positive = 30
+    """Steps of each run."""
+    batch: Positive = 96
+    """Samples of a step, at least as many as workers."""
+    step_s: Seconds = 0.4
+    """Seconds of a step that only computes."""
+    patience: Annotated[float, Range(above=0)] = 1.0
+    """A worker is late after 1 + patience times what the fastest ones take."""
+    seed: NotNegative = 0
+    """Random seed of stragglers."""
+    ray_address: RayAddress = None
+    """Ray cluster to join: auto, HOST:PORT, or local."""
     json: bool = False
+    """Print JSON, one object a run."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from runtime.checking.tables import Range, Unset
+from runtime.checking.tables import Range, Unset, Word
 
 _Mark = TypeVar("_Mark")
 
@@ -111,7 +111,11 @@ class Setting:
         if self.default is None:
             unset = self.mark(Unset)
             return unset.word if unset else None
-        return None if self.default in (REQUIRED, "", ()) else shown(self.default)
+        if self.default in (REQUIRED, "", ()):
+            return None
+        word = self.mark(Word)
+        text = shown(self.default)
+        return text if word is None else text.replace(shown(word.value), word.word)
 
     def mark(self, kind: type[_Mark]) -> _Mark | None:
         """Return the mark of a class that its type carries."""

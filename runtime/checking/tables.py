@@ -72,6 +72,14 @@ class Unset:
     word: str
 
 
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word for a value that cannot be written otherwise, as an infinite one."""
+
+    word: str
+    value: float
+
+
 def make(
     kind: type[_Made],
     table: Mapping[str, Any],
@@ -152,6 +160,8 @@ def _ruled(
     for rule in rules:
         if isinstance(rule, Unset) and value == rule.word:
             return None
+        if isinstance(rule, Word) and value == rule.word:
+            return rule.value
     found = _value(kind, value, key, name)
     for rule in rules:
         if isinstance(rule, Range) and isinstance(found, int | float) and found not in rule:

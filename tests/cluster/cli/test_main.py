@@ -105,7 +105,7 @@ def test_damaged_and_foreign_checkpoints_are_refused(
     foreign.mkdir()
     (foreign / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     said = refusal(capsys, monkeypatch, "generate", "--target", str(foreign), "--prompt", "hi")
-    assert "'gpt2' is not supported; these are: " in said
+    assert "'gpt2' is not supported; these are: gemma3_text, llama, mistral, qwen2, qwen3" in said
 
 
 def test_a_drafter_with_another_vocabulary_is_refused(
@@ -155,10 +155,13 @@ def test_bad_prompt_files_are_refused(
         (["--virtual", "target=40,draft=8ms,alpha=0.8"], "'40' is not a duration"),
         (["--virtual", "target=40ms,draft=8ms"], "missing"),
         (["--virtual", "target=40ms,draft=8ms,alpha=1.8"], "alpha must be in"),
-        (["--virtual", "target=40ms,draft=8ms,alpha=.8", "--modes", "fast"], "--modes has 'fast'"),
-        (["--virtual", "target=40ms,draft=8ms,alpha=.8", "--tp", "one"], "--tp has 'one'"),
+        (
+            ["--virtual", "target=40ms,draft=8ms,alpha=.8", "--modes", "fast"],
+            "--modes[0] is 'fast': choose one of autoregressive",
+        ),
+        (["--virtual", "target=40ms,draft=8ms,alpha=.8", "--tp", "one"], "--tp[0] is 'one'"),
         (["--virtual", "target=40ms,draft=8ms,alpha=.8", "--repeats", "0"], "--repeats is 0"),
-        (["--target", "smollm2-135m", "--baseline", "vllm"], "--baseline is 'vllm'"),
+        (["--target", "smollm2-135m", "--baseline", "vllm"], "--baseline[0] is 'vllm'"),
     ],
 )
 def test_a_bad_benchmark_is_refused(
@@ -170,7 +173,7 @@ def test_a_bad_benchmark_is_refused(
     assert words in refusal(capsys, monkeypatch, "bench", "decode", *arguments)
 
 
-LAYERS = ["bench", "layer-parallel", "--prompt", "x", "--drafter"]
+LAYERS = ["bench", "layer-parallel", "--set", "input.prompt=x", "--drafter"]
 
 
 @pytest.mark.parametrize(
@@ -272,8 +275,8 @@ LAYERS = ["bench", "layer-parallel", "--prompt", "x", "--drafter"]
             [*LAYERS, "target:layers=0-1", "--mode", "autoregressive"],
             "--mode is 'autoregressive': choose speculative or pearl",
         ),
-        ([*LAYERS, "target:layers=0-1", "--widths", "0"], "--widths has 0"),
-        ([*LAYERS, "target:layers=0-1", "--drafters", "a"], "--drafters has 'a'"),
+        ([*LAYERS, "target:layers=0-1", "--widths", "0"], r"--widths\[0\] is 0"),
+        ([*LAYERS, "target:layers=0-1", "--drafter-tp", "a"], r"--drafter-tp\[0\] is 'a'"),
         ([*LAYERS, "lookup"], "has no layers on ranks of its own"),
         ([*LAYERS, "target:layers=0-1", "--plot", "x.svg"], "ends in .png"),
     ],
