@@ -25,7 +25,7 @@ from runtime.links.link import Link
 from runtime.links.memory_link import memory_link_pair
 from runtime.models.tokenizer import Tokenizer
 from runtime.rank.page_ledger import SlotLedger
-from runtime.rank.shard import ShardRunner
+from runtime.rank.shard import ModelShard, ShardRunner
 from runtime.rank.toy_shard import PrefixShard, prefix_logits
 from runtime.rank.virtual_shard import VirtualShard, VirtualSpec
 from runtime.timeline import SpanRecorder
@@ -52,6 +52,7 @@ class Rig:
         max_batch: int = 16,
         prefill_chunk: int = 256,
         virtual: VirtualSpec | None = None,
+        model: ModelShard | None = None,
         tokenizer: Tokenizer | None = None,
     ) -> None:
         clock = MonotonicClock()
@@ -59,7 +60,7 @@ class Rig:
         ledger = SlotLedger(num_pages=num_pages, page_size=PAGE)
         self.ports = DrafterPorts(clock, vocab_size=VOCAB, wait_budget_s=wait_budget_s)
         controller = DraftLengthController(max_length=8)
-        shard: PrefixShard | VirtualShard = self.target
+        shard: ModelShard = model or self.target
         if virtual is not None:
             shard = VirtualShard(virtual, drafter=False, group=SoloGroup())
         runner = ShardRunner(shard, SoloGroup())
