@@ -51,7 +51,7 @@ def test_a_manifest_fits_the_schemas(path: Path) -> None:
         assert faults(document) == []
 
 
-def test_the_schemas_refuse_what_they_should() -> None:
+def test_the_schemas_reject_what_they_should() -> None:
     (cluster,) = documents(FOLDER / "raycluster.yaml")
     cluster["spec"]["workerGroupSpecs"][0]["replica"] = 1
     cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["port"] = []

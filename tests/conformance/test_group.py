@@ -333,7 +333,7 @@ def test_a_rank_without_the_secret_is_named() -> None:
             stranger.result(timeout=10)
 
 
-def test_ranks_at_different_operations_are_told() -> None:
+def test_ranks_at_different_operations_are_reported() -> None:
     groups = ThreadGroup.make(2, TIMEOUT_S)
     name = new_name()
     with ThreadPoolExecutor(2) as pool:
@@ -354,7 +354,7 @@ def test_ranks_at_different_operations_are_told() -> None:
 @pytest.mark.parametrize(
     ("backend", "size", "timeout_s"), [("mpi", 2, 1.0), ("solo", 2, 1.0), ("shm", 2, 0.0)]
 )
-def test_a_group_that_cannot_be_is_refused(backend: str, size: int, timeout_s: float) -> None:
+def test_a_group_that_cannot_be_is_rejected(backend: str, size: int, timeout_s: float) -> None:
     with pytest.raises(ConfigError):
         offer_group("target", size, backend=backend, timeout_s=timeout_s)
 

@@ -336,7 +336,7 @@ def test_a_killed_peer_is_lost_within_seconds(kind: str) -> None:
             server.close()
 
 
-def test_an_end_without_the_secret_is_refused() -> None:
+def test_an_end_without_the_secret_is_rejected() -> None:
     offer = offer_torch_link("127.0.0.1", backend="gloo", timeout_s=5)
     with ThreadPoolExecutor(1) as pool:
         guess = replace(offer.spec, secret="guessed")
@@ -399,12 +399,12 @@ def raw_call(server: GrpcLinkServer, frames: list[bytes], token: str | None = TO
 
 
 @pytest.mark.parametrize("token", ["", "b-token", "a-token "])
-def test_a_wrong_token_is_refused(server: GrpcLinkServer, token: str) -> None:
+def test_a_wrong_token_is_rejected(server: GrpcLinkServer, token: str) -> None:
     with pytest.raises(ConfigError, match="bearer token"):
         connect_grpc(server.address, token=token, hello=HELLO, timeout_s=WAIT_S)
 
 
-def test_no_token_is_refused(server: GrpcLinkServer) -> None:
+def test_no_token_is_rejected(server: GrpcLinkServer) -> None:
     assert raw_call(server, [], token=None) == "UNAUTHENTICATED"
 
 
@@ -439,7 +439,7 @@ def test_a_link_that_breaks_the_contract_later_is_closed() -> None:
     strict.close()
 
 
-def test_more_links_than_allowed_are_refused(server: GrpcLinkServer) -> None:
+def test_more_links_than_allowed_are_rejected(server: GrpcLinkServer) -> None:
     links = [connect(server) for _ in range(4)]
     with pytest.raises(PeerError, match="resource_exhausted"):
         connect(server)
@@ -454,7 +454,7 @@ def test_a_link_that_closes_makes_room_for_another(server: GrpcLinkServer) -> No
         link.close()
 
 
-def test_nobody_listening_times_out() -> None:
+def test_a_port_without_a_listener_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(PeerTimeout, match="did not accept"):

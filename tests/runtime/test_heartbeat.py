@@ -45,7 +45,7 @@ def test_a_beat_tells_state_steps_and_age() -> None:
     assert (beat.state, beat.num_steps, beat.step_age_s) == ("verifying", 2, 3.0)
 
 
-def test_a_step_that_takes_too_long_is_told_once_with_all_stacks(
+def test_a_step_that_takes_too_long_is_reported_once_with_all_stacks(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     hands, release = Hands(), threading.Event()

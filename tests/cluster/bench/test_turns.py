@@ -54,7 +54,7 @@ def test_single_prompts_take_turns_and_batches_stay_whole() -> None:
     assert bench.asked[:3] == [("slow", (0, 1)), ("fast", (0, 1)), ("slow", (2,))]
 
 
-def test_a_run_that_was_cut_measures_what_is_missing(tmp_path: Path) -> None:
+def test_an_interrupted_run_measures_what_is_missing(tmp_path: Path) -> None:
     def kept() -> ResumeFile:
         return ResumeFile(tmp_path / "bench.jsonl", {"batch": 1}, verb="bench decode")
 

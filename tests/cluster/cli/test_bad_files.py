@@ -310,7 +310,7 @@ OUTPUTS = [case for case in CASES if case.is_output]
 
 
 @pytest.mark.parametrize("case", FILES, ids=case_id)
-def test_a_file_that_cannot_be_opened_is_refused(
+def test_a_file_that_cannot_be_opened_is_rejected(
     case: Case, good: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for kind, make in UNOPENABLE.items():
@@ -320,7 +320,7 @@ def test_a_file_that_cannot_be_opened_is_refused(
 
 
 @pytest.mark.parametrize("case", FILES, ids=case_id)
-def test_a_file_that_cannot_be_understood_is_refused(
+def test_a_file_that_cannot_be_understood_is_rejected(
     case: Case, good: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for kind, make in CONTENTS.items():
@@ -332,7 +332,7 @@ def test_a_file_that_cannot_be_understood_is_refused(
 
 
 @pytest.mark.parametrize("case", DIRECTORIES, ids=case_id)
-def test_a_directory_that_cannot_be_read_is_refused(
+def test_a_directory_that_cannot_be_read_is_rejected(
     case: Case, good: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for kind, make in (UNOPENABLE | {"a file": file}).items():
@@ -343,7 +343,7 @@ def test_a_directory_that_cannot_be_read_is_refused(
 
 
 @pytest.mark.parametrize("case", OUTPUTS, ids=case_id)
-def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+def test_a_place_that_cannot_be_written_is_rejected_before_the_work(
     case: Case, good: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = tmp_path / "file"

@@ -21,7 +21,7 @@ def case_id(case: Case) -> str:
 
 
 @pytest.mark.parametrize("case", NUMBERS, ids=case_id)
-def test_a_number_out_of_range_is_refused(
+def test_a_number_out_of_range_is_rejected(
     case: Case, good: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     is_float = case.kind is float

@@ -69,7 +69,7 @@ def refusal(
         (["--drafter", "./nowhere"], "./nowhere does not exist"),
     ],
 )
-def test_a_bad_option_is_refused(
+def test_a_bad_option_is_rejected(
     arguments: list[str],
     words: str,
     directory: str,
@@ -81,7 +81,7 @@ def test_a_bad_option_is_refused(
     assert re.search(words, said), said
 
 
-def test_a_missing_target_is_refused(
+def test_a_missing_target_is_rejected(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = refusal(capsys, monkeypatch, "generate", "--target", "./nope", "--prompt", "hi")
@@ -89,7 +89,7 @@ def test_a_missing_target_is_refused(
     assert "no target" in refusal(capsys, monkeypatch, "generate", "--prompt", "hi")
 
 
-def test_damaged_and_foreign_checkpoints_are_refused(
+def test_damaged_and_foreign_checkpoints_are_rejected(
     directory: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -108,7 +108,7 @@ def test_damaged_and_foreign_checkpoints_are_refused(
     assert "'gpt2' is not supported; these are: gemma3_text, llama, mistral, qwen2, qwen3" in said
 
 
-def test_a_drafter_with_another_vocabulary_is_refused(
+def test_a_drafter_with_another_vocabulary_is_rejected(
     directory: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -134,7 +134,7 @@ def test_a_drafter_with_another_vocabulary_is_refused(
         ('{"instruction": "a"}\n', "line 1: .*instruction.*prompt"),
     ],
 )
-def test_bad_prompt_files_are_refused(
+def test_bad_prompt_files_are_rejected(
     content: str,
     words: str,
     directory: str,
@@ -164,7 +164,7 @@ def test_bad_prompt_files_are_refused(
         (["--target", "smollm2-135m", "--baseline", "vllm"], "--baseline[0] is 'vllm'"),
     ],
 )
-def test_a_bad_benchmark_is_refused(
+def test_a_bad_benchmark_is_rejected(
     arguments: list[str],
     words: str,
     capsys: pytest.CaptureFixture[str],
@@ -281,7 +281,7 @@ LAYERS = ["bench", "layer-parallel", "--set", "input.prompt=x", "--drafter"]
         ([*LAYERS, "target:layers=0-1", "--plot", "x.svg"], "ends in .png"),
     ],
 )
-def test_other_verbs_refuse_bad_options_too(
+def test_other_verbs_reject_bad_options_too(
     arguments: list[str],
     words: str,
     directory: str,
@@ -340,7 +340,7 @@ def test_other_verbs_refuse_bad_options_too(
         ),
     ],
 )
-def test_training_verbs_refuse_bad_options(
+def test_training_verbs_reject_bad_options(
     arguments: list[str],
     words: str,
     capsys: pytest.CaptureFixture[str],
@@ -381,7 +381,7 @@ def test_the_version_is_said() -> None:
         (("--prompt", "\udcff\udcfe"), "--prompt is not UTF-8"),
     ],
 )
-def test_an_empty_or_undecodable_value_is_refused_by_its_option(
+def test_an_empty_or_undecodable_value_is_rejected_by_its_option(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     arguments: tuple[str, ...],

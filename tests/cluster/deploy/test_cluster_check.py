@@ -34,7 +34,7 @@ def facts(ray: str) -> NodeFacts:
     )
 
 
-def test_versions_that_differ_are_told_with_their_nodes() -> None:
+def test_versions_that_differ_are_reported_with_their_nodes() -> None:
     nodes = [node("1"), node("2"), node("3")]
     found = {"1": facts("2.60.0"), "2": facts("2.59.0"), "3": facts("2.60.0")}
     assert version_problems(nodes, found) == [

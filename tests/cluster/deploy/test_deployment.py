@@ -70,7 +70,7 @@ def test_an_inline_drafter_that_hangs_is_not_started_again() -> None:
     assert deployment.started == [ALONE]
 
 
-def test_trouble_with_the_drafters_is_told_once_and_loses_no_target(
+def test_trouble_with_the_drafters_is_reported_once_and_loses_no_target(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     deployment = ScriptedDeployment(WITH_RANKS, lambda _: False)

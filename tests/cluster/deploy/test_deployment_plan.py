@@ -63,7 +63,7 @@ def test_cores_are_divided_among_the_ranks_of_all_drafters(
     assert model.num_threads == spec.target.num_threads == 2
 
 
-def test_memory_that_one_machine_lacks_is_refused(
+def test_memory_that_one_machine_lacks_is_rejected(
     options: ModelOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local = replace(options, ray_address=None)

@@ -115,7 +115,7 @@ def test_a_number_of_drafters_gives_ranks_on_a_full_cluster(target: PlannedModel
         ({"drafters": 2}, "`drafters` 2"),
     ],
 )
-def test_a_drafter_in_the_targets_process_is_refused_where_ranks_are_asked_for(
+def test_a_drafter_in_the_targets_process_is_rejected_where_ranks_are_asked_for(
     drafter: str | None,
     fields: dict[str, object],
     asked: str,

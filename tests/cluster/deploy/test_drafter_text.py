@@ -61,6 +61,6 @@ def test_layers_of_the_target_are_named_in_one_way(name: str) -> None:
         parse_drafter(name)
 
 
-def test_a_look_up_source_that_is_not_known_is_refused() -> None:
+def test_a_look_up_source_that_is_not_known_is_rejected() -> None:
     with pytest.raises(ConfigError, match="look-up source 'bigram' is not known"):
         parse_drafter("lookup:ngram+bigram")

@@ -22,6 +22,6 @@ def test_a_width_and_a_first_layer_are_read(text: str, parsed: LayerParallel | N
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "on", "4@", "4@x", "off@2", "1.5"])
-def test_other_texts_are_refused(text: str) -> None:
+def test_other_texts_are_rejected(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^`layer_parallel` is .*: write off, auto or a number"):
         parse_layer_parallel(text)

@@ -29,7 +29,7 @@ def test_options_that_cannot_work_name_their_field(fields: dict[str, Any], messa
         plan_target(ModelOptions(**fields))
 
 
-def test_more_ranks_than_heads_are_refused(tmp_path: Path) -> None:
+def test_more_ranks_than_heads_are_rejected(tmp_path: Path) -> None:
     tiny = save_tiny_checkpoint(tmp_path / "tiny")
     with pytest.raises(ConfigError, match=r"^`tp` is 64: "):
         plan_target(ModelOptions(target=str(tiny), tp=64))

@@ -45,13 +45,13 @@ def test_durations_defaults_and_places(tmp_path: Path) -> None:
         ("[requests]", "x = [\n[requests]", "not TOML"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(tmp_path: Path, old: str, new: str, words: str) -> None:
+def test_what_cannot_be_is_rejected_by_name(tmp_path: Path, old: str, new: str, words: str) -> None:
     assert old in SMALL
     with pytest.raises(ConfigError, match=words):
         points_of(loaded(tmp_path, SMALL.replace(old, new)))
 
 
-def test_more_drafters_than_layers_are_refused(tmp_path: Path) -> None:
+def test_more_drafters_than_layers_are_rejected(tmp_path: Path) -> None:
     text = SMALL.replace('draft = "3ms"', 'layers = 2\nattention = "1ms"')
     with pytest.raises(ConfigError, match=r"sweep.drafters has 3: devices.layers are 2"):
         points_of(loaded(tmp_path, text.replace("tp = [1, 2]", "drafters = [1, 3]")))

@@ -91,7 +91,9 @@ def test_repeats_are_interleaved_and_deployments_are_started_once(
 
 
 @pytest.mark.usefixtures("no_report")
-def test_a_cut_run_goes_on_where_it_was(tmp_path: Path, measuring: FakeMeasuring) -> None:
+def test_an_interrupted_run_resumes_where_it_stopped(
+    tmp_path: Path, measuring: FakeMeasuring
+) -> None:
     options = ExperimentOptions(file=written(tmp_path, SMALL))
     measuring.cut_after = 5
     with pytest.raises(KeyboardInterrupt):
@@ -136,7 +138,7 @@ def test_what_only_the_simulator_reads_may_change(tmp_path: Path) -> None:
             store.keep_config(other)
 
 
-def test_a_failed_point_is_recorded_and_the_others_go_on(
+def test_a_failed_point_is_recorded_and_the_others_continue(
     tmp_path: Path, measuring: FakeMeasuring
 ) -> None:
     options = ExperimentOptions(file=written(tmp_path, SMALL))

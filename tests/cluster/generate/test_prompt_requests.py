@@ -72,7 +72,7 @@ def test_names_and_tool_calls_of_a_prompt_file_reach_the_template(
     assert prompt_ids(target, PromptOptions(prompts=file)) == expected
 
 
-def test_a_tool_call_that_the_template_leaves_out_is_refused(
+def test_a_tool_call_that_the_template_leaves_out_is_rejected(
     tmp_path: Path, target: PlannedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -96,7 +96,7 @@ def test_a_tool_call_that_the_template_leaves_out_is_refused(
         ({"messages": [{"role": "user", "content": None}]}, r"line 1: messages\[0\].content is"),
     ],
 )
-def test_a_prompt_that_the_model_cannot_read_is_refused_by_line(
+def test_a_prompt_that_the_model_cannot_read_is_rejected_by_line(
     tmp_path: Path, target: PlannedModel, record: dict[str, object], message: str
 ) -> None:
     file = tmp_path / "prompts.jsonl"
@@ -113,7 +113,7 @@ def test_a_prompt_that_the_model_cannot_read_is_refused_by_line(
         ("a\udcff", "--prompt holds half a surrogate pair"),
     ],
 )
-def test_a_prompt_of_the_command_line_is_refused_by_its_flag(
+def test_a_prompt_of_the_command_line_is_rejected_by_its_flag(
     target: PlannedModel, prompt: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):

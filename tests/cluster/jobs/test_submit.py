@@ -64,7 +64,9 @@ def test_a_runtime_environment_is_kept(tmp_path: Path) -> None:
     ("text", "words"),
     [("[1]", "write keys as env_vars"), ("a: [", "is not YAML or JSON"), (None, "does not exist")],
 )
-def test_a_bad_runtime_environment_is_refused(text: str | None, words: str, tmp_path: Path) -> None:
+def test_a_bad_runtime_environment_is_rejected(
+    text: str | None, words: str, tmp_path: Path
+) -> None:
     file = tmp_path / "env.yaml"
     if text is not None:
         file.write_text(text)
@@ -154,7 +156,7 @@ def test_a_head_that_requires_a_token_names_the_remedy(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:8265", "ray://head:10001"])
-def test_an_address_that_is_no_dashboard_is_refused(address: str) -> None:
+def test_an_address_that_is_no_dashboard_is_rejected(address: str) -> None:
     result = CliRunner().invoke(app, ["submit", "generate", "--address", address])
     assert isinstance(result.exception, ConfigError)
     assert "write http://HEAD:8265" in str(result.exception)

@@ -74,7 +74,7 @@ def test_ray_reads_the_directory_to_its_end(
     assert uri.startswith("gcs://")
 
 
-def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_rejected(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/na\xefve")).touch()
     with pytest.raises(ConfigError, match=r"na.udcefve' cannot be uploaded, .*rename it"):
         left_behind(tmp_path)

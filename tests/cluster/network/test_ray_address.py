@@ -59,7 +59,7 @@ def joins(monkeypatch: pytest.MonkeyPatch, head: FakeHead, *, node: str = NODE) 
         ("ray://head:10001", "ray:// is the Ray Client's address"),
     ],
 )
-def test_an_address_of_another_form_is_refused(address: str, words: str) -> None:
+def test_an_address_of_another_form_is_rejected(address: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         resolve(address)
 

@@ -89,7 +89,7 @@ def test_an_error_is_named_by_its_cause(
     assert raised.type is kind
 
 
-def test_a_refusal_at_a_start_is_one_there_and_here() -> None:
+def test_a_rejection_at_a_start_is_one_there_and_here() -> None:
     text = "The actor died because of an error\n  a traceback\nruntime.errors.ConfigError: no model"
     refused = rays.RayActorError(error_msg=text, actor_init_failed=True)
     with pytest.raises(ConfigError, match=r"^rank 1 cannot start: no model$"):

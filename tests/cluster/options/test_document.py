@@ -94,7 +94,7 @@ def test_an_assignment_is_read_as_its_setting_s_type(assignment: str, expected: 
         ("json=true", "--set json has one value in this verb"),
     ],
 )
-def test_an_assignment_that_cannot_be_used_is_refused_by_its_key(
+def test_an_assignment_that_cannot_be_used_is_rejected_by_its_key(
     assignment: str, words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):

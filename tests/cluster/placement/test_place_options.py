@@ -38,6 +38,6 @@ def test_every_key_is_read() -> None:
         ("node=1", "`place` node=1 cannot be read: write target, nodes, drafter"),
     ],
 )
-def test_a_bad_place_is_refused(text: str, words: str) -> None:
+def test_a_bad_place_is_rejected(text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         PlaceOptions.parse(text)

@@ -78,7 +78,7 @@ def test_ranks_that_span_nodes_stay_within_a_domain() -> None:
         place([target(5)], nodes, "domain=domain,cpus=1")
 
 
-def test_a_label_that_no_node_has_is_refused_with_those_there_are() -> None:
+def test_a_label_that_no_node_has_is_rejected_with_those_there_are() -> None:
     nodes = [node("1", cpus=4, label="a"), node("2")]
     for text in ("domain=nvl", "target=spread,domain=nvl"):
         with pytest.raises(ConfigError, match="no node has the label 'nvl'; the nodes have domain"):
@@ -103,7 +103,7 @@ def test_a_leaving_node_is_named_as_the_reason(text: str, size: int) -> None:
         place([target(size), drafter(1)], nodes, text)
 
 
-def test_a_cluster_that_leaves_as_a_whole_is_refused() -> None:
+def test_a_cluster_that_leaves_as_a_whole_is_rejected() -> None:
     with pytest.raises(ConfigError, match=r"Free: no node.*Not counted: .* is leaving"):
         place([target(1)], [node("1", hindrance="is leaving the cluster")])
 
@@ -121,7 +121,7 @@ def test_a_far_drafter_shares_no_node_with_the_target() -> None:
         place([target(2), drafter(1)], nodes, "target=spread,drafter=far")
 
 
-def test_a_near_drafter_is_refused_where_the_leaders_node_is_full() -> None:
+def test_a_near_drafter_is_rejected_where_the_leaders_node_is_full() -> None:
     with pytest.raises(ConfigError, match=r"drafter: 2 rank\(s\) of 1 CPU .* 10.0.0.1 1 of 4 CPU"):
         place([target(3), drafter(2)], [node("1"), node("2", cpus=2)], "drafter=near,cpus=1")
 
@@ -157,7 +157,7 @@ def test_equal_nodes_are_taken_from_here_on() -> None:
         (target(9), "target=spread,cpus=1", "do not fit on all nodes together"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_resource_and_node(
+def test_what_does_not_fit_is_rejected_by_resource_and_node(
     need: Need, text: str | None, words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):

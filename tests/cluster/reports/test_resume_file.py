@@ -56,7 +56,7 @@ def test_a_run_of_a_bench_comes_back_as_it_was(tmp_path: Path, results: tuple[Re
     assert prompts_key(submits[:1]) != prompts_key(submits)
 
 
-def test_figures_of_another_kind_of_run_are_refused(tmp_path: Path) -> None:
+def test_figures_of_another_kind_of_run_are_rejected(tmp_path: Path) -> None:
     file = tmp_path / "eval.jsonl"
     kept(file).store("lookup", {})
     with pytest.raises(ConfigError, match="measured with draft_length=5, not draft_length=4"):

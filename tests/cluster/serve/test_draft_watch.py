@@ -47,7 +47,7 @@ def watched(drafter: Path) -> tuple[DrafterWatch, Swaps]:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"paceline_drafter": 7}', None])
-def test_a_directory_that_stays_unreadable_is_told_of_once(
+def test_a_directory_that_stays_unreadable_is_reported_once(
     tmp_path: Path, content: str | None
 ) -> None:
     watch, swaps = watched(tmp_path)

@@ -48,7 +48,7 @@ def refusal(
         ("--set metrics=127.0.0.1:99999", "99999': a port is between 0 and 65535"),
     ],
 )
-def test_what_serve_cannot_use_is_refused_by_flag(
+def test_what_serve_cannot_use_is_rejected_by_flag(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     folder: Path,
@@ -63,7 +63,7 @@ def test_what_serve_cannot_use_is_refused_by_flag(
 
 
 @pytest.mark.parametrize("flag", ["--listen", "--set metrics"])
-def test_a_taken_port_is_refused_by_flag(
+def test_a_taken_port_is_rejected_by_flag(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, flag: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -86,7 +86,7 @@ def test_a_taken_port_is_refused_by_flag(
         ("--root-ca server.key", "--root-ca server.key has no usable PEM certificate"),
     ],
 )
-def test_what_a_client_cannot_use_is_refused_by_flag(
+def test_what_a_client_cannot_use_is_rejected_by_flag(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     folder: Path,

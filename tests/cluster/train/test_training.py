@@ -37,7 +37,7 @@ def refused(
 
 
 @pytest.mark.parametrize("method", ["lora", "full", "shared-seed"])
-def test_a_sample_beyond_the_context_is_refused_before_any_worker(
+def test_a_sample_beyond_the_context_is_rejected_before_any_worker(
     model: Path, tmp_path: Path, method: str
 ) -> None:
     settings = (f"method={method}", "data.max_length=1000")
@@ -50,7 +50,7 @@ def test_a_sample_beyond_the_context_is_refused_before_any_worker(
 
 
 @pytest.mark.parametrize("method", ["lora", "shared-seed"])
-def test_a_tokenizer_of_another_model_is_refused_before_any_worker(
+def test_a_tokenizer_of_another_model_is_rejected_before_any_worker(
     tmp_path: Path, method: str
 ) -> None:
     other = save_tiny_checkpoint(tmp_path / "other")
@@ -63,7 +63,7 @@ def test_a_tokenizer_of_another_model_is_refused_before_any_worker(
 
 @pytest.mark.parametrize("method", ["lora", "shared-seed"])
 @pytest.mark.parametrize("broken", ["train", "dev"])
-def test_a_bad_record_is_refused_before_any_worker(
+def test_a_bad_record_is_rejected_before_any_worker(
     model: Path, tmp_path: Path, method: str, broken: str
 ) -> None:
     record = {"prompt": "w1", "completion": ["w2"]}
@@ -71,7 +71,9 @@ def test_a_bad_record_is_refused_before_any_worker(
     assert f"{broken}.jsonl, line 2: completion is ['w2'] (list): it must be a string" in found
 
 
-def test_answers_that_do_not_fit_are_refused_before_any_worker(model: Path, tmp_path: Path) -> None:
+def test_answers_that_do_not_fit_are_rejected_before_any_worker(
+    model: Path, tmp_path: Path
+) -> None:
     settings = (
         "method=shared-seed",
         "shared_seed.reward=math:fsum",

@@ -76,7 +76,7 @@ def test_a_submitted_verbs_output_comes_alone(nodes: Raylets, tiny: Path, tmp_pa
     assert "started" in finished.stderr.splitlines()
 
 
-def test_submit_mirrors_the_refusal_of_what_does_not_fit(nodes: Raylets, tiny: Path) -> None:
+def test_submit_mirrors_the_rejection_of_what_does_not_fit(nodes: Raylets, tiny: Path) -> None:
     options = ("--tp", "3", "--set", "models.place=target=pack,cpus=1,wait=0")
     address = ("--address", nodes.dashboard_url)
     refused = nodes.run("submit", *generate(tiny), *options, *address, code=2)

@@ -19,7 +19,7 @@ LONG = 400
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_requests_go_on_on_another_node(tmp_path: Path) -> None:
+def test_requests_continue_on_another_node(tmp_path: Path) -> None:
     checkpoint = save_tiny_checkpoint(tmp_path / "tiny")
     options = ("--drafter", "ngram", "--tp", "2", "--set=restarts=20", "--set=step_limit_s=10")
     with Raylets() as nodes:

@@ -69,7 +69,7 @@ def test_ranks_across_nodes_give_the_tokens_of_one_process(
     assert len({*target.split(" + "), *drafter.split(" + ")}) == num_nodes
 
 
-def test_shared_memory_between_nodes_is_refused(raylets: Raylets, command: list[str]) -> None:
+def test_shared_memory_between_nodes_is_rejected(raylets: Raylets, command: list[str]) -> None:
     options = (
         "--tp",
         "2",

@@ -76,7 +76,7 @@ def test_a_drafter_has_a_rank_where_a_cpu_is_free_after_the_target(raylets: Rayl
     assert "in its process: no core is free beside it" in four.stderr
 
 
-def test_a_place_that_is_asked_for_and_is_not_there_is_refused(raylets: Raylets) -> None:
+def test_a_place_that_is_asked_for_and_is_not_there_is_rejected(raylets: Raylets) -> None:
     place = ("--set", "models.place=target=spread,drafter=far,wait=0")
     far = raylets.run(*generate("--tp", "2", *place), code=2)
     assert "--set models.place drafter=far: all 2 nodes have target ranks" in far.stderr
@@ -94,7 +94,7 @@ def refused(raylets: Raylets, address: str) -> str:
     return said
 
 
-def test_an_address_that_cannot_be_joined_is_refused_with_its_cause(
+def test_an_address_that_cannot_be_joined_is_rejected_with_its_cause(
     raylets: Raylets, tmp_path: Path
 ) -> None:
     assert "no Ray cluster listens at --ray" in refused(raylets, f"127.0.0.1:{free_port()}")

@@ -53,7 +53,7 @@ def test_a_load_is_measured_in_every_mode(served: ServingProcess, tmp_path: Path
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_is_turned_away_is_counted(served: ServingProcess, tmp_path: Path) -> None:
+def test_what_is_rejected_is_counted(served: ServingProcess, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(json.dumps({"prompt": "w1 w2 w3"}))
     done = paceline(
@@ -97,7 +97,7 @@ def test_top_and_admin_show_and_change_the_server(served: ServingProcess) -> Non
         ('metrics = "9400"', "--set metrics is '9400': write HOST:PORT"),
     ],
 )
-def test_a_bad_configuration_is_refused_at_once(tmp_path: Path, text: str, words: str) -> None:
+def test_a_bad_configuration_is_rejected_at_once(tmp_path: Path, text: str, words: str) -> None:
     config = tmp_path / "serve.toml"
     config.write_text(text)
     done = paceline("serve", "--target", "smollm2-135m", "--config", str(config))

@@ -133,7 +133,7 @@ def test_streams_cut_at_random_bytes_200_times_lose_nothing(
     assert sum(wire.num_cuts for wire in wires) >= 200
 
 
-def test_garbage_on_1000_connections_disturbs_nobody(
+def test_garbage_on_1000_connections_disturbs_no_client(
     served: ServingProcess, client: Client
 ) -> None:
     alone = generate(client, 1)[0]
@@ -157,7 +157,7 @@ def test_garbage_on_1000_connections_disturbs_nobody(
         connection.close()
 
 
-def test_readers_that_do_not_read_cost_little_and_hold_up_nobody(
+def test_readers_that_do_not_read_cost_little_and_delay_no_client(
     served: ServingProcess, client: Client
 ) -> None:
     alone = generate(client, 1)[0]
@@ -216,7 +216,7 @@ def test_a_deadline_frees_what_it_held(
     wait_until_idle(client)
 
 
-def test_health_and_refusals_of_a_process(served: ServingProcess, client: Client) -> None:
+def test_health_and_rejections_of_a_process(served: ServingProcess, client: Client) -> None:
     with grpc.insecure_channel(served.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         for name in ("", "paceline.v1.GenerationService"):
@@ -246,7 +246,9 @@ def test_drafters_change_while_requests_run(client: Client) -> None:
     assert generate(client, 0, mode="speculative")[1].drafted > 0
 
 
-def test_a_process_lets_in_who_has_certificate_and_token(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_process_accepts_only_clients_with_certificate_and_token(
+    checkpoint: Path, tmp_path: Path
+) -> None:
     folder = make_certificates(tmp_path)
     (folder / "tokens").write_text("good\n")
     options = ["--tls-cert", str(folder / "server.pem"), "--tls-key", str(folder / "server.key")]

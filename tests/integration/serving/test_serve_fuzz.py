@@ -91,7 +91,7 @@ def test_random_bytes_end_in_a_status(channel: grpc.Channel, method: str, payloa
 
 @EVERY
 @given(request=requests, ids=st.none() | token_ids, unknown=st.binary(max_size=6))
-def test_random_requests_are_served_or_refused(
+def test_random_requests_are_served_or_rejected(
     channel: grpc.Channel, request: pb.GenerateRequest, ids: list[int] | None, unknown: bytes
 ) -> None:
     """With fields of a later version behind, which a server must skip."""
@@ -102,7 +102,7 @@ def test_random_requests_are_served_or_refused(
     assert code in {*ENDED, grpc.StatusCode.OK}
 
 
-def test_a_message_beyond_the_limit_is_refused(channel: grpc.Channel) -> None:
+def test_a_message_beyond_the_limit_is_rejected(channel: grpc.Channel) -> None:
     large = pb.GenerateRequest(text="w1 " * (6 * 1024 * 1024))
     code = status_of(channel, "Generate", large.SerializeToString())
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -57,7 +57,7 @@ def ask(address: str, chunks: list[int]) -> str:
         return text
 
 
-def test_a_service_goes_on_after_every_death(node: Raylets, tmp_path: Path) -> None:
+def test_a_service_continues_after_every_death(node: Raylets, tmp_path: Path) -> None:
     tiny = str(save_tiny_checkpoint(tmp_path / "tiny"))
     address = f"127.0.0.1:{free_port()}"
     serve = ("--target", tiny, "--listen", address, "--journal", str(tmp_path / "journal"))

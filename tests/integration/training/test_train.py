@@ -53,7 +53,7 @@ def assert_engine_agrees(directory: Path, model: PreTrainedModel) -> None:
     torch.testing.assert_close(score(ours, tuple(prompt)), expected, atol=2e-3, rtol=0)
 
 
-def test_workers_that_do_not_fit_are_refused_before_any_is_started(job: Path) -> None:
+def test_workers_that_do_not_fit_are_rejected_before_any_is_started(job: Path) -> None:
     with pytest.raises(ConfigError, match=r"workers: 2 rank\(s\) of 99 CPU do not fit"):
         train(job, "workers.cpus=99")
 
@@ -161,7 +161,7 @@ def test_a_scheme_is_chosen_and_kept(tiny_job: Path) -> None:
 
 
 @pytest.mark.slow  # test_train_cut continues with another number too
-def test_a_run_goes_on_with_another_number_of_workers(job: Path) -> None:
+def test_a_run_continues_with_another_number_of_workers(job: Path) -> None:
     whole = train(job, "out=a")
     stopped = job.parent / "b"
 

@@ -163,7 +163,7 @@ def assert_rebuilt(out: Path, again: Path) -> None:
     assert json.loads(done.stdout)["same"] is True
 
 
-def test_whoever_dies_all_replicas_and_the_replay_are_the_same(
+def test_whichever_process_dies_all_replicas_and_the_replay_are_the_same(
     tiny_job: Path, tmp_path: Path
 ) -> None:
     data = tmp_path / "data.jsonl"
@@ -193,7 +193,7 @@ def test_whoever_dies_all_replicas_and_the_replay_are_the_same(
 
 
 @pytest.mark.slow
-def test_a_cancelled_run_goes_on(tiny_job: Path, tmp_path: Path) -> None:
+def test_a_cancelled_run_continues(tiny_job: Path, tmp_path: Path) -> None:
     job = Job(tiny_job, "faults.delay_s=0.5")
     try:
         job.wait_for(5)

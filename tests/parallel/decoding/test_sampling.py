@@ -70,7 +70,7 @@ def transformers_probs(logits: torch.Tensor, params: SamplingParams) -> torch.Te
 
 @pytest.mark.parametrize("params", PARAMS)
 @pytest.mark.parametrize("spread", [0.5, 3.0, 9.0])
-def test_the_law_is_that_of_transformers(params: SamplingParams, spread: float) -> None:
+def test_the_distribution_is_that_of_transformers(params: SamplingParams, spread: float) -> None:
     for seed, size in enumerate((60, 1000, 5000)):
         logits = random_logits(seed, size, spread)
         expected = transformers_probs(logits, params).numpy()
@@ -178,7 +178,7 @@ def test_noise_of_few_of_many_tokens_is_that_of_the_whole_row() -> None:
 
 
 @pytest.mark.parametrize("params", [PARAMS[0], SamplingParams(temperature=1.2, top_k=4)])
-def test_samples_follow_the_law(params: SamplingParams) -> None:
+def test_samples_follow_the_distribution(params: SamplingParams) -> None:
     row = whole(random_logits(1, 8, 1.0))
     law = distribution(row, params)
     drawn = np.bincount([sample(row, params, KEY, i) for i in range(6000)], minlength=8)
@@ -186,7 +186,7 @@ def test_samples_follow_the_law(params: SamplingParams) -> None:
     assert chisquare(drawn[law.ids], law.probs * 6000).pvalue > 1e-4
 
 
-def test_drafts_with_a_law_follow_it_and_are_cut_to_the_best() -> None:
+def test_drafts_with_a_distribution_follow_it_and_are_cut_to_the_best() -> None:
     row = whole(random_logits(1, 30, 1.0))
     params = SamplingParams(temperature=1.0)
     drawn = [draft_token_with_probs(row, params, KEY, i, max_support=5) for i in range(5000)]
@@ -205,7 +205,7 @@ def test_truncation_breaks_ties_by_lowest_id() -> None:
     assert truncate(law, 9) is law
 
 
-def test_masked_tokens_are_never_in_the_law() -> None:
+def test_masked_tokens_are_never_in_the_distribution() -> None:
     row = whole(torch.tensor([0.0, float("-inf"), 1.0]))
     for params in (SamplingParams(temperature=1.0), SamplingParams(temperature=1.0, top_p=0.99)):
         assert distribution(row, params).ids.tolist() == [0, 2]
@@ -213,14 +213,14 @@ def test_masked_tokens_are_never_in_the_law() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_logits_that_are_no_numbers_are_refused(bad: float) -> None:
+def test_logits_that_are_no_numbers_are_rejected(bad: float) -> None:
     with pytest.raises(ValueError, match=r"must be finite; in float16 .* take bfloat16 or float32"):
         sample(whole(torch.tensor([0.0, bad])), SamplingParams(), KEY, 0)
     with pytest.raises(ValueError, match=r"must be finite"):
         distribution(whole(torch.full((3,), float("-inf"))), SamplingParams(temperature=1.0))
 
 
-def test_a_penalty_on_a_partial_row_is_refused() -> None:
+def test_a_penalty_on_a_partial_row_is_rejected() -> None:
     params = SamplingParams(temperature=1.0, repetition_penalty=1.2)
     with pytest.raises(ValueError, match="whole vocabulary"):
         sample(best_of(random_logits(0, 20), 5), params, KEY, 0)

@@ -380,7 +380,7 @@ def test_without_a_row_after_the_last_draft_nothing_follows_it(verifier: verify.
 
 @pytest.mark.parametrize("verifier", [sample_and_match, recursive_rejection])
 @pytest.mark.parametrize("num_rows", [0, 1, 4])
-def test_rows_that_do_not_fit_are_refused(verifier: verify.Verifier, num_rows: int) -> None:
+def test_rows_that_do_not_fit_are_rejected(verifier: verify.Verifier, num_rows: int) -> None:
     with pytest.raises(ValueError, match="do not score"):
         verifier(DraftTree.chain((1, 1)), [row((0.5, 0.5))] * num_rows, SAMPLED, key(0), 0)
 
@@ -411,12 +411,12 @@ def test_drafts_of_an_equal_model_are_always_accepted() -> None:
         (SparseProbs(ids=(0, 1), probs=(float("nan"), 1.0)), "sum to"),
     ],
 )
-def test_draft_probabilities_that_cannot_be_are_refused(probs: SparseProbs, problem: str) -> None:
+def test_draft_probabilities_that_cannot_be_are_rejected(probs: SparseProbs, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         acceptance_test(exact(TOY3[0]), probs, 0)
 
 
-def test_missing_draft_probabilities_are_refused() -> None:
+def test_missing_draft_probabilities_are_rejected() -> None:
     draft = DraftTree(token_ids=(0,), parents=(-1,), kinds=(IID,), draft_probs=(None,))
     with pytest.raises(ValueError, match="lacks its draft probabilities"):
         recursive_rejection(draft, [row(TOY3[0])] * 2, SAMPLED, key(0), 0)

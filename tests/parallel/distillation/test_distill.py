@@ -23,7 +23,7 @@ def everything(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", list(Divergence))
-def test_of_full_laws_is_the_textbook_value(kind: Divergence) -> None:
+def test_of_full_distributions_is_the_textbook_value(kind: Divergence) -> None:
     drafter, teacher = laws(1), laws(2)
     q, p = drafter.softmax(1), teacher.softmax(1)
     expected = {
@@ -36,7 +36,7 @@ def test_of_full_laws_is_the_textbook_value(kind: Divergence) -> None:
 
 
 @pytest.mark.parametrize("kind", list(Divergence))
-def test_of_coarser_laws_is_a_lower_bound_and_zero_at_equality(kind: Divergence) -> None:
+def test_of_coarser_distributions_is_a_lower_bound_and_zero_at_equality(kind: Divergence) -> None:
     drafter, teacher = laws(3), laws(4)
     ids, probs = everything(teacher)
     full = divergence(kind, drafter, ids, probs)

@@ -43,6 +43,6 @@ def test_its_weights_come_back_by_their_names() -> None:
     }
 
 
-def test_a_model_with_biases_is_refused() -> None:
+def test_a_model_with_biases_is_rejected() -> None:
     with pytest.raises(ValueError, match="qwen2 models cannot be trained yet because of qkv_bias"):
         Student(tiny_model("qwen2").config, {}, head=torch.zeros(3, 36))

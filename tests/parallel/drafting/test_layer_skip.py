@@ -32,7 +32,7 @@ def test_a_small_model_runs_out_of_sets() -> None:
     assert len(trials) <= 4
 
 
-def test_a_model_without_inner_layers_is_refused() -> None:
+def test_a_model_without_inner_layers_is_rejected() -> None:
     with pytest.raises(ValueError, match="has none to leave out"):
         next(search_layers(2, lambda _: 1.0, fixed_cost=0.0, num_trials=1, seed=0))
 

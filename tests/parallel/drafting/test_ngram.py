@@ -68,7 +68,7 @@ def test_rolling_back_leaves_no_trace(steps: list[tuple[int, list[int]]]) -> Non
         assert index.propose(4) == scan(history, 4, 4)
 
 
-def test_bad_sizes_are_refused() -> None:
+def test_bad_sizes_are_rejected() -> None:
     index = NgramIndex()
     index.append((1, 2))
     for size in (-1, 3):

@@ -39,6 +39,6 @@ def test_the_longest_suffix_counts() -> None:
     assert store.longest([3])[0] == 0  # one token says too little
 
 
-def test_a_store_of_nothing_is_refused() -> None:
+def test_a_store_of_nothing_is_rejected() -> None:
     with pytest.raises(ValueError, match="no text"):
         build_store([[], []], END)

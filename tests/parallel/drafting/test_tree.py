@@ -100,7 +100,7 @@ def test_every_tree_is_well_formed(
         assert tree.parents == [node - 1 for node in nodes]
 
 
-def test_ngrams_go_on_as_the_text_did() -> None:
+def test_ngrams_continue_as_the_text_did() -> None:
     tree = grow([ngrams(1, 2, 3, 9, 1, 2, 4, 1, 2)], Odds(), 4, branching=True)
     assert tree.token_ids[0] == 4  # the latest
     assert set(tree.token_ids) >= {4, 3}
@@ -118,7 +118,7 @@ def test_pairs_are_recycled_before_single_tokens() -> None:
     assert tree.token_ids == [3, 8]
 
 
-def test_a_store_goes_on_as_most_of_its_texts_do() -> None:
+def test_a_store_continues_as_most_of_its_texts_do() -> None:
     store = build_store([[1, 2, 3, 4], [1, 2, 3, 5], [1, 2, 3, 5, 6], [9, 3, 7, 7]], 0)
     tree = grow([StoreSource(store, (8, 1, 2, 3))], Odds(), 3, branching=True)
     assert tree.token_ids[0] == 5

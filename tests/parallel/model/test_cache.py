@@ -64,7 +64,7 @@ def test_sequences_do_not_disturb_each_other() -> None:
     assert torch.equal(cache.snapshot(0)[1, 1], kept)
 
 
-def test_a_full_cache_refuses_and_keeps_its_pages() -> None:
+def test_a_full_cache_rejects_and_keeps_its_pages() -> None:
     cache = new_cache()
     cache.open(0, 13)
     with pytest.raises(CacheFull, match="3 cache pages are needed, 2 are free"):
@@ -75,7 +75,7 @@ def test_a_full_cache_refuses_and_keeps_its_pages() -> None:
     cache.open(2, 24)  # all 6 pages
 
 
-def test_opening_a_slot_twice_is_refused() -> None:
+def test_opening_a_slot_twice_is_rejected() -> None:
     cache = new_cache()
     cache.open(0, 1)
     with pytest.raises(ValueError, match="slot 0 is open already"):

@@ -68,6 +68,6 @@ def test_places_follow_the_pages(pages: set[int], page_size: int, data: st.DataO
     assert table.is_contiguous == (max(pages) - min(pages) + 1 == len(pages))
 
 
-def test_the_refusal_says_how_many_pages_are_needed_and_free() -> None:
+def test_the_rejection_says_how_many_pages_are_needed_and_free() -> None:
     with pytest.raises(CacheFull, match="5 cache pages are needed, 4 are free"):
         PageAllocator(4).allocate(5)

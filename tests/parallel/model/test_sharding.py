@@ -44,13 +44,13 @@ def test_each_query_head_has_one_rank_that_also_holds_its_kv_head(
     assert owners == list(range(kv * group))
 
 
-def test_more_ranks_than_query_heads_are_refused() -> None:
+def test_more_ranks_than_query_heads_are_rejected() -> None:
     with pytest.raises(ValueError, match="9 query heads split over at most 9 ranks, not over 10"):
         head_shard(9, 3, 10, 0)
 
 
 @pytest.mark.parametrize("kv", [1, 3])
-def test_a_rank_outside_the_group_is_refused(kv: int) -> None:
+def test_a_rank_outside_the_group_is_rejected(kv: int) -> None:
     with pytest.raises(ValueError, match="rank 2 is not below the size 2"):
         head_shard(9, kv, 2, 2)
 
@@ -75,6 +75,6 @@ def test_padded_stretches_leave_no_rank_idle(total: int, data: st.DataObject) ->
     assert max(b - a for a, b in parts) <= total // size + 16  # what vocab.py relies on
 
 
-def test_more_ranks_than_columns_are_refused() -> None:
+def test_more_ranks_than_columns_are_rejected() -> None:
     with pytest.raises(ValueError, match="3 columns split over at most 3 ranks, not over 4"):
         padded_range(3, 4, 0)

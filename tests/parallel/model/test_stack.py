@@ -124,7 +124,7 @@ def test_an_exact_forward_over_fuzzy_tokens_leaves_no_trace_of_them(
     assert not torch.allclose(spoiled, fresh.snapshot(0)[:, :, :, :16], atol=1e-3)
 
 
-def test_more_ranks_than_layers_are_refused() -> None:
+def test_more_ranks_than_layers_are_rejected() -> None:
     group = RankThread.__new__(RankThread)
     group.rank, group.size = 0, 4
     with pytest.raises(ValueError, match="3 layers split over at most 3 ranks, not 4"):

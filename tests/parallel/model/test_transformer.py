@@ -108,7 +108,7 @@ def test_ranks_together_equal_the_whole_model(name: str, size: int) -> None:
     torch.testing.assert_close(logits, model.expected(PROMPT), atol=TOLERANCE, rtol=0)
 
 
-def test_more_ranks_than_query_heads_are_refused(model: TinyModel) -> None:
+def test_more_ranks_than_query_heads_are_rejected(model: TinyModel) -> None:
     group = RankThread.__new__(RankThread)
     group.rank, group.size = 0, 10
     with pytest.raises(ValueError, match="9 query heads split over at most 9 ranks, not over 10"):
@@ -250,7 +250,7 @@ def test_each_path_of_a_tree_equals_its_text_alone(kind: str, scattered: bool) -
     torch.testing.assert_close(after, expected, atol=TOLERANCE, rtol=0)
 
 
-def test_what_does_not_form_a_tree_is_refused(decoder: Decoder) -> None:
+def test_what_does_not_form_a_tree_is_rejected(decoder: Decoder) -> None:
     for parents in ((0,), (-1, 1), (-2,), (-1, -1, -1, -1)):
         with pytest.raises(ValueError, match="do not form a tree"):
             SequenceRows(slot=0, start=0, token_ids=(1, 2, 3), num_logits=1, parents=parents)
@@ -279,7 +279,7 @@ def test_scattered_pages_give_the_same_logits(model: TinyModel, decoder: Decoder
     torch.testing.assert_close(torch.cat(logits), model.expected(PROMPT), atol=TOLERANCE, rtol=0)
 
 
-def test_rows_beyond_the_cached_tokens_are_refused(decoder: Decoder) -> None:
+def test_rows_beyond_the_cached_tokens_are_rejected(decoder: Decoder) -> None:
     cache = make_cache(decoder)
     cache.open(0, 40)
     forward(decoder, [rows_of(PROMPT[:4])], cache)
@@ -287,7 +287,7 @@ def test_rows_beyond_the_cached_tokens_are_refused(decoder: Decoder) -> None:
         forward(decoder, [rows_of(PROMPT[:1], start=6)], cache)
 
 
-def test_rows_beyond_the_reserved_pages_are_refused(decoder: Decoder) -> None:
+def test_rows_beyond_the_reserved_pages_are_rejected(decoder: Decoder) -> None:
     cache = make_cache(decoder)
     cache.open(0, 6)
     with pytest.raises(ValueError, match="slot 0 can hold 8 tokens, not 9"):

@@ -82,6 +82,6 @@ def test_logits_that_are_no_numbers_stay_visible() -> None:
     assert len(row.logits) == 2
 
 
-def test_candidates_for_another_number_of_rows_are_refused() -> None:
+def test_candidates_for_another_number_of_rows_are_rejected() -> None:
     with pytest.raises(ValueError, match="2 rows of logits for 1 numbers of candidates"):
         gather_scores(torch.zeros(2, 4), 0, 4, [1], SoloGroup())

@@ -241,7 +241,7 @@ def test_times_that_cannot_be_change_nothing(seconds: float, mode: DecodeMode) -
     assert lengths(disturbed=True) == lengths(disturbed=False)
 
 
-def test_a_clock_that_stands_still_ends_nothing() -> None:
+def test_a_clock_that_does_not_advance_ends_nothing() -> None:
     controller = DraftLengthController(max_length=8)
     for index in range(60):
         controller.observe_forward(1 + index % 5, 0.0)

@@ -45,7 +45,7 @@ def test_tokens_of_draft_then_verify(alpha: float, gamma: int, tokens: float) ->
     assert got == pytest.approx(tokens, abs=5e-5)
 
 
-def test_impossible_arguments_are_refused() -> None:
+def test_impossible_arguments_are_rejected() -> None:
     with pytest.raises(ValueError, match="alpha"):
         expected_tokens(PEARL, alpha=1.1, draft_length=1)
     with pytest.raises(ValueError, match="draft_length"):

@@ -194,7 +194,7 @@ def test_a_draft_longer_than_asked_is_cut() -> None:
     assert commands[-1] == Verify(draft=chain(1, 2), num_rows=3)
 
 
-def test_laws_and_kinds_follow_their_tokens_through_the_flight() -> None:
+def test_distributions_and_kinds_follow_their_tokens_through_the_flight() -> None:
     laws = tuple(SparseProbs(ids=(i,), probs=(1.0,)) for i in (10, 11, 12))
     state, _ = take(begin(DecodeMode.PEARL), BeginRound(draft_length=3))
     draft = DraftTree.chain((10, 11, 12), laws)
@@ -210,7 +210,7 @@ def test_laws_and_kinds_follow_their_tokens_through_the_flight() -> None:
 
 
 @pytest.mark.parametrize("mode", list(DecodeMode))
-def test_events_out_of_order_are_refused(mode: DecodeMode) -> None:
+def test_events_out_of_order_are_rejected(mode: DecodeMode) -> None:
     idle = begin(mode)
     for event in (DraftMissed(), verified(0, 1), BeginRound(draft_length=-1)):
         with pytest.raises(ValueError, match=r"cannot happen when idle|draft_length is -1"):
@@ -224,14 +224,14 @@ def test_events_out_of_order_are_refused(mode: DecodeMode) -> None:
 @pytest.mark.parametrize(
     ("num_accepted", "next_token"), [(2, None), (2, 3), (1, 3), (0, None), (-1, 3)]
 )
-def test_verdicts_that_do_not_fit_are_refused(num_accepted: int, next_token: int | None) -> None:
+def test_verdicts_that_do_not_fit_are_rejected(num_accepted: int, next_token: int | None) -> None:
     state, _ = take(begin(DecodeMode.PEARL), BeginRound(draft_length=2))
     state, _ = take(state, arrive(state, 10, 11))
     with pytest.raises(ValueError, match=r"cannot be accepted|does not fit"):
         step(state, verified(num_accepted, next_token))
 
 
-def test_trees_and_empty_prompts_are_refused() -> None:
+def test_trees_and_empty_prompts_are_rejected() -> None:
     state, _ = take(begin(DecodeMode.PEARL), BeginRound(draft_length=2))
     fork = DraftTree(
         token_ids=(1, 2), parents=(-1, -1), kinds=(NodeKind.POINT,) * 2, draft_probs=(None,) * 2

@@ -189,7 +189,7 @@ def long_generation(generation: Generation, num_tokens: int, length: int = 2) ->
 
 @pytest.mark.parametrize("verifier", [sample_and_match, recursive_rejection])
 @pytest.mark.parametrize("mode", [DecodeMode.PEARL, DecodeMode.SPECULATIVE])
-def test_transitions_of_a_markov_target_follow_its_law(
+def test_transitions_of_a_markov_target_follow_its_distribution(
     mode: DecodeMode, verifier: Verifier
 ) -> None:
     generation = Generation(
@@ -349,7 +349,7 @@ def test_rejection_verifying_survives_every_schedule_and_repeats_itself(
     assert outputs[0] == outputs[1]
 
 
-def test_lossy_schedules_keep_the_law_with_rejection_too() -> None:
+def test_lossy_schedules_keep_the_distribution_with_rejection_too() -> None:
     generation = Generation(
         mode=DecodeMode.PEARL,
         verifier=recursive_rejection,

@@ -114,7 +114,7 @@ def test_a_batch_shares_its_forwards() -> None:
     assert max(shared.ttft_s) == pytest.approx(51 * 5.0)  # the second four wait for the first
 
 
-def test_a_request_that_comes_late_waits_for_nobody() -> None:
+def test_a_request_that_comes_late_waits_for_no_other() -> None:
     requests = [SimulatedRequest(max_tokens=2), SimulatedRequest(max_tokens=2, arrives_s=100.0)]
     found = simulate(setting(PLAIN, 0.0, None, 5.0), requests)
     assert found.ttft_s == (5.0, 5.0)

@@ -33,7 +33,7 @@ def test_an_address_has_a_host_and_a_port(text: str, parts: tuple[str, int]) -> 
         *("host:\u0665", "http://host:80", "host:50051/", "host:50051\n", "host:" + "9" * 5000),
     ],
 )
-def test_another_form_is_refused_by_name(text: str) -> None:
+def test_another_form_is_rejected_by_name(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^listen is "):
         parse_address(text, "listen")
 
@@ -44,7 +44,7 @@ def test_what_grpc_can_reach_is_a_target(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["host", "http://host:80", "host:0", None, 50051])
-def test_what_grpc_cannot_reach_is_refused(target: object) -> None:
+def test_what_grpc_cannot_reach_is_rejected(target: object) -> None:
     with pytest.raises(ConfigError, match=r"^address is "):
         check_target(target)
 
@@ -67,7 +67,7 @@ def test_what_grpc_cannot_reach_is_refused(target: object) -> None:
         ("dns:///example.org:1", False),
     ],
 )
-def test_loopback_is_told_from_other_machines(target: str, *, stays: bool) -> None:
+def test_loopback_differs_from_other_machines(target: str, *, stays: bool) -> None:
     assert stays_here(target) == stays
 
 
@@ -97,6 +97,6 @@ def test_a_free_port_passes_and_a_taken_one_is_named() -> None:
         ("a" * 70 + ".invalid:0", "the host cannot be found"),
     ],
 )
-def test_a_host_that_is_not_of_this_machine_is_refused(address: str, message: str) -> None:
+def test_a_host_that_is_not_of_this_machine_is_rejected(address: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_free(address, "listen")

@@ -47,7 +47,7 @@ def test_a_proxy_does_not_stand_before_loopback(address: str, opened: Open) -> N
         stub.Check(health_pb2.HealthCheckRequest(), timeout=20)
 
 
-def test_a_proxy_stands_before_other_machines(proxy: socket.socket) -> None:
+def test_a_proxy_is_in_front_of_other_machines(proxy: socket.socket) -> None:
     heard: list[bytes] = []
 
     def accept() -> None:

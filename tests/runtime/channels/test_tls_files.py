@@ -59,7 +59,7 @@ def test_a_pair_is_read_as_it_is(folder: Path) -> None:
         ("server.pem", ".", "^--tls-key .* is a directory: name a file"),
     ],
 )
-def test_a_pair_that_cannot_work_is_refused(
+def test_a_pair_that_cannot_work_is_rejected(
     folder: Path, certificate: str | None, key: str | None, message: str
 ) -> None:
     paths = [folder / name if name else None for name in (certificate, key)]
@@ -68,7 +68,7 @@ def test_a_pair_that_cannot_work_is_refused(
 
 
 @pytest.mark.parametrize("name", ["empty.pem", "garbage.pem", "cut.pem", "server.key", "none.pem"])
-def test_an_authority_that_cannot_be_used_is_refused(folder: Path, name: str) -> None:
+def test_an_authority_that_cannot_be_used_is_rejected(folder: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=f"^--root-ca .*{name} (has no|does not exist)"):
         read_authority(folder / name, "--root-ca")
 

@@ -46,7 +46,7 @@ def test_a_missing_file_and_a_directory_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "a b", "abc\n", "\ufeffabc", "ä", b"abc", 5])
-def test_a_token_that_no_header_carries_is_refused(token: object) -> None:
+def test_a_token_that_no_header_carries_is_rejected(token: object) -> None:
     with pytest.raises(ConfigError, match=r"^token (is|has) ") as caught:
         check_token(token)
     assert "abc" not in str(caught.value)

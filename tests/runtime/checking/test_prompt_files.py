@@ -98,7 +98,7 @@ def test_an_unusable_line_is_named(file: Path, line: str, message: str) -> None:
         read_prompts(file)
 
 
-def test_keys_that_cannot_be_passed_on_are_refused_by_line(file: Path) -> None:
+def test_keys_that_cannot_be_passed_on_are_rejected_by_line(file: Path) -> None:
     write(file, {"messages": [{"role": "user", "content": "a", "name": "ann"}]})
     message = r"line 1: messages\[0\].name is not supported here"
     with pytest.raises(ConfigError, match=message):
@@ -111,28 +111,28 @@ def test_a_record_says_where_it_is_from(file: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n"])
-def test_a_file_without_prompts_is_refused(file: Path, content: bytes) -> None:
+def test_a_file_without_prompts_is_rejected(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     with pytest.raises(ConfigError, match="is empty: write one JSON object a line"):
         read_prompts(file)
 
 
-def test_a_file_that_is_not_utf8_is_refused(file: Path) -> None:
+def test_a_file_that_is_not_utf8_is_rejected(file: Path) -> None:
     file.write_bytes(b'{"prompt": "\xff"}')
     with pytest.raises(ConfigError, match="is not UTF-8: line 1 has the byte 0xff"):
         read_prompts(file)
 
 
-def test_a_missing_file_is_refused(file: Path) -> None:
+def test_a_missing_file_is_rejected(file: Path) -> None:
     with pytest.raises(ConfigError, match=r"prompts.jsonl does not exist"):
         read_prompts(file)
 
 
-def test_a_directory_is_refused(tmp_path: Path) -> None:
+def test_a_directory_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"is a directory: name a file"):
         read_prompts(tmp_path)
 
 
-def test_a_limit_below_one_is_refused(file: Path) -> None:
+def test_a_limit_below_one_is_rejected(file: Path) -> None:
     with pytest.raises(ConfigError, match="`num_prompts` is 0: it must be at least 1"):
         read_prompts(file, limit=0)

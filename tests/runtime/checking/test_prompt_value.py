@@ -75,12 +75,12 @@ def test_a_range_is_a_prompt() -> None:
         ({"input_ids": [5, "x"]}, r"prompt.input_ids\[1\] is 'x'"),
     ],
 )
-def test_what_is_no_prompt_is_refused_with_its_position(value: object, message: str) -> None:
+def test_what_is_no_prompt_is_rejected_with_its_position(value: object, message: str) -> None:
     with pytest.raises(InvalidValue, match=f"^{message}|{message}"):
         prompt(value)
 
 
-def test_a_token_beyond_the_embedding_is_refused() -> None:
+def test_a_token_beyond_the_embedding_is_rejected() -> None:
     assert token_ids([9], "token_ids", vocab_size=10) == (9,)
     with pytest.raises(InvalidValue, match=r"token_ids\[1\] is 10: token ids are between 0 and 9"):
         token_ids([3, 10], "token_ids", vocab_size=10)
@@ -141,7 +141,7 @@ def test_keys_that_the_caller_passes_on_are_kept_and_none_counts_as_absent() -> 
         ([USER | {"tool_calls": [{"function": "f"}]}], r"tool_calls\[0\] has no function.name"),
     ],
 )
-def test_what_is_no_conversation_is_refused_with_message_and_key(
+def test_what_is_no_conversation_is_rejected_with_message_and_key(
     value: object, message: str
 ) -> None:
     with pytest.raises(InvalidValue, match=message):

@@ -81,7 +81,7 @@ def test_a_section_keeps_the_defaults_that_its_owner_gave_it() -> None:
         ({"name": "x", "words": 3}, "words is 3: write a table"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_its_key(table: dict[str, Any], words: str) -> None:
+def test_what_does_not_fit_is_rejected_by_its_key(table: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         make(Outer, table)
 

@@ -56,13 +56,13 @@ def test_an_integer_of_any_library_is_an_int(value: object) -> None:
         5j,
     ],
 )
-def test_what_is_no_integer_is_refused_by_name(value: object) -> None:
+def test_what_is_no_integer_is_rejected_by_name(value: object) -> None:
     with pytest.raises(InvalidValue, match=r"^top_k is .*: it must be an integer"):
         whole_number(value, "top_k")
 
 
 @pytest.mark.parametrize("value", [-1, 2**40, 10**40, np.int64(-3)])
-def test_an_integer_out_of_range_is_refused_with_the_range(value: object) -> None:
+def test_an_integer_out_of_range_is_rejected_with_the_range(value: object) -> None:
     with pytest.raises(InvalidValue, match=r"^n is .*: it must be between 0 and 16"):
         whole_number(value, "n", minimum=0, maximum=16)
 
@@ -87,7 +87,7 @@ def test_a_number_of_any_library_is_a_float(value: object) -> None:
         (1.5, "between 0 and 1"),
     ],
 )
-def test_what_is_no_finite_number_in_range_is_refused(value: object, wanted: str) -> None:
+def test_what_is_no_finite_number_in_range_is_rejected(value: object, wanted: str) -> None:
     with pytest.raises(InvalidValue, match=rf"^top_p is .*{wanted}"):
         number(value, "top_p", minimum=0, maximum=1)
 
@@ -117,7 +117,7 @@ def test_one_string_is_one_stop_string_and_not_its_characters() -> None:
         (["a\ud800"], r"stop\[0\] holds half a surrogate pair at character 1"),
     ],
 )
-def test_what_is_no_list_of_strings_is_refused(value: object, message: str) -> None:
+def test_what_is_no_list_of_strings_is_rejected(value: object, message: str) -> None:
     with pytest.raises(InvalidValue, match=message):
         texts(value, "stop")
 

@@ -88,6 +88,6 @@ def test_no_patience_asks_once() -> None:
 
 
 @pytest.mark.parametrize("budget_s", [-1.0, float("nan")])
-def test_a_budget_that_is_none_is_refused(budget_s: float) -> None:
+def test_a_budget_that_is_none_is_rejected(budget_s: float) -> None:
     with pytest.raises(InvalidValue, match="`patience_s` is"):
         ClientPatience("host:1", budget_s)

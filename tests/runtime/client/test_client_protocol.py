@@ -106,7 +106,7 @@ def test_absent_values_stay_absent() -> None:
         ({"priority": None}, "`priority` is None"),
     ],
 )
-def test_a_value_that_cannot_be_used_is_refused_by_its_field(
+def test_a_value_that_cannot_be_used_is_rejected_by_its_field(
     fields: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidValue, match=f"^{message}"):
@@ -128,7 +128,7 @@ def test_a_value_that_cannot_be_used_is_refused_by_its_field(
         ([{"role": "user", "content": "a", "name": "x"}], r"prompt\[0\].name is not supported"),
     ],
 )
-def test_a_prompt_that_cannot_be_sent_whole_is_refused(prompt: Any, message: str) -> None:
+def test_a_prompt_that_cannot_be_sent_whole_is_rejected(prompt: Any, message: str) -> None:
     with pytest.raises(InvalidValue, match=f"^{message}"):
         wire(prompt)
 

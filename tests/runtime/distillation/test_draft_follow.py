@@ -192,7 +192,7 @@ def test_traffic_is_read_once_across_files_and_half_lines(tmp_path: Path) -> Non
     reader.close()
 
 
-def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="traffic cannot be kept in"):
         TrafficLog(tmp_path / "file" / "traffic")

@@ -95,7 +95,7 @@ def test_it_learns_and_keeps_the_best(kind: Divergence, target: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("on_policy", [0.0, 0.5])
-def test_a_run_that_was_cut_ends_with_the_same_weights(
+def test_an_interrupted_run_ends_with_the_same_weights(
     on_policy: float, target: Path, tmp_path: Path
 ) -> None:
     whole = list(run_job(job(target, tmp_path / "whole", on_policy=on_policy)))
@@ -196,7 +196,7 @@ def test_a_corpus_forgets_a_line_that_was_cut(tmp_path: Path) -> None:
         read_corpus(file)
 
 
-def test_too_few_answers_are_refused(target: Path, tmp_path: Path) -> None:
+def test_too_few_answers_are_rejected(target: Path, tmp_path: Path) -> None:
     small = job(target, tmp_path / "run")
     with (tmp_path / "run" / "corpus.jsonl").open("w", encoding="utf-8") as out:
         append_records(out, records()[:1])

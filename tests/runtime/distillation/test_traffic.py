@@ -44,7 +44,7 @@ def test_a_device_without_room_is_one_error(tmp_path: Path) -> None:
     log.close()
 
 
-def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match="traffic cannot be kept in"):
         TrafficLog(tmp_path / "file")

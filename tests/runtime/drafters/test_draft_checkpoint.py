@@ -114,7 +114,7 @@ def test_saving_again_replaces_it(model: TinyModel, target: Path, drafter: Path)
 
 
 @pytest.mark.parametrize("change", ["flip a bit", "cut the end"])
-def test_damaged_weights_are_refused(drafter: Path, target: Path, change: str) -> None:
+def test_damaged_weights_are_rejected(drafter: Path, target: Path, change: str) -> None:
     file = drafter / "model.safetensors"
     raw = bytearray(file.read_bytes())
     if change == "flip a bit":
@@ -126,7 +126,7 @@ def test_damaged_weights_are_refused(drafter: Path, target: Path, change: str) -
         check_drafter(drafter, target)
 
 
-def test_a_drafter_of_another_target_is_refused(
+def test_a_drafter_of_another_target_is_rejected(
     drafter: Path, target: Path, tmp_path: Path
 ) -> None:
     other = Path(shutil.copytree(target, tmp_path / "other"))
@@ -137,7 +137,7 @@ def test_a_drafter_of_another_target_is_refused(
         check_drafter(drafter, other)
 
 
-def test_a_damaged_manifest_is_refused(drafter: Path, target: Path) -> None:
+def test_a_damaged_manifest_is_rejected(drafter: Path, target: Path) -> None:
     file = drafter / "config.json"
     fields = json.loads(file.read_text())
     fields["paceline_drafter"]["format"] = 9
@@ -166,7 +166,7 @@ def replace_weights(directory: Path, changes: dict[str, torch.Tensor | None]) ->
 
 
 @pytest.mark.parametrize("changes", [{"head_size": 7}, {"trained_head": False}])
-def test_a_manifest_that_disagrees_with_the_weights_is_refused(
+def test_a_manifest_that_disagrees_with_the_weights_is_rejected(
     drafter: Path, target: Path, changes: dict[str, object]
 ) -> None:
     edit_manifest(drafter, **changes)
@@ -186,7 +186,7 @@ def test_a_manifest_that_disagrees_with_the_weights_is_refused(
         ({"model.embed_tokens.weight": torch.ones(101, 36)}, "has the tensor model.embed_tokens"),
     ],
 )
-def test_tensors_that_are_no_drafter_are_refused_by_name(
+def test_tensors_that_are_no_drafter_are_rejected_by_name(
     drafter: Path, target: Path, changes: dict[str, torch.Tensor | None], message: str
 ) -> None:
     replace_weights(drafter, changes)
@@ -196,7 +196,7 @@ def test_tensors_that_are_no_drafter_are_refused_by_name(
 
 
 @pytest.mark.parametrize("ids", [HEAD.flip(0), HEAD + 90, HEAD - 5])
-def test_head_tokens_that_are_no_tokens_are_refused(
+def test_head_tokens_that_are_no_tokens_are_rejected(
     drafter: Path, target: Path, ids: torch.Tensor
 ) -> None:
     replace_weights(drafter, {"head.token_ids": ids.to(torch.int32)})
@@ -204,7 +204,7 @@ def test_head_tokens_that_are_no_tokens_are_refused(
         scores_of(drafter, target)
 
 
-def test_a_target_with_another_embedding_is_refused_before_it_is_read(
+def test_a_target_with_another_embedding_is_rejected_before_it_is_read(
     drafter: Path, tmp_path: Path
 ) -> None:
     tiny_model(vocab_size=90).reference.save_pretrained(tmp_path / "other")

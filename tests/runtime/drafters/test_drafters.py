@@ -119,7 +119,7 @@ def test_drafters_come_and_go_while_requests_run(rig: Rig, mode: str) -> None:
     assert rig.ports.num_losses == 1  # the others left when the leader closed their links
 
 
-def test_a_stalled_drafters_requests_go_on_with_another_one(rig: Rig) -> None:
+def test_a_stalled_drafters_requests_continue_with_another_one(rig: Rig) -> None:
     slow_down(rig, 0.005)
     ours, theirs = memory_link_pair("leader", "drafter")
     rig.engine.join(Hello(role="drafter", name="silent", vocab_size=VOCAB), theirs)

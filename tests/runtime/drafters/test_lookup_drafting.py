@@ -128,7 +128,7 @@ def test_a_store_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert draft(drafter, item((8, 4, 2)), first=True).token_ids == (3, 9)
 
 
-def test_a_store_that_is_of_no_use_is_refused(tmp_path: Path) -> None:
+def test_a_store_that_is_of_no_use_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no store of texts: make one with"):
         load_store(tmp_path)
     directory = tmp_path / "store"
@@ -155,7 +155,7 @@ def test_a_row_names_its_best_tokens() -> None:
 
 @pytest.mark.parametrize("name", ["tokens.npy", "order.npy"])
 @pytest.mark.parametrize("damage", ["empty", "text", "two rows", "of another type"])
-def test_a_store_with_a_damaged_file_is_refused(tmp_path: Path, name: str, damage: str) -> None:
+def test_a_store_with_a_damaged_file_is_rejected(tmp_path: Path, name: str, damage: str) -> None:
     directory = tmp_path / "store"
     save_store(directory, build_store([[1, 2]], 0), vocabulary="v", num_texts=1)
     file = directory / name

@@ -26,7 +26,7 @@ def usable(item: ProposalItem, *, sends_probs: bool = True) -> DraftTree:
         SparseProbs(ids=(2, 3), probs=(1.0,)),
     ],
 )
-def test_a_draft_ends_before_a_token_its_law_cannot_have_drawn(law: SparseProbs) -> None:
+def test_a_draft_ends_before_a_token_its_distribution_cannot_have_drawn(law: SparseProbs) -> None:
     item = ProposalItem(
         request=0, epoch=0, base=3, token_ids=(2, 2, 1), draft_probs=(FINE, law, FINE)
     )

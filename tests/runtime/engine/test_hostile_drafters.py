@@ -216,7 +216,7 @@ def test_each_kind_of_nonsense_costs_drafts_alone(rig: Rig, name: str, verifier:
         ("max_positions", -1),
     ],
 )
-def test_a_drafter_that_says_nonsense_of_itself_is_refused(
+def test_a_drafter_that_says_nonsense_of_itself_is_rejected(
     rig: Rig, field: str, value: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     ours, theirs = memory_link_pair("leader", "drafter")

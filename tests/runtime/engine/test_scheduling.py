@@ -172,7 +172,7 @@ def test_an_expired_request_fails_queued_or_running_and_frees_its_cache() -> Non
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_request_without_a_law_fails_alone(rig: Rig, mode: str) -> None:
+def test_a_request_without_a_distribution_fails_alone(rig: Rig, mode: str) -> None:
     """The target's logits for one prompt are not a number; nobody else is to notice."""
     rig.attach_model()
     forward = rig.target.forward

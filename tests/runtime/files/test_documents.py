@@ -110,7 +110,7 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(
     assert str(file) in str(refused.value)
 
 
-def test_names_that_no_file_can_have_are_refused() -> None:
+def test_names_that_no_file_can_have_are_rejected() -> None:
     for name in ("a" * 300, "a\0b"):
         with pytest.raises(ConfigError, match="cannot be read"):
             read_text(Path(name))

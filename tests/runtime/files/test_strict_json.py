@@ -28,7 +28,7 @@ from runtime.files.strict_json import parse_json, read_json_lines, read_json_obj
         ("", "not JSON: Expecting value at column 1"),
     ],
 )
-def test_what_python_drops_or_bends_is_refused(text: str, reason: str) -> None:
+def test_what_python_drops_or_bends_is_rejected(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         parse_json(text)
 

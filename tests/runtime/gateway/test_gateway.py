@@ -85,7 +85,7 @@ def replace_engine(serving: Serving, rigs: list[Rig], after: int) -> None:
     gateway.attach(0, rigs[-1].driver())
 
 
-def test_streams_go_on_when_their_engine_is_replaced_twice(
+def test_streams_continue_when_their_engine_is_replaced_twice(
     rigs: list[Rig], serving: Serving
 ) -> None:
     with ThreadPoolExecutor(8) as pool:

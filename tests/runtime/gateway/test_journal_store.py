@@ -86,7 +86,7 @@ def test_what_is_dropped_or_nameless_or_the_servers_fault_is_not_kept(tmp_path: 
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_torn_or_damaged_tail_is_cut_and_told(
+def test_a_torn_or_damaged_tail_is_cut_and_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, seed: int
 ) -> None:
     draw = random.Random(seed)
@@ -195,7 +195,7 @@ def check(directory: Path, alive: list[OpenRequest]) -> None:
     again.close()
 
 
-def test_foreign_files_and_other_owners_are_refused(tmp_path: Path) -> None:
+def test_foreign_files_and_other_owners_are_rejected(tmp_path: Path) -> None:
     store = JournalStore.open(tmp_path, "the toy")
     with pytest.raises(ConfigError, match="another server has its journal"):
         JournalStore.open(tmp_path, "the toy")

@@ -179,7 +179,7 @@ def test_a_request_is_counted_once_with_its_tokens_and_its_drafts(rig: Rig) -> N
     serving.close()
 
 
-def test_a_refusal_is_counted_by_its_reason(rig: Rig) -> None:
+def test_a_rejection_is_counted_by_its_reason(rig: Rig) -> None:
     slow_down(rig, 0.02)
     serving = Serving(rig, limits=GatewayLimits(max_open=1))
     with Client(serving.address) as client:

@@ -33,13 +33,13 @@ def test_a_store_listens_on_its_host_only() -> None:
         socket.create_connection(("127.0.0.2", server.port), timeout=2.0)
 
 
-def test_a_host_that_is_not_ours_is_refused() -> None:
+def test_a_host_that_is_not_ours_is_rejected() -> None:
     with pytest.raises(ConfigError, match="cannot listen"):
         listen_store("192.0.2.1", timeout_s=1.0)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
-def test_nccl_without_a_device_is_refused() -> None:
+def test_nccl_without_a_device_is_rejected() -> None:
     server = listen_store("127.0.0.1", timeout_s=1.0)
     with pytest.raises(ConfigError, match="CUDA"):
         make_nccl(server.store, "x", rank=0, size=1, timeout_s=1.0)

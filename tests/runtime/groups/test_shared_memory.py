@@ -33,7 +33,7 @@ def make_pair(slot_bytes: int = 1 << 12) -> tuple[SharedMemoryGroup, SharedMemor
     return pair
 
 
-def test_a_name_that_is_taken_is_refused_and_left_alone() -> None:
+def test_a_name_that_is_taken_is_rejected_and_left_alone() -> None:
     path = FOLDER / new_name()
     path.write_text("somebody's")
     try:
@@ -60,7 +60,7 @@ def _create_in_vain(name: str) -> None:
         SharedMemoryGroup.create(name, 2, timeout_s=0.1, role="target")
 
 
-def test_a_group_of_another_size_is_refused() -> None:
+def test_a_group_of_another_size_is_rejected() -> None:
     name = new_name()
     creating = threading.Thread(target=_create_in_vain, args=(name,))
     creating.start()
@@ -80,7 +80,7 @@ def test_a_file_that_is_not_ready_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("slot_bytes", [0, 63, -64])
-def test_a_slot_size_that_breaks_alignment_is_refused(slot_bytes: int) -> None:
+def test_a_slot_size_that_breaks_alignment_is_rejected(slot_bytes: int) -> None:
     with pytest.raises(ConfigError, match="slot_bytes"):
         SharedMemoryGroup.create(new_name(), 2, timeout_s=0.1, role="target", slot_bytes=slot_bytes)
 

@@ -69,7 +69,7 @@ def test_a_leader_serves_without_an_inline_drafter_that_fails_to_start(
     assert "the inline drafter failed to start" in caplog.text
 
 
-def test_a_drafter_that_its_user_has_to_correct_is_refused(
+def test_a_drafter_that_its_user_has_to_correct_is_rejected(
     model: ModelHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(

@@ -292,7 +292,7 @@ def test_a_value_out_of_range_cannot_be_sent(message: Message) -> None:
         ),
     ],
 )
-def test_a_frame_that_breaks_the_contract_is_refused(frame: pb.Frame) -> None:
+def test_a_frame_that_breaks_the_contract_is_rejected(frame: pb.Frame) -> None:
     with pytest.raises(ProtocolError):
         decode(frame.SerializeToString())
 

@@ -32,7 +32,7 @@ NOTHING = ProposalItem(request=1, epoch=0, base=0, token_ids=())
         ),
     ],
 )
-def test_a_proposal_beyond_all_measure_is_refused(
+def test_a_proposal_that_is_far_too_large_is_rejected(
     items: tuple[ProposalItem, ...], words: str
 ) -> None:
     proposal = Proposal(round=1, items=items, draft_s=0.0)

@@ -45,7 +45,7 @@ def test_a_lost_ping_is_a_timeout() -> None:
     answering.join()
 
 
-def test_another_answer_than_the_pong_is_refused() -> None:
+def test_another_answer_than_the_pong_is_rejected() -> None:
     end_a, end_b = memory_link_pair("a", "b")
     end_b.send(Ping(number=1))
     with pytest.raises(ProtocolError, match="answered ping 0"):

@@ -18,7 +18,7 @@ def with_template(template: str) -> Any:
     return tokenizer
 
 
-def test_a_template_that_takes_too_long_is_refused_and_not_tried_again() -> None:
+def test_a_template_that_takes_too_long_is_rejected_and_not_tried_again() -> None:
     slow = "{% for i in range(99999) %}{% for j in range(30) %}{% endfor %}{% endfor %}"
     chat = ChatTemplate(with_template(slow + CHATML), "the model", limit_s=0.01)
     for _ in range(2):
@@ -85,7 +85,7 @@ GEMMA = (
 """Turns as Gemma's template writes them: the system's words open the first turn of the user."""
 
 
-def test_the_turns_of_gemma_are_rendered_whole_and_others_are_refused() -> None:
+def test_the_turns_of_gemma_are_rendered_whole_and_others_are_rejected() -> None:
     chat = ChatTemplate(with_template(GEMMA), "gemma")
     system, ask = {"role": "system", "content": "Be brief."}, {"role": "user", "content": " Hi "}
     answer = {"role": "assistant", "content": "Hello"}

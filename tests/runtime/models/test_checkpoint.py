@@ -99,14 +99,14 @@ def test_the_faster_of_two_conversions_is_kept(
     assert list(cache.iterdir()) == [directory]
 
 
-def test_a_damaged_gguf_file_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_gguf_file_is_rejected(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file = gguf_file(tmp_path)
     with pytest.raises(ConfigError, match=r"model.gguf cannot be read as GGUF"):
         resolve_model(str(file))
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_cache_that_cannot_be_written_is_refused(
+def test_a_cache_that_cannot_be_written_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "taken").write_text("")
@@ -173,7 +173,7 @@ def test_a_hub_id_is_downloaded_or_found_in_the_cache_of_a_silent_hub(
     assert asked == ["org/name", ["*.json", "*.safetensors", "*.jinja"], is_local]  # no pickles
 
 
-def test_what_the_hub_refuses_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_hub_rejects_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> str:
         raise LocalEntryNotFoundError("no such model\nlong advice")
 
@@ -244,7 +244,7 @@ def test_layer_ranges_are_read(text: str, layers: tuple[int, ...]) -> None:
         ("0-99999999999", "name layers 0 to 29"),
     ],
 )
-def test_layers_that_are_not_there_are_refused(text: str, message: str) -> None:
+def test_layers_that_are_not_there_are_rejected(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as refusal:
         parse_layers(text, 30)
     assert repr(text) in str(refusal.value)
@@ -261,6 +261,6 @@ def test_without_a_home_directory_the_variable_is_named(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("name", ["~nobody-has-this-name/model", "a\0b", "n" * 5000])
-def test_a_name_that_no_path_can_have_is_refused(name: str) -> None:
+def test_a_name_that_no_path_can_have_is_rejected(name: str) -> None:
     with pytest.raises(ConfigError, match=r"is no path|no local path|does not exist"):
         resolve_model(name)

@@ -131,7 +131,7 @@ def test_reasoning_that_the_prompt_opens_is_continued(
         (DROPS_THINKING, "<think>it is</think>no", "changes the answer '<think>it is</think>no'"),
     ],
 )
-def test_an_answer_that_generation_would_not_write_is_refused(
+def test_an_answer_that_generation_would_not_write_is_rejected(
     tmp_path: Path, template: str, content: str, message: str
 ) -> None:
     ours, _ = chat(tmp_path, template)

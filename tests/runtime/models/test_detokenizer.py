@@ -85,14 +85,14 @@ def test_a_stop_string_in_held_back_text_is_found(tmp_path: Path) -> None:
     assert [matcher.push(token) for token in ids] == [False, True]
 
 
-def test_a_stop_string_with_a_special_token_inside_is_refused(bytewise: Tokenizer) -> None:
+def test_a_stop_string_with_a_special_token_inside_is_rejected(bytewise: Tokenizer) -> None:
     bytewise.check_stops(["<|im_end|>", "<|im_", "x"])
     with pytest.raises(ConfigError, match=r"'\\n<\|im_end\|>' contains the special token"):
         bytewise.check_stops(["x", "\n<|im_end|>"])
 
 
 @pytest.mark.parametrize("stop", ["", "x" * 1001])
-def test_a_stop_string_of_no_useful_length_is_refused(bytewise: Tokenizer, stop: str) -> None:
+def test_a_stop_string_of_no_useful_length_is_rejected(bytewise: Tokenizer, stop: str) -> None:
     with pytest.raises(ConfigError, match=f"has {len(stop)} characters: it needs 1 to 1000"):
         bytewise.check_stops([stop])
 
@@ -110,7 +110,7 @@ def test_a_stop_string_of_no_useful_length_is_refused(bytewise: Tokenizer, stop:
         ),
     ],
 )
-def test_a_decoder_that_cannot_stream_is_refused_by_name(
+def test_a_decoder_that_cannot_stream_is_rejected_by_name(
     tmp_path: Path, decoder: decoders.Decoder, problem: str
 ) -> None:
     inner = byte_level()

@@ -123,12 +123,12 @@ def test_what_is_not_supported_is_named(changes: dict[str, object], message: str
         read(changes)
 
 
-def test_divisors_beside_other_stretching_are_refused() -> None:
+def test_divisors_beside_other_stretching_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"rope_freqs.weight beside rope.scaling.factor 4.0"):
         read({f"{SCALING}factor": 4.0}, divisors=np.full(4, 2, dtype=np.float32))
 
 
-def test_divisors_of_another_architecture_are_refused() -> None:
+def test_divisors_of_another_architecture_are_rejected() -> None:
     qwen = {name.replace("llama", "qwen2"): value for name, value in LLAMA.items()}
     qwen |= {"general.architecture": "qwen2"}
     with pytest.raises(ValueError, match=r"rope_freqs.weight is not part of .* qwen2"):

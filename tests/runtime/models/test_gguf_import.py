@@ -152,7 +152,7 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_not_understood_is_refused_by_name(
+def test_what_is_not_understood_is_rejected_by_name(
     name: str, model: TinyModel, tmp_path: Path
 ) -> None:
     arguments, message = REFUSED[name]
@@ -162,21 +162,21 @@ def test_what_is_not_understood_is_refused_by_name(
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"no model at all" * 9])
-def test_a_file_that_is_no_gguf_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_no_gguf_is_rejected(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "broken.gguf"
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=r"broken.gguf cannot be read as GGUF"):
         converted(file, tmp_path / "out")
 
 
-def test_a_truncated_file_is_refused(model: TinyModel, tmp_path: Path) -> None:
+def test_a_truncated_file_is_rejected(model: TinyModel, tmp_path: Path) -> None:
     file = write_gguf(tmp_path / "tiny.gguf", model.reference)
     file.write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(ConfigError, match=r"tiny.gguf cannot be read as GGUF"):
         converted(file, tmp_path / "out")
 
 
-def test_a_file_in_another_byte_order_is_refused(model: TinyModel, tmp_path: Path) -> None:
+def test_a_file_in_another_byte_order_is_rejected(model: TinyModel, tmp_path: Path) -> None:
     other = gguf.GGUFEndian.BIG if sys.byteorder == "little" else gguf.GGUFEndian.LITTLE
     file = write_gguf(tmp_path / "tiny.gguf", model.reference, byte_order=other)
     with pytest.raises(ConfigError, match=r"tiny.gguf is in another byte order"):

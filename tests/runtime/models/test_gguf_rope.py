@@ -72,6 +72,6 @@ def test_other_parameters_give_the_same_frequencies(
         [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],  # as in longrope
     ],
 )
-def test_other_divisors_are_refused(values: list[float]) -> None:
+def test_other_divisors_are_rejected(values: list[float]) -> None:
     with pytest.raises(ValueError, match=r"rope_freqs.weight .* not those of Llama 3's scaling"):
         recover_llama3(np.array(values, dtype=np.float32), 1e4, 16)

@@ -188,7 +188,7 @@ GOOD: dict[str, object] = {
         ({"tokenizer.ggml.tokens": ["a"]}, "tokens are 1, but the embedding has 2 rows"),
     ],
 )
-def test_what_cannot_be_read_exactly_is_refused(changes: dict[str, object], message: str) -> None:
+def test_what_cannot_be_read_exactly_is_rejected(changes: dict[str, object], message: str) -> None:
     check_tokenizer(GOOD, 2)
     with pytest.raises(ValueError, match=message):
         check_tokenizer(GOOD | changes, 2)

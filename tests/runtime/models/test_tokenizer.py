@@ -148,7 +148,7 @@ def test_end_tokens_come_from_all_three_files(copied: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["</s>", True, [1, "2"], -1, 1.0, {"id": 1}])
-def test_end_tokens_that_are_no_ids_are_refused_by_key(copied: Path, value: object) -> None:
+def test_end_tokens_that_are_no_ids_are_rejected_by_key(copied: Path, value: object) -> None:
     edit(copied / "generation_config.json", eos_token_id=value)
     with pytest.raises(ConfigError, match=r"generation_config.json: eos_token_id is .*: write"):
         Tokenizer.load(copied)
@@ -171,7 +171,7 @@ def test_a_model_without_a_template_has_no_chat(copied: Path) -> None:
         Tokenizer.load(copied).encode_chat(CHAT)
 
 
-def test_a_conversation_that_the_template_refuses_is_reported(tokenizer: Tokenizer) -> None:
+def test_a_conversation_that_the_template_rejects_is_reported(tokenizer: Tokenizer) -> None:
     with pytest.raises(ConfigError, match="refuses the conversation: no tools here"):
         tokenizer.encode_chat([{"role": "tool", "content": "x"}])
 
@@ -194,7 +194,7 @@ def test_damaged_files_are_named(copied: Path, name: str, text: str | None, mess
         Tokenizer.load(copied).encode_chat(CHAT)
 
 
-def test_a_drafter_with_another_vocabulary_is_refused(copied: Path, tokenizer: Tokenizer) -> None:
+def test_a_drafter_with_another_vocabulary_is_rejected(copied: Path, tokenizer: Tokenizer) -> None:
     check_same_vocabulary(tokenizer, Tokenizer.load(copied))
     byte_tokenizer(["quite another text"] * 9).save(str(copied / "tokenizer.json"))
     with pytest.raises(ConfigError, match=r"the drafter has another vocabulary: .* tokens differ"):
@@ -225,7 +225,7 @@ def test_tokens_of_any_file_count_in_the_comparison_of_vocabularies(tmp_path: Pa
         ({"tokenizer_class": "ByT5Tokenizer"}, "ByT5Tokenizer runs in Python, not in tokenizers"),
     ],
 )
-def test_a_tokenizer_that_is_code_is_refused_by_name(
+def test_a_tokenizer_that_is_code_is_rejected_by_name(
     tmp_path: Path, settings: dict[str, object], message: str
 ) -> None:
     write(tmp_path, sentencepiece("legacy"), settings)
@@ -292,7 +292,7 @@ def test_the_first_token_that_completes_a_stop_string_is_found(
 
 
 @pytest.mark.parametrize("text", ["a\ud800b", "\udfff", "x" * 5000 + "\ud83e"])
-def test_half_a_surrogate_pair_is_refused_with_its_place(tokenizer: Tokenizer, text: str) -> None:
+def test_half_a_surrogate_pair_is_rejected_with_its_place(tokenizer: Tokenizer, text: str) -> None:
     with pytest.raises(ConfigError, match=r"half a surrogate pair \('\\ud.*' at character \d+\)"):
         tokenizer.encode(text)
 
@@ -341,7 +341,7 @@ def test_a_word_of_the_template_does_not_pass_for_what_the_user_says(copied: Pat
         Tokenizer.load(copied).encode_chat([{"role": "user", "content": "a"}])
 
 
-def test_a_template_that_drops_some_contents_only_is_refused_for_them(copied: Path) -> None:
+def test_a_template_that_drops_some_contents_only_is_rejected_for_them(copied: Path) -> None:
     template = "{% for m in messages %}{{ m.content.split('##')[0] }}{% endfor %}"
     (copied / "chat_template.jinja").write_text(template)
     fresh = Tokenizer.load(copied)

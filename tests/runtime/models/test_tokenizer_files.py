@@ -31,7 +31,7 @@ def test_truncation_and_padding_of_a_training_run_are_dropped(folder: Path) -> N
     assert found.backend_tokenizer.encode("w4 w5 w6").ids == [4, 5, 6]
 
 
-def test_a_directory_without_a_tokenizer_is_told_how_to_make_one(tmp_path: Path) -> None:
+def test_a_directory_without_a_tokenizer_is_answered_with_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no tokenizer\.json: make one with"):
         load_fast_tokenizer(tmp_path)
 

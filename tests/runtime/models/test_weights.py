@@ -86,7 +86,7 @@ def test_weights_take_the_dtype_asked_for(saved: Path) -> None:
     assert source.read_slice("lm_head.weight", 1, 3, 10).shape == (101, 7)
 
 
-def test_more_ranks_than_heads_are_refused(saved: Path) -> None:
+def test_more_ranks_than_heads_are_rejected(saved: Path) -> None:
     group = RankThread.__new__(RankThread)
     group.rank, group.size = 0, 10
     with pytest.raises(ConfigError, match="at most 9 ranks, not over 10"):
@@ -308,7 +308,7 @@ def test_an_index_of_a_single_file_is_read(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_numbers_that_are_not_finite_are_refused_by_name(value: float, checkpoint: Path) -> None:
+def test_numbers_that_are_not_finite_are_rejected_by_name(value: float, checkpoint: Path) -> None:
     edit_weights(checkpoint, lambda w: w["model.layers.1.mlp.up_proj.weight"][3].fill_(value))
     with pytest.raises(ConfigError, match=r"layers.1.mlp.up_proj.weight in .* are not finite"):
         load(checkpoint)
@@ -330,7 +330,7 @@ def test_a_whole_checkpoint_passes_the_check(saved: Path, model: TinyModel) -> N
     assert read_checkpoint(saved).config == model.config == read_model_config(saved)
 
 
-def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
+def test_a_missing_directory_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere has no config.json"):
         read_model_config(tmp_path / "nowhere")
 

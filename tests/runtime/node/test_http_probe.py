@@ -33,7 +33,7 @@ def test_an_answer_of_any_status_is_an_answer(url: str) -> None:
     assert why_silent(url, timeout_s=30.0) == ""
 
 
-def test_a_closed_port_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_port_is_rejected(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("http_proxy", raising=False)
     host, _, _ = url.rpartition(":")
     assert "refused" in why_silent(f"{host}:1", timeout_s=30.0)

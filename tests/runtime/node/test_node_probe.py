@@ -32,7 +32,7 @@ def test_who_does_not_know_the_word_is_cut_off(server: ProbeServer) -> None:
         measure_pair(LOOPBACK, server.port, bytes(16))
 
 
-def test_a_port_nobody_listens_on_is_named() -> None:
+def test_a_port_without_a_listener_is_named() -> None:
     with socket.create_server((LOOPBACK, 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(PeerLost, match=f"{LOOPBACK}:{port}"):

@@ -26,7 +26,7 @@ def test_a_shipped_drafter_is_found_beside_the_code() -> None:
     assert (found / "config.json").is_file()
 
 
-def test_a_store_that_is_missing_is_refused_with_the_node(tmp_path: Path) -> None:
+def test_a_store_that_is_missing_is_rejected_with_the_node(tmp_path: Path) -> None:
     assert require_on_this_node(str(tmp_path), "store of texts") == tmp_path
     with pytest.raises(ConfigError, match=f"node {socket.gethostname()} has no store of texts /go"):
         Lookups(LookupSettings.parse("store=/gone/store"))
@@ -42,6 +42,6 @@ def test_a_relative_directory_is_found_from_elsewhere(
     assert on_this_node(str(found)) == tmp_path / "model"
 
 
-def test_a_model_that_no_name_finds_is_refused_with_the_node() -> None:
+def test_a_model_that_no_name_finds_is_rejected_with_the_node() -> None:
     with pytest.raises(ConfigError, match=f"node {socket.gethostname()} has no /gone/a"):
         on_this_node("/gone/a")

@@ -56,7 +56,7 @@ def test_what_fits_is_let_through() -> None:
     check_fits(2 * GIB, GIB, 4 * GIB, cache_tokens=10)
 
 
-def test_what_does_not_fit_is_refused_with_its_figures() -> None:
+def test_what_does_not_fit_is_rejected_with_its_figures() -> None:
     with pytest.raises(ConfigError) as refusal:
         check_fits(2 * GIB, 3 * GIB, 4 * GIB, cache_tokens=1234)
     text = str(refusal.value)

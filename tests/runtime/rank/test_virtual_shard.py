@@ -79,6 +79,6 @@ def test_what_ranks_exchange_comes_on_top_of_the_forward() -> None:
     assert counts == [3, 3]
 
 
-def test_exchanges_below_zero_are_refused() -> None:
+def test_exchanges_below_zero_are_rejected() -> None:
     with pytest.raises(ConfigError, match="exchanges at least 0"):
         VirtualSpec.parse("target=6ms,draft=1ms,alpha=0.8,exchanges=-1")

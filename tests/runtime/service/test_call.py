@@ -186,7 +186,7 @@ def test_a_call_is_freed_when_it_ends_without_the_garbage_collector(
         gc.enable()
 
 
-def test_a_message_that_cannot_be_read_is_a_refused_request(
+def test_a_message_that_cannot_be_read_is_a_rejected_request(
     serving: Serving, log: Callable[[], list[logging.LogRecord]]
 ) -> None:
     with grpc.insecure_channel(serving.address) as channel:
@@ -202,7 +202,7 @@ def test_a_message_that_cannot_be_read_is_a_refused_request(
     assert "could not be parsed" in record.__dict__["cause"]
 
 
-def test_a_token_that_is_not_accepted_is_a_refused_request(
+def test_a_token_that_is_not_accepted_is_a_rejected_request(
     rig: Rig, log: Callable[[], list[logging.LogRecord]]
 ) -> None:
     serving = Serving(rig, tokens=("secret",))

@@ -51,7 +51,7 @@ def turns(*contents: str) -> pb.Chat:
         (pb.DetokenizeRequest(ids=[1] * 1_000_000), "ids has 1000000 tokens, and at most 400"),
     ],
 )
-def test_what_cannot_fit_is_refused_by_its_size(
+def test_what_cannot_fit_is_rejected_by_its_size(
     serving: Serving, monkeypatch: pytest.MonkeyPatch, request_: Any, words: str
 ) -> None:
     def never(*_: object, **__: object) -> None:

@@ -81,7 +81,7 @@ def test_the_client_gives_text_and_tokens(client: Client) -> None:
     assert client.detokenize([4, 5]) == toy_tokenizer().decode([4, 5])
 
 
-def test_a_seed_is_drawn_where_none_is_given_and_told(stub: Stub) -> None:
+def test_a_seed_is_drawn_where_none_is_given_and_reported(stub: Stub) -> None:
     request = pb.GenerateRequest(text="w1 w2 w3", temperature=1.0, max_tokens=16)
     first = list(stub.Generate(request))
     second = list(stub.Generate(request))
@@ -90,7 +90,9 @@ def test_a_seed_is_drawn_where_none_is_given_and_told(stub: Stub) -> None:
     assert tokens_of(list(stub.Generate(request))) == tokens_of(first)
 
 
-def test_a_broken_stream_is_taken_up_where_it_was(rig: Rig, serving: Serving, stub: Stub) -> None:
+def test_a_broken_stream_is_resumed_where_it_stopped(
+    rig: Rig, serving: Serving, stub: Stub
+) -> None:
     slow_down(rig, 0.01)
     stream = stub.Generate(ask("mine", max_tokens=40))
     got: list[int] = []
@@ -276,7 +278,7 @@ def health(channel: grpc.Channel, service: str) -> str:
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
 
-def test_draining_finishes_what_runs_and_refuses_what_is_new(
+def test_draining_finishes_what_runs_and_rejects_what_is_new(
     rig: Rig, serving: Serving, stub: Stub
 ) -> None:
     slow_down(rig, 0.005)

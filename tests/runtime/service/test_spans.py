@@ -102,7 +102,7 @@ def test_what_a_request_leaves_out_is_no_attribute(traced: Traced) -> None:
     assert not {"gen_ai.request.temperature", "gen_ai.request.seed"} & set(span.attributes)
 
 
-def test_a_refused_call_is_a_span_with_its_status(traced: Traced) -> None:
+def test_a_rejected_call_is_a_span_with_its_status(traced: Traced) -> None:
     with pytest.raises(grpc.RpcError):
         list(traced.stub.Generate(pb.GenerateRequest(token_ids=pb.TokenIds())))
     (span,) = traced.spans()

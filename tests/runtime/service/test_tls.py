@@ -128,7 +128,7 @@ def test_tls_without_a_root_trusts_the_authorities_of_this_machine(
         ("127.0.0.1", None, "it may require TLS"),
     ],
 )
-def test_a_failed_handshake_is_explained_and_a_refused_certificate_is_not_waited_for(
+def test_a_failed_handshake_is_explained_and_a_rejected_certificate_is_not_waited_for(
     rig: Rig, certificates: Path, host: str, root: str | None, words: str
 ) -> None:
     serving = Serving(
@@ -147,7 +147,7 @@ def test_a_failed_handshake_is_explained_and_a_refused_certificate_is_not_waited
         serving.close()
 
 
-def test_a_server_without_tls_is_told_from_one_that_is_away(rig: Rig, certificates: Path) -> None:
+def test_a_server_without_tls_differs_from_one_that_is_away(rig: Rig, certificates: Path) -> None:
     serving = Serving(rig)
     credentials = Credentials(root_ca=certificates / "authority.pem")
     try:

@@ -53,7 +53,7 @@ def test_faults_really_happen_and_are_counted() -> None:
     assert sum(report.num_stragglers for report in reports) > 5
 
 
-def test_where_nobody_is_late_nothing_is_done_twice() -> None:
+def test_where_no_worker_is_late_nothing_is_done_twice() -> None:
     _, reports = train(FakePool(size=4, rng=random.Random(1)), make_config(steps=30))
     assert sum(report.num_repeated for report in reports) == 0
     assert sum(report.num_stragglers for report in reports) == 0

@@ -29,7 +29,7 @@ def run_into(directory: Path, steps: int) -> AdamW:
     return state
 
 
-def test_a_cut_run_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_where_it_stopped(tmp_path: Path) -> None:
     whole = run_into(tmp_path / "whole", 12)
     run_into(tmp_path / "cut", 5)
     resumed = run_into(tmp_path / "cut", 7)
@@ -56,7 +56,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path: Path, damage: str
     assert len(JobFiles(tmp_path, make_config()).metrics()) == 4
 
 
-def test_two_damaged_states_are_refused_by_name(tmp_path: Path) -> None:
+def test_two_damaged_states_are_rejected_by_name(tmp_path: Path) -> None:
     run_into(tmp_path, 3)
     for name in ("state.safetensors", "state.previous.safetensors"):
         (tmp_path / name).write_bytes(b"nothing")
@@ -64,7 +64,7 @@ def test_two_damaged_states_are_refused_by_name(tmp_path: Path) -> None:
         JobFiles(tmp_path, make_config()).open()
 
 
-def test_a_run_with_other_settings_is_refused(tmp_path: Path) -> None:
+def test_a_run_with_other_settings_is_rejected(tmp_path: Path) -> None:
     run_into(tmp_path, 2)
     config = make_config()
     other = replace(config, optimizer=replace(config.optimizer, lr=0.1))
@@ -78,7 +78,7 @@ def test_a_run_with_other_settings_is_refused(tmp_path: Path) -> None:
     assert JobFiles(tmp_path, elastic).open() is not None
 
 
-def test_a_job_of_before_bases_were_noted_goes_on(tmp_path: Path) -> None:
+def test_a_job_of_before_bases_were_noted_continues(tmp_path: Path) -> None:
     run_into(tmp_path, 2)
     file = tmp_path / "job.json"
     settings = json.loads(file.read_text())
@@ -119,7 +119,7 @@ def test_a_damaged_state_is_said_to_the_user(
     assert "continuing from the state before it" in caplog.text
 
 
-def test_damaged_settings_are_refused_by_name(tmp_path: Path) -> None:
+def test_damaged_settings_are_rejected_by_name(tmp_path: Path) -> None:
     run_into(tmp_path, 2)
     (tmp_path / "job.json").write_text('{"mod')
     with pytest.raises(ConfigError, match=r"job.json: not JSON.*start again in another out"):

@@ -140,7 +140,7 @@ def test_a_pattern_that_is_not_tolerated_is_waited_out() -> None:
 
 
 @pytest.mark.parametrize("name", ["frc-1", "m-sgc-1-3-2"])
-def test_a_run_that_is_cut_goes_on_from_its_steps(name: str) -> None:
+def test_an_interrupted_run_resumes_from_its_steps(name: str) -> None:
     """What was under way and not decoded starts again."""
     whole, _ = train(FakePool(size=WORKERS, rng=random.Random(0)), name)
     half, _ = train(FakePool(size=WORKERS, rng=random.Random(3), slow=0.1), name, rounds=7)

@@ -35,7 +35,7 @@ def test_samples_that_fit_are_their_tokens(sampler: Sampler, tmp_path: Path) -> 
     assert sampler.samples(examples) == [Sample((1, 2, 100), 2)]
 
 
-def test_a_token_beyond_the_embedding_is_refused_by_line(sampler: Sampler, tmp_path: Path) -> None:
+def test_a_token_beyond_the_embedding_is_rejected_by_line(sampler: Sampler, tmp_path: Path) -> None:
     small = replace(sampler, vocab_size=50)
     fits = {"prompt": "w1", "completion": " w49"}
     for record in ({"prompt": "w50", "completion": " w1"}, {"text": "w1 w50"}):
@@ -52,7 +52,7 @@ def test_a_token_beyond_the_embedding_is_refused_by_line(sampler: Sampler, tmp_p
         EvalSamples.of([choices], small)
 
 
-def test_a_sample_beyond_the_context_is_refused_by_line(sampler: Sampler, tmp_path: Path) -> None:
+def test_a_sample_beyond_the_context_is_rejected_by_line(sampler: Sampler, tmp_path: Path) -> None:
     long = {"prompt": "w1" + " w1" * 4, "completion": " w2" * 4}
     examples = read(tmp_path, sampler, {"text": "w1 w2"}, long)
     short = replace(sampler, max_positions=7)
@@ -82,7 +82,7 @@ def test_a_single_token_leaves_nothing_to_learn(sampler: Sampler, tmp_path: Path
         sampler.samples(examples)
 
 
-def test_choices_of_several_tokens_are_refused_by_line(sampler: Sampler) -> None:
+def test_choices_of_several_tokens_are_rejected_by_line(sampler: Sampler) -> None:
     example = TextExample("w1", " w2", (" w2", " w3 w4"), where="data.jsonl, line 5")
     with pytest.raises(ConfigError, match=r"line 5: data.among_choices needs choices of one token"):
         sampler.samples([example], among_choices=True)

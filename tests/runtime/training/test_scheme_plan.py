@@ -95,7 +95,7 @@ def test_workers_come_and_go_under_faults(scheme: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["pull", "frc-stream"])
-def test_queues_take_whoever_is_there(scheme: str) -> None:
+def test_queues_use_the_workers_that_are_there(scheme: str) -> None:
     config = job(scheme)
     quiet, _, _ = train(config, FakePool(size=6, rng=random.Random(0)))
     away = {0: [(3.0, FOR_EVER)], 2: [(0.0, 9.0), (20.0, FOR_EVER)], 4: [(0.0, FOR_EVER)]}
@@ -104,7 +104,7 @@ def test_queues_take_whoever_is_there(scheme: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["pull", "frc-1", "m-sgc-1-2-2", "auto"])
-def test_nobody_is_waited_for_without_end(scheme: str) -> None:
+def test_no_worker_is_waited_for_without_end(scheme: str) -> None:
     away = {worker: [(30.0, FOR_EVER)] for worker in range(6)}
     with pytest.raises(PeerLost, match="was ready for 300 s"):
         train(job(scheme), FakePool(size=6, rng=random.Random(0), away=away))

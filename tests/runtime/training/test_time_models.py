@@ -43,7 +43,7 @@ def test_a_model_takes_settings() -> None:
         ("\n", "has no rounds"),
     ],
 )
-def test_a_bad_trace_is_refused_with_its_round(tmp_path: Path, text: str, message: str) -> None:
+def test_a_bad_trace_is_rejected_with_its_round(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "trace.csv"
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
@@ -60,6 +60,6 @@ def test_a_bad_trace_is_refused_with_its_round(tmp_path: Path, text: str, messag
         ("serverless:work=x", "'work=x': write work=0.5"),
     ],
 )
-def test_a_bad_model_is_refused(text: str, message: str) -> None:
+def test_a_bad_model_is_rejected(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         time_model(text, num_workers=2, num_rounds=2, slope=None, seed=0)

@@ -119,6 +119,6 @@ def test_a_cyclic_code_declines_to_lose_digits() -> None:
         (lambda: CyclicCode.random(0, 0), "0 workers: at least 1 is needed"),
     ],
 )
-def test_impossible_parameters_are_refused(make: Callable[[], object], text: str) -> None:
+def test_impossible_parameters_are_rejected(make: Callable[[], object], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         make()

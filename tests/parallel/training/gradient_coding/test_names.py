@@ -34,7 +34,7 @@ def test_every_documented_form_makes_its_scheme(name: str, kind: type) -> None:
     assert type(round_scheme(name, 6)) is kind
 
 
-def test_a_name_alone_stands_for_one_straggler() -> None:
+def test_a_name_alone_means_one_straggler() -> None:
     alone, written = round_scheme("cyclic", 6), round_scheme("cyclic-1", 6)
     assert isinstance(alone, CodedScheme)
     assert isinstance(written, CodedScheme)

@@ -64,7 +64,7 @@ def play(
 
 @given(st.randoms(use_true_random=False), st.integers(1, 6), st.integers(1, 20))
 @settings(max_examples=150, deadline=None)
-def test_a_queue_counts_every_chunk_once_whoever_dies(
+def test_a_queue_counts_every_chunk_once_whichever_worker_dies(
     rng: random.Random, num_workers: int, num_chunks: int
 ) -> None:
     speeds = [rng.choice([1.0, 1.1, 3.0, 10.0]) for _ in range(num_workers)]
@@ -98,7 +98,7 @@ def test_streaming_groups_tolerate_all_but_one_of_each_group(size: int) -> None:
     assert seconds == size + 0.25  # and waits until the others are late
 
 
-def test_groups_that_do_not_come_out_even_are_refused() -> None:
+def test_groups_that_do_not_come_out_even_are_rejected() -> None:
     with pytest.raises(
         ValueError, match="groups of 3 do not divide 8 workers evenly: choose one of 1"
     ):

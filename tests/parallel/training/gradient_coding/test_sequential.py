@@ -133,7 +133,7 @@ def test_constants_of_the_paper() -> None:
 @pytest.mark.parametrize(
     ("burst", "window", "most"), [(1, 2, 1), (1, 2, 4), (2, 3, 1), (2, 4, 2), (3, 5, 2)]
 )
-def test_a_burst_that_is_too_long_is_refused_and_would_lose_the_job(
+def test_a_burst_that_is_too_long_is_rejected_and_would_lose_the_job(
     burst: int, window: int, most: int
 ) -> None:
     scheme = Multiplexed(4, burst, window, most)
@@ -147,7 +147,7 @@ def test_a_burst_that_is_too_long_is_refused_and_would_lose_the_job(
     assert run_pattern(scheme, history, num_jobs)[0] == list(range(num_jobs))
 
 
-def test_repeats_that_are_late_too_are_refused_and_would_lose_the_job() -> None:
+def test_repeats_that_are_late_too_are_rejected_and_would_lose_the_job() -> None:
     scheme = SelectiveRepeat(6, 1, 2, 2)
     history = np.zeros((7, 6), dtype=np.bool_)
     history[0, [0, 1]] = True  # a pair; one of them repeats in the next round
@@ -157,7 +157,7 @@ def test_repeats_that_are_late_too_are_refused_and_would_lose_the_job() -> None:
     assert 0 not in run_pattern(scheme, history, 6)[0]
 
 
-def test_too_many_stragglers_in_a_window_are_refused() -> None:
+def test_too_many_stragglers_in_a_window_are_rejected() -> None:
     scheme = Multiplexed(4, 1, 3, 2)
     history = np.zeros((3, 4), dtype=np.bool_)
     history[0, 0] = history[1, 1] = True
@@ -222,7 +222,7 @@ def test_gilbert_elliott_has_its_rates() -> None:
         (lambda: Multiplexed(8, 1, 2, 9), "lambda = 9: take 0 to the 8 workers"),
     ],
 )
-def test_impossible_parameters_are_refused(make: object, text: str) -> None:
+def test_impossible_parameters_are_rejected(make: object, text: str) -> None:
     assert callable(make)
     with pytest.raises(ValueError, match=text):
         make()

@@ -39,6 +39,6 @@ def test_a_scalar_of_many_machines_takes_two_bytes() -> None:
         (EntryGroup(3, 1, b"\xff\xff\x7f", b"a"), "at most 65536"),
     ],
 )
-def test_what_does_not_fit_is_refused(group: EntryGroup, error: str) -> None:
+def test_what_does_not_fit_is_rejected(group: EntryGroup, error: str) -> None:
     with pytest.raises(ValueError, match=error):
         unpack([group])

@@ -38,7 +38,7 @@ def test_low_rank_sums_are_the_sums_of_outer_products() -> None:
         first += 2 * (rows + columns)
 
 
-def test_low_rank_sums_stay_exact_or_are_refused() -> None:
+def test_low_rank_sums_stay_exact_or_are_rejected() -> None:
     space = LowRankSpace(SEED, ((2, 2),), rank=4)
     many = [Direction(0, n % 60000, n // 60000) for n in range(1 << 18)]
     with pytest.raises(ValueError, match="most is 262144"):
@@ -107,7 +107,7 @@ def test_a_pool_has_no_decay() -> None:
         replica.apply(RoundCommit(round=0, entries=(), factor=1.0, decay=0.5))
 
 
-def test_a_replica_goes_on_from_a_state_with_momentum() -> None:
+def test_a_replica_resumes_from_a_state_with_momentum() -> None:
     space = LowRankSpace(SEED, SHAPES, rank=1)
     whole, half = (WeightReplica(space, torch.zeros(space.size)) for _ in range(2))
     commits = [

@@ -265,7 +265,7 @@ def test_chunks_and_single_tokens_score_as_the_whole_text(
     torch.testing.assert_close(torch.cat(parts), expected(checkpoint, PROMPT), atol=1e-4, rtol=0)
 
 
-def test_a_tree_beyond_the_window_scores_each_path_and_the_kept_one_goes_on(
+def test_a_tree_beyond_the_window_scores_each_path_and_the_kept_one_continues(
     checkpoint: Path,
 ) -> None:
     before, tree, parents = PROMPT[:30], (3, 9, 5, 7, 11, 13), (-1, 0, 0, 1, 3, 2)

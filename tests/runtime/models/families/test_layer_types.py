@@ -19,7 +19,7 @@ def test_listed_types_are_taken_as_they_are() -> None:
         read_layer_types(Fields({"layer_types": [FULL, SLIDING]}), 3)
 
 
-def test_windows_are_refused_with_the_layers() -> None:
+def test_windows_are_rejected_with_the_layers() -> None:
     refuse_windows([FULL, FULL])
     with pytest.raises(ValueError, match=r"the layers are \['full_attention', 'sliding_attention'"):
         refuse_windows([FULL, SLIDING])

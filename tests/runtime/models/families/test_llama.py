@@ -17,7 +17,7 @@ def test_biases_are_as_the_configuration_states(attention: bool, mlp: bool) -> N
     assert (config.qkv_bias, config.output_bias, config.mlp_bias) == (attention, attention, mlp)
 
 
-def test_a_window_is_refused() -> None:
+def test_a_window_is_rejected() -> None:
     with pytest.raises(ValueError, match="sliding_window is 7, which a llama model does not have"):
         parse_config(LLAMA | {"sliding_window": 7})
 

@@ -23,6 +23,6 @@ def test_there_are_no_biases() -> None:
     assert not (config.mlp_bias)
 
 
-def test_layers_that_contradict_the_window_are_refused() -> None:
+def test_layers_that_contradict_the_window_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"layer_types is .* but sliding_window is 4096"):
         parse_config(MISTRAL | {"layer_types": ["sliding_attention", "full_attention"]})

@@ -38,7 +38,7 @@ def test_names_and_defaults_are_those_of_transformers(model_type: str) -> None:
     assert hasattr(theirs, family.activation_key)
 
 
-def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_name_is_rejected_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"'gpt2' is not supported; these are: .*llama, mistral"):
         family_of("gpt2")
     with pytest.raises(ValueError, match="architecture None is not supported"):

@@ -40,7 +40,7 @@ def test_what_peft_writes_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", sorted(OFF))
-def test_a_feature_that_merging_does_not_know_is_refused_by_name(tmp_path: Path, key: str) -> None:
+def test_a_feature_that_merging_does_not_know_is_rejected_by_name(tmp_path: Path, key: str) -> None:
     write(tmp_path, json.dumps(PLAIN | {key: {"x": 1}}))
     with pytest.raises(ConfigError, match=rf"adapter_config.json: {key} is {{'x': 1}}: {OFF[key]}"):
         read_adapter_config(tmp_path)
@@ -96,7 +96,7 @@ def test_a_feature_that_merging_does_not_know_is_refused_by_name(tmp_path: Path,
         ("something_new", "on"),
     ],
 )
-def test_a_value_without_a_meaning_is_refused_by_name(
+def test_a_value_without_a_meaning_is_rejected_by_name(
     tmp_path: Path, key: str, value: object
 ) -> None:
     write(tmp_path, json.dumps(PLAIN | {key: value}))

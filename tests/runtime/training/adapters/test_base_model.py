@@ -46,14 +46,14 @@ def test_training_and_generation_compute_the_same(
     torch.testing.assert_close(score(decoder, PROMPT), expected, atol=1e-4, rtol=0)
 
 
-def test_what_generation_refuses_is_not_trained(checkpoint: Path) -> None:
+def test_what_generation_rejects_is_not_trained(checkpoint: Path) -> None:
     edit_config(checkpoint, attn_logit_softcapping=50.0)
     for load in (load_model, load_shapes):
         with pytest.raises(ConfigError, match=r"config.json: attn_logit_softcapping is 50.0"):
             load(checkpoint)
 
 
-def test_a_tensor_that_nothing_reads_is_refused(checkpoint: Path) -> None:
+def test_a_tensor_that_nothing_reads_is_rejected(checkpoint: Path) -> None:
     file = checkpoint / "model.safetensors"
     save_file(load_file(file) | {"model.extra.weight": torch.ones(1)}, file, {"format": "pt"})
     with pytest.raises(ConfigError, match=r"has the tensor model.extra.weight"):

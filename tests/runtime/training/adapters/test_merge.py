@@ -170,7 +170,7 @@ def test_an_adapter_in_half_precision_is_merged_in_float32(
         ("llama", {"layer_replication": [[0, 2], [1, 2]]}, r"layer_replication is \[\[0, 2\]"),
     ],
 )
-def test_what_cannot_be_merged_exactly_is_refused(
+def test_what_cannot_be_merged_exactly_is_rejected(
     bases: Path, tmp_path: Path, base: str, settings: dict[str, Any], reason: str
 ) -> None:
     make_adapter(bases / base, tmp_path / "adapter", **settings)
@@ -264,7 +264,7 @@ def test_every_tensor_has_its_place(adapter: Path, change: Any, reason: str) -> 
         ({"trainable_token_indices": [77]}, "does not fit"),
     ],
 )
-def test_settings_that_do_not_fit_the_tensors_are_refused(
+def test_settings_that_do_not_fit_the_tensors_are_rejected(
     adapter: Path, changes: dict[str, object], reason: str
 ) -> None:
     edit_config(adapter, **changes)
@@ -272,7 +272,7 @@ def test_settings_that_do_not_fit_the_tensors_are_refused(
         merge_adapter(adapter, adapter.with_name("out"))
 
 
-def test_another_base_model_is_refused(adapter: Path, bases: Path, tmp_path: Path) -> None:
+def test_another_base_model_is_rejected(adapter: Path, bases: Path, tmp_path: Path) -> None:
     wide = LlamaConfig(
         vocab_size=50,
         hidden_size=64,
@@ -301,7 +301,7 @@ def test_a_base_model_that_is_not_there_is_named_with_its_key(adapter: Path) -> 
         merge_adapter(adapter, adapter.with_name("out"))
 
 
-def test_a_pickle_is_refused_with_the_way_out(adapter: Path) -> None:
+def test_a_pickle_is_rejected_with_the_way_out(adapter: Path) -> None:
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
     with pytest.raises(ConfigError, match=r"adapter_model.bin is a pickle.*save_pretrained"):
         merge_adapter(adapter, adapter.with_name("out"))

@@ -121,7 +121,7 @@ def test_what_is_kept_is_read_again_from_anywhere(tmp_path: Path) -> None:
         (GOOD, ["workers.patience=0"], "must be above 0"),
     ],
 )
-def test_what_cannot_work_is_refused(
+def test_what_cannot_work_is_rejected(
     tmp_path: Path, text: str, settings: list[str], message: str
 ) -> None:
     with refused(message):
@@ -186,7 +186,7 @@ TEMPLATES = (
         ),
     ],
 )
-def test_values_that_would_be_bent_or_dropped_are_refused(
+def test_values_that_would_be_bent_or_dropped_are_rejected(
     tmp_path: Path, text: str, settings: list[str], message: str
 ) -> None:
     with refused(message):
@@ -271,7 +271,7 @@ def test_fields_become_prompts_and_numbers_words(tmp_path: Path, tokenizer: Toke
         ({"completion": "{}"}, "data.completion is '{}': name a record's fields"),
     ],
 )
-def test_bad_templates_and_words_are_refused(
+def test_bad_templates_and_words_are_rejected(
     tmp_path: Path, tokenizer: Tokenizer, settings: dict[str, str], message: str
 ) -> None:
     records = [{"text": "fine", "label": 1}, {"text": "odd", "label": 2}]
@@ -316,7 +316,7 @@ TURNS: list[dict[str, object]] = [
         ({"messages": {"role": "user"}}, "messages is .*dict.*: it must be a list of messages"),
     ],
 )
-def test_a_bad_record_is_refused_with_its_line(
+def test_a_bad_record_is_rejected_with_its_line(
     tmp_path: Path, tokenizer: Tokenizer, record: Mapping[str, object], message: str
 ) -> None:
     with refused(message):
@@ -352,9 +352,7 @@ def test_a_template_takes_strings_and_numbers_alone(
 
 
 @pytest.mark.parametrize("value", [True, "one", 1.0, -1, ["1"], None, "\u0660"])
-def test_a_word_stands_for_a_whole_number(
-    tmp_path: Path, tokenizer: Tokenizer, value: object
-) -> None:
+def test_a_word_means_a_whole_number(tmp_path: Path, tokenizer: Tokenizer, value: object) -> None:
     settings = {
         "prompt": "It is",
         "completion": " {label}",
@@ -391,7 +389,7 @@ def test_choices_are_found_whatever_the_template_does_with_them(
         ('{"text": }', "line 2: not JSON"),
     ],
 )
-def test_a_line_that_is_no_plain_object_is_refused(
+def test_a_line_that_is_no_plain_object_is_rejected(
     tmp_path: Path, tokenizer: Tokenizer, line: str, message: str
 ) -> None:
     file = tmp_path / "data.jsonl"
@@ -497,7 +495,7 @@ def test_a_shared_seed_job_may_have_no_workers_of_its_own(tmp_path: Path) -> Non
         ("workers.count=-1", "workers.count"),
     ],
 )
-def test_shared_seed_settings_that_cannot_work_are_refused(
+def test_shared_seed_settings_that_cannot_work_are_rejected(
     tmp_path: Path, setting: str, words: str
 ) -> None:
     with refused(re.escape(words)):

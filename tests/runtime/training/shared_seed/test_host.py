@@ -126,7 +126,7 @@ def test_a_log_rebuilds_what_was_learned(
     assert not np.array_equal(start.numpy(), rebuilt.replica.theta.numpy())
 
 
-def test_another_base_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+def test_another_base_is_rejected(checkpoint: Path, tmp_path: Path) -> None:
     config = config_of(checkpoint, tmp_path / "run")
     header = header_of(config, checkpoint)
     SequencerHost(config, header, ListenSettings(address="127.0.0.1:0"), "").close()

@@ -132,7 +132,7 @@ def test_settings_that_change_a_model_are_found(base: Path, tmp_path: Path) -> N
     assert "config.json: rms_norm_eps is 0.5, not " in str(difference(out, replayed))
 
 
-def test_a_log_of_another_size_is_refused(base: Path, tmp_path: Path) -> None:
+def test_a_log_of_another_size_is_rejected(base: Path, tmp_path: Path) -> None:
     header = header_of(TrainConfig(model=str(base)), base)
     SeedLog.create(tmp_path / "odd.log", replace(header, size=header.size + 1)).close()
     with pytest.raises(ConfigError, match=rf"{header.size + 1} numbers learn by its header"):

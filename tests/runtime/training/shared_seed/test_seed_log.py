@@ -98,7 +98,7 @@ def test_any_flipped_byte_before_the_last_frame_is_found(log: Path) -> None:
             read_log(log)
 
 
-def test_records_out_of_order_are_refused(log: Path) -> None:
+def test_records_out_of_order_are_rejected(log: Path) -> None:
     opened, _ = open_log(log, header())
     opened.append(commit(9))
     opened.close()
@@ -106,7 +106,7 @@ def test_records_out_of_order_are_refused(log: Path) -> None:
         read_log(log)
 
 
-def test_another_runs_log_is_refused(log: Path) -> None:
+def test_another_runs_log_is_rejected(log: Path) -> None:
     other = replace(header(), seed=6)
     with pytest.raises(ConfigError, match="seed: 5 became 6"):
         open_log(log, other)
@@ -144,7 +144,7 @@ def written(path: Path, *records: list[object]) -> Path:
         ({"size": None}, "size is None"),
     ],
 )
-def test_a_header_that_no_run_can_have_is_refused(
+def test_a_header_that_no_run_can_have_is_rejected(
     tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     table = asdict(header())
@@ -179,7 +179,7 @@ def bits(*factors: float) -> bytes:
         (["x"], "a record 'x' has no place here"),
     ],
 )
-def test_a_record_that_no_run_writes_is_refused(
+def test_a_record_that_no_run_writes_is_rejected(
     tmp_path: Path, record: list[object], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -283,7 +283,7 @@ def test_a_silent_sequencer_ends_a_worker_with_its_name(tmp_path: Path) -> None:
         worker.run()
 
 
-def test_calls_of_strangers_are_refused_in_order(tmp_path: Path) -> None:
+def test_calls_of_strangers_are_rejected_in_order(tmp_path: Path) -> None:
     run = ToyRun(tmp_path, rules=rules())
     stub = rpc.SeedLogServiceStub(grpc.insecure_channel(run.server.address))
     for asked in (pb.ExchangeRequest(round=1), pb.ExchangeRequest(machine=3, secret=b"x")):

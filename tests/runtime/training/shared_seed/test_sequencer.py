@@ -92,7 +92,7 @@ def test_a_round_ends_at_its_deadline_or_by_patience(tmp_path: Path) -> None:
     assert desk.say(3, 1) is Receipt.TOO_LATE
 
 
-def test_a_restart_goes_on_from_the_log(tmp_path: Path) -> None:
+def test_a_restart_resumes_from_the_log(tmp_path: Path) -> None:
     desk = Desk(tmp_path, rules(), 2)
     for number in range(5):
         for machine in range(2):

@@ -31,7 +31,7 @@ def test_terms_go_there_and_back() -> None:
         ({"system": "x"}, "unknown key system"),
     ],
 )
-def test_terms_that_no_run_has_are_refused(changes: dict[str, object], message: str) -> None:
+def test_terms_that_no_run_has_are_rejected(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=f"the sequencer's terms cannot be read: .*{message}"):
         terms_from_json(json.dumps(asdict(TERMS) | changes))
 

@@ -47,7 +47,7 @@ def test_any_flipped_bit_is_found() -> None:
             restore(replica(), bytes(damaged))
 
 
-def test_another_runs_snapshot_is_refused() -> None:
+def test_another_runs_snapshot_is_rejected() -> None:
     with pytest.raises(ProtocolError, match=r"theta has 50 numbers of torch.float32, not 60"):
         restore(replica(60), pack_snapshot(trained()))
     with pytest.raises(ProtocolError, match="has theta, which this run's replicas do not"):
@@ -64,7 +64,7 @@ def test_another_runs_snapshot_is_refused() -> None:
         ({"velocity": torch.zeros(SIZE - 1)}, "velocity has 49 numbers"),
     ],
 )
-def test_a_snapshot_of_other_numbers_is_refused(
+def test_a_snapshot_of_other_numbers_is_rejected(
     change: dict[str, torch.Tensor], message: str
 ) -> None:
     odd = trained()
@@ -74,7 +74,7 @@ def test_a_snapshot_of_other_numbers_is_refused(
 
 
 @pytest.mark.parametrize(("number", "unit"), [(-1, 1.0), (3, float("nan")), (3, 0.0)])
-def test_a_snapshot_of_no_round_is_refused(number: int, unit: float) -> None:
+def test_a_snapshot_of_no_round_is_rejected(number: int, unit: float) -> None:
     odd = trained()
     odd.next_round, odd.unit = number, unit
     with pytest.raises(ProtocolError, match=f"the snapshot is of round {number}, with a unit of"):

@@ -19,14 +19,14 @@ def test_a_header_goes_there_and_back() -> None:
     ("field", "value"),
     [("eps", 0.0), ("eps", float("nan")), ("alpha", -1.0), ("rank", 0), ("weights", "all")],
 )
-def test_a_header_that_no_run_can_have_is_refused(field: str, value: object) -> None:
+def test_a_header_that_no_run_can_have_is_rejected(field: str, value: object) -> None:
     odd = header_to_wire(header())
     setattr(odd, field, value)
     with pytest.raises(ProtocolError, match=f"the sequencer's header cannot be used: {field} is"):
         header_from_wire(odd)
 
 
-def test_a_commit_that_is_not_finite_is_refused() -> None:
+def test_a_commit_that_is_not_finite_is_rejected() -> None:
     odd = pb.ExchangeResponse(commits=[pb.SeedLogCommit(factor=float("nan"), next_unit=1.0)])
     with pytest.raises(ProtocolError, match="answer cannot be read: factor of round 4 is nan"):
         answer_from_wire(odd, 4)
