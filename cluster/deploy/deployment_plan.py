@@ -7,6 +7,7 @@ from cluster.deploy.drafter_plan import PlannedDrafter
 from cluster.deploy.target_plan import PlannedModel, target_settings
 from cluster.options.model_options import ModelOptions
 from cluster.placement.rank_needs import bytes_of_rank, place_of, threads_of
+from runtime.engine.engine_limits import EngineConfig
 from runtime.hosts.drafter_spec import model_of, with_model
 from runtime.hosts.rank_settings import LeaderSettings, ModelSettings
 from runtime.rank.memory_check import available_bytes, check_fits
@@ -46,9 +47,12 @@ def plan_deployment(
         target=settings,
         tp=options.tp,
         leader=LeaderSettings(
-            max_positions=target.max_positions,
-            eos_ids=tuple(sorted(target.tokenizer.eos_ids)) if target.tokenizer else (),
-            max_batch=options.max_batch,
+            limits=EngineConfig(
+                vocab_size=target.vocab_size,
+                max_positions=target.max_positions,
+                max_batch=options.max_batch,
+                eos_ids=frozenset(target.tokenizer.eos_ids if target.tokenizer else ()),
+            ),
             draft_wait_s=options.draft_wait_s,
             tokenizer_directory=target.directory if stops else None,
             link_port=place.port,

@@ -17,7 +17,7 @@ class EngineConfig:
     vocab_size: int
     max_positions: int
     """Longest sequence the target takes, in tokens."""
-    max_batch: int = 16
+    max_batch: int
     """Sequences decoded at once; more wait in order."""
     prefill_chunk: int = 256
     """Prompt tokens a round processes beside the decoding sequences."""

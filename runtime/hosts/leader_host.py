@@ -9,7 +9,6 @@ from runtime.drafters.drafting import received_introduction
 from runtime.drafters.inline_link import InlineLink
 from runtime.engine.drafter_ports import DrafterPorts
 from runtime.engine.engine import Engine
-from runtime.engine.engine_limits import EngineConfig
 from runtime.engine.round import RoundRunner
 from runtime.errors import ConfigError, PeerError, ProtocolError
 from runtime.hosts.drafter_spec import InlineDrafterSpec
@@ -130,14 +129,7 @@ class LeaderHost:
             RoundRunner(runner, ledger, ports, controller, clock, self._model.recorder),
             ledger,
             ports,
-            EngineConfig(
-                vocab_size=runner.vocab_size,
-                max_positions=settings.max_positions,
-                max_batch=settings.max_batch,
-                prefill_chunk=settings.prefill_chunk,
-                eos_ids=frozenset(settings.eos_ids),
-                heartbeat_s=HEARTBEAT_S,
-            ),
+            settings.limits,
             clock=clock,
             tokenizer=tokenizer,
         )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from runtime.drafters.lookup_settings import NO_LOOKUPS, LookupSettings
+from runtime.engine.engine_limits import EngineConfig
 from runtime.links.torch_link import TorchLinkSpec
 from runtime.rank.group_models import NamedModel
 from runtime.rank.virtual_shard import VirtualSpec
@@ -82,11 +83,8 @@ class DrafterSlot:
 class LeaderSettings:
     """What only rank 0 of the target needs."""
 
-    max_positions: int
-    eos_ids: tuple[int, ...] = ()
-    max_batch: int = 16
-    prefill_chunk: int = 256
-    draft_wait_s: float = 1.0
+    limits: EngineConfig
+    draft_wait_s: float
     """Longest wait for a draft before the round continues without it."""
     max_draft_length: int = 8
     tokenizer_directory: str | None = None

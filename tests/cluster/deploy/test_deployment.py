@@ -9,6 +9,7 @@ import pytest
 from cluster.deploy.deployment import Deployment
 from cluster.deploy.deployment_spec import DeploymentSpec
 from runtime.drafters.lookup_settings import LookupSettings
+from runtime.engine.engine_limits import EngineConfig
 from runtime.errors import ConfigError
 from runtime.hosts.drafter_spec import (
     InlineModelDrafterSpec,
@@ -19,7 +20,9 @@ from runtime.hosts.rank_settings import LeaderSettings, ModelSettings
 
 TARGET = ModelSettings(role="target", directory="target")
 DRAFTER = ModelSettings(role="drafter", directory="drafter")
-LEADER = LeaderSettings(max_positions=64)
+LEADER = LeaderSettings(
+    limits=EngineConfig(vocab_size=64, max_positions=64, max_batch=16), draft_wait_s=1.0
+)
 ALONE = DeploymentSpec(target=TARGET, tp=1, leader=LEADER)
 WITH_RANKS = replace(ALONE, drafter=ModelDrafterSpec(DRAFTER))
 INLINE = replace(ALONE, drafter=InlineModelDrafterSpec(DRAFTER))

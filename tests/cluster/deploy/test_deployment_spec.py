@@ -7,6 +7,7 @@ import pytest
 from cluster.deploy.deployment_spec import DeploymentSpec
 from cluster.placement.placement import Need
 from runtime.drafters.lookup_settings import LookupSettings
+from runtime.engine.engine_limits import EngineConfig
 from runtime.hosts.drafter_spec import (
     DrafterSpec,
     InlineModelDrafterSpec,
@@ -21,7 +22,9 @@ MODEL = ModelSettings(role="drafter", directory="drafter")
 SPEC = DeploymentSpec(
     target=ModelSettings(role="target", directory="target"),
     tp=2,
-    leader=LeaderSettings(max_positions=64),
+    leader=LeaderSettings(
+        limits=EngineConfig(vocab_size=64, max_positions=64, max_batch=16), draft_wait_s=1.0
+    ),
     num_gpus=1.0,
     drafter_bytes=7,
 )

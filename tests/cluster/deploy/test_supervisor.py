@@ -13,6 +13,7 @@ from cluster.deploy.rank_liveness import Stuck
 from cluster.deploy.supervisor import Supervision, Supervisor
 from runtime.client import Client, ServiceError
 from runtime.drafters.lookup_settings import LookupSettings
+from runtime.engine.engine_limits import EngineConfig
 from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout
 from runtime.hosts.drafter_spec import LookupDrafterSpec
 from runtime.hosts.rank_settings import LeaderSettings, ModelSettings
@@ -47,7 +48,9 @@ class ToyDeployment:
         """What the next restarts fail with."""
         self.num_restarts = 0
         self.closed = False
-        leader = LeaderSettings(max_positions=64)
+        leader = LeaderSettings(
+            limits=EngineConfig(vocab_size=64, max_positions=64, max_batch=16), draft_wait_s=1.0
+        )
         target = ModelSettings(role="target", directory="target")
         self.spec = DeploymentSpec(
             target=target, tp=1, leader=leader, drafter=LookupDrafterSpec(LookupSettings())

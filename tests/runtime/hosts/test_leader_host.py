@@ -8,6 +8,7 @@ import pytest
 from parallel.decoding.types import DecodeMode, SamplingParams, VerifierKind
 from parallel.messages import Finished, Hello, Submit
 from runtime.drafters.lookup_settings import LookupSettings
+from runtime.engine.engine_limits import EngineConfig
 from runtime.errors import ConfigError
 from runtime.hosts import leader_host
 from runtime.hosts.drafter_spec import InlineDrafterSpec, LookupDrafterSpec
@@ -20,7 +21,9 @@ from runtime.rank.virtual_shard import VirtualSpec
 TARGET = ModelSettings(
     role="target", virtual=VirtualSpec(target_s=0.0, draft_s=0.0, alpha=0.5), cache_tokens=256
 )
-LEADER = LeaderSettings(max_positions=128)
+LEADER = LeaderSettings(
+    limits=EngineConfig(vocab_size=1024, max_positions=128, max_batch=16), draft_wait_s=1.0
+)
 DRAFTER = LookupDrafterSpec(LookupSettings())
 
 
