@@ -1,4 +1,4 @@
-"""Choose a scheme from what a few rounds took: each one is replayed on the same times."""
+"""Choose a scheme from the times of a few rounds: each one is replayed on the same times."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,42 +17,42 @@ _SHORTEST_S = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The scheme that a profile speaks for."""
+    """The scheme that is fastest on a profile."""
 
     scheme: str
     group: int
-    """Of frc-stream."""
+    """Workers of a group, with a grouped scheme."""
     seconds: dict[str, float]
-    """A step's seconds by each scheme, as replayed."""
+    """Seconds of a step with each scheme, as replayed."""
 
     @property
     def why(self) -> str:
-        """Say it to a user."""
+        """The reason, for people to read."""
         best = self.seconds[self.scheme]
         rest = sorted((s, name) for name, s in self.seconds.items() if name != self.scheme)
         others = ", ".join(f"{name} {s / max(best, _SHORTEST_S):.2f}" for s, name in rest[:4])
-        return f"a step of the profiled rounds takes {best:.2f} s by it; relative to it {others}"
+        return f"a step of the profiled rounds takes {best:.2f} s with it; relative to it: {others}"
 
 
 def choose_scheme(
-    times_s: Sequence[Sequence[float]], *, num_chunks: int, patience: float, num_places: int
+    times_s: Sequence[Sequence[float]], *, num_chunks: int, patience: float, max_workers: int
 ) -> Choice:
     """Return the fastest exact scheme that trains one model.
 
-    That computing takes all of a worker's time is assumed: redundancy then costs its full share.
+    It assumes that computing takes all of a worker's time, so redundancy costs its full share.
 
     Args:
-        times_s: when each worker had done its plain share, [rounds][workers].
-        num_chunks: chunks that a step's batch makes for a queue.
+        times_s: when each worker finished its share, [rounds][workers].
+        num_chunks: chunks of a step's batch in a queue.
         patience: mu of the schemes that work in rounds.
-        num_places: workers that there may be; groups have to come out even with these too.
+        max_workers: workers that the job may have; group sizes have to divide these too.
     """
     times = np.array(times_s)
     num_workers = times.shape[1]
     slope = num_workers * float(np.median(times))
     trace = Trace(times, slope)
     each = max(1, num_chunks // num_workers)
-    group = next((d for d in (2, 3, 4) if num_workers % d == 0 == num_places % d), 0)
+    group = next((d for d in (2, 3, 4) if num_workers % d == 0 == max_workers % d), 0)
     seconds = {}
     for name, queue in QUEUE_SCHEMES.items():
         number = group if queue.is_grouped else each
@@ -70,7 +70,7 @@ def choose_scheme(
         try:
             scheme = round_scheme(name, num_workers)
         except ValueError:
-            continue  # not for so many workers
+            continue  # does not exist for so many workers
         assert scheme is not None
         seconds[name] = simulate_rounds(scheme, trace, patience=patience).seconds
     seconds = {name: total / len(times) for name, total in seconds.items()}

@@ -1,4 +1,4 @@
-"""What a training worker is given, and what it brings."""
+"""The work of a training worker, and its result."""
 
 from dataclasses import dataclass
 
@@ -10,25 +10,25 @@ Vector = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkWork:
-    """A chunk for a worker: alone, or one of several whose weighted sum is wanted."""
+    """A chunk for a worker: alone, or one of several that it sums with weights."""
 
     version: int
-    """The job whose parameters it is computed at."""
+    """The parameters to compute at."""
     key: tuple[int, int, int]
-    """What the result is known by: (job, worker, part), or (job, chunk, 0) for a chunk alone."""
+    """The key of the result: (job, worker, part), or (step, chunk, 0) for a chunk alone."""
     samples: tuple[int, ...]
     coefficient: float = 1.0
     first: bool = True
-    """Whether the sum begins with this chunk."""
+    """Whether the sum starts with this chunk."""
     last: bool = True
-    """Whether the sum is to be sent after it."""
+    """Whether the sum is complete after it, and is returned."""
     dropout_seed: int = 0
-    """What dropout draws from: the model, its step and the chunk decide it, nobody else."""
+    """Seed of dropout: a function of the model, its step and the chunk alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkResult:
-    """What a chunk comes to."""
+    """The result of a chunk."""
 
     key: tuple[int, int, int]
     gradient: Vector | None

@@ -1,4 +1,4 @@
-"""Hands work to the workers of a pool and collects the results; tolerates slow, hung and dead ones.
+"""Hands work to the workers of a pool; tolerates slow, hung and dead ones.
 
 The queue, the coded rounds and the evaluation differ in what an idle worker computes next and in
 when the work is complete: that is their `WorkSource`. Waiting, silence, losses and replacements are

@@ -1,4 +1,4 @@
-"""What a training job keeps on disk: its settings, its state after each step, its metrics."""
+"""The files of a training job: its settings, its state after each step, its metrics."""
 
 import hashlib
 import json
@@ -25,18 +25,18 @@ from runtime.training.training_step import StepReport
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundReport:
-    """How far a shared-seed run is after a round."""
+    """Progress of a shared-seed run after a round."""
 
     step: int
     """Rounds so far."""
     loss: float
-    """Mean of what machines last told."""
+    """Mean of the losses that machines reported last."""
     num_machines: int
-    """Machines that the round had."""
+    """Machines whose scalars the round has."""
     num_scalars: int
-    """Scalars that it counted."""
+    """Scalars of the round."""
     num_late: int
-    """Of these, how many were of an earlier round."""
+    """Scalars of an earlier round among them."""
     seconds: float
 
 
@@ -57,14 +57,14 @@ class JobFiles:
         data_digest: str = "",
         base_digest: str = "",
     ) -> None:
-        """Take a job's directory; the digests are of its samples and of its base's weights."""
+        """Use a job's directory; the digests are of its samples and of its base's weights."""
         self.directory = directory
         self._config = config
         self._data_digest = data_digest
         self._base_digest = base_digest
 
     def open(self) -> AdamW | None:
-        """Make the directory, or return the newest state in it that is whole.
+        """Create the directory, or return the newest intact state in it.
 
         Raises:
             ConfigError: it belongs to a job with other settings, or all its states are damaged.
@@ -76,7 +76,7 @@ class JobFiles:
         return state
 
     def claim(self) -> bool:
-        """Make the directory this job's; tell whether it was new.
+        """Claim the directory for this job; return whether it was new.
 
         Raises:
             ConfigError: it belongs to a job with other settings.
@@ -89,14 +89,16 @@ class JobFiles:
         }
         wanted = json.dumps(learning_part, indent=2, sort_keys=True)
         if not settings.exists():
-            unfinished = {LOCK, f"{settings.name}.new"}  # of a run that was cut as it began
+            unfinished = {LOCK, f"{settings.name}.new"}  # of a run that was cut at its start
             if any(file.name not in unfinished for file in self.directory.iterdir()):
-                raise ConfigError(f"{self.directory} is not empty and no job's: name another out")
+                raise ConfigError(
+                    f"{self.directory} is not empty and holds no job: name another `out`"
+                )
             _replace_text(settings, wanted)
             return True
         found = {"base": self._base_digest} | _read_settings(settings)  # older jobs have no base
         if found != parse_json(wanted, finite=False) and not self._has_trained:
-            _replace_text(settings, wanted)  # it came to nothing: nothing depends on it
+            _replace_text(settings, wanted)  # no step was made, so nothing depends on it
         elif found != parse_json(wanted, finite=False):
             changed = _changed(found, parse_json(wanted, finite=False))
             raise ConfigError(
@@ -106,7 +108,7 @@ class JobFiles:
         return False
 
     def save_state(self, optimizer: AdamW) -> None:
-        """Write the state; the one before stays until this one is whole."""
+        """Write the state; the previous one stays until this one is complete."""
         tensors = {name: getattr(optimizer, name) for name in _PARTS}
         metadata = {"step": str(optimizer.step), "sha256": _digest(tensors)}
         fresh = self.directory / "state.new"
@@ -128,11 +130,11 @@ class JobFiles:
             raise ConfigError(f"{file} holds no choice of a scheme ({error}): remove it") from error
 
     def keep_choice(self, choice: Choice) -> None:
-        """Write the chosen scheme down: a run that continues keeps it."""
+        """Write the chosen scheme; a resumed run keeps it."""
         _replace_text(self.directory / _CHOICE, json.dumps(asdict(choice), indent=2) + "\n")
 
     def add_metrics(self, report: StepReport | RoundReport, more: Mapping[str, float]) -> None:
-        """Append a step's line to metrics.jsonl."""
+        """Append the line of a step to metrics.jsonl."""
         with (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(report) | dict(more)) + "\n")
 
@@ -149,7 +151,7 @@ class JobFiles:
         return any((self.directory / name).exists() for name in names)
 
     def cut_metrics(self, step: int) -> None:
-        """Drop what was measured after the state that the run continues from."""
+        """Drop the metrics after the state from which the run resumes."""
         if not (self.directory / "metrics.jsonl").exists():
             return
         kept = [line for line in self.metrics() if line["step"] <= step]
@@ -168,12 +170,12 @@ class JobFiles:
                 _LOG.warning("%s is damaged (%s): continuing from the state before it", file, error)
                 damaged.append(str(file))
         if damaged:
-            raise ConfigError(f"{' and '.join(damaged)} cannot be read: restart in another out")
+            raise ConfigError(f"{' and '.join(damaged)} cannot be read: restart in another `out`")
         return None
 
 
 def _replace_text(file: Path, text: str) -> None:
-    """Write a file that is whole at any time."""
+    """Replace a file atomically."""
     fresh = file.with_name(file.name + ".new")
     fresh.write_text(text, encoding="utf-8")
     _sync(fresh)
@@ -184,13 +186,13 @@ def _read_settings(file: Path) -> dict[str, Any]:
     try:
         return read_json_object(file, finite=False)
     except ConfigError as error:
-        raise ConfigError(f"{error}; start again in another out") from error
+        raise ConfigError(f"{error}; start again in another `out`") from error
 
 
 def _metric(line: str, where: str) -> dict[str, float]:
     try:
         metric: dict[str, float] = parse_json(line, where, finite=False)
-        metric["step"] + 0  # what every reader counts on
+        metric["step"] + 0  # every reader needs it
         return metric
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{where} is no step's metrics ({error}): remove it") from error
@@ -201,10 +203,10 @@ def _read_state(file: Path) -> AdamW:
         metadata = opened.metadata() or {}
         tensors = {name: opened.get_tensor(name) for name in _PARTS}
     if _digest(tensors) != metadata["sha256"]:
-        raise ValueError("its digest is another one")
+        raise ValueError("digest mismatch")
     parameters, first, second = (np.array(tensors[name]) for name in _PARTS)
     if not all(p.dtype == np.float32 and p.shape == parameters.shape for p in (first, second)):
-        raise ValueError("its vectors do not belong together")
+        raise ValueError("its vectors differ in shape or type")
     return AdamW(parameters, first, second, int(metadata["step"]))
 
 

@@ -1,4 +1,4 @@
-"""From examples to samples that the model can learn from: within its vocabulary and its context."""
+"""Turns examples into samples within the model's vocabulary and context."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from runtime.training.training_data import Sample, TextExample, tokenize
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt whose answers are judged."""
+    """A prompt whose answers are scored."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -20,17 +20,17 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampler:
-    """Makes samples of examples, and refuses those that the model has no room for."""
+    """Makes samples of examples, and rejects those that do not fit the model."""
 
     tokenizer: Tokenizer
     model: str
     """The model's directory, for errors."""
     vocab_size: int
-    """Rows of its embedding."""
+    """Number of rows of its embedding."""
     max_positions: int
-    """Its context."""
+    """Its context, in tokens."""
     max_length: int
-    """Longer samples are cut, in tokens."""
+    """Length in tokens at which samples are cut."""
 
     @classmethod
     def of(cls, directory: Path, tokenizer: Tokenizer, max_length: int) -> "Sampler":
@@ -63,8 +63,8 @@ class Sampler:
         """Return the examples' prompts, cut to their last tokens.
 
         Args:
-            examples: whose completions do not matter.
-            max_answer: most tokens that an answer adds.
+            examples: their completions are ignored.
+            max_answer: longest answer, in tokens.
 
         Raises:
             ConfigError: as for `samples`.
@@ -78,12 +78,12 @@ class Sampler:
         return found
 
     def cut_note(self, samples: Sequence[Sample]) -> str:
-        """Return what a user wants to know of samples that were cut; empty if none was."""
+        """Return a note about samples that were cut; empty if none was."""
         num_cut = sum(sample.num_cut > 0 for sample in samples)
         if not num_cut:
             return ""
         return (
-            f"{num_cut:,} of {len(samples):,} samples are longer than data.max_length, "
+            f"{num_cut:,} of {len(samples):,} samples are longer than `data.max_length`, "
             f"{self.max_length} tokens, and lose the start of their prompt or the end of their "
             "completion"
         )
@@ -114,26 +114,26 @@ class Sampler:
             answer = f" and its answer up to {max_answer}" if max_answer else ""
             raise ConfigError(
                 f"{example.where}: the sample has {len(token_ids)} tokens{answer}, the context of "
-                f"{self.model} holds {self.max_positions}: set data.max_length to at most "
+                f"{self.model} holds {self.max_positions}: set `data.max_length` to at most "
                 f"{self.max_positions - max_answer}"
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalSamples:
-    """What a job is measured on."""
+    """The evaluation set of a job."""
 
     samples: list[Sample]
     groups: list[list[Sample]]
-    """Of each sample, its alternatives; none where samples have no choices."""
+    """The alternatives of each sample; empty if samples have no choices."""
     right: list[int]
-    """Which of the alternatives is right."""
+    """Index of the right alternative of each group."""
     prompts: list[Prompt]
-    """Where answers are judged, and nothing else is measured."""
+    """Prompts, where answers are scored and nothing else is measured."""
 
     @classmethod
     def of(cls, tests: Sequence[TextExample], sampler: Sampler) -> "EvalSamples":
-        """Return what losses, or accuracies where all tests have choices, are measured on.
+        """Return the evaluation set for losses, or for accuracies if all tests have choices.
 
         Raises:
             ConfigError: a test does not fit the model; names file and line.
@@ -151,7 +151,7 @@ class EvalSamples:
     def of_prompts(
         cls, tests: Sequence[TextExample], sampler: Sampler, max_answer: int
     ) -> "EvalSamples":
-        """Return what rewards are measured on.
+        """Return the evaluation set for rewards.
 
         Raises:
             ConfigError: a prompt does not fit the model; names file and line.

@@ -1,8 +1,8 @@
-"""Which workers train by which scheme, from the first step to the last.
+"""Training from the first step to the last: the scheme, and the workers that it runs on.
 
-Workers that die or hang are replaced. Where nobody comes in the place of one for long, or where one
-more has come, the round scheme is rebuilt for those that there are, at a job's border: gradients
-do not depend on the rounds, so nothing is lost but the jobs in flight.
+Workers that die or hang are replaced. When a replacement does not arrive for long, or one more
+worker is ready, the round scheme is rebuilt for the workers that are ready, between two jobs.
+Gradients do not depend on the rounds, so only the jobs in flight are lost.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,17 +37,17 @@ def training_steps(
     keep: Callable[[Choice], None] = lambda _: None,
     note: Note = lambda _: None,
 ) -> Iterator[StepReport]:
-    """Yield the steps as they are made, by the scheme that was asked for or chosen.
+    """Yield the steps as they are made, with the configured or the chosen scheme.
 
     Args:
         config: the job's.
-        optimizers: of each model that trains; they continue from their steps.
+        optimizers: one for each model; they continue from their steps.
         pool: the workers.
-        num_loss_tokens: learned tokens of each sample.
-        clock: says who is late.
+        num_loss_tokens: tokens in the loss of each sample.
+        clock: times the workers.
         choice: what "auto" chose when the job first ran.
-        keep: is told what "auto" chooses.
-        note: is told what a user wants to read.
+        keep: called with the choice of "auto".
+        note: called with messages for the user.
 
     Raises:
         PeerLost: too many workers were lost, or all of them.
@@ -65,7 +65,7 @@ def training_steps(
                 times_s,
                 num_chunks=chunks,
                 patience=config.workers.patience,
-                num_places=pool.size,
+                max_workers=pool.size,
             )
             keep(choice)
         note(f"scheme {choice.scheme}: {choice.why}")
@@ -89,9 +89,9 @@ def _in_rounds(
     note: Note,
     profile: list[Sequence[float]] | None = None,
 ) -> Iterator[StepReport]:
-    """Yield the steps of a scheme in rounds; with `profile`, until that holds enough of them."""
-    roll = _Roll(config, pool, clock)
-    slots = roll.plan(())
+    """Yield the steps of a scheme in rounds; with `profile`, until it has enough rounds."""
+    planner = _WorkerPlan(config, pool, clock)
+    slots = planner.plan(())
     busy: dict[int, float] = {}
     while True:
         members = Members(pool, slots, busy)
@@ -107,12 +107,12 @@ def _in_rounds(
             try:
                 yield from rounds.round()
             except WorkersAwayError as error:
-                roll.drop([slots[worker] for worker in error.workers])
+                planner.drop([slots[worker] for worker in error.workers])
             if profile is not None and len(rounds.times_s) + len(profile) >= plan.workers.profile:
                 profile += rounds.times_s
                 rounds.close()
                 return
-            wanted = roll.plan(slots)
+            wanted = planner.plan(slots)
         rounds.close()
         if rounds.is_done:
             return
@@ -130,24 +130,24 @@ class Members:
     """Some of a pool's workers, numbered from 0, as a pool of their own."""
 
     def __init__(self, pool: TrainingPool, slots: Sequence[int], busy: Mapping[int, float]) -> None:
-        """Take the workers in `slots`; `busy` are all that an earlier plan left at work."""
+        """Use the workers in `slots`; `busy` are all workers still busy for an earlier plan."""
         self._pool = pool
         self._slots = tuple(slots)
         self._number = {slot: number for number, slot in enumerate(slots)}
         self.others_busy = {slot: since for slot, since in busy.items() if slot not in slots}
-        """Workers that are no members and have not brought yet what they were asked for."""
+        """Busy workers outside this pool."""
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """Number of members."""
         return len(self._slots)
 
     def publish(self, version: int, parameters: Vector) -> None:
-        """Make a job's parameters known."""
+        """Publish the parameters of a version."""
         self._pool.publish(version, parameters)
 
     def retire(self, version: int) -> None:
-        """Forget a job's parameters."""
+        """Drop the parameters of a version."""
         self._pool.retire(version)
 
     def is_ready(self, worker: int) -> bool:
@@ -155,11 +155,11 @@ class Members:
         return self._pool.is_ready(self._slots[worker])
 
     def start(self, worker: int, work: ChunkWork) -> None:
-        """Let a member compute a chunk."""
+        """Start a chunk on a member."""
         self._pool.start(self._slots[worker], work)
 
     def wait(self, timeout_s: float) -> list[Arrived[ChunkResult] | WorkerLost]:
-        """Return what happened to members."""
+        """Return the events of members."""
         found: list[Arrived[ChunkResult] | WorkerLost] = []
         for event in self._pool.wait(timeout_s):
             if event.worker in self._number:
@@ -173,8 +173,8 @@ class Members:
         self._pool.replace(self._slots[worker])
 
 
-class _Roll:
-    """Who is there."""
+class _WorkerPlan:
+    """Chooses the workers of the next rounds."""
 
     def __init__(self, config: TrainConfig, pool: TrainingPool, clock: Clock) -> None:
         self._config = config
@@ -184,22 +184,22 @@ class _Roll:
         self._dropped: set[int] = set()
 
     def drop(self, slots: Sequence[int]) -> None:
-        """Do not count on workers until they are ready again."""
+        """Leave workers out until they are ready again."""
         self._dropped.update(slots)
 
     def plan(self, present: tuple[int, ...]) -> tuple[int, ...]:
-        """Return who is to work: as many as the scheme can use, those that do first.
+        """Return the workers to use: as many as the scheme can use, current members first.
 
-        One that was lost is counted on for a while, as another comes in its place.
+        A lost member counts for a while, because its replacement is starting.
 
         Raises:
-            PeerLost: nobody comes, or the scheme cannot work with so few.
+            PeerLost: no worker is ready for too long, or there are too few for the scheme.
         """
         deadline_s = self._clock.now_s() + NO_WORKER_S
         while True:
-            there = self._there(present)
-            if there:
-                return tuple(sorted(there[: self._most(len(there))]))
+            available = self._available(present)
+            if available:
+                return tuple(sorted(available[: self._max_usable(len(available))]))
             if self._clock.now_s() > deadline_s:
                 raise PeerLost(
                     f"no worker was ready for {NO_WORKER_S:g} s: does the cluster have room for "
@@ -207,7 +207,7 @@ class _Roll:
                 )
             self._pool.wait(_POLL_S)
 
-    def _there(self, present: tuple[int, ...]) -> list[int]:
+    def _available(self, present: tuple[int, ...]) -> list[int]:
         now_s = self._clock.now_s()
         ready = {slot for slot in range(self._pool.size) if self._pool.is_ready(slot)}
         away = set(range(self._pool.size)) - ready
@@ -221,8 +221,8 @@ class _Roll:
         }
         return sorted(ready | coming, key=lambda slot: (slot not in present, slot))
 
-    def _most(self, num: int) -> int:
-        """Return how many of so many workers the scheme can use."""
+    def _max_usable(self, num: int) -> int:
+        """Return the largest number of workers, up to `num`, that the scheme can use."""
         name, delay = self._config.workers.scheme, self._config.num_trials - 1
         for count in range(num, 0, -1):
             try:
@@ -232,4 +232,4 @@ class _Roll:
             assert scheme is not None
             if scheme.delay == delay and smallest_batch(scheme) <= self._config.optimizer.batch:
                 return count
-        raise PeerLost(f"workers.scheme {name} cannot work with the {num} workers that are left")
+        raise PeerLost(f"`workers.scheme` {name} cannot work with the {num} workers that are left")

@@ -1,4 +1,4 @@
-"""How long a simulated cluster's workers take, by name: drawn by chance, or measured."""
+"""Times of a simulated cluster's workers by name: drawn at random, or measured."""
 
 import csv
 import math
@@ -23,15 +23,15 @@ _SERVERLESS = _GILBERT_ELLIOTT | {
 def time_model(
     text: str, *, num_workers: int, num_rounds: int, slope: float | None, seed: int
 ) -> tuple[TimeModel, int]:
-    """Return the time model that was named, and its number of workers.
+    """Return the time model of a name, and its number of workers.
 
     Args:
-        text: gilbert-elliott or serverless, perhaps with settings, or trace:FILE.csv.
-        num_workers: of a model by chance; a trace has its own number.
-        num_rounds: of a model by chance.
-        slope: of a trace: seconds that a unit of load adds; None takes computing to be all that
+        text: gilbert-elliott or serverless, with or without settings, or trace:FILE.csv.
+        num_workers: number of workers of a random model; a trace has its own.
+        num_rounds: number of rounds of a random model.
+        slope: seconds that a unit of load adds to a trace; None assumes that computing is all that
             its workers did.
-        seed: of chance.
+        seed: random seed.
 
     Raises:
         ConfigError: there is no such model, or not with these settings.
@@ -83,7 +83,9 @@ def _read_trace(file: Path) -> Seconds:
     try:
         rows = [[float(value) for value in row] for row in csv.reader(lines) if row]
     except (csv.Error, ValueError) as error:
-        raise ConfigError(f"{file} is no table of rounds by workers in seconds: {error}") from error
+        raise ConfigError(
+            f"{file} is not a table of rounds by workers in seconds: {error}"
+        ) from error
     if not rows:
         raise ConfigError(f"`model` trace: {file} has no rounds")
     for number, row in enumerate(rows, start=1):

@@ -1,4 +1,4 @@
-"""A worker whose computing is a timed wait, beside a small real gradient: schemes on few cores."""
+"""A worker that waits instead of computing, and returns a small real gradient."""
 
 import time
 from collections.abc import Callable
@@ -10,15 +10,15 @@ from parallel.training.gradient_coding.drawn import slowness
 from runtime.training.chunk_work import ChunkResult, ChunkWork, Vector
 
 _SIZE = 256
-_FOR_EVER_S = 1e6
+_FOREVER_S = 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedSpec:
-    """What the workers are like."""
+    """Speed of the workers."""
 
     sample_s: float
-    """Seconds that a sample takes."""
+    """Seconds of a sample."""
     num_samples: int
     slow: float = 0.0
     """Share of the jobs at which a worker is a straggler."""
@@ -28,12 +28,12 @@ class TimedSpec:
 
 
 def start_vector() -> Vector:
-    """Return where training starts."""
+    """Return the initial parameters."""
     return np.zeros(_SIZE, dtype=np.float32)
 
 
 class TimedWorker:
-    """Least squares on drawn data, as slowly as wanted."""
+    """Least squares on random data, with a wait for each sample."""
 
     def __init__(self, spec: TimedSpec, sleep: Callable[[float], None] = time.sleep) -> None:
         rng = np.random.default_rng(spec.seed)
@@ -44,7 +44,7 @@ class TimedWorker:
         self._loss_sum = 0.0
 
     def work(self, work: ChunkWork, parameters: Vector, worker: int, life: int) -> ChunkResult:
-        """Compute a chunk at these parameters; return the sum it ends, if it ends one."""
+        """Compute a chunk at these parameters; return the sum if this completes it."""
         start_s = time.perf_counter()
         rows = self._data[list(work.samples)]
         off = rows @ parameters - np.float32(1)
@@ -55,7 +55,7 @@ class TimedWorker:
         self._loss_sum = loss if work.first else self._loss_sum + loss
         spent_s = time.perf_counter() - start_s
         wait_s = len(work.samples) * self._spec.sample_s * self._slowness(work, worker, life)
-        self._sleep(min(max(0.0, wait_s - spent_s), _FOR_EVER_S))
+        self._sleep(min(max(0.0, wait_s - spent_s), _FOREVER_S))
         return ChunkResult(
             key=work.key,
             gradient=self._sum if work.last else None,

@@ -1,4 +1,4 @@
-"""Training samples from .jsonl files: read, rendered, tokenized, with the loss on completions."""
+"""Training samples from .jsonl files: read, rendered and tokenized; the loss is on completions."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,21 +15,21 @@ from runtime.training.job.config_checks import check_data, template_fields
 from runtime.training.job.job_config import DataConfig
 
 _LEARNED = ("messages", "completion", "text")
-"""Fields that say what is learned, where no template does."""
+"""Fields that hold what is learned, where no template does."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextExample:
-    """One sample as text: what is given, and what is learned."""
+    """One sample as text: the prompt, and the completion that is learned."""
 
     prompt: str
     completion: str
     choices: tuple[str, ...] = ()
-    """What the completion was chosen from, where it was."""
+    """The choices of the completion, if it has any."""
     is_chat: bool = False
     """Whether the prompt was made by the chat template, which writes all special tokens."""
     where: str = ""
-    """File and line that it was read from, for errors."""
+    """File and line of the record, for errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +38,15 @@ class Sample:
 
     token_ids: tuple[int, ...]
     num_prompt: int
-    """Tokens before the first one that is learned."""
+    """Tokens before the first one in the loss."""
     choices: tuple[int, ...] = ()
-    """Tokens among which the only learned one is chosen; none: among all."""
+    """Tokens among which the one learned token is chosen; empty: among all."""
     num_cut: int = field(default=0, compare=False)
-    """Tokens that were left out, as the sample was too long."""
+    """Tokens that were cut because the sample was too long."""
 
     @property
     def num_loss_tokens(self) -> int:
-        """Tokens that are learned."""
+        """Number of tokens in the loss."""
         return len(self.token_ids) - self.num_prompt
 
 
@@ -77,7 +77,7 @@ def tokenize(
     """Return a sample of at most `max_length` tokens; a prompt that is too long loses its start.
 
     Raises:
-        ConfigError: it is to be learned among choices that are not one token each.
+        ConfigError: it has choices that are not one token each.
     """
     prompt, completion = _prompted(example, example.completion, tokenizer)
     has_end = bool(completion) and completion[-1] in tokenizer.eos_ids
@@ -86,21 +86,21 @@ def tokenize(
     num_cut = max(0, len(prompt) + len(completion) - max_length)
     completion = completion[: max_length - 1]
     prompt = prompt[max(0, len(prompt) + len(completion) - max_length) :]
-    if not prompt:  # there is nothing before the first token to predict it from
+    if not prompt:  # the first token has no context to predict it from
         prompt, completion = completion[:1], completion[1:]
     choices: tuple[int, ...] = ()
     if among_choices:
         each = [_prompted(example, choice, tokenizer)[1] for choice in example.choices]
         if len(completion) != 1 or any(len(tokens) != 1 for tokens in each):
             raise ConfigError(
-                f"data.among_choices needs choices of one token each, not {example.choices}"
+                f"`data.among_choices` needs choices of one token each, not {example.choices}"
             )
         choices = tuple(tokens[0] for tokens in each)
     return Sample((*prompt, *completion), len(prompt), choices, num_cut)
 
 
 def digest_of(samples: Sequence[Sample]) -> str:
-    """Return a digest of samples: equal where the same is learned."""
+    """Return a digest of samples, equal for equal samples."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(repr((sample.token_ids, sample.num_prompt)).encode())
@@ -108,7 +108,7 @@ def digest_of(samples: Sequence[Sample]) -> str:
 
 
 def render(example: TextExample, sample: Sample, tokenizer: Tokenizer) -> str:
-    """Return a sample as it is learned, what is learned between brackets."""
+    """Return a sample as text, with the learned part in brackets."""
     decoder = IncrementalDecoder(tokenizer)
     given = decoder.push(sample.token_ids[: sample.num_prompt])
     learned = decoder.push(sample.token_ids[sample.num_prompt :]) + decoder.finish()
@@ -130,8 +130,8 @@ def _example(record: Mapping[str, object], config: DataConfig, tokenizer: Tokeni
     learned = [name for name in _LEARNED if record.get(name) is not None]
     if len(learned) > 1:
         raise InvalidValue(
-            f"the record has {' and '.join(learned)}: give one of them, or say with data.prompt "
-            "and data.completion which fields are learned"
+            f"the record has {' and '.join(learned)}: keep one of them, or name the learned fields "
+            "in `data.prompt` and `data.completion`"
         )
     check_beside(record)
     if "messages" in learned:
@@ -157,7 +157,7 @@ def _from_fields(record: Mapping[str, object], config: DataConfig) -> TextExampl
 
 
 class _Values(Mapping[str, object]):
-    """A record's fields as a template takes them: strings, numbers, and words for numbers."""
+    """The fields of a record for templates: strings, numbers, and words for numbers."""
 
     def __init__(self, record: Mapping[str, object], words: Mapping[str, str]) -> None:
         self._record = record
@@ -186,17 +186,17 @@ def _word(name: str, record: Mapping[str, object], known: Sequence[str]) -> str:
     digits = "" if isinstance(value, bool) else str(value)
     if not (digits.isascii() and digits.isdecimal() and int(digits) < len(known)):
         raise InvalidValue(
-            f"{name} is {describe(value)}: data.words has words for 0 to {len(known) - 1}"
+            f"{name} is {describe(value)}: `data.words` has words for 0 to {len(known) - 1}"
         )
     return known[int(digits)]
 
 
 def _from_messages(value: object, tokenizer: Tokenizer) -> TextExample:
-    """Take the last answer as what is learned, with the end that the chat template gives it."""
+    """Learn the last answer, with the end that the chat template gives it."""
     found = messages(value)
     *before, last = found
     if last["role"] != "assistant" or not before:
-        raise InvalidValue("messages must end with one of the assistant, after another")
+        raise InvalidValue("messages must end with one of the assistant, after at least one other")
     if not (last["content"] or last.get("tool_calls")):
         raise InvalidValue(f"messages[{len(before)}].content is empty: there is nothing to learn")
     answer = render_answer(tokenizer, found)

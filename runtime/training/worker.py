@@ -1,7 +1,7 @@
-"""A worker of a training job: gradients of chunks, at the parameters it is given.
+"""A worker of a training job: gradients of chunks at given parameters.
 
-What it returns depends on the parameters and the chunk alone, bit for bit, whoever computes it: one
-chunk is one batch of fixed shape, in float32, on a fixed number of threads.
+Its results depend on the parameters and the chunk alone, bit for bit, on every worker: one chunk is
+one batch of fixed shape, in float32, on a fixed number of threads.
 """
 
 import os
@@ -24,11 +24,11 @@ from runtime.training.job.faults_config import FaultsConfig
 from runtime.training.job.job_config import LoraConfig, TrainConfig
 from runtime.training.training_data import Sample
 
-_FOR_EVER_S = 1e6
+_FOREVER_S = 1e6
 
 
 class Trainable:
-    """A model with the weights that learn laid out as one vector, in the order of their names."""
+    """A model whose trained weights are one vector, in the order of their names."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Trainable:
         """Load a checkpoint's model in float32.
 
         Raises:
-            ConfigError: it has no layers of the names that are to learn.
+            ConfigError: it has no layers of the configured names.
         """
         model = load_model(directory)
         if config.method == "full":
@@ -61,7 +61,7 @@ class Trainable:
 
     @property
     def size(self) -> int:
-        """Numbers that learn."""
+        """Number of trained weights."""
         return sum(weight.numel() for weight in self.weights.values())
 
     @property
@@ -84,10 +84,10 @@ class Trainable:
                 first += weight.numel()
 
     def gradient(self, samples: list[Sample], dropout_seed: int = 0) -> tuple[Vector, float, int]:
-        """Return the summed loss gradient of the samples, the summed loss, the learned tokens."""
+        """Return the samples' summed gradient, their summed loss, and their tokens in the loss."""
         for weight in self.weights.values():
             weight.grad = None
-        torch.manual_seed(dropout_seed)  # who drops what depends on nothing but the chunk
+        torch.manual_seed(dropout_seed)  # dropout depends on the chunk alone
         self.model.train()
         loss, num_tokens = self.loss(samples)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's
@@ -103,20 +103,20 @@ class Trainable:
         logits, ids, mask = self._logits(samples)
         learned = ids[:, 1:][mask]
         choices = [s.choices for s in samples for _ in range(s.num_loss_tokens)]
-        law = among_choices(logits[:, :-1][mask], choices)
-        return F.cross_entropy(law, learned, reduction="sum"), len(learned)
+        allowed = among_choices(logits[:, :-1][mask], choices)
+        return F.cross_entropy(allowed, learned, reduction="sum"), len(learned)
 
     def log_likelihoods(self, samples: list[Sample]) -> list[float]:
         """Return each completion's log probability after its prompt."""
         with torch.inference_mode():
             logits, ids, mask = self._logits(samples)
-            law = logits[:, :-1].log_softmax(dim=-1)
-            each = law.gather(2, ids[:, 1:].unsqueeze(2)).squeeze(2)
+            log_probs = logits[:, :-1].log_softmax(dim=-1)
+            each = log_probs.gather(2, ids[:, 1:].unsqueeze(2)).squeeze(2)
             found: list[float] = (each * mask).sum(dim=1).tolist()
         return found
 
     def _logits(self, samples: list[Sample]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits, [B, T, V], tokens, [B, T], and which of tokens 1 on count, [B, T - 1]."""
+        """Return logits, [B, T, V], tokens, [B, T], and the loss mask, [B, T - 1]."""
         length = max(len(sample.token_ids) for sample in samples)
         ids = torch.zeros((len(samples), length), dtype=torch.int64)
         there = torch.zeros((len(samples), length), dtype=torch.int64)
@@ -134,7 +134,7 @@ class Trainable:
 
 
 def lora_weights(model: nn.Module, config: LoraConfig, seed: int) -> dict[str, nn.Parameter]:
-    """Put the configured adapters on a model; raises ConfigError if it has no such layers."""
+    """Add the configured adapters to a model; raise ConfigError if it has no such layers."""
     try:
         return add_lora(
             model,
@@ -149,7 +149,7 @@ def lora_weights(model: nn.Module, config: LoraConfig, seed: int) -> dict[str, n
 
 
 class TrainWorker:
-    """Answers with the gradients of chunks."""
+    """Computes gradients of chunks, and evaluates."""
 
     def __init__(self, directory: Path, config: TrainConfig, samples: list[Sample]) -> None:
         torch.set_num_threads(config.workers.threads)
@@ -162,9 +162,9 @@ class TrainWorker:
         self._loss_sum = 0.0
 
     def work(self, work: ChunkWork, parameters: Vector, worker: int, life: int) -> ChunkResult:
-        """Compute a chunk at these parameters; return the sum it ends, if it ends one.
+        """Compute a chunk at these parameters; return the sum if this completes it.
 
-        `worker` and `life`, how often that worker was replaced, only draw the faults to put in.
+        `worker` and `life`, how often that worker was replaced, only draw injected faults.
         """
         start_s = time.perf_counter()
         if work.version != self._version:
@@ -180,7 +180,7 @@ class TrainWorker:
         else:
             self._sum += gradient
             self._loss_sum += loss_sum
-        _put_fault_in(self._faults, work, worker, life, time.perf_counter() - start_s)
+        _inject_faults(self._faults, work, worker, life, time.perf_counter() - start_s)
         whole = self._sum if work.last else None
         return ChunkResult(
             key=work.key,
@@ -200,7 +200,7 @@ class TrainWorker:
         return hits
 
     def mean_loss(self, parameters: Vector, samples: list[Sample]) -> tuple[float, int]:
-        """Return the summed loss of samples, and their learned tokens."""
+        """Return the summed loss of samples, and their number of tokens in the loss."""
         self._trainable.set(parameters)
         self._version = -1
         with torch.inference_mode():
@@ -208,13 +208,13 @@ class TrainWorker:
         return float(loss), num_tokens
 
 
-def _put_fault_in(
+def _inject_faults(
     faults: FaultsConfig, work: ChunkWork, worker: int, life: int, seconds: float
 ) -> None:
-    """Be slow, hang or die, where the configuration wants experiments.
+    """Inject the configured faults: be slow, hang or die.
 
-    Drawn by job, result, worker and how often that worker was replaced: who takes over may fare
-    better.
+    They are drawn by job, result, worker and how often that worker was replaced, so a replacement
+    may succeed where the first worker failed.
     """
     if faults.slow <= 0 and faults.hang <= 0 and faults.kill <= 0:
         return
@@ -223,6 +223,6 @@ def _put_fault_in(
     if kill < faults.kill:
         os._exit(1)
     if hang < faults.hang:
-        time.sleep(_FOR_EVER_S)
+        time.sleep(_FOREVER_S)
     if slow < faults.slow:
         time.sleep(seconds * (faults.factor - 1))

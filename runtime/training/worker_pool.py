@@ -1,4 +1,4 @@
-"""The workers of a training job as a dispatcher sees them: numbered, slow, mortal, replaceable."""
+"""The workers of a training job as a dispatcher sees them: by number, and replaceable."""
 
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar

@@ -1,1 +1,1 @@
-"""What is learned, as peft and transformers read and write it."""
+"""Adapters and models as peft and transformers read and write them."""

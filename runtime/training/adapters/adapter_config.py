@@ -1,4 +1,4 @@
-"""What an adapter's adapter_config.json says: every key is understood, harmless, or refused.
+"""Reads an adapter's adapter_config.json: every key is understood, harmless, or rejected.
 
 peft drops keys that it does not know with a warning, and computes with the rest; a key that is
 dropped can change the merged model. The lists here cover every field of peft's LoraConfig.
@@ -101,7 +101,7 @@ def read_adapter_config(adapter: Path) -> AdapterConfig:
 
 
 def _objection(key: str, value: object) -> str | None:
-    """Return why a key's value cannot be taken; None where it can."""
+    """Return why a key's value is rejected; None if it is accepted."""
     if key in HARMLESS:
         return None
     if key in UNDERSTOOD:

@@ -1,4 +1,4 @@
-"""The model that learns, as transformers loads it."""
+"""The model to train, as transformers loads it."""
 
 from pathlib import Path
 from threading import Lock
@@ -18,7 +18,7 @@ def load_model(directory: Path) -> PreTrainedModel:
     """Load a checkpoint in float32, ready to be evaluated.
 
     Raises:
-        ConfigError: generation would not read it; transformers itself passes over much in silence.
+        ConfigError: generation would reject it; transformers itself ignores much silently.
     """
     read_checkpoint(directory)
     disable_progress_bar()
@@ -31,7 +31,7 @@ def load_shapes(directory: Path) -> PreTrainedModel:
     """Return a checkpoint's model without its weights, on the meta device.
 
     Raises:
-        ConfigError: generation would not read its configuration.
+        ConfigError: generation would reject its configuration.
     """
     read_model_config(directory)
     with _ONE_AT_A_TIME, torch.device("meta"):
@@ -47,7 +47,7 @@ def has_tied_head(model: PreTrainedModel) -> bool:
 
 def _prepared(model: PreTrainedModel) -> PreTrainedModel:
     model.config.use_cache = False
-    # The file's own has penalties and forced tokens, which would bend greedy answers in silence.
+    # The file's own has penalties and forced tokens, which would change greedy answers silently.
     model.generation_config = GenerationConfig()
     model.eval()
     return model

@@ -1,8 +1,8 @@
 """A model with an adapter merged into it.
 
-peft does the merging: it defines what its settings mean, and changes with them. What is ours is
-that nothing of an adapter is dropped: every key is in `adapter_config`'s lists, every tensor in
-the file has a place in the model, and every adapter weight of the model is in the file.
+peft does the merging, because it defines the meaning of its settings. This module checks that no
+part of an adapter is dropped: every key is in `adapter_config`'s lists, every tensor in the file
+has a place in the model, and every adapter weight of the model is in the file.
 """
 
 import warnings
@@ -34,14 +34,14 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _ADAPTER = "default"
 _REFUSED = (ValueError, TypeError, RuntimeError, LookupError, AttributeError)
-"""What peft raises for settings that do not fit a model."""
+"""Errors of peft for settings that do not fit a model."""
 
 
 def merge_adapter(adapter: Path, out: Path) -> int:
-    """Write an adapter's model with it merged in, and return how many layers it changed.
+    """Write the model with an adapter merged into it; return the number of changed layers.
 
     Raises:
-        ConfigError: the adapter cannot be read, does not fit its model, or `out` is taken.
+        ConfigError: the adapter cannot be read or does not fit its model, or `out` exists.
     """
     settings = read_adapter_config(adapter)
     tensors = read_adapter_tensors(adapter)
@@ -53,7 +53,7 @@ def merge_adapter(adapter: Path, out: Path) -> int:
         raise ConfigError(f"{adapter / CONFIG_FILE}: base_model_name_or_path: {error}") from error
     model = load_model(base)
     tokenizer_directory = _own_tokenizer(adapter, model.get_input_embeddings().num_embeddings)
-    with warnings.catch_warnings(action="ignore"):  # what peft warns of is checked here
+    with warnings.catch_warnings(action="ignore"):  # what peft warns about is checked here
         adapted = _adapted(model, adapter, settings, tensors)
         layers = [module for module in adapted.modules() if isinstance(module, BaseTunerLayer)]
         _refuse_tied(adapted, adapter)
@@ -69,10 +69,10 @@ def merge_adapter(adapter: Path, out: Path) -> int:
 
 
 def _own_tokenizer(adapter: Path, num_rows: int) -> Path | None:
-    """Return the adapter's directory where it has a tokenizer of its own, as trainers save one.
+    """Return the adapter's directory if it has its own tokenizer, as trainers save one.
 
     Raises:
-        ConfigError: it is not whole, or has tokens that the model has no embedding for.
+        ConfigError: it is incomplete, or has tokens without an embedding in the model.
     """
     if not (adapter / "tokenizer.json").is_file():
         parts = [name for name in TOKENIZER_FILES if (adapter / name).exists()]
@@ -123,7 +123,7 @@ def read_adapter_tensors(adapter: Path) -> dict[str, Tensor]:
 def _adapted(
     model: PreTrainedModel, adapter: Path, settings: AdapterConfig, tensors: dict[str, Tensor]
 ) -> PeftModel:
-    """Return a model with an adapter beside its weights."""
+    """Return a model with an adapter in addition to its weights."""
     base = settings.base
     known = LoraConfig.__dataclass_fields__
     try:
@@ -152,7 +152,7 @@ def _adapted(
 
 
 def _refuse_tied(adapted: PeftModel, adapter: Path) -> None:
-    """Refuse a low-rank update of one of two layers that share a weight: merging changes both."""
+    """Raise ConfigError for an update of one of two layers that share a weight."""
     users: dict[int, list[str]] = {}
     updated = set[int]()
     for name, module in adapted.get_base_model().named_modules(remove_duplicate=False):

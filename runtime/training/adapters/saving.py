@@ -1,4 +1,4 @@
-"""Writes what was learned, as others load it: adapters for peft, whole models for transformers."""
+"""Writes training results: adapters for peft, whole models for transformers."""
 
 import json
 import shutil
@@ -23,9 +23,9 @@ TOKENIZER_FILES = (
     "merges.txt",
     "tokenizer.model",
 )
-"""What a tokenizer consists of: all of one directory's, or all of another's."""
+"""Files of a tokenizer: all of one directory's, or all of another's."""
 _COPIED = (".json", ".jinja", ".txt", ".model", ".py")
-"""What belongs to a model beside its weights, by suffix."""
+"""Suffixes of the files that belong to a model in addition to its weights."""
 _TEMPLATES = "additional_chat_templates"
 
 
@@ -35,10 +35,10 @@ def save_adapter(
     """Write an adapter as `peft` loads it (adapter_config.json, adapter_model.safetensors).
 
     Args:
-        directory: where to; replaced as a whole.
+        directory: directory to write; replaced as a whole.
         weights: as `add_lora` names them.
         lora: the adapter's settings.
-        base: what the adapter belongs to.
+        base: the model that the adapter belongs to.
     """
     fresh = directory.with_name(directory.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -79,10 +79,10 @@ def save_whole(
     """Write a whole model in Hugging Face format, with the settings of `base`.
 
     Args:
-        directory: where to; replaced as a whole.
+        directory: directory to write; replaced as a whole.
         weights: all of the model's, by name; a tied head is left out.
         base: the directory that the model was loaded from.
-        has_tied_head: whether the head is the embedding; None where nothing can have changed it.
+        has_tied_head: whether the head is the embedding; None if training cannot have changed it.
         tokenizer: the directory of its tokenizer; None takes that of `base`.
     """
     fresh = directory.with_name(directory.name + ".new")
@@ -112,15 +112,15 @@ def save_whole(
 def whole_settings(base: Path, *, has_tied_head: bool | None) -> dict[str, object]:
     """Return the config.json of a whole model, from that of its base."""
     settings = read_json_object(base / "config.json")
-    settings.pop("torch_dtype", None)  # its older name
+    settings.pop("torch_dtype", None)  # its former name
     if has_tied_head is not None:
         settings["tie_word_embeddings"] = has_tied_head
-    settings["dtype"] = "float32"  # as the weights are here, whatever those of the base are
+    settings["dtype"] = "float32"  # the dtype of these weights, not of the base
     return settings
 
 
 def step_name(step: int) -> str:
-    """Return what the adapter after a step is called."""
+    """Return the name of the adapter after a step."""
     return f"step-{step:06d}"
 
 

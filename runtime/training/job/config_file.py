@@ -1,4 +1,4 @@
-"""Reads and keeps a training job's configuration."""
+"""Reads a training job's configuration, and writes it to the job's directory."""
 
 import json
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ _KEPT = "config.json"
 
 
 def load_config(file: Path, settings: Sequence[str] = ()) -> TrainConfig:
-    """Read a configuration, with `section.key=value` settings over it.
+    """Read a configuration; `section.key=value` settings replace its values.
 
     Paths in the file are relative to it.
 
     Raises:
-        ConfigError: it cannot be read, or something in it cannot be used; names the key.
+        ConfigError: it cannot be read, or a value cannot be used; names the key.
     """
     config = _made(file, read_toml(file), settings)
     return _located(config, file.parent)
@@ -37,7 +37,7 @@ def keep_config(config: TrainConfig) -> None:
 
 
 def kept_config(directory: Path, settings: Sequence[str] = ()) -> TrainConfig:
-    """Return the configuration of the job in a directory, with settings over it.
+    """Return the configuration of the job in a directory; settings replace its values.
 
     Raises:
         ConfigError: there is no job, or a setting cannot be used.
@@ -73,12 +73,12 @@ def _set(table: dict[str, Any], setting: str) -> None:
     for part in path:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"--set {setting!r}: {part} is no section")
+            raise ConfigError(f"--set {setting!r}: {part} is not a section")
     table[last] = value
 
 
 def _located(config: TrainConfig, base: Path) -> TrainConfig:
-    """Return the configuration with its paths seen from anywhere; a model's is seen from here."""
+    """Return the configuration with absolute paths; a model's is relative to the current one."""
 
     def place(text: str) -> str:
         return str((base / Path(text).expanduser()).resolve()) if text else ""

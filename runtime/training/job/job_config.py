@@ -199,10 +199,10 @@ class TrainConfig:
         try:
             scheme = round_scheme(name, self.workers.count)
         except (ValueError, TypeError) as error:
-            raise ConfigError(f"workers.scheme is {name!r}: {error}") from error
+            raise ConfigError(f"`workers.scheme` is {name!r}: {error}") from error
         if scheme is None:
             known = f"{', '.join(QUEUE_SCHEMES)}, {AUTO}, {ROUND_FORMS}"
-            raise ConfigError(f"workers.scheme is {name!r}: choose one of {known}")
+            raise ConfigError(f"`workers.scheme` is {name!r}: choose one of {known}")
         return scheme
 
     @property

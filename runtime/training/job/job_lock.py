@@ -1,4 +1,4 @@
-"""Who trains in a job's directory, and whether a user wants it to stop."""
+"""The lock of a job's directory, and the request to stop the job."""
 
 import fcntl
 import os
@@ -15,7 +15,7 @@ _POLL_S = 0.2
 
 
 class JobLock:
-    """Held by the one process that trains in a directory; gone with the process."""
+    """A lock held by the process that trains in a directory; it ends with the process."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -23,22 +23,22 @@ class JobLock:
         self._cancelled = False
 
     def __enter__(self) -> Self:
-        """Take the directory.
+        """Lock the directory.
 
         Raises:
-            ConfigError: another process trains in it, or it cannot be made.
+            ConfigError: another process trains in it, or it cannot be created.
         """
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self._directory / LOCK, os.O_RDWR | os.O_CREAT)
         except OSError as error:
-            raise ConfigError(f"out is {self._directory}: {error}") from error
+            raise ConfigError(f"`out` is {self._directory}: {error}") from error
         if not _take(self._file):
             pid = os.read(self._file, 32).decode()
             os.close(self._file)
             raise ConfigError(
-                f"{self._directory} is trained in by process {pid}: wait for it, "
-                f"`paceline train cancel {self._directory}`, or name another out"
+                f"process {pid} trains in {self._directory}: wait for it, "
+                f"`paceline train cancel {self._directory}`, or name another `out`"
             )
         os.truncate(self._file, 0)
         os.write(self._file, str(os.getpid()).encode())
@@ -51,7 +51,7 @@ class JobLock:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Let go."""
+        """Release the directory."""
         os.close(self._file)
 
     @property
@@ -60,7 +60,7 @@ class JobLock:
         return self._cancelled or (self._directory / _CANCEL).exists()
 
     def cancel(self) -> None:
-        """Let the job stop after its step."""
+        """Request that the job stops after its step."""
         self._cancelled = True
 
 
@@ -77,7 +77,7 @@ def is_running(directory: Path) -> bool:
 
 
 def cancel(directory: Path, timeout_s: float) -> bool:
-    """Ask the process that trains in a directory to stop; True once it has."""
+    """Request that a running job stops; return whether it has within the timeout."""
     (directory / _CANCEL).touch()
     deadline_s = time.monotonic() + timeout_s
     while is_running(directory):

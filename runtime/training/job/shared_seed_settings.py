@@ -1,4 +1,4 @@
-"""The [shared_seed] section of a job: what workers do, how rounds close, who may take part."""
+"""The [shared_seed] section of a job: the workers' task, closing rounds, access."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -14,69 +14,69 @@ RUNNING = (
     "rows", "quorum", "deadline_s", "alive_s", "snapshot_every", "listen", "token_file",
     "tls_cert", "tls_key", "client_ca",
 )  # fmt: skip
-"""Keys that may change where a run continues."""
+"""Keys that may change when a run is resumed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedSeedConfig:
-    """Training with forward passes and one byte a direction, with method "shared-seed"."""
+    """Training with forward passes and one byte for each direction (method "shared-seed")."""
 
     directions: Annotated[int, Range(least=1, most=MAX_SAMPLES - 1)] = 4
-    """Of a worker in a round; a byte each."""
+    """Directions of a worker in a round; one byte each."""
     eps: AboveZero = 1e-2
-    """How far from the weights losses are taken, along signs of +1 and -1."""
+    """Distance from the weights at which losses are evaluated, along signs of +1 and -1."""
     sides: Annotated[int, Range(least=1, most=2)] = 2
-    """2: differences of both sides, a batch for each direction (MeZO). 1: from the weights to one
-    side, one batch for all of a round's directions, half the work (FZOO)."""
+    """2: difference of both sides, one batch for each direction (MeZO). 1: from the weights to one
+    side, one batch for all directions of a round, half the work (FZOO)."""
     normalise: bool = True
-    """Divide steps by the scalars' root mean square: optimizer.lr is then how far weights go."""
+    """Divide steps by the scalars' root mean square, so that optimizer.lr is their length."""
     steady_scalars: NotNegativeNumber = 0.0
-    """With n scalars in a round the rate is lr n / (n + this): few workers make short steps."""
+    """With n scalars in a round the rate is lr n / (n + steady_scalars)."""
     momentum: ShareBelowOne = 0.0
     pool: Annotated[int, Range(least=0, most=MAX_SAMPLES)] = 0
-    """Choose directions among so many (FedKSeed): who joins then needs 8 bytes for each, however
-    long the run is. 0 draws new ones forever."""
+    """Draw directions from a pool of this size (FedKSeed): a machine that joins needs 8 bytes for
+    each, however long the run is. 0 draws new directions in every round."""
     weights: Literal["lora", "linear"] = "lora"
-    """What learns: lora, or linear: the linear layers' own weights along low-rank directions."""
+    """Trained weights: lora, or linear for the linear layers' own along low-rank directions."""
     direction_rank: Annotated[int, Range(least=1, most=256)] = 1
-    """Of directions of linear weights."""
+    """Rank of the directions of linear weights."""
     rows: Annotated[int, Range(least=1, most=1 << 16)] = 64
-    """Sequences in one forward: several directions share it where they are small."""
+    """Sequences in one forward pass; several small directions share it."""
     reward: str = ""
-    """What judges answers, in place of the loss: module:function of prompt and answer, or
-    grpc://HOST:PORT of a ScoringService. Completions then do not matter."""
+    """Scorer of answers, in place of the loss: module:function of prompt and answer, or
+    grpc://HOST:PORT of a ScoringService. Completions are then ignored."""
     max_answer: Annotated[int, Range(least=1, most=1 << 16)] = 32
-    """Longest judged answer, in tokens."""
+    """Longest scored answer, in tokens."""
     quorum: Annotated[int, Range(least=1, most=MAX_SAMPLES)] = 1
-    """Workers without whom a round is not closed."""
+    """Workers that a round needs before it closes."""
     deadline_s: AboveZero = 30.0
-    """A round with its quorum ends after so long, and after 1 + workers.patience times what half
-    of the workers took."""
+    """A round with its quorum ends after so long, or after 1 + workers.patience times the time of
+    the faster half of the workers."""
     alive_s: AboveZero = 60.0
-    """A worker that brought nothing for so long is not waited for."""
+    """A worker that sent nothing for so long is not waited for."""
     late_rounds: Annotated[int, Range(least=0, most=16)] = 1
-    """Bytes that are so many rounds late count still."""
+    """Rounds that bytes may be late and still count."""
     max_directions: Annotated[int, Range(least=1, most=MAX_SAMPLES - 1)] = 64
-    """Of any worker in a round: more are refused."""
+    """Directions that a worker may send in a round."""
     trim: AboveZero = 2.0
-    """Scalars are cut to e to this times the round's median size."""
+    """Scalars are clipped to exp(trim) times the round's median size."""
     hash_every: Annotated[int, Range(least=1, most=1 << 20)] = 10
     """Rounds between two comparisons of the replicas."""
     snapshot_every: Annotated[int, Range(least=1, most=1 << 20)] = 100
-    """Rounds between two snapshots for those who join."""
+    """Rounds between two snapshots, from which machines join."""
     listen: str = "127.0.0.1:0"
-    """Where workers outside the cluster find the run, HOST:PORT; port 0 takes a free one."""
+    """HOST:PORT for workers outside the cluster; port 0 takes a free one."""
     token_file: str = ""
-    """Bearer tokens, one a line and worker: each is one machine at a time."""
+    """File of bearer tokens, one a line for each worker; a token is one machine at a time."""
     tls_cert: str = ""
     tls_key: str = ""
     client_ca: str = ""
-    """Workers need a certificate of this authority."""
+    """Authority of the certificates that workers must present."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What a worker has to do, wherever it is."""
+    """A worker's task, inside and outside the cluster."""
 
     directions: int
     sides: int
@@ -92,7 +92,7 @@ class Terms:
     among_choices: bool = False
 
     def __post_init__(self) -> None:
-        """Raise InvalidValue for what no run asks of a worker: terms come from a peer."""
+        """Raise InvalidValue for impossible values: terms come from a peer."""
         counts = (
             ("directions", self.directions, 1, MAX_SAMPLES - 1),
             ("sides", self.sides, 1, 2),

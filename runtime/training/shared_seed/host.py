@@ -38,7 +38,7 @@ from runtime.training.shared_seed.shared_seed_job import (
 )
 from runtime.training.training_data import TextExample
 
-_FOR_EVER_S = 1e6
+_FOREVER_S = 1e6
 _FOLLOW_S = 1.0
 
 
@@ -158,7 +158,7 @@ class WorkerHost:
             fresh=_fresh(look.header, model, settings.device),
             work=work,
             give_up_s=settings.give_up_s,
-            before=self._put_fault_in,
+            before=self._inject_faults,
         )
 
     def run(self, after: Callable[[SeedWorker], bool] = lambda _: True) -> Told:
@@ -169,7 +169,7 @@ class WorkerHost:
             self._port.close()
         return self.worker.told
 
-    def _put_fault_in(self, member: Member) -> None:
+    def _inject_faults(self, member: Member) -> None:
         """Be slow, hang or die, where the configuration wants experiments."""
         faults = self._settings.faults
         draw = random.Random(f"{faults.seed}/{member.machine}/{member.round}")
@@ -178,7 +178,7 @@ class WorkerHost:
         if kill < faults.kill:
             os._exit(1)
         if hang < faults.hang:
-            time.sleep(_FOR_EVER_S)
+            time.sleep(_FOREVER_S)
         if slow < faults.slow and self._busy_since_s:
             time.sleep((now_s - self._busy_since_s) * (faults.factor - 1))
         self._busy_since_s = time.monotonic()

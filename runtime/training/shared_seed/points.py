@@ -66,7 +66,7 @@ class LoraPoints:
         self.space: Space = DenseSpace(seed, size)
 
     def start(self) -> Tensor:
-        """Return where training starts."""
+        """Return the initial parameters."""
         theta, first = torch.zeros(self.space.size), 0
         for name in self._names:
             shape = self._shape(name)
@@ -163,7 +163,7 @@ class PointsModel:
         """Load a checkpoint in float32; `empty` has shapes alone.
 
         Raises:
-            ConfigError: it has no layers of the names that are to learn.
+            ConfigError: it has no layers of the configured names.
         """
         model = load_shapes(directory) if empty else load_model(directory)
         model.requires_grad_(requires_grad=False)

@@ -41,7 +41,7 @@ class Header:
     model_digest: bytes
     """SHA-256 of its weights; replay on another model is refused."""
     size: int
-    """Numbers that learn."""
+    """Number of trained weights."""
     eps: float
     """How far directions go; a float32."""
     weights: str = "lora"

@@ -46,7 +46,7 @@ def test_a_sample_beyond_the_context_is_rejected_before_any_worker(
         ("dev", refused(model, tmp_path, *settings, dev=LONG)),
     ):
         assert f"{name}.jsonl, line 2: the sample has 601 tokens" in found
-        assert "set data.max_length to at most 512" in found
+        assert "set `data.max_length` to at most 512" in found
 
 
 @pytest.mark.parametrize("method", ["lora", "shared-seed"])

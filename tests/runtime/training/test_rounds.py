@@ -221,13 +221,13 @@ def test_dropping_is_unbiased_and_said_to_be_no_gradient() -> None:
 def test_the_choice_follows_the_profile() -> None:
     draw = np.random.default_rng(0)
     steady = 1 + 0.02 * draw.random((20, 8))
-    calm = choose_scheme(steady.tolist(), num_chunks=8, patience=1.0, num_places=8)
+    calm = choose_scheme(steady.tolist(), num_chunks=8, patience=1.0, max_workers=8)
     assert calm.seconds[calm.scheme] <= min(calm.seconds.values())
     assert calm.scheme in ("uncoded", "pull", "frc-stream")
     stormy = np.where(draw.random((20, 8)) < 0.1, 20.0, 1.0) * steady
-    choice = choose_scheme(stormy.tolist(), num_chunks=64, patience=1.0, num_places=8)
+    choice = choose_scheme(stormy.tolist(), num_chunks=64, patience=1.0, max_workers=8)
     assert choice.scheme == "pull"
     assert choice.seconds["uncoded"] > 3 * choice.seconds["pull"]
     assert "relative to it" in choice.why
-    more_to_come = choose_scheme(stormy.tolist(), num_chunks=64, patience=1.0, num_places=9)
+    more_to_come = choose_scheme(stormy.tolist(), num_chunks=64, patience=1.0, max_workers=9)
     assert "frc-stream" not in more_to_come.seconds

@@ -59,7 +59,7 @@ def test_a_sample_beyond_the_context_is_rejected_by_line(sampler: Sampler, tmp_p
     with pytest.raises(
         ConfigError,
         match=r"line 2: the sample has 8 tokens, the context of .*tiny.* holds 7: set "
-        r"data.max_length to at most 7",
+        r"`data.max_length` to at most 7",
     ):
         short.samples(examples)
     assert [len(s.token_ids) for s in replace(short, max_length=7).samples(examples)] == [2, 7]
@@ -84,7 +84,9 @@ def test_a_single_token_leaves_nothing_to_learn(sampler: Sampler, tmp_path: Path
 
 def test_choices_of_several_tokens_are_rejected_by_line(sampler: Sampler) -> None:
     example = TextExample("w1", " w2", (" w2", " w3 w4"), where="data.jsonl, line 5")
-    with pytest.raises(ConfigError, match=r"line 5: data.among_choices needs choices of one token"):
+    with pytest.raises(
+        ConfigError, match=r"line 5: `data.among_choices` needs choices of one token"
+    ):
         sampler.samples([example], among_choices=True)
 
 
@@ -101,6 +103,6 @@ def test_samples_that_were_cut_are_counted(sampler: Sampler, tmp_path: Path) -> 
     fits = read(tmp_path, sampler, {"text": "w1 " * 8}, {"prompt": "w1", "completion": " w2" * 7})
     cut = read(tmp_path, sampler, *long)
     assert sampler.cut_note(sampler.samples(fits)) == ""
-    assert "2 of 4 samples are longer than data.max_length, 8 tokens" in sampler.cut_note(
+    assert "2 of 4 samples are longer than `data.max_length`, 8 tokens" in sampler.cut_note(
         sampler.samples([*fits, *cut])
     )

@@ -39,7 +39,7 @@ def test_a_model_takes_settings() -> None:
         ("1,2\n1\n", "round 2 has 1 workers, the first 2"),
         ("1,0\n", "round 1: times must be above 0"),
         ("1,2\n1,nan\n", "round 2: times must be above 0"),
-        ("a,b\n1,2\n", "no table of rounds by workers in seconds"),
+        ("a,b\n1,2\n", "not a table of rounds by workers in seconds"),
         ("\n", "has no rounds"),
     ],
 )
@@ -56,7 +56,7 @@ def test_a_bad_trace_is_rejected_with_its_round(tmp_path: Path, text: str, messa
         ("gilbert-elliott:slow=0", r"slow=0.0: it must be in \(0, 1\]"),
         ("gilbert-elliott:factor=0.5", "factor=0.5: it must not be below 1"),
         ("gilbert-elliott:overhead=0,work=0", "one must be above 0"),
-        ("gilbert-elliott:speed=3", "--model has 'speed': known are slow, fast, factor"),
+        ("gilbert-elliott:speed=3", "`model` has 'speed': known are slow, fast, factor"),
         ("serverless:work=x", "'work=x': write work=0.5"),
     ],
 )

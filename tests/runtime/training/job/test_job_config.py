@@ -79,7 +79,7 @@ def test_what_is_kept_is_read_again_from_anywhere(tmp_path: Path) -> None:
             ["workers.scheme=frc-stream", "workers.count=6", "workers.group=4"],
             "workers.group is 4: groups of 4 do not divide 6 workers evenly",
         ),
-        (GOOD, ["workers.scheme=frc-2"], "s = 2 of 2 workers may be missing: choose 0 to 1"),
+        (GOOD, ["workers.scheme=frc-2"], "s = 2 of 2 workers may be missing: take 0 to 1"),
         (
             GOOD,
             ["workers.scheme=frc-2", "workers.count=8"],
@@ -303,8 +303,8 @@ TURNS: list[dict[str, object]] = [
         ({"prompt": ["a"], "completion": "b"}, r"line 2: prompt is \['a'\] \(list\)"),
         ({"prompt": None, "completion": "b"}, "line 2: prompt is None"),
         ({"prompt": "a", "answer": "b"}, "no field 'completion'; the record has prompt, answer"),
-        ({"text": "a", "completion": "b"}, "the record has completion and text: give one of them"),
-        ({"text": "a", "messages": TURNS}, "the record has messages and text: give one of them"),
+        ({"text": "a", "completion": "b"}, "the record has completion and text: keep one of them"),
+        ({"text": "a", "messages": TURNS}, "the record has messages and text: keep one of them"),
         ({"messages": TURNS, "tools": [{}]}, "line 2: tools is not supported in a record"),
         ({"messages": TURNS, "system": "Be brief."}, "line 2: system is not supported"),
         ({"messages": [TURNS[0], TURNS[1] | {"weight": 0}]}, r"messages\[1\].weight is not supp"),
@@ -358,7 +358,7 @@ def test_a_word_means_a_whole_number(tmp_path: Path, tokenizer: Tokenizer, value
         "completion": " {label}",
         "words": {"label": ["bad", "good"]},
     }
-    with pytest.raises(ConfigError, match=r"line 1: label is .*: data.words has words for 0 to 1"):
+    with pytest.raises(ConfigError, match=r"`data\.words` has words for 0 to 1"):
         examples_of(tmp_path, tokenizer, {"label": value}, **settings)
     shown = examples_of(tmp_path, tokenizer, {"label": "1"}, {"label": 0}, **settings)
     assert [one.partition("   ")[0] for one in shown] == ["It is⟦ good⟧", "It is⟦ bad⟧"]

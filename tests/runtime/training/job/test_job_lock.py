@@ -32,7 +32,7 @@ def test_a_shorter_process_number_replaces_a_longer_one(tmp_path: Path) -> None:
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"out is .*file"), JobLock(tmp_path / "file" / "job"):
+    with pytest.raises(ConfigError, match=r"`out` is .*file"), JobLock(tmp_path / "file" / "job"):
         pass
 
 
