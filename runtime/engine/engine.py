@@ -1,7 +1,7 @@
-"""The leader: takes requests from drivers, runs rounds, streams what is committed.
+"""The leader: receives requests from drivers, runs rounds, streams what is committed.
 
-It owns the queue and the sequences in flight; `runtime/engine/round.py` makes the rounds.
-One thread runs `run`; other threads only put things into its inbox.
+`runtime/engine/scheduler.py` decides which requests run, `runtime/engine/round.py` runs the rounds.
+One thread runs `run`; other threads only put events into its inbox.
 """
 
 import logging
@@ -27,9 +27,9 @@ from runtime.engine.drafter_ports import DrafterPorts
 from runtime.engine.drivers import Drivers
 from runtime.engine.engine_limits import EngineConfig, problem_of
 from runtime.engine.prefill import share_prompt_budget
-from runtime.engine.request_queue import RequestQueue
 from runtime.engine.round import RoundRunner
 from runtime.engine.round_work import EngineWork
+from runtime.engine.scheduler import Scheduler
 from runtime.engine.sequence import DecodingSequence
 from runtime.errors import DeadlineExceeded, PacelineError, PeerError
 from runtime.links.link import Link
@@ -37,8 +37,6 @@ from runtime.models.tokenizer import StopMatcher, Tokenizer
 from runtime.rank.page_ledger import SlotLedger
 
 _LOG = logging.getLogger("paceline.leader")
-_HEADROOM = 64
-"""Tokens that a sequence may write beyond its committed ones in one round, drafts included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +83,12 @@ class Engine:
         self._inbox: queue.SimpleQueue[_Joined | _Left | _Received | _Stop] = queue.SimpleQueue()
         self._drivers = Drivers(lambda driver, error: self._inbox.put(_Received(driver, error)))
         self._sequence_numbers = count(1)
-        self._waiting = RequestQueue()
-        self._running: list[DecodingSequence] = []
+        self._scheduler = Scheduler(ledger, rounds.release, max_batch=config.max_batch)
         self._stopping = False
-        self._settle_at_s = 0.0
-        """When an idle engine gives its next sign of life: at once after the last round."""
-        self._num_preemptions = self._num_expired = self._num_prompt_tokens = 0
-        self._num_prefix_queries = self._num_prefix_hits = 0
-        self._met = threading.Condition()
-        self._num_met = 0
+        self._heartbeat_at_s = 0.0
+        """When an idle engine sends its next heartbeat: at once after the last round."""
+        self._attached = threading.Condition()
+        self._num_attached = 0
 
     # --- from other threads -------------------------------------------------------------------
 
@@ -112,14 +107,14 @@ class Engine:
             if message is not None:
                 self._inbox.put(_Received(driver, message))
 
-    def await_drafter(self, num_met: int, timeout_s: float) -> int:
-        """Wait until more than `num_met` drafters have attached so far; return how many have."""
-        with self._met:
-            self._met.wait_for(lambda: self._num_met > num_met, timeout_s)
-            return self._num_met
+    def await_drafter(self, num_attached: int, timeout_s: float) -> int:
+        """Wait until more than `num_attached` drafters have attached so far; return how many."""
+        with self._attached:
+            self._attached.wait_for(lambda: self._num_attached > num_attached, timeout_s)
+            return self._num_attached
 
     def leave(self, drafter: str | None = None) -> None:
-        """Let a drafter go, or all (None); requests in flight continue with others, or without."""
+        """Detach a drafter, or all (None); requests in flight continue with others, or without."""
         self._inbox.put(_Left(drafter))
 
     def stop(self) -> None:
@@ -136,11 +131,11 @@ class Engine:
         """
         try:
             while not self._stopping:
-                self._take_inbox()
+                self._drain_inbox()
                 self._drop_expired()
-                self._admit()
-                self._make_room()
-                if self._running:
+                self._scheduler.admit(self._clock.now_s())
+                self._scheduler.reserve_round()
+                if self._scheduler.running:
                     self._round()
             self._rounds.stop()
         except Exception as error:
@@ -152,24 +147,24 @@ class Engine:
             self._ports.close()
             self._drivers.close()
 
-    def _take_inbox(self) -> None:
-        """Take what has come in; with nothing to do, wait for it and show signs of life.
+    def _drain_inbox(self) -> None:
+        """Handle the events that have come; without requests, wait for one and send heartbeats.
 
-        Signs are due by the clock: what comes in may be nothing but questions how we are.
+        Heartbeats are due by the clock: a stream of pings must not hold them up.
         """
-        if not (self._running or len(self._waiting)):
+        if self._scheduler.is_idle:
             now_s = self._clock.now_s()
-            if now_s >= self._settle_at_s:
+            if now_s >= self._heartbeat_at_s:
                 self._rounds.settle()
-                self._settle_at_s = now_s + self._config.heartbeat_s
+                self._heartbeat_at_s = now_s + self._config.heartbeat_s
             try:
-                self._take(self._inbox.get(timeout=self._settle_at_s - now_s))
+                self._handle_event(self._inbox.get(timeout=self._heartbeat_at_s - now_s))
             except queue.Empty:
                 return
         while not self._inbox.empty():
-            self._take(self._inbox.get())
+            self._handle_event(self._inbox.get())
 
-    def _take(self, event: _Joined | _Left | _Received | _Stop) -> None:
+    def _handle_event(self, event: _Joined | _Left | _Received | _Stop) -> None:
         match event:
             case _Stop():
                 self._stopping = True
@@ -180,26 +175,25 @@ class Engine:
             case _Left(str(drafter)):
                 self._ports.leave(drafter)
             case _Received(driver, message):
-                self._handle(driver, message)
+                self._handle_message(driver, message)
 
     def _attach(self, hello: Hello, link: Link) -> None:
         if not self._ports.attach(hello, link):
             return
         self._rounds.meet(hello)
-        if not self._running:
+        if not self._scheduler.running:
             self._rounds.measure(self._config.max_positions)
-        with self._met:
-            self._num_met += 1
-            self._met.notify_all()
+        with self._attached:
+            self._num_attached += 1
+            self._attached.notify_all()
 
-    def _handle(self, driver: int, message: Message | PeerError) -> None:
+    def _handle_message(self, driver: int, message: Message | PeerError) -> None:
         match message:
             case Submit():
                 self._submit(driver, message)
             case Cancel(request=request):
-                for sequence in [*self._waiting, *self._running]:
-                    if sequence.driver == driver and sequence.submit.request == request:
-                        self._finish(sequence, "cancelled")
+                for sequence in self._scheduler.of_driver(driver, request):
+                    self._finish(sequence, "cancelled")
             case Ping(number=number):
                 self._drivers.send(driver, Pong(number=number, status=self._status()))
             case PeerError():
@@ -223,86 +217,33 @@ class Engine:
         if submit.stop:
             assert self._tokenizer is not None
             sequence.stop_matcher = StopMatcher(self._tokenizer, submit.stop)
-        self._waiting.push(sequence, self._running)
+        self._scheduler.push(sequence)
         reason = self._end_of_output(sequence)
-        if reason is not None:  # the engine before was lost with its last word
+        if reason is not None:  # the previous engine was lost before it could report the end
             self._finish(sequence, reason)
 
     def _drop_expired(self) -> None:
-        """End requests whose output nobody waits for any longer, queued or running."""
-        now_s = self._clock.now_s()
-        for sequence in [*self._waiting, *self._running]:
-            if now_s > sequence.deadline_s:
-                self._num_expired += 1
-                where = "was running" if sequence in self._running else "was queued"
-                self._drop(sequence)
-                error = f"{sequence.submit.timeout_s:.3g} s were over while the request {where}"
-                self._send_failed(sequence, DeadlineExceeded(error))
-
-    def _admit(self) -> None:
-        """Start waiting sequences while slots and pages last, whoever is next first.
-
-        Each gets room for all it may write if there is as much, else for what it has: it grows.
-        """
-        while len(self._waiting) and len(self._running) < self._config.max_batch:
-            sequence = self._waiting.first()
-            tokens = sequence.token_ids
-            wanted = (sequence.capacity, self._round_capacity(sequence))
-            room = next((size for size in wanted if self._ledger.fits(size, tokens)), None)
-            if room is None:
-                break
-            self._waiting.remove(sequence)
-            self._running.append(sequence)
-            sequence.num_cached = self._ledger.open(sequence.number, room, tokens)
-            self._num_prefix_queries += len(tokens)
-            self._num_prefix_hits += sequence.num_cached
-            counters = sequence.counters
-            if counters.started_s is None:
-                counters.started_s = self._clock.now_s()
-                counters.cached_prompt = sequence.num_cached
-                self._num_prompt_tokens += sequence.num_prompt
-                self._waiting.charge(sequence.submit.client, sequence.num_prompt)
-        self._waiting.forget_absent(self._running)
-
-    def _make_room(self) -> None:
-        """Let every running sequence write one round more; where pages lack, the last one yields.
-
-        What it yields is read again when it is its turn again: its tokens stay as they are.
-        """
-        for sequence in sorted(self._running, key=_seniority):
-            while sequence in self._running and not self._ledger.grow(
-                sequence.number, self._round_capacity(sequence)
-            ):
-                self._preempt(max(self._running, key=_seniority))
-
-    def _preempt(self, sequence: DecodingSequence) -> None:
-        self._num_preemptions += 1
-        self._running.remove(sequence)
-        self._rounds.release(sequence)
-        sequence.restart()
-        self._waiting.push(sequence, self._running)
-
-    def _round_capacity(self, sequence: DecodingSequence) -> int:
-        """Return how long a sequence may become within the next round."""
-        ahead = _HEADROOM + 2 * (sequence.submit.draft_length or 0)
-        return min(sequence.capacity, len(sequence.token_ids) + ahead)
+        """Fail requests whose deadline has passed, queued or running."""
+        for sequence, was_running in self._scheduler.drop_expired(self._clock.now_s()):
+            where = "was running" if was_running else "was queued"
+            error = f"{sequence.submit.timeout_s:.3g} s were over while the request {where}"
+            self._send_failed(sequence, DeadlineExceeded(error))
 
     def _round(self) -> None:
-        shares = share_prompt_budget(self._running, self._config.prefill_chunk)
+        running = self._scheduler.running
+        shares = share_prompt_budget(running, self._config.prefill_chunk)
         losses = self._ports.num_losses
         works = self._rounds.run(shares.decoding, shares.chunks, shares.syncing)
-        now_s = self._settle_at_s = self._clock.now_s()
+        now_s = self._heartbeat_at_s = self._clock.now_s()
         for work in works:
             if self._ports.num_losses > losses:
                 work.sequence.counters.drafter_lost = True
             if work.commit is None:
-                self._running.remove(work.sequence)
-                self._rounds.release(work.sequence)  # what it read is shared with nobody
+                self._scheduler.discard(work.sequence)
                 self._send_failed(work.sequence, PacelineError(f"the target failed: {work.error}"))
                 continue
             self._commit(work, now_s)
-        for sequence in self._running:
-            self._ledger.record(sequence.number, sequence.token_ids, sequence.num_certain)
+        self._scheduler.record_prefixes(running)
 
     def _commit(self, work: EngineWork, now_s: float) -> None:
         sequence, commit = work.sequence, work.commit
@@ -322,7 +263,7 @@ class Engine:
         if counters.first_token_s is None:
             counters.first_token_s = now_s
         sequence.num_cached = len(sequence.token_ids) - 1
-        self._waiting.charge(sequence.submit.client, len(taken))
+        self._scheduler.charge(sequence, len(taken))
         self._drivers.send(
             sequence.driver,
             Committed(
@@ -347,17 +288,8 @@ class Engine:
         reasons = [self._end(sequence, token) for token in sequence.submit.output_ids]
         return reasons[-1] if reasons else None
 
-    def _drop(self, sequence: DecodingSequence) -> None:
-        """Take a request out of queue and cache; what it had read may be of use to others."""
-        if sequence in self._running:
-            self._running.remove(sequence)
-            self._ledger.record(sequence.number, sequence.token_ids, sequence.num_certain)
-            self._rounds.release(sequence)
-        else:
-            self._waiting.remove(sequence)
-
     def _finish(self, sequence: DecodingSequence, reason: str) -> None:
-        self._drop(sequence)
+        self._scheduler.drop(sequence)
         stats = sequence.stats(self._clock.now_s())
         finished = Finished(request=sequence.submit.request, reason=reason, stats=stats)
         self._drivers.send(sequence.driver, finished)
@@ -368,32 +300,27 @@ class Engine:
 
     def _status(self) -> EngineStatus:
         ledger, totals = self._ledger, self._rounds.totals
+        scheduler, counts = self._scheduler, self._scheduler.counts
         return replace(
             totals,
-            running=len(self._running),
-            waiting=len(self._waiting),
+            running=len(scheduler.running),
+            waiting=scheduler.num_waiting,
             pages_used=ledger.num_pages - ledger.num_available_pages,
             pages=ledger.num_pages,
             drafter=self._ports.name,
             drafter_losses=self._ports.num_losses,
             drafters=len(self._ports.attached),
             drafter_faults=self._ports.num_faults,
-            preemptions=self._num_preemptions,
-            prompt_tokens=self._num_prompt_tokens,
-            prefix_query_tokens=self._num_prefix_queries,
-            prefix_hit_tokens=self._num_prefix_hits,
-            expired=self._num_expired,
+            preemptions=counts.preemptions,
+            prompt_tokens=counts.prompt_tokens,
+            prefix_query_tokens=counts.prefix_query_tokens,
+            prefix_hit_tokens=counts.prefix_hit_tokens,
+            expired=counts.expired,
         )
 
     def _drop_driver(self, driver: int, error: PeerError) -> None:
-        """Forget a driver that is gone and free what its requests hold."""
+        """Forget a lost driver and free what its requests hold."""
         _LOG.info("driver %d is gone: %s", driver, error)
         self._drivers.drop(driver)
-        for sequence in [*self._waiting, *self._running]:
-            if sequence.driver == driver:
-                self._finish(sequence, "cancelled")
-
-
-def _seniority(sequence: DecodingSequence) -> tuple[int, int]:
-    """Order sequences by who keeps its cache: priority, then arrival."""
-    return -sequence.submit.priority, sequence.number
+        for sequence in self._scheduler.of_driver(driver):
+            self._finish(sequence, "cancelled")

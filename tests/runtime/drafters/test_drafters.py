@@ -80,7 +80,7 @@ class Running:
 
 def loads(rig: Rig) -> list[int]:
     numbers = [port.number for port in rig.ports.attached]
-    having = [sequence.drafter for sequence in list(rig.engine._running)]
+    having = [sequence.drafter for sequence in list(rig.engine._scheduler.running)]
     return [having.count(number) for number in numbers]
 
 

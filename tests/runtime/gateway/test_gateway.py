@@ -184,7 +184,7 @@ def test_late_messages_of_a_lost_engine_are_ignored(rigs: list[Rig], serving: Se
             gateway._call_soon(gateway._dispatch.engines._receive, replica, old, late)
         assert tokens_of(running.result(timeout=60)) == expected(2)
     assert journal.num_sent == 2
-    wait_until(lambda: not rigs[0].engine._running)  # it has dropped the abandoned request
+    wait_until(lambda: not rigs[0].engine._scheduler.running)  # the abandoned one is dropped
 
 
 def test_the_next_engine_repeats_an_end_that_was_lost(rigs: list[Rig], serving: Serving) -> None:
@@ -249,7 +249,7 @@ def test_a_request_that_an_engine_does_not_take_runs_once_on_another(rigs: list[
     try:
         assert tokens_of(read(serving.address, 3)) == expected(3)
         other = serving.gateway.replicas[1]
-        wait_until(lambda: other.status.tokens >= LONG and not rigs[0].engine._running)
+        wait_until(lambda: other.status.tokens >= LONG and not rigs[0].engine._scheduler.running)
         time.sleep(1.2)  # its status is a second old at most
         assert other.status.tokens == LONG
     finally:

@@ -147,7 +147,7 @@ def test_every_end_is_counted_and_logged_once(
 ) -> None:
     happens(serving, stub, name)
     wait_until(lambda: counted(serving) == reasons)
-    wait_until(lambda: not rig.engine._running)
+    wait_until(lambda: not rig.engine._scheduler.running)
     assert serving.gateway.num_open == 0
     (record,) = log()
     fields = record.__dict__
@@ -234,7 +234,7 @@ def test_a_named_request_without_readers_is_counted_when_its_time_is_over(rig: R
         next(stream)
         stream.cancel()
         wait_until(lambda: counted(serving) == {"cancelled": 1})
-        wait_until(lambda: not rig.engine._running)
+        wait_until(lambda: not rig.engine._scheduler.running)
         assert serving.gateway.find("ipv4:127.0.0.1", "mine") is None
     serving.close()
 
@@ -263,7 +263,7 @@ def test_a_storm_of_cancelled_requests_leaves_nothing_running_and_counts_each(ri
     serving = Serving(rig, limits=ROOMY)
     asyncio.run(storm(serving.address))
     wait_until(lambda: serving.gateway.num_open == 0)
-    wait_until(lambda: not rig.engine._running and not len(rig.engine._waiting))
+    wait_until(lambda: rig.engine._scheduler.is_idle)
     wait_until(lambda: counted(serving).total() == STORM)
     assert set(counted(serving)) == {"cancelled"}
     assert not serving.gateway._table.requests

@@ -143,12 +143,12 @@ def test_a_client_that_leaves_frees_its_request(
     wait_until(lambda: serving.gateway.num_open == 1)
     stream.cancel()
     wait_until(lambda: serving.gateway.num_open == 0)
-    wait_until(lambda: not rig.engine._running)
+    wait_until(lambda: not rig.engine._scheduler.running)
     chunks = client.generate("w1 w2", max_tokens=300)
     next(chunks)
     chunks.close()  # type: ignore[attr-defined]  # a generator
     wait_until(lambda: serving.gateway.num_open == 0)
-    wait_until(lambda: not rig.engine._running)
+    wait_until(lambda: not rig.engine._scheduler.running)
 
 
 def test_cancelling_ends_the_stream_and_may_be_repeated(
@@ -176,7 +176,7 @@ def test_a_deadline_ends_the_request(
     with pytest.raises(grpc.RpcError):
         list(stub.Generate(ask(max_tokens=300), timeout=0.3))
     wait_until(lambda: serving.gateway.num_open == 0)
-    wait_until(lambda: not rig.engine._running)
+    wait_until(lambda: not rig.engine._scheduler.running)
 
 
 @pytest.mark.parametrize(
