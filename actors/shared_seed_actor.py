@@ -31,7 +31,7 @@ class SequencerActor:
         return os.getpid()
 
     def addresses(self) -> tuple[str, str]:
-        """Return where it listens: for everybody, and for the job's own workers."""
+        """Return its addresses: for outside machines, and for the job's own workers."""
         return self._host.addresses
 
     def status(self) -> SequencerStatus:

@@ -27,7 +27,7 @@ class Hello:
     capacity: int = 0
     """Sequences a drafter can hold at once; 0 for a driver."""
     num_successors: int = 0
-    """Best tokens a drafter wants to hear of after each token the target scored; 0 is none."""
+    """Best tokens that a drafter requests after each token that the target scored; 0 is none."""
     grows_trees: bool = False
     """Whether the drafter proposes trees, and says how likely each of their tokens is kept."""
     step_s: tuple[float, ...] = ()
@@ -42,7 +42,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftOpen:
-    """Tell a drafter what it must know of a request before its first draft."""
+    """Describes a request to a drafter, before its first draft."""
 
     request: int
     key: RngKey

@@ -193,5 +193,5 @@ def _say(message: str) -> None:
         return
     try:
         print(message, file=sys.stderr, flush=True)
-    except (OSError, ValueError):  # nobody reads it, or the stream is closed
+    except (OSError, ValueError):  # it has no reader, or the stream is closed
         _discard_output()

@@ -129,7 +129,7 @@ def admin_drain(
     tls: Tls = False,
     plaintext_token: PlaintextToken = False,
 ) -> None:
-    """Let a server finish what runs, refuse what is new, and end."""
+    """Finish requests in flight, reject new ones, and end the server."""
     connect = _connect(server, token_file, root_ca, tls_cert, tls_key, tls, plaintext_token)
     run_verb(table.admin, AdminOptions(connect=connect, action="drain"))
 

@@ -60,5 +60,5 @@ def logs(name: Name, *, ray: Cluster = "auto") -> None:
 
 @app.command("stop")
 def stop(name: Name, *, ray: Cluster = "auto") -> None:
-    """Let a service finish what runs, refuse what is new, and end."""
+    """Finish requests in flight, reject new ones, and end the service."""
     run_verb(table.service, ServiceOptions(action="stop", name=name, ray_address=ray))

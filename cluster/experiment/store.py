@@ -82,7 +82,7 @@ class Store:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Let go."""
+        """Release it."""
         if self._file is not None:
             self._file.close()
 

@@ -32,7 +32,7 @@ class ServeOptions:
     client_ca: InputFile | None = None
     """Require clients to have a certificate of this authority."""
     reflection: bool = True
-    """Let clients ask for the protocol."""
+    """Answer gRPC reflection, which describes the protocol to clients."""
     metrics: str | None = None
     """HOST:PORT of a page for Prometheus, at /metrics."""
     log_format: Literal["text", "json"] = "text"

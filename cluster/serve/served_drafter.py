@@ -59,7 +59,7 @@ class ServedDrafter:
         return choice.name
 
     def set_count(self, num_drafters: int) -> int:
-        """Let so many drafters draft side by side; returns how many do.
+        """Set the number of drafters; return how many draft now.
 
         Raises:
             ConfigError: the number is out of bounds, or this drafter works alone.

@@ -1,4 +1,4 @@
-"""`paceline serve`: a deployment behind a gRPC server, until it is told to stop."""
+"""`paceline serve`: a deployment behind a gRPC server, until a signal stops it."""
 
 import asyncio
 import contextlib

@@ -17,7 +17,7 @@ from runtime.models.tokenizer import Tokenizer
 from runtime.training.job.shared_seed_settings import Terms
 from runtime.training.shared_seed.host import WorkerHost, WorkerSettings
 from runtime.training.shared_seed.port import GrpcPort
-from runtime.training.shared_seed.seed_worker import SeedWorker, insist
+from runtime.training.shared_seed.seed_worker import SeedWorker, call_until_answered
 from runtime.training.shared_seed.shared_seed_job import data_of
 from runtime.training.training_data import TextExample, read_examples
 
@@ -37,7 +37,7 @@ def run(options: TrainJoinOptions) -> int:
     port = GrpcPort(options.connect.server, credentials_of(options.connect))
     with _NOTES.status(f"looking for the run at {options.connect.server}"):
         patience_s = min(options.give_up_s, _LOOK_S)
-        look = insist(lambda: port.join("looks", observes=True), give_up_s=patience_s)
+        look = call_until_answered(lambda: port.join("looks", observes=True), give_up_s=patience_s)
     directory = resolve_model(options.model or look.header.model)
     tokenizer = Tokenizer.load(directory)
 

@@ -64,7 +64,7 @@ class SeedCrew:
         self._asked: Any = None
         self._asked_s = 0.0
         self.status: SequencerStatus | None = None
-        """What the sequencer last told of itself."""
+        """The sequencer's last report about itself."""
         self.num_lost = 0
         """Workers that were started again."""
         for slot in range(count):
@@ -90,7 +90,7 @@ class SeedCrew:
 
         Raises:
             PeerLost: that was too often.
-            PacelineError: somebody failed otherwise.
+            PacelineError: a worker failed in another way.
         """
         self._look_at_sequencer()
         done, _ = ray.wait(list(self._runs), num_returns=len(self._runs), timeout=0)
@@ -114,7 +114,7 @@ class SeedCrew:
         self.tend()
 
     def finish(self, timeout_s: float = 20.0) -> list[Told]:
-        """Let the workers see the run's end; return what those told who did."""
+        """Wait until the workers see the end of the run; return the reports of those that did."""
         deadline_s = time.monotonic() + timeout_s
         told = []
         while self._runs and time.monotonic() < deadline_s:

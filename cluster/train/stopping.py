@@ -21,7 +21,7 @@ def stop_signals() -> tuple[signal.Signals, ...]:
 
 
 def end_soon(code: int) -> None:
-    """Let the process unwind, and end it in any case after a few seconds."""
+    """Unwind the process, and end it in any case after a few seconds."""
     timer = threading.Timer(_UNWIND_S, os._exit, (code,))
     timer.daemon = True
     timer.start()
@@ -84,9 +84,9 @@ class StopEvents:
         self._end = end
         loop = asyncio.get_running_loop()
         for number in stop_signals():
-            loop.add_signal_handler(number, self._hear, number)
+            loop.add_signal_handler(number, self._on_signal, number)
 
-    def _hear(self, number: signal.Signals) -> None:
+    def _on_signal(self, number: signal.Signals) -> None:
         if self.asked.is_set():
             self._end(128 + number)
             self._cut()

@@ -230,7 +230,7 @@ class _NotesHandler(logging.Handler):
 
 @contextmanager
 def _warnings_shown() -> Iterator[None]:
-    """Let a user read of lost workers and damaged files."""
+    """Show a user messages about lost workers and damaged files."""
     logger, handler = logging.getLogger("paceline.train"), _NotesHandler()
     logger.addHandler(handler)
     propagate, logger.propagate = logger.propagate, False

@@ -150,7 +150,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verify:
-    """Let the verifier test the draft on the first `num_rows` rows of this round's Score.
+    """Verify the draft on the first `num_rows` rows of this round's Score.
 
     Comes once the draft is settled, which may be before the rows are there: deliver Verified when
     both are. With as many rows as drafts nothing is emitted after the last one.

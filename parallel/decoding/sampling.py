@@ -43,7 +43,7 @@ def num_candidates(params: SamplingParams) -> int:
 
     Exact because all that follows top-k looks at the k best tokens alone: softmax, top-p and min-p
     are taken over what top-k kept. A repetition penalty reorders tokens, so the best tokens before
-    it need not be the best after it; without top-k, every token has mass. Whoever gathers breaks
+    it need not be the best after it; without top-k, every token has mass. The gathering rank breaks
     ties at the k-th logit by lowest id, as `distribution` does on a whole row.
     """
     if params.repetition_penalty != 1:

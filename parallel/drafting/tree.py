@@ -85,7 +85,7 @@ class GrownTree:
         return None
 
     def learn(self, odds: Odds, actual: Sequence[int]) -> None:
-        """Tell `odds` which guesses came true, now that the text continued with `actual`."""
+        """Record in `odds` which guesses were right, now that `actual` is committed."""
         node = -1
         for token in actual:
             for guess in self.guessed[node + 1]:

@@ -182,7 +182,7 @@ class _Leader:
         return ()
 
     def score(self, works: Items[_Work]) -> Forward:
-        """Let a forward's seconds pass."""
+        """Advance the clock by a forward's time."""
         num_positions = sum(work.score.num_logits for work in works if work.score is not None)
         num_read = sum(work.sequence.unread - 1 for work in works)
         taken_s = self._setting.target_s(num_positions) + num_read * self._setting.prompt_s
@@ -192,7 +192,7 @@ class _Leader:
         return Forward(num_positions, taken_s)
 
     def verdicts(self, works: Items[_Work]) -> Iterator[tuple[_Work, Verdict]]:
-        """Let the host's seconds pass, and yield each work's verdict."""
+        """Advance the clock by the host's time, and yield each work's verdict."""
         self._now_s += self._setting.host_s
         for work in works:
             assert work.verify is not None

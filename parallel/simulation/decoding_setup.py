@@ -55,7 +55,7 @@ class Busy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of virtual time in which someone works."""
+    """A span of virtual time in which one process works."""
 
     who: Busy
     start_s: float

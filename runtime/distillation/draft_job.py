@@ -1,6 +1,6 @@
 """A drafter's training from its corpus on: lessons, distillation, the best one kept.
 
-Runs in one process, near the data; whoever starts it reads its events.
+Runs in one process, near the data; the process that starts it reads its events.
 """
 
 import json

@@ -1,6 +1,6 @@
 """What was served, kept for a drafter to learn from: requests and answers as JSON lines.
 
-It holds what users wrote, so nobody but the owner can read it, and it is kept only where the
+It holds what users wrote, so only its owner can read it, and it is kept only where the
 operator asked for it. One process writes, any number read along.
 """
 

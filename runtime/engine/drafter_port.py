@@ -48,7 +48,7 @@ class DrafterPort:
         self.wait_budget_s = wait_budget_s
         """Longest wait for a draft that is due."""
         self.num_successors = hello.num_successors
-        """Best tokens after each scored one that it wants to hear of."""
+        """Best tokens after each scored one that it requests."""
         self.grows_trees = hello.grows_trees
         """Whether it proposes trees, with how likely each token is kept."""
         self.name = hello.name
@@ -58,7 +58,7 @@ class DrafterPort:
         self.closed: list[int] = []
         """Requests that it may forget, and has not been told yet."""
         self.last_opening = 0
-        """Round in which it was last told of a request it did not know."""
+        """Round in which it last received a request that was new to it."""
         self.is_lost = False
         """Whether it vanished."""
 
@@ -84,7 +84,7 @@ class DrafterPort:
 
     @property
     def due(self) -> bool:
-        """Whether it owes an answer; one that is gone owes none."""
+        """Whether an answer of it is pending; a lost drafter has none."""
         return self._link is not None and self._answered < self._round
 
     @property
@@ -164,7 +164,7 @@ class DrafterPort:
         self._missed = self._round
 
     def close(self) -> None:
-        """Let the drafter go."""
+        """Detach the drafter."""
         if self._link is not None:
             self._link.close()
             self._link = None

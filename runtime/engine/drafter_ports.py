@@ -75,13 +75,13 @@ class DrafterPorts:
         return True
 
     def leave(self, name: str) -> None:
-        """Let a drafter go; its requests continue with others, or without."""
+        """Detach a drafter; its requests continue with others, or without."""
         for port in self.attached:
             if port.name == name:
                 port.close()
 
     def close(self) -> None:
-        """Let all drafters go."""
+        """Detach all drafters."""
         for port in self.attached:
             port.close()
 
@@ -91,7 +91,7 @@ class DrafterPorts:
         return port if port is not None and port.is_attached else None
 
     def release(self, sequence: DecodingSequence) -> None:
-        """Let a request's drafter forget it, with the next thing it is told."""
+        """Make a request's drafter forget it, with the next message."""
         port = self.of(sequence)
         if port is not None and sequence.known_to_drafter:
             port.closed.append(sequence.number)

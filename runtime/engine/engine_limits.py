@@ -23,7 +23,7 @@ class EngineConfig:
     """Prompt tokens a round processes beside the decoding sequences."""
     eos_ids: frozenset[int] = frozenset()
     heartbeat_s: float = 2.0
-    """How often an idle leader lets its followers hear of it."""
+    """Interval at which an idle leader sends its followers a sign of life."""
 
 
 def problem_of(

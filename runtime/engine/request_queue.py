@@ -26,7 +26,7 @@ class RequestQueue:
         return iter(self._waiting)
 
     def push(self, sequence: DecodingSequence, running: Iterable[DecodingSequence]) -> None:
-        """Let a request wait; one that was preempted keeps its place by its number.
+        """Queue a request; a preempted one keeps its position by its number.
 
         Args:
             sequence: the request.
@@ -52,7 +52,7 @@ class RequestQueue:
         self._served[client] = self._served.get(client, 0.0) + num_tokens
 
     def forget_absent(self, running: Iterable[DecodingSequence]) -> None:
-        """Drop the counters of clients without requests, once nobody waits."""
+        """Drop the counters of clients without requests, once the queue is empty."""
         if not self._waiting:
             active = {sequence.submit.client for sequence in running}
             self._served = {name: n for name, n in self._served.items() if name in active}

@@ -94,7 +94,7 @@ class RoundRunner:
         self._runner.execute(self._ledger.plan())
 
     def stop(self) -> None:
-        """Tell the other ranks to stop."""
+        """Stop the other ranks."""
         self._runner.execute(self._ledger.plan(stop=True))
 
     def meet(self, hello: Hello) -> None:

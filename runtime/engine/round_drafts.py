@@ -90,7 +90,7 @@ class RoundDrafts:
         return grows_trees and takes_trees and not sequence.needs_draft_probs
 
     def num_successors(self, sequence: DecodingSequence) -> int:
-        """Return how many best tokens a request's drafter wants to hear of."""
+        """Return how many best tokens a request's drafter requests."""
         port = self._ports.of(sequence)
         return port.num_successors if port is not None else 0
 

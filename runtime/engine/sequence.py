@@ -68,7 +68,7 @@ class DrafterView:
     epoch: int = 0
     """That of the last item."""
     scored: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
-    """What the target scored in the last round, until the drafter is told."""
+    """What the target scored in the last round, until it is sent to the drafter."""
 
     def forget(self) -> None:
         """Start over: the next item carries the request whole."""

@@ -29,8 +29,8 @@ class ChatTemplate:
         """Return a conversation as text; an open one ends where the assistant starts to speak.
 
         Raises:
-            ConfigError: there is no template, it fails, it does not end, or it leaves out what
-                somebody says.
+            ConfigError: there is no template, it fails, it does not end, or it drops
+                part of a message.
         """
         if not self._tokenizer.chat_template:
             raise ConfigError(f"{self._name} has no chat template: give the prompt as plain text")

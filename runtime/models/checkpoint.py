@@ -130,7 +130,7 @@ def _converted(source: Path) -> Path:
         try:
             partial.replace(directory)
         except OSError:
-            if not directory.is_dir():  # else somebody else was faster
+            if not directory.is_dir():  # otherwise another process was faster
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

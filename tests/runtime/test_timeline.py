@@ -22,7 +22,7 @@ def test_leader_and_drafter_record_each_forward_and_each_draft() -> None:
         assert not any(f.start_s < draft.end_s and draft.start_s < f.end_s for f in forwards)
     assert {span.size for span in forwards} >= {4}
     assert max(span.size for span in drafts) == 3
-    assert not any(span.size for span in rig.recorder.take())  # at most that it was told of the end
+    assert not any(span.size for span in rig.recorder.take())  # at most the message of the end
     assert rig.recorder.take() == ()
 
 

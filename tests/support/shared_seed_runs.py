@@ -98,7 +98,7 @@ class ToyRun:
         self._settings = ListenSettings(address=self.server.address, tokens=self._settings.tokens)
 
     def stop(self) -> None:
-        """End the sequencer without a word to anybody: what is not in the log is gone."""
+        """End the sequencer without notice: what is not in the log is gone."""
         self.server.stop(grace_s=0.0)
         self._file.close()
 

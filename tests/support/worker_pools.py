@@ -1,4 +1,4 @@
-"""Workers in one process, on a clock that only moves when somebody waits."""
+"""Workers in one process, on a clock that only moves while a thread waits."""
 
 import random
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The keys of a configuration: each is read with its type, and what nobody read is listed."""
+"""The keys of a configuration: each is read with its type, and unread keys are listed."""
 
 import math
 from collections.abc import Mapping

@@ -40,7 +40,7 @@ _UNIT_KEPT = 0.9
 
 
 def use_threads(num: int) -> None:
-    """Let this process compute on so many threads."""
+    """Set the number of threads of this process."""
     torch.set_num_threads(num)
 
 

@@ -25,7 +25,7 @@ from runtime.training.shared_seed.replay import check_base
 from runtime.training.shared_seed.rewards import open_judge
 from runtime.training.shared_seed.seed_log import Header
 from runtime.training.shared_seed.seed_service import ListenSettings, SeedLogServer
-from runtime.training.shared_seed.seed_worker import SeedWorker, Told, insist
+from runtime.training.shared_seed.seed_worker import SeedWorker, Told, call_until_answered
 from runtime.training.shared_seed.sequencer import Sequencer
 from runtime.training.shared_seed.shared_seed_job import (
     LOG,
@@ -88,7 +88,7 @@ class SequencerHost:
 
     @property
     def addresses(self) -> tuple[str, str]:
-        """Where it listens: for everybody, and for the job's own workers."""
+        """Its addresses: for outside machines, and for the job's own workers."""
         return self._server.address, self._server.inner_address
 
     def status(self) -> SequencerStatus:
@@ -143,7 +143,7 @@ class WorkerHost:
         """
         torch.set_num_threads(settings.threads)
         self._settings = settings
-        look: Joined = insist(
+        look: Joined = call_until_answered(
             lambda: port.join(settings.name, observes=True), give_up_s=settings.give_up_s
         )
         check_base(look.header, settings.directory)

@@ -130,7 +130,7 @@ class WanSimulation:
         )
 
     def run(self, watch: Callable[[int], None] = lambda _: None) -> SimulatedRun:
-        """Run to the end of the rounds; `watch` is told of each."""
+        """Run to the end of the rounds; `watch` is called with each."""
         before = self._whole_loss()
         for _ in range(self._wan.machines):
             self._after(float(self._rng.uniform(0, 5)), self._join)
@@ -250,14 +250,14 @@ class WanSimulation:
         if self._rng.random() < self._wan.loss:
             self._after(machine.rtt_s + _RETRY_S, partial(self._again, machine, sent))
             return
-        self._after(machine.rtt_s / 2, partial(self._hear, machine, report, sent))
+        self._after(machine.rtt_s / 2, partial(self._receive, machine, report, sent))
         self._after(machine.rtt_s + _WAIT_S + _RETRY_S, partial(self._again, machine, sent))
 
     def _again(self, machine: _Machine, sent: int) -> None:
         if machine.sent == sent and not machine.gone:
             self._say(machine)
 
-    def _hear(self, machine: _Machine, report: MachineReport, sent: int) -> None:
+    def _receive(self, machine: _Machine, report: MachineReport, sent: int) -> None:
         receipt = self._sequencer.take(machine.member.machine, machine.secret, report)
         self._waiting.append((machine, report, receipt, sent))
         self._poll()

@@ -126,7 +126,7 @@ class LinearPoints:
     def set_points(
         self, theta: Tensor, directions: Sequence[Direction], steps: Sequence[float]
     ) -> None:
-        """Let the layers use `theta`, and move each group of rows along its direction."""
+        """Apply `theta` in the layers, and move each group of rows along its direction."""
         far = torch.tensor(steps, dtype=torch.float32, device=theta.device) * self.space.scale
         factors = self._space.factors(directions, theta.device)
         first = 0

@@ -37,7 +37,7 @@ STATUS_ERRORS: dict[grpc.StatusCode, type[Exception]] = {
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """What a machine is told as it joins."""
+    """What a machine receives when it joins."""
 
     machine: int
     secret: bytes

@@ -19,7 +19,7 @@ from runtime.training.shared_seed.seed_log import Header, Records, read_log
 from runtime.training.shared_seed.shared_seed_job import model_digest
 
 Watch = Callable[[Iterable[RoundCommit], int], Iterable[RoundCommit]]
-"""Passes commits on, and may show how far they are; is told how many there are."""
+"""Passes commits on, and may show progress; it is called with their number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,7 @@ def wire_cost(machines: int, directions: int, size: int, *, rounds: int) -> Wire
         others = [(port, Member(port.join("m").machine, header, _tiny(header))) for port in ports]
 
         def work(member: Member) -> Estimate:
-            """Let the others bring their bytes first, so that the round ends with this one."""
+            """Send the other machines' bytes first, so that the round ends with this one."""
             for port, other in others:
                 while other.round < member.round:
                     other.take(port.exchange(other.report(), 5.0))

@@ -41,8 +41,8 @@ class ListenSettings:
 
     address: str
     tokens: tuple[str, ...] = ()
-    """One for each worker that is let in: two machines with one token do not work at a time.
-    Without any, everybody is let in."""
+    """One for each worker that may join: two machines with one token do not work at a time.
+    Without any, every machine may join."""
     inner_tokens: tuple[str, ...] = ()
     """Those of the job's own workers."""
     certificate: Path | None = None
@@ -67,7 +67,7 @@ class SeedLogServer:
         Args:
             sequencer: what is served.
             settings: where and for whom.
-            terms: what workers are told to do, JSON.
+            terms: the instructions for workers, JSON.
             snapshot: the file that who joins begins from, if it is there.
             inner: another address, in plaintext, for the job's own workers; "" is none.
         """
@@ -210,7 +210,7 @@ class SeedLogServicer(rpc.SeedLogServiceServicer):
             ended.set()
 
     async def _owner(self, context: Any) -> str:
-        """Return who calls, by the token; "" where everybody is let in."""
+        """Return who calls, by the token; "" if every machine may join."""
         given = str(dict(context.invocation_metadata() or ()).get("authorization", ""))
         kind, _, token = given.partition(" ")
         # All are compared, each in constant time: time tells nothing of which is near.

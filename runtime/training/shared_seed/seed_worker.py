@@ -28,7 +28,7 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 5.0
 
 @dataclass(slots=True)
 class Told:
-    """What a worker tells of itself after each round."""
+    """What a worker reports after each round."""
 
     round: int
     machine: int
@@ -124,7 +124,7 @@ class SeedWorker:
 
     def _begin(self) -> Member:
         """Join, and take the newest snapshot."""
-        joined: Joined = self._insist(
+        joined: Joined = self._call_until_answered(
             lambda: self._port.join(self._name, observes=self._work is None)
         )
         member = Member(joined.machine, joined.header, self._fresh(joined.header))
@@ -147,7 +147,7 @@ class SeedWorker:
 
     def _take_snapshot(self, member: Member) -> None:
         try:
-            member.begin_from(self._insist(self._port.snapshot))
+            member.begin_from(self._call_until_answered(self._port.snapshot))
         except Refused:
             _LOG.warning("machine %d is not known any more", member.machine)
         except ProtocolError as error:
@@ -159,16 +159,16 @@ class SeedWorker:
         waits = said.codes or self._work is None  # else it only asks whether it is at the end
         wait_s = self._wait_s if waits else 0.0
         try:
-            return self._insist(lambda: self._port.exchange(said, wait_s))
+            return self._call_until_answered(lambda: self._port.exchange(said, wait_s))
         except Refused as error:
             _LOG.warning("%s", error)
             return None
 
-    def _insist(self, call: Callable[[], _T]) -> _T:
-        return insist(call, give_up_s=self._give_up_s, sleep=self._sleep)
+    def _call_until_answered(self, call: Callable[[], _T]) -> _T:
+        return call_until_answered(call, give_up_s=self._give_up_s, sleep=self._sleep)
 
 
-def insist(
+def call_until_answered(
     call: Callable[[], _T], *, give_up_s: float, sleep: Callable[[float], None] = time.sleep
 ) -> _T:
     """Return what a call to the sequencer returns, trying again while it is not there.

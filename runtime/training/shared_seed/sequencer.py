@@ -28,7 +28,7 @@ _NAME_LENGTH = 64
 _UNIT_KEPT = 0.9
 _SMALLEST_UNIT, _LARGEST_UNIT = 1e-6, 1e12
 _SHORTEST_S = 0.02
-"""Of a round that does not wait for everybody: clocks and messages are no better."""
+"""Of a round that does not wait for all machines: clocks and messages are no better."""
 _DIGESTS_KEPT = 4
 _OBSERVERS = 1024
 """At a time; those before have to join again."""
@@ -53,7 +53,7 @@ class Rules:
     quorum: int = 1
     """Machines that a round needs at least."""
     deadline_s: float = 30.0
-    """A round that has its quorum is closed after so long, whoever is missing."""
+    """A round with its quorum is closed after this time, even if machines are missing."""
     patience: float = 1.0
     """And after 1 + patience times what half of the machines took."""
     alive_s: float = 60.0
@@ -109,7 +109,7 @@ class Sequencer:
         """What half of the machines took for the open round, once they have come."""
         self._unit = self.commits[-1].next_unit if self.commits else 1.0
         self.num_restored = 0
-        """Replicas that were told to begin again."""
+        """Replicas that were sent back to the snapshot."""
 
     @property
     def round(self) -> int:

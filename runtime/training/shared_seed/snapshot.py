@@ -35,7 +35,7 @@ def write_snapshot(path: Path, replica: AnyReplica) -> None:
 
 
 def restore(replica: AnyReplica, snapshot: bytes) -> None:
-    """Let a replica continue from a snapshot.
+    """Continue a replica from a snapshot.
 
     Raises:
         ProtocolError: it is damaged, or of another run.

@@ -1,4 +1,4 @@
-"""A drafter's directory that goes bad is told of once, and costs no request."""
+"""A damaged drafter directory is reported once, and costs no request."""
 
 import json
 from dataclasses import asdict

@@ -64,7 +64,7 @@ def family(pid: int) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_lost_head_ends_the_server(tmp_path: Path) -> None:
-    """Without Ray's head nothing can be placed: whoever runs the server starts both again."""
+    """Without Ray's head nothing can be placed: the supervisor of the server restarts both."""
     checkpoint = save_tiny_checkpoint(tmp_path / "tiny")
     with Raylets() as nodes:
         nodes.add_node(cpus=3)

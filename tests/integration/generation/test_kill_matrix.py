@@ -34,7 +34,7 @@ MAX_TOKENS = 60
 STOP_S = 20.0
 CUT_S = 3.0
 STATUS_S = 1.5
-"""As old as what the server tells of its engine may be."""
+"""The greatest age of the server's report about its engine."""
 SERVE = "serve"
 ROLES = ("target rank 0", "target rank 1", "drafter rank 0", SERVE)
 FAULTS = ("kill", "stop", "cut", "lossy")
@@ -129,7 +129,7 @@ def test_clients_get_every_token(
     heal(served)
     assert seen == cell.state
     assert found == alone
-    wait_until(lambda: not is_anybody_stopped(served), 60)
+    wait_until(lambda: not is_any_rank_stopped(served), 60)
     time.sleep(STATUS_S)
     wait_until(lambda: is_whole(served), 120)
     survivors = {process.pid for process in served.family()}
@@ -166,7 +166,7 @@ def wire_of(served: ChaosServer, role: str) -> Relay:
 
 
 def kill_server(served: ChaosServer) -> None:
-    """Kill the server; all it started ends with it. Then somebody starts it again."""
+    """Kill the server; all it started ends with it. Then it is started again."""
     family = served.family()
     kill(served.process.pid)
     await_end(family)
@@ -186,7 +186,7 @@ def heal(served: ChaosServer) -> None:
         wire.mode = Mode.PASS
 
 
-def is_anybody_stopped(served: ChaosServer) -> bool:
+def is_any_rank_stopped(served: ChaosServer) -> bool:
     """Return whether a stopped rank still waits for its end, or to be woken up."""
     for process in served.family():
         with suppress(psutil.NoSuchProcess):

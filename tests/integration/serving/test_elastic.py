@@ -45,7 +45,7 @@ class Load:
         self._running = [self._pool.submit(self._ask, n) for n in range(NUM_CLIENTS)]
 
     def stop(self) -> None:
-        """Let all finish; fails if any answer was another one."""
+        """Wait for all clients; fail if any answer differs."""
         self._stopping.set()
         for future in self._running:
             future.result(timeout=120)

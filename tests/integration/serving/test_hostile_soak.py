@@ -223,7 +223,7 @@ def every(seconds: float, action: Callable[[int], None]) -> Iterator[None]:
 
 
 def attacked(served: Served, seconds: float, drafters: list[str]) -> Counter[str]:
-    """Let honest and hostile clients ask, and change the drafter; return what the hostile did."""
+    """Run honest and hostile clients, and change the drafter; return what the hostile did."""
     address = served.process.address
     command = [sys.executable, "-m", "tests.support.integration.hostile_client", address, "hostile"]
     attacking = subprocess.Popen([*command, str(seconds)], stdout=subprocess.PIPE, cwd=ROOT)

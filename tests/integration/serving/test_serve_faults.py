@@ -1,4 +1,4 @@
-"""A `paceline serve` process under load and under attack: nobody else notices, nothing leaks."""
+"""A `paceline serve` process under load and attack: no other client notices, nothing leaks."""
 
 import contextlib
 import random
@@ -173,7 +173,7 @@ def test_readers_that_do_not_read_cost_little_and_delay_no_client(
             for n in range(24)
         ]
         for stream in streams:
-            next(stream)  # accepted, and then nobody reads on
+            next(stream)  # accepted, and then not read any further
         assert generate(client, 1)[0] == alone
         assert served.memory_bytes() - before < 200e6
         late = [token for event in streams[0] for token in event.tokens.token_ids]

@@ -1,4 +1,4 @@
-"""Fine-tuning on real actors: the same bits whoever dies, and an adapter that others load."""
+"""Fine-tuning on real actors: the same bits after any death, and an adapter that others load."""
 
 import json
 import math

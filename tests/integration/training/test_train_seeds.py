@@ -1,4 +1,4 @@
-"""Shared-seed jobs on real actors and processes: whoever dies, every replica is the same bits."""
+"""Shared-seed jobs on real actors and processes: after any death, all replicas are the same."""
 
 import json
 import os

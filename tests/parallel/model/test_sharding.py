@@ -1,4 +1,4 @@
-"""Every head, column and token belongs to somebody, and no rank is idle."""
+"""Every head, column and token belongs to a rank, and no rank is idle."""
 
 import pytest
 from hypothesis import given

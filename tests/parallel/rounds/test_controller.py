@@ -138,7 +138,7 @@ def drive(
     mode: DecodeMode = SPECULATIVE,
     request: int = 1,
 ) -> list[int]:
-    """Let the controller lead rounds whose costs and acceptance are given."""
+    """Run the controller through rounds with given costs and acceptance."""
     chosen = []
     for number in range(num_rounds):
         length = controller.choose(request, mode, batch=1)

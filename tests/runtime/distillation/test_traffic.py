@@ -14,7 +14,7 @@ from tests.support.rig import make_submit
 
 @contextmanager
 def full_disk(num_bytes: int) -> Iterator[None]:
-    """Let no file grow beyond so many bytes."""
+    """Limit the size of files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:

@@ -173,7 +173,7 @@ def test_an_expired_request_fails_queued_or_running_and_frees_its_cache() -> Non
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_request_without_a_distribution_fails_alone(rig: Rig, mode: str) -> None:
-    """The target's logits for one prompt are not a number; nobody else is to notice."""
+    """The target's logits for one prompt are not a number; no other request notices."""
     rig.attach_model()
     forward = rig.target.forward
 

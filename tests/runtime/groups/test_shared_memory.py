@@ -35,11 +35,11 @@ def make_pair(slot_bytes: int = 1 << 12) -> tuple[SharedMemoryGroup, SharedMemor
 
 def test_a_name_that_is_taken_is_rejected_and_left_alone() -> None:
     path = FOLDER / new_name()
-    path.write_text("somebody's")
+    path.write_text("another's")
     try:
         with pytest.raises(ConfigError, match="cannot create"):
             SharedMemoryGroup.create(path.name, 2, timeout_s=0.1, role="target")
-        assert path.read_text() == "somebody's"
+        assert path.read_text() == "another's"
     finally:
         path.unlink()
 

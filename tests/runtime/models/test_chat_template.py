@@ -44,7 +44,7 @@ def test_a_template_in_time_is_that_of_transformers() -> None:
         "{{ ns.n }}{{ dict(a=m.content)['a'] }}{% endfor %}",
         "{% for m in messages %}{% if loop.last %}{{ m.content }}{% continue %}{% endif %}"
         "{{ m.content | tojson(indent=2) }}{% endfor %}{{ strftime_now('%%') }}",
-        "{% for m in messages %}{{ m.name | default('nobody') }}: {{ m.content }}\n{% endfor %}",
+        "{% for m in messages %}{{ m.name | default('unnamed') }}: {{ m.content }}\n{% endfor %}",
         "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
     ],
 )

@@ -136,7 +136,7 @@ def test_other_missing_files_are_named(tmp_path: Path) -> None:
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> None:
-    """Let the hub answer the first look with an error, or with nothing to say."""
+    """Make the hub answer the first request with an error, or with an empty reply."""
 
     def urlopen(*_: object, timeout: float) -> io.BytesIO:
         assert timeout <= 10
@@ -260,7 +260,7 @@ def test_without_a_home_directory_the_variable_is_named(monkeypatch: pytest.Monk
         cache_directory()
 
 
-@pytest.mark.parametrize("name", ["~nobody-has-this-name/model", "a\0b", "n" * 5000])
+@pytest.mark.parametrize("name", ["~no-such-user/model", "a\0b", "n" * 5000])
 def test_a_name_that_no_path_can_have_is_rejected(name: str) -> None:
     with pytest.raises(ConfigError, match=r"is no path|no local path|does not exist"):
         resolve_model(name)

@@ -176,7 +176,7 @@ def test_a_worker_has_no_more_than_a_microbatch_at_a_time() -> None:
             super().start(worker, work)
 
     train(Watching(size=WORKERS, rng=random.Random(0)), "frc-2")
-    assert set(sizes) == {2}  # of the 32 samples that a worker owes a round
+    assert set(sizes) == {2}  # of the 32 samples of a worker in a round
 
 
 def test_what_is_not_wanted_any_more_is_not_started() -> None:
@@ -194,7 +194,7 @@ def test_what_is_not_wanted_any_more_is_not_started() -> None:
     assert late > 0
     whole = 16 * WORKERS * STEPS
     assert whole - 16 * late <= len(started) < whole - late
-    assert started == sorted(started, key=lambda one: one[0])  # nobody goes back to an old round
+    assert started == sorted(started, key=lambda one: one[0])  # no worker returns to an old round
 
 
 def test_dropping_is_unbiased_and_said_to_be_no_gradient() -> None:

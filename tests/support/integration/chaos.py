@@ -74,7 +74,7 @@ class ChaosServer:
         self.process = self._start()
 
     def strike(self, **command: Any) -> dict[str, Any]:
-        """Let the process strike one of its ranks; see chaos_server.py."""
+        """Make the process hit one of its ranks; see chaos_server.py."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(command) + "\n")
         self.process.stdin.flush()
@@ -197,7 +197,7 @@ def generate(
 def start_clients(
     pool: ThreadPoolExecutor, address: str, max_tokens: int
 ) -> list[Future[list[int]]]:
-    """Let all clients ask at once."""
+    """Start the requests of all clients at once."""
     return [pool.submit(generate, address, n, max_tokens) for n in range(NUM_CLIENTS)]
 
 

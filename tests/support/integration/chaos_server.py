@@ -86,9 +86,9 @@ def strike(command: dict[str, Any]) -> dict[str, Any]:
 def strike_now(command: dict[str, Any]) -> dict[str, Any]:
     """Wait for the moment, then strike."""
     deployment = DEPLOYMENTS[command.get("replica", 0)]
-    everybody = [*deployment.target_ranks, *deployment.drafters.ranks]
+    all_ranks = [*deployment.target_ranks, *deployment.drafters.ranks]
     leader = deployment.target_ranks[0]
-    victim = next((rank for rank in everybody if rank.name == command.get("rank")), leader)
+    victim = next((rank for rank in all_ranks if rank.name == command.get("rank")), leader)
     pid = ray.get(victim.actor.pid.remote(), timeout=_WAIT_S)
     deadline_s = time.monotonic() + _WAIT_S
     state = ""
@@ -103,7 +103,7 @@ def strike_now(command: dict[str, Any]) -> dict[str, Any]:
 
 
 def wake(pid: int) -> None:
-    """Let a stopped process continue, unless it was killed meanwhile."""
+    """Continue a stopped process, unless it was killed meanwhile."""
     try:
         os.kill(pid, signal.SIGCONT)
     except ProcessLookupError:
@@ -115,7 +115,7 @@ def obey() -> None:
     for line in sys.stdin:
         try:
             answer = strike(json.loads(line))
-        except Exception as error:  # the test is to hear of it
+        except Exception as error:  # the test needs to know
             answer = {"error": repr(error)}
         print(json.dumps(answer), flush=True)
 

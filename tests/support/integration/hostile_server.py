@@ -39,7 +39,7 @@ class HostileShardActor(ShardActor):
         return super().listen(settings, drafter, host, token)
 
     def draft(self, slot: DrafterSlot) -> None:
-        """Let the drafter of this rank be hostile."""
+        """Make the drafter of this rank hostile."""
         sound = self._host.drafter
         self._host.drafter = lambda: self.hostile(sound())  # type: ignore[method-assign,assignment,return-value]
         super().draft(slot)

@@ -16,13 +16,13 @@ from parallel.training.gradient_coding.queue_schedules import (
     StreamingGroups,
 )
 
-NOBODY = -1
+NO_WORKER = -1
 
 
 def play(
     schedule: QueueSchedule, speeds: list[float], dies_at: dict[int, float] | None = None
 ) -> tuple[list[int], float]:
-    """Let workers of these seconds a chunk do it; returns the chunks that counted, and the time."""
+    """Run workers with these seconds a chunk; return the chunks that counted, and the time."""
     dies_at = dies_at or {}
     events: list[tuple[float, int, int]] = []
     counted: list[int] = []
@@ -39,7 +39,7 @@ def play(
                 idle.discard(worker)
         ask_s = schedule.next_copy_s(now)
         if idle - dead and not math.isinf(ask_s):
-            heapq.heappush(events, (ask_s, NOBODY, -1))
+            heapq.heappush(events, (ask_s, NO_WORKER, -1))
 
     for worker, at in dies_at.items():
         heapq.heappush(events, (at, worker, -1))
@@ -48,7 +48,7 @@ def play(
         now, worker, chunk = heapq.heappop(events)
         if worker in dead:
             continue
-        if worker == NOBODY:
+        if worker == NO_WORKER:
             pass
         elif chunk < 0:
             dead.add(worker)

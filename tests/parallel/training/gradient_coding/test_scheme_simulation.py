@@ -38,16 +38,18 @@ def test_the_shortest_wait_is_no_longer_than_waiting_for_all(name: str) -> None:
     assert scheme is not None
     draw = np.random.default_rng(0)
     history = np.zeros((0, 6), dtype=np.bool_)
-    everybody, num_shorter = np.ones(6, dtype=np.bool_), 0
+    all_workers, num_shorter = np.ones(6, dtype=np.bool_), 0
     for _ in range(300):
         taken = draw.uniform(1.0, 1.2, 6) * np.where(draw.random(6) < 0.2, draw.uniform(2, 9, 6), 1)
-        late, seconds, waited = cut_round(scheme, history, taken, everybody, StragglerPatience(0.5))
+        late, seconds, waited = cut_round(
+            scheme, history, taken, all_workers, StragglerPatience(0.5)
+        )
         history = np.vstack([history, late])
         assert scheme.conforms(history)
         assert seconds <= taken.max() + 1e-9
         assert (taken[~late] <= seconds + 1e-9).all()
         num_shorter += waited and seconds < taken.max()
-        if waited:  # nobody was waited for in vain: without the last one it would not do
+        if waited:  # no wait was in vain: without the last one it would not do
             last = int(np.where(late, 0, taken).argmax())
             without = late.copy()
             without[last] = True

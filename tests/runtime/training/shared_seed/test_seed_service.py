@@ -245,7 +245,7 @@ def test_what_is_repeated_forged_or_too_much_does_not_count(tmp_path: Path) -> N
         for port in ports
     ]
     assert say[0](0, b"\x50") is Receipt.TAKEN
-    assert run.sequencer.round == 1  # nobody else had brought anything yet
+    assert run.sequencer.round == 1  # no other machine had sent anything yet
     assert say[0](0, b"\x60") is Receipt.REPEATED  # a replay with other bytes
     assert say[1](0, b"\x50") is Receipt.TAKEN  # a round late
     assert say[0](5, b"\x50") is Receipt.TOO_EARLY
