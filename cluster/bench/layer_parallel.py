@@ -98,7 +98,7 @@ def _num_layers(options: BenchLayersOptions, target: PlannedModel, drafter: Plan
     if target.virtual is not None:
         if target.virtual.stack is None:
             raise ConfigError(
-                f"--virtual {options.models.virtual!r} has no layers to spread: write "
+                f"`virtual` {options.models.virtual!r} has no layers to spread: write "
                 "layers=32,attention=2ms,mlp=1ms in place of draft"
             )
         return target.virtual.stack.num_layers
@@ -106,7 +106,7 @@ def _num_layers(options: BenchLayersOptions, target: PlannedModel, drafter: Plan
     if drafter.facts is None or model is None or not drafter.has_model_ranks:
         raise ConfigError(
             f"drafter {drafter.name} has no layers on ranks of its own: name a model with "
-            "--drafter, as target:layers=0-14"
+            "`drafter`, as target:layers=0-14"
         )
     return len(model.layers or range(drafter.facts.config.num_layers))
 

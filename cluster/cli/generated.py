@@ -70,16 +70,13 @@ def _command(verb: VerbDeclaration[Options]) -> Callable[..., None]:
             error.args = (verb.explain(str(error)),)
             raise
 
+    settings = verb.settings
     parameters = [
         inspect.Parameter(
             "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
         ),
-        *(_argument(verb.settings[key]) for key in verb.arguments),
-        *(
-            _option(verb.settings[key], heading)
-            for heading, keys in verb.flags.items()
-            for key in keys
-        ),
+        *(_argument(settings[key]) for key in verb.arguments),
+        *(_option(settings[key], heading) for heading, keys in verb.flags.items() for key in keys),
     ]
     if verb.has_more_settings:
         parameters += _configuration(verb.name)
@@ -103,7 +100,7 @@ def _parameter(name: str, kind: Any, info: Any, default: object = None) -> inspe
 
 def _configuration(verb: str) -> tuple[inspect.Parameter, ...]:
     """Return the parameters of a verb that has more settings than flags."""
-    all_settings = f"Any setting; paceline docs options {verb} lists them. Repeatable."
+    all_settings = f"Any setting: see paceline docs options {verb}."
     return (
         _parameter(
             _CONFIG,
@@ -139,12 +136,18 @@ def _option(setting: Setting, heading: str) -> inspect.Parameter:
         flag = f"{flag}/--no-{flag.removeprefix('--')}"
     info = typer.Option(
         flag,
-        metavar=_METAVARS.get(setting.kind, "TEXT"),
+        metavar=_metavar(setting),
         help=_help(setting),
         show_default=False,
         rich_help_panel=heading or None,
     )
     return _parameter(_parameter_name(setting.key), kind | None, info)
+
+
+def _metavar(setting: Setting) -> str | None:
+    name = _METAVARS.get(setting.kind, "TEXT")
+    has_commas = setting.is_list and setting.mark(Repeated) is None
+    return f"{name},..." if has_commas else name
 
 
 def _help(setting: Setting) -> str:

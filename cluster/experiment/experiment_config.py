@@ -138,7 +138,7 @@ class Requests(Section):
     """Exchange between ranks."""
     link: LinkKind = "grpc"
     place: str = ""
-    """As `--place`, beside what sweep.nodes asks for."""
+    """As `models.place` of generate, beside what sweep.nodes asks for."""
 
 
 class Train(Section):

@@ -70,12 +70,12 @@ def _prompt_ids(prompts: PromptOptions, target: PlannedModel) -> list[tuple[int,
         num_prompts = prompts.num_prompts or _VIRTUAL_PROMPTS
         return [virtual_prompt(index, target.vocab_size) for index in range(num_prompts)]
     if (prompts.prompt is None) == (prompts.prompts is None):
-        raise ConfigError("give either --prompt TEXT or --prompts FILE.jsonl")
+        raise ConfigError("give either `prompt` or `prompts`")
     if prompts.prompts is not None:
         records = read_prompts(prompts.prompts, limit=prompts.num_prompts)
     else:
-        said = text(prompts.prompt, "--prompt")
-        records = [PromptRecord(index=0, text=said, where="--prompt")]
+        said = text(prompts.prompt, "`prompt`")
+        records = [PromptRecord(index=0, text=said, where="`prompt`")]
     found = []
     for record in records:
         ids = encode_record(record, target, chat=prompts.chat)

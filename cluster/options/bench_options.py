@@ -55,13 +55,13 @@ class BenchDecodeOptions:
         DecodeMode.SPECULATIVE,
         DecodeMode.PEARL,
     )
-    """Modes to compare; the first one is the reference."""
+    """Modes to compare; the first is the reference."""
     tps: Annotated[tuple[Positive, ...], Flag("--tp")] = (1,)
     """Numbers of target ranks to compare."""
     baselines: Annotated[
         tuple[Literal["transformers", "transformers-lookup"], ...], Flag("--baseline")
     ] = ()
-    """Also measure transformers' generate(), or its prompt lookup, in the first rows."""
+    """Baselines to measure in the first rows."""
     repeats: Positive = 3
     """Interleaved repetitions; medians are shown."""
     by_category: bool = False

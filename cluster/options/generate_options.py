@@ -47,7 +47,7 @@ class PromptOptions:
     prompt: str | None = None
     """The prompt itself."""
     prompts: InputFile | None = None
-    """A .jsonl file, a prompt a line: prompt, text, question, turns or messages."""
+    """A .jsonl file of prompts. A line has prompt, text, question, turns or messages."""
     num_prompts: Positive | None = None
     """Only the first prompts of the file."""
     chat: bool = False

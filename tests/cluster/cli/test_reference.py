@@ -12,7 +12,7 @@ from cluster.cli.reference import frozen_names, reference
 ROOT = Path(__file__).resolve().parents[3]
 FROZEN = ROOT / "tests" / "data" / "options.txt"
 MAX_FLAGS = 15
-MAX_HELP_LINES = 42
+MAX_HELP_LINES = 40
 
 
 def test_the_committed_reference_is_current() -> None:
@@ -34,8 +34,7 @@ def test_a_verb_has_few_flags_and_its_help_fits_on_a_screen(
     monkeypatch.setenv("TERMINAL_WIDTH", "100")
     result = CliRunner().invoke(app, [*name.split(), "--help"])
     assert result.exit_code == 0
-    lines = [line for line in result.stdout.splitlines() if line.strip()]
-    assert len(lines) <= MAX_HELP_LINES
+    assert len(result.stdout.splitlines()) <= MAX_HELP_LINES
     assert "Example: paceline" in result.stdout
     assert len(DECLARATIONS[name].flag_keys) <= MAX_FLAGS
 

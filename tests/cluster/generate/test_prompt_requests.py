@@ -108,9 +108,9 @@ def test_a_prompt_that_the_model_cannot_read_is_rejected_by_line(
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        ("", "--prompt has no tokens: write at least one word"),
-        ("hi beyond", r"--prompt: token\[1\] is 10"),
-        ("a\udcff", "--prompt holds half a surrogate pair"),
+        ("", "`prompt` has no tokens: write at least one word"),
+        ("hi beyond", r"`prompt`: token\[1\] is 10"),
+        ("a\udcff", "`prompt` holds half a surrogate pair"),
     ],
 )
 def test_a_prompt_of_the_command_line_is_rejected_by_its_flag(
