@@ -17,7 +17,7 @@ from cluster.deploy.target_plan import PlannedModel, known_as, target_settings
 from cluster.options.model_options import ModelOptions
 from parallel.decoding.types import DecodeMode
 from runtime.drafters.draft_checkpoint import check_drafter, is_drafter, read_drafter
-from runtime.drafters.lookup_settings import LookupSettings
+from runtime.drafters.lookups.lookup_settings import LookupSettings
 from runtime.drafters.shipped import shipped_drafter
 from runtime.errors import ConfigError
 from runtime.hosts.drafter_spec import (

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from runtime.drafters.lookup_settings import NO_LOOKUPS, LookupSettings, is_lookup_source
+from runtime.drafters.lookups.lookup_settings import NO_LOOKUPS, LookupSettings, is_lookup_source
 from runtime.errors import ConfigError
 
 AUTO = "auto"

@@ -11,7 +11,7 @@ from cluster.options.draft_options import DraftIndexOptions
 from cluster.options.model_options import ModelOptions
 from parallel.drafting.retrieval import build_store
 from runtime.checking.prompt_files import read_texts
-from runtime.drafters.retrieval_files import save_store
+from runtime.drafters.lookups.retrieval_files import save_store
 from runtime.errors import ConfigError
 
 _NOTES = Console(stderr=True)

@@ -7,8 +7,8 @@ from parallel.drafting.ngram import NgramIndex
 from parallel.drafting.tree import GrownTree, Odds, Source, grow
 from parallel.messages import DraftItem, DraftRequest, ProposalItem
 from runtime.drafters.drafting import DraftPart
-from runtime.drafters.lookup_settings import LOOKUP_SOURCES, LookupSettings
-from runtime.drafters.ngram_lookup import NgramLookup
+from runtime.drafters.lookups.lookup_settings import LOOKUP_SOURCES, LookupSettings
+from runtime.drafters.lookups.ngram_lookup import NgramLookup
 
 
 @dataclass(slots=True)
@@ -30,7 +30,8 @@ class Lookups:
         Raises:
             ConfigError: a source's files cannot be read.
         """
-        ordered = sorted(settings.sources, key=lambda each: LOOKUP_SOURCES.index(type(each)))
+        order = list(LOOKUP_SOURCES)
+        ordered = sorted(settings.sources, key=lambda each: order.index(each.name))
         self._open = [source.open() for source in ordered]
         self.copies_text = any(isinstance(each, NgramLookup) for each in ordered)
         """Whether drafts may be copied from the request's own text."""

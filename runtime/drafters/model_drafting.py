@@ -8,7 +8,7 @@ from parallel.messages import DraftItem, DraftRequest, ProposalItem
 from runtime.drafters.draft_model import DraftModel
 from runtime.drafters.drafting import DraftPart
 from runtime.drafters.lookup_drafting import Lookups, unknown_proposal
-from runtime.drafters.lookup_settings import NO_LOOKUPS, LookupSettings
+from runtime.drafters.lookups.lookup_settings import NO_LOOKUPS, LookupSettings
 from runtime.drafters.model_trees import ModelTrees
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner

@@ -4,8 +4,8 @@ from parallel.messages import Hello
 from runtime.clock import MonotonicClock
 from runtime.drafters.drafting import Drafter, introduction, serve_drafts
 from runtime.drafters.lookup_drafting import LookupDrafter
-from runtime.drafters.lookup_settings import LookupSettings
-from runtime.drafters.ngram_lookup import NgramLookup
+from runtime.drafters.lookups.lookup_settings import LookupSettings
+from runtime.drafters.lookups.ngram_lookup import NgramLookup
 from runtime.heartbeat import ENDED, Pulse
 from runtime.hosts.leader_host import CONNECT_TIMEOUT_S, HEARTBEAT_S
 from runtime.hosts.model_host import ModelHost

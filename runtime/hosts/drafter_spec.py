@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from runtime.drafters.lookup_settings import LookupSettings
+from runtime.drafters.lookups.lookup_settings import LookupSettings
 from runtime.hosts.rank_settings import ModelSettings
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from runtime.drafters.lookup_settings import NO_LOOKUPS, LookupSettings
+from runtime.drafters.lookups.lookup_settings import NO_LOOKUPS, LookupSettings
 from runtime.engine.engine_limits import EngineConfig
 from runtime.links.torch_link import TorchLinkSpec
 from runtime.rank.group_models import NamedModel

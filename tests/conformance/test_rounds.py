@@ -9,7 +9,7 @@ from parallel.decoding.types import SamplingParams
 from parallel.group import SoloGroup
 from runtime.drafters.drafting import Drafter
 from runtime.drafters.lookup_drafting import LookupDrafter
-from runtime.drafters.lookup_settings import LookupSettings
+from runtime.drafters.lookups.lookup_settings import LookupSettings
 from runtime.drafters.model_drafting import ModelDrafter
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner

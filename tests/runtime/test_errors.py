@@ -19,7 +19,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 OF_OTHER_PROGRAMS = {"--no-deps", "--merge", "--shm-size"}
 """Flags of pip, llama-gguf-split and docker."""
 NOT_YET = {
-    "runtime/drafters/lookup_source.py",
+    "runtime/drafters/lookups/lookup_source.py",
     "runtime/distillation/draft_job.py",
     "runtime/distillation/draft_training.py",
     "runtime/models/model_facts.py",

@@ -15,7 +15,7 @@ from runtime.clock import MonotonicClock
 from runtime.drafters.drafting import Drafter, introduction, serve_drafts
 from runtime.drafters.inline_link import InlineLink
 from runtime.drafters.lookup_drafting import LookupDrafter
-from runtime.drafters.lookup_settings import NO_LOOKUPS, LookupSettings
+from runtime.drafters.lookups.lookup_settings import NO_LOOKUPS, LookupSettings
 from runtime.drafters.model_drafting import ModelDrafter
 from runtime.engine.drafter_ports import DrafterPorts
 from runtime.engine.engine import Engine

@@ -6,7 +6,7 @@ import pytest
 
 from cluster.deploy.deployment_spec import DeploymentSpec
 from cluster.placement.placement import Need
-from runtime.drafters.lookup_settings import LookupSettings
+from runtime.drafters.lookups.lookup_settings import LookupSettings
 from runtime.engine.engine_limits import EngineConfig
 from runtime.hosts.drafter_spec import (
     DrafterSpec,

@@ -26,7 +26,7 @@ def test_relative_names_are_those_of_the_drivers_directory(
 ) -> None:
     checked: list[Path] = []
     monkeypatch.setattr(
-        "runtime.drafters.store_lookup.check_store", lambda path, _: checked.append(path)
+        "runtime.drafters.lookups.store_lookup.check_store", lambda path, _: checked.append(path)
     )
     monkeypatch.chdir(tiny.parent)
     options = ModelOptions(target="model", drafter=drafter)

@@ -11,7 +11,7 @@ from cluster.deploy.drafter_text import (
     NgramDrafterText,
     parse_drafter,
 )
-from runtime.drafters.lookup_settings import LookupSettings
+from runtime.drafters.lookups.lookup_settings import LookupSettings
 from runtime.errors import ConfigError
 
 BOTH = LookupSettings.parse("ngram+recycle")

@@ -12,7 +12,7 @@ from cluster.deploy.rank_actors import RankActor
 from cluster.deploy.rank_liveness import Stuck
 from cluster.deploy.supervisor import Supervision, Supervisor
 from runtime.client import Client, ServiceError
-from runtime.drafters.lookup_settings import LookupSettings
+from runtime.drafters.lookups.lookup_settings import LookupSettings
 from runtime.engine.engine_limits import EngineConfig
 from runtime.errors import ConfigError, PacelineError, PeerLost, PeerTimeout
 from runtime.hosts.drafter_spec import LookupDrafterSpec

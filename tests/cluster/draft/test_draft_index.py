@@ -7,7 +7,7 @@ import pytest
 
 from cluster.draft.draft_index import run
 from cluster.options.draft_options import DraftIndexOptions
-from runtime.drafters.retrieval_files import load_store
+from runtime.drafters.lookups.retrieval_files import load_store
 from runtime.errors import ConfigError
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
 

@@ -6,7 +6,7 @@ from parallel.decoding.types import RngKey, SamplingParams, SparseProbs
 from parallel.messages import DraftItem, DraftOpen
 from runtime.drafters.draft_sequence import DraftSequence
 from runtime.drafters.lookup_drafting import Lookups
-from runtime.drafters.lookup_settings import NO_LOOKUPS
+from runtime.drafters.lookups.lookup_settings import NO_LOOKUPS
 
 
 def sequence(*, penalty: float = 1.0, num_cached: int = 0) -> DraftSequence:

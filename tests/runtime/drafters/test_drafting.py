@@ -9,7 +9,7 @@ from parallel.messages import DraftRequest, Hello, Message, Ping
 from runtime.clock import ManualClock
 from runtime.drafters.drafting import DraftPart, introduction, proposals, received_introduction
 from runtime.drafters.lookup_drafting import LookupDrafter
-from runtime.drafters.lookup_settings import LookupSettings
+from runtime.drafters.lookups.lookup_settings import LookupSettings
 from runtime.errors import PeerError, PeerLost, PeerTimeout, ProtocolError
 from runtime.hosts.drafter_host import connect_drafter
 from runtime.links.memory_link import memory_link_pair

@@ -22,7 +22,7 @@ from parallel.messages import (
     ProposalItem,
 )
 from runtime.drafters.drafting import DraftPart
-from runtime.drafters.lookup_settings import NO_LOOKUPS, LookupSettings
+from runtime.drafters.lookups.lookup_settings import NO_LOOKUPS, LookupSettings
 from runtime.drafters.model_drafting import ModelDrafter
 from runtime.links.memory_link import Faults, memory_link_pair
 from runtime.rank.page_ledger import SlotLedger

@@ -28,7 +28,7 @@ from parallel.messages import (
 )
 from runtime.drafters.drafting import Drafter, DraftPart
 from runtime.drafters.lookup_drafting import LookupDrafter
-from runtime.drafters.lookup_settings import NO_LOOKUPS, LookupSettings
+from runtime.drafters.lookups.lookup_settings import NO_LOOKUPS, LookupSettings
 from runtime.drafters.model_drafting import ModelDrafter
 from runtime.links.link import Link
 from runtime.links.memory_link import memory_link_pair

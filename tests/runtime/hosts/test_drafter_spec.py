@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from runtime.drafters.lookup_settings import LookupSettings
+from runtime.drafters.lookups.lookup_settings import LookupSettings
 from runtime.hosts.drafter_spec import (
     DrafterSpec,
     InlineModelDrafterSpec,

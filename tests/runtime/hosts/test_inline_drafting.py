@@ -1,7 +1,7 @@
 """The leader's process builds the drafter that is planned for it."""
 
 from runtime.drafters.lookup_drafting import LookupDrafter
-from runtime.drafters.lookup_settings import LookupSettings
+from runtime.drafters.lookups.lookup_settings import LookupSettings
 from runtime.drafters.model_drafting import ModelDrafter
 from runtime.hosts.drafter_spec import InlineModelDrafterSpec, LookupDrafterSpec, NoDrafterSpec
 from runtime.hosts.inline_drafting import build_inline_drafter

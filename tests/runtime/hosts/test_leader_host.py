@@ -7,7 +7,7 @@ import pytest
 
 from parallel.decoding.types import DecodeMode, SamplingParams, VerifierKind
 from parallel.messages import Finished, Hello, Submit
-from runtime.drafters.lookup_settings import LookupSettings
+from runtime.drafters.lookups.lookup_settings import LookupSettings
 from runtime.engine.engine_limits import EngineConfig
 from runtime.errors import ConfigError
 from runtime.hosts import leader_host

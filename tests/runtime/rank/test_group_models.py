@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from runtime.drafters.lookup_drafting import Lookups
-from runtime.drafters.lookup_settings import LookupSettings
+from runtime.drafters.lookups.lookup_settings import LookupSettings
 from runtime.errors import ConfigError
 from runtime.models.checkpoint import resolve_model
 from runtime.rank.group_models import NamedModel, on_this_node, require_on_this_node

@@ -1,6 +1,6 @@
 """What a look-up source is: a name in `drafter`, and its state in the process that drafts.
 
-A new source is one module with these two classes, its test, and a line in `lookup_settings.py`.
+A new source is a module of this room, NAME_lookup.py, with these two classes, and its test.
 """
 
 from abc import ABC, abstractmethod

@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 
 from parallel.drafting.retrieval import build_store
-from runtime.drafters.lookup_settings import LOOKUP_SOURCES, LookupSettings, is_lookup_source
-from runtime.drafters.retrieval_files import save_store
+from runtime.drafters.lookups.lookup_settings import (
+    LOOKUP_SOURCES,
+    LookupSettings,
+    is_lookup_source,
+)
+from runtime.drafters.lookups.retrieval_files import save_store
 from runtime.errors import ConfigError
 
 
@@ -16,7 +20,7 @@ def test_settings_are_read_as_they_are_written() -> None:
     for text in ("ngram", "recycle", "ngram+recycle", "ngram+store=/a/b", "store=x"):
         assert str(LookupSettings.parse(text)) == text
     for text in ("bigram", "store", "ngram=4", "ngram++recycle"):
-        with pytest.raises(ConfigError, match=r"is not known: write lookup:ngram\+store=DIR"):
+        with pytest.raises(ConfigError, match="is not known: write lookup:"):
             LookupSettings.parse(text)
 
 
@@ -24,9 +28,9 @@ def test_a_source_that_is_named_twice_is_opened_once() -> None:
     assert str(LookupSettings.parse("store=a+ngram+store=b")) == "store=b+ngram"
 
 
-def test_every_source_has_a_name_of_its_own_and_travels() -> None:
-    assert len({kind.name for kind in LOOKUP_SOURCES}) == len(LOOKUP_SOURCES)
-    for kind in LOOKUP_SOURCES:
+def test_every_source_of_the_room_is_found_and_travels() -> None:
+    assert {"ngram", "recycle", "store"} <= LOOKUP_SOURCES.keys()
+    for kind in LOOKUP_SOURCES.values():
         source = kind("x" if kind.value_name else "")
         assert is_lookup_source(str(source))
         assert pickle.loads(pickle.dumps(source)) == source

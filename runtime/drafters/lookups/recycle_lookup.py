@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from parallel.drafting.ngram import NgramIndex
 from parallel.drafting.recycling import NUM_SUCCESSORS, SuccessorSource, SuccessorTable
-from runtime.drafters.lookup_source import LookupSource, OpenLookup
+from runtime.drafters.lookups.lookup_source import LookupSource, OpenLookup
 
 
 class RecycleLookup(LookupSource):

@@ -1,7 +1,7 @@
 """Copies what followed the same tokens earlier in the request's prompt and output."""
 
 from parallel.drafting.ngram import NgramIndex, NgramSource
-from runtime.drafters.lookup_source import LookupSource, OpenLookup
+from runtime.drafters.lookups.lookup_source import LookupSource, OpenLookup
 
 
 class NgramLookup(LookupSource):

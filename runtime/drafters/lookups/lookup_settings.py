@@ -1,16 +1,38 @@
-"""Which look-up sources a drafter has, read from text as `ngram+recycle+store=DIR`."""
+"""Which look-up sources a drafter has, read from text as `ngram+recycle+store=DIR`.
 
-from collections.abc import Sequence
+The known sources are the `LookupSource` classes of this room's modules, which are found by listing
+the room: a new source needs no entry here.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from runtime.drafters.lookup_source import LookupSource
-from runtime.drafters.ngram_lookup import NgramLookup
-from runtime.drafters.recycle_lookup import RecycleLookup
-from runtime.drafters.store_lookup import StoreLookup
+from runtime.drafters import lookups
+from runtime.drafters.lookups.lookup_source import LookupSource
+from runtime.drafters.lookups.ngram_lookup import NgramLookup
+from runtime.drafters.lookups.recycle_lookup import RecycleLookup
 from runtime.errors import ConfigError
 
-LOOKUP_SOURCES: tuple[type[LookupSource], ...] = (NgramLookup, StoreLookup, RecycleLookup)
-"""All known sources, in the order in which their guesses are merged."""
+_SUFFIX = "_lookup"
+
+
+def _find_sources() -> Iterator[type[LookupSource]]:
+    for module in sorted(pkgutil.iter_modules(lookups.__path__), key=lambda found: found.name):
+        if module.name.endswith(_SUFFIX):
+            named = vars(importlib.import_module(f"{lookups.__name__}.{module.name}"))
+            yield from (
+                kind
+                for kind in named.values()
+                if isinstance(kind, type)
+                and issubclass(kind, LookupSource)
+                and kind is not LookupSource
+            )
+
+
+LOOKUP_SOURCES: Mapping[str, type[LookupSource]] = {kind.name: kind for kind in _find_sources()}
+"""All known sources by name, in the order in which their guesses are merged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +75,18 @@ NO_LOOKUPS = LookupSettings(())
 def is_lookup_source(text: str) -> bool:
     """Return whether a text names a look-up source, as `ngram` and `store=DIR` do."""
     name, _, value = text.partition("=")
-    return any(
-        name == kind.name and bool(kind.value_name) == bool(value) for kind in LOOKUP_SOURCES
-    )
+    kind = LOOKUP_SOURCES.get(name)
+    return kind is not None and bool(kind.value_name) == bool(value)
 
 
 def _parse_source(text: str) -> LookupSource:
     if not is_lookup_source(text):
         known = "+".join(
             f"{kind.name}={kind.value_name}" if kind.value_name else kind.name
-            for kind in LOOKUP_SOURCES
+            for kind in LOOKUP_SOURCES.values()
         )
         raise ConfigError(
             f"look-up source {text!r} is not known: write lookup:{known}, or some of these"
         )
     name, _, value = text.partition("=")
-    (kind,) = (kind for kind in LOOKUP_SOURCES if kind.name == name)
-    return kind(value)
+    return LOOKUP_SOURCES[name](value)

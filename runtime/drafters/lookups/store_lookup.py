@@ -7,8 +7,8 @@ from typing import Self
 
 from parallel.drafting.ngram import NgramIndex
 from parallel.drafting.retrieval import RetrievalStore, StoreSource
-from runtime.drafters.lookup_source import LookupSource, OpenLookup
-from runtime.drafters.retrieval_files import check_store, is_whole, load_store
+from runtime.drafters.lookups.lookup_source import LookupSource, OpenLookup
+from runtime.drafters.lookups.retrieval_files import check_store, is_whole, load_store
 from runtime.rank.group_models import require_on_this_node
 
 _LOG = logging.getLogger("paceline.drafter")
