@@ -9,16 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("actors", "cluster", "docs", "examples", "parallel", "protos", "runtime", "tests")
 SUFFIXES = {".py", ".md", ".toml", ".proto"}
 EXEMPT = {"docs/glossary.md", "CHANGELOG.md", "tests/test_words.py"}
-NOT_CLEAN_YET: tuple[str, ...] = (
-    "runtime/distillation/",
-    "runtime/training/",
-    "tests/parallel/decoding/",
-    "tests/parallel/distillation/",
-    "tests/parallel/rounds/",
-    "tests/runtime/engine/",
-    "tests/runtime/links/",
-    "tests/support/hostile.py",
-)
+NOT_CLEAN_YET: tuple[str, ...] = ()
 
 
 def listed_words() -> dict[str, str]:

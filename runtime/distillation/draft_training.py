@@ -202,8 +202,8 @@ class DraftTrainer:
                 hidden_BTE = self.student(self._embedding[tokens.to(self._device)])
                 last = torch.tensor([len(text) - 1 for text in texts], device=self._device)
                 hidden_BE = hidden_BTE[torch.arange(len(texts), device=self._device), last]
-                law_BK = self.student.score(hidden_BE).float().softmax(dim=1).cpu()
-                drawn = law_BK.multinomial(1, generator=noise).squeeze(1)
+                probs_BK = self.student.score(hidden_BE).float().softmax(dim=1).cpu()
+                drawn = probs_BK.multinomial(1, generator=noise).squeeze(1)
                 for text, token in zip(texts, self.head_token_ids[drawn].tolist(), strict=True):
                     text.append(token)
         return [

@@ -98,8 +98,8 @@ def probs(*values: float) -> SparseProbs:
     return SparseProbs(ids=tuple(range(len(values))), probs=values)
 
 
-def _with_probs(law: SparseProbs) -> Mutation:
-    return lambda item, _: replace(item, draft_probs=(law,) * len(item.token_ids))
+def _with_probs(next_probs: SparseProbs) -> Mutation:
+    return lambda item, _: replace(item, draft_probs=(next_probs,) * len(item.token_ids))
 
 
 ITEMS: dict[str, Mutation] = {

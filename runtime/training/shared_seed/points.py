@@ -219,8 +219,8 @@ class PointsModel:
         with torch.inference_mode():
             self.points.set_points(theta, [Direction(0, 0, 0)], [0.0])
             logits, _, _ = self._loss_logits(samples)
-            laws = logits.double().log_softmax(dim=-1)
-            return [law[list(some)].tolist() for law, some in zip(laws, tokens, strict=True)]
+            log_probs = logits.double().log_softmax(dim=-1)
+            return [row[list(some)].tolist() for row, some in zip(log_probs, tokens, strict=True)]
 
     def answers(
         self,

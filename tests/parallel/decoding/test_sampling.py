@@ -1,4 +1,4 @@
-"""Transforms against transformers, draws against their law, candidates against whole rows."""
+"""Transforms match transformers, draws their distribution, and candidates whole rows."""
 
 import numpy as np
 import pytest
@@ -48,9 +48,9 @@ def best_of(logits: torch.Tensor, num: int) -> ScoreRow:
 
 
 def dense(row: ScoreRow, params: SamplingParams, size: int) -> np.ndarray:
-    law = distribution(row, params, HISTORY)
+    next_probs = distribution(row, params, HISTORY)
     probs = np.zeros(size)
-    probs[law.ids] = law.probs
+    probs[next_probs.ids] = next_probs.probs
     return probs
 
 
@@ -180,29 +180,29 @@ def test_noise_of_few_of_many_tokens_is_that_of_the_whole_row() -> None:
 @pytest.mark.parametrize("params", [PARAMS[0], SamplingParams(temperature=1.2, top_k=4)])
 def test_samples_follow_the_distribution(params: SamplingParams) -> None:
     row = whole(random_logits(1, 8, 1.0))
-    law = distribution(row, params)
+    next_probs = distribution(row, params)
     drawn = np.bincount([sample(row, params, KEY, i) for i in range(6000)], minlength=8)
-    assert drawn.sum() == drawn[law.ids].sum()
-    assert chisquare(drawn[law.ids], law.probs * 6000).pvalue > 1e-4
+    assert drawn.sum() == drawn[next_probs.ids].sum()
+    assert chisquare(drawn[next_probs.ids], next_probs.probs * 6000).pvalue > 1e-4
 
 
 def test_drafts_with_a_distribution_follow_it_and_are_cut_to_the_best() -> None:
     row = whole(random_logits(1, 30, 1.0))
     params = SamplingParams(temperature=1.0)
     drawn = [draft_token_with_probs(row, params, KEY, i, max_support=5) for i in range(5000)]
-    law = drawn[0][1]
+    next_probs = drawn[0][1]
     cut = truncate(distribution(row, params), 5)
-    assert law.ids == tuple(cut.ids.tolist())
-    assert set(law.ids) == set(row.logits.topk(5).indices.tolist())
-    assert sum(law.probs) == pytest.approx(1)
-    counts = [sum(token == t for token, _ in drawn) for t in law.ids]
-    assert chisquare(counts, np.array(law.probs) * 5000).pvalue > 1e-4
+    assert next_probs.ids == tuple(cut.ids.tolist())
+    assert set(next_probs.ids) == set(row.logits.topk(5).indices.tolist())
+    assert sum(next_probs.probs) == pytest.approx(1)
+    counts = [sum(token == t for token, _ in drawn) for t in next_probs.ids]
+    assert chisquare(counts, np.array(next_probs.probs) * 5000).pvalue > 1e-4
 
 
 def test_truncation_breaks_ties_by_lowest_id() -> None:
-    law = distribution(whole(torch.zeros(6)), SamplingParams(temperature=1.0))
-    assert truncate(law, 4).ids.tolist() == [0, 1, 2, 3]
-    assert truncate(law, 9) is law
+    next_probs = distribution(whole(torch.zeros(6)), SamplingParams(temperature=1.0))
+    assert truncate(next_probs, 4).ids.tolist() == [0, 1, 2, 3]
+    assert truncate(next_probs, 9) is next_probs
 
 
 def test_masked_tokens_are_never_in_the_distribution() -> None:

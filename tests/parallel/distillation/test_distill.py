@@ -1,4 +1,4 @@
-"""Distances between laws: values, zeros, and that making them small raises acceptance."""
+"""Distances between distributions: values, zeros, and that making them small raises acceptance."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from parallel.distillation.vocabulary import choose_head_tokens, coverage
 VOCAB = 12
 
 
-def laws(seed: int, rows: int = 5) -> torch.Tensor:
+def distributions(seed: int, rows: int = 5) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(rows, VOCAB, generator=generator) * 1.5
 
@@ -24,7 +24,7 @@ def everything(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("kind", list(Divergence))
 def test_of_full_distributions_is_the_textbook_value(kind: Divergence) -> None:
-    drafter, teacher = laws(1), laws(2)
+    drafter, teacher = distributions(1), distributions(2)
     q, p = drafter.softmax(1), teacher.softmax(1)
     expected = {
         Divergence.FORWARD_KL: (p * (p / q).log()).sum(1),
@@ -37,7 +37,7 @@ def test_of_full_distributions_is_the_textbook_value(kind: Divergence) -> None:
 
 @pytest.mark.parametrize("kind", list(Divergence))
 def test_of_coarser_distributions_is_a_lower_bound_and_zero_at_equality(kind: Divergence) -> None:
-    drafter, teacher = laws(3), laws(4)
+    drafter, teacher = distributions(3), distributions(4)
     ids, probs = everything(teacher)
     full = divergence(kind, drafter, ids, probs)
     coarse = divergence(kind, drafter, ids[:, :4], probs[:, :4])
@@ -58,8 +58,8 @@ def test_candidates_outside_the_head_count_as_any_other_token() -> None:
 
 @pytest.mark.parametrize("kind", list(Divergence))
 def test_training_on_it_raises_the_acceptance_rate(kind: Divergence) -> None:
-    """DistillSpec's toy: a table of laws; 1 - total variation is the acceptance rate."""
-    teacher = laws(6, rows=8)
+    """DistillSpec's toy: a table of distributions; 1 - total variation is the acceptance rate."""
+    teacher = distributions(6, rows=8)
     ids, probs = everything(teacher)
     table = torch.zeros(8, VOCAB, requires_grad=True)
     optimizer = torch.optim.Adam([table], lr=0.1)

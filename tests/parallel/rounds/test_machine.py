@@ -195,17 +195,17 @@ def test_a_draft_longer_than_asked_is_cut() -> None:
 
 
 def test_distributions_and_kinds_follow_their_tokens_through_the_flight() -> None:
-    laws = tuple(SparseProbs(ids=(i,), probs=(1.0,)) for i in (10, 11, 12))
+    token_probs = tuple(SparseProbs(ids=(i,), probs=(1.0,)) for i in (10, 11, 12))
     state, _ = take(begin(DecodeMode.PEARL), BeginRound(draft_length=3))
-    draft = DraftTree.chain((10, 11, 12), laws)
+    draft = DraftTree.chain((10, 11, 12), token_probs)
     state, _ = take(state, DraftArrived(epoch=0, base=10, draft=draft), verified(1, None))
-    assert state.in_flight == DraftTree.chain((11, 12), laws[1:])
+    assert state.in_flight == DraftTree.chain((11, 12), token_probs[1:])
     state, _ = take(state, BeginRound(draft_length=3))
     _, commands = take(state, arrive(state, 13))
     (verify,) = commands
     assert isinstance(verify, Verify)
     assert verify.draft.kinds == (NodeKind.IID, NodeKind.IID, NodeKind.POINT)
-    assert verify.draft.draft_probs == (*laws[1:], None)
+    assert verify.draft.draft_probs == (*token_probs[1:], None)
     assert verify.draft.is_chain
 
 

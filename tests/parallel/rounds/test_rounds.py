@@ -1,4 +1,4 @@
-"""Whole generations through the state machine: exact in law, and token for token under faults."""
+"""Whole generations in the state machine: exact in distribution, token for token under faults."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -52,9 +52,9 @@ Rows = Callable[[int], ScoreRow]
 """The row after a token."""
 
 
-def rows_of(*laws: tuple[float, ...]) -> Rows:
-    """Return a Markov toy: one law for each last token, or one for all."""
-    rows = [ScoreRow(torch.tensor(law).log(), None) for law in laws]
+def rows_of(*token_probs: tuple[float, ...]) -> Rows:
+    """Return a Markov toy: one distribution for each last token, or one for all."""
+    rows = [ScoreRow(torch.tensor(next_probs).log(), None) for next_probs in token_probs]
     return lambda last: rows[last % len(rows)]
 
 
@@ -143,7 +143,7 @@ class Generation:
 
     def _draft(self, fate: Fate) -> DraftTree:
         known = self.token_ids + list(self.state.in_flight.token_ids)
-        num, laws = min(fate.length, fate.arrives), list[SparseProbs]()
+        num, token_probs = min(fate.length, fate.arrives), list[SparseProbs]()
         if fate.as_point:
             return DraftTree.chain((1,) * num)
         for _ in range(num):
@@ -151,10 +151,12 @@ class Generation:
             if self.verifier is sample_and_match:
                 known.append(draft_token(row, self.params, self.key, position, known))
             else:
-                token, law = draft_token_with_probs(row, self.params, self.key, position, known)
+                token, next_probs = draft_token_with_probs(
+                    row, self.params, self.key, position, known
+                )
                 known.append(token)
-                laws.append(law)
-        return DraftTree.chain(tuple(known[len(known) - num :]), tuple(laws))
+                token_probs.append(next_probs)
+        return DraftTree.chain(tuple(known[len(known) - num :]), tuple(token_probs))
 
     def _verify(self, verify: Verify) -> tuple[Command, ...]:
         assert self._score is not None
@@ -170,12 +172,12 @@ class Generation:
         return self._take(Verified(verdict=verdict))
 
 
-def follows(tokens: list[int], laws: tuple[tuple[float, ...], ...]) -> float:
+def follows(tokens: list[int], token_probs: tuple[tuple[float, ...], ...]) -> float:
     """Return the p-value of a chain's transitions (Billingsley's chi-square for Markov chains)."""
-    size = len(laws[0])
+    size = len(token_probs[0])
     counts = np.zeros((size, size))
     np.add.at(counts, (tokens[:-1], tokens[1:]), 1)
-    probs = np.array([laws[i % len(laws)] for i in range(size)])
+    probs = np.array([token_probs[i % len(token_probs)] for i in range(size)])
     expected = counts.sum(axis=1, keepdims=True) * probs
     statistic = ((counts - expected) ** 2 / expected).sum()
     return float(chi2.sf(statistic, size * (size - 1)))

@@ -142,7 +142,7 @@ def full_tree(key: RngKey, number: int) -> DraftTree:
 
 @pytest.mark.parametrize("verifier", [sample_and_match, recursive_rejection])
 def test_sampled_pairs_follow_the_targets_distribution(verifier: Verifier) -> None:
-    """First two tokens over many seeds, against the exact law of the toy."""
+    """First two tokens over many seeds, against the exact distribution of the toy."""
     num = 6000
     counts = np.zeros((VOCAB, VOCAB))
     accepted = 0

@@ -14,7 +14,7 @@ def usable(item: ProposalItem, *, sends_probs: bool = True) -> DraftTree:
 
 
 @pytest.mark.parametrize(
-    "law",
+    "next_probs",
     [
         SparseProbs(ids=(1, 3), probs=(0.5, 0.5)),
         SparseProbs(ids=(1, 2), probs=(1.0, 0.0)),
@@ -26,9 +26,11 @@ def usable(item: ProposalItem, *, sends_probs: bool = True) -> DraftTree:
         SparseProbs(ids=(2, 3), probs=(1.0,)),
     ],
 )
-def test_a_draft_ends_before_a_token_its_distribution_cannot_have_drawn(law: SparseProbs) -> None:
+def test_a_draft_ends_before_a_token_its_distribution_cannot_have_drawn(
+    next_probs: SparseProbs,
+) -> None:
     item = ProposalItem(
-        request=0, epoch=0, base=3, token_ids=(2, 2, 1), draft_probs=(FINE, law, FINE)
+        request=0, epoch=0, base=3, token_ids=(2, 2, 1), draft_probs=(FINE, next_probs, FINE)
     )
     assert usable(item).token_ids == (2,)
     assert usable(item, sends_probs=False).token_ids == (2, 2, 1)

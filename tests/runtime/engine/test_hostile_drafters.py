@@ -382,13 +382,13 @@ class BestFirst(FuzzingDrafter):
 
 
 def _best_first(item: ProposalItem) -> ProposalItem:
-    law = item.draft_probs[0]
-    order = sorted(range(len(law.ids)), key=lambda at: -law.probs[at])[:3]
+    next_probs = item.draft_probs[0]
+    order = sorted(range(len(next_probs.ids)), key=lambda at: -next_probs.probs[at])[:3]
     return replace(
         item,
-        token_ids=tuple(law.ids[at] for at in order),
+        token_ids=tuple(next_probs.ids[at] for at in order),
         parents=(-1,) * len(order),
-        draft_probs=(law,) * len(order),
+        draft_probs=(next_probs,) * len(order),
     )
 
 

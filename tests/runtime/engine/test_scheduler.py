@@ -216,10 +216,10 @@ def test_log_probabilities_are_the_targets(rig: Rig, sampling: SamplingParams, m
         found += zip(message.token_ids, message.logprobs, strict=True)
     assert (message.stats.accepted > 0) == (mode != "autoregressive")
     for token, said in found:
-        law = prefix_logits(tokens, VOCAB).log_softmax(0)
-        assert math.isclose(said.logprob, float(law[token]), abs_tol=1e-5)
-        assert list(said.top_ids) == law.topk(3).indices.tolist()
-        assert said.top_logprobs == pytest.approx(law.topk(3).values.tolist(), abs=1e-5)
+        next_probs = prefix_logits(tokens, VOCAB).log_softmax(0)
+        assert math.isclose(said.logprob, float(next_probs[token]), abs_tol=1e-5)
+        assert list(said.top_ids) == next_probs.topk(3).indices.tolist()
+        assert said.top_logprobs == pytest.approx(next_probs.topk(3).values.tolist(), abs=1e-5)
         tokens.append(token)
     assert tokens[3:] == expected_tokens(submit)
 

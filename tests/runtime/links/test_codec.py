@@ -52,7 +52,7 @@ sampling = st.builds(
     repetition_penalty=st.floats(0.01, 10),
     seed=words,
 )
-laws = st.lists(st.tuples(st.integers(0, 2**31 - 1), st.floats(0, 1)), max_size=3).map(
+token_probs = st.lists(st.tuples(st.integers(0, 2**31 - 1), st.floats(0, 1)), max_size=3).map(
     lambda pairs: SparseProbs(
         ids=tuple(pair[0] for pair in pairs), probs=tuple(pair[1] for pair in pairs)
     )
@@ -82,13 +82,13 @@ draft_items = st.builds(
 @st.composite
 def proposal_items(draw: st.DrawFn) -> ProposalItem:
     ids = draw(token_ids)
-    num_laws = len(ids) if draw(st.booleans()) else 0
+    num_token_probs = len(ids) if draw(st.booleans()) else 0
     return ProposalItem(
         request=draw(words),
         epoch=draw(words),
         base=draw(counts),
         token_ids=ids,
-        draft_probs=tuple(draw(laws) for _ in range(num_laws)),
+        draft_probs=tuple(draw(token_probs) for _ in range(num_token_probs)),
         unknown=draw(st.booleans()),
         parents=tuple(draw(st.integers(-1, node - 1)) for node in range(len(ids)))
         if draw(st.booleans())
