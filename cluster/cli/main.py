@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from cluster.cli import bench_verbs as cli_bench
+from cluster.cli import client_verbs as cli_client
 from cluster.cli import cluster_verbs as cli_cluster
 from cluster.cli import docs_verb as cli_docs
 from cluster.cli import draft_verbs as cli_draft
 from cluster.cli import experiment_verbs as cli_experiment
-from cluster.cli import serve_verbs as cli_serve
 from cluster.cli import service_verbs as cli_service
 from cluster.cli import shared_seed_verbs as cli_seeds
 from cluster.cli import simulate_verbs as cli_simulate
@@ -51,9 +51,9 @@ def _all_verbs(
 
 add_verb(app, GENERATE)
 add_verb(app, SERVE)
-app.command("client")(cli_serve.client)
-app.command("top")(cli_serve.top)
-app.add_typer(cli_serve.admin, name="admin")
+add_verb(app, cli_client.CLIENT)
+add_verb(app, cli_client.TOP)
+app.add_typer(cli_client.admin, name="admin")
 app.add_typer(cli_service.app, name="service")
 add_verb(cli_bench.app, cli_seeds.BENCH_LEARN)
 add_verb(cli_bench.app, cli_seeds.BENCH_SHARED_SEED)
@@ -64,7 +64,7 @@ app.add_typer(cli_simulate.app, name="simulate")
 app.add_typer(cli_experiment.app, name="experiment")
 app.add_typer(cli_cluster.app, name="cluster")
 app.add_typer(cli_docs.app, name="docs")
-app.command("submit", context_settings=cli_cluster.SUBMIT_SETTINGS)(cli_cluster.submit)
+add_verb(app, cli_cluster.SUBMIT)
 
 
 def main() -> None:

@@ -13,10 +13,20 @@ from cluster.options.bench_options import (
     BenchServeOptions,
     BenchTrainOptions,
 )
-from cluster.options.client_options import AdminOptions, ClientOptions, TopOptions
+from cluster.options.client_options import (
+    AdminDrafterOptions,
+    AdminDraftersOptions,
+    AdminDrainOptions,
+    AdminStatusOptions,
+    ClientOptions,
+    TopOptions,
+)
 from cluster.options.cluster_options import (
     CheckOptions,
-    ServiceOptions,
+    ServiceListOptions,
+    ServiceLogsOptions,
+    ServiceStartOptions,
+    ServiceStopOptions,
     SubmitOptions,
 )
 from cluster.options.docs_options import DocsOptions
@@ -78,11 +88,32 @@ def top(options: TopOptions) -> int:
     return run(options)
 
 
-def admin(options: AdminOptions) -> int:
-    """Change a running server."""
-    from cluster.serve.admin_verb import run
+def admin_status(options: AdminStatusOptions) -> int:
+    """Show the status of a server once."""
+    from cluster.serve.top import show_once
 
-    return run(options)
+    return show_once(options)
+
+
+def admin_drain(options: AdminDrainOptions) -> int:
+    """Drain a server."""
+    from cluster.serve.admin_verb import drain
+
+    return drain(options)
+
+
+def admin_drafter(options: AdminDrafterOptions) -> int:
+    """Replace the drafter of a server."""
+    from cluster.serve.admin_verb import set_drafter
+
+    return set_drafter(options)
+
+
+def admin_drafters(options: AdminDraftersOptions) -> int:
+    """Change the number of drafters of a server."""
+    from cluster.serve.admin_verb import set_drafters
+
+    return set_drafters(options)
 
 
 def cluster_check(options: CheckOptions) -> int:
@@ -99,11 +130,32 @@ def submit(options: SubmitOptions) -> int:
     return run(options)
 
 
-def service(options: ServiceOptions) -> int:
-    """Start, list or stop services of a Ray cluster."""
-    from cluster.jobs.kept_service import run
+def service_start(options: ServiceStartOptions) -> int:
+    """Start a service on a Ray cluster."""
+    from cluster.jobs.kept_service import start
 
-    return run(options)
+    return start(options)
+
+
+def service_list(options: ServiceListOptions) -> int:
+    """List the services of a Ray cluster."""
+    from cluster.jobs.kept_service import list_services
+
+    return list_services(options)
+
+
+def service_logs(options: ServiceLogsOptions) -> int:
+    """Print the output of a service."""
+    from cluster.jobs.kept_service import print_logs
+
+    return print_logs(options)
+
+
+def service_stop(options: ServiceStopOptions) -> int:
+    """Drain a service."""
+    from cluster.jobs.kept_service import stop
+
+    return stop(options)
 
 
 def bench_decode(options: BenchDecodeOptions) -> int:

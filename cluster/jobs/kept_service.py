@@ -15,7 +15,12 @@ from actors.keeper_actor import KeeperActor
 from cluster.jobs.submit import ROOT
 from cluster.network.ray_errors import result_of
 from cluster.network.ray_session import RaySession, beside_driver
-from cluster.options.cluster_options import ServiceOptions
+from cluster.options.cluster_options import (
+    ServiceListOptions,
+    ServiceLogsOptions,
+    ServiceStartOptions,
+    ServiceStopOptions,
+)
 from cluster.reports.run_report import output_console
 from runtime.errors import ConfigError, PacelineError, PeerTimeout
 from runtime.node.keeper import KeptState, KeptStatus
@@ -32,26 +37,51 @@ _POLL_S = 0.5
 _SHOWN = 12
 
 
-def run(options: ServiceOptions) -> int:
-    """Start, list, show or stop services; return the exit code.
+def start(options: ServiceStartOptions) -> int:
+    """Start a service and wait until it is ready; return the exit code.
 
     Raises:
         ConfigError: the name or the server's options cannot be used, or there is no cluster.
-        PeerTimeout: a keeper does not answer.
+        PeerTimeout: its keeper does not answer.
     """
     with RaySession(options.ray_address, num_actors=1):
-        if options.action == "start":
-            return _start(options)
-        if options.action == "list":
-            return _list(options)
-        keeper = _find(options.name)
-        if options.action == "logs":
-            print("\n".join(_status(keeper, options.name).lines))
-            return 0
-        return _stop(keeper, options.name)
+        return _start(options)
 
 
-def _start(options: ServiceOptions) -> int:
+def list_services(options: ServiceListOptions) -> int:
+    """Print the services of a cluster; return the exit code.
+
+    Raises:
+        ConfigError: there is no cluster.
+    """
+    with RaySession(options.ray_address, num_actors=1):
+        return _list(json_output=options.json)
+
+
+def print_logs(options: ServiceLogsOptions) -> int:
+    """Print the last lines of a service's output; return the exit code.
+
+    Raises:
+        ConfigError: there is no such service, or no cluster.
+        PeerTimeout: its keeper does not answer.
+    """
+    with RaySession(options.ray_address, num_actors=1):
+        print("\n".join(_status(_find(options.name), options.name).lines))
+        return 0
+
+
+def stop(options: ServiceStopOptions) -> int:
+    """Drain a service and remove it; return the exit code.
+
+    Raises:
+        ConfigError: there is no such service, or no cluster.
+        PeerTimeout: its keeper does not answer.
+    """
+    with RaySession(options.ray_address, num_actors=1):
+        return _stop(_find(options.name), options.name)
+
+
+def _start(options: ServiceStartOptions) -> int:
     name = options.name
     if name in _names():
         raise ConfigError(
@@ -102,9 +132,9 @@ def _await_ready(keeper: Any, name: str) -> KeptStatus:
     raise PeerTimeout(f"the service {name!r} is not ready after {_START_S:.0f} s")
 
 
-def _list(options: ServiceOptions) -> int:
+def _list(*, json_output: bool) -> int:
     found = {name: _look(name) for name in sorted(_names())}
-    if options.json:
+    if json_output:
         print(json.dumps({n: None if s is None else asdict(s) for n, s in found.items()}))
         return 0
     table = Table()

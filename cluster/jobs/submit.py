@@ -59,7 +59,7 @@ def run(options: SubmitOptions) -> int:
         ConfigError: the verb, a file or the address cannot be used.
         PeerError: the job server stopped answering.
     """
-    entrypoint = entrypoint_of(options.arguments)
+    entrypoint = entrypoint_of((options.verb, *options.arguments))
     environment = runtime_environment(options)
     client = _connect(options.address)
     job = _submit(
@@ -67,7 +67,7 @@ def run(options: SubmitOptions) -> int:
         entrypoint=entrypoint,
         runtime_env=environment,
         submission_id=options.submission_id,
-        metadata={"paceline": options.arguments[0]},
+        metadata={"paceline": options.verb},
     )
     where = f"--address {options.address} {job}"
     _NOTES.print(f"job {job}: {entrypoint}", soft_wrap=True, markup=False)

@@ -1,25 +1,36 @@
-"""`paceline admin`: what an administrator asks of a server."""
+"""`paceline admin`: change a running server.
+
+All functions raise ConfigError if the server rejects the change, and ServiceError if the server was
+unreachable or failed.
+"""
 
 from cluster.network.server_connection import connected
-from cluster.options.client_options import AdminOptions
+from cluster.options.client_options import (
+    AdminDrafterOptions,
+    AdminDraftersOptions,
+    AdminDrainOptions,
+)
 
 _NONE, _AUTO = "none", "auto"
 
 
-def run(options: AdminOptions) -> int:
-    """Carry an action out; return the exit code.
-
-    Raises:
-        ConfigError: the server refused it.
-        ServiceError: the server was unreachable, or failed.
-    """
+def drain(options: AdminDrainOptions) -> int:
+    """Start draining a server; return the exit code."""
     with connected(options.connect) as client:
-        if options.action == "drain":
-            print(f"draining: {client.drain()} requests run")
-            return 0
-        if options.action == "drafters":
-            print(f"drafters: {client.set_drafters(options.num_drafters)}")
-            return 0
-        wanted = {_NONE: None, _AUTO: ""}.get(options.drafter, options.drafter)
-        print(f"drafter: {client.set_drafter(wanted) or _NONE}")
+        print(f"draining: {client.drain()} requests run")
+    return 0
+
+
+def set_drafter(options: AdminDrafterOptions) -> int:
+    """Replace the drafter of a server; return the exit code."""
+    drafter = {_NONE: None, _AUTO: ""}.get(options.drafter, options.drafter)
+    with connected(options.connect) as client:
+        print(f"drafter: {client.set_drafter(drafter) or _NONE}")
+    return 0
+
+
+def set_drafters(options: AdminDraftersOptions) -> int:
+    """Change the number of drafters of a server; return the exit code."""
+    with connected(options.connect) as client:
+        print(f"drafters: {client.set_drafters(options.num_drafters)}")
     return 0

@@ -1,4 +1,4 @@
-"""`paceline client`: generation from a server, on the command line."""
+"""`paceline client`: generate from a server, on the command line."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ class _Answer:
     logprobs: list[dict[str, object]] = field(default_factory=list)
     last: Chunk | None = None
 
-    def take(self, chunk: Chunk) -> None:
+    def append(self, chunk: Chunk) -> None:
         self.text += chunk.text
         self.token_ids += chunk.token_ids
         self.logprobs += [asdict(one) for one in chunk.logprobs]
@@ -40,7 +40,7 @@ class _Answer:
 
 
 def run(options: ClientOptions) -> int:
-    """Print an answer as it comes, or several one after the other; return the exit code.
+    """Print an answer as it arrives, or several one after the other; return the exit code.
 
     Raises:
         ConfigError: the server refused the request.
@@ -64,7 +64,7 @@ def run(options: ClientOptions) -> int:
             timeout_s=options.timeout_s,
             patience_s=options.patience_s,
         ):
-            answers[chunk.sample].take(chunk)
+            answers[chunk.sample].append(chunk)
             if live:
                 sys.stdout.write(chunk.text)
                 sys.stdout.flush()

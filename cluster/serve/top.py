@@ -10,17 +10,15 @@ from rich.live import Live
 from rich.table import Table
 
 from cluster.network.server_connection import connected
-from cluster.options.client_options import TopOptions
+from cluster.options.client_options import AdminStatusOptions, TopOptions
 from runtime.client import ReplicaStatus, ServerStatus
-from runtime.errors import ConfigError
 
-_SHORTEST_S = 0.1
 _BAR = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What a server does now, and did since the look before."""
+    """The state of a server, and its rates since the look before."""
 
     state: str
     """"ready", "draining" or "not ready"."""
@@ -34,19 +32,19 @@ class Look:
     waiting: int
     drafter: str
     drafters: int
-    """Attached, on all replicas."""
+    """Number of drafters attached, on all replicas."""
     replicas: tuple[str, ...]
     """State of each: "serving", "lost" or "gone"."""
     restarts: int
     """Times that replicas were restarted."""
     slowest: str
-    """The rank that has made no step for longest, and what it does."""
+    """The rank whose last step is the oldest, and its state."""
     tokens_per_s: float
     rounds_per_s: float
     acceptance: float
-    """Share of the draft tokens that was kept."""
+    """Share of the draft tokens that were accepted."""
     overlap: float
-    """Share of drafting while the target was at work."""
+    """Share of the drafting time that the target overlapped."""
     target_busy: float
     """Share of the time in the target's forwards."""
     tokens: int
@@ -62,11 +60,9 @@ def run(options: TopOptions) -> int:
     """Show a server until interrupted; return the exit code.
 
     Raises:
-        ConfigError: the interval is too short, or the server does not let us in.
+        ConfigError: the server rejected the credentials.
         ServiceError: the server was unreachable.
     """
-    if options.interval_s < _SHORTEST_S:
-        raise ConfigError(f"--interval is {options.interval_s}: at least {_SHORTEST_S} s")
     screen = not (options.once or options.json)
     with (
         connected(options.connect) as client,
@@ -86,8 +82,13 @@ def run(options: TopOptions) -> int:
             before, before_s = now, now_s
 
 
+def show_once(options: AdminStatusOptions) -> int:
+    """Show a server once; return the exit code, and raise as `run` does."""
+    return run(TopOptions(connect=options.connect, once=True, json=options.json))
+
+
 def look(earlier: ServerStatus, later: ServerStatus, seconds: float) -> Look:
-    """Return what a server does, from two of its answers and the time between them."""
+    """Return the state and the rates of a server, from two statuses and the time between them."""
     before, now = earlier.engine, later.engine
     state = "draining" if later.draining else "ready" if later.ready else "not ready"
     return Look(
@@ -121,7 +122,7 @@ def look(earlier: ServerStatus, later: ServerStatus, seconds: float) -> Look:
 
 
 def view(server: str, seen: Look) -> Table:
-    """Return the picture of one look."""
+    """Return one look as a table."""
     table = Table(title=f"{server}: {seen.state}, up {seen.uptime_s} s", show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")

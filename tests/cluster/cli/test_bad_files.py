@@ -184,7 +184,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "head_vocab": "50",
         "drafter": "target:layers=0-1",
         "name": "chat",
-        "number": "1",
+        "num_drafters": "1",
         "verb": "generate",
         "address": "http://127.0.0.1:1",
     }

@@ -18,7 +18,7 @@ from runtime.errors import ConfigError
 
 def options(**fields: object) -> SubmitOptions:
     given: dict[str, object] = {
-        "arguments": ("generate",),
+        "verb": "generate",
         "address": "http://127.0.0.1:1",
         "runtime_env": None,
         "working_dir": None,

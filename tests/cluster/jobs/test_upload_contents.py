@@ -57,7 +57,7 @@ def test_ray_reads_the_directory_to_its_end(
     os.remove(directory / ".git" / "pipe")
     environment = runtime_environment(
         SubmitOptions(
-            arguments=("generate",),
+            verb="generate",
             address="http://127.0.0.1:1",
             runtime_env=None,
             working_dir=directory,

@@ -81,8 +81,11 @@ def test_a_taken_port_is_rejected_by_flag(
         ("--server http://localhost:1", "--server is 'http://localhost:1': write HOST:PORT"),
         ("--server 192.0.2.1:1 --token-file token", "in plaintext: add --tls to encrypt it"),
         ("--token-file empty", "--token-file empty has no token"),
-        ("--tls-cert client.pem", "--tls-cert needs --tls-key"),
-        ("--tls-cert client.pem --tls-key server.key", "--tls-key server.key is not the key of"),
+        ("--set connect.tls_cert=client.pem", "connect.tls_cert needs --set connect.tls_key"),
+        (
+            "--set connect.tls_cert=client.pem --set connect.tls_key=server.key",
+            "connect.tls_key server.key is not the key of",
+        ),
         ("--root-ca server.key", "--root-ca server.key has no usable PEM certificate"),
     ],
 )
