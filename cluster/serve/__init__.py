@@ -1,1 +1,1 @@
-"""`paceline serve`, and the verbs that talk to a server."""
+"""`paceline serve`, and the verbs that call a server."""

@@ -1,4 +1,4 @@
-"""What drafts behind a server: changed by its administrator, or by a new version on disk."""
+"""The drafter of a server, changed by an administrator or by a new version on disk."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from runtime.hosts.drafter_spec import model_of
 
 
 class ServedDrafter:
-    """Plans another drafter for the same target, and lets the deployment draft with it."""
+    """Plans drafters for a running target and gives them to its deployments."""
 
     def __init__(
         self,
@@ -34,10 +34,10 @@ class ServedDrafter:
         self._cache_tokens = cache_tokens
         self._bounds = bounds
         self.watch = self._watch()
-        """Looks for new versions of a trained drafter; None where there is none."""
+        """Detects new versions of a trained drafter; None for other drafters."""
 
     def set(self, drafter: str | None) -> str:
-        """Draft with another drafter; "" and auto are the one first planned, None is none.
+        """Replace the drafter; "" and auto are the first one, None stops drafting. Return its name.
 
         Raises:
             ConfigError: it cannot be used; the old one stays.
@@ -45,7 +45,7 @@ class ServedDrafter:
         """
         choice = NOTHING_DRAFTS
         if drafter is not None:
-            # The nodes were asked when the first one was chosen: now they are full of our ranks.
+            # No nodes: their capacity was checked for the first drafter, and its ranks use it now.
             name = self._first if drafter in ("", AUTO) else drafter
             choice = find_drafter(
                 replace(self._models, drafter=name), self._target, DrafterCapacity(nodes=())
@@ -59,16 +59,16 @@ class ServedDrafter:
         return choice.name
 
     def set_count(self, num_drafters: int) -> int:
-        """Set the number of drafters; return how many draft now.
+        """Change how many drafters draft side by side; return how many do.
 
         Raises:
-            ConfigError: the number is out of bounds, or this drafter works alone.
-            PeerError: one did not start; the others draft.
+            ConfigError: the number is out of range, or this drafter cannot be scaled.
+            PeerError: a drafter did not start; the others draft.
         """
-        least, most = self._bounds
-        if not least <= num_drafters <= most:
+        minimum, maximum = self._bounds
+        if not minimum <= num_drafters <= maximum:
             raise ConfigError(
-                f"{num_drafters} drafters are asked for, this server takes {least} to {most}: "
+                f"`num_drafters` is {num_drafters}, this server allows {minimum} to {maximum}: "
                 "raise `max_drafters`"
             )
         return self._fleet.resize_drafters(num_drafters)

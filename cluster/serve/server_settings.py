@@ -1,4 +1,4 @@
-"""What `paceline serve` checks in a second, before it imports what loads models."""
+"""Checks that `paceline serve` makes in a second, before it imports torch and Ray."""
 
 from rich.console import Console
 
@@ -14,7 +14,7 @@ _TLS_NAMES = TlsNames(certificate="`tls_cert`", private_key="`tls_key`", authori
 
 
 def run(options: ServeOptions) -> int:
-    """Check where and for whom `serve` is to listen, and its limits; return the exit code.
+    """Check the addresses, credentials and limits of a server; return the exit code.
 
     Raises:
         ConfigError: an address, a port, a token or a TLS file cannot be used; names the field.

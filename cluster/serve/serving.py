@@ -1,4 +1,4 @@
-"""`paceline serve`: a deployment behind a gRPC server, until a signal stops it."""
+"""`paceline serve`: run a deployment behind a gRPC server until a signal or a drain stops it."""
 
 import asyncio
 import contextlib
@@ -47,10 +47,10 @@ from runtime.version import package_version
 
 
 class _Notes(Console):
-    """Notes for people; requests run on where no one takes them any longer."""
+    """Prints notes for people; a closed or full output does not stop the server."""
 
     def note(self, text: str, *, warns: bool = False) -> None:
-        """Print a line, or nothing on a full disk; brackets in it are no markup."""
+        """Print a line without markup, or nothing on a full disk."""
         head = "[yellow]warning:[/] " if warns else ""
         with contextlib.suppress(OSError):
             self.print(head + escape(text), soft_wrap=True)
@@ -68,7 +68,7 @@ def run(options: ServeOptions) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP; return the exit code.
 
     Raises:
-        ConfigError: something the user gave cannot be used.
+        ConfigError: an option cannot be used.
         PacelineError: the target failed.
     """
     end_with_keeper()
@@ -84,7 +84,7 @@ def run(options: ServeOptions) -> int:
     start_logging(options.log_format)
     target = plan_target(options.models)
     if target.tokenizer is None:
-        raise ConfigError("virtual devices have no text to serve: name a model with --target")
+        raise ConfigError("virtual devices have no text to serve: give a model with `target`")
     with cluster_nodes(options.models.ray_address) as nodes:
         return _run(options, settings, target, nodes)
 
@@ -104,8 +104,10 @@ def _run(
     spec = _supervised(spec, options)
     store = _open_journal(options, model)
     with ExitStack() as stack:
-        most = spec.num_actors + (bounds[1] - spec.num_drafters) * max(spec.drafter.num_ranks, 1)
-        session = RaySession(options.models.ray_address, num_actors=most * options.replicas)
+        max_actors = spec.num_actors + (bounds[1] - spec.num_drafters) * max(
+            spec.drafter.num_ranks, 1
+        )
+        session = RaySession(options.models.ray_address, num_actors=max_actors * options.replicas)
         stack.enter_context(session)
         fleet = stack.enter_context(Fleet(spec, options.replicas))
         with _NOTES.status("starting") as status:
@@ -151,12 +153,12 @@ async def _serve(
     ready = f"ready: {model.name} on {server.address}, drafter {model.drafter or 'none'}"
     _NOTES.note(ready + (f", metrics on {page}" if page else ""))
     failure: PacelineError | None = None
-    taking: asyncio.Task[None] | None = None
+    updating: asyncio.Task[None] | None = None
     while failure is None and not (stopping.asked.is_set() or gateway.is_draining):
         failure = fleet.failure
-        if drafting.watch is not None and failure is None and (taking is None or taking.done()):
-            # Not waited for: it may load for minutes, and a signal is heard meanwhile.
-            taking = asyncio.create_task(asyncio.to_thread(_take_drafter, drafting.watch))
+        if drafting.watch is not None and failure is None and (updating is None or updating.done()):
+            # Not awaited: it may load for minutes, while signals must be handled.
+            updating = asyncio.create_task(asyncio.to_thread(_update_drafter, drafting.watch))
         await _wait(stopping.asked, _CHECK_S)
     if failure is None:
         _NOTES.note(
@@ -181,11 +183,11 @@ def _open_journal(options: ServeOptions, model: ServedModel) -> JournalStore | N
 
 
 def _supervised(spec: DeploymentSpec, options: ServeOptions) -> DeploymentSpec:
-    """Return the plan of one replica with what its user says of losses."""
+    """Return the plan of one replica with the options for losses and threads."""
 
     def shared(model: ModelSettings) -> ModelSettings:
         threads = model.num_threads
-        if options.models.threads is None:  # what was shared out among ranks is shared again
+        if options.models.threads is None:  # replicas share the ranks' threads
             threads = max(1, threads // options.replicas)
         return replace(model, step_limit_s=options.step_limit_s, num_threads=threads)
 
@@ -205,7 +207,7 @@ def _supervision(options: ServeOptions) -> Supervision:
 
 
 def _serve_metrics(gateway: Gateway, address: str | None) -> str:
-    """Serve a page for Prometheus; return where it is, "" without one."""
+    """Serve a page for Prometheus; return its address, "" without one."""
     if address is None:
         return ""
     host, port = parse_address(address, "`metrics`")
@@ -217,10 +219,10 @@ def _serve_metrics(gateway: Gateway, address: str | None) -> str:
     return f"http://{host}:{page.server_port}/metrics"
 
 
-def _take_drafter(watch: DrafterWatch) -> None:
+def _update_drafter(watch: DrafterWatch) -> None:
     try:
         version = watch.look()
-    except Exception as error:  # whatever is wrong with a drafter, requests run on
+    except Exception as error:  # a faulty drafter must not stop requests
         kind = "" if isinstance(error, PacelineError) else f"{type(error).__name__}: "
         _NOTES.note(f"the drafter stays as it is: {kind}{error}", warns=True)
         return

@@ -1,4 +1,4 @@
-"""A damaged drafter directory is reported once, and costs no request."""
+"""A drafter's directory that becomes unreadable is reported once and costs no request."""
 
 import json
 from dataclasses import asdict
@@ -87,7 +87,7 @@ def test_a_new_drafter_that_fails_in_any_way_is_a_warning(
     error: Exception, capsys: pytest.CaptureFixture[str]
 ) -> None:
     watch: Any = Failing(error)
-    serve._take_drafter(watch)
+    serve._update_drafter(watch)
     said = capsys.readouterr().err
     assert "warning: the drafter stays as it is:" in said
     assert str(error) in said

@@ -73,7 +73,7 @@ def test_drafters_come_and_go_under_load(
         load.stop()
         assert load.num_answers >= NUM_CLIENTS
         assert client.status().engine.drafter_losses == 0
-        with pytest.raises(ServiceError, match="5 drafters are asked for"):
+        with pytest.raises(ServiceError, match="`num_drafters` is 5"):
             client.set_drafters(5)
     with capsys.disabled():
         print(f"\ntokens a second by number of drafters: {', '.join(rates)}")
