@@ -1,4 +1,4 @@
-"""Render conversations with a model's chat template, and refuse one that loses what was said."""
+"""Render conversations with a model's chat template; reject a template that drops content."""
 
 import re
 import threading
@@ -9,7 +9,7 @@ from runtime.errors import ConfigError
 
 Message = Mapping[str, Any]
 MARK = "0f7c2e9a"
-"""Stands for what a user says; no template writes it."""
+"""A placeholder for a message's content, which no template contains."""
 _KNOWN_SHAPES = 256
 _WORD = re.compile(r"\w+")
 
@@ -21,12 +21,12 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._name = name
         self._limit_s = limit_s
-        self._sound: set[tuple[str, ...]] = set()
-        """Sequences of roles whose contents all reach the text."""
+        self._complete_shapes: set[tuple[str, ...]] = set()
+        """Sequences of roles of which the template renders all contents."""
         self._is_stuck = False
 
     def render(self, messages: Sequence[Message], *, is_open: bool) -> str:
-        """Return a conversation as text; an open one ends where the assistant starts to speak.
+        """Return a conversation as text; an open one ends where the assistant's turn begins.
 
         Raises:
             ConfigError: there is no template, it fails, it does not end, or it drops
@@ -35,23 +35,23 @@ class ChatTemplate:
         if not self._tokenizer.chat_template:
             raise ConfigError(f"{self._name} has no chat template: give the prompt as plain text")
         text = self._render(messages, is_open=is_open)
-        self._check_places(messages, is_open=is_open)
+        self._check_all_rendered(messages, is_open=is_open)
         for number, message in enumerate(messages):
-            if message["role"] != "assistant" and not is_said(message.get("content"), text):
-                raise self._left_out(number, message)
+            if message["role"] != "assistant" and not is_rendered(message.get("content"), text):
+                raise self._dropped(number, message)
             for call in message.get("tool_calls") or ():
                 name = str(call.get("function", call).get("name", ""))
                 if name not in text:
                     raise ConfigError(
-                        f"the chat template of {self._name} leaves out the tool call {name!r} of "
-                        f"messages[{number}]: remove it, or take a model that knows tools"
+                        f"the chat template of {self._name} drops the tool call {name!r} of "
+                        f"messages[{number}]: remove it, or use a model that supports tools"
                     )
         return text
 
     def _render(self, messages: Sequence[Message], *, is_open: bool) -> str:
         """Render in a thread of its own: nothing else can end a template that loops forever."""
         if self._is_stuck:
-            raise self._endless()
+            raise self._timed_out()
         made: list[str] = []
         raised: list[Exception] = []
 
@@ -73,17 +73,17 @@ class ChatTemplate:
         if raised:
             error = raised[0]
             raise ConfigError(
-                f"the chat template of {self._name} refuses the conversation: {_reason(error)}"
+                f"the chat template of {self._name} rejects the conversation: {_reason(error)}"
             ) from error
         if not made:
             self._is_stuck = True
-            raise self._endless()
+            raise self._timed_out()
         return made[0]
 
-    def _check_places(self, messages: Sequence[Message], *, is_open: bool) -> None:
-        """Refuse a template that has no place for one of the contents, whatever it is."""
+    def _check_all_rendered(self, messages: Sequence[Message], *, is_open: bool) -> None:
+        """Reject a template that drops the content of a message, whatever it is."""
         shape = tuple(str(message["role"]) for message in messages)
-        if shape in self._sound:
+        if shape in self._complete_shapes:
             return
         marks = [f"{MARK}x{number}x" for number in range(len(messages))]
         marked = [
@@ -92,40 +92,40 @@ class ChatTemplate:
         ]
         try:
             text = self._render(marked, is_open=is_open)
-        except ConfigError:  # it looks into the contents: the check of the words has to do
+        except ConfigError:  # it inspects the contents: the check of the words must suffice
             return
         for number, (message, mark) in enumerate(zip(messages, marks, strict=True)):
             if message.get("content") and mark not in text:
-                raise self._left_out(number, message)
+                raise self._dropped(number, message)
         if all(message.keys() == {"role", "content"} for message in messages):
-            if len(self._sound) >= _KNOWN_SHAPES:
-                self._sound.clear()
-            self._sound.add(shape)
+            if len(self._complete_shapes) >= _KNOWN_SHAPES:
+                self._complete_shapes.clear()
+            self._complete_shapes.add(shape)
 
-    def _left_out(self, number: int, message: Message) -> ConfigError:
+    def _dropped(self, number: int, message: Message) -> ConfigError:
         return ConfigError(
-            f"the chat template of {self._name} leaves out what messages[{number}] says "
-            f"(role {message['role']}): use roles that the template knows, or give the prompt as "
-            "plain text"
+            f"the chat template of {self._name} drops the content of messages[{number}] "
+            f"(role {message['role']}): use roles that the template supports, or give the "
+            "prompt as plain text"
         )
 
-    def _endless(self) -> ConfigError:
+    def _timed_out(self) -> ConfigError:
         return ConfigError(
             f"the chat template of {self._name} did not end within {self._limit_s:.3g} s: "
             "correct its loops"
         )
 
 
-def is_said(content: object, text: str) -> bool:
-    """Whether a content is in a text: as it is, trimmed, or with its words in order if escaped."""
+def is_rendered(content: object, text: str) -> bool:
+    """Return whether a text has a content as it is, trimmed, or with its words in order."""
     if not isinstance(content, str) or content.strip() in text:
         return True
-    place = 0
+    start = 0
     for word in _WORD.findall(content):
-        place = text.find(word, place)
-        if place < 0:
+        start = text.find(word, start)
+        if start < 0:
             return False
-        place += len(word)
+        start += len(word)
     return True
 
 

@@ -1,7 +1,7 @@
-"""What a directory in Hugging Face format describes: the one reading of it.
+"""Read the configuration and the tensor index of a directory in Hugging Face format.
 
-Generation, drafters, probes of nodes and training all come through here, so none of them can take
-a model for another one than the others do.
+Generation, drafters, node probes and training all read models here, so they agree on what a model
+is.
 """
 
 import os
@@ -22,7 +22,7 @@ _HEAD = "lm_head.weight"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointFiles:
-    """A checkpoint whose configuration is understood and whose tensors are all there."""
+    """A checkpoint with a supported configuration and all its tensors."""
 
     directory: Path
     config: ModelConfig
@@ -33,12 +33,12 @@ def read_checkpoint(directory: Path) -> CheckpointFiles:
     """Read a checkpoint's configuration and the headers of its weights; reads no weights.
 
     Raises:
-        ConfigError: something is missing, damaged, contradictory or not supported; names it.
+        ConfigError: something is missing, damaged, inconsistent or not supported; names it.
     """
     config = read_model_config(directory)
     tensors = read_tensor_index(directory)
     if config.tied_head and _HEAD in tensors:
-        # transformers 5 ties only what is equal, so a head of its own counts in either case.
+        # transformers 5 ties only equal tensors, so a separate head is used whatever is stated.
         config = replace(config, tied_head=False)
     check_tensors(directory, tensors, tensor_shapes(config))
     return CheckpointFiles(directory=directory, config=config, tensors=tensors)
@@ -48,7 +48,7 @@ def read_model_config(directory: Path) -> ModelConfig:
     """Read and check a config.json.
 
     Raises:
-        ConfigError: it is missing, no JSON, or of a model that is not supported.
+        ConfigError: it is missing, not JSON, or of a model that is not supported.
     """
     fields = read_config_json(directory)
     try:
@@ -61,13 +61,13 @@ def read_config_json(directory: Path) -> dict[str, object]:
     """Return the fields of a config.json.
 
     Raises:
-        ConfigError: it is missing or no JSON object, or the directory holds an adapter.
+        ConfigError: it is missing or not a JSON object, or the directory holds an adapter.
     """
     file = directory / "config.json"
     if (directory / _ADAPTER).is_file():
         raise ConfigError(
-            f"{directory} holds an adapter ({_ADAPTER}), not a whole model: merge it into its "
-            "model, and name the result"
+            f"{directory} holds an adapter ({_ADAPTER}), not a model: merge it into its "
+            "model, and use the result"
         )
     if not os.path.lexists(file):
         raise ConfigError(

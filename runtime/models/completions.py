@@ -1,18 +1,18 @@
-"""What a model learns to write after a prompt: exactly the tokens that would follow it.
+"""Tokenize a completion exactly as generation would continue its prompt.
 
-Generation and training meet here: the prompt's tokens are those that generation makes of it, and
-the completion's are those of the same text after them.
+The prompt's tokens are those that generation makes of it, and the completion's are those of the
+same text after them.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtime.errors import ConfigError
-from runtime.models.chat_template import MARK, Message, is_said
+from runtime.models.chat_template import MARK, Message, is_rendered
 from runtime.models.tokenizer import Tokenizer
 
 _BEFORE = ("\n", ".", "a", "0", "#")
-"""Texts that a completion is put after, to tokenize it as what stands inside a text."""
+"""Texts to put before a completion, to tokenize it as the middle of a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +28,24 @@ class Answer:
     """The last turn of a conversation as text."""
 
     prompt: str
-    """The conversation up to where the assistant speaks, as generation renders it."""
+    """The conversation up to the assistant's turn, as generation renders it."""
     completion: str
-    """What the assistant says, up to and with the end token that the template writes after it."""
+    """The assistant's turn, including the end token that the template writes after it."""
 
 
 def encode_completion(
     tokenizer: Tokenizer, prompt: str, completion: str, *, whole: bool
 ) -> PromptedTokens:
-    """Return the tokens of a prompt as generation makes them, and those that continue it.
+    """Return the tokens of a prompt as generation makes them, and those of its completion.
 
     Args:
-        tokenizer: the model's.
-        prompt: may be empty: then the tokens that begin a text are the prompt.
-        completion: follows without anything between.
-        whole: whether the prompt gets the tokenizer's special tokens; a rendered chat has its own.
+        tokenizer: the model's tokenizer.
+        prompt: if it is empty, the special tokens that begin a text are the prompt.
+        completion: the text directly after the prompt.
+        whole: whether to add the tokenizer's special tokens; a rendered chat has its own.
 
     Raises:
-        ConfigError: no tokens of the completion follow those of the prompt; names the remedy.
+        ConfigError: the completion cannot be tokenized after the prompt; names the remedy.
     """
     joined = tokenizer.encode(prompt + completion, whole=False)
     if not prompt:
@@ -66,7 +66,7 @@ def encode_completion(
 
 
 def render_answer(tokenizer: Tokenizer, messages: Sequence[Message]) -> Answer:
-    """Return a conversation's prompt and its last answer, with the end that the template gives it.
+    """Return a conversation's prompt and its last answer, with the template's end token.
 
     Raises:
         ConfigError: the template fails, changes the answer, or does not continue its own prompt.
@@ -83,9 +83,9 @@ def render_answer(tokenizer: Tokenizer, messages: Sequence[Message]) -> Answer:
         )
     rest = whole[len(prompt) :]
     content = last.get("content")
-    if not content:  # tool calls alone
+    if not content:  # only tool calls
         return Answer(prompt, _up_to_end(tokenizer, rest))
-    if not is_said(content, prompt[-len(content) :] + rest):  # a prompt may open the reasoning
+    if not is_rendered(content, prompt[-len(content) :] + rest):  # a prompt may open the reasoning
         raise ConfigError(
             f"the chat template changes the answer {content[:40]!r} to {rest[:40]!r}: train on "
             "prompt and completion"
@@ -94,7 +94,7 @@ def render_answer(tokenizer: Tokenizer, messages: Sequence[Message]) -> Answer:
     closing = marked.rpartition(MARK)[2]
     if not rest.endswith(closing):
         raise ConfigError(
-            f"the chat template ends the answer {content[:40]!r} in a way of its own: train on "
+            f"the chat template ends the answer {content[:40]!r} with unusual text: train on "
             "prompt and completion"
         )
     return Answer(prompt, rest[: len(rest) - len(closing)] + _up_to_end(tokenizer, closing))
@@ -112,7 +112,7 @@ def _opening(
 
 
 def _inside(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Return the tokens of a text that does not begin one: without the space put before it."""
+    """Return the tokens of the middle of a text: without the space that begins a text."""
     for before in _BEFORE:
         alone = tokenizer.encode(before, whole=False)
         ids = tokenizer.encode(before + text, whole=False)
@@ -122,11 +122,9 @@ def _inside(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def _up_to_end(tokenizer: Tokenizer, closing: str) -> str:
-    """Cut what a template writes after an answer behind its first end token, if it has one."""
-    places = [
-        (place, -len(end)) for end in tokenizer.end_texts if (place := closing.find(end)) >= 0
-    ]
-    if not places:
+    """Return the template's text after an answer, up to the first end token if it has one."""
+    found = [(start, -len(end)) for end in tokenizer.end_texts if (start := closing.find(end)) >= 0]
+    if not found:
         return closing
-    place, size = min(places)
-    return closing[: place - size]
+    start, size = min(found)
+    return closing[: start - size]

@@ -1,7 +1,7 @@
 """Keys of config.json that change no logit, each group with its reason.
 
-A key that is neither read by `runtime/models/hf_config.py` nor listed here is refused, because it
-may ask for something that this decoder does not compute.
+A key that is neither read by `runtime/models/hf_config.py` nor listed here is rejected, because it
+may request something that this decoder does not compute.
 """
 
 from collections.abc import Mapping
@@ -44,17 +44,17 @@ HARMLESS: Mapping[str, str] = {
     name: reason
     for names, reason in (
         (_TRAINING, "dropout and initialization act in training only"),
-        (_OUTPUT_FORM, "says what a call returns besides logits"),
-        (_IMPLEMENTATION, "says how the same numbers are computed or stored"),
-        (_TOKENS, "belongs to the tokenizer, or notes how long its texts were"),
-        (_GENERATION, "a default of sampling, which each request states itself"),
+        (_OUTPUT_FORM, "selects what a call returns besides logits"),
+        (_IMPLEMENTATION, "selects how the same numbers are computed or stored"),
+        (_TOKENS, "describes the tokenizer or the length of its texts"),
+        (_GENERATION, "a sampling default, which each request sets itself"),
         (_OTHER_TASKS, "belongs to heads for other tasks"),
-        (_WINDOWS, "counts only with use_sliding_window, in qwen models"),
-        (_ORIGIN, "says where the file comes from"),
+        (_WINDOWS, "has an effect only with use_sliding_window, in qwen models"),
+        (_ORIGIN, "describes the origin of the file"),
     )
     for name in names.split()
 }
-"""Why a key may have any value."""
+"""Keys that may have any value, and why."""
 
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "is_encoder_decoder": (False,),
@@ -81,18 +81,18 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "cross_attention_hidden_size": (),
     "pruned_heads": ({},),
 }
-"""Values with which a key changes nothing; with any other it is refused. Null always is one."""
+"""Values with which a key has no effect; any other value except null is rejected."""
 
 
 def check_unread(unread: Mapping[str, object], harmless: Mapping[str, str]) -> None:
-    """Refuse what may change the output.
+    """Reject keys that may change the output.
 
     Args:
-        unread: keys that nothing reads, with their values.
+        unread: the keys that were not read, with their values.
         harmless: keys of the model's family that may have any value, and why.
 
     Raises:
-        ValueError: a key is not known, or has a value other than the ones that change nothing.
+        ValueError: a key is unknown, or has a value that may have an effect.
     """
     for name, value in unread.items():
         if value is None or name in HARMLESS or name in harmless:
@@ -100,8 +100,8 @@ def check_unread(unread: Mapping[str, object], harmless: Mapping[str, str]) -> N
         if name in NEUTRAL:
             if value not in NEUTRAL[name]:
                 raise ValueError(f"{name} is {value!r}, which is not supported")
-        elif value is not False and value not in ({}, [], ""):  # these ask for nothing
+        elif value is not False and value not in ({}, [], ""):  # these request nothing
             raise ValueError(
-                f"{name} is {value!r}, which may change the output and is not understood: take a "
-                "model without it, or remove the key if you know that it changes nothing"
+                f"{name} is {value!r}, which may change the output and is not understood: use a "
+                "model without it, or remove the key if you know that it has no effect"
             )

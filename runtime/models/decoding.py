@@ -1,7 +1,7 @@
-"""What a tokenizer's decoder does, taken apart so that it can work on a stream of tokens.
+"""Split a tokenizer's decoder into stages that work on a stream of tokens.
 
-A decoder is a list of parts: some change one token at a time, one may put bytes together, the
-rest work on the text that this gives. Parts that cannot stream are refused by name.
+A decoder is a list of parts: some change one token at a time, one may join bytes, the rest work on
+the joined text. Parts that cannot stream are rejected by name.
 """
 
 import json
@@ -18,7 +18,7 @@ from runtime.models.text_stages import Replacing, Stripping, TextStage, Utf8
 
 _OF_ONE_TOKEN = ("Replace", "Strip", "Metaspace", "WordPiece")
 _CLEANING = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
-"""Where transformers' clean_up_tokenization drops the spaces, in its order."""
+"""Where transformers' clean_up_tokenization removes spaces, in its order."""
 
 
 class Joint(Enum):
@@ -26,7 +26,7 @@ class Joint(Enum):
 
     TEXT = "one after the other"
     SPACES = "with spaces between"
-    BYTES = "as the bytes that their characters stand for"
+    BYTES = "as the bytes that their characters encode"
     FALLBACK = "with runs of <0x..> pieces as bytes"
 
 
@@ -36,21 +36,21 @@ class Decoding:
 
     token_of: Callable[[int], str | None]
     hidden: frozenset[str]
-    """Special tokens, which are left out."""
+    """Special tokens, which are not part of the text."""
     piece: Any = None
-    """The decoder of tokenizers for one token at a time; None changes nothing."""
+    """The tokenizers library's decoder for one token at a time; None: tokens are unchanged."""
     joint: Joint
     stages: tuple[TextStage, ...] = ()
-    """Fresh stages of the joined text, to be copied for each stream."""
+    """The stages of the joined text, to copy for each stream."""
 
 
 def read_decoding(inner: Any, *, cleans: bool, name: str) -> Decoding:
-    """Take a tokenizer's decoder apart.
+    """Return the stages of a tokenizer's decoder.
 
     Args:
-        inner: a tokenizer of the library tokenizers.
-        cleans: whether spaces before punctuation are removed at last.
-        name: names the tokenizer in an error.
+        inner: a tokenizer of the tokenizers library.
+        cleans: whether spaces before punctuation are removed at the end.
+        name: the tokenizer's name in an error.
 
     Raises:
         ConfigError: the decoder has a part that cannot work on a stream.
@@ -69,7 +69,7 @@ def read_decoding(inner: Any, *, cleans: bool, name: str) -> Decoding:
         joint = Joint.BYTES if rest[0]["type"] == "ByteLevel" else Joint.FALLBACK
         rest = rest[1:]
     if joint is Joint.FALLBACK and rest and rest[0]["type"] != "Fuse":
-        raise _refusal(name, rest[0], "stands right after ByteFallback")
+        raise _refusal(name, rest[0], "directly follows ByteFallback")
     stages: list[TextStage] = [Utf8()] if joint is Joint.BYTES else []
     stages += [stage for part in rest for stage in _stages(part, name)]
     if cleans:
@@ -110,5 +110,5 @@ def _refusal(name: str, part: dict[str, Any], problem: str) -> ConfigError:
 
 def _decoder(state: dict[str, Any]) -> decoders.Decoder:
     decoder = decoders.Fuse()
-    decoder.__setstate__(json.dumps(state).encode())  # of whatever kind the state is
+    decoder.__setstate__(json.dumps(state).encode())  # the state sets the kind of decoder
     return decoder

@@ -1,4 +1,4 @@
-"""Turn tokens into text as they come, in time linear in their number."""
+"""Convert a stream of tokens to text, in linear time."""
 
 import codecs
 import re
@@ -13,7 +13,7 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def _byte_characters() -> dict[str, str]:
-    """Return what the characters of a byte-level vocabulary stand for, as Latin-1 characters.
+    """Return the bytes that the characters of a byte-level vocabulary encode, as Latin-1.
 
     GPT-2's table: printable bytes are themselves, the others follow at 256.
     """
@@ -28,10 +28,10 @@ _BYTES = _byte_characters()
 
 
 class Detokenizer:
-    """One stream of tokens.
+    """Decodes one stream of tokens.
 
-    The texts that `push` returned, with that of `finish`, are the text of all tokens at once; a
-    text is returned as soon as no later token can change it.
+    The texts that `push` and `finish` return join to the text of all tokens decoded at once; text
+    is returned as soon as no later token can change it.
     """
 
     def __init__(self, decoding: Decoding) -> None:
@@ -41,17 +41,17 @@ class Detokenizer:
         self._run = _ByteRun()
 
     def push(self, token_ids: Iterable[int]) -> str:
-        """Take tokens and return the text that is certain by now."""
+        """Add tokens and return the text that has become final."""
         return "".join([self._push(token) for token in token_ids])
 
     def finish(self) -> str:
-        """Return what was held back."""
+        """Return the text that was held back."""
         return self._end_run() + finish_through(self._stages)
 
     def pending(self, limit: int) -> str:
-        """Return the end, of `limit` characters at most, of what is held back.
+        """Return the last characters, at most `limit`, of the text that is held back.
 
-        A character of which only some bytes are there does not count.
+        Incomplete characters are left out.
         """
         if self._run.stages is None:
             return _held(self._stages)[-limit:]
@@ -79,9 +79,7 @@ class Detokenizer:
     def _piece(self, token: str) -> str:
         is_first, self._is_first = self._is_first, False
         decoding = self._decoding
-        if (
-            decoding.piece is not None
-        ):  # some parts treat the first token of a text in their own way
+        if decoding.piece is not None:  # some parts treat the first token of a text differently
             token = decoding.piece.decode([token] if is_first else ["", token])
         match decoding.joint:
             case Joint.SPACES:
@@ -93,9 +91,9 @@ class Detokenizer:
         return token
 
     def _push_byte(self, byte: int) -> str:
-        """Take a byte of a run.
+        """Add a byte of a run and return the text that has become final.
 
-        A run is text only if all of it is: one wrong byte makes each of its bytes a U+FFFD.
+        One invalid byte turns each byte of the run into U+FFFD.
         """
         run = self._run
         if run.is_broken:
@@ -126,7 +124,7 @@ class Detokenizer:
 
 
 class _ByteRun:
-    """Byte tokens in a row, and the text that they are if the run ends here."""
+    """Consecutive byte tokens, and their text if the run ends here."""
 
     def __init__(self) -> None:
         self.decoder = codecs.getincrementaldecoder("utf-8")("strict")
@@ -134,10 +132,10 @@ class _ByteRun:
         self.is_broken = False
         self.texts: list[str] = []
         self.stages: list[TextStage] | None = None
-        """The stages as they are after these texts; None while there is no run, or a broken one."""
+        """The stages after these texts; None without a run, or after an invalid byte."""
 
     def add(self, text: str) -> None:
-        """Add to the texts, in chunks: `pending` then looks at few."""
+        """Append a text, in chunks, so that `pending` looks at few."""
         if self.texts and len(self.texts[-1]) < _CHUNK:
             self.texts[-1] += text
         else:
@@ -145,7 +143,7 @@ class _ByteRun:
 
 
 def _held(stages: list[TextStage]) -> str:
-    """Return what stages hold back, without the beginning of a character."""
+    """Return the text that stages hold back, without incomplete characters."""
     if not stages or all(isinstance(stage, Utf8) for stage in stages):
         return ""
     ahead = [stage.copy() for stage in stages if not isinstance(stage, Utf8)]

@@ -1,7 +1,7 @@
-"""Turns the metadata of a GGUF file into a Hugging Face configuration.
+"""Convert the metadata of a GGUF file to a Hugging Face configuration.
 
 The reference is llama.cpp's loader: its defaults, and which keys it reads for an architecture. A
-key of the architecture that is on no list here is refused, because it may change the output.
+key of the architecture that is not listed here is rejected, because it may change the output.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from runtime.models.families.registry import gguf_family
 from runtime.models.gguf_rope import rope_parameters
 
 _HARMLESS = {
-    "rope.scaling.finetuned": "a note of how the model was made",
-    "tensor_data_layout": "a note of the converter; tensor names say the same",
-    "vocab_size": "counted from the embedding, and compared with the tokens",
+    "rope.scaling.finetuned": "describes how the model was made",
+    "tensor_data_layout": "a note of the converter",
+    "vocab_size": "taken from the embedding, and compared with the tokens",
 }
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "attention.causal": (True,),
@@ -31,7 +31,7 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "embedding_scale": (0, 1),
     "pooling_type": (0,),
 }
-"""Values with which a key changes nothing."""
+"""Values with which a key has no effect."""
 
 
 def config_of(
@@ -44,10 +44,10 @@ def config_of(
     """Return the fields of a config.json.
 
     Args:
-        metadata: all keys of the file, but for large arrays.
-        tensor_names: as the file has them.
+        metadata: all keys of the file except large arrays.
+        tensor_names: the names of its tensors.
         vocab_size: rows of its embedding.
-        rope_freqs: its tensor of this name, which divides the frequencies.
+        rope_freqs: the tensor of this name, divisors of the frequencies, if there is one.
 
     Raises:
         ValueError: a key or value is not supported; names it.
@@ -92,20 +92,20 @@ def config_of(
 
 
 def _check_whole(metadata: Mapping[str, object]) -> None:
-    """Refuse adapters and parts of models."""
+    """Reject adapters and parts of models."""
     kind = metadata.get("general.type", "model")
     if kind != "model":
         raise ValueError(f"general.type is {kind!r}: only whole models are supported")
     parts = metadata.get("split.count", 0)
     if isinstance(parts, int) and parts > 1:
         raise ValueError(
-            f"split.count is {parts}: join the parts with llama-gguf-split --merge, and name the "
+            f"split.count is {parts}: join the parts with llama-gguf-split --merge, and use the "
             "result"
         )
 
 
 def _heads(fields: Fields, name: str, default: int | None = None) -> int:
-    """Return a number of heads, which may be listed for each layer."""
+    """Return a number of heads, which may be a list with an entry for each layer."""
     key = f"attention.{name}"
     value = fields.get(key)
     if isinstance(value, list):

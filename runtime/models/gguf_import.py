@@ -1,7 +1,7 @@
-"""Turn a GGUF file into a Hugging Face directory: `python -m runtime.models.gguf_import SRC DST`.
+"""Convert a GGUF file to a Hugging Face directory: `python -m runtime.models.gguf_import SRC DST`.
 
-A program of its own, because it needs transformers, whose import takes longer than all else at
-start-up. What it writes is read like any other checkpoint.
+It is a separate program because it needs transformers, whose import takes longer than the rest of
+start-up. The result is read like any other checkpoint.
 """
 
 import json
@@ -31,14 +31,14 @@ _TOP = {
     "output.weight": "lm_head.weight",
 }
 _LONG_ARRAYS = ("tokenizer.ggml.scores", "tokenizer.ggml.token_type", "tokenizer.ggml.merges")
-"""Read by transformers alone; taking them out of the file is slow."""
+"""Used only by transformers; reading them from the file is slow."""
 
 
 def convert(source: Path, directory: Path, progress: Progress) -> None:
     """Write weights (float32), configuration and tokenizer of a GGUF file to a directory.
 
     Raises:
-        ConfigError: the file is no readable GGUF, or holds something that is not supported.
+        ConfigError: the file is not a readable GGUF file, or has something that is not supported.
     """
     task = progress.add_task(f"reading {source.name}", total=None)
     reader = _open(source)
@@ -57,7 +57,7 @@ def convert(source: Path, directory: Path, progress: Progress) -> None:
             progress.advance(task)
         for name, shape in tensor_shapes(parsed).items():
             if name.endswith(".bias") and name not in weights:
-                weights[name] = np.zeros(shape, dtype=np.float32)  # llama.cpp adds none there
+                weights[name] = np.zeros(shape, dtype=np.float32)  # llama.cpp has no bias there
         found = {name: TensorEntry(source, "F32", v.shape) for name, v in weights.items()}
         check_tensors(source, found, tensor_shapes(parsed))
         progress.update(task, description="writing the tokenizer")
@@ -79,14 +79,14 @@ def _open(source: Path) -> gguf.GGUFReader:
         raise ConfigError(f"{source} cannot be read as GGUF ({error}): is it complete?") from error
     if reader.byte_order != "I":
         raise ConfigError(
-            f"{source} is in another byte order than this machine's: convert it with "
+            f"{source} has another byte order than this machine: convert it with "
             "gguf-convert-endian"
         )
     return reader
 
 
 def _metadata(reader: gguf.GGUFReader) -> dict[str, object]:
-    """Return all keys with their values, but for arrays that only transformers reads."""
+    """Return all keys with their values, except for arrays that only transformers reads."""
     return {
         name: [] if name in _LONG_ARRAYS else field.contents()
         for name, field in reader.fields.items()
@@ -138,7 +138,7 @@ def _write_json(file: Path, fields: dict[str, object]) -> None:
 
 
 def main() -> int:
-    """Convert; says on standard output why a file is unusable, with exit code 2."""
+    """Convert a file; print why it is unusable on standard output and return 2."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     console = Console(stderr=True)
@@ -150,7 +150,7 @@ def main() -> int:
     except ConfigError as error:
         print(error)
         return 2
-    except Exception as error:  # libraries raise what they like on a damaged file
+    except Exception as error:  # libraries raise any error on a damaged file
         print(f"{source} cannot be converted: {type(error).__name__}: {error}")
         return 2
     return 0

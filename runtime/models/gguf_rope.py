@@ -1,7 +1,7 @@
-"""Turns the rotary settings of a GGUF file into `rope_parameters` of a configuration.
+"""Convert the rotary settings of a GGUF file to `rope_parameters` of a configuration.
 
-llama.cpp keeps linear and yarn stretching in metadata. What Llama 3 does to its frequencies is a
-tensor of divisors, `rope_freqs.weight`; the parameters that they came from are recovered from it.
+llama.cpp stores linear and yarn scaling in metadata. Llama 3's scaling is a tensor of divisors of
+the frequencies, `rope_freqs.weight`, from which its parameters are recovered.
 """
 
 import math
@@ -16,7 +16,7 @@ from runtime.models.families.fields import Fields
 
 _SCALING = "rope.scaling."
 _TOLERANCE = 2e-6
-"""Of a frequency; float32 keeps divisors to 1e-7."""
+"""The relative error of a frequency; float32 stores divisors to 1e-7."""
 
 
 def rope_parameters(
@@ -25,14 +25,14 @@ def rope_parameters(
     """Return the `rope_parameters` of a file.
 
     Raises:
-        ValueError: llama.cpp would compute something that no supported kind does.
+        ValueError: llama.cpp would compute something that is not supported.
     """
     theta = fields.number("rope.freq_base", 10000.0)
     kind = fields.get(f"{_SCALING}type") or "linear"
     old = fields.get("rope.scale_linear")
     factor = float(fields.get(f"{_SCALING}factor") or old or 1.0)  # type: ignore[arg-type]
     original = fields.whole(f"{_SCALING}original_context_length", context)
-    _refuse_others(fields, kind, factor)
+    _reject_others(fields, kind, factor)
     if kind == "none" or factor == 1:
         if divisors is None or np.all(divisors == 1):
             return {"rope_type": "default", "rope_theta": theta}
@@ -45,8 +45,8 @@ def rope_parameters(
     return scaled
 
 
-def _refuse_others(fields: Fields, kind: object, factor: float) -> None:
-    """Refuse a kind that is not supported, and settings with which it is another one."""
+def _reject_others(fields: Fields, kind: object, factor: float) -> None:
+    """Reject unsupported kinds, and settings that change a supported kind."""
     if kind not in ("none", "linear", "yarn"):
         raise ValueError(f"{_SCALING}type is {kind!r}: none, linear and yarn are supported")
     if not 0 < factor < math.inf:
@@ -57,8 +57,8 @@ def _refuse_others(fields: Fields, kind: object, factor: float) -> None:
         ("attn_factor", 1.0),
         ("alpha", 0.0),
         ("yarn_ext_factor", ext_factor),
-        ("yarn_attn_factor", temperature),  # what llama.cpp takes, whatever the file says
-        ("yarn_beta_fast", 32.0),  # so here
+        ("yarn_attn_factor", temperature),  # what llama.cpp uses, whatever the file states
+        ("yarn_beta_fast", 32.0),  # as above
         ("yarn_beta_slow", 1.0),
         ("yarn_log_multiplier", 0.0),
     ):
@@ -68,11 +68,11 @@ def _refuse_others(fields: Fields, kind: object, factor: float) -> None:
 
 
 def recover_llama3(divisors: NDArray[np.float32], theta: float, head_dim: int) -> dict[str, object]:
-    """Return the parameters of Llama 3's stretching that give these divisors.
+    """Return the parameters of Llama 3's scaling that give these divisors.
 
     Each wave up to `high` turns within the original length keeps its frequency, each below `low`
     turns is divided by `factor`, and between the two 1 / divisor falls linearly in the number of
-    turns. So the two ends are where that line, drawn through the divisors between, leaves off.
+    turns. So a line through the divisors in between gives the two ends.
 
     Args:
         divisors: [head_dim / 2].
@@ -80,7 +80,7 @@ def recover_llama3(divisors: NDArray[np.float32], theta: float, head_dim: int) -
         head_dim: dimensions of a head.
 
     Raises:
-        ValueError: none give them.
+        ValueError: no parameters give them.
     """
     failed = ValueError(
         "rope_freqs.weight holds divisors of frequencies that are not those of Llama 3's scaling"
@@ -97,7 +97,7 @@ def recover_llama3(divisors: NDArray[np.float32], theta: float, head_dim: int) -
         raise failed
     original = max(1, round(1 / low))
     expected = inverse_frequencies(plain, head_dim) / torch.from_numpy(divisors.copy())
-    for num_digits in (2, 15):  # round numbers are what the model was made with, if they fit
+    for num_digits in (2, 15):  # prefer round numbers, if they fit
         rope = RopeConfig(
             theta=theta,
             kind="llama3",
@@ -123,8 +123,8 @@ def _ends(
 ) -> tuple[float, float]:
     """Return the turns per position at which the blend begins and ends; zeros if there is none.
 
-    Fewer than two divisors between 1 and the factor leave a choice that makes no difference; then
-    the ends are a factor of 4 apart, as in every published model, or else where they can be.
+    With fewer than two divisors between 1 and the factor, several ends give the same divisors; the
+    ends are then a factor of 4 apart, as in all published models, if that is possible.
     """
     is_between = (divisors > 1 + 1e-6) & (divisors < factor * (1 - 1e-6))
     shares = (1 / divisors - 1 / factor) / (1 - 1 / factor)
@@ -136,16 +136,16 @@ def _ends(
         low = at[-1] - share[-1] / slope
         return float(low), float(low + 1 / slope)
     below, above = turns[shares <= 1e-6], turns[shares >= 1 - 1e-6]
-    least = float(below.max()) if len(below) else 0.0
-    most = float(above.min()) if len(above) else 1.0  # one turn a position: all waves are longer
+    lower = float(below.max()) if len(below) else 0.0
+    upper = float(above.min()) if len(above) else 1.0  # one turn per position: all waves are longer
     if len(at) == 1:
         here, part = float(at[0]), float(share[0])
         low = here / (1 + 3 * part)
-        if not (least < low and 4 * low < most):
-            least = max(least, (here - part * most) / (1 - part))
-            low = (least + here) / 2
+        if not (lower < low and 4 * low < upper):
+            lower = max(lower, (here - part * upper) / (1 - part))
+            low = (lower + here) / 2
         return low, low + (here - low) / part
-    if most > 4 * least:
-        low = math.sqrt(least * most) / 2
+    if upper > 4 * lower:
+        low = math.sqrt(lower * upper) / 2
         return low, 4 * low
-    return least + (most - least) / 3, least + (most - least) * 2 / 3
+    return lower + (upper - lower) / 3, lower + (upper - lower) * 2 / 3

@@ -1,7 +1,7 @@
-"""Reads the tokenizer of a GGUF file: transformers builds it, and what it passes over is added.
+"""Load the tokenizer of a GGUF file: transformers builds it, and what it ignores is added.
 
 The reference is llama.cpp: how it splits text for each `tokenizer.ggml.pre`, and which tokens end
-its generation. A tokenizer that neither of the two reads alike is refused.
+its generation. A tokenizer that cannot be made to match is rejected.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,17 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from runtime.files.strict_json import parse_object
 
 _GGML = "tokenizer.ggml."
-_SPACE = "\u2581"  # SentencePiece's mark of a space
+_SPACE = "\u2581"  # SentencePiece's symbol for a space
 _DEFAULT_SPLITS = (
     r"[\p{P}\$\+<=>\^~\|]+",
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
     r"\p{N}+",
     r"[0-9][0-9][0-9]",
 )
-"""How llama.cpp splits where a file does not say for which pre-tokenizer it was made."""
+"""How llama.cpp splits text if a file does not name a pre-tokenizer."""
 _BY_TRANSFORMERS = ("llama-bpe", "llama3", "llama-v3", "tekken", "qwen2", "deepseek-r1-qwen")
 _WHOLE_FIRST = ("llama-bpe", "llama3", "llama-v3", "tekken")
-"""Pre-tokenizers with which a piece that is a token stays whole, and texts begin with BOS."""
+"""Pre-tokenizers that keep a piece whole if it is a token, and begin texts with BOS."""
 _READ = (
     "model pre tokens scores token_type merges token_type_count bos_token_id eos_token_id "
     "eot_token_id eom_token_id unknown_token_id padding_token_id seperator_token_id mask_token_id "
@@ -33,7 +33,7 @@ _READ = (
     "fim_rep_token_id fim_sep_token_id prefix_token_id suffix_token_id middle_token_id "
     "add_bos_token add_space_prefix"
 )
-"""Keys that are read here, or name tokens that have no part in plain generation."""
+"""Keys that are read here, or that name tokens without a role in plain generation."""
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "add_eos_token": (False,),
     "add_sep_token": (False,),
@@ -49,14 +49,14 @@ _END_TEXTS = (
     "<eos> <|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD] <|fim_repo|> <|repo_name|> <fim-repo> "
     "<REPO> <reponame> <|file_sep|> <\uff5cend\u2581of\u2581sentence\uff5c>"
 )
-"""Tokens that end llama.cpp's generation whatever the metadata says."""
+"""Tokens that end llama.cpp's generation whatever the metadata states."""
 
 
 def check_tokenizer(metadata: Mapping[str, object], vocab_size: int) -> None:
-    """Refuse a tokenizer that cannot be read exactly.
+    """Reject a tokenizer that cannot be read exactly.
 
     Args:
-        metadata: all keys of the file, the tokens among them.
+        metadata: all keys of the file, including the tokens.
         vocab_size: rows of its embedding.
 
     Raises:
@@ -102,10 +102,10 @@ def load_tokenizer(source: Path, metadata: Mapping[str, object]) -> PreTrainedTo
 
 
 def end_token_ids(metadata: Mapping[str, object]) -> list[int]:
-    """Return the tokens that end a generation, in rising order."""
+    """Return the tokens that end a generation, in increasing order."""
     tokens, texts = _tokens(metadata), frozenset(_END_TEXTS.split())
     ids = {metadata.get(f"{_GGML}{key}") for key in _END_KEYS}
-    ids |= {place for place, text in enumerate(tokens) if text in texts}
+    ids |= {token for token, text in enumerate(tokens) if text in texts}
     return sorted(i for i in ids if isinstance(i, int) and 0 <= i < len(tokens))
 
 
@@ -121,7 +121,7 @@ def _tokens(metadata: Mapping[str, object]) -> Sequence[str]:
 
 
 def _splitter(pre: str) -> PreTokenizer | None:
-    """Return what splits text into pieces; None is what transformers took."""
+    """Return the pre-tokenizer; None keeps the one that transformers chose."""
     if pre in _BY_TRANSFORMERS:
         return None
     if pre == "default":
@@ -135,11 +135,11 @@ def _splitter(pre: str) -> PreTokenizer | None:
 
 
 def _add_space_prefix(inner: Tokenizer, *, wanted: bool) -> None:
-    """Put a space before the text, and before what follows a special token, as llama.cpp does."""
+    """Put a space before the text and after special tokens, as llama.cpp does."""
     steps = [normalizers.Prepend(_SPACE)] if wanted else []
     inner.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
     inner.pre_tokenizer = None
-    if not wanted:  # transformers' decoder takes a space away that was not put there
+    if not wanted:  # transformers' decoder removes a space that was not added
         to_text = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
         inner.decoder = decoders.Sequence(to_text)
 

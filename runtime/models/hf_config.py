@@ -1,4 +1,4 @@
-"""Reads a config.json as transformers 5 does, and refuses what this decoder cannot compute."""
+"""Read a config.json as transformers 5 does, and reject what this decoder cannot compute."""
 
 from collections.abc import Mapping
 
@@ -18,7 +18,7 @@ _ACTIVATIONS: Mapping[str, Activation] = {
 
 
 def parse_config(config: Mapping[str, object]) -> ModelConfig:
-    """Return what a config.json describes.
+    """Return the model configuration that a config.json describes.
 
     Raises:
         ValueError: the architecture, a key or a value is not supported; names it.
@@ -33,7 +33,7 @@ def parse_config(config: Mapping[str, object]) -> ModelConfig:
 
 
 def _common(fields: Fields, family: ModelFamily) -> ModelConfig:
-    """Return what all families read alike."""
+    """Return the configuration without the features of its family."""
     defaults = family.defaults
     num_heads, hidden_size = fields.whole("num_attention_heads"), fields.whole("hidden_size")
     kv_default = defaults.num_kv_heads if not fields.states("num_key_value_heads") else None
@@ -63,7 +63,7 @@ def _common(fields: Fields, family: ModelFamily) -> ModelConfig:
 
 
 def _check_class(fields: Fields, family: ModelFamily) -> None:
-    """Refuse models of the family that do something else than predict the next token."""
+    """Reject models of the family that do not predict the next token."""
     classes = fields.get("architectures")
     if classes is None:
         return
@@ -77,15 +77,15 @@ def _check_class(fields: Fields, family: ModelFamily) -> None:
 
 
 def _check_fixed(fields: Fields, family: ModelFamily) -> None:
-    """Refuse quantized weights, custom code and other activations."""
+    """Reject quantized weights, custom code and other activations."""
     if fields.get("quantization_config"):
         raise ValueError(
-            "quantized weights (quantization_config) are not supported: take the checkpoint in "
+            "quantized weights (quantization_config) are not supported: use the checkpoint in "
             "float32, bfloat16 or float16"
         )
     if fields.get("auto_map"):
         raise ValueError(
-            f"auto_map is {fields.get('auto_map')!r}: code that comes with a model is not run; if "
+            f"auto_map is {fields.get('auto_map')!r}: a model's own code is not run; if "
             f"it computes what transformers' own {family.model_type} computes, remove the key"
         )
     activation = fields.get(family.activation_key)

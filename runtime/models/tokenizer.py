@@ -1,6 +1,6 @@
-"""Text to tokens and back: a model's tokenizer, streaming, stop strings.
+"""A model's tokenizer: encoding, decoding, streaming and stop strings.
 
-What transformers' AutoTokenizer makes of a directory is the truth for ids, text and chat.
+The reference for ids, text and chats is transformers' AutoTokenizer on the same directory.
 """
 
 import hashlib
@@ -18,12 +18,12 @@ from runtime.models.detokenizer import Detokenizer
 
 _FILES = "runtime.models.tokenizer_files"
 """Imported when a tokenizer is loaded: with transformers that takes 2.5 s of CPU time beside torch
-(2026-11-29), and most ranks have no text."""
+(2026-11-29), and most ranks handle no text."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_STOP = 1000
-"""Characters of a stop string at most: each new token is compared with all of them."""
+"""The longest stop string, in characters; each new token is compared with all of them."""
 _LONG = 4096
-"""Characters from which a text is encoded without holding Python's lock."""
+"""The length from which a text is encoded without holding Python's lock."""
 
 
 class Tokenizer:
@@ -44,7 +44,7 @@ class Tokenizer:
         """Read the tokenizer files of a checkpoint.
 
         Raises:
-            ConfigError: they are missing, cannot be read, or need code of their own.
+            ConfigError: files are missing, cannot be read, or need custom code.
         """
         folder = Path(directory)
         files = importlib.import_module(_FILES)
@@ -59,7 +59,7 @@ class Tokenizer:
 
     @property
     def digest(self) -> str:
-        """Digest of the vocabulary: equal where tokens mean the same."""
+        """The digest of the vocabulary."""
         tokens = json.dumps(sorted(self.vocabulary.items()), separators=(",", ":"))
         return hashlib.sha256(tokens.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -71,7 +71,7 @@ class Tokenizer:
 
     @property
     def eos_id(self) -> int | None:
-        """The token to put after a text: the tokenizer's own, else the only end token there is.
+        """The token that ends a text: the tokenizer's own, else the model's only end token.
 
         Raises:
             ConfigError: the model has several end tokens and the tokenizer names none.
@@ -81,21 +81,21 @@ class Tokenizer:
         if len(self.eos_ids) > 1:
             raise ConfigError(
                 f"{self._name} has the end tokens {sorted(self.eos_ids)}, and its tokenizer does "
-                "not say which one ends a text: set eos_token in tokenizer_config.json"
+                "not state which one ends a text: set eos_token in tokenizer_config.json"
             )
         return next(iter(self.eos_ids))
 
     def encode(self, text: str, *, whole: bool = True) -> list[int]:
-        """Return the tokens of a text; if it is whole, with the special ones put around it.
+        """Return the tokens of a text, with special tokens around it if it is whole.
 
         Raises:
-            ConfigError: the text is not Unicode, or the tokenizer has no tokens for it.
+            ConfigError: the text is not valid Unicode, or the tokenizer cannot encode it.
         """
-        half = None if text.isascii() else _SURROGATE.search(text)
-        if half is not None:
+        surrogate = None if text.isascii() else _SURROGATE.search(text)
+        if surrogate is not None:
             raise ConfigError(
-                f"the text holds half a surrogate pair ({half[0]!a} at character "
-                f"{half.start()}), which is not a character: remove it"
+                f"the text holds half a surrogate pair ({surrogate[0]!a} at character "
+                f"{surrogate.start()}), which is not a character: remove it"
             )
         try:
             if len(text) < _LONG:
@@ -108,15 +108,15 @@ class Tokenizer:
         return ids
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        """Return the tokens of a conversation, up to where the assistant speaks.
+        """Return the tokens of a conversation, up to the assistant's turn.
 
         Raises:
-            ConfigError: the model has no chat template, or it refuses the conversation.
+            ConfigError: the model has no chat template, or it rejects the conversation.
         """
         return self.encode(self.render_chat(messages), whole=False)
 
     def encode_user_opening(self) -> list[int]:
-        """Return the tokens of a conversation up to where its first user speaks.
+        """Return the tokens of a conversation up to the user's first words.
 
         Raises:
             ConfigError: the model has no chat template.
@@ -130,10 +130,10 @@ class Tokenizer:
         return frozenset(self._inner.token_to_id(text) for text in texts if text in hidden)
 
     def check_stops(self, stops: Sequence[str]) -> None:
-        """Refuse stop strings that an output can never contain.
+        """Reject stop strings that an output can never contain.
 
         Raises:
-            ConfigError: one is empty, too long, or a special token and more; names it.
+            ConfigError: one is empty, too long, or contains a special token; names it.
         """
         for stop in stops:
             if not 0 < len(stop) <= MAX_STOP:
@@ -144,28 +144,28 @@ class Tokenizer:
             if inside and stop not in self.decoding.hidden:
                 raise ConfigError(
                     f"the stop string {stop!r} contains the special token {inside[0]!r}, which is "
-                    "no part of the text: give that token alone as a stop string"
+                    "not part of the text: give that token alone as a stop string"
                 )
 
     def render_chat(self, messages: Sequence[Message], *, is_open: bool = True) -> str:
-        """Return a conversation as text, up to where the assistant speaks if it is open.
+        """Return a conversation as text, up to the assistant's turn if it is open.
 
         Raises:
-            ConfigError: the model has no chat template, or it refuses the conversation.
+            ConfigError: the model has no chat template, or it rejects the conversation.
         """
         return self._chat.render(messages, is_open=is_open)
 
     def decode(self, token_ids: Iterable[int]) -> str:
-        """Return the text of tokens, special ones left out."""
+        """Return the text of tokens, without special tokens."""
         text: str = self._inner.decode(list(token_ids), skip_special_tokens=True)
         return self._clean(text) if self._cleans else text
 
 
 def check_same_vocabulary(target: Tokenizer, drafter: Tokenizer) -> None:
-    """Refuse a drafter whose tokens mean something else than the target's.
+    """Reject a drafter with another vocabulary than the target's.
 
     Raises:
-        ConfigError: the vocabularies differ; names the first token that does.
+        ConfigError: the vocabularies differ; names the first difference.
     """
     mine, theirs = target.vocabulary, drafter.vocabulary
     if mine == theirs:
@@ -175,23 +175,23 @@ def check_same_vocabulary(target: Tokenizer, drafter: Tokenizer) -> None:
     )
     token = differing[0]
     raise ConfigError(
-        f"the drafter has another vocabulary: {len(differing)} tokens differ, as {token!r}, "
-        f"which is {mine.get(token)} for the target and {theirs.get(token)} for the drafter; "
-        "take a drafter of the target's family, target:layers=..., or ngram"
+        f"the drafter has another vocabulary: {len(differing)} tokens differ, for example "
+        f"{token!r}, which is {mine.get(token)} for the target and {theirs.get(token)} for the "
+        "drafter; use a drafter of the target's family, target:layers=..., or ngram"
     )
 
 
 class IncrementalDecoder(Detokenizer):
-    """Turns a tokenizer's tokens into text as they come, never splitting a character."""
+    """Decodes a stream of a tokenizer's tokens, never splitting a character."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__(tokenizer.decoding)
 
 
 class StopMatcher:
-    """Finds the first token with which a text contains one of some strings.
+    """Finds the first token with which a text contains a stop string.
 
-    A special token, which is no part of the text, is found by its name.
+    A special token, which is not part of the text, matches by its name.
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
@@ -202,20 +202,20 @@ class StopMatcher:
         self._tail = ""
 
     def push(self, token: int) -> bool:
-        """Take the next token and return whether the text contains a stop string now."""
+        """Add the next token and return whether the text now contains a stop string."""
         text = self._tail + self._decoder.push((token,))
         self._tail = text[1 - self._longest :] if self._longest > 1 else ""
         if token in self._stop_ids:
             return True
         limit = 2 * self._longest + 8  # more than one token can add
         pending = self._decoder.pending(limit)
-        if len(pending) == limit:  # what is before it has been looked through
+        if len(pending) == limit:  # the text before it has been searched already
             return any(stop in text or stop in pending for stop in self._stops)
         return any(stop in text + pending for stop in self._stops)
 
 
 def _cleans(inner: Any) -> bool:
-    """Whether transformers removes spaces before punctuation from what the tokenizer decodes."""
+    """Return whether transformers removes spaces before punctuation from decoded text."""
     is_bpe = type(inner.backend_tokenizer.model).__name__ == "BPE"
     even_so = getattr(
         inner, "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", False

@@ -1,6 +1,6 @@
-"""Load a checkpoint's tokenizer as transformers' AutoTokenizer does, from local files alone.
+"""Load a checkpoint's tokenizer as transformers' AutoTokenizer does, from local files only.
 
-tokenizer.json alone is not the truth: transformers adds the tokens of up to three more files and
+tokenizer.json alone is not enough: transformers adds the tokens of up to three more files and
 rebuilds the tokenizers of some model families from their vocabularies.
 """
 
@@ -15,43 +15,43 @@ from runtime.files.strict_json import read_json_object
 
 _SETTINGS = "tokenizer_config.json"
 _JSON_FILES = ("config.json", _SETTINGS, "special_tokens_map.json", "added_tokens.json")
-_OWN_METHODS = ("__call__", "encode", "_encode_plus", "decode", "_decode", "apply_chat_template")
-"""What the classes of some models replace, with effects that the tokenizers library lacks."""
+_FIXED_METHODS = ("__call__", "encode", "_encode_plus", "decode", "_decode", "apply_chat_template")
+"""Methods that some models' classes override, with effects that the library lacks."""
 
 
 def load_fast_tokenizer(folder: Path) -> Any:
     """Return transformers' tokenizer of a directory, without truncation and padding.
 
     Raises:
-        ConfigError: a file is missing or damaged, or the tokenizer needs Python code of its own;
+        ConfigError: a file is missing or damaged, or the tokenizer needs custom Python code;
             names the file and the key.
     """
     if not (folder / "tokenizer.json").is_file():
         raise ConfigError(
-            f"{folder} has no tokenizer.json: make one with "
+            f"{folder} has no tokenizer.json: create it with "
             "transformers.AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         )
     read = {
         name: read_json_object(folder / name) for name in _JSON_FILES if (folder / name).exists()
     }
-    _refuse_custom_code(folder, read.get(_SETTINGS, {}))
+    _reject_custom_code(folder, read.get(_SETTINGS, {}))
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # transformers and tokenizers raise nothing narrower
         raise ConfigError(_problem(folder, error)) from error
-    _refuse_own_methods(folder, type(tokenizer))
-    tokenizer.backend_tokenizer.no_truncation()  # some files carry the settings of a training run
+    _reject_overrides(folder, type(tokenizer))
+    tokenizer.backend_tokenizer.no_truncation()  # some files have the settings of a training run
     tokenizer.backend_tokenizer.no_padding()
     return tokenizer
 
 
 def read_end_tokens(folder: Path, tokenizer: Any) -> frozenset[int]:
-    """Return the tokens that end an output: those of the model's settings and the tokenizer's own.
+    """Return the tokens that end an output, from the model's settings and the tokenizer.
 
     Raises:
-        ConfigError: a file does not hold a token id where it must; names the file and the key.
+        ConfigError: an entry is not a token id; names the file and the key.
     """
     found: set[int] = set()
     for name in ("config.json", "generation_config.json"):
@@ -81,7 +81,7 @@ def _ids(value: object, file: Path) -> set[int]:
     return set(ids)
 
 
-def _refuse_custom_code(folder: Path, settings: dict[str, Any]) -> None:
+def _reject_custom_code(folder: Path, settings: dict[str, Any]) -> None:
     auto_map = settings.get("auto_map")
     if isinstance(auto_map, dict):
         auto_map = auto_map.get("AutoTokenizer")
@@ -92,10 +92,10 @@ def _refuse_custom_code(folder: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def _refuse_own_methods(folder: Path, kind: type) -> None:
+def _reject_overrides(folder: Path, kind: type) -> None:
     remedy = f"set tokenizer_class in {folder / _SETTINGS} to PreTrainedTokenizerFast if it fits"
     if not issubclass(kind, PreTrainedTokenizerFast):
         raise ConfigError(f"{folder}: {kind.__name__} runs in Python, not in tokenizers: {remedy}")
-    for name in _OWN_METHODS:
+    for name in _FIXED_METHODS:
         if getattr(kind, name) is not getattr(PreTrainedTokenizerFast, name):
-            raise ConfigError(f"{folder}: {kind.__name__} has a {name} of its own: {remedy}")
+            raise ConfigError(f"{folder}: {kind.__name__} overrides {name}: {remedy}")

@@ -1,7 +1,7 @@
-"""What a model family is: how its config.json, its tensors and its GGUF files are read.
+"""A model family: how its config.json, its tensors and its GGUF files are read.
 
 `runtime/models/hf_config.py` and `runtime/models/gguf_config.py` read what all families share; a
-family states the rest. Keys that neither reads are refused, unless `config_keys.py` or the family
+family states the rest. Keys that neither reads are rejected, unless `config_keys.py` or the family
 lists them with a reason.
 """
 
@@ -48,7 +48,7 @@ def _as_stored(name: str, values: Values, config: ConfigJson) -> Values:  # noqa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigDefaults:
-    """What transformers' configuration class of a family takes where config.json has no value."""
+    """The defaults of transformers' configuration class of a family."""
 
     max_positions: int
     num_kv_heads: int | None = None
@@ -67,8 +67,8 @@ class GgufFormat:
     """Modules of a layer that `COMMON_MODULES` lacks or names differently for this family."""
     settings: Callable[[Fields, ConfigJson, frozenset[str]], ConfigJson] = _no_settings
     """(metadata of the architecture, config.json as all families have it, tensor names) -> further
-    fields of config.json, and those that replace a common one. Raises ValueError for what it
-    refuses."""
+    fields of config.json, and those that replace a common one. Raises ValueError for what is not
+    supported."""
     restore: Callable[[str, Values, ConfigJson], Values] = _as_stored
     """(Hugging Face name, stored values, config.json) -> values as Hugging Face stores them."""
     has_rope_freqs: bool = False
@@ -93,10 +93,10 @@ class ModelFamily:
     """(config.json, its max_position_embeddings) -> the rotary settings. Raises ValueError."""
     complete: Callable[[ModelConfig, Fields], ModelConfig] = _as_read
     """(what all families share, config.json) -> the whole configuration, with the family's own
-    features. Raises ValueError for what it refuses."""
+    features. Raises ValueError for what is not supported."""
     harmless: Mapping[str, str] = field(default_factory=dict)
-    """Further keys of config.json that change no logit, and why."""
+    """Further keys of config.json without effect on logits, and why."""
     gguf: GgufFormat | None = None
-    """None: its GGUF files are written as another family's."""
-    refused: Mapping[str, str] = field(default_factory=dict)
+    """None: its GGUF files have another family's architecture."""
+    unsupported: Mapping[str, str] = field(default_factory=dict)
     """Related model types that are not supported, and why."""

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 
 class Fields:
-    """A mapping of a file that remembers which keys were read.
+    """The keys and values of a file; records which keys were read.
 
-    A key whose value is null counts as absent, as in transformers.
+    A key with the value null counts as absent, as in transformers.
     """
 
     def __init__(self, values: Mapping[str, object]) -> None:
@@ -15,15 +15,15 @@ class Fields:
         self._read: set[str] = set()
 
     def unread(self) -> dict[str, object]:
-        """Return the keys that no method has read, with their values."""
+        """Return the keys that were not read, with their values."""
         return {k: v for k, v in self._values.items() if k not in self._read}
 
     def states(self, name: str) -> bool:
-        """Return whether the key is there at all, if only with null."""
+        """Return whether the key is present, even with null."""
         return name in self._values
 
     def get(self, name: str) -> object:
-        """Return a value of any type; None where it is absent."""
+        """Return a value of any type; None if it is absent."""
         self._read.add(name)
         return self._values.get(name)
 
@@ -31,7 +31,7 @@ class Fields:
         """Return a positive whole number.
 
         Raises:
-            ValueError: it is none, or absent without a default.
+            ValueError: it is not one, or it is absent and there is no default.
         """
         value = self.get(name)
         if value is None and default is not None:
@@ -44,7 +44,7 @@ class Fields:
         """Return a positive finite number.
 
         Raises:
-            ValueError: it is none, or absent without a default.
+            ValueError: it is not one, or it is absent and there is no default.
         """
         value = self.get(name)
         if value is None and default is not None:
@@ -56,10 +56,10 @@ class Fields:
         return float(value)
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """Return a truth value.
+        """Return a boolean.
 
         Raises:
-            ValueError: it is none: 0, 1 and "false" are not taken for one.
+            ValueError: it is not one; 0, 1 and "false" are not accepted.
         """
         value = self.get(name)
         if value is None:
@@ -69,10 +69,10 @@ class Fields:
         return value
 
     def mapping(self, name: str) -> Mapping[str, object]:
-        """Return an object; an empty one where it is absent.
+        """Return an object; an empty one if it is absent.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it is not an object.
         """
         value = self.get(name)
         if value is None:

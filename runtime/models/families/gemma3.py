@@ -26,7 +26,7 @@ from runtime.models.families.hf_rope import parse_rope
 from runtime.models.families.layer_types import FULL, SLIDING, read_layer_types
 
 _GLOBAL_THETA, _LOCAL_THETA = 1_000_000.0, 10_000.0
-_WINDOW, _PATTERN, _SCALAR = 4096, 6, 256  # what transformers takes where there is no value
+_WINDOW, _PATTERN, _SCALAR = 4096, 6, 256  # transformers' defaults
 _MAX_POSITIONS = 131072
 _NUM_LAYERS_27B = 62
 """The number of layers by which llama.cpp recognizes the one model with another scale."""
@@ -49,12 +49,12 @@ def _global_rope(fields: Fields, positions: int) -> RopeConfig:
     if top is not None and top != own["rope_theta"]:
         raise ValueError(f"rope_theta is {top}, and {own['rope_theta']} in rope_parameters.{FULL}")
     if fields.get("rope_scaling") is not None:
-        raise ValueError("rope_scaling stands beside rope_parameters: remove one of the two")
+        raise ValueError("both rope_scaling and rope_parameters are given: remove one of them")
     return parse_rope(Fields({"rope_parameters": own}), positions)
 
 
 def _local_rope(fields: Fields, positions: int) -> RopeConfig:
-    """Return the rotary settings of local layers, which nothing stretches in the old spelling."""
+    """Return the rotary settings of local layers, which the old spelling never scales."""
     by_type = _rope_by_type(fields)
     top = fields.get("rope_local_base_freq")
     own = _rope_of(by_type, SLIDING, _LOCAL_THETA if top is None else top)
@@ -80,7 +80,7 @@ def _rope_by_type(fields: Fields) -> Mapping[str, object]:
 
 
 def _rope_of(by_type: Mapping[str, object], kind: str, theta: object) -> dict[str, object]:
-    """Return the settings of a type of layer, with the base that counts where they have none."""
+    """Return the settings of a type of layer, with `theta` as the default base."""
     return {"rope_theta": theta} | dict(Fields(by_type).mapping(kind))
 
 
@@ -104,7 +104,7 @@ def _complete(config: ModelConfig, fields: Fields) -> ModelConfig:
             adds_one=True,
         ),
         embedding_scale=config.hidden_size**0.5,
-        # A Gemma 3 configuration states the context that its scaling stretches to.
+        # The stated context is the one after scaling.
         max_positions=fields.whole("max_position_embeddings", _MAX_POSITIONS),
         attention_scale=fields.number("query_pre_attn_scalar", _SCALAR) ** -0.5,
         logit_cap=fields.number("final_logit_softcapping") if is_capped else None,
@@ -126,7 +126,7 @@ def _local_layers(fields: Fields, config: ModelConfig) -> LocalLayers | None:
 
 
 def _types(fields: Fields, num_layers: int) -> tuple[object, ...]:
-    """Return the type of each layer; where they are not listed, every sixth one is global."""
+    """Return the type of each layer; by default, every sixth one is global."""
     pattern = fields.whole("sliding_window_pattern", _PATTERN)
     listed = read_layer_types(fields, num_layers)
     unknown = [name for name in listed if name not in (FULL, SLIDING)]
@@ -137,7 +137,7 @@ def _types(fields: Fields, num_layers: int) -> tuple[object, ...]:
 
 
 def _settings(fields: Fields, common: ConfigJson, tensor_names: frozenset[str]) -> ConfigJson:  # noqa: ARG001
-    """Return what llama.cpp reads for the architecture, and what it fixes for it."""
+    """Return the settings that llama.cpp reads or fixes for the architecture."""
     num_layers = fields.whole("block_count")
     window = fields.get("attention.sliding_window") or None
     pattern = fields.whole("attention.sliding_window_pattern", _PATTERN)
@@ -171,7 +171,7 @@ def _settings(fields: Fields, common: ConfigJson, tensor_names: frozenset[str]) 
 
 
 def _without_one(name: str, values: Values, config: ConfigJson) -> Values:  # noqa: ARG001
-    """Take back the 1 that llama.cpp's converter adds to the weights of norms."""
+    """Subtract the 1 that llama.cpp's converter adds to the weights of norms."""
     return values - 1 if name.endswith("norm.weight") else values
 
 
@@ -187,7 +187,7 @@ FAMILY = ModelFamily(
     complete=_complete,
     harmless={
         "_sliding_window_pattern": "a note of transformers, which reads layer_types",
-        "cache_implementation": "says how the same keys and values are kept",
+        "cache_implementation": "selects how the same keys and values are stored",
     },
     gguf=GgufFormat(
         architecture="gemma3",
@@ -199,5 +199,5 @@ FAMILY = ModelFamily(
         settings=_settings,
         restore=_without_one,
     ),
-    refused={"gemma3": "it also reads images: take a gemma3_text model"},
+    unsupported={"gemma3": "it also reads images: take a gemma3_text model"},
 )

@@ -1,7 +1,7 @@
-"""Reads the rotary settings of a config.json, in the spelling of transformers 5 and the one before.
+"""Read the rotary settings of a config.json, in the spellings of transformers 5 and 4.
 
-transformers 5 keeps all in `rope_parameters`; before, `rope_theta` stood beside `rope_scaling`.
-Where both are given, transformers takes `rope_scaling`; what then disagrees is refused.
+transformers 5 has `rope_parameters`; version 4 had `rope_theta` and `rope_scaling`. If both are
+given, transformers uses `rope_scaling`; contradictions are rejected.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from parallel.model.model_config import ROPE_KINDS, RopeConfig
 from runtime.models.families.fields import Fields
 
-_THETA = 10000.0  # what transformers takes where config.json says nothing
+_THETA = 10000.0  # transformers' default
 _ORIGINAL = "original_max_position_embeddings"
 _BY_KIND: Mapping[str, frozenset[str]] = {
     "default": frozenset(),
@@ -27,22 +27,22 @@ _BY_KIND: Mapping[str, frozenset[str]] = {
             "mscale",
             "mscale_all_dim",
             "truncate",
-            "finetuned",  # a note of the YaRN authors; nothing reads it
+            "finetuned",  # a note of the YaRN authors, without effect
         }
     ),
 }
-"""The keys that count for each kind, beside its name, rope_theta and partial_rotary_factor."""
+"""The keys of each kind, besides its name, rope_theta and partial_rotary_factor."""
 
 
 def parse_rope(fields: Fields, positions: int) -> RopeConfig:
     """Return the rotary settings of a configuration.
 
     Args:
-        fields: of config.json.
+        fields: the fields of config.json.
         positions: its max_position_embeddings.
 
     Raises:
-        ValueError: a kind, key or value is not supported, or two of them disagree.
+        ValueError: a kind, key or value is not supported, or two of them contradict each other.
     """
     given = _merged(fields)
     kind = _kind(given)
@@ -56,17 +56,17 @@ def parse_rope(fields: Fields, positions: int) -> RopeConfig:
     rope = _of_kind(scaling, kind, theta, original, positions)
     unread = [f"{k} is {v!r}" for k, v in scaling.unread().items() if v is not None]
     if unread:
-        raise ValueError(f"{unread[0]} beside rope_type {kind!r}, which does not read it")
+        raise ValueError(f"{unread[0]} beside rope_type {kind!r}, which does not use it")
     return rope
 
 
 def context_length(rope: RopeConfig, positions: int) -> int:
-    """Return how many positions a model takes.
+    """Return the number of positions that a model supports.
 
-    Published configurations leave `max_position_embeddings` at the length before stretching
-    (linear, yarn; so does vLLM read them) or raise it (llama3, some yarn). "dynamic" stretches
-    with the length of the sequence, so a cached key would have to be turned again at each step:
-    it is exact up to `max_position_embeddings` only, and ends there.
+    In published configurations, `max_position_embeddings` is the length before scaling (linear,
+    yarn; vLLM reads them so too) or after it (llama3, some yarn). "dynamic" scales with the length
+    of the sequence, so cached keys would have to be rotated again at each step: it is exact only up
+    to `max_position_embeddings`, where the context ends.
     """
     if rope.kind in ("default", "dynamic"):
         return positions
@@ -76,13 +76,13 @@ def context_length(rope: RopeConfig, positions: int) -> int:
 
 
 def _merged(fields: Fields) -> dict[str, object]:
-    """Return the settings that transformers would take, with their rope_theta."""
+    """Return the settings that transformers would use, with their rope_theta."""
     scaling, parameters = fields.mapping("rope_scaling"), fields.mapping("rope_parameters")
     for name, group in (("rope_scaling", scaling), ("rope_parameters", parameters)):
         for key, value in group.items():
             if isinstance(value, Mapping):
                 raise ValueError(
-                    f"{name}.{key} is {value!r}: layers with their own are unsupported"
+                    f"{name}.{key} is {value!r}: settings by type of layer are not supported"
                 )
     taken = dict(scaling or parameters)
     top = fields.get("rope_theta")
@@ -112,7 +112,7 @@ def _kind(given: Mapping[str, object]) -> str:
 
 
 def _original_positions(fields: Fields, scaling: Fields, kind: str, positions: int) -> int:
-    """Return the length before stretching."""
+    """Return the length before scaling."""
     top = fields.get(_ORIGINAL)
     inner = scaling.get(_ORIGINAL) if _ORIGINAL in _BY_KIND[kind] else None
     if top is not None and inner is not None and top != inner:
@@ -120,8 +120,8 @@ def _original_positions(fields: Fields, scaling: Fields, kind: str, positions: i
     original = (fields if inner is None else scaling).whole(_ORIGINAL, positions)
     if kind in ("default", "dynamic") and original != positions:
         raise ValueError(
-            f"{_ORIGINAL} is {original}, but rope_type {kind!r} stretches from "
-            f"max_position_embeddings, which is {positions}: set them to the same"
+            f"{_ORIGINAL} is {original}, but rope_type {kind!r} scales from "
+            f"max_position_embeddings, which is {positions}: set both to the same value"
         )
     return original
 
@@ -130,7 +130,7 @@ def _of_kind(scaling: Fields, kind: str, theta: float, original: int, positions:
     if kind == "default":
         if scaling.number("factor", 1.0) != 1:
             raise ValueError(
-                f"factor is {scaling.get('factor')!r} without a rope_type that reads it: set one "
+                f"factor is {scaling.get('factor')!r} without a rope_type that uses it: set one "
                 f"of {', '.join(ROPE_KINDS[1:])}"
             )
         return RopeConfig(theta=theta, original_positions=original)

@@ -1,4 +1,4 @@
-"""Reads `layer_types` of a config.json: which layers attend over a window only."""
+"""Read `layer_types` of a config.json: which layers attend over a window."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ def read_layer_types(fields: Fields, num_layers: int) -> tuple[object, ...]:
     """Return the listed type of each layer; empty if the configuration does not list them.
 
     Raises:
-        ValueError: it is no list with an entry for each layer.
+        ValueError: it is not a list with an entry for each layer.
     """
     types = fields.get("layer_types")
     if types is None:
@@ -21,11 +21,11 @@ def read_layer_types(fields: Fields, num_layers: int) -> tuple[object, ...]:
     return tuple(types)
 
 
-def refuse_windows(types: Sequence[object]) -> None:
-    """Refuse layers that attend over a window.
+def reject_windows(types: Sequence[object]) -> None:
+    """Reject layers that attend over a window.
 
     Raises:
-        ValueError: there are some.
+        ValueError: there are such layers.
     """
     if any(name != FULL for name in types):
         raise ValueError(
@@ -38,7 +38,7 @@ def qwen_layer_types(fields: Fields, num_layers: int) -> tuple[object, ...]:
     """Return the type of each layer, as transformers derives it for qwen2 and qwen3.
 
     Raises:
-        ValueError: max_window_layers is no number of layers.
+        ValueError: max_window_layers is not a number of layers.
     """
     listed = read_layer_types(fields, num_layers)
     if listed:

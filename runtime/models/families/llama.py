@@ -1,4 +1,4 @@
-"""Llama, and the models that bear its name: SmolLM2, TinyLlama, Vicuna ..."""
+"""Llama, and models of its architecture: SmolLM2, TinyLlama, Vicuna ..."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from runtime.models.families.family import (
     Values,
 )
 from runtime.models.families.fields import Fields
-from runtime.models.families.layer_types import read_layer_types, refuse_windows
+from runtime.models.families.layer_types import read_layer_types, reject_windows
 
 
 def _complete(config: ModelConfig, fields: Fields) -> ModelConfig:
@@ -23,7 +23,7 @@ def _complete(config: ModelConfig, fields: Fields) -> ModelConfig:
             f"sliding_window is {fields.get('sliding_window')!r}, which a llama model does not "
             "have: set it to null"
         )
-    refuse_windows(types)
+    reject_windows(types)
     has_bias = fields.flag("attention_bias")
     return replace(
         config, qkv_bias=has_bias, output_bias=has_bias, mlp_bias=fields.flag("mlp_bias")
@@ -42,7 +42,7 @@ def _has_bias(names: frozenset[str], part: str) -> bool:
 
 
 def _halves_rotated(name: str, values: Values, config: ConfigJson) -> Values:
-    """Put query and key rows back in the order that rotates halves, not pairs.
+    """Restore the order of query and key rows that rotates halves, not pairs.
 
     Files of the llama architecture store them interleaved, for llama.cpp's rotary kernel.
     """

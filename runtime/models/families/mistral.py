@@ -7,7 +7,7 @@ from runtime.models.families.family import ConfigDefaults, ModelFamily
 from runtime.models.families.fields import Fields
 from runtime.models.families.layer_types import FULL, SLIDING, read_layer_types
 
-_WINDOW = 4096  # what transformers takes where config.json has no value
+_WINDOW = 4096  # transformers' default
 
 
 def _complete(config: ModelConfig, fields: Fields) -> ModelConfig:

@@ -5,11 +5,11 @@ from dataclasses import replace
 from parallel.model.model_config import ModelConfig
 from runtime.models.families.family import ConfigDefaults, ConfigJson, GgufFormat, ModelFamily
 from runtime.models.families.fields import Fields
-from runtime.models.families.layer_types import qwen_layer_types, refuse_windows
+from runtime.models.families.layer_types import qwen_layer_types, reject_windows
 
 
 def _complete(config: ModelConfig, fields: Fields) -> ModelConfig:
-    refuse_windows(qwen_layer_types(fields, config.num_layers))
+    reject_windows(qwen_layer_types(fields, config.num_layers))
     has_bias = fields.flag("attention_bias")
     return replace(config, qkv_bias=has_bias, output_bias=has_bias, qk_norm=True)
 

@@ -1,4 +1,4 @@
-"""The model families there are: every module of this room that defines `FAMILY`.
+"""The supported model families: every module of this room that defines `FAMILY`.
 
 Modules are found by listing the room, so a new family needs no entry here.
 """
@@ -28,7 +28,9 @@ GGUF_FAMILIES: Mapping[str, tuple[ModelFamily, GgufFormat]] = {
     if family.gguf is not None
 }
 """Families by the architecture of GGUF files."""
-_REFUSED = {kind: why for family in FAMILIES.values() for kind, why in family.refused.items()}
+_UNSUPPORTED = {
+    kind: why for family in FAMILIES.values() for kind, why in family.unsupported.items()
+}
 
 
 def family_of(model_type: object) -> ModelFamily:
@@ -39,7 +41,7 @@ def family_of(model_type: object) -> ModelFamily:
     """
     if isinstance(model_type, str) and model_type in FAMILIES:
         return FAMILIES[model_type]
-    reason = _REFUSED.get(model_type) if isinstance(model_type, str) else None
+    reason = _UNSUPPORTED.get(model_type) if isinstance(model_type, str) else None
     known = f"these are: {', '.join(FAMILIES)}"
     raise ValueError(f"architecture {model_type!r} is not supported; {reason or known}")
 

@@ -82,9 +82,7 @@ def test_a_tool_call_that_the_template_leaves_out_is_rejected(
     assert target.tokenizer is not None
     inner = target.tokenizer._chat._tokenizer
     monkeypatch.setattr(inner, "chat_template", TEMPLATE.replace("c.function.name", "''"))
-    with pytest.raises(
-        ConfigError, match=r"line 1: .* leaves out the tool call 'f' of messages\[0\]"
-    ):
+    with pytest.raises(ConfigError, match=r"line 1: .* drops the tool call 'f' of messages\[0\]"):
         prompt_ids(target, PromptOptions(prompts=file))
 
 

@@ -189,7 +189,7 @@ def test_a_hub_that_does_not_answer_is_reported(
 ) -> None:
     answer(monkeypatch, TimeoutError())
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", is_offline)
-    with pytest.raises(ConfigError, match="does not answer, and nothing is in its cache"):
+    with pytest.raises(ConfigError, match="does not answer, and its cache does not have"):
         resolve_model("paceline-no-such-org/no-such-model")
 
 
@@ -237,7 +237,7 @@ def test_layer_ranges_are_read(text: str, layers: tuple[int, ...]) -> None:
         ("a-b", "write ranges as 0-3,28-29"),
         ("1-", "write ranges as 0-3,28-29"),
         ("-1", "write ranges as 0-3,28-29"),
-        ("0-30", "name layers 0 to 29 in rising order, each once"),
+        ("0-30", "name layers 0 to 29 in increasing order, each once"),
         ("3-1", "name layers 0 to 29"),
         ("1,1", "name layers 0 to 29"),
         ("4,2", "name layers 0 to 29"),
@@ -262,5 +262,5 @@ def test_without_a_home_directory_the_variable_is_named(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("name", ["~no-such-user/model", "a\0b", "n" * 5000])
 def test_a_name_that_no_path_can_have_is_rejected(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"is no path|no local path|does not exist"):
+    with pytest.raises(ConfigError, match=r"is not a path|not a local path|does not exist"):
         resolve_model(name)

@@ -179,7 +179,7 @@ def test_a_truncated_file_is_rejected(model: TinyModel, tmp_path: Path) -> None:
 def test_a_file_in_another_byte_order_is_rejected(model: TinyModel, tmp_path: Path) -> None:
     other = gguf.GGUFEndian.BIG if sys.byteorder == "little" else gguf.GGUFEndian.LITTLE
     file = write_gguf(tmp_path / "tiny.gguf", model.reference, byte_order=other)
-    with pytest.raises(ConfigError, match=r"tiny.gguf is in another byte order"):
+    with pytest.raises(ConfigError, match=r"tiny.gguf has another byte order"):
         converted(file, tmp_path / "out")
 
 

@@ -181,7 +181,7 @@ REFUSED: list[tuple[dict[str, object], str]] = [
     ({"quantization_config": {"bits": 4}}, "quantized weights"),
     ({"compression_config": {"format": "float"}}, "compression_config is"),
     ({"quantization": {"bits": 4, "group_size": 64}}, "quantization is"),
-    ({"auto_map": {"AutoModel": "modeling_x.X"}}, "auto_map is .*code that comes with a model"),
+    ({"auto_map": {"AutoModel": "modeling_x.X"}}, "auto_map is .*a model's own code is not run"),
     ({"num_key_value_heads": 3}, "8 query heads do not share 3 kv heads evenly"),
     ({"vocab_size": None}, "vocab_size is None: expected a positive whole number"),
     ({"hidden_size": "64"}, "hidden_size is '64'"),

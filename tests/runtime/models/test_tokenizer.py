@@ -172,7 +172,7 @@ def test_a_model_without_a_template_has_no_chat(copied: Path) -> None:
 
 
 def test_a_conversation_that_the_template_rejects_is_reported(tokenizer: Tokenizer) -> None:
-    with pytest.raises(ConfigError, match="refuses the conversation: no tools here"):
+    with pytest.raises(ConfigError, match="rejects the conversation: no tools here"):
         tokenizer.encode_chat([{"role": "tool", "content": "x"}])
 
 
@@ -183,7 +183,7 @@ def test_a_conversation_that_the_template_rejects_is_reported(tokenizer: Tokeniz
         ("tokenizer.json", None, "has no tokenizer.json"),
         ("tokenizer_config.json", "{", "tokenizer_config.json: not JSON"),
         ("tokenizer_config.json", "[]", "tokenizer_config.json: .*JSON object"),
-        ("chat_template.jinja", "{% if %}", "the chat template of .* refuses"),
+        ("chat_template.jinja", "{% if %}", "the chat template of .* rejects"),
     ],
 )
 def test_damaged_files_are_named(copied: Path, name: str, text: str | None, message: str) -> None:
@@ -221,7 +221,7 @@ def test_tokens_of_any_file_count_in_the_comparison_of_vocabularies(tmp_path: Pa
     [
         ({"auto_map": {"AutoTokenizer": ["own.Own", None]}}, "auto_map names the tokenizer code"),
         ({"auto_map": ["own.Own", None]}, "auto_map names the tokenizer code"),
-        ({"tokenizer_class": "CodeLlamaTokenizer"}, "CodeLlamaTokenizer has a _encode_plus of its"),
+        ({"tokenizer_class": "CodeLlamaTokenizer"}, "CodeLlamaTokenizer overrides _encode_plus"),
         ({"tokenizer_class": "ByT5Tokenizer"}, "ByT5Tokenizer runs in Python, not in tokenizers"),
     ],
 )
@@ -311,15 +311,15 @@ PARTS = "{% for m in messages %}{% for part in m.content %}{{ part.text }}{% end
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        (PARTS, r"leaves out what messages\[0\] says \(role system\)"),
-        ("{% for m in messages %}<m>{% endfor %}", r"leaves out what messages\[0\] says"),
-        ("{{ messages[-1].content }}", r"leaves out what messages\[0\] says"),
+        (PARTS, r"drops the content of messages\[0\] \(role system\)"),
+        ("{% for m in messages %}<m>{% endfor %}", r"drops the content of messages\[0\]"),
+        ("{{ messages[-1].content }}", r"drops the content of messages\[0\]"),
         (
             "{% for m in messages if m.role != 'user' %}{{ m.content }}{% endfor %}",
             r"messages\[1\]",
         ),
-        ("{{ messages[0].content + 1 }}", "refuses the conversation: TypeError: "),
-        ("{{ 1 / 0 }}", "refuses the conversation: ZeroDivisionError: "),
+        ("{{ messages[0].content + 1 }}", "rejects the conversation: TypeError: "),
+        ("{{ 1 / 0 }}", "rejects the conversation: ZeroDivisionError: "),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError: "),
         ("{% for i in range(10 ** 9) %}{% endfor %}", "OverflowError: "),
         ("{{ messages.append(1) }}", "SecurityError: "),
@@ -337,7 +337,7 @@ def test_a_template_that_fails_or_loses_text_is_one_clear_error(
 
 def test_a_word_of_the_template_does_not_pass_for_what_the_user_says(copied: Path) -> None:
     (copied / "chat_template.jinja").write_text("user: a{{ bos_token }}")
-    with pytest.raises(ConfigError, match=r"leaves out what messages\[0\] says"):
+    with pytest.raises(ConfigError, match=r"drops the content of messages\[0\]"):
         Tokenizer.load(copied).encode_chat([{"role": "user", "content": "a"}])
 
 
@@ -346,5 +346,5 @@ def test_a_template_that_drops_some_contents_only_is_rejected_for_them(copied: P
     (copied / "chat_template.jinja").write_text(template)
     fresh = Tokenizer.load(copied)
     assert fresh.render_chat([{"role": "user", "content": "kept"}]) == "kept"
-    with pytest.raises(ConfigError, match=r"leaves out what messages\[0\] says"):
+    with pytest.raises(ConfigError, match=r"drops the content of messages\[0\]"):
         fresh.render_chat([{"role": "user", "content": "kept ## lost"}])

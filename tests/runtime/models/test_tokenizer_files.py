@@ -32,7 +32,7 @@ def test_truncation_and_padding_of_a_training_run_are_dropped(folder: Path) -> N
 
 
 def test_a_directory_without_a_tokenizer_is_answered_with_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"has no tokenizer\.json: make one with"):
+    with pytest.raises(ConfigError, match=r"has no tokenizer\.json: create it with"):
         load_fast_tokenizer(tmp_path)
 
 

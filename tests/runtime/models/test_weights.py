@@ -260,7 +260,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "doubles": (recast("lm_head.weight", torch.float64), "stores lm_head.weight as F64"),
     "an adapter": (
         write("adapter_config.json", "{}"),
-        r"holds an adapter \(adapter_config.json\), not a whole model",
+        r"holds an adapter \(adapter_config.json\), not a model",
     ),
     "nested too deeply": (write("config.json", "[" * 99999), "config.json: it nests too deeply"),
     "a number too long": (

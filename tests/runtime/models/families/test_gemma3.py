@@ -322,7 +322,7 @@ REFUSED: list[tuple[dict[str, object], str]] = [
     ({"layer_types": ["chunked_attention"] * 7}, "layer_types has 'chunked_attention'"),
     (NEW | {"rope_theta": 1.0}, "rope_theta is 1.0, and 5000.0"),
     (NEW | {"rope_local_base_freq": 1.0}, "rope_local_base_freq is 1.0, and 700.0"),
-    (NEW | {"rope_scaling": LINEAR}, "rope_scaling stands beside rope_parameters"),
+    (NEW | {"rope_scaling": LINEAR}, "both rope_scaling and rope_parameters"),
     ({"rope_parameters": {"rope_theta": 5000.0}}, "rope_parameters.rope_theta is 5000.0"),
     ({"rope_scaling": {"rope_type": "longrope"}}, "'longrope' is not supported"),
     (

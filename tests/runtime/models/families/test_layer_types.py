@@ -8,7 +8,7 @@ from runtime.models.families.layer_types import (
     SLIDING,
     qwen_layer_types,
     read_layer_types,
-    refuse_windows,
+    reject_windows,
 )
 
 
@@ -20,9 +20,9 @@ def test_listed_types_are_taken_as_they_are() -> None:
 
 
 def test_windows_are_rejected_with_the_layers() -> None:
-    refuse_windows([FULL, FULL])
+    reject_windows([FULL, FULL])
     with pytest.raises(ValueError, match=r"the layers are \['full_attention', 'sliding_attention'"):
-        refuse_windows([FULL, SLIDING])
+        reject_windows([FULL, SLIDING])
 
 
 @pytest.mark.parametrize(
