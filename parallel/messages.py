@@ -27,9 +27,9 @@ class Hello:
     capacity: int = 0
     """Sequences a drafter can hold at once; 0 for a driver."""
     num_successors: int = 0
-    """Best tokens that a drafter requests after each token that the target scored; 0 is none."""
+    """Best tokens that a drafter receives for each position the target scored; 0 is none."""
     grows_trees: bool = False
-    """Whether the drafter proposes trees, and says how likely each of their tokens is kept."""
+    """Whether the drafter proposes trees, with the probability that each token is kept."""
     step_s: tuple[float, ...] = ()
     """Seconds a draft step is predicted to take with layers 1, 2, ... at a time; may be empty."""
     width: int | None = None
@@ -37,12 +37,12 @@ class Hello:
     max_positions: int | None = None
     """Longest text a drafter can read, in tokens; None: it names no limit."""
     joins: bool = False
-    """Whether a drafter drafts beside those that are attached; otherwise it replaces them."""
+    """Whether a drafter joins those that are attached; otherwise it replaces them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftOpen:
-    """Describes a request to a drafter, before its first draft."""
+    """Introduces a request to a drafter, before its first draft."""
 
     request: int
     key: RngKey
@@ -72,7 +72,7 @@ class DraftItem:
     """Draft tokens wanted; 0 only brings the drafter's cache up to date."""
     tree: bool = False
     """Whether the draft may be a tree of points: alternatives too, `num_draft` tokens in all."""
-    least_gain: float = 0.0
+    min_gain: float = 0.0
     """Of a tree: after tokens less likely kept than this, a model's step is not worth its time."""
     stream: bool = False
     """Send the first token at once, the others when all are there."""
@@ -109,7 +109,7 @@ class ProposalItem:
     """Of a tree: index of the token that each follows, -1 for the base; empty for a chain. The
     drafter does not hold a tree that it proposed."""
     gains: tuple[float, ...] = ()
-    """How likely each token is kept, as the drafter believes, falling; empty: it does not say."""
+    """The drafter's estimate that each token is kept, falling; empty where it has none."""
     unknown: bool = False
     """The drafter holds fewer than `keep` tokens of this request: send it from the start."""
 
@@ -144,7 +144,7 @@ class Submit:
     stop: tuple[str, ...] = ()
     """Strings that end the output; the text stops before them."""
     num_logprobs: int | None = None
-    """How many of each position's likeliest tokens to report beside the output token, all with
+    """How many of each position's likeliest tokens to report in addition to the output token, with
     their log probabilities; None reports none."""
     sample_index: int = 0
     """Tells apart several samples of one prompt with one seed."""
@@ -188,7 +188,7 @@ class RequestStats:
     rejected: int = 0
     """Rounds that ended in a recovered token; accepted / (accepted + rejected) estimates alpha."""
     missed_drafts: int = 0
-    """Rounds in which the wanted draft did not come in time."""
+    """Rounds in which the requested draft did not arrive in time."""
     ttft_s: float = 0.0
     """Seconds from submission to the first token."""
     total_s: float = 0.0
@@ -284,7 +284,7 @@ class EngineStatus:
     prefix_query_tokens: int = 0
     """Tokens that were looked up in the prefix cache."""
     drafter_faults: int = 0
-    """Times a drafter failed, or sent what it was not asked for or what cannot be tested."""
+    """Times a drafter failed, or sent what was not requested or cannot be tested."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from parallel.decoding.layer_groups import layer_groups
 from parallel.decoding.mode_choice import PaceChooser
 
-_LEAST_GAIN = 0.03
+_MIN_GAIN = 0.03
 """Share of a draft step that a wider one has to save to be tried at all."""
 _ALL = 0
 """Widths are chosen for all requests together: they share the drafter's forwards."""
@@ -48,7 +48,7 @@ def worthwhile_widths(step_s: Sequence[float]) -> list[int]:
     """Return width 1 and all that are predicted to save time over every narrower one kept."""
     kept: list[int] = []
     for width, seconds in enumerate(step_s, start=1):
-        if not kept or seconds < step_s[kept[-1] - 1] * (1 - _LEAST_GAIN):
+        if not kept or seconds < step_s[kept[-1] - 1] * (1 - _MIN_GAIN):
             kept.append(width)
     return kept
 
@@ -57,7 +57,7 @@ class WidthPlan:
     """Finds the width with the most committed tokens per second, from prediction and trial."""
 
     def __init__(self, step_s: Sequence[float] = (), *, fixed: int | None = None) -> None:
-        """Start with what a drafter says.
+        """Start with a drafter's predictions.
 
         Args:
             step_s: predicted seconds of its steps with widths 1, 2, ...; none: it has no choice.
@@ -74,7 +74,7 @@ class WidthPlan:
         return self._pace.choose(_ALL)
 
     def observe(self, width: int | None, tokens: int, seconds: float) -> None:
-        """Take in a round: what it committed, and how long it took."""
+        """Record a round: the tokens that it committed, and its seconds."""
         if width is not None:
             self._pace.observe(_ALL, width, tokens, seconds)
 

@@ -47,7 +47,7 @@ class PaceChooser(Generic[Choice]):
         self._num_rounds: dict[int, int] = {}
 
     def observe(self, request: int, choice: Choice, tokens: int, seconds: float) -> None:
-        """Take in a round of a request: what it committed, and how long the round took."""
+        """Record a round of a request: the tokens that it committed, and its seconds."""
         if choice not in self._overall or not 0 < seconds < inf:
             return
         own = self._requests.setdefault(request, {known: _Pace() for known in self._choices})
@@ -56,7 +56,7 @@ class PaceChooser(Generic[Choice]):
         self._num_rounds[request] = self._num_rounds.get(request, 0) + 1
 
     def choose(self, request: int) -> Choice:
-        """Return what to take in a request's next rounds."""
+        """Return the choice for a request's next rounds."""
         for choice, pace in self._overall.items():
             if pace.rounds < _FIRST_ROUNDS * _MEMORY**_FIRST_ROUNDS:
                 return choice

@@ -47,7 +47,7 @@ class Purpose(IntEnum):
 
 
 def request_key(prompt_ids: Sequence[int], sample_index: int) -> int:
-    """Return 64 bits that identify a sample of a prompt, for every caller and at any time."""
+    """Return 64 bits that name a sample of a prompt, the same for every client and at any time."""
     words = np.asarray([len(prompt_ids), *prompt_ids, sample_index], dtype="<i8")
     digest = blake2b(words.tobytes(), digest_size=8, person=b"paceline").digest()
     return int.from_bytes(digest, "little")

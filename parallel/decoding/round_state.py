@@ -85,7 +85,7 @@ class BeginRound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftArrived:
-    """A draft, or a part of one, came; without effect, at any time, unless it is waited for."""
+    """A draft or a part of one arrived; legal at any time, without effect unless it is awaited."""
 
     epoch: int
     base: int
@@ -123,10 +123,10 @@ class RequestDraft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AwaitDraft:
-    """Deliver DraftArrived or DraftMissed: at once if no Score came before, else after it.
+    """Deliver DraftArrived or DraftMissed: at once if no Score precedes it, else after that.
 
     Without a Score before it, the round's Score follows once the draft, or the rest of the block in
-    flight, has come.
+    flight, has arrived.
     """
 
 
@@ -152,8 +152,8 @@ class Score:
 class Verify:
     """Verify the draft on the first `num_rows` rows of this round's Score.
 
-    Comes once the draft is settled, which may be before the rows are there: deliver Verified when
-    both are. With as many rows as drafts nothing is emitted after the last one.
+    Follows once the draft is settled, which may be before the rows are scored: deliver Verified
+    when both are. With as many rows as drafts nothing is emitted after the last one.
     """
 
     draft: DraftTree
@@ -169,10 +169,10 @@ class Commit:
     """Draft tokens the target scored: a block's first one counts if all before it passed."""
     num_accepted: int
     rejected: bool
-    """Whether the last token stands where a draft was tested and rejected."""
+    """Whether the last token replaces a draft that was tested and rejected."""
 
     def first(self, num_tokens: int) -> "Commit":
-        """Return the commit of its first tokens alone, where the output ends with them.
+        """Return the commit of only its first tokens, where the output ends with them.
 
         Drafts after the end are neither accepted nor rejected; the target has scored them all the
         same.

@@ -41,10 +41,10 @@ class Distribution:
 def num_candidates(params: SamplingParams) -> int:
     """Return how many best tokens of a row `sample` and `distribution` need; 0 is all of them.
 
-    Exact because all that follows top-k looks at the k best tokens alone: softmax, top-p and min-p
+    Exact because all that follows top-k looks only at the k best tokens: softmax, top-p and min-p
     are taken over what top-k kept. A repetition penalty reorders tokens, so the best tokens before
-    it need not be the best after it; without top-k, every token has mass. The gathering rank breaks
-    ties at the k-th logit by lowest id, as `distribution` does on a whole row.
+    it need not be the best after it; without top-k, every token has mass. The code that gathers
+    rows breaks ties at the k-th logit by lowest id, as `distribution` does on a whole row.
     """
     if params.repetition_penalty != 1:
         return 0

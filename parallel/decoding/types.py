@@ -21,7 +21,7 @@ class VerifierKind(StrEnum):
     """The acceptance rule; both keep the target's distribution exactly."""
 
     MATCH = "match"
-    """Sample the target's token and compare: output depends on target and seed alone."""
+    """Sample the target's token and compare: output depends only on target and seed."""
     REJECTION = "rejection"
     """Accept with probability min(1, p/q): accepts most, output depends on the drafts too."""
 
@@ -107,8 +107,8 @@ class SparseProbs:
 class DraftTree:
     """Draft tokens as a forest under the last committed token; a chain has one child a node.
 
-    Nodes are in topological order: a parent's index is below its children's. Siblings stand in the
-    order they were drawn.
+    Nodes are in topological order: a parent's index is below its children's. Siblings are in the
+    order in which they were drawn.
     """
 
     token_ids: tuple[int, ...] = ()

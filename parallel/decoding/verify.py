@@ -56,7 +56,7 @@ def sample_and_match(
 
     At each node the target's token is drawn by `sample`; the child that holds it is accepted, and
     where there is none the same token is emitted (same-sample rule). The output is a function of
-    target, params and key alone, the same for every drafter, and exact however drafts were chosen.
+    only target, params and key, the same for every drafter, and exact however drafts were chosen.
 
     Args:
         draft: a tree, or a chain.

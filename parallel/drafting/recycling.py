@@ -2,7 +2,7 @@
 
 Luo et al., arXiv 2408.08696: a table holds, for each token, the best tokens the target scored after
 it last time, on accepted and rejected positions alike. This one holds them for each pair of tokens
-too, which says more and is looked up first. One table serves all requests.
+too, which is more specific and is looked up first. One table serves all requests.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,7 +24,7 @@ class SuccessorTable:
         self._successors: dict[Context, Sequence[int]] = {}
 
     def update(self, scored: Iterable[tuple[Context, Sequence[int]]]) -> None:
-        """Take in one or two tokens with what the target found best after them, best first."""
+        """Record one or two tokens with the target's best tokens after them, best first."""
         for context, successors in scored:
             for known in (context, context[-1:]):
                 self._successors[known] = successors[:NUM_SUCCESSORS]

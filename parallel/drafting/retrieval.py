@@ -36,7 +36,7 @@ class RetrievalStore:
     order: Places
     """[num_tokens], places sorted by the tokens from there on."""
     end: int
-    """The token that stands between two texts; no draft goes past it."""
+    """The token that separates two texts; no draft continues beyond it."""
 
     def longest(self, history: Sequence[int]) -> tuple[int, NDArray[np.int64]]:
         """Return how long the longest suffix of `history` found is, and the places after it.
@@ -54,7 +54,7 @@ class RetrievalStore:
         return self.tokens[places[places < len(self.tokens)]]
 
     def find(self, wanted: Sequence[int]) -> Places:
-        """Return the places where `wanted` stands, at most 16 tokens."""
+        """Return the positions of `wanted`, at most 16 tokens, in the store."""
         key = tuple(wanted[:_DEPTH])
         first = self._bisect(key, after=False)
         return self.order[first : self._bisect(key, after=True)]
@@ -88,7 +88,7 @@ class StoreSource:
         self._token_ids = token_ids
 
     def root(self) -> "_Found | None":
-        """Return where the longest suffix stands in the store."""
+        """Return the positions of the longest suffix in the store."""
         length, places = self._store.longest(self._token_ids)
         return _Found(length, places) if length else None
 
@@ -114,7 +114,7 @@ def build_store(texts: Sequence[Sequence[int]], end: int) -> RetrievalStore:
 
     Args:
         texts: token sequences.
-        end: a token that may stand between them, as the end of text.
+        end: a token that may separate them, as the end of text.
 
     Raises:
         ValueError: there is no token at all.

@@ -1,6 +1,6 @@
 """Grow one draft tree from several sources, the likeliest tokens first.
 
-Each source says which tokens it knows after a path and of what kind its guess is; how often guesses
+Each source lists the tokens it knows after a path and the kind of each guess; how often guesses
 of a kind come true is learned from the text that the target then commits. The tree is the set of
 paths with the largest probability under that (best-first expansion as in EAGLE-2, Li et al., arXiv
 2406.16858, section 4, and in OPT-Tree, arXiv 2406.17276), so any number of its first tokens is the
@@ -17,7 +17,7 @@ _KEEP = 0.998
 """Weight an outcome keeps with each later one of the same kind."""
 _PRIOR_WEIGHT = 12.0
 """Outcomes that the prior of a kind counts for."""
-_LEAST_GAIN = 0.01
+_MIN_GAIN = 0.01
 """A path less likely than this is not worth a token of the budget."""
 
 Kind = tuple[Hashable, ...]
@@ -61,7 +61,7 @@ class Odds:
         return (right + prior * _PRIOR_WEIGHT) / (seen + _PRIOR_WEIGHT)
 
     def observe(self, kind: Kind, *, right: bool) -> None:
-        """Take in what became of a guess."""
+        """Record whether a guess came true."""
         known, seen = self._counts.get(kind, (0.0, 0.0))
         self._counts[kind] = (known * _KEEP + right, seen * _KEEP + 1)
 
@@ -85,7 +85,7 @@ class GrownTree:
         return None
 
     def learn(self, odds: Odds, actual: Sequence[int]) -> None:
-        """Record in `odds` which guesses were right, now that `actual` is committed."""
+        """Record in `odds` which guesses came true, given how the text continued."""
         node = -1
         for token in actual:
             for guess in self.guessed[node + 1]:
@@ -118,7 +118,7 @@ def grow(sources: Sequence[Source], odds: Odds, budget: int, *, branching: bool)
         for chance, token in sorted(chances, key=lambda pair: -pair[0]):
             path_gain = gain * min(chance, left)
             left -= min(chance, left)
-            if path_gain >= _LEAST_GAIN:
+            if path_gain >= _MIN_GAIN:
                 heappush(waiting, (-path_gain, next(numbers), node, token, states))
         if not waiting or len(tree.token_ids) >= budget:
             return tree

@@ -31,13 +31,13 @@ _PROBE_SIZES = (2, 5, 11)
 _EXACT_SIZES = 16
 """Forwards of up to so many positions are timed apart; larger ones by size class."""
 _STEPS_PER_DOUBLING = 3
-_FIRST_LEAST_GAIN = 0.3
+_FIRST_MIN_GAIN = 0.3
 _USUAL_TOKENS = 1.5
 """Tokens of a round, roughly."""
 _TOKENS_OF_STEP = 0.5
 MAX_NODES = 24
 """Longest tree that is considered."""
-_LEAST_SPREAD = 0.05
+_MIN_SPREAD = 0.05
 """Variance of draft lengths, in tokens squared, from which their times make a line."""
 
 
@@ -60,15 +60,15 @@ class CostModel:
         return self._forwards.is_known
 
     def observe_forward(self, num_positions: int, seconds: float) -> None:
-        """Take in a target forward over `num_positions` tokens."""
+        """Record the time of a target forward over `num_positions` tokens."""
         self._forwards.observe(num_positions, seconds)
 
     def predict_steps(self, step_s: Sequence[float]) -> None:
-        """Take in a new drafter's prediction for its widths 1, 2, ..., and forget the last one."""
+        """Replace the last drafter's times by a new one's prediction for widths 1, 2, ..."""
         self._drafts, self._predicted = {}, tuple(step_s)
 
     def observe_draft(self, num_steps: int, seconds: float, width: int = 1) -> None:
-        """Take in a draft of `num_steps` tokens, the exchange included."""
+        """Record the time of a draft of `num_steps` tokens, the exchange included."""
         line = self._drafts.get(width, _Line())
         line.observe(num_steps, seconds)
         if line.is_known:
@@ -133,7 +133,7 @@ class AcceptanceEstimate:
         return made
 
     def observe(self, num_accepted: int, *, rejected: bool) -> None:
-        """Take in one verdict."""
+        """Record one verdict."""
         num_tested = num_accepted + rejected
         self._all_accepted = self._all_accepted * _MEMORY + num_accepted
         self._all_tested = self._all_tested * _MEMORY + num_tested
@@ -159,7 +159,7 @@ def best_draft_length(
 
     Args:
         mode: how drafting and verification are arranged.
-        alphas: acceptance of the sequences, or of a sample that stands for them: of any token, or
+        alphas: acceptance of the sequences, or of a sample that represents them: of any token, or
             (draft-then-verify alone) of the first, second, ... one.
         max_length: the longest draft to consider.
         target_s: seconds of a target forward over so many positions, all sequences together.
@@ -202,19 +202,19 @@ class DraftLengthController:
         """Trees in a row of which nothing was worth a test."""
 
     def observe_forward(self, num_positions: int, seconds: float) -> None:
-        """Take in a target forward."""
+        """Record the time of a target forward."""
         self._costs.observe_forward(num_positions, seconds)
 
     def predict_steps(self, step_s: Sequence[float]) -> None:
-        """Take in what a new drafter says its steps take with layers 1, 2, ... at a time."""
+        """Record a new drafter's prediction of a step's seconds with layers 1, 2, ... at a time."""
         self._costs.predict_steps(step_s)
 
     def observe_draft(self, num_steps: int, seconds: float, *, width: int = 1) -> None:
-        """Take in a drafter's answer; `width` is its layers at a time."""
+        """Record the time of a drafter's answer; `width` is its layers at a time."""
         self._costs.observe_draft(num_steps, seconds, width)
 
     def observe_verdict(self, request: int, num_accepted: int, *, rejected: bool) -> None:
-        """Take in what became of a request's drafts."""
+        """Record the verdict on a request's drafts."""
         self._estimate(request).observe(num_accepted, rejected=rejected)
         self._overall.observe(num_accepted, rejected=rejected)
 
@@ -270,14 +270,14 @@ class DraftLengthController:
             return min(_PROBE_SIZES[probes % len(_PROBE_SIZES)], len(gains))
         return best
 
-    def least_gain(self, *, width: int = 1) -> float:
+    def min_gain(self, *, width: int = 1) -> float:
         """Return how likely a path has to be kept for a model's step after it to pay.
 
         A step adds about half a token beside what is looked up, times that chance; its time would
         have yielded tokens at the present pace.
         """
         if not self._costs.is_known:
-            return _FIRST_LEAST_GAIN
+            return _FIRST_MIN_GAIN
         step_s = self._costs.draft_s(2, width) - self._costs.draft_s(1, width)
         return step_s * _USUAL_TOKENS / self._costs.target_s(1) / _TOKENS_OF_STEP
 
@@ -305,7 +305,7 @@ class _Curve:
         return bool(self._means)
 
     def observe(self, size: int, seconds: float) -> None:
-        if not 0 < seconds < inf:  # a clock that stood still or jumped says nothing
+        if not 0 < seconds < inf:  # a clock that stopped or jumped measures nothing
             return
         kept = size if size <= _EXACT_SIZES else round(_STEPS_PER_DOUBLING * log2(size)) + 1000
         mean_size, mean_s = self._means.get(kept, (float(size), seconds))
@@ -356,7 +356,7 @@ class _Line:
         assert self._weight, "no time was seen yet"
         mean_x, mean_y = self._x / self._weight, self._y / self._weight
         variance = self._xx / self._weight - mean_x**2
-        if variance < _LEAST_SPREAD:  # one length alone cannot tell the fixed part
+        if variance < _MIN_SPREAD:  # one length does not determine the fixed part
             return mean_y / mean_x * x
         slope = max((self._xy / self._weight - mean_x * mean_y) / variance, 0.0)
         fixed = mean_y - slope * mean_x

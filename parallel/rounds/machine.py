@@ -65,10 +65,10 @@ def with_mode(state: State, mode: DecodeMode) -> State:
 
 
 def step(state: State, event: Event) -> Transition:
-    """Take an event in and return the new state with the commands to carry out, in order.
+    """Return the state after an event, and the commands to carry out, in order.
 
     Raises:
-        ValueError: the event cannot happen in this phase, or carries what cannot be.
+        ValueError: the event is illegal in this phase, or its values are impossible.
     """
     match event:
         case BeginRound():
@@ -119,7 +119,7 @@ def _arrive(state: State, event: DraftArrived) -> Transition:
 
 
 def _complete(state: State, event: DraftArrived) -> Transition:
-    """Take in more of the newest block: in flight by now, or still being tested for its first."""
+    """Append the rest of the newest block, which is in flight or in verification."""
     more = event.draft.first(state.num_pending)
     missing = state.num_pending - len(more)
     state = replace(state, num_pending=missing if event.partial else 0)
@@ -142,7 +142,7 @@ def _commit(state: State, verdict: Verdict) -> Transition:
     emitted = verdict.next_token
     if emitted is not None:
         tokens += (emitted,)
-    # Without a row after its last token, this round's block is tested for its first one alone.
+    # Without a row after its last token, only the first token of this round's block is tested.
     reached_all = num_accepted >= state.num_rows - 1
     commit = Commit(
         token_ids=tokens,

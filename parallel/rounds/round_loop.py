@@ -40,7 +40,7 @@ class RoundSequence(Protocol):
     number: int
     """Its name, unique among the sequences in flight."""
     state: State
-    wanted_mode: DecodeMode
+    next_mode: DecodeMode
     """The mode it changes to once no draft is in flight."""
 
     @property
@@ -219,16 +219,16 @@ class RoundLoop(Generic[WorkT]):
         """Give a sequence whose mode is left to the leader the best one, unless drafts are open."""
         if not policy_of(sequence.asked_mode).choices:
             return
-        sequence.wanted_mode = self._modes.choose(sequence.number)
+        sequence.next_mode = self._modes.choose(sequence.number)
         if sequence.state.stage is Stage.PRE_VERIFY:
-            sequence.state = with_mode(sequence.state, sequence.wanted_mode)
+            sequence.state = with_mode(sequence.state, sequence.next_mode)
 
     def _draft_length(self, work: WorkT, batch: int) -> int:
         """Return how many draft tokens are worth requesting, at most what can still be used."""
         sequence: RoundSequence = work.sequence
         state = sequence.state
         policy = policy_of(state.mode)
-        if not policy.drafts or sequence.wanted_mode is not state.mode:
+        if not policy.drafts or sequence.next_mode is not state.mode:
             return 0  # what is in flight is verified first
         usable = sequence.num_remaining - policy.num_claimed(state)
         limit = self._edges.draft_limit(work)

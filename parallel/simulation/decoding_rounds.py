@@ -39,7 +39,7 @@ def simulate(
 
     Args:
         setting: what runs.
-        requests: in the order of their arrival; as many are in flight as `max_batch` says.
+        requests: in the order of their arrival; at most `max_batch` are in flight.
         keep_spans: how many of the first spans to keep, for a picture.
     """
     return _Leader(setting, requests, keep_spans).run()
@@ -182,7 +182,7 @@ class _Leader:
         return ()
 
     def score(self, works: Items[_Work]) -> Forward:
-        """Advance the clock by a forward's time."""
+        """Advance the time by a forward's seconds."""
         num_positions = sum(work.score.num_logits for work in works if work.score is not None)
         num_read = sum(work.sequence.unread - 1 for work in works)
         taken_s = self._setting.target_s(num_positions) + num_read * self._setting.prompt_s
@@ -192,7 +192,7 @@ class _Leader:
         return Forward(num_positions, taken_s)
 
     def verdicts(self, works: Items[_Work]) -> Iterator[tuple[_Work, Verdict]]:
-        """Advance the clock by the host's time, and yield each work's verdict."""
+        """Advance the time by the host's seconds, and yield each work's verdict."""
         self._now_s += self._setting.host_s
         for work in works:
             assert work.verify is not None

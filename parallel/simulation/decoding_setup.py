@@ -1,4 +1,4 @@
-"""The nouns of generation in virtual time: what runs, what comes, and what it came to."""
+"""The nouns of generation in virtual time: settings, requests and results."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ class Setting:
     draft_length: int | None = None
     """Draft tokens asked for each round; None leaves it to the controller."""
     predicted_step_s: tuple[float, ...] = ()
-    """What the drafter says of widths 1, 2, ...; none: it has no choice."""
+    """The drafter's predictions for widths 1, 2, ...; empty: it has no choice."""
     width: int | None = None
     """Layers at a time that are fixed; None leaves it to the measured pace."""
     link: Line = field(default_factory=Line)
@@ -37,7 +37,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedRequest:
-    """A request as it comes."""
+    """A request and its arrival."""
 
     stream: int = 0
     """Names its tokens: the first token of its prompt, for virtual devices."""
@@ -47,7 +47,7 @@ class SimulatedRequest:
 
 
 class Busy(StrEnum):
-    """Who works in a span."""
+    """Which of the two works in a span."""
 
     TARGET = "target"
     DRAFTER = "drafter"
@@ -55,7 +55,7 @@ class Busy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A span of virtual time in which one process works."""
+    """A stretch of virtual time in which the target or the drafter works."""
 
     who: Busy
     start_s: float
@@ -64,7 +64,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedDecoding:
-    """What a simulated run came to."""
+    """The result of a simulated run."""
 
     num_rounds: int
     """Target forwards."""

@@ -39,7 +39,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fabric:
-    """Nodes of several devices each; a group fills one node before it goes to the next."""
+    """Nodes of several devices each; a group fills one node before the next."""
 
     inside: Line = field(default_factory=Line)
     """Between two devices of a node."""
@@ -60,7 +60,7 @@ class Fabric:
         return inside_s + self.between.all_reduce_s(num_bytes / each, nodes)
 
     def all_gather_s(self, num_bytes: float, ranks: int) -> float:
-        """Return the seconds: between the nodes first, then what came inside them."""
+        """Return the seconds: between the nodes first, then inside them."""
         nodes = self.nodes_of(ranks)
         each = min(ranks, self.per_node)
         between_s = self.between.all_gather_s(num_bytes, nodes)

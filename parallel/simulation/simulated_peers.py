@@ -22,7 +22,7 @@ class SimulatedSequence:
         self.request = request
         self.asked_mode: DecodeMode = setting.mode
         self.draft_length = setting.draft_length
-        self.wanted_mode = setting.mode
+        self.next_mode = setting.mode
         self.state = start(
             request=number,
             mode=setting.mode,

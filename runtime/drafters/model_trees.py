@@ -35,7 +35,7 @@ class _Path:
     def is_complete(self) -> bool:
         """Whether no step of the model after this path can be worth its time."""
         is_long = len(self.token_ids) >= self.item.num_draft or self.num_asked >= _MAX_STEPS
-        return is_long or self.prob < self.item.least_gain
+        return is_long or self.prob < self.item.min_gain
 
     def best(self, odds: Odds) -> tuple[int, float] | None:
         """Return the most probable next token of all sources, with its probability."""
@@ -99,7 +99,7 @@ class ModelTrees:
         while not path.is_complete:
             best = path.best(self._lookups.odds)
             known = 0.0 if best is None else best[1]
-            if path.prob * (1 - known / self._usual_prob) >= path.item.least_gain:
+            if path.prob * (1 - known / self._usual_prob) >= path.item.min_gain:
                 return True
             if best is None:
                 return False

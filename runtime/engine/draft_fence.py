@@ -1,8 +1,8 @@
-"""What the leader accepts from a drafter: answers to what it asked for, with values it can test.
+"""What the leader accepts from a drafter: answers to its requests, with values it can test.
 
 Every proposal passes here, whichever link brought it. What is wrong costs drafts: a draft is cut
-before its first bad token, which no verifier can tell from a shorter draft, so the output keeps the
-target's distribution.
+before its first bad token, which no verifier can distinguish from a shorter draft, so the output
+keeps the target's distribution.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from parallel.decoding.types import DraftTree, NodeKind, SparseProbs
 from parallel.messages import DraftItem, DraftRequest, Proposal, ProposalItem
 
 _SUM_TOLERANCE = 1e-4  # of probabilities; 64 of them in float32 are off by 1e-6
-_MOST_SECONDS = 3600.0
-_MOST_STEPS = 10_000
+_MAX_SECONDS = 3600.0
+_MAX_STEPS = 10_000
 _REMEMBERED_ROUNDS = 32  # answers to older ones count as unasked
 
 
@@ -27,7 +27,7 @@ class CheckedDraft:
     base: int
     draft: DraftTree
     gains: tuple[float, ...] = ()
-    """How likely each token of `draft` is kept; empty: the drafter does not say."""
+    """The drafter's estimate that each token is kept; empty where it has none."""
     is_tree: bool = False
     """Whether the drafter grew a tree, which it does not hold."""
     unknown: bool = False
@@ -54,7 +54,7 @@ class CheckedProposal:
 
 @dataclass(slots=True)
 class _Asked:
-    """One item of a round, and how much of its answer has come."""
+    """One item of a round, and how much of its answer has arrived."""
 
     item: DraftItem
     sends_probs: bool
@@ -72,7 +72,7 @@ class _Asked:
 
 
 class DraftFence:
-    """Checks what one drafter sends against what it was asked for."""
+    """Checks what one drafter sends against what was requested."""
 
     def __init__(self, vocab_size: int) -> None:
         """Expect nothing yet.
@@ -106,7 +106,7 @@ class DraftFence:
             asked = self._rounds.get(number)
             if asked is not None:
                 return self._checked(proposal, number, asked)
-            problem = f"it answers round {number}, which it was not asked for or has answered"
+            problem = f"it answers round {number}, which was not requested or is answered"
             number = 0
         except Exception as error:  # a drafter in this process may hand over objects of any type
             self._rounds.pop(number, None)
@@ -122,7 +122,7 @@ class DraftFence:
         for item in proposal.items[: len(asked) + 1]:
             found = asked.get(item.request)
             if found is None:
-                problems.append(f"it drafts for request {item.request!r}, which was not asked for")
+                problems.append(f"it drafts for request {item.request!r}, which was not requested")
                 continue
             if not partial:
                 del asked[item.request]  # once
@@ -134,7 +134,7 @@ class DraftFence:
         elif not any(draft.draft.token_ids for draft in drafts):
             problems.append(f"a part of its answer to round {number} holds no token")
         draft_s, num_steps = float(proposal.draft_s), index(proposal.num_steps)
-        if not (0 <= draft_s <= _MOST_SECONDS and 0 <= num_steps <= _MOST_STEPS):
+        if not (0 <= draft_s <= _MAX_SECONDS and 0 <= num_steps <= _MAX_STEPS):
             problems.append(f"it reports {num_steps} steps in {draft_s} s")
             draft_s, num_steps = 0.0, 0
         return CheckedProposal(
@@ -161,7 +161,7 @@ def _checked_draft(
         draft, problem = usable_draft(
             item,
             vocab_size,
-            most=asked.num_left,
+            max_tokens=asked.num_left,
             sends_probs=asked.sends_probs,
             tree=asked.item.tree,
         )
@@ -169,60 +169,60 @@ def _checked_draft(
         gains, wrong_gains = _checked_gains(item.gains, len(draft))
         problem = problem or wrong_gains
         if item.unknown:
-            problem = "it says that it lacks a request that it was sent whole"
+            problem = "it reports as unknown a request that it was sent whole"
         known = replace(known, draft=draft, gains=gains, is_tree=bool(item.parents))
     if problem:
         problems.append(f"request {asked.item.request}: {problem}")
-        known = replace(known, unknown=True)  # what it holds is anything but what we believe
+        known = replace(known, unknown=True)  # its cache cannot be trusted
     return known
 
 
 def _misplaced(asked: _Asked, item: ProposalItem, *, partial: bool) -> str:
     """Return why an item does not continue what was asked for; "" if it does."""
     if partial and not asked.item.stream:
-        return "the first token came ahead of the draft, which was not asked for"
+        return "it streamed the first token, which was not requested"
     if item.epoch != asked.item.epoch:
-        return f"epoch {item.epoch!r} in place of {asked.item.epoch}"
+        return f"epoch is {item.epoch!r}, expected {asked.item.epoch}"
     if item.base != asked.base:
         return f"the draft begins after {item.base!r} tokens, not after {asked.base}"
     return ""
 
 
 def usable_draft(
-    item: ProposalItem, vocab_size: int, *, most: int, sends_probs: bool, tree: bool
+    item: ProposalItem, vocab_size: int, *, max_tokens: int, sends_probs: bool, tree: bool
 ) -> tuple[DraftTree, str]:
     """Return a draft up to the first token that cannot be tested, and why that one cannot.
 
     Args:
         item: what the drafter proposes.
         vocab_size: tokens the target knows; a draft may hold no other.
-        most: tokens that were asked for.
+        max_tokens: tokens that were requested.
         sends_probs: whether the verifier needs the probabilities that tokens were drawn from;
             without them a token counts as chosen by a rule, which is exact too.
-        tree: whether a tree was asked for.
+        tree: whether a tree was requested.
     """
-    parents = tuple(index(parent) for parent in item.parents[: most + 1])
+    parents = tuple(index(parent) for parent in item.parents[: max_tokens + 1])
     is_chain = all(parent == node - 1 for node, parent in enumerate(parents))
     draft_probs = item.draft_probs if sends_probs else ()
     if draft_probs and not is_chain:
         # Siblings may be drawn independently or without replacement: the test differs.
-        return DraftTree(), "a tree with draft probabilities, which was not asked for"
+        return DraftTree(), "a tree with draft probabilities, which was not requested"
     if draft_probs and len(draft_probs) != len(item.token_ids):
         return DraftTree(), f"{len(draft_probs)} distributions for {len(item.token_ids)} tokens"
     if len(item.parents) not in (0, len(item.token_ids)):
         return DraftTree(), f"{len(item.parents)} parents for {len(item.token_ids)} tokens"
-    problem = "" if is_chain or tree else "a tree, where a chain was asked for"
+    problem = "" if is_chain or tree else "a tree, a chain was requested"
     token_ids: list[int] = []
     for node, given in enumerate(item.token_ids):
         token = index(given)
-        if node == most:
-            problem = f"{len(item.token_ids)} tokens, {most} were asked for"
+        if node == max_tokens:
+            problem = f"{len(item.token_ids)} tokens, {max_tokens} were requested"
         elif not 0 <= token < vocab_size:
             problem = f"token {token}, the target knows {vocab_size}"
         elif parents and not (-1 <= parents[node] < node):
             problem = f"token {node} follows token {parents[node]}"
         elif draft_probs and not can_have_drawn(draft_probs[node], token, vocab_size):
-            problem = f"token {token} does not come from the draft probabilities sent with it"
+            problem = f"token {token} has no probability in its draft probabilities"
         else:
             token_ids.append(token)
             continue
@@ -253,10 +253,10 @@ def can_have_drawn(given: SparseProbs, token: int, vocab_size: int) -> bool:
 
 
 def _checked_gains(gains: Sequence[float], num: int) -> tuple[tuple[float, ...], str]:
-    """Return how likely each of the first `num` tokens is kept, as far as that was said."""
+    """Return how likely each of the first `num` tokens is kept, as far as that is given."""
     kept = tuple(float(gain) for gain in gains[:num])
     if not kept:
         return (), ""
     if len(kept) < num or not all(0 <= gain <= 1 for gain in kept):
-        return (), "chances of acceptance that are none"
+        return (), "`gains` are no probabilities"
     return kept, ""

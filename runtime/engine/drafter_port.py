@@ -1,7 +1,7 @@
 """The leader's side of a drafter's link: ask, wait within a budget, never hang on it.
 
-Nothing a drafter does gets past this: what it sends is checked (`draft_fence.py`), what it raises
-is counted, and one that keeps on failing is dropped.
+The engine is safe from its drafters here: what one sends is checked (`draft_fence.py`), what it
+raises is counted, and one that fails repeatedly is dropped.
 """
 
 import logging
@@ -15,11 +15,11 @@ from runtime.errors import DrafterError, PacelineError, ProtocolError
 from runtime.links.link import Link
 
 _LOG = logging.getLogger("paceline.leader")
-_RETRY_BUDGETS = 20  # a lost message must not switch the drafter off for good
+_RETRY_BUDGETS = 20  # a lost message must not disable the drafter permanently
 
 
 class DrafterPort:
-    """A drafter that is present, gone, or behind (it let a wait budget pass).
+    """A drafter that is attached, lost, or behind (it exceeded a wait budget).
 
     While it is behind it is asked for nothing new, so a stalled drafter costs the target one wait
     budget and then nothing, until it has caught up.
@@ -48,7 +48,7 @@ class DrafterPort:
         self.wait_budget_s = wait_budget_s
         """Longest wait for a draft that is due."""
         self.num_successors = hello.num_successors
-        """Best tokens after each scored one that it requests."""
+        """Best tokens that it receives for each scored position."""
         self.grows_trees = hello.grows_trees
         """Whether it proposes trees, with how likely each token is kept."""
         self.name = hello.name
@@ -56,9 +56,9 @@ class DrafterPort:
         self.max_positions = hello.max_positions
         """Longest text it can read, in tokens; None: it names no limit."""
         self.closed: list[int] = []
-        """Requests that it may forget, and has not been told yet."""
+        """Requests that it may forget, to be sent with the next request for drafts."""
         self.last_opening = 0
-        """Round in which it last received a request that was new to it."""
+        """Round in which it was last sent a new request."""
         self.is_lost = False
         """Whether it vanished."""
 
@@ -69,14 +69,14 @@ class DrafterPort:
 
     @property
     def is_behind(self) -> bool:
-        """Whether it let a wait budget pass and has not caught up."""
+        """Whether it exceeded a wait budget and has not caught up."""
         return self._missed > self._answered
 
     @property
     def ready(self) -> bool:
         """Whether to ask it now: it is not behind, or so far that a message may have been lost."""
         while self.is_behind and self.receive(0.0) is not None:
-            pass  # answers that are too late only tell that it is catching up
+            pass  # answers that are too late only show that it is catching up
         if self._link is None:
             return False
         overdue_s = self._clock.now_s() - self._asked_s
@@ -84,7 +84,7 @@ class DrafterPort:
 
     @property
     def due(self) -> bool:
-        """Whether an answer of it is pending; a lost drafter has none."""
+        """Whether an answer is pending; never for one that is lost."""
         return self._link is not None and self._answered < self._round
 
     @property
@@ -97,14 +97,14 @@ class DrafterPort:
 
         Args:
             num_tokens: length of the text.
-            highest_id: the highest token id in it: a drafter cannot read what it has no row for.
+            highest_id: the highest token id in it: a drafter cannot read ids beyond its vocabulary.
         """
         if self._vocab_size is not None and highest_id >= self._vocab_size:
             return 0
         return None if self.max_positions is None else max(0, self.max_positions - num_tokens)
 
     def ask(self, request: DraftRequest) -> bool:
-        """Send one round's work; return False if the drafter failed at it or is gone."""
+        """Send one round's work; return False if the drafter failed or is lost."""
         if self._link is None:
             return False
         if self.is_behind:  # for so long that it counts as silent
@@ -127,7 +127,7 @@ class DrafterPort:
         return False
 
     def receive(self, timeout_s: float) -> CheckedProposal | None:
-        """Return the next part of an answer; None if none comes in time or the drafter is gone.
+        """Return the next part of an answer; None if none arrives in time or the drafter is lost.
 
         What is wrong with the part has been counted, and may have cost the drafter its place.
         """
@@ -153,12 +153,12 @@ class DrafterPort:
         return checked
 
     def drain(self) -> None:
-        """Take in what came unasked while there was nothing to do."""
+        """Receive what arrived while the engine was idle."""
         while self.receive(0.0) is not None:
             pass
 
     def miss(self) -> None:
-        """Record that what was asked for is not waited for any longer."""
+        """Record that the wait for the last request's answer is over."""
         if self._link is not None:
             _LOG.warning("drafter did not answer within %.2f s", self.wait_budget_s)
         self._missed = self._round
@@ -191,5 +191,5 @@ class DrafterPort:
             problem,
         )
         self.is_lost = True
-        # A peer that takes nothing holds `close` up, and the round must not wait for it.
+        # `close` blocks on a peer that receives nothing, and the round must not wait for it.
         threading.Thread(target=link.close, name=f"close {self.name}", daemon=True).start()

@@ -1,4 +1,4 @@
-"""All drafters of a leader: they come and go, and each request is one's own."""
+"""All drafters of a leader: they attach and leave, and each request is assigned to one."""
 
 import logging
 import math
@@ -13,7 +13,7 @@ from runtime.engine.sequence import DecodingSequence
 from runtime.links.link import Link
 
 _LOG = logging.getLogger("paceline.leader")
-_MOST_SUCCESSORS = 64  # each costs the target's ranks an exchange of as many scores
+_MAX_SUCCESSORS = 64  # each costs the target's ranks an exchange of as many scores
 
 
 class DrafterPorts:
@@ -50,10 +50,10 @@ class DrafterPorts:
         return self._num_faults + sum(port.num_faults for port in self._ports.values())
 
     def attach(self, hello: Hello, link: Link) -> bool:
-        """Take a drafter that connected; unless it joins the others, it replaces them.
+        """Attach a drafter that connected; unless it joins the others, it replaces them.
 
         Returns:
-            False if what it says of itself cannot be: its link is closed, and the others stay.
+            False if its introduction is invalid: its link is closed, and the others stay.
         """
         problem = problem_of_hello(hello)
         if problem:
@@ -91,7 +91,7 @@ class DrafterPorts:
         return port if port is not None and port.is_attached else None
 
     def release(self, sequence: DecodingSequence) -> None:
-        """Make a request's drafter forget it, with the next message."""
+        """Have a request's drafter forget it, with the next request for drafts."""
         port = self.of(sequence)
         if port is not None and sequence.known_to_drafter:
             port.closed.append(sequence.number)
@@ -100,13 +100,13 @@ class DrafterPorts:
     def share_out(self, sequences: Items[DecodingSequence]) -> None:
         """Give every request a drafter.
 
-        A request stays with its drafter, which has read it, unless that one is gone or behind, or
+        A request stays with its drafter, which has read it, unless that one is lost or behind, or
         another one has nothing to do.
         """
         for number in [n for n, port in self._ports.items() if not port.is_attached]:
-            gone = self._ports.pop(number)
-            self._num_lost += gone.is_lost
-            self._num_faults += gone.num_faults
+            lost = self._ports.pop(number)
+            self._num_lost += lost.is_lost
+            self._num_faults += lost.num_faults
         usable = [port for port in self.attached if not port.is_behind] or self.attached
         numbers = [port.number for port in usable]
         for sequence in sequences:
@@ -140,9 +140,9 @@ class DrafterPorts:
 
 
 def problem_of_hello(hello: Hello) -> str:
-    """Return what a drafter says of itself that cannot be; "" if all can."""
-    if not 0 <= hello.num_successors <= _MOST_SUCCESSORS:
-        return f"num_successors is {hello.num_successors}, {_MOST_SUCCESSORS} at most"
+    """Return what is invalid in a drafter's introduction; "" if nothing is."""
+    if not 0 <= hello.num_successors <= _MAX_SUCCESSORS:
+        return f"num_successors is {hello.num_successors}, {_MAX_SUCCESSORS} at most"
     if not all(math.isfinite(step_s) and step_s > 0 for step_s in hello.step_s):
         return f"step_s is {hello.step_s}: seconds must be above 0"
     for name in ("vocab_size", "max_positions", "width"):

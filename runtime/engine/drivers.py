@@ -15,20 +15,20 @@ class Drivers:
         """Begin without drivers.
 
         Args:
-            lost: told when a driver cannot be sent to; called in `send`.
+            lost: is called in `send` with a driver that cannot be reached.
         """
         self._lost = lost
         self._links: dict[int, Link] = {}
         self._numbers = count(1)
 
     def add(self, link: Link) -> int:
-        """Take in a driver; return its number."""
+        """Add a driver; return its number."""
         driver = next(self._numbers)
         self._links[driver] = link
         return driver
 
     def send(self, driver: int, message: Message) -> None:
-        """Send a driver a message; one that is gone gets none."""
+        """Send a driver a message; do nothing if the driver is lost."""
         link = self._links.get(driver)
         if link is None:
             return

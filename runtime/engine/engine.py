@@ -93,7 +93,7 @@ class Engine:
     # --- from other threads -------------------------------------------------------------------
 
     def join(self, hello: Hello, link: Link) -> None:
-        """Serve a peer that connected; returns when a driver is gone, at once for a drafter."""
+        """Serve a peer that connected; returns when a driver is lost, at once for a drafter."""
         if hello.role != "driver":
             self._inbox.put(_Joined(hello, link))
             return
@@ -127,7 +127,7 @@ class Engine:
         """Serve until `stop`; blocks.
 
         Raises:
-            PacelineError: a target rank failed; every driver has been told before.
+            PacelineError: a target rank failed; every driver has been notified.
         """
         try:
             while not self._stopping:
@@ -148,7 +148,7 @@ class Engine:
             self._drivers.close()
 
     def _drain_inbox(self) -> None:
-        """Handle the events that have come; without requests, wait for one and send heartbeats.
+        """Handle the events that have arrived; without requests, wait for one and send heartbeats.
 
         Heartbeats are due by the clock: a stream of pings must not hold them up.
         """
@@ -320,7 +320,7 @@ class Engine:
 
     def _drop_driver(self, driver: int, error: PeerError) -> None:
         """Forget a lost driver and free what its requests hold."""
-        _LOG.info("driver %d is gone: %s", driver, error)
+        _LOG.info("driver %d is lost: %s", driver, error)
         self._drivers.drop(driver)
         for sequence in self._scheduler.of_driver(driver):
             self._finish(sequence, "cancelled")

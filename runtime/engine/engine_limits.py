@@ -20,10 +20,10 @@ class EngineConfig:
     max_batch: int
     """Sequences decoded at once; more wait in order."""
     prefill_chunk: int = 256
-    """Prompt tokens a round processes beside the decoding sequences."""
+    """Prompt tokens that a round processes in addition to the decoding sequences."""
     eos_ids: frozenset[int] = frozenset()
     heartbeat_s: float = 2.0
-    """Interval at which an idle leader sends its followers a sign of life."""
+    """Seconds between the heartbeats of an idle leader to its followers."""
 
 
 def problem_of(

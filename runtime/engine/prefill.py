@@ -13,7 +13,7 @@ class Shares:
     """What each sequence does in one round."""
 
     decoding: list[DecodingSequence] = field(default_factory=list)
-    """They have read their prompt, but for what the round can take in beside."""
+    """They have read their prompt, except for what fits into this round."""
     chunks: list[SequenceRows] = field(default_factory=list)
     """Stretches of longer prompts; the cache holds them after the round."""
     syncing: list[DecodingSequence] = field(default_factory=list)
@@ -21,7 +21,7 @@ class Shares:
 
 
 def share_prompt_budget(running: Iterable[DecodingSequence], budget: int) -> Shares:
-    """Share a round's prompt tokens, first come first served; who has no more to read decodes.
+    """Share a round's prompt tokens by age; a sequence with no more to read decodes.
 
     Args:
         running: sequences by age; `num_cached` rises by what each is given to read.

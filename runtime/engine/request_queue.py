@@ -1,7 +1,7 @@
 """Who is served next: by priority, then fairly between clients, then in order of arrival.
 
 Fair sharing counts the tokens that each client has been served (virtual token counter, Sheng et
-al., arXiv 2401.00588, section 4): the client with the fewest comes first, and one that was away
+al., arXiv 2401.00588, section 4): the client with the fewest is first, and one that was away
 starts level with those that stayed.
 """
 
@@ -26,7 +26,7 @@ class RequestQueue:
         return iter(self._waiting)
 
     def push(self, sequence: DecodingSequence, running: Iterable[DecodingSequence]) -> None:
-        """Queue a request; a preempted one keeps its position by its number.
+        """Queue a request; one that was preempted keeps its place by its number.
 
         Args:
             sequence: the request.

@@ -1,4 +1,4 @@
-"""A round's drafts: how many to ask for, whom, and what comes back in time."""
+"""A round's drafts: which drafters are asked, and which answers arrive in time."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
@@ -49,11 +49,11 @@ class RoundDrafts:
         """Drafters that can be asked in this round."""
         self._times: dict[int, DraftTime] = {}
         self.num_missed = 0
-        """Drafts that did not come in time, in this round."""
+        """Drafts that did not arrive in time, in this round."""
         self.waited_s = 0.0
-        """Seconds that the target stood still for drafts, in this round."""
+        """Seconds that the target waited for drafts, in this round."""
         self._asking_s: dict[int, float] = {}
-        """By drafter: seconds of asking for drafts that have not been taken in yet."""
+        """By drafter: seconds of requests whose answers have not been received yet."""
 
     @property
     def longest(self) -> DraftTime:
@@ -61,7 +61,7 @@ class RoundDrafts:
         return max(self._times.values(), key=lambda time: time.seconds, default=DraftTime())
 
     def settle(self) -> None:
-        """Send releases that no round has carried yet, and read what came unasked (when idle)."""
+        """Send releases that no round has carried, and receive unrequested answers (when idle)."""
         for port in self._ports.attached:
             port.drain()
             if port.closed and port.ready:
@@ -90,7 +90,7 @@ class RoundDrafts:
         return grows_trees and takes_trees and not sequence.needs_draft_probs
 
     def num_successors(self, sequence: DecodingSequence) -> int:
-        """Return how many best tokens a request's drafter requests."""
+        """Return how many best tokens a request's drafter receives for each position."""
         port = self._ports.of(sequence)
         return port.num_successors if port is not None else 0
 
@@ -178,8 +178,8 @@ class RoundDrafts:
             return item
         chosen = sequence.submit.draft_length is None
         width = self._loop.width or 1
-        least_gain = self._loop.controller.least_gain(width=width) if chosen else 0.0
-        return replace(item, tree=True, least_gain=least_gain)
+        min_gain = self._loop.controller.min_gain(width=width) if chosen else 0.0
+        return replace(item, tree=True, min_gain=min_gain)
 
     def _introduction(self, sequence: DecodingSequence, port: DrafterPort | None) -> DraftOpen:
         capacity = sequence.capacity
@@ -196,7 +196,7 @@ class RoundDrafts:
         )
 
     def _wait(self, port: DrafterPort, deadline_s: float) -> CheckedProposal | None:
-        """Wait for a drafter while the target stands still, and keep count of it."""
+        """Wait for a drafter while the target waits too, and count the time."""
         start_s = self._clock.now_s()
         left_s = deadline_s - start_s
         proposal = port.receive(left_s) if left_s > 0 else None
@@ -208,7 +208,7 @@ class RoundDrafts:
     def _take(
         self, port: DrafterPort, proposal: CheckedProposal, works: Mapping[int, EngineWork]
     ) -> None:
-        if proposal.problems:  # what it holds of its requests is not known any longer
+        if proposal.problems:  # the state of its cache is unknown now
             for work in works.values():
                 if work.sequence.drafter == port.number:
                     self._forget(work.sequence)
@@ -216,9 +216,9 @@ class RoundDrafts:
             time = self._times.setdefault(port.number, DraftTime())
             time.seconds += proposal.draft_s
             time.steps += proposal.num_steps
-            stood_s = min(self._asking_s.get(port.number, 0.0), proposal.draft_s)
-            self._asking_s[port.number] = self._asking_s.get(port.number, 0.0) - stood_s
-            self.waited_s += stood_s
+            waited_s = min(self._asking_s.get(port.number, 0.0), proposal.draft_s)
+            self._asking_s[port.number] = self._asking_s.get(port.number, 0.0) - waited_s
+            self.waited_s += waited_s
             # Reading a prompt would spoil the estimate.
             if proposal.num_steps and proposal.round != port.last_opening:
                 self._loop.observe_draft(proposal.num_steps, proposal.draft_s)

@@ -10,7 +10,7 @@ from runtime.engine.sequence import DecodingSequence
 
 @dataclass(slots=True, kw_only=True)
 class EngineWork(RoundWork[DecodingSequence]):
-    """A sequence's work with what the target said."""
+    """A sequence's work with the target's scores."""
 
     rows: list[ScoreRow] = field(default_factory=list)
     logprobs: tuple[TokenLogprobs, ...] = ()

@@ -45,7 +45,7 @@ class Counters:
     accepted_at: list[int] = field(default_factory=list)
 
     def count(self, commit: Commit) -> None:
-        """Take in what a round committed."""
+        """Add what a round committed."""
         self.rounds += 1
         self.drafted += commit.num_drafted
         self.accepted += commit.num_accepted
@@ -64,11 +64,11 @@ class DrafterView:
 
     token_ids: list[int] = field(default_factory=list)
     num_certain: int = 0
-    """Length of the prefix that was committed when the drafter was last told."""
+    """Length of the prefix that was committed when the drafter last received an item."""
     epoch: int = 0
     """That of the last item."""
     scored: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
-    """What the target scored in the last round, until it is sent to the drafter."""
+    """What the target scored in the last round, until the drafter receives it."""
 
     def forget(self) -> None:
         """Start over: the next item carries the request whole."""
@@ -146,7 +146,7 @@ class DecodingSequence:
             seed=submit.sampling.seed,
             request=request_key(submit.prompt_ids, sample_index=submit.sample_index),
         )
-        self.wanted_mode = self.state.mode
+        self.next_mode = self.state.mode
         """What its mode is to be once nothing is in flight."""
         self.view = DrafterView()
         self.known_to_drafter = False
@@ -173,7 +173,7 @@ class DecodingSequence:
 
     @property
     def num_certain(self) -> int:
-        """Its first tokens, whose places in the cache hold them for good."""
+        """How many of its first tokens have final places in the cache."""
         kept = self.state.num_committed - 1 - len(self.state.moves)
         return min(self.num_cached, kept)
 

@@ -1,6 +1,6 @@
 """How many faults of a drafter are taken before it is dropped."""
 
-_MOST = 5.0
+_MAX_WEIGHT = 5.0
 _FORGIVEN = 0.05
 """Part of a fault that one good answer makes up for: one fault in twenty answers is tolerated."""
 _SILENCE = 2.0
@@ -18,7 +18,7 @@ class Strikes:
     @property
     def is_out(self) -> bool:
         """Whether the drafter is to be dropped."""
-        return self._weight >= _MOST
+        return self._weight >= _MAX_WEIGHT
 
     def fault(self) -> bool:
         """Count a fault; return whether to log it: the 1st, 2nd, 4th, 8th, ... is logged."""

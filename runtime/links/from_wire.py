@@ -93,7 +93,7 @@ def _get_draft_request(wire: pb.DraftRequest) -> DraftRequest:
                 num_draft=item.num_draft,
                 stream=item.stream,
                 tree=item.tree,
-                least_gain=finite(item.least_gain, "least_gain"),
+                min_gain=finite(item.least_gain, "min_gain"),
                 scored=tuple(
                     (checked_context(scored.context), checked_token_ids(scored.successors))
                     for scored in item.scored

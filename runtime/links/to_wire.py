@@ -95,7 +95,7 @@ def _put_draft_request(message: DraftRequest) -> pb.Frame:
                     num_draft=item.num_draft,
                     stream=item.stream,
                     tree=item.tree,
-                    least_gain=finite(item.least_gain, "least_gain"),
+                    least_gain=finite(item.min_gain, "min_gain"),
                     scored=[
                         pb.Scored(
                             context=checked_token_ids(context),

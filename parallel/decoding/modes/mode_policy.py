@@ -42,7 +42,7 @@ class ModePolicy(Protocol):
     """The modes that the leader chooses among; empty for a mode that is run as it is."""
 
     def begin(self, state: State, request: RequestDraft) -> Transition:
-        """Start a round that requests a draft: say when the target's forward starts."""
+        """Start a round that requests a draft, and decide when the target's forward starts."""
         ...
 
     def settle(self, state: State, draft: DraftTree) -> Transition:

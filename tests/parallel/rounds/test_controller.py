@@ -138,7 +138,7 @@ def drive(
     mode: DecodeMode = SPECULATIVE,
     request: int = 1,
 ) -> list[int]:
-    """Run the controller through rounds with given costs and acceptance."""
+    """Run the controller over rounds whose costs and acceptance are given."""
     chosen = []
     for number in range(num_rounds):
         length = controller.choose(request, mode, batch=1)
@@ -235,7 +235,7 @@ def test_times_that_cannot_be_change_nothing(seconds: float, mode: DecodeMode) -
             controller.observe_verdict(1, 2, rejected=True)
             chosen.append(controller.choose(1, mode, batch=2, width=1))
             chosen.append(controller.worth([0.9, 0.5, 0.2], batch=2))
-            assert controller.least_gain() >= 0
+            assert controller.min_gain() >= 0
         return chosen
 
     assert lengths(disturbed=True) == lengths(disturbed=False)

@@ -21,7 +21,7 @@ class ToySequence:
         self, mode: DecodeMode, *, draft_length: int | None = 4, num_remaining: int = 100
     ) -> None:
         self.number = 1
-        self.asked_mode = self.wanted_mode = mode
+        self.asked_mode = self.next_mode = mode
         self.draft_length = draft_length
         self.num_remaining = num_remaining
         self.state = start(request=1, mode=mode, num_committed=1, last_token=0)

@@ -10,7 +10,7 @@ FINE = SparseProbs(ids=(1, 2), probs=(0.25, 0.75))
 
 
 def usable(item: ProposalItem, *, sends_probs: bool = True) -> DraftTree:
-    return usable_draft(item, 10, most=8, sends_probs=sends_probs, tree=False)[0]
+    return usable_draft(item, 10, max_tokens=8, sends_probs=sends_probs, tree=False)[0]
 
 
 @pytest.mark.parametrize(

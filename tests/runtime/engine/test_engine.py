@@ -243,7 +243,7 @@ def test_the_target_waits_for_a_drafter_in_its_own_thread(rig: Rig) -> None:
 
 
 def test_an_idle_engine_that_is_asked_all_the_time_is_idle(rig: Rig) -> None:
-    """Its ranks get signs of life, and it is not marked as hanging."""
+    """Its ranks receive heartbeats, so it does not look hung."""
     rig.attach_model()
     link = rig.driver()
     outcome = rig.run([make_submit(1, prompt=[5, 1], mode="pearl", max_tokens=20)])[1]

@@ -397,4 +397,4 @@ def test_rejection_is_exact_with_a_tree_whose_draft_probabilities_were_not_asked
 ) -> None:
     rig.attach(BestFirst(model(), 0, rate=0.0), inline=True)
     check_distribution(rig)
-    assert "a tree with draft probabilities, which was not asked for" in caplog.text
+    assert "a tree with draft probabilities, which was not requested" in caplog.text

@@ -75,7 +75,7 @@ draft_items = st.builds(
     tail=token_ids,
     num_draft=counts,
     tree=st.booleans(),
-    least_gain=st.floats(0, 100),
+    min_gain=st.floats(0, 100),
 )
 
 
