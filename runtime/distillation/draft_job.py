@@ -139,7 +139,7 @@ def _split(
     if not training or not held_out:
         raise ConfigError(
             f"{len(records)} answers are too few to learn from and to measure on: give more "
-            "prompts, or ask for --free-prompts"
+            "prompts, or raise `free_prompts`"
         )
     return training, held_out
 

@@ -312,7 +312,7 @@ class DraftTrainer:
         facts = _read_facts(file)
         if facts["settings"] != parse_json(json.dumps(asdict(self.settings)), finite=False):
             raise ConfigError(
-                f"{file} is of a run with other settings: take those again, or another --out"
+                f"{file} is of a run with other settings: use those again, or another `out`"
             )
         tensors = load_file(str(file), device=str(self._device))
         with torch.no_grad():

@@ -18,17 +18,6 @@ BUILTIN = {
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 OF_OTHER_PROGRAMS = {"--no-deps", "--merge", "--shm-size"}
 """Flags of pip, llama-gguf-split and docker."""
-NOT_YET = {
-    "runtime/drafters/lookups/lookup_source.py",
-    "runtime/distillation/draft_job.py",
-    "runtime/distillation/draft_training.py",
-    "runtime/models/model_facts.py",
-    "runtime/node/network_interfaces.py",
-    "runtime/rank/memory_check.py",
-    "runtime/rank/virtual_shard.py",
-    "runtime/training/job/config_file.py",
-}
-"""Files whose texts still name flags."""
 
 
 def sources(*rooms: str) -> dict[str, ast.Module]:
@@ -74,10 +63,10 @@ def test_the_tree_in_the_docstring_has_every_class_of_the_module() -> None:
 @pytest.mark.parametrize("room", ["parallel", "runtime", "actors"])
 def test_no_text_below_the_command_line_names_a_flag(room: str) -> None:
     found = {
-        path
+        f"{path}:{node.lineno}"
         for path, tree in sources(room).items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
         if set(FLAG.findall(node.value)) - OF_OTHER_PROGRAMS
     }
-    assert found <= NOT_YET
+    assert not found

@@ -55,7 +55,7 @@ def _made(file: Path, table: dict[str, Any], settings: Sequence[str]) -> TrainCo
         config = make(TrainConfig, table)
         check_config(config)
     except ConfigError as error:
-        where = f"{file} with --set" if settings else str(file)
+        where = f"{file} with `settings`" if settings else str(file)
         raise ConfigError(f"{where}: {error}") from error
     return config
 
@@ -63,9 +63,9 @@ def _made(file: Path, table: dict[str, Any], settings: Sequence[str]) -> TrainCo
 def _set(table: dict[str, Any], setting: str) -> None:
     name, separator, text = setting.partition("=")
     if not separator:
-        raise ConfigError(f"--set {setting!r}: write section.key=value")
+        raise ConfigError(f"`settings` {setting!r}: write section.key=value")
     try:
-        read = parse_toml(f"value = {text}", "--set")
+        read = parse_toml(f"value = {text}", "`settings`")
     except DocumentError:
         read = {}
     value = read["value"] if read.keys() == {"value"} else text
@@ -73,7 +73,7 @@ def _set(table: dict[str, Any], setting: str) -> None:
     for part in path:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"--set {setting!r}: {part} is not a section")
+            raise ConfigError(f"`settings` {setting!r}: {part} is not a section")
     table[last] = value
 
 

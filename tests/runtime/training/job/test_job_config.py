@@ -64,7 +64,7 @@ def test_what_is_kept_is_read_again_from_anywhere(tmp_path: Path) -> None:
         (GOOD, ["optimizer.lr=fast"], r"optimizer.lr is 'fast' \(str\): it must be a number"),
         (GOOD, ["optimizer.lr=0"], "optimizer.lr is 0.0: it must be above 0"),
         (GOOD, ["workers.scheme=push"], "workers.scheme is 'push': choose one of pull"),
-        (GOOD, ["optimizer"], "--set 'optimizer': write section.key=value"),
+        (GOOD, ["optimizer"], "settings 'optimizer': write section.key=value"),
         (GOOD, ["data=3"], r"data is a section: write \[data\]"),
         (GOOD, ["data.prompt=x"], "give both data.prompt and data.completion, or neither"),
         (GOOD, ["faults.slow=1.0"], r"faults.slow is 1.0: it must be at least 0 and below 1"),
