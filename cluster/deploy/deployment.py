@@ -90,7 +90,7 @@ class Deployment:
         """Start the target, then the drafters; blocks until all are ready.
 
         Args:
-            note: told what is being waited for, for a progress display.
+            note: called with the current step, for a progress display.
 
         Raises:
             ConfigError: the nodes have no capacity for a rank, or it cannot load its model.

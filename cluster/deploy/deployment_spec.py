@@ -24,7 +24,7 @@ class DeploymentSpec:
     leader: LeaderSettings
     drafter: DrafterSpec = field(default_factory=NoDrafterSpec)
     num_drafters: int = 1
-    """Drafters side by side, each for requests of its own."""
+    """Drafters side by side, each for its own requests."""
     drafter_restarts: int = 3
     """How often in ten minutes lost drafters are replaced."""
     group_backend: str = "auto"
@@ -51,7 +51,7 @@ class DeploymentSpec:
 
     @property
     def ranked_drafter(self) -> RankedDrafterSpec | None:
-        """The drafter, if it has processes of its own."""
+        """The drafter, if it has its own processes."""
         match self.drafter:
             case ModelDrafterSpec() | NgramDrafterSpec() as ranked:
                 return ranked

@@ -106,7 +106,7 @@ class DrafterGroups:
         """Attach or remove drafters until `num_drafters` draft; blocks, returns how many do.
 
         Raises:
-            ConfigError: this drafter has no process of its own, or the nodes have no capacity.
+            ConfigError: this drafter has no own process, or the nodes have no capacity.
             PeerError: one did not start; the others draft.
         """
         if self.spec.ranked_drafter is None:

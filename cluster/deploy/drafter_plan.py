@@ -50,12 +50,12 @@ class PlannedDrafter:
 
     @property
     def has_model_ranks(self) -> bool:
-        """Whether it runs a model on ranks of its own."""
+        """Whether it runs a model on its own ranks."""
         return isinstance(self.spec, ModelDrafterSpec)
 
     @property
     def best_mode(self) -> DecodeMode:
-        """The default mode: only a model on ranks of its own has work to overlap."""
+        """The default mode: only a model on its own ranks has work to overlap."""
         return DecodeMode.AUTO if self.has_model_ranks else DecodeMode.SPECULATIVE
 
 
@@ -68,7 +68,7 @@ def plan_drafter(
     """Find the drafter, and check that it uses the target's tokens and can run as requested.
 
     Raises:
-        ConfigError: it cannot be loaded, its vocabulary differs, or ranks of its own were
+        ConfigError: it cannot be loaded, its vocabulary differs, or own ranks were
             requested and it has none.
     """
     drafter = find_drafter(options, target, capacity)

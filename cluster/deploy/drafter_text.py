@@ -19,7 +19,7 @@ class AutoDrafterText:
 
 @dataclass(frozen=True, slots=True)
 class NgramDrafterText:
-    """`ngram`: copies from prompt and output, in an actor of its own."""
+    """`ngram`: copies from prompt and output, in its own actor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class LookupDrafterText:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDrafterText:
-    """`MODEL+ngram+recycle`: a model on ranks of its own, and its look-ups."""
+    """`MODEL+ngram+recycle`: a model on its own ranks, and its look-ups."""
 
     model: str
     """The name of a model, or a directory; the target's, if `target_layers` is given."""

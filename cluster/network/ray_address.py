@@ -89,14 +89,14 @@ def check_joinable(address: str, *, ask: Ask | None = None) -> None:
     """
     ask = ask or _ask
     target = services.canonicalize_bootstrap_address(address) or address
-    wanted = gcs_service_pb2.InternalKVGetRequest(
+    request = gcs_service_pb2.InternalKVGetRequest(
         key=CLUSTER_METADATA_KEY, namespace=KV_NAMESPACE_CLUSTER
     )
-    answer = ask(target, _GET_KEY, wanted.SerializeToString())
+    answer = ask(target, _GET_KEY, request.SerializeToString())
     if isinstance(answer, ProbeFailed):
         if answer.failure is Failure.UNREACHABLE and target != address:
             # Ray replaces localhost by this node's address; the answer on loopback says more.
-            nearer = ask(address, _GET_KEY, wanted.SerializeToString())
+            nearer = ask(address, _GET_KEY, request.SerializeToString())
             answer = nearer if isinstance(nearer, ProbeFailed) else answer
         raise ConfigError(_why_not(address, answer))
     _check_versions(address, gcs_service_pb2.InternalKVGetReply.FromString(answer).value)

@@ -1,1 +1,1 @@
-"""Which node each rank goes to, and the resources held there."""
+"""Which node each rank goes to, and the resources reserved there."""

@@ -263,7 +263,7 @@ def _no_fit(need: Need, each: dict[str, float], nodes: Sequence[Node], where: st
 
 
 def _short_resources(need: Need, needed: dict[str, float], nodes: Sequence[Node]) -> list[str]:
-    """Return the resources that do not suffice even alone; all, if they do not together."""
+    """Return the resources that are short by themselves; all, if only their sum is."""
     short = [
         name
         for name, amount in needed.items()

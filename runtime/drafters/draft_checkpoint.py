@@ -44,21 +44,21 @@ _WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrafterManifest:
-    """What a trained drafter says of itself."""
+    """The manifest of a trained drafter."""
 
     target: str
-    """Name of the target it was trained for; for people."""
+    """Name of the target it was trained for, for people."""
     head_size: int
     trained_head: bool
-    """Whether it has a head of its own; if not, the target's embedding rows score."""
+    """Whether it has its own head; without one, the target's embedding rows score."""
     embedding_sha256: str
-    """Digest of the target's embedding, as `embedding_digest` takes it."""
+    """Digest of the target's embedding, as `embedding_digest` returns it."""
     weights_sha256: str
     format: int = _FORMAT
 
     @property
     def version(self) -> str:
-        """What tells this version's weights from others'."""
+        """The digest that identifies this version's weights."""
         return self.weights_sha256[:12]
 
 
@@ -89,7 +89,7 @@ def read_manifest(directory: Path) -> DrafterManifest:
 
 
 def check_drafter(directory: Path, target_directory: Path) -> DrafterManifest:
-    """Check that a drafter is whole and was made for this target; reads both files.
+    """Check that a drafter is complete and was trained for this target; reads both files.
 
     Raises:
         ConfigError: it is truncated, corrupt, or was trained for another target.
@@ -126,7 +126,7 @@ def embedding_digest(directory: Path) -> str:
 
 
 class DrafterSource:
-    """The tensors of a drafter, with those it shares with its target read from there."""
+    """The tensors of a drafter; shared ones are read from its target."""
 
     def __init__(
         self, directory: Path, target_directory: Path, dtype: torch.dtype, device: torch.device
@@ -134,10 +134,10 @@ class DrafterSource:
         files = read_drafter(directory)
         target = read_checkpoint(target_directory)
         self.config = files.config
-        wanted = (files.config.vocab_size, files.config.hidden_size)
-        if target.tensors[_EMBEDDING].shape != wanted:
+        expected = (files.config.vocab_size, files.config.hidden_size)
+        if target.tensors[_EMBEDDING].shape != expected:
             raise ConfigError(
-                f"drafter {directory} shares an embedding of the shape {list(wanted)}; that of "
+                f"drafter {directory} shares an embedding of the shape {list(expected)}; that of "
                 f"{target_directory} has {list(target.tensors[_EMBEDDING].shape)}: take its target"
             )
         self._own = CheckpointSource(directory, dtype, device, tensors=files.tensors)
@@ -151,7 +151,7 @@ class DrafterSource:
         return (self._target if name == _EMBEDDING else self._own).read(name)
 
     def read_slice(self, name: str, dim: int, first: int, stop: int) -> Tensor:
-        """Return a stretch of a tensor; without a head of its own, the target's rows score."""
+        """Return a range of a tensor; without its own head, the target's rows score."""
         if name == _HEAD and not self._trained_head:
             rows = self._target.read(_EMBEDDING)[self.head_token_ids[first:stop]]
             return rows.contiguous()
@@ -168,7 +168,7 @@ def load_drafter(
     device: torch.device,
     layer_parallel_from: int | None = None,
 ) -> tuple[Decoder, Tensor]:
-    """Build this rank's shard of a drafter; returns it with the tokens of its head.
+    """Build this rank's shard of a drafter; return it with the token ids of its head.
 
     Raises:
         ConfigError: it cannot be used, or splits over fewer ranks than there are.
@@ -199,11 +199,11 @@ def read_drafter(directory: Path) -> CheckpointFiles:
     ids = tensors.get(_HEAD_TOKENS)
     if ids is None or ids.dtype != "I32" or len(ids.shape) != 1:
         raise ConfigError(f"drafter {directory} has no {_HEAD_TOKENS} of type int32: copy it again")
-    wanted = {n: s for n, s in tensor_shapes(config).items() if n not in (_EMBEDDING, _HEAD)}
+    expected = {n: s for n, s in tensor_shapes(config).items() if n not in (_EMBEDDING, _HEAD)}
     if _HEAD in tensors:
-        wanted[_HEAD] = (*ids.shape, config.hidden_size)
+        expected[_HEAD] = (*ids.shape, config.hidden_size)
     rest = {name: entry for name, entry in tensors.items() if name != _HEAD_TOKENS}
-    check_tensors(directory, rest, wanted)
+    check_tensors(directory, rest, expected)
     return CheckpointFiles(directory=directory, config=config, tensors=tensors)
 
 
@@ -263,7 +263,7 @@ def save_drafter(
         fields = _drafter_config(config, target_directory, dtype) | {DRAFTER_KEY: asdict(manifest)}
         (partial / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
         (partial / "README.md").write_text(card, encoding="utf-8")
-        partial.chmod(0o755)  # temporary directories are their owner's alone, and so are its files
+        partial.chmod(0o755)  # a temporary directory, and its files, are readable by the owner only
         (partial / _WEIGHTS).chmod(0o644)
         _replace(partial, directory)
     finally:
@@ -272,7 +272,7 @@ def save_drafter(
 
 
 def _replace(new: Path, old: Path) -> None:
-    """Put a directory in another's place; a reader sees the one or the other."""
+    """Replace a directory by another; a reader sees one of them, whole."""
     if old.exists():
         aside = new.with_name(new.name + "-old")
         os.rename(old, aside)
@@ -283,9 +283,9 @@ def _replace(new: Path, old: Path) -> None:
 
 
 def _check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor]) -> None:
-    wanted = {n: s for n, s in tensor_shapes(config).items() if n not in (_EMBEDDING, _HEAD)}
+    expected = {n: s for n, s in tensor_shapes(config).items() if n not in (_EMBEDDING, _HEAD)}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    assert found == wanted, f"a drafter's tensors are {wanted}, not {found}"
+    assert found == expected, f"a drafter's tensors are {expected}, not {found}"
 
 
 def _drafter_config(
@@ -301,7 +301,7 @@ def _drafter_config(
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
-    read_model_config(directory)  # says what is wrong with the file
+    read_model_config(directory)  # raises an error that names the problem of the file
     return read_config_json(directory)
 
 

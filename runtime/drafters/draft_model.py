@@ -82,14 +82,16 @@ class DraftModel:
             width: layers whose attention runs at once; 1 is exact.
             at_least: candidates to gather of each vocabulary, where not all are gathered.
         """
-        rows, wanted = [], []
+        rows, num_gathered = [], []
         for item in items:
             sequence = self._sequences[item.request]
             length = len(sequence.token_ids)
             rows.append(self._rows(item.request, length, num_logits=1, exact=width == 1))
             needed = num_candidates(sequence.opened.sampling)
-            wanted.append(max(needed, at_least) + self._num_surplus(sequence) if needed else 0)
-        scores = self._runner.execute(self._ledger.plan(rows, wanted, width=width))
+            num_gathered.append(
+                max(needed, at_least) + self._num_surplus(sequence) if needed else 0
+            )
+        scores = self._runner.execute(self._ledger.plan(rows, num_gathered, width=width))
         return [
             self._known_to_target(score, self._sequences[item.request])
             for item, score in zip(items, scores, strict=True)

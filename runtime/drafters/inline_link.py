@@ -34,7 +34,7 @@ class InlineLink:
         Raises:
             PeerLost: the link is closed.
             ProtocolError: the message is no draft request.
-            DrafterError: the drafter raised an exception; parts it yielded before are kept.
+            DrafterError: the drafter raised an exception; parts that it yielded are received.
         """
         if self._closed:
             raise PeerLost("the inline drafter is closed")

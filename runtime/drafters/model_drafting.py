@@ -1,4 +1,4 @@
-"""A drafter with a model, on ranks of its own or in the leader's thread; it may look up as well."""
+"""A drafter with a model, on its own ranks or in the leader's thread, and optional look-ups."""
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Items

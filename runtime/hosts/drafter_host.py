@@ -49,7 +49,7 @@ def serve_ngrams(slot: DrafterSlot, *, vocab_size: int, pulse: Pulse) -> None:
     Args:
         slot: how to reach the leader.
         vocab_size: tokens that the target knows.
-        pulse: told what the drafter does.
+        pulse: records what the drafter does.
     """
     drafter = LookupDrafter(LookupSettings((NgramLookup(),)))
     hello = introduction(drafter, slot.name, vocab_size, joins=slot.joins)

@@ -37,7 +37,7 @@ class InlineModelDrafterSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelDrafterSpec:
-    """A model on ranks of its own."""
+    """A model on its own ranks."""
 
     model: ModelSettings
     num_ranks: int = 1
@@ -45,7 +45,7 @@ class ModelDrafterSpec:
 
 @dataclass(frozen=True, slots=True)
 class NgramDrafterSpec:
-    """Copies from prompt and output, in an actor of its own."""
+    """Copies from prompt and output, in its own actor."""
 
     vocab_size: int
     """The target's."""

@@ -1,4 +1,4 @@
-"""Builds the drafter that works in the leader's thread, if there is to be one."""
+"""Builds the drafter in the leader's thread, if one is planned."""
 
 from dataclasses import dataclass
 

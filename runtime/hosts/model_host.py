@@ -29,7 +29,7 @@ class ModelHost:
         self._runner: ShardRunner | None = None
         self._step_s: tuple[float, ...] = ()
         self.recorder = SpanRecorder(settings.num_spans) if settings.num_spans else None
-        """Where rank 0 records when it worked, if that is wanted."""
+        """Where rank 0 records when it worked, if a timeline is requested."""
         self.pulse = Pulse()
         """What this rank does."""
         self._watchdog = Watchdog(self.pulse, limit_s=settings.step_limit_s, errors=sys.stderr)

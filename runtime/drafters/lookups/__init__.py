@@ -1,1 +1,1 @@
-"""Look-up sources: what drafts may be copied from, each source in a module of its own."""
+"""Look-up sources: what drafts are copied from, one module for each source."""
