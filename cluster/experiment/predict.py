@@ -12,7 +12,12 @@ from cluster.simulate.simulate_train import parse_scheme
 from parallel.decoding.layer_width import StackTimes
 from parallel.decoding.types import DecodeMode
 from parallel.simulation.decoding_rounds import simulate
-from parallel.simulation.decoding_setup import Busy, Setting, SimulatedDecoding, SimulatedRequest
+from parallel.simulation.decoding_setup import (
+    Busy,
+    SimulatedDecoding,
+    SimulatedDeployment,
+    SimulatedRequest,
+)
 from parallel.training.gradient_coding.drawn import DrawnStragglers
 from parallel.training.gradient_coding.queue_schedules import QUEUE_SCHEMES
 from runtime.rank.virtual_shard import VirtualSpec
@@ -58,7 +63,7 @@ def predict(experiment: Experiment, point: Point) -> Prediction | None:
 
 def simulations(
     experiment: Experiment, point: GeneratePoint
-) -> list[tuple[Setting, list[SimulatedRequest]]]:
+) -> list[tuple[SimulatedDeployment, list[SimulatedRequest]]]:
     """Return a simulator's setting for each replica of a point, with its share of the requests."""
     assert experiment.devices is not None
     setting = _setting(experiment.devices, experiment.network, point)
@@ -137,7 +142,7 @@ def _us(seconds: float) -> str:
     return f"{seconds * 1e6:.3f}us"
 
 
-def _setting(devices: Devices, network: Network, point: GeneratePoint) -> Setting:
+def _setting(devices: Devices, network: Network, point: GeneratePoint) -> SimulatedDeployment:
     spec = VirtualSpec.parse(virtual_text(devices, point))
     per_node = -(-point.tp // point.nodes) if point.nodes > 1 else None
     fabric = network.fabric(per_node)
@@ -152,7 +157,7 @@ def _setting(devices: Devices, network: Network, point: GeneratePoint) -> Settin
         steps = _layered_steps(spec.stack, network, size)
     width = int(point.layer_parallel) if point.layer_parallel.isdecimal() else None
     auto = point.layer_parallel == "auto" and point.drafters > 1
-    return Setting(
+    return SimulatedDeployment(
         mode=DecodeMode(point.mode),
         chance=spec.chance,
         target_s=target_s,

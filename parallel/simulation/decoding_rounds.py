@@ -17,8 +17,8 @@ from parallel.rounds.controller import DraftLengthController
 from parallel.rounds.round_loop import Forward, RoundLoop, RoundWork
 from parallel.simulation.decoding_setup import (
     Busy,
-    Setting,
     SimulatedDecoding,
+    SimulatedDeployment,
     SimulatedRequest,
     Span,
 )
@@ -33,7 +33,7 @@ _Work = RoundWork[SimulatedSequence]
 
 
 def simulate(
-    setting: Setting, requests: Items[SimulatedRequest], *, keep_spans: int = 0
+    setting: SimulatedDeployment, requests: Items[SimulatedRequest], *, keep_spans: int = 0
 ) -> SimulatedDecoding:
     """Run requests to their end.
 
@@ -64,7 +64,7 @@ class _Leader:
     wait_budget_s = inf
 
     def __init__(
-        self, setting: Setting, requests: Items[SimulatedRequest], keep_spans: int
+        self, setting: SimulatedDeployment, requests: Items[SimulatedRequest], keep_spans: int
     ) -> None:
         self._setting = setting
         self._coming = deque(enumerate(requests, start=1))

@@ -10,7 +10,7 @@ from parallel.simulation.virtual_acceptance import Chance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class SimulatedDeployment:
     """What runs, and what its parts take."""
 
     mode: DecodeMode

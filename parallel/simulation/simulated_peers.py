@@ -8,7 +8,7 @@ from parallel.decoding.round_state import DraftArrived, RequestDraft, Verify
 from parallel.decoding.types import DecodeMode, DraftTree, Verdict
 from parallel.rounds.machine import start
 from parallel.rounds.round_loop import RoundWork
-from parallel.simulation.decoding_setup import Busy, Setting, SimulatedRequest, Span
+from parallel.simulation.decoding_setup import Busy, SimulatedDeployment, SimulatedRequest, Span
 
 RIGHT, _WRONG = 1, 0
 _TOKEN_BYTES = 8
@@ -17,7 +17,9 @@ _TOKEN_BYTES = 8
 class SimulatedSequence:
     """One request in flight."""
 
-    def __init__(self, number: int, request: SimulatedRequest, setting: Setting) -> None:
+    def __init__(
+        self, number: int, request: SimulatedRequest, setting: SimulatedDeployment
+    ) -> None:
         self.number = number
         self.request = request
         self.asked_mode: DecodeMode = setting.mode
@@ -65,7 +67,7 @@ class SimulatedAnswer:
 class SimulatedDrafter:
     """Answers requests one after the other, as `serve_drafts` does."""
 
-    def __init__(self, setting: Setting, spans: list[Span], keep_spans: int) -> None:
+    def __init__(self, setting: SimulatedDeployment, spans: list[Span], keep_spans: int) -> None:
         self._setting = setting
         self._free_s = 0.0
         self._spans, self._keep_spans = spans, keep_spans

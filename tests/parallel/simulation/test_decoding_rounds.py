@@ -8,7 +8,12 @@ from parallel.decoding.layer_width import StackTimes
 from parallel.decoding.types import DecodeMode
 from parallel.rounds.cost import expected_tokens, throughput
 from parallel.simulation.decoding_rounds import simulate
-from parallel.simulation.decoding_setup import Busy, Setting, SimulatedDecoding, SimulatedRequest
+from parallel.simulation.decoding_setup import (
+    Busy,
+    SimulatedDecoding,
+    SimulatedDeployment,
+    SimulatedRequest,
+)
 from parallel.simulation.network import Line
 from parallel.simulation.virtual_acceptance import Chance
 
@@ -23,8 +28,10 @@ def unit(_: int) -> float:
     return 1.0
 
 
-def setting(mode: DecodeMode, alpha: float, length: int | None, target_s: float) -> Setting:
-    return Setting(
+def setting(
+    mode: DecodeMode, alpha: float, length: int | None, target_s: float
+) -> SimulatedDeployment:
+    return SimulatedDeployment(
         mode=mode,
         chance=Chance(alpha=alpha),
         draft_length=length,
@@ -33,7 +40,7 @@ def setting(mode: DecodeMode, alpha: float, length: int | None, target_s: float)
     )
 
 
-def run(chosen: Setting, num_tokens: int) -> SimulatedDecoding:
+def run(chosen: SimulatedDeployment, num_tokens: int) -> SimulatedDecoding:
     return simulate(chosen, [SimulatedRequest(max_tokens=num_tokens)])
 
 

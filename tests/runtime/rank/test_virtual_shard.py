@@ -7,7 +7,7 @@ from parallel.group import SoloGroup
 from parallel.messages import RequestStats
 from parallel.model.batch import SequenceRows
 from parallel.simulation.decoding_rounds import simulate
-from parallel.simulation.decoding_setup import Setting, SimulatedRequest
+from parallel.simulation.decoding_setup import SimulatedDeployment, SimulatedRequest
 from runtime.errors import ConfigError
 from runtime.rank.virtual_shard import VirtualShard, VirtualSpec
 from tests.support.rig import VOCAB, Rig, make_submit
@@ -34,7 +34,7 @@ def served(mode: str, max_batch: int) -> list[RequestStats]:
 def test_the_simulator_accepts_what_virtual_devices_accept(mode: str, max_batch: int) -> None:
     stats = served(mode, max_batch)
     assert len(stats) == len(PROMPTS)
-    setting = Setting(
+    setting = SimulatedDeployment(
         mode=DecodeMode(mode),
         chance=SPEC.chance,
         target_s=lambda _: SPEC.target_s,
