@@ -14,7 +14,8 @@ def measure(target: str, prompt: str, max_tokens: int) -> list[dict[str, Any]]:
     """Return a row for each mode; the runs are interleaved, and sample with the same seed."""
     command = [sys.executable, "-m", "cluster.cli", "bench", "decode", "--json", "--target", target]
     command += ["--modes", "autoregressive,speculative,pearl", "--drafter", "ngram"]
-    command += ["--prompt", prompt, "--max-tokens", str(max_tokens), "--temperature", "0.8"]
+    command += ["--max-tokens", str(max_tokens), "--set", "decode.temperature=0.8"]
+    command += ["--set", f"input.prompt={prompt}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     rows: list[dict[str, Any]] = json.loads(done.stdout)["rows"]
     return rows
