@@ -10,7 +10,8 @@ _FOLDER = Path(__file__).parent
 def shipped_drafter(target_directory: Path) -> Path | None:
     """Return the directory of the drafter trained for this target, or None if there is none."""
     digest: str | None = None
-    for directory in sorted(_FOLDER.glob("*/")):
+    for file in sorted(_FOLDER.glob("*/config.json")):  # the room's modules are beside them
+        directory = file.parent
         if digest is None:
             digest = embedding_digest(target_directory)
         if read_manifest(directory).embedding_sha256 == digest:
