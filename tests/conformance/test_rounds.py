@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from parallel.decoding.types import SamplingParams
+from parallel.decoding.types import DecodeMode, SamplingParams
 from parallel.group import SoloGroup
 from runtime.drafters.drafting import Drafter
 from runtime.drafters.lookup_drafting import LookupDrafter
@@ -17,7 +17,7 @@ from runtime.rank.toy_shard import PrefixShard
 from tests.support.rig import PAGE, VOCAB, expected_tokens, make_submit
 from tests.support.virtual_engine import Fate, ScriptedDriver, Times, VirtualEngine
 
-MODES = ("autoregressive", "speculative", "pearl", "auto")
+MODES = tuple(DecodeMode)
 SAMPLINGS = (
     SamplingParams(),
     SamplingParams(temperature=0.8, seed=7),

@@ -13,8 +13,7 @@ class AutoMode(SpeculativeMode):
 
     takes_trees = False
     learns_by_position = False
-    choices: tuple[DecodeMode, ...] = (
-        DecodeMode.SPECULATIVE,
-        DecodeMode.PEARL,
-        DecodeMode.AUTOREGRESSIVE,
-    )
+
+    def __init__(self, choices: tuple[DecodeMode, ...]) -> None:
+        """Choose among `choices`, tried in this order."""
+        self.choices = choices

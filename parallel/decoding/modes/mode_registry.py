@@ -7,14 +7,14 @@ from parallel.decoding.modes.pearl import PearlMode
 from parallel.decoding.modes.speculative import SpeculativeMode
 from parallel.decoding.types import DecodeMode
 
-_POLICIES: dict[DecodeMode, ModePolicy] = {
-    DecodeMode.AUTOREGRESSIVE: AutoregressiveMode(),
+_FIXED: dict[DecodeMode, ModePolicy] = {
     DecodeMode.SPECULATIVE: SpeculativeMode(),
     DecodeMode.PEARL: PearlMode(),
-    DecodeMode.AUTO: AutoMode(),
+    DecodeMode.AUTOREGRESSIVE: AutoregressiveMode(),
 }
-FIXED_MODES = tuple(mode for mode, policy in _POLICIES.items() if not policy.choices)
-"""The modes that rounds run in; the others choose among them."""
+FIXED_MODES = tuple(_FIXED)
+"""The modes that rounds run in, in the order in which `auto` tries them."""
+_POLICIES: dict[DecodeMode, ModePolicy] = {**_FIXED, DecodeMode.AUTO: AutoMode(FIXED_MODES)}
 
 
 def policy_of(mode: DecodeMode) -> ModePolicy:
