@@ -18,6 +18,7 @@ from runtime.gateway.journal import OpenRequest
 from runtime.gateway.limits import GatewayBusy, GatewayDown, RequestRefused
 from runtime.links.to_wire import put_logprobs, put_stats
 from runtime.links.wire_values import REASONS
+from runtime.service.answer_events import TokensEvent, answer_events
 from runtime.service.call import Call, Context, current_call
 from runtime.service.identity import AcceptedTokens
 from runtime.service.incoming import (
@@ -29,7 +30,6 @@ from runtime.service.incoming import (
 )
 from runtime.service.prompt_reader import PromptReader
 from runtime.service.served_model import ServedModel
-from runtime.service.text_stream import TextStream
 
 _RETRY_AFTER_S = 1
 _MIN_S = 1e-3  # a deadline is never 0
@@ -116,45 +116,39 @@ class GenerationServicer(rpc.GenerationServiceServicer):
         return submit, resume_offsets(request, submit.max_tokens)
 
     async def _events(
-        self, request: OpenRequest, starts: list[int]
+        self, request: OpenRequest, offsets: list[int]
     ) -> AsyncGenerator[pb.GenerateResponse]:
-        """Turn a request's journals into events; text is decoded from the first token on."""
-        submit = request.samples[0].submit
-        texts = [TextStream(self._model.tokenizer, submit.stop) for _ in request.samples]
-        skips, has_samples = list(starts), len(request.samples) > 1
+        """Return the wire form of an answer's events, which end with one Finish."""
+        has_samples = len(request.samples) > 1
         last: pb.Finish | None = None
-        async with aclosing(request.follow()) as followed:
-            async for piece in followed:
-                text = texts[piece.sample]
-                if piece.finished is not None:
-                    reason, stats = REASONS[piece.finished.reason], put_stats(piece.finished.stats)
-                    if has_samples:
-                        ended = pb.SampleFinish(
-                            sample=piece.sample,
-                            reason=reason,
-                            text=text.finish(),
-                            completion_tokens=len(request.samples[piece.sample].token_ids),
-                            stats=stats,
+        async with aclosing(answer_events(request, self._model.tokenizer, offsets)) as events:
+            async for event in events:
+                if isinstance(event, TokensEvent):
+                    yield pb.GenerateResponse(
+                        tokens=pb.Tokens(
+                            token_ids=event.token_ids,
+                            text=event.text,
+                            logprobs=put_logprobs(event.logprobs),
+                            sample=event.sample,
                         )
-                        yield pb.GenerateResponse(sample_finish=ended)
-                        last = pb.Finish(reason=reason)
-                    else:
-                        last = pb.Finish(reason=reason, text=text.finish(), stats=stats)
-                    continue
-                skip = min(skips[piece.sample], len(piece.token_ids))
-                skips[piece.sample] -= skip
-                text.push(piece.token_ids[:skip])
-                fresh = piece.token_ids[skip:]
-                if fresh:
-                    tokens = pb.Tokens(
-                        token_ids=fresh,
-                        text=text.push(fresh),
-                        logprobs=put_logprobs(piece.logprobs[skip:]),
-                        sample=piece.sample,
                     )
-                    yield pb.GenerateResponse(tokens=tokens)
+                    continue
+                reason, stats = REASONS[event.reason], put_stats(event.stats)
+                if not has_samples:
+                    last = pb.Finish(reason=reason, text=event.text, stats=stats)
+                    continue
+                last = pb.Finish(reason=reason)
+                yield pb.GenerateResponse(
+                    sample_finish=pb.SampleFinish(
+                        sample=event.sample,
+                        reason=reason,
+                        text=event.text,
+                        completion_tokens=event.num_tokens,
+                        stats=stats,
+                    )
+                )
         assert last is not None
-        last.prompt_tokens = len(submit.prompt_ids)
+        last.prompt_tokens = len(request.samples[0].submit.prompt_ids)
         last.completion_tokens = sum(len(journal.token_ids) for journal in request.samples)
         yield pb.GenerateResponse(finish=last)
 
