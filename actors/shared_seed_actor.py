@@ -14,7 +14,7 @@ from runtime.training.shared_seed.host import (
 from runtime.training.shared_seed.port import GrpcPort
 from runtime.training.shared_seed.seed_log import Header
 from runtime.training.shared_seed.seed_service import ListenSettings
-from runtime.training.shared_seed.seed_worker import Told
+from runtime.training.shared_seed.seed_worker import WorkerProgress
 from runtime.training.training_data import TextExample
 
 
@@ -50,7 +50,7 @@ class SeedWorkerActor:
         """Return this process's id."""
         return os.getpid()
 
-    def run(self, directory: str, name: str, examples: list[TextExample]) -> Told:
+    def run(self, directory: str, name: str, examples: list[TextExample]) -> WorkerProgress:
         """Load the model and take part until the run is done."""
         config = self._config
         settings = WorkerSettings(

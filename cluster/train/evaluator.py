@@ -1,4 +1,4 @@
-"""What a fine-tuning job shows and measures, whatever its method."""
+"""What a fine-tuning job prints and evaluates, with any method."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -16,7 +16,7 @@ _EVAL_BATCH = 8
 
 
 class Measure(Protocol):
-    """What evaluates weights."""
+    """Evaluates weights on batches of samples."""
 
     def correct(
         self, parameters: Vector, batches: list[tuple[list[list[Sample]], list[int]]]
@@ -25,12 +25,12 @@ class Measure(Protocol):
         ...
 
     def mean_loss(self, parameters: Vector, batches: list[list[Sample]]) -> float:
-        """Return the mean loss over the batches' learned tokens."""
+        """Return the mean loss over the batches' tokens in the loss."""
         ...
 
 
 class Evaluator:
-    """Measures on the evaluation file: rewards, accuracy if there are choices, else the loss."""
+    """Evaluates on the evaluation file: rewards, accuracy if there are choices, else the loss."""
 
     def __init__(
         self,
@@ -45,11 +45,11 @@ class Evaluator:
 
     @property
     def has_tests(self) -> bool:
-        """Whether there is anything to measure on."""
+        """Whether there is an evaluation set."""
         return bool(self._tests.samples or self._tests.prompts)
 
     def __call__(self, parameters: Vector) -> dict[str, float]:
-        """Return what the weights reach, by its name."""
+        """Return the metrics of the weights by name."""
         if not self.has_tests:
             return {}
         if self._reward is not None:
@@ -65,12 +65,12 @@ class Evaluator:
 
 
 def show_samples(examples: list[TextExample], samples: list[Sample], tokenizer: Tokenizer) -> None:
-    """Print the first samples as they are learned, what is learned in brackets."""
+    """Print the first samples, with the learned part in brackets."""
     for example, sample in list(zip(examples, samples, strict=False))[:_SHOWN]:
         _NOTES.print(f"sample: {render(example, sample, tokenizer)}", markup=False)
 
 
 def figures(metrics: dict[str, float]) -> str:
-    """Return what a user wants to read of a line of metrics."""
+    """Return the metrics that a user reads, as text."""
     names = ("step", "loss", "eval_loss", "accuracy", "reward")
     return ", ".join(f"{name} {metrics[name]:g}" for name in names if name in metrics)

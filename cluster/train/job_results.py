@@ -1,4 +1,4 @@
-"""`paceline train merge`, `replay` and `verify`: what to do with the result of a job."""
+"""`paceline train merge`, `replay` and `verify`: use, rebuild and check the result of a job."""
 
 import json
 from collections.abc import Iterable

@@ -17,7 +17,7 @@ from runtime.models.tokenizer import Tokenizer
 from runtime.training.job.shared_seed_settings import Terms
 from runtime.training.shared_seed.host import WorkerHost, WorkerSettings
 from runtime.training.shared_seed.port import GrpcPort
-from runtime.training.shared_seed.seed_worker import SeedWorker, call_until_answered
+from runtime.training.shared_seed.seed_worker import SeedWorker, retry
 from runtime.training.shared_seed.shared_seed_job import data_of
 from runtime.training.training_data import TextExample, read_examples
 
@@ -26,10 +26,10 @@ _NOTES = Console(stderr=True, highlight=False)
 
 
 def run(options: TrainJoinOptions) -> int:
-    """Take part until the run is done, or SIGTERM; return the exit code.
+    """Work until the run is done, or SIGTERM; return the exit code.
 
     Raises:
-        ConfigError: the run does not let this machine in, or model or data cannot be used.
+        ConfigError: the run rejects this machine, or model or data cannot be used.
         PeerError: the sequencer was silent for too long.
     """
     if not any(True for _ in read_json_lines(options.data)):
@@ -37,8 +37,8 @@ def run(options: TrainJoinOptions) -> int:
     port = GrpcPort(options.connect.server, credentials_of(options.connect))
     with _NOTES.status(f"looking for the run at {options.connect.server}"):
         patience_s = min(options.give_up_s, _LOOK_S)
-        look = call_until_answered(lambda: port.join("looks", observes=True), give_up_s=patience_s)
-    directory = resolve_model(options.model or look.header.model)
+        observed = retry(lambda: port.join("looks", observes=True), give_up_s=patience_s)
+    directory = resolve_model(options.model or observed.header.model)
     tokenizer = Tokenizer.load(directory)
 
     def examples(terms: Terms) -> Sequence[TextExample]:
@@ -58,17 +58,17 @@ def run(options: TrainJoinOptions) -> int:
     with StopSignals() as stopping, _NOTES.status("joining") as status:
 
         def after(worker: SeedWorker) -> bool:
-            told = worker.told
+            progress = worker.progress
             status.update(
-                f"machine {told.machine}: round {told.round}, loss {told.loss:.3f}, "
-                f"{told.num_rows:,} sequences"
+                f"machine {progress.machine}: round {progress.round}, loss {progress.loss:.3f}, "
+                f"{progress.num_rows:,} sequences"
             )
             return not stopping.asked
 
-        told = host.run(after)
+        progress = host.run(after)
     if options.json:
-        print(json.dumps(asdict(told) | {"left": stopping.asked}))
+        print(json.dumps(asdict(progress) | {"left": stopping.asked}))
     else:
         why = "left" if stopping.asked else "the run is done"
-        _NOTES.print(f"machine {told.machine}: {why} at round {told.round}")
+        _NOTES.print(f"machine {progress.machine}: {why} at round {progress.round}")
     return 0

@@ -1,4 +1,4 @@
-"""The sequencer and the workers of a shared-seed run as Ray actors; who dies is started again."""
+"""The sequencer and the workers of a shared-seed run as Ray actors; dead ones are restarted."""
 
 import contextlib
 import secrets
@@ -19,15 +19,15 @@ from runtime.training.shared_seed.host import SequencerStatus
 from runtime.training.shared_seed.port import GrpcPort
 from runtime.training.shared_seed.seed_log import Header
 from runtime.training.shared_seed.seed_service import ListenSettings
-from runtime.training.shared_seed.seed_worker import Told
+from runtime.training.shared_seed.seed_worker import WorkerProgress
 from runtime.training.training_data import TextExample
 
 _START_S = 120.0
 _STATUS_S = 1.0
 
 
-class SeedCrew:
-    """Starts the actors and keeps them going."""
+class SharedSeedActors:
+    """Starts the actors, and restarts those that die."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class SeedCrew:
         examples: list[TextExample],
         listen: ListenSettings,
     ) -> None:
-        """Start the sequencer, which listens from then on, and the workers.
+        """Start the sequencer, which starts listening, and the workers.
 
         Raises:
             PacelineError: the sequencer cannot start.
@@ -60,23 +60,23 @@ class SeedCrew:
         self._sequencer = self._start_sequencer()
         self._workers: list[Any] = [None] * count
         self._runs: dict[Any, int] = {}
-        self._ended: list[Told] = []
+        self._ended: list[WorkerProgress] = []
         self._asked: Any = None
         self._asked_s = 0.0
         self.status: SequencerStatus | None = None
-        """The sequencer's last report about itself."""
+        """The last status of the sequencer."""
         self.num_lost = 0
-        """Workers that were started again."""
+        """Workers that were restarted."""
         for slot in range(count):
             self._start_worker(slot)
 
     @property
     def address(self) -> str:
-        """Where workers outside the cluster join."""
+        """Address for workers outside the cluster."""
         return self._listen.address
 
     def port(self) -> GrpcPort:
-        """Return a connection of the driver's own."""
+        """Return a connection for the driver."""
         return GrpcPort(self._inner, Credentials(token=self._tokens[-1]), internal=True)
 
     def pids(self) -> tuple[int, list[int]]:
@@ -86,11 +86,11 @@ class SeedCrew:
         return first, others
 
     def tend(self) -> None:
-        """Start again who died or is silent.
+        """Restart actors that died or are silent.
 
         Raises:
-            PeerLost: that was too often.
-            PacelineError: a worker failed in another way.
+            PeerLost: too many workers were lost.
+            PacelineError: an actor failed.
         """
         self._look_at_sequencer()
         done, _ = ray.wait(list(self._runs), num_returns=len(self._runs), timeout=0)
@@ -108,22 +108,22 @@ class SeedCrew:
                 self._replace(slot, "was silent")
 
     def sleep(self, seconds: float) -> None:
-        """Wait, and look after the actors before and after."""
+        """Wait, and tend the actors before and after."""
         self.tend()
         time.sleep(seconds)
         self.tend()
 
-    def finish(self, timeout_s: float = 20.0) -> list[Told]:
-        """Wait until the workers see the end of the run; return the reports of those that did."""
+    def finish(self, timeout_s: float = 20.0) -> list[WorkerProgress]:
+        """Wait until the workers see the end of the run; return the progress of those that do."""
         deadline_s = time.monotonic() + timeout_s
-        told = []
+        ended = []
         while self._runs and time.monotonic() < deadline_s:
             done, _ = ray.wait(list(self._runs), num_returns=1, timeout=1.0)
             for call in done:
                 del self._runs[call]
                 with contextlib.suppress(PacelineError):  # its bytes are in the log
-                    told.append(result_of(call, "a worker"))
-        return self._ended + told
+                    ended.append(result_of(call, "a worker"))
+        return self._ended + ended
 
     def close(self) -> None:
         """End all actors."""
@@ -147,7 +147,9 @@ class SeedCrew:
         self.num_lost += 1
         most = self._config.workers.max_losses
         if self.num_lost > most:
-            raise PeerLost(f"worker {slot} {what}; more than workers.max_losses {most} were lost")
+            raise PeerLost(
+                f"worker {slot} {what}; more than `workers.max_losses`, {most}, were lost"
+            )
         ray.kill(self._workers[slot])
         self._runs = {call: other for call, other in self._runs.items() if other != slot}
         if self.status is not None:

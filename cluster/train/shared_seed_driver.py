@@ -1,4 +1,4 @@
-"""A job with method "shared-seed": the driver follows the log, measures, and writes what came."""
+"""The driver of a shared-seed job: follows the log, evaluates, and writes the results."""
 
 import json
 import time
@@ -20,7 +20,7 @@ from rich.progress import (
 
 from cluster.network.ray_session import RaySession
 from cluster.train.evaluator import Evaluator, figures, show_samples
-from cluster.train.shared_seed_actors import SeedCrew
+from cluster.train.shared_seed_actors import SharedSeedActors
 from cluster.train.stopping import cancelling
 from parallel.training.adamw import Vector
 from runtime.channels.addresses import check_free
@@ -71,33 +71,35 @@ def run_shared_seed(
         show_samples(job.examples, job.shown, job.tokenizer)
     model = PointsModel.load(job.directory, job.header)
     with RaySession(ray_address, num_actors=config.workers.count + 1):
-        crew = SeedCrew(config, job.header, job.directory, job.examples, listen)
+        actors = SharedSeedActors(config, job.header, job.directory, job.examples, listen)
         try:
-            _NOTES.print(_opening(config, job.header, crew, len(job.examples)))
-            driver = _Driver(job, model, crew, lock)
+            _NOTES.print(_opening(config, job.header, actors, len(job.examples)))
+            driver = _Driver(job, model, actors, lock)
             with driver.progress(), cancelling(lock, _NOTES.print):
-                done = follow(crew.port(), job.header, model, driver.after, sleep=crew.sleep)
-            others = [] if driver.is_cancelled else crew.finish()
+                done = follow(actors.port(), job.header, model, driver.after, sleep=actors.sleep)
+            others = [] if driver.is_cancelled else actors.finish()
         finally:
-            crew.close()
+            actors.close()
     if driver.is_cancelled:
-        return _cancelled(config, done.told.round, as_json=as_json)
-    same = sum(told.digest == done.told.digest for told in others)
+        return _cancelled(config, done.progress.round, as_json=as_json)
+    same = sum(other.digest == done.progress.digest for other in others)
     if same < len(others):
-        raise PacelineError(f"{len(others) - same} of {len(others)} workers ended as other bits")
+        raise PacelineError(
+            f"{len(others) - same} of {len(others)} workers ended with different weights"
+        )
     return _ending(job.files, same, as_json=as_json)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Prepared:
-    """A job whose model and data were found good."""
+    """A job whose model and data were checked."""
 
     config: TrainConfig
     directory: Path
     tokenizer: Tokenizer
     examples: list[TextExample]
     shown: list[Sample]
-    """The first of the samples; none where answers are judged."""
+    """The first samples; empty if answers are scored."""
     tests: EvalSamples
     header: Header
     files: JobFiles
@@ -112,7 +114,7 @@ class _Prepared:
         sampler = Sampler.of(directory, tokenizer, data.max_length)
         section = config.shared_seed
         if section.reward:
-            open_judge(section.reward)  # refused early
+            open_judge(section.reward)  # fails early
             sampler.prompts(examples, section.max_answer)
             evaluated = EvalSamples.of_prompts(tests, sampler, section.max_answer)
             samples = []
@@ -138,15 +140,17 @@ class _Prepared:
 
 
 class _Driver:
-    """What the driver does as rounds end."""
+    """Evaluates, reports and writes snapshots as rounds end."""
 
-    def __init__(self, job: _Prepared, model: PointsModel, crew: SeedCrew, lock: JobLock) -> None:
+    def __init__(
+        self, job: _Prepared, model: PointsModel, actors: SharedSeedActors, lock: JobLock
+    ) -> None:
         self._config = job.config
         self._header = job.header
         self._directory = job.directory
         self._files = job.files
         self._model = model
-        self._crew = crew
+        self._actors = actors
         self._lock = lock
         self._round = -1
         self._since_s = time.monotonic()
@@ -157,7 +161,7 @@ class _Driver:
 
     @contextmanager
     def progress(self) -> Iterator[None]:
-        """Show a bar meanwhile."""
+        """Show a progress bar."""
         with Progress(
             TextColumn("training"),
             BarColumn(),
@@ -173,8 +177,8 @@ class _Driver:
             yield
 
     def after(self, worker: SeedWorker) -> bool:
-        """Look after the crew; measure and write after a round; False once the job is cancelled."""
-        self._crew.tend()
+        """Tend the actors; evaluate and write after a round; return False once cancelled."""
+        self._actors.tend()
         assert worker.member is not None
         number = worker.member.round
         if number != self._round:
@@ -211,7 +215,7 @@ class _Driver:
     def _report(self, worker: SeedWorker, number: int) -> RoundReport:
         now_s = time.monotonic()
         seconds, self._since_s = now_s - self._since_s, now_s
-        status = self._crew.status
+        status = self._actors.status
         commit = worker.last_commit
         entries = commit.entries if commit is not None else ()
         report = RoundReport(
@@ -229,7 +233,7 @@ class _Driver:
                 completed=number,
                 figures=f"loss {report.loss:.3f}, {report.num_machines} machines, "
                 f"{report.num_scalars} scalars, log {log_bytes / 1000:.1f} kB, "
-                f"lost {self._crew.num_lost}",
+                f"lost {self._actors.num_lost}",
             )
         return report
 
@@ -267,21 +271,23 @@ def _listen_settings(config: TrainConfig) -> ListenSettings:
     )
 
 
-def _opening(config: TrainConfig, header: Header, crew: SeedCrew, num_samples: int) -> str:
+def _opening(
+    config: TrainConfig, header: Header, actors: SharedSeedActors, num_samples: int
+) -> str:
     section, workers = config.shared_seed, config.workers
     what = "linear weights" if header.weights == LINEAR else f"adapters of rank {header.rank}"
     return (
-        f"{what} of {config.model}: {header.size:,} numbers learn from {num_samples:,} samples, "
+        f"{what} of {config.model}: {header.size:,} trained weights, {num_samples:,} samples, "
         f"{config.optimizer.steps} rounds, {workers.count} workers here, {section.directions} "
-        f"directions each, one byte a direction\n"
-        f"others take part by: paceline train join --server {crew.address} --data FILE.jsonl"
+        f"directions each, one byte for each direction\n"
+        f"others join with: paceline train join --server {actors.address} --data FILE.jsonl"
     )
 
 
 def _cancelled(config: TrainConfig, step: int, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"out": config.out, "cancelled": True, "step": step}))
-    _NOTES.print(f"cancelled after round {step}; paceline train resume {config.out} continues")
+    _NOTES.print(f"cancelled after round {step}; resume with paceline train resume {config.out}")
     return 1
 
 
@@ -295,5 +301,5 @@ def _ending(files: JobFiles, num_same: int, *, as_json: bool) -> int:
         print(json.dumps(found | last))
     else:
         _NOTES.print(f"{where}: {figures(last)}; its log, {log}: {size:,} bytes")
-        _NOTES.print(f"paceline train verify {where} --log {log} checks one against the other")
+        _NOTES.print(f"paceline train verify {where} --log {log} compares them")
     return 0

@@ -1,4 +1,4 @@
-"""Signals that ask a long run to stop: the first where nothing is lost, the second at once."""
+"""Signals that stop a long run: the first gracefully, the second at once."""
 
 import asyncio
 import os
@@ -15,22 +15,22 @@ _UNWIND_S = 10.0
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
-    """Return the signals that ask a process to stop; `nohup` takes SIGHUP away."""
+    """Return the signals that stop a process; `nohup` removes SIGHUP."""
     hung_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
     return _SIGNALS if hung_up else _SIGNALS[:2]
 
 
 def end_soon(code: int) -> None:
-    """Unwind the process, and end it in any case after a few seconds."""
+    """End the process after a few seconds, if it has not unwound until then."""
     timer = threading.Timer(_UNWIND_S, os._exit, (code,))
     timer.daemon = True
     timer.start()
 
 
 class StopSignals:
-    """Within it, the first signal is a wish to stop; the next one unwinds and ends the process.
+    """A context in which the first signal requests a stop, and the second ends the process.
 
-    To be entered after Ray was started, which puts a handler of its own in place.
+    Enter it after Ray has started, because Ray installs a handler of its own.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class StopSignals:
         *,
         end: Callable[[int], None] = end_soon,
     ) -> None:
-        """Take what to do at the first signal beside setting `asked`, and at the second."""
+        """Call `on_first` at the first signal, which also sets `asked`, and `end` at the second."""
         self.asked = False
         self._on_first = on_first
         self._end = end
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        """Take over the signals, if this is the thread that gets them."""
+        """Install the handlers, if this thread receives signals."""
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._ask) for number in stop_signals()}
         return self
@@ -57,7 +57,7 @@ class StopSignals:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Give them back."""
+        """Restore the previous handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -70,13 +70,13 @@ class StopSignals:
 
 
 class StopEvents:
-    """The same for a running event loop: the first signal sets `asked`, the second cuts."""
+    """The same for an event loop: the first signal sets `asked`, the second calls `cut`."""
 
     def __init__(self, cut: Callable[[], None], *, end: Callable[[int], None] = end_soon) -> None:
-        """Listen from now on, on the running loop.
+        """Install handlers on the running loop.
 
         Args:
-            cut: called at the second signal; ends what the first one lets finish.
+            cut: called at the second signal; ends the work that the first one lets finish.
             end: called then with the exit code; ends the process if it does not end by itself.
         """
         self.asked = asyncio.Event()
@@ -84,9 +84,9 @@ class StopEvents:
         self._end = end
         loop = asyncio.get_running_loop()
         for number in stop_signals():
-            loop.add_signal_handler(number, self._on_signal, number)
+            loop.add_signal_handler(number, self._receive, number)
 
-    def _on_signal(self, number: signal.Signals) -> None:
+    def _receive(self, number: signal.Signals) -> None:
         if self.asked.is_set():
             self._end(128 + number)
             self._cut()
@@ -94,7 +94,7 @@ class StopEvents:
 
 
 def cancelling(lock: JobLock, note: Callable[[str], None]) -> StopSignals:
-    """Return what lets the first signal cancel a training job, and tells the user."""
+    """Return a context in which the first signal cancels a training job."""
 
     def cancel() -> None:
         lock.cancel()

@@ -1,4 +1,4 @@
-"""`paceline train`: fine-tune a model on workers that may be slow, hang or die."""
+"""`paceline train`: fine-tune a model, tolerating slow, hung and dead workers."""
 
 import json
 import logging
@@ -44,11 +44,11 @@ from runtime.training.worker import Trainable
 
 _NOTES = Console(stderr=True, highlight=False)
 _ROOM_S = 10.0
-"""How long a cluster may take to have room for the workers."""
+"""Seconds in which a cluster must have room for the workers."""
 
 
 def run(options: TrainOptions) -> int:
-    """Run the job of a file to its end, from its last state if it was cut; return the exit code.
+    """Run or resume the job of a file; return the exit code.
 
     Raises:
         ConfigError: the configuration, the data or the job's directory cannot be used.
@@ -59,7 +59,7 @@ def run(options: TrainOptions) -> int:
 
 
 def resume(options: TrainResumeOptions) -> int:
-    """Run the job in a directory to its end, as `run` does."""
+    """Resume the job in a directory; return the exit code, and raise as `run` does."""
     config = kept_config(options.directory, options.settings)
     return _run_job(config, ray_address=options.ray_address, as_json=options.json)
 
@@ -108,7 +108,7 @@ def _run_gradients(
         step = min(trial.optimizer.step for trial in trials)
         if as_json:
             print(json.dumps({"out": config.out, "cancelled": True, "step": step}))
-        _NOTES.print(f"cancelled after step {step}; paceline train resume {config.out} continues")
+        _NOTES.print(f"cancelled after step {step}; resume with paceline train resume {config.out}")
         return 1
     for trial in trials:
         last, where = trial.files.metrics()[-1], trial.files.directory / "final"
@@ -120,7 +120,7 @@ def _run_gradients(
 
 
 def _check_room(config: TrainConfig, *, wait_s: float) -> None:
-    """Refuse workers that the nodes have no room for, before any is started."""
+    """Raise ConfigError if the nodes have no room for the workers, before any is started."""
     workers = config.workers
     if workers.cpus > 0 or workers.gpus > 0:
         least = Need(role="workers", size=workers.min or workers.count, gpus=workers.gpus)
@@ -129,7 +129,7 @@ def _check_room(config: TrainConfig, *, wait_s: float) -> None:
 
 
 class _Trial:
-    """One model that trains: its settings, files, weights and optimizer."""
+    """One model in training: its settings, files, weights and optimizer."""
 
     def __init__(self, config: TrainConfig, directory: Path, digests: dict[str, str]) -> None:
         self.config = config
@@ -139,7 +139,7 @@ class _Trial:
         if state is not None and state.parameters.size != self.trainable.size:
             raise ConfigError(
                 f"the state in {config.out} has {state.parameters.size:,} numbers, the job "
-                f"learns {self.trainable.size:,}: name another out"
+                f"trains {self.trainable.size:,}: name another `out`"
             )
         self.optimizer = state or AdamW.start(self.trainable.get())
         self._directory = directory
@@ -215,14 +215,14 @@ def _opening(config: TrainConfig, trials: Sequence[_Trial], samples: Sequence[Sa
     workers, models = config.workers, f"{len(trials)} models in turn, " if len(trials) > 1 else ""
     return (
         f"{going_on}: {models}{config.method} of {config.model}, "
-        f"{trials[0].trainable.size:,} numbers learn from "
+        f"{trials[0].trainable.size:,} trained weights, "
         f"{len(samples):,} samples, {config.optimizer.steps} steps of {config.optimizer.batch} in "
         f"{config.num_chunks} chunks, {workers.count} workers, scheme {workers.scheme}"
     )
 
 
 class _NotesHandler(logging.Handler):
-    """Prints what is logged above the progress bar."""
+    """Prints log messages above the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         _NOTES.print(record.getMessage(), markup=False)
@@ -230,7 +230,7 @@ class _NotesHandler(logging.Handler):
 
 @contextmanager
 def _warnings_shown() -> Iterator[None]:
-    """Show a user messages about lost workers and damaged files."""
+    """Print warnings about lost workers and damaged files."""
     logger, handler = logging.getLogger("paceline.train"), _NotesHandler()
     logger.addHandler(handler)
     propagate, logger.propagate = logger.propagate, False
@@ -250,7 +250,7 @@ class _Display:
         self._lost = self._late = self._waits = 0
 
     def step(self, report: StepReport) -> None:
-        """Move on by a step."""
+        """Advance by a step."""
         self._lost += report.num_lost
         self._late += report.num_stragglers
         self._waits += report.waited

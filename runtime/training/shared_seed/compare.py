@@ -1,8 +1,8 @@
-"""Learning curves of one job by three methods: a byte a direction, exact scalars, first order.
+"""Learning curves of one job by three methods: byte scalars, exact scalars, first order.
 
-All see sequences of one budget. The first two share directions and samples, so only what a scalar
-is rounded to differs; the third is AdamW on gradients, whose sequences cost a backward pass too.
-A run that was cut continues from its last measurement.
+All have the same budget of sequences. The first two share directions and samples and differ only in
+the rounding of scalars; the third is AdamW on gradients, whose sequences cost a backward pass too.
+A run that was cut resumes from its last measurement.
 """
 
 import json
@@ -40,7 +40,7 @@ _UNIT_KEPT = 0.9
 
 
 def use_threads(num: int) -> None:
-    """Set the number of threads of this process."""
+    """Set the number of threads that this process computes on."""
     torch.set_num_threads(num)
 
 
@@ -53,12 +53,12 @@ class Mark:
     num_rows: int
     """Sequences that went through the model."""
     loss: float
-    """Mean of what was learned from since the mark before."""
+    """Mean training loss since the previous mark."""
     measured: dict[str, float]
 
 
 class Scalars:
-    """Steps along directions, by scalars of one byte or exact ones."""
+    """Steps along directions, with scalars of one byte or exact ones."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Scalars:
 
     @property
     def step(self) -> int:
-        """Steps made."""
+        """Number of steps made."""
         return self._member.round
 
     @property
@@ -108,12 +108,12 @@ class Scalars:
         return found.loss
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return what to continue from."""
+        """Return the arrays from which `restore` resumes."""
         numbers = np.array([self.step, self.num_rows, self._unit])
         return {"theta": self.theta.numpy(), "numbers": numbers}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Continue from a state."""
+        """Resume from a state."""
         step, rows, unit = state["numbers"].tolist()
         self._member.replica.theta = torch.from_numpy(state["theta"].copy())
         self._member.replica.next_round = int(step)
@@ -131,7 +131,7 @@ class FirstOrder:
         start: Tensor,
         lr: float,
     ) -> None:
-        """Start where the others do."""
+        """Start from the weights that the other methods start from."""
         self._config = config
         self._trainable = trainable
         self._samples = samples
@@ -141,7 +141,7 @@ class FirstOrder:
 
     @property
     def step(self) -> int:
-        """Steps made."""
+        """Number of steps made."""
         return self._optimizer.step
 
     @property
@@ -172,13 +172,13 @@ class FirstOrder:
         return loss / num
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return what to continue from."""
+        """Return the arrays from which `restore` resumes."""
         o = self._optimizer
         numbers = np.array([o.step, self.num_rows])
         return {"theta": o.parameters, "first": o.first, "second": o.second, "numbers": numbers}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Continue from a state."""
+        """Resume from a state."""
         step, rows = (int(x) for x in state["numbers"])
         self._optimizer = AdamW(state["theta"], state["first"], state["second"], step)
         self.num_rows = rows
@@ -196,8 +196,8 @@ def curve(
     """Yield the marks of a curve as they are reached, those of an earlier run first.
 
     Args:
-        method: what learns.
-        name: of the method.
+        method: the method to run.
+        name: name of the method.
         folder: where marks and states are kept.
         measure: evaluates weights.
         budget: sequences to learn from.
@@ -231,7 +231,7 @@ def _read_marks(file: Path) -> list[Mark]:
         try:
             marks.append(Mark(**parse_json(line, where, finite=False)))
         except TypeError as error:
-            raise ConfigError(f"{where} is no mark of a curve ({error})") from error
+            raise ConfigError(f"{where} is not a mark of a curve ({error})") from error
     return marks
 
 

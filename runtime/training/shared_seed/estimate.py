@@ -1,4 +1,4 @@
-"""The scalars of a worker's directions: how the loss changes along each one.
+"""The scalars of a worker's directions: the slope of the loss along each one.
 
 Two-sided differences are SPSA as in MeZO (Malladi et al., arXiv 2305.17333), one-sided ones share
 the loss at the weights themselves, as in FZOO (arXiv 2506.09034).
@@ -17,7 +17,7 @@ from runtime.training.training_data import Sample
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a worker found in a round."""
+    """The estimates of a worker in a round."""
 
     projected_grads: list[float]
     """One for each direction."""
@@ -39,12 +39,12 @@ def two_sided(
     """Return (L(theta + eps z) - L(theta - eps z)) / (2 eps) of each direction, on its own batch.
 
     Args:
-        model: what is evaluated.
-        theta: where.
+        model: the model to evaluate.
+        theta: the weights to perturb.
         directions: D of them.
         batches: one for each, all of one size.
-        eps: how far a side is.
-        rows: sequences in one forward at most, if both sides of a sequence fit.
+        eps: distance of each side from the weights.
+        rows: most sequences in one forward pass, if both sides of a sequence fit.
     """
     size = len(batches[0])
     at_once = max(1, rows // (2 * size))
@@ -93,7 +93,7 @@ def _in_parts(
     batches: Sequence[Sequence[Sample]],
     part: int,
 ) -> list[LossSum]:
-    """Return each point's loss, by forwards of `part` sequences of each batch."""
+    """Return each point's loss, in forward passes of `part` sequences of each batch."""
     totals = [LossSum(0.0, 0)] * len(batches)
     for first in range(0, len(batches[0]), part):
         some = [batch[first : first + part] for batch in batches]

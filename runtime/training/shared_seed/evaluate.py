@@ -1,4 +1,4 @@
-"""A worker's work: the scalars of its directions, on its own samples or by rewards."""
+"""The evaluation of a round: scalars of a worker's directions, from losses or rewards."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -18,7 +18,7 @@ from runtime.training.training_data import Sample
 
 
 class RoundEvaluation(Protocol):
-    """What a machine computes in a round."""
+    """Computes the scalars of a machine in a round."""
 
     def __call__(self, member: Member) -> Estimate:
         """Return the scalars of the machine's directions, at its replica's weights."""
@@ -26,7 +26,7 @@ class RoundEvaluation(Protocol):
 
 
 class LossWork:
-    """Differences of losses."""
+    """Scalars from differences of losses."""
 
     def __init__(
         self, model: PointsModel, samples: Sequence[Sample], terms: Terms, *, seed: int, eps: float
@@ -54,7 +54,7 @@ class LossWork:
 
 
 class RewardWork:
-    """Evolution strategies: differences of the rewards of answers, which are made higher."""
+    """Scalars from differences of the rewards of answers (evolution strategies)."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class RewardWork:
         self._eps = eps
 
     def __call__(self, member: Member) -> Estimate:
-        """Return the scalars of the machine's directions; what is low is good, as with losses."""
+        """Return the scalars of the machine's directions; lower is better, as with losses."""
         directions = member.directions(self._terms.directions)
         theta = member.replica.theta
         found, rewards, rows = [], [], 0
@@ -106,7 +106,7 @@ class RewardWork:
 
 
 def draw(seed: int, member: Member, sample: int, num_samples: int, batch: int) -> list[int]:
-    """Return the places of a direction's samples: a function of run, machine, round and sample."""
+    """Return the indices of a direction's samples: a function of run, machine, round and sample."""
     rng = np.random.default_rng((seed, member.machine, member.round, sample))
     places: list[int] = rng.choice(num_samples, batch, replace=batch > num_samples).tolist()
     return places

@@ -1,4 +1,4 @@
-"""The processes of a shared-seed run: who closes rounds, who computes, who only follows."""
+"""The processes of a shared-seed run: its sequencer, its workers, and followers."""
 
 import os
 import random
@@ -25,7 +25,7 @@ from runtime.training.shared_seed.replay import check_base
 from runtime.training.shared_seed.rewards import open_judge
 from runtime.training.shared_seed.seed_log import Header
 from runtime.training.shared_seed.seed_service import ListenSettings, SeedLogServer
-from runtime.training.shared_seed.seed_worker import SeedWorker, Told, call_until_answered
+from runtime.training.shared_seed.seed_worker import SeedWorker, WorkerProgress, retry
 from runtime.training.shared_seed.sequencer import Sequencer
 from runtime.training.shared_seed.shared_seed_job import (
     LOG,
@@ -44,7 +44,7 @@ _FOLLOW_S = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequencerStatus:
-    """How far a run is."""
+    """Progress of a run."""
 
     round: int
     num_alive: int
@@ -53,7 +53,7 @@ class SequencerStatus:
     loss: float | None
     log_bytes: int
     silent_s: dict[str, float]
-    """How long ago a machine of this name brought bytes, or joined."""
+    """Seconds since a machine of each name sent bytes, or joined."""
 
 
 class SequencerHost:
@@ -66,12 +66,12 @@ class SequencerHost:
 
         Args:
             config: the job's.
-            header: of the run; a log that is there has to have the same.
-            settings: where and for whom to listen.
-            inner: where to listen for the job's own workers, HOST:PORT, in plaintext.
+            header: header of the run; an existing log must have the same.
+            settings: address and credentials of the service.
+            inner: HOST:PORT for the job's own workers, in plaintext.
 
         Raises:
-            ConfigError: the log is damaged or another run's, or an address is taken.
+            ConfigError: the log is damaged or of another run, or an address is in use.
         """
         self._path = Path(config.out) / LOG
         self._log, records = open_log(self._path, header)
@@ -88,11 +88,11 @@ class SequencerHost:
 
     @property
     def addresses(self) -> tuple[str, str]:
-        """Its addresses: for outside machines, and for the job's own workers."""
+        """Its addresses: for workers outside, and for the job's own workers."""
         return self._server.address, self._server.inner_address
 
     def status(self) -> SequencerStatus:
-        """Return how far the run is; raises PacelineError if it cannot continue."""
+        """Return the progress of the run; raise PacelineError if it cannot continue."""
         self._server.check()
         sequencer = self._sequencer
         return SequencerStatus(
@@ -113,13 +113,13 @@ class SequencerHost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """What a worker brings to a run."""
+    """Settings of a worker."""
 
     directory: Path
     """The model."""
     name: str
     reward: str = ""
-    """What judges answers, where the run is trained by rewards."""
+    """Scorer of answers, where the run trains by rewards."""
     threads: int = 1
     device: str = "cpu"
     faults: FaultsConfig
@@ -135,42 +135,42 @@ class WorkerHost:
         settings: WorkerSettings,
         examples: Callable[[Terms], Sequence[TextExample]],
     ) -> None:
-        """Look at the run, load the model, and prepare.
+        """Read the run's header, load the model, and prepare.
 
         Raises:
-            ConfigError: the model is another one, or the data cannot be used.
+            ConfigError: the model is not the run's, or the data cannot be used.
             PeerError: the sequencer cannot be reached.
         """
         torch.set_num_threads(settings.threads)
         self._settings = settings
-        look: Joined = call_until_answered(
+        observed: Joined = retry(
             lambda: port.join(settings.name, observes=True), give_up_s=settings.give_up_s
         )
-        check_base(look.header, settings.directory)
-        terms = terms_from_json(look.terms_json)
-        model = PointsModel.load(settings.directory, look.header, settings.device)
-        work = _work(model, look.header, terms, settings, examples(terms))
+        check_base(observed.header, settings.directory)
+        terms = terms_from_json(observed.terms_json)
+        model = PointsModel.load(settings.directory, observed.header, settings.device)
+        work = _work(model, observed.header, terms, settings, examples(terms))
         self._port = FaultyPort(port, settings.faults) if _is_faulty(settings.faults) else port
         self._busy_since_s = 0.0
         self.worker = SeedWorker(
             self._port,
             name=settings.name,
-            fresh=_fresh(look.header, model, settings.device),
+            fresh=_fresh(observed.header, model, settings.device),
             work=work,
             give_up_s=settings.give_up_s,
             before=self._inject_faults,
         )
 
-    def run(self, after: Callable[[SeedWorker], bool] = lambda _: True) -> Told:
-        """Take part until the run is done, or `after` says no."""
+    def run(self, after: Callable[[SeedWorker], bool] = lambda _: True) -> WorkerProgress:
+        """Work until the run is done, or `after` returns False."""
         try:
             self.worker.run(after)
         finally:
             self._port.close()
-        return self.worker.told
+        return self.worker.progress
 
     def _inject_faults(self, member: Member) -> None:
-        """Be slow, hang or die, where the configuration wants experiments."""
+        """Inject the configured faults: be slow, hang or die."""
         faults = self._settings.faults
         draw = random.Random(f"{faults.seed}/{member.machine}/{member.round}")
         slow, hang, kill = draw.random(), draw.random(), draw.random()
@@ -195,7 +195,7 @@ def follow(
 ) -> SeedWorker:
     """Follow a run without working for it, from its last snapshot to its end.
 
-    `after` is called after each round and every second; `sleep` while the sequencer is away.
+    `after` is called after each round and every second; `sleep` while the sequencer is unreachable.
     """
     follower = SeedWorker(
         port,

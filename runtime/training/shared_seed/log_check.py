@@ -1,4 +1,4 @@
-"""Whether a published result is, bit for bit, what its log comes to."""
+"""Compare a published result with its log, bit for bit."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +19,11 @@ from runtime.training.shared_seed.replay import Replayed, adapter_part, all_weig
 
 _MODEL, _ADAPTER = "model.safetensors", "adapter_model.safetensors"
 _OTHER_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.index.json")
-"""Files that a program may load in place of the one that is compared."""
+"""Files that a program may load instead of the compared one."""
 
 
 def check_result(result: Path) -> None:
-    """Check that a directory holds weights to compare.
+    """Raise ConfigError unless a directory holds weights to compare.
 
     Raises:
         ConfigError: it holds none.
@@ -33,7 +33,7 @@ def check_result(result: Path) -> None:
 
 
 def difference(result: Path, replayed: Replayed) -> str | None:
-    """Say where a published result is not what its log comes to, bit for bit; None if nowhere.
+    """Return the first difference of a published result from its log; None if they are equal.
 
     Its weights are compared, and the settings that decide what they compute.
 

@@ -1,9 +1,9 @@
-"""A shared-seed run of many machines in virtual time, over links that are slow, lossy and far.
+"""A shared-seed run of many machines in virtual time, over slow, lossy, long links.
 
-The sequencer with its log, the machines' side of the protocol, codec and messages are the ones that
-train; what is simulated is time: computing, latency, bandwidth, losses, coming and going. Machines
-learn a logistic regression on data of their own. Their replicas are one timeline, but for a few
-witnesses, which have their own, and must end as the same bits.
+The sequencer with its log, the machines' side of the protocol, codec and messages are those that
+train; only time is simulated: computing, latency, bandwidth, losses, joining and leaving. Machines
+learn a logistic regression on data of their own. Their replicas share one timeline, except for a
+few witnesses, which have their own and must end with the same bits.
 """
 
 import heapq
@@ -35,7 +35,7 @@ from runtime.training.shared_seed.wire import answer_to_wire, report_to_wire
 _SIZE, _RECORDS, _SEED, _EPS = 500, 4000, 1, 1e-2
 _WAIT_S = 10.0
 _RETRY_S = 1.0
-"""After which a lost message is sent again."""
+"""Seconds after which a lost message is sent again."""
 _TICK_S = 0.05
 _WITNESSES = 3
 
@@ -57,7 +57,7 @@ class _Timeline:
 
 
 class _OnTimeline(WeightReplica):
-    """A machine's place on the timeline."""
+    """A replica that reads the shared timeline."""
 
     def __init__(self, timeline: _Timeline, number: int) -> None:
         super().__init__(DenseSpace(_SEED, _SIZE), timeline.thetas[number], next_round=number)
@@ -85,7 +85,7 @@ class _Machine:
     loss: float = 0.0
     gone: bool = False
     sent: int = 0
-    """Number of its last message: answers to earlier ones come too late."""
+    """Number of its last message; answers to earlier ones are too late."""
 
 
 @dataclass(slots=True)
@@ -99,10 +99,10 @@ class _Counts:
 
 
 class WanSimulation:
-    """One run."""
+    """One simulated run."""
 
     def __init__(self, wan: Wan, rules: Rules, folder: Path) -> None:
-        """Prepare; the log is kept in a folder."""
+        """Prepare a run whose log is in a folder."""
         self._wan = wan
         self._rng = np.random.default_rng(wan.seed)
         self._clock = ManualClock()
@@ -130,19 +130,19 @@ class WanSimulation:
         )
 
     def run(self, watch: Callable[[int], None] = lambda _: None) -> SimulatedRun:
-        """Run to the end of the rounds; `watch` is called with each."""
+        """Run all rounds; `watch` is called with the number of each."""
         before = self._whole_loss()
         for _ in range(self._wan.machines):
             self._after(float(self._rng.uniform(0, 5)), self._join)
         self._after(_TICK_S, self._tick)
-        told = 0
+        num_seen = 0
         while not self._sequencer.is_done and self._events:
             at_s, _, event = heapq.heappop(self._events)
             self._clock.advance(at_s - self._clock.now_s())
             event()
-            if self._sequencer.round > told:
-                told = self._sequencer.round
-                watch(told)
+            if self._sequencer.round > num_seen:
+                num_seen = self._sequencer.round
+                watch(num_seen)
         self._log.close()
         return self._report(before)
 
@@ -154,7 +154,7 @@ class WanSimulation:
         self._after(_TICK_S, self._tick)
 
     def _join(self) -> None:
-        """A machine's first message; it computes once it has model, snapshot and tail."""
+        """Join a machine; it computes once it has model, snapshot and the rest of the log."""
         wan, start_s = self._wan, self._clock.now_s()
         number, secret = self._sequencer.join("m")
         newest = self._sequencer.round // wan.snapshot_every * wan.snapshot_every
@@ -184,7 +184,7 @@ class WanSimulation:
         )
 
     def _catch_up(self, machine: _Machine, start_s: float, num_bytes: int, under_way: bool) -> None:
-        """Take the commits since the snapshot; a machine is ready when there are no more."""
+        """Send the commits since the snapshot; the machine is ready when there are no more."""
         report = machine.member.report()
         receipt = self._sequencer.take(machine.member.machine, machine.secret, report)
         answer = self._sequencer.answer(machine.member.machine, report, receipt)
@@ -220,7 +220,7 @@ class WanSimulation:
         seconds = (
             self._wan.compute_s * machine.slowness * float(self._rng.lognormal(0, self._wan.spread))
         )
-        self._after(seconds, partial(self._say, machine))
+        self._after(seconds, partial(self._send, machine))
 
     def _signs(self, member: Member, directions: list[Direction]) -> torch.Tensor:
         """Return a machine's directions; those of all machines are drawn at once."""
@@ -237,7 +237,7 @@ class WanSimulation:
             return self._drawn[member.machine]
         return signs(_SEED, directions, _SIZE)
 
-    def _say(self, machine: _Machine) -> None:
+    def _send(self, machine: _Machine) -> None:
         """Send the round's bytes; again, if no answer comes."""
         machine.sent += 1
         sent = machine.sent
@@ -248,14 +248,14 @@ class WanSimulation:
         )
         self._counts.exchanges += 1
         if self._rng.random() < self._wan.loss:
-            self._after(machine.rtt_s + _RETRY_S, partial(self._again, machine, sent))
+            self._after(machine.rtt_s + _RETRY_S, partial(self._send_again, machine, sent))
             return
         self._after(machine.rtt_s / 2, partial(self._receive, machine, report, sent))
-        self._after(machine.rtt_s + _WAIT_S + _RETRY_S, partial(self._again, machine, sent))
+        self._after(machine.rtt_s + _WAIT_S + _RETRY_S, partial(self._send_again, machine, sent))
 
-    def _again(self, machine: _Machine, sent: int) -> None:
+    def _send_again(self, machine: _Machine, sent: int) -> None:
         if machine.sent == sent and not machine.gone:
-            self._say(machine)
+            self._send(machine)
 
     def _receive(self, machine: _Machine, report: MachineReport, sent: int) -> None:
         receipt = self._sequencer.take(machine.member.machine, machine.secret, report)
@@ -272,7 +272,7 @@ class WanSimulation:
         self._answer_all()
 
     def _answer_all(self) -> None:
-        """RoundAnswer those whose round is over."""
+        """Answer the machines whose round is over."""
         still = []
         for machine, report, receipt, sent in self._waiting:
             if report.round >= self._sequencer.round:
@@ -285,14 +285,14 @@ class WanSimulation:
             if self._rng.random() >= self._wan.loss:
                 self._after(seconds, partial(self._take, machine, answer, sent))
             else:
-                self._after(machine.rtt_s + _RETRY_S, partial(self._again, machine, sent))
+                self._after(machine.rtt_s + _RETRY_S, partial(self._send_again, machine, sent))
         self._waiting = still
 
     def _take(self, machine: _Machine, answer: RoundAnswer, sent: int) -> None:
         if machine.sent != sent or machine.gone:
             return
         what = machine.member.take(answer)
-        assert what in (Next.COMPUTE, Next.CATCH_UP, Next.END, Next.SAY_AGAIN), what
+        assert what in (Next.COMPUTE, Next.CATCH_UP, Next.END, Next.REPEAT), what
         machine.sent += 1
         scalars = sum(commit.num_scalars for commit in answer.commits)
         self._after(scalars * self._wan.apply_s, partial(self._compute, machine))

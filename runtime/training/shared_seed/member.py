@@ -1,7 +1,6 @@
-"""A machine's side of the protocol: what it says next, and what it does with the answer.
+"""A machine's side of the protocol: its next report, and its reaction to the answer.
 
-No messages are sent here and no clock is read: workers, tests and the simulation carry out the same
-object.
+It sends no message and reads no clock: workers, tests and the simulation run the same object.
 """
 
 from enum import Enum
@@ -17,15 +16,15 @@ from runtime.training.shared_seed.snapshot import restore
 class Next(Enum):
     """What a machine does after an answer."""
 
-    SAY_AGAIN = "say again"
-    """The round is open still."""
+    REPEAT = "repeat"
+    """The round is still open."""
     COMPUTE = "compute"
     CATCH_UP = "catch up"
-    """There are more commits than one answer holds."""
+    """More commits exist than one answer holds."""
     RESTORE = "restore"
-    """Begin again from a snapshot."""
+    """Restart from a snapshot."""
     JOIN = "join"
-    """The log was cut: begin again altogether."""
+    """The log was cut: join again as a new machine."""
     END = "end"
 
 
@@ -38,7 +37,7 @@ def start_replica(header: Header, points: Points, device: str = "cpu") -> AnyRep
 
 
 class Member:
-    """One machine, from its joining on."""
+    """One machine, from the time it joins."""
 
     def __init__(self, machine: int, header: Header, replica: AnyReplica) -> None:
         self.machine = machine
@@ -56,7 +55,7 @@ class Member:
         return [pooled(Direction(self.round, self.machine, k), pool) for k in range(count)]
 
     def report(self, codes: bytes = b"", loss: float | None = None) -> MachineReport:
-        """Return what to say of this round; with a digest where replicas are compared."""
+        """Return the report for this round; with a digest in rounds that compare replicas."""
         compares = self.round and self.round % self.header.hash_every == 0
         return MachineReport(
             round=self.round,
@@ -66,12 +65,12 @@ class Member:
         )
 
     def begin_from(self, snapshot: bytes | None) -> None:
-        """Take a snapshot, if it is ahead; raises ProtocolError if it is damaged."""
+        """Restore a snapshot, if there is one; raise ProtocolError if it is damaged."""
         if snapshot is not None:
             restore(self.replica, snapshot)
 
     def take(self, answer: RoundAnswer) -> Next:
-        """Make the steps that an answer brings; return what to do."""
+        """Apply the commits of an answer; return what to do next."""
         if answer.must_restore:
             return Next.RESTORE
         if answer.receipt is Receipt.TOO_EARLY or answer.open_round < self.round:
@@ -82,4 +81,4 @@ class Member:
             return Next.CATCH_UP
         if answer.is_done:
             return Next.END
-        return Next.COMPUTE if answer.commits else Next.SAY_AGAIN
+        return Next.COMPUTE if answer.commits else Next.REPEAT

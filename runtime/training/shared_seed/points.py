@@ -1,7 +1,7 @@
-"""A model that is evaluated at many points near its weights, several in one forward.
+"""A model that is evaluated at many points near its weights, several in one forward pass.
 
-Nothing is ever perturbed in place: a point is an adapter of its own, or a thin product beside a
-weight, so the weights are the same bits before and after.
+Nothing is perturbed in place: a point is an adapter of its own, or a thin product added to a
+layer's output, so the weights are the same bits before and after.
 """
 
 import math
@@ -29,19 +29,19 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 
 class LossSum(NamedTuple):
-    """A batch's loss, summed in float64, and the learned tokens that it is of."""
+    """A batch's loss, summed in float64, and its number of tokens in the loss."""
 
     total: float
     num: int
 
 
 class Points(Protocol):
-    """A model's weights that learn, and points near them."""
+    """The trained weights of a model, and points near them."""
 
     space: Space
 
     def start(self) -> Tensor:
-        """Return where training starts; float32, [P]."""
+        """Return the initial weights; float32, [P]."""
         ...
 
     def set_points(
@@ -56,7 +56,7 @@ class Points(Protocol):
 
 
 class LoraPoints:
-    """Adapters; A starts uniform from the run's seed, B at zero."""
+    """Adapters as the trained weights; A starts uniform from the run's seed, B at zero."""
 
     def __init__(self, layers: dict[str, GroupedLora], seed: int) -> None:
         self._layers = layers
@@ -80,8 +80,8 @@ class LoraPoints:
     def set_points(
         self, theta: Tensor, directions: Sequence[Direction], steps: Sequence[float]
     ) -> None:
-        """Put an adapter of its own on each group of rows."""
-        distinct = list(dict.fromkeys(directions))  # both sides of one are drawn once
+        """Give each group of rows its own adapter."""
+        distinct = list(dict.fromkeys(directions))  # both sides of a direction are drawn once
         drawn = signs(self._seed, distinct, self.space.size, device=theta.device)
         far = torch.tensor(steps, dtype=torch.float32, device=theta.device)
         points = torch.stack(
@@ -111,7 +111,7 @@ class LoraPoints:
 
 
 class LinearPoints:
-    """The linear layers' own weights, along directions of low rank."""
+    """The linear layers' own weights, along low-rank directions."""
 
     def __init__(self, layers: dict[str, GroupedShift], seed: int, rank: int) -> None:
         self._layers = dict(sorted(layers.items()))
@@ -126,7 +126,7 @@ class LinearPoints:
     def set_points(
         self, theta: Tensor, directions: Sequence[Direction], steps: Sequence[float]
     ) -> None:
-        """Apply `theta` in the layers, and move each group of rows along its direction."""
+        """Set the layers to `theta`, and move each group of rows along its direction."""
         far = torch.tensor(steps, dtype=torch.float32, device=theta.device) * self.space.scale
         factors = self._space.factors(directions, theta.device)
         first = 0
@@ -160,7 +160,7 @@ class PointsModel:
     def load(
         cls, directory: Path, header: Header, device: str = "cpu", *, empty: bool = False
     ) -> "PointsModel":
-        """Load a checkpoint in float32; `empty` has shapes alone.
+        """Load a checkpoint in float32; `empty` loads the shapes only.
 
         Raises:
             ConfigError: it has no layers of the configured names.
@@ -179,10 +179,10 @@ class PointsModel:
         """Return the loss of each point's batch.
 
         Args:
-            theta: where from.
-            directions: of each point.
-            steps: how far each one is along its direction.
-            batches: of each point; all of one size.
+            theta: the weights.
+            directions: the direction of each point.
+            steps: distance of each point along its direction.
+            batches: the batch of each point; all of one size.
         """
         with torch.inference_mode():
             self.points.set_points(theta, directions, steps)
@@ -209,12 +209,12 @@ class PointsModel:
     def choice_scores(
         self, theta: Tensor, samples: Sequence[Sample], tokens: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        """Return the log probabilities of other tokens in the place of each sample's learned one.
+        """Return the log probabilities of alternatives to each sample's learned token.
 
         Args:
             theta: the weights.
             samples: each with one learned token.
-            tokens: for each sample, those to score.
+            tokens: the tokens to score for each sample.
         """
         with torch.inference_mode():
             self.points.set_points(theta, [Direction(0, 0, 0)], [0.0])
@@ -231,7 +231,7 @@ class PointsModel:
         tokenizer: Tokenizer,
         max_tokens: int,
     ) -> list[str]:
-        """Return each point's greedy answers to all prompts, point after point."""
+        """Return the greedy answers to all prompts at each point, one point after the other."""
         ends = sorted(tokenizer.eos_ids)
         length = max(len(prompt) for prompt in prompts)
         ids = torch.zeros((len(prompts), length), dtype=torch.int64)
@@ -265,7 +265,7 @@ class PointsModel:
     def _loss_logits(self, rows: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits that predict learned tokens, [N, V], these tokens, and their rows, [N].
 
-        The head is the widest layer: it is computed where something is learned, and nowhere else.
+        The head is the widest layer: it is computed for learned tokens only.
         """
         length = max(len(sample.token_ids) for sample in rows)
         ids = torch.zeros((len(rows), length), dtype=torch.int64)
@@ -286,7 +286,7 @@ class PointsModel:
 
 
 def _until(tokens: list[int], ends: Sequence[int]) -> list[int]:
-    """Return the tokens before the first end."""
+    """Return the tokens before the first end token."""
     stops = [place for place, token in enumerate(tokens) if token in ends]
     return tokens[: stops[0]] if stops else tokens
 
@@ -300,7 +300,7 @@ def _points(model: nn.Module, header: Header) -> Points:
         and (header.weights == LINEAR or name.rpartition(".")[2] in header.targets)
     ]
     if not found:
-        raise ConfigError(f"no linear layer is called {', '.join(header.targets)}")
+        raise ConfigError(f"no linear layer has the name {', '.join(header.targets)}")
     if header.weights == LINEAR:
         shifts = {name: _put(model, name, GroupedShift(layer)) for name, layer in found}
         return LinearPoints(shifts, header.seed, header.direction_rank)

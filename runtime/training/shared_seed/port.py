@@ -1,4 +1,4 @@
-"""How a worker reaches the sequencer: over gRPC, in one process, and with faults put in."""
+"""A worker's connection to the sequencer: over gRPC, and with injected faults."""
 
 import random
 import time
@@ -21,11 +21,11 @@ from runtime.training.shared_seed.sequencer import Refused
 from runtime.training.shared_seed.wire import answer_from_wire, header_from_wire, report_to_wire
 
 LEAN_OPTIONS = (("grpc.http2.bdp_probe", 0),)
-"""Messages are a few bytes: pings that measure bandwidth would be more than they are."""
+"""Messages are a few bytes; pings that measure bandwidth would be larger."""
 _CALL_S = 20.0
 _SNAPSHOT_S = 600.0
 
-# gRPC's status codes, and what they are here; all others mean that the peer is lost.
+# The errors of gRPC's status codes; all others mean that the peer is lost.
 STATUS_ERRORS: dict[grpc.StatusCode, type[Exception]] = {
     grpc.StatusCode.UNAUTHENTICATED: ConfigError,
     grpc.StatusCode.INVALID_ARGUMENT: ProtocolError,
@@ -37,7 +37,7 @@ STATUS_ERRORS: dict[grpc.StatusCode, type[Exception]] = {
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """What a machine receives when it joins."""
+    """The sequencer's answer to a machine that joins."""
 
     machine: int
     secret: bytes
@@ -46,42 +46,42 @@ class Joined:
 
 
 class Port(Protocol):
-    """A worker's way to the sequencer.
+    """A worker's connection to the sequencer.
 
-    All methods raise PeerLost or PeerTimeout where it is worth trying again, Refused where the
-    machine has to join again, and ConfigError where nothing helps.
+    All methods raise PeerLost or PeerTimeout if a retry may help, Refused if the machine has to
+    join again, and ConfigError if nothing helps.
     """
 
     def join(self, name: str, *, observes: bool = False) -> Joined:
-        """Become a machine."""
+        """Join as a machine."""
         ...
 
     def exchange(self, report: MachineReport, wait_s: float) -> RoundAnswer:
-        """Say something, and wait for at most so long for the round's end."""
+        """Send a report, and wait at most so long for the end of the round."""
         ...
 
     def snapshot(self) -> bytes | None:
-        """Return the newest snapshot, if there is one."""
+        """Return the newest snapshot, or None if there is none."""
         ...
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         ...
 
 
 class GrpcPort:
-    """Over gRPC."""
+    """A connection over gRPC."""
 
     def __init__(
         self, address: str, credentials: Credentials | None = None, *, internal: bool = False
     ) -> None:
-        """Prepare a connection; it is made at the first call.
+        """Prepare a connection; the first call opens it.
 
         Args:
             address: HOST:PORT.
-            credentials: those of a machine that joins from outside.
-            internal: the sequencer is a process of the same job: its token travels in plaintext
-                and no proxy is asked.
+            credentials: credentials of a machine outside the cluster.
+            internal: the sequencer is a process of the same job: the token is sent in plaintext,
+                without a proxy.
 
         Raises:
             ConfigError: as `open_channel`.
@@ -98,27 +98,27 @@ class GrpcPort:
         self._machine, self._secret = 0, b""
 
     def join(self, name: str, *, observes: bool = False) -> Joined:
-        """Become a machine; later calls speak for it."""
+        """Join as a machine; later calls are made for it."""
         asked = pb.JoinRequest(name=name, observes=observes)
         metadata = self._credentials.metadata()
         try:
-            told = self._stub.Join(asked, metadata=metadata, timeout=_CALL_S)
+            reply = self._stub.Join(asked, metadata=metadata, timeout=_CALL_S)
         except grpc.RpcError as error:
             raise self._translated(error) from error
-        self._machine, self._secret = told.machine, told.secret
-        return Joined(told.machine, told.secret, header_from_wire(told.header), told.terms_json)
+        self._machine, self._secret = reply.machine, reply.secret
+        return Joined(reply.machine, reply.secret, header_from_wire(reply.header), reply.terms_json)
 
     def exchange(self, report: MachineReport, wait_s: float) -> RoundAnswer:
-        """Say something, and wait for at most so long for the round's end."""
+        """Send a report, and wait at most so long for the end of the round."""
         asked = report_to_wire(report, wait_s, self._machine, self._secret)
         try:
-            told = self._stub.Exchange(asked, timeout=wait_s + _CALL_S)
+            reply = self._stub.Exchange(asked, timeout=wait_s + _CALL_S)
         except grpc.RpcError as error:
             raise self._translated(error) from error
-        return answer_from_wire(told, report.round)
+        return answer_from_wire(reply, report.round)
 
     def snapshot(self) -> bytes | None:
-        """Return the newest snapshot, if there is one."""
+        """Return the newest snapshot, or None if there is none."""
         try:
             asked = pb.GetSnapshotRequest(machine=self._machine, secret=self._secret)
             pieces = self._stub.GetSnapshot(asked, timeout=_SNAPSHOT_S)
@@ -127,7 +127,7 @@ class GrpcPort:
             raise self._translated(error) from error
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._channel.close()
 
     def _translated(self, error: grpc.RpcError) -> Exception:
@@ -138,7 +138,7 @@ class GrpcPort:
 
 
 class FaultyPort:
-    """A port that loses, repeats and delays what goes through it, drawn by the machine's number."""
+    """A port that loses, repeats and delays messages, drawn by the machine's number."""
 
     def __init__(
         self, port: Port, faults: FaultsConfig, sleep: Callable[[float], None] = time.sleep
@@ -150,13 +150,13 @@ class FaultyPort:
         self.num_lost = self.num_repeated = 0
 
     def join(self, name: str, *, observes: bool = False) -> Joined:
-        """Become a machine; what is drawn from here on is its own."""
+        """Join as a machine; faults are drawn by its number from now on."""
         joined = self._port.join(name, observes=observes)
         self._draw = random.Random(f"{self._faults.seed}/{joined.machine}")
         return joined
 
     def exchange(self, report: MachineReport, wait_s: float) -> RoundAnswer:
-        """Say something; it, or the answer, may be lost, or come twice."""
+        """Send a report; it or the answer may be lost, or arrive twice."""
         self._sleep(self._faults.delay_s / 2)
         self._lose("the message")
         if self._draw.random() < self._faults.repeat:
@@ -168,15 +168,15 @@ class FaultyPort:
         return answer
 
     def snapshot(self) -> bytes | None:
-        """Return the newest snapshot, late."""
+        """Return the newest snapshot after a delay."""
         self._sleep(self._faults.delay_s)
         return self._port.snapshot()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._port.close()
 
     def _lose(self, what: str) -> None:
         if self._draw.random() < self._faults.lose:
             self.num_lost += 1
-            raise PeerTimeout(f"{what} was lost, as [faults] lose asks for")
+            raise PeerTimeout(f"{what} was lost, as `faults.lose` requests")

@@ -1,4 +1,4 @@
-"""A run's result from its log: replayed and written."""
+"""Replays a run's log, and writes its result."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,33 +19,33 @@ from runtime.training.shared_seed.seed_log import Header, Records, read_log
 from runtime.training.shared_seed.shared_seed_job import model_digest
 
 Watch = Callable[[Iterable[RoundCommit], int], Iterable[RoundCommit]]
-"""Passes commits on, and may show progress; it is called with their number."""
+"""Yields the given commits, and may show progress; the number of commits is the second argument."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a log comes to."""
+    """The result of a log."""
 
     header: Header
     base: Path
-    """The directory of the model that the run began from."""
+    """Directory of the model that the run started from."""
     points: Points
     replica: AnyReplica
     num_scalars: int
     log_bytes: int
     num_cut_bytes: int
-    """Of a last record that is not whole, and was left out."""
+    """Bytes of an incomplete last record, which was dropped."""
     num_machines: int
 
     @property
     def weights(self) -> dict[str, Vector]:
-        """The weights that learned, by name."""
+        """The trained weights by name."""
         named = self.points.named(self.replica.theta)
         return {name: tensor.cpu().numpy() for name, tensor in named.items()}
 
 
 def check_base(header: Header, directory: Path) -> None:
-    """Refuse a model that is not the run's.
+    """Raise ConfigError for a model that is not the run's.
 
     Raises:
         ConfigError: its weights have another digest.
@@ -53,13 +53,13 @@ def check_base(header: Header, directory: Path) -> None:
     digest = model_digest(directory)
     if digest != header.model_digest:
         raise ConfigError(
-            f"{directory} is another model than the run's ({header.model}): its weights have "
-            f"SHA-256 {digest.hex()[:16]}, the run began from {header.model_digest.hex()[:16]}"
+            f"checksum mismatch: the weights in {directory} have SHA-256 {digest.hex()[:16]}, "
+            f"the run started from {header.model} with {header.model_digest.hex()[:16]}"
         )
 
 
 def replay(file: Path, base: Path, watch: Watch = lambda commits, _: commits) -> Replayed:
-    """Make all steps of a log, from its base on.
+    """Apply all steps of a log to its base.
 
     Raises:
         ConfigError: the log is damaged, or the base is another model.
@@ -70,8 +70,8 @@ def replay(file: Path, base: Path, watch: Watch = lambda commits, _: commits) ->
     model = PointsModel.load(base, records.header, empty=not is_linear)
     if model.points.space.size != records.header.size:
         raise ConfigError(
-            f"{file}: {records.header.size} numbers learn by its header, which names "
-            f"{model.points.space.size} of {base}: the log is damaged, or of another version"
+            f"{file}: {records.header.size} trained weights by its header, "
+            f"{model.points.space.size} in {base}: the log is damaged, or of another version"
         )
     replica = start_replica(records.header, model.points)
     for commit in watch(records.commits, len(records.commits)):
@@ -89,7 +89,7 @@ def replay(file: Path, base: Path, watch: Watch = lambda commits, _: commits) ->
 
 
 def write_result(out: Path, points: Points, theta: Tensor, header: Header, base: Path) -> None:
-    """Write an adapter as `peft` loads it, or, where linear weights learned, a whole model."""
+    """Write an adapter for `peft`, or a whole model if linear weights were trained."""
     weights = {name: tensor.cpu().numpy() for name, tensor in points.named(theta).items()}
     if header.weights == LINEAR:
         save_whole(out, all_weights(base) | weights, base, has_tied_head=None)

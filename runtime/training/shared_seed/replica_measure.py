@@ -1,4 +1,4 @@
-"""Measures a replica's weights on samples, in one process."""
+"""Evaluates a replica's weights on samples, in one process."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ _AT_ONCE = 8
 
 
 class LocalMeasure:
-    """Counts and losses at any weights."""
+    """Accuracies, losses and rewards at given weights."""
 
     def __init__(self, model: PointsModel) -> None:
         self._model = model
@@ -41,7 +41,7 @@ class LocalMeasure:
         return [[next(scores) for _ in group] for group in groups]
 
     def mean_loss(self, parameters: Vector, batches: list[list[Sample]]) -> float:
-        """Return the mean loss over the batches' learned tokens."""
+        """Return the mean loss over the batches' tokens in the loss."""
         theta = torch.from_numpy(parameters)
         total, num = 0.0, 0
         for batch in batches:

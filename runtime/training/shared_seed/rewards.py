@@ -1,4 +1,4 @@
-"""What judges answers: a Python callable, or a ScoringService over gRPC."""
+"""Scorers of answers: a Python callable, or a ScoringService over gRPC."""
 
 import importlib
 import math
@@ -19,20 +19,20 @@ _SCORE_S = 120.0
 
 
 def open_judge(name: str) -> Judge:
-    """Return what a name stands for: module:function of prompt and answer, or grpc://HOST:PORT.
+    """Return the scorer of a name: module:function of prompt and answer, or grpc://HOST:PORT.
 
     Raises:
-        ConfigError: there is no such function, or it is written otherwise.
+        ConfigError: there is no such function, or the name has another form.
     """
     if name.startswith(_GRPC):
         return _grpc_judge(name.removeprefix(_GRPC))
     module, colon, function = name.partition(":")
     if not colon:
-        raise ConfigError(f"reward is {name!r}: write module:function or grpc://HOST:PORT")
+        raise ConfigError(f"`reward` is {name!r}: write module:function or grpc://HOST:PORT")
     try:
         reward = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"reward {name!r} cannot be found: {error}") from error
+        raise ConfigError(f"`reward` {name!r} cannot be found: {error}") from error
     return lambda prompts, answers: [
         _number(reward(prompt, answer), name)
         for prompt, answer in zip(prompts, answers, strict=True)
@@ -50,21 +50,22 @@ def _grpc_judge(address: str) -> Judge:
             ]
         )
         try:
-            told = stub.Score(asked, timeout=_SCORE_S, wait_for_ready=True)
+            reply = stub.Score(asked, timeout=_SCORE_S, wait_for_ready=True)
         except grpc.RpcError as error:
             raise PeerLost(
                 f"the scorer at {address}: {error.code().name}: {error.details()}"
             ) from error
-        if len(told.scores) != len(answers):
+        if len(reply.scores) != len(answers):
             raise ProtocolError(
-                f"the scorer at {address} gave {len(told.scores)} scores for {len(answers)} answers"
+                f"the scorer at {address} returned {len(reply.scores)} scores for "
+                f"{len(answers)} answers"
             )
-        return [_number(score, address) for score in told.scores]
+        return [_number(score, address) for score in reply.scores]
 
     return judge
 
 
 def _number(score: object, name: str) -> float:
     if not isinstance(score, (int, float)) or not math.isfinite(score):
-        raise ProtocolError(f"reward {name} is {score!r}: a finite number is needed")
+        raise ProtocolError(f"reward {name} returned {score!r}: a finite number is needed")
     return float(score)

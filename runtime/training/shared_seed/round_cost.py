@@ -1,4 +1,4 @@
-"""What a round costs beyond its forward passes, and what it sends: measured, side by side."""
+"""Measures the cost of a round beyond its forward passes, and its bytes."""
 
 import statistics
 import tempfile
@@ -37,41 +37,41 @@ class StepCost:
     directions: int
     batch: int
     forward_s: float
-    """The plain model on as many sequences, in one forward."""
+    """The plain model on as many sequences, in one forward pass."""
     estimate_s: float
     """All points of the round: drawing directions, perturbing, forwards, losses, bytes."""
     apply_s: float
-    """The step of the round's commit, of all machines' scalars."""
+    """The step of the round's commit, with all machines' scalars."""
 
     @property
     def ratio(self) -> float:
-        """A whole step to its forward passes."""
+        """Ratio of a whole step to its forward passes."""
         return (self.estimate_s + self.apply_s) / self.forward_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WireCost:
-    """Bytes at the socket of one machine, in the mean over rounds."""
+    """Mean bytes of one machine at its socket in a round."""
 
     machines: int
     directions: int
     up: float
     down: float
     allreduce: int
-    """What a ring all-reduce of the same weights in float32 sends from each machine and step."""
+    """Bytes that a ring all-reduce of the same weights in float32 sends from each machine."""
 
 
 class StepBench:
-    """A model, plain and at points, for timing."""
+    """Times a model, plain and at points."""
 
     def __init__(self, directory: Path, header: Header, *, length: int, machines: int) -> None:
         """Load the model twice.
 
         Args:
             directory: the model.
-            header: of a run.
+            header: header of a run.
             length: tokens of a sample.
-            machines: whose scalars a commit has.
+            machines: machines whose scalars a commit has.
         """
         self._eps = header.eps
         self._machines = machines
@@ -113,13 +113,13 @@ class StepBench:
 
 
 def wire_cost(machines: int, directions: int, size: int, *, rounds: int) -> WireCost:
-    """Count one machine's bytes at its socket over real gRPC, among so many machines.
+    """Count the bytes of one of several machines at its socket over real gRPC.
 
     Args:
-        machines: in every round.
-        directions: of each.
-        size: numbers that an all-reduce would send.
-        rounds: to count.
+        machines: machines in every round.
+        directions: directions of each machine.
+        size: weights that an all-reduce would send.
+        rounds: rounds to count.
     """
     header = Header(seed=1, model="none", model_digest=b"", size=64, eps=1e-2, hash_every=10)
     rules = Rules(rounds=rounds + 2, lr=1e-3, patience=1e6, max_scalars=directions, quorum=machines)
@@ -138,7 +138,7 @@ def wire_cost(machines: int, directions: int, size: int, *, rounds: int) -> Wire
         others = [(port, Member(port.join("m").machine, header, _tiny(header))) for port in ports]
 
         def work(member: Member) -> Estimate:
-            """Send the other machines' bytes first, so that the round ends with this one."""
+            """Send the bytes of the other machines first, so that this one ends the round."""
             for port, other in others:
                 while other.round < member.round:
                     other.take(port.exchange(other.report(), 5.0))
@@ -147,7 +147,7 @@ def wire_cost(machines: int, directions: int, size: int, *, rounds: int) -> Wire
 
         def after(worker: SeedWorker) -> bool:
             marks.append((relay.num_up, relay.num_down))
-            return worker.told.round <= rounds
+            return worker.progress.round <= rounds
 
         try:
             SeedWorker(GrpcPort(relay.address), name="m", fresh=_tiny, work=work).run(after)

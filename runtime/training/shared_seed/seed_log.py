@@ -32,30 +32,30 @@ _MAX_BYTES = 1 << 34
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What a run's weights follow from, beside its commits."""
+    """Facts that determine a run's weights, together with its commits."""
 
     seed: int
-    """Of the directions, 64 bits."""
+    """Seed of the directions, 64 bits."""
     model: str
-    """What the user called it."""
+    """The user's name for the model."""
     model_digest: bytes
-    """SHA-256 of its weights; replay on another model is refused."""
+    """SHA-256 of its weights; replay on another model is rejected."""
     size: int
     """Number of trained weights."""
     eps: float
-    """How far directions go; a float32."""
+    """Distance of the perturbed points from the weights; a float32."""
     weights: str = "lora"
-    """What learns: "lora", or "linear", the linear layers' own weights."""
+    """Trained weights: "lora", or "linear" for the linear layers' own."""
     rank: int = 8
-    """Of the adapters."""
+    """Rank of the adapters."""
     alpha: float = 16.0
     """A float32."""
     targets: list[str] = field(default_factory=list)
     """Layers that get adapters."""
     direction_rank: int = 1
-    """Of directions in "linear" weights."""
+    """Rank of directions in "linear" weights."""
     pool: int = 0
-    """Directions to choose from; 0 draws new ones forever."""
+    """Size of the pool of directions; 0 draws new ones in every round."""
     hash_every: int = 10
     """Rounds between two comparisons of the replicas."""
 

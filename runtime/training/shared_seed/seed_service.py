@@ -37,14 +37,14 @@ _OPTIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenSettings:
-    """Where and for whom the sequencer listens."""
+    """Address and credentials of the sequencer's service."""
 
     address: str
     tokens: tuple[str, ...] = ()
-    """One for each worker that may join: two machines with one token do not work at a time.
-    Without any, every machine may join."""
+    """One for each worker: two machines with one token do not work at the same time. Without any,
+    every worker is accepted."""
     inner_tokens: tuple[str, ...] = ()
-    """Those of the job's own workers."""
+    """Tokens of the job's own workers."""
     certificate: Path | None = None
     private_key: Path | None = None
     client_ca: Path | None = None
@@ -66,15 +66,15 @@ class SeedLogServer:
 
         Args:
             sequencer: what is served.
-            settings: where and for whom.
-            terms: the instructions for workers, JSON.
-            snapshot: the file that who joins begins from, if it is there.
+            settings: address and credentials.
+            terms: the workers' terms as JSON.
+            snapshot: the snapshot file from which machines join, if it exists.
             inner: another address, in plaintext, for the job's own workers; "" is none.
         """
         self.sequencer = sequencer
         self.inner_address = inner
         self.address = settings.address
-        """Where it listens; the port is known once it has started."""
+        """Its address; the port is known once it has started."""
         self._settings = settings
         self._terms = terms
         self._snapshot = snapshot
@@ -84,7 +84,7 @@ class SeedLogServer:
         self._ticking: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to listen.
+        """Start listening.
 
         Raises:
             ConfigError: the address or a credential cannot be used.
@@ -97,10 +97,10 @@ class SeedLogServer:
             raise
 
     def check(self) -> None:
-        """Raise what ended the closing of rounds, if something did (a full disk, say).
+        """Raise PacelineError if closing rounds has failed, for example because of a full disk.
 
         Raises:
-            PacelineError: says what.
+            PacelineError: names the cause.
         """
         ticking = self._ticking
         if ticking is not None and ticking.done() and not ticking.cancelled():
@@ -139,7 +139,7 @@ class SeedLogServer:
 
 
 class SeedLogServicer(rpc.SeedLogServiceServicer):
-    """Answers machines."""
+    """Answers the calls of machines."""
 
     def __init__(
         self, sequencer: Sequencer, settings: ListenSettings, *, terms: str, snapshot: Path
@@ -147,19 +147,19 @@ class SeedLogServicer(rpc.SeedLogServiceServicer):
         self._sequencer = sequencer
         known = (*settings.tokens, *settings.inner_tokens)
         self._tokens = tuple(token.encode() for token in known)
-        self._lets_all_in = not settings.tokens
+        self._is_open = not settings.tokens
         self._terms = terms
         self._snapshot = snapshot
         self._round_ended = asyncio.Event()
 
     async def tick(self) -> None:
-        """Close rounds whose time is over, forever."""
+        """Close rounds whose time is over, until cancelled."""
         while True:
             self._poll()
             await asyncio.sleep(_POLL_S)
 
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinResponse:
-        """Make the caller a machine."""
+        """Register the caller as a machine."""
         owner = await self._owner(context)
         try:
             machine, secret = self._sequencer.join(
@@ -175,7 +175,7 @@ class SeedLogServicer(rpc.SeedLogServiceServicer):
         )
 
     async def Exchange(self, request: pb.ExchangeRequest, context: Any) -> pb.ExchangeResponse:
-        """Take a round's bytes, and wait for its end."""
+        """Receive a round's bytes, and wait for its end."""
         machine, report = request.machine, report_from_wire(request)
         try:
             receipt = self._sequencer.take(machine, request.secret, report)
@@ -184,7 +184,7 @@ class SeedLogServicer(rpc.SeedLogServiceServicer):
         self._poll()
         wait_s = min(request.wait_ms / 1000, _LONGEST_WAIT_S)
         if self._sequencer.round == report.round and not self._sequencer.is_done:
-            with contextlib.suppress(TimeoutError):  # it is open still: the answer says so
+            with contextlib.suppress(TimeoutError):  # the answer says that it is still open
                 await asyncio.wait_for(self._round_ended.wait(), wait_s)
         answer: RoundAnswer = self._sequencer.answer(machine, report, receipt)
         return answer_to_wire(answer)
@@ -210,13 +210,13 @@ class SeedLogServicer(rpc.SeedLogServiceServicer):
             ended.set()
 
     async def _owner(self, context: Any) -> str:
-        """Return who calls, by the token; "" if every machine may join."""
+        """Return the owner of the caller's token; "" if no token is required."""
         given = str(dict(context.invocation_metadata() or ()).get("authorization", ""))
         kind, _, token = given.partition(" ")
-        # All are compared, each in constant time: time tells nothing of which is near.
+        # All are compared in constant time, so the time reveals nothing about a near match.
         same = [hmac.compare_digest(token.encode(), mine) for mine in self._tokens]
         if kind.lower() == "bearer" and any(same):
             return f"token {same.index(True)}"
-        if not self._lets_all_in:
+        if not self._is_open:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no valid bearer token was sent")
         return ""

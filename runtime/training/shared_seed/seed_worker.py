@@ -1,7 +1,7 @@
 """A machine of a shared-seed run: it joins, catches up, and sends a byte for each direction.
 
-It may be cut at any time. What it has to say it says until it is answered; who is not known any
-more joins again, as another machine.
+It may be interrupted at any time. It sends a report until it is answered; if the sequencer does not
+know it any more, it joins again as another machine.
 """
 
 import logging
@@ -27,8 +27,8 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 5.0
 
 
 @dataclass(slots=True)
-class Told:
-    """What a worker reports after each round."""
+class WorkerProgress:
+    """Progress of a worker after a round."""
 
     round: int
     machine: int
@@ -38,11 +38,11 @@ class Told:
     num_joined: int = 0
     loss: float = 0.0
     digest: str = ""
-    """Of its replica at the run's end."""
+    """Digest of its replica at the end of the run."""
 
 
 class SeedWorker:
-    """One machine's loop."""
+    """The loop of one machine."""
 
     def __init__(
         self,
@@ -59,14 +59,14 @@ class SeedWorker:
         """Prepare.
 
         Args:
-            port: to the sequencer.
+            port: connection to the sequencer.
             name: for people to read.
-            fresh: makes a replica at the run's start.
-            work: what is computed; None only follows the run.
+            fresh: makes a replica with the initial weights.
+            work: computes the scalars; None only follows the run.
             give_up_s: how long the sequencer may be silent.
             wait_s: how long to wait for a round's end before asking again.
-            sleep: waits.
-            before: is called before a round's work; may end the process, for experiments.
+            sleep: called to wait.
+            before: called before the work of a round; may inject faults.
         """
         self._port = port
         self._name = name
@@ -76,23 +76,23 @@ class SeedWorker:
         self._wait_s = wait_s
         self._sleep = sleep
         self._before = before
-        self.told = Told(0, -1)
+        self.progress = WorkerProgress(0, -1)
         self.member: Member | None = None
         self.last_commit: RoundCommit | None = None
 
     def run(self, after: Callable[["SeedWorker"], bool] = lambda _: True) -> bool:
-        """Take part until the run is done; False if `after` said no.
+        """Work until the run is done; return False if `after` returned False.
 
-        `after` is called after each round, and when one continues for long.
+        `after` is called after each round, and periodically in a long one.
 
         Raises:
             PeerError: the sequencer was silent for too long.
-            ConfigError: it does not let this machine in.
+            ConfigError: it rejects this machine.
         """
         member = self._begin()
         codes, loss = b"", 0.0
         while True:
-            answer = self._say(member.report(codes, loss))
+            answer = self._send(member.report(codes, loss))
             what = Next.JOIN if answer is None else member.take(answer)
             if answer is not None and answer.commits:
                 self.last_commit = answer.commits[-1]
@@ -100,81 +100,81 @@ class SeedWorker:
                 member = self._begin()
             elif what is Next.RESTORE:
                 self._restore(member)
-            self.told.round = member.round
+            self.progress.round = member.round
             if what is Next.END:
-                self.told.digest = member.replica.digest().hex()
+                self.progress.digest = member.replica.digest().hex()
             if what not in (Next.JOIN, Next.RESTORE, Next.CATCH_UP):
                 if not after(self):
                     return False
                 if what is Next.END:
                     return True
-            if what is Next.SAY_AGAIN and codes:
+            if what is Next.REPEAT and codes:
                 continue
             codes, loss = b"", 0.0
-            if self._work is not None and what in (Next.COMPUTE, Next.SAY_AGAIN):
+            if self._work is not None and what in (Next.COMPUTE, Next.REPEAT):
                 codes, loss = self._compute(self._work, member)
 
     def _compute(self, work: RoundEvaluation, member: Member) -> tuple[bytes, float]:
         self._before(member)
         found = work(member)
-        self.told.num_rows += found.num_rows
-        self.told.loss = found.loss
+        self.progress.num_rows += found.num_rows
+        self.progress.loss = found.loss
         unit = member.replica.unit
         return bytes(encode(g, unit) for g in found.projected_grads), found.loss
 
     def _begin(self) -> Member:
-        """Join, and take the newest snapshot."""
-        joined: Joined = self._call_until_answered(
+        """Join, and restore the newest snapshot."""
+        joined: Joined = self._retry(
             lambda: self._port.join(self._name, observes=self._work is None)
         )
         member = Member(joined.machine, joined.header, self._fresh(joined.header))
         self.member = member
-        self.told.machine = joined.machine
-        self.told.num_joined += 1
+        self.progress.machine = joined.machine
+        self.progress.num_joined += 1
         self._take_snapshot(member)
         return member
 
     def _restore(self, member: Member) -> None:
-        """Begin again as the same machine: from the snapshot, or, where that did not help, without.
+        """Restart as the same machine from the snapshot, or without it every second time.
 
-        The snapshot may be what is wrong.
+        The snapshot itself may be wrong.
         """
         _LOG.warning("machine %d: its replica differs from the others: restoring", member.machine)
-        self.told.num_restored += 1
+        self.progress.num_restored += 1
         member.replica = self._fresh(member.header)
-        if self.told.num_restored % 2:
+        if self.progress.num_restored % 2:
             self._take_snapshot(member)
 
     def _take_snapshot(self, member: Member) -> None:
         try:
-            member.begin_from(self._call_until_answered(self._port.snapshot))
+            member.begin_from(self._retry(self._port.snapshot))
         except Refused:
-            _LOG.warning("machine %d is not known any more", member.machine)
+            _LOG.warning("machine %d is no longer known", member.machine)
         except ProtocolError as error:
             _LOG.warning("%s: applying the whole log instead", error)
             member.replica = self._fresh(member.header)
 
-    def _say(self, said: MachineReport) -> RoundAnswer | None:
-        """Say something until it is answered; None if this machine is not known any more."""
-        waits = said.codes or self._work is None  # else it only asks whether it is at the end
+    def _send(self, said: MachineReport) -> RoundAnswer | None:
+        """Send a report until it is answered; None if this machine is no longer known."""
+        waits = said.codes or self._work is None  # else it only asks for new commits
         wait_s = self._wait_s if waits else 0.0
         try:
-            return self._call_until_answered(lambda: self._port.exchange(said, wait_s))
+            return self._retry(lambda: self._port.exchange(said, wait_s))
         except Refused as error:
             _LOG.warning("%s", error)
             return None
 
-    def _call_until_answered(self, call: Callable[[], _T]) -> _T:
-        return call_until_answered(call, give_up_s=self._give_up_s, sleep=self._sleep)
+    def _retry(self, call: Callable[[], _T]) -> _T:
+        return retry(call, give_up_s=self._give_up_s, sleep=self._sleep)
 
 
-def call_until_answered(
+def retry(
     call: Callable[[], _T], *, give_up_s: float, sleep: Callable[[float], None] = time.sleep
 ) -> _T:
-    """Return what a call to the sequencer returns, trying again while it is not there.
+    """Return the result of a call to the sequencer; retry while it is unreachable.
 
     Raises:
-        PeerLost: it was not there for so long.
+        PeerLost: it was unreachable for so long.
     """
     deadline_s = time.monotonic() + give_up_s
     wait_s = _FIRST_WAIT_S

@@ -1,8 +1,8 @@
-"""Who closes rounds: takes each machine's bytes, decides which count, and writes that down.
+"""The sequencer: receives each machine's bytes, decides which count, and logs the commits.
 
-It never sees data or weights. What it decides is a function of what came in and of its clock; what
-follows from that is in the log alone. Zelikman et al. (2023) share scalars among peers; here one
-process orders them, so that replicas cannot disagree.
+It never sees data or weights. Its decisions depend on the reports and on its clock; the log alone
+determines the weights. Zelikman et al. (2023) share scalars among peers; here one process orders
+them, so that replicas cannot disagree.
 """
 
 import hashlib
@@ -28,16 +28,16 @@ _NAME_LENGTH = 64
 _UNIT_KEPT = 0.9
 _SMALLEST_UNIT, _LARGEST_UNIT = 1e-6, 1e12
 _SHORTEST_S = 0.02
-"""Of a round that does not wait for all machines: clocks and messages are no better."""
+"""Shortest round that does not wait for all machines; clocks and messages are no finer."""
 _DIGESTS_KEPT = 4
 _OBSERVERS = 1024
-"""At a time; those before have to join again."""
+"""Observers at a time; earlier ones have to join again."""
 _ANSWER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """How rounds are closed, and what steps they make."""
+    """Rules for closing rounds, and for their steps."""
 
     rounds: int
     """Rounds of the run."""
@@ -49,34 +49,34 @@ class Rules:
     normalise: bool = True
     """Divide a step by the scalars' root mean square (as FZOO does), so that lr has one meaning."""
     steady_scalars: float = 0.0
-    """With n scalars the rate is lr n / (n + this): fewer machines make shorter steps. 0: lr."""
+    """With n scalars the rate is lr n / (n + steady_scalars): fewer machines, shorter steps."""
     quorum: int = 1
-    """Machines that a round needs at least."""
+    """Machines that a round needs before it closes."""
     deadline_s: float = 30.0
-    """A round with its quorum is closed after this time, even if machines are missing."""
+    """A round with its quorum closes after so long, with any machines missing."""
     patience: float = 1.0
-    """And after 1 + patience times what half of the machines took."""
+    """Or after 1 + patience times the time of the faster half of the machines."""
     alive_s: float = 60.0
-    """A machine that brought nothing for so long is not waited for."""
+    """A machine that sent nothing for so long is not waited for."""
     late_rounds: int = 1
-    """Bytes that are so many rounds late count still, for their own directions."""
+    """Rounds that bytes may be late and still count, for their own directions."""
     max_scalars: int = 64
-    """Of a machine in a round."""
+    """Scalars that a machine may send in a round."""
     trim: float = 2.0
-    """Scalars are cut to exp(trim) times the round's median size: no machine moves the rest far."""
+    """Scalars are clipped to exp(trim) times the round's median size, so no machine dominates."""
 
 
 class Refused(PacelineError):
-    """A machine may not do this: unknown, without its secret, or beyond its bounds."""
+    """A machine is rejected: unknown, with another secret, or beyond its limits."""
 
 
 @dataclass(slots=True)
-class _Seen:
+class _MachineRecord:
     machine: Machine
     last_s: float = -math.inf
-    """When it last brought bytes."""
-    told: dict[int, bytes] = field(default_factory=dict)
-    """Its replica's digest, by round; of the last few comparisons."""
+    """When it last sent bytes."""
+    digests: dict[int, bytes] = field(default_factory=dict)
+    """Digests of its replica by round, of the last few comparisons."""
     joined_s: float = -math.inf
     loss: float | None = None
     owner: str = ""
@@ -86,10 +86,10 @@ class Sequencer:
     """The state of a run between two commits."""
 
     def __init__(self, log: SeedLog, records: Records, rules: Rules, clock: Clock) -> None:
-        """Continue from what a log holds.
+        """Continue from the records of a log.
 
         Raises:
-            ConfigError: a rule cannot be kept.
+            ConfigError: a rule is impossible.
         """
         if rules.rounds < 1 or rules.quorum < 1 or not 1 <= rules.max_scalars < 1 << 16:
             raise ConfigError("rounds and quorum must be at least 1, max_scalars 1 to 65535")
@@ -98,18 +98,18 @@ class Sequencer:
         self.rules = rules
         self._log = log
         self._clock = clock
-        self._machines = {m.number: _Seen(m) for m in records.machines}
+        self._machines = {m.number: _MachineRecord(m) for m in records.machines}
         self.num_joined = len(self._machines)
         self._num_observers = 0
         self._open: dict[tuple[int, int], bytes] = {}
-        """Bytes that wait for the round's end, by round and machine."""
+        """Bytes received for the open round, by round and machine."""
         self._counted = {(e.round, e.machine) for c in self.commits[-64:] for e in c.entries}
         self._opened_s = clock.now_s()
         self._half_s: float | None = None
-        """What half of the machines took for the open round, once they have come."""
+        """Seconds after which half of the machines had sent their bytes of the open round."""
         self._unit = self.commits[-1].next_unit if self.commits else 1.0
         self.num_restored = 0
-        """Replicas that were sent back to the snapshot."""
+        """Replicas that were sent back to a snapshot."""
 
     @property
     def round(self) -> int:
@@ -123,18 +123,18 @@ class Sequencer:
 
     @property
     def num_alive(self) -> int:
-        """Machines that brought bytes lately."""
+        """Number of machines that sent bytes recently."""
         return len(self._alive())
 
     @property
     def loss(self) -> float | None:
-        """The mean of what machines that are alive last told."""
-        told = [self._machines[number].loss for number in self._alive()]
-        known = [loss for loss in told if loss is not None]
+        """Mean of the losses that live machines reported last."""
+        losses = [self._machines[number].loss for number in self._alive()]
+        known = [loss for loss in losses if loss is not None]
         return statistics.fmean(known) if known else None
 
     def silent_s(self) -> dict[str, float]:
-        """Return how long ago a machine of each name brought bytes, or joined."""
+        """Return the seconds since a machine of each name sent bytes, or joined."""
         now_s = self._clock.now_s()
         last: dict[str, float] = {}
         for seen in self._machines.values():
@@ -144,20 +144,20 @@ class Sequencer:
         return {name: now_s - at_s for name, at_s in last.items()}
 
     def join(self, name: str, *, owner: str = "", observes: bool = False) -> tuple[int, bytes]:
-        """Give a machine a number and a secret; who comes back gets new ones.
+        """Give a machine a number and a secret; a returning machine gets new ones.
 
         Args:
             name: for people to read.
-            owner: who it is, where that was proven; an owner's earlier machine is let go.
-            observes: whether it only follows; it is not written down then.
+            owner: its authenticated identity; an owner's earlier machine is dropped.
+            observes: whether it only follows; it is not logged then.
 
         Raises:
             Refused: the name is too long, or there are no numbers left.
         """
         if len(name) > _NAME_LENGTH or not name.isprintable():
-            raise Refused(f"a machine's name is at most {_NAME_LENGTH} characters to print")
+            raise Refused(f"a machine's name has at most {_NAME_LENGTH} printable characters")
         if self.num_joined == MAX_MACHINES and not observes:
-            raise Refused(f"all {MAX_MACHINES} numbers of machines were given away")
+            raise Refused(f"all {MAX_MACHINES} numbers of machines are in use")
         number = MAX_MACHINES + self._num_observers if observes else self.num_joined
         secret = secrets.token_bytes(16)
         machine = Machine(number, name, hashlib.sha256(secret).digest(), self.round)
@@ -170,53 +170,53 @@ class Sequencer:
         for earlier in [n for n, s in self._machines.items() if owner and s.owner == owner]:
             if (earlier >= MAX_MACHINES) == observes:
                 del self._machines[earlier]
-        self._machines[number] = _Seen(machine, joined_s=self._clock.now_s(), owner=owner)
+        self._machines[number] = _MachineRecord(machine, joined_s=self._clock.now_s(), owner=owner)
         return number, secret
 
     def take(self, machine: int, secret: bytes, report: MachineReport) -> Receipt:
-        """Take what a machine says; saying it again changes nothing.
+        """Record a machine's report; a repeated report changes nothing.
 
         Raises:
             Refused: the machine is not known, or sent too much.
         """
         seen = self.known(machine, secret)
         if report.digest is not None:
-            seen.told[report.round] = report.digest
-            for old in sorted(seen.told)[:-_DIGESTS_KEPT]:
-                del seen.told[old]
+            seen.digests[report.round] = report.digest
+            for old in sorted(seen.digests)[:-_DIGESTS_KEPT]:
+                del seen.digests[old]
             seen.loss = report.loss
         if not report.codes:
             early = report.round > self.round
             return Receipt.TOO_EARLY if early else Receipt.NONE
         if len(report.codes) > self.rules.max_scalars or machine >= MAX_MACHINES:
             raise Refused(
-                f"{len(report.codes)} scalars came from machine {machine}: at most "
-                f"{self.rules.max_scalars} are taken in a round, and none of observers"
+                f"{len(report.codes)} scalars from machine {machine}: at most "
+                f"{self.rules.max_scalars} are accepted in a round, and none from observers"
             )
         seen.last_s = self._clock.now_s()
         return self._put(seen.machine, report.round, report.codes)
 
-    def known(self, machine: int, secret: bytes) -> "_Seen":
-        """Return what is known of a machine; raises Refused if it is not known."""
+    def known(self, machine: int, secret: bytes) -> "_MachineRecord":
+        """Return the record of a machine; raise Refused if it is unknown."""
         seen = self._machines.get(machine)
         digest = hashlib.sha256(secret).digest()
         if seen is None or not hmac.compare_digest(digest, seen.machine.secret_digest):
-            raise Refused(f"machine {machine} is not known, or showed another secret: join again")
+            raise Refused(f"machine {machine} is not known, or sent another secret: join again")
         return seen
 
     def must_restore(self, machine: int, number: int) -> bool:
         """Return whether a replica differs from most others, before round `number`."""
         seen = self._machines[machine]
-        mine = seen.told.get(number)
-        votes = Counter(s.told[number] for s in self._machines.values() if number in s.told)
+        mine = seen.digests.get(number)
+        votes = Counter(s.digests[number] for s in self._machines.values() if number in s.digests)
         if mine is None or votes[mine] * 2 >= votes.total():
             return False
-        del seen.told[number]
+        del seen.digests[number]
         self.num_restored += 1
         return True
 
     def answer(self, machine: int, report: MachineReport, receipt: Receipt) -> RoundAnswer:
-        """Return what to tell a machine now."""
+        """Return the answer to a machine's report."""
         found: list[RoundCommit] = []
         size = 0
         for commit in self.commits[report.round :]:
@@ -233,7 +233,7 @@ class Sequencer:
         )
 
     def poll(self) -> RoundCommit | None:
-        """Close the round if it may be closed; return what it came to."""
+        """Close the round if it may close; return its commit."""
         if self.is_done:
             return None
         here = {machine for number, machine in self._open if number == self.round}
@@ -309,7 +309,7 @@ class Sequencer:
 def trimmed(entries: tuple[Entry, ...], trim: float) -> tuple[Entry, ...]:
     """Return the entries with no scalar larger than exp(trim) times the median of the machines'.
 
-    A machine counts once, by its own median: many scalars are not many voices.
+    A machine counts once, with its own median, however many scalars it sends.
     """
     levels = []
     for entry in entries:

@@ -1,4 +1,4 @@
-"""From a job's configuration to what its sequencer and its workers need."""
+"""Derives the settings of sequencer and workers from a job's configuration."""
 
 import hashlib
 import json
@@ -43,7 +43,7 @@ def header_of(config: TrainConfig, directory: Path) -> Header:
     """Return the header of a new run; loads the model's shapes.
 
     Raises:
-        ConfigError: the model has no layers of the names that are to learn.
+        ConfigError: the model has no layers of the configured names.
     """
     section = config.shared_seed
     header = Header(
@@ -65,7 +65,7 @@ def header_of(config: TrainConfig, directory: Path) -> Header:
 
 
 def rules_of(config: TrainConfig) -> Rules:
-    """Return how the run's rounds are closed."""
+    """Return the rules for closing the run's rounds."""
     section, optimizer = config.shared_seed, config.optimizer
     return Rules(
         rounds=optimizer.steps,
@@ -87,7 +87,7 @@ def rules_of(config: TrainConfig) -> Rules:
 
 
 def terms_of(config: TrainConfig) -> Terms:
-    """Return what workers have to do."""
+    """Return the workers' terms."""
     section, data = config.shared_seed, config.data
     return Terms(
         directions=section.directions,
@@ -110,7 +110,7 @@ def terms_to_json(terms: Terms) -> str:
 
 
 def terms_from_json(text: str) -> Terms:
-    """Return the terms of a JSON object; raises ConfigError if it is none."""
+    """Return the terms in a JSON object; raise ConfigError if it has none."""
     try:
         return make(Terms, parse_object(text, "terms"))
     except ConfigError as error:
@@ -118,7 +118,7 @@ def terms_from_json(text: str) -> Terms:
 
 
 def data_of(terms: Terms, train: Path) -> DataConfig:
-    """Return how a worker reads its own file."""
+    """Return the data configuration of a worker's own file."""
     return DataConfig(
         train=str(train),
         prompt=terms.prompt,
@@ -130,7 +130,7 @@ def data_of(terms: Terms, train: Path) -> DataConfig:
 
 
 def open_log(path: Path, header: Header) -> tuple[SeedLog, Records]:
-    """Begin a run's log, or continue with it.
+    """Create a run's log, or open it to continue.
 
     Raises:
         ConfigError: it is damaged, or of a run with other settings.
@@ -141,5 +141,5 @@ def open_log(path: Path, header: Header) -> tuple[SeedLog, Records]:
     if records.header != header:
         mine, its = asdict(header), asdict(records.header)
         changed = [f"{n}: {its[n]!r} became {mine[n]!r}" for n in mine if mine[n] != its[n]]
-        raise ConfigError(f"{path} is of a run with other settings ({', '.join(changed)})")
+        raise ConfigError(f"{path} belongs to a run with other settings ({', '.join(changed)})")
     return SeedLog(path, records), records

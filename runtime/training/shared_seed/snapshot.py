@@ -1,4 +1,4 @@
-"""Snapshots of a replica: what who joins begins from, before it applies the rest of the log."""
+"""Snapshots of a replica, from which machines join before they apply the rest of the log."""
 
 import hashlib
 import math
@@ -25,7 +25,7 @@ def pack_snapshot(replica: AnyReplica) -> bytes:
 
 
 def write_snapshot(path: Path, replica: AnyReplica) -> None:
-    """Put a replica's state in the place of the one before, as a whole."""
+    """Replace the snapshot file atomically with a replica's state."""
     fresh = path.with_name(path.name + ".new")
     with fresh.open("wb") as file:
         file.write(pack_snapshot(replica))
@@ -35,14 +35,14 @@ def write_snapshot(path: Path, replica: AnyReplica) -> None:
 
 
 def restore(replica: AnyReplica, snapshot: bytes) -> None:
-    """Continue a replica from a snapshot.
+    """Set a replica to a snapshot.
 
     Raises:
         ProtocolError: it is damaged, or of another run.
     """
     data = snapshot[_DIGEST_BYTES:]
     if hashlib.sha256(data).digest() != snapshot[:_DIGEST_BYTES]:
-        raise ProtocolError("the snapshot is damaged: its SHA-256 is another one")
+        raise ProtocolError("the snapshot is damaged: SHA-256 mismatch")
     try:
         state = load(data)
         metadata = _metadata(data)

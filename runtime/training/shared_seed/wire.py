@@ -1,4 +1,4 @@
-"""Between the messages of seedlog.proto and our own values."""
+"""Converts between the messages of seedlog.proto and dataclasses."""
 
 from collections.abc import Sequence
 
@@ -41,7 +41,7 @@ def header_from_wire(wire: pb.SeedLogHeader) -> Header:
     """Return the header of a message.
 
     Raises:
-        ProtocolError: no run can have such a one.
+        ProtocolError: no run can have such a header.
     """
     try:
         return Header(
@@ -103,7 +103,7 @@ def answer_from_wire(wire: pb.ExchangeResponse, asked: int) -> RoundAnswer:
     """Return the answer of a message, to a report of round `asked`.
 
     Raises:
-        ProtocolError: what it says does not fit together.
+        ProtocolError: its values are inconsistent.
     """
     try:
         return RoundAnswer(

@@ -227,7 +227,7 @@ def test_who_may_not_join_is_told(tiny_job: Path, tmp_path: Path) -> None:
         assert "is no file" in call(*options[:4], "--data", "none.jsonl").stderr
         other = call(*options, "--token-file", str(tmp_path / "tokens"), "--model", "smollm2-135m")
         assert other.returncode == 2
-        assert "is another model than the run's" in other.stderr
+        assert "checksum mismatch" in other.stderr
         welcome = job.join(tmp_path / "data.jsonl", "--token-file", str(tmp_path / "tokens"))
         job.wait_for_machines(3)
         welcome.send_signal(signal.SIGTERM)

@@ -27,7 +27,7 @@ from runtime.training.shared_seed.replay import replay, write_result
 from runtime.training.shared_seed.rewards import open_judge
 from runtime.training.shared_seed.seed_log import read_log
 from runtime.training.shared_seed.seed_service import ListenSettings
-from runtime.training.shared_seed.seed_worker import SeedWorker, Told
+from runtime.training.shared_seed.seed_worker import SeedWorker, WorkerProgress
 from runtime.training.shared_seed.shared_seed_job import header_of
 from runtime.training.training_data import TextExample
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
@@ -55,19 +55,19 @@ def config_of(checkpoint: Path, out: Path, **section: object) -> TrainConfig:
 
 def train(
     config: TrainConfig, *, workers: int = 2, reward: str = ""
-) -> tuple[SeedWorker, list[Told]]:
-    """Run a job with workers in threads; return a follower, and what workers told."""
+) -> tuple[SeedWorker, list[WorkerProgress]]:
+    """Run a job with workers in threads; return a follower, and what workers progress."""
     directory = resolve_model(config.model)
     header = header_of(config, directory)
     host = SequencerHost(config, header, ListenSettings(address="127.0.0.1:0"), "")
-    told: list[Told] = []
+    progress: list[WorkerProgress] = []
     settings = WorkerSettings(
         directory=directory, name="m", faults=FaultsConfig(), reward=reward, give_up_s=30
     )
 
     def work() -> None:
         port = GrpcPort(host.addresses[0])
-        told.append(WorkerHost(port, settings, lambda _: EXAMPLES).run())
+        progress.append(WorkerHost(port, settings, lambda _: EXAMPLES).run())
 
     threads = [threading.Thread(target=work) for _ in range(workers)]
     for thread in threads:
@@ -84,8 +84,8 @@ def train(
             assert not thread.is_alive()
     finally:
         host.close()
-    assert len(told) == workers
-    return follower, told
+    assert len(progress) == workers
+    return follower, progress
 
 
 def weights_of(result: Path) -> dict[str, np.ndarray]:
@@ -109,9 +109,9 @@ def test_a_log_rebuilds_what_was_learned(
     checkpoint: Path, tmp_path: Path, section: dict[str, object]
 ) -> None:
     config = config_of(checkpoint, tmp_path / "run", **section)
-    follower, told = train(config)
+    follower, progress = train(config)
     assert follower.member is not None
-    assert {t.round for t in told} == {24}
+    assert {t.round for t in progress} == {24}
     log = tmp_path / "run" / "seeds.log"
     rebuilt = replay(log, checkpoint)
     assert rebuilt.replica.digest() == follower.member.replica.digest()
@@ -138,7 +138,7 @@ def test_another_base_is_rejected(checkpoint: Path, tmp_path: Path) -> None:
     name = sorted(weights)[0]
     weights[name] = weights[name] + np.float32(1e-6)
     save_file(weights, other / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ConfigError, match="is another model than the run's"):
+    with pytest.raises(ConfigError, match="checksum mismatch"):
         replay(tmp_path / "run" / "seeds.log", other)
 
 
@@ -146,14 +146,14 @@ def test_a_run_learns(checkpoint: Path, tmp_path: Path) -> None:
     config = config_of(checkpoint, tmp_path / "run", directions=8)
     losses: list[float] = []
     longer = replace(config, optimizer=replace(config.optimizer, steps=80, lr=0.05))
-    _, told = train(longer, workers=1)
-    losses.append(told[0].loss)
+    _, progress = train(longer, workers=1)
+    losses.append(progress[0].loss)
     shorter = replace(
         config, out=str(tmp_path / "short"), optimizer=replace(longer.optimizer, steps=1)
     )
     (tmp_path / "short").mkdir()
-    _, told = train(shorter, workers=1)
-    assert losses[0] < told[0].loss - 0.3
+    _, progress = train(shorter, workers=1)
+    assert losses[0] < progress[0].loss - 0.3
     records = read_log(tmp_path / "run" / "seeds.log")
     assert records.num_bytes < 80 * (8 + 60) + 600
 
@@ -175,8 +175,8 @@ def test_rewards_are_made_higher(checkpoint: Path, tmp_path: Path) -> None:
         checkpoint, tmp_path / "run", directions=8, reward=name, max_answer=4, eps=0.2
     )
     config = replace(config, optimizer=replace(config.optimizer, steps=40, lr=0.1))
-    _, told = train(config, workers=1, reward=name)
-    assert -told[0].loss > 0.75  # about half of the words are even
+    _, progress = train(config, workers=1, reward=name)
+    assert -progress[0].loss > 0.75  # about half of the words are even
     assert replay(tmp_path / "run" / "seeds.log", checkpoint).num_scalars > 100
 
 
@@ -224,6 +224,6 @@ def test_a_run_by_rewards_needs_a_judge(checkpoint: Path, tmp_path: Path) -> Non
     header = header_of(config, checkpoint)
     host = SequencerHost(config, header, ListenSettings(address="127.0.0.1:0"), "")
     settings = WorkerSettings(directory=checkpoint, name="m", faults=FaultsConfig())
-    with pytest.raises(ConfigError, match="--reward"):
+    with pytest.raises(ConfigError, match="give `reward`"):
         WorkerHost(GrpcPort(host.addresses[0]), settings, lambda _: EXAMPLES)
     host.close()

@@ -135,7 +135,7 @@ def test_settings_that_change_a_model_are_found(base: Path, tmp_path: Path) -> N
 def test_a_log_of_another_size_is_rejected(base: Path, tmp_path: Path) -> None:
     header = header_of(TrainConfig(model=str(base)), base)
     SeedLog.create(tmp_path / "odd.log", replace(header, size=header.size + 1)).close()
-    with pytest.raises(ConfigError, match=rf"{header.size + 1} numbers learn by its header"):
+    with pytest.raises(ConfigError, match=rf"{header.size + 1} trained weights by its header"):
         replay(tmp_path / "odd.log", base)
 
 

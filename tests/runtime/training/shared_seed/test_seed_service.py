@@ -65,7 +65,7 @@ def test_faults_change_no_replica(tmp_path: Path) -> None:
         run.run_in_thread(worker)
     wait_for_round(run, 5)
     leaving = run.worker("leaving", faults=faults)
-    run.run_in_thread(leaving, lambda w: w.told.round < 20)
+    run.run_in_thread(leaving, lambda w: w.progress.round < 20)
     follower = run.worker("follower", works=False, faults=faults)
     run.run_in_thread(follower)
     for number in (10, 26):
@@ -94,7 +94,7 @@ def test_a_late_joiner_takes_the_snapshot_and_the_tail(tmp_path: Path) -> None:
     held = threading.Event()
 
     def hold(worker: SeedWorker) -> bool:
-        if worker.told.round == 40:
+        if worker.progress.round == 40:
             assert held.wait(30)
         return True
 
@@ -130,7 +130,11 @@ def test_a_corrupt_replica_is_found_and_restored(tmp_path: Path) -> None:
     run = ToyRun(tmp_path, rules=rules(40))
 
     def corrupt(worker: SeedWorker) -> bool:
-        if worker.told.round == 12 and worker.member is not None and not worker.told.num_restored:
+        if (
+            worker.progress.round == 12
+            and worker.member is not None
+            and not worker.progress.num_restored
+        ):
             worker.member.replica.theta[3] += 1e-6
         return True
 
@@ -140,8 +144,8 @@ def test_a_corrupt_replica_is_found_and_restored(tmp_path: Path) -> None:
         run.run_in_thread(worker)
     run.run_in_thread(sick, corrupt)
     run.join()
-    assert sick.told.num_restored >= 1
-    assert [w.told.num_restored for w in healthy] == [0, 0, 0]
+    assert sick.progress.num_restored >= 1
+    assert [w.progress.num_restored for w in healthy] == [0, 0, 0]
     assert digests(*healthy, sick) == {run.replayed().digest()}
     run.stop()
 
@@ -164,7 +168,7 @@ def test_a_wrong_snapshot_does_not_keep_a_machine_wrong(tmp_path: Path) -> None:
     wait_for_round(run, 1)
     write_snapshot(run.snapshot, wrong)
     run.join()
-    assert sick.told.num_restored >= 2
+    assert sick.progress.num_restored >= 2
     assert digests(sick, *healthy) == {run.replayed().digest()}
     run.stop()
 
@@ -200,7 +204,7 @@ def test_a_log_that_was_cut_makes_machines_begin_again(tmp_path: Path) -> None:
     held, reached = threading.Event(), threading.Event()
 
     def hold(this: SeedWorker) -> bool:
-        if this.told.round == 20 and not reached.is_set():
+        if this.progress.round == 20 and not reached.is_set():
             reached.set()
             assert held.wait(30)
         return True
@@ -214,7 +218,7 @@ def test_a_log_that_was_cut_makes_machines_begin_again(tmp_path: Path) -> None:
     assert 0 < run.sequencer.round < 20
     held.set()
     run.join()
-    assert worker.told.num_joined == 2
+    assert worker.progress.num_joined == 2
     assert digests(worker) == {run.replayed().digest()}
     run.stop()
 
@@ -252,7 +256,7 @@ def test_what_is_repeated_forged_or_too_much_does_not_count(tmp_path: Path) -> N
     assert say[0](1, b"\x50\x51") is Receipt.TAKEN
     commits = run.sequencer.commits
     assert [(e.round, e.machine, e.codes) for e in commits[0].entries] == [(0, 0, b"\x50")]
-    with pytest.raises(Refused, match="at most 3 are taken"):
+    with pytest.raises(Refused, match="at most 3 are accepted"):
         say[1](1, b"\x50" * 4)
     with pytest.raises(Refused, match="another secret"):
         run.sequencer.take(1, joined[0].secret, MachineReport(round=1, codes=b"\x50"))
