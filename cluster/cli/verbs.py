@@ -1,9 +1,8 @@
-"""What all verbs of the command line share: values are checked before a verb's module is loaded."""
+"""What all verbs of the command line share: how they read arguments, and how they start."""
 
-import math
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import typer
@@ -11,11 +10,9 @@ from typer.core import TyperCommand, TyperGroup
 from typer.models import CommandFunctionType
 
 from cluster.cli import table
-from runtime.errors import ConfigError, PacelineError
+from runtime.errors import ConfigError
 
 _Options = TypeVar("_Options")
-_ANY_SIGN = ("--seed", "--priority")
-_FIELD = re.compile(r"`([a-z][a-z0-9_]*)`")
 _EMPTY_OPTION = re.compile(r"--[a-z][a-z-]*=")
 
 
@@ -34,13 +31,13 @@ def run_verb(run: Callable[[_Options], int], options: _Options) -> None:
 
 
 class Verb(TyperCommand):
-    """A command whose values are text, not empty, and finite; few may be negative."""
+    """A command whose values are text and not empty."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command line.
 
         Raises:
-            ConfigError: a value is empty, not UTF-8, NaN, infinite or negative; names the option.
+            ConfigError: a value is empty or not UTF-8; names the option.
         """
         args = [
             _as_text(arg, self._name_at(args, place)) if not arg.isascii() else arg
@@ -51,19 +48,7 @@ class Verb(TyperCommand):
                 name = self._name_at(args, place) if not arg else arg.removesuffix("=")
                 raise ConfigError(f"{name} is empty: give a value, or leave it out")
         rest: list[str] = super().parse_args(ctx, args)
-        for parameter in self.params:
-            _check(ctx.params.get(str(parameter.name)), _name(parameter))
         return rest
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the verb; fields in backticks in its errors become the options of that name."""
-        try:
-            return super().invoke(ctx)
-        except PacelineError as error:
-            names = {str(parameter.name): _name(parameter) for parameter in self.params}
-            found = _FIELD.sub(lambda field: names.get(field[1], field[0]), str(error))
-            error.args = (found,)
-            raise
 
     def _name_at(self, args: list[str], place: int) -> str:
         """Return what the value at a place of the command line belongs to."""
@@ -97,29 +82,9 @@ class RunByDefault(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-def _name(parameter: Any) -> str:
-    option = str(max(parameter.opts, key=len))
-    return option if option.startswith("-") else option.upper()
-
-
 def _as_text(arg: str, name: str) -> str:
     """Return an argument as UTF-8 has it, also where the locale is another one."""
     try:
         return os.fsencode(arg).decode("utf-8")
     except UnicodeError as error:
         raise ConfigError(f"{name} is not UTF-8 ({ascii(arg)[:100]}): write it in UTF-8") from error
-
-
-def _check(value: object, name: str) -> None:
-    values: Iterable[object] = value if isinstance(value, list | tuple) else (value,)
-    for one in values:
-        if isinstance(one, float) and not math.isfinite(one):
-            raise ConfigError(f"{name} is {one}: give a finite number")
-        if isinstance(one, int | float) and one < 0 and name not in _ANY_SIGN:
-            raise ConfigError(f"{name} is {one}: it must not be negative")
-        if isinstance(one, str) and ("\0" in one or (not one.isprintable() and _has_half(one))):
-            raise ConfigError(f"{name} is {ascii(one)[:100]}: it must be text")
-
-
-def _has_half(text: str) -> bool:
-    return any("\ud800" <= char <= "\udfff" for char in text)

@@ -54,14 +54,12 @@ class Case:
     @property
     def is_output(self) -> bool:
         """Whether a path is written."""
-        outputs = (*OUTPUT_DIRECTORIES, PathUse.OUTPUT_FILE, PathUse.PICTURE)
-        return self.use in outputs if self.use else self.field in IS_OUTPUT
+        return self.use in (*OUTPUT_DIRECTORIES, PathUse.OUTPUT_FILE, PathUse.PICTURE)
 
     @property
     def is_directory(self) -> bool:
         """Whether a path is a directory."""
-        directories = (*OUTPUT_DIRECTORIES, PathUse.INPUT_DIRECTORY)
-        return self.use in directories if self.use else self.field in IS_DIRECTORY
+        return self.use in (*OUTPUT_DIRECTORIES, PathUse.INPUT_DIRECTORY)
 
     @property
     def before(self) -> list[str]:
@@ -101,31 +99,9 @@ def declared(verb: tuple[str, ...], declaration: VerbDeclaration[Any]) -> Iterat
         yield Case(verb, "--config", "config", Path, is_required=False)
 
 
-def written(verb: tuple[str, ...], command: Any) -> Iterator[Case]:
-    """Yield the parameters of a verb whose function is written out."""
-    kinds = {"Path": Path, "int'": int, "float'": float}
-    for parameter in command.params:
-        longest = str(max(parameter.opts, key=len))
-        annotation = str(parameter.type_descriptor.annotation)
-        yield Case(
-            verb,
-            longest if longest.startswith("-") else longest.upper(),
-            str(parameter.name),
-            next((kind for name, kind in kinds.items() if name in annotation), str),
-            bool(parameter.required),
-        )
-
-
 COMMAND = typer.main.get_command(app)
 VERBS = dict(leaves(COMMAND))
-SETTINGS = {
-    verb: list(
-        declared(verb, DECLARATIONS[" ".join(verb)])
-        if " ".join(verb) in DECLARATIONS
-        else written(verb, command)
-    )
-    for verb, command in VERBS.items()
-}
+SETTINGS = {verb: list(declared(verb, DECLARATIONS[" ".join(verb)])) for verb in VERBS}
 CASES = [case for cases in SETTINGS.values() for case in cases if case.kind is Path]
 USEFUL = {
     *((verb, "target") for verb in VERBS),
@@ -136,8 +112,6 @@ USEFUL = {
 }
 """Options that a verb needs although they are not required."""
 OUTPUT_DIRECTORIES = (PathUse.OUTPUT_DIRECTORY, PathUse.NEW_DIRECTORY)
-IS_OUTPUT = {"out", "keep", "plot", "traffic", "journal"}
-IS_DIRECTORY = {"out", "directory", "adapter", "working_dir", "traffic", "journal"}
 
 
 def case_id(case: Case) -> str:
