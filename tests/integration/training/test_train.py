@@ -98,7 +98,7 @@ def test_killed_and_slow_workers_change_no_bit(
     plain = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
     assert [line["loss"] for line in lines] == [line["loss"] for line in plain]
     assert sum(line["num_lost"] for line in lines) == 2
-    assert capsys.readouterr().err.count("lost, another takes its place") == 2
+    assert capsys.readouterr().err.count("was lost and is being replaced") == 2
     monkeypatch.undo()
     streamed = train(job, "out=c", "workers.scheme=frc-stream", "optimizer.microbatch=3")
     pulled = train(job, "out=d", "optimizer.microbatch=3")
