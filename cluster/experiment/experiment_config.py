@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from cluster.options.model_options import Dtype, GroupBackend, LinkKind
 from cluster.options.paths import check_stays
+from parallel.decoding.types import DecodeMode
 from parallel.simulation.network import Fabric, Line
 from runtime.errors import ConfigError
 from runtime.files.documents import read_toml
@@ -173,7 +174,7 @@ class Sweep(Section):
     """Ranks of the drafter; 0 for one in the target's process."""
     layer_parallel: Axis[str | int] = ["off"]
     draft_length: Axis[int | Literal["auto"]] = ["auto"]
-    mode: Axis[Literal["autoregressive", "speculative", "pearl", "auto"]] = ["pearl"]
+    mode: Axis[DecodeMode] = [DecodeMode.PEARL]
     clients: Axis[Count] = [1]
     """Requests in flight at once; another comes as soon as one is answered."""
     rate: Axis[Annotated[float, Field(ge=0)]] = [0.0]

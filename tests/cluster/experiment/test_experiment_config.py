@@ -75,7 +75,7 @@ def test_where_a_real_drafter_works_has_to_fit_the_sweep(tmp_path: Path) -> None
     bench = GenerateBench(experiment, generate_points(experiment), (this_machine(),))
     assert bench.num_actors == 1
     heads = loaded(tmp_path, text.replace("drafters = [1]", "drafters = [0]\ntp = [1, 10]"))
-    with pytest.raises(ConfigError, match=r"point tp10-.*--tp is 10: .* 9 query heads"):
+    with pytest.raises(ConfigError, match=r"point tp10-.*`tp` is 10: .* 9 query heads"):
         GenerateBench(heads, generate_points(heads), (this_machine(),))
 
 
