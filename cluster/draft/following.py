@@ -41,7 +41,7 @@ def run(options: DraftFollowOptions) -> int:
         traffic=str(options.traffic.absolute()),
         drafter=str(options.out.absolute()),
         window=options.window,
-        least_new=options.window // 4,
+        min_new=options.window // 4,
         round_steps=options.round_steps,
         focus=options.focus,
         num_rounds=options.rounds or 0,

@@ -1,4 +1,4 @@
-"""Examples that a drafter learns from, and the order in which they come."""
+"""The examples that a drafter trains on, and their batches and order."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,26 +21,26 @@ class DraftExample:
 
     @property
     def length(self) -> int:
-        """Tokens that the drafter reads."""
+        """The number of tokens that the drafter reads."""
         return len(self.record.prompt_ids) + len(self.record.output_ids) - 1
 
 
 def endless_batches(
     examples: list[DraftExample], batch_tokens: int, *, seed: int, first: int
 ) -> Iterator[list[DraftExample]]:
-    """Yield batches forever; each epoch has an order of its own, a function of the seed.
+    """Yield batches forever; the order of each epoch is a function of the seed and its number.
 
     Args:
-        examples: what is learned from.
-        batch_tokens: most tokens of a batch, padding included.
-        seed: of the order.
-        first: number of the batch to begin with.
+        examples: the training examples.
+        batch_tokens: the maximum number of tokens in a batch, padding included.
+        seed: the seed of the order.
+        first: the number of the first batch to yield.
 
     Raises:
-        ConfigError: there is no example.
+        ConfigError: `examples` is empty.
     """
     if not examples:
-        raise ConfigError("the corpus has no example to learn from")
+        raise ConfigError("the corpus has no training examples")
     skipped, epoch = 0, 0
     while True:
         batches = _epoch(examples, batch_tokens, seed, epoch)
@@ -51,7 +51,7 @@ def endless_batches(
 
 
 def grouped(examples: list[DraftExample], batch_tokens: int) -> list[list[DraftExample]]:
-    """Return runs of examples of at most so many tokens once padded to the longest."""
+    """Return groups of consecutive examples with at most `batch_tokens` tokens after padding."""
     groups: list[list[DraftExample]] = []
     group: list[DraftExample] = []
     longest = 0
@@ -67,7 +67,7 @@ def grouped(examples: list[DraftExample], batch_tokens: int) -> list[list[DraftE
 def _epoch(
     examples: list[DraftExample], batch_tokens: int, seed: int, epoch: int
 ) -> list[list[DraftExample]]:
-    """Return an epoch's batches: shuffled, then neighbours sorted by length, to waste no row."""
+    """Return the batches of an epoch: shuffled, then sorted by length in pools to save padding."""
     rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
     order = [examples[i] for i in rng.permutation(len(examples))]
     batches: list[list[DraftExample]] = []

@@ -1,4 +1,4 @@
-"""Corpus files: JSON lines of prompts and what the target answered."""
+"""Corpus files: JSON lines of prompts with the target's answers."""
 
 import json
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ class CorpusRecord:
 
     index: int
     source: str
-    """Where the prompt is from: a file's name, or "free"."""
+    """The origin of the prompt: a category, a file name, "free" or "served"."""
     greedy: bool
     """Whether the answer is the target's most probable one, or sampled at temperature 1."""
     prompt_ids: tuple[int, ...]
@@ -27,7 +27,7 @@ class CorpusRecord:
 
 
 def append_records(out: TextIO, records: Iterable[CorpusRecord]) -> None:
-    """Write records, a line each, and hand them to the operating system."""
+    """Write records, one to a line, and flush."""
     for record in records:
         out.write(record_line(record))
     out.flush()
@@ -39,12 +39,12 @@ def record_line(record: CorpusRecord) -> str:
 
 
 def read_corpus(file: Path) -> list[CorpusRecord]:
-    """Return a corpus in the order of its indices; none if there is no file.
+    """Return the records of a corpus, sorted by index; an empty list if there is no file.
 
-    A last line without an end was being written when a run was cut: it is dropped.
+    Drop a last line without a newline: the run was interrupted while it wrote that line.
 
     Raises:
-        ConfigError: a line is no record; names it.
+        ConfigError: a line is not a record; the message names the line.
     """
     if not file.is_file():
         return []
@@ -59,14 +59,14 @@ def read_corpus(file: Path) -> list[CorpusRecord]:
 
 
 def parse_record(line: str, where: str) -> CorpusRecord:
-    """Return the record of one line.
+    """Return the record on one line.
 
     Args:
-        line: JSON.
-        where: names it in an error.
+        line: the JSON text.
+        where: the file and line, for error messages.
 
     Raises:
-        ConfigError: it is no record.
+        ConfigError: the line is not a record.
     """
     fields = parse_object(line, where)
     try:
@@ -78,6 +78,6 @@ def parse_record(line: str, where: str) -> CorpusRecord:
             output_ids=token_ids(fields["output_ids"], "output_ids", may_be_empty=True),
         )
     except KeyError as error:
-        raise ConfigError(f"{where}: no record of a corpus, it lacks {error}") from error
+        raise ConfigError(f"{where}: not a corpus record: {error} is missing") from error
     except InvalidValue as error:
-        raise ConfigError(f"{where}: no record of a corpus, {error}") from error
+        raise ConfigError(f"{where}: not a corpus record: {error}") from error

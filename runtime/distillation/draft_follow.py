@@ -1,8 +1,8 @@
-"""A drafter that learns from what is served, while it serves (OSD, Liu et al., arXiv 2310.07177).
+"""Online training of a drafter on served traffic (OSD, Liu et al., arXiv 2310.07177).
 
-Each round takes the latest answers, lets the target say what it thought at each of their tokens,
-and trains the drafter most where it was wrong. A version that is better on answers kept aside is
-saved; a server that watches the drafter's directory takes it.
+Each round computes the target's probabilities for the latest answers and trains the drafter, with
+the largest weights where it was wrong. A version that is better on held-out answers is saved; a
+server that watches the drafter's directory loads it.
 """
 
 import time
@@ -25,29 +25,29 @@ from runtime.drafters.draft_checkpoint import DrafterSource, check_drafter, save
 from runtime.models.weights import CheckpointSource
 
 _HELD_OUT_EVERY = 8
-_LEAST_ANSWERS = 16
+_MIN_ANSWERS = 16
 _CARD_SECTION = "\n## Learned from traffic\n"
 _SHARED = ("model.embed_tokens.weight", "lm_head.weight")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowJob:
-    """What to follow, as plain values."""
+    """The settings of an online training job, as plain values."""
 
     target_name: str
     target_directory: str
     traffic: str
-    """Directory that a server writes its answers to."""
+    """The directory that a server writes its answers to."""
     drafter: str
-    """Directory of the trained drafter, read at the start and written when it got better."""
+    """The directory of the trained drafter, read at the start and written after improvements."""
     window: int
-    """Latest answers that are learned from."""
-    least_new: int
-    """New answers that make a round worthwhile."""
+    """The number of latest answers to train on."""
+    min_new: int
+    """The minimum number of new answers before a round starts."""
     round_steps: int
     focus: float
     num_rounds: int
-    """0 continues until the process is ended."""
+    """The number of rounds; 0 trains until the process is stopped."""
     settings: TrainSettings
     poll_s: float
     dtype: str
@@ -57,27 +57,28 @@ class FollowJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowEvent:
-    """Where a follower stands."""
+    """The progress of online training."""
 
     round: int
-    """Rounds that are done."""
+    """The number of completed rounds."""
     num_answers: int
-    """Answers read so far."""
+    """The number of answers read so far."""
     before: float | None = None
-    """Acceptance on the answers kept aside, before this round; None while it waits."""
+    """Acceptance on held-out answers before this round; None while waiting for answers."""
     after: float | None = None
+    """Acceptance on held-out answers after this round; None while waiting for answers."""
     version: str | None = None
-    """What was saved, if it got better."""
+    """The saved version, if the drafter improved."""
 
 
 class Follower:
-    """A trained drafter with its target, learning on."""
+    """Trains a drafter further with its target as the teacher."""
 
     def __init__(self, job: FollowJob) -> None:
-        """Load both.
+        """Load the drafter and the target.
 
         Raises:
-            ConfigError: the drafter is damaged, or another target's.
+            ConfigError: the drafter is damaged or belongs to another target.
         """
         self._job = job
         drafter, target = Path(job.drafter), Path(job.target_directory)
@@ -104,7 +105,7 @@ class Follower:
         self.num_answers = 0
 
     def read(self, records: list[CorpusRecord]) -> None:
-        """Take new answers in; the oldest ones beyond the window are forgotten."""
+        """Add new answers; the oldest ones beyond the window are dropped."""
         usable = [record for record in records if record.prompt_ids and record.output_ids]
         usable = usable[-self._job.window :]
         for record, lesson in zip(usable, self._teacher.teach(usable), strict=True):
@@ -112,27 +113,27 @@ class Follower:
         self.num_answers += len(records)
 
     def measure(self, records: list[CorpusRecord]) -> float:
-        """Return the drafter's greedy acceptance on some answers."""
+        """Return the drafter's greedy acceptance on `records`."""
         lessons = self._teacher.teach(records)
         examples = [DraftExample(r, lesson) for r, lesson in zip(records, lessons, strict=True)]
         return self._trainer.evaluate(examples)["all"]
 
     @property
     def can_learn(self) -> bool:
-        """Whether there are answers enough to learn from and to measure on."""
-        return len(self._examples) >= _LEAST_ANSWERS
+        """Whether there are enough answers to train and evaluate on."""
+        return len(self._examples) >= _MIN_ANSWERS
 
     def round(self) -> tuple[float, float]:
-        """Learn; returns acceptance on the answers kept aside, before and after.
+        """Train for a round; return the acceptance on held-out answers before and after it.
 
-        What made it no better is taken back.
+        The old weights are restored if acceptance did not improve.
         """
         examples = list(self._examples)
         kept = [e for i, e in enumerate(examples) if i % _HELD_OUT_EVERY == 0]
         learned = [e for i, e in enumerate(examples) if i % _HELD_OUT_EVERY]
         before = self._trainer.evaluate(kept)["all"]
         weights = self._weights()
-        self._trainer.practise(learned, self._job.round_steps, focus=self._job.focus)
+        self._trainer.take_steps(learned, self._job.round_steps, focus=self._job.focus)
         after = self._trainer.evaluate(kept)["all"]
         if after <= before:
             with torch.no_grad():
@@ -141,7 +142,7 @@ class Follower:
         return before, after
 
     def save(self, acceptance: float) -> str:
-        """Write the drafter; returns its version."""
+        """Save the drafter and return its version."""
         job, student = self._job, self._trainer.student
         drafter = Path(job.drafter)
         card = (drafter / "README.md").read_text(encoding="utf-8").partition(_CARD_SECTION)[0]
@@ -154,7 +155,7 @@ class Follower:
             head_token_ids=self._trainer.head_token_ids,
             head=student.head.detach().cpu() if self._manifest.trained_head else None,
             card=f"{card}{_CARD_SECTION}\nFrom {self.num_answers} answers; greedy acceptance on "
-            f"the latest of them, kept aside: {acceptance:.3f}.\n",
+            f"the latest of them, held out: {acceptance:.3f}.\n",
         )
         return manifest.version
 
@@ -164,10 +165,10 @@ class Follower:
 
 
 def run_follow(job: FollowJob) -> Iterator[FollowEvent]:
-    """Follow the traffic, for so many rounds or without end; yields as it waits and learns.
+    """Train on the traffic, for `num_rounds` rounds or forever; yield an event for each step.
 
     Raises:
-        ConfigError: the drafter cannot be used, or what was written is no traffic.
+        ConfigError: the drafter cannot be used, or the traffic file is invalid.
     """
     torch.set_num_threads(job.num_threads)
     follower = Follower(job)
@@ -181,7 +182,7 @@ def _rounds(job: FollowJob, reader: TrafficReader, follower: Follower) -> Iterat
         records = reader.new()
         follower.read(records)
         unused += len(records)
-        if not follower.can_learn or unused < job.least_new:
+        if not follower.can_learn or unused < job.min_new:
             yield FollowEvent(round=done, num_answers=follower.num_answers)
             time.sleep(job.poll_s)
             continue

@@ -1,6 +1,6 @@
-"""A drafter's training from its corpus on: lessons, distillation, the best one kept.
+"""The training of a drafter from a corpus: lessons, distillation, and saving the best drafter.
 
-Runs in one process, near the data; the process that starts it reads its events.
+It runs in one process, near the data; the process that starts it reads its events.
 """
 
 import json
@@ -31,29 +31,29 @@ _SHARED = ("model.embed_tokens.weight", "lm_head.weight")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftJob:
-    """What to train, as plain values."""
+    """The settings of a training job, as plain values."""
 
     target_name: str
     target_directory: str
     work: str
-    """Where the corpus lies, and lessons and checkpoints are kept."""
+    """The directory of the corpus, the lessons and the checkpoints."""
     out: str
     """The drafter's directory."""
     corpus_of: str
-    """What the corpus was made from, for the model card."""
+    """A description of the corpus, for the model card."""
     layers: tuple[int, ...]
-    """Target layers that the drafter starts from, one for each of its own."""
+    """The target layers that initialize the drafter's layers, one for each."""
     head_size: int
     settings: TrainSettings
     dtype: str
-    """Of the teacher; the student trains in float32."""
+    """The dtype of the teacher; the student trains in float32."""
     device: str
     num_threads: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobEvent:
-    """Where a job stands."""
+    """The progress of a job."""
 
     stage: str
     """"lessons" or "training"."""
@@ -61,13 +61,13 @@ class JobEvent:
     total: int
     loss: float | None = None
     acceptance: float | None = None
-    """Greedy acceptance on held-out answers, where it was just measured."""
+    """Greedy acceptance on held-out answers; None between evaluations."""
     best: float | None = None
     best_step: int = 0
 
 
 def run_job(job: DraftJob) -> Iterator[JobEvent]:
-    """Train a drafter, or continue training it; yields as it advances.
+    """Train a drafter, or resume its training; yield an event for each step.
 
     Raises:
         ConfigError: the corpus is too small, or the directory holds another run.
@@ -129,7 +129,7 @@ def _teacher(job: DraftJob) -> Teacher:
 def _split(
     records: list[CorpusRecord], lessons: list[Lesson]
 ) -> tuple[list[DraftExample], list[DraftExample]]:
-    """Return examples to learn from and the greedy ones held out to measure on."""
+    """Return the training examples and the held-out greedy examples."""
     training: list[DraftExample] = []
     held_out: list[DraftExample] = []
     for record, lesson in zip(records, lessons, strict=True):
@@ -138,8 +138,8 @@ def _split(
             kept.append(DraftExample(record, lesson))
     if not training or not held_out:
         raise ConfigError(
-            f"{len(records)} answers are too few to learn from and to measure on: give more "
-            "prompts, or raise `free_prompts`"
+            f"{len(records)} answers are too few to train and evaluate on: add files to "
+            "`prompts`, or raise `free_prompts`"
         )
     return training, held_out
 
@@ -152,7 +152,7 @@ def _counts(records: list[CorpusRecord], vocab_size: int) -> NDArray[np.int64]:
 def _start_weights(
     source: CheckpointSource, config: ModelConfig, layers: tuple[int, ...]
 ) -> dict[str, Tensor]:
-    """Return the target's weights of these layers, under the drafter's numbers."""
+    """Return the weights of these target layers, named by the drafter's layer numbers."""
     weights = {}
     for name in tensor_shapes(config):
         if name in _SHARED:

@@ -1,7 +1,7 @@
-"""The target as teacher: its best tokens after every token of a corpus, kept on disk.
+"""The target as the teacher: its most probable tokens at every position of a corpus.
 
-The cache is a directory of safetensors, one for a stretch of records; a run that is cut computes
-only what is missing.
+The lessons are cached in a directory of safetensors files, one for a range of records; a resumed
+run computes only the missing ones.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,26 +19,26 @@ from parallel.model.cache import SoleCache
 from runtime.distillation.draft_corpus import CorpusRecord
 from runtime.models.weights import load_decoder
 
-# Shape suffixes: N = positions, V = vocabulary, C = candidates kept.
+# Shape suffixes: N = positions, V = vocabulary, C = candidates.
 
 NUM_CANDIDATES = 16
-_STRETCH = 128  # records of one file
+_RECORDS_PER_FILE = 128
 _BATCH_TOKENS = 1024
 _PAGE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What the teacher says at each position of one answer."""
+    """The teacher's candidates at each position of one answer."""
 
     ids: Tensor
-    """[N, C] int64, its best tokens, best first."""
+    """[N, C] int64, the most probable tokens, in descending order."""
     probs: Tensor
-    """[N, C] float32, rounded to float16 as they are kept: a resumed run learns the same."""
+    """[N, C] float32, rounded to float16 as on disk, so that a resumed run trains identically."""
 
 
 class Teacher:
-    """A whole model in this process, scoring whole answers at once."""
+    """A whole model in this process that scores whole answers in one forward."""
 
     def __init__(self, directory: Path, *, dtype: torch.dtype, device: torch.device) -> None:
         self._decoder = load_decoder(directory, SoloGroup(), dtype=dtype, device=device)
@@ -81,23 +81,23 @@ class Teacher:
 def teach_corpus(
     teacher: Callable[[], Teacher], records: list[CorpusRecord], directory: Path
 ) -> Iterator[list[Lesson]]:
-    """Yield the lessons of all records, some at a time, from disk where they are there.
+    """Yield the lessons of all records, in groups, from the cache on disk where possible.
 
     Args:
-        teacher: makes the teacher; called only if a lesson is missing.
-        records: those with an answer.
-        directory: where lessons are kept.
+        teacher: builds the teacher; called only if a lesson is missing.
+        records: the records, each with an answer.
+        directory: the directory of the cached lessons.
     """
     directory.mkdir(parents=True, exist_ok=True)
     made: Teacher | None = None
-    for first in range(0, len(records), _STRETCH):
-        stretch = records[first : first + _STRETCH]
-        file = directory / f"{first // _STRETCH:05d}.safetensors"
-        read = _read(file, stretch)
+    for first in range(0, len(records), _RECORDS_PER_FILE):
+        group = records[first : first + _RECORDS_PER_FILE]
+        file = directory / f"{first // _RECORDS_PER_FILE:05d}.safetensors"
+        read = _read(file, group)
         if read is None:
             made = made or teacher()
-            read = made.teach(stretch)
-            _write(file, stretch, read)
+            read = made.teach(group)
+            _write(file, group, read)
         yield read
 
 
@@ -129,14 +129,14 @@ def _write(file: Path, records: list[CorpusRecord], lessons: list[Lesson]) -> No
 
 
 def _read(file: Path, records: list[CorpusRecord]) -> list[Lesson] | None:
-    """Return the lessons of exactly these records, or None if the file has others."""
+    """Return the lessons of these records, or None if the file does not hold exactly those."""
     if not file.is_file():
         return None
     try:
         with safe_open(str(file), framework="pt") as handle:
             keys, ids, probs = (handle.get_tensor(name) for name in ("keys", "ids", "probs"))
     except SafetensorError:
-        return None  # damaged: made again
+        return None  # damaged: computed again
     if not torch.equal(keys, _keys(records)):
         return None
     sizes = [len(record.output_ids) for record in records]
@@ -149,5 +149,5 @@ def _lessons(ids_NC: Tensor, probs_NC: Tensor, sizes: list[int]) -> list[Lesson]
 
 
 def _keys(records: list[CorpusRecord]) -> Tensor:
-    """Return what tells stretches apart: each record's index and lengths."""
+    """Return the index and the lengths of each record, which identify a file's records."""
     return torch.tensor([(r.index, len(r.prompt_ids), len(r.output_ids)) for r in records])

@@ -1,7 +1,7 @@
-"""Distils a drafter from a target's lessons (DistillSpec, arXiv 2310.08461), resumably.
+"""Resumable distillation of a drafter from a target's lessons (DistillSpec, arXiv 2310.08461).
 
-Everything random is a function of the seed and the step, and the optimiser's state is kept with
-the weights, so a run that was cut ends with the very weights of one that was not.
+All randomness is a function of the seed and the step, and checkpoints hold the optimizer's state
+beside the weights, so an interrupted run ends with the same weights as an uninterrupted one.
 """
 
 import json
@@ -29,51 +29,51 @@ from runtime.files.strict_json import parse_json
 # Shape suffixes: B = sequences, T = positions, E = hidden size, N = positions with a lesson,
 # C = teacher's candidates, K = tokens of the head, V = vocabulary.
 
-_OWN = 1 << 32  # keys of on-policy steps, apart from those of epochs
-_OWN_TOKENS = 16  # that the drafter writes: longer than drafts are
-_FLOOR = 0.1  # of the peak learning rate, at the end of its decay
+_OWN = 1 << 32  # offset of the keys of on-policy steps, distinct from the keys of epochs
+_OWN_TOKENS = 16  # tokens that the drafter generates: longer than a draft
+_FLOOR = 0.1  # share of the peak learning rate at the end of the decay
 
 
 class Precision(StrEnum):
-    """How matrices are multiplied while training."""
+    """The precision of matrix products in training."""
 
     AUTO = "auto"
-    """bfloat16 where the processor has instructions for it."""
+    """bfloat16 where the device has instructions for it, else float32."""
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSettings:
-    """How a drafter is trained."""
+    """The hyperparameters of a drafter's training."""
 
     steps: int
     batch_tokens: int = 4096
     learning_rate: float = 1e-3
     warmup: float = 0.02
-    """Share of the steps in which the learning rate rises."""
+    """Share of the steps that warm up the learning rate."""
     weight_decay: float = 0.01
     clip: float = 1.0
     divergence: Divergence = Divergence.FORWARD_KL
     tune: float = 0.25
-    """Last share of the steps, in which total variation, the aim itself, takes over."""
+    """Share of the steps, at the end, that minimize total variation, which sets acceptance."""
     on_policy: float = 0.0
-    """Share of the steps that learn from what the drafter writes, as the target judges it."""
+    """Share of the steps that train on the drafter's own text, scored by the target."""
     train_head: bool = True
     precision: Precision = Precision.AUTO
-    """Of matrix products; weights and optimiser stay float32."""
+    """The precision of matrix products; weights and optimizer state are float32."""
     seed: int = 0
     evaluate_every: int = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftProgress:
-    """Where a run stands after a step."""
+    """The progress of a run after a step."""
 
     step: int
     loss: float
     acceptance: float | None
-    """On held-out answers, right after an evaluation."""
+    """Acceptance on held-out answers; None between evaluations."""
 
 
 class DraftTrainer:
@@ -91,17 +91,17 @@ class DraftTrainer:
         device: torch.device,
         head: Tensor | None = None,
     ) -> None:
-        """Prepare the student.
+        """Initialize the student.
 
         Args:
             config: the drafter's shape.
-            start: the weights it starts with, by Hugging Face name.
-            embedding: [V, E] the target's.
-            head_token_ids: [K] the tokens it can draft, rising.
-            settings: how to train.
-            directory: where checkpoints are kept; None keeps none, and `run` is not for it.
-            device: where to train.
-            head: [K, E] the head it starts with; None takes the embedding's rows.
+            start: the initial weights, by Hugging Face name.
+            embedding: [V, E] the target's embedding.
+            head_token_ids: [K] the tokens that it can draft, in ascending order.
+            settings: the hyperparameters.
+            directory: the directory of checkpoints; None keeps none and excludes `run`.
+            device: the device to train on.
+            head: [K, E] the initial head; None copies the rows of the embedding.
         """
         self.settings = settings
         self._directory = directory
@@ -133,13 +133,13 @@ class DraftTrainer:
         *,
         teach: Callable[[list[CorpusRecord]], list[Lesson]] | None = None,
     ) -> Iterator[DraftProgress]:
-        """Train to the last step; yields after every one.
+        """Train to the last step; yield the progress after each.
 
         Args:
-            training: what is learned from.
-            held_out: what acceptance is measured on.
-            on_best: called with the acceptance by source whenever it is better than ever.
-            teach: the target's judgement of new text; needed with `on_policy`.
+            training: the training examples.
+            held_out: the examples that acceptance is measured on.
+            on_best: called with the acceptance by source at each new maximum.
+            teach: returns the target's lessons for new text; required with `on_policy`.
         """
         self._resume()
         self.student.train()
@@ -164,14 +164,14 @@ class DraftTrainer:
                 self._save()
             yield DraftProgress(step=self.step, loss=loss, acceptance=acceptance)
 
-    def practise(self, examples: list[DraftExample], num_steps: int, *, focus: float) -> float:
-        """Take steps at a constant rate on what there is now; returns the mean loss.
+    def take_steps(self, examples: list[DraftExample], num_steps: int, *, focus: float) -> float:
+        """Train for some steps at a constant learning rate; return the mean loss.
 
         Args:
-            examples: what is learned from.
-            num_steps: optimiser steps.
-            focus: from 0 to 1, how little those positions count at which the drafter is right
-                already (OSD, arXiv 2310.07177, learns from rejected ones alone).
+            examples: the training examples.
+            num_steps: the number of optimizer steps.
+            focus: from 0 to 1, how much to reduce the weight of positions where the drafter is
+                already right (OSD, arXiv 2310.07177, trains on rejected positions only).
         """
         self.student.train()
         batches = self._batches(examples)
@@ -184,9 +184,9 @@ class DraftTrainer:
         return total / max(1, num_steps)
 
     def own_text(self, records: list[CorpusRecord], rng: np.random.Generator) -> list[CorpusRecord]:
-        """Return the records cut somewhere in their answer, with what the drafter writes after.
+        """Return the records, cut at a random token of the answer and continued by the drafter.
 
-        It samples at temperature 1, so that it meets its own mistakes (DistillSpec, section 3).
+        It samples at temperature 1, to train on its own mistakes (DistillSpec, section 3).
         """
         cuts = [int(rng.integers(len(record.output_ids))) for record in records]
         texts = [
@@ -212,10 +212,10 @@ class DraftTrainer:
         ]
 
     def evaluate(self, examples: list[DraftExample]) -> dict[str, float]:
-        """Return how often the drafter's best token is the target's, by source and over "all".
+        """Return how often the drafter's best token equals the target's, by source and for "all".
 
-        A draft token is only tested when all before it were right, so with the target's own text
-        before every position this is the greedy acceptance rate.
+        Verification tests a draft token only if all tokens before it are accepted. Each position
+        here follows the target's own text, so this is the greedy acceptance rate.
         """
         right: dict[str, list[int]] = {"all": [0, 0]}
         with torch.no_grad(), self._precision():
@@ -253,7 +253,7 @@ class DraftTrainer:
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), settings.clip)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        # Decay matrices alone: norms have their natural size.
+        # Decay only matrices, not the weights of norms.
         with torch.no_grad():
             for weight in self.student.parameters():
                 if weight.requires_grad and weight.dim() > 1:
@@ -262,30 +262,30 @@ class DraftTrainer:
         return float(loss.detach())
 
     def _read(self, batch: list[DraftExample]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return hidden states where there are lessons, and the lessons, over the batch."""
+        """Return the hidden states at positions with lessons, and the lessons, for a batch."""
         longest = max(example.length for example in batch)
         tokens = torch.zeros(len(batch), longest, dtype=torch.int64)
-        places = []
+        positions = []
         for row, example in enumerate(batch):
             record = example.record
             tokens[row, : example.length] = torch.tensor(
                 (record.prompt_ids + record.output_ids)[:-1]
             )
             first = row * longest + len(record.prompt_ids) - 1
-            places.append(torch.arange(first, first + len(record.output_ids)))
+            positions.append(torch.arange(first, first + len(record.output_ids)))
         x_BTE = self._embedding[tokens.to(self._device)]
-        hidden_NE = self.student(x_BTE).flatten(0, 1)[torch.cat(places).to(self._device)]
+        hidden_NE = self.student(x_BTE).flatten(0, 1)[torch.cat(positions).to(self._device)]
         columns_NC = self._columns[torch.cat([e.lesson.ids for e in batch]).to(self._device)]
         probs_NC = torch.cat([e.lesson.probs for e in batch]).to(self._device)
         return hidden_NE, columns_NC, probs_NC
 
     def _batches(self, examples: list[DraftExample]) -> Iterator[list[DraftExample]]:
-        """Yield batches forever, from the current step on."""
+        """Yield batches forever, starting at the current step."""
         settings = self.settings
         return endless_batches(examples, settings.batch_tokens, seed=settings.seed, first=self.step)
 
     def _save(self) -> None:
-        """Keep weights and optimiser; a cut while writing leaves the older checkpoint."""
+        """Save weights and optimizer state; an interrupted write leaves the previous checkpoint."""
         assert self._directory is not None
         tensors: dict[str, Tensor] = {}
         for name, weight in self.student.named_parameters():
@@ -312,7 +312,7 @@ class DraftTrainer:
         facts = _read_facts(file)
         if facts["settings"] != parse_json(json.dumps(asdict(self.settings)), finite=False):
             raise ConfigError(
-                f"{file} is of a run with other settings: use those again, or another `out`"
+                f"{file} is from a run with other settings: use those again, or another `out`"
             )
         tensors = load_file(str(file), device=str(self._device))
         with torch.no_grad():
@@ -350,7 +350,7 @@ def _divergence(step: int, settings: TrainSettings) -> Divergence:
 
 
 def _schedule(step: int, settings: TrainSettings) -> float:
-    """Return the learning rate's share of its peak: a linear rise, then half a cosine."""
+    """Return the learning rate as a share of its peak: linear warmup, then cosine decay."""
     rising = max(1, int(settings.steps * settings.warmup))
     if step < rising:
         return (step + 1) / rising

@@ -1,4 +1,4 @@
-"""The search for a self-drafter's layers, in one process that holds the target."""
+"""The search for the layers of a self-drafter, in the process that loads the target."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ _PAGE = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchJob:
-    """What to search, as plain values."""
+    """The settings of a search, as plain values."""
 
     target_directory: str
     corpus: str
-    """File of the target's own greedy answers."""
+    """The file of the target's own greedy answers."""
     num_trials: int
     seed: int
     dtype: str
@@ -34,10 +34,10 @@ class SearchJob:
 
 
 def run_search(job: SearchJob) -> Iterator[SkipTrial]:
-    """Yield each set of layers that was tried.
+    """Yield each set of layers after its evaluation.
 
     Raises:
-        ConfigError: the target has no layers to leave out, or there is no answer to measure on.
+        ConfigError: the target has no layers to skip, or the corpus has no answers.
     """
     torch.set_num_threads(job.num_threads)
     dtype: torch.dtype = getattr(torch, job.dtype)
@@ -45,7 +45,9 @@ def run_search(job: SearchJob) -> Iterator[SkipTrial]:
     decoder = load_decoder(Path(job.target_directory), SoloGroup(), dtype=dtype, device=device)
     records = [record for record in read_corpus(Path(job.corpus)) if record.output_ids]
     if not records:
-        raise ConfigError("the target answered nothing to measure on: give other prompts")
+        raise ConfigError(
+            "the corpus has no answers of the target to evaluate on: use other `prompts`"
+        )
     shapes = tensor_shapes(decoder.config)
     sizes = {name: torch.Size(shape).numel() for name, shape in shapes.items()}
     in_layers = sum(size for name, size in sizes.items() if name.startswith("model.layers."))
@@ -69,7 +71,7 @@ def measure_agreement(
     dtype: torch.dtype,
     device: torch.device,
 ) -> float:
-    """Return how often the cut model's best token is the answer's, given all before it."""
+    """Return how often the best token of the model with these layers is the answer's token."""
     cut = decoder.keeping(kept)
     right = total = 0
     for record in records:

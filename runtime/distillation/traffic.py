@@ -1,7 +1,7 @@
-"""What was served, kept for a drafter to learn from: requests and answers as JSON lines.
+"""Served traffic for training a drafter: requests and answers as JSON lines.
 
-It holds what users wrote, so only its owner can read it, and it is kept only where the
-operator asked for it. One process writes, any number read along.
+The file holds the text of users, so only its owner can read it, and it is written only if the
+operator enables it. One process writes; any number of processes read.
 """
 
 import os
@@ -21,7 +21,7 @@ _MAX_BYTES = 64 << 20
 
 
 class TrafficLog:
-    """Appends answers to a directory's file; a full one is set aside, and an older one dropped."""
+    """Appends answers to a file; a full file is renamed and replaces the older one."""
 
     def __init__(self, directory: Path, *, max_bytes: int = _MAX_BYTES) -> None:
         """Open the log.
@@ -35,13 +35,13 @@ class TrafficLog:
             directory.mkdir(parents=True, exist_ok=True)
             self._open()
         except OSError as error:
-            raise ConfigError(f"traffic cannot be kept in {directory}: {error}") from error
+            raise ConfigError(f"traffic cannot be written to {directory}: {error}") from error
 
     def append(self, submit: Submit, token_ids: Sequence[int]) -> None:
-        """Keep one answer, whole or not at all.
+        """Append one answer, whole or not at all.
 
         Raises:
-            OSError: it cannot be written; the disk may be full.
+            OSError: the answer cannot be written; the disk may be full.
         """
         record = CorpusRecord(
             index=time.time_ns(),
@@ -55,7 +55,7 @@ class TrafficLog:
         written = os.write(self._file, data)
         if written != len(data):
             os.ftruncate(self._file, size)
-            raise OSError(f"{self._path} took {written} of {len(data)} bytes: is the disk full?")
+            raise OSError(f"{self._path}: wrote {written} of {len(data)} bytes: is the disk full?")
         if size + written > self._max_bytes:
             self._path.replace(self._path.with_name(_OLD))
             os.close(self._file)
@@ -70,7 +70,7 @@ class TrafficLog:
 
 
 class TrafficReader:
-    """Reads along; each answer is returned once."""
+    """Reads a log while it grows; returns each answer once."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / _FILE
@@ -78,10 +78,10 @@ class TrafficReader:
         self._rest = b""
 
     def new(self) -> list[CorpusRecord]:
-        """Return what was written since the last call; a line still being written comes later.
+        """Return the answers since the last call; an incomplete line is returned by a later call.
 
         Raises:
-            ConfigError: a line is no record.
+            ConfigError: a line is not a record.
         """
         content = self._file.read()
         if self._is_another():
@@ -99,7 +99,7 @@ class TrafficReader:
         self._file.close()
 
     def _is_another(self) -> bool:
-        """Return whether the path holds a file that is not open yet."""
+        """Return whether the path names a file other than the open one."""
         if not self._path.exists():
             return False
         if isinstance(self._file, BytesIO):

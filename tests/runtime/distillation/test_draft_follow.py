@@ -1,4 +1,4 @@
-"""A drafter that follows its traffic: what is kept of it, and what is learned after a change."""
+"""Online training of a drafter: reading traffic, and recovering after a change of domain."""
 
 import random
 from collections.abc import Iterator
@@ -59,7 +59,7 @@ def answers(model: TinyModel, words: range, num: int, *, seed: int) -> list[Corp
 
 
 def trained(target: Path, records: list[CorpusRecord], work: Path) -> float:
-    """Train a drafter in `work`/drafter; returns its acceptance on answers it did not see."""
+    """Train a drafter in `work`/drafter; return its acceptance on held-out answers."""
     work.mkdir()
     with (work / "corpus.jsonl").open("w", encoding="utf-8") as out:
         append_records(out, records)
@@ -102,7 +102,7 @@ def follow_job(target: Path, traffic: Path, drafter: Path) -> FollowJob:
         traffic=str(traffic),
         drafter=str(drafter),
         window=300,
-        least_new=1,
+        min_new=1,
         round_steps=100,
         focus=0.5,
         num_rounds=3,
@@ -192,7 +192,7 @@ def test_traffic_is_read_once_across_files_and_half_lines(tmp_path: Path) -> Non
     reader.close()
 
 
-def test_a_place_that_cannot_be_written_is_rejected(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="traffic cannot be kept in"):
+    with pytest.raises(ConfigError, match="traffic cannot be written to"):
         TrafficLog(tmp_path / "file" / "traffic")

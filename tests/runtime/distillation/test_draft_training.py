@@ -112,7 +112,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-def test_on_policy_it_learns_from_its_own_text_as_the_target_judges_it(
+def test_on_policy_steps_train_on_its_own_text_scored_by_the_target(
     model: TinyModel, target: Path, tmp_path: Path
 ) -> None:
     taught: list[tuple[list[CorpusRecord], list[Lesson]]] = []
@@ -127,7 +127,7 @@ def test_on_policy_it_learns_from_its_own_text_as_the_target_judges_it(
         patch.setattr(Teacher, "teach", watched)
         events = list(run_job(job(target, tmp_path / "run", on_policy=1.0)))
     assert events[-1].done == 12
-    own = taught[-12:]  # the corpus was taught before
+    own = taught[-12:]  # the lessons of the corpus are cached
     known = {record.index: record.prompt_ids + record.output_ids for record in records()}
     for some, lessons in own:
         for record, lesson in zip(some, lessons, strict=True):
@@ -139,9 +139,9 @@ def test_on_policy_it_learns_from_its_own_text_as_the_target_judges_it(
             assert torch.equal(lesson.ids[:, 0], expected)
 
 
-def test_another_run_is_not_gone_on_with(target: Path, tmp_path: Path) -> None:
+def test_a_run_with_other_settings_is_not_resumed(target: Path, tmp_path: Path) -> None:
     list(run_job(job(target, tmp_path / "run")))
-    with pytest.raises(ConfigError, match="is of a run with other settings"):
+    with pytest.raises(ConfigError, match="is from a run with other settings"):
         list(run_job(job(target, tmp_path / "run", seed=5)))
 
 
@@ -164,11 +164,11 @@ def test_lessons_are_the_targets_own_and_are_kept(
     (again,) = list(teach_corpus(teacher, taught, tmp_path))
     assert len(made) == 1
     assert all(torch.equal(a.ids, b.ids) for a, b in zip(lessons, again, strict=True))
-    list(teach_corpus(teacher, taught[1:], tmp_path))  # other records: taught again
+    list(teach_corpus(teacher, taught[1:], tmp_path))  # other records: lessons computed again
     assert len(made) == 2
 
 
-def test_a_corpus_forgets_a_line_that_was_cut(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_of_a_corpus_is_dropped(tmp_path: Path) -> None:
     file = tmp_path / "corpus.jsonl"
     assert read_corpus(file) == []
     with file.open("w", encoding="utf-8") as out:
@@ -180,7 +180,7 @@ def test_a_corpus_forgets_a_line_that_was_cut(tmp_path: Path) -> None:
     assert read_corpus(file) == records()[:4]
     good = {"index": 9, "source": "a", "greedy": True, "prompt_ids": [1], "output_ids": [2]}
     for wrong, message in (
-        ({"index": 9}, "it lacks 'source'"),
+        ({"index": 9}, "'source' is missing"),
         (good | {"greedy": "false"}, r"greedy is 'false' \(str\): it must be True or False"),
         (good | {"index": 9.7}, r"index is 9.7 \(float\): it must be an integer"),
         (good | {"output_ids": [2, 3.5]}, r"output_ids\[1\] is 3.5"),
@@ -188,11 +188,13 @@ def test_a_corpus_forgets_a_line_that_was_cut(tmp_path: Path) -> None:
         (good | {"prompt_ids": "12"}, "prompt_ids is '12'"),
         (good | {"source": 3}, "source is 3: it must be a string"),
     ):
-        with pytest.raises(ConfigError, match=f"corpus.jsonl, line 5: no record .*{message}"):
+        with pytest.raises(
+            ConfigError, match=f"corpus.jsonl, line 5: not a corpus record: .*{message}"
+        ):
             parse_record(json.dumps(wrong), f"{file}, line 5")
     with file.open("a", encoding="utf-8") as out:
         out.write(json.dumps({"index": 9}) + "\n")
-    with pytest.raises(ConfigError, match="line 5: no record of a corpus"):
+    with pytest.raises(ConfigError, match="line 5: not a corpus record"):
         read_corpus(file)
 
 

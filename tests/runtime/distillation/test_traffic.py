@@ -1,4 +1,4 @@
-"""Traffic is kept where it can be; where it cannot, answers continue."""
+"""Traffic is written whole or not at all, and errors name the directory."""
 
 import resource
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def test_an_answer_that_does_not_fit_the_disk_leaves_no_torn_line(tmp_path: Path
     log, reader = TrafficLog(tmp_path), TrafficReader(tmp_path)
     log.append(make_submit(), (1, 2, 3))
     size = (tmp_path / "traffic.jsonl").stat().st_size
-    with full_disk(size + 20), pytest.raises(OSError, match=r"took 20 of \d+ bytes"):
+    with full_disk(size + 20), pytest.raises(OSError, match=r"wrote 20 of \d+ bytes"):
         log.append(make_submit(), (4, 5))
     assert (tmp_path / "traffic.jsonl").stat().st_size == size
     log.append(make_submit(), (6,))
@@ -46,5 +46,5 @@ def test_a_device_without_room_is_one_error(tmp_path: Path) -> None:
 
 def test_a_directory_that_cannot_be_written_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(ConfigError, match="traffic cannot be kept in"):
+    with pytest.raises(ConfigError, match="traffic cannot be written to"):
         TrafficLog(tmp_path / "file")
