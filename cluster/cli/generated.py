@@ -19,7 +19,7 @@ DECLARATIONS: dict[str, VerbDeclaration[Any]] = {}
 """All verbs that were added, by name."""
 _CONFIG = "config_"
 _SET = "set_"
-_METAVARS = {int: "N", float: "X", bool: None, Path: "PATH"}
+_METAVARS = {int: "N", float: "X", bool: "", Path: "PATH"}
 
 
 def add_verb(app: Verbs, verb: VerbDeclaration[Options]) -> None:
@@ -144,7 +144,7 @@ def _option(setting: Setting, heading: str) -> inspect.Parameter:
     return _parameter(_parameter_name(setting.key), kind | None, info)
 
 
-def _metavar(setting: Setting) -> str | None:
+def _metavar(setting: Setting) -> str:
     name = _METAVARS.get(setting.kind, "TEXT")
     has_commas = setting.is_list and setting.mark(Repeated) is None
     return f"{name},..." if has_commas else name

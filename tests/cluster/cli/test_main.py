@@ -214,11 +214,14 @@ LAYERS = ["bench", "layer-parallel", "--set", "input.prompt=x", "--drafter"]
         (["draft", "eval", "lookup", "--prompts", "PROMPTS", "--plot", "x.pdf"], "ends in .png"),
         (["serve", "--listen", "50051"], "--listen is '50051': write HOST:PORT"),
         (["serve", "--token-file", "none"], "--token-file none does not exist"),
-        (["serve", "--tls-key", "PROMPTS"], "--tls-key needs --tls-cert: give both"),
+        (
+            ["serve", "--listen", "127.0.0.1:0", "--tls-key", "PROMPTS"],
+            "--tls-key needs --tls-cert: give both",
+        ),
         (["serve", "--set", "max_tokens=0"], "--set max_tokens is 0"),
         (["serve", "--replicas", "0"], "--replicas is 0: it must be at least 1"),
         (
-            ["serve", "--drafters", "4", "--set", "max_drafters=1"],
+            ["serve", "--listen", "127.0.0.1:0", "--drafters", "4", "--set", "max_drafters=1"],
             "--drafters is 4, above --set max_drafters 1",
         ),
         (["serve", "--set", "step_limit_s=0"], "--set step_limit_s is 0.0: it must be above 0"),
