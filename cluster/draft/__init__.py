@@ -1,1 +1,1 @@
-"""Making, training and comparing drafters."""
+"""The commands that build, train and compare drafters."""

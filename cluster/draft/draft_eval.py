@@ -1,7 +1,7 @@
-"""`paceline draft eval`: drafters side by side on the same prompts.
+"""`paceline draft eval`: compare drafters on the same prompts.
 
-Each prompt is decoded without and with the drafter, one after the other, so that other load on
-the machine affects both alike.
+Each prompt is decoded with and without the drafter, in immediate succession, so that other load
+on the machine affects both equally.
 """
 
 import json
@@ -166,7 +166,7 @@ def _figures(pairs: Sequence[EvalPair], mode: DecodeMode, length: int) -> dict[s
 
 
 def _predicted(mode: DecodeMode, alpha: float, length: int, cost: float) -> float:
-    """Return the formula's speed-up, if scoring a draft takes one plain step."""
+    """Return the speed-up of the cost formula, in which scoring a draft takes one plain step."""
 
     def rate(kind: DecodeMode) -> float:
         return throughput(

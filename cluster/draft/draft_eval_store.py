@@ -1,4 +1,4 @@
-"""What `paceline draft eval` has measured, by drafter and prompt."""
+"""The measurements of `paceline draft eval`, by drafter and prompt."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from parallel.messages import Submit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalPair:
-    """One prompt, plain and drafted."""
+    """The results of one prompt, without and with drafts."""
 
     category: str
     plain: Result
@@ -17,7 +17,7 @@ class EvalPair:
 
 
 def find_pair(kept: ResumeFile, drafter: str, submit: Submit, category: str) -> EvalPair | None:
-    """Return what is known of a drafter on a prompt."""
+    """Return the stored pair of a drafter and a prompt, if any."""
     found = kept.find(_key(drafter, submit))
     if found is None:
         return None
@@ -26,7 +26,7 @@ def find_pair(kept: ResumeFile, drafter: str, submit: Submit, category: str) -> 
 
 
 def keep_pair(kept: ResumeFile, drafter: str, pair: EvalPair) -> None:
-    """Add a pair; it is on disk at once."""
+    """Write a pair to disk."""
     figures = {"plain": result_fields(pair.plain), "drafted": result_fields(pair.drafted)}
     kept.store(_key(drafter, pair.plain.submit), figures)
 

@@ -1,4 +1,4 @@
-"""`paceline draft index`: a store of texts that the look-up drafter copies from."""
+"""`paceline draft index`: build a store of texts for the look-up drafter."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""`paceline draft skip`: which layers a target keeps when it drafts for itself."""
+"""`paceline draft skip`: search for the layers of a target that drafts for itself."""
 
 import json
 import tempfile
@@ -33,11 +33,11 @@ from runtime.distillation.layer_search import SearchJob
 from runtime.node.cores import usable_cores
 
 _NOTES = Console(stderr=True)
-_SLACK_TOKENS = 400  # of cache for each request beside its answer: its prompt
+_SLACK_TOKENS = 400  # cache tokens reserved for the prompt of each request
 
 
 def run(options: DraftSkipOptions) -> int:
-    """Search, and print the layers to keep; return the exit code.
+    """Search for the layers to keep and print them; return the exit code.
 
     Raises:
         ConfigError: an option cannot be used; nothing was started.
@@ -66,7 +66,7 @@ def run(options: DraftSkipOptions) -> int:
         print(json.dumps({"drafter": name, "num_trials": num_trials} | asdict(best)))
         return 0
     print(name)
-    worth = "" if best.speedup > 1 else "; on its own it is slower"
+    worth = "" if best.speedup > 1 else "; this drafter alone is slower than no drafter"
     _NOTES.print(
         f"{len(best.kept)} layers agree on {best.agreement:.2f} of the tokens and cost "
         f"{best.cost:.2f} of a step: predicted speed-up {best.speedup:.2f} with "

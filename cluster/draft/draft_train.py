@@ -1,4 +1,4 @@
-"""`paceline draft train`: the target answers prompts, and a drafter learns to predict it."""
+"""`paceline draft train`: train a drafter on the target's answers to prompts."""
 
 import json
 from dataclasses import asdict
@@ -33,7 +33,7 @@ from runtime.models.checkpoint import parse_layers
 from runtime.node.cores import usable_cores
 
 _NOTES = Console(stderr=True)
-_SLACK_TOKENS = 400  # of cache for each request beside its answer: its prompt
+_SLACK_TOKENS = 400  # cache tokens reserved for the prompt of each request
 _STAGES = ("lessons", "training")
 
 
@@ -42,7 +42,7 @@ def run(options: DraftTrainOptions) -> int:
 
     Raises:
         ConfigError: an option cannot be used; nothing was started.
-        PeerError: a target rank died; what was generated is kept.
+        PeerError: a target rank died; the finished records are kept.
     """
     _check_prompts(options)
     target = plan_target(options.models)
@@ -78,7 +78,7 @@ def run(options: DraftTrainOptions) -> int:
 
 def _follow(job: DraftJob) -> JobEvent:
     """Run the job in an actor and show its progress; return its last event."""
-    where = beside_driver()  # its files lie there
+    where = beside_driver()  # its files are there
     actor = ray.remote(DraftTrainerActor).options(num_cpus=0, scheduling_strategy=where).remote()
     event = JobEvent(stage="training", done=0, total=job.settings.steps)
     accepted = ""
@@ -123,7 +123,7 @@ def _settings(options: DraftTrainOptions) -> TrainSettings:
 
 
 def _layers(options: DraftTrainOptions, target: PlannedModel) -> tuple[int, ...]:
-    """Return the target layers that the drafter starts from."""
+    """Return the target layers that initialize the drafter."""
     assert target.facts is not None
     config = target.facts.config
     if options.head_vocab > config.vocab_size:
@@ -144,16 +144,16 @@ def _layers(options: DraftTrainOptions, target: PlannedModel) -> tuple[int, ...]
 
 
 def _claim(work: Path, options: DraftTrainOptions) -> None:
-    """Raise ConfigError instead of mixing two runs in one directory."""
+    """Raise ConfigError if the directory holds another run."""
     if work.exists() and not options.resume:
         raise ConfigError(
-            f"{work} already holds a run: continue it with `resume`, or name another `out`"
+            f"{work} already holds a run: resume it with `resume`, or name another `out`"
         )
     work.mkdir(parents=True, exist_ok=True)
 
 
 def _write_corpus(options: DraftTrainOptions, target: PlannedModel, work: Path) -> None:
-    """Generate the corpus, or what is missing of it, with a deployment of the target."""
+    """Generate the missing records of the corpus with a deployment of the target."""
     models = options.models
     plan = CorpusPlan(
         prompts=options.prompts,

@@ -1,4 +1,4 @@
-"""`paceline draft follow`: a drafter learns from a server's traffic while it serves."""
+"""`paceline draft follow`: train a drafter on the traffic of a running server."""
 
 import json
 
@@ -46,7 +46,7 @@ def run(options: DraftFollowOptions) -> int:
         focus=options.focus,
         num_rounds=options.rounds or 0,
         settings=TrainSettings(
-            steps=1,  # rounds count their own
+            steps=1,  # unused: each round has `round_steps`
             batch_tokens=options.batch_tokens,
             learning_rate=options.learning_rate,
             seed=options.seed,

@@ -1,1 +1,1 @@
-"""Simulated training on clusters that are not there."""
+"""The commands that simulate training on clusters in virtual time."""

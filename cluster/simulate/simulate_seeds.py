@@ -1,4 +1,4 @@
-"""`paceline simulate shared-seed`: many machines over wide-area links, in virtual time."""
+"""`paceline simulate shared-seed`: simulate machines on wide-area links in virtual time."""
 
 import json
 import tempfile
@@ -25,19 +25,19 @@ _NAMES = {
     "lost_scalars": "computed but never counted",
     "up_bytes": "bytes up, a machine and round",
     "down_bytes": "bytes down, a machine and round",
-    "joins": "machines that joined under way",
+    "joins": "machines that joined during the run",
     "join_s": "seconds to join, median",
-    "join_most_s": "seconds to join, most",
+    "join_most_s": "seconds to join, maximum",
     "join_bytes": "bytes to join, median",
     "log_bytes": "bytes of the log",
     "loss_before": "loss before",
     "loss": "loss after",
-    "witnesses_same": "replicas that joined at different times are the same bits",
+    "witnesses_same": "replicas that joined at different times are bit-identical",
 }
 
 
 def run(options: SimulateSeedsOptions) -> int:
-    """Simulate a run and print what came of it; return the exit code."""
+    """Simulate a run and print its figures; return the exit code."""
     wan = Wan(
         machines=options.machines,
         rounds=options.rounds,

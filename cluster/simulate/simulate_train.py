@@ -1,4 +1,4 @@
-"""`paceline simulate train`: straggler schemes on a cluster in virtual time."""
+"""`paceline simulate train`: compare straggler schemes on a cluster in virtual time."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ Runner = Callable[[TimeModel], SimulatedScheme]
 
 
 def run(options: SimulateTrainOptions) -> int:
-    """Simulate every scheme on the same times and print the comparison; return the exit code.
+    """Simulate every scheme with the same worker times and print a table; return the exit code.
 
     Raises:
         ConfigError: a scheme, the model or a file cannot be used.
@@ -68,10 +68,10 @@ def parse_scheme(
     carries_over: bool = False,
     turn_s: float = 0.0,
 ) -> Runner:
-    """Return what simulates a scheme by its name, as gc-3 or m-sgc-1-3-4.
+    """Return the function that simulates the named scheme, for example gc-3 or m-sgc-1-3-4.
 
-    With `carries_over`, who works on a copy when a step ends finishes it first in the next; the
-    coordinator takes `turn_s` to receive each result.
+    With `carries_over`, a worker that computes a copied chunk when a step ends finishes it at the
+    start of the next step. The coordinator takes `turn_s` to receive each result.
 
     Raises:
         ConfigError: there is no such scheme, or not with these parameters.
@@ -104,7 +104,7 @@ def _queue_shape(stem: str, numbers: list[int], num_workers: int) -> QueueShape 
     if queue is None:
         return None
     if len(numbers) != 1 or numbers[0] < 1:
-        raise ValueError(f"write {stem}-4, say")
+        raise ValueError(f"write it with one number, as in {stem}-4")
     return queue.shape(num_workers, numbers[0])
 
 

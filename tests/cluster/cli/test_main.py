@@ -313,7 +313,7 @@ def test_other_verbs_reject_bad_options_too(
         (["simulate", "train", "--model", "trace:none.csv"], "none.csv does not exist"),
         (["simulate", "train", "--schemes", "magic-3"], "--schemes has 'magic-3': choose among"),
         (["simulate", "train", "--schemes", "m-sgc-1"], "m-sgc takes 3 number"),
-        (["simulate", "train", "--schemes", "pull"], "write pull-4, say"),
+        (["simulate", "train", "--schemes", "pull"], "as in pull-4"),
         (
             ["simulate", "train", "--schemes", "frc-stream-3"],
             "groups of 3 do not divide 16 workers evenly",

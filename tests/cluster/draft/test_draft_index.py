@@ -1,4 +1,4 @@
-"""Texts become a store that the look-up drafter reads."""
+"""Building a store of texts for the look-up drafter."""
 
 import json
 from pathlib import Path

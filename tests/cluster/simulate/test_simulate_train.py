@@ -1,4 +1,4 @@
-"""Schemes in virtual time: named, compared on the same times, and drawn."""
+"""Schemes in virtual time: names, comparison on the same worker times, and plots."""
 
 import json
 from pathlib import Path
@@ -60,5 +60,5 @@ def test_options_that_cannot_work_are_rejected(changed: SimulateTrainOptions, wo
 
 
 def test_a_queue_scheme_needs_one_number() -> None:
-    with pytest.raises(ConfigError, match="write pull-4, say"):
+    with pytest.raises(ConfigError, match="as in pull-4"):
         parse_scheme("pull", 4, 1.0)
