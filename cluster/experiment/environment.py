@@ -1,4 +1,4 @@
-"""What a run is measured on: versions and hardware, but no names of hosts or people."""
+"""The environment of a run: versions and hardware, without names of hosts or people."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ _GIT_TIMEOUT_S = 5.0
 
 
 def environment() -> dict[str, object]:
-    """Return the present environment."""
+    """Return the current environment."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "python": platform.python_version(),
@@ -30,11 +30,11 @@ def _version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
-        return None  # run from a working directory, not installed
+        return None  # runs from a source directory, not installed
 
 
 def _commit() -> str | None:
-    """Return the commit of the code, marked if it was changed since; None without git."""
+    """Return the commit of the code, marked if files have changed since; None without git."""
     root = Path(__file__).resolve().parent.parent.parent
     try:
         made = subprocess.run(

@@ -1,4 +1,4 @@
-"""An experiment's TOML file: every key checked before anything starts."""
+"""The TOML file of an experiment; every key is checked before anything starts."""
 
 import os
 from difflib import get_close_matches
@@ -20,7 +20,7 @@ _GIGA = 1e9
 
 def _seconds(value: object) -> object:
     if not isinstance(value, str):
-        return value  # seconds already, as in the config that a results directory keeps
+        return value  # already seconds, as in the config in a results directory
     try:
         return parse_duration(value)
     except ConfigError as error:
@@ -28,7 +28,7 @@ def _seconds(value: object) -> object:
 
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0)]
-"""Written as "40ms", "0.5s" or "800us"."""
+"""A duration, written as "40ms", "0.5s" or "800us"."""
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -37,73 +37,73 @@ Axis = Annotated[list[_Value], Field(min_length=1)]
 
 
 class Section(BaseModel):
-    """A part of the file; unknown keys are refused."""
+    """A section of the file; unknown keys are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class Devices(Section):
-    """What virtual devices take; beside a real model, what its devices are assumed to take."""
+    """Times of virtual devices; with a real model, the times that predictions assume."""
 
     target: Seconds = 0.0
-    """Of a target forward, whatever the number of ranks."""
+    """Time of a target forward that does not depend on the number of ranks."""
     split: Seconds = 0.0
-    """Of a target forward on one device; the ranks share it."""
+    """Time of a target forward on one device that is divided among the ranks."""
     position: Seconds = 0.0
-    """Of each scored position after the first."""
+    """Time of each scored position after the first."""
     exchanges: Annotated[int, Field(ge=0)] = 0
-    """All-reduces of a target forward."""
+    """The number of all-reduces in a target forward."""
     exchange_bytes: Annotated[int, Field(ge=0)] = 256
-    """What each carries."""
+    """The size of each all-reduce."""
     draft: Seconds | None = None
-    """Of a draft step; or the four below, of a drafter whose ranks share its layers."""
+    """Time of a draft step; the next four keys replace it if drafter ranks share the layers."""
     layers: Count | None = None
     attention: Seconds = 0.0
-    """Of one layer, on its rank."""
+    """Time of the attention of one layer, on its rank."""
     mlp: Seconds = 0.0
-    """Of one layer on one device; the ranks share it."""
+    """Time of the MLP of one layer on one device, divided among the ranks."""
     gather: Seconds = 0.0
-    """Of each exchange between drafter ranks, beyond the real one."""
+    """Time of each exchange between drafter ranks, in addition to the real exchange."""
     alpha: Share = 0.8
-    """Probability that a draft token is right."""
+    """Probability that a draft token is accepted."""
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of it that is lost with each further layer at a time."""
+    """Share of alpha lost for each additional layer that runs in parallel."""
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _check(self) -> "Devices":
         if self.target + self.split <= 0:
-            raise ValueError("target and split are both 0: a forward takes time")
+            raise ValueError("target and split are both 0: raise one of them")
         if (self.draft is None) == (self.layers is None):
             raise ValueError("give either draft, or layers with attention and mlp")
         return self
 
 
 class Network(Section):
-    """What links and collectives take in the simulator; latencies are one way."""
+    """Links and collectives in the simulator; latencies are one-way."""
 
     link: Seconds = 0.00075
-    """Between leader and drafter."""
+    """Latency between leader and drafter."""
     link_gb_s: Rate = 1.0
-    """Gigabytes a second."""
+    """Bandwidth in gigabytes per second."""
     inside: Seconds = 0.0
-    """Between two devices of a node."""
+    """Latency between two devices of a node."""
     inside_gb_s: Rate = 100.0
     between: Seconds = 0.0
-    """Between two nodes."""
+    """Latency between two nodes."""
     between_gb_s: Rate = 10.0
     per_node: Count = 8
-    """Devices of a node."""
+    """The number of devices on a node."""
     host: Seconds = 0.0008
-    """What the leader itself takes for a round."""
+    """The leader's own time for a round."""
 
     @property
     def line(self) -> Line:
-        """Between leader and drafter."""
+        """The link between leader and drafter."""
         return Line(latency_s=self.link, bytes_per_s=self.link_gb_s * _GIGA)
 
     def fabric(self, per_node: int | None = None) -> Fabric:
-        """Return what joins devices."""
+        """Return the links between devices."""
         return Fabric(
             inside=Line(latency_s=self.inside, bytes_per_s=self.inside_gb_s * _GIGA),
             between=Line(latency_s=self.between, bytes_per_s=self.between_gb_s * _GIGA),
@@ -112,7 +112,7 @@ class Network(Section):
 
 
 class Model(Section):
-    """Real models, as `generate` takes them."""
+    """Real models, with the options of `generate`."""
 
     target: str
     drafter: str | None = None
@@ -127,79 +127,79 @@ class Model(Section):
 
 
 class Requests(Section):
-    """What is generated at each point."""
+    """The requests that run at each point."""
 
     num: Count = 4
-    """Requests of a point."""
+    """The number of requests at a point."""
     max_tokens: Count = 64
     seed: Annotated[int, Field(ge=0)] = 0
     draft_wait: Seconds = 60.0
-    """How long a round waits for a late draft."""
+    """The maximum time that a round waits for a draft."""
     group: GroupBackend = "auto"
-    """Exchange between ranks."""
+    """The backend of collectives between ranks."""
     link: LinkKind = "grpc"
     place: str = ""
-    """As `models.place` of generate, beside what sweep.nodes asks for."""
+    """`models.place` of `generate`, in addition to the placement that sweep.nodes requires."""
 
 
 class Train(Section):
-    """A training job whose workers wait in place of computing."""
+    """A training job with workers that wait instead of computing."""
 
     sample: Seconds
-    """Of one sample on one worker."""
+    """Time of one sample on one worker."""
     batch: Count = 96
     steps: Count = 30
     slow: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of its jobs at which a worker is a straggler."""
+    """Share of the jobs in which a worker is a straggler."""
     patience: Rate = 1.0
-    """In rounds, late is who takes 1 + patience times what the fastest take."""
+    """A worker is late in a round after 1 + patience times the time of the fastest workers."""
     overhead: Seconds = 0.002
-    """What a worker's turn takes beside its samples, in the simulator: a chunk's that is handed out
-    by itself, or a round's."""
+    """Simulated time of a worker's turn in addition to its samples; a turn is a chunk of a queue
+    scheme, or a round."""
     turn: Seconds = 0.0
-    """What the coordinator takes to receive a result, in the simulator; they come in one after the
-    other, so it is what many workers wait for."""
+    """Simulated time in which the coordinator receives a result; it receives one at a time, so
+    with many workers this time limits the step."""
     seed: Annotated[int, Field(ge=0)] = 0
 
 
 class Sweep(Section):
-    """The axes; every combination is a point."""
+    """The axes of the sweep; every combination is a point."""
 
     nodes: Axis[Count] = [1]
-    """Nodes that a target's ranks are spread over."""
+    """The number of nodes for the ranks of a target."""
     replicas: Axis[Count] = [1]
-    """Targets that share the requests, each with its own drafters."""
+    """The number of targets that share the requests, each with its own drafters."""
     tp: Axis[Count] = [1]
     drafters: Axis[Annotated[int, Field(ge=0)]] = [1]
-    """Ranks of the drafter; 0 for one in the target's process."""
+    """The number of drafter ranks; 0 for an inline drafter."""
     layer_parallel: Axis[str | int] = ["off"]
     draft_length: Axis[int | Literal["auto"]] = ["auto"]
     mode: Axis[DecodeMode] = [DecodeMode.PEARL]
     clients: Axis[Count] = [1]
-    """Requests in flight at once; another comes as soon as one is answered."""
+    """The number of requests in flight; each answer starts the next request."""
     rate: Axis[Annotated[float, Field(ge=0)]] = [0.0]
-    """Requests a second that come at random times; 0: as soon as others are answered."""
+    """Requests per second at random times; 0 starts a request after each answer."""
     workers: Axis[Count] = [1]
     scheme: Axis[str] = ["pull"]
     factor: Axis[Annotated[float, Field(ge=1)]] = [1.0]
-    """How many times as long a straggler takes; inf hangs."""
+    """The slowdown factor of a straggler; inf hangs."""
 
 
 class Experiment(Section):
-    """A whole experiment."""
+    """An experiment."""
 
     kind: Literal["generate", "train"] = "generate"
     title: str = ""
     out: str
-    """The results directory; relative to the file."""
+    """The results directory, relative to the file."""
     repeats: Count = 3
     order: Literal["deployment", "sweep"] = "deployment"
-    """What is interleaved: the points of a deployment, or the whole sweep, which starts every
-    deployment once a repeat."""
+    """Interleave the repeats within each deployment, or across the whole sweep, which starts each
+    deployment once for every repeat."""
     timeline: bool = True
-    """Whether the phases of drafting and verifying are recorded."""
+    """Whether to record the spans of drafting and verification."""
     ray: str | None = None
-    """Ray cluster to run on; none starts a local one."""
+    """The Ray cluster to run on; None starts a local one."""
     devices: Devices | None = None
     network: Network = Network()
     model: Model | None = None
@@ -217,14 +217,14 @@ class Experiment(Section):
 
 
 def load_experiment(file: Path, out: Path | None = None) -> Experiment:
-    """Read an experiment; paths in it are relative to it.
+    """Read an experiment; relative paths in it start at its directory.
 
     Args:
         file: a TOML file.
-        out: the results directory, in place of the file's.
+        out: the results directory; overrides the one in the file.
 
     Raises:
-        ConfigError: it cannot be read, or something in it cannot be used; names the key.
+        ConfigError: the file cannot be read, or a value is invalid; the message names the key.
     """
     table = read_toml(file)
     try:
@@ -239,7 +239,7 @@ def load_experiment(file: Path, out: Path | None = None) -> Experiment:
         paths: dict[str, str] = {}
         if model.prompts is not None:
             paths["prompts"] = str(_placed(file, model.prompts))
-        for name in ("target", "drafter"):  # a directory, or a name that means something
+        for name in ("target", "drafter"):  # a directory, or a name with a special meaning
             if (value := getattr(model, name)) and _placed(file, value).is_dir():
                 paths[name] = str(_placed(file, value))
         update["model"] = model.model_copy(update=paths)
@@ -247,10 +247,10 @@ def load_experiment(file: Path, out: Path | None = None) -> Experiment:
 
 
 def make_experiment(table: dict[str, Any]) -> Experiment:
-    """Return a checked experiment.
+    """Return the validated experiment.
 
     Raises:
-        ConfigError: something in it cannot be used; names the key.
+        ConfigError: a value is invalid; the message names the key.
     """
     try:
         return Experiment.model_validate(table)

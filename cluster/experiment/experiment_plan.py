@@ -1,4 +1,4 @@
-"""`paceline experiment plan`: what the simulators predict of every point; nothing is started."""
+"""`paceline experiment plan`: predict every point with the simulators; start nothing."""
 
 import json
 from collections.abc import Sequence
@@ -23,18 +23,18 @@ _NOTES = Console(stderr=True, highlight=False)
 
 
 def run(options: ExperimentPlanOptions) -> int:
-    """Simulate every point, write the report of it, and print the table; return the exit code.
+    """Simulate every point, write the report and print the table; return the exit code.
 
     Raises:
-        ConfigError: something in the file cannot be used.
+        ConfigError: a value in the file is invalid.
     """
     experiment = load_experiment(options.file, options.out)
     points = points_of(experiment)
     plan = predict_all(experiment, points)
     if not plan:
         raise ConfigError(
-            "nothing can be predicted: add a section [devices] with what the model's forwards and "
-            "draft steps take (docs/experiments.md)"
+            "nothing can be predicted: add a section [devices] with the times of forwards and "
+            "draft steps (docs/experiments.md)"
         )
     with Store(Path(experiment.out)) as store:
         store.keep_config(experiment)
@@ -50,7 +50,7 @@ def run(options: ExperimentPlanOptions) -> int:
 
 
 def predict_all(experiment: Experiment, points: Sequence[Point]) -> dict[str, Prediction]:
-    """Return the prediction of each point for which there is one."""
+    """Return the available predictions of the points."""
     found = {}
     for point in track(points, "simulating", console=_NOTES, transient=True):
         prediction = predict(experiment, point)

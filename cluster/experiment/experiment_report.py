@@ -1,4 +1,4 @@
-"""`paceline experiment report`: pictures, a table and one page from a results directory."""
+"""`paceline experiment report`: write charts, a table and a page from a results directory."""
 
 import json
 from collections.abc import Sequence
@@ -53,9 +53,9 @@ def run(options: ExperimentReportOptions) -> int:
 
 
 def write_report(directory: Path, experiment: Experiment, rows: Sequence[PointRow]) -> Path:
-    """Write the pictures and the page; return where the page is."""
+    """Write the pictures and the page; return the path of the page."""
     for old in [file for name in _PICTURES for file in directory.glob(name)]:
-        old.unlink()  # of a sweep that had other axes
+        old.unlink()  # from a sweep with other axes
     unit = "samples a second" if experiment.kind == "train" else "tokens a second"
     pictures: list[tuple[str, str, Path]] = []
     growing, largest, where = scaling_axis([row.point for row in rows]), list(rows), ""
@@ -83,8 +83,8 @@ def write_report(directory: Path, experiment: Experiment, rows: Sequence[PointRo
         words = "The start of a run, simulated"
         if any(row.runs for row in rows):
             words = "Spans that leader and drafter recorded, from the middle of a measured run"
-        words += f"; the points differ in the mode alone. {KEY_LEGEND}"
-        pictures.append(("Who works when", words, file))
+        words += f"; the points differ only in the mode. {KEY_LEGEND}"
+        pictures.append(("When target and drafter work", words, file))
     if any(row.ratio is not None for row in rows):
         file = directory / "agreement.png"
         plot_agreement(rows, file)
@@ -95,7 +95,7 @@ def write_report(directory: Path, experiment: Experiment, rows: Sequence[PointRo
 
 
 def rows_json(rows: Sequence[PointRow]) -> list[dict[str, object]]:
-    """Return the rows for programs."""
+    """Return the rows as values for JSON output."""
     return [
         {
             "key": row.point.key,

@@ -1,4 +1,4 @@
-"""Measures points of generation: deployments of real actors, real or virtual devices."""
+"""Measures generation points with deployments of real actors on real or virtual devices."""
 
 import hashlib
 import statistics
@@ -38,15 +38,15 @@ _NUM_SPANS = 4096
 
 
 class GenerateBench:
-    """Runs points; one deployment, of several replicas perhaps, is up at a time."""
+    """Runs generation points; one deployment, with one or more replicas, is up at a time."""
 
     def __init__(
         self, experiment: Experiment, points: Sequence[GeneratePoint], nodes: Sequence[Node]
     ) -> None:
-        """Plan every point for a cluster's nodes.
+        """Plan every point on the nodes of a cluster.
 
         Raises:
-            ConfigError: a point cannot run; names it. Nothing was started.
+            ConfigError: a point cannot run; the message names it. Nothing was started.
         """
         self._experiment = experiment
         self._nodes = nodes
@@ -66,20 +66,20 @@ class GenerateBench:
 
     @property
     def num_actors(self) -> int:
-        """Actors that the largest point needs."""
+        """The number of actors that the largest point needs."""
         return self._num_actors
 
     def measure(self, point: GeneratePoint, repeat: int) -> tuple[MeasuredPoint, list[PhaseSpan]]:
-        """Return a run of a point and, of its first replica, who worked when.
+        """Measure a run of a point; return it with the spans of its first replica.
 
         Raises:
-            PacelineError: it could not be measured; what was started for it has ended.
+            PacelineError: the measurement failed; its deployment is stopped.
         """
         try:
             if self._up != point.deployment:
                 self._start(point)
             submits = self._submits[point.key]
-            self._deployments[0].spans()  # of earlier runs
+            self._deployments[0].spans()  # drops the spans of earlier runs
             start_s = time.perf_counter()
             results = self._run(submits, arrivals(self._experiment, point))
             wall_s = time.perf_counter() - start_s
@@ -93,7 +93,7 @@ class GenerateBench:
         return _measured(point, repeat, results, wall_s), spans
 
     def close(self) -> None:
-        """End what runs."""
+        """Stop the current deployment."""
         self._stack.close()
         self._up, self._deployments, self._links = None, [], []
 
@@ -114,7 +114,7 @@ class GenerateBench:
         self._up = point.deployment
 
     def _run(self, submits: Sequence[Submit], due_s: Sequence[float]) -> list[Result]:
-        """Deal the requests to the replicas in turn and run all to their end."""
+        """Assign the requests to the replicas in turn and run all until they end."""
         num = len(self._deployments)
 
         def run(replica: int) -> list[Result]:
@@ -148,10 +148,10 @@ class GenerateBench:
             find_drafter(options, target, capacity) if point.mode != NO_DRAFTER else NOTHING_DRAFTS
         )
         if drafter.name and bool(drafter.spec.num_ranks) != (point.drafters > 0):
-            where = "on ranks of its own" if point.drafters == 0 else "in the target's process"
+            where = "on its own ranks" if point.drafters == 0 else "in the target's process"
             raise ConfigError(
-                f"sweep.drafters has {point.drafters}, but drafter {drafter.name} works {where}: "
-                f"take {'at least 1' if point.drafters == 0 else '0'}"
+                f"sweep.drafters has {point.drafters}, but drafter {drafter.name} runs {where}: "
+                f"use {'at least 1' if point.drafters == 0 else '0'}"
             )
         tokens = cache_tokens(submits, point.batch, target.max_positions)
         spec = plan_deployment(options, target, drafter, cache_tokens=tokens, stops=False)
@@ -185,7 +185,7 @@ def _model_options(experiment: Experiment, point: GeneratePoint) -> ModelOptions
         link=requests.link,
         max_batch=point.batch,
         draft_wait_s=requests.draft_wait,
-        prefix_cache=False,  # each run is to read its prompts
+        prefix_cache=False,  # each run must prefill its prompts
         place=_place(experiment, point),
         ray_address=experiment.ray,
     )

@@ -1,4 +1,4 @@
-"""An experiment's report as one HTML page that needs no other file."""
+"""The report of an experiment as one self-contained HTML page."""
 
 import base64
 import json
@@ -64,11 +64,11 @@ def write_page(
     """Write the page.
 
     Args:
-        file: where to.
-        experiment: what it is about.
-        rows: its points.
-        pictures: title, explanation and PNG of each.
-        environment: what it was measured on; empty where nothing was.
+        file: the path of the page.
+        experiment: the experiment.
+        rows: the rows of its points.
+        pictures: the title, explanation and PNG file of each picture.
+        environment: the versions and hardware of the measurements; empty without measurements.
     """
     columns, body = _table(rows)
     template = Environment(autoescape=True).from_string(_PAGE)
@@ -94,7 +94,7 @@ def _config(experiment: Experiment) -> dict[str, object]:
 
 
 def summary(rows: Sequence[PointRow]) -> str:
-    """Return in a sentence how well the points were predicted."""
+    """Return a sentence on how close the predictions are to the measurements."""
     off = [abs(row.ratio - 1) for row in rows if row.ratio is not None]
     measured = sum(bool(row.runs) for row in rows)
     text = f"{len(rows)} points, {measured} measured"
@@ -108,7 +108,7 @@ def summary(rows: Sequence[PointRow]) -> str:
 
 
 def _table(rows: Sequence[PointRow]) -> tuple[list[str], list[list[dict[str, object]]]]:
-    """Return the headings and the cells; columns that say nothing of any point are left out."""
+    """Return the headings and the cells, without columns that are empty for all points."""
     axes = varying([row.point for row in rows]) or ["devices"]
     table = [_cells(row, axes) for row in rows]
     names = [name for name in table[0] if any(cells[name] != "-" for cells in table)]

@@ -1,4 +1,4 @@
-"""What the simulators predict of a point, before it is measured."""
+"""The simulators' predictions for a point, before it is measured."""
 
 import random
 from collections.abc import Sequence
@@ -29,18 +29,18 @@ VOCAB = 1024
 _MAX_WIDTH = 8
 _GATHERED_BYTES = 256
 _CHUNKS_EACH = 4
-"""Chunks that `bench train` cuts a worker's share into, where they are handed out."""
+"""The number of chunks for each worker in the queue schemes of `bench train`."""
 _KEPT_SPANS = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """A point's figures from the simulator."""
+    """The simulated figures of a point."""
 
     rate: float
-    """Tokens a second, or samples a second."""
+    """Tokens or samples per second."""
     wall_s: float
-    """What one run takes."""
+    """The duration of one run."""
     accepted: int = 0
     rejected: int = 0
     rounds: int = 0
@@ -49,11 +49,11 @@ class Prediction:
     ttft_s: float = 0.0
     """Mean."""
     step_s: float = 0.0
-    """Mean seconds of a training step."""
+    """The mean duration of a training step."""
 
 
 def predict(experiment: Experiment, point: Point) -> Prediction | None:
-    """Return what the simulator says of a point; None where nothing is assumed of its devices."""
+    """Return the prediction for a point; None if the experiment has no figures for its devices."""
     if isinstance(point, TrainPoint):
         return _predict_training(experiment, point)
     if experiment.devices is None:
@@ -64,7 +64,7 @@ def predict(experiment: Experiment, point: Point) -> Prediction | None:
 def simulations(
     experiment: Experiment, point: GeneratePoint
 ) -> list[tuple[SimulatedDeployment, list[SimulatedRequest]]]:
-    """Return a simulator's setting for each replica of a point, with its share of the requests."""
+    """Return the simulator settings of each replica of a point, with its share of the requests."""
     assert experiment.devices is not None
     setting = _setting(experiment.devices, experiment.network, point)
     requests = [
@@ -81,7 +81,7 @@ def simulations(
 
 
 def arrivals(experiment: Experiment, point: GeneratePoint) -> list[float]:
-    """Return when each request of a point comes, in seconds from the start of its run."""
+    """Return the arrival time of each request of a point, in seconds from the start of the run."""
     requests = experiment.requests
     if not point.rate:
         return [0.0] * requests.num
@@ -93,7 +93,7 @@ def arrivals(experiment: Experiment, point: GeneratePoint) -> list[float]:
 
 
 def summed(parts: Sequence[SimulatedDecoding]) -> Prediction:
-    """Return the figures of several replicas together."""
+    """Return the combined figures of several replicas."""
     wall_s = max(part.elapsed_s for part in parts)
     num_tokens = sum(part.num_tokens for part in parts)
     num_rounds = sum(part.num_rounds for part in parts)
@@ -113,7 +113,7 @@ def summed(parts: Sequence[SimulatedDecoding]) -> Prediction:
 
 
 def simulated_spans(experiment: Experiment, point: GeneratePoint) -> list[PhaseSpan]:
-    """Return who works when at the start of a point's run, by the simulator."""
+    """Return the simulated spans of target and drafter at the start of a point's run."""
     setting, requests = simulations(experiment, point)[0]
     phases = {Busy.TARGET: SpanKind.VERIFY, Busy.DRAFTER: SpanKind.DRAFT}
     spans = simulate(setting, requests[:1], keep_spans=_KEPT_SPANS).spans
@@ -121,7 +121,7 @@ def simulated_spans(experiment: Experiment, point: GeneratePoint) -> list[PhaseS
 
 
 def virtual_text(devices: Devices, point: GeneratePoint) -> str:
-    """Return `--virtual` for a point's devices: the parts that ranks share are shared out."""
+    """Return the `--virtual` text of a point's devices, with shared times divided by the ranks."""
     target_s = devices.target + devices.split / point.tp
     parts = [
         f"target={_us(target_s)}",
@@ -187,7 +187,7 @@ def _predict_training(experiment: Experiment, point: TrainPoint) -> Prediction |
     train = experiment.train
     assert train is not None
     if isinf(point.factor):
-        return None  # workers that hang are replaced, which no scheme's model knows of
+        return None  # workers that hang are replaced, which the schemes' models leave out
     scheme, num_chunks = point.scheme, 0
     if queue := QUEUE_SCHEMES.get(scheme):
         number = WorkersConfig().group if queue.is_grouped else _CHUNKS_EACH

@@ -1,4 +1,4 @@
-"""A report's rows: what was predicted of each point, what was measured, and how both scale."""
+"""The rows of a report: the prediction, the measurements and the scaling of each point."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -18,46 +18,46 @@ class PointRow:
     point: Point
     predicted: Prediction | None
     runs: tuple[MeasuredPoint, ...] = ()
-    """Those that succeeded."""
+    """The successful runs."""
     errors: tuple[str, ...] = ()
     speedup: float | None = None
-    """Against the baseline, as measured."""
+    """The measured speed-up over the baseline."""
     predicted_speedup: float | None = None
     base_devices: int = 1
-    """Devices of the baseline."""
+    """The number of devices of the baseline."""
     identical: bool | None = None
-    """Whether its output tokens are the baseline's; None where they are not compared."""
+    """Whether the output tokens equal the baseline's; None if they are not compared."""
 
     @property
     def rate(self) -> float | None:
-        """Median over the runs."""
+        """The median rate of the runs."""
         return statistics.median(run.rate for run in self.runs) if self.runs else None
 
     @property
     def low(self) -> float | None:
-        """The slowest run's rate."""
+        """The rate of the slowest run."""
         return min((run.rate for run in self.runs), default=None)
 
     @property
     def high(self) -> float | None:
-        """The fastest run's rate."""
+        """The rate of the fastest run."""
         return max((run.rate for run in self.runs), default=None)
 
     @property
     def ratio(self) -> float | None:
-        """What was measured to what was predicted."""
+        """The ratio of the measured to the predicted rate."""
         if self.rate is None or self.predicted is None:
             return None
         return self.rate / self.predicted.rate
 
     @property
     def efficiency(self) -> float | None:
-        """Speed-up a device, the baseline's being 1."""
+        """The measured speed-up per device; 1 for the baseline."""
         return self._each(self.speedup)
 
     @property
     def predicted_efficiency(self) -> float | None:
-        """The same, as predicted."""
+        """The predicted speed-up per device; 1 for the baseline."""
         return self._each(self.predicted_speedup)
 
     def figure(self, name: str) -> float | None:
@@ -72,7 +72,7 @@ class PointRow:
 def make_rows(
     points: Sequence[Point], plan: Mapping[str, Prediction], results: Sequence[MeasuredPoint]
 ) -> list[PointRow]:
-    """Return a row for each point, in the sweep's order."""
+    """Return a row for each point, in the order of the sweep."""
     rows = []
     for point in points:
         mine = [measured for measured in results if measured.key == point.key]
@@ -88,7 +88,7 @@ def make_rows(
 
 
 def _baseline(row: PointRow, rows: Sequence[PointRow]) -> PointRow:
-    """Return what a row is compared with: plain, on the fewest devices, under the same load."""
+    """Return the baseline of a row: plain, on the fewest devices, with the same load."""
     alike = [other for other in rows if _load(other.point) == _load(row.point)]
     return min(alike, key=lambda other: (other.point.devices, not _is_plain(other.point)))
 
@@ -120,14 +120,14 @@ def _compared(row: PointRow, base: PointRow) -> PointRow:
 
 
 def varying(points: Sequence[Point]) -> list[str]:
-    """Return the axes on which points differ."""
+    """Return the axes in which the points differ."""
     return [
         name
         for name in (points[0].AXES if points else ())
-        if len({getattr(point, name) for point in points if _means(point, name)}) > 1
+        if len({getattr(point, name) for point in points if _applies_to(point, name)}) > 1
     ]
 
 
-def _means(point: Point, axis: str) -> bool:
-    """Return whether an axis says anything of a point: without a drafter, its axes do not."""
+def _applies_to(point: Point, axis: str) -> bool:
+    """Return whether an axis applies to a point; a drafter's axes need a drafter."""
     return axis not in _DRAFTER_AXES or not _is_plain(point)

@@ -1,4 +1,4 @@
-"""An experiment's tables on a terminal."""
+"""The terminal tables of an experiment."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from cluster.experiment.result_rows import PointRow, varying
 
 
 def results_table(rows: Sequence[PointRow], title: str) -> Table:
-    """Return what was measured beside what was predicted."""
+    """Return a table of measurements and predictions."""
     table = Table(title=title)
     axes = varying([row.point for row in rows]) or ["devices"]
     for name in axes:
@@ -34,15 +34,15 @@ def results_table(rows: Sequence[PointRow], title: str) -> Table:
 
 
 def plan_table(rows: Sequence[PointRow], experiment: Experiment) -> Table:
-    """Return what was predicted, and how long measuring it all would take."""
+    """Return a table of predictions, with the estimated time to measure all points."""
     runs_s = sum(row.predicted.wall_s for row in rows if row.predicted is not None)
     repeats = experiment.repeats
-    caption = f"{repeats} runs of {len(rows)} points: {repeats * runs_s:.0f} s, and the starts"
+    caption = f"{repeats} runs of {len(rows)} points: {repeats * runs_s:.0f} s, plus start times"
     table = Table(title=experiment.title or "simulated", caption=caption)
     axes = varying([row.point for row in rows]) or ["devices"]
     for name in axes:
         table.add_column(name.replace("_", " "))
-    for name in ("devices", "rate", "speed-up", "efficiency", "a run takes"):
+    for name in ("devices", "rate", "speed-up", "efficiency", "run time"):
         table.add_column(name, justify="right")
     for row in rows:
         found = row.predicted
@@ -58,7 +58,7 @@ def plan_table(rows: Sequence[PointRow], experiment: Experiment) -> Table:
 
 
 def axis_text(row: PointRow, name: str) -> str:
-    """Return a point's value on an axis, as people read it."""
+    """Return the value of a point on an axis, as display text."""
     value = getattr(row.point, name)
     if value is None:
         return "auto" if getattr(row.point, "drafters", 1) else "-"
@@ -66,5 +66,5 @@ def axis_text(row: PointRow, name: str) -> str:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """Return a figure, or a dash where there is none."""
+    """Return a figure as text, or a dash for None."""
     return "-" if value is None else f"{value:.{digits}f}"

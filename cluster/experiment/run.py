@@ -36,7 +36,7 @@ from runtime.errors import PacelineError
 
 _NOTES = Console(stderr=True, highlight=False)
 _START_S = 10.0
-"""What starting a point's actors takes, roughly; only the time left is reckoned with it."""
+"""A rough start time of the actors of a point, used only to estimate the remaining time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Unit:
 
 
 def run(options: ExperimentOptions) -> int:
-    """Run an experiment, or what is missing of it; return the exit code: 1 if a point failed.
+    """Measure the missing points of an experiment; return the exit code: 1 if a point failed.
 
     Raises:
         ConfigError: something in the file cannot be used; nothing was started.
@@ -86,8 +86,8 @@ def _run(options: ExperimentOptions, experiment: Experiment, nodes: Sequence[Nod
 
 
 def units_of(experiment: Experiment, points: Sequence[Point]) -> list[Unit]:
-    """Return all runs in their order: repeats interleaved, deployments started seldom."""
-    if experiment.kind == "train":  # each run starts its own workers, so nothing is saved
+    """Return all runs in order: interleaved repeats, with few starts of deployments."""
+    if experiment.kind == "train":  # each run starts its own workers, so grouping saves no starts
         return [Unit(point, number) for number in range(experiment.repeats) for point in points]
     groups: dict[object, list[GeneratePoint]] = {}
     for point in points:
@@ -100,7 +100,7 @@ def units_of(experiment: Experiment, points: Sequence[Point]) -> list[Unit]:
 
 
 def missing(units: Sequence[Unit], known: Sequence[MeasuredPoint], *, retry: bool) -> list[Unit]:
-    """Return the runs that have not been made; with `retry` also those that failed."""
+    """Return the runs without a result; with `retry` also those that failed."""
     done = {(one.key, one.repeat) for one in known if not (one.error and retry)}
     return [unit for unit in units if (unit.point.key, unit.repeat) not in done]
 
@@ -131,7 +131,7 @@ def _measure_all(
 
 
 def _measure(bench: GenerateBench | TrainBench, unit: Unit, store: Store) -> MeasuredPoint:
-    """Return a run, or why it failed: other points continue."""
+    """Return a measured run, or a record of its error, so that other points still run."""
     point = unit.point
     try:
         if isinstance(bench, TrainBench):
@@ -153,7 +153,7 @@ def _measure(bench: GenerateBench | TrainBench, unit: Unit, store: Store) -> Mea
 
 
 class _Advance:
-    """Moves the bar on by what each run was predicted to take."""
+    """Advances the progress bar by the predicted time of each run."""
 
     def __init__(self, progress: Progress, todo: Sequence[Unit], plan: dict[str, Prediction]):
         self._progress, self._plan = progress, plan
@@ -162,11 +162,11 @@ class _Advance:
         self._done = 0
 
     def begin(self, unit: Unit) -> None:
-        """Show what runs."""
+        """Show the name of the run that starts."""
         self._progress.update(self._task, description=f"{unit.point.key} #{unit.repeat + 1}")
 
     def end(self, unit: Unit) -> None:
-        """Show that it has run."""
+        """Count the run as done."""
         self._done += 1
         self._progress.update(self._task, advance=self._weight(unit), done=self._done)
 
@@ -185,6 +185,6 @@ def _progress(todo: Sequence[Unit], plan: dict[str, Prediction]) -> Iterator[_Ad
         TextColumn("left"),
         TimeRemainingColumn(),
         console=_NOTES,
-        refresh_per_second=1,  # the cores are for what is measured
+        refresh_per_second=1,  # leaves the cores to the measurement
     ) as progress:
         yield _Advance(progress, todo, plan)

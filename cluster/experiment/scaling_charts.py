@@ -1,4 +1,4 @@
-"""An experiment's pictures: how rate, speed-up and efficiency scale, and what was predicted."""
+"""Charts of how rate, speed-up and efficiency scale, measured and predicted."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +13,17 @@ from cluster.experiment.result_tables import axis_text
 from cluster.experiment.sweep_points import Point
 
 _SIZES = ("workers", "replicas", "tp", "drafters", "nodes")
-"""Axes that add devices, the most usual first."""
+"""Axes that add devices, in order of preference."""
 _NUMERIC = ("draft_length", "layer_parallel", "clients", "rate", "factor")
 _NOTHING = ("-", "0", "off")
 _BAND = 0.05
 _HEIGHT = 4.2
 _WIDE = 30
-"""Highest to lowest rate, from which rates are drawn to a logarithmic scale."""
+"""Minimum ratio of the highest to the lowest rate for a logarithmic scale."""
 
 
 def scaling_axis(points: Sequence[Point]) -> str | None:
-    """Return the axis along which an experiment grows; None where it does not."""
+    """Return the axis that adds devices and has the most values; None if none varies."""
     counts = {
         name: len({getattr(point, name) for point in points})
         for name in _SIZES
@@ -34,7 +34,7 @@ def scaling_axis(points: Sequence[Point]) -> str | None:
 
 
 def plot_scaling(rows: Sequence[PointRow], file: Path, *, unit: str) -> None:
-    """Draw rate, speed-up and efficiency against devices; measured with marks, predicted dashed."""
+    """Plot rate, speed-up and efficiency by devices: measured with marks, predicted dashed."""
     axis = scaling_axis([row.point for row in rows])
     assert axis is not None
     figure, panels = new_figure(3, width=13.5, height=_HEIGHT)
@@ -60,14 +60,14 @@ def plot_scaling(rows: Sequence[PointRow], file: Path, *, unit: str) -> None:
 
 
 def plot_axis(rows: Sequence[PointRow], axis: str, file: Path, *, unit: str) -> None:
-    """Draw the rate along one axis that adds no devices."""
+    """Plot the rate along one axis that adds no devices."""
     figure, (panel,) = new_figure(1, width=7.5, height=_HEIGHT)
-    places = list(
+    labels = list(
         dict.fromkeys(axis_text(row, axis) for row in rows if axis_text(row, axis) != "-")
     )
     for index, (name, some) in enumerate(_series(rows, axis).items()):
-        some = [row for row in some if axis_text(row, axis) in places]
-        at = [places.index(axis_text(row, axis)) for row in some]
+        some = [row for row in some if axis_text(row, axis) in labels]
+        at = [labels.index(axis_text(row, axis)) for row in some]
         color = f"C{index % 10}"
         _curves(
             panel,
@@ -76,14 +76,14 @@ def plot_axis(rows: Sequence[PointRow], axis: str, file: Path, *, unit: str) -> 
             color,
             name,
         )
-    panel.set_xticks(range(len(places)), places)
+    panel.set_xticks(range(len(labels)), labels)
     panel.set(xlabel=axis.replace("_", " "), ylabel=unit)
     panel.set_ylim(bottom=0)
     _finish(figure, file)
 
 
 def plot_agreement(rows: Sequence[PointRow], file: Path) -> None:
-    """Draw, for each point, what was measured to what was predicted."""
+    """Plot the ratio of the measured to the predicted rate of each point."""
     known = [row for row in rows if row.ratio is not None and row.predicted is not None]
     figure, (panel,) = new_figure(1, width=10, height=0.9 + 0.24 * len(known))
     panel.axvspan(1 - _BAND, 1 + _BAND, color="tab:green", alpha=0.12)
@@ -101,7 +101,7 @@ def plot_agreement(rows: Sequence[PointRow], file: Path) -> None:
 
 
 def free_axes(rows: Sequence[PointRow]) -> list[str]:
-    """Return the axes that add no devices and have several values."""
+    """Return the axes that have several values and add no devices."""
     names = varying([row.point for row in rows])
     return [name for name in names if name in _NUMERIC]
 
@@ -144,7 +144,7 @@ def _curves(
     color: str,
     label: str,
 ) -> None:
-    """Draw measured points with marks and predicted ones dashed; one of them gets the label."""
+    """Plot measured points with marks and predicted ones dashed; label only one of the two."""
     for points, style in ((measured, "o-"), (predicted, "--")):
         known = [(x, y) for x, y in points if y is not None]
         if known:

@@ -1,4 +1,4 @@
-"""A results directory: one line for each run of each point, so that a cut run continues."""
+"""A results directory: one line for each run of each point, so that experiments resume."""
 
 import fcntl
 import json
@@ -24,40 +24,40 @@ CONFIG, RESULTS, PLAN, ENVIRONMENT = (
 )
 TIMELINES = "timelines"
 _FREE = ("out", "title", "repeats", "order", "timeline", "ray", "sweep", "network")
-"""What may change between runs into one directory: no result depends on it."""
+"""Fields that may change between runs into one directory: results do not depend on them."""
 _SIMULATED = {"train": ("overhead", "turn")}
-"""Keys of sections that only the simulator reads, so that it can be fitted to what was measured."""
+"""Keys that only the simulator reads, and that may change to fit it to the measurements."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredPoint:
-    """One run of one point, or why there is none."""
+    """The result of one run of one point, or its error."""
 
     key: str
     repeat: int
     rate: float = 0.0
-    """Tokens a second, or samples a second."""
+    """Tokens or samples per second."""
     wall_s: float = 0.0
     figures: dict[str, float]
-    """What else was measured."""
+    """The other figures by name."""
     digest: str = ""
-    """Of all output tokens: equal ones are equal outputs."""
+    """The digest of all output tokens."""
     error: str = ""
-    """Why the point could not be measured."""
+    """The error that prevented the measurement."""
 
 
 class Store:
-    """The one writer of a results directory."""
+    """The exclusive writer of a results directory."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._file: TextIO | None = None
 
     def __enter__(self) -> "Store":
-        """Take the directory; a line that a cut run left half written is dropped.
+        """Lock the directory, and drop an incomplete line of an interrupted run.
 
         Raises:
-            ConfigError: another process writes to it, or it cannot be made.
+            ConfigError: another process writes to the directory, or it cannot be created.
         """
         try:
             (self.directory / TIMELINES).mkdir(parents=True, exist_ok=True)
@@ -87,10 +87,10 @@ class Store:
             self._file.close()
 
     def keep_config(self, experiment: Experiment) -> None:
-        """Write the experiment down, for the report and for later runs.
+        """Save the experiment for the report and for later runs.
 
         Raises:
-            ConfigError: what was measured here was measured with something else.
+            ConfigError: the directory has measurements of an experiment that differs.
         """
         whole = experiment.model_dump(mode="json")
         file = self.directory / CONFIG
@@ -106,24 +106,24 @@ class Store:
         self._write(file, whole | {"out": "."})
 
     def keep_plan(self, predictions: dict[str, Prediction]) -> None:
-        """Write down what was predicted of each point."""
+        """Save the prediction of each point."""
         plan = {key: asdict(prediction) for key, prediction in predictions.items()}
         self._write(self.directory / PLAN, plan)
 
     def keep_environment(self, environment: dict[str, object]) -> None:
-        """Add what this run is measured on."""
+        """Add the environment of this run."""
         with (self.directory / ENVIRONMENT).open("a", encoding="utf-8") as file:
             file.write(json.dumps(environment) + "\n")
 
     def keep(self, measured: MeasuredPoint) -> None:
-        """Write a run down, for good."""
+        """Write a run to disk."""
         assert self._file is not None
         self._file.write(json.dumps(asdict(measured)) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def keep_timeline(self, key: str, spans: Sequence[PhaseSpan]) -> None:
-        """Write down who worked when at a point."""
+        """Save the recorded spans of a point."""
         rows = [[s.phase.value, round(s.start_s, 6), round(s.end_s, 6), s.size] for s in spans]
         self._write(self.directory / TIMELINES / f"{key}.json", rows)
 
@@ -136,13 +136,13 @@ class Store:
 
 
 def read_results(directory: Path) -> list[MeasuredPoint]:
-    """Return what was measured, the newest of each run; what failed and then did not, once."""
+    """Return the newest result of each run."""
     found: dict[tuple[str, int], MeasuredPoint] = {}
     for line in _text(directory / RESULTS).splitlines():
         try:
             measured = MeasuredPoint(**parse_json(line, finite=False))
         except (ValueError, TypeError):
-            continue  # the end of a run that was cut
+            continue  # the incomplete last line of an interrupted run
         found[measured.key, measured.repeat] = measured
     return list(found.values())
 
@@ -151,12 +151,12 @@ def read_config(directory: Path) -> Experiment:
     """Return the experiment of a results directory.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the directory has no experiment.
     """
     if not (directory / CONFIG).exists():
         raise ConfigError(
-            f"{directory} holds no experiment, as it has no {CONFIG}: name what `experiment run` "
-            "wrote"
+            f"{directory} holds no experiment (no {CONFIG}): name the directory "
+            "that `experiment run` wrote"
         )
     return make_experiment(read_json_object(directory / CONFIG, finite=False)).model_copy(
         update={"out": str(directory)}
@@ -164,7 +164,7 @@ def read_config(directory: Path) -> Experiment:
 
 
 def read_plan(directory: Path) -> dict[str, Prediction]:
-    """Return what was predicted, by the points' keys."""
+    """Return the predictions by the keys of the points."""
     file = directory / PLAN
     if not file.exists():
         return {}
@@ -178,14 +178,14 @@ def read_plan(directory: Path) -> dict[str, Prediction]:
 
 
 def read_environment(directory: Path) -> dict[str, Any]:
-    """Return what the last run was measured on."""
+    """Return the environment of the last run."""
     file = directory / ENVIRONMENT
     lines = _text(file).splitlines()
     return parse_object(lines[-1], f"{file}, line {len(lines)}", finite=False) if lines else {}
 
 
 def read_timeline(directory: Path, key: str) -> list[PhaseSpan]:
-    """Return who worked when at a point; nothing where that was not recorded."""
+    """Return the recorded spans of a point; an empty list if none were recorded."""
     file = directory / TIMELINES / f"{key}.json"
     if not file.exists():
         return []
@@ -209,7 +209,7 @@ def _measured(name: str, value: Any) -> Any:
 
 
 def _differing(value: object, other: object) -> str:
-    """Show a section's differing keys alone."""
+    """Return only the keys of a section that differ."""
     if isinstance(value, dict) and isinstance(other, dict):
         return str({key: mine for key, mine in value.items() if other.get(key) != mine})
     return repr(value)

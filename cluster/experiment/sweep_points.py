@@ -1,4 +1,4 @@
-"""The points of a sweep, each with what it runs on; impossible ones are refused by name."""
+"""The points of a sweep, with their devices; impossible points are rejected by key."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -19,7 +19,7 @@ KEY_LEGEND = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratePoint:
-    """One combination of a sweep over generation."""
+    """One combination of a sweep over generation settings."""
 
     AXES: ClassVar[tuple[str, ...]] = (
         "nodes",
@@ -36,17 +36,17 @@ class GeneratePoint:
     replicas: int
     tp: int
     drafters: int
-    """0 where nothing is drafted, or the drafter is in the target's process."""
+    """The number of drafter ranks; 0 without a drafter or with an inline drafter."""
     layer_parallel: str
     draft_length: int | None
-    """None leaves it to the controller."""
+    """The draft length; None lets the controller choose it."""
     mode: str
     clients: int
     rate: float
 
     @property
     def key(self) -> str:
-        """Its name, in results and files."""
+        """The name of the point in results and files."""
         parts = [f"n{self.nodes}"] if self.nodes > 1 else []
         parts += [f"x{self.replicas}"] if self.replicas > 1 else []
         parts.append(f"tp{self.tp}")
@@ -61,12 +61,12 @@ class GeneratePoint:
 
     @property
     def devices(self) -> int:
-        """Devices it keeps busy."""
+        """The number of devices that it uses."""
         return self.replicas * (self.tp + self.drafters)
 
     @property
     def deployment(self) -> tuple[object, ...]:
-        """What has to be started for it; points that agree share it."""
+        """The values that determine the deployment; points with equal values share one."""
         return (
             self.nodes,
             self.replicas,
@@ -78,28 +78,28 @@ class GeneratePoint:
 
     @property
     def batch(self) -> int:
-        """Requests in flight at once, at most."""
+        """The maximum number of requests in flight."""
         return self.clients if not self.rate else max(self.clients, 16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainPoint:
-    """One combination of a sweep over training."""
+    """One combination of a sweep over training settings."""
 
     AXES: ClassVar[tuple[str, ...]] = ("workers", "scheme", "factor")
     workers: int
     scheme: str
     factor: float
-    """How many times as long a straggler takes; 1 is none."""
+    """The slowdown factor of a straggler; 1 means no stragglers."""
 
     @property
     def key(self) -> str:
-        """Its name, in results and files."""
+        """The name of the point in results and files."""
         return f"w{self.workers}-{self.scheme}-{self.factor:g}x"
 
     @property
     def devices(self) -> int:
-        """Devices it keeps busy."""
+        """The number of devices that it uses."""
         return self.workers
 
 
@@ -107,17 +107,17 @@ Point = GeneratePoint | TrainPoint
 
 
 def points_of(experiment: Experiment) -> list[GeneratePoint] | list[TrainPoint]:
-    """Return the points of a sweep, each once.
+    """Return the distinct points of a sweep.
 
     Raises:
-        ConfigError: an axis has a value that cannot be; names the key.
+        ConfigError: an axis has an impossible value; the message names the key.
     """
     sweep = experiment.sweep
     foreign = ("workers", "scheme", "factor")
     axes = foreign if experiment.kind == "generate" else GeneratePoint.AXES
     for name in axes:
         if getattr(sweep, name) != Sweep.model_fields[name].default:
-            raise ConfigError(f"sweep.{name} means nothing where kind is {experiment.kind!r}")
+            raise ConfigError(f"sweep.{name} has no effect when kind is {experiment.kind!r}")
     if experiment.kind == "train":
         made = [
             TrainPoint(workers=workers, scheme=scheme, factor=factor)
@@ -131,7 +131,7 @@ def points_of(experiment: Experiment) -> list[GeneratePoint] | list[TrainPoint]:
         if point.nodes > point.tp:
             raise ConfigError(
                 f"sweep.nodes has {point.nodes}, but the target of point {point.key} has "
-                f"{point.tp} rank(s): it cannot lie on more nodes than ranks"
+                f"{point.tp} rank(s): it cannot use more nodes than ranks"
             )
     return points
 
@@ -178,7 +178,7 @@ def _check_layers(devices: Devices, experiment: Experiment) -> None:
     sweep = experiment.sweep
     if min(sweep.drafters) < 1 and set(sweep.mode) != {NO_DRAFTER}:
         raise ConfigError(
-            "sweep.drafters has 0, but a virtual drafter is a device of its own: take at least 1"
+            "sweep.drafters has 0, but a virtual drafter has its own device: use at least 1"
         )
     if devices.layers is None:
         if any(text != "off" for text in sweep.layer_parallel):
@@ -190,5 +190,5 @@ def _check_layers(devices: Devices, experiment: Experiment) -> None:
     if max(sweep.drafters) > devices.layers:
         raise ConfigError(
             f"sweep.drafters has {max(sweep.drafters)}: devices.layers are {devices.layers}, and a "
-            "rank needs one; take fewer drafters or more layers"
+            "rank needs one; use fewer drafters or more layers"
         )

@@ -1,4 +1,4 @@
-"""A picture of who worked when: drafting beside verifying, from recorded spans."""
+"""A chart of when the drafter drafts and the target verifies, from recorded spans."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ from cluster.experiment.sweep_points import KEY_LEGEND
 from runtime.timeline import PhaseSpan, SpanKind
 
 _FORWARDS = 14
-"""Forwards of the target that a picture shows."""
+"""The number of target forwards in a chart."""
 _LANES = (
     (SpanKind.VERIFY, "target verifies", "tab:blue"),
     (SpanKind.WAIT, "target waits", "tab:red"),
@@ -21,8 +21,8 @@ def plot_timelines(timelines: Mapping[str, Sequence[PhaseSpan]], file: Path) -> 
     """Draw stretches of the same length from the middle of each run.
 
     Args:
-        timelines: spans by what to call them.
-        file: where to.
+        timelines: the spans by label.
+        file: the path of the picture.
     """
     figure, panels = new_stack(len(timelines), width=12, height=0.7 + 1.15 * len(timelines))
     length_s = min(stretch_s(spans) for spans in timelines.values())
@@ -54,13 +54,13 @@ def plot_timelines(timelines: Mapping[str, Sequence[PhaseSpan]], file: Path) -> 
 
 
 def stretch_s(spans: Sequence[PhaseSpan]) -> float:
-    """Return how long some forwards in the middle of a run take."""
+    """Return the duration of several consecutive forwards in the middle of a run."""
     some = _some_forwards(spans)
     return some[-1].end_s - some[0].start_s
 
 
 def middle(spans: Sequence[PhaseSpan], length_s: float) -> list[PhaseSpan]:
-    """Return the parts of spans within a stretch of a run that begins with a forward."""
+    """Return the spans, clipped to an interval of this length that starts with a forward."""
     start_s = _some_forwards(spans)[0].start_s
     end_s = start_s + length_s
     return [
@@ -77,7 +77,7 @@ def _some_forwards(spans: Sequence[PhaseSpan]) -> list[PhaseSpan]:
 
 
 def overlap(spans: Sequence[PhaseSpan]) -> float:
-    """Return the share of the drafting time in which the target verified."""
+    """Return the share of the drafting time that overlaps with verification."""
     verifying = [span for span in spans if span.phase is SpanKind.VERIFY]
     drafting = [span for span in spans if span.phase is SpanKind.DRAFT]
     drafting_s = sum(span.end_s - span.start_s for span in drafting)

@@ -1,4 +1,4 @@
-"""Which runs are shown one below the other: those that differ in their mode alone."""
+"""Choosing the timelines to compare: points that differ only in their mode."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +16,10 @@ Timelines = dict[str, list[PhaseSpan]]
 def comparable_timelines(
     directory: Path, experiment: Experiment, rows: Sequence[PointRow]
 ) -> Timelines:
-    """Return the spans of points alike in all axes but the mode, by their keys.
+    """Return the spans of points that are equal in all axes except the mode, by their keys.
 
-    They are what was recorded, or where nothing was measured what the simulator says. Of the groups
-    with the most modes it is the one whose best point is the most efficient.
+    The spans are recorded ones, or simulated ones if no point is measured. Among the groups with
+    the most modes, choose the group that has the most efficient point.
     """
     groups: dict[tuple[object, ...], list[tuple[float, GeneratePoint]]] = {}
     for row in rows:
@@ -39,7 +39,7 @@ def comparable_timelines(
 
 
 def _efficiency(row: PointRow, rows: Sequence[PointRow]) -> float | None:
-    """Return tokens per second and device; None for what has no timeline."""
+    """Return tokens per second and device; None for points without a timeline."""
     if isinstance(row.point, GeneratePoint) and row.point.mode == NO_DRAFTER:
         return None
     rate = row.rate

@@ -1,4 +1,4 @@
-"""Measures points of training: real actors, messages and schemes; computing is a timed wait."""
+"""Measures training points with real actors, messages and schemes; computing is a timed wait."""
 
 from collections.abc import Sequence
 
@@ -11,13 +11,13 @@ from runtime.errors import ConfigError
 
 
 class TrainBench:
-    """Runs points, each on workers of its own."""
+    """Runs training points, each on separate workers."""
 
     def __init__(self, experiment: Experiment, points: Sequence[TrainPoint]) -> None:
         """Check every point.
 
         Raises:
-            ConfigError: a point cannot run; names it. Nothing was started.
+            ConfigError: a point cannot run; the message names it. Nothing was started.
         """
         self._experiment = experiment
         self.num_actors = max((point.workers for point in points), default=1)
@@ -25,10 +25,10 @@ class TrainBench:
             self._check(point)
 
     def measure(self, point: TrainPoint, repeat: int) -> MeasuredPoint:
-        """Return a run of a point.
+        """Measure a run of a point.
 
         Raises:
-            PacelineError: it could not be measured.
+            PacelineError: the measurement failed.
         """
         options = self._options(point)
         config = job_config(options, point.scheme)
@@ -50,8 +50,8 @@ class TrainBench:
         options = self._options(point)
         if options.batch < point.workers:
             raise ConfigError(
-                f"point {point.key}: train.batch is {options.batch}, less than a sample for each "
-                f"of {point.workers} workers: take a larger batch"
+                f"point {point.key}: train.batch is {options.batch}, less than one sample for "
+                f"each of {point.workers} workers: raise train.batch"
             )
         try:
             job_config(options, point.scheme)

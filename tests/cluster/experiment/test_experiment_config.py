@@ -1,4 +1,4 @@
-"""What an experiment's file may say."""
+"""The values that an experiment file accepts."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.support.experiment_files import SMALL, TRAIN, generate_points, loaded
 from tests.support.models import smollm2_directory
 
 
-def test_durations_defaults_and_places(tmp_path: Path) -> None:
+def test_durations_defaults_and_placement(tmp_path: Path) -> None:
     experiment = loaded(tmp_path)
     assert experiment.devices is not None
     assert experiment.devices.split == pytest.approx(0.016)
@@ -35,17 +35,17 @@ def test_durations_defaults_and_places(tmp_path: Path) -> None:
         ("tp = [1, 2]", "tp = [0]", r"sweep.tp.0 is 0"),
         ("tp = [1, 2]", "tp = []", r"sweep.tp is \[\]"),
         ("tp = [1, 2]", "nodes = [4]", "sweep.nodes has 4, .* more nodes than ranks"),
-        ("tp = [1, 2]", "workers = [1, 2]", "sweep.workers means nothing where kind is 'generate'"),
+        ("tp = [1, 2]", "workers = [1, 2]", "sweep.workers has no effect when kind is 'generate'"),
         ("tp = [1, 2]", "layer_parallel = [2]", "devices.draft has no layers"),
         ("tp = [1, 2]", 'layer_parallel = ["on"]', "sweep.layer_parallel has 'on'"),
-        ("draft_length = [3]", "drafters = [0]", "sweep.drafters has 0, .* device of its own"),
+        ("draft_length = [3]", "drafters = [0]", "sweep.drafters has 0, .* its own device"),
         ("draft_length = [3]", "draft_length = [-1]", "sweep.draft_length has -1"),
         ('"pearl"]', '"fast"]', "sweep.mode.2 is 'fast'"),
         ("[devices]", "[device]", "unknown key device; did you mean devices"),
         ("[requests]", "x = [\n[requests]", "not TOML"),
     ],
 )
-def test_what_cannot_be_is_rejected_by_name(tmp_path: Path, old: str, new: str, words: str) -> None:
+def test_invalid_values_are_rejected_by_key(tmp_path: Path, old: str, new: str, words: str) -> None:
     assert old in SMALL
     with pytest.raises(ConfigError, match=words):
         points_of(loaded(tmp_path, SMALL.replace(old, new)))
@@ -63,10 +63,10 @@ def test_a_training_sweep_needs_its_section(tmp_path: Path) -> None:
     assert len(points_of(loaded(tmp_path, TRAIN))) == 8
 
 
-def test_where_a_real_drafter_works_has_to_fit_the_sweep(tmp_path: Path) -> None:
+def test_the_ranks_of_a_real_drafter_must_match_the_sweep(tmp_path: Path) -> None:
     model = f'[model]\ntarget = "{smollm2_directory()}"\nprompt = "a"\ndrafter = "lookup"\n'
     text = f'out = "x"\n{model}[sweep]\ndrafters = [1]\nmode = ["speculative"]\n'
-    words = "drafter lookup works in the target's process: take 0"
+    words = "drafter lookup runs in the target's process: use 0"
     with pytest.raises(ConfigError, match=rf"point tp1-d1-.*{words}"):
         GenerateBench(
             experiment := loaded(tmp_path, text), generate_points(experiment), (this_machine(),)
@@ -79,7 +79,7 @@ def test_where_a_real_drafter_works_has_to_fit_the_sweep(tmp_path: Path) -> None
         GenerateBench(heads, generate_points(heads), (this_machine(),))
 
 
-def test_paths_are_the_files_and_names_stay(tmp_path: Path) -> None:
+def test_paths_are_relative_to_the_file_and_names_are_unchanged(tmp_path: Path) -> None:
     for name in ("tiny", "sweeps"):
         (tmp_path / name).mkdir()
     model = '[model]\ntarget = "../tiny"\ndrafter = "lookup"\nprompts = "a.jsonl"\n'

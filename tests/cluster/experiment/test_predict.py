@@ -1,4 +1,4 @@
-"""What is predicted of a point, against formulas."""
+"""The predictions for a point, compared with formulas."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tests.support.experiment_files import SMALL, TRAIN, generate_points, loaded
 LONG = SMALL.replace("num = 2", "num = 4").replace("max_tokens = 12", "max_tokens = 400")
 
 
-def test_points_are_predicted_as_the_formulas_say(tmp_path: Path) -> None:
+def test_predictions_match_the_cost_formulas(tmp_path: Path) -> None:
     text = LONG + '\n[network]\nlink = "0ms"\nhost = "0ms"\n'
     experiment = loaded(tmp_path, text)
     for point in generate_points(experiment):
@@ -26,7 +26,7 @@ def test_points_are_predicted_as_the_formulas_say(tmp_path: Path) -> None:
 
 
 def formula(point: GeneratePoint, found: Prediction) -> float:
-    """Return the tokens per second of the cost formulas, at the acceptance that came out."""
+    """Return the tokens per second of the cost formulas, at the simulated acceptance."""
     mode, forward_s, alpha = DecodeMode(point.mode), 0.004 + 0.016 / point.tp, 0.8
     if mode is not DecodeMode.AUTOREGRESSIVE:
         alpha = found.accepted / (found.accepted + found.rejected)
@@ -39,7 +39,7 @@ def formula(point: GeneratePoint, found: Prediction) -> float:
     )
 
 
-def test_slow_links_and_exchanges_slow_what_uses_them(tmp_path: Path) -> None:
+def test_slow_links_and_exchanges_slow_the_modes_that_use_them(tmp_path: Path) -> None:
     text = LONG.replace("alpha = 0.8", "alpha = 0.8\nexchanges = 8")
     near = loaded(tmp_path, text)
     far = loaded(tmp_path, text + '\n[network]\nlink = "20ms"\ninside = "0.5ms"\n')
@@ -77,7 +77,7 @@ def test_training_is_predicted_with_the_stragglers_that_the_workers_draw(tmp_pat
     )
     assert num_slow > 0
     assert slow.step_s == pytest.approx(0.0081 + 0.016 * num_slow / 10)
-    # Four chunks a worker, none twice.
+    # Four chunks for each worker, none of them twice.
     assert plain.step_s == pytest.approx(4 * (0.002 + 0.0001))
     waits: list[float] = []
     spec = TimedSpec(sample_s=0.001, num_samples=16, slow=0.05, factor=3)
@@ -90,7 +90,7 @@ def test_training_is_predicted_with_the_stragglers_that_the_workers_draw(tmp_pat
     assert [wait > 0.004 for wait in waits] == [each > 1 for each in drawn]
 
 
-def test_nothing_is_predicted_of_models_without_figures_or_of_hanging_workers(
+def test_models_without_figures_and_hanging_workers_have_no_prediction(
     tmp_path: Path,
 ) -> None:
     text = 'out = "x"\n[model]\ntarget = "smollm2-135m"\nprompt = "a"\n[sweep]\ntp = [1]\n'

@@ -1,4 +1,4 @@
-"""Runs that continue where they were cut, points that fail, and the report at the end."""
+"""Interrupted runs that resume, points that fail, and the report at the end."""
 
 import json
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ SPANS = [
 
 
 class FakeMeasuring:
-    """Stands in for real actors: counts what is measured, and fails or stops where told."""
+    """Replaces real actors: counts the measurements, and fails or stops at chosen points."""
 
     def __init__(self) -> None:
         self.measured: list[tuple[str, int]] = []
@@ -66,7 +66,7 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> FakeMeasuring:
 
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw no pictures: they take longer than all the rest."""
+    """Replace the plots, which take longer than everything else."""
     monkeypatch.setattr("cluster.experiment.run.write_report", lambda directory, *_: directory)
 
 
@@ -99,7 +99,7 @@ def test_an_interrupted_run_resumes_where_it_stopped(
     with pytest.raises(KeyboardInterrupt):
         run(options)
     with (tmp_path / "results" / RESULTS).open("a") as file:
-        file.write('{"key": "tp2')  # as a kill in the middle of a line leaves it
+        file.write('{"key": "tp2')  # the state after a kill in the middle of a line
     measuring.cut_after = 1000
     assert run(options) == 0
     assert len(measuring.measured) == len(set(measuring.measured)) == 12
@@ -112,7 +112,7 @@ def test_an_interrupted_run_resumes_where_it_stopped(
 
 
 @pytest.mark.usefixtures("no_report")
-def test_a_sweep_may_grow_but_what_is_measured_may_not_change(
+def test_a_sweep_may_grow_but_measured_settings_may_not_change(
     tmp_path: Path, measuring: FakeMeasuring
 ) -> None:
     run(ExperimentOptions(file=written(tmp_path, SMALL)))
@@ -124,7 +124,7 @@ def test_a_sweep_may_grow_but_what_is_measured_may_not_change(
         run(ExperimentOptions(file=written(tmp_path, other)))
 
 
-def test_what_only_the_simulator_reads_may_change(tmp_path: Path) -> None:
+def test_keys_that_only_the_simulator_reads_may_change(tmp_path: Path) -> None:
     experiment = loaded(tmp_path, TRAIN)
     fitted = loaded(tmp_path, TRAIN.replace("[train]", '[train]\nturn = "4ms"'))
     other = loaded(tmp_path, TRAIN.replace("[train]", "[train]\npatience = 0.5"))
@@ -150,13 +150,13 @@ def test_a_failed_point_is_recorded_and_the_others_continue(
     assert failed[0].error == "PeerLost: target rank 1 died"
     assert "PeerLost: target rank 1 died" in (tmp_path / "results" / PAGE).read_text()
     run(options)
-    assert len(measuring.measured) == 12  # it is known to fail
+    assert len(measuring.measured) == 12  # its failure is recorded
     measuring.fail_at = ""
     assert run(ExperimentOptions(file=options.file, retry=True)) == 0
     assert measuring.measured[12:] == [("tp2-d1-g3-pearl", n) for n in (0, 1)]
 
 
-def test_a_report_is_made_again_from_what_was_kept(
+def test_a_report_is_rebuilt_from_the_results_directory(
     tmp_path: Path, measuring: FakeMeasuring, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(ExperimentOptions(file=written(tmp_path, SMALL), json=True))
@@ -171,9 +171,7 @@ def test_a_report_is_made_again_from_what_was_kept(
         report.run(ExperimentReportOptions(directory=tmp_path))
 
 
-def test_a_plan_needs_no_run_and_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_plan_needs_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for text in (SMALL, TRAIN.replace("factor = [1, 3]", "factor = [1, inf]")):
         file = written(tmp_path, text.replace("results", f"plan-{len(text)}"))
         assert plan.run(ExperimentPlanOptions(file=file, json=True)) == 0

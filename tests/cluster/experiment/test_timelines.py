@@ -1,4 +1,4 @@
-"""Timelines compare modes: same ranks, same stretch of time."""
+"""Timelines compare modes with the same ranks over the same length of time."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tests.support.experiment_files import SMALL, generate_points, loaded
 
 
 def spans(step_s: float, num: int = 40) -> list[PhaseSpan]:
-    """A run whose forwards and drafts follow one another."""
+    """A run that alternates forwards and drafts."""
     found = []
     for n in range(num):
         start_s = 2 * n * step_s
@@ -29,7 +29,7 @@ def row(point: object, rate: float) -> PointRow:
     return PointRow(point=point, predicted=None, runs=(run,))  # type: ignore[arg-type]
 
 
-def test_points_that_are_shown_together_differ_in_the_mode_alone(tmp_path: Path) -> None:
+def test_points_that_are_shown_together_differ_only_in_the_mode(tmp_path: Path) -> None:
     experiment = loaded(tmp_path, SMALL.replace("tp = [1, 2]", "tp = [2, 4]"))
     points = [point for point in generate_points(experiment) if point.drafters]
     best = {(2, "speculative"): 90.0, (2, "pearl"): 30.0, (4, "speculative"): 20.0}
@@ -42,7 +42,7 @@ def test_points_that_are_shown_together_differ_in_the_mode_alone(tmp_path: Path)
     assert sorted(found) == ["tp2-d1-g3-pearl", "tp2-d1-g3-speculative"]
 
 
-def test_a_group_without_all_spans_gives_way_to_one_that_has_them(tmp_path: Path) -> None:
+def test_a_group_with_all_spans_is_preferred_to_one_without_them(tmp_path: Path) -> None:
     experiment = loaded(tmp_path, SMALL)
     points = [point for point in generate_points(experiment) if point.drafters]
     with Store(tmp_path / "results") as store:
