@@ -29,13 +29,13 @@ _BAD_INPUT = 2
 _INTERRUPTED = 130
 _NO_READER = 141
 _HINTS = {
-    errno.ENOSPC: "free some space, or name another place",
-    errno.EDQUOT: "free some space, or name another place",
+    errno.ENOSPC: "free some space, or name another path",
+    errno.EDQUOT: "free some space, or name another path",
     errno.EMFILE: "raise the limit of open files, as with ulimit -n 65536",
     errno.ENFILE: "raise the machine's limit of open files",
     errno.EACCES: "check the permissions",
     errno.EPERM: "check the permissions",
-    errno.EROFS: "name a place that can be written",
+    errno.EROFS: "name a path that can be written",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOMEM: "free some memory, or take a smaller model or cache",
     errno.EAGAIN: "raise the limit of processes, as with ulimit -u",
@@ -103,7 +103,7 @@ def _explained(error: BaseException) -> tuple[int, str]:
 
 
 def _usage_of(error: BaseException) -> str | None:
-    """Return what typer says of a command line that it cannot read; None for other errors."""
+    """Return typer's message about an invalid command line; None for other errors."""
     formatted = getattr(error, "format_message", None)
     if formatted is None:
         return None

@@ -28,9 +28,9 @@ class VerbDeclaration(Generic[Options]):
     flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Keys that are options of the command line, by heading of the help; "" is no heading."""
     fixed: tuple[str, ...] = ()
-    """Keys whose values the options' defaults settle for this verb."""
+    """Keys that this verb fixes at their default values."""
     passes_on: str | None = None
-    """The key that receives unknown options and further arguments, of another verb's."""
+    """The key that receives unknown options and extra arguments, for another verb."""
 
     @property
     def settings(self) -> dict[str, Setting]:

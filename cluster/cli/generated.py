@@ -61,7 +61,7 @@ def options_of(verb: VerbDeclaration[Options], given: dict[str, Any], extra: lis
 
 
 def _command(verb: VerbDeclaration[Options]) -> Callable[..., None]:
-    """Return a function whose signature tells typer the verb's parameters."""
+    """Return a function with the signature that typer reads the verb's parameters from."""
 
     def command(context: typer.Context, **given: Any) -> None:
         try:

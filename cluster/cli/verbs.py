@@ -31,31 +31,31 @@ def run_verb(run: Callable[[_Options], int], options: _Options) -> None:
 
 
 class Verb(TyperCommand):
-    """A command whose values are text and not empty."""
+    """A command that accepts only UTF-8 values that are not empty."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command line.
 
         Raises:
-            ConfigError: a value is empty or not UTF-8; names the option.
+            ConfigError: a value is empty or not UTF-8; the message names the option.
         """
         args = [
-            _as_text(arg, self._name_at(args, place)) if not arg.isascii() else arg
-            for place, arg in enumerate(args)
+            _as_text(arg, self._name_at(args, position)) if not arg.isascii() else arg
+            for position, arg in enumerate(args)
         ]
-        for place, arg in enumerate(args):
+        for position, arg in enumerate(args):
             if not arg or _EMPTY_OPTION.fullmatch(arg):
-                name = self._name_at(args, place) if not arg else arg.removesuffix("=")
+                name = self._name_at(args, position) if not arg else arg.removesuffix("=")
                 raise ConfigError(f"{name} is empty: give a value, or leave it out")
         rest: list[str] = super().parse_args(ctx, args)
         return rest
 
-    def _name_at(self, args: list[str], place: int) -> str:
-        """Return what the value at a place of the command line belongs to."""
-        option, given, _ = args[place].partition("=")
+    def _name_at(self, args: list[str], position: int) -> str:
+        """Return the option of the value at a position of the command line."""
+        option, given, _ = args[position].partition("=")
         if given and option.startswith("--"):
             return option
-        before = args[place - 1] if place else ""
+        before = args[position - 1] if position else ""
         for parameter in self.params:
             if before in parameter.opts and not getattr(parameter, "is_flag", False):
                 return before

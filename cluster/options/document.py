@@ -160,7 +160,7 @@ def _item(setting: Setting, text: str) -> object:
 
 
 def _toml_or_text(setting: Setting, text: str) -> object:
-    """Return a TOML string or list, or else the text as it stands."""
+    """Return a TOML string or list, or else the unchanged text."""
     if text[0] in "\"'" or (setting.is_list and text[0] == "["):
         try:
             return parse_toml(f"value = {text}", "--set")["value"]

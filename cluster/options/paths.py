@@ -14,16 +14,16 @@ from runtime.files.documents import check_regular
 
 
 def check_path(path: Path, use: PathUse, name: str) -> None:
-    """Check that a path serves its use.
+    """Check that a path fits its use.
 
     Raises:
-        ConfigError: it does not, or cannot be reached; starts with the name.
+        ConfigError: the path cannot be used; the message starts with the name.
     """
     if use in _OUTPUTS:
-        check_stays(path, name, f"with {name} /PLACE")
+        check_stays(path, name, f"with {name} /PATH")
     try:
         _CHECKS[use](path, name)
-    except (OSError, ValueError) as error:  # ValueError: a NUL, or what the locale lacks
+    except (OSError, ValueError) as error:  # ValueError: a NUL, or a character outside the locale
         if isinstance(error, ConfigError):
             raise
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -31,27 +31,27 @@ def check_path(path: Path, use: PathUse, name: str) -> None:
 
 
 def check_stays(directory: Path, name: str, remedy: str) -> None:
-    """Refuse to write results into a job's upload.
+    """Reject a directory of results inside the upload of a job.
 
     Args:
-        directory: where results are to be.
-        name: what the user calls it.
-        remedy: how to name another place.
+        directory: the directory of the results.
+        name: the option or key that names it.
+        remedy: how to name another directory.
 
     Raises:
-        ConfigError: it lies within an upload.
+        ConfigError: the directory is inside an upload.
     """
-    place = directory.expanduser().absolute()
-    if any(part.startswith("_ray_pkg_") for part in place.parts):
+    absolute = directory.expanduser().absolute()
+    if any(part.startswith("_ray_pkg_") for part in absolute.parts):
         raise ConfigError(
-            f"{name} is {place}, in this job's upload, which Ray deletes with the job: name a "
-            f"place that stays, {remedy}"
+            f"{name} is {absolute}, in this job's upload, which Ray deletes with the job: name a "
+            f"directory outside it, {remedy}"
         )
 
 
 def _check_readable(path: Path, name: str) -> None:
     check_regular(path, kind=name)
-    if path.is_file():  # opening a pipe would take what it holds
+    if path.is_file():  # opening a pipe would consume its data
         with path.open("rb") as opened:
             opened.read(1)
 
@@ -100,13 +100,13 @@ def _deepest(path: Path) -> Path:
 
 
 def _try_to_write(directory: Path, path: Path, name: str) -> None:
-    """Make a file in a directory and drop it: permissions alone do not tell what a disk takes."""
+    """Create a temporary file in the directory: permissions alone do not show a full disk."""
     try:
         with tempfile.TemporaryFile(dir=directory) as file:
             file.write(b"\0")
     except OSError as error:
         raise ConfigError(
-            f"{name} {path} cannot be written: {directory}: {error.strerror}; name another place"
+            f"{name} {path} cannot be written: {directory}: {error.strerror}; name another path"
         ) from error
 
 

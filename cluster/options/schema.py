@@ -1,7 +1,8 @@
 """The settings of a verb, read from its options dataclass: names, types, defaults, documentation.
 
-A nested dataclass is a section, and the string below a field documents it. What a type cannot say
-stands in its `Annotated`: `Range` and `Unset` of `runtime.checking.tables`, and the marks below.
+A nested dataclass is a section, and the string below a field documents it. What a type cannot
+express is in its `Annotated`: `Range` and `Unset` of `runtime.checking.tables`, and the marks
+below.
 """
 
 import ast

@@ -131,7 +131,7 @@ class TrainVerifyOptions:
     adapter: InputDirectory
     """A published adapter's directory."""
     log: InputFile
-    """The log that it is said to come from."""
+    """The seed log to check the adapter against."""
     base: str | None = None
     """The model that the run started from; the one that the log names by default."""
     json: bool = False

@@ -44,7 +44,9 @@ class RecordFile:
         framed = _FRAME.pack(len(data), zlib.crc32(data)) + data
         written = os.write(self._file, framed)
         if written != len(framed):
-            raise OSError(f"{self._path} took {written} of {len(framed)} bytes: is the disk full?")
+            raise OSError(
+                f"{self._path}: wrote {written} of {len(framed)} bytes: is the disk full?"
+            )
         self.num_bytes += written
 
     def sync(self) -> None:
