@@ -1,5 +1,6 @@
 """The written reference is current, help fits on a screen, and new options are a decision."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,12 @@ def test_the_settings_of_one_verb_are_listed() -> None:
     result = CliRunner().invoke(app, ["docs", "options", "cluster", "check"])
     assert result.exit_code == 0
     assert "models.ray_address  --ray  (text, or local; $RAY_ADDRESS, then auto)" in result.stdout
+
+
+def test_the_servers_file_in_the_documents_has_keys_that_serve_knows() -> None:
+    text = (ROOT / "docs" / "service.md").read_text()
+    file = tomllib.loads(text.partition("```toml\n")[2].partition("```")[0])
+    keys = {f"{k}.{name}" for k, v in file.items() if isinstance(v, dict) for name in v}
+    keys |= {k for k, v in file.items() if not isinstance(v, dict)}
+    assert keys
+    assert keys <= set(DECLARATIONS["serve"].settings)
