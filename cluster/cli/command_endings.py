@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 
 import typer
 
+from cluster.cli.generated import DECLARATIONS
 from runtime.errors import ConfigError, PacelineError
 
 DEBUG = "PACELINE_DEBUG"
@@ -114,6 +115,12 @@ def _usage_of(error: BaseException) -> str | None:
     where = f" ({context.command_path} --help shows what it takes)" if context is not None else ""
     if not text:
         return ""
+    option = getattr(error, "option_name", None)
+    if context is not None and option is not None:
+        verb = DECLARATIONS.get(context.command_path.partition(" ")[2])
+        key = verb.key_without_flag(option) if verb is not None else None
+        if key is not None:
+            return f"error: No such option: {option}; give it as --set {key}=VALUE{where}"
     return f"error: {text.removesuffix('.')}{where}"
 
 

@@ -67,6 +67,11 @@ class VerbDeclaration(Generic[Options]):
         """
         return _FIELD.sub(lambda found: self._spelled(found[1]) or found[0], message)
 
+    def key_without_flag(self, option: str) -> str | None:
+        """Return the key that an unknown option may mean, as models.threads of --threads."""
+        spelled = self._spelled(option.lstrip("-").replace("-", "_")) or ""
+        return spelled.removeprefix("--set ") if spelled.startswith("--set ") else None
+
     def _spelled(self, name: str) -> str | None:
         """Return the flag, or `--set KEY`, of a field by its name or key; None if it has none."""
         names = self.names

@@ -181,4 +181,7 @@ def _paths(options: object, key: str) -> tuple[Path, ...]:
 def _hint(key: str, settings: Mapping[str, Setting]) -> str:
     same_name = [known for known, setting in settings.items() if setting.name == key]
     near = same_name or get_close_matches(key, settings, n=1)
+    if not near:
+        names = get_close_matches(key, {setting.name for setting in settings.values()}, n=1)
+        near = [known for known, setting in settings.items() if setting.name in names]
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(settings)}"

@@ -116,6 +116,8 @@ def test_the_traceback_is_shown_where_that_is_asked_for(
     [
         (["nope"], "error: No such command 'nope'"),
         (["generate", "--nope"], "error: No such option: --nope"),
+        (["generate", "--threads", "2"], ".*: --threads; give it as --set models.threads=VALUE"),
+        (["admin", "status", "--retry-tokens", "2"], "error: No such option: --retry-tokens"),
         (["generate", "--tp", "x"], "error: --tp is 'x' .*: it must be an integer"),
         (["client"], "error: Missing argument"),
         (["generate", "--max-tokens"], "error: Option '--max-tokens' requires an argument"),
