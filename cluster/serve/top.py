@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
@@ -66,7 +67,7 @@ def run(options: TopOptions) -> int:
     screen = not (options.once or options.json)
     with (
         connected(options.connect) as client,
-        Live(console=Console(), auto_refresh=False, screen=screen) as live,
+        Live(auto_refresh=False, screen=True) if screen else nullcontext() as live,
     ):
         before, before_s = client.status(), time.monotonic()
         while True:
@@ -75,6 +76,8 @@ def run(options: TopOptions) -> int:
             seen = look(before, now, now_s - before_s)
             if options.json:
                 print(json.dumps(asdict(seen)), flush=True)
+            elif live is None:
+                Console().print(view(options.connect.server, seen))
             else:
                 live.update(view(options.connect.server, seen), refresh=True)
             if options.once:
