@@ -1,6 +1,6 @@
 """Generate text with a drafter, and show what speculation did.
 
-python examples/generate.py --prompt "Why is the sky blue?"
+python examples/generate.py --prompt "The planets of the solar system are"
 """
 
 import argparse
