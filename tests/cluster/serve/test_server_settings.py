@@ -19,6 +19,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+SERVE = ("serve", "--target", "no-model", "--listen", "127.0.0.1:0")
+"""Whatever else uses the default port of this machine; a later --listen counts."""
+
+
 def refusal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
 ) -> str:
@@ -57,7 +61,7 @@ def test_what_serve_cannot_use_is_rejected_by_flag(
 ) -> None:
     monkeypatch.chdir(folder)
     given = arguments.split()
-    said = refusal(capsys, monkeypatch, "serve", "--target", "no-model", *given)
+    said = refusal(capsys, monkeypatch, *SERVE, *given)
     assert words in said
     assert any(flag in said for flag in given[::2])
 
@@ -70,7 +74,7 @@ def test_a_taken_port_is_rejected_by_flag(
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         option, _, key = flag.partition(" ")
         given = f"{key}={address}" if key else address
-        said = refusal(capsys, monkeypatch, "serve", "--target", "no-model", option, given)
+        said = refusal(capsys, monkeypatch, *SERVE, option, given)
     assert f"{flag} is '{address}': the port is in use" in said
 
 

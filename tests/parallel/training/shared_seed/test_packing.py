@@ -31,11 +31,11 @@ def test_a_scalar_of_many_machines_takes_two_bytes() -> None:
 @pytest.mark.parametrize(
     ("group", "error"),
     [
-        (EntryGroup(3, 2, b"\x01\x01", b"abc"), "3 scalars came for 2 machines of 2"),
-        (EntryGroup(3, 0, b"\x01", b""), "machines of 0"),
+        (EntryGroup(3, 2, b"\x01\x01", b"abc"), "3 scalars of 2 machines with 2 each"),
+        (EntryGroup(3, 0, b"\x01", b""), "1 machines with 0 each"),
         (EntryGroup(-1, 1, b"\x01", b"a"), "round -1"),
         (EntryGroup(3, 1, b"\x01\x00", b"ab"), "twice"),
-        (EntryGroup(3, 1, b"\x81", b""), "cut short"),
+        (EntryGroup(3, 1, b"\x81", b""), "truncated"),
         (EntryGroup(3, 1, b"\xff\xff\x7f", b"a"), "at most 65536"),
     ],
 )

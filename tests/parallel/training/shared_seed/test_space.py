@@ -41,7 +41,7 @@ def test_low_rank_sums_are_the_sums_of_outer_products() -> None:
 def test_low_rank_sums_stay_exact_or_are_rejected() -> None:
     space = LowRankSpace(SEED, ((2, 2),), rank=4)
     many = [Direction(0, n % 60000, n // 60000) for n in range(1 << 18)]
-    with pytest.raises(ValueError, match="most is 262144"):
+    with pytest.raises(ValueError, match="at most 262144"):
         list(space.totals(many, [1] * len(many), "cpu"))
     assert space.scale == 0.5
 
