@@ -21,6 +21,7 @@ from cluster.network.ray_session import RaySession
 from cluster.options.generate_options import GenerateOptions
 from cluster.placement.cluster_nodes import cluster_nodes
 from cluster.reports.run_report import request_stats, stats_json, stats_table, total_stats
+from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit
 from runtime.models.tokenizer import IncrementalDecoder, Tokenizer
@@ -42,7 +43,7 @@ def run(options: GenerateOptions) -> int:
 
 
 def _generate(options: GenerateOptions, target: PlannedModel, capacity: DrafterCapacity) -> int:
-    drafting = options.decode.mode is not DecodeMode.AUTOREGRESSIVE
+    drafting = policy_of(options.decode.mode).drafts
     drafter = plan_drafter(options.models, target, capacity) if drafting else NOTHING_DRAFTS
     decode = options.decode
     if decode.mode is DecodeMode.AUTO:

@@ -26,6 +26,7 @@ from cluster.placement.placement import Node
 from cluster.serve.draft_watch import DrafterWatch
 from cluster.serve.served_drafter import ServedDrafter
 from cluster.train.stopping import StopEvents
+from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.types import DecodeMode
 from runtime.channels.addresses import parse_address
 from runtime.channels.tokens import read_tokens
@@ -96,7 +97,7 @@ def _run(
     capacity = DrafterCapacity(
         nodes=nodes, replicas=options.replicas, max_drafters=options.max_drafters
     )
-    drafts = options.mode != DecodeMode.AUTOREGRESSIVE
+    drafts = policy_of(options.mode).drafts
     drafter = plan_drafter(options.models, target, capacity) if drafts else NOTHING_DRAFTS
     model = _served_model(options, target, drafter)
     tokens = options.models.cache_tokens or max(_CACHE_TOKENS, target.max_positions)
