@@ -15,6 +15,7 @@ from parallel.model.layers import ColumnParallelLinear, RmsNorm, RowParallelLine
 from parallel.model.model_config import Activation, ModelConfig
 from parallel.model.rope import interleave, rotate_
 from parallel.model.sharding import HeadShard, padded_range
+from parallel.weights.stored_matrix import Matrix
 
 # Shape suffixes: R = rows of the batch (its tokens, perhaps padded), T = tokens of a sequence,
 # E = hidden size, N = heads, K = KV heads, G = query heads of a KV head, D = head_dim.
@@ -34,6 +35,10 @@ class TensorSource(Protocol):
 
     def read_slice(self, name: str, dim: int, first: int, stop: int) -> Tensor:
         """Return the part of a tensor from `first` to `stop` along a dimension."""
+        ...
+
+    def read_matrix(self, name: str, dim: int, first: int, stop: int) -> Matrix:
+        """Return the part of a linear layer's weight as the model is to hold it."""
         ...
 
 

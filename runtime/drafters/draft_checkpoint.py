@@ -24,6 +24,7 @@ from parallel.group import Group
 from parallel.model.model_config import ModelConfig
 from parallel.model.shapes import tensor_shapes
 from parallel.model.transformer import Decoder
+from parallel.weights.stored_matrix import Matrix
 from runtime.errors import ConfigError
 from runtime.models.checkpoint_files import (
     CheckpointFiles,
@@ -157,6 +158,10 @@ class DrafterSource:
             return rows.contiguous()
         source = self._target if name == _EMBEDDING else self._own
         return source.read_slice(name, dim, first, stop)
+
+    def read_matrix(self, name: str, dim: int, first: int, stop: int) -> Matrix:
+        """Return a range of a linear layer's weight, as it is to be held."""
+        return self.read_slice(name, dim, first, stop)
 
 
 def load_drafter(

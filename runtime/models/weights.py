@@ -10,6 +10,7 @@ from torch import Tensor
 
 from parallel.group import Group
 from parallel.model.transformer import Decoder
+from parallel.weights.stored_matrix import Matrix
 from runtime.errors import ConfigError
 from runtime.models.checkpoint_files import read_checkpoint
 from runtime.models.tensors import TensorEntry, read_tensor_index
@@ -56,6 +57,14 @@ class CheckpointSource:
         """
         whole = self._slice(name)
         return self._convert(name, whole[first:stop] if dim == 0 else whole[:, first:stop])
+
+    def read_matrix(self, name: str, dim: int, first: int, stop: int) -> Matrix:
+        """Return some of a linear layer's rows (dim 0) or columns (dim 1), as they are to be held.
+
+        Raises:
+            ConfigError: as `read`.
+        """
+        return self.read_slice(name, dim, first, stop)
 
     def _slice(self, name: str) -> Any:
         entry = self._tensors.get(name)

@@ -23,6 +23,7 @@ from parallel.model.batch import SequenceRows
 from parallel.model.cache import SoleCache
 from parallel.model.model_config import ModelConfig
 from parallel.model.transformer import Decoder
+from parallel.weights.stored_matrix import Matrix
 from runtime.models.hf_config import parse_config
 
 T = TypeVar("T")
@@ -56,6 +57,9 @@ class TableSource:
 
     def read_slice(self, name: str, dim: int, first: int, stop: int) -> Tensor:
         return self._tensors[name].narrow(dim, first, stop - first).clone()
+
+    def read_matrix(self, name: str, dim: int, first: int, stop: int) -> Matrix:
+        return self.read_slice(name, dim, first, stop)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Weight formats: how the numbers of a model are stored, and what they mean."""
