@@ -201,7 +201,7 @@ def _settings(options: BenchDecodeOptions) -> dict[str, object]:
     return {
         "target": options.models.target,
         "drafter": options.models.drafter,
-        "drafters": options.models.num_drafter_ranks,
+        "drafter_tp": options.models.num_drafter_ranks,
         "virtual": options.models.virtual,
         "max_tokens": options.decode.max_tokens,
         "draft_length": options.decode.draft_length,

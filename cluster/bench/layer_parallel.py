@@ -52,10 +52,12 @@ def _bench(options: BenchLayersOptions, target: PlannedModel, capacity: DrafterC
     submits = make_submits(options.input, options.decode, target)
     tokens = cache_tokens(submits, 1, target.max_positions)
     specs = {}
-    for drafters in options.drafter_tps:
-        models = replace(options.models, drafter_tp=drafters, layer_parallel=f"1@{options.first}")
+    for drafter_tp in options.drafter_tps:
+        models = replace(options.models, drafter_tp=drafter_tp, layer_parallel=f"1@{options.first}")
         choice = plan_drafter(models, target, capacity)
-        specs[drafters] = plan_deployment(models, target, choice, cache_tokens=tokens, stops=False)
+        specs[drafter_tp] = plan_deployment(
+            models, target, choice, cache_tokens=tokens, stops=False
+        )
     rows: list[dict[str, object]] = []
     num_actors = max(spec.num_actors + spec.num_drafter_ranks for spec in specs.values())
     total = 1 + len(options.drafter_tps) * len(options.widths)
@@ -68,12 +70,12 @@ def _bench(options: BenchLayersOptions, target: PlannedModel, capacity: DrafterC
         plain = [replace(submit, mode=DecodeMode.AUTOREGRESSIVE) for submit in submits]
         start("plain decoding")
         expected, plain_s = _measure(deployment, plain)
-        for drafters, spec in specs.items():
+        for drafter_tp, spec in specs.items():
             for width in options.widths:
-                start(f"{width} at a time on {drafters}")
+                start(f"{width} at a time on {drafter_tp} rank(s)")
                 _swap(deployment, spec, width, calibrates=options.calibrate)
                 results, wall_s = _measure(deployment, submits)
-                row = _row(results, wall_s, drafters=drafters, width=width)
+                row = _row(results, wall_s, drafter_tp=drafter_tp, width=width)
                 row["attention_depth"] = len(layer_groups(num_layers, width, options.first))
                 same = [r.token_ids for r in results] == [r.token_ids for r in expected]
                 row["identical"] = same if not options.decode.temperature else None
@@ -146,10 +148,10 @@ def _run(deployment: Deployment, link: Link, submits: list[Submit]) -> list[Resu
     return results
 
 
-def _row(results: list[Result], wall_s: float, *, drafters: int, width: int) -> dict[str, object]:
-    stats = total_stats(results, wall_s, tp=1, drafters=drafters)
+def _row(results: list[Result], wall_s: float, *, drafter_tp: int, width: int) -> dict[str, object]:
+    stats = total_stats(results, wall_s, tp=1, drafter_tp=drafter_tp)
     return {
-        "drafters": drafters,
+        "drafter_tp": drafter_tp,
         "layer_parallel": width,
         "draft_step_s": round(stats.draft_step_s, 6),
         "predicted_step_s": round(stats.predicted_step_s, 6),
@@ -197,7 +199,7 @@ def _table(rows: Sequence[Mapping[str, object]]) -> Table:
     for row in rows:
         same = {True: "yes", False: "NO", None: "-"}[row["identical"]]  # type: ignore[index]
         table.add_row(
-            str(row["drafters"]),
+            str(row["drafter_tp"]),
             str(row["layer_parallel"]),
             str(row["attention_depth"]),
             f"{float(str(row['draft_step_s'])) * 1000:.1f} ms",

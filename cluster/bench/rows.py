@@ -125,7 +125,7 @@ def _ratio(runs: Sequence[MeasuredRun], first: Sequence[MeasuredRun]) -> float:
 
 
 def _stats(measured: MeasuredRun) -> Stats:
-    return total_stats(measured.results, measured.wall_s, tp=0, drafters=0)
+    return total_stats(measured.results, measured.wall_s, tp=0, drafter_tp=0)
 
 
 def _speed(measured: MeasuredRun) -> float:

@@ -21,10 +21,10 @@ def plot_layers(rows: Sequence[Mapping[str, object]], file: Path, *, title: str)
         title: printed above the panels.
     """
     figure, panels = new_figure(3, width=12, height=4, title=title)
-    sizes = sorted({int(str(row["drafters"])) for row in rows})
+    sizes = sorted({int(str(row["drafter_tp"])) for row in rows})
     for panel, (name, scale, label) in zip(panels, _PANELS, strict=True):
         for size in sizes:
-            some = [row for row in rows if row["drafters"] == size]
+            some = [row for row in rows if row["drafter_tp"] == size]
             widths = [int(str(row["layer_parallel"])) for row in some]
             values = [float(str(row[name])) * scale for row in some]
             (line,) = panel.plot(widths, values, marker="o", label=f"{size} rank(s)")

@@ -170,7 +170,7 @@ class Sweep(Section):
     replicas: Axis[Count] = [1]
     """The number of targets that share the requests, each with its own drafters."""
     tp: Axis[Count] = [1]
-    drafters: Axis[Annotated[int, Field(ge=0)]] = [1]
+    drafter_tp: Axis[Annotated[int, Field(ge=0)]] = [1]
     """The number of drafter ranks; 0 for an inline drafter."""
     layer_parallel: Axis[str | int] = ["off"]
     draft_length: Axis[int | Literal["auto"]] = ["auto"]

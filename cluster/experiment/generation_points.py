@@ -147,11 +147,11 @@ class GenerateBench:
         drafter = (
             find_drafter(options, target, capacity) if point.mode != NO_DRAFTER else NOTHING_DRAFTS
         )
-        if drafter.name and bool(drafter.spec.num_ranks) != (point.drafters > 0):
-            where = "on its own ranks" if point.drafters == 0 else "in the target's process"
+        if drafter.name and bool(drafter.spec.num_ranks) != (point.drafter_tp > 0):
+            where = "on its own ranks" if point.drafter_tp == 0 else "in the target's process"
             raise ConfigError(
-                f"sweep.drafters has {point.drafters}, but drafter {drafter.name} runs {where}: "
-                f"use {'at least 1' if point.drafters == 0 else '0'}"
+                f"sweep.drafter_tp has {point.drafter_tp}, but drafter {drafter.name} runs "
+                f"{where}: use {'at least 1' if point.drafter_tp == 0 else '0'}"
             )
         tokens = cache_tokens(submits, point.batch, target.max_positions)
         spec = plan_deployment(options, target, drafter, cache_tokens=tokens, stops=False)
@@ -179,7 +179,7 @@ def _model_options(experiment: Experiment, point: GeneratePoint) -> ModelOptions
         target=model.target if model is not None else None,
         drafter=model.drafter if model is not None else None,
         tp=point.tp,
-        drafter_tp=point.drafters or None,
+        drafter_tp=point.drafter_tp or None,
         layer_parallel=point.layer_parallel,
         group_backend=requests.group,
         link=requests.link,
@@ -226,7 +226,7 @@ def _decode(experiment: Experiment, point: GeneratePoint) -> DecodeOptions:
 def _measured(
     point: GeneratePoint, repeat: int, results: Sequence[Result], wall_s: float
 ) -> MeasuredPoint:
-    stats = total_stats(results, wall_s, tp=point.tp, drafters=point.drafters)
+    stats = total_stats(results, wall_s, tp=point.tp, drafter_tp=point.drafter_tp)
     firsts = sorted(result.stats.ttft_s for result in results)
     totals = sorted(result.stats.total_s for result in results)
     tokens = hashlib.sha256(repr([result.token_ids for result in results]).encode())

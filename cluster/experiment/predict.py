@@ -132,7 +132,7 @@ def virtual_text(devices: Devices, point: GeneratePoint) -> str:
     if devices.layers is None:
         assert devices.draft is not None
         return ",".join([*parts, f"draft={_us(devices.draft)}"])
-    shared_s = devices.mlp / max(point.drafters, 1)
+    shared_s = devices.mlp / max(point.drafter_tp, 1)
     parts += [f"layers={devices.layers}", f"attention={_us(devices.attention)}"]
     parts += [f"mlp={_us(shared_s)}", f"exchange={_us(devices.gather)}", f"drop={devices.drop}"]
     return ",".join(parts)
@@ -151,12 +151,12 @@ def _setting(devices: Devices, network: Network, point: GeneratePoint) -> Simula
     def target_s(positions: int) -> float:
         return spec.target_s + exchanges_s + (positions - 1) * spec.position_s
 
-    size = max(point.drafters, 1)
+    size = max(point.drafter_tp, 1)
     steps: tuple[float, ...] = (spec.draft_s,)
     if spec.stack is not None:
         steps = _layered_steps(spec.stack, network, size)
     width = int(point.layer_parallel) if point.layer_parallel.isdecimal() else None
-    auto = point.layer_parallel == "auto" and point.drafters > 1
+    auto = point.layer_parallel == "auto" and point.drafter_tp > 1
     return SimulatedDeployment(
         mode=DecodeMode(point.mode),
         chance=spec.chance,

@@ -8,7 +8,7 @@ from cluster.experiment.predict import Prediction
 from cluster.experiment.store import MeasuredPoint
 from cluster.experiment.sweep_points import NO_DRAFTER, GeneratePoint, Point, TrainPoint
 
-_DRAFTER_AXES = ("drafters", "layer_parallel", "draft_length")
+_DRAFTER_AXES = ("drafter_tp", "layer_parallel", "draft_length")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

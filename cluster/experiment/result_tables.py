@@ -61,7 +61,7 @@ def axis_text(row: PointRow, name: str) -> str:
     """Return the value of a point on an axis, as display text."""
     value = getattr(row.point, name)
     if value is None:
-        return "auto" if getattr(row.point, "drafters", 1) else "-"
+        return "auto" if getattr(row.point, "drafter_tp", 1) else "-"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

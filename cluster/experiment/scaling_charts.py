@@ -12,7 +12,7 @@ from cluster.experiment.result_rows import PointRow, varying
 from cluster.experiment.result_tables import axis_text
 from cluster.experiment.sweep_points import Point
 
-_SIZES = ("workers", "replicas", "tp", "drafters", "nodes")
+_SIZES = ("workers", "replicas", "tp", "drafter_tp", "nodes")
 """Axes that add devices, in order of preference."""
 _NUMERIC = ("draft_length", "layer_parallel", "clients", "rate", "factor")
 _NOTHING = ("-", "0", "off")

@@ -25,7 +25,7 @@ class GeneratePoint:
         "nodes",
         "replicas",
         "tp",
-        "drafters",
+        "drafter_tp",
         "layer_parallel",
         "draft_length",
         "mode",
@@ -35,7 +35,7 @@ class GeneratePoint:
     nodes: int
     replicas: int
     tp: int
-    drafters: int
+    drafter_tp: int
     """The number of drafter ranks; 0 without a drafter or with an inline drafter."""
     layer_parallel: str
     draft_length: int | None
@@ -51,7 +51,7 @@ class GeneratePoint:
         parts += [f"x{self.replicas}"] if self.replicas > 1 else []
         parts.append(f"tp{self.tp}")
         if self.mode != NO_DRAFTER:
-            parts.append(f"d{self.drafters}")
+            parts.append(f"d{self.drafter_tp}")
             parts += [f"lp{self.layer_parallel}"] if self.layer_parallel != "off" else []
             parts.append(f"g{'auto' if self.draft_length is None else self.draft_length}")
         parts.append(self.mode)
@@ -62,7 +62,7 @@ class GeneratePoint:
     @property
     def devices(self) -> int:
         """The number of devices that it uses."""
-        return self.replicas * (self.tp + self.drafters)
+        return self.replicas * (self.tp + self.drafter_tp)
 
     @property
     def deployment(self) -> tuple[object, ...]:
@@ -71,7 +71,7 @@ class GeneratePoint:
             self.nodes,
             self.replicas,
             self.tp,
-            self.drafters,
+            self.drafter_tp,
             self.layer_parallel,
             self.batch,
         )
@@ -140,7 +140,7 @@ def _point(
     nodes: int,
     replicas: int,
     tp: int,
-    drafters: int,
+    drafter_tp: int,
     layer_parallel: str | int,
     draft_length: int | str,
     mode: str,
@@ -152,7 +152,7 @@ def _point(
         nodes=nodes,
         replicas=replicas,
         tp=tp,
-        drafters=drafters if drafts else 0,
+        drafter_tp=drafter_tp if drafts else 0,
         layer_parallel=str(layer_parallel) if drafts else "off",
         draft_length=int(draft_length) if drafts and draft_length != "auto" else None,
         mode=mode,
@@ -176,9 +176,9 @@ def _check_generation(experiment: Experiment) -> None:
 
 def _check_layers(devices: Devices, experiment: Experiment) -> None:
     sweep = experiment.sweep
-    if min(sweep.drafters) < 1 and set(sweep.mode) != {NO_DRAFTER}:
+    if min(sweep.drafter_tp) < 1 and set(sweep.mode) != {NO_DRAFTER}:
         raise ConfigError(
-            "sweep.drafters has 0, but a virtual drafter has its own device: use at least 1"
+            "sweep.drafter_tp has 0, but a virtual drafter has its own device: use at least 1"
         )
     if devices.layers is None:
         if any(text != "off" for text in sweep.layer_parallel):
@@ -187,8 +187,8 @@ def _check_layers(devices: Devices, experiment: Experiment) -> None:
                 'leave it "off", or give devices.layers, attention and mlp in place of draft'
             )
         return
-    if max(sweep.drafters) > devices.layers:
+    if max(sweep.drafter_tp) > devices.layers:
         raise ConfigError(
-            f"sweep.drafters has {max(sweep.drafters)}: devices.layers are {devices.layers}, and a "
-            "rank needs one; use fewer drafters or more layers"
+            f"sweep.drafter_tp has {max(sweep.drafter_tp)}: devices.layers are {devices.layers}, "
+            "and a rank needs one; use fewer ranks or more layers"
         )

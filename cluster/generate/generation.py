@@ -56,7 +56,7 @@ def _generate(options: GenerateOptions, target: PlannedModel, capacity: DrafterC
         cache_tokens=cache_tokens(submits, options.models.max_batch, target.max_positions),
         stops=bool(decode.stop),
     )
-    num_drafters = spec.num_drafter_ranks
+    drafter_tp = spec.num_drafter_ranks
     if drafter.why:
         why = f"drafter {drafter.name}, mode {decode.mode}: {drafter.why}"
         _NOTES.print(why, soft_wrap=True, markup=False, highlight=False)
@@ -68,7 +68,7 @@ def _generate(options: GenerateOptions, target: PlannedModel, capacity: DrafterC
             deployment.start(lambda text: status.update(text))
         if deployment.locations:
             _NOTES.print(deployment.locations, soft_wrap=True, highlight=False)
-        printer = _printer(options, target, submits, num_drafters)
+        printer = _printer(options, target, submits, drafter_tp)
         link = deployment.connect()
         try:
             start_s = time.perf_counter()
@@ -83,7 +83,7 @@ def _generate(options: GenerateOptions, target: PlannedModel, capacity: DrafterC
         for lost in deployment.lost_drafters:
             _NOTES.print(f"[yellow]drafter lost, continued without it:[/] {lost}")
     if not options.json:
-        total = total_stats(results, wall_s, tp=spec.tp, drafters=num_drafters)
+        total = total_stats(results, wall_s, tp=spec.tp, drafter_tp=drafter_tp)
         Console().print(stats_table(total))
     for result in results:
         if result.error:
@@ -196,14 +196,14 @@ def result_text(result: Result, tokenizer: Tokenizer) -> str:
 
 
 def _printer(
-    options: GenerateOptions, target: PlannedModel, submits: list[Submit], num_drafters: int
+    options: GenerateOptions, target: PlannedModel, submits: list[Submit], drafter_tp: int
 ) -> _TextPrinter | _JsonPrinter:
     tokenizer, tp = target.tokenizer, options.models.tp
     if not options.json:
         return _TextPrinter(tokenizer, len(submits))
 
     def to_json(result: Result) -> dict[str, object]:
-        stats = request_stats(result, tp=tp, drafters=num_drafters)
+        stats = request_stats(result, tp=tp, drafter_tp=drafter_tp)
         row: dict[str, object] = {
             "index": result.submit.request,
             "prompt_tokens": len(result.submit.prompt_ids),

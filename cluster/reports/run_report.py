@@ -16,7 +16,7 @@ class Stats:
 
     mode: str
     tp: int
-    drafters: int
+    drafter_tp: int
     tokens_per_s: float
     ttft_s: float
     rounds: int
@@ -41,19 +41,19 @@ class Stats:
     drafter_lost: bool
 
 
-def request_stats(result: Result, *, tp: int, drafters: int) -> Stats:
+def request_stats(result: Result, *, tp: int, drafter_tp: int) -> Stats:
     """Return the figures of one request."""
-    return _stats([result], result.stats.total_s, tp=tp, drafters=drafters)
+    return _stats([result], result.stats.total_s, tp=tp, drafter_tp=drafter_tp)
 
 
-def total_stats(results: Iterable[Result], wall_s: float, *, tp: int, drafters: int) -> Stats:
+def total_stats(results: Iterable[Result], wall_s: float, *, tp: int, drafter_tp: int) -> Stats:
     """Return the figures of a run of `wall_s` seconds; its TTFT is the mean."""
     return _stats(
-        [result for result in results if not result.error], wall_s, tp=tp, drafters=drafters
+        [result for result in results if not result.error], wall_s, tp=tp, drafter_tp=drafter_tp
     )
 
 
-def _stats(results: list[Result], wall_s: float, *, tp: int, drafters: int) -> Stats:
+def _stats(results: list[Result], wall_s: float, *, tp: int, drafter_tp: int) -> Stats:
     reports = [result.stats for result in results]
     num_tokens = sum(len(result.token_ids) for result in results)
     rounds = sum(report.rounds for report in reports)
@@ -63,7 +63,7 @@ def _stats(results: list[Result], wall_s: float, *, tp: int, drafters: int) -> S
     return Stats(
         mode=str(results[0].submit.mode) if results else "",
         tp=tp,
-        drafters=drafters,
+        drafter_tp=drafter_tp,
         tokens_per_s=_ratio(num_tokens, wall_s),
         ttft_s=_ratio(sum(report.ttft_s for report in reports), len(reports)),
         rounds=rounds,
@@ -99,7 +99,7 @@ def stats_json(stats: Stats) -> dict[str, object]:
 def stats_table(stats: Stats) -> Table:
     """Return the figures as a table to print."""
     table = Table(
-        title=f"{stats.mode}, tp={stats.tp}, drafters={stats.drafters}", show_header=False
+        title=f"{stats.mode}, tp={stats.tp}, drafter tp={stats.drafter_tp}", show_header=False
     )
     table.add_column("figure")
     table.add_column("value", justify="right")

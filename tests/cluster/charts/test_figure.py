@@ -60,7 +60,7 @@ def test_drafters(tmp_path: Path) -> None:
 def test_layers(tmp_path: Path) -> None:
     rows = [
         {
-            "drafters": ranks, "layer_parallel": width, "draft_step_s": 0.01 / width,
+            "drafter_tp": ranks, "layer_parallel": width, "draft_step_s": 0.01 / width,
             "predicted_step_s": 0.009 / width, "alpha": 0.8, "speedup": 1.2,
         }
         for ranks in (1, 2) for width in (1, 2)

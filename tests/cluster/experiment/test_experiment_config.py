@@ -38,7 +38,7 @@ def test_durations_defaults_and_placement(tmp_path: Path) -> None:
         ("tp = [1, 2]", "workers = [1, 2]", "sweep.workers has no effect when kind is 'generate'"),
         ("tp = [1, 2]", "layer_parallel = [2]", "devices.draft has no layers"),
         ("tp = [1, 2]", 'layer_parallel = ["on"]', "sweep.layer_parallel has 'on'"),
-        ("draft_length = [3]", "drafters = [0]", "sweep.drafters has 0, .* its own device"),
+        ("draft_length = [3]", "drafter_tp = [0]", "sweep.drafter_tp has 0, .* its own device"),
         ("draft_length = [3]", "draft_length = [-1]", "sweep.draft_length has -1"),
         ('"pearl"]', '"fast"]', "sweep.mode.2 is 'fast'"),
         ("[devices]", "[device]", "unknown key device; did you mean devices"),
@@ -53,8 +53,8 @@ def test_invalid_values_are_rejected_by_key(tmp_path: Path, old: str, new: str, 
 
 def test_more_drafters_than_layers_are_rejected(tmp_path: Path) -> None:
     text = SMALL.replace('draft = "3ms"', 'layers = 2\nattention = "1ms"')
-    with pytest.raises(ConfigError, match=r"sweep.drafters has 3: devices.layers are 2"):
-        points_of(loaded(tmp_path, text.replace("tp = [1, 2]", "drafters = [1, 3]")))
+    with pytest.raises(ConfigError, match=r"sweep.drafter_tp has 3: devices.layers are 2"):
+        points_of(loaded(tmp_path, text.replace("tp = [1, 2]", "drafter_tp = [1, 3]")))
 
 
 def test_a_training_sweep_needs_its_section(tmp_path: Path) -> None:
@@ -65,16 +65,16 @@ def test_a_training_sweep_needs_its_section(tmp_path: Path) -> None:
 
 def test_the_ranks_of_a_real_drafter_must_match_the_sweep(tmp_path: Path) -> None:
     model = f'[model]\ntarget = "{smollm2_directory()}"\nprompt = "a"\ndrafter = "lookup"\n'
-    text = f'out = "x"\n{model}[sweep]\ndrafters = [1]\nmode = ["speculative"]\n'
+    text = f'out = "x"\n{model}[sweep]\ndrafter_tp = [1]\nmode = ["speculative"]\n'
     words = "drafter lookup runs in the target's process: use 0"
     with pytest.raises(ConfigError, match=rf"point tp1-d1-.*{words}"):
         GenerateBench(
             experiment := loaded(tmp_path, text), generate_points(experiment), (this_machine(),)
         )
-    experiment = loaded(tmp_path, text.replace("drafters = [1]", "drafters = [0]"))
+    experiment = loaded(tmp_path, text.replace("drafter_tp = [1]", "drafter_tp = [0]"))
     bench = GenerateBench(experiment, generate_points(experiment), (this_machine(),))
     assert bench.num_actors == 1
-    heads = loaded(tmp_path, text.replace("drafters = [1]", "drafters = [0]\ntp = [1, 10]"))
+    heads = loaded(tmp_path, text.replace("drafter_tp = [1]", "drafter_tp = [0]\ntp = [1, 10]"))
     with pytest.raises(ConfigError, match=r"point tp10-.*`tp` is 10: .* 9 query heads"):
         GenerateBench(heads, generate_points(heads), (this_machine(),))
 
@@ -101,7 +101,7 @@ def test_results_do_not_go_into_an_upload(tmp_path: Path) -> None:
 
 
 def test_plain_points_are_not_repeated_for_each_drafter(tmp_path: Path) -> None:
-    text = SMALL.replace("draft_length = [3]", "draft_length = [2, 3]\ndrafters = [1, 2]")
+    text = SMALL.replace("draft_length = [3]", "draft_length = [2, 3]\ndrafter_tp = [1, 2]")
     points = points_of(loaded(tmp_path, text))
     plain = [p for p in points if isinstance(p, GeneratePoint) and p.mode == "autoregressive"]
     assert [point.key for point in plain] == [

@@ -31,7 +31,7 @@ def row(point: object, rate: float) -> PointRow:
 
 def test_points_that_are_shown_together_differ_only_in_the_mode(tmp_path: Path) -> None:
     experiment = loaded(tmp_path, SMALL.replace("tp = [1, 2]", "tp = [2, 4]"))
-    points = [point for point in generate_points(experiment) if point.drafters]
+    points = [point for point in generate_points(experiment) if point.drafter_tp]
     best = {(2, "speculative"): 90.0, (2, "pearl"): 30.0, (4, "speculative"): 20.0}
     rows = [row(point, best.get((point.tp, point.mode), 100.0)) for point in points]
     with Store(tmp_path / "results") as store:
@@ -44,7 +44,7 @@ def test_points_that_are_shown_together_differ_only_in_the_mode(tmp_path: Path) 
 
 def test_a_group_with_all_spans_is_preferred_to_one_without_them(tmp_path: Path) -> None:
     experiment = loaded(tmp_path, SMALL)
-    points = [point for point in generate_points(experiment) if point.drafters]
+    points = [point for point in generate_points(experiment) if point.drafter_tp]
     with Store(tmp_path / "results") as store:
         for point in points:
             if (point.tp, point.mode) != (2, "pearl"):

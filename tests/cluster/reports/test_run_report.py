@@ -31,8 +31,8 @@ TWO = [
 
 
 def test_figures_of_several_requests_are_over_all_of_them() -> None:
-    found = total_stats(TWO, 4.0, tp=2, drafters=1)
-    assert (found.tp, found.drafters) == (2, 1)
+    found = total_stats(TWO, 4.0, tp=2, drafter_tp=1)
+    assert (found.tp, found.drafter_tp) == (2, 1)
     assert found.tokens_per_s == 5.0
     assert found.ttft_s == pytest.approx(0.3)
     assert (found.rounds, found.drafted, found.accepted) == (10, 10, 6)
@@ -46,23 +46,23 @@ def test_figures_of_several_requests_are_over_all_of_them() -> None:
 
 
 def test_one_request_is_timed_by_itself() -> None:
-    assert request_stats(TWO[0], tp=1, drafters=1).tokens_per_s == 6.0
+    assert request_stats(TWO[0], tp=1, drafter_tp=1).tokens_per_s == 6.0
 
 
 def test_requests_that_failed_do_not_count() -> None:
     failed = result(2, 100, error="too long", rounds=50, ttft_s=9.0)
-    assert total_stats([*TWO, failed], 4.0, tp=2, drafters=1) == total_stats(
-        TWO, 4.0, tp=2, drafters=1
+    assert total_stats([*TWO, failed], 4.0, tp=2, drafter_tp=1) == total_stats(
+        TWO, 4.0, tp=2, drafter_tp=1
     )
 
 
 def test_nothing_measured_is_zero_and_not_an_error() -> None:
-    found = total_stats([], 0.0, tp=1, drafters=0)
+    found = total_stats([], 0.0, tp=1, drafter_tp=0)
     assert (found.tokens_per_s, found.alpha, found.overlap, found.mode) == (0.0, 0.0, 0.0, "")
 
 
 def test_json_has_the_figures_rounded() -> None:
-    found = stats_json(total_stats(TWO, 3.0, tp=1, drafters=1))
+    found = stats_json(total_stats(TWO, 3.0, tp=1, drafter_tp=1))
     assert found["tokens_per_s"] == 6.6667
     assert found["rounds"] == 10
 
@@ -71,7 +71,7 @@ def test_the_table_shows_losses_only_where_there_are_some() -> None:
     def text(results: list[Result]) -> str:
         console = Console(width=100)
         with console.capture() as shown:
-            console.print(stats_table(total_stats(results, 4.0, tp=1, drafters=1)))
+            console.print(stats_table(total_stats(results, 4.0, tp=1, drafter_tp=1)))
         return shown.get()
 
     lost = result(2, 5, rounds=2, drafter_lost=True, draft_width=4)

@@ -42,7 +42,7 @@ def test_layers_at_a_time_are_compared_on_several_ranks(tmp_path: Path) -> None:
     arguments = ("layer-parallel", "--virtual", LAYERS, "--widths", "1,4", "--drafter-tp", "1,2")
     found = bench(*arguments, "--max-tokens", "12", "--draft-length", "3", "--plot", str(plot))
     rows = found["rows"]
-    assert [(row["drafters"], row["layer_parallel"]) for row in rows] == [
+    assert [(row["drafter_tp"], row["layer_parallel"]) for row in rows] == [
         (1, 1),
         (1, 4),
         (2, 1),
