@@ -39,8 +39,8 @@ from runtime.gateway.metrics import ServiceMetrics
 from runtime.hosts.drafter_spec import with_model
 from runtime.hosts.rank_settings import ModelSettings
 from runtime.node.keeper import end_with_keeper
+from runtime.requests.served_model import ServedModel
 from runtime.restarts import RestartLimits
-from runtime.service.served_model import ServedModel
 from runtime.service.server import ServerSettings, ServiceServer
 from runtime.service.service_logs import start_logging
 from runtime.service.tracing import Tracing

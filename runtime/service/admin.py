@@ -12,8 +12,8 @@ from runtime.gateway.gateway import Gateway
 from runtime.gateway.limits import RequestRefused
 from runtime.gateway.replica import Replica
 from runtime.links.to_wire import put_status
+from runtime.requests.served_model import ServedModel
 from runtime.service.call import Context
-from runtime.service.served_model import ServedModel
 from runtime.service.servicer import refuse
 
 _LOG = logging.getLogger("paceline.server")

@@ -29,8 +29,6 @@ class Call:
     def __init__(self, gateway: Gateway) -> None:
         """Start with the arrival of a call; must run in its task."""
         self.client = ""
-        self.is_cancelled = False
-        """Whether its request is cancelled as soon as it is accepted."""
         self._gateway = gateway
         self._context: Context | None = None
         self.name = ""

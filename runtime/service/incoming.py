@@ -1,17 +1,14 @@
-"""Read requests from the wire into `Submit`s; nothing a client sends is trusted."""
+"""Read requests from gRPC messages; nothing a client sends is trusted."""
 
 from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from parallel.decoding.types import DecodeMode
-from parallel.messages import Submit
 from protos.paceline.v1 import service_pb2 as pb
-from runtime.checking.chat_messages import messages
-from runtime.checking.prompt_value import check_prompt_length, token_ids
 from runtime.checking.sampling_fields import Sampling, checked_name
 from runtime.errors import InvalidValue
 from runtime.links.wire_values import MODE_NAMES
-from runtime.service.served_model import ServedModel
+from runtime.requests.generation_request import GenerationRequest
+from runtime.requests.prompts import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 
 _FIELDS = (
     *("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"),
@@ -19,45 +16,21 @@ _FIELDS = (
 )
 
 
-def to_submit(request: pb.GenerateRequest, model: ServedModel, seed: int) -> Submit:
-    """Return a request as the engine reads it.
-
-    Args:
-        request: as it arrived.
-        model: the served model.
-        seed: for a request without a seed.
+def read_request(request: pb.GenerateRequest) -> GenerationRequest:
+    """Return a request as every wire reads it.
 
     Raises:
         InvalidValue: a value cannot be used; names the field.
-        ConfigError: the conversation does not fit the chat template, or an output cannot contain
-            a stop string.
     """
     reject_unknown_fields(request)
     checked_name(request.request_id)
     if (request.resume_from or request.resume_from_each) and not request.request_id:
         raise InvalidValue("`resume_from` needs `request_id`")
     sampling = sampling_of(request)
-    model.tokenizer.check_stops(sampling.stop or ())
-    max_tokens = model.default_max_tokens if sampling.max_tokens is None else sampling.max_tokens
-    ids = prompt_ids(request, model)
-    is_empty = request.HasField("text") and not request.text  # a tokenizer may add a start token
-    check_prompt_length(
-        0 if is_empty else len(ids),
-        prompt="the prompt",
-        model=model.name,
-        max_positions=model.max_positions,
-    )
-    return Submit(
-        request=0,
-        prompt_ids=ids,
-        sampling=sampling.params(seed=seed),
-        mode=model.default_mode if sampling.mode is None else DecodeMode(sampling.mode),
-        verifier=model.verifier,
-        max_tokens=min(max_tokens, model.max_positions - len(ids)),
-        ignore_eos=sampling.ignore_eos,
-        stop=tuple(sampling.stop or ()),
-        num_logprobs=sampling.logprobs,
-        priority=sampling.priority,
+    return GenerationRequest(
+        prompt=prompt_of(request),
+        sampling=sampling,
+        resume_from=_resume_offsets(request, sampling.num_samples),
     )
 
 
@@ -79,52 +52,21 @@ def sampling_of(request: pb.GenerateRequest) -> Sampling:
     ).checked()
 
 
-def resume_offsets(request: pb.GenerateRequest, max_tokens: int) -> list[int]:
-    """Return how many tokens of each sample the client already has.
+def prompt_of(request: pb.GenerateRequest | pb.TokenizeRequest) -> Prompt:
+    """Return a request's prompt.
 
     Raises:
-        InvalidValue: there is not one number for each sample, or one is above max_tokens.
+        InvalidValue: there is none.
     """
-    size, each = num_samples(request), list(request.resume_from_each)
-    if size > 1 and request.resume_from:
-        raise InvalidValue("with `n` above 1, set `resume_from_each` in place of `resume_from`")
-    offsets = each or [request.resume_from] * size
-    if len(offsets) != size:
-        raise InvalidValue(f"`resume_from_each` has {len(offsets)} numbers for {size} samples")
-    if max(offsets) > max_tokens:
-        raise InvalidValue(f"`resume_from` is {max(offsets)}, beyond `max_tokens` {max_tokens}")
-    return offsets
-
-
-def num_samples(request: pb.GenerateRequest) -> int:
-    """Return the number of samples of a request."""
-    return request.n if request.HasField("n") else 1
-
-
-def prompt_ids(
-    request: pb.GenerateRequest | pb.TokenizeRequest, model: ServedModel
-) -> tuple[int, ...]:
-    """Return the tokens of a request's prompt; an empty text has none.
-
-    Raises:
-        InvalidValue: there is no prompt, it is too long for the context, or a token is not in the
-            vocabulary.
-        ConfigError: the conversation does not fit the chat template.
-    """
-    model.limits.check(request)
-    tokenizer = model.tokenizer
     match request.WhichOneof("prompt"):
         case "text":
-            field, ids = "the prompt", tuple(tokenizer.encode(request.text))
+            return TextPrompt(request.text, "text")
         case "chat":
-            given = [{"role": m.role, "content": m.content} for m in request.chat.messages]
-            turns = messages(given, "chat.messages", extra_keys=())
-            field, ids = "the prompt", tuple(tokenizer.encode_chat(turns))
+            turns = [{"role": m.role, "content": m.content} for m in request.chat.messages]
+            return ChatPrompt(turns, "chat.messages")
         case "token_ids" if isinstance(request, pb.GenerateRequest):
-            field, ids = "token_ids", tuple(request.token_ids.ids)
-        case _:
-            raise InvalidValue("there is no prompt: give text, token_ids or chat")
-    return token_ids(ids, field, vocab_size=model.vocab_size, may_be_empty=True)
+            return TokenPrompt(request.token_ids.ids, "token_ids")
+    raise InvalidValue("there is no prompt: give text, token_ids or chat")
 
 
 def reject_unknown_fields(request: ProtoMessage) -> None:
@@ -143,3 +85,15 @@ def reject_unknown_fields(request: ProtoMessage) -> None:
         if field.message_type is not None:
             for part in [value] if isinstance(value, ProtoMessage) else value:
                 reject_unknown_fields(part)
+
+
+def _resume_offsets(request: pb.GenerateRequest, num_samples: int) -> tuple[int, ...]:
+    """Return how many tokens of each sample the client already has."""
+    if num_samples > 1 and request.resume_from:
+        raise InvalidValue("with `n` above 1, set `resume_from_each` in place of `resume_from`")
+    offsets = tuple(request.resume_from_each) or (request.resume_from,) * num_samples
+    if len(offsets) != num_samples:
+        raise InvalidValue(
+            f"`resume_from_each` has {len(offsets)} numbers for {num_samples} samples"
+        )
+    return offsets

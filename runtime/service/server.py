@@ -18,12 +18,14 @@ from runtime.channels.releasing import ReleasingInterceptor
 from runtime.channels.tokens import check_token
 from runtime.gateway.gateway import Gateway
 from runtime.gateway.limits import CallDenied
+from runtime.requests.accepted_tokens import AcceptedTokens
+from runtime.requests.admission import Admission
+from runtime.requests.prompt_reader import PromptReader
+from runtime.requests.served_model import ServedModel
 from runtime.service.admin import AdminServicer, DrafterControl
 from runtime.service.call import CallInterceptor
-from runtime.service.identity import AcceptedTokens, TokenInterceptor
+from runtime.service.identity import TokenInterceptor
 from runtime.service.malformed_requests import MalformedRequestInterceptor
-from runtime.service.prompt_reader import PromptReader
-from runtime.service.served_model import ServedModel
 from runtime.service.servicer import GenerationServicer, ModelServicer
 from runtime.service.spans import SpanInterceptor
 from runtime.service.tracing import Tracing
@@ -83,6 +85,8 @@ class ServiceServer:
         self._model = model
         self._settings = settings
         self._reader = PromptReader()
+        self.admission = Admission(gateway, model, self._reader)
+        """Admits requests; other wires of this server share it."""
         self._health = health.HealthServicer()
         self._server: grpc.aio.Server | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -113,7 +117,7 @@ class ServiceServer:
             ("grpc.max_concurrent_streams", settings.max_streams),
         )
         server = grpc.aio.server(interceptors=interceptors, options=options)
-        generation = GenerationServicer(self._gateway, self._model, tokens, self._reader)
+        generation = GenerationServicer(self.admission, tokens)
         rpc.add_GenerationServiceServicer_to_server(generation, server)
         model = ModelServicer(self._model, self._reader)
         rpc.add_ModelServiceServicer_to_server(model, server)

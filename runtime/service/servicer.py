@@ -1,51 +1,36 @@
 """The gRPC servicers: read requests, stream events, and turn errors into statuses."""
 
-import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import replace
 from typing import NoReturn
 
 import grpc
 
-from parallel.messages import Submit
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.checking.prompt_value import token_ids
 from runtime.errors import ConfigError, DeadlineExceeded, PacelineError
-from runtime.gateway.gateway import Gateway
-from runtime.gateway.journal import OpenRequest
 from runtime.gateway.limits import GatewayBusy, GatewayDown, RequestRefused
 from runtime.links.to_wire import put_logprobs, put_stats
 from runtime.links.wire_values import REASONS
-from runtime.service.answer_events import TokensEvent, answer_events
-from runtime.service.call import Call, Context, current_call
-from runtime.service.identity import AcceptedTokens
-from runtime.service.incoming import (
-    num_samples,
-    prompt_ids,
-    reject_unknown_fields,
-    resume_offsets,
-    to_submit,
-)
-from runtime.service.prompt_reader import PromptReader
-from runtime.service.served_model import ServedModel
+from runtime.requests.accepted_tokens import AcceptedTokens
+from runtime.requests.admission import Admission, Admitted
+from runtime.requests.answer_events import TokensEvent, answer_events
+from runtime.requests.prompt_reader import PromptReader
+from runtime.requests.prompts import prompt_ids
+from runtime.requests.served_model import ServedModel
+from runtime.service.call import Context, current_call
+from runtime.service.incoming import prompt_of, read_request, reject_unknown_fields
 
-_RETRY_AFTER_S = 1
-_MIN_S = 1e-3  # a deadline is never 0
+RETRY_AFTER_S = 1
 
 
 class GenerationServicer(rpc.GenerationServiceServicer):
     """Generates for clients."""
 
-    def __init__(
-        self, gateway: Gateway, model: ServedModel, tokens: AcceptedTokens, reader: PromptReader
-    ) -> None:
-        self._gateway = gateway
-        self._model = model
+    def __init__(self, admission: Admission, tokens: AcceptedTokens) -> None:
+        self._admission = admission
         self._tokens = tokens
-        self._reader = reader
-        self._arriving: dict[Call, None] = {}
 
     async def Generate(
         self, request: pb.GenerateRequest, context: Context
@@ -54,7 +39,14 @@ class GenerationServicer(rpc.GenerationServiceServicer):
         call = current_call()
         call.begin(context, self._client(context), request.request_id)
         try:
-            known, starts = await self._admit(request, call, context)
+            admitted = await self._admission.admit(
+                lambda: read_request(request),
+                size_bytes=request.ByteSize(),
+                client=call.client,
+                name=request.request_id,
+                time_left_s=context.time_remaining,
+            )
+            known = admitted.request
             call.accept(known)
             yield pb.GenerateResponse(
                 accepted=pb.Accepted(
@@ -63,7 +55,7 @@ class GenerationServicer(rpc.GenerationServiceServicer):
                     seed=known.seed,
                 )
             )
-            events = self._events(known, starts)
+            events = self._events(admitted)
             async with aclosing(events):
                 async for event in events:
                     yield event
@@ -73,55 +65,21 @@ class GenerationServicer(rpc.GenerationServiceServicer):
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
         """Cancel a request, also one that is not accepted yet."""
-        client, name = self._client(context), request.request_id
-        known = self._gateway.find(client, name)
-        if known is not None:
-            return pb.CancelResponse(was_running=self._gateway.cancel(known))
-        arriving = [call for call in self._arriving if (call.client, call.name) == (client, name)]
-        for call in arriving:
-            call.is_cancelled = True
-        if not arriving or not name:
+        name = request.request_id
+        was_running = self._admission.cancel(self._client(context), name)
+        if was_running is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no request is named {name!r}")
-        return pb.CancelResponse(was_running=True)
+        return pb.CancelResponse(was_running=was_running)
 
     def _client(self, context: Context) -> str:
         return self._tokens.name_of(context.invocation_metadata(), context.peer())
 
-    async def _admit(
-        self, request: pb.GenerateRequest, call: Call, context: Context
-    ) -> tuple[OpenRequest, list[int]]:
-        """Queue a request or find it by name; return it with the tokens the client already has."""
-        gateway, client, name = self._gateway, call.client, request.request_id
-        if gateway.find(client, name) is None:
-            gateway.check_capacity(1, client)
-        self._arriving[call] = None
-        try:
-            submit, starts = await self._reader.run(request.ByteSize(), lambda: self._read(request))
-        finally:
-            del self._arriving[call]
-        known = gateway.find(client, name)
-        if known is not None and not request.HasField("seed"):
-            submit = replace(submit, sampling=replace(submit.sampling, seed=known.seed))
-        left_s = context.time_remaining()
-        timeout_s = None if left_s is None else max(left_s, _MIN_S)
-        submit = replace(submit, client=client, timeout_s=timeout_s)
-        submits = [replace(submit, sample_index=index) for index in range(num_samples(request))]
-        queued = gateway.submit(submits, client=client, name=name)
-        if call.is_cancelled:
-            gateway.cancel(queued)
-        return queued, starts
-
-    def _read(self, request: pb.GenerateRequest) -> tuple[Submit, list[int]]:
-        submit = to_submit(request, self._model, secrets.randbits(63))
-        return submit, resume_offsets(request, submit.max_tokens)
-
-    async def _events(
-        self, request: OpenRequest, offsets: list[int]
-    ) -> AsyncGenerator[pb.GenerateResponse]:
+    async def _events(self, admitted: Admitted) -> AsyncGenerator[pb.GenerateResponse]:
         """Return the wire form of an answer's events, which end with one Finish."""
+        request, tokenizer = admitted.request, self._admission.model.tokenizer
         has_samples = len(request.samples) > 1
         last: pb.Finish | None = None
-        async with aclosing(answer_events(request, self._model.tokenizer, offsets)) as events:
+        async with aclosing(answer_events(request, tokenizer, admitted.resume_from)) as events:
             async for event in events:
                 if isinstance(event, TokensEvent):
                     yield pb.GenerateResponse(
@@ -194,7 +152,7 @@ class ModelServicer(rpc.ModelServiceServicer):
 
     def _tokenized(self, request: pb.TokenizeRequest) -> pb.TokenizeResponse:
         reject_unknown_fields(request)
-        return pb.TokenizeResponse(ids=prompt_ids(request, self._model))
+        return pb.TokenizeResponse(ids=prompt_ids(prompt_of(request), self._model))
 
     def _detokenized(self, request: pb.DetokenizeRequest) -> pb.DetokenizeResponse:
         reject_unknown_fields(request)
@@ -213,10 +171,10 @@ async def refuse(context: Context, error: PacelineError) -> NoReturn:
             code = grpc.StatusCode.INVALID_ARGUMENT
         case GatewayBusy():
             code = grpc.StatusCode.RESOURCE_EXHAUSTED
-            trailing = (("retry-after", str(_RETRY_AFTER_S)),)
+            trailing = (("retry-after", str(RETRY_AFTER_S)),)
         case DeadlineExceeded():
             code = grpc.StatusCode.DEADLINE_EXCEEDED
         case GatewayDown():
             code = grpc.StatusCode.UNAVAILABLE
-            trailing = (("retry-after", str(_RETRY_AFTER_S)),)
+            trailing = (("retry-after", str(RETRY_AFTER_S)),)
     await context.abort(code, str(error), trailing)

@@ -17,7 +17,7 @@ from parallel.decoding.types import DecodeMode
 from runtime.gateway.gateway import Gateway
 from runtime.gateway.limits import GatewayLimits
 from runtime.models.tokenizer import Tokenizer
-from runtime.service.served_model import ServedModel
+from runtime.requests.served_model import ServedModel
 from runtime.service.server import ServerSettings, ServiceServer
 from tests.support.rig import VOCAB, Rig
 
@@ -34,6 +34,21 @@ def toy_tokenizer(*special: str) -> Tokenizer:
     return Tokenizer(fast, eos_ids=frozenset(), name="the toy")
 
 
+def toy_model(tokenizer: Tokenizer | None = None) -> ServedModel:
+    """Return the toy as a server serves it."""
+    return ServedModel(
+        name="toy",
+        tokenizer=tokenizer or toy_tokenizer(),
+        vocab_size=VOCAB,
+        max_positions=400,
+        tp=1,
+        drafter="toy",
+        default_mode=DecodeMode.PEARL,
+        default_max_tokens=24,
+        version="0",
+    )
+
+
 class Serving:
     """A running server."""
 
@@ -47,17 +62,7 @@ class Serving:
         }
         control = settings.pop("control", None)
         tracing = settings.pop("tracing", None)
-        model = ServedModel(
-            name="toy",
-            tokenizer=toy_tokenizer(),
-            vocab_size=VOCAB,
-            max_positions=400,
-            tp=1,
-            drafter="toy",
-            default_mode=DecodeMode.PEARL,
-            default_max_tokens=24,
-            version="0",
-        )
+        model = toy_model()
         self.gateway = Gateway(links or [rig.driver() for rig in rigs], limits, **kept)
         self.server = ServiceServer(
             self.gateway,

@@ -12,7 +12,7 @@ from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.client import Client, ServiceError
 from runtime.models.tokenizer import Tokenizer
-from runtime.service.prompt_limits import PromptLimits
+from runtime.requests.prompt_limits import PromptLimits
 from tests.support.rig import Rig, expected_tokens, make_submit
 from tests.support.serving import Serving, slow_down
 from tests.support.waiting import wait_until

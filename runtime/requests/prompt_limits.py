@@ -1,15 +1,18 @@
 """Size limits of prompts, which reject hopeless ones before they are tokenized."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from protos.paceline.v1 import service_pb2 as pb
 from runtime.errors import InvalidValue
 from runtime.models.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptLimits:
-    """Sizes above which no prompt fits the context."""
+    """Sizes above which no prompt fits the context.
+
+    Each check raises InvalidValue with the name of the field, its size and the limit.
+    """
 
     context: int
     """Tokens in the model's context."""
@@ -22,25 +25,18 @@ class PromptLimits:
         longest = max(map(len, tokenizer.vocabulary))
         return cls(context=context, characters=context * (longest + 1))
 
-    def check(self, request: pb.GenerateRequest | pb.TokenizeRequest) -> None:
-        """Raise if a request's prompt cannot fit.
+    def check_text(self, field: str, text: str) -> None:
+        """Raise if a text has more characters than the context can spell."""
+        self._check(field, len(text), self.characters, "characters")
 
-        Raises:
-            InvalidValue: names the field, its size and the limit.
-        """
-        match request.WhichOneof("prompt"):
-            case "text":
-                self._check("text", len(request.text), self.characters, "characters")
-            case "chat":
-                turns = request.chat.messages
-                self._check("chat.messages", len(turns), self.context, "messages")
-                size = sum(len(turn.content) for turn in turns)
-                self._check("chat.messages", size, self.characters, "characters")
-            case "token_ids" if isinstance(request, pb.GenerateRequest):
-                self.check_ids("token_ids", len(request.token_ids.ids))
+    def check_chat(self, field: str, contents: Sequence[object]) -> None:
+        """Raise if the contents of a conversation are too many or too long."""
+        self._check(field, len(contents), self.context, "messages")
+        size = sum(len(content) for content in contents if isinstance(content, str))
+        self._check(field, size, self.characters, "characters")
 
     def check_ids(self, field: str, size: int) -> None:
-        """Raise if there are more token ids than the context holds; raises as `check` does."""
+        """Raise if there are more token ids than the context holds."""
         self._check(field, size, self.context, "tokens")
 
     def _check(self, field: str, size: int, limit: int, unit: str) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.service.text_stream import TextStream, _Overlap
+from runtime.requests.text_stream import TextStream, _Overlap
 from tests.support.serving import toy_tokenizer
 
 TOKENS = [11, 12, 1, 2, 31, 4]

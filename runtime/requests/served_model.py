@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from parallel.decoding.types import DecodeMode, VerifierKind
 from runtime.models.tokenizer import Tokenizer
-from runtime.service.prompt_limits import PromptLimits
+from runtime.requests.prompt_limits import PromptLimits
 
 
 @dataclass(slots=True, kw_only=True)

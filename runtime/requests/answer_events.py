@@ -8,7 +8,7 @@ from parallel.decoding.types import TokenLogprobs
 from parallel.messages import RequestStats
 from runtime.gateway.journal import OpenRequest
 from runtime.models.tokenizer import Tokenizer
-from runtime.service.text_stream import TextStream
+from runtime.requests.text_stream import TextStream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from parallel.decoding.types import DecodeMode, SamplingParams, VerifierKind
 from parallel.messages import Finished, RequestStats, Submit
 from runtime.errors import PacelineError
 from runtime.gateway.journal import Journal, OpenRequest
-from runtime.service.answer_events import SampleEnd, TokensEvent, answer_events
+from runtime.requests.answer_events import SampleEnd, TokensEvent, answer_events
 from tests.support.serving import toy_tokenizer
 
 STATS = RequestStats(rounds=3)

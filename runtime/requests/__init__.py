@@ -1,0 +1,1 @@
+"""What every wire of the service shares: the served model, requests, and answers as events."""

@@ -1,0 +1,63 @@
+"""A request for generation as every wire reads it, and the `Submit`s that engines receive."""
+
+from dataclasses import dataclass, replace
+
+from parallel.decoding.types import DecodeMode
+from parallel.messages import Submit
+from runtime.checking.prompt_value import check_prompt_length
+from runtime.checking.sampling_fields import Sampling
+from runtime.errors import InvalidValue
+from runtime.requests.prompts import Prompt, TextPrompt, prompt_ids
+from runtime.requests.served_model import ServedModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """What a client asks for."""
+
+    prompt: Prompt
+    sampling: Sampling
+    """Checked."""
+    resume_from: tuple[int, ...]
+    """One for each sample: tokens that the client already has."""
+
+    def submits(self, model: ServedModel, *, seed: int) -> tuple[Submit, ...]:
+        """Return what the engine receives, one for each sample; tokenizes the prompt.
+
+        Args:
+            model: the served model.
+            seed: for a request without a seed.
+
+        Raises:
+            InvalidValue: a value cannot be used; names the field.
+            ConfigError: the conversation does not fit the chat template, or an output cannot
+                contain a stop string.
+        """
+        sampling, prompt = self.sampling, self.prompt
+        model.tokenizer.check_stops(sampling.stop or ())
+        ids = prompt_ids(prompt, model)
+        is_empty = isinstance(prompt, TextPrompt) and not prompt.text
+        check_prompt_length(  # a tokenizer may add a start token to an empty text
+            0 if is_empty else len(ids),
+            prompt="the prompt",
+            model=model.name,
+            max_positions=model.max_positions,
+        )
+        most = model.default_max_tokens if sampling.max_tokens is None else sampling.max_tokens
+        submit = Submit(
+            request=0,
+            prompt_ids=ids,
+            sampling=sampling.params(seed=seed),
+            mode=model.default_mode if sampling.mode is None else DecodeMode(sampling.mode),
+            verifier=model.verifier,
+            max_tokens=min(most, model.max_positions - len(ids)),
+            ignore_eos=sampling.ignore_eos,
+            stop=tuple(sampling.stop or ()),
+            num_logprobs=sampling.logprobs,
+            priority=sampling.priority,
+        )
+        if max(self.resume_from) > submit.max_tokens:
+            raise InvalidValue(
+                f"`resume_from` is {max(self.resume_from)}, beyond `max_tokens` {submit.max_tokens}"
+            )
+        return tuple(replace(submit, sample_index=i) for i in range(sampling.num_samples))
