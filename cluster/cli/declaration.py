@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from cluster.options.schema import Setting, doc_of, settings_of
+from cluster.options.schema import Setting, doc_of, is_among, settings_of
 
 _FIELD = re.compile(r"`([a-z][a-z0-9_.]*)`")
 Options = TypeVar("Options")
@@ -28,7 +28,7 @@ class VerbDeclaration(Generic[Options]):
     flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Keys that are options of the command line, by heading of the help; "" is no heading."""
     fixed: tuple[str, ...] = ()
-    """Keys that this verb fixes at their default values."""
+    """Keys, or whole sections, that this verb fixes at their default values."""
     passes_on: str | None = None
     """The key that receives unknown options and extra arguments, for another verb."""
 
@@ -36,7 +36,7 @@ class VerbDeclaration(Generic[Options]):
     def settings(self) -> dict[str, Setting]:
         """All that can be set, by key."""
         hidden = {*self.fixed, self.passes_on}
-        return {k: s for k, s in settings_of(self.options).items() if k not in hidden}
+        return {k: s for k, s in settings_of(self.options).items() if not is_among(k, hidden)}
 
     @property
     def flag_keys(self) -> tuple[str, ...]:
@@ -73,9 +73,9 @@ class VerbDeclaration(Generic[Options]):
         return spelled.removeprefix("--set ") if spelled.startswith("--set ") else None
 
     def _spelled(self, name: str) -> str | None:
-        """Return the flag, or `--set KEY`, of a field by its name or key; None if it has none."""
+        """Return the flag, or `--set KEY`, of a field by the end of its key; None if none fits."""
         names = self.names
-        keys = [k for k, setting in self.settings.items() if name in (k, setting.name)]
+        keys = [key for key in self.settings if f".{key}".endswith(f".{name}")]
         if not keys:
             return None
         key = min(keys, key=lambda k: (k != name, k not in names, k.count(".")))

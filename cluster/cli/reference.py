@@ -124,9 +124,11 @@ def _verb(verb: VerbDeclaration[Any]) -> Iterator[str]:
 
 def _differences(verb: VerbDeclaration[Any]) -> Iterator[str]:
     """Yield what this verb changes in the sections that it shares with others."""
-    sections = sections_of(verb.options)
+    sections = {
+        name: kind for name, kind in sections_of(verb.options).items() if name not in verb.fixed
+    }
     if sections:
-        yield f"Sections: {', '.join(f'[{name}](#{name})' for name in sections)}.\n"
+        yield f"Sections: {', '.join(f'[{name}](#{_anchor(name)})' for name in sections)}.\n"
     other = []
     for key, setting in verb.settings.items():
         section, _, name = key.rpartition(".")
@@ -136,6 +138,11 @@ def _differences(verb: VerbDeclaration[Any]) -> Iterator[str]:
         yield f"Other defaults: {', '.join(other)}.\n"
     if verb.fixed:
         yield f"Not to be set here: {', '.join(f'`{key}`' for key in verb.fixed)}.\n"
+
+
+def _anchor(section: str) -> str:
+    """Return the link target that Markdown makes of a section's heading."""
+    return section.replace(".", "")
 
 
 def _row(name: str, setting: Setting) -> str:

@@ -21,7 +21,6 @@ from cluster.deploy.target_plan import plan_target
 from cluster.network.ray_errors import result_of
 from cluster.network.ray_session import RaySession
 from cluster.options.cluster_options import CheckOptions
-from cluster.placement.place_options import PlaceOptions
 from cluster.placement.placement import Node, plan_places
 from cluster.placement.reservation import read_nodes
 from runtime.errors import ConfigError, PacelineError
@@ -72,7 +71,7 @@ def run(options: CheckOptions) -> int:
         if options.models.target is not None or options.models.virtual is not None:
             _check_placement(options, report)
         with _progress(options.json) as step:
-            _check_nodes(report, PlaceOptions.parse(options.models.place).interface, step)
+            _check_nodes(report, options.models.place.interface, step)
     if options.json:
         print(json.dumps(report.to_json()))
     else:
@@ -90,7 +89,7 @@ def _check_placement(options: CheckOptions, report: CheckReport) -> None:
     spec = plan_deployment(models, target, drafter, cache_tokens=_CACHE_TOKENS, stops=False)
     needs = [need for need in (spec.target_need, spec.drafter_need) if need is not None]
     try:
-        plan = plan_places(needs, report.nodes, PlaceOptions.parse(models.place))
+        plan = plan_places(needs, report.nodes, models.place)
     except ConfigError as error:
         report.problems.append(str(error))
         return

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from cluster.placement.place_options import PlaceOptions
+from cluster.options.place_options import PlaceOptions
 from cluster.placement.placement import Need
 from runtime.hosts.drafter_spec import (
     DrafterSpec,

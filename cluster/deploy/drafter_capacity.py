@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cluster.options.model_options import ModelOptions
-from cluster.placement.place_options import PlaceOptions
 from cluster.placement.placement import Need, Node, plan_places
 from runtime.errors import ConfigError
 
@@ -27,9 +26,8 @@ class DrafterCapacity:
 
     def requested_by(self, options: ModelOptions) -> str:
         """Return the option that requests drafter ranks; "" if none does."""
-        place = PlaceOptions.parse(options.place)
-        if place.drafter != "auto":
-            return f"`place` drafter={place.drafter}"
+        if options.place.drafter != "auto":
+            return f"`place.drafter` {options.place.drafter}"
         if options.drafter_tp is not None:
             return f"`drafter_tp` {options.drafter_tp}"
         if options.drafters > 1:
@@ -41,7 +39,7 @@ class DrafterCapacity:
         gpus = 0.0 if options.device == "cpu" else 1.0
         target = Need(role="target", size=options.tp, gpus=gpus)
         drafter = Need(role="drafter", size=options.num_drafter_ranks, gpus=gpus)
-        place = PlaceOptions.parse(options.place)
+        place = options.place
         num_drafters = max(options.drafters, self.max_drafters or 1)
         needs = [target, *[drafter] * num_drafters] * self.replicas
         try:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.deploy.rank_actors import RankActor, await_all, kill_ranks, start_drafter_ranks
-from cluster.placement.place_options import PlaceOptions
+from cluster.options.place_options import PlaceOptions
 from cluster.placement.placement import Need
 from cluster.placement.reservation import LOOPBACK, Placer, Reservation, check_group
 from runtime.errors import PacelineError

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from cluster.deploy.layer_parallel_text import parse_layer_parallel
 from cluster.options.model_options import ModelOptions
-from cluster.placement.place_options import PlaceOptions
 from cluster.placement.rank_needs import place_of
 from runtime.errors import ConfigError
 from runtime.hosts.rank_settings import ModelSettings
@@ -91,7 +90,6 @@ def known_as(facts: ModelFacts | None, name: str) -> tuple[NamedModel, ...]:
 
 def _check_options(options: ModelOptions) -> None:
     parse_layer_parallel(options.layer_parallel)
-    PlaceOptions.parse(options.place)
     for name, choice in (("group_backend", options.group_backend), ("link", options.link)):
         if choice == "nccl" and options.device != "cuda":
             raise ConfigError(f"`{name}` is nccl, which needs `device` cuda: take gloo on CPUs")

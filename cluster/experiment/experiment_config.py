@@ -9,8 +9,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from cluster.options.model_options import Dtype, GroupBackend, LinkKind
 from cluster.options.paths import check_stays
+from cluster.options.place_options import PlaceOptions
 from parallel.decoding.types import DecodeMode
 from parallel.simulation.network import Fabric, Line
+from runtime.checking.tables import make
 from runtime.errors import ConfigError
 from runtime.files.documents import read_toml
 from runtime.rank.virtual_shard import parse_duration
@@ -23,6 +25,15 @@ def _seconds(value: object) -> object:
         return value  # already seconds, as in the config in a results directory
     try:
         return parse_duration(value)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+
+
+def _place(value: object) -> object:
+    if not isinstance(value, dict):
+        raise ValueError("it is a section: write [requests.place]")
+    try:
+        return make(PlaceOptions, value, "requests.place.")
     except ConfigError as error:
         raise ValueError(str(error)) from error
 
@@ -138,8 +149,8 @@ class Requests(Section):
     group: GroupBackend = "auto"
     """The backend of collectives between ranks."""
     link: LinkKind = "grpc"
-    place: str = ""
-    """`models.place` of `generate`, in addition to the placement that sweep.nodes requires."""
+    place: Annotated[PlaceOptions, BeforeValidator(_place)] = PlaceOptions()
+    """`models.place` of `generate`; without `target`, sweep.nodes decides where its ranks go."""
 
 
 class Train(Section):

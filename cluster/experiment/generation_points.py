@@ -23,6 +23,7 @@ from cluster.experiment.sweep_points import NO_DRAFTER, GeneratePoint
 from cluster.generate.prompt_requests import cache_tokens, make_submits
 from cluster.options.generate_options import DecodeOptions, PromptOptions
 from cluster.options.model_options import ModelOptions
+from cluster.options.place_options import PlaceOptions
 from cluster.placement.placement import Node
 from cluster.reports.run_report import total_stats
 from parallel.decoding.types import DecodeMode
@@ -195,12 +196,14 @@ def _model_options(experiment: Experiment, point: GeneratePoint) -> ModelOptions
     return replace(options, dtype=model.dtype, device=model.device, threads=model.threads)
 
 
-def _place(experiment: Experiment, point: GeneratePoint) -> str | None:
-    asked = [experiment.requests.place] if experiment.requests.place else []
-    if experiment.ray is not None:
-        nodes = f",nodes={point.nodes}" if point.nodes > 1 else ""
-        asked.insert(0, f"target=spread{nodes}" if nodes else "target=pack")
-    return ",".join(asked) or None
+def _place(experiment: Experiment, point: GeneratePoint) -> PlaceOptions:
+    """Return `requests.place`, with the target on as many nodes as the sweep's point has."""
+    place = experiment.requests.place
+    if experiment.ray is None or place.target != "auto":
+        return place
+    if point.nodes > 1:
+        return replace(place, target="spread", nodes=point.nodes)
+    return replace(place, target="pack")
 
 
 def _prompts(experiment: Experiment) -> PromptOptions:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.options.paths import check_path
-from cluster.options.schema import Env, Setting, sections_of, settings_of
+from cluster.options.schema import Env, Setting, is_among, sections_of, settings_of
 from runtime.checking.tables import make
 from runtime.errors import ConfigError
 from runtime.files.documents import DocumentError, parse_toml, read_toml
@@ -36,7 +36,7 @@ class OptionsDraft:
     flags: Mapping[str, str]
     """Names on the command line by key; other keys are for files and `--set`."""
     fixed: frozenset[str] = frozenset()
-    """Keys that the verb does not accept."""
+    """Keys, or whole sections, that the verb does not accept."""
     _given: dict[str, _Given] = field(default_factory=dict)
 
     def add_environment(self, environ: Mapping[str, str]) -> None:
@@ -91,7 +91,7 @@ class OptionsDraft:
 
     def _settings(self) -> dict[str, Setting]:
         found = settings_of(self.options)
-        return {key: setting for key, setting in found.items() if key not in self.fixed}
+        return {key: setting for key, setting in found.items() if not is_among(key, self.fixed)}
 
     def _add_table(self, table: Mapping[str, Any], prefix: str, where: str) -> None:
         for name, value in table.items():
@@ -108,7 +108,7 @@ class OptionsDraft:
         settings = self._settings()
         if key in settings:
             return settings[key]
-        if key in self.fixed:
+        if is_among(key, self.fixed):
             raise ConfigError(f"{where} {key} has one value in this verb: leave it out")
         if key in sections_of(self.options):
             raise ConfigError(f"{where} {key} is a section: name one of its keys, as {key}.KEY")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from cluster.options.place_options import PlaceOptions
 from cluster.options.schema import Env, Flag, Positive, Seconds
 from runtime.checking.tables import Range, Unset
 
@@ -50,11 +51,7 @@ class ModelOptions:
     """Collectives between the ranks of a model."""
     link: LinkKind = "grpc"
     """Messages between leader and drafter."""
-    place: str | None = None
-    """Nodes of the ranks, as target=spread,drafter=far. Parts: target=auto|pack|spread, nodes=N
-    (that spread uses), drafter=auto|near|far, cpus=N (that each rank reserves), domain=LABEL (of
-    nodes that belong together), interface=NAME or network, port=N (of the leader's links),
-    timeout=SECONDS (that ranks wait for each other), wait=SECONDS (for room)."""
+    place: PlaceOptions = PlaceOptions()
     max_batch: Positive = 16
     """Sequences decoded at once."""
     cache_tokens: Annotated[int | None, Range(least=1), Unset("auto")] = None

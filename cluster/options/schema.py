@@ -8,7 +8,7 @@ below.
 import ast
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -140,6 +140,11 @@ def settings_of(options: type) -> dict[str, Setting]:
 def sections_of(options: type) -> dict[str, type]:
     """Return the sections of an options dataclass by dotted name."""
     return dict(_sections(options, ""))
+
+
+def is_among(key: str, names: Collection[str | None]) -> bool:
+    """Return whether a key is one of the names, or belongs to a section that is one of them."""
+    return key in names or any(name and key.startswith(f"{name}.") for name in names)
 
 
 def doc_of(options: type) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from cluster.placement.place_options import MIN_CPUS, PlaceOptions
+from cluster.options.place_options import MIN_CPUS, PlaceOptions
 from runtime.errors import ConfigError
 
 _SHARES = (1.0, 0.5, 0.25, 0.1, MIN_CPUS)
@@ -126,7 +126,7 @@ def _check_label(label: str | None, nodes: Sequence[Node]) -> None:
         return
     known = sorted({name for node in nodes for name in node.labels})
     raise ConfigError(
-        f"`place` domain={label}: no node has the label {label!r}; the nodes have "
+        f"`place.domain` is {label!r}: no node has this label; the nodes have "
         f"{', '.join(known) or 'no labels'}; start nodes with ray start --labels {label}=VALUE"
     )
 
@@ -160,7 +160,7 @@ def _place_target(
         return _spread(need, each, _first_nodes(nodes, each, options.nodes))
     packed = _pack(need, each, nodes)
     if packed is None and options.target == "pack":
-        raise _no_fit(need, each, nodes, "on one node, as `place` target=pack asks")
+        raise _no_fit(need, each, nodes, "on one node, as `place.target` pack asks")
     return packed or _pack_over(need, each, nodes, options.domain)
 
 
@@ -176,13 +176,13 @@ def _place_drafter(
     if options.drafter == "near":
         packed = _pack(need, each, leader)
         if packed is None:
-            raise _no_fit(need, each, leader, "on the leader's node, as `place` drafter=near asks")
+            raise _no_fit(need, each, leader, "on the leader's node, as `place.drafter` near asks")
         return packed
     if options.drafter == "far":
         if not away:
             raise ConfigError(
-                f"`place` drafter=far: all {len(nodes)} nodes have target ranks; join more nodes, "
-                "or take drafter=auto"
+                f"`place.drafter` is far: all {len(nodes)} nodes have target ranks; join more "
+                "nodes, or take auto"
             )
         return _pack(need, each, away) or _pack_over(need, each, away, options.domain)
     return (
@@ -228,7 +228,7 @@ def _first_nodes(
     fitting = [node for node in nodes if node.num_fitting(each) > 0]
     if len(fitting) < limit:
         raise ConfigError(
-            f"`place` nodes={limit}: {len(fitting)} of {len(nodes)} nodes fit a rank; join "
+            f"`place.nodes` is {limit}: {len(fitting)} of {len(nodes)} nodes fit a rank; join "
             "more nodes, or ask for fewer"
         )
     return fitting[:limit]
@@ -258,7 +258,7 @@ def _no_fit(need: Need, each: dict[str, float], nodes: Sequence[Node], where: st
     return ConfigError(
         f"{need.role}: {need.size} rank(s) of {amounts} do not fit {where}. Free: "
         f"{free or 'no node'}. Take fewer ranks, free or join nodes"
-        + (", or lower `place` cpus=" if "CPU" in short else "")
+        + (", or lower `place.cpus`" if "CPU" in short else "")
     )
 
 

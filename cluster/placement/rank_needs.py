@@ -3,18 +3,17 @@
 from dataclasses import replace
 
 from cluster.options.model_options import ModelOptions
-from cluster.placement.place_options import MIN_CPUS, PlaceOptions
+from cluster.options.place_options import MIN_CPUS, PlaceOptions
 from runtime.hosts.rank_settings import ModelSettings
 from runtime.models.model_facts import ModelFacts
 from runtime.node.cores import usable_cores
 
 
 def place_of(options: ModelOptions) -> PlaceOptions:
-    """Return what `place` asks for; on a local Ray, ranks reserve next to nothing."""
-    place = PlaceOptions.parse(options.place)
+    """Return where ranks run; on a local Ray, ranks reserve next to nothing."""
     if options.ray_address is None:
-        return replace(place, cpus=place.cpus or MIN_CPUS, wait_s=0.0)
-    return place
+        return replace(options.place, cpus=options.place.cpus or MIN_CPUS, wait_s=0.0)
+    return options.place
 
 
 def threads_of(options: ModelOptions, place: PlaceOptions, num_ranks: int) -> int:

@@ -14,7 +14,7 @@ from ray.exceptions import RaySystemError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.placement.place_options import PlaceOptions
+from cluster.options.place_options import PlaceOptions
 from cluster.placement.placement import Need, Node, Plan, plan_places
 from runtime.errors import ConfigError, PeerError, PeerLost, PeerTimeout
 
@@ -114,7 +114,7 @@ def check_group(reservations: Sequence[Reservation], backend: str) -> None:
         where = " and ".join(dict.fromkeys(node.name for node in apart[0].nodes))
         raise ConfigError(
             f"`group_backend` shm: ranks that share memory cannot be on {where}; take gloo, "
-            "or `place` target=pack"
+            "or `place.target` pack"
         )
 
 

@@ -17,8 +17,8 @@ from rich.progress import (
 
 from cluster.network.ray_session import RaySession
 from cluster.options.paths import check_stays
+from cluster.options.place_options import MIN_CPUS, PlaceOptions
 from cluster.options.train_options import TrainOptions, TrainResumeOptions
-from cluster.placement.place_options import MIN_CPUS, PlaceOptions
 from cluster.placement.placement import Need
 from cluster.placement.reservation import Placer
 from cluster.train.evaluator import Evaluator, figures, show_samples

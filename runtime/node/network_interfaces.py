@@ -19,15 +19,15 @@ def address_on(interface: str) -> str:
         try:
             network = ipaddress.ip_network(interface, strict=False)
         except ValueError as error:
-            raise ConfigError(f"`place` interface={interface} is not a network: {error}") from error
+            raise ConfigError(f"`interface` is {interface!r}: {error}") from error
         found = [a for _, a in addresses if ipaddress.ip_address(a) in network]
     else:
         found = [address for name, address in addresses if name == interface]
     if not found:
         there = ", ".join(f"{name} {address}" for name, address in addresses)
         raise ConfigError(
-            f"{socket.gethostname()} has no IPv4 address on `place` interface={interface}: it has "
-            f"{there}"
+            f"`interface` is {interface!r}, on which {socket.gethostname()} has no IPv4 address: "
+            f"it has {there}"
         )
     return found[0]
 

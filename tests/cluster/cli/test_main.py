@@ -61,8 +61,8 @@ def refusal(
         (["--set", "models.link=nccl"], "--set models.link is nccl, which needs --device cuda"),
         (["--set", "models.group_backend=mpi"], "models.group_backend is 'mpi'"),
         (
-            ["--set", "models.place=target=here"],
-            "models.place target is 'here': choose one of auto, pack, spread",
+            ["--set", "models.place.target=here"],
+            "models.place.target is 'here': choose one of auto, pack, spread",
         ),
         (["--drafter", "target:layers=5-40"], "'5-40': name layers 0 to 29"),
         (["--drafter", "target:heads=1"], "write target:layers=0-3,28-29"),

@@ -9,6 +9,7 @@ from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import plan_drafter
 from cluster.deploy.target_plan import PlannedModel, plan_target
 from cluster.options.model_options import ModelOptions
+from cluster.options.place_options import PlaceOptions
 from cluster.placement.cluster_nodes import this_machine
 from cluster.placement.placement import Node
 from parallel.decoding.types import DecodeMode
@@ -16,7 +17,7 @@ from runtime.errors import ConfigError
 from runtime.hosts.drafter_spec import NgramDrafterSpec
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
-ASKED = ("drafter=near", "target=spread,drafter=far")
+ASKED = (PlaceOptions(drafter="near"), PlaceOptions(target="spread", drafter="far"))
 OPTIONS = ModelOptions(target=None, drafter=None, ray_address="10.0.0.1:6379")
 
 
@@ -89,7 +90,7 @@ def test_a_gpu_for_each_rank_decides_on_gpus(target: PlannedModel) -> None:
 @pytest.mark.usefixtures("known")
 @pytest.mark.parametrize("place", ASKED)
 def test_a_place_that_is_asked_for_gives_ranks_on_a_full_cluster(
-    place: str, target: PlannedModel
+    place: PlaceOptions, target: PlannedModel
 ) -> None:
     assert plan_drafter(
         replace(OPTIONS, place=place), target, capacity(node("a", 1))
@@ -108,8 +109,8 @@ def test_a_number_of_drafters_gives_ranks_on_a_full_cluster(target: PlannedModel
 @pytest.mark.parametrize(
     ("fields", "asked"),
     [
-        ({"place": "drafter=far"}, "`place` drafter=far"),
-        ({"place": "drafter=near,cpus=2"}, "`place` drafter=near"),
+        ({"place": PlaceOptions(drafter="far")}, "`place.drafter` far"),
+        ({"place": PlaceOptions(drafter="near", cpus=2)}, "`place.drafter` near"),
         ({"drafter_tp": 1}, "`drafter_tp` 1"),
         ({"drafter_tp": 2}, "`drafter_tp` 2"),
         ({"drafters": 2}, "`drafters` 2"),
@@ -134,7 +135,7 @@ def test_several_drafters_side_by_side_need_ranks(target: PlannedModel) -> None:
 
 
 def test_ngrams_come_from_one_actor(target: PlannedModel) -> None:
-    ngram = replace(OPTIONS, drafter="ngram", place="drafter=far", drafter_tp=1)
+    ngram = replace(OPTIONS, drafter="ngram", place=PlaceOptions(drafter="far"), drafter_tp=1)
     drafter = plan_drafter(ngram, target, capacity(node("a", 1)))
     assert drafter.spec == NgramDrafterSpec(target.vocab_size)
     with pytest.raises(ConfigError, match="`drafter_tp` is 2: ngram works in one actor"):

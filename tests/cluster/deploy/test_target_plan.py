@@ -7,6 +7,7 @@ import pytest
 
 from cluster.deploy.target_plan import plan_target, target_settings
 from cluster.options.model_options import ModelOptions
+from cluster.options.place_options import PlaceOptions
 from runtime.errors import ConfigError
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
@@ -21,7 +22,6 @@ VIRTUAL = "target=1ms,draft=1ms,alpha=0.5"
         ({"link": "nccl"}, "^`link` is nccl, which needs `device` cuda: take gloo on CPUs$"),
         ({"group_backend": "nccl"}, "^`group_backend` is nccl, which needs `device` cuda"),
         ({"layer_parallel": "on"}, "^`layer_parallel` is 'on'"),
-        ({"place": "target=up"}, "^`place` target is 'up'"),
     ],
 )
 def test_options_that_cannot_work_name_their_field(fields: dict[str, Any], message: str) -> None:
@@ -36,7 +36,7 @@ def test_more_ranks_than_heads_are_rejected(tmp_path: Path) -> None:
 
 
 def test_a_virtual_target_has_no_checkpoint() -> None:
-    options = ModelOptions(virtual=VIRTUAL, place="timeout=3")
+    options = ModelOptions(virtual=VIRTUAL, place=PlaceOptions(timeout_s=3))
     target = plan_target(options)
     settings = target_settings(options, target)
     assert (target.directory, settings.directory, settings.known) == (None, None, ())

@@ -12,6 +12,7 @@ from cluster.options.schema import (
     Positive,
     Repeated,
     choices_of,
+    is_among,
     settings_of,
 )
 from parallel.decoding.types import VerifierKind
@@ -38,6 +39,12 @@ class Options:
 def test_settings_of_sections_have_dotted_keys_in_order() -> None:
     keys = ["target", "section.size", "section.file", "section.wait_s", "address", "words"]
     assert list(settings_of(Options)) == keys
+
+
+def test_a_section_stands_for_all_its_keys() -> None:
+    assert is_among("section.size", {"section"})
+    assert is_among("section.size", {"section.size"})
+    assert not is_among("sections", {"section"})
 
 
 def test_a_field_s_string_is_its_documentation() -> None:

@@ -42,4 +42,4 @@ def test_points_on_one_and_on_two_nodes_have_the_same_tokens(tmp_path: Path) -> 
         file.write_text(SWEEP.replace("nodes = [1, 2]", "nodes = [3]").replace("[2]", "[4]"))
         refused = raylets.run("experiment", "run", str(file), "--json", code=1)
         (row,) = json.loads(refused.stdout)["rows"]
-        assert "`place` nodes=3: 2 of 2 nodes fit a rank" in row["errors"][0]
+        assert "`place.nodes` is 3: 2 of 2 nodes fit a rank" in row["errors"][0]

@@ -50,7 +50,16 @@ def test_ray_job_submit_spreads_an_upload_over_nodes(nodes: Raylets, tiny: Path)
     )
     assert bare.returncode == 1, "the nodes' Python must not find this checkout by itself"
     arguments = ("job", "submit", "--address", nodes.dashboard_url, "--working-dir", ".", "--")
-    place = ("--tp", "2", "--set", "models.place=target=spread,drafter=far,cpus=1")
+    place = (
+        "--tp",
+        "2",
+        "--set",
+        "models.place.target=spread",
+        "--set",
+        "models.place.drafter=far",
+        "--set",
+        "models.place.cpus=1",
+    )
     command = ("python", "-m", "cluster.cli", *generate(tiny), *place)
     finished = nodes.run(*arguments, *command, module="ray.scripts.scripts")
     lines = finished.stdout.splitlines()
@@ -77,7 +86,16 @@ def test_a_submitted_verbs_output_comes_alone(nodes: Raylets, tiny: Path, tmp_pa
 
 
 def test_submit_mirrors_the_rejection_of_what_does_not_fit(nodes: Raylets, tiny: Path) -> None:
-    options = ("--tp", "3", "--set", "models.place=target=pack,cpus=1,wait=0")
+    options = (
+        "--tp",
+        "3",
+        "--set",
+        "models.place.target=pack",
+        "--set",
+        "models.place.cpus=1",
+        "--set",
+        "models.place.wait_s=0",
+    )
     address = ("--address", nodes.dashboard_url)
     refused = nodes.run("submit", *generate(tiny), *options, *address, code=2)
     assert "target: 3 rank(s) of 1 CPU do not fit on one node" in refused.stderr

@@ -54,7 +54,16 @@ def test_ranks_on_hosts_apart_give_the_tokens_of_one_process(
     command += ["--max-tokens", "32", "--set", "decode.ignore_eos=true"]
     command += ["--set", "models.threads=1", "--set", "models.draft_wait_s=10"]
     apart = ["--tp", "2", "--drafter", tiny, "--mode", "pearl", "--set", "decode.draft_length=4"]
-    apart += ["--set", "models.place=target=spread,drafter=far,interface=eth0,cpus=1"]
+    apart += [
+        "--set",
+        "models.place.target=spread",
+        "--set",
+        "models.place.drafter=far",
+        "--set",
+        "models.place.interface=eth0",
+        "--set",
+        "models.place.cpus=1",
+    ]
     finished = nodes.run(*command, *apart, prefix=network.prefix(0))
     row = json.loads(finished.stdout)
     for number in range(NUM_HOSTS):

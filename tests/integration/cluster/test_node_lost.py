@@ -27,7 +27,14 @@ def test_requests_continue_on_another_node(tmp_path: Path) -> None:
         for _ in range(2):
             nodes.add_node(cpus=3)
         pids = nodes.pids[1:]
-        where = ("--ray", nodes.address, "--set", "models.place=target=pack,cpus=1")
+        where = (
+            "--ray",
+            nodes.address,
+            "--set",
+            "models.place.target=pack",
+            "--set",
+            "models.place.cpus=1",
+        )
         served = ServingProcess(checkpoint, (*options, *where), nodes.environment)
         try:
             with Client(served.address) as client, ThreadPoolExecutor(NUM_CLIENTS) as pool:
@@ -68,7 +75,7 @@ def test_a_lost_head_ends_the_server(tmp_path: Path) -> None:
     checkpoint = save_tiny_checkpoint(tmp_path / "tiny")
     with Raylets() as nodes:
         nodes.add_node(cpus=3)
-        options = ("--drafter", "ngram", "--ray", nodes.address, "--set=models.place=cpus=1")
+        options = ("--drafter", "ngram", "--ray", nodes.address, "--set=models.place.cpus=1")
         served = ServingProcess(checkpoint, options, nodes.environment)
         try:
             kill_all(nodes.pids[0])

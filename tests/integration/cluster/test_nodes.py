@@ -12,7 +12,7 @@ from tests.support.tiny_checkpoint import save_tiny_checkpoint
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 NUM_TOKENS = 48
 PROMPTS = ("w1 w2 w3 w4 w5", "w9 w9 w8 w7")
-FAR = "--drafter-tp 2 --set models.place=target=spread,drafter=far"
+FAR = "--drafter-tp 2 --set models.place.target=spread --set models.place.drafter=far"
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +49,18 @@ def expected(raylets: Raylets, command: list[str]) -> list[object]:
 @pytest.mark.parametrize(
     ("options", "num_nodes"),
     [
-        ("--tp 2 --set models.place=target=spread,drafter=near,cpus=0.5 --mode pearl", 2),
+        (
+            "--tp 2 --set models.place.target=spread --set models.place.drafter=near "
+            "--set models.place.cpus=0.5 --mode pearl",
+            2,
+        ),
         (f"--tp 2 {FAR},cpus=1 --mode pearl", 4),
         (f"--tp 2 {FAR} --mode speculative", 4),
-        ("--tp 3 --set models.place=target=spread,cpus=1 --mode pearl --set models.link=gloo", 4),
+        (
+            "--tp 3 --set models.place.target=spread --set models.place.cpus=1 --mode pearl "
+            "--set models.link=gloo",
+            4,
+        ),
     ],
 )
 def test_ranks_across_nodes_give_the_tokens_of_one_process(
@@ -76,7 +84,7 @@ def test_shared_memory_between_nodes_is_rejected(raylets: Raylets, command: list
         "--set",
         "models.group_backend=shm",
         "--set",
-        "models.place=target=spread",
+        "models.place.target=spread",
     )
     refused = raylets.run(*command, *options, code=2)
     assert "--set models.group_backend shm: ranks that share memory cannot be on" in refused.stderr
@@ -91,7 +99,7 @@ def test_a_check_finds_all_well_or_says_what_is_short(raylets: Raylets) -> None:
     assert well["all_reduce"]["small_s"] > 0
     assert well["placement"].startswith("target on ")
     devices = ("--set", "models.virtual=target=5ms,draft=1ms,alpha=0.8")
-    short = ("--tp", "5", "--set", "models.place=cpus=1", *devices)
+    short = ("--tp", "5", "--set", "models.place.cpus=1", *devices)
     finished = raylets.run("cluster", "check", "--json", *short, code=1)
     (problem,) = json.loads(finished.stdout)["problems"]
     assert "target: 5 rank(s) of 1 CPU do not fit" in problem

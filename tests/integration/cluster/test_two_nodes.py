@@ -68,20 +68,31 @@ def test_a_drafter_has_a_rank_where_a_cpu_is_free_after_the_target(raylets: Rayl
     two = raylets.run(*generate("--tp", "2"))
     assert drafters_of(two.stdout) == 1
     assert "on a rank of its own" in two.stderr
-    far = raylets.run(*generate("--tp", "2", "--set", "models.place=target=pack,drafter=far"))
+    far = raylets.run(
+        *generate(
+            "--tp", "2", "--set", "models.place.target=pack", "--set", "models.place.drafter=far"
+        )
+    )
     assert drafters_of(far.stdout) == 1
     assert " drafter on " in far.stderr
-    four = raylets.run(*generate("--tp", "4", "--set", "models.place=cpus=1"))
+    four = raylets.run(*generate("--tp", "4", "--set", "models.place.cpus=1"))
     assert drafters_of(four.stdout) == 0
     assert "in its process: no core is free beside it" in four.stderr
 
 
 def test_a_place_that_is_asked_for_and_is_not_there_is_rejected(raylets: Raylets) -> None:
-    place = ("--set", "models.place=target=spread,drafter=far,wait=0")
+    place = (
+        "--set",
+        "models.place.target=spread",
+        "--set",
+        "models.place.drafter=far",
+        "--set",
+        "models.place.wait_s=0",
+    )
     far = raylets.run(*generate("--tp", "2", *place), code=2)
-    assert "--set models.place drafter=far: all 2 nodes have target ranks" in far.stderr
+    assert "--set models.place.drafter is far: all 2 nodes have target ranks" in far.stderr
     label = raylets.run(
-        "generate", *VIRTUAL, "--prompt", "1", "--set", "models.place=domain=nvl", code=2
+        "generate", *VIRTUAL, "--prompt", "1", "--set", "models.place.domain=nvl", code=2
     )
     assert "no node has the label 'nvl'; the nodes have ray.io/node-id" in label.stderr
 
@@ -130,7 +141,16 @@ def test_a_node_that_is_leaving_is_shown_and_skipped_and_named(raylets: Raylets)
     assert "is leaving the cluster (it drains, gone in" in problem
     assert leaving[:6] not in report["placement"]
     assert leaving not in report["facts"]
-    asked = ("--tp", "8", "--set", "models.place=cpus=1,wait=0", "--prompt", "1")
+    asked = (
+        "--tp",
+        "8",
+        "--set",
+        "models.place.cpus=1",
+        "--set",
+        "models.place.wait_s=0",
+        "--prompt",
+        "1",
+    )
     said = raylets.run("generate", *VIRTUAL, *asked, code=2).stderr
     assert f"({leaving[:6]}) is leaving the cluster" in said
     assert "Not counted: " in said

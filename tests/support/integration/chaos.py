@@ -52,7 +52,7 @@ class ChaosServer:
             *serve,
             "--listen",
             f"127.0.0.1:{listen}",
-            *(("--set", f"models.place=port={leader}") if wired else ()),
+            *(("--set", f"models.place.port={leader}") if wired else ()),
             *options,
         ]
         self.clients.target = ("127.0.0.1", listen)
