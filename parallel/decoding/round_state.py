@@ -4,9 +4,10 @@ A round is one BeginRound, the arrival or the miss of a draft if one was request
 Verified. `parallel/rounds/machine.py` makes the states.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
+from parallel.decoding.outcomes import Outcome, OutcomeDraft, Prepared
 from parallel.decoding.types import DecodeMode, DraftTree, Verdict
 
 _NO_DRAFT = DraftTree()
@@ -59,8 +60,8 @@ class State:
     """Draft tokens asked for in this round."""
     tested: DraftTree = _NO_DRAFT
     """What this round's verification tests."""
-    next_block: DraftTree = _NO_DRAFT
-    """The block drafted in this round, whose first token is tested along (PEARL)."""
+    prepared: Prepared = field(default_factory=dict)
+    """The drafts that follow each outcome of this round's verdict, as far as they have arrived."""
     num_rows: int = 0
     """Rows this round's verification reads."""
 
@@ -68,6 +69,16 @@ class State:
     def stage(self) -> Stage:
         """Whether the next round has drafts in flight."""
         return Stage.POST_VERIFY if len(self.in_flight) + self.num_pending else Stage.PRE_VERIFY
+
+    @property
+    def own_outcome(self) -> Outcome | None:
+        """The outcome that the block drafted in this round continues; None before a part arrived.
+
+        All in flight is accepted, and then the block's first token, which is tested along.
+        """
+        if len(self.tested) <= len(self.in_flight):
+            return None
+        return Outcome(len(self.in_flight), self.tested.token_ids[len(self.in_flight)])
 
     @property
     def base(self) -> int:
@@ -95,6 +106,8 @@ class DraftArrived:
     cut."""
     partial: bool = False
     """More of it follows: PEARL verifies with the first token of a block while the rest is made."""
+    outcomes: tuple[OutcomeDraft, ...] = ()
+    """Drafts after other outcomes of this round's verdict, or later parts of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from parallel.decoding.modes.mode_policy import CarriedDrafts, Transition
 from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.modes.transitions import score_and_await, verify_in_flight
+from parallel.decoding.outcomes import with_parts
 from parallel.decoding.round_state import (
     AwaitDraft,
     BeginRound,
@@ -102,8 +103,21 @@ def _begin(state: State, draft_length: int) -> Transition:
 def _arrive(state: State, event: DraftArrived) -> Transition:
     if event.epoch != state.epoch:
         return state, ()
-    rest_base = state.base - state.num_pending + len(state.next_block)
-    is_rest = state.num_pending > 0 and event.base == rest_base
+    state, commands = _arrive_block(state, event)
+    if event.outcomes and state.phase is Phase.VERIFYING:
+        if not policy_of(state.mode).prepares_outcomes:
+            raise ValueError(f"request {state.request}: mode {state.mode} prepares no outcomes")
+        # The draft length counts the outcome's own token too, as a block's counts its first one.
+        longest = max(0, state.draft_length - 1)
+        others = [part for part in event.outcomes if part.outcome != state.own_outcome]
+        prepared = with_parts(state.prepared, others, max_length=longest)
+        state = replace(state, prepared=prepared)
+    return state, commands
+
+
+def _arrive_block(state: State, event: DraftArrived) -> Transition:
+    """Take a draft, or a part of PEARL's block, if it is awaited."""
+    is_rest = state.num_pending > 0 and event.base == _rest_base(state)
     is_awaited = state.phase in (Phase.WAITING_DRAFT, Phase.SCORING) and event.base == state.base
     if not (is_rest or is_awaited):
         return state, ()
@@ -118,13 +132,22 @@ def _arrive(state: State, event: DraftArrived) -> Transition:
     return policy_of(state.mode).settle(replace(state, num_pending=num_pending), draft)
 
 
+def _rest_base(state: State) -> int:
+    """Return how many tokens precede the rest of the newest block."""
+    own = state.own_outcome
+    num_arrived = 0 if own is None else 1 + len(state.prepared[own])
+    return state.base - state.num_pending + num_arrived
+
+
 def _complete(state: State, event: DraftArrived) -> Transition:
     """Append the rest of the newest block, which is in flight or in verification."""
     more = event.draft.first(state.num_pending)
     missing = state.num_pending - len(more)
     state = replace(state, num_pending=missing if event.partial else 0)
-    if state.phase is Phase.VERIFYING:
-        return replace(state, next_block=state.next_block.followed_by(more)), ()
+    own = state.own_outcome
+    if own is not None:
+        longer = state.prepared[own].followed_by(more)
+        return replace(state, prepared={**state.prepared, own: longer}), ()
     state = replace(state, in_flight=state.in_flight.followed_by(more))
     if state.phase is not Phase.COMPLETING or state.num_pending:
         return state, ()
@@ -156,7 +179,7 @@ def _commit(state: State, verdict: Verdict) -> Transition:
         request=state.request,
         mode=state.mode,
         phase=Phase.IDLE,
-        epoch=state.epoch + (carried is None),
+        epoch=state.epoch + (carried is None or carried.is_final),
         num_committed=state.num_committed + len(tokens),
         last_token=tokens[-1],
         moves=_moves(path, state.num_committed),

@@ -16,6 +16,7 @@ class AutoregressiveMode:
     streams = False
     takes_trees = False
     learns_by_position = False
+    prepares_outcomes = False
     choices: tuple[DecodeMode, ...] = ()
 
     def begin(self, state: State, request: RequestDraft) -> Transition:  # noqa: ARG002

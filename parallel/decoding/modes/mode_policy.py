@@ -23,6 +23,8 @@ class CarriedDrafts:
     """Draft tokens after the newly committed ones."""
     num_pending: int = 0
     """Draft tokens after those that the drafter has still to send."""
+    is_final: bool = False
+    """Whether what has not arrived is void: the next round does not wait for it."""
 
 
 class ModePolicy(Protocol):
@@ -38,6 +40,9 @@ class ModePolicy(Protocol):
     """Whether a draft may be a tree."""
     learns_by_position: bool
     """Whether a draft's length is chosen from the acceptance at each of its positions."""
+    prepares_outcomes: bool
+    """Whether drafts after other outcomes than PEARL's are prepared, and used as far as they have
+    arrived when the verdict is there."""
     choices: tuple[DecodeMode, ...]
     """The modes that the leader chooses among; empty for a mode that is run as it is."""
 

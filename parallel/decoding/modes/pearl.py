@@ -3,6 +3,8 @@
 Its two strategies are what the drafts in flight make of one rule. Pre-verify: nothing is in flight,
 and the forward over the last committed token tests the first token of the block being drafted.
 Post-verify: a block is in flight, and its forward tests it and the first token of the next one.
+The block is the draft that is prepared for one outcome: all in flight is kept, and its own first
+token follows.
 """
 
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from dataclasses import replace
 from parallel.decoding.modes.geometric import geometric_sum
 from parallel.decoding.modes.mode_policy import CarriedDrafts, Transition
 from parallel.decoding.modes.transitions import score_and_await, verify
+from parallel.decoding.outcomes import Outcome
 from parallel.decoding.round_state import AwaitDraft, Phase, RequestDraft, State
 from parallel.decoding.types import DecodeMode, DraftTree, Verdict
 
@@ -23,6 +26,7 @@ class PearlMode:
     streams = True
     takes_trees = False
     learns_by_position = False
+    prepares_outcomes = False
     choices: tuple[DecodeMode, ...] = ()
 
     def begin(self, state: State, request: RequestDraft) -> Transition:
@@ -35,16 +39,21 @@ class PearlMode:
     def settle(self, state: State, draft: DraftTree) -> Transition:
         """Verify the block in flight and the first token of the new one."""
         tested = state.in_flight.followed_by(draft.first(1))
-        state = replace(state, next_block=draft)
-        return verify(state, tested, num_rows=len(state.in_flight) + 1)
+        state, commands = verify(state, tested, num_rows=len(state.in_flight) + 1)
+        own = state.own_outcome
+        return replace(state, prepared={own: draft.without_first(1)} if own else {}), commands
 
     def carry_over(self, state: State, verdict: Verdict) -> CarriedDrafts | None:
-        """Keep the new block where all was accepted, its first token included."""
-        if verdict.next_token is not None:
+        """Keep the draft prepared for the outcome that came true; PEARL prepares its block alone.
+
+        The rest of the block is still to come where it is the block that is kept.
+        """
+        outcome = outcome_of(state, verdict)
+        kept = state.prepared.get(outcome)
+        if kept is None:
             return None
-        return CarriedDrafts(
-            in_flight=state.next_block.without_first(1), num_pending=state.num_pending
-        )
+        is_own = outcome == state.own_outcome
+        return CarriedDrafts(in_flight=kept, num_pending=state.num_pending if is_own else 0)
 
     def num_claimed(self, state: State) -> int:
         """Return the drafts in flight: the new block follows them."""
@@ -71,6 +80,16 @@ class PearlMode:
         share_post = post_verify_share(alpha, draft_length)
         pre_s, post_s = max(drafting_s, target_s(1)), max(drafting_s, target_s(draft_length))
         return (1 - share_post) * pre_s + share_post * post_s
+
+
+def outcome_of(state: State, verdict: Verdict) -> Outcome:
+    """Return what a verdict decided about the drafts in flight.
+
+    Where the new block's first token was tested along and accepted, it is the token that follows.
+    """
+    if verdict.next_token is None:
+        return Outcome(len(state.in_flight), state.tested.token_ids[-1])
+    return Outcome(verdict.num_accepted, verdict.next_token)
 
 
 def post_verify_share(alpha: float, draft_length: int) -> float:

@@ -18,6 +18,7 @@ class SpeculativeMode:
     streams = False
     takes_trees = True
     learns_by_position = True
+    prepares_outcomes = False
     choices: tuple[DecodeMode, ...] = ()
 
     def begin(self, state: State, request: RequestDraft) -> Transition:
