@@ -15,7 +15,7 @@ _NO_DRAFT = DraftTree()
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class VerdictOutcome:
     """What a verdict on the drafts in flight may be."""
 
     num_accepted: int
@@ -28,14 +28,14 @@ class Outcome:
 class OutcomeDraft:
     """A draft after an outcome, or a later part of it."""
 
-    outcome: Outcome
+    outcome: VerdictOutcome
     first: int = 0
     """Tokens of the draft in earlier parts."""
     token_ids: tuple[int, ...] = ()
     """POINT tokens: the verifier needs no probabilities for them."""
 
 
-Prepared = Mapping[Outcome, DraftTree]
+Prepared = Mapping[VerdictOutcome, DraftTree]
 """A chain for each outcome that is prepared; never changed in place."""
 
 

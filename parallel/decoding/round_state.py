@@ -7,7 +7,7 @@ Verified. `parallel/rounds/machine.py` makes the states.
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from parallel.decoding.outcomes import Outcome, OutcomeDraft, Prepared
+from parallel.decoding.outcomes import OutcomeDraft, Prepared, VerdictOutcome
 from parallel.decoding.types import DecodeMode, DraftTree, Verdict
 
 _NO_DRAFT = DraftTree()
@@ -71,14 +71,14 @@ class State:
         return Stage.POST_VERIFY if len(self.in_flight) + self.num_pending else Stage.PRE_VERIFY
 
     @property
-    def own_outcome(self) -> Outcome | None:
+    def own_outcome(self) -> VerdictOutcome | None:
         """The outcome that the block drafted in this round continues; None before a part arrived.
 
         All in flight is accepted, and then the block's first token, which is tested along.
         """
         if len(self.tested) <= len(self.in_flight):
             return None
-        return Outcome(len(self.in_flight), self.tested.token_ids[len(self.in_flight)])
+        return VerdictOutcome(len(self.in_flight), self.tested.token_ids[len(self.in_flight)])
 
     @property
     def base(self) -> int:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from parallel.decoding.modes.geometric import geometric_sum
 from parallel.decoding.modes.mode_policy import CarriedDrafts, Transition
 from parallel.decoding.modes.transitions import score_and_await, verify
-from parallel.decoding.outcomes import Outcome
+from parallel.decoding.outcomes import VerdictOutcome
 from parallel.decoding.round_state import AwaitDraft, Phase, RequestDraft, State
 from parallel.decoding.types import DecodeMode, DraftTree, Verdict
 
@@ -82,14 +82,14 @@ class PearlMode:
         return (1 - share_post) * pre_s + share_post * post_s
 
 
-def outcome_of(state: State, verdict: Verdict) -> Outcome:
+def outcome_of(state: State, verdict: Verdict) -> VerdictOutcome:
     """Return what a verdict decided about the drafts in flight.
 
     Where the new block's first token was tested along and accepted, it is the token that follows.
     """
     if verdict.next_token is None:
-        return Outcome(len(state.in_flight), state.tested.token_ids[-1])
-    return Outcome(verdict.num_accepted, verdict.next_token)
+        return VerdictOutcome(len(state.in_flight), state.tested.token_ids[-1])
+    return VerdictOutcome(verdict.num_accepted, verdict.next_token)
 
 
 def post_verify_share(alpha: float, draft_length: int) -> float:

@@ -2,13 +2,13 @@
 
 import random
 
-from parallel.decoding.outcomes import Outcome, OutcomeDraft, Prepared, with_parts
+from parallel.decoding.outcomes import OutcomeDraft, Prepared, VerdictOutcome, with_parts
 from parallel.decoding.types import DraftTree
 
-HERE, THERE = Outcome(2, 7), Outcome(0, 7)
+HERE, THERE = VerdictOutcome(2, 7), VerdictOutcome(0, 7)
 
 
-def part(outcome: Outcome, first: int, *token_ids: int) -> OutcomeDraft:
+def part(outcome: VerdictOutcome, first: int, *token_ids: int) -> OutcomeDraft:
     return OutcomeDraft(outcome=outcome, first=first, token_ids=token_ids)
 
 

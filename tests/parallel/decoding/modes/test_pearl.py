@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from parallel.decoding.modes.pearl import PearlMode, post_verify_share
-from parallel.decoding.outcomes import Outcome
+from parallel.decoding.outcomes import VerdictOutcome
 from parallel.decoding.round_state import AwaitDraft, Phase, RequestDraft, Score, State
 from parallel.decoding.types import DecodeMode, DraftTree, Verdict
 from parallel.rounds.machine import start
@@ -39,7 +39,7 @@ def test_it_verifies_the_block_in_flight_and_the_first_token_of_the_next() -> No
     after, _ = PEARL.settle(state(10, 11), DraftTree.chain((12, 13, 14)))
     assert after.tested.token_ids == (10, 11, 12)
     assert after.num_rows == 3  # nothing is emitted after the last one
-    assert after.prepared == {Outcome(2, 12): DraftTree.chain((13, 14))}
+    assert after.prepared == {VerdictOutcome(2, 12): DraftTree.chain((13, 14))}
 
 
 def test_without_a_draft_nothing_is_prepared() -> None:
