@@ -32,7 +32,7 @@ add_verb(
                 "tps",
                 "models.ray_address",
             ),
-            "Prompts": ("input.prompts", "input.num_prompts", "input.chat"),
+            "Prompts": ("input.prompts", "input.chat"),
             "Comparison": (
                 "modes",
                 "baselines",
@@ -40,7 +40,7 @@ add_verb(
                 "decode.max_tokens",
                 "decode.draft_length",
             ),
-            "": ("keep", "json"),
+            "": ("json",),
         },
         fixed=("models.tp", "decode.mode", *_SETTLED),
     ),
@@ -64,11 +64,10 @@ add_verb(
         example="--target smollm2-135m --drafter target:layers=0-14",
         flags={
             "Models": ("models.target", "models.drafter", "models.virtual", "models.ray_address"),
-            "Prompts": ("input.prompts", "input.num_prompts", "input.chat"),
+            "Prompts": ("input.prompts", "input.chat"),
             "Comparison": (
                 "widths",
                 "drafter_tps",
-                "first",
                 "decode.mode",
                 "decode.max_tokens",
                 "decode.draft_length",
@@ -113,7 +112,6 @@ add_verb(
             "Server": ("connect.server", "connect.token_file"),
             "Load": (
                 "prompts",
-                "num_prompts",
                 "chat",
                 "clients",
                 "rate",

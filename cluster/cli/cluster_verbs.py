@@ -31,14 +31,13 @@ add_verb(
         name="cluster check",
         options=CheckOptions,
         run=table.cluster_check,
-        example="--target smollm2-135m --tp 2 --drafter-tp 2",
+        example="--target smollm2-135m --tp 2",
         flags={
             "": ("models.ray_address", "json"),
             "Models to place": (
                 "models.target",
                 "models.drafter",
                 "models.tp",
-                "models.drafter_tp",
                 "models.device",
             ),
         },

@@ -14,7 +14,6 @@ GENERATE = VerbDeclaration(
             "models.target",
             "models.drafter",
             "models.tp",
-            "models.drafter_tp",
             "models.device",
             "models.ray_address",
         ),

@@ -15,7 +15,6 @@ SERVE = VerbDeclaration(
             "models.drafter",
             "mode",
             "models.tp",
-            "models.drafter_tp",
             "models.drafters",
             "replicas",
             "models.device",

@@ -83,7 +83,7 @@ class BenchLayersOptions:
     """Numbers of layers at a time to compare."""
     drafter_tps: Annotated[tuple[Positive, ...], Flag("--drafter-tp")] = (1, 2)
     """Numbers of drafter ranks to compare."""
-    first: Annotated[NotNegative, Flag("--from")] = 0
+    first: NotNegative = 0
     """Run layers before this one one after the other."""
     calibrate: bool = True
     """Read inexact keys and values again before each draft."""

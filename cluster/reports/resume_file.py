@@ -21,7 +21,7 @@ class ResumeFile:
         """Open or create the file; drops the last line if it is incomplete.
 
         Args:
-            file: what --keep names; None stores nothing.
+            file: what `keep` names; None stores nothing.
             config: settings that must be equal for figures to be comparable; JSON's types only.
             verb: the command, for messages.
 
@@ -34,18 +34,22 @@ class ResumeFile:
             return
         header = {"verb": verb, **config}
         try:
-            text = read_text(file, kind="--keep") if file.exists() else ""
+            text = read_text(file, kind="`keep`") if file.exists() else ""
             whole = text[: text.rfind("\n") + 1] if text else json.dumps(header) + "\n"
             first, *lines = [parse_json(line, finite=False) for line in whole.splitlines()]
             self._known = {line["key"]: line["figures"] for line in lines}
         except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"--keep {file} holds no figures of {verb}: {error!r}") from error
+            raise ConfigError(
+                f"`keep` is {file}: it holds no figures of {verb}: {error!r}"
+            ) from error
         if first != header:
-            raise ConfigError(f"--keep {file} {_difference(first, header)}: name another file")
+            raise ConfigError(
+                f"`keep` is {file}: it {_difference(first, header)}: name another file"
+            )
         try:
             file.write_text(whole, encoding="utf-8")  # only now: a foreign file stays unchanged
         except OSError as error:
-            raise ConfigError(f"--keep {file}: {error}") from error
+            raise ConfigError(f"`keep` is {file}: {error}") from error
 
     def find(self, key: str) -> dict[str, Any] | None:
         """Return the figures stored under a key."""

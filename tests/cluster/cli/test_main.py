@@ -42,7 +42,7 @@ def refusal(
     ("arguments", "words"),
     [
         (["--tp", "10"], "--tp is 10: .* 9 query heads"),
-        (["--drafter-tp", "0"], "--drafter-tp is 0"),
+        (["--set", "models.drafter_tp=0"], "--set models.drafter_tp is 0"),
         (["--temperature", "-1"], "--temperature is -1.0: it must be at least 0"),
         (
             ["--set", "decode.top_p=1.5"],
@@ -255,10 +255,10 @@ LAYERS = ["bench", "layer-parallel", "--set", "input.prompt=x", "--drafter"]
                 "x",
                 "--drafter",
                 "inline:target:layers=0",
-                "--drafter-tp",
-                "2",
+                "--set",
+                "models.drafter_tp=2",
             ],
-            "--drafter-tp 2 asks for a drafter on ranks",
+            "--set models.drafter_tp 2 asks for a drafter on ranks",
         ),
         (["generate", "--prompt", "x", "--drafter", "lookup:x+ngram"], "source 'x' is not known"),
         (["generate", "--prompt", "x", "--drafter", "ngram+ngram"], "only a model can be inline"),
@@ -271,7 +271,15 @@ LAYERS = ["bench", "layer-parallel", "--set", "input.prompt=x", "--drafter"]
             "layer_parallel is '0'",
         ),
         (
-            ["generate", "--prompt", "x", "--drafter", "target:layers=0-1", "--drafter-tp", "3"],
+            [
+                "generate",
+                "--prompt",
+                "x",
+                "--drafter",
+                "target:layers=0-1",
+                "--set",
+                "models.drafter_tp=3",
+            ],
             "has 2 layers, one rank holds at least one",
         ),
         (

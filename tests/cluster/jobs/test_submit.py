@@ -180,7 +180,7 @@ def test_results_are_not_written_into_an_upload(tmp_path: Path) -> None:
         ("draft index PYPROJECT --target smollm2-135m", "--out"),
         ("draft eval lookup --target smollm2-135m --prompts PROMPTS", "--keep"),
         ("draft eval lookup --target smollm2-135m --prompts PROMPTS", "--plot"),
-        ("bench decode --target smollm2-135m --prompts PROMPTS", "--keep"),
+        ("bench decode --target smollm2-135m --prompts PROMPTS", "--set keep"),
         ("serve --target smollm2-135m", "--journal"),
         ("serve --target smollm2-135m", "--set traffic"),
         ("experiment run PYPROJECT", "--out"),

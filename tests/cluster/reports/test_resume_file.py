@@ -71,5 +71,5 @@ def test_figures_of_another_kind_of_run_are_rejected(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="holds no figures of draft eval"):
             kept(file)
         assert file.read_text() == text  # a file of something else loses nothing
-    with pytest.raises(ConfigError, match="--keep"):
+    with pytest.raises(ConfigError, match="`keep`"):
         kept(tmp_path)

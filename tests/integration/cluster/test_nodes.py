@@ -12,7 +12,7 @@ from tests.support.tiny_checkpoint import save_tiny_checkpoint
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 NUM_TOKENS = 48
 PROMPTS = ("w1 w2 w3 w4 w5", "w9 w9 w8 w7")
-FAR = "--drafter-tp 2 --set models.place.target=spread --set models.place.drafter=far"
+FAR = "--set models.drafter_tp=2 --set models.place.target=spread --set models.place.drafter=far"
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ def bench(*arguments: str) -> dict[str, Any]:
 def test_modes_are_compared_and_an_interrupted_run_measures_nothing_twice(tmp_path: Path) -> None:
     arguments: tuple[str, ...] = ("decode", "--virtual", "target=4ms,draft=1ms,alpha=0.8,vocab=64")
     arguments += ("--repeats", "1", "--max-tokens", "16", "--draft-length", "3")
-    arguments += ("--keep", str(tmp_path / "runs.jsonl"))
+    arguments += ("--set", f"keep={tmp_path / 'runs.jsonl'}")
     first = bench(*arguments)
     rows = first["rows"]
     assert [row["mode"] for row in rows] == ["autoregressive", "speculative", "pearl"]
