@@ -90,7 +90,7 @@ def declared(verb: tuple[str, ...], declaration: VerbDeclaration[Any]) -> Iterat
         yield Case(
             verb,
             names.get(key, f"--set {key}"),
-            setting.name,
+            key.split(".", 1)[-1],
             setting.kind,
             setting.default is REQUIRED or is_argument,
             setting.path_use,
