@@ -11,20 +11,7 @@ from parallel.weights.stored_matrix import (
     stacked,
 )
 from parallel.weights.weight_format import WeightFormat
-
-
-def random_matrix(
-    rows: int, columns: int, kind: WeightFormat, *, has_mins: bool, seed: int = 0
-) -> StoredMatrix:
-    rng = torch.Generator().manual_seed(seed)
-    width = columns // 2 if kind is WeightFormat.INT4 else columns
-    groups = (rows, columns // 32)
-    return StoredMatrix(
-        format=kind,
-        codes=torch.randint(0, 256, (rows, width), generator=rng, dtype=torch.uint8),
-        scales=torch.rand(groups, generator=rng).half(),
-        mins=torch.randn(groups, generator=rng).half() if has_mins else None,
-    )
+from tests.support.stored_matrices import random_matrix
 
 
 def by_definition(matrix: StoredMatrix) -> Tensor:

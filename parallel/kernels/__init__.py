@@ -1,0 +1,1 @@
+"""Products with stored weights, and the native kernels for CPUs."""
