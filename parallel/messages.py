@@ -197,8 +197,9 @@ class RequestStats:
     """Drafting time of its rounds."""
     hidden_s: float = 0.0
     """The part of draft_s during which the target did not wait."""
-    draft_width: int = 0
-    """Layers of the drafter whose attention ran at once, in the last round that drafted."""
+    draft_width: int | None = None
+    """Layers of the drafter whose attention ran at once, in the last round that drafted; None for
+    drafters without this choice."""
     predicted_step_s: float = 0.0
     """Seconds that a draft step was predicted to take, in the mean over each draft's steps."""
     draft_step_s: float = 0.0

@@ -30,8 +30,8 @@ class Stats:
     """Share of the drafting time during which the target did not wait."""
     alpha: float
     """accepted / (accepted + rejected): how likely the next draft token is right."""
-    layer_parallel: int
-    """Drafter layers whose attention ran at once, at the end; 0 for drafters without this
+    layer_parallel: int | None
+    """Drafter layers whose attention ran at once, at the end; None for drafters without this
     choice."""
     draft_step_s: float
     """Mean seconds of a draft step."""
@@ -75,7 +75,7 @@ def _stats(results: list[Result], wall_s: float, *, tp: int, drafter_tp: int) ->
             sum(report.hidden_s for report in reports), sum(report.draft_s for report in reports)
         ),
         alpha=_ratio(accepted, accepted + rejected),
-        layer_parallel=reports[-1].draft_width if reports else 0,
+        layer_parallel=reports[-1].draft_width if reports else None,
         draft_step_s=_ratio(sum(report.draft_step_s for report in reports), len(reports)),
         predicted_step_s=_ratio(sum(report.predicted_step_s for report in reports), len(reports)),
         missed_drafts=sum(report.missed_drafts for report in reports),

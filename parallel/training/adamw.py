@@ -60,9 +60,9 @@ def learning_rate(step: int, *, num_steps: int, peak: float, warmup: float, sche
     return peak
 
 
-def clipped(gradient: Vector, max_norm: float) -> tuple[Vector, float]:
-    """Return the gradient scaled down to at most `max_norm` (0: unchanged), and its norm before."""
+def clipped(gradient: Vector, max_norm: float | None) -> tuple[Vector, float]:
+    """Return the gradient scaled to at most `max_norm`, if there is one, and its norm before."""
     norm = float(np.sqrt(np.square(gradient, dtype=np.float64).sum()))
-    if max_norm <= 0 or norm <= max_norm:
+    if max_norm is None or norm <= max_norm:
         return gradient, norm
     return gradient * np.float32(max_norm / norm), norm

@@ -165,7 +165,8 @@ def _ruled(
     found = _value(kind, value, key, name)
     for rule in rules:
         if isinstance(rule, Range) and isinstance(found, int | float) and found not in rule:
-            raise ConfigError(f"{name(key)} is {found}: it must be {rule}")
+            unset = "".join(f", or {each.word}" for each in rules if isinstance(each, Unset))
+            raise ConfigError(f"{name(key)} is {found}: it must be {rule}{unset}")
     return found
 
 

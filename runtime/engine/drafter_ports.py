@@ -87,7 +87,7 @@ class DrafterPorts:
 
     def of(self, sequence: DecodingSequence) -> DrafterPort | None:
         """Return the drafter that has a request."""
-        port = self._ports.get(sequence.drafter)
+        port = None if sequence.drafter is None else self._ports.get(sequence.drafter)
         return port if port is not None and port.is_attached else None
 
     def release(self, sequence: DecodingSequence) -> None:
@@ -111,13 +111,13 @@ class DrafterPorts:
         numbers = [port.number for port in usable]
         for sequence in sequences:
             if sequence.drafter not in numbers:
-                self._assign(sequence, 0)
+                self._assign(sequence, None)
         if not numbers:
             return
         loads = Counter(dict.fromkeys(numbers, 0))
-        loads.update(sequence.drafter for sequence in sequences if sequence.drafter)
+        loads.update(s.drafter for s in sequences if s.drafter is not None)
         for sequence in sequences:
-            if not sequence.drafter:
+            if sequence.drafter is None:
                 self._move(sequence, min(numbers, key=lambda n: loads[n]), loads)
         if min(loads.values()) == 0:
             self._even_out(sequences, loads)
@@ -125,16 +125,16 @@ class DrafterPorts:
     def _even_out(self, sequences: Items[DecodingSequence], loads: Counter[int]) -> None:
         for sequence in sequences:
             idlest = min(loads, key=lambda n: loads[n])
-            if loads[sequence.drafter] - loads[idlest] > 1:
+            if sequence.drafter is not None and loads[sequence.drafter] - loads[idlest] > 1:
                 self._move(sequence, idlest, loads)
 
     def _move(self, sequence: DecodingSequence, number: int, loads: Counter[int]) -> None:
-        if sequence.drafter:
+        if sequence.drafter is not None:
             loads[sequence.drafter] -= 1
         loads[number] += 1
         self._assign(sequence, number)
 
-    def _assign(self, sequence: DecodingSequence, number: int) -> None:
+    def _assign(self, sequence: DecodingSequence, number: int | None) -> None:
         self.release(sequence)
         sequence.drafter = number
 

@@ -227,7 +227,7 @@ class RoundRunner:
                 counters = work.sequence.counters
                 counters.draft_s += time.seconds
                 counters.draft_steps += time.steps
-                counters.draft_width = loop.width or 0
+                counters.draft_width = loop.width
                 counters.predicted_s += loop.widths.predicted_s(loop.width, time.steps)
                 if policy_of(work.sequence.mode).overlaps:
                     counters.hidden_s += self._hidden_s

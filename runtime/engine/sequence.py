@@ -34,7 +34,7 @@ class Counters:
     draft_s: float = 0.0
     hidden_s: float = 0.0
     draft_steps: int = 0
-    draft_width: int = 0
+    draft_width: int | None = None
     predicted_s: float = 0.0
     drafter_lost: bool = False
     preemptions: int = 0
@@ -150,8 +150,8 @@ class DecodingSequence:
         """What its mode is to be once nothing is in flight."""
         self.view = DrafterView()
         self.known_to_drafter = False
-        self.drafter = 0
-        """Number of the drafter that has it; 0 is none."""
+        self.drafter: int | None = None
+        """Number of the drafter that has it."""
         self.stop_matcher: StopMatcher | None = None
         self.counters = Counters()
         self._highest_id = -1

@@ -194,7 +194,7 @@ def get_stats(wire: pb.RequestStats) -> RequestStats:
         total_s=checked_seconds(wire.total_s, "total_s"),
         draft_s=checked_seconds(wire.draft_s, "draft_s"),
         hidden_s=checked_seconds(wire.hidden_s, "hidden_s"),
-        draft_width=wire.draft_width,
+        draft_width=wire.draft_width or None,
         predicted_step_s=checked_seconds(wire.predicted_step_s, "predicted_step_s"),
         draft_step_s=checked_seconds(wire.draft_step_s, "draft_step_s"),
         drafter_lost=wire.drafter_lost,

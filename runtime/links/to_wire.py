@@ -176,7 +176,7 @@ def put_stats(stats: RequestStats) -> pb.RequestStats:
         total_s=checked_seconds(stats.total_s, "total_s"),
         draft_s=checked_seconds(stats.draft_s, "draft_s"),
         hidden_s=checked_seconds(stats.hidden_s, "hidden_s"),
-        draft_width=stats.draft_width,
+        draft_width=stats.draft_width or 0,
         predicted_step_s=checked_seconds(stats.predicted_step_s, "predicted_step_s"),
         draft_step_s=checked_seconds(stats.draft_step_s, "draft_step_s"),
         drafter_lost=stats.drafter_lost,

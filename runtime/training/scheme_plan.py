@@ -95,7 +95,7 @@ def _in_rounds(
     busy: dict[int, float] = {}
     while True:
         members = Members(pool, slots, busy)
-        plan = replace(config, workers=replace(config.workers, count=len(slots), min=0))
+        plan = replace(config, workers=replace(config.workers, count=len(slots), min=None))
         scheme = plan.round_scheme
         assert scheme is not None
         at_work = {slots.index(slot): since for slot, since in busy.items() if slot in slots}

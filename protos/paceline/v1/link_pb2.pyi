@@ -825,7 +825,9 @@ class RequestStats(_message.Message):
     hidden_s: _builtins.float
     drafter_lost: _builtins.bool
     draft_width: _builtins.int
-    """Layers of the drafter whose attention ran at once, in the last round that drafted."""
+    """Layers of the drafter whose attention ran at once, in the last round that drafted; 0 for
+    drafters without this choice.
+    """
     predicted_step_s: _builtins.float
     """Seconds of a draft step, predicted and measured; means over each draft's steps."""
     draft_step_s: _builtins.float

@@ -124,7 +124,7 @@ def step_name(step: int) -> str:
     return f"step-{step:06d}"
 
 
-def drop_old_adapters(directory: Path, keep: int) -> None:
-    """Remove all adapters of steps but the last `keep`; 0 keeps all."""
-    for old in sorted(directory.glob("step-??????"))[:-keep] if keep else []:
+def drop_old_adapters(directory: Path, keep: int | None) -> None:
+    """Remove all adapters of steps but the last `keep`; None keeps all."""
+    for old in sorted(directory.glob("step-??????"))[: -keep if keep is not None else 0]:
         shutil.rmtree(old)

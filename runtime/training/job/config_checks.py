@@ -94,9 +94,9 @@ def _check_numbers(config: TrainConfig) -> None:
         raise ConfigError(f"`seed` is {config.seed}: it must be below 2**63")
     if workers.count < 1 and config.method != SHARED_SEED:
         raise ConfigError(f"`workers.count` is {workers.count}: it must be at least 1")
-    if workers.min > workers.count:
+    if (workers.min or 0) > workers.count:
         raise ConfigError(
-            f"`workers.min` is {workers.min}: it must be from 0 to `workers.count`, {workers.count}"
+            f"`workers.min` is {workers.min}: it must be at most `workers.count`, {workers.count}"
         )
 
 
@@ -107,7 +107,7 @@ def _check_scheme(config: TrainConfig) -> None:
     if scheme is not None:
         least = smallest_batch(scheme)
         if workers.min:
-            _ = replace(config, workers=replace(workers, count=workers.min, min=0)).round_scheme
+            _ = replace(config, workers=replace(workers, count=workers.min, min=None)).round_scheme
     if least > optimizer.batch:
         raise ConfigError(
             f"{config.num_chunks} chunks of a batch of {optimizer.batch} would be smaller than a "

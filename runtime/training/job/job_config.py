@@ -13,7 +13,7 @@ from parallel.training.gradient_coding.queue_schedules import (
     QueueShape,
 )
 from parallel.training.gradient_coding.schemes import Scheme
-from runtime.checking.tables import Range
+from runtime.checking.tables import Range, Unset
 from runtime.errors import ConfigError
 from runtime.training.job.faults_config import FaultsConfig
 from runtime.training.job.ranges import (
@@ -49,8 +49,8 @@ class DataConfig:
     has to be one token."""
     max_length: Annotated[int, Range(least=2)] = 256
     """Tokens of a sample; longer samples lose their end."""
-    limit: NotNegative = 0
-    """Use only the first records; 0 uses all."""
+    limit: Annotated[int | None, Range(least=1), Unset("all")] = None
+    """Use only the first records."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +83,8 @@ class OptimizerConfig:
     weight_decay: NotNegativeNumber = 0.0
     beta1: ShareBelowOne = 0.9
     beta2: ShareBelowOne = 0.999
-    clip: NotNegativeNumber = 1.0
-    """Largest norm of a step's gradient; 0 does not clip."""
+    clip: Annotated[float | None, Range(above=0), Unset("off")] = 1.0
+    """Largest norm of a step's gradient."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +94,8 @@ class WorkersConfig:
     count: NotNegative = 2
     """Workers when there is room for them; they join and leave while the job runs. A shared-seed
     job may have 0 of its own."""
-    min: NotNegative = 0
-    """Workers with which the job starts; 0 waits for all."""
+    min: Annotated[int | None, Range(least=1), Unset("all")] = None
+    """Workers with which the job starts."""
     cpus: NotNegativeNumber = 0.0
     """Cores that Ray reserves for each worker; 0 shares what is there."""
     gpus: NotNegativeNumber = 0.0
@@ -124,8 +124,8 @@ class CheckpointConfig:
 
     every: Positive = 50
     """Steps between two adapters."""
-    keep: NotNegative = 0
-    """Adapters of steps to keep, the last ones; 0 keeps all."""
+    keep: Annotated[int | None, Range(least=1), Unset("all")] = None
+    """Adapters of steps to keep, the last ones."""
     state_every: Positive = 1
     """Steps between two states from which a run resumes."""
 
@@ -224,6 +224,7 @@ class TrainConfig:
         for name in ("out", "workers", "faults", "checkpoint", "eval_every"):
             del whole[name]
         del whole["gradient_checkpointing"], whole["data"]["eval"]
+        whole["data"]["limit"] = self.data.limit or 0  # as older jobs write it, which may resume
         if not self.data.among_choices:
             del whole["data"]["among_choices"]  # older jobs do not have the key, and may resume
         if self.method != SHARED_SEED:

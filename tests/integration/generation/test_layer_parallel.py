@@ -35,7 +35,7 @@ def test_it_changes_no_token(deploy: Deploy, drafters: int, width: str, mode: st
     assert sum(s.drafted for s in stats) > sum(s.accepted for s in stats) > 0
     if width != "auto":
         assert {s.draft_width for s in stats} == {int(width)}
-    assert all(s.draft_width > 0 and s.predicted_step_s > 0 < s.draft_step_s for s in stats)
+    assert all((s.draft_width or 0) > 0 and s.predicted_step_s > 0 < s.draft_step_s for s in stats)
     deployment.close()
 
 

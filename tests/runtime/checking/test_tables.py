@@ -74,7 +74,7 @@ def test_a_section_keeps_the_defaults_that_its_owner_gave_it() -> None:
         ({"name": "x", "inner": {"share": float("nan")}}, "inner.share is nan"),
         ({"name": "x", "color": "green"}, "color is 'green': choose one of red, blue"),
         ({"name": "x", "kind": "c"}, "kind is 'c': choose one of a, b"),
-        ({"name": "x", "limit": -1}, "limit is -1: it must be at least 0"),
+        ({"name": "x", "limit": -1}, "limit is -1: it must be at least 0, or off"),
         ({"name": "x", "limit": "on"}, "limit is 'on' .*: it must be an integer"),
         ({"name": "x", "parts": [1, "y"]}, r"parts\[1\] is 'y' .*: it must be an integer"),
         ({"name": "x", "parts": "1"}, r"parts is '1': write a list, as \[\"1\"\]"),

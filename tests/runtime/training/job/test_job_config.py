@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,15 @@ def test_a_file_with_settings_over_it(tmp_path: Path) -> None:
     assert config.num_chunks == config.workers.count
     assert config.out == str(tmp_path / "run")
     assert config.data.train == str(tmp_path / "t.jsonl")
+
+
+def test_words_stand_for_no_limit(tmp_path: Path) -> None:
+    words = ["data.limit=all", "optimizer.clip=off", "workers.min=all", "checkpoint.keep=all"]
+    config = load_config(write(tmp_path, GOOD), words)
+    assert config == replace(
+        load_config(write(tmp_path, GOOD)), optimizer=replace(config.optimizer, clip=None)
+    )
+    assert (config.data.limit, config.workers.min, config.checkpoint.keep) == (None, None, None)
 
 
 def test_what_is_kept_is_read_again_from_anywhere(tmp_path: Path) -> None:
@@ -95,7 +105,7 @@ def test_what_is_kept_is_read_again_from_anywhere(tmp_path: Path) -> None:
         (GOOD, ["lora.targets=[1]"], r"lora.targets\[0\] is 1: it must be a string"),
         (GOOD, ["data.max_length=1"], "data.max_length is 1: it must be at least 2"),
         (GOOD, ["faults.factor=0.5"], "faults.factor is 0.5: it must be at least 1"),
-        (GOOD, ["optimizer.clip=-1"], "optimizer.clip is -1.0: it must be at least 0"),
+        (GOOD, ["optimizer.clip=-1"], "optimizer.clip is -1.0: it must be above 0, or off"),
         (GOOD, ["workers.scheme=frc-1-2"], r"frc takes 1 number\(s\)"),
         (GOOD, ["workers.scheme=m-sgc-3-2-1"], "1 <= B < W is needed"),
         (GOOD, ["workers.scheme=m-sgc-1-2-9"], "lambda = 9: take 0 to the 2 workers"),
@@ -109,7 +119,7 @@ def test_what_is_kept_is_read_again_from_anywhere(tmp_path: Path) -> None:
             ["workers.scheme=m-sgc-1-2-1", "workers.count=4", "optimizer.batch=3"],
             "smaller than a sample: optimizer.batch must be at least",
         ),
-        (GOOD, ["workers.min=3"], "workers.min is 3: it must be from 0 to workers.count, 2"),
+        (GOOD, ["workers.min=3"], "workers.min is 3: it must be at most workers.count, 2"),
         (
             GOOD,
             ["workers.min=1", "workers.scheme=frc-1"],
