@@ -20,7 +20,7 @@ SERVE = VerbDeclaration(
             "models.device",
             "models.ray_address",
         ),
-        "Server": ("listen", "token_file", "tls_cert", "tls_key", "journal"),
+        "Server": ("listen", "http", "token_file", "tls_cert", "tls_key", "journal"),
     },
     fixed=("models.virtual",),
 )

@@ -11,7 +11,7 @@ from runtime.checking.tables import Range, Unset
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """Serve generation over gRPC, with health and reflection, until SIGTERM."""
+    """Serve generation over gRPC, and with http over HTTP in OpenAI's form, until SIGTERM."""
 
     models: ModelOptions = ModelOptions()
     mode: DecodeMode = DecodeMode.AUTO
@@ -20,6 +20,11 @@ class ServeOptions:
     """Longest answer of requests that name none, in tokens."""
     listen: str = "127.0.0.1:50051"
     """HOST:PORT to listen on; port 0 takes a free one."""
+    http: str | None = None
+    """HOST:PORT to serve OpenAI's HTTP API beside gRPC; port 0 takes a free one."""
+    http_origins: tuple[str, ...] = ()
+    """Origins of browser pages that may call the HTTP API, such as https://chat.example; "*"
+    permits all. Empty permits none."""
     token_file: InputFile | None = None
     """Bearer tokens that clients may use, one a line."""
     admin_token_file: InputFile | None = None

@@ -1,5 +1,7 @@
 """Checks that `paceline serve` makes in a second, before it imports torch and Ray."""
 
+import re
+
 from rich.console import Console
 
 from cluster.options.serve_options import ServeOptions
@@ -9,6 +11,7 @@ from runtime.channels.tls_files import TlsNames
 from runtime.channels.tokens import read_tokens
 from runtime.errors import ConfigError
 
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
 _NOTES = Console(stderr=True, highlight=False)
 _TLS_NAMES = TlsNames(certificate="`tls_cert`", private_key="`tls_key`", authority="`client_ca`")
 
@@ -24,16 +27,34 @@ def run(options: ServeOptions) -> int:
         raise ConfigError(
             f"`drafters` is {options.models.drafters}, above `max_drafters` {options.max_drafters}"
         )
-    if options.metrics is not None:
-        check_free(options.metrics, "`metrics`")
-        if options.metrics == options.listen and parse_address(options.listen, "`listen`")[1]:
-            raise ConfigError(f"`metrics` and `listen` are both {options.listen}: take two ports")
+    taken = {options.listen: "`listen`"}
+    for name, address in (("`metrics`", options.metrics), ("`http`", options.http)):
+        if address is None:
+            continue
+        check_free(address, name)
+        if address in taken and parse_address(address, name)[1]:
+            raise ConfigError(f"{name} and {taken[address]} are both {address}: take two ports")
+        taken[address] = name
+    _check_origins(options)
     read_tokens(options.token_file, "`token_file`")
     read_tokens(options.admin_token_file, "`admin_token_file`")
     server_credentials(options.tls_cert, options.tls_key, options.client_ca, _TLS_NAMES)
-    if not is_loopback(options.listen) and options.tls_cert is None:
-        _NOTES.print(
-            f"[yellow]warning:[/] {options.listen} is open to other hosts in plaintext: "
-            "give --tls-cert and --tls-key"
-        )
+    for address in filter(None, (options.listen, options.http)):
+        if not is_loopback(address) and options.tls_cert is None:
+            _NOTES.print(
+                f"[yellow]warning:[/] {address} is open to other hosts in plaintext: "
+                "give --tls-cert and --tls-key"
+            )
     return 0
+
+
+def _check_origins(options: ServeOptions) -> None:
+    """Raise unless the origins are what browsers send."""
+    if options.http_origins and options.http is None:
+        raise ConfigError("`http_origins` needs `http`: give the address of the HTTP API")
+    for number, origin in enumerate(options.http_origins):
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ConfigError(
+                f"`http_origins`[{number}] is {origin!r}: write scheme, host and port as a browser "
+                "sends them, such as https://chat.example or http://localhost:3000"
+            )

@@ -38,6 +38,7 @@ from runtime.gateway.limits import GatewayLimits
 from runtime.gateway.metrics import ServiceMetrics
 from runtime.hosts.drafter_spec import with_model
 from runtime.hosts.rank_settings import ModelSettings
+from runtime.http.http_server import HttpServer, HttpSettings
 from runtime.node.keeper import end_with_keeper
 from runtime.requests.served_model import ServedModel
 from runtime.restarts import RestartLimits
@@ -148,11 +149,14 @@ async def _serve(
     )
     stopping = StopEvents(gateway.cut)
     server = ServiceServer(gateway, model, settings, drafting, Tracing.start(os.environ))
+    gateway.metrics.watch(lambda: gateway.replicas)
     await server.start()
+    front = await _start_http(server, settings, options)
     fleet.supervise(gateway, _supervision(options))
     page = _serve_metrics(gateway, options.metrics)
     ready = f"ready: {model.name} on {server.address}, drafter {model.drafter or 'none'}"
-    _NOTES.note(ready + (f", metrics on {page}" if page else ""))
+    pages = {"HTTP": front.url if front is not None else "", "metrics": page}
+    _NOTES.note(ready + "".join(f", {name} on {url}" for name, url in pages.items() if url))
     failure: PacelineError | None = None
     updating: asyncio.Task[None] | None = None
     while failure is None and not (stopping.asked.is_set() or gateway.is_draining):
@@ -167,11 +171,35 @@ async def _serve(
             "another signal cuts them"
         )
     finished = await server.stop(options.drain_s if failure is None else 0.0)
+    if front is not None:
+        await front.stop()
     if failure is not None:
         raise failure
     if not finished:
         _NOTES.note("some requests were cut: clients can resume them elsewhere", warns=True)
     return 0
+
+
+async def _start_http(
+    server: ServiceServer, settings: ServerSettings, options: ServeOptions
+) -> HttpServer | None:
+    """Serve HTTP beside gRPC, with its tokens and certificates; None if it is off."""
+    if options.http is None:
+        return None
+    front = HttpServer(
+        server.admission,
+        HttpSettings(
+            address=options.http,
+            tokens=settings.accepted_tokens,
+            certificate=settings.certificate,
+            private_key=settings.private_key,
+            client_ca=settings.client_ca,
+            origins=options.http_origins,
+            max_body_bytes=settings.max_message_bytes,
+        ),
+    )
+    await front.start()
+    return front
 
 
 def _open_journal(options: ServeOptions, model: ServedModel) -> JournalStore | None:
@@ -212,7 +240,6 @@ def _serve_metrics(gateway: Gateway, address: str | None) -> str:
     if address is None:
         return ""
     host, port = parse_address(address, "`metrics`")
-    gateway.metrics.watch(lambda: gateway.replicas)
     try:
         page, _ = start_http_server(port, host.strip("[]"), registry=gateway.metrics.registry)
     except OSError as error:

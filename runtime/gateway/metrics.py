@@ -85,6 +85,7 @@ class ServiceMetrics:
         self._refused = self._counter("requests_refused", "Requests rejected", "reason")
         for refusal in RefusalReason:
             self._refused.labels(model_name, refusal.name.lower())
+        self._responses = self._counter("http_responses", "Responses over HTTP", "path", "status")
         self._deadline_missed = self._counter(
             "deadline_missed", "Requests whose deadline passed before they ended"
         ).labels(model_name)
@@ -141,6 +142,10 @@ class ServiceMetrics:
         """Count a rejected request."""
         self.num_refused += 1
         self._refused.labels(self.model_name, reason.name.lower()).inc()
+
+    def count_response(self, path: str, status: int) -> None:
+        """Count a response over HTTP."""
+        self._responses.labels(self.model_name, path, status).inc()
 
     def count_sample(self, finished: Finished, num_tokens: int) -> None:
         """Record the times of a sample that ended with `num_tokens` tokens."""

@@ -78,17 +78,7 @@ class Detokenizer:
 
     def _piece(self, token: str) -> str:
         is_first, self._is_first = self._is_first, False
-        decoding = self._decoding
-        if decoding.piece is not None:  # some parts treat the first token of a text differently
-            token = decoding.piece.decode([token] if is_first else ["", token])
-        match decoding.joint:
-            case Joint.SPACES:
-                return token if is_first else f" {token}"
-            case Joint.BYTES:
-                if all(character in _BYTES for character in token):
-                    return "".join([_BYTES[character] for character in token])
-                return token.encode().decode("latin-1")
-        return token
+        return _piece_of(self._decoding, token, is_first=is_first)
 
     def _push_byte(self, byte: int) -> str:
         """Add a byte of a run and return the text that has become final.
@@ -121,6 +111,34 @@ class Detokenizer:
             return push_through(self._stages, _REPLACEMENT * run.num_bytes)
         self._stages = run.stages
         return "".join(run.texts)
+
+
+def token_bytes(decoding: Decoding, token_id: int) -> bytes:
+    """Return what a token adds to a text that it does not begin; a special token is its name."""
+    token = decoding.token_of(token_id)
+    if token is None:
+        return b""
+    if token in decoding.hidden:
+        return token.encode()
+    piece = _piece_of(decoding, token, is_first=False)
+    if decoding.joint is Joint.BYTES:
+        return piece.encode("latin-1")
+    byte = _BYTE_TOKEN.fullmatch(piece) if decoding.joint is Joint.FALLBACK else None
+    return piece.encode() if byte is None else bytes((int(byte[1], 16),))
+
+
+def _piece_of(decoding: Decoding, token: str, *, is_first: bool) -> str:
+    """Return a token as the next part takes it: text, or for `Joint.BYTES` bytes as Latin-1."""
+    if decoding.piece is not None:  # some parts treat the first token of a text differently
+        token = decoding.piece.decode([token] if is_first else ["", token])
+    match decoding.joint:
+        case Joint.SPACES:
+            return token if is_first else f" {token}"
+        case Joint.BYTES:
+            if all(character in _BYTES for character in token):
+                return "".join([_BYTES[character] for character in token])
+            return token.encode().decode("latin-1")
+    return token
 
 
 class _ByteRun:

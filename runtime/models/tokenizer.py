@@ -14,7 +14,7 @@ from typing import Any
 from runtime.errors import ConfigError
 from runtime.models.chat_template import MARK, ChatTemplate, Message
 from runtime.models.decoding import read_decoding
-from runtime.models.detokenizer import Detokenizer
+from runtime.models.detokenizer import Detokenizer, token_bytes
 
 _FILES = "runtime.models.tokenizer_files"
 """Imported when a tokenizer is loaded: with transformers that takes 2.5 s of CPU time beside torch
@@ -154,6 +154,10 @@ class Tokenizer:
             ConfigError: the model has no chat template, or it rejects the conversation.
         """
         return self._chat.render(messages, is_open=is_open)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the UTF-8 bytes that a token adds to a text, maybe a part of a character."""
+        return token_bytes(self.decoding, token_id)
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """Return the text of tokens, without special tokens."""

@@ -61,6 +61,11 @@ class ServerSettings:
     ping_s: float = PING_S
     """A connection without traffic for this long is pinged, which detects clients that vanished."""
 
+    @property
+    def accepted_tokens(self) -> AcceptedTokens:
+        """The tokens, for every wire of the server."""
+        return AcceptedTokens(users=self.tokens, admins=self.admin_tokens)
+
     def __post_init__(self) -> None:
         """Reject tokens that no client can send."""
         for field in ("tokens", "admin_tokens"):
@@ -83,7 +88,7 @@ class ServiceServer:
         self._control = control
         self._tracing = tracing
         self._model = model
-        self._settings = settings
+        self.settings = settings
         self._reader = PromptReader()
         self.admission = Admission(gateway, model, self._reader)
         """Admits requests; other wires of this server share it."""
@@ -99,13 +104,13 @@ class ServiceServer:
         Raises:
             ConfigError: the address or a credential cannot be used.
         """
-        settings = self._settings
+        settings = self.settings
         tls = server_credentials(settings.certificate, settings.private_key, settings.client_ca)
         interceptors: list[grpc.aio.ServerInterceptor] = [ReleasingInterceptor()]  # type: ignore[type-arg]  # stubs alone
         if self._tracing is not None:
             interceptors.append(SpanInterceptor(self._tracing, self._model.name))
         interceptors.append(MalformedRequestInterceptor())
-        tokens = AcceptedTokens(users=settings.tokens, admins=settings.admin_tokens)
+        tokens = settings.accepted_tokens
         if tokens:
             interceptors.append(TokenInterceptor(tokens, self._denied))
         interceptors.append(CallInterceptor(self._gateway, _GENERATE))  # for permitted calls

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from parallel.decoding.types import DecodeMode
 from runtime.gateway.gateway import Gateway
 from runtime.gateway.limits import GatewayLimits
+from runtime.http.http_server import HttpServer, HttpSettings
 from runtime.models.tokenizer import Tokenizer
 from runtime.requests.served_model import ServedModel
 from runtime.service.server import ServerSettings, ServiceServer
@@ -24,13 +25,17 @@ from tests.support.rig import VOCAB, Rig
 T = TypeVar("T")
 
 
-def toy_tokenizer(*special: str) -> Tokenizer:
+CHAT_TEMPLATE = "{% for message in messages %}{{ message.content }} {% endfor %}w40"
+
+
+def toy_tokenizer(*special: str, chat_template: str | None = None) -> Tokenizer:
     """Words w0 to w47, some of them special tokens."""
     inner = tokenizers.Tokenizer(
         models.WordLevel({f"w{token}": token for token in range(VOCAB)}, unk_token="w0")
     )
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = PreTrainedTokenizerFast(tokenizer_object=inner, extra_special_tokens=list(special))
+    fast.chat_template = chat_template
     return Tokenizer(fast, eos_ids=frozenset(), name="the toy")
 
 
@@ -62,7 +67,8 @@ class Serving:
         }
         control = settings.pop("control", None)
         tracing = settings.pop("tracing", None)
-        model = toy_model()
+        http = settings.pop("http", None)
+        model = toy_model(settings.pop("tokenizer", None))
         self.gateway = Gateway(links or [rig.driver() for rig in rigs], limits, **kept)
         self.server = ServiceServer(
             self.gateway,
@@ -75,18 +81,31 @@ class Serving:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.call(self.server.start())
+        self.http: HttpServer | None = None
+        if http is not None:
+            fields = {"address": "127.0.0.1:0", "tokens": self.server.settings.accepted_tokens}
+            self.http = HttpServer(self.server.admission, HttpSettings(**(fields | http)))
+            self.call(self.http.start())
         self._stopped = False
 
     @property
     def address(self) -> str:
         return self.server.address
 
+    @property
+    def url(self) -> str:
+        assert self.http is not None
+        return self.http.url
+
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=20)
 
     def stop(self, drain_s: float = 0.0) -> bool:
         self._stopped = True
-        return self.call(self.server.stop(drain_s))
+        finished = self.call(self.server.stop(drain_s))
+        if self.http is not None:
+            self.call(self.http.stop())
+        return finished
 
     def close(self) -> None:
         if not self._stopped:

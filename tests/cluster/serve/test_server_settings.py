@@ -50,6 +50,13 @@ def refusal(
         ("--listen 127.0.0.1:99999", "99999': a port is between 0 and 65535"),
         ("--listen 192.0.2.1:0", "0': this machine cannot listen there"),
         ("--set metrics=127.0.0.1:99999", "99999': a port is between 0 and 65535"),
+        ("--http 8000", "'8000': write HOST:PORT"),
+        ("--http 127.0.0.1:40123 --listen 127.0.0.1:40123", "--listen are both 127.0.0.1:40123"),
+        ('--set http_origins=["https://a.example"]', "needs --http: give the address"),
+        (
+            '--set http_origins=["https://a.example/"] --http 127.0.0.1:0',
+            "[0] is 'https://a.example/': write scheme, host and port",
+        ),
     ],
 )
 def test_what_serve_cannot_use_is_rejected_by_flag(
@@ -66,7 +73,7 @@ def test_what_serve_cannot_use_is_rejected_by_flag(
     assert any(flag in said for flag in given[::2])
 
 
-@pytest.mark.parametrize("flag", ["--listen", "--set metrics"])
+@pytest.mark.parametrize("flag", ["--listen", "--http", "--set metrics"])
 def test_a_taken_port_is_rejected_by_flag(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, flag: str
 ) -> None:

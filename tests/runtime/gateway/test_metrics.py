@@ -71,6 +71,7 @@ def filled() -> ServiceMetrics:
     stats = RequestStats(queued_s=0.25, ttft_s=1.0, total_s=3.0, accepted_at=(2, 1))
     metrics.count_sample(Finished(request=1, reason="stop", stats=stats), num_tokens=5)
     metrics.count_ended(EndReason.STOP, prompt_tokens=12)
+    metrics.count_response("/v1/models", 200)
     return metrics
 
 

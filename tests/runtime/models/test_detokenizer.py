@@ -131,3 +131,20 @@ def test_a_sentencepiece_decoder_may_replace_and_strip_the_whole_text(tmp_path: 
     pieces = [decoder.push((token,)) for token in ids]
     assert "".join(pieces) + decoder.finish() == inner.decode(ids) == "the fox "
     assert json.loads((tmp_path / "config.json").read_text())
+
+
+@pytest.mark.parametrize("text", ["Hello world", "naïve 🦙 你好"])
+def test_the_bytes_of_tokens_join_to_the_text(
+    bytewise: Tokenizer, fallback: Tokenizer, text: str
+) -> None:
+    for tokenizer in (bytewise, fallback):
+        ids = tokenizer.encode(text, whole=False)
+        joined = b"".join(tokenizer.token_bytes(token) for token in ids)
+        assert joined.decode().strip() == tokenizer.decode(ids).strip()
+    assert fallback.token_bytes(fallback.vocabulary["<0xE4>"]) == b"\xe4"
+    assert bytewise.token_bytes(10**6) == b""
+
+
+def test_the_bytes_of_a_special_token_are_its_name(bytewise: Tokenizer) -> None:
+    name = next(iter(bytewise.decoding.hidden))
+    assert bytewise.token_bytes(bytewise.vocabulary[name]) == name.encode()

@@ -1,0 +1,43 @@
+"""Server-sent events: the chunks of an answer on an open response."""
+
+import json
+from typing import Any
+
+from starlette.types import Send
+
+_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx sends each event at once
+)
+
+
+class EventStream:
+    """Writes events to a response."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+
+    async def open(self, headers: dict[str, str]) -> None:
+        """Send the status 200 and the headers."""
+        more = [(key.encode(), value.encode("latin-1")) for key, value in headers.items()]
+        await self._send(
+            {"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *more]}
+        )
+
+    async def write(self, body: dict[str, Any], event_id: str = "") -> None:
+        """Send an event, with its id if it has one; a slow reader delays the next one."""
+        text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        name = f"id: {event_id}\n" if event_id else ""
+        await self._write(f"{name}data: {text}\n\n")
+
+    async def done(self) -> None:
+        """Send the event after which OpenAI's clients expect no other."""
+        await self._write("data: [DONE]\n\n")
+
+    async def close(self) -> None:
+        """End the response."""
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _write(self, text: str) -> None:
+        await self._send({"type": "http.response.body", "body": text.encode(), "more_body": True})

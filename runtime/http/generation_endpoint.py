@@ -1,0 +1,142 @@
+"""/v1/completions and /v1/chat/completions: admit a request, and stream or collect its answer."""
+
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+
+from runtime.errors import PacelineError
+from runtime.http.answer_forms import AnswerForm
+from runtime.http.caller import client_name
+from runtime.http.client_watch import run_while_connected
+from runtime.http.event_stream import EventStream
+from runtime.http.http_call import HttpCall
+from runtime.http.http_errors import HttpRefusal, error_body, error_response
+from runtime.http.openai_requests import OpenAiRequest
+from runtime.http.request_body import ClientGone, JsonBody, UnreadBody, read_json
+from runtime.requests.accepted_tokens import AcceptedTokens
+from runtime.requests.admission import Admission, Admitted
+from runtime.requests.answer_events import SampleEnd, answer_events
+
+_SHORT_BYTES = 32 * 1024
+Reading = Callable[[Mapping[str, Any], str | None], OpenAiRequest]
+
+
+class GenerationEndpoint:
+    """Generates for clients; an ASGI application for one path."""
+
+    def __init__(
+        self, admission: Admission, tokens: AcceptedTokens, read: Reading, *, max_body_bytes: int
+    ) -> None:
+        """Prepare to serve.
+
+        Args:
+            admission: brings requests to the gateway.
+            tokens: name the clients.
+            read: returns the request that a body and the last event's id make.
+            max_body_bytes: size above which a body is rejected.
+        """
+        self._admission = admission
+        self._tokens = tokens
+        self._read = read
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        request = Request(scope, receive)
+        call = HttpCall(self._admission.gateway, client_name(scope, self._tokens))
+        try:
+            body = await read_json(request, self._max_body_bytes)
+            last_event_id = request.headers.get("last-event-id")
+            work = self._answer(call, body, last_event_id, (scope, receive, send))
+            await run_while_connected(receive, work)
+        except ClientGone:
+            return
+        except PacelineError as error:
+            call.refuse(error)
+            response = error_response(error, closes=isinstance(error, UnreadBody))
+            await response(scope, receive, send)
+        finally:
+            call.end()
+
+    async def _answer(
+        self,
+        call: HttpCall,
+        body: JsonBody,
+        last_event_id: str | None,
+        connection: tuple[Scope, Receive, Send],
+    ) -> None:
+        asked = await self._parsed(body, last_event_id)
+        call.name = asked.request_id
+        admitted = await self._admission.admit(
+            lambda: asked.generation,
+            size_bytes=len(body.data),
+            client=call.client,
+            name=asked.request_id,
+        )
+        call.accept(admitted.request)
+        form = AnswerForm(asked, self._admission.model, admitted.request, admitted.resume_from)
+        headers = {"x-request-id": form.id, "x-paceline-seed": str(admitted.request.seed)}
+        if asked.streams:
+            await self._stream(admitted, form, asked, EventStream(connection[2]), headers)
+            return
+        async with aclosing(self._events(admitted)) as events:
+            async for event in events:
+                form.collect(event)
+        await JSONResponse(form.whole(), headers=headers)(*connection)
+
+    async def _parsed(self, body: JsonBody, last_event_id: str | None) -> OpenAiRequest:
+        """Return the request of a body; a long one is parsed beside the event loop."""
+
+        def parse() -> OpenAiRequest:
+            asked = self._read(body.parse(), last_event_id)
+            check_model(asked.model, self._admission.model.name)
+            return asked
+
+        if len(body.data) <= _SHORT_BYTES:
+            return parse()
+        return await self._admission.reader.run(len(body.data), parse)
+
+    def _events(self, admitted: Admitted) -> Any:
+        tokenizer = self._admission.model.tokenizer
+        return answer_events(admitted.request, tokenizer, admitted.resume_from)
+
+    async def _stream(
+        self,
+        admitted: Admitted,
+        form: AnswerForm,
+        asked: OpenAiRequest,
+        stream: EventStream,
+        headers: dict[str, str],
+    ) -> None:
+        """Send the chunks of an answer; a failure is the last event, without a [DONE]."""
+        await stream.open(headers)
+        try:
+            for chunk in form.openings():
+                await stream.write(chunk)
+            async with aclosing(self._events(admitted)) as events:
+                async for event in events:
+                    is_end = isinstance(event, SampleEnd)
+                    chunks = form.end(event) if is_end else [form.tokens(event)]
+                    for chunk in chunks:
+                        await stream.write(chunk, form.position if asked.request_id else "")
+            if asked.has_usage:
+                await stream.write(form.usage_chunk())
+            await stream.done()
+        except PacelineError as error:
+            await stream.write(error_body(error))
+        await stream.close()
+
+
+def check_model(given: str | None, served: str) -> None:
+    """Raise unless a request is for the served model; it may name none.
+
+    Raises:
+        HttpRefusal: it names another one.
+    """
+    if given is not None and given != served:
+        message = f"the model {given!r} is not served here: this server has {served!r}"
+        raise HttpRefusal(404, message, code="model_not_found")

@@ -1,0 +1,174 @@
+"""Read the bodies of /v1/completions and /v1/chat/completions into requests for generation."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.checking.chat_messages import EXTRA_KEYS
+from runtime.checking.sampling_fields import MAX_LOGPROBS, Sampling, checked_name
+from runtime.checking.values import describe, flag, items, text
+from runtime.errors import InvalidValue
+from runtime.http.request_fields import RequestFields
+from runtime.requests.generation_request import GenerationRequest
+from runtime.requests.prompts import ChatPrompt, Prompt, TextPrompt, TokenPrompt
+
+_TEMPERATURE = 1.0
+"""OpenAI's default; over gRPC it is 0."""
+_SAMPLING = (
+    *("top_p", "min_p", "repetition_penalty", "seed", "stop", "mode", "n"),
+    *("ignore_eos", "priority"),
+)
+_STREAM_OPTIONS = ("include_usage", "continuous_usage_stats", "include_obfuscation")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenAiRequest:
+    """A request for generation, and the form of its answer."""
+
+    generation: GenerationRequest
+    model: str | None
+    """The model that the client names."""
+    request_id: str
+    """Names the request, so that a broken stream can be resumed; "" if it has no name."""
+    is_chat: bool
+    streams: bool
+    has_usage: bool
+    """Whether a stream ends with the usage."""
+    has_usage_always: bool
+    """Whether each chunk of a stream has the usage so far."""
+    has_token_ids: bool
+
+
+def read_completion(body: Mapping[str, Any], last_event_id: str | None = None) -> OpenAiRequest:
+    """Return a request of /v1/completions.
+
+    Args:
+        body: the JSON object.
+        last_event_id: of the stream that the client has lost; None starts a new one.
+
+    Raises:
+        InvalidValue: a field is unknown, or its value cannot be used; names the field.
+    """
+    fields = RequestFields(body)
+    prompt = _completion_prompt(fields.take("prompt"))
+    most = fields.count("max_tokens", minimum=1)
+    logprobs = fields.count("logprobs", minimum=0, maximum=MAX_LOGPROBS)
+    sampling = _sampling(fields, max_tokens=most, logprobs=logprobs)
+    return _request(fields, prompt, sampling, last_event_id, is_chat=False)
+
+
+def read_chat(body: Mapping[str, Any], last_event_id: str | None = None) -> OpenAiRequest:
+    """Return a request of /v1/chat/completions; as `read_completion`."""
+    fields = RequestFields(body)
+    messages = fields.take("messages")
+    if messages is None:
+        raise InvalidValue("`messages` is missing: give a list of messages")
+    prompt = ChatPrompt(items(messages, "messages", "messages"), "messages", EXTRA_KEYS)
+    most = fields.count("max_completion_tokens", minimum=1)
+    older = fields.count("max_tokens", minimum=1)
+    if most is not None and older is not None and most != older:
+        raise InvalidValue(
+            f"`max_tokens` is {older} and `max_completion_tokens` is {most}: give one of them"
+        )
+    sampling = _sampling(fields, max_tokens=most or older, logprobs=_chat_logprobs(fields))
+    return _request(fields, prompt, sampling, last_event_id, is_chat=True)
+
+
+def _completion_prompt(value: object) -> Prompt:
+    if value is None:
+        raise InvalidValue("`prompt` is missing: give a text or token ids")
+    if isinstance(value, str):
+        return TextPrompt(text(value, "`prompt`"), "prompt")
+    given = items(value, "`prompt`", "token ids, or a string")
+    is_batch = all(isinstance(one, str | list) for one in given)
+    if is_batch and len(given) > 1:
+        raise InvalidValue(f"`prompt` has {len(given)} prompts: send a request for each")
+    if is_batch and given:
+        return _completion_prompt(given[0])
+    return TokenPrompt(given, "prompt")
+
+
+def _chat_logprobs(fields: RequestFields) -> int | None:
+    top = fields.count("top_logprobs", minimum=0, maximum=MAX_LOGPROBS)
+    if fields.flag("logprobs"):
+        return top or 0
+    if top:
+        raise InvalidValue(f"`top_logprobs` is {top}: it needs `logprobs` true")
+    return None
+
+
+def _sampling(fields: RequestFields, *, max_tokens: int | None, logprobs: int | None) -> Sampling:
+    given = {name: fields.take(name) for name in _SAMPLING}
+    temperature, top_k = fields.take("temperature"), fields.take("top_k")
+    return Sampling(
+        max_tokens=max_tokens,
+        logprobs=logprobs,
+        temperature=_TEMPERATURE if temperature is None else temperature,
+        top_k=0 if top_k == -1 else top_k,  # vLLM's spelling of all tokens
+        **{name: value for name, value in given.items() if value is not None},
+    ).checked()
+
+
+def _request(
+    fields: RequestFields,
+    prompt: Prompt,
+    sampling: Sampling,
+    last_event_id: str | None,
+    *,
+    is_chat: bool,
+) -> OpenAiRequest:
+    """Read the fields that both endpoints share; reject what remains."""
+    streams = fields.flag("stream")
+    options = _stream_options(fields.take("stream_options"), streams=streams)
+    model = fields.take("model")
+    name = fields.take("request_id")
+    request_id = "" if name is None else checked_name(name)
+    has_token_ids = fields.flag("return_token_ids")
+    fields.reject_rest()
+    if last_event_id is not None and not streams:
+        raise InvalidValue("the header last-event-id needs `stream` true")
+    return OpenAiRequest(
+        generation=GenerationRequest(
+            prompt=prompt,
+            sampling=sampling,
+            resume_from=_resume_from(last_event_id, request_id, sampling.num_samples),
+        ),
+        model=None if model is None else text(model, "`model`"),
+        request_id=request_id,
+        is_chat=is_chat,
+        streams=streams,
+        has_usage=options["include_usage"],
+        has_usage_always=options["continuous_usage_stats"],
+        has_token_ids=has_token_ids,
+    )
+
+
+def _stream_options(value: object, *, streams: bool) -> dict[str, bool]:
+    found = dict.fromkeys(_STREAM_OPTIONS, False)
+    if value is None:
+        return found
+    if not streams:
+        raise InvalidValue("`stream_options` needs `stream` true")
+    if not isinstance(value, Mapping):
+        raise InvalidValue(f"`stream_options` is {describe(value)}: it must be an object")
+    for name, held in value.items():
+        if name not in _STREAM_OPTIONS:
+            known = ", ".join(_STREAM_OPTIONS)
+            raise InvalidValue(f"`stream_options.{name}` is not supported; it has {known}")
+        found[name] = held is not None and flag(held, f"`stream_options.{name}`")
+    return found
+
+
+def _resume_from(last_event_id: str | None, request_id: str, num_samples: int) -> tuple[int, ...]:
+    """Return how many tokens of each sample the client already has."""
+    if last_event_id is None:
+        return (0,) * num_samples
+    if not request_id:
+        raise InvalidValue("the header last-event-id needs `request_id`, which names the stream")
+    parts = last_event_id.split(",")
+    if len(parts) != num_samples or not all(p.isascii() and p.isdecimal() for p in parts):
+        raise InvalidValue(
+            f"the header last-event-id is {describe(last_event_id)}: send the last `id` of the "
+            f"stream, {num_samples} numbers with commas between"
+        )
+    return tuple(int(part[:10]) for part in parts)

@@ -1,0 +1,89 @@
+"""Bodies in OpenAI's form become requests; each error names the field that the caller wrote."""
+
+from typing import Any
+
+import pytest
+
+from runtime.errors import InvalidValue
+from runtime.http.openai_requests import read_chat, read_completion
+from runtime.requests.prompts import ChatPrompt, TextPrompt, TokenPrompt
+
+TURNS = [{"role": "user", "content": "hi"}]
+
+
+def test_absent_fields_have_openais_defaults() -> None:
+    asked = read_completion({"prompt": "hi"})
+    sampling = asked.generation.sampling
+    assert (sampling.temperature, sampling.n, sampling.max_tokens) == (1.0, None, None)
+    assert (asked.streams, asked.model, asked.request_id) == (False, None, "")
+    assert asked.generation.resume_from == (0,)
+
+
+@pytest.mark.parametrize("prompt", [[1, 2], [[1, 2]]])
+def test_prompts_are_texts_or_token_ids(prompt: Any) -> None:
+    assert read_completion({"prompt": "hi"}).generation.prompt == TextPrompt("hi", "prompt")
+    assert read_completion({"prompt": ["hi"]}).generation.prompt == TextPrompt("hi", "prompt")
+    assert read_completion({"prompt": prompt}).generation.prompt == TokenPrompt([1, 2], "prompt")
+
+
+def test_a_chat_has_messages_and_either_name_of_its_length() -> None:
+    for name in ("max_tokens", "max_completion_tokens"):
+        asked = read_chat({"messages": TURNS, name: 7, "logprobs": True, "top_logprobs": 3})
+        assert isinstance(asked.generation.prompt, ChatPrompt)
+        assert asked.generation.sampling.max_tokens == 7
+        assert asked.generation.sampling.logprobs == 3
+    assert read_chat({"messages": TURNS, "logprobs": True}).generation.sampling.logprobs == 0
+    assert read_chat({"messages": TURNS, "logprobs": False}).generation.sampling.logprobs is None
+
+
+def test_other_servers_spelling_of_all_tokens_is_read() -> None:
+    assert read_completion({"prompt": "hi", "top_k": -1}).generation.sampling.top_k == 0
+
+
+def test_a_lost_stream_is_resumed_by_its_last_events_id() -> None:
+    body = {"prompt": "hi", "n": 2, "stream": True, "request_id": "mine"}
+    assert read_completion(body, "3,14").generation.resume_from == (3, 14)
+
+
+@pytest.mark.parametrize(
+    ("body", "last_event_id", "words"),
+    [
+        ({"prompt": "hi", "stream": True}, "3", "needs `request_id`"),
+        ({"prompt": "hi", "request_id": "mine"}, "3", "last-event-id needs `stream` true"),
+        ({"prompt": "hi", "stream": True, "request_id": "m", "n": 2}, "3", "2 numbers"),
+        ({"prompt": "hi", "stream": True, "request_id": "m"}, "-3", "last-event-id is '-3'"),
+        ({"prompt": "hi", "stream": True, "request_id": "m"}, "\u00b2", "last-event-id is"),
+        ({}, None, "`prompt` is missing"),
+        ({"prompt": {}}, None, "`prompt` is {}"),
+        ({"prompt": "hi", "request_id": 3}, None, "`request_id` is 3"),
+        ({"prompt": "hi", "model": 3}, None, "`model` is 3"),
+        ({"prompt": "hi", "n": 2, "temperature": 0}, None, "`n` is 2 at temperature 0"),
+        ({"prompt": "hi", "stop": [""]}, None, r"`stop`\[0\] is empty"),
+        ({"prompt": "hi", "mode": "fast"}, None, "`mode` is 'fast'"),
+        ({"prompt": "hi", "max_tokens": 0}, None, "`max_tokens` is 0"),
+        ({"prompt": "hi", "stream": True, "stream_options": {"x": 1}}, None, "stream_options.x"),
+        ({"prompt": "hi", "stream": True, "stream_options": 1}, None, "`stream_options` is 1"),
+    ],
+)
+def test_what_cannot_be_read_is_rejected(
+    body: dict[str, Any], last_event_id: str | None, words: str
+) -> None:
+    with pytest.raises(InvalidValue, match=words):
+        read_completion(body, last_event_id)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"messages": None}, "`messages` is missing"),
+        ({"messages": "hi"}, "messages is 'hi'"),
+        ({"top_logprobs": 3}, "`top_logprobs` is 3: it needs `logprobs` true"),
+        ({"max_completion_tokens": 0}, "`max_completion_tokens` is 0"),
+        ({"max_completion_tokens": 3, "max_tokens": 4}, "give one of them"),
+        ({"prompt": "hi"}, "`prompt` is not a field of this endpoint"),
+        ({"response_format": {"type": "json_object"}}, "not constrained to a format"),
+    ],
+)
+def test_what_a_chat_cannot_have_is_rejected(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidValue, match=words):
+        read_chat({"messages": TURNS} | fields)
