@@ -45,7 +45,7 @@ class TrainWorkerActor:
         """Compute a chunk at these parameters; return the sum it ends, if it ends one."""
         return self._worker.work(work, parameters, worker, life)
 
-    def correct(self, parameters: Vector, groups: list[list[Sample]], right: list[int]) -> int:
+    def correct(self, parameters: Vector, groups: list[list[Sample]], right: list[int]) -> float:
         """Return for how many groups of alternatives the right one is the likeliest."""
         return self._worker.correct(parameters, groups, right)
 

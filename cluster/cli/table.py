@@ -279,6 +279,9 @@ def simulate_train(options: SimulateTrainOptions) -> int:
 
 def train(options: TrainOptions) -> int:
     """Run or resume a training job by its file."""
+    from runtime.training.job.config_file import load_config  # quick, so it comes first
+
+    load_config(options.config, options.settings)
     from cluster.train.training import run
 
     return run(options)
@@ -286,6 +289,9 @@ def train(options: TrainOptions) -> int:
 
 def train_resume(options: TrainResumeOptions) -> int:
     """Resume a training job by its directory."""
+    from runtime.training.job.config_file import kept_config  # quick, so it comes first
+
+    kept_config(options.directory, options.settings)
     from cluster.train.training import resume
 
     return resume(options)

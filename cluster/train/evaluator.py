@@ -1,6 +1,6 @@
 """What a fine-tuning job prints and evaluates, with any method."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from rich.console import Console
@@ -20,7 +20,7 @@ class Measure(Protocol):
 
     def correct(
         self, parameters: Vector, batches: list[tuple[list[list[Sample]], list[int]]]
-    ) -> int:
+    ) -> float:
         """Return for how many groups of alternatives the right one is the likeliest."""
         ...
 
@@ -37,16 +37,23 @@ class Evaluator:
         tests: EvalSamples,
         measure: Measure,
         *,
+        learned: Sequence[Sample] = (),
         reward: Callable[[Vector], float] | None = None,
     ) -> None:
+        """Evaluate with `measure` on the tests; `learned` are samples that are trained on."""
         self._tests = tests
         self._measure = measure
+        self._learned = list(learned[:_EVAL_BATCH])
         self._reward = reward
 
     @property
     def has_tests(self) -> bool:
         """Whether there is an evaluation set."""
         return bool(self._tests.samples or self._tests.prompts)
+
+    def loss_of_some(self, parameters: Vector) -> float:
+        """Return the mean loss on a few samples that are trained on."""
+        return self._measure.mean_loss(parameters, [self._learned])
 
     def __call__(self, parameters: Vector) -> dict[str, float]:
         """Return the metrics of the weights by name."""
@@ -70,7 +77,8 @@ def show_samples(examples: list[TextExample], samples: list[Sample], tokenizer: 
         _NOTES.print(f"sample: {render(example, sample, tokenizer)}", markup=False)
 
 
-def figures(metrics: dict[str, float]) -> str:
+def figures(metrics: Mapping[str, float | None]) -> str:
     """Return the metrics that a user reads, as text."""
     names = ("step", "loss", "eval_loss", "accuracy", "reward")
-    return ", ".join(f"{name} {metrics[name]:g}" for name in names if name in metrics)
+    found = {name: metrics[name] for name in names if metrics.get(name) is not None}
+    return ", ".join(f"{name} {value:g}" for name, value in found.items())

@@ -172,7 +172,7 @@ class ModelPool(RayPool):
 
     def correct(
         self, parameters: Vector, batches: list[tuple[list[list[Sample]], list[int]]]
-    ) -> int:
+    ) -> float:
         """Return for how many groups the right alternative is the likeliest.
 
         Args:
@@ -182,7 +182,7 @@ class ModelPool(RayPool):
         Raises:
             PeerLost: one batch lost a worker too often, or no worker was ready for too long.
         """
-        hits: list[int] = self._evaluate("correct", parameters, batches)
+        hits: list[float] = self._evaluate("correct", parameters, batches)
         return sum(hits)
 
     def mean_loss(self, parameters: Vector, batches: list[list[Sample]]) -> float:

@@ -1,28 +1,20 @@
 """The driver of a shared-seed job: follows the log, evaluates, and writes the results."""
 
 import json
+import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from cluster.network.ray_session import RaySession
 from cluster.train.evaluator import Evaluator, figures, show_samples
+from cluster.train.progress import JobProgress
 from cluster.train.shared_seed_actors import SharedSeedActors
 from cluster.train.stopping import cancelling
-from parallel.training.adamw import Vector
+from parallel.training.adamw import Vector, is_finite
 from runtime.channels.addresses import check_free
 from runtime.channels.listening import server_credentials
 from runtime.channels.tls_files import TlsNames
@@ -41,12 +33,13 @@ from runtime.training.shared_seed.points import LINEAR, PointsModel
 from runtime.training.shared_seed.replay import write_result
 from runtime.training.shared_seed.replica_measure import LocalMeasure
 from runtime.training.shared_seed.rewards import open_judge
-from runtime.training.shared_seed.seed_log import Header
+from runtime.training.shared_seed.seed_log import Header, read_log
 from runtime.training.shared_seed.seed_service import ListenSettings
 from runtime.training.shared_seed.seed_worker import SeedWorker
 from runtime.training.shared_seed.shared_seed_job import LOG, SNAPSHOT, header_of
 from runtime.training.shared_seed.snapshot import write_snapshot
 from runtime.training.training_data import Sample, TextExample, read_examples
+from runtime.training.training_step import NotFiniteError
 
 _NOTES = Console(stderr=True, highlight=False)
 _TLS_FIELDS = TlsNames(
@@ -67,6 +60,10 @@ def run_shared_seed(
     """
     listen = _listen_settings(config)
     job = _Prepared.make(config)
+    if job.is_finished:
+        rounds = config.optimizer.steps
+        _NOTES.print(f"{config.out} is finished: its log has all {rounds} rounds", soft_wrap=True)
+        return _ending(job.files, None, as_json=as_json)
     if not as_json:
         show_samples(job.examples, job.shown, job.tokenizer)
     model = PointsModel.load(job.directory, job.header)
@@ -74,8 +71,12 @@ def run_shared_seed(
         actors = SharedSeedActors(config, job.header, job.directory, job.examples, listen)
         try:
             _NOTES.print(_opening(config, job.header, actors, len(job.examples)))
-            driver = _Driver(job, model, actors, lock)
-            with driver.progress(), cancelling(lock, _NOTES.print):
+            steps = config.optimizer.steps
+            with (
+                JobProgress(steps, 0, console=_NOTES) as progress,
+                cancelling(lock, progress.note),
+            ):
+                driver = _Driver(job, model, actors, lock, progress)
                 done = follow(actors.port(), job.header, model, driver.after, sleep=actors.sleep)
             others = [] if driver.is_cancelled else actors.finish()
         finally:
@@ -103,6 +104,15 @@ class _Prepared:
     tests: EvalSamples
     header: Header
     files: JobFiles
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all rounds were closed, and the result was written."""
+        out = Path(self.config.out)
+        if not (out / LOG).exists() or not (out / "final").is_dir():
+            return False
+        records = read_log(out / LOG)
+        return records.header == self.header and len(records.commits) >= self.config.optimizer.steps
 
     @classmethod
     def make(cls, config: TrainConfig) -> "_Prepared":
@@ -143,7 +153,12 @@ class _Driver:
     """Evaluates, reports and writes snapshots as rounds end."""
 
     def __init__(
-        self, job: _Prepared, model: PointsModel, actors: SharedSeedActors, lock: JobLock
+        self,
+        job: _Prepared,
+        model: PointsModel,
+        actors: SharedSeedActors,
+        lock: JobLock,
+        progress: JobProgress,
     ) -> None:
         self._config = job.config
         self._header = job.header
@@ -155,26 +170,8 @@ class _Driver:
         self._round = -1
         self._since_s = time.monotonic()
         self._judge = _judge(job, model)
-        self._progress: Progress | None = None
-        self._task = TaskID(0)
+        self._progress = progress
         self.is_cancelled = False
-
-    @contextmanager
-    def progress(self) -> Iterator[None]:
-        """Show a progress bar."""
-        with Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=_NOTES,
-            refresh_per_second=1,
-        ) as progress:
-            self._progress = progress
-            self._task = progress.add_task("", total=self._config.optimizer.steps, figures="")
-            yield
 
     def after(self, worker: SeedWorker) -> bool:
         """Tend the actors; evaluate and write after a round; return False once cancelled."""
@@ -202,7 +199,9 @@ class _Driver:
         measured = {}
         if judged and self._judge.has_tests:
             measured = self._judge(replica.theta.cpu().numpy())
-            self._note(f"{'before' if number == 0 else f'round {number}'}: {figures(measured)}")
+            when = "before" if number == 0 else f"round {number}"
+            self._progress.note(f"{when}: {figures(measured)}")
+        self._check_finite(replica.theta.cpu().numpy(), measured, number)
         if number and (not first or at_end):
             self._files.add_metrics(self._report(worker, number), measured)
         if at_end or any(n % config.shared_seed.snapshot_every == 0 for n in passed):
@@ -220,26 +219,31 @@ class _Driver:
         entries = commit.entries if commit is not None else ()
         report = RoundReport(
             step=number,
-            loss=round(status.loss, 4) if status is not None and status.loss is not None else 0.0,
+            loss=round(status.loss, 4) if status is not None and status.loss is not None else None,
             num_machines=len({entry.machine for entry in entries}),
             num_scalars=commit.num_scalars if commit is not None else 0,
             num_late=sum(len(e.codes) for e in entries if e.round + 1 != number),
             seconds=round(seconds, 3),
         )
-        if self._progress is not None:
-            log_bytes = status.log_bytes if status is not None else 0
-            self._progress.update(
-                self._task,
-                completed=number,
-                figures=f"loss {report.loss:.3f}, {report.num_machines} machines, "
-                f"{report.num_scalars} scalars, log {log_bytes / 1000:.1f} kB, "
-                f"lost {self._actors.num_lost}",
-            )
+        log_bytes = status.log_bytes if status is not None else 0
+        loss = "" if report.loss is None else f"loss {report.loss:.3f}, "
+        self._progress.show(
+            number,
+            f"{loss}{report.num_machines} machines, {report.num_scalars} scalars, "
+            f"log {log_bytes / 1000:.1f} kB, lost {self._actors.num_lost}",
+        )
         return report
 
-    def _note(self, text: str) -> None:
-        if self._progress is not None:
-            self._progress.console.print(text)
+    def _check_finite(self, theta: Vector, measured: Mapping[str, float], number: int) -> None:
+        """Raise NotFiniteError for weights, or for what was measured with them."""
+        bad = [name for name, value in measured.items() if not math.isfinite(value)]
+        if not is_finite(theta):
+            bad.insert(0, "a weight")
+        if bad:
+            raise NotFiniteError(
+                f"round {number}: {' and '.join(bad)} is not finite; train with a lower "
+                "`optimizer.lr` or `shared_seed.eps` in another `out`"
+            )
 
 
 def _judge(job: _Prepared, model: PointsModel) -> Evaluator:
@@ -291,7 +295,7 @@ def _cancelled(config: TrainConfig, step: int, *, as_json: bool) -> int:
     return 1
 
 
-def _ending(files: JobFiles, num_same: int, *, as_json: bool) -> int:
+def _ending(files: JobFiles, num_same: int | None, *, as_json: bool) -> int:
     lines = files.metrics()
     last = lines[-1] if lines else {}
     where, log = files.directory / "final", files.directory / LOG

@@ -2,18 +2,12 @@
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from cluster.network.ray_session import RaySession
 from cluster.options.paths import check_stays
@@ -22,12 +16,13 @@ from cluster.options.train_options import TrainOptions, TrainResumeOptions
 from cluster.placement.placement import Need
 from cluster.placement.reservation import Placer
 from cluster.train.evaluator import Evaluator, figures, show_samples
+from cluster.train.progress import JobProgress, StepDisplay
 from cluster.train.ray_pool import ModelPool
 from cluster.train.shared_seed_driver import run_shared_seed
 from cluster.train.stopping import cancelling
 from parallel.training.adamw import AdamW
 from runtime.clock import MonotonicClock
-from runtime.errors import ConfigError
+from runtime.errors import ConfigError, PacelineError
 from runtime.models.checkpoint import resolve_model
 from runtime.models.tokenizer import Tokenizer
 from runtime.training.adapters.saving import drop_old_adapters, save_adapter, save_whole, step_name
@@ -39,7 +34,7 @@ from runtime.training.samples import EvalSamples, Sampler
 from runtime.training.scheme_plan import training_steps
 from runtime.training.shared_seed.shared_seed_job import model_digest
 from runtime.training.training_data import Sample, digest_of, read_examples
-from runtime.training.training_step import StepReport
+from runtime.training.training_step import NotFiniteError, StepReport
 from runtime.training.worker import Trainable
 
 _NOTES = Console(stderr=True, highlight=False)
@@ -88,18 +83,22 @@ def _run_gradients(
         _Trial(config.trial(number), directory, digests) for number in range(config.num_trials)
     ]
     keep_config(config)
+    if all(trial.is_finished for trial in trials):
+        _say(f"{config.out} is finished: it made its {config.optimizer.steps} steps")
+        return _report_end(trials, as_json=as_json)
     if not as_json:
         show_samples(examples, samples, tokenizer)
-    _NOTES.print(_opening(config, trials, samples))
-    if note := sampler.cut_note(samples):
-        _NOTES.print(note)
+    _say(_opening(config, trials, samples))
+    for note in (sampler.cut_note(samples), sampler.cut_note(tests.samples, "evaluation ")):
+        if note:
+            _say(note)
     with RaySession(ray_address, num_actors=config.workers.count):
         _check_room(config, wait_s=0.0 if ray_address is None else _ROOM_S)
         pool = ModelPool(directory, config, samples)
         try:
             with _NOTES.status("loading the model on the workers"):
                 pool.wait_ready(config.workers.min or config.workers.count)
-            judge = Evaluator(tests, pool)
+            judge = Evaluator(tests, pool, learned=samples)
             with cancelling(lock, _NOTES.print):
                 _train(config, trials, pool, samples, judge, lock)
         finally:
@@ -110,6 +109,11 @@ def _run_gradients(
             print(json.dumps({"out": config.out, "cancelled": True, "step": step}))
         _NOTES.print(f"cancelled after step {step}; resume with paceline train resume {config.out}")
         return 1
+    return _report_end(trials, as_json=as_json)
+
+
+def _report_end(trials: Sequence["_Trial"], *, as_json: bool) -> int:
+    """Print where the results of finished models are, and their last metrics; return 0."""
     for trial in trials:
         last, where = trial.files.metrics()[-1], trial.files.directory / "final"
         if as_json:
@@ -117,6 +121,10 @@ def _run_gradients(
         else:
             _NOTES.print(f"{where}: {figures(last)}")
     return 0
+
+
+def _say(text: str) -> None:
+    _NOTES.print(text, markup=False, soft_wrap=True)
 
 
 def _check_room(config: TrainConfig, *, wait_s: float) -> None:
@@ -142,9 +150,22 @@ class _Trial:
                 f"trains {self.trainable.size:,}: name another `out`"
             )
         self.optimizer = state or AdamW.start(self.trainable.get())
+        self._kept_step = self.optimizer.step
         self._directory = directory
         is_hub_name = "/" in config.model and not Path(config.model).exists()
         self._base = config.model if is_hub_name else str(directory)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the model made all its steps, and was written."""
+        made_all = self.optimizer.step >= self.config.optimizer.steps
+        return made_all and (self.files.directory / "final").is_dir()
+
+    def keep_state(self) -> None:
+        """Write the state after the last step, unless it is written already."""
+        if self.optimizer.step != self._kept_step:
+            self.files.save_state(self.optimizer)
+            self._kept_step = self.optimizer.step
 
     def save(self, name: str) -> None:
         """Write an adapter, or a whole model."""
@@ -170,12 +191,14 @@ def _train(
 ) -> None:
     steps = config.optimizer.steps
     done = sum(trial.optimizer.step for trial in trials)
-    with _progress(steps * len(trials), done) as show:
-        if done == 0:
-            for trial in trials:
-                if judge.has_tests:
-                    measured = judge(trial.optimizer.parameters)
-                    show.note(f"before: {figures(measured)}")
+    with JobProgress(steps * len(trials), done, console=_NOTES) as progress:
+        show = StepDisplay(progress, done)
+        for trial in trials:
+            if trial.optimizer.step == 0 and judge.has_tests:
+                show.note(f"before: {figures(_judged(trial, judge))}")
+            if trial.optimizer.step == steps and not trial.is_finished:  # cut, or removed since
+                _judged(trial, judge, is_result=True)
+                trial.save("final")
         num_loss_tokens = [sample.num_loss_tokens for sample in samples]
         reports = training_steps(
             config,
@@ -187,22 +210,64 @@ def _train(
             keep=trials[0].files.keep_choice,
             note=show.note,
         )
-        for report in reports:
-            trial = trials[report.trial]
-            at_end, cancelled = report.step == steps, lock.is_cancelled
-            judged = report.step % config.eval_every == 0 or at_end
-            measured = judge(trial.optimizer.parameters) if judged else {}
-            trial.files.add_metrics(report, measured)
-            if at_end or report.step % config.checkpoint.every == 0:
-                trial.save("final" if at_end else step_name(report.step))
-            # Last, because a resumed run repeats what comes after its last state.
-            if report.step % config.checkpoint.state_every == 0 or at_end or cancelled:
-                trial.files.save_state(trial.optimizer)
-            show.step(report)
-            if measured:
-                show.note(f"step {report.step}{_which(report, trials)}: {figures(measured)}")
-            if cancelled:
-                return
+        try:
+            for report in reports:
+                _end_step(config, trials, report, judge, show, is_cancelled=lock.is_cancelled)
+                if lock.is_cancelled:
+                    break
+        except PacelineError:
+            for trial in trials:
+                trial.keep_state()
+            raise
+        except OSError as error:
+            step = min(trial.optimizer.step for trial in trials)
+            raise PacelineError(
+                f"step {step} could not be written to {config.out}: {error.strerror or error}. "
+                f"Make room, then continue with paceline train resume {config.out}"
+            ) from error
+
+
+def _end_step(
+    config: TrainConfig,
+    trials: Sequence[_Trial],
+    report: StepReport,
+    judge: Evaluator,
+    show: StepDisplay,
+    *,
+    is_cancelled: bool,
+) -> None:
+    """Evaluate, and write what is due after a step."""
+    trial = trials[report.trial]
+    at_end = report.step == config.optimizer.steps
+    judged = report.step % config.eval_every == 0 or at_end
+    measured = _judged(trial, judge, is_result=at_end) if judged else {}
+    trial.files.add_metrics(report, measured)
+    if at_end or report.step % config.checkpoint.every == 0:
+        trial.save("final" if at_end else step_name(report.step))
+    # Last, because a resumed run repeats what comes after its last state.
+    if report.step % config.checkpoint.state_every == 0 or at_end or is_cancelled:
+        trial.keep_state()
+    show.step(report)
+    if measured:
+        show.note(f"step {report.step}{_which(report, trials)}: {figures(measured)}")
+
+
+def _judged(trial: _Trial, judge: Evaluator, *, is_result: bool = False) -> dict[str, float]:
+    """Return the metrics of a model's weights.
+
+    Raises:
+        NotFiniteError: one is not finite; for the job's result, also the loss of a few samples.
+    """
+    measured = judge(trial.optimizer.parameters)
+    checked = dict(measured)
+    if is_result and not judge.has_tests:
+        checked["the loss"] = judge.loss_of_some(trial.optimizer.parameters)
+    if bad := [name for name, value in checked.items() if not math.isfinite(value)]:
+        raise NotFiniteError(
+            f"after step {trial.optimizer.step}, {' and '.join(bad)} is not finite. The state is "
+            f"kept in {trial.files.directory}; train with a lower `optimizer.lr` in another `out`"
+        )
+    return measured
 
 
 def _which(report: StepReport, trials: Sequence[_Trial]) -> str:
@@ -242,39 +307,3 @@ def _warnings_shown() -> Iterator[None]:
         logger.setLevel(level)
         logger.propagate = propagate
         logger.removeHandler(handler)
-
-
-class _Display:
-    def __init__(self, progress: Progress, task: object) -> None:
-        self._progress, self._task = progress, task
-        self._lost = self._late = self._waits = 0
-
-    def step(self, report: StepReport) -> None:
-        """Advance by a step."""
-        self._lost += report.num_lost
-        self._late += report.num_stragglers
-        self._waits += report.waited
-        self._progress.update(
-            self._task,  # type: ignore[arg-type]
-            advance=1,
-            figures=f"loss {report.loss:.3f} lr {report.lr:.0e} "
-            f"{report.num_tokens / max(report.seconds, 1e-9):.0f} tok/s "
-            f"late {report.num_stragglers}/{self._late} wait {self._waits} lost {self._lost}",
-        )
-
-    def note(self, text: str) -> None:
-        """Print a line above the bar."""
-        self._progress.console.print(text)
-
-
-@contextmanager
-def _progress(total: int, done: int) -> Iterator[_Display]:
-    with Progress(
-        BarColumn(bar_width=10),  # all of it fits in 80 columns
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[figures]}"),
-        TimeRemainingColumn(),
-        console=_NOTES,
-        refresh_per_second=1,
-    ) as progress:
-        yield _Display(progress, progress.add_task("", total=total, completed=done, figures=""))

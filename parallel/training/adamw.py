@@ -12,12 +12,18 @@ _EPS = 1e-8
 
 @dataclass(slots=True)
 class AdamW:
-    """Parameters and their moments; every operation is elementwise, so results are bit-equal."""
+    """Parameters and their moments; every operation is elementwise, so results are bit-equal.
+
+    The vectors are replaced, never written to: who holds the old ones keeps an intact state.
+    """
 
     parameters: Vector
     first: Vector
     second: Vector
     step: int = 0
+    """Steps made, the skipped ones included."""
+    num_skipped: int = 0
+    """Steps that changed nothing."""
 
     @classmethod
     def start(cls, parameters: Vector) -> "AdamW":
@@ -27,16 +33,37 @@ class AdamW:
     def update(
         self, gradient: Vector, *, lr: float, beta1: float, beta2: float, weight_decay: float
     ) -> None:
-        """Update the parameters with a gradient."""
-        self.step += 1
+        """Update the parameters with a gradient.
+
+        Raises:
+            FloatingPointError: a parameter or a moment would not be finite; nothing was changed.
+        """
+        num_updates = self.step - self.num_skipped + 1
         one = np.float32(1)
-        b1, b2 = np.float32(beta1), np.float32(beta2)
-        self.first = b1 * self.first + (one - b1) * gradient
-        self.second = b2 * self.second + (one - b2) * gradient * gradient
-        mean = self.first / np.float32(1 - beta1**self.step)
-        spread = np.sqrt(self.second / np.float32(1 - beta2**self.step)) + np.float32(_EPS)
-        kept = self.parameters * np.float32(1 - lr * weight_decay)
-        self.parameters = kept - np.float32(lr) * (mean / spread)
+        with np.errstate(all="ignore"):
+            b1, b2 = np.float32(beta1), np.float32(beta2)
+            first: Vector = b1 * self.first + (one - b1) * gradient
+            second: Vector = b2 * self.second + (one - b2) * gradient * gradient
+            mean = first / np.float32(1 - beta1**num_updates)
+            spread = np.sqrt(second / np.float32(1 - beta2**num_updates)) + np.float32(_EPS)
+            kept = self.parameters * np.float32(1 - lr * weight_decay)
+            parameters: Vector = kept - np.float32(lr) * (mean / spread)
+        if not all(map(is_finite, (first, second, parameters))):
+            raise FloatingPointError("the update is not finite")
+        self.parameters, self.first, self.second = parameters, first, second
+        self.step += 1
+
+    def skip(self) -> None:
+        """Count a step that changes nothing."""
+        self.step += 1
+        self.num_skipped += 1
+
+
+def is_finite(vector: Vector) -> bool:
+    """Return whether all of a vector's numbers are finite."""
+    # A float64 sum of float32 numbers cannot overflow, and needs no second vector.
+    with np.errstate(invalid="ignore"):
+        return math.isfinite(vector.sum(dtype=np.float64))
 
 
 def learning_rate(step: int, *, num_steps: int, peak: float, warmup: float, schedule: str) -> float:
@@ -62,7 +89,8 @@ def learning_rate(step: int, *, num_steps: int, peak: float, warmup: float, sche
 
 def clipped(gradient: Vector, max_norm: float | None) -> tuple[Vector, float]:
     """Return the gradient scaled to at most `max_norm`, if there is one, and its norm before."""
-    norm = float(np.sqrt(np.square(gradient, dtype=np.float64).sum()))
-    if max_norm is None or norm <= max_norm:
+    with np.errstate(over="ignore", invalid="ignore"):
+        norm = float(np.sqrt(np.square(gradient, dtype=np.float64).sum()))
+    if max_norm is None or norm <= max_norm or not math.isfinite(norm):
         return gradient, norm
     return gradient * np.float32(max_norm / norm), norm

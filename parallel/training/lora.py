@@ -55,7 +55,7 @@ def add_lora(
         The adapters' weights, as `model.layers.0.self_attn.q_proj.lora_A`.
 
     Raises:
-        ValueError: no layer has such a name.
+        ValueError: no layer has one of the names.
     """
     model.requires_grad_(requires_grad=False)
     generator = torch.Generator().manual_seed(seed)
@@ -64,14 +64,7 @@ def add_lora(
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and name.rpartition(".")[2] in targets
     ]
-    if not found:
-        names = {
-            name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)
-        }
-        raise ValueError(
-            f"no linear layer is called {' or '.join(map(str, targets)) or 'anything'}: there are "
-            f"{', '.join(sorted(names))}"
-        )
+    check_targets(model, targets)
     weights: dict[str, nn.Parameter] = {}
     for name, module in found:
         parent, _, last = name.rpartition(".")
@@ -80,3 +73,16 @@ def add_lora(
         weights[f"{name}.lora_A"] = adapter.lora_A
         weights[f"{name}.lora_B"] = adapter.lora_B
     return weights
+
+
+def check_targets(model: nn.Module, targets: Sequence[str]) -> None:
+    """Raise ValueError for names that no linear layer of a model has, or for no names at all."""
+    there = {
+        name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)
+    }
+    missing = [name for name in targets if name not in there]
+    if missing or not targets:
+        raise ValueError(
+            f"no linear layer is called {' or '.join(missing) or 'anything'}: there are "
+            f"{', '.join(sorted(there))}"
+        )

@@ -19,7 +19,13 @@ from parallel.training.sampler import dropout_seed, split_evenly
 from runtime.errors import PacelineError
 from runtime.training.chunk_work import ChunkResult, ChunkWork
 from runtime.training.job.job_config import TrainConfig
-from runtime.training.training_step import StepReport, batch_of, make_step
+from runtime.training.training_step import (
+    BatchGradient,
+    StepReport,
+    batch_of,
+    is_finite_result,
+    make_step,
+)
 from runtime.training.worker_pool import TrainingPool
 
 
@@ -150,21 +156,29 @@ class CodedJobs:
             return None
         optimizer = self._optimizers[self._trial(job)]
         total, loss = np.zeros_like(optimizer.parameters), 0.0
+        not_finite = []
         # Copies of one sum start with the same chunk, so the order is the same for every copy.
         for key in sorted(weights, key=lambda key: (self._first_chunk[key], key)):
             weight, result = weights[key], self._results[key]
             assert result.gradient is not None
-            total += result.gradient if weight == 1 else np.float32(weight) * result.gradient
+            if not is_finite_result(result):
+                not_finite.append(f"the chunks from {self._first_chunk[key]}, by worker {key[1]},")
+            with np.errstate(over="ignore", invalid="ignore"):
+                total += result.gradient if weight == 1 else np.float32(weight) * result.gradient
             loss += weight * result.loss_sum
         chunks = self._batches.pop(job)
         num_tokens = sum(self._num_loss_tokens[i] for chunk in chunks for i in chunk)
         self._forget(job, num_rounds)
-        lr, norm = make_step(optimizer, total, num_tokens, self._config.optimizer)
+        batch = BatchGradient(
+            total=total, loss_sum=loss, num_tokens=num_tokens, not_finite=not_finite
+        )
+        update = make_step(optimizer, batch, self._config)
         return StepReport(
             step=optimizer.step,
-            loss=loss / max(num_tokens, 1),
-            lr=lr,
-            gradient_norm=norm,
+            loss=update.loss,
+            lr=update.lr,
+            gradient_norm=update.gradient_norm,
+            skipped=update.skipped,
             num_tokens=num_tokens,
             seconds=0.0,
             num_repeated=0,

@@ -1,7 +1,8 @@
 """Training with a queue of chunks: hands them out, adds their gradients, makes the step.
 
 Workers may be slow, hang, die or answer late. A step takes each chunk once and adds the chunks in
-their order, so its result depends neither on the worker that computed a chunk nor on the time.
+their order, so its result depends neither on the worker that computed a chunk nor on the time. A
+chunk is added as soon as all earlier ones are; the schedule bounds how many wait for that.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,13 @@ from runtime.errors import PeerLost
 from runtime.training.chunk_work import ChunkResult, ChunkWork
 from runtime.training.dispatcher import NO_WORKER_S, Dispatcher
 from runtime.training.job.job_config import TrainConfig
-from runtime.training.training_step import StepReport, batch_of, make_step
+from runtime.training.training_step import (
+    BatchGradient,
+    StepReport,
+    batch_of,
+    is_finite_result,
+    make_step,
+)
 from runtime.training.worker_pool import TrainingPool
 
 
@@ -65,23 +72,19 @@ class QueueCoordinator:
         chunks = split_evenly(ids, self._config.num_chunks)
         losses_before = self._dispatcher.num_losses
         schedule = self._config.queue_schedule(self._pool.size, self._times)
-        source = QueuedStep(number, chunks, schedule, self._config.seed)
+        sums = OrderedSums(len(self.optimizer.parameters))
+        source = QueuedStep(number, chunks, schedule, sums, seed=self._config.seed)
         self._pool.publish(number, self.optimizer.parameters)
         num_started = self._dispatcher.run(source)
         self._pool.retire(number)
-        total = np.zeros_like(self.optimizer.parameters)
-        for chunk in range(len(chunks)):  # in this order, whatever order they arrived in
-            gradient = source.results[chunk].gradient
-            assert gradient is not None
-            total += gradient
-        loss = sum(source.results[chunk].loss_sum for chunk in range(len(chunks)))
         num_tokens = sum(self._num_loss_tokens[index] for index in ids)
-        lr, norm = make_step(self.optimizer, total, num_tokens, self._config.optimizer)
+        update = make_step(self.optimizer, source.sums.gradient(num_tokens), self._config)
         return StepReport(
             step=self.optimizer.step,
-            loss=loss / max(num_tokens, 1),
-            lr=lr,
-            gradient_norm=norm,
+            loss=update.loss,
+            lr=update.lr,
+            gradient_norm=update.gradient_norm,
+            skipped=update.skipped,
             num_tokens=num_tokens,
             seconds=self._clock.now_s() - start_s,
             num_repeated=num_started - len(chunks),
@@ -90,14 +93,57 @@ class QueueCoordinator:
         )
 
 
+class OrderedSums:
+    """Adds the chunks of a step in their order, as they arrive."""
+
+    def __init__(self, size: int) -> None:
+        """Start at 0, with vectors of this size."""
+        self._total = np.zeros(size, dtype=np.float32)
+        self._loss_sum = 0.0
+        self._num_added = 0
+        self._waiting: dict[int, ChunkResult] = {}
+        self._not_finite: list[str] = []
+        self.most_waiting = 0
+        """The most chunks that have waited for an earlier one at the same time."""
+
+    def add(self, chunk: int, result: ChunkResult) -> None:
+        """Take the first result of a chunk."""
+        self._waiting[chunk] = result
+        while (following := self._waiting.pop(self._num_added, None)) is not None:
+            assert following.gradient is not None
+            if not is_finite_result(following):
+                self._not_finite.append(f"chunk {self._num_added}")
+            with np.errstate(over="ignore", invalid="ignore"):
+                self._total += following.gradient
+            self._loss_sum += following.loss_sum
+            self._num_added += 1
+        self.most_waiting = max(self.most_waiting, len(self._waiting))
+
+    def gradient(self, num_tokens: int) -> BatchGradient:
+        """Return the sums over all chunks."""
+        assert not self._waiting
+        return BatchGradient(
+            total=self._total,
+            loss_sum=self._loss_sum,
+            num_tokens=num_tokens,
+            not_finite=self._not_finite,
+        )
+
+
 class QueuedStep:
     """The chunks of one step as a source of work."""
 
     def __init__(
-        self, step: int, chunks: Sequence[Sequence[int]], schedule: QueueSchedule, seed: int
+        self,
+        step: int,
+        chunks: Sequence[Sequence[int]],
+        schedule: QueueSchedule,
+        sums: OrderedSums,
+        *,
+        seed: int,
     ) -> None:
-        self.results: dict[int, ChunkResult] = {}
-        """The first result of each chunk."""
+        self.sums = sums
+        """Takes the first result of each chunk."""
         self.copying: set[int] = set()
         """Workers whose last chunk in this step had been started by another worker."""
         self._step = step
@@ -137,7 +183,7 @@ class QueuedStep:
         """Record a chunk; a late one of an earlier step, or a second copy, is ignored."""
         step, chunk, _ = result.key
         if step == self._step and self._schedule.done(chunk, worker, now_s):
-            self.results[chunk] = result
+            self.sums.add(chunk, result)
 
     def lost(self, worker: int, now_s: float) -> None:  # noqa: ARG002  (the schedule needs no time)
         """Give the chunks of a lost worker to others."""

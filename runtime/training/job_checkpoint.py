@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,12 +12,12 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from parallel.training.adamw import AdamW, Vector
 from runtime.errors import ConfigError
 from runtime.files.documents import read_text
 from runtime.files.strict_json import parse_json, read_json_object
+from runtime.files.vector_file import write_vectors
 from runtime.training.choose import Choice
 from runtime.training.job.job_config import TrainConfig
 from runtime.training.job.job_lock import LOCK
@@ -29,8 +30,8 @@ class RoundReport:
 
     step: int
     """Rounds so far."""
-    loss: float
-    """Mean of the losses that machines reported last."""
+    loss: float | None
+    """Mean of the losses that machines reported last; None until one has reported."""
     num_machines: int
     """Machines whose scalars the round has."""
     num_scalars: int
@@ -110,10 +111,13 @@ class JobFiles:
     def save_state(self, optimizer: AdamW) -> None:
         """Write the state; the previous one stays until this one is complete."""
         tensors = {name: getattr(optimizer, name) for name in _PARTS}
-        metadata = {"step": str(optimizer.step), "sha256": _digest(tensors)}
+        metadata = {
+            "step": str(optimizer.step),
+            "skipped": str(optimizer.num_skipped),
+            "sha256": _digest(tensors),
+        }
         fresh = self.directory / "state.new"
-        save_file(tensors, fresh, metadata)
-        _sync(fresh)
+        write_vectors(fresh, tensors, metadata)
         state = self.directory / _STATE
         if state.exists():
             state.replace(self.directory / _PREVIOUS)
@@ -135,8 +139,9 @@ class JobFiles:
 
     def add_metrics(self, report: StepReport | RoundReport, more: Mapping[str, float]) -> None:
         """Append the line of a step to metrics.jsonl."""
+        line = json.dumps(_without_nan(asdict(report) | dict(more))) + "\n"
         with (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(report) | dict(more)) + "\n")
+            file.write(line)
 
     def metrics(self) -> list[dict[str, float]]:
         """Return the lines of metrics.jsonl."""
@@ -174,6 +179,14 @@ class JobFiles:
         return None
 
 
+def _without_nan(metrics: Mapping[str, object]) -> dict[str, object]:
+    """Return metrics with null in place of numbers that JSON does not have."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in metrics.items()
+    }
+
+
 def _replace_text(file: Path, text: str) -> None:
     """Replace a file atomically."""
     fresh = file.with_name(file.name + ".new")
@@ -204,16 +217,17 @@ def _read_state(file: Path) -> AdamW:
         tensors = {name: opened.get_tensor(name) for name in _PARTS}
     if _digest(tensors) != metadata["sha256"]:
         raise ValueError("digest mismatch")
-    parameters, first, second = (np.array(tensors[name]) for name in _PARTS)
+    parameters, first, second = (tensors[name] for name in _PARTS)
     if not all(p.dtype == np.float32 and p.shape == parameters.shape for p in (first, second)):
         raise ValueError("its vectors differ in shape or type")
-    return AdamW(parameters, first, second, int(metadata["step"]))
+    skipped = int(metadata.get("skipped", "0"))  # older states do not have it
+    return AdamW(parameters, first, second, int(metadata["step"]), skipped)
 
 
 def _digest(tensors: Mapping[str, Vector]) -> str:
     digest = hashlib.sha256()
     for name in _PARTS:
-        digest.update(np.ascontiguousarray(tensors[name]).tobytes())
+        digest.update(np.ascontiguousarray(tensors[name]).data)
     return digest.hexdigest()
 
 

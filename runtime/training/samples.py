@@ -37,9 +37,14 @@ class Sampler:
         """Return the sampler of a model.
 
         Raises:
-            ConfigError: its configuration cannot be read.
+            ConfigError: its configuration cannot be read, or `max_length` exceeds its context.
         """
         config = read_model_config(directory)
+        if max_length > config.max_positions:
+            raise ConfigError(
+                f"`data.max_length` is {max_length}, the context of {directory} holds "
+                f"{config.max_positions} tokens: set it to at most {config.max_positions}"
+            )
         return cls(
             tokenizer=tokenizer,
             model=str(directory),
@@ -77,13 +82,13 @@ class Sampler:
             found.append(Prompt(example.prompt, tuple(token_ids)))
         return found
 
-    def cut_note(self, samples: Sequence[Sample]) -> str:
-        """Return a note about samples that were cut; empty if none was."""
+    def cut_note(self, samples: Sequence[Sample], kind: str = "") -> str:
+        """Return a note about samples of a kind that were cut; empty if none was."""
         num_cut = sum(sample.num_cut > 0 for sample in samples)
         if not num_cut:
             return ""
         return (
-            f"{num_cut:,} of {len(samples):,} samples are longer than `data.max_length`, "
+            f"{num_cut:,} of {len(samples):,} {kind}samples are longer than `data.max_length`, "
             f"{self.max_length} tokens, and lose the start of their prompt or the end of their "
             "completion"
         )

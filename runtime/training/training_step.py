@@ -1,12 +1,22 @@
 """One step of training, whatever the scheme: its batch, its update and its report."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from parallel.training.adamw import AdamW, Vector, clipped, learning_rate
+from parallel.training.adamw import AdamW, Vector, clipped, is_finite, learning_rate
 from parallel.training.sampler import step_samples
-from runtime.training.job.job_config import OptimizerConfig, TrainConfig
+from runtime.errors import PacelineError
+from runtime.training.chunk_work import ChunkResult
+from runtime.training.job.job_config import TrainConfig
+
+_NAMED = 3
+
+
+class NotFiniteError(PacelineError):
+    """A number that training depends on is not finite; nothing was changed by it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +26,7 @@ class StepReport:
     step: int
     """Steps made, this one included."""
     loss: float
-    """Mean over the tokens in the loss, before the step."""
+    """Mean over the tokens in the loss, before the step; may be infinite or NaN if skipped."""
     lr: float
     gradient_norm: float
     num_tokens: int
@@ -31,6 +41,30 @@ class StepReport:
     """Number of the model, where several train in turn."""
     waited: bool = False
     """Whether the round had to wait for a straggler because its pattern was not tolerated."""
+    skipped: bool = False
+    """Whether the step changed nothing, because its loss or gradient was not finite."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchGradient:
+    """The sums over a step's batch."""
+
+    total: Vector
+    """Sum of the tokens' loss gradients."""
+    loss_sum: float
+    num_tokens: int
+    not_finite: Sequence[str] = ()
+    """The parts, as "chunk 3", whose own sums are not finite."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepUpdate:
+    """What a step's update did."""
+
+    loss: float
+    lr: float
+    gradient_norm: float
+    skipped: bool
 
 
 def batch_of(config: TrainConfig, step: int, num_samples: int) -> list[int]:
@@ -40,11 +74,23 @@ def batch_of(config: TrainConfig, step: int, num_samples: int) -> list[int]:
     )
 
 
-def make_step(
-    optimizer: AdamW, total: Vector, num_tokens: int, settings: OptimizerConfig
-) -> tuple[float, float]:
-    """Update the parameters with a batch's summed gradient; return the learning rate and norm."""
-    gradient, norm = clipped(total / np.float32(max(num_tokens, 1)), settings.clip)
+def is_finite_result(result: ChunkResult) -> bool:
+    """Return whether a chunk's loss and gradient are finite."""
+    has_finite_gradient = result.gradient is None or is_finite(result.gradient)
+    return math.isfinite(result.loss_sum) and has_finite_gradient
+
+
+def make_step(optimizer: AdamW, batch: BatchGradient, config: TrainConfig) -> StepUpdate:
+    """Update the parameters with a batch's summed gradient.
+
+    Raises:
+        NotFiniteError: the loss, the gradient or the update is not finite, and the job is to stop
+            then; the optimizer is unchanged.
+    """
+    settings = config.optimizer
+    count = max(batch.num_tokens, 1)
+    loss = batch.loss_sum / count
+    gradient, norm = clipped(batch.total / np.float32(count), settings.clip)
     lr = learning_rate(
         optimizer.step,
         num_steps=settings.steps,
@@ -52,11 +98,36 @@ def make_step(
         warmup=settings.warmup,
         schedule=settings.schedule,
     )
-    optimizer.update(
-        gradient,
-        lr=lr,
-        beta1=settings.beta1,
-        beta2=settings.beta2,
-        weight_decay=settings.weight_decay,
-    )
-    return lr, norm
+    fault = _fault(batch, loss, norm)
+    if fault is None:
+        try:
+            optimizer.update(
+                gradient,
+                lr=lr,
+                beta1=settings.beta1,
+                beta2=settings.beta2,
+                weight_decay=settings.weight_decay,
+            )
+        except FloatingPointError:
+            fault = f"its update, at the learning rate {lr:g}, has numbers that are not finite"
+    if fault is not None:
+        if config.on_nonfinite == "stop":
+            raise NotFiniteError(
+                f"step {optimizer.step + 1}: {fault}. The state after step {optimizer.step} is "
+                "kept; train with a lower `optimizer.lr` in another `out`, or resume with "
+                '`on_nonfinite` "skip", which leaves such steps out'
+            )
+        optimizer.skip()
+    return StepUpdate(loss=loss, lr=lr, gradient_norm=norm, skipped=fault is not None)
+
+
+def _fault(batch: BatchGradient, loss: float, norm: float) -> str | None:
+    """Return what is not finite in a step's sums; None if all is."""
+    if batch.not_finite:
+        shown = list(batch.not_finite[:_NAMED])
+        if len(batch.not_finite) > _NAMED:
+            shown.append(f"{len(batch.not_finite) - _NAMED} more")
+        return f"the loss or the gradient of {' and '.join(shown)} is not finite"
+    if not math.isfinite(loss):
+        return f"the loss is {loss}"
+    return None if math.isfinite(norm) else f"the gradient's norm is {norm}"

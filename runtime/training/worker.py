@@ -4,6 +4,7 @@ Its results depend on the parameters and the chunk alone, bit for bit, on every 
 one batch of fixed shape, in float32, on a fixed number of threads.
 """
 
+import math
 import os
 import random
 import time
@@ -145,7 +146,7 @@ def lora_weights(model: nn.Module, config: LoraConfig, seed: int) -> dict[str, n
             dropout=config.dropout,
         )
     except ValueError as error:
-        raise ConfigError(f"lora.targets: {error}") from error
+        raise ConfigError(f"`lora.targets`: {error}") from error
 
 
 class TrainWorker:
@@ -189,14 +190,18 @@ class TrainWorker:
             seconds=time.perf_counter() - start_s,
         )
 
-    def correct(self, parameters: Vector, groups: list[list[Sample]], right: list[int]) -> int:
-        """Return for how many groups of alternatives the right one is the likeliest."""
+    def correct(self, parameters: Vector, groups: list[list[Sample]], right: list[int]) -> float:
+        """Return for how many groups of alternatives the right one is the likeliest.
+
+        It is NaN if the likelihoods are not finite.
+        """
         self._trainable.set(parameters)
         self._version = -1
-        hits = 0
+        hits = 0.0
         for samples, place in zip(groups, right, strict=True):
             scores = self._trainable.log_likelihoods(samples)
-            hits += max(range(len(scores)), key=scores.__getitem__) == place
+            best = max(range(len(scores)), key=scores.__getitem__)
+            hits += best == place if all(map(math.isfinite, scores)) else math.nan
         return hits
 
     def mean_loss(self, parameters: Vector, samples: list[Sample]) -> tuple[float, int]:

@@ -15,6 +15,8 @@ from runtime.training.worker_pool import Arrived, WorkerLost
 
 SIZE = 6
 NUM_SAMPLES = 37
+POISONED: dict[int, float] = {}
+"""What is added to the loss and the gradient of a sample."""
 DATA = np.random.default_rng(0).standard_normal((NUM_SAMPLES, SIZE)).astype(np.float32)
 
 
@@ -26,7 +28,8 @@ def gradient(parameters: Vector, samples: Sequence[int]) -> tuple[Vector, float]
         margin = float(x @ parameters) - 0.3
         chance = 1 / (1 + np.exp(-margin))
         loss -= float(np.log(1 - chance + 1e-9))
-        total = total + np.float32(chance) * x
+        total = total + np.float32(chance) * x + np.float32(POISONED.get(index, 0.0))
+        loss += POISONED.get(index, 0.0)
     return total, loss
 
 

@@ -16,6 +16,8 @@ from typing import Protocol
 _OVERDUE = 1.25
 """A chunk is overdue after this multiple of the median time."""
 _REMEMBERED = 64
+_AHEAD = 2
+"""Chunks for each worker that a queue hands out beyond the first that is missing."""
 
 
 class ChunkTimes:
@@ -140,13 +142,19 @@ class PullQueue(_Chunks):
     complete would delay its worker in the next step.
     """
 
-    def __init__(self, num_chunks: int, times: ChunkTimes) -> None:
+    def __init__(self, num_chunks: int, times: ChunkTimes, *, max_ahead: int | None = None) -> None:
+        """Hand out chunks in their order, at most `max_ahead` from the first that is missing.
+
+        The one who adds the sums in order then holds fewer than `max_ahead` at a time. None is no
+        bound.
+        """
         super().__init__(num_chunks, times)
         self._todo = list(range(num_chunks))
+        self._max_ahead = num_chunks if max_ahead is None else max_ahead
 
     def next(self, worker: int, now_s: float) -> int | None:
         """Return the first chunk in the queue, or the overdue one with the fewest copies."""
-        if self._todo:
+        if self._todo and self._todo[0] < min(self._open) + self._max_ahead:
             return self._running.start(self._todo.pop(0), worker, now_s)
         overdue = self._running.first_overdue(now_s, not_of=worker)
         return None if overdue is None else self._running.start(overdue, worker, now_s)
@@ -235,7 +243,9 @@ QUEUE_SCHEMES = {
     "pull": QueueScheme(
         form="pull-K",
         is_grouped=False,
-        make=lambda shape, times: PullQueue(shape.num_chunks, times),
+        make=lambda shape, times: PullQueue(
+            shape.num_chunks, times, max_ahead=_AHEAD * shape.num_workers
+        ),
     ),
     "frc-stream": QueueScheme(
         form="frc-stream-D",

@@ -13,9 +13,6 @@ from parallel.training.shared_seed.philox import philox
 
 BLOCK = 128
 """Signs of one counter."""
-MAX_MACHINES = 1 << 16
-MAX_SAMPLES = 1 << 16
-MAX_ROUNDS = (1 << 32) - 2
 POOL_ROUND = (1 << 32) - 2
 """Reserved: the directions of a pool."""
 _START_ROUND = (1 << 32) - 1

@@ -7,7 +7,7 @@ gaps between their numbers, so a scalar of a large cluster costs about two bytes
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from parallel.training.shared_seed.directions import MAX_MACHINES
+from parallel.training.shared_seed.numbering import MAX_MACHINES
 from parallel.training.shared_seed.step import Entry
 
 _MORE = 0x80

@@ -5,10 +5,9 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.numpy import save_file
-
 from parallel.training.adamw import Vector
 from runtime.files.strict_json import read_json_object
+from runtime.files.vector_file import write_vectors
 from runtime.training.job.job_config import LoraConfig
 
 TOKENIZER_FILES = (
@@ -44,7 +43,7 @@ def save_adapter(
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     tensors = {f"base_model.model.{name}.weight": value for name, value in weights.items()}
-    save_file(tensors, fresh / "adapter_model.safetensors", {"format": "pt"})
+    write_vectors(fresh / "adapter_model.safetensors", tensors, {"format": "pt"})
     settings = adapter_settings(lora, base)
     text = json.dumps(settings, indent=2) + "\n"
     (fresh / "adapter_config.json").write_text(text, encoding="utf-8")
@@ -104,7 +103,7 @@ def save_whole(
     settings = whole_settings(base, has_tied_head=has_tied_head)
     text = json.dumps(settings, indent=2) + "\n"
     (fresh / "config.json").write_text(text, encoding="utf-8")
-    save_file(dict(weights), fresh / "model.safetensors", {"format": "pt"})
+    write_vectors(fresh / "model.safetensors", weights, {"format": "pt"})
     shutil.rmtree(directory, ignore_errors=True)
     fresh.replace(directory)
 

@@ -141,6 +141,8 @@ class TrainConfig:
     seed: NotNegative = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the layers' products; trained weights and sums are float32 in any case."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What to do at a step whose loss or gradient is not finite: stop the job, or skip the step."""
     gradient_checkpointing: bool = False
     """Keep only the layers' inputs and compute the rest again: less memory, a third more work."""
     eval_every: Positive = 50
@@ -221,7 +223,7 @@ class TrainConfig:
     def learning_part(self) -> dict[str, object]:
         """Return what determines the result: a run may resume only where all of it is the same."""
         whole = asdict(self)
-        for name in ("out", "workers", "faults", "checkpoint", "eval_every"):
+        for name in ("out", "workers", "faults", "checkpoint", "eval_every", "on_nonfinite"):
             del whole[name]
         del whole["gradient_checkpointing"], whole["data"]["eval"]
         whole["data"]["limit"] = self.data.limit or 0  # as older jobs write it, which may resume

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from parallel.training.shared_seed.directions import MAX_SAMPLES
+from parallel.training.shared_seed.numbering import MAX_SAMPLES
 from runtime.checking.tables import Range
 from runtime.checking.values import whole_number
 from runtime.errors import ConfigError

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from parallel.training.choices import among_choices
 from parallel.training.grouped import GroupedLora, GroupedShift
+from parallel.training.lora import check_targets
 from parallel.training.shared_seed.directions import Direction, signs, start_uniform
 from parallel.training.shared_seed.space import DenseSpace, LowRankSpace, Space
 from runtime.errors import ConfigError
@@ -292,6 +293,11 @@ def _until(tokens: list[int], ends: Sequence[int]) -> list[int]:
 
 
 def _points(model: nn.Module, header: Header) -> Points:
+    if header.weights != LINEAR:
+        try:
+            check_targets(model, header.targets)
+        except ValueError as error:
+            raise ConfigError(f"`lora.targets`: {error}") from error
     found = [
         (name, module)
         for name, module in model.named_modules()

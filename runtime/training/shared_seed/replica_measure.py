@@ -1,5 +1,6 @@
 """Evaluates a replica's weights on samples, in one process."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -22,13 +23,14 @@ class LocalMeasure:
 
     def correct(
         self, parameters: Vector, batches: list[tuple[list[list[Sample]], list[int]]]
-    ) -> int:
-        """Return for how many groups of alternatives the right one is the likeliest."""
+    ) -> float:
+        """Return for how many groups of alternatives the right one is the likeliest, or NaN."""
         theta = torch.from_numpy(parameters)
-        hits = 0
+        hits = 0.0
         for groups, right in batches:
             for scores, place in zip(self._scores(theta, groups), right, strict=True):
-                hits += max(range(len(scores)), key=scores.__getitem__) == place
+                best = max(range(len(scores)), key=scores.__getitem__)
+                hits += best == place if all(map(math.isfinite, scores)) else math.nan
         return hits
 
     def _scores(self, theta: torch.Tensor, groups: list[list[Sample]]) -> list[list[float]]:

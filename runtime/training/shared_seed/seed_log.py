@@ -16,7 +16,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from parallel.training.shared_seed.directions import MAX_SAMPLES
+from parallel.training.shared_seed.numbering import MAX_SAMPLES
 from parallel.training.shared_seed.packing import EntryGroup, pack, unpack
 from parallel.training.shared_seed.step import RoundCommit
 from runtime.checking.tables import make

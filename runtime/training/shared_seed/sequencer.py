@@ -17,7 +17,7 @@ import numpy as np
 
 from parallel.training.adamw import learning_rate
 from parallel.training.shared_seed.byte_codec import ABSTAIN, FRACTION_BITS, LARGEST, decode
-from parallel.training.shared_seed.directions import MAX_MACHINES
+from parallel.training.shared_seed.numbering import MAX_MACHINES
 from parallel.training.shared_seed.round_messages import MachineReport, Receipt, RoundAnswer
 from parallel.training.shared_seed.step import Entry, RoundCommit
 from runtime.clock import Clock
@@ -128,9 +128,9 @@ class Sequencer:
 
     @property
     def loss(self) -> float | None:
-        """Mean of the losses that live machines reported last."""
+        """Mean of the finite losses that live machines reported last; None if there are none."""
         losses = [self._machines[number].loss for number in self._alive()]
-        known = [loss for loss in losses if loss is not None]
+        known = [loss for loss in losses if loss is not None and math.isfinite(loss)]
         return statistics.fmean(known) if known else None
 
     def silent_s(self) -> dict[str, float]:

@@ -1,9 +1,10 @@
-"""The verbs that talk to a server start without loading torch, Ray or transformers."""
+"""Verbs that talk to a server, and errors of a job file, load neither torch nor Ray."""
 
 import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +54,29 @@ def test_a_verb_that_talks_to_a_server_loads_no_heavy_library(
     loaded = set(run.stdout.split())
     assert "grpc" in loaded
     assert not HEAVY & loaded
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model = 1 2\n", "not TOML"),
+        ('model = "m"\nout = "run"\n[optimiser]\nlr = 1\n', "did you mean `optimizer`?"),
+        ('model = "m"\nout = "run"\n[optimizer]\nlr = nan\n', "optimizer.lr is nan"),
+    ],
+)
+def test_a_mistake_in_a_job_file_is_rejected_before_a_heavy_library_is_loaded(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text(text)
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "train", str(file)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONUTF8": "1"},
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert message.replace("`", "") in run.stderr.replace("`", "")
+    assert not (HEAVY - {"numpy"}) & set(run.stdout.split())

@@ -12,7 +12,6 @@ from runtime.errors import ConfigError
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 FINE = {"prompt": "w1", "completion": " w2"}
-LONG = {"prompt": "w1" + " w1" * 599, "completion": " w2"}
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +36,20 @@ def refused(
 
 
 @pytest.mark.parametrize("method", ["lora", "full", "shared-seed"])
-def test_a_sample_beyond_the_context_is_rejected_before_any_worker(
+def test_a_length_beyond_the_context_is_rejected_before_any_worker(
     model: Path, tmp_path: Path, method: str
 ) -> None:
-    settings = (f"method={method}", "data.max_length=1000")
-    for name, found in (
-        ("train", refused(model, tmp_path, *settings, train=LONG)),
-        ("dev", refused(model, tmp_path, *settings, dev=LONG)),
-    ):
-        assert f"{name}.jsonl, line 2: the sample has 601 tokens" in found
-        assert "set `data.max_length` to at most 512" in found
+    found = refused(model, tmp_path, f"method={method}", "data.max_length=1000")
+    assert "`data.max_length` is 1000, the context of" in found
+    assert "set it to at most 512" in found
+
+
+@pytest.mark.parametrize("method", ["lora", "shared-seed"])
+def test_a_layer_that_the_model_lacks_is_rejected_before_any_worker(
+    model: Path, tmp_path: Path, method: str
+) -> None:
+    found = refused(model, tmp_path, f"method={method}", 'lora.targets=["q_proj", "query"]')
+    assert "`lora.targets`: no linear layer is called query: there are" in found
 
 
 @pytest.mark.parametrize("method", ["lora", "shared-seed"])

@@ -14,7 +14,7 @@ from cluster.bench.training_bench import run as bench
 from cluster.options.bench_options import BenchTrainOptions
 from cluster.options.train_options import TrainMergeOptions
 from cluster.train.job_results import merge
-from cluster.train.training import _Display
+from cluster.train.progress import StepDisplay
 from parallel.group import SoloGroup
 from runtime.errors import ConfigError
 from runtime.models.weights import load_decoder
@@ -84,14 +84,14 @@ def test_killed_and_slow_workers_change_no_bit(
 ) -> None:
     undisturbed = train(job, "out=a")
     pids = watch_pids(monkeypatch)
-    show = _Display.step
+    show = StepDisplay.step
 
-    def kill_one(self: _Display, report: StepReport) -> None:
+    def kill_one(self: StepDisplay, report: StepReport) -> None:
         show(self, report)
         if report.step <= 2:  # it is busy with a chunk that is done twice, or starts the next step
             os.kill(pids[report.step - 1], signal.SIGKILL)
 
-    monkeypatch.setattr(_Display, "step", kill_one)
+    monkeypatch.setattr(StepDisplay, "step", kill_one)
     faulty = train(job, "out=b", "faults.slow=0.3", "faults.factor=3")
     assert same(adapter(undisturbed), adapter(faulty))
     lines = [json.loads(line) for line in (faulty / "metrics.jsonl").read_text().splitlines()]
@@ -173,7 +173,7 @@ def test_a_run_continues_with_another_number_of_workers(job: Path) -> None:
             raise Stop
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cluster.train.training._Display.step", stop)
+        patch.setattr("cluster.train.progress.StepDisplay.step", stop)
         with pytest.raises(Stop):
             train(job, "out=b")
     resumed = train(job, "out=b", "workers.count=1")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.train.training import _Display
+from cluster.train.progress import StepDisplay
 from runtime.training.training_step import StepReport
 from tests.support.integration.training_jobs import adapter, same, train, watch_pids
 from tests.support.models import smollm2_directory
@@ -53,17 +53,17 @@ def test_delays_a_hang_and_kills_change_no_bit(
 ) -> None:
     """All three add the same two chunks in the same order, so all give the same bits."""
     pids = watch_pids(monkeypatch)
-    show = _Display.step
+    show = StepDisplay.step
     hit: list[int] = []
 
-    def strike(self: _Display, report: StepReport) -> None:
+    def strike(self: StepDisplay, report: StepReport) -> None:
         show(self, report)
         if report.step in BLOWS:
             victim = pids[len(hit) % workers]
             os.kill(victim, BLOWS[report.step])
             hit.append(victim)
 
-    monkeypatch.setattr(_Display, "step", strike)
+    monkeypatch.setattr(StepDisplay, "step", strike)
     out = train(
         job,
         f"out={scheme}",

@@ -76,5 +76,7 @@ def test_dropout_acts_on_the_update_in_training_mode_alone() -> None:
 def test_a_name_that_no_layer_has_is_rejected_with_the_names_there_are() -> None:
     with pytest.raises(ValueError, match="called k_proj: there are o_proj, q_proj"):
         add_lora(TwoLayers(), ["k_proj"], rank=2, alpha=2, seed=0)
+    with pytest.raises(ValueError, match="called k_proj or v_proj: there are o_proj, q_proj"):
+        add_lora(TwoLayers(), ["q_proj", "k_proj", "v_proj"], rank=2, alpha=2, seed=0)
     with pytest.raises(ValueError, match="called anything"):
         add_lora(TwoLayers(), [], rank=2, alpha=2, seed=0)

@@ -14,7 +14,7 @@ from parallel.training.gradient_coding.schemes import Scheme
 from runtime.training.choose import choose_scheme
 from runtime.training.chunk_work import ChunkWork
 from runtime.training.rounds import RoundCoordinator
-from runtime.training.training_step import StepReport, batch_of, make_step
+from runtime.training.training_step import BatchGradient, StepReport, batch_of, make_step
 from tests.support.worker_pools import NUM_SAMPLES, SIZE, FakePool, gradient, make_config
 
 WORKERS = 6
@@ -83,7 +83,7 @@ def serial(trial: int) -> AdamW:
     optimizer = AdamW.start(np.zeros(SIZE, dtype=np.float32))
     for step in range(STEPS):
         total, _ = gradient(optimizer.parameters, batch_of(config, step, NUM_SAMPLES))
-        make_step(optimizer, total, 64, config.optimizer)
+        make_step(optimizer, BatchGradient(total=total, loss_sum=0.0, num_tokens=64), config)
     return optimizer
 
 

@@ -30,6 +30,17 @@ def test_limits_are_those_of_the_model(sampler: Sampler) -> None:
     assert (sampler.vocab_size, sampler.max_positions) == (VOCAB, MAX_POSITIONS)
 
 
+def test_a_length_beyond_the_context_is_rejected_by_its_key(sampler: Sampler) -> None:
+    directory = Path(sampler.model)
+    assert Sampler.of(directory, sampler.tokenizer, MAX_POSITIONS).max_length == MAX_POSITIONS
+    with pytest.raises(
+        ConfigError,
+        match=r"`data.max_length` is 513, the context of .*tiny.* holds 512 tokens: set it to at "
+        r"most 512",
+    ):
+        Sampler.of(directory, sampler.tokenizer, MAX_POSITIONS + 1)
+
+
 def test_samples_that_fit_are_their_tokens(sampler: Sampler, tmp_path: Path) -> None:
     examples = read(tmp_path, sampler, {"prompt": "w1 w2", "completion": " w100"})
     assert sampler.samples(examples) == [Sample((1, 2, 100), 2)]
@@ -103,6 +114,7 @@ def test_samples_that_were_cut_are_counted(sampler: Sampler, tmp_path: Path) -> 
     fits = read(tmp_path, sampler, {"text": "w1 " * 8}, {"prompt": "w1", "completion": " w2" * 7})
     cut = read(tmp_path, sampler, *long)
     assert sampler.cut_note(sampler.samples(fits)) == ""
-    assert "2 of 4 samples are longer than `data.max_length`, 8 tokens" in sampler.cut_note(
-        sampler.samples([*fits, *cut])
-    )
+    samples = sampler.samples([*fits, *cut])
+    wanted = "2 of 4 {}samples are longer than `data.max_length`, 8 tokens"
+    assert wanted.format("") in sampler.cut_note(samples)
+    assert wanted.format("evaluation ") in sampler.cut_note(samples, "evaluation ")

@@ -1,6 +1,7 @@
 """Configurations and data: read, or refused with the key or the line."""
 
 import copy
+import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ from runtime.checking.prompt_files import read_prompts
 from runtime.errors import ConfigError
 from runtime.models.tokenizer import Tokenizer
 from runtime.training.job.config_file import keep_config, kept_config, load_config
-from runtime.training.job.job_config import DataConfig
+from runtime.training.job.job_config import DataConfig, TrainConfig
 from runtime.training.training_data import TextExample, digest_of, read_examples, render, tokenize
 from tests.support.models import smollm2_directory
 
@@ -143,22 +144,33 @@ TEMPLATES = (
 )
 
 
+def float_keys(section: object, prefix: str = "") -> list[str]:
+    """Return the keys of all numbers with a fraction in a configuration."""
+    found = []
+    for part in dataclasses.fields(section):  # type: ignore[arg-type]  # a dataclass
+        value = getattr(section, part.name)
+        if dataclasses.is_dataclass(value):
+            found += float_keys(value, f"{prefix}{part.name}.")
+        elif isinstance(value, float):
+            found.append(prefix + part.name)
+    return found
+
+
+FLOATS = float_keys(TrainConfig())
+
+
+def test_all_sections_have_numbers_with_a_fraction() -> None:
+    sections = {key.partition(".")[0] for key in FLOATS}
+    assert sections == {"lora", "optimizer", "workers", "faults", "shared_seed"}
+    assert len(FLOATS) > 20
+
+
 @pytest.mark.parametrize(
     ("text", "settings", "message"),
     [
         *(
             (GOOD, [f"{key}={value}"], f"{key} is {value}.*: it must be a finite number")
-            for key in (
-                "optimizer.lr",
-                "optimizer.weight_decay",
-                "optimizer.clip",
-                "lora.alpha",
-                "workers.cpus",
-                "workers.patience",
-                "faults.factor",
-                "faults.delay_s",
-                "shared_seed.steady_scalars",
-            )
+            for key in FLOATS
             for value in ("nan", "inf", "-inf")
         ),
         (GOOD, ["optimizer.lr=true"], "optimizer.lr is True: it must be a number"),

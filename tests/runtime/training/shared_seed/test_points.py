@@ -206,7 +206,7 @@ def test_a_layer_that_is_not_there_is_said(checkpoint: Path) -> None:
     wrong = Header(
         seed=1, model="m", model_digest=b"", size=0, eps=1e-2, targets=["x_proj"]
     )  # fmt: skip
-    with pytest.raises(ConfigError, match="no linear layer has the name x_proj"):
+    with pytest.raises(ConfigError, match=r"`lora.targets`: no linear layer is called x_proj: "):
         PointsModel.load(checkpoint, wrong)
 
 

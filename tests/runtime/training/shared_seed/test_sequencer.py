@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from parallel.training.shared_seed.byte_codec import FRACTION_BITS, decode, encode
-from parallel.training.shared_seed.directions import MAX_MACHINES, Direction, signs
+from parallel.training.shared_seed.directions import Direction, signs
+from parallel.training.shared_seed.numbering import MAX_MACHINES
 from parallel.training.shared_seed.round_messages import MachineReport, Receipt
 from parallel.training.shared_seed.step import Entry
 from runtime.clock import ManualClock

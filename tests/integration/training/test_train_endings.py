@@ -1,0 +1,111 @@
+"""A job that must not continue: numbers that are not finite, a full disk, nothing left to do."""
+
+import json
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from cluster.options.train_options import TrainOptions, TrainResumeOptions
+from cluster.train.progress import StepDisplay
+from cluster.train.training import resume, run
+from parallel.errors import PacelineError
+from runtime.training.training_step import NotFiniteError, StepReport
+from tests.support.integration.training_jobs import adapter, same, train
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
+
+STEPS = 4
+
+
+@pytest.fixture
+def job(tmp_path: Path, ray_session: None) -> Path:  # noqa: ARG001  (it must be up)
+    words = [
+        {"prompt": f"w{a} w{b}", "completion": f" w{a + b}"} for a in range(8) for b in range(8)
+    ]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(word) + "\n" for word in words))
+    model = save_tiny_checkpoint(tmp_path / "tiny")
+    file = tmp_path / "job.toml"
+    file.write_text(
+        f'model = "{model}"\nout = "run"\n[data]\ntrain = "data.jsonl"\n'
+        f"[optimizer]\nsteps = {STEPS}\nbatch = 4\nmicrobatch = 2\n[workers]\ncount = 1\n"
+        "[checkpoint]\nstate_every = 100\n"
+    )
+    return file
+
+
+def steps_of(out: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_loss_that_is_not_finite_stops_the_job_and_keeps_the_last_state(job: Path) -> None:
+    diverges = ("optimizer.lr=1e38", "optimizer.warmup=0.0", 'optimizer.schedule="constant"')
+    with pytest.raises(NotFiniteError, match=r"step 2: .* of chunk 0 and chunk 1 is not finite"):
+        run(TrainOptions(config=job, settings=diverges, json=True))
+    out = job.parent / "run"
+    assert not (out / "final").exists()
+    state = load_file(out / "state.safetensors")
+    assert all(np.isfinite(part).all() for part in state.values())
+    assert [line["step"] for line in steps_of(out)] == [1]
+    with pytest.raises(NotFiniteError, match="after step 4, the loss is not finite"):
+        run(TrainOptions(config=job, settings=(*diverges, "on_nonfinite=skip"), json=True))
+    assert not (out / "final").exists()
+    assert [(line["loss"] is None, line["skipped"]) for line in steps_of(out)] == [
+        (False, False), *[(True, True)] * 2,
+    ]  # fmt: skip
+
+
+def test_a_job_whose_last_step_diverges_leaves_no_result(job: Path) -> None:
+    settings = ("optimizer.lr=1e38", "optimizer.steps=1")
+    with pytest.raises(NotFiniteError, match="after step 1, the loss is not finite"):
+        run(TrainOptions(config=job, settings=settings, json=True))
+    assert not (job.parent / "run" / "final").exists()
+
+
+def test_a_full_disk_ends_the_job_and_a_resumed_one_gives_the_same_bits(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("method=full", "checkpoint.state_every=1", "optimizer.lr=0.01")
+    whole = train(job, "out=a", *settings)
+    show = StepDisplay.step
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(self: StepDisplay, report: StepReport) -> None:
+        show(self, report)
+        if report.step == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepDisplay, "step", fill)
+        try:
+            with pytest.raises(PacelineError) as found:
+                run(TrainOptions(config=job, settings=("out=b", *settings), json=True))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    cut = job.parent / "b"
+    assert "could not be written" in str(found.value)
+    assert f"continue with paceline train resume {cut}" in str(found.value)
+    assert "\n" not in str(found.value)
+    assert resume(TrainResumeOptions(directory=cut, json=True)) == 0
+    ours, theirs = (load_file(out / "final" / "model.safetensors") for out in (whole, cut))
+    assert same(ours, theirs)
+
+
+def test_a_finished_job_is_reported_without_any_worker(
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = train(job)
+    first = adapter(out)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("4/4 loss")
+    with monkeypatch.context() as patch:
+        patch.setattr("cluster.train.training.ModelPool", None)  # any use would fail
+        assert train(job) == out
+    said = capsys.readouterr()
+    assert "is finished: it made its 4 steps" in said.err
+    assert json.loads(said.out)["step"] == STEPS
+    for file in (out / "final").iterdir():
+        file.unlink()
+    (out / "final").rmdir()
+    assert same(adapter(train(job)), first)  # its state suffices
