@@ -1,6 +1,7 @@
 """Settings of all tests."""
 
 import logging
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,8 @@ _INTEGRATION = "tests/integration/"
 
 hypothesis.settings.register_profile("busy", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("busy")
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -29,9 +29,10 @@ HEAVY = {
     "safetensors",
     "gguf",
     "peft",
+    "triton",
 }
 MAY_IMPORT_HEAVY = {
-    "parallel": {"torch", "numpy"},
+    "parallel": {"torch", "numpy", "triton"},
     "protos": {"grpc", "google"},
     "runtime": {
         "torch",
@@ -70,6 +71,15 @@ def test_a_room_imports_only_what_it_may(room: str) -> None:
         if path.parent.name == "protos":
             outside -= {"grpc_tools"}
         assert not outside, f"{path.relative_to(ROOT)} imports {sorted(outside)}"
+
+
+def test_only_the_room_of_the_gpu_kernels_needs_triton() -> None:
+    room = ROOT / "parallel" / "triton_kernels"
+    for path in (ROOT / "parallel").rglob("*.py"):
+        if path.parent != room:
+            text = path.read_text(encoding="utf-8")
+            assert "triton" not in imported_names(path), path
+            assert "from parallel.triton_kernels" not in text, f"{path}: only the loader may"
 
 
 IMPORTS_LATE = ROOT / "cluster" / "cli" / "table.py"
