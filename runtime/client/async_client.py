@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from types import TracebackType
 from typing import Self, Unpack
@@ -12,9 +12,7 @@ import grpc
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.channels.channel import CLIENT_OPTIONS, check_channel, open_async_channel
-from runtime.channels.credentials import Credentials
 from runtime.checking.sampling_fields import Sampling, SamplingFields, checked_name
-from runtime.client.client_patience import PATIENCE_S, ClientPatience
 from runtime.client.client_protocol import (
     CALL_S,
     CANCEL_S,
@@ -24,6 +22,7 @@ from runtime.client.client_protocol import (
     ServiceError,
     progress_of,
 )
+from runtime.client.connection import Connection, ConnectionFields
 from runtime.client.owner import ClientUnusable, Owner
 from runtime.errors import PacelineError
 
@@ -38,17 +37,11 @@ class AsyncClient:
     def __init__(
         self,
         address: str,
-        *,
-        token: str | None = None,
-        credentials: Credentials | None = None,
-        patience_s: float = PATIENCE_S,
-        on_wait: Callable[[str], None] | None = None,
+        **fields: Unpack[ConnectionFields],
     ) -> None:
         """Prepare a connection, with or without a running loop; arguments as for `Client`."""
-        self._address = address
-        self._credentials = credentials or Credentials(token=token)
-        check_channel(address, self._credentials)
-        self._patience_s, self._on_wait = patience_s, on_wait
+        self._connection = Connection.to(address, **fields)
+        check_channel(address, self._connection.credentials)
         self._owner = Owner()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channel: grpc.aio.Channel | None = None
@@ -88,7 +81,9 @@ class AsyncClient:
                 raise ClientUnusable(
                     "this client belongs to another event loop: create a client on each loop"
                 )
-            self._channel = open_async_channel(self._address, self._credentials, CLIENT_OPTIONS)
+            self._channel = open_async_channel(
+                self._connection.address, self._connection.credentials, CLIENT_OPTIONS
+            )
             self._loop = loop
         assert self._channel is not None
         return rpc.GenerationServiceStub(self._channel)
@@ -107,13 +102,12 @@ class AsyncClient:
         Closing the iterator, or cancelling the task that reads it, cancels the request.
         """
         self._owner.check()
-        budget_s = self._patience_s if patience_s is None else patience_s
         progress = progress_of(
             prompt,
             Sampling(**sampling),
             request_id=request_id,
             timeout_s=timeout_s,
-            patience=ClientPatience(self._address, budget_s, self._on_wait),
+            patience=self._connection.patience(patience_s),
         )
         return self._stream(progress)
 
@@ -126,11 +120,11 @@ class AsyncClient:
         try:
             return await self._cancel(request_id, CALL_S)
         except grpc.aio.AioRpcError as error:
-            raise ServiceError(self._address, error) from error
+            raise ServiceError(self._connection.address, error) from error
 
     async def _cancel(self, request_id: str, timeout_s: float) -> bool:
         request = pb.CancelRequest(request_id=checked_name(request_id))
-        metadata = self._credentials.metadata()
+        metadata = self._connection.credentials.metadata()
         try:
             answer = await self._stub().Cancel(request, metadata=metadata, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
@@ -169,12 +163,12 @@ class AsyncClient:
         try:
             return progress.wait_before_retry(error)
         except grpc.aio.AioRpcError:
-            raise ServiceError(self._address, error) from error
+            raise ServiceError(self._connection.address, error) from error
 
     async def _attempt(self, progress: CallProgress) -> AsyncGenerator[Chunk]:
         stream = self._stub().Generate(
             progress.next_request(),
-            metadata=self._credentials.metadata(),
+            metadata=self._connection.credentials.metadata(),
             timeout=progress.timeout_s(),
         )
         try:

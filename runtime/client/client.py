@@ -11,12 +11,10 @@ import grpc
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.channels.channel import CLIENT_OPTIONS, open_channel
-from runtime.channels.credentials import Credentials
 from runtime.checking.prompt_value import token_ids as checked_ids
 from runtime.checking.sampling_fields import Sampling, SamplingFields, checked_name
 from runtime.checking.values import text as checked_text
 from runtime.checking.values import whole_number
-from runtime.client.client_patience import PATIENCE_S, ClientPatience
 from runtime.client.client_protocol import (
     CALL_S,
     CANCEL_S,
@@ -26,6 +24,7 @@ from runtime.client.client_protocol import (
     ServiceError,
     progress_of,
 )
+from runtime.client.connection import Connection, ConnectionFields
 from runtime.client.owner import Owner
 from runtime.client.server_status import ModelInfo, ServerStatus, read_model, read_status
 from runtime.errors import PacelineError
@@ -44,11 +43,7 @@ class Client:
     def __init__(
         self,
         address: str,
-        *,
-        token: str | None = None,
-        credentials: Credentials | None = None,
-        patience_s: float = PATIENCE_S,
-        on_wait: Callable[[str], None] | None = None,
+        **fields: Unpack[ConnectionFields],
     ) -> None:
         """Prepare a connection; it is made at the first call.
 
@@ -61,16 +56,14 @@ class Client:
             on_wait: called with a sentence when a wait begins; None writes it to the log.
 
         Raises:
-            ConfigError: the address or a credential cannot be used, or the token would leave this
-                machine in plaintext.
+            ConfigError: the address or a credential cannot be used, the token would leave this
+                machine in plaintext, or there is one beside `credentials`.
         """
-        self._address = address
-        self._credentials = credentials or Credentials(token=token)
-        self._channel = open_channel(address, self._credentials, CLIENT_OPTIONS)
+        self._connection = Connection.to(address, **fields)
+        self._channel = open_channel(address, self._connection.credentials, CLIENT_OPTIONS)
         self._generation = rpc.GenerationServiceStub(self._channel)
         self._model = rpc.ModelServiceStub(self._channel)
         self._admin = rpc.AdminServiceStub(self._channel)
-        self._patience_s, self._on_wait = patience_s, on_wait
         self._running: set[str] = set()
         self._owner = Owner()
         self._closing = threading.Event()
@@ -129,7 +122,7 @@ class Client:
             Sampling(**sampling),
             request_id=request_id,
             timeout_s=timeout_s,
-            patience=self._patience(patience_s),
+            patience=self._connection.patience(patience_s),
         )
         return self._stream(progress)
 
@@ -209,16 +202,18 @@ class Client:
     ) -> _Response:
         self._owner.check()
         try:
-            return method(request, metadata=self._credentials.metadata(), timeout=timeout_s)
+            return method(
+                request, metadata=self._connection.credentials.metadata(), timeout=timeout_s
+            )
         except grpc.RpcError as error:
-            raise ServiceError(self._address, error) from error
+            raise ServiceError(self._connection.address, error) from error
 
     def _patiently(
         self, method: "grpc.UnaryUnaryMultiCallable[_Request, _Response]", request: _Request
     ) -> _Response:
         """Call a method that is safe to repeat, waiting for a server that is away."""
-        patience = self._patience()
-        metadata = self._credentials.metadata()
+        patience = self._connection.patience()
+        metadata = self._connection.credentials.metadata()
         while True:
             self._owner.check()
             try:
@@ -226,17 +221,13 @@ class Client:
             except grpc.RpcError as error:
                 self._wait(patience.wait_s, error)
 
-    def _patience(self, budget_s: float | None = None) -> ClientPatience:
-        budget_s = self._patience_s if budget_s is None else budget_s
-        return ClientPatience(self._address, budget_s, self._on_wait)
-
     def _wait(self, wait_s: Callable[[grpc.RpcError], float], error: grpc.RpcError) -> None:
         """Wait before the next attempt, or until the client is closed."""
         self._owner.check()
         try:
             self._closing.wait(wait_s(error))
         except grpc.RpcError:
-            raise ServiceError(self._address, error) from error
+            raise ServiceError(self._connection.address, error) from error
 
     def _stream(self, progress: CallProgress) -> Iterator[Chunk]:
         request_id = progress.request.request_id
@@ -261,7 +252,7 @@ class Client:
         """Cancel requests if the server is reachable; ignore it if not."""
         if not self._owner.is_here:
             return
-        metadata = self._credentials.metadata()
+        metadata = self._connection.credentials.metadata()
         calls = [
             self._generation.Cancel.future(
                 pb.CancelRequest(request_id=request_id), metadata=metadata, timeout=CANCEL_S
@@ -275,7 +266,7 @@ class Client:
     def _attempt(self, progress: CallProgress) -> Iterator[Chunk]:
         stream: Any = self._generation.Generate(
             progress.next_request(),
-            metadata=self._credentials.metadata(),
+            metadata=self._connection.credentials.metadata(),
             timeout=progress.timeout_s(),
         )
         try:

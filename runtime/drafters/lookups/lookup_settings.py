@@ -4,8 +4,6 @@ The known sources are the `LookupSource` classes of this room's modules, which a
 the room: a new source needs no entry here.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,21 +12,15 @@ from runtime.drafters.lookups.lookup_source import LookupSource
 from runtime.drafters.lookups.ngram_lookup import NgramLookup
 from runtime.drafters.lookups.recycle_lookup import RecycleLookup
 from runtime.errors import ConfigError
-
-_SUFFIX = "_lookup"
+from runtime.modules import modules_of
 
 
 def _find_sources() -> Iterator[type[LookupSource]]:
-    for module in sorted(pkgutil.iter_modules(lookups.__path__), key=lambda found: found.name):
-        if module.name.endswith(_SUFFIX):
-            named = vars(importlib.import_module(f"{lookups.__name__}.{module.name}"))
-            yield from (
-                kind
-                for kind in named.values()
-                if isinstance(kind, type)
-                and issubclass(kind, LookupSource)
-                and kind is not LookupSource
-            )
+    for module in modules_of(lookups, suffix="_lookup"):
+        for kind in vars(module).values():
+            is_source = isinstance(kind, type) and issubclass(kind, LookupSource)
+            if is_source and kind is not LookupSource:
+                yield kind
 
 
 LOOKUP_SOURCES: Mapping[str, type[LookupSource]] = {kind.name: kind for kind in _find_sources()}

@@ -3,19 +3,16 @@
 Modules are found by listing the room, so a new family needs no entry here.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Iterator, Mapping
 
 from runtime.models import families
 from runtime.models.families.family import GgufFormat, ModelFamily
+from runtime.modules import modules_of
 
 
 def _found() -> Iterator[ModelFamily]:
-    for module in sorted(pkgutil.iter_modules(families.__path__), key=lambda found: found.name):
-        family = getattr(
-            importlib.import_module(f"{families.__name__}.{module.name}"), "FAMILY", None
-        )
+    for module in modules_of(families):
+        family = getattr(module, "FAMILY", None)
         if isinstance(family, ModelFamily):
             yield family
 
