@@ -27,6 +27,7 @@ from cluster.options.bench_options import BenchDecodeOptions
 from cluster.placement.cluster_nodes import cluster_nodes
 from cluster.reports.resume_file import ResumeFile
 from cluster.reports.run_report import output_console
+from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit
 from parallel.rounds.cost import throughput
@@ -54,7 +55,7 @@ def _bench(
     options: BenchDecodeOptions, target: PlannedModel, resume: ResumeFile, capacity: DrafterCapacity
 ) -> int:
     submits = make_submits(options.input, options.decode, target)
-    drafting = any(mode != "autoregressive" for mode in options.modes)
+    drafting = any(policy_of(mode).drafts for mode in options.modes)
     drafter = plan_drafter(options.models, target, capacity) if drafting else NOTHING_DRAFTS
     specs = [_plan(options, target, drafter, submits, tp) for tp in options.tps]
     num_actors = sum(spec.num_actors for spec in specs) + 1
@@ -149,13 +150,13 @@ def _case(
     target: PlannedModel,
     deployment: Deployment,
     stack: ExitStack,
-    mode: str,
+    mode: DecodeMode,
 ) -> Case:
     link = deployment.connect()
     stack.callback(link.close)
 
     def measure(submits: list[Submit], max_tokens: int) -> MeasuredRun:
-        wanted = [replace(s, mode=DecodeMode(mode), max_tokens=max_tokens) for s in submits]
+        wanted = [replace(s, mode=mode, max_tokens=max_tokens) for s in submits]
         start_s = time.perf_counter()
         results = run_requests(
             deployment, link, wanted, on_tokens=lambda *_: None, on_end=lambda _: None
@@ -180,16 +181,17 @@ def _case(
 
 
 def _predictor(
-    options: BenchDecodeOptions, target: PlannedModel, mode: str
+    options: BenchDecodeOptions, target: PlannedModel, mode: DecodeMode
 ) -> Callable[[float], float] | None:
     """Return the cost formulas' tokens per second by acceptance rate, where they apply."""
     virtual, length = target.virtual, options.decode.draft_length
-    if virtual is None or options.models.max_batch != 1 or mode == DecodeMode.AUTO:
+    policy = policy_of(mode)
+    if virtual is None or options.models.max_batch != 1 or policy.choices:
         return None
-    if length is None and mode != DecodeMode.AUTOREGRESSIVE:
+    if length is None and policy.drafts:
         return None
     return lambda alpha: throughput(
-        DecodeMode(mode),
+        mode,
         alpha=alpha,
         draft_length=length or 0,
         target_s=lambda k: virtual.target_s + (k - 1) * virtual.position_s,

@@ -15,6 +15,7 @@ from cluster.deploy.deployment_plan import plan_deployment
 from cluster.deploy.deployment_spec import DeploymentSpec
 from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import PlannedDrafter, find_drafter, plan_drafter
+from cluster.deploy.drafting_modes import check_drafting
 from cluster.deploy.driver_session import Result, run_requests
 from cluster.deploy.target_plan import PlannedModel, plan_target
 from cluster.generate.prompt_requests import cache_tokens, make_submits
@@ -40,7 +41,7 @@ def run(options: BenchLayersOptions) -> int:
         ConfigError: an option cannot be used; nothing was started.
         PeerError: a target rank died.
     """
-    _check(options)
+    check_drafting(options.decode.mode)
     target = plan_target(options.models)
     with cluster_nodes(options.models.ray_address) as nodes:
         return _bench(options, target, DrafterCapacity(nodes=nodes))
@@ -88,11 +89,6 @@ def _bench(options: BenchLayersOptions, target: PlannedModel, capacity: DrafterC
     else:
         output_console().print(_table(rows))
     return 0
-
-
-def _check(options: BenchLayersOptions) -> None:
-    if options.decode.mode not in (DecodeMode.SPECULATIVE, DecodeMode.PEARL):
-        raise ConfigError(f"`mode` is {options.decode.mode.value!r}: choose speculative or pearl")
 
 
 def _num_layers(options: BenchLayersOptions, target: PlannedModel, drafter: PlannedDrafter) -> int:

@@ -17,6 +17,7 @@ from cluster.deploy.deployment import Deployment
 from cluster.deploy.deployment_plan import plan_deployment
 from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import plan_drafter
+from cluster.deploy.drafting_modes import check_drafting
 from cluster.deploy.driver_session import Result, run_requests
 from cluster.deploy.target_plan import PlannedModel, plan_target
 from cluster.draft.draft_eval_store import EvalPair, find_pair, keep_pair
@@ -46,13 +47,14 @@ def run(options: DraftEvalOptions) -> int:
     """
     if options.input.prompts is None:
         raise ConfigError("`prompts` is missing: name a file of prompts")
+    check_drafting(options.mode)
     target = plan_target(options.models)
     with cluster_nodes(options.models.ray_address) as nodes:
         return _evaluate(options, target, DrafterCapacity(nodes=nodes))
 
 
 def _evaluate(options: DraftEvalOptions, target: PlannedModel, capacity: DrafterCapacity) -> int:
-    mode = DecodeMode(options.mode)
+    mode = options.mode
     decode = DecodeOptions(
         mode=mode,
         draft_length=options.draft_length,

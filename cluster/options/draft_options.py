@@ -17,6 +17,7 @@ from cluster.options.schema import (
     Repeated,
     Share,
 )
+from parallel.decoding.types import DecodeMode
 from runtime.checking.tables import Range, Unset
 
 _LearningRate = Annotated[float, Range(above=0, below=1)]
@@ -141,8 +142,8 @@ class DraftEvalOptions:
     """Values of --drafter: directories, lookup, ngram, ..."""
     models: ModelOptions = ModelOptions(prefix_cache=False, max_batch=1)
     input: PromptOptions = PromptOptions(chat=True)
-    mode: Literal["speculative", "pearl"] = "speculative"
-    """How the target decodes."""
+    mode: DecodeMode = DecodeMode.SPECULATIVE
+    """How the target decodes: a fixed mode that drafts."""
     draft_length: Positive = 5
     """Draft tokens in a round."""
     max_tokens: Positive = 128
