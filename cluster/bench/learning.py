@@ -32,8 +32,8 @@ from runtime.training.shared_seed.compare import (
 from runtime.training.shared_seed.points import PointsModel
 from runtime.training.shared_seed.replica_measure import LocalMeasure
 from runtime.training.shared_seed.shared_seed_job import header_of
+from runtime.training.trainable import Trainable
 from runtime.training.training_data import read_examples
-from runtime.training.worker import Trainable
 
 _NOTES = Console(stderr=True, highlight=False)
 

@@ -28,6 +28,7 @@ from runtime.training.coordinator import QueueCoordinator
 from runtime.training.job.job_config import OptimizerConfig, TrainConfig, WorkersConfig
 from runtime.training.rounds import RoundCoordinator
 from runtime.training.timed_worker import TimedSpec, start_vector
+from runtime.training.training_step import SampleSizes
 
 _IDEALS_LOST, _LEAST_LOST_S = 4.0, 2.0
 """Multiples of a step's time, and seconds, after which a silent worker is marked as lost. A worker
@@ -129,18 +130,19 @@ def measure_scheme(
     pool = RayPool(TimedWorkerActor, (spec,), options.workers)
     try:
         pool.wait_ready(options.workers)
-        clock, learned = MonotonicClock(), [1] * spec.num_samples
+        clock, ones = MonotonicClock(), [1] * spec.num_samples
+        sizes = SampleSizes(num_tokens=ones, num_loss_tokens=ones)
         optimizers = [AdamW.start(start_vector()) for _ in range(config.num_trials)]
         seconds, reports = [], []
         scheme = config.round_scheme
         if scheme is None:
-            queue = QueueCoordinator(config, optimizers[0], pool, learned, clock)
+            queue = QueueCoordinator(config, optimizers[0], pool, sizes, clock)
             for _ in range(options.steps):
                 report = queue.step()
                 seconds.append(report.seconds)
                 reports.append(report)
         else:
-            rounds = RoundCoordinator(config, scheme, optimizers, pool, learned, clock)
+            rounds = RoundCoordinator(config, scheme, optimizers, pool, sizes, clock)
             while not rounds.is_done and len(seconds) < options.steps:
                 start_s = clock.now_s()
                 reports += rounds.round()

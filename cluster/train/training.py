@@ -33,9 +33,9 @@ from runtime.training.job_checkpoint import JobFiles
 from runtime.training.samples import EvalSamples, Sampler
 from runtime.training.scheme_plan import training_steps
 from runtime.training.shared_seed.shared_seed_job import model_digest
+from runtime.training.trainable import Trainable
 from runtime.training.training_data import Sample, digest_of, read_examples
-from runtime.training.training_step import NotFiniteError, StepReport
-from runtime.training.worker import Trainable
+from runtime.training.training_step import NotFiniteError, SampleSizes, StepReport
 
 _NOTES = Console(stderr=True, highlight=False)
 _ROOM_S = 10.0
@@ -199,12 +199,11 @@ def _train(
             if trial.optimizer.step == steps and not trial.is_finished:  # cut, or removed since
                 _judged(trial, judge, is_result=True)
                 trial.save("final")
-        num_loss_tokens = [sample.num_loss_tokens for sample in samples]
         reports = training_steps(
             config,
             [trial.optimizer for trial in trials],
             pool,
-            num_loss_tokens,
+            SampleSizes.of(samples),
             MonotonicClock(),
             choice=trials[0].files.choice(),
             keep=trials[0].files.keep_choice,

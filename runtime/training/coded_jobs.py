@@ -15,16 +15,18 @@ import numpy as np
 
 from parallel.training.adamw import AdamW
 from parallel.training.gradient_coding.schemes import Key, Scheme, Task
-from parallel.training.sampler import dropout_seed, split_evenly
+from parallel.training.sampler import dropout_seed
 from runtime.errors import PacelineError
 from runtime.training.chunk_work import ChunkResult, ChunkWork
 from runtime.training.job.job_config import TrainConfig
 from runtime.training.training_step import (
     BatchGradient,
+    SampleSizes,
     StepReport,
     batch_of,
     is_finite_result,
     make_step,
+    microbatches_of,
 )
 from runtime.training.worker_pool import TrainingPool
 
@@ -38,13 +40,13 @@ class CodedJobs:
         scheme: Scheme,
         optimizers: Sequence[AdamW],
         pool: TrainingPool,
-        num_loss_tokens: Sequence[int],
+        sizes: SampleSizes,
     ) -> None:
         self._config = config
         self._scheme = scheme
         self._optimizers = optimizers
         self._pool = pool
-        self._num_loss_tokens = num_loss_tokens
+        self._sizes = sizes
         # Undecoded jobs of a run that was cut restart: gradients do not depend on the rounds.
         self._first_steps = [optimizer.step for optimizer in optimizers]
         self._base = min(self._first_steps) * len(optimizers)
@@ -73,7 +75,7 @@ class CodedJobs:
             return
         optimizer = self._optimizers[self._trial(job)]
         config = replace(self._config, seed=self._config.seed + self._trial(job))
-        ids = batch_of(config, optimizer.step, len(self._num_loss_tokens))
+        ids = batch_of(config, optimizer.step, self._sizes)
         bounds = accumulate(self._scheme.chunk_sizes, initial=Fraction(0))
         cuts = pairwise(math.floor(bound * len(ids)) for bound in bounds)
         self._batches[job] = [tuple(ids[first:stop]) for first, stop in cuts]
@@ -167,7 +169,7 @@ class CodedJobs:
                 total += result.gradient if weight == 1 else np.float32(weight) * result.gradient
             loss += weight * result.loss_sum
         chunks = self._batches.pop(job)
-        num_tokens = sum(self._num_loss_tokens[i] for chunk in chunks for i in chunk)
+        num_tokens = self._sizes.loss_tokens_of(i for chunk in chunks for i in chunk)
         self._forget(job, num_rounds)
         batch = BatchGradient(
             total=total, loss_sum=loss, num_tokens=num_tokens, not_finite=not_finite
@@ -196,7 +198,8 @@ class CodedJobs:
         self._arrivals = {key: r for key, r in self._arrivals.items() if key[0] >= oldest}
 
     def _pieces(self, samples: tuple[int, ...]) -> list[list[int]]:
-        return split_evenly(list(samples), -(-len(samples) // self._config.optimizer.microbatch))
+        num_parts = -(-len(samples) // self._config.optimizer.microbatch)
+        return microbatches_of(self._config, samples, num_parts, self._sizes)
 
     def _is_wanted(self, task: Task) -> bool:
         return task.key not in self._results and not self._was_made(task.job)

@@ -11,7 +11,7 @@ import numpy as np
 
 from parallel.training.adamw import AdamW
 from parallel.training.gradient_coding.queue_schedules import ChunkTimes, QueueSchedule
-from parallel.training.sampler import dropout_seed, split_evenly
+from parallel.training.sampler import dropout_seed
 from runtime.clock import Clock
 from runtime.errors import PeerLost
 from runtime.training.chunk_work import ChunkResult, ChunkWork
@@ -19,10 +19,12 @@ from runtime.training.dispatcher import NO_WORKER_S, Dispatcher
 from runtime.training.job.job_config import TrainConfig
 from runtime.training.training_step import (
     BatchGradient,
+    SampleSizes,
     StepReport,
     batch_of,
     is_finite_result,
     make_step,
+    microbatches_of,
 )
 from runtime.training.worker_pool import TrainingPool
 
@@ -35,7 +37,7 @@ class QueueCoordinator:
         config: TrainConfig,
         optimizer: AdamW,
         pool: TrainingPool,
-        num_loss_tokens: Sequence[int],
+        sizes: SampleSizes,
         clock: Clock,
     ) -> None:
         """Train with a queue of chunks.
@@ -44,13 +46,13 @@ class QueueCoordinator:
             config: the job's.
             optimizer: continues from its step.
             pool: the workers.
-            num_loss_tokens: tokens in the loss of each sample.
+            sizes: of all samples.
             clock: times steps and workers.
         """
         self.optimizer = optimizer
         self._config = config
         self._pool = pool
-        self._num_loss_tokens = num_loss_tokens
+        self._sizes = sizes
         self._clock = clock
         self._dispatcher: Dispatcher[ChunkWork, ChunkResult] = Dispatcher(
             pool,
@@ -68,8 +70,8 @@ class QueueCoordinator:
         """
         start_s = self._clock.now_s()
         number = self.optimizer.step
-        ids = batch_of(self._config, number, len(self._num_loss_tokens))
-        chunks = split_evenly(ids, self._config.num_chunks)
+        ids = batch_of(self._config, number, self._sizes)
+        chunks = microbatches_of(self._config, ids, self._config.num_chunks, self._sizes)
         losses_before = self._dispatcher.num_losses
         schedule = self._config.queue_schedule(self._pool.size, self._times)
         sums = OrderedSums(len(self.optimizer.parameters))
@@ -77,7 +79,7 @@ class QueueCoordinator:
         self._pool.publish(number, self.optimizer.parameters)
         num_started = self._dispatcher.run(source)
         self._pool.retire(number)
-        num_tokens = sum(self._num_loss_tokens[index] for index in ids)
+        num_tokens = self._sizes.loss_tokens_of(ids)
         update = make_step(self.optimizer, source.sums.gradient(num_tokens), self._config)
         return StepReport(
             step=self.optimizer.step,

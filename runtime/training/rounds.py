@@ -22,7 +22,7 @@ from runtime.training.chunk_work import ChunkResult, ChunkWork
 from runtime.training.coded_jobs import CodedJobs
 from runtime.training.dispatcher import Dispatcher
 from runtime.training.job.job_config import TrainConfig
-from runtime.training.training_step import StepReport
+from runtime.training.training_step import SampleSizes, StepReport
 from runtime.training.worker_pool import TrainingPool
 
 
@@ -43,7 +43,7 @@ class RoundCoordinator:
         scheme: Scheme,
         optimizers: Sequence[AdamW],
         pool: TrainingPool,
-        num_loss_tokens: Sequence[int],
+        sizes: SampleSizes,
         clock: Clock,
         busy_since: Mapping[int, float] | None = None,
     ) -> None:
@@ -54,7 +54,7 @@ class RoundCoordinator:
             scheme: assigns the work and decodes the results.
             optimizers: each trial's; they continue from their steps, those that are behind first.
             pool: as many workers as the scheme has.
-            num_loss_tokens: tokens in the loss of each sample.
+            sizes: of all samples.
             clock: times rounds and workers.
             busy_since: workers that are busy for an earlier plan; their results are dropped.
         """
@@ -63,7 +63,7 @@ class RoundCoordinator:
         self._scheme = scheme
         self._pool = pool
         self._clock = clock
-        self._jobs = CodedJobs(config, scheme, optimizers, pool, num_loss_tokens)
+        self._jobs = CodedJobs(config, scheme, optimizers, pool, sizes)
         self._dispatcher: Dispatcher[ChunkWork, ChunkResult] = Dispatcher(
             pool,
             clock,

@@ -19,7 +19,7 @@ from runtime.training.coordinator import QueueCoordinator
 from runtime.training.dispatcher import NO_WORKER_S
 from runtime.training.job.job_config import AUTO, TrainConfig
 from runtime.training.rounds import RoundCoordinator, WorkersAwayError
-from runtime.training.training_step import StepReport
+from runtime.training.training_step import SampleSizes, StepReport
 from runtime.training.worker_pool import Arrived, TrainingPool, WorkerLost
 
 Note = Callable[[str], None]
@@ -30,7 +30,7 @@ def training_steps(
     config: TrainConfig,
     optimizers: Sequence[AdamW],
     pool: TrainingPool,
-    num_loss_tokens: Sequence[int],
+    sizes: SampleSizes,
     clock: Clock,
     *,
     choice: Choice | None = None,
@@ -43,7 +43,7 @@ def training_steps(
         config: the job's.
         optimizers: one for each model; they continue from their steps.
         pool: the workers.
-        num_loss_tokens: tokens in the loss of each sample.
+        sizes: of all samples.
         clock: times the workers.
         choice: what "auto" chose when the job first ran.
         keep: called with the choice of "auto".
@@ -56,7 +56,7 @@ def training_steps(
         if choice is None:
             profiling = replace(config, workers=replace(config.workers, scheme="uncoded"))
             times_s: list[Sequence[float]] = []
-            arguments = (profiling, optimizers, pool, num_loss_tokens, clock)
+            arguments = (profiling, optimizers, pool, sizes, clock)
             yield from _in_rounds(*arguments, note=note, profile=times_s)
             if optimizers[0].step == config.optimizer.steps:
                 return
@@ -72,9 +72,9 @@ def training_steps(
         workers = replace(config.workers, scheme=choice.scheme, group=choice.group or 1)
         config = replace(config, workers=workers)
     if config.round_scheme is not None:
-        yield from _in_rounds(config, optimizers, pool, num_loss_tokens, clock, note=note)
+        yield from _in_rounds(config, optimizers, pool, sizes, clock, note=note)
         return
-    coordinator = QueueCoordinator(config, optimizers[0], pool, num_loss_tokens, clock)
+    coordinator = QueueCoordinator(config, optimizers[0], pool, sizes, clock)
     while optimizers[0].step < config.optimizer.steps:
         yield coordinator.step()
 
@@ -83,7 +83,7 @@ def _in_rounds(
     config: TrainConfig,
     optimizers: Sequence[AdamW],
     pool: TrainingPool,
-    num_loss_tokens: Sequence[int],
+    sizes: SampleSizes,
     clock: Clock,
     *,
     note: Note,
@@ -99,9 +99,7 @@ def _in_rounds(
         scheme = plan.round_scheme
         assert scheme is not None
         at_work = {slots.index(slot): since for slot, since in busy.items() if slot in slots}
-        rounds = RoundCoordinator(
-            plan, scheme, optimizers, members, num_loss_tokens, clock, at_work
-        )
+        rounds = RoundCoordinator(plan, scheme, optimizers, members, sizes, clock, at_work)
         wanted = slots
         while not rounds.is_done and wanted == slots:
             try:

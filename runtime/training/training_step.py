@@ -1,22 +1,43 @@
 """One step of training, whatever the scheme: its batch, its update and its report."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from parallel.training.adamw import AdamW, Vector, clipped, is_finite, learning_rate
-from parallel.training.sampler import step_samples
+from parallel.training.sampler import split_evenly, step_samples
 from runtime.errors import PacelineError
 from runtime.training.chunk_work import ChunkResult
 from runtime.training.job.job_config import TrainConfig
+from runtime.training.training_data import Sample
 
 _NAMED = 3
 
 
 class NotFiniteError(PacelineError):
     """A number that training depends on is not finite; nothing was changed by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSizes:
+    """What a step's plan depends on, of all samples."""
+
+    num_tokens: Sequence[int]
+    num_loss_tokens: Sequence[int]
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> "SampleSizes":
+        """Return the sizes of samples."""
+        return cls(
+            num_tokens=[len(sample.token_ids) for sample in samples],
+            num_loss_tokens=[sample.num_loss_tokens for sample in samples],
+        )
+
+    def loss_tokens_of(self, ids: Iterable[int]) -> int:
+        """Return the tokens in the loss of some samples."""
+        return sum(self.num_loss_tokens[index] for index in ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +88,21 @@ class StepUpdate:
     skipped: bool
 
 
-def batch_of(config: TrainConfig, step: int, num_samples: int) -> list[int]:
+def batch_of(config: TrainConfig, step: int, sizes: SampleSizes) -> list[int]:
     """Return a step's samples, in order."""
+    num_samples = len(sizes.num_tokens)
     return step_samples(
         step, num_samples=num_samples, batch=config.optimizer.batch, seed=config.seed
     )
+
+
+def microbatches_of(
+    config: TrainConfig, ids: Sequence[int], num_parts: int, sizes: SampleSizes
+) -> list[list[int]]:
+    """Return a part of a batch in so many microbatches, by length if the job groups samples."""
+    if config.data.batching == "grouped":
+        ids = sorted(ids, key=lambda index: sizes.num_tokens[index])  # stable: no ties by chance
+    return split_evenly(list(ids), num_parts)
 
 
 def is_finite_result(result: ChunkResult) -> bool:

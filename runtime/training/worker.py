@@ -12,141 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from parallel.training.choices import among_choices
-from parallel.training.lora import add_lora
-from runtime.errors import ConfigError
-from runtime.training.adapters.base_model import has_tied_head, load_model
 from runtime.training.chunk_work import ChunkResult, ChunkWork, Vector
 from runtime.training.job.faults_config import FaultsConfig
-from runtime.training.job.job_config import LoraConfig, TrainConfig
+from runtime.training.job.job_config import TrainConfig
+from runtime.training.trainable import Trainable
 from runtime.training.training_data import Sample
 
 _FOREVER_S = 1e6
-
-
-class Trainable:
-    """A model whose trained weights are one vector, in the order of their names."""
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        weights: dict[str, nn.Parameter],
-        device: str,
-        precision: str = "float32",
-    ) -> None:
-        self.model = model
-        self.weights = dict(sorted(weights.items()))
-        self._device = device
-        self._precision = precision
-
-    @classmethod
-    def load(cls, directory: Path, config: TrainConfig, device: str = "cpu") -> "Trainable":
-        """Load a checkpoint's model in float32.
-
-        Raises:
-            ConfigError: it has no layers of the configured names.
-        """
-        model = load_model(directory)
-        if config.method == "full":
-            weights = dict(model.named_parameters())
-        else:
-            weights = lora_weights(model, config.lora, config.seed)
-        if config.gradient_checkpointing:
-            new = getattr(model, "activation_checkpointing_enable", None)
-            (new or model.gradient_checkpointing_enable)({"use_reentrant": False})
-        return cls(model.to(device), weights, device, config.precision)
-
-    @property
-    def size(self) -> int:
-        """Number of trained weights."""
-        return sum(weight.numel() for weight in self.weights.values())
-
-    @property
-    def has_tied_head(self) -> bool:
-        """Whether the model's head is its embedding."""
-        return has_tied_head(self.model)
-
-    def get(self) -> Vector:
-        """Return the weights."""
-        parts = [weight.detach().reshape(-1) for weight in self.weights.values()]
-        return torch.cat(parts).cpu().numpy().copy()
-
-    def set(self, vector: Vector) -> None:
-        """Replace the weights."""
-        first = 0
-        with torch.no_grad():
-            for weight in self.weights.values():
-                part = torch.from_numpy(vector[first : first + weight.numel()].copy())
-                weight.copy_(part.view_as(weight))
-                first += weight.numel()
-
-    def gradient(self, samples: list[Sample], dropout_seed: int = 0) -> tuple[Vector, float, int]:
-        """Return the samples' summed gradient, their summed loss, and their tokens in the loss."""
-        for weight in self.weights.values():
-            weight.grad = None
-        torch.manual_seed(dropout_seed)  # dropout depends on the chunk alone
-        self.model.train()
-        loss, num_tokens = self.loss(samples)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's
-        self.model.eval()
-        parts = [
-            (weight.grad if weight.grad is not None else torch.zeros_like(weight)).reshape(-1)
-            for weight in self.weights.values()
-        ]
-        return torch.cat(parts).cpu().numpy().copy(), float(loss.detach()), num_tokens
-
-    def loss(self, samples: list[Sample]) -> tuple[Tensor, int]:
-        """Return the summed cross entropy of the samples' completions, and their tokens."""
-        logits, ids, mask = self._logits(samples)
-        learned = ids[:, 1:][mask]
-        choices = [s.choices for s in samples for _ in range(s.num_loss_tokens)]
-        allowed = among_choices(logits[:, :-1][mask], choices)
-        return F.cross_entropy(allowed, learned, reduction="sum"), len(learned)
-
-    def log_likelihoods(self, samples: list[Sample]) -> list[float]:
-        """Return each completion's log probability after its prompt."""
-        with torch.inference_mode():
-            logits, ids, mask = self._logits(samples)
-            log_probs = logits[:, :-1].log_softmax(dim=-1)
-            each = log_probs.gather(2, ids[:, 1:].unsqueeze(2)).squeeze(2)
-            found: list[float] = (each * mask).sum(dim=1).tolist()
-        return found
-
-    def _logits(self, samples: list[Sample]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits, [B, T, V], tokens, [B, T], and the loss mask, [B, T - 1]."""
-        length = max(len(sample.token_ids) for sample in samples)
-        ids = torch.zeros((len(samples), length), dtype=torch.int64)
-        there = torch.zeros((len(samples), length), dtype=torch.int64)
-        mask = torch.zeros((len(samples), length - 1), dtype=torch.bool)
-        for row, sample in enumerate(samples):
-            size = len(sample.token_ids)
-            ids[row, :size] = torch.tensor(sample.token_ids)
-            there[row, :size] = 1
-            mask[row, sample.num_prompt - 1 : size - 1] = True
-        ids, there, mask = ids.to(self._device), there.to(self._device), mask.to(self._device)
-        lower = self._precision != "float32"
-        with torch.autocast(self._device, torch.bfloat16, enabled=lower):
-            logits = self.model(input_ids=ids, attention_mask=there).logits
-        return logits.float(), ids, mask
-
-
-def lora_weights(model: nn.Module, config: LoraConfig, seed: int) -> dict[str, nn.Parameter]:
-    """Add the configured adapters to a model; raise ConfigError if it has no such layers."""
-    try:
-        return add_lora(
-            model,
-            config.targets,
-            rank=config.rank,
-            alpha=config.alpha,
-            seed=seed,
-            dropout=config.dropout,
-        )
-    except ValueError as error:
-        raise ConfigError(f"`lora.targets`: {error}") from error
 
 
 class TrainWorker:
@@ -198,8 +71,7 @@ class TrainWorker:
         self._trainable.set(parameters)
         self._version = -1
         hits = 0.0
-        for samples, place in zip(groups, right, strict=True):
-            scores = self._trainable.log_likelihoods(samples)
+        for scores, place in zip(self._trainable.scores(groups), right, strict=True):
             best = max(range(len(scores)), key=scores.__getitem__)
             hits += best == place if all(map(math.isfinite, scores)) else math.nan
         return hits

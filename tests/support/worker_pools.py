@@ -10,11 +10,12 @@ from parallel.training.adamw import AdamW, Vector
 from runtime.training.chunk_work import ChunkResult, ChunkWork
 from runtime.training.coordinator import QueueCoordinator
 from runtime.training.job.job_config import OptimizerConfig, TrainConfig, WorkersConfig
-from runtime.training.training_step import StepReport
+from runtime.training.training_step import SampleSizes, StepReport
 from runtime.training.worker_pool import Arrived, WorkerLost
 
 SIZE = 6
 NUM_SAMPLES = 37
+SAMPLE_SIZES = SampleSizes(num_tokens=[1] * NUM_SAMPLES, num_loss_tokens=[1] * NUM_SAMPLES)
 POISONED: dict[int, float] = {}
 """What is added to the loss and the gradient of a sample."""
 DATA = np.random.default_rng(0).standard_normal((NUM_SAMPLES, SIZE)).astype(np.float32)
@@ -121,6 +122,6 @@ def train(
     pool: FakePool, config: TrainConfig, optimizer: AdamW | None = None, steps: int | None = None
 ) -> tuple[AdamW, list[StepReport]]:
     optimizer = optimizer or AdamW.start(np.zeros(SIZE, dtype=np.float32))
-    coordinator = QueueCoordinator(config, optimizer, pool, [1] * NUM_SAMPLES, pool)
+    coordinator = QueueCoordinator(config, optimizer, pool, SAMPLE_SIZES, pool)
     reports = [coordinator.step() for _ in range(steps or config.optimizer.steps)]
     return optimizer, reports

@@ -49,6 +49,9 @@ class DataConfig:
     has to be one token."""
     max_length: Annotated[int, Range(least=2)] = 256
     """Tokens of a sample; longer samples lose their end."""
+    batching: Literal["padded", "grouped", "packed"] = "grouped"
+    """How a step's samples share a forward: padded to the longest of a microbatch; grouped by
+    length before that; or packed into one row without padding, each with its own attention."""
     limit: Annotated[int | None, Range(least=1), Unset("all")] = None
     """Use only the first records."""
 
@@ -227,6 +230,8 @@ class TrainConfig:
             del whole[name]
         del whole["gradient_checkpointing"], whole["data"]["eval"]
         whole["data"]["limit"] = self.data.limit or 0  # as older jobs write it, which may resume
+        if self.data.batching == "padded" or self.method == SHARED_SEED:
+            del whole["data"]["batching"]  # what older jobs did, and shared-seed jobs do
         if not self.data.among_choices:
             del whole["data"]["among_choices"]  # older jobs do not have the key, and may resume
         if self.method != SHARED_SEED:

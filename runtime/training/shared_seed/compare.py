@@ -29,8 +29,8 @@ from runtime.training.shared_seed.member import Member, start_replica
 from runtime.training.shared_seed.points import PointsModel
 from runtime.training.shared_seed.seed_log import Header
 from runtime.training.shared_seed.shared_seed_job import terms_of
+from runtime.training.trainable import Trainable
 from runtime.training.training_data import Sample
-from runtime.training.worker import Trainable
 
 BYTE, EXACT, FIRST_ORDER = "byte", "exact", "first-order"
 Weights = Tensor

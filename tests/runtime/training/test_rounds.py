@@ -15,7 +15,13 @@ from runtime.training.choose import choose_scheme
 from runtime.training.chunk_work import ChunkWork
 from runtime.training.rounds import RoundCoordinator
 from runtime.training.training_step import BatchGradient, StepReport, batch_of, make_step
-from tests.support.worker_pools import NUM_SAMPLES, SIZE, FakePool, gradient, make_config
+from tests.support.worker_pools import (
+    SAMPLE_SIZES,
+    SIZE,
+    FakePool,
+    gradient,
+    make_config,
+)
 
 WORKERS = 6
 STEPS = 10
@@ -65,7 +71,7 @@ def train(
         optimizers = [
             AdamW.start(np.zeros(SIZE, dtype=np.float32)) for _ in range(scheme.delay + 1)
         ]
-    coordinator = RoundCoordinator(config, scheme, optimizers, pool, [1] * NUM_SAMPLES, pool)
+    coordinator = RoundCoordinator(config, scheme, optimizers, pool, SAMPLE_SIZES, pool)
     reports: list[StepReport] = []
     made = 0
     while not coordinator.is_done and (rounds is None or made < rounds):
@@ -82,7 +88,7 @@ def serial(trial: int) -> AdamW:
     )
     optimizer = AdamW.start(np.zeros(SIZE, dtype=np.float32))
     for step in range(STEPS):
-        total, _ = gradient(optimizer.parameters, batch_of(config, step, NUM_SAMPLES))
+        total, _ = gradient(optimizer.parameters, batch_of(config, step, SAMPLE_SIZES))
         make_step(optimizer, BatchGradient(total=total, loss_sum=0.0, num_tokens=64), config)
     return optimizer
 

@@ -11,7 +11,7 @@ from runtime.errors import PeerLost
 from runtime.training.job.job_config import TrainConfig
 from runtime.training.scheme_plan import training_steps
 from runtime.training.training_step import StepReport
-from tests.support.worker_pools import NUM_SAMPLES, SIZE, FakePool, make_config
+from tests.support.worker_pools import SAMPLE_SIZES, SIZE, FakePool, make_config
 
 FOR_EVER = float("inf")
 STEPS = 40
@@ -25,7 +25,7 @@ def job(scheme: str, *, workers: int = 6) -> TrainConfig:
 def train(config: TrainConfig, pool: FakePool) -> tuple[list[AdamW], list[StepReport], list[str]]:
     optimizers = [AdamW.start(np.zeros(SIZE, dtype=np.float32)) for _ in range(config.num_trials)]
     notes: list[str] = []
-    steps = training_steps(config, optimizers, pool, [1] * NUM_SAMPLES, pool, note=notes.append)
+    steps = training_steps(config, optimizers, pool, SAMPLE_SIZES, pool, note=notes.append)
     return optimizers, list(steps), notes
 
 

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -9,10 +10,18 @@ import pytest
 from parallel.training.adamw import AdamW, Vector
 from runtime.training.chunk_work import ChunkResult
 from runtime.training.coordinator import OrderedSums
-from runtime.training.job.job_config import TrainConfig
-from runtime.training.training_step import BatchGradient, NotFiniteError, make_step
+from runtime.training.job.job_config import DataConfig, TrainConfig
+from runtime.training.training_step import (
+    BatchGradient,
+    NotFiniteError,
+    SampleSizes,
+    make_step,
+    microbatches_of,
+)
 from tests.support import worker_pools
 from tests.support.worker_pools import FakePool, make_config, train
+
+BATCHINGS: tuple[Literal["padded", "grouped", "packed"], ...] = ("padded", "grouped", "packed")
 
 
 def vector(*values: float) -> Vector:
@@ -102,3 +111,14 @@ def test_a_run_stops_at_the_same_chunk_whatever_workers_do(
     )
     assert np.array_equal(calm.parameters, optimizer.parameters)
     assert np.isfinite(optimizer.parameters).all()
+
+
+def test_a_batch_is_grouped_by_length_and_stays_the_same_batch() -> None:
+    sizes = SampleSizes(num_tokens=[9, 2, 7, 2, 5, 9], num_loss_tokens=[1] * 6)
+    ids = [5, 0, 3, 2, 1, 4]
+    found = {
+        batching: microbatches_of(TrainConfig(data=DataConfig(batching=batching)), ids, 3, sizes)
+        for batching in BATCHINGS
+    }
+    assert found["grouped"] == [[3, 1], [4, 2], [5, 0]]  # equal lengths keep their order
+    assert found["padded"] == found["packed"] == [[5, 0], [3, 2], [1, 4]]

@@ -10,8 +10,9 @@ from parallel.training.adamw import Vector
 from runtime.training.chunk_work import ChunkResult, ChunkWork
 from runtime.training.job.job_config import LoraConfig, TrainConfig
 from runtime.training.timed_worker import TimedSpec, TimedWorker, start_vector
+from runtime.training.trainable import Trainable
 from runtime.training.training_data import Sample
-from runtime.training.worker import Trainable, TrainWorker
+from runtime.training.worker import TrainWorker
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 SAMPLES = [Sample(tuple(range(first, first + 9)), 3) for first in range(1, 9)]

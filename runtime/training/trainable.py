@@ -1,0 +1,183 @@
+"""A model in training: its trained weights as one vector, and gradients and losses of samples."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from parallel.training.choices import among_choices
+from parallel.training.lora import add_lora
+from runtime.errors import ConfigError
+from runtime.training.adapters.base_model import has_tied_head, load_model
+from runtime.training.chunk_work import Vector
+from runtime.training.job.job_config import LoraConfig, TrainConfig
+from runtime.training.token_rows import TokenRows
+from runtime.training.training_data import Sample
+
+
+class Trainable:
+    """A model whose trained weights are one vector, in the order of their names."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        weights: dict[str, nn.Parameter],
+        device: str,
+        precision: str = "float32",
+        *,
+        packs: bool = False,
+    ) -> None:
+        """Train `weights` of a model; `packs` computes samples as one row, without padding."""
+        self.model = model
+        self.weights = dict(sorted(weights.items()))
+        self._device = device
+        self._precision = precision
+        self._packs = packs
+
+    @classmethod
+    def load(cls, directory: Path, config: TrainConfig, device: str = "cpu") -> "Trainable":
+        """Load a checkpoint's model in float32.
+
+        Raises:
+            ConfigError: it has no layers of the configured names.
+        """
+        model = load_model(directory)
+        if config.method == "full":
+            weights = dict(model.named_parameters())
+        else:
+            weights = lora_weights(model, config.lora, config.seed)
+        if config.gradient_checkpointing:
+            new = getattr(model, "activation_checkpointing_enable", None)
+            (new or model.gradient_checkpointing_enable)({"use_reentrant": False})
+        packs = config.data.batching == "packed"
+        return cls(model.to(device), weights, device, config.precision, packs=packs)
+
+    @property
+    def size(self) -> int:
+        """Number of trained weights."""
+        return sum(weight.numel() for weight in self.weights.values())
+
+    @property
+    def has_tied_head(self) -> bool:
+        """Whether the model's head is its embedding."""
+        return has_tied_head(self.model)
+
+    def get(self) -> Vector:
+        """Return the weights."""
+        parts = [weight.detach().reshape(-1) for weight in self.weights.values()]
+        return torch.cat(parts).cpu().numpy().copy()
+
+    def set(self, vector: Vector) -> None:
+        """Replace the weights."""
+        first = 0
+        with torch.no_grad():
+            for weight in self.weights.values():
+                part = torch.from_numpy(vector[first : first + weight.numel()].copy())
+                weight.copy_(part.view_as(weight))
+                first += weight.numel()
+
+    def gradient(
+        self, samples: Sequence[Sample], dropout_seed: int = 0
+    ) -> tuple[Vector, float, int]:
+        """Return the samples' summed gradient, their summed loss, and their tokens in the loss."""
+        for weight in self.weights.values():
+            weight.grad = None
+        torch.manual_seed(dropout_seed)  # dropout depends on the chunk alone
+        self.model.train()
+        loss, num_tokens = self.loss(samples)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's
+        self.model.eval()
+        parts = [
+            (weight.grad if weight.grad is not None else torch.zeros_like(weight)).reshape(-1)
+            for weight in self.weights.values()
+        ]
+        return torch.cat(parts).cpu().numpy(), float(loss.detach()), num_tokens
+
+    def loss(self, samples: Sequence[Sample]) -> tuple[Tensor, int]:
+        """Return the summed cross entropy of the samples' completions, and their tokens."""
+        rows = TokenRows.of(samples, packed=self._packs)
+        choices = [s.choices for s in samples for _ in range(s.num_loss_tokens)]
+        allowed = among_choices(self._logits(rows), choices)
+        learned = rows.learned.to(self._device)
+        return F.cross_entropy(allowed, learned, reduction="sum"), len(learned)
+
+    def log_likelihoods(self, samples: Sequence[Sample]) -> list[float]:
+        """Return each completion's log probability after its prompt."""
+        rows = TokenRows.of(samples, packed=self._packs)
+        with torch.inference_mode():
+            log_probs = self._logits(rows).log_softmax(dim=-1)
+            each = log_probs.gather(1, rows.learned.to(self._device).unsqueeze(1)).squeeze(1)
+            parts = torch.split(each, [sample.num_loss_tokens for sample in samples])
+            return [float(part.sum()) for part in parts]
+
+    def scores(self, groups: Sequence[Sequence[Sample]]) -> list[list[float]]:
+        """Return the log probability of each alternative of each group.
+
+        Alternatives of one token after the same prompt share one forward of that prompt.
+        """
+        if not all(_is_one_token_after_one_prompt(group) for group in groups):
+            found = iter(self.log_likelihoods([sample for group in groups for sample in group]))
+            return [[next(found) for _ in group] for group in groups]
+        rows = TokenRows.of([group[0] for group in groups], packed=self._packs)
+        with torch.inference_mode():
+            log_probs = self._logits(rows).log_softmax(dim=-1)
+            return [
+                row[[sample.token_ids[-1] for sample in group]].tolist()
+                for row, group in zip(log_probs, groups, strict=True)
+            ]
+
+    def _logits(self, rows: TokenRows) -> Tensor:
+        """Return the logits that predict the learned tokens, [N, V], in float32."""
+        lower = self._precision != "float32"
+        places = rows.places.to(self._device)
+        with (
+            torch.autocast(self._device, torch.bfloat16, enabled=lower),
+            _head_at(self.model, places),
+        ):
+            inputs = {name: part.to(self._device) for name, part in rows.inputs.items()}
+            logits: Tensor = self.model(**inputs).logits
+        assert logits.dim() == 2, "the model's head was not called as a module"
+        return logits.float()
+
+
+def lora_weights(model: nn.Module, config: LoraConfig, seed: int) -> dict[str, nn.Parameter]:
+    """Add the configured adapters to a model; raise ConfigError if it has no such layers."""
+    try:
+        return add_lora(
+            model,
+            config.targets,
+            rank=config.rank,
+            alpha=config.alpha,
+            seed=seed,
+            dropout=config.dropout,
+        )
+    except ValueError as error:
+        raise ConfigError(f"`lora.targets`: {error}") from error
+
+
+@contextmanager
+def _head_at(model: PreTrainedModel, places: Tensor) -> Iterator[None]:
+    """Compute a model's logits only where `places`, [B, T], is true; they are [N, V] then.
+
+    The head is the widest layer, and most positions of a sample are not learned. What a family does
+    to its logits after the head, as a cap, is unchanged.
+    """
+
+    def choose(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (inputs[0][places], *inputs[1:])
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _is_one_token_after_one_prompt(group: Sequence[Sample]) -> bool:
+    prompts = {sample.token_ids[:-1] for sample in group}
+    return len(prompts) == 1 and all(sample.num_loss_tokens == 1 for sample in group)

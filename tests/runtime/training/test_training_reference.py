@@ -1,0 +1,132 @@
+"""Training against a plain loop of peft and torch: the same losses, however samples are batched."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import peft
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from parallel.training.sampler import step_samples
+from runtime.training.job.job_config import (
+    DataConfig,
+    LoraConfig,
+    OptimizerConfig,
+    TrainConfig,
+    WorkersConfig,
+)
+from runtime.training.trainable import Trainable
+from runtime.training.training_data import Sample
+from tests.support.local_pool import train_here
+from tests.support.models import smollm2_directory
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers")  # of what peft calls
+STEPS = 10
+TARGETS = ["q_proj", "v_proj", "down_proj"]
+Batching = Literal["padded", "grouped", "packed"]
+Method = Literal["lora", "full"]
+
+
+def samples() -> list[Sample]:
+    draw = np.random.default_rng(11)
+    sizes = draw.integers(4, 20, 23)
+    return [
+        Sample(tuple(draw.integers(1, 100, size).tolist()), int(draw.integers(1, size)))
+        for size in sizes
+    ]
+
+
+def job(method: Method, batching: Batching = "grouped") -> TrainConfig:
+    return TrainConfig(
+        method=method,
+        seed=4,
+        data=DataConfig(batching=batching),
+        lora=LoraConfig(rank=4, alpha=8.0, targets=TARGETS),
+        optimizer=OptimizerConfig(
+            steps=STEPS, batch=6, microbatch=2, lr=3e-3, warmup=0.0, schedule="constant",
+            weight_decay=0.1,
+        ),
+        workers=WorkersConfig(count=1),
+    )  # fmt: skip
+
+
+def reference_losses(directory: Path, config: TrainConfig) -> list[float]:
+    """Train with peft and torch's AdamW, each batch in one padded forward."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    if config.method == "lora":
+        model = with_adapter(model, directory, config)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    settings = config.optimizer
+    optimizer = torch.optim.AdamW(
+        trained,
+        lr=settings.lr,
+        betas=(settings.beta1, settings.beta2),
+        weight_decay=settings.weight_decay,
+    )
+    losses, all_samples = [], samples()
+    for step in range(STEPS):
+        ids = step_samples(step, num_samples=len(all_samples), batch=settings.batch, seed=4)
+        loss = mean_loss(model, [all_samples[index] for index in ids])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's
+        assert settings.clip is not None
+        torch.nn.utils.clip_grad_norm_(trained, settings.clip)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def with_adapter(model: PreTrainedModel, directory: Path, config: TrainConfig) -> PreTrainedModel:
+    """Add peft's adapter, with the weights that ours starts from."""
+    lora = config.lora
+    settings = peft.LoraConfig(r=lora.rank, lora_alpha=int(lora.alpha), target_modules=lora.targets)
+    adapted = peft.get_peft_model(model, settings)
+    state = {
+        f"base_model.model.{name}.default.weight": weight.detach()
+        for name, weight in Trainable.load(directory, config).weights.items()
+    }
+    left = adapted.load_state_dict(state, strict=False)
+    assert not left.unexpected_keys
+    assert not [name for name in left.missing_keys if "lora" in name]
+    return adapted
+
+
+def mean_loss(model: PreTrainedModel, some: Sequence[Sample]) -> torch.Tensor:
+    length = max(len(sample.token_ids) for sample in some)
+    ids = torch.zeros((len(some), length), dtype=torch.int64)
+    there, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+    for row, sample in enumerate(some):
+        size = len(sample.token_ids)
+        ids[row, :size] = torch.tensor(sample.token_ids)
+        there[row, :size] = 1
+        labels[row, sample.num_prompt : size] = ids[row, sample.num_prompt : size]
+    logits = model(input_ids=ids, attention_mask=there).logits[:, :-1]
+    return F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_ten_losses_are_those_of_peft_and_torch(tiny: Path, method: Method) -> None:
+    wanted = reference_losses(tiny, job(method))
+    assert wanted[-1] < wanted[0] - 0.05
+    for batching in ("padded", "grouped", "packed"):
+        _, losses = train_here(tiny, job(method, batching), samples())
+        assert losses == pytest.approx(wanted, abs=1e-4), batching
+
+
+@pytest.mark.slow
+def test_ten_losses_of_smollm2_are_those_of_peft_and_torch() -> None:
+    wanted = reference_losses(smollm2_directory(), job("lora"))
+    assert wanted[-1] < wanted[0] - 0.05
+    for batching in ("padded", "grouped", "packed"):
+        _, losses = train_here(smollm2_directory(), job("lora", batching), samples())
+        assert losses == pytest.approx(wanted, abs=1e-4), batching
