@@ -134,7 +134,7 @@ def _baseline_cases(options: BenchDecodeOptions, spec: DeploymentSpec) -> list[C
     actor = (
         ray.remote(BaselineActor)
         .options(num_cpus=0, scheduling_strategy=beside_driver())  # the model is there
-        .remote(settings.directory, settings.dtype, settings.device, settings.num_threads)
+        .remote(settings.directory, settings.weights, settings.device, settings.num_threads)
     )
 
     def measure(name: str, submits: list[Submit], max_tokens: int) -> MeasuredRun:
@@ -211,6 +211,6 @@ def _settings(options: BenchDecodeOptions) -> dict[str, object]:
         "seed": options.decode.seed,
         "batch": options.models.max_batch,
         "repeats": options.repeats,
-        "dtype": options.models.dtype,
+        "weights": options.models.weights,
         "threads": options.models.threads,
     }

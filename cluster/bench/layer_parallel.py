@@ -172,7 +172,7 @@ def _config(options: BenchLayersOptions, num_prompts: int) -> dict[str, object]:
         "max_tokens": options.decode.max_tokens,
         "draft_length": options.decode.draft_length,
         "temperature": options.decode.temperature,
-        "dtype": options.models.dtype,
+        "weights": options.models.weights,
         "threads": options.models.threads,
     }
 

@@ -39,6 +39,7 @@ add_verb(
                 "models.drafter",
                 "models.tp",
                 "models.device",
+                "models.weights",
             ),
         },
     ),

@@ -15,6 +15,7 @@ GENERATE = VerbDeclaration(
             "models.drafter",
             "models.tp",
             "models.device",
+            "models.weights",
             "models.ray_address",
         ),
         "Prompts": ("input.prompt", "input.prompts", "input.chat"),

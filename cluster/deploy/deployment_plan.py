@@ -95,6 +95,8 @@ def _check_memory(target: PlannedModel, drafter: PlannedDrafter, spec: Deploymen
     weights = cache = 0
     for facts, settings in held:
         if facts is not None:
-            weights += facts.weight_bytes(settings.dtype, settings.layers)
-            cache += facts.cache_bytes(settings.dtype, settings.cache_tokens, settings.layers)
+            weights += facts.weight_bytes(settings.weights, settings.device, settings.layers)
+            cache += facts.cache_bytes(
+                settings.weights, settings.device, settings.cache_tokens, settings.layers
+            )
     check_fits(weights, cache, available_bytes(), cache_tokens=spec.target.cache_tokens)

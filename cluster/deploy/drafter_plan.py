@@ -16,7 +16,7 @@ from cluster.deploy.layer_parallel_text import parse_layer_parallel
 from cluster.deploy.target_plan import PlannedModel, known_as, target_settings
 from cluster.options.model_options import ModelOptions
 from parallel.decoding.types import DecodeMode
-from runtime.drafters.draft_checkpoint import check_drafter, is_drafter, read_drafter
+from runtime.drafters.draft_checkpoint import check_drafter, drafter_facts, is_drafter
 from runtime.drafters.lookups.lookup_settings import LookupSettings
 from runtime.drafters.shipped import shipped_drafter
 from runtime.errors import ConfigError
@@ -141,7 +141,7 @@ def _find_model(
         is_trained = is_drafter(directory)
         if is_trained:
             check_drafter(directory, target.facts.directory)
-            facts = ModelFacts(directory=directory, config=read_drafter(directory).config)
+            facts = drafter_facts(directory, target.facts)
         else:
             facts = read_facts(directory)
     _check_ranks(facts, options, len(layers or range(facts.config.num_layers)))

@@ -74,7 +74,7 @@ def target_settings(options: ModelOptions, target: PlannedModel) -> ModelSetting
         directory=target.directory,
         known=known_as(target.facts, target.name),
         virtual=target.virtual,
-        dtype=options.dtype,
+        weights=options.weights,
         device=options.device,
         shares_prefixes=options.prefix_cache,
         group_timeout_s=place_of(options).timeout_s,

@@ -210,7 +210,7 @@ def _settings(options: DraftEvalOptions, target: PlannedModel) -> dict[str, obje
         "seed": options.seed,
         "tp": options.models.tp,
         "threads": options.models.threads,
-        "dtype": options.models.dtype,
+        "weights": options.models.weights,
     }
 
 

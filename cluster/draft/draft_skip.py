@@ -56,7 +56,7 @@ def run(options: DraftSkipOptions) -> int:
             corpus=str(corpus),
             num_trials=options.trials,
             seed=options.seed,
-            dtype=options.models.dtype,
+            weights=options.models.weights,
             device=options.models.device,
             num_threads=options.models.threads or usable_cores(),
         )

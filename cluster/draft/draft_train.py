@@ -57,7 +57,7 @@ def run(options: DraftTrainOptions) -> int:
         layers=_layers(options, target),
         head_size=options.head_vocab,
         settings=_settings(options),
-        dtype=options.models.dtype,
+        weights=options.models.weights,
         device=options.models.device,
         num_threads=options.models.threads or usable_cores(),
     )

@@ -52,7 +52,7 @@ def run(options: DraftFollowOptions) -> int:
             seed=options.seed,
         ),
         poll_s=_POLL_S,
-        dtype=options.models.dtype,
+        weights=options.models.weights,
         device=options.models.device,
         num_threads=options.models.threads or usable_cores(),
     )

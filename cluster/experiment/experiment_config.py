@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from cluster.options.model_options import Dtype, GroupBackend, LinkKind
+from cluster.options.model_options import GroupBackend, LinkKind, Weights
 from cluster.options.paths import check_stays
 from cluster.options.place_options import PlaceOptions
 from parallel.decoding.types import DecodeMode
@@ -131,7 +131,7 @@ class Model(Section):
     """A .jsonl file."""
     prompt: str | None = None
     chat: bool = False
-    dtype: Dtype = "float32"
+    weights: Weights = "auto"
     device: str = "cpu"
     threads: Count | None = None
     temperature: Annotated[float, Field(ge=0)] = 0.0

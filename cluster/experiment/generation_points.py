@@ -193,7 +193,7 @@ def _model_options(experiment: Experiment, point: GeneratePoint) -> ModelOptions
     if model is None:
         assert experiment.devices is not None
         return replace(options, virtual=virtual_text(experiment.devices, point))
-    return replace(options, dtype=model.dtype, device=model.device, threads=model.threads)
+    return replace(options, weights=model.weights, device=model.device, threads=model.threads)
 
 
 def _place(experiment: Experiment, point: GeneratePoint) -> PlaceOptions:

@@ -7,7 +7,7 @@ from cluster.options.place_options import PlaceOptions
 from cluster.options.schema import Env, Flag, Positive, Seconds
 from runtime.checking.tables import Range, Unset
 
-Dtype = Literal["float32", "bfloat16", "float16"]
+Weights = Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"]
 GroupBackend = Literal["auto", "shm", "gloo", "nccl"]
 LinkKind = Literal["grpc", "gloo", "nccl"]
 RayAddress = Annotated[str | None, Flag("--ray"), Env("RAY_ADDRESS"), Unset("local")]
@@ -41,8 +41,10 @@ class ModelOptions:
     """Virtual devices in place of models, as target=40ms,draft=8ms,alpha=0.8. More parts:
     position=1ms, exchanges=0, vocab=1024, seed=0; in place of draft also layers=32, attention=2ms,
     mlp=1ms, exchange=0.2ms, drop=0.02."""
-    dtype: Dtype = "float32"
-    """Type of weights and cache."""
+    weights: Weights = "auto"
+    """Format of the weights in memory. auto is what the file has on a CPU, and bfloat16 on CUDA; a
+    named format is converted to at load, except that int8 and int4 keep matrices whose rows are not
+    whole groups of 32 weights as they are. Activations and cache are float32 on a CPU."""
     device: str = "cpu"
     """cpu or cuda."""
     threads: Annotated[int | None, Range(least=1), Unset("auto")] = None

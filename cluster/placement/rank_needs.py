@@ -27,6 +27,8 @@ def bytes_of_rank(facts: ModelFacts | None, settings: ModelSettings, num_ranks: 
     """Return how many bytes of its node's memory each rank of a group reserves."""
     if facts is None or settings.device != "cpu":
         return 0
-    weights = facts.weight_bytes(settings.dtype, settings.layers)
-    cache = facts.cache_bytes(settings.dtype, settings.cache_tokens, settings.layers)
+    weights = facts.weight_bytes(settings.weights, settings.device, settings.layers)
+    cache = facts.cache_bytes(
+        settings.weights, settings.device, settings.cache_tokens, settings.layers
+    )
     return (weights + cache) // num_ranks

@@ -205,7 +205,7 @@ async def _start_http(
 def _open_journal(options: ServeOptions, model: ServedModel) -> JournalStore | None:
     if options.journal is None:
         return None
-    store = JournalStore.open(options.journal, f"{model.name} in {options.models.dtype}")
+    store = JournalStore.open(options.journal, f"{model.name} in {options.models.weights}")
     if store.restored:
         _NOTES.note(f"continuing with {len(store.restored)} requests of {options.journal}")
     return store

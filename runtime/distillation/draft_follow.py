@@ -22,7 +22,7 @@ from runtime.distillation.draft_teacher import Teacher
 from runtime.distillation.draft_training import DraftTrainer, TrainSettings
 from runtime.distillation.traffic import TrafficReader
 from runtime.drafters.draft_checkpoint import DrafterSource, check_drafter, save_drafter
-from runtime.models.weights import CheckpointSource
+from runtime.weights.checkpoint_source import CheckpointSource
 
 _HELD_OUT_EVERY = 8
 _MIN_ANSWERS = 16
@@ -50,7 +50,7 @@ class FollowJob:
     """The number of rounds; 0 trains until the process is stopped."""
     settings: TrainSettings
     poll_s: float
-    dtype: str
+    weights: str
     device: str
     num_threads: int
 
@@ -84,9 +84,9 @@ class Follower:
         drafter, target = Path(job.drafter), Path(job.target_directory)
         device = torch.device(job.device)
         self._manifest = check_drafter(drafter, target)
-        source = DrafterSource(drafter, target, torch.float32, device)
+        source = DrafterSource(drafter, target, "float32", device)
         self._config = source.config
-        embedding = CheckpointSource(target, torch.float32, device).read(_SHARED[0])
+        embedding = CheckpointSource(target, "float32", device).read(_SHARED[0])
         size = len(source.head_token_ids)
         names = [name for name in tensor_shapes(self._config) if name not in _SHARED]
         self._trainer = DraftTrainer(
@@ -99,8 +99,7 @@ class Follower:
             device=device,
             head=source.read_slice(_SHARED[1], 0, 0, size),
         )
-        dtype: torch.dtype = getattr(torch, job.dtype)
-        self._teacher = Teacher(target, dtype=dtype, device=device)
+        self._teacher = Teacher(target, weights=job.weights, device=device)
         self._examples: deque[DraftExample] = deque(maxlen=job.window)
         self.num_answers = 0
 

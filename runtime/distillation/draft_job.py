@@ -23,7 +23,7 @@ from runtime.distillation.draft_training import DraftTrainer, TrainSettings
 from runtime.drafters.draft_checkpoint import save_drafter
 from runtime.errors import ConfigError
 from runtime.models.checkpoint_files import read_checkpoint
-from runtime.models.weights import CheckpointSource
+from runtime.weights.checkpoint_source import CheckpointSource
 
 _HELD_OUT_EVERY = 20
 _SHARED = ("model.embed_tokens.weight", "lm_head.weight")
@@ -45,8 +45,8 @@ class DraftJob:
     """The target layers that initialize the drafter's layers, one for each."""
     head_size: int
     settings: TrainSettings
-    dtype: str
-    """The dtype of the teacher; the student trains in float32."""
+    weights: str
+    """How the teacher's weights are held; the student trains in float32."""
     device: str
     num_threads: int
 
@@ -82,7 +82,7 @@ def run_job(job: DraftJob) -> Iterator[JobEvent]:
     training, held_out = _split(records, lessons)
     files = read_checkpoint(target)
     config = replace(files.config, num_layers=len(job.layers), tied_head=False)
-    source = CheckpointSource(target, torch.float32, torch.device("cpu"), tensors=files.tensors)
+    source = CheckpointSource(target, "float32", torch.device("cpu"), tensors=files.tensors)
     counts = _counts(records, config.vocab_size)
     head_tokens = choose_head_tokens(counts, job.head_size)
     trainer = DraftTrainer(
@@ -122,8 +122,8 @@ def run_job(job: DraftJob) -> Iterator[JobEvent]:
 
 
 def _teacher(job: DraftJob) -> Teacher:
-    dtype: torch.dtype = getattr(torch, job.dtype)
-    return Teacher(Path(job.target_directory), dtype=dtype, device=torch.device(job.device))
+    device = torch.device(job.device)
+    return Teacher(Path(job.target_directory), weights=job.weights, device=device)
 
 
 def _split(

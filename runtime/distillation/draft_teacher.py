@@ -18,6 +18,7 @@ from parallel.model.batch import SequenceRows
 from parallel.model.cache import SoleCache
 from runtime.distillation.draft_corpus import CorpusRecord
 from runtime.models.weights import load_decoder
+from runtime.weights.weight_choice import choose_weights
 
 # Shape suffixes: N = positions, V = vocabulary, C = candidates.
 
@@ -40,9 +41,10 @@ class Lesson:
 class Teacher:
     """A whole model in this process that scores whole answers in one forward."""
 
-    def __init__(self, directory: Path, *, dtype: torch.dtype, device: torch.device) -> None:
-        self._decoder = load_decoder(directory, SoloGroup(), dtype=dtype, device=device)
-        self._dtype, self._device = dtype, device
+    def __init__(self, directory: Path, *, weights: str, device: torch.device) -> None:
+        self._decoder = load_decoder(directory, SoloGroup(), weights=weights, device=device)
+        self._dtype = choose_weights(weights, device.type).activations
+        self._device = device
 
     def teach(self, records: list[CorpusRecord]) -> list[Lesson]:
         """Return a lesson for each record, in order."""

@@ -15,6 +15,7 @@ from parallel.model.transformer import Decoder
 from runtime.distillation.draft_corpus import CorpusRecord, read_corpus
 from runtime.errors import ConfigError
 from runtime.models.weights import load_decoder
+from runtime.weights.weight_choice import choose_weights
 
 _PAGE = 16
 
@@ -28,7 +29,7 @@ class SearchJob:
     """The file of the target's own greedy answers."""
     num_trials: int
     seed: int
-    dtype: str
+    weights: str
     device: str
     num_threads: int
 
@@ -40,9 +41,10 @@ def run_search(job: SearchJob) -> Iterator[SkipTrial]:
         ConfigError: the target has no layers to skip, or the corpus has no answers.
     """
     torch.set_num_threads(job.num_threads)
-    dtype: torch.dtype = getattr(torch, job.dtype)
     device = torch.device(job.device)
-    decoder = load_decoder(Path(job.target_directory), SoloGroup(), dtype=dtype, device=device)
+    dtype = choose_weights(job.weights, job.device).activations
+    directory = Path(job.target_directory)
+    decoder = load_decoder(directory, SoloGroup(), weights=job.weights, device=device)
     records = [record for record in read_corpus(Path(job.corpus)) if record.output_ids]
     if not records:
         raise ConfigError(

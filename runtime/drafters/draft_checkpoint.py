@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +24,23 @@ from parallel.group import Group
 from parallel.model.model_config import ModelConfig
 from parallel.model.shapes import tensor_shapes
 from parallel.model.transformer import Decoder
-from parallel.weights.stored_matrix import Matrix
+from parallel.weights.stored_matrix import Matrix, permuted
 from runtime.errors import ConfigError
 from runtime.models.checkpoint_files import (
+    EMBEDDING,
+    HEAD,
     CheckpointFiles,
+    check_stated_layout,
     read_checkpoint,
     read_config_json,
     read_model_config,
 )
-from runtime.models.tensors import check_tensors, read_tensor_index
-from runtime.models.weights import CheckpointSource
+from runtime.models.model_facts import ModelFacts
+from runtime.weights.checkpoint_source import CheckpointSource
+from runtime.weights.tensors import check_tensors, read_tensor_index
 
 DRAFTER_KEY = "paceline_drafter"
 _FORMAT = 1
-_EMBEDDING = "model.embed_tokens.weight"
-_HEAD = "lm_head.weight"
 _HEAD_TOKENS = "head.token_ids"
 _WEIGHTS = "model.safetensors"
 
@@ -105,7 +107,7 @@ def check_drafter(directory: Path, target_directory: Path) -> DrafterManifest:
             "that config.json states; copy it again"
         )
     files = read_drafter(directory)
-    found = (_HEAD in files.tensors, files.tensors[_HEAD_TOKENS].shape[0])
+    found = (HEAD in files.tensors, files.tensors[_HEAD_TOKENS].shape[0])
     if found != (manifest.trained_head, manifest.head_size):
         raise ConfigError(
             f"drafter {directory}: {DRAFTER_KEY} in config.json states trained_head "
@@ -122,7 +124,7 @@ def check_drafter(directory: Path, target_directory: Path) -> DrafterManifest:
 
 def embedding_digest(directory: Path) -> str:
     """Return the SHA-256 of a checkpoint's embedding in float32, rows in order."""
-    table = CheckpointSource(directory, torch.float32, torch.device("cpu")).read(_EMBEDDING)
+    table = CheckpointSource(directory, "float32", torch.device("cpu")).read(EMBEDDING)
     return hashlib.sha256(table.numpy().tobytes()).hexdigest()
 
 
@@ -130,38 +132,41 @@ class DrafterSource:
     """The tensors of a drafter; shared ones are read from its target."""
 
     def __init__(
-        self, directory: Path, target_directory: Path, dtype: torch.dtype, device: torch.device
+        self, directory: Path, target_directory: Path, weights: str, device: torch.device
     ) -> None:
         files = read_drafter(directory)
         target = read_checkpoint(target_directory)
         self.config = files.config
         expected = (files.config.vocab_size, files.config.hidden_size)
-        if target.tensors[_EMBEDDING].shape != expected:
+        if target.tensors[EMBEDDING].shape != expected:
             raise ConfigError(
                 f"drafter {directory} shares an embedding of the shape {list(expected)}; that of "
-                f"{target_directory} has {list(target.tensors[_EMBEDDING].shape)}: take its target"
+                f"{target_directory} has {list(target.tensors[EMBEDDING].shape)}: take its target"
             )
-        self._own = CheckpointSource(directory, dtype, device, tensors=files.tensors)
-        self._target = CheckpointSource(target_directory, dtype, device, tensors=target.tensors)
-        self._trained_head = _HEAD in files.tensors
+        self._own = CheckpointSource(directory, weights, device, tensors=files.tensors)
+        self._target = CheckpointSource(target_directory, weights, device, tensors=target.tensors)
+        self._trained_head = HEAD in files.tensors
         self.head_token_ids = _head_tokens(files)
         """[head_size], int64, rising."""
 
     def read(self, name: str) -> Tensor:
         """Return a whole tensor."""
-        return (self._target if name == _EMBEDDING else self._own).read(name)
+        return (self._target if name == EMBEDDING else self._own).read(name)
 
     def read_slice(self, name: str, dim: int, first: int, stop: int) -> Tensor:
         """Return a range of a tensor; without its own head, the target's rows score."""
-        if name == _HEAD and not self._trained_head:
-            rows = self._target.read(_EMBEDDING)[self.head_token_ids[first:stop]]
-            return rows.contiguous()
-        source = self._target if name == _EMBEDDING else self._own
+        if name == HEAD and not self._trained_head:
+            return self._target.read(EMBEDDING)[self.head_token_ids[first:stop]]
+        source = self._target if name == EMBEDDING else self._own
         return source.read_slice(name, dim, first, stop)
 
     def read_matrix(self, name: str, dim: int, first: int, stop: int) -> Matrix:
         """Return a range of a linear layer's weight, as it is to be held."""
-        return self.read_slice(name, dim, first, stop)
+        if name == HEAD and not self._trained_head:
+            table = self._target.read_matrix(EMBEDDING, 0, 0, self.config.vocab_size)
+            return permuted(table, self.head_token_ids[first:stop])
+        source = self._target if name == EMBEDDING else self._own
+        return source.read_matrix(name, dim, first, stop)
 
 
 def load_drafter(
@@ -169,7 +174,7 @@ def load_drafter(
     target_directory: Path,
     group: Group,
     *,
-    dtype: torch.dtype,
+    weights: str,
     device: torch.device,
     layer_parallel_from: int | None = None,
 ) -> tuple[Decoder, Tensor]:
@@ -178,7 +183,7 @@ def load_drafter(
     Raises:
         ConfigError: it cannot be used, or splits over fewer ranks than there are.
     """
-    source = DrafterSource(directory, target_directory, dtype, device)
+    source = DrafterSource(directory, target_directory, weights, device)
     try:
         decoder = Decoder(
             source.config,
@@ -204,12 +209,26 @@ def read_drafter(directory: Path) -> CheckpointFiles:
     ids = tensors.get(_HEAD_TOKENS)
     if ids is None or ids.dtype != "I32" or len(ids.shape) != 1:
         raise ConfigError(f"drafter {directory} has no {_HEAD_TOKENS} of type int32: copy it again")
-    expected = {n: s for n, s in tensor_shapes(config).items() if n not in (_EMBEDDING, _HEAD)}
-    if _HEAD in tensors:
-        expected[_HEAD] = (*ids.shape, config.hidden_size)
+    expected = {n: s for n, s in tensor_shapes(config).items() if n not in (EMBEDDING, HEAD)}
+    if HEAD in tensors:
+        expected[HEAD] = (*ids.shape, config.hidden_size)
     rest = {name: entry for name, entry in tensors.items() if name != _HEAD_TOKENS}
     check_tensors(directory, rest, expected)
+    check_stated_layout(directory, tensors)
     return CheckpointFiles(directory=directory, config=config, tensors=tensors)
+
+
+def drafter_facts(directory: Path, target: ModelFacts) -> ModelFacts:
+    """Return what a drafter needs, with what it shares with its target.
+
+    Raises:
+        ConfigError: as `read_drafter`.
+    """
+    files = read_drafter(directory)
+    shared = target.tensors[EMBEDDING]
+    head_shape = (files.tensors[_HEAD_TOKENS].shape[0], files.config.hidden_size)
+    tensors = {EMBEDDING: shared, HEAD: replace(shared, shape=head_shape)} | dict(files.tensors)
+    return ModelFacts(directory=directory, config=files.config, tensors=tensors)
 
 
 def _head_tokens(files: CheckpointFiles) -> Tensor:
@@ -256,7 +275,7 @@ def save_drafter(
         stored = {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
         stored[_HEAD_TOKENS] = head_token_ids.to(torch.int32).contiguous()
         if head is not None:
-            stored[_HEAD] = head.to(dtype).contiguous()
+            stored[HEAD] = head.to(dtype).contiguous()
         save_file(stored, str(partial / _WEIGHTS), metadata={"format": "pt"})
         manifest = DrafterManifest(
             target=target_name,
@@ -288,7 +307,7 @@ def _replace(new: Path, old: Path) -> None:
 
 
 def _check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor]) -> None:
-    expected = {n: s for n, s in tensor_shapes(config).items() if n not in (_EMBEDDING, _HEAD)}
+    expected = {n: s for n, s in tensor_shapes(config).items() if n not in (EMBEDDING, HEAD)}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     assert found == expected, f"a drafter's tensors are {expected}, not {found}"
 
@@ -302,6 +321,7 @@ def _drafter_config(
     fields["tie_word_embeddings"] = False
     fields["dtype"] = str(dtype).removeprefix("torch.")
     fields.pop("torch_dtype", None)
+    fields.pop("quantization_config", None)  # of the target's weights
     return fields
 
 

@@ -13,6 +13,7 @@ from runtime.rank.group_models import on_this_node
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import DecoderShard, ShardRunner
 from runtime.rank.virtual_shard import VirtualShard
+from runtime.weights.weight_choice import choose_weights
 
 
 def build_shard(settings: ModelSettings, group: Group) -> DecoderShard | VirtualShard:
@@ -29,15 +30,14 @@ def build_shard(settings: ModelSettings, group: Group) -> DecoderShard | Virtual
             layer_parallel_from=_first_parallel_layer(settings) or 0,
         )
     device = torch.device(settings.device)
-    dtype: torch.dtype = getattr(torch, settings.dtype)
-    decoder, head_token_ids = _load(settings, group, dtype, device)
+    decoder, head_token_ids = _load(settings, group, device)
     cache = PagedCache(
         num_layers=decoder.stack.num_cached_layers,
         num_kv_heads=decoder.stack.heads.num_kv,
         head_dim=decoder.config.head_dim,
         num_pages=settings.num_pages,
         page_size=settings.page_size,
-        dtype=dtype,
+        dtype=choose_weights(settings.weights, settings.device).activations,
         device=device,
     )
     return DecoderShard(decoder, cache, head_token_ids)
@@ -80,7 +80,7 @@ def build_drafter(
 
 
 def _load(
-    settings: ModelSettings, group: Group, dtype: torch.dtype, device: torch.device
+    settings: ModelSettings, group: Group, device: torch.device
 ) -> tuple[Decoder, torch.Tensor | None]:
     """Return the decoder, and the token ids of a trained drafter's head."""
     assert settings.directory is not None
@@ -89,12 +89,17 @@ def _load(
     if settings.embedding_directory is not None:
         target = on_this_node(settings.embedding_directory, settings.known)
         return load_drafter(
-            directory, target, group, dtype=dtype, device=device, layer_parallel_from=first
+            directory,
+            target,
+            group,
+            weights=settings.weights,
+            device=device,
+            layer_parallel_from=first,
         )
     decoder = load_decoder(
         directory,
         group,
-        dtype=dtype,
+        weights=settings.weights,
         device=device,
         layers=settings.layers,
         layer_parallel_from=first,

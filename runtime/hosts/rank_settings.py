@@ -40,7 +40,8 @@ class ModelSettings:
     calibrates: bool = True
     """Whether approximate keys and values are read again by each draft's first step."""
     virtual: VirtualSpec | None = None
-    dtype: str = "float32"
+    weights: str = "auto"
+    """How the matrices are held, one of `weight_choice.WEIGHTS`."""
     device: str = "cpu"
     num_threads: int = 1
     cache_tokens: int = 8192

@@ -14,10 +14,12 @@ from parallel.model.shapes import tensor_shapes
 from runtime.errors import ConfigError
 from runtime.files.strict_json import read_json_object
 from runtime.models.hf_config import parse_config
-from runtime.models.tensors import TensorEntry, check_tensors, read_tensor_index
+from runtime.weights.stored_tensors import QUANTIZATION_CONFIG, TensorEntry
+from runtime.weights.tensors import check_tensors, read_tensor_index
 
 _ADAPTER = "adapter_config.json"
-_HEAD = "lm_head.weight"
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +39,33 @@ def read_checkpoint(directory: Path) -> CheckpointFiles:
     """
     config = read_model_config(directory)
     tensors = read_tensor_index(directory)
-    if config.tied_head and _HEAD in tensors:
+    if config.tied_head and HEAD in tensors:
         # transformers 5 ties only equal tensors, so a separate head is used whatever is stated.
         config = replace(config, tied_head=False)
     check_tensors(directory, tensors, tensor_shapes(config))
+    check_stated_layout(directory, tensors)
     return CheckpointFiles(directory=directory, config=config, tensors=tensors)
+
+
+def check_stated_layout(directory: Path, tensors: Mapping[str, TensorEntry]) -> None:
+    """Check that config.json states the layout of matrices in integer codes, if there are any.
+
+    Raises:
+        ConfigError: config.json and the weights disagree.
+    """
+    stored = next((name for name, entry in tensors.items() if entry.form is not None), None)
+    if bool(read_config_json(directory).get("quantization_config")) == (stored is not None):
+        return
+    if stored is None:
+        raise ConfigError(
+            f"{directory / 'config.json'} states quantized weights (quantization_config), but no "
+            "matrix of its files is: take both from the same directory"
+        )
+    raise ConfigError(
+        f"{tensors[stored].file} holds {stored} in integer codes, which {directory}/config.json "
+        f"does not state as quantization_config {dict(QUANTIZATION_CONFIG)}: take both from the "
+        "same directory"
+    )
 
 
 def read_model_config(directory: Path) -> ModelConfig:

@@ -6,23 +6,29 @@ start-up. The result is read like any other checkpoint.
 
 import json
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
-import numpy as np
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from safetensors.numpy import save_file
+from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from parallel.model.shapes import tensor_shapes
+from parallel.weights.quantize import squared_error
+from parallel.weights.stored_matrix import Matrix, StoredMatrix, num_outputs, permuted
 from runtime.errors import ConfigError
-from runtime.models.families.family import GgufFormat, Values
+from runtime.models.families.family import GgufFormat
 from runtime.models.families.registry import gguf_family
+from runtime.models.gguf_blocks import REQUANTIZED, dequantized, read_matrix
 from runtime.models.gguf_config import config_of
 from runtime.models.gguf_tokenizer import check_tokenizer, end_token_ids, load_tokenizer
 from runtime.models.hf_config import parse_config
-from runtime.models.tensors import TensorEntry, check_tensors
+from runtime.weights.stored_tensors import QUANTIZATION_CONFIG, TensorEntry, save_matrices
+from runtime.weights.tensors import check_tensors
 
 _EMBEDDING, _ROPE_FREQS = "token_embd.weight", "rope_freqs.weight"
 _TOP = {
@@ -34,8 +40,14 @@ _LONG_ARRAYS = ("tokenizer.ggml.scores", "tokenizer.ggml.token_type", "tokenizer
 """Used only by transformers; reading them from the file is slow."""
 
 
-def convert(source: Path, directory: Path, progress: Progress) -> None:
-    """Write weights (float32), configuration and tokenizer of a GGUF file to a directory.
+def convert(source: Path, directory: Path, progress: Progress) -> str | None:
+    """Write weights, configuration and tokenizer of a GGUF file to a directory.
+
+    Matrices keep the numbers of the file, in integer codes where it has them. The codes of Q6_K
+    alone are replaced by int8, because its groups have another size.
+
+    Returns:
+        What changed the numbers, and by how much; None if nothing did.
 
     Raises:
         ConfigError: the file is not a readable GGUF file, or has something that is not supported.
@@ -49,16 +61,17 @@ def convert(source: Path, directory: Path, progress: Progress) -> None:
         parsed = parse_config(config)
         check_tokenizer(metadata, parsed.vocab_size)
         progress.update(task, description=f"converting {source.name}", total=len(reader.tensors))
-        weights: dict[str, Values] = {}
+        weights: dict[str, Matrix] = {}
+        requantized = _Requantized()
         for tensor in reader.tensors:
             if tensor.name != _ROPE_FREQS:
                 name = _name(tensor.name, file_format)
-                weights[name] = file_format.restore(name, _dequantized(tensor), config)
+                weights[name] = _restored(name, tensor, file_format, config, requantized)
             progress.advance(task)
         for name, shape in tensor_shapes(parsed).items():
             if name.endswith(".bias") and name not in weights:
-                weights[name] = np.zeros(shape, dtype=np.float32)  # llama.cpp has no bias there
-        found = {name: TensorEntry(source, "F32", v.shape) for name, v in weights.items()}
+                weights[name] = torch.zeros(shape)  # llama.cpp has no bias there
+        found = {name: TensorEntry(source, "F32", _shape(m)) for name, m in weights.items()}
         check_tensors(source, found, tensor_shapes(parsed))
         progress.update(task, description="writing the tokenizer")
         load_tokenizer(source, metadata).save_pretrained(directory)
@@ -67,9 +80,37 @@ def convert(source: Path, directory: Path, progress: Progress) -> None:
     progress.update(task, description="writing the weights")
     ends = {"eos_token_id": end_token_ids(metadata)}
     bos = metadata.get("tokenizer.ggml.bos_token_id")
-    _write_json(directory / "config.json", config | ends | {"bos_token_id": bos})
+    config |= ends | {"bos_token_id": bos}
+    if any(isinstance(matrix, StoredMatrix) for matrix in weights.values()):
+        config["quantization_config"] = dict(QUANTIZATION_CONFIG)
+    _write_json(directory / "config.json", config)
     _write_json(directory / "generation_config.json", ends | {"bos_token_id": bos})
-    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    save_matrices(directory, weights)
+    return requantized.note(source)
+
+
+@dataclass(slots=True)
+class _Requantized:
+    """The matrices whose codes were replaced, and the error of that."""
+
+    count: int = 0
+    squared: float = 0.0
+    squared_error: float = 0.0
+
+    def add(self, matrix: Matrix, numbers: Tensor) -> None:
+        """Count a matrix that stands for these numbers."""
+        self.count += 1
+        self.squared += float(numbers.square().sum(dtype=torch.float64))
+        self.squared_error += squared_error(matrix, numbers)
+
+    def note(self, source: Path) -> str | None:
+        if not self.squared:
+            return None
+        error = (self.squared_error / self.squared) ** 0.5
+        return (
+            f"{source.name}: {self.count} matrices in {REQUANTIZED} are held in int8, which "
+            f"changes their weights by {error:.2%} (root mean square)"
+        )
 
 
 def _open(source: Path) -> gguf.GGUFReader:
@@ -102,20 +143,32 @@ def _config(reader: gguf.GGUFReader, metadata: dict[str, object]) -> dict[str, o
         metadata,
         frozenset(tensors),
         vocab_size=int(embedding.shape[-1]),
-        rope_freqs=None if freqs is None else _dequantized(freqs),
+        rope_freqs=None if freqs is None else dequantized(freqs).numpy(),
     )
 
 
-def _dequantized(tensor: gguf.ReaderTensor) -> Values:
-    try:
-        values = gguf.dequantize(tensor.data, tensor.tensor_type)
-    except NotImplementedError as error:
-        raise ValueError(
-            f"{tensor.name} is stored as {tensor.tensor_type.name}, which cannot be read"
-        ) from error
-    if not np.isfinite(values).all():
-        raise ValueError(f"{tensor.name} holds numbers that are not finite: is the file damaged?")
-    return np.asarray(values, dtype=np.float32)
+def _restored(
+    name: str,
+    tensor: gguf.ReaderTensor,
+    file_format: GgufFormat,
+    config: Mapping[str, object],
+    requantized: _Requantized,
+) -> Matrix:
+    """Return a tensor as Hugging Face orders it: vectors in float32, matrices as they are held."""
+    if len(tensor.shape) == 1:
+        values: Matrix = file_format.restore(name, dequantized(tensor))
+    else:
+        values = read_matrix(tensor)
+        if tensor.tensor_type.name == REQUANTIZED:
+            requantized.add(values, dequantized(tensor))
+    order = file_format.row_order(name, num_outputs(values), config)
+    return values if order is None else permuted(values, order)
+
+
+def _shape(matrix: Matrix) -> tuple[int, ...]:
+    if isinstance(matrix, StoredMatrix):
+        return (matrix.num_rows, matrix.num_columns)
+    return tuple(matrix.shape)
 
 
 def _name(name: str, file_format: GgufFormat) -> str:
@@ -146,7 +199,9 @@ def main() -> int:
     source = Path(sys.argv[1])
     try:
         with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
-            convert(source, Path(sys.argv[2]), progress)
+            note = convert(source, Path(sys.argv[2]), progress)
+        if note is not None:
+            console.print(note, highlight=False, soft_wrap=True)
     except ConfigError as error:
         print(error)
         return 2

@@ -8,6 +8,7 @@ from runtime.models.families.family import ModelFamily
 from runtime.models.families.fields import Fields
 from runtime.models.families.hf_rope import context_length
 from runtime.models.families.registry import family_of
+from runtime.weights.stored_tensors import check_quantization
 
 _ACTIVATIONS: Mapping[str, Activation] = {
     "silu": Activation.SILU,
@@ -77,12 +78,8 @@ def _check_class(fields: Fields, family: ModelFamily) -> None:
 
 
 def _check_fixed(fields: Fields, family: ModelFamily) -> None:
-    """Reject quantized weights, custom code and other activations."""
-    if fields.get("quantization_config"):
-        raise ValueError(
-            "quantized weights (quantization_config) are not supported: use the checkpoint in "
-            "float32, bfloat16 or float16"
-        )
+    """Reject foreign layouts of quantized weights, custom code and other activations."""
+    check_quantization(fields.get("quantization_config"))
     if fields.get("auto_map"):
         raise ValueError(
             f"auto_map is {fields.get('auto_map')!r}: a model's own code is not run; if "

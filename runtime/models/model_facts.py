@@ -1,7 +1,7 @@
 """The facts about a checkpoint before any weight is read: configuration, size, splits."""
 
 import logging
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,12 @@ from parallel.model.cache import cache_bytes
 from parallel.model.model_config import ModelConfig
 from parallel.model.shapes import tensor_shapes
 from runtime.errors import ConfigError
-from runtime.models.checkpoint_files import read_checkpoint
+from runtime.models.checkpoint_files import EMBEDDING, read_checkpoint
+from runtime.weights.stored_tensors import TensorEntry
+from runtime.weights.weight_choice import choose_weights, held_bytes, is_held_in_codes
 
 _LOG = logging.getLogger("paceline.models")
 DEVICES = ("cpu", "cuda")
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,20 +26,30 @@ class ModelFacts:
     directory: Path
     config: ModelConfig
 
-    def weight_bytes(self, dtype: str, layers: tuple[int, ...] | None = None) -> int:
-        """Return the memory of the weights; a tied table is stored twice, for look-up and head."""
-        values = sum(math.prod(shape) for shape in tensor_shapes(self.config, layers).values())
-        if self.config.tied_head:
-            values += self.config.vocab_size * self.config.hidden_size
-        return values * _dtype(dtype).itemsize
+    tensors: Mapping[str, TensorEntry]
+    """Where each tensor is that the model reads."""
+
+    def weight_bytes(self, weights: str, device: str, layers: tuple[int, ...] | None = None) -> int:
+        """Return the memory of the weights, held as `weights` on a device.
+
+        A tied table of numbers is held twice, for look-up and head; one of codes, once.
+        """
+        choice = choose_weights(weights, device)
+        held = {
+            name: held_bytes(self.tensors[name], choice)
+            for name in tensor_shapes(self.config, layers)
+        }
+        if self.config.tied_head and not is_held_in_codes(self.tensors[EMBEDDING], choice):
+            return sum(held.values()) + held[EMBEDDING]
+        return sum(held.values())
 
     def cache_bytes(
-        self, dtype: str, num_tokens: int, layers: tuple[int, ...] | None = None
+        self, weights: str, device: str, num_tokens: int, layers: tuple[int, ...] | None = None
     ) -> int:
-        """Return the memory of a KV cache."""
+        """Return the memory of a KV cache beside weights that are held as `weights`."""
         num_layers = None if layers is None else len(layers)
         values = self.config.cache_values_per_token(num_layers)
-        return cache_bytes(values, num_tokens, _dtype(dtype))
+        return cache_bytes(values, num_tokens, choose_weights(weights, device).activations)
 
 
 def read_facts(directory: Path) -> ModelFacts:
@@ -47,7 +58,8 @@ def read_facts(directory: Path) -> ModelFacts:
     Raises:
         ConfigError: something is missing, damaged or not supported.
     """
-    config = read_checkpoint(directory).config
+    files = read_checkpoint(directory)
+    config = files.config
     if config.rope.kind == "dynamic" and config.rope.factor > 1:
         _LOG.warning(
             "%s: the context ends at max_position_embeddings, %d tokens: dynamic RoPE scaling by "
@@ -56,7 +68,7 @@ def read_facts(directory: Path) -> ModelFacts:
             config.max_positions,
             config.rope.factor,
         )
-    return ModelFacts(directory=directory, config=config)
+    return ModelFacts(directory=directory, config=config, tensors=files.tensors)
 
 
 def check_tensor_parallel(facts: ModelFacts, size: int, option: str) -> None:
@@ -91,10 +103,3 @@ def check_device(device: str) -> None:
 def num_gpus() -> int:
     """Return the number of CUDA devices that this process may use."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
-def _dtype(name: str) -> torch.dtype:
-    if name not in DTYPES:
-        raise ConfigError(f"`dtype` is {name!r}: choose one of {', '.join(DTYPES)}")
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype

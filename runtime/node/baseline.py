@@ -3,9 +3,13 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import GenerationConfig
+
+from runtime.models.transformers_model import load_transformers
+from runtime.weights.weight_choice import choose_weights
 
 BASELINES = {"transformers": None, "transformers-lookup": 10}
 """Names, with the number of tokens that transformers' prompt lookup drafts; its guide uses 10."""
@@ -20,12 +24,14 @@ class BaselineRun:
 
 
 class TransformersBaseline:
-    """A model run by transformers, with the weights, dtype and threads of the target."""
+    """A model run by transformers, with the numbers, device and threads of the target."""
 
-    def __init__(self, directory: str, dtype: str, device: str, num_threads: int) -> None:
+    def __init__(self, directory: str, weights: str, device: str, num_threads: int) -> None:
         self._num_threads = num_threads
         self._device = device
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype))
+        # transformers has one dtype for weights and activations, the latter's of the target.
+        dtype = choose_weights(weights, device).activations
+        model = load_transformers(Path(directory), dtype)
         model.generation_config = GenerationConfig()  # without end tokens, penalties, forced tokens
         self._model = model.to(device).eval()
 

@@ -47,7 +47,7 @@ def check_fits(weight_bytes: int, cache_bytes: int, available: int, *, cache_tok
     raise ConfigError(
         f"not enough memory: the weights need {weight_bytes / _GIB:.1f} GiB and a KV cache of "
         f"{cache_tokens} tokens {cache_bytes / _GIB:.1f} GiB, {available / _GIB:.1f} GiB are "
-        "available: lower `cache_tokens`, `max_tokens` or `max_batch`, or use a smaller `dtype`"
+        "available: lower `cache_tokens`, `max_tokens` or `max_batch`, or use smaller `weights`"
     )
 
 

@@ -2,16 +2,20 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from runtime.errors import ConfigError
 from runtime.files.strict_json import read_json_object
+from runtime.weights.stored_tensors import (
+    PLAIN_FILE,
+    STORED_FILE,
+    TensorEntry,
+    index_name,
+    join_parts,
+)
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
 _DTYPES = ("F32", "BF16", "F16")
 _HARMLESS = {
     r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq": "computed from the configuration",
@@ -24,35 +28,26 @@ _QUANTIZED = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TensorEntry:
-    """The entry of a tensor in a file's header."""
-
-    file: Path
-    dtype: str
-    """As safetensors names it: F32, BF16, F8_E4M3 ..."""
-    shape: tuple[int, ...]
-
-
 def read_tensor_index(directory: Path) -> dict[str, TensorEntry]:
     """Return the tensors of a directory by name; reads only the headers of the files.
 
     Raises:
         ConfigError: files are missing, damaged, or disagree with the index.
     """
-    single, index = directory / _SINGLE, directory / _INDEX
+    single = _weights_file(directory)
+    index = directory / index_name(single.name)
     if not index.is_file():
         if not single.is_file():
             raise ConfigError(
-                f"{directory} has neither {_SINGLE} nor {_INDEX}: convert its weights to "
+                f"{directory} has neither {single.name} nor {index.name}: convert its weights to "
                 "safetensors"
             )
-        return dict(_entries(single))
+        return join_parts(dict(_entries(single)))
     listed = _read_index(index)
-    if single.is_file() and set(listed.values()) != {_SINGLE}:
+    if single.is_file() and set(listed.values()) != {single.name}:
         raise ConfigError(
-            f"{directory} has {_SINGLE} beside {_INDEX}, which names other files: remove the "
-            "files that do not belong to the model"
+            f"{directory} has {single.name} beside {index.name}, which names other files: remove "
+            "the files that do not belong to the model"
         )
     entries: dict[str, TensorEntry] = {}
     for name in sorted(set(listed.values())):
@@ -60,8 +55,8 @@ def read_tensor_index(directory: Path) -> dict[str, TensorEntry]:
             if listed.get(tensor) != name:
                 place = listed.get(tensor, "no file")
                 raise ConfigError(
-                    f"{entry.file} holds {tensor}, which {_INDEX} lists in {place}: download the "
-                    "checkpoint again"
+                    f"{entry.file} holds {tensor}, which {index.name} lists in {place}: download "
+                    "the checkpoint again"
                 )
             entries[tensor] = entry
     missing = sorted(listed.keys() - entries.keys())
@@ -70,7 +65,7 @@ def read_tensor_index(directory: Path) -> dict[str, TensorEntry]:
             f"{index} lists {missing[0]} in {listed[missing[0]]}, which does not contain it: "
             "download the checkpoint again"
         )
-    return entries
+    return join_parts(entries)
 
 
 def check_tensors(
@@ -104,8 +99,23 @@ def check_tensors(
             )
 
 
+def _weights_file(directory: Path) -> Path:
+    """Return the file of a directory's weights, or of their first part's name."""
+    own, plain = directory / STORED_FILE, directory / PLAIN_FILE
+    has_own, has_plain = (
+        file.is_file() or (directory / index_name(file.name)).is_file() for file in (own, plain)
+    )
+    if has_own and has_plain:
+        raise ConfigError(
+            f"{directory} has weights in {own.name} and in {plain.name}: remove those that do not "
+            "belong to the model"
+        )
+    return own if has_own else plain
+
+
 def _reject_extra(source: Path, name: str, entry: TensorEntry) -> None:
-    if _QUANTIZED.fullmatch(name.rpartition(".")[2]) or entry.dtype not in _DTYPES:
+    is_float = entry.form is not None or entry.dtype in _DTYPES
+    if _QUANTIZED.fullmatch(name.rpartition(".")[2]) or not is_float:
         raise ConfigError(
             f"{entry.file} holds {name} ({entry.dtype}), as quantized weights do, which are not "
             "supported: use the checkpoint in float32, bfloat16 or float16"
@@ -117,7 +127,7 @@ def _reject_extra(source: Path, name: str, entry: TensorEntry) -> None:
 
 
 def _check_dtype(name: str, entry: TensorEntry) -> None:
-    if entry.dtype not in _DTYPES:
+    if entry.form is None and entry.dtype not in _DTYPES:
         raise ConfigError(
             f"{entry.file} stores {name} as {entry.dtype}, which is not supported: use the "
             "checkpoint in float32, bfloat16 or float16"

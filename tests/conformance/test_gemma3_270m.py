@@ -60,7 +60,7 @@ def test_logits_and_tokens_are_those_of_transformers() -> None:
     with torch.inference_mode():
         expected = reference(torch.tensor([text]), use_cache=False).logits[0, -64:]
         answer = reference.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False)
-    decoder = load_decoder(directory, SoloGroup(), dtype=torch.float32, device=CPU)
+    decoder = load_decoder(directory, SoloGroup(), weights="float32", device=CPU)
     cache = make_cache(decoder, num_pages=len(text) // 4 + 1)
     cache.open(0, len(text))
     with torch.inference_mode():

@@ -25,6 +25,7 @@ def write_gguf(
     byte_order: gguf.GGUFEndian = gguf.GGUFEndian.LITTLE,
     architecture: str | None = None,
     values: Convert = lambda _, values: values,
+    blocks: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
 ) -> Path:
     """Write a model.
 
@@ -38,6 +39,7 @@ def write_gguf(
         byte_order: of all numbers.
         architecture: as llama.cpp names it; None: the model type, llama for mistral.
         values: what the converter makes of a tensor, by its Hugging Face name.
+        blocks: the type of tensors that `values` returns as bytes.
     """
     kind = model.config.model_type
     name = architecture or ("llama" if kind == "mistral" else kind)
@@ -48,7 +50,7 @@ def write_gguf(
     change(writer)
     for name, stored in (_tensors(model, writer.arch, values) | (extra or {})).items():
         if name not in skip:
-            writer.add_tensor(name, stored)
+            writer.add_tensor(name, stored, raw_dtype=blocks if stored.dtype == np.uint8 else None)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

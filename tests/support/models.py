@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from runtime.models.checkpoint import SMOLLM2, resolve_model
+from runtime.models.transformers_model import load_transformers
 
 NEAR_TIE = 1e-4
 """Gap between the two best logits below which rounding may decide."""
@@ -24,7 +25,7 @@ def smollm2_directory() -> Path:
 @cache
 def reference_model(directory: Path) -> PreTrainedModel:
     """Return transformers' own model of a checkpoint."""
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    model = load_transformers(directory, torch.float32).eval()
     model.generation_config.eos_token_id = None  # generate continues after the end token
     return model
 

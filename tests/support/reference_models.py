@@ -47,7 +47,7 @@ def save(model: PreTrainedModel, fields: dict[str, object], directory: Path, fil
 
 def logits(directory: Path, prompt: tuple[int, ...]) -> Tensor:
     """Return our logits after each token of a prompt."""
-    return score(load_decoder(directory, SoloGroup(), dtype=torch.float32, device=CPU), prompt)
+    return score(load_decoder(directory, SoloGroup(), weights="float32", device=CPU), prompt)
 
 
 def expected(directory: Path, prompt: tuple[int, ...]) -> Tensor:

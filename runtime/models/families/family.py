@@ -8,14 +8,12 @@ lists them with a reason.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor
 
 from parallel.model.model_config import Activation, ModelConfig, RopeConfig
 from runtime.models.families.fields import Fields
 from runtime.models.families.hf_rope import parse_rope
 
-Values = NDArray[np.float32]
 ConfigJson = Mapping[str, object]
 
 COMMON_MODULES: Mapping[str, str] = {
@@ -42,8 +40,12 @@ def _no_settings(fields: Fields, common: ConfigJson, tensor_names: frozenset[str
     return {}
 
 
-def _as_stored(name: str, values: Values, config: ConfigJson) -> Values:  # noqa: ARG001
-    return values
+def _as_stored(name: str, vector: Tensor) -> Tensor:  # noqa: ARG001
+    return vector
+
+
+def _in_order(name: str, num_rows: int, config: ConfigJson) -> Tensor | None:  # noqa: ARG001
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +71,11 @@ class GgufFormat:
     """(metadata of the architecture, config.json as all families have it, tensor names) -> further
     fields of config.json, and those that replace a common one. Raises ValueError for what is not
     supported."""
-    restore: Callable[[str, Values, ConfigJson], Values] = _as_stored
-    """(Hugging Face name, stored values, config.json) -> values as Hugging Face stores them."""
+    restore: Callable[[str, Tensor], Tensor] = _as_stored
+    """(Hugging Face name, a vector of the file) -> the vector as Hugging Face stores it."""
+    row_order: Callable[[str, int, ConfigJson], Tensor | None] = _in_order
+    """(Hugging Face name, number of rows, config.json) -> for each row of a tensor as Hugging Face
+    stores it, the row of the file, [rows] int64; None: in the same order. Raises ValueError."""
     has_rope_freqs: bool = False
     """Whether llama.cpp reads the tensor rope_freqs.weight for the architecture."""
 

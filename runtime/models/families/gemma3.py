@@ -6,6 +6,8 @@ GGUF files are read as llama.cpp's loader of the architecture gemma3 does.
 from collections.abc import Mapping
 from dataclasses import replace
 
+from torch import Tensor
+
 from parallel.model.model_config import (
     Activation,
     AttentionKind,
@@ -19,7 +21,6 @@ from runtime.models.families.family import (
     ConfigJson,
     GgufFormat,
     ModelFamily,
-    Values,
 )
 from runtime.models.families.fields import Fields
 from runtime.models.families.hf_rope import parse_rope
@@ -170,9 +171,9 @@ def _settings(fields: Fields, common: ConfigJson, tensor_names: frozenset[str]) 
     }
 
 
-def _without_one(name: str, values: Values, config: ConfigJson) -> Values:  # noqa: ARG001
+def _without_one(name: str, vector: Tensor) -> Tensor:
     """Subtract the 1 that llama.cpp's converter adds to the weights of norms."""
-    return values - 1 if name.endswith("norm.weight") else values
+    return vector - 1 if name.endswith("norm.weight") else vector
 
 
 FAMILY = ModelFamily(

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-import numpy as np
+import torch
+from torch import Tensor
 
 from parallel.model.model_config import ModelConfig
 from runtime.models.families.family import (
@@ -10,7 +11,6 @@ from runtime.models.families.family import (
     ConfigJson,
     GgufFormat,
     ModelFamily,
-    Values,
 )
 from runtime.models.families.fields import Fields
 from runtime.models.families.layer_types import read_layer_types, reject_windows
@@ -41,21 +41,20 @@ def _has_bias(names: frozenset[str], part: str) -> bool:
     return any(name.endswith(".bias") and part in name for name in names)
 
 
-def _halves_rotated(name: str, values: Values, config: ConfigJson) -> Values:
-    """Restore the order of query and key rows that rotates halves, not pairs.
+def _halves_rotated(name: str, num_rows: int, config: ConfigJson) -> Tensor | None:
+    """Return the order of query and key rows that rotates halves, not pairs.
 
     Files of the llama architecture store them interleaved, for llama.cpp's rotary kernel.
     """
     module = name.rpartition(".")[0]
     if not module.endswith(("q_proj", "k_proj")):
-        return values
+        return None
     heads = config["num_attention_heads" if module.endswith("q_proj") else "num_key_value_heads"]
     assert isinstance(heads, int)
-    rows = values.shape[0]
-    if rows % (2 * heads):
-        raise ValueError(f"{name} has {rows} rows for {heads} heads")
-    paired = values.reshape(heads, rows // heads // 2, 2, *values.shape[1:])
-    return np.ascontiguousarray(paired.swapaxes(1, 2).reshape(values.shape))
+    if num_rows % (2 * heads):
+        raise ValueError(f"{name} has {num_rows} rows for {heads} heads")
+    paired = torch.arange(num_rows).reshape(heads, num_rows // heads // 2, 2)
+    return paired.transpose(1, 2).flatten()
 
 
 FAMILY = ModelFamily(
@@ -64,6 +63,6 @@ FAMILY = ModelFamily(
     defaults=ConfigDefaults(max_positions=2048),
     complete=_complete,
     gguf=GgufFormat(
-        architecture="llama", settings=_settings, restore=_halves_rotated, has_rope_freqs=True
+        architecture="llama", settings=_settings, row_order=_halves_rotated, has_rope_freqs=True
     ),
 )

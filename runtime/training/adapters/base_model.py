@@ -4,10 +4,11 @@ from pathlib import Path
 from threading import Lock
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from runtime.models.checkpoint_files import read_checkpoint, read_model_config
+from runtime.models.checkpoint_files import read_model_config
+from runtime.models.transformers_model import load_transformers, transformers_config
 
 _ONE_AT_A_TIME = Lock()
 """transformers changes its own classes while it loads a model: two threads that load at the same
@@ -20,10 +21,9 @@ def load_model(directory: Path) -> PreTrainedModel:
     Raises:
         ConfigError: generation would reject it; transformers itself ignores much silently.
     """
-    read_checkpoint(directory)
     disable_progress_bar()
     with _ONE_AT_A_TIME:
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+        model = load_transformers(directory, torch.float32)
     return _prepared(model)
 
 
@@ -35,7 +35,7 @@ def load_shapes(directory: Path) -> PreTrainedModel:
     """
     read_model_config(directory)
     with _ONE_AT_A_TIME, torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory))
+        model = AutoModelForCausalLM.from_config(transformers_config(directory))
     return _prepared(model)
 
 

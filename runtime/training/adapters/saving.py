@@ -112,6 +112,7 @@ def whole_settings(base: Path, *, has_tied_head: bool | None) -> dict[str, objec
     """Return the config.json of a whole model, from that of its base."""
     settings = read_json_object(base / "config.json")
     settings.pop("torch_dtype", None)  # its former name
+    settings.pop("quantization_config", None)  # of the base's weights
     if has_tied_head is not None:
         settings["tie_word_embeddings"] = has_tied_head
     settings["dtype"] = "float32"  # the dtype of these weights, not of the base

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
 from torch import Tensor
 
 from parallel.training.adamw import Vector
 from parallel.training.shared_seed.step import AnyReplica, RoundCommit
 from runtime.errors import ConfigError
-from runtime.models.tensors import read_tensor_index
+from runtime.models.checkpoint_files import read_checkpoint
+from runtime.models.transformers_model import read_floats
 from runtime.training.adapters.saving import save_adapter, save_whole
 from runtime.training.job.job_config import LoraConfig
 from runtime.training.shared_seed.member import start_replica
@@ -104,9 +104,4 @@ def adapter_part(header: Header) -> LoraConfig:
 
 def all_weights(base: Path) -> dict[str, Vector]:
     """Return a checkpoint's weights in float32, by name."""
-    weights: dict[str, Vector] = {}
-    for file in sorted({entry.file for entry in read_tensor_index(base).values()}):
-        with safe_open(file, framework="pt") as opened:
-            names = opened.keys()
-            weights |= {name: opened.get_tensor(name).float().numpy() for name in names}
-    return weights
+    return {name: tensor.numpy() for name, tensor in read_floats(read_checkpoint(base)).items()}

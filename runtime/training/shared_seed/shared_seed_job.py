@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
+from torch import Tensor
 
 from runtime.checking.tables import make
 from runtime.errors import ConfigError
@@ -18,6 +19,8 @@ from runtime.training.job.shared_seed_settings import Terms
 from runtime.training.shared_seed.points import PointsModel
 from runtime.training.shared_seed.seed_log import Header, Records, SeedLog, read_log
 from runtime.training.shared_seed.sequencer import Rules
+from runtime.weights.checkpoint_source import CheckpointSource
+from runtime.weights.stored_tensors import is_converted_file
 
 LOG, SNAPSHOT = "seeds.log", "snapshot"
 
@@ -28,14 +31,19 @@ def model_digest(directory: Path) -> bytes:
     Raises:
         ConfigError: the checkpoint cannot be used.
     """
-    files = sorted({entry.file for entry in read_checkpoint(directory).tensors.values()})
+    files = read_checkpoint(directory)
+    source = CheckpointSource(directory, "float32", torch.device("cpu"), tensors=files.tensors)
     whole = hashlib.sha256()
-    for file in files:
+    for file in sorted({entry.file for entry in files.tensors.values()}):
+        # The numbers of a converted file, whatever the format that a version converts to.
+        is_converted = is_converted_file(file)
         with safe_open(file, framework="pt") as opened:
-            for name in sorted(opened.keys()):
-                tensor = opened.get_tensor(name).contiguous()
+            names = [name for name, entry in files.tensors.items() if entry.file == file]
+            for name in sorted(names):
+                tensor: Tensor = source.read(name) if is_converted else opened.get_tensor(name)
+                tensor = tensor.contiguous()
                 whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-                whole.update(tensor.view(-1).view(torch.uint8).numpy())
+                whole.update(tensor.view(-1).view(torch.uint8).numpy().data)
     return whole.digest()
 
 

@@ -56,7 +56,7 @@ def refusal(
         (["--set", "models.threads=0"], "--set models.threads is 0"),
         (["--set", "models.max_batch=0"], "--set models.max_batch is 0: it must be at least 1"),
         (["--set", "models.draft_wait_s=0"], "models.draft_wait_s is 0.0: it must be above 0"),
-        (["--set", "models.dtype=int8"], "models.dtype is 'int8': choose one of float32"),
+        (["--weights", "int2"], "--weights is 'int2': choose one of auto, float32, bfloat16"),
         (["--device", "tpu"], "--device is 'tpu'"),
         (["--set", "models.link=nccl"], "--set models.link is nccl, which needs --device cuda"),
         (["--set", "models.group_backend=mpi"], "models.group_backend is 'mpi'"),

@@ -15,7 +15,7 @@ from runtime.drafters.draft_checkpoint import save_drafter
 from runtime.errors import ConfigError
 from runtime.hosts.drafter_spec import model_of
 from runtime.models.checkpoint_files import read_model_config
-from runtime.models.weights import CheckpointSource
+from runtime.weights.checkpoint_source import CheckpointSource
 from tests.integration.conftest import Deploy
 from tests.support.integration.runs import make_submits, run, token_prompts, tokens_of
 from tests.support.models import check_identity, smollm2_directory
@@ -27,7 +27,7 @@ SHARED = ("model.embed_tokens.weight", "lm_head.weight")
 def save_layers(directory: Path, num_layers: int) -> Path:
     """Save the target's first layers as a drafter: all of them draft well, two hardly ever."""
     target = smollm2_directory()
-    source = CheckpointSource(target, torch.float32, torch.device("cpu"))
+    source = CheckpointSource(target, "float32", torch.device("cpu"))
     config = replace(read_model_config(target), num_layers=num_layers, tied_head=False)
     names = [name for name in tensor_shapes(config) if name not in SHARED]
     save_drafter(

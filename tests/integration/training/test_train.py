@@ -17,6 +17,7 @@ from cluster.train.job_results import merge
 from cluster.train.progress import StepDisplay
 from parallel.group import SoloGroup
 from runtime.errors import ConfigError
+from runtime.models.transformers_model import load_transformers
 from runtime.models.weights import load_decoder
 from runtime.training.training_step import StepReport
 from tests.support.integration.training_jobs import adapter, same, train, watch_pids
@@ -47,7 +48,7 @@ def job(tmp_path: Path, ray_session: None) -> Path:  # noqa: ARG001  (it must be
 
 def assert_engine_agrees(directory: Path, model: PreTrainedModel) -> None:
     """Compare the engine's logits with those of the same model in transformers."""
-    ours = load_decoder(directory, SoloGroup(), dtype=torch.float32, device=torch.device("cpu"))
+    ours = load_decoder(directory, SoloGroup(), weights="float32", device=torch.device("cpu"))
     prompt = [28, 7, 9, 11]
     expected = model(torch.tensor([prompt])).logits[0]
     torch.testing.assert_close(score(ours, tuple(prompt)), expected, atol=2e-3, rtol=0)
@@ -67,7 +68,7 @@ def test_it_learns_and_others_load_what_it_learned(job: Path, tmp_path: Path) ->
     assert (out / "step-000002" / "adapter_config.json").exists()
     assert merge(TrainMergeOptions(adapter=out / "final", out=tmp_path / "whole", json=True)) == 0
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "whole", dtype=torch.float32)
-    plain = AutoModelForCausalLM.from_pretrained(smollm2_directory(), dtype=torch.float32)
+    plain = load_transformers(smollm2_directory(), torch.float32)
     ids = torch.tensor([[28, 7, 9]])
     with torch.inference_mode():
         assert not torch.allclose(merged(ids).logits, plain(ids).logits, atol=1e-3)

@@ -72,7 +72,7 @@ def trained(target: Path, records: list[CorpusRecord], work: Path) -> float:
         layers=(0, 2),
         head_size=101,
         settings=SETTINGS,
-        dtype="float32",
+        weights="float32",
         device="cpu",
         num_threads=1,
     )
@@ -108,7 +108,7 @@ def follow_job(target: Path, traffic: Path, drafter: Path) -> FollowJob:
         num_rounds=3,
         settings=replace(SETTINGS, steps=1, learning_rate=1e-3),
         poll_s=0.01,
-        dtype="float32",
+        weights="float32",
         device="cpu",
         num_threads=1,
     )

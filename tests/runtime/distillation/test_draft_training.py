@@ -70,7 +70,7 @@ def job(target: Path, work: Path, **changes: object) -> DraftJob:
         layers=(0, 2),
         head_size=80,
         settings=replace(settings, **changes),  # type: ignore[arg-type]  # names real fields
-        dtype="float32",
+        weights="float32",
         device="cpu",
         num_threads=1,
     )
@@ -153,7 +153,7 @@ def test_lessons_are_the_targets_own_and_are_kept(
 
     def teacher() -> Teacher:
         made.append(1)
-        return Teacher(target, dtype=torch.float32, device=CPU)
+        return Teacher(target, weights="float32", device=CPU)
 
     (lessons,) = list(teach_corpus(teacher, taught, tmp_path))
     for record, lesson in zip(taught, lessons, strict=True):

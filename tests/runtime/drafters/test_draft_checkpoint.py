@@ -14,10 +14,23 @@ from parallel.decoding.score_row import ScoreRow
 from parallel.group import Group, SoloGroup
 from parallel.model.batch import SequenceRows
 from parallel.model.shapes import tensor_shapes
-from runtime.drafters.draft_checkpoint import check_drafter, is_drafter, load_drafter, save_drafter
+from parallel.weights.stored_matrix import StoredMatrix, as_float
+from parallel.weights.weight_format import WeightFormat
+from runtime.drafters.draft_checkpoint import (
+    DrafterSource,
+    check_drafter,
+    drafter_facts,
+    embedding_digest,
+    is_drafter,
+    load_drafter,
+    save_drafter,
+)
 from runtime.errors import ConfigError
+from runtime.models.model_facts import read_facts
+from runtime.models.transformers_model import load_transformers
 from runtime.rank.shard import DecoderShard, ShardRunner
 from runtime.rank.step_plan import SlotOpening, StepPlan
+from tests.support.stored_models import num_bytes, save_stored, stored_as, wide_model
 from tests.support.tiny_transformer import CPU, TinyModel, make_cache, on_ranks, tiny_model, tokens
 
 HEAD = torch.arange(1, 100, 3)
@@ -60,7 +73,7 @@ def drafter(model: TinyModel, target: Path, tmp_path: Path) -> Path:
 
 def scores(directory: Path, target: Path, group: Group, wanted: int) -> ScoreRow:
     """Return the row after the prompt, on the rank that asks."""
-    decoder, ids = load_drafter(directory, target, group, dtype=torch.float32, device=CPU)
+    decoder, ids = load_drafter(directory, target, group, weights="float32", device=CPU)
     runner = ShardRunner(DecoderShard(decoder, make_cache(decoder), ids), group)
     rows = (SequenceRows(slot=0, start=0, token_ids=PROMPT, num_logits=1),)
     opening = (SlotOpening(slot=0, pages=tuple(range(10))),)
@@ -214,3 +227,48 @@ def test_a_target_with_another_embedding_is_rejected_before_it_is_read(
 
 def scores_of(drafter: Path, target: Path) -> ScoreRow:
     return scores(drafter, target, SoloGroup(), 0)
+
+
+@pytest.mark.parametrize("form", [WeightFormat.INT8, WeightFormat.INT4])
+@pytest.mark.parametrize("head", [True, False])
+def test_a_drafter_of_a_stored_target_scores_with_its_rows(
+    form: WeightFormat, head: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.weights.weight_choice.HOLDS_FILE_FORMATS", True)
+    model = wide_model(tie_word_embeddings=True)
+    target = save_stored(tmp_path / "target", form, model)
+    directory = save(model, target, tmp_path / "drafter", head=head)
+    check_drafter(directory, target)
+    source = DrafterSource(directory, target, "auto", CPU)
+    table = stored_as(model.source.read("model.embed_tokens.weight"), form)
+    embedding = source.read_matrix("model.embed_tokens.weight", 0, 0, 101)
+    assert isinstance(embedding, StoredMatrix)
+    assert torch.equal(embedding.dequantized(), as_float(table))
+    rows = source.read_matrix("lm_head.weight", 0, 2, 7)
+    assert isinstance(rows, StoredMatrix) is not head
+    if not head:
+        assert torch.equal(as_float(rows), as_float(table)[HEAD[2:7]])
+    assert torch.equal(as_float(rows), source.read_slice("lm_head.weight", 0, 2, 7))
+
+
+def test_the_digest_of_an_embedding_is_that_of_its_numbers(tmp_path: Path) -> None:
+    target = save_stored(tmp_path / "stored", WeightFormat.INT4)
+    plain = tmp_path / "plain"
+    load_transformers(target, torch.float32).save_pretrained(plain)
+    assert embedding_digest(target) == embedding_digest(plain)
+
+
+def test_a_drafter_needs_the_memory_of_what_it_shares_and_of_its_own(tmp_path: Path) -> None:
+    model = wide_model(tie_word_embeddings=True)
+    target = save_stored(tmp_path / "target", WeightFormat.INT4, model)
+    directory = save(model, target, tmp_path / "drafter", head=False)
+    facts = drafter_facts(directory, read_facts(target))
+    source = DrafterSource(directory, target, "int8", CPU)
+    shapes = tensor_shapes(source.config)
+    held = sum(
+        num_bytes(source.read_matrix(name, 0, 0, len(HEAD) if "lm_head" in name else shape[0]))
+        if len(shape) == 2
+        else num_bytes(source.read(name))
+        for name, shape in shapes.items()
+    )
+    assert facts.weight_bytes("int8", "cpu") == held

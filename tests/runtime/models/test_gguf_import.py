@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -14,17 +15,31 @@ from rich.progress import Progress
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from parallel.group import SoloGroup
+from parallel.weights.quantize import relative_error
 from runtime.errors import ConfigError
 from runtime.models.checkpoint import resolve_model
 from runtime.models.checkpoint_files import read_checkpoint
+from runtime.models.gguf_blocks import SUPPORTED_TYPES
 from runtime.models.gguf_import import convert
 from runtime.models.tokenizer import Tokenizer
+from runtime.models.transformers_model import load_transformers
 from runtime.models.weights import load_decoder
+from tests.support.gguf_blocks import blocks_of
 from tests.support.gguf_files import Change, without, write_gguf
 from tests.support.models import smollm2_directory
 from tests.support.tiny_transformer import CPU, TinyModel, score, tiny_model, tokens
 
 PROMPT = tokens(20)
+SIZES_OF_BLOCKS = {
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "head_dim": 32,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 1,
+    "rms_norm_eps": 1e-5,
+}
+"""Rows of 256 weights, as blocks of K-quants have them."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +58,7 @@ def test_a_converted_model_gives_the_logits_of_the_original(tied: bool, tmp_path
     model = tiny_model(hidden_size=72, tie_word_embeddings=tied, rms_norm_eps=1e-5)
     directory = converted(write_gguf(tmp_path / "tiny.gguf", model.reference), tmp_path / "out")
     assert read_checkpoint(directory).config.tied_head is tied
-    decoder = load_decoder(directory, SoloGroup(), dtype=torch.float32, device=CPU)
+    decoder = load_decoder(directory, SoloGroup(), weights="float32", device=CPU)
     torch.testing.assert_close(score(decoder, PROMPT), model.expected(PROMPT), atol=1e-4, rtol=0)
     tokenizer = Tokenizer.load(directory)
     assert tokenizer.decode(tokenizer.encode_chat([{"role": "user", "content": "abc"}])) == "abc"
@@ -55,7 +70,7 @@ def test_biases_are_carried_over(attention: bool, tmp_path: Path) -> None:
         hidden_size=72, num_hidden_layers=2, attention_bias=attention, mlp_bias=not attention
     )
     directory = converted(write_gguf(tmp_path / "tiny.gguf", model.reference), tmp_path / "out")
-    decoder = load_decoder(directory, SoloGroup(), dtype=torch.float32, device=CPU)
+    decoder = load_decoder(directory, SoloGroup(), weights="float32", device=CPU)
     torch.testing.assert_close(score(decoder, PROMPT), model.expected(PROMPT), atol=1e-4, rtol=0)
 
 
@@ -65,8 +80,46 @@ def test_biases_that_a_file_leaves_out_are_none(tmp_path: Path) -> None:
         model.reference.model.layers[0].self_attn.o_proj.bias.zero_()
     file = write_gguf(tmp_path / "t.gguf", model.reference, skip=["blk.0.attn_output.bias"])
     directory = converted(file, tmp_path / "out")
-    decoder = load_decoder(directory, SoloGroup(), dtype=torch.float32, device=CPU)
+    decoder = load_decoder(directory, SoloGroup(), weights="float32", device=CPU)
     torch.testing.assert_close(score(decoder, PROMPT), model.expected(PROMPT), atol=1e-4, rtol=0)
+
+
+def in_blocks(
+    model: TinyModel, kind: gguf.GGMLQuantizationType
+) -> Callable[[str, np.ndarray], np.ndarray]:
+    """Give a model's matrices random weights of a type; return what a file stores for them."""
+    stored: dict[str, np.ndarray] = {}
+    for seed, (name, weight) in enumerate(model.reference.named_parameters()):
+        if weight.dim() == 2:
+            stored[name] = blocks_of(kind, rows=len(weight), columns=weight.shape[1], seed=seed)
+            values = np.asarray(gguf.dequantize(stored[name], kind), dtype=np.float32)
+            weight.data = torch.from_numpy(values.copy())
+    return lambda name, values: stored.get(name, values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [*(("llama", name) for name in SUPPORTED_TYPES), ("qwen2", "Q4_K")]
+)
+def test_every_type_of_tensors_gives_the_model_that_gguf_dequantizes(
+    kind: str, name: str, tmp_path: Path
+) -> None:
+    block = gguf.GGMLQuantizationType[name]
+    model = tiny_model(kind, **SIZES_OF_BLOCKS)
+    values = in_blocks(model, block)
+    file = write_gguf(tmp_path / "tiny.gguf", model.reference, values=values, blocks=block)
+    directory = converted(file, tmp_path / "out")
+    found = load_transformers(directory, torch.float32).state_dict()
+    for tensor, expected in model.reference.state_dict().items():
+        if name == "Q6_K" and expected.dim() == 2:
+            assert relative_error(found[tensor], expected) < 0.006
+        else:
+            assert torch.equal(found[tensor], expected), tensor
+    decoder = load_decoder(directory, SoloGroup(), weights="float32", device=CPU)
+    largest = 0.05 if name == "Q6_K" else 1e-4
+    assert relative_error(score(decoder, PROMPT), model.expected(PROMPT)) < largest
+    entries = read_checkpoint(directory).tensors.values()
+    held = {entry.dtype for entry in entries if len(entry.shape) == 2}
+    assert held == {name if name in ("F32", "F16", "BF16") else "U8"}
 
 
 def test_transformers_reads_the_converted_directory_alike(model: TinyModel, tmp_path: Path) -> None:
@@ -207,7 +260,7 @@ def test_smollm2_is_dequantized_as_by_transformers() -> None:
     expected = AutoModelForCausalLM.from_pretrained(
         package, gguf_file=file.name, dtype=torch.float32
     ).state_dict()
-    found = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).state_dict()
+    found = load_transformers(directory, torch.float32).state_dict()
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
     theirs = AutoTokenizer.from_pretrained(package, gguf_file=file.name)

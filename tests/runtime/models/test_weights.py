@@ -17,7 +17,8 @@ from parallel.model.cache import SoleCache
 from parallel.model.transformer import Decoder
 from runtime.errors import ConfigError
 from runtime.models.checkpoint_files import read_checkpoint, read_model_config
-from runtime.models.weights import CheckpointSource, load_decoder
+from runtime.models.weights import load_decoder
+from runtime.weights.checkpoint_source import CheckpointSource
 from tests.support.models import reference_model, smollm2_directory
 from tests.support.tiny_transformer import (
     CPU,
@@ -52,7 +53,7 @@ def checkpoint(saved: Path, tmp_path: Path) -> Path:
 
 
 def load(directory: Path, layers: tuple[int, ...] | None = None) -> Decoder:
-    return load_decoder(directory, SoloGroup(), dtype=torch.float32, device=CPU, layers=layers)
+    return load_decoder(directory, SoloGroup(), weights="float32", device=CPU, layers=layers)
 
 
 def test_a_saved_model_gives_the_logits_of_transformers(saved: Path, model: TinyModel) -> None:
@@ -69,7 +70,7 @@ def test_a_model_in_several_files_loads_alike(model: TinyModel, tmp_path: Path) 
 
 def test_every_rank_loads_its_part(saved: Path, model: TinyModel) -> None:
     def one(group: RankThread) -> Tensor:
-        return score(load_decoder(saved, group, dtype=torch.float32, device=CPU), PROMPT)
+        return score(load_decoder(saved, group, weights="float32", device=CPU), PROMPT)
 
     logits = torch.cat(on_ranks(2, one), dim=1)
     torch.testing.assert_close(logits, model.expected(PROMPT), atol=1e-4, rtol=0)
@@ -79,18 +80,21 @@ def test_layers_can_be_left_out(saved: Path) -> None:
     assert load(saved, (0, 2)).stack.num_cached_layers == 2
 
 
-def test_weights_take_the_dtype_asked_for(saved: Path) -> None:
-    source = CheckpointSource(saved, torch.bfloat16, CPU)
-    assert source.read("model.norm.weight").dtype == torch.bfloat16
+def test_matrices_take_the_format_asked_for_and_numbers_are_float32(saved: Path) -> None:
+    source = CheckpointSource(saved, "bfloat16", CPU)
+    assert source.read("model.norm.weight").dtype == torch.float32
     assert source.read_slice("lm_head.weight", 0, 3, 10).shape == (7, 36)
     assert source.read_slice("lm_head.weight", 1, 3, 10).shape == (101, 7)
+    matrix = source.read_matrix("lm_head.weight", 0, 3, 10)
+    assert isinstance(matrix, Tensor)
+    assert (matrix.dtype, matrix.shape) == (torch.bfloat16, (7, 36))
 
 
 def test_more_ranks_than_heads_are_rejected(saved: Path) -> None:
     group = RankThread.__new__(RankThread)
     group.rank, group.size = 0, 10
     with pytest.raises(ConfigError, match="at most 9 ranks, not over 10"):
-        load_decoder(saved, group, dtype=torch.float32, device=CPU)
+        load_decoder(saved, group, weights="float32", device=CPU)
 
 
 def edit_config(directory: Path, **changes: object) -> None:
@@ -316,9 +320,9 @@ def test_numbers_that_are_not_finite_are_rejected_by_name(value: float, checkpoi
 
 def test_a_weight_beyond_float16_names_the_dtype(checkpoint: Path) -> None:
     edit_weights(checkpoint, lambda w: w["lm_head.weight"][3].fill_(7e4))
-    load_decoder(checkpoint, SoloGroup(), dtype=torch.bfloat16, device=CPU)
-    with pytest.raises(ConfigError, match=r"lm_head.weight .* holds 7e\+04, .* fit dtype float16"):
-        load_decoder(checkpoint, SoloGroup(), dtype=torch.float16, device=CPU)
+    CheckpointSource(checkpoint, "bfloat16", CPU).read_matrix("lm_head.weight", 0, 0, 101)
+    with pytest.raises(ConfigError, match=r"lm_head.weight .* holds 7e\+04, .* not fit float16"):
+        CheckpointSource(checkpoint, "float16", CPU).read_matrix("lm_head.weight", 0, 0, 101)
 
 
 def test_sums_that_overflow_are_no_damage(checkpoint: Path) -> None:

@@ -232,7 +232,7 @@ def load(
     return load_decoder(
         directory,
         group or SoloGroup(),
-        dtype=torch.float32,
+        weights="float32",
         device=CPU,
         layer_parallel_from=layer_parallel_from,
     )
@@ -304,7 +304,7 @@ def test_a_rolled_back_draft_leaves_nothing_behind(checkpoint: Path) -> None:
 
 def test_fewer_layers_keep_their_own_kind_of_attention(checkpoint: Path) -> None:
     whole = load(checkpoint)
-    cut = load_decoder(checkpoint, SoloGroup(), dtype=torch.float32, device=CPU, layers=(0, 5, 6))
+    cut = load_decoder(checkpoint, SoloGroup(), weights="float32", device=CPU, layers=(0, 5, 6))
     torch.testing.assert_close(score(cut, PROMPT), score(whole.keeping((0, 5, 6)), PROMPT))
 
 

@@ -1,6 +1,5 @@
 """Llama configurations and files."""
 
-import numpy as np
 import pytest
 
 from runtime.models.families.llama import FAMILY
@@ -25,10 +24,9 @@ def test_a_window_is_rejected() -> None:
 def test_query_and_key_rows_of_a_file_return_to_halves() -> None:
     assert FAMILY.gguf is not None
     config = {"num_attention_heads": 2, "num_key_value_heads": 1}
-    stored = np.arange(8, dtype=np.float32)[:, None]
-    restored = FAMILY.gguf.restore("model.layers.0.self_attn.q_proj.weight", stored, config)
-    assert restored[:, 0].tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
-    kept = FAMILY.gguf.restore("model.layers.0.self_attn.v_proj.weight", stored, config)
-    assert kept is stored
+    order = FAMILY.gguf.row_order("model.layers.0.self_attn.q_proj.weight", 8, config)
+    assert order is not None
+    assert order.tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+    assert FAMILY.gguf.row_order("model.layers.0.self_attn.v_proj.weight", 8, config) is None
     with pytest.raises(ValueError, match="has 7 rows for 2 heads"):
-        FAMILY.gguf.restore("model.layers.0.self_attn.q_proj.weight", stored[:7], config)
+        FAMILY.gguf.row_order("model.layers.0.self_attn.q_proj.weight", 7, config)

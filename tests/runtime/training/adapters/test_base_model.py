@@ -40,7 +40,7 @@ def test_training_and_generation_compute_the_same(
     changes: dict[str, object], checkpoint: Path
 ) -> None:
     edit_config(checkpoint, **changes)
-    decoder = load_decoder(checkpoint, SoloGroup(), dtype=torch.float32, device=CPU)
+    decoder = load_decoder(checkpoint, SoloGroup(), weights="float32", device=CPU)
     with torch.inference_mode():
         expected = load_model(checkpoint)(torch.tensor([PROMPT])).logits[0]
     torch.testing.assert_close(score(decoder, PROMPT), expected, atol=1e-4, rtol=0)

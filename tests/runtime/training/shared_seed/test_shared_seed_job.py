@@ -2,12 +2,22 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
+import torch
 
+from parallel.weights.weight_format import WeightFormat
 from runtime.errors import ConfigError
+from runtime.models.transformers_model import load_transformers
 from runtime.training.job.job_config import TrainConfig
-from runtime.training.shared_seed.shared_seed_job import terms_from_json, terms_of, terms_to_json
+from runtime.training.shared_seed.shared_seed_job import (
+    model_digest,
+    terms_from_json,
+    terms_of,
+    terms_to_json,
+)
+from tests.support.stored_models import save_stored
 
 TERMS = terms_of(TrainConfig())
 
@@ -40,3 +50,12 @@ def test_terms_that_no_run_has_are_rejected(changes: dict[str, object], message:
 def test_anything_else_is_no_terms(text: str) -> None:
     with pytest.raises(ConfigError, match="the sequencer's terms cannot be read: "):
         terms_from_json(text)
+
+
+def test_the_digest_of_a_converted_model_is_that_of_its_numbers(tmp_path: Path) -> None:
+    stored = save_stored(tmp_path / "stored", WeightFormat.INT4)
+    plain = tmp_path / "plain"
+    load_transformers(stored, torch.float32).save_pretrained(plain)
+    assert model_digest(stored) == model_digest(plain)
+    assert model_digest(stored) == model_digest(save_stored(tmp_path / "again", WeightFormat.INT4))
+    assert model_digest(stored) != model_digest(save_stored(tmp_path / "int8", WeightFormat.INT8))
