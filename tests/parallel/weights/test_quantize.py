@@ -13,7 +13,7 @@ from parallel.weights.quantize import (
     widened,
 )
 from parallel.weights.weight_format import WeightFormat
-from tests.parallel.weights.test_stored_matrix import random_matrix
+from tests.support.stored_matrices import random_matrix
 
 INT8, INT4 = WeightFormat.INT8, WeightFormat.INT4
 
