@@ -18,7 +18,6 @@ SERVE = VerbDeclaration(
             "models.drafters",
             "replicas",
             "models.device",
-            "models.weights",
             "models.ray_address",
         ),
         "Server": ("listen", "http", "token_file", "tls_cert", "tls_key", "journal"),
