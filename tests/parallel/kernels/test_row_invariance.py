@@ -90,17 +90,20 @@ def test_blocks_run_the_measured_sizes_only() -> None:
     assert seen == [2, 2]
 
 
+@pytest.mark.parametrize("inputs_dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("num_inputs", [32, 33, 576])
-def test_the_sums_of_a_probe_cancel_and_show_every_order_of_adding(num_inputs: int) -> None:
+def test_the_sums_of_a_probe_cancel_and_show_every_order_of_adding(
+    num_inputs: int, inputs_dtype: torch.dtype
+) -> None:
     probe = make_probe(70, num_inputs)
-    weight = probe.weight.double()
     assert probe.weight.shape == (70, num_inputs)
     assert torch.equal(probe.weight, probe.weight.round().clamp(-8, 7))
-    assert int((probe.rows.double() @ weight.T).abs().gt(1e-10).sum()) == 0
+    rows = probe.rows.to(inputs_dtype).float()  # as an operator may round them
+    assert float((rows.double() @ probe.weight.double().T).abs().amax()) < 1e-6
     forward = backward = torch.zeros(5, 70)
     for column in range(num_inputs):
         other = num_inputs - 1 - column
-        forward = forward + probe.rows[:, column, None] * probe.weight[:, column]
-        backward = backward + probe.rows[:, other, None] * probe.weight[:, other]
+        forward = forward + rows[:, column, None] * probe.weight[:, column]
+        backward = backward + rows[:, other, None] * probe.weight[:, other]
     differ = forward.bfloat16() != backward.bfloat16()
-    assert float(differ.float().mean()) > 0.3
+    assert float(differ.float().mean()) > 0.5

@@ -167,6 +167,20 @@ def twice(rows: int, columns: int) -> StoredMatrix:
     )
 
 
+@pytest.mark.parametrize("operator", list(Operator))
+@pytest.mark.parametrize("rows", [1, 3, 40])
+def test_a_caller_may_change_the_outputs(operator: Operator, rows: int) -> None:
+    if operator not in available_operators():
+        pytest.skip(f"torch has no {operator} here")
+    product = TorchProducts().product_with(operator, twice(48, 64))
+    x = inputs(rows, 64)
+    first = product(x)
+    expected = first.clone()
+    first.add_(1)
+    assert torch.equal(product(x), expected)
+    assert torch.equal(x, inputs(rows, 64))
+
+
 def test_no_rows_give_no_outputs() -> None:
     product = TorchProducts().product(random_matrix(20, 64, INT4, has_mins=True))
     assert product(torch.empty(0, 64)).shape == (0, 20)
