@@ -143,6 +143,8 @@ class Submit:
     ignore_eos: bool = False
     stop: tuple[str, ...] = ()
     """Strings that end the output; the text stops before them."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end the output, in addition to the model's end tokens."""
     num_logprobs: int | None = None
     """How many of each position's likeliest tokens to report in addition to the output token, with
     their log probabilities; None reports none."""

@@ -1,5 +1,8 @@
 """From prompts and options to the requests a driver submits."""
 
+import math
+from collections.abc import Sequence
+
 from cluster.deploy.target_plan import PlannedModel
 from cluster.options.generate_options import DecodeOptions, PromptOptions
 from parallel.decoding.rng import request_key
@@ -37,6 +40,7 @@ def make_submits(
                 draft_length=decode.draft_length,
                 ignore_eos=decode.ignore_eos,
                 stop=decode.stop,
+                stop_token_ids=decode.stop_token_ids,
             )
         )
     return submits
@@ -59,10 +63,31 @@ def _sampling(decode: DecodeOptions) -> SamplingParams:
             top_p=decode.top_p,
             min_p=decode.min_p,
             repetition_penalty=decode.repetition_penalty,
+            presence_penalty=decode.presence_penalty,
+            frequency_penalty=decode.frequency_penalty,
+            logit_bias=_biases(decode.logit_bias),
+            min_tokens=decode.min_tokens,
             seed=decode.seed,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _biases(given: Sequence[str]) -> tuple[tuple[int, float], ...]:
+    """Return the biases that TOKEN=BIAS texts name, by token."""
+    found: dict[int, float] = {}
+    for number, one in enumerate(given):
+        token, _, bias = one.partition("=")
+        try:
+            value = float(bias)
+        except ValueError:
+            value = math.nan
+        if not (token.isascii() and token.isdecimal()) or not math.isfinite(value):
+            raise ConfigError(f"`logit_bias`[{number}] is {one!r}: write TOKEN=BIAS, as 15=-2.5")
+        if int(token) in found:
+            raise ConfigError(f"`logit_bias` has the token {token} twice: remove one")
+        found[int(token)] = value
+    return tuple(sorted(found.items()))
 
 
 def _prompt_ids(prompts: PromptOptions, target: PlannedModel) -> list[tuple[int, ...]]:

@@ -32,10 +32,20 @@ class DecodeOptions:
     """Drop tokens less likely than this share of the most likely one."""
     repetition_penalty: Annotated[float, Range(above=0)] = 1.0
     """Divides the scores of tokens that occurred; 1 changes none."""
+    presence_penalty: Annotated[float, Range(least=-2, most=2)] = 0.0
+    """Subtracted from the scores of tokens that the output has."""
+    frequency_penalty: Annotated[float, Range(least=-2, most=2)] = 0.0
+    """Subtracted from a token's score for each time that the output has it."""
+    logit_bias: tuple[str, ...] = ()
+    """Added to the scores of tokens: TOKEN=BIAS, such as 15=-2.5; between -100 and 100."""
     seed: NotNegative = 0
     """Random seed. The same seed gives the same tokens in every mode and batch."""
     ignore_eos: bool = False
     """Continue after the end token."""
+    min_tokens: NotNegative = 0
+    """No end token is drawn before the output has so many tokens."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end the output, in addition to the model's end tokens."""
     stop: Annotated[tuple[str, ...], Repeated()] = ()
     """End before this string; repeatable."""
 

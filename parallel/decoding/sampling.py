@@ -1,9 +1,10 @@
 """Turn logits into the distribution a request samples from, and draw from it.
 
-The transforms are those of transformers' generation, in its order: repetition penalty, temperature,
-top-k, top-p, min-p. Draws are Gumbel-max with noise indexed by token id, so that two models that
-share a key agree as often as the coupling allows without talking (Daliri, Musco, Suresh,
-"Coupling without communication and drafter-invariant speculative decoding", arXiv 2408.07978).
+The transforms are those of transformers' generation, in its order: what `logit_shaping` does, then
+temperature, top-k, top-p, min-p. Draws are Gumbel-max with noise indexed by token id, so that two
+models that share a key agree as often as the coupling allows without talking (Daliri, Musco,
+Suresh, "Coupling without communication and drafter-invariant speculative decoding", arXiv
+2408.07978).
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from parallel.decoding.logit_shaping import shaped
 from parallel.decoding.rng import Floats, Ints, Purpose, uniforms, uniforms_at
 from parallel.decoding.score_row import ScoreRow
 from parallel.decoding.types import RngKey, SamplingParams
@@ -42,17 +44,17 @@ def num_candidates(params: SamplingParams) -> int:
     """Return how many best tokens of a row `sample` and `distribution` need; 0 is all of them.
 
     Exact because all that follows top-k looks only at the k best tokens: softmax, top-p and min-p
-    are taken over what top-k kept. A repetition penalty reorders tokens, so the best tokens before
+    are taken over what top-k kept. A bias or a penalty reorders tokens, so the best tokens before
     it need not be the best after it; without top-k, every token has mass. The code that gathers
     rows breaks ties at the k-th logit by lowest id, as `distribution` does on a whole row.
     """
-    if params.repetition_penalty != 1:
+    if params.shapes_logits:
         return 0
     return 1 if params.is_greedy else params.top_k
 
 
 def distribution(
-    row: ScoreRow, params: SamplingParams, history: Sequence[int] = ()
+    row: ScoreRow, params: SamplingParams, history: Sequence[int] = (), position: int = 0
 ) -> Distribution:
     """Return the distribution that `sample` draws from.
 
@@ -62,12 +64,14 @@ def distribution(
     Args:
         row: logits of all tokens, or of at least `num_candidates(params)` best ones.
         params: temperature 0 gives the best token, of ties the lowest id, all the mass.
-        history: the tokens before this position, read only by the repetition penalty.
+        history: the tokens before this position, read only by penalties.
+        position: index of the next token in the output, read only by what `logit_shaping` does.
 
     Raises:
-        ValueError: no logit is finite, one is NaN or +inf, or a penalty meets a partial row.
+        ValueError: no logit is finite, one is NaN or +inf, or a bias or a penalty meets a partial
+            row.
     """
-    ids, logits = _penalized(row, params, history)
+    ids, logits = _shaped(row, params, history, position)
     if params.is_greedy:
         return Distribution(ids=np.array([_best(ids, logits)]), probs=np.ones(1))
     ids, scaled = _kept(ids, logits, params)
@@ -84,7 +88,7 @@ def sample(
     position: int,
     history: Sequence[int] = (),
 ) -> int:
-    """Draw a token from `distribution(row, params, history)`, by the noise of this position.
+    """Draw a token from `distribution(row, params, history, position)`, by this position's noise.
 
     The best of log-probability plus Gumbel noise, where token `id` has number `id` of the SAMPLE
     stream: neither normalisation nor the set of candidates that was gathered matters.
@@ -101,7 +105,7 @@ def sample(
     """
     if row.ids is not None and len(row.ids) == 1:
         return _only_one(row)
-    ids, logits = _penalized(row, params, history)
+    ids, logits = _shaped(row, params, history, position)
     if params.is_greedy:
         return _best(ids, logits)
     kept, scaled = _kept(ids, logits, params)
@@ -123,10 +127,10 @@ def truncate(whole: Distribution, num: int) -> Distribution:
     return Distribution(ids=ids, probs=probs / probs.sum())
 
 
-def _penalized(
-    row: ScoreRow, params: SamplingParams, history: Sequence[int]
+def _shaped(
+    row: ScoreRow, params: SamplingParams, history: Sequence[int], position: int
 ) -> tuple[Ints | None, NDArray[np.float32]]:
-    """Return ids (ascending; None: all) and checked logits after the repetition penalty."""
+    """Return ids (ascending; None: all) and checked logits as temperature applies to them."""
     logits: NDArray[np.float32] = row.logits.detach().to("cpu", torch.float32).numpy()
     ids: Ints | None = None
     if row.ids is not None:
@@ -136,16 +140,11 @@ def _penalized(
             ids, logits = ids[order], logits[order]
     if not np.isfinite(logits.max()):
         raise ValueError(f"the best of {len(logits)} logits is {logits.max()}: {_REMEDY}")
-    if params.repetition_penalty == 1:
+    if not params.shapes_logits:
         return ids, logits
     if ids is not None:
-        raise ValueError("a repetition penalty needs the logits of the whole vocabulary")
-    seen = np.unique(np.asarray(history, dtype=np.int64))
-    penalty = np.float32(params.repetition_penalty)
-    logits = logits.copy()
-    old = logits[seen]
-    logits[seen] = np.where(old < 0, old * penalty, old / penalty)
-    return ids, logits
+        raise ValueError("a bias or a penalty needs the logits of the whole vocabulary")
+    return None, shaped(logits, params, history, position)
 
 
 def _only_one(row: ScoreRow) -> int:

@@ -39,7 +39,8 @@ class NodeKind(StrEnum):
 class SamplingParams:
     """What turns logits into the distribution a request samples from.
 
-    Applied in the order repetition penalty, temperature, top-k, top-p, min-p, as transformers does.
+    Applied in the order logit bias, held-back ends, penalties, temperature, top-k, top-p, min-p, as
+    transformers does.
     """
 
     temperature: float = 0.0
@@ -52,6 +53,16 @@ class SamplingParams:
     """Keep tokens with at least this share of the best token's probability."""
     repetition_penalty: float = 1.0
     """Divide (positive) or multiply (negative) the logits of tokens already seen; 1 is off."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logits of tokens that the output has; between -2 and 2."""
+    frequency_penalty: float = 0.0
+    """Subtracted from a token's logit for each time that the output has it; between -2 and 2."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Tokens, ascending, with what is added to their logits, between -100 and 100."""
+    min_tokens: int = 0
+    """No token of `end_ids` is drawn before the output has this many tokens."""
+    end_ids: tuple[int, ...] = ()
+    """The tokens that end the output, which the engine fills in where `min_tokens` needs them."""
     seed: int = 0
     """Key of the request's random numbers, 0 <= seed < 2**64."""
 
@@ -72,7 +83,24 @@ class SamplingParams:
             self.repetition_penalty,
             "between 0.01 and 100",
         )
+        for name in ("presence_penalty", "frequency_penalty"):
+            value = getattr(self, name)
+            _require(-2 <= value <= 2, name, value, "between -2 and 2")
+        for token, bias in self.logit_bias:
+            _require(-100 <= bias <= 100, f"logit_bias[{token}]", bias, "between -100 and 100")
+        _require(self.min_tokens >= 0, "min_tokens", self.min_tokens, "at least 0")
         _require(0 <= self.seed < 2**64, "seed", self.seed, "between 0 and 2**64 - 1")
+
+    @property
+    def reads_history(self) -> bool:
+        """Whether the tokens before a position decide about the next one."""
+        penalizes = self.presence_penalty != 0 or self.frequency_penalty != 0
+        return penalizes or self.repetition_penalty != 1
+
+    @property
+    def shapes_logits(self) -> bool:
+        """Whether anything comes before temperature, and needs the whole vocabulary."""
+        return self.reads_history or bool(self.logit_bias) or self.min_tokens > 0
 
     @property
     def is_greedy(self) -> bool:

@@ -66,7 +66,7 @@ def sample_and_match(
         params: how each row, the bonus token's too, becomes a distribution (same-transforms rule).
         key: names the request's noise.
         position: index in the output of the token that rows[0] scores.
-        history: the tokens before that position, if `params` penalizes repetition; each node's
+        history: the tokens before that position, if `params.reads_history`; each node's
             own path is appended to it (own-prefix rule).
 
     Raises:
@@ -116,8 +116,8 @@ def recursive_rejection(
     prefix = _prefix(params, history)
     node, path = -1, list[int]()
     while node + 1 < len(rows):
-        target = distribution(rows[node + 1], params, prefix)
         here = position + len(path)
+        target = distribution(rows[node + 1], params, prefix, here)
         match, left = _test_siblings(draft, children[node + 1], target, key, here)
         if match is None:
             return _verdict(path, _draw(left, uniform(key, here, Purpose.RECOVER)))
@@ -208,7 +208,7 @@ def draft_token_with_probs(
     The distribution is cut to its `max_support` best tokens, of ties the lowest ids, and
     renormalized before the draw: the wire stays short and the test stays exact.
     """
-    drafter = truncate(distribution(row, params, history), max_support)
+    drafter = truncate(distribution(row, params, history, position), max_support)
     token = _draw(drafter, uniform(key, position, Purpose.DRAFT))
     return token, SparseProbs(ids=tuple(drafter.ids.tolist()), probs=tuple(drafter.probs.tolist()))
 
@@ -224,7 +224,7 @@ def _children(draft: DraftTree, num_rows: int) -> list[list[int]]:
 
 
 def _prefix(params: SamplingParams, history: Sequence[int]) -> list[int]:
-    return list(history) if params.repetition_penalty != 1 else []
+    return list(history) if params.reads_history else []
 
 
 def _descend(node: int, path: list[int], prefix: list[int], draft: DraftTree) -> int:

@@ -1,10 +1,11 @@
 """The fields of a request beside its prompt, checked by the same code in clients and servers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TypedDict
 
 from parallel.decoding.types import DecodeMode, SamplingParams
+from runtime.checking.prompt_value import MAX_TOKEN_ID, token_ids
 from runtime.checking.values import describe, flag, number, text, texts, whole_number
 from runtime.errors import InvalidValue
 
@@ -12,6 +13,8 @@ MAX_STOPS = 16
 MAX_SAMPLES = 16
 MAX_LOGPROBS = 20
 MAX_PRIORITY = 100
+MAX_STOP_IDS = 64
+MAX_BIASES = 1024
 MAX_NAME = 128
 _MAX_COUNT = 2**31 - 1
 
@@ -32,10 +35,21 @@ class Sampling:
     """Drop tokens with less than this share of the highest probability."""
     repetition_penalty: float | None = None
     """1 or None applies no penalty."""
+    presence_penalty: float | None = None
+    """Subtracted from the scores of tokens that the answer has; between -2 and 2."""
+    frequency_penalty: float | None = None
+    """The same for each time that the answer has the token."""
+    logit_bias: Mapping[int, float] | None = None
+    """Added to the scores of tokens, by token id; between -100 and 100."""
     seed: int | None = None
     """The same seed gives the same tokens; None lets the server draw one."""
     stop: str | Sequence[str] | None = ()
     """Strings that end the answer; the text stops before them."""
+    stop_token_ids: Sequence[int] | None = ()
+    """Tokens that end the answer, in addition to the model's end tokens."""
+    min_tokens: int | None = None
+    """No end token is drawn before the answer has so many tokens; strings of `stop` end it
+    nevertheless."""
     ignore_eos: bool = False
     """Continue after an end token."""
     mode: str | None = None
@@ -66,8 +80,13 @@ class Sampling:
             top_p=_real(self.top_p, "`top_p`"),
             min_p=_real(self.min_p, "`min_p`"),
             repetition_penalty=_real(self.repetition_penalty, "`repetition_penalty`"),
+            presence_penalty=_real(self.presence_penalty, "`presence_penalty`"),
+            frequency_penalty=_real(self.frequency_penalty, "`frequency_penalty`"),
+            logit_bias=_biases(self.logit_bias),
             seed=_count(self.seed, "`seed`", 0, 2**64 - 1),
             stop=_stops(self.stop),
+            stop_token_ids=_stop_ids(self.stop_token_ids),
+            min_tokens=_count(self.min_tokens, "`min_tokens`", 0, _MAX_COUNT),
             ignore_eos=flag(self.ignore_eos, "`ignore_eos`"),
             mode=_mode(self.mode),
             n=_count(self.n, "`n`", 1, MAX_SAMPLES),
@@ -79,6 +98,9 @@ class Sampling:
         checked.params(seed=0)
         if checked.num_samples > 1 and not checked.temperature:
             raise InvalidValue(f"`n` is {checked.n} at temperature 0, where all samples are equal")
+        least, most = checked.min_tokens, checked.max_tokens
+        if least is not None and most is not None and least > most:
+            raise InvalidValue(f"`min_tokens` is {least}, above `max_tokens` {most}")
         return checked
 
     def params(self, *, seed: int) -> SamplingParams:
@@ -92,6 +114,8 @@ class Sampling:
             field.name: getattr(self, field.name) for field in fields(self) if field.name in names
         }
         known = {name: value for name, value in given.items() if value is not None}
+        if self.logit_bias is not None:
+            known["logit_bias"] = tuple(sorted(self.logit_bias.items()))
         try:
             return SamplingParams(**{"seed": seed} | known)
         except ValueError as error:
@@ -107,8 +131,13 @@ class SamplingFields(TypedDict, total=False):
     top_p: float | None
     min_p: float | None
     repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    logit_bias: Mapping[int, float] | None
     seed: int | None
     stop: str | Sequence[str] | None
+    stop_token_ids: Sequence[int] | None
+    min_tokens: int | None
     ignore_eos: bool
     mode: str | None
     n: int | None
@@ -145,6 +174,27 @@ def _stops(value: str | Sequence[str] | None) -> tuple[str, ...]:
     if "" in stops:
         raise InvalidValue(f"`stop`[{stops.index('')}] is empty: every text would end at once")
     return stops
+
+
+def _stop_ids(value: Sequence[int] | None) -> tuple[int, ...]:
+    ids = token_ids(() if value is None else value, "`stop_token_ids`", may_be_empty=True)
+    if len(ids) > MAX_STOP_IDS:
+        raise InvalidValue(f"`stop_token_ids` has {len(ids)} tokens: {MAX_STOP_IDS} at most")
+    return ids
+
+
+def _biases(value: Mapping[int, float] | None) -> dict[int, float] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise InvalidValue(f"`logit_bias` is {describe(value)}: write token ids with numbers")
+    if len(value) > MAX_BIASES:
+        raise InvalidValue(f"`logit_bias` has {len(value)} tokens: {MAX_BIASES} at most")
+    found: dict[int, float] = {}
+    for key, bias in value.items():
+        token = whole_number(key, "a token of `logit_bias`", minimum=0, maximum=MAX_TOKEN_ID)
+        found[token] = number(bias, f"`logit_bias`[{token}]", minimum=-100, maximum=100)
+    return found
 
 
 def _mode(value: str | None) -> str | None:

@@ -87,8 +87,16 @@ def wire_request(prompt: Prompt, sampling: Sampling, request_id: str | None) -> 
         top_p=checked.top_p,
         min_p=checked.min_p,
         repetition_penalty=checked.repetition_penalty,
+        presence_penalty=checked.presence_penalty,
+        frequency_penalty=checked.frequency_penalty,
+        logit_bias=[
+            link_pb2.TokenBias(token_id=token, bias=bias)
+            for token, bias in (checked.logit_bias or {}).items()
+        ],
         seed=checked.seed,
         stop=checked.stop,
+        stop_token_ids=checked.stop_token_ids,
+        min_tokens=checked.min_tokens,
         ignore_eos=checked.ignore_eos,
         mode=(
             link_pb2.DECODE_MODE_UNSPECIFIED

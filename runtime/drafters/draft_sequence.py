@@ -29,8 +29,8 @@ class DraftSequence:
 
     @property
     def penalized(self) -> list[int]:
-        """The tokens that a repetition penalty counts; none without a penalty."""
-        return self.token_ids if self.opened.sampling.repetition_penalty != 1 else []
+        """The tokens that penalties count; none without a penalty."""
+        return self.token_ids if self.opened.sampling.reads_history else []
 
     def follow(self, item: DraftItem, lookups: Lookups) -> None:
         """Roll back to the tokens that stay valid, and append the new ones."""

@@ -1,10 +1,11 @@
 """A model's guesses as a source of a draft tree."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from parallel.decoding.sampling import distribution
 from parallel.decoding.score_row import ScoreRow
-from parallel.decoding.types import SamplingParams
 from parallel.decoding.verify import draft_token
 from parallel.drafting.tree import Guess
 from runtime.drafters.draft_sequence import DraftSequence
@@ -42,8 +43,8 @@ def guesses_of(row: ScoreRow, sequence: DraftSequence) -> list[Guess]:
     opened, history = sequence.opened, sequence.penalized
     sampling = softened = opened.sampling
     if sampling.is_greedy:
-        softened = SamplingParams(temperature=1.0, repetition_penalty=sampling.repetition_penalty)
-    model = distribution(row, softened, history)
+        softened = replace(sampling, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
+    model = distribution(row, softened, history, sequence.position)
     order = np.argsort(-model.probs, kind="stable")[:_ALTERNATIVES]
     probs = {int(model.ids[index]): float(model.probs[index]) for index in order}
     drawn = None

@@ -213,6 +213,7 @@ class Engine:
             driver=driver,
             submitted_s=self._clock.now_s(),
             max_tokens=min(submit.max_tokens, self._config.max_positions - len(submit.prompt_ids)),
+            end_ids=self._config.end_ids_of(submit),
         )
         if submit.stop:
             assert self._tokenizer is not None
@@ -277,7 +278,7 @@ class Engine:
 
     def _end(self, sequence: DecodingSequence, token: int) -> str | None:
         """Return why the sequence ends with this token, or None."""
-        if token in self._config.eos_ids and not sequence.submit.ignore_eos:
+        if token in sequence.end_ids:
             return "stop"
         if sequence.stop_matcher is not None and sequence.stop_matcher.push(token):
             return "stop"

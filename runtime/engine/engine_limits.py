@@ -25,6 +25,11 @@ class EngineConfig:
     heartbeat_s: float = 2.0
     """Seconds between the heartbeats of an idle leader to its followers."""
 
+    def end_ids_of(self, submit: Submit) -> frozenset[int]:
+        """Return the tokens that end a request's output."""
+        ends = frozenset[int]() if submit.ignore_eos else self.eos_ids
+        return ends.union(submit.stop_token_ids)
+
 
 def problem_of(
     submit: Submit, config: EngineConfig, ledger: SlotLedger, tokenizer: Tokenizer | None
@@ -57,6 +62,16 @@ def _check(
     tokens = (*submit.prompt_ids, *submit.output_ids)
     if not all(0 <= token < config.vocab_size for token in tokens):
         raise InvalidValue(f"a prompt token lies outside the vocabulary of {config.vocab_size}")
+    for name, named in (
+        ("stop_token_ids", submit.stop_token_ids),
+        ("logit_bias", [token for token, _ in submit.sampling.logit_bias]),
+    ):
+        unknown = [token for token in named if not 0 <= token < config.vocab_size]
+        if unknown:
+            raise InvalidValue(
+                f"`{name}` has the token {unknown[0]}: token ids are between 0 and "
+                f"{config.vocab_size - 1}"
+            )
     if num_final > submit.max_tokens:
         raise InvalidValue(f"{num_final} tokens are final, `max_tokens` is {submit.max_tokens}")
     capacity = min(num_prompt + submit.max_tokens, config.max_positions)

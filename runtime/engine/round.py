@@ -269,7 +269,7 @@ def _verdict(work: EngineWork) -> Verdict:
         sequence.sampling,
         sequence.key,
         sequence.num_output,
-        sequence.token_ids if sequence.sampling.repetition_penalty != 1 else (),
+        sequence.token_ids if sequence.sampling.reads_history else (),
     )
 
 

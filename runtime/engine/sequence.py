@@ -14,7 +14,6 @@ from parallel.decoding.types import (
     DecodeMode,
     DraftTree,
     RngKey,
-    SamplingParams,
 )
 from parallel.decoding.verify import verifier_of
 from parallel.messages import DraftItem, RequestStats, Submit
@@ -126,10 +125,23 @@ class DecodingSequence:
     """
 
     def __init__(
-        self, number: int, submit: Submit, *, driver: int, submitted_s: float, max_tokens: int
+        self,
+        number: int,
+        submit: Submit,
+        *,
+        driver: int,
+        submitted_s: float,
+        max_tokens: int,
+        end_ids: frozenset[int] = frozenset(),
     ) -> None:
         self.number = number
         self.submit = submit
+        self.sampling = submit.sampling
+        """How its tokens are drawn."""
+        self.end_ids = end_ids
+        """The tokens that end it."""
+        if submit.sampling.min_tokens:
+            self.sampling = replace(submit.sampling, end_ids=tuple(sorted(end_ids)))
         self.driver = driver
         self.submitted_s = submitted_s
         self.max_tokens = max_tokens
@@ -200,11 +212,6 @@ class DecodingSequence:
     def draft_length(self) -> int | None:
         """The draft length that its request asked for; None leaves it to the controller."""
         return self.submit.draft_length
-
-    @property
-    def sampling(self) -> SamplingParams:
-        """How its tokens are drawn."""
-        return self.submit.sampling
 
     @property
     def mode(self) -> DecodeMode:

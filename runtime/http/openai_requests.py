@@ -16,7 +16,8 @@ _TEMPERATURE = 1.0
 """OpenAI's default; over gRPC it is 0."""
 _SAMPLING = (
     *("top_p", "min_p", "repetition_penalty", "seed", "stop", "mode", "n"),
-    *("ignore_eos", "priority"),
+    *("ignore_eos", "priority", "stop_token_ids", "min_tokens"),
+    *("presence_penalty", "frequency_penalty"),
 )
 _STREAM_OPTIONS = ("include_usage", "continuous_usage_stats", "include_obfuscation")
 
@@ -104,9 +105,27 @@ def _sampling(fields: RequestFields, *, max_tokens: int | None, logprobs: int | 
         max_tokens=max_tokens,
         logprobs=logprobs,
         temperature=_TEMPERATURE if temperature is None else temperature,
+        logit_bias=_logit_bias(fields.take("logit_bias")),
         top_k=0 if top_k == -1 else top_k,  # vLLM's spelling of all tokens
         **{name: value for name, value in given.items() if value is not None},
     ).checked()
+
+
+def _logit_bias(value: object) -> dict[int, float] | None:
+    """Return biases by token id; JSON writes ids as strings."""
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise InvalidValue(f"`logit_bias` is {describe(value)}: write token ids with numbers")
+    found: dict[int, float] = {}
+    for key, bias in value.items():
+        token = str(key).strip()
+        if not (token.isascii() and token.isdecimal()) or len(token) > 10:
+            raise InvalidValue(f"`logit_bias` has the key {describe(key)}: write a token id")
+        if int(token) in found:
+            raise InvalidValue(f"`logit_bias` has the token {int(token)} twice: remove one")
+        found[int(token)] = bias
+    return found
 
 
 def _request(

@@ -77,6 +77,17 @@ def _get_sampling(wire: pb.SamplingParams) -> SamplingParams:
         if wire.HasField("repetition_penalty")
         else 1.0,
         seed=wire.seed,
+        presence_penalty=finite(wire.presence_penalty, "presence_penalty"),
+        frequency_penalty=finite(wire.frequency_penalty, "frequency_penalty"),
+        logit_bias=tuple(
+            zip(
+                checked_token_ids(one.token_id for one in wire.logit_bias),
+                [finite(one.bias, "logit_bias") for one in wire.logit_bias],
+                strict=True,
+            )
+        ),
+        min_tokens=wire.min_tokens,
+        end_ids=checked_token_ids(wire.end_ids),
     )
 
 
@@ -160,6 +171,7 @@ def _get_submit(wire: pb.Submit) -> Submit:
         draft_length=wire.draft_length if wire.HasField("draft_length") else None,
         ignore_eos=wire.ignore_eos,
         stop=tuple(wire.stop),
+        stop_token_ids=checked_token_ids(wire.stop_token_ids),
         num_logprobs=wire.num_logprobs if wire.HasField("num_logprobs") else None,
         sample_index=wire.sample_index,
         priority=wire.priority,

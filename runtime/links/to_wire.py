@@ -67,6 +67,14 @@ def _put_sampling(sampling: SamplingParams) -> pb.SamplingParams:
         min_p=sampling.min_p,
         repetition_penalty=finite(sampling.repetition_penalty, "repetition_penalty"),
         seed=sampling.seed,
+        presence_penalty=finite(sampling.presence_penalty, "presence_penalty"),
+        frequency_penalty=finite(sampling.frequency_penalty, "frequency_penalty"),
+        logit_bias=[
+            pb.TokenBias(token_id=token, bias=finite(bias, "logit_bias"))
+            for token, bias in sampling.logit_bias
+        ],
+        min_tokens=sampling.min_tokens,
+        end_ids=checked_token_ids(sampling.end_ids),
     )
 
 
@@ -154,6 +162,7 @@ def _put_submit(message: Submit) -> pb.Frame:
             draft_length=message.draft_length,
             ignore_eos=message.ignore_eos,
             stop=message.stop,
+            stop_token_ids=checked_token_ids(message.stop_token_ids),
             num_logprobs=message.num_logprobs,
             sample_index=message.sample_index,
             priority=message.priority,

@@ -53,11 +53,26 @@ class GenerationRequest:
             max_tokens=min(most, model.max_positions - len(ids)),
             ignore_eos=sampling.ignore_eos,
             stop=tuple(sampling.stop or ()),
+            stop_token_ids=tuple(sampling.stop_token_ids or ()),
             num_logprobs=sampling.logprobs,
             priority=sampling.priority,
         )
+        _check_vocabulary(sampling, model.vocab_size)
         if max(self.resume_from) > submit.max_tokens:
             raise InvalidValue(
                 f"`resume_from` is {max(self.resume_from)}, beyond `max_tokens` {submit.max_tokens}"
             )
         return tuple(replace(submit, sample_index=i) for i in range(sampling.num_samples))
+
+
+def _check_vocabulary(sampling: Sampling, vocab_size: int) -> None:
+    """Raise InvalidValue if a field names a token that the model does not have."""
+    for name, tokens in (
+        ("stop_token_ids", sampling.stop_token_ids),
+        ("logit_bias", sampling.logit_bias),
+    ):
+        unknown = [token for token in tokens or () if token >= vocab_size]
+        if unknown:
+            raise InvalidValue(
+                f"`{name}` has the token {unknown[0]}: token ids are between 0 and {vocab_size - 1}"
+            )

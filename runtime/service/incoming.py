@@ -12,7 +12,7 @@ from runtime.requests.prompts import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 
 _FIELDS = (
     *("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"),
-    *("n", "logprobs"),
+    *("n", "logprobs", "presence_penalty", "frequency_penalty", "min_tokens"),
 )
 
 
@@ -45,6 +45,8 @@ def sampling_of(request: pb.GenerateRequest) -> Sampling:
     given = {name: getattr(request, name) for name in _FIELDS if request.HasField(name)}  # type: ignore[arg-type]  # the stubs take literals
     return Sampling(
         stop=tuple(request.stop),
+        stop_token_ids=tuple(request.stop_token_ids),
+        logit_bias=_biases(request),
         ignore_eos=request.ignore_eos,
         mode=MODE_NAMES[request.mode] if request.mode else None,
         priority=request.priority,
@@ -85,6 +87,15 @@ def reject_unknown_fields(request: ProtoMessage) -> None:
         if field.message_type is not None:
             for part in [value] if isinstance(value, ProtoMessage) else value:
                 reject_unknown_fields(part)
+
+
+def _biases(request: pb.GenerateRequest) -> dict[int, float] | None:
+    found: dict[int, float] = {}
+    for one in request.logit_bias:
+        if one.token_id in found:
+            raise InvalidValue(f"`logit_bias` has the token {one.token_id} twice: remove one")
+        found[one.token_id] = one.bias
+    return found or None
 
 
 def _resume_offsets(request: pb.GenerateRequest, num_samples: int) -> tuple[int, ...]:

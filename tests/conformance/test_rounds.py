@@ -23,6 +23,8 @@ SAMPLINGS = (
     SamplingParams(temperature=0.8, seed=7),
     SamplingParams(temperature=0.9, top_p=0.8, min_p=0.02, seed=4),
     SamplingParams(temperature=1.0, repetition_penalty=1.3, seed=5),
+    SamplingParams(temperature=0.9, presence_penalty=0.8, frequency_penalty=0.6, seed=6),
+    SamplingParams(temperature=0.9, logit_bias=((3, 2.0), (7, -5.0)), seed=8),
 )
 FATES = {
     "arrives": [],

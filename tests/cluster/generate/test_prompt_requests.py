@@ -116,3 +116,30 @@ def test_a_prompt_of_the_command_line_is_rejected_by_its_flag(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         prompt_ids(target, PromptOptions(prompt=prompt))
+
+
+def test_biases_and_ends_reach_the_request(target: PlannedModel) -> None:
+    decode = DecodeOptions(
+        logit_bias=("3=1.5", "1=-2"), min_tokens=2, stop_token_ids=(4,), frequency_penalty=0.5
+    )
+    (submit,) = make_submits(PromptOptions(prompt="hi"), decode, target)
+    assert submit.sampling.logit_bias == ((1, -2.0), (3, 1.5))
+    assert (submit.sampling.min_tokens, submit.sampling.frequency_penalty) == (2, 0.5)
+    assert submit.stop_token_ids == (4,)
+
+
+@pytest.mark.parametrize(
+    ("bias", "words"),
+    [
+        (("3",), r"`logit_bias`\[0\] is '3': write TOKEN=BIAS"),
+        (("3=nan",), r"`logit_bias`\[0\] is '3=nan'"),
+        (("-3=1",), r"`logit_bias`\[0\] is '-3=1'"),
+        (("3=1", "3=2"), "`logit_bias` has the token 3 twice"),
+        (("3=101",), r"`logit_bias\[3\]` is 101.0: it must be between -100 and 100"),
+    ],
+)
+def test_a_bias_that_cannot_be_used_is_rejected(
+    target: PlannedModel, bias: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make_submits(PromptOptions(prompt="hi"), DecodeOptions(logit_bias=bias), target)

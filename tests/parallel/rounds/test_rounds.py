@@ -299,7 +299,12 @@ FATES = st.builds(
     fates=st.lists(FATES, min_size=1, max_size=12),
     mode=st.sampled_from(FIXED_MODES),
     params=st.sampled_from(
-        [SAMPLED, SamplingParams(), SamplingParams(temperature=0.8, repetition_penalty=1.5)]
+        [
+            SAMPLED,
+            SamplingParams(),
+            SamplingParams(temperature=0.8, repetition_penalty=1.5),
+            SamplingParams(temperature=0.8, frequency_penalty=1.1, min_tokens=4, end_ids=(1,)),
+        ]
     ),
     request=st.integers(0, 2**64 - 1),
 )

@@ -112,7 +112,12 @@ def trees(draw: st.DrawFn) -> DraftTree:
 @given(
     drafts=st.lists(trees(), min_size=1, max_size=10),
     params=st.sampled_from(
-        [GREEDY, SAMPLED, SamplingParams(temperature=1.0, repetition_penalty=1.4)]
+        [
+            GREEDY,
+            SAMPLED,
+            SamplingParams(temperature=1.0, repetition_penalty=1.4),
+            SamplingParams(temperature=1.0, presence_penalty=1.5, min_tokens=5, end_ids=(0,)),
+        ]
     ),
     request=st.integers(0, 2**64 - 1),
 )

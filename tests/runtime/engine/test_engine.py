@@ -43,10 +43,14 @@ SAMPLINGS = (
     SamplingParams(temperature=1.0, repetition_penalty=1.3, seed=5),
     SamplingParams(repetition_penalty=1.5),
 )
+SHAPED = (
+    SamplingParams(temperature=0.9, presence_penalty=0.8, frequency_penalty=0.6, seed=6),
+    SamplingParams(frequency_penalty=1.5, logit_bias=((3, 2.0), (7, -5.0))),
+)
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+@pytest.mark.parametrize("sampling", [*SAMPLINGS, *SHAPED], ids=str)
 def test_every_mode_gives_the_tokens_of_the_target_alone(
     rig: Rig, mode: str, sampling: SamplingParams
 ) -> None:
@@ -536,3 +540,36 @@ def test_a_stop_string_that_no_output_contains_fails_alone() -> None:
     assert "'w1 w7' contains the special token 'w7'" in refused.failed.message
     assert other.token_ids == expected_tokens(submits[1])
     rig.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_stop_token_ends_a_request_and_is_held_back_before_min_tokens(
+    rig: Rig, mode: str
+) -> None:
+    rig.attach_model(noise=0.2)
+    alone = expected_tokens(make_submit(mode=mode))
+    ends = tuple(sorted(set(alone[2:6])))
+    stopped = replace(make_submit(mode=mode), stop_token_ids=ends)
+    outcome = rig.run([stopped])[0]
+    first = next(n for n, token in enumerate(alone) if token in ends)
+    assert outcome.token_ids == alone[: first + 1]
+    assert outcome.finished is not None
+    assert outcome.finished.reason == "stop"
+    held = replace(stopped, request=1, sampling=SamplingParams(min_tokens=12))
+    outcome = rig.run([held])[1]
+    known_ends = SamplingParams(min_tokens=12, end_ids=ends)
+    expected = expected_tokens(replace(held, sampling=known_ends))
+    assert not set(expected[:12]) & set(ends)
+    assert outcome.token_ids == expected[: len(outcome.token_ids)]
+    assert len(outcome.token_ids) >= 12
+    assert outcome.finished is not None
+    assert (outcome.finished.stats.accepted > 0) == (mode != "autoregressive")
+
+
+@pytest.mark.parametrize("fields", [{"stop_token_ids": (VOCAB,)}, {"sampling": VOCAB}])
+def test_a_token_that_the_target_does_not_know_is_rejected(rig: Rig, fields: Any) -> None:
+    if "sampling" in fields:
+        fields = {"sampling": SamplingParams(logit_bias=((VOCAB, 1.0),))}
+    failed = rig.run([replace(make_submit(), **fields)])[0].failed
+    assert failed is not None
+    assert f"has the token {VOCAB}: token ids are between 0 and {VOCAB - 1}" in failed.message

@@ -42,6 +42,9 @@ def ids_of(choice: Any) -> list[int]:
         {"temperature": 0.7, "seed": 7, "n": 3, "extra_body": {"repetition_penalty": 1.3}},
         {"temperature": 0.9, "seed": 8, "stop": ["w7", "w11 w"]},
         {"seed": 9},
+        {"temperature": 0.9, "seed": 3, "presence_penalty": 0.8, "frequency_penalty": 0.6},
+        {"temperature": 0, "logit_bias": {"3": 2, "7": -5}},
+        {"temperature": 0, "extra_body": {"stop_token_ids": [14, 40], "min_tokens": 9}},
     ],
 )
 def test_tokens_texts_and_ends_are_those_of_grpc(
@@ -55,6 +58,8 @@ def test_tokens_texts_and_ends_are_those_of_grpc(
     same = {"temperature": 1.0} | fields | extra
     for name in ("extra_body", "return_token_ids"):
         same.pop(name, None)
+    if "logit_bias" in same:
+        same["logit_bias"] = {int(token): bias for token, bias in same["logit_bias"].items()}
     chunks = list(grpc_client.generate(TEXT, max_tokens=24, **same))
     for index, choice in enumerate(answer.choices):
         mine = [chunk for chunk in chunks if chunk.sample == index]
@@ -164,6 +169,9 @@ def test_the_seed_of_an_answer_repeats_it(client: openai.OpenAI) -> None:
     ("fields", "words", "param"),
     [
         ({"temperature": -1}, "`temperature` is -1", "temperature"),
+        ({"logit_bias": {"48": 1}}, "`logit_bias` has the token 48", "logit_bias"),
+        ({"logit_bias": {"w1": 1}}, "`logit_bias` has the key 'w1'", "logit_bias"),
+        ({"extra_body": {"stop_token_ids": [48]}}, "has the token 48", "stop_token_ids"),
         ({"logprobs": 21}, "`logprobs` is 21", "logprobs"),
         ({"prompt": ["w1", "w2"]}, "`prompt` has 2 prompts", "prompt"),
         ({"prompt": [1, 48]}, "prompt[1] is 48", "prompt[1]"),

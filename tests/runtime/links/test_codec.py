@@ -50,6 +50,13 @@ sampling = st.builds(
     top_p=st.floats(0, 1, exclude_min=True),
     min_p=st.floats(0, 1),
     repetition_penalty=st.floats(0.01, 10),
+    presence_penalty=st.floats(-2, 2),
+    frequency_penalty=st.floats(-2, 2),
+    logit_bias=st.lists(st.tuples(st.integers(0, 2**31 - 1), st.floats(-100, 100)), max_size=3).map(
+        tuple
+    ),
+    min_tokens=counts,
+    end_ids=token_ids,
     seed=words,
 )
 token_probs = st.lists(st.tuples(st.integers(0, 2**31 - 1), st.floats(0, 1)), max_size=3).map(
@@ -166,6 +173,7 @@ messages = st.one_of(
         draft_length=st.none() | counts,
         ignore_eos=st.booleans(),
         stop=st.lists(text, max_size=3).map(tuple),
+        stop_token_ids=token_ids,
         num_logprobs=st.none() | counts,
         sample_index=counts,
         priority=st.integers(-(2**31), 2**31 - 1),
