@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from parallel.device_kernels import plain_draws
 from parallel.device_kernels.step_kernels import BITS_PER_WORD, AttentionRows, HeadNorms, Workspace
 
 # Shape suffixes: R = rows, H = query heads, K = KV heads, G = query heads of a KV head,
@@ -122,6 +123,31 @@ class PlainKernels:
         """Write activation(gate) * up."""
         gate, up = _wide(gate_up_R2F).chunk(2, dim=-1)
         out_RF.copy_((F.gelu(gate, approximate="tanh") if gelu else F.silu(gate)) * up)
+
+    def num_candidates(self, num_tokens: int) -> int:  # noqa: ARG002  # a row is one block
+        """Return how many candidates `score_tokens` leaves of this many tokens."""
+        return 1
+
+    def score_tokens(
+        self, logits_LV: Tensor, draws_L4: Tensor, candidates_LC3: Tensor, *, first_token: int = 0
+    ) -> None:
+        """Write the best token of each row, and its lead."""
+        candidates_LC3.copy_(plain_draws.score(logits_LV, draws_L4, first_token))
+
+    def choose_tokens(self, candidates_LC3: Tensor, draws_L4: Tensor, tokens_L: Tensor) -> None:
+        """Write the best candidate of each row."""
+        tokens_L.copy_(plain_draws.choose(candidates_LC3, draws_L4))
+
+    def match_drafts(
+        self,
+        tokens_L: Tensor,
+        drafts_S2: Tensor,
+        node_tokens_SN: Tensor,
+        node_parents_SN: Tensor,
+        verdicts_SM: Tensor,
+    ) -> None:
+        """Write which drafts equal what was drawn."""
+        verdicts_SM.copy_(plain_draws.match(tokens_L, drafts_S2, node_tokens_SN, node_parents_SN))
 
 
 def _wide(x: Tensor) -> Tensor:

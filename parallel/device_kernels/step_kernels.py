@@ -10,7 +10,8 @@ from typing import Protocol
 from torch import Tensor
 
 # Shape suffixes: R = rows of the batch, H = query heads, K = KV heads, D = head_dim,
-# A = addresses of the cache (pages * page_size), E = hidden size, F = columns of a gate.
+# A = addresses of the cache (pages * page_size), E = hidden size, F = columns of a gate,
+# L = scored rows, V = tokens of this rank, C = candidates, S = sequences, N = nodes of a draft.
 
 NO_TOKEN = -1
 """In place of a token: there is none."""
@@ -182,4 +183,55 @@ class StepKernels(Protocol):
 
     def gate(self, gate_up_R2F: Tensor, out_RF: Tensor, *, gelu: bool) -> None:
         """Write activation(gate) * up; the activation is SiLU, or GELU by its tanh form."""
+        ...
+
+    def num_candidates(self, num_tokens: int) -> int:
+        """Return how many candidates `score_tokens` leaves of this many tokens."""
+        ...
+
+    def score_tokens(
+        self, logits_LV: Tensor, draws_L4: Tensor, candidates_LC3: Tensor, *, first_token: int = 0
+    ) -> None:
+        """Write the best token of each block of each row, by logit / temperature + Gumbel noise.
+
+        Ranks that hold parts of the vocabulary gather their candidates before one is chosen.
+
+        Args:
+            logits_LV: float32.
+            draws_L4: int64: seed, request, output position, and the bits of the temperature
+                (float64); a temperature of 0 is greedy.
+            candidates_LC3: float64: the best score, the second best, and the best token; NaN if a
+                logit is NaN or +inf.
+            first_token: the token of the first column, a multiple of 4.
+        """
+        ...
+
+    def choose_tokens(self, candidates_LC3: Tensor, draws_L4: Tensor, tokens_L: Tensor) -> None:
+        """Write the best candidate of each row, int32, or `NOT_FINITE`, or `UNDECIDED`.
+
+        A token that is written is the one that `parallel.decoding.sampling.sample` draws from the
+        same logits.
+        """
+        ...
+
+    def match_drafts(
+        self,
+        tokens_L: Tensor,
+        drafts_S2: Tensor,
+        node_tokens_SN: Tensor,
+        node_parents_SN: Tensor,
+        verdicts_SM: Tensor,
+    ) -> None:
+        """Write which drafts equal what was drawn (`sample_and_match`); all int32.
+
+        Args:
+            tokens_L: what `choose_tokens` wrote.
+            drafts_S2: first scored row and number of scored rows of each sequence; node i of its
+                draft is scored by the row i + 1 after the first.
+            node_tokens_SN: the draft tokens.
+            node_parents_SN: the node before each; -1 is the root.
+            verdicts_SM: [S, N + 2]: number of accepted nodes, the token after them, and the nodes;
+                the rest is -1. The token is `NO_TOKEN` for a sequence without scored rows, and
+                `NOT_FINITE` or `UNDECIDED` where the row after the accepted nodes was.
+        """
         ...

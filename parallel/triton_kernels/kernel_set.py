@@ -5,8 +5,10 @@ from torch import Tensor
 
 from parallel.device_kernels.step_kernels import AttentionRows, HeadNorms, Workspace
 from parallel.triton_kernels.attention_operator import paged_attention, tile_lines
+from parallel.triton_kernels.draw_operators import choose, match, score
 from parallel.triton_kernels.layer_operators import gate, move_cached, normalize, store_keys_values
 from parallel.triton_kernels.paged_attention import SPLIT
+from parallel.triton_kernels.token_draws import BLOCK_TOKENS
 
 
 class TritonKernels:
@@ -103,3 +105,28 @@ class TritonKernels:
     def gate(self, gate_up_R2F: Tensor, out_RF: Tensor, *, gelu: bool) -> None:
         """Write activation(gate) * up."""
         gate(gate_up_R2F, out_RF, gelu)
+
+    def num_candidates(self, num_tokens: int) -> int:
+        """Return how many candidates `score_tokens` leaves of this many tokens."""
+        return -(-num_tokens // BLOCK_TOKENS)
+
+    def score_tokens(
+        self, logits_LV: Tensor, draws_L4: Tensor, candidates_LC3: Tensor, *, first_token: int = 0
+    ) -> None:
+        """Write the best token of each block of each row, and its lead."""
+        score(logits_LV, draws_L4, candidates_LC3, first_token)
+
+    def choose_tokens(self, candidates_LC3: Tensor, draws_L4: Tensor, tokens_L: Tensor) -> None:
+        """Write the best candidate of each row."""
+        choose(candidates_LC3, draws_L4, tokens_L)
+
+    def match_drafts(
+        self,
+        tokens_L: Tensor,
+        drafts_S2: Tensor,
+        node_tokens_SN: Tensor,
+        node_parents_SN: Tensor,
+        verdicts_SM: Tensor,
+    ) -> None:
+        """Write which drafts equal what was drawn."""
+        match(tokens_L, drafts_S2, node_tokens_SN, node_parents_SN, verdicts_SM)
