@@ -90,6 +90,8 @@ class PlainKernels:
 
     def move(self, cache_LAD: Tensor, offsets: Tensor, moves: Tensor) -> None:
         """Move cached tokens to other addresses, each sequence's in their order."""
+        if not len(moves):
+            return
         numbers = torch.arange(len(moves), device=moves.device)
         is_move = (numbers >= offsets[0]) & (numbers < offsets[-1])
         sources, places, stores = _storing_rows(moves[:, 1].where(is_move, -1))
