@@ -20,6 +20,7 @@ from cluster.cli import train_verbs as cli_train
 from cluster.cli.command_endings import run_to_end
 from cluster.cli.generate_verb import GENERATE
 from cluster.cli.generated import add_verb
+from cluster.cli.quantize_verb import QUANTIZE
 from cluster.cli.serve_verb import SERVE
 from cluster.cli.utf8 import restart_in_utf8
 from cluster.cli.verbs import Verbs
@@ -64,6 +65,7 @@ app.add_typer(cli_simulate.app, name="simulate")
 app.add_typer(cli_experiment.app, name="experiment")
 app.add_typer(cli_cluster.app, name="cluster")
 app.add_typer(cli_docs.app, name="docs")
+add_verb(app, QUANTIZE)
 add_verb(app, cli_cluster.SUBMIT)
 
 

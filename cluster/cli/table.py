@@ -43,6 +43,7 @@ from cluster.options.experiment_options import (
     ExperimentReportOptions,
 )
 from cluster.options.generate_options import GenerateOptions
+from cluster.options.quantize_options import QuantizeOptions
 from cluster.options.serve_options import ServeOptions
 from cluster.options.simulate_options import SimulateSeedsOptions, SimulateTrainOptions
 from cluster.options.train_options import (
@@ -337,6 +338,13 @@ def train_verify(options: TrainVerifyOptions) -> int:
     from cluster.train.job_results import verify
 
     return verify(options)
+
+
+def quantize(options: QuantizeOptions) -> int:
+    """Write a copy of a model in integer codes."""
+    from cluster.quantize.quantizing import run
+
+    return run(options)
 
 
 def docs_options(options: DocsOptions) -> int:

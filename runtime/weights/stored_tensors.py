@@ -97,11 +97,18 @@ def save_matrices(directory: Path, weights: Mapping[str, Matrix]) -> None:
     file = directory / (PLAIN_FILE if is_plain else STORED_FILE)
     parts: dict[str, Tensor] = {}
     for name, matrix in weights.items():
-        parts |= _part_tensors(name, matrix)
-    save_file(parts, str(file), metadata=dict(FILE_METADATA))
+        parts |= part_tensors(name, matrix)
+    save_parts(file, parts)
 
 
-def _part_tensors(name: str, matrix: Matrix) -> dict[str, Tensor]:
+def save_parts(file: Path, parts: Mapping[str, Tensor]) -> None:
+    """Write a file of tensors, some of which are parts of matrices."""
+    save_file(dict(parts), str(file), metadata=dict(FILE_METADATA))
+    file.chmod(0o644)  # safetensors lets only the owner read it
+
+
+def part_tensors(name: str, matrix: Matrix) -> dict[str, Tensor]:
+    """Return the tensors of a file that hold a tensor, by their names."""
     if not isinstance(matrix, StoredMatrix):
         return {name: matrix.contiguous()}
     parts = {_CODES: matrix.codes, _SCALES: matrix.scales}

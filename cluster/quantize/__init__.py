@@ -1,0 +1,1 @@
+"""`paceline quantize`: copies of models in integer codes."""
