@@ -10,6 +10,7 @@ from parallel.decoding.types import TokenLogprobs
 from runtime.gateway.journal import OpenRequest
 from runtime.http.logprob_forms import chat_logprobs, completion_logprobs, num_characters
 from runtime.http.openai_requests import OpenAiRequest
+from runtime.http.tool_calls import ToolCall, ToolCallReader, tool_form
 from runtime.requests.answer_events import SampleEnd, TokensEvent
 from runtime.requests.served_model import ServedModel
 
@@ -26,6 +27,8 @@ class _Sample:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: str | None = None
+    num_calls: int = 0
+    reader: ToolCallReader = field(default_factory=lambda: ToolCallReader(None))
 
 
 class AnswerForm:
@@ -45,6 +48,10 @@ class AnswerForm:
         kind = "chatcmpl" if asked.is_chat else "cmpl"
         self.id = f"{kind}-{asked.request_id or uuid.uuid4().hex}"
         self._created = int(time.time())
+        if asked.has_tools:
+            form = tool_form(model.tokenizer.tool_template, model.name)
+            for sample in self._samples:
+                sample.reader = ToolCallReader(form)
         for sample, journal in zip(self._samples, request.samples, strict=True):
             before = journal.token_ids[: sample.num_tokens]
             if before and self._has_logprobs and not asked.is_chat:
@@ -66,30 +73,30 @@ class AnswerForm:
             if not sample.num_tokens
         ]
 
-    def tokens(self, event: TokensEvent) -> dict[str, Any]:
-        """Return the chunk of new tokens."""
+    def tokens(self, event: TokensEvent) -> list[dict[str, Any]]:
+        """Return the chunks of new tokens."""
         sample = self._samples[event.sample]
         logprobs = self._logprobs(event.token_ids, event.logprobs, sample.num_characters)
         sample.num_tokens += len(event.token_ids)
         if logprobs is not None and not self._asked.is_chat:
             sample.num_characters += num_characters(self._model.tokenizer, event.token_ids)
-        if self._asked.is_chat:
-            delta = {"content": event.text} if event.text else {}
-            choice = self._chat_choice(event.sample, delta, logprobs, None, event.token_ids)
-        else:
+        if not self._asked.is_chat:
             choice = self._text_choice(event.sample, event.text, logprobs, None, event.token_ids)
-        return self._chunk(choice)
+            return [self._chunk(choice)]
+        first, *others = self._deltas(sample, sample.reader.push(event.text)) or [{}]
+        choice = self._chat_choice(event.sample, first, logprobs, None, event.token_ids)
+        return [self._chunk(choice), *self._delta_chunks(event.sample, others)]
 
     def end(self, event: SampleEnd) -> list[dict[str, Any]]:
         """Return the last chunks of a sample."""
         reason = _FINISH_REASONS[event.reason]
         if not self._asked.is_chat:
             return [self._chunk(self._text_choice(event.sample, event.text, None, reason, ()))]
-        chunks = []
-        if event.text:
-            delta = {"content": event.text}
-            chunks.append(self._chunk(self._chat_choice(event.sample, delta, None, None, ())))
-        return [*chunks, self._chunk(self._chat_choice(event.sample, {}, None, reason, ()))]
+        sample = self._samples[event.sample]
+        pieces = [*sample.reader.push(event.text), *sample.reader.finish()]
+        chunks = self._delta_chunks(event.sample, self._deltas(sample, pieces))
+        last = self._chat_choice(event.sample, {}, None, _with_calls(reason, sample), ())
+        return [*chunks, self._chunk(last)]
 
     def usage_chunk(self) -> dict[str, Any]:
         """Return the chunk that has the usage of the whole request and no text."""
@@ -115,7 +122,8 @@ class AnswerForm:
             if not self._asked.is_chat:
                 choices.append(self._text_choice(index, text, logprobs, reason, ids))
                 continue
-            message = {"role": "assistant", "content": text, "refusal": None}
+            message = self._message(sample, text)
+            reason = _with_calls(reason, sample)
             choice = self._chat_choice(index, message, logprobs, reason, ids)
             choice["message"] = choice.pop("delta")
             choices.append(choice)
@@ -125,6 +133,40 @@ class AnswerForm:
         return body
 
     # --- parts ------------------------------------------------------------------------------
+
+    def _message(self, sample: _Sample, text: str) -> dict[str, Any]:
+        deltas = self._deltas(sample, [*sample.reader.push(text), *sample.reader.finish()])
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": "".join(delta.get("content", "") for delta in deltas),
+            "refusal": None,
+        }
+        calls = [call for delta in deltas for call in delta.get("tool_calls", ())]
+        if calls:
+            message["content"] = message["content"] or None
+            message["tool_calls"] = [
+                {key: held for key, held in call.items() if key != "index"} for call in calls
+            ]
+        return message
+
+    def _deltas(self, sample: _Sample, pieces: Sequence[str | ToolCall]) -> list[dict[str, Any]]:
+        deltas: list[dict[str, Any]] = []
+        for piece in pieces:
+            if isinstance(piece, str):
+                deltas.append({"content": piece})
+                continue
+            call = {
+                "index": sample.num_calls,
+                "id": f"call_{uuid.uuid4().hex}",
+                "type": "function",
+                "function": {"name": piece.name, "arguments": piece.arguments},
+            }
+            sample.num_calls += 1
+            deltas.append({"tool_calls": [call]})
+        return deltas
+
+    def _delta_chunks(self, index: int, deltas: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [self._chunk(self._chat_choice(index, one, None, None, ())) for one in deltas]
 
     @property
     def _has_logprobs(self) -> bool:
@@ -206,3 +248,7 @@ class AnswerForm:
                 "accepted_tokens": sum(one.accepted for one in stats),
             },
         }
+
+
+def _with_calls(reason: str | None, sample: _Sample) -> str | None:
+    return "tool_calls" if reason == "stop" and sample.num_calls else reason

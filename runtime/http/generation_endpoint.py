@@ -17,6 +17,7 @@ from runtime.http.http_call import HttpCall
 from runtime.http.http_errors import HttpRefusal, error_body, error_response
 from runtime.http.openai_requests import OpenAiRequest
 from runtime.http.request_body import ClientGone, JsonBody, UnreadBody, read_json
+from runtime.http.tool_calls import tool_form
 from runtime.requests.accepted_tokens import AcceptedTokens
 from runtime.requests.admission import Admission, Admitted
 from runtime.requests.answer_events import SampleEnd, answer_events
@@ -93,7 +94,10 @@ class GenerationEndpoint:
 
         def parse() -> OpenAiRequest:
             asked = self._read(body.parse(), last_event_id)
-            check_model(asked.model, self._admission.model.name)
+            model = self._admission.model
+            check_model(asked.model, model.name)
+            if asked.has_tools:
+                tool_form(model.tokenizer.tool_template, model.name)
             return asked
 
         if len(body.data) <= _SHORT_BYTES:
@@ -120,7 +124,7 @@ class GenerationEndpoint:
             async with aclosing(self._events(admitted)) as events:
                 async for event in events:
                     is_end = isinstance(event, SampleEnd)
-                    chunks = form.end(event) if is_end else [form.tokens(event)]
+                    chunks = form.end(event) if is_end else form.tokens(event)
                     for chunk in chunks:
                         await stream.write(chunk, form.position if asked.request_id else "")
             if asked.has_usage:

@@ -9,6 +9,7 @@ from runtime.checking.sampling_fields import MAX_LOGPROBS, Sampling, checked_nam
 from runtime.checking.values import describe, flag, items, text
 from runtime.errors import InvalidValue
 from runtime.http.request_fields import RequestFields
+from runtime.http.tool_fields import read_tools, with_arguments
 from runtime.requests.generation_request import GenerationRequest
 from runtime.requests.prompts import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 
@@ -38,6 +39,8 @@ class OpenAiRequest:
     has_usage_always: bool
     """Whether each chunk of a stream has the usage so far."""
     has_token_ids: bool
+    has_tools: bool
+    """Whether calls of tools are found in the answer."""
 
 
 def read_completion(body: Mapping[str, Any], last_event_id: str | None = None) -> OpenAiRequest:
@@ -64,7 +67,8 @@ def read_chat(body: Mapping[str, Any], last_event_id: str | None = None) -> Open
     messages = fields.take("messages")
     if messages is None:
         raise InvalidValue("`messages` is missing: give a list of messages")
-    prompt = ChatPrompt(items(messages, "messages", "messages"), "messages", EXTRA_KEYS)
+    turns = with_arguments(items(messages, "messages", "messages"))
+    prompt = ChatPrompt(turns, "messages", EXTRA_KEYS, read_tools(fields))
     most = fields.count("max_completion_tokens", minimum=1)
     older = fields.count("max_tokens", minimum=1)
     if most is not None and older is not None and most != older:
@@ -144,8 +148,9 @@ def _request(
     request_id = "" if name is None else checked_name(name)
     has_token_ids = fields.flag("return_token_ids")
     fields.reject_rest()
-    if last_event_id is not None and not streams:
-        raise InvalidValue("the header last-event-id needs `stream` true")
+    has_tools = isinstance(prompt, ChatPrompt) and bool(prompt.tools)
+    if last_event_id is not None and (not streams or has_tools):
+        raise InvalidValue("the header last-event-id needs `stream` true, and no `tools`")
     return OpenAiRequest(
         generation=GenerationRequest(
             prompt=prompt,
@@ -159,6 +164,7 @@ def _request(
         has_usage=options["include_usage"],
         has_usage_always=options["continuous_usage_stats"],
         has_token_ids=has_token_ids,
+        has_tools=has_tools,
     )
 
 

@@ -25,6 +25,7 @@ FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "modalities": ((["text"],), "answers are text"),
     "audio": ((), "answers are text"),
     "prediction": ((), "drafts come from the server's own drafter"),
+    "parallel_tool_calls": ((True,), "the number of calls is not constrained"),
     "functions": (([],), "it is deprecated: use `tools`"),
     "function_call": (("none",), "it is deprecated: use `tool_choice`"),
     "reasoning_effort": ((), "the chat template has no such setting"),

@@ -25,17 +25,39 @@ class ChatTemplate:
         """Sequences of roles of which the template renders all contents."""
         self._is_stuck = False
 
-    def render(self, messages: Sequence[Message], *, is_open: bool) -> str:
+    @property
+    def tool_source(self) -> str:
+        """The template that renders tools; "" without a template."""
+        template = self._tokenizer.chat_template or ""
+        if isinstance(template, Mapping):  # several by name; transformers takes this one for tools
+            template = template.get("tool_use", template.get("default", ""))
+        return str(template)
+
+    def render(
+        self, messages: Sequence[Message], *, is_open: bool, tools: Sequence[Message] = ()
+    ) -> str:
         """Return a conversation as text; an open one ends where the assistant's turn begins.
+
+        Args:
+            messages: the conversation.
+            is_open: whether the assistant's turn follows.
+            tools: definitions of functions that the assistant may call, in OpenAI's form.
 
         Raises:
             ConfigError: there is no template, it fails, it does not end, or it drops
-                part of a message.
+                part of a message or a tool.
         """
         if not self._tokenizer.chat_template:
             raise ConfigError(f"{self._name} has no chat template: give the prompt as plain text")
-        text = self._render(messages, is_open=is_open)
-        self._check_all_rendered(messages, is_open=is_open)
+        text = self._render(messages, is_open=is_open, tools=tools)
+        for tool in tools:
+            name = str(tool["function"]["name"])
+            if name not in text:
+                raise ConfigError(
+                    f"the chat template of {self._name} drops the tool {name!r}: use a model that "
+                    "supports tools"
+                )
+        self._check_all_rendered(messages, is_open=is_open, tools=tools)
         for number, message in enumerate(messages):
             if message["role"] != "assistant" and not is_rendered(message.get("content"), text):
                 raise self._dropped(number, message)
@@ -48,7 +70,9 @@ class ChatTemplate:
                     )
         return text
 
-    def _render(self, messages: Sequence[Message], *, is_open: bool) -> str:
+    def _render(
+        self, messages: Sequence[Message], *, is_open: bool, tools: Sequence[Message] = ()
+    ) -> str:
         """Render in a thread of its own: nothing else can end a template that loops forever."""
         if self._is_stuck:
             raise self._timed_out()
@@ -60,6 +84,7 @@ class ChatTemplate:
                 made.append(
                     self._tokenizer.apply_chat_template(
                         [dict(message) for message in messages],
+                        tools=[dict(tool) for tool in tools] or None,
                         tokenize=False,
                         add_generation_prompt=is_open,
                     )
@@ -80,10 +105,12 @@ class ChatTemplate:
             raise self._timed_out()
         return made[0]
 
-    def _check_all_rendered(self, messages: Sequence[Message], *, is_open: bool) -> None:
+    def _check_all_rendered(
+        self, messages: Sequence[Message], *, is_open: bool, tools: Sequence[Message]
+    ) -> None:
         """Reject a template that drops the content of a message, whatever it is."""
         shape = tuple(str(message["role"]) for message in messages)
-        if shape in self._complete_shapes:
+        if shape in self._complete_shapes and not tools:
             return
         marks = [f"{MARK}x{number}x" for number in range(len(messages))]
         marked = [
@@ -91,13 +118,13 @@ class ChatTemplate:
             for message, mark in zip(messages, marks, strict=True)
         ]
         try:
-            text = self._render(marked, is_open=is_open)
+            text = self._render(marked, is_open=is_open, tools=tools)
         except ConfigError:  # it inspects the contents: the check of the words must suffice
             return
         for number, (message, mark) in enumerate(zip(messages, marks, strict=True)):
             if message.get("content") and mark not in text:
                 raise self._dropped(number, message)
-        if all(message.keys() == {"role", "content"} for message in messages):
+        if not tools and all(message.keys() == {"role", "content"} for message in messages):
             if len(self._complete_shapes) >= _KNOWN_SHAPES:
                 self._complete_shapes.clear()
             self._complete_shapes.add(shape)

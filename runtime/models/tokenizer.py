@@ -107,13 +107,23 @@ class Tokenizer:
         ids: list[int] = encoding.ids
         return ids
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(self, messages: Sequence[Message], tools: Sequence[Message] = ()) -> list[int]:
         """Return the tokens of a conversation, up to the assistant's turn.
 
+        Args:
+            messages: the conversation.
+            tools: definitions of functions that the assistant may call, in OpenAI's form.
+
         Raises:
-            ConfigError: the model has no chat template, or it rejects the conversation.
+            ConfigError: the model has no chat template, or it rejects the conversation or a tool.
         """
-        return self.encode(self.render_chat(messages), whole=False)
+        text = self._chat.render(messages, is_open=True, tools=tools)
+        return self.encode(text, whole=False)
+
+    @property
+    def tool_template(self) -> str:
+        """The chat template that renders tools; "" without one."""
+        return self._chat.tool_source
 
     def encode_user_opening(self) -> list[int]:
         """Return the tokens of a conversation up to the user's first words.

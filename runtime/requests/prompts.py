@@ -26,6 +26,8 @@ class ChatPrompt:
     field: str
     extra_keys: tuple[str, ...] = ()
     """Keys beside role and content that the wire accepts."""
+    tools: tuple[Mapping[str, object], ...] = ()
+    """Functions that the assistant may call, in OpenAI's form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +53,10 @@ def prompt_ids(prompt: Prompt, model: ServedModel) -> tuple[int, ...]:
         case TextPrompt(text, field):
             model.limits.check_text(field, text)
             name, ids = "the prompt", tuple(model.tokenizer.encode(text))
-        case ChatPrompt(given, field, extra_keys):
+        case ChatPrompt(given, field, extra_keys, tools):
             model.limits.check_chat(field, [_content(message) for message in given])
             turns = messages(given, field, extra_keys=extra_keys)
-            name, ids = "the prompt", tuple(model.tokenizer.encode_chat(turns))
+            name, ids = "the prompt", tuple(model.tokenizer.encode_chat(turns, tools))
         case TokenPrompt(given_ids, field):
             model.limits.check_ids(field, len(given_ids))
             return token_ids(given_ids, field, vocab_size=model.vocab_size, may_be_empty=True)

@@ -1,6 +1,7 @@
 """The chunks of a stream join to the whole answer, and a resumed one to its rest."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from parallel.messages import Finished, RequestStats, Submit
 from runtime.gateway.journal import Journal, OpenRequest
 from runtime.http.answer_forms import AnswerForm
 from runtime.http.openai_requests import OpenAiRequest, read_chat, read_completion
+from runtime.models.tokenizer import Tokenizer
 from runtime.requests.answer_events import SampleEnd, answer_events
 from tests.support.serving import toy_model
+from tests.support.tokenizer_layouts import LAYOUTS
 
 TOKENS = (11, 12, 3)
 STATS = RequestStats(rounds=3, drafted=4, accepted=2, cached_prompt=1)
@@ -58,7 +61,7 @@ def streamed(request: OpenAiRequest, start: int) -> tuple[list[dict[str, Any]], 
     async def collect() -> list[dict[str, Any]]:
         chunks = form.openings()
         async for event in answer_events(opened(), toy_model().tokenizer, (start,)):
-            chunks += form.end(event) if isinstance(event, SampleEnd) else [form.tokens(event)]
+            chunks += form.end(event) if isinstance(event, SampleEnd) else form.tokens(event)
         return chunks
 
     return asyncio.run(collect()), form.position
@@ -108,3 +111,39 @@ def test_each_chunk_has_the_usage_so_far_if_asked() -> None:
     options = {"include_usage": True, "continuous_usage_stats": True}
     chunks, _ = streamed(asked(chat=False, stream=True, stream_options=options), 0)
     assert [chunk["usage"]["completion_tokens"] for chunk in chunks] == [3, 3]
+
+
+TOOLS = [{"type": "function", "function": {"name": "look"}}]
+ANSWER = 'See.\n<tool_call>{"name": "look", "arguments": {"a": 1}}</tool_call>'
+
+
+def test_calls_of_tools_have_their_own_place_whole_and_streamed(tmp_path: Path) -> None:
+    LAYOUTS["byte-level"](tmp_path)
+    tokenizer = Tokenizer.load(tmp_path)
+    tokenizer._chat._tokenizer.chat_template = "<tool_call></tool_call>"
+    model, request = toy_model(tokenizer), opened()
+    request.samples[0].token_ids = tokenizer.encode(ANSWER, whole=False)
+    asked = read_chat({"messages": [{"role": "user", "content": "hi"}], "tools": TOOLS})
+    whole_form, stream_form = (AnswerForm(asked, model, request, (0,)) for _ in range(2))
+
+    async def collect() -> list[dict[str, Any]]:
+        chunks = stream_form.openings()
+        async for event in answer_events(request, tokenizer, (0,)):
+            whole_form.collect(event)
+            if isinstance(event, SampleEnd):
+                chunks += stream_form.end(event)
+            else:
+                chunks += stream_form.tokens(event)
+        return chunks
+
+    choices = [chunk["choices"][0] for chunk in asyncio.run(collect())]
+    (choice,) = whole_form.whole()["choices"]
+    assert choice["finish_reason"] == choices[-1]["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] == "See."
+    (call,) = choice["message"]["tool_calls"]
+    assert call["function"] == {"name": "look", "arguments": '{"a": 1}'}
+    deltas = [one["delta"] for one in choices]
+    assert "".join(delta.get("content", "") for delta in deltas) == "See."
+    (streamed_call,) = [one for delta in deltas for one in delta.get("tool_calls", ())]
+    assert streamed_call["function"] == call["function"]
+    assert (streamed_call["index"], streamed_call["type"]) == (0, "function")

@@ -190,6 +190,16 @@ def test_what_cannot_be_served_is_rejected_by_its_field(
     assert refused.value.param == param
 
 
+def test_tools_need_a_template_that_defines_calls(client: openai.OpenAI) -> None:
+    tools: list[Any] = [{"type": "function", "function": {"name": "look"}}]
+    with pytest.raises(openai.BadRequestError, match="template of toy defines no calls"):
+        client.chat.completions.create(model="toy", messages=TURNS, tools=tools)
+    answer = client.chat.completions.create(
+        model="toy", messages=TURNS, tools=tools, tool_choice="none", max_tokens=2
+    )
+    assert answer.choices[0].finish_reason == "length"
+
+
 def test_another_model_is_not_found(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="this server has 'toy'") as refused:
         client.chat.completions.create(model="gpt-4o", messages=TURNS)

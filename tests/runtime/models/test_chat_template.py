@@ -95,3 +95,31 @@ def test_the_turns_of_gemma_are_rendered_whole_and_others_are_rejected() -> None
     )
     with pytest.raises(ConfigError, match="roles must alternate"):
         chat.render([ask, ask], is_open=True)
+
+
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+
+
+def test_tools_reach_the_template_as_transformers_passes_them() -> None:
+    template = "{% for t in tools or [] %}{{ t | tojson }}\n{% endfor %}" + CHATML
+    tokenizer = with_template(template)
+    expected = tokenizer.apply_chat_template(
+        [ASK], tools=[TOOL], tokenize=False, add_generation_prompt=True
+    )
+    chat = ChatTemplate(tokenizer, "the model")
+    assert chat.render([ASK], is_open=True, tools=[TOOL]) == expected
+    assert chat.tool_source == template
+    assert "look" not in chat.render([ASK], is_open=True)
+
+
+def test_a_template_that_drops_a_tool_is_rejected() -> None:
+    chat = ChatTemplate(with_template(CHATML), "the model")
+    with pytest.raises(ConfigError, match="the chat template of the model drops the tool 'look'"):
+        chat.render([ASK], is_open=True, tools=[TOOL])
+
+
+def test_of_several_templates_the_one_for_tools_is_read() -> None:
+    assert ChatTemplate(with_template(""), "m").tool_source == ""
+    tokenizer = with_template(CHATML)
+    tokenizer.chat_template = {"default": CHATML, "tool_use": "{{ tools }}" + CHATML}
+    assert ChatTemplate(tokenizer, "the model").tool_source.startswith("{{ tools }}")

@@ -1,0 +1,91 @@
+"""The fields of a chat that are about tools: definitions, the choice, and earlier calls."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from runtime.checking.values import describe, items, text
+from runtime.errors import InvalidValue
+from runtime.files.documents import DocumentError
+from runtime.files.strict_json import parse_json
+from runtime.http.request_fields import RequestFields
+
+MAX_TOOLS = 128
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_FUNCTION_KEYS = ("name", "description", "parameters", "strict")
+
+
+def read_tools(fields: RequestFields) -> tuple[Mapping[str, Any], ...]:
+    """Return the definitions of the tools that the assistant may call.
+
+    Raises:
+        InvalidValue: a definition has another form, or the choice constrains the answer.
+    """
+    given, choice = fields.take("tools"), fields.take("tool_choice")
+    tools = () if given is None else _definitions(given)
+    if choice is None or choice == "auto":
+        return tools
+    if choice == "none":
+        return ()
+    raise InvalidValue(
+        f"`tool_choice` is {describe(choice)}: answers are not constrained, choose auto or none"
+    )
+
+
+def with_arguments(messages: Sequence[Any]) -> list[Any]:
+    """Return messages whose calls have arguments as objects, as chat templates read them.
+
+    OpenAI's clients send them as JSON in a string.
+
+    Raises:
+        InvalidValue: the arguments of a call are not a JSON object.
+    """
+    return [
+        {**message, "tool_calls": [_parsed(call, f"messages[{n}]") for call in calls]}
+        if isinstance(message, Mapping) and isinstance(calls := message.get("tool_calls"), list)
+        else message
+        for n, message in enumerate(messages)
+    ]
+
+
+def _parsed(call: Any, field: str) -> Any:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    arguments = function.get("arguments") if isinstance(function, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(arguments, str):
+        return call
+    try:
+        value = parse_json(arguments)
+    except DocumentError as error:
+        raise InvalidValue(f"{field} has a call with arguments that are {error}") from error
+    if not isinstance(value, Mapping):
+        raise InvalidValue(f"{field} has a call with arguments {describe(value)}: give an object")
+    return {**call, "function": {**function, "arguments": value}}
+
+
+def _definitions(value: object) -> tuple[Mapping[str, Any], ...]:
+    tools = items(value, "tools", "tools")
+    if len(tools) > MAX_TOOLS:
+        raise InvalidValue(f"tools has {len(tools)} tools: {MAX_TOOLS} at most")
+    return tuple(_definition(tool, f"tools[{n}]") for n, tool in enumerate(tools))
+
+
+def _definition(tool: object, field: str) -> Mapping[str, Any]:
+    if not isinstance(tool, Mapping) or tool.keys() != {"type", "function"}:
+        raise InvalidValue(f"{field} is {describe(tool)}: it needs type and function")
+    if tool["type"] != "function":
+        raise InvalidValue(f"{field}.type is {describe(tool['type'])}: it must be function")
+    function = tool["function"]
+    if not isinstance(function, Mapping):
+        raise InvalidValue(f"{field}.function is {describe(function)}: it must be an object")
+    for key, held in function.items():
+        if key not in _FUNCTION_KEYS:
+            raise InvalidValue(f"{field}.function.{key} is not supported: remove it")
+        if key == "strict" and held:
+            raise InvalidValue(f"{field}.function.strict is true: answers are not constrained")
+        if key == "parameters" and not isinstance(held, Mapping | None):
+            raise InvalidValue(f"{field}.function.parameters is {describe(held)}: give an object")
+    name = text(function.get("name"), f"{field}.function.name")
+    if not _NAME.fullmatch(name):
+        raise InvalidValue(f"{field}.function.name is {name!r}: write letters, digits, _ . or -")
+    known = {key: held for key, held in function.items() if held is not None and key != "strict"}
+    return {"type": "function", "function": known}
