@@ -13,6 +13,7 @@ from parallel.decoding.types import (
     TokenLogprobs,
     VerifierKind,
 )
+from parallel.decoding.verdict_outcomes import OutcomeDraft
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +80,11 @@ class DraftItem:
     scored: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
     """What the target scored in the last round: the last token or two before a place, and the best
     ones there, best first."""
+    num_in_flight: int = 0
+    """How many of the last tokens before the draft are drafts that no verdict has reached."""
+    num_outcomes: int = 0
+    """Outcomes of the verdict on them to draft for, token by token; the draft after all of them is
+    one. 0: that draft alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +116,9 @@ class ProposalItem:
     drafter does not hold a tree that it proposed."""
     gains: tuple[float, ...] = ()
     """The drafter's estimate that each token is kept, falling; empty where it has none."""
+    outcomes: tuple[OutcomeDraft, ...] = ()
+    """Drafts after other outcomes of the verdict on what is in flight, or later parts of them. The
+    drafter does not hold them."""
     unknown: bool = False
     """The drafter holds fewer than `keep` tokens of this request: send it from the start."""
 

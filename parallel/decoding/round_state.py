@@ -7,8 +7,8 @@ Verified. `parallel/rounds/machine.py` makes the states.
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from parallel.decoding.outcomes import OutcomeDraft, Prepared, VerdictOutcome
 from parallel.decoding.types import DecodeMode, DraftTree, Verdict
+from parallel.decoding.verdict_outcomes import OutcomeDraft, Prepared, VerdictOutcome
 
 _NO_DRAFT = DraftTree()
 

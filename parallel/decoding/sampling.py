@@ -118,6 +118,51 @@ def sample(
     return int(kept[_gumbel_argmax(scaled, numbers)])
 
 
+@dataclass(frozen=True, slots=True)
+class RankedToken:
+    """A token and its place in the order that a draw goes by."""
+
+    token: int
+    score: float
+    """Log-probability plus the position's noise, up to a constant; greedy: the logit."""
+
+
+def ranked(
+    row: ScoreRow,
+    params: SamplingParams,
+    key: RngKey,
+    position: int,
+    history: Sequence[int] = (),
+    *,
+    num: int,
+) -> list[RankedToken]:
+    """Return the tokens with the best scores, of which `sample` draws the first.
+
+    Where that one is wrong, the others are the likeliest in this order: the target draws with the
+    same noise.
+
+    Args:
+        row: as in `sample`, or only some of the best tokens.
+        params: as in `sample`.
+        key: as in `sample`.
+        position: as in `sample`.
+        history: as in `sample`.
+        num: tokens to return at most.
+
+    Raises:
+        ValueError: as in `sample`.
+    """
+    ids, logits = _shaped(row, params, history, position)
+    if params.is_greedy:
+        kept = np.arange(len(logits)) if ids is None else ids
+        scores = logits.astype(np.float64)
+    else:
+        kept, scores = _kept(ids, logits, params)
+        scores = scores - np.log(-np.log(uniforms_at(key, position, Purpose.SAMPLE, kept)))
+    order = np.argsort(-scores, kind="stable")[:num]
+    return [RankedToken(int(kept[place]), float(scores[place])) for place in order]
+
+
 def truncate(whole: Distribution, num: int) -> Distribution:
     """Return the distribution on its `num` best tokens, of ties the lowest ids, renormalized."""
     if len(whole.ids) <= num:

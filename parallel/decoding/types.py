@@ -13,6 +13,8 @@ class DecodeMode(StrEnum):
     """Draft, then verify (Leviathan et al., arXiv 2211.17192)."""
     PEARL = "pearl"
     """Draft while verifying (PEARL, arXiv 2408.11850)."""
+    OUTCOMES = "outcomes"
+    """Draft for many possible verdicts while verifying (an outcome cache, arXiv 2603.03251)."""
     AUTO = "auto"
     """Whichever of these the leader finds to be the fastest for the request."""
 

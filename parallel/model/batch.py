@@ -22,7 +22,8 @@ class SequenceRows:
     parents: tuple[int, ...] = ()
     """The last `len(parents)` tokens are a draft tree: this is each node's parent, and -1 is the
     token before the tree. A node's position follows from its depth, and it attends only to its
-    ancestors (tree attention, SpecInfer, arXiv 2305.09781, section 4). Empty: a chain."""
+    ancestors (tree attention, SpecInfer, arXiv 2305.09781, section 4). Its first nodes may be in
+    the cache already, so that a tree can grow forward by forward. Empty: a chain."""
     moves: tuple[int, ...] = ()
     """Increasing cache positions whose tokens are first moved to just before `start`: the accepted
     path of a tree."""
@@ -31,7 +32,7 @@ class SequenceRows:
         """Reject empty rows, and logits or trees of more tokens than there are."""
         if not self.token_ids or not 0 <= self.num_logits <= len(self.token_ids) or self.start < 0:
             raise ValueError(f"rows of slot {self.slot} are empty or request too many logits")
-        if len(self.parents) >= len(self.token_ids) + (self.start > 0) or any(
+        if len(self.parents) >= max(1, self.start + len(self.token_ids)) or any(
             not -1 <= parent < node for node, parent in enumerate(self.parents)
         ):
             raise ValueError(f"rows of slot {self.slot} do not form a tree: parents {self.parents}")
@@ -39,8 +40,13 @@ class SequenceRows:
     @property
     def positions(self) -> list[int]:
         """The position of each token."""
+        return self.all_positions[self.start :]
+
+    @property
+    def all_positions(self) -> list[int]:
+        """The position of each token, the cached ones included."""
         first = self.start + len(self.token_ids) - len(self.parents)
-        return [*range(self.start, first), *(first - 1 + depth for depth in depths(self.parents))]
+        return [*range(first), *(first - 1 + depth for depth in depths(self.parents))]
 
 
 def path_to(parents: Sequence[int], node: int) -> list[int]:

@@ -158,10 +158,11 @@ def _mask(row: SequenceRows, window: int | None, like: Tensor) -> Tensor | None:
     hidden = there > here
     if row.parents:
         size = len(row.parents)
-        hidden[-size:, -size:] = _not_ancestors(row.parents).to(like.device)
+        lines = _not_ancestors(row.parents)[-num_rows:]
+        hidden[-size:, -size:] = lines.to(like.device)
     if sliding:
         assert window is not None
-        positions = torch.tensor([*range(row.start), *row.positions], device=like.device)
+        positions = torch.tensor(row.all_positions, device=like.device)
         hidden |= positions <= positions[row.start :].unsqueeze(1) - window
     return like.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
 

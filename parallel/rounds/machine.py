@@ -11,7 +11,6 @@ from dataclasses import replace
 from parallel.decoding.modes.mode_policy import CarriedDrafts, Transition
 from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.modes.transitions import score_and_await, verify_in_flight
-from parallel.decoding.outcomes import with_parts
 from parallel.decoding.round_state import (
     AwaitDraft,
     BeginRound,
@@ -26,6 +25,7 @@ from parallel.decoding.round_state import (
     Verified,
 )
 from parallel.decoding.types import DecodeMode, DraftTree, Verdict
+from parallel.decoding.verdict_outcomes import with_parts
 
 _NO_DRAFT = DraftTree()
 

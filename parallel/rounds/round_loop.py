@@ -149,6 +149,10 @@ class RoundEdges(Protocol[WorkT]):
         """
         ...
 
+    def take_arrived(self, works: Mapping[int, WorkT]) -> None:
+        """Apply the answers that have arrived, without waiting for others."""
+        ...
+
     def score(self, works: Items[WorkT]) -> Forward:
         """Run the target over what each work has to score."""
         ...
@@ -206,6 +210,8 @@ class RoundLoop(Generic[WorkT]):
         self._await_drafts(works, _BEFORE_SCORING)
         forward = self._edges.score(works)
         self._await_drafts(works, (Phase.SCORING,))
+        if any(policy_of(work.sequence.state.mode).prepares_outcomes for work in works):
+            self._edges.take_arrived({work.sequence.number: work for work in works})
         if not reads_prompts:
             self.controller.observe_forward(forward.num_positions, forward.seconds)
         for work, verdict in self._edges.verdicts(works):

@@ -73,7 +73,6 @@ class _Leader:
         self._spans: list[Span] = []
         self._keep_spans = keep_spans
         self._drafter = SimulatedDrafter(setting, self._spans, keep_spans)
-        self._answers: deque[SimulatedAnswer] = deque()
         controller = DraftLengthController(max_length=setting.max_draft_length)
         self._loop: RoundLoop[_Work] = RoundLoop(self, controller)
         self._loop.set_draft_steps(setting.predicted_step_s, width=setting.width)
@@ -158,7 +157,7 @@ class _Leader:
             self._last_opening = number
         for work in asking:
             work.sequence.is_open = True
-        self._answers += self._drafter.answer(self._now_s, number, asking, self._loop.width)
+        self._drafter.ask(self._now_s, number, asking, self._loop.width)
 
     def take_answer(
         self,
@@ -167,11 +166,20 @@ class _Leader:
         deadline_s: float,  # noqa: ARG002
     ) -> Items[_Work]:
         """Wait for the drafter's next answer; without one, give up on the pending works."""
-        if not self._answers:
+        if not self._drafter.sent:
             return pending
-        answer = self._answers.popleft()
+        answer = self._drafter.sent.popleft()
         self._totals.waited_s += max(0.0, answer.arrives_s - self._now_s)
         self._now_s = max(self._now_s, answer.arrives_s)
+        self._take(answer, works)
+        return ()
+
+    def take_arrived(self, works: Mapping[int, _Work]) -> None:
+        """Apply the answers that have arrived by now."""
+        while self._drafter.sent and self._drafter.sent[0].arrives_s <= self._now_s:
+            self._take(self._drafter.sent.popleft(), works)
+
+    def _take(self, answer: SimulatedAnswer, works: Mapping[int, _Work]) -> None:
         if not answer.partial:
             self._totals.draft_s += answer.draft_s
             if answer.asked != self._last_opening:
@@ -179,7 +187,6 @@ class _Leader:
         for number, event in answer.drafts:
             if number in works:
                 works[number].apply(event)
-        return ()
 
     def score(self, works: Items[_Work]) -> Forward:
         """Advance the time by a forward's seconds."""

@@ -19,6 +19,8 @@ class SimulatedDeployment:
     """Seconds of a target forward that scores so many positions, all sequences together."""
     step_s: Callable[[int], float]
     """Seconds of a draft step with so many layers at a time."""
+    branch_s: float = 0.0
+    """What each further branch adds to a draft step, where several outcomes are drafted for."""
     draft_length: int | None = None
     """Draft tokens asked for each round; None leaves it to the controller."""
     predicted_step_s: tuple[float, ...] = ()

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable
 from collections.abc import Sequence as Items
+from dataclasses import dataclass
 
 from parallel.decoding.sampling import num_candidates
 from parallel.decoding.score_row import ScoreRow
@@ -14,6 +15,20 @@ from runtime.rank.shard import ShardRunner
 
 _LOG = logging.getLogger("paceline.drafter")
 _PREFILL_CHUNK = 512  # bounds the activations of one forward
+_NUM_CANDIDATES = 256  # that stand for the whole vocabulary in the drafts of outcomes
+
+
+@dataclass(frozen=True, slots=True)
+class TreeRows:
+    """What one forward reads of a request's tree of outcomes."""
+
+    request: int
+    num_logits: int
+    start: int | None = None
+    """Cache position of the first node; None: all tokens of the sequence that are not cached."""
+    token_ids: tuple[int, ...] = ()
+    parents: tuple[int, ...] = ()
+    """Of the whole tree, whose first nodes are cached."""
 
 
 class DraftModel:
@@ -66,11 +81,13 @@ class DraftModel:
             items: whose tokens.
             drafts: whether a draft's first step follows, which reads the last tokens itself.
         """
-        num_left = max(1, self._num_left_to_draft if drafts else 0)
         for item in items:
+            num_scored = 1 + item.num_in_flight
+            num_left = max(num_scored, self._num_left_to_draft) if drafts else 1
             sequence = self._sequences[item.request]
             while len(sequence.token_ids) - sequence.num_cached > num_left:
-                stop = min(len(sequence.token_ids) - 1, sequence.num_cached + _PREFILL_CHUNK)
+                last = len(sequence.token_ids) - (num_scored if drafts else 1)
+                stop = min(last, sequence.num_cached + _PREFILL_CHUNK)
                 rows = [self._rows(item.request, stop, num_logits=0)]
                 self._runner.execute(self._ledger.plan(rows))
 
@@ -97,6 +114,43 @@ class DraftModel:
             for item, score in zip(items, scores, strict=True)
         ]
 
+    def grow(self, number: int, capacity: int) -> bool:
+        """Extend a request's cache to so many tokens; return False if too little is free."""
+        return self._ledger.grow(number, capacity)
+
+    def score_trees(self, trees: Items[TreeRows], *, width: int) -> list[list[ScoreRow]]:
+        """Return the scores of the rows that each tree asks for.
+
+        Args:
+            trees: the rows.
+            width: layers whose attention runs at once; 1 is exact.
+        """
+        rows, num_gathered = [], []
+        for tree in trees:
+            sequence = self._sequences[tree.request]
+            if tree.start is None:
+                length = len(sequence.token_ids)
+                rows.append(self._rows(tree.request, length, num_logits=tree.num_logits))
+            else:
+                rows.append(
+                    SequenceRows(
+                        slot=tree.request,
+                        start=tree.start,
+                        token_ids=tree.token_ids,
+                        num_logits=tree.num_logits,
+                        parents=tree.parents,
+                    )
+                )
+            num_gathered += [self._num_ranked(sequence)] * tree.num_logits
+        found = iter(self._runner.execute(self._ledger.plan(rows, num_gathered, width=width)))
+        return [
+            [
+                self._known_to_target(next(found), self._sequences[tree.request])
+                for _ in range(tree.num_logits)
+            ]
+            for tree in trees
+        ]
+
     def note(self, items: Iterable[DraftItem]) -> None:
         """Note the prompt tokens that other requests may share; drafts may be rolled back."""
         for item in items:
@@ -119,6 +173,17 @@ class DraftModel:
             sequence.num_exact = stop
         tokens = tuple(sequence.token_ids[start:stop])
         return SequenceRows(slot=number, start=start, token_ids=tokens, num_logits=num_logits)
+
+    def _num_ranked(self, sequence: DraftSequence) -> int:
+        """Return how many best tokens of a row to gather; 0 is all of them.
+
+        The best ones stand for all: only which tokens are drafted depends on it.
+        """
+        if sequence.opened.sampling.shapes_logits:
+            return 0
+        needed = max(num_candidates(sequence.opened.sampling), _NUM_CANDIDATES)
+        needed += self._num_surplus(sequence)
+        return needed if needed < self._runner.vocab_size else 0
 
     def _num_surplus(self, sequence: DraftSequence) -> int:
         """Return how many tokens this model knows and the target does not."""

@@ -3,10 +3,24 @@
 from dataclasses import dataclass, field
 
 from parallel.decoding.types import SparseProbs
+from parallel.drafting.outcome_choice import OutcomeOdds
 from parallel.messages import DraftItem, DraftOpen, ProposalItem
 from runtime.drafters.lookup_drafting import Lookups, LookupText
 
 _CONFIDENT_MATCH = 3  # tokens that match from which a copy is better than a small model
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What was thought of the verdict on a request's drafts in flight, to learn from later."""
+
+    num_committed: int
+    drafts: tuple[int, ...]
+    """The drafts in flight, and then the drafter's own next token."""
+    margins: tuple[float, ...]
+    """Lead of each of them over the best other token."""
+    guesses: tuple[tuple[int, ...], ...]
+    """The other tokens at the place of each, best first."""
 
 
 @dataclass(slots=True)
@@ -21,6 +35,10 @@ class DraftSequence:
     draft: list[int] = field(default_factory=list)
     draft_probs: list[SparseProbs] = field(default_factory=list)
     text: LookupText = field(default_factory=LookupText)
+    odds: OutcomeOdds | None = None
+    """How likely each outcome of a verdict is, as far as the request has shown."""
+    foreseen: Foreseen | None = None
+    """What was thought of the verdict on the drafts that were in flight last."""
 
     @property
     def position(self) -> int:

@@ -1,8 +1,8 @@
 """The drafter's side: what every drafter is, and the loop that answers the leader."""
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
 
@@ -25,7 +25,9 @@ class DraftPart:
     partial: bool = False
     """Whether another part follows."""
     num_steps: int = 0
-    """Draft steps the whole answer took, one after the other."""
+    """Draft steps the answer took so far, one after the other."""
+    can_end: bool = False
+    """Whether the answer may end here, because a newer request makes the rest useless."""
 
 
 class Drafter(Protocol):
@@ -117,22 +119,39 @@ def received_introduction(link: Link, timeout_s: float) -> Hello:
 
 
 def proposals(
-    drafter: Drafter, request: DraftRequest, clock: Clock, recorder: Recorder | None = None
+    drafter: Drafter,
+    request: DraftRequest,
+    clock: Clock,
+    recorder: Recorder | None = None,
+    *,
+    is_interrupted: Callable[[], bool] = lambda: False,
 ) -> Iterator[Proposal]:
-    """Yield a drafter's answer to a request part by part, each with the time spent so far."""
+    """Yield a drafter's answer to a request part by part, each with the time spent so far.
+
+    Args:
+        drafter: drafts.
+        request: what for.
+        clock: measures.
+        recorder: records when it works.
+        is_interrupted: whether a newer request waits; an answer that may end then does.
+    """
     start_s = clock.now_s()
     for part in islice(drafter.answer(request), _MAX_PARTS):
         now_s = clock.now_s()
-        if recorder is not None and not part.partial:
-            recorder.record(SpanKind.DRAFT, start_s, now_s, part.num_steps)
-        yield Proposal(
+        proposal = Proposal(
             round=request.round,
             items=part.items,
             draft_s=now_s - start_s,
             partial=part.partial,
             num_steps=part.num_steps,
         )
-        if not part.partial:
+        yield proposal
+        ends = part.partial and part.can_end and is_interrupted()
+        if recorder is not None and (ends or not part.partial):
+            recorder.record(SpanKind.DRAFT, start_s, now_s, part.num_steps)
+        if ends:
+            yield replace(proposal, items=(), partial=False)
+        if ends or not part.partial:
             return
 
 
@@ -152,10 +171,11 @@ def serve_drafts(
         ProtocolError: the leader sent something that is no draft request.
     """
     pulse = pulse or Pulse()
+    requests = _Requests(link)
     while True:
         pulse.at(IDLE)
         try:
-            message = link.recv(heartbeat_s)
+            message = requests.take(heartbeat_s)
         except PeerError as error:
             _LOG.info("leader left: %s", error)
             drafter.close()
@@ -163,13 +183,40 @@ def serve_drafts(
         if message is None:
             drafter.keep_alive()
             continue
-        if not isinstance(message, DraftRequest):
-            raise ProtocolError(f"{link.peer} sent a {type(message).__name__} to a drafter")
         pulse.at(DRAFTING)
-        for proposal in proposals(drafter, message, clock, recorder):
+        for proposal in proposals(
+            drafter, message, clock, recorder, is_interrupted=requests.is_one_waiting
+        ):
             if not _sent(link, proposal):
                 drafter.close()
                 return
+
+
+class _Requests:
+    """The leader's requests, of which the next one can be seen while one is answered."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._next: DraftRequest | None = None
+
+    def take(self, timeout_s: float) -> DraftRequest | None:
+        """Return the next request; raises as `serve_drafts` does."""
+        if self._next is not None:
+            taken, self._next = self._next, None
+            return taken
+        message = self._link.recv(timeout_s)
+        if message is not None and not isinstance(message, DraftRequest):
+            raise ProtocolError(f"{self._link.peer} sent a {type(message).__name__} to a drafter")
+        return message
+
+    def is_one_waiting(self) -> bool:
+        """Return whether a request has arrived, or the leader has left."""
+        if self._next is None:
+            try:
+                self._next = self.take(0.0)
+            except PeerError:
+                return True  # `take` raises it again
+        return self._next is not None
 
 
 def _sent(link: Link, proposal: Proposal) -> bool:

@@ -9,6 +9,7 @@ from runtime.drafters.draft_model import DraftModel
 from runtime.drafters.drafting import DraftPart
 from runtime.drafters.lookup_drafting import Lookups, unknown_proposal
 from runtime.drafters.lookups.lookup_settings import NO_LOOKUPS, LookupSettings
+from runtime.drafters.model_outcomes import ModelOutcomes
 from runtime.drafters.model_trees import ModelTrees
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner
@@ -61,6 +62,7 @@ class ModelDrafter:
         self._model = DraftModel(runner, ledger, calibrates=calibrates)
         self._lookups = Lookups(lookups)
         self._trees = ModelTrees(self._model, self._lookups)
+        self._outcomes = ModelOutcomes(self._model)
 
     @property
     def num_successors(self) -> int:
@@ -73,6 +75,9 @@ class ModelDrafter:
         self._model.read([item for item in known if item.num_draft == 0], drafts=False)
         wanting = [item for item in known if item.num_draft > 0]
         width = request.width or 1
+        if wanting and all(item.num_outcomes for item in wanting):
+            yield from self._draft_outcomes(request, wanting, width)
+            return
         grown = self._trees.grow(
             [item for item in wanting if item.tree], lambda step: self._step_width(width, step)
         )
@@ -93,6 +98,26 @@ class ModelDrafter:
         ]
         yield DraftPart(tuple(items), num_steps=num_steps + self._trees.num_steps)
 
+    def _draft_outcomes(
+        self, request: DraftRequest, wanting: list[DraftItem], width: int
+    ) -> Iterator[DraftPart]:
+        """Draft for several outcomes of each item, a part for each step."""
+        self._model.note(wanting)
+        unknown = tuple(
+            self._proposal(item, 0)
+            for item in request.items
+            if item.num_draft > 0 and item not in wanting
+        )
+        num_steps = max(item.num_draft for item in wanting)
+        parts = self._outcomes.draft(wanting, width=self._step_width(width, 1))
+        for step, items in enumerate(parts, start=1):
+            yield DraftPart(
+                items + (unknown if step == num_steps else ()),
+                partial=step < num_steps,
+                num_steps=step,
+                can_end=not unknown,
+            )
+
     def keep_alive(self) -> None:
         """Broadcast an empty plan to the group's other ranks."""
         self._model.keep_alive()
@@ -110,7 +135,9 @@ class ModelDrafter:
             self._model.open(opened, first_tokens.get(opened.request, ()))
         known = [item for item in request.items if self._model.knows(item)]
         for item in known:
-            self._model.sequence(item.request).follow(item, self._lookups)
+            sequence = self._model.sequence(item.request)
+            sequence.follow(item, self._lookups)
+            self._outcomes.learn(sequence, item)
         return known
 
     def _step_width(self, width: int, step: int) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from operator import index
 
 from parallel.decoding.types import DraftTree, NodeKind, SparseProbs
+from parallel.decoding.verdict_outcomes import OutcomeDraft, VerdictOutcome
 from parallel.messages import DraftItem, DraftRequest, Proposal, ProposalItem
 
 _SUM_TOLERANCE = 1e-4  # of probabilities; 64 of them in float32 are off by 1e-6
@@ -28,8 +29,10 @@ class CheckedDraft:
     draft: DraftTree
     gains: tuple[float, ...] = ()
     """The drafter's estimate that each token is kept; empty where it has none."""
-    is_tree: bool = False
-    """Whether the drafter grew a tree, which it does not hold."""
+    outcomes: tuple[OutcomeDraft, ...] = ()
+    """Drafts after other outcomes, or later parts of them."""
+    is_held: bool = True
+    """Whether the drafter holds the draft: not a tree, nor one of several outcomes' drafts."""
     unknown: bool = False
     """Whether the drafter lacks the request's tokens."""
 
@@ -69,6 +72,14 @@ class _Asked:
     @property
     def num_left(self) -> int:
         return self.item.num_draft - self.num_taken
+
+    @property
+    def is_lacking(self) -> bool:
+        """Whether the last part of an answer must hold something for it.
+
+        Drafts for several outcomes end wherever the next request interrupts them.
+        """
+        return self.item.num_draft > 0 and not (self.item.num_outcomes and self.num_taken)
 
 
 class DraftFence:
@@ -128,10 +139,10 @@ class DraftFence:
                 del asked[item.request]  # once
             drafts.append(_checked_draft(found, item, self._vocab_size, problems, partial=partial))
         if not partial:
-            lacking = [request for request, left in asked.items() if left.item.num_draft > 0]
+            lacking = [request for request, left in asked.items() if left.is_lacking]
             problems += [f"its answer lacks request {request}" for request in lacking[:1]]
             del self._rounds[number]
-        elif not any(draft.draft.token_ids for draft in drafts):
+        elif not any(draft.draft.token_ids or draft.outcomes for draft in drafts):
             problems.append(f"a part of its answer to round {number} holds no token")
         draft_s, num_steps = float(proposal.draft_s), index(proposal.num_steps)
         if not (0 <= draft_s <= _MAX_SECONDS and 0 <= num_steps <= _MAX_STEPS):
@@ -167,10 +178,17 @@ def _checked_draft(
         )
         asked.num_taken += len(draft)
         gains, wrong_gains = _checked_gains(item.gains, len(draft))
-        problem = problem or wrong_gains
+        outcomes, wrong_outcomes = usable_outcomes(item.outcomes, asked.item, vocab_size)
+        problem = problem or wrong_gains or wrong_outcomes
         if item.unknown:
             problem = "it reports as unknown a request that it was sent whole"
-        known = replace(known, draft=draft, gains=gains, is_tree=bool(item.parents))
+        known = replace(
+            known,
+            draft=draft,
+            gains=gains,
+            outcomes=outcomes,
+            is_held=not (item.parents or asked.item.num_outcomes),
+        )
     if problem:
         problems.append(f"request {asked.item.request}: {problem}")
         known = replace(known, unknown=True)  # its cache cannot be trusted
@@ -235,6 +253,36 @@ def usable_draft(
         draft_probs=tuple(draft_probs[:num]) if draft_probs else (None,) * num,
     )
     return found if is_chain or tree else found.trunk, problem
+
+
+def usable_outcomes(
+    parts: Sequence[OutcomeDraft], asked: DraftItem, vocab_size: int
+) -> tuple[tuple[OutcomeDraft, ...], str]:
+    """Return the drafts for outcomes before the first that cannot be used, and why it cannot.
+
+    Args:
+        parts: what the drafter proposes.
+        asked: the item that it answers.
+        vocab_size: tokens the target knows.
+    """
+    usable: list[OutcomeDraft] = []
+    for given in parts:
+        outcome = VerdictOutcome(index(given.outcome.num_accepted), index(given.outcome.next_token))
+        token_ids = tuple(index(token) for token in given.token_ids)
+        first = index(given.first)
+        problem = ""
+        if len(usable) == asked.num_outcomes:
+            problem = f"{len(parts)} outcomes, {asked.num_outcomes} were requested"
+        elif not 0 <= outcome.num_accepted <= asked.num_in_flight:
+            problem = f"an outcome that keeps {outcome.num_accepted} of {asked.num_in_flight}"
+        elif not all(0 <= token < vocab_size for token in (outcome.next_token, *token_ids)):
+            problem = f"an outcome with tokens that the target, which knows {vocab_size}, does not"
+        elif not 0 <= first <= first + len(token_ids) <= asked.num_draft:
+            problem = f"{first + len(token_ids)} tokens for an outcome, not {asked.num_draft}"
+        if problem:
+            return tuple(usable), problem
+        usable.append(OutcomeDraft(outcome=outcome, first=first, token_ids=token_ids))
+    return tuple(usable), ""
 
 
 def can_have_drawn(given: SparseProbs, token: int, vocab_size: int) -> bool:

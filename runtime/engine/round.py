@@ -163,6 +163,10 @@ class RoundRunner:
         """Take the next answer of the first pending work's drafter."""
         return self._drafts.take_answer(pending, works, deadline_s)
 
+    def take_arrived(self, works: Mapping[int, EngineWork]) -> None:
+        """Take what the drafters have sent by now."""
+        self._drafts.take_arrived(works)
+
     def score(self, works: Items[EngineWork]) -> Forward:
         """Run the target over prompt chunks and over what the works score."""
         self._runner.pulse.at("prefill" if self._reads_prompts else "verifying")

@@ -97,12 +97,15 @@ class RoundDrafts:
     def ask(self, works: Items[EngineWork], syncing: Items[DecodingSequence]) -> None:
         """Send each drafter that can be asked its part of the round."""
         for port in self._ports.attached:
-            if port.number in self._ready:
-                self._ask(
-                    port,
-                    [work for work in works if work.sequence.drafter == port.number],
-                    [sequence for sequence in syncing if sequence.drafter == port.number],
-                )
+            if port.number not in self._ready:
+                continue
+            own = [work for work in works if work.sequence.drafter == port.number]
+            # A request for outcomes of its own: it ends when the next round's arrives.
+            chains = [work for work in own if not _prepares_outcomes(work)]
+            reading = [sequence for sequence in syncing if sequence.drafter == port.number]
+            self._ask(port, chains, reading)
+            if len(chains) < len(own):
+                self._ask(port, [work for work in own if _prepares_outcomes(work)], ())
 
     def take_answer(
         self, pending: Items[EngineWork], works: Mapping[int, EngineWork], deadline_s: float
@@ -129,6 +132,12 @@ class RoundDrafts:
             work.sequence.counters.missed_drafts += 1
         self.num_missed += len(missed)
         return missed
+
+    def take_arrived(self, works: Mapping[int, EngineWork]) -> None:
+        """Take what has arrived from the drafters of these works, without waiting."""
+        for port in self._ports.attached:
+            while port.due and (proposal := port.receive(0.0)) is not None:
+                self._take(port, proposal, works)
 
     def _ask(
         self, port: DrafterPort, works: Items[EngineWork], syncing: Items[DecodingSequence]
@@ -231,16 +240,28 @@ class RoundDrafts:
         sequence, draft = work.sequence, found.draft
         if found.unknown:
             self._forget(sequence)
-        elif not found.is_tree:
+        elif found.is_held:
             sequence.view.drafted(found.epoch, found.base, draft.token_ids)
         if found.gains and sequence.submit.draft_length is None and self.are_trees(sequence):
             draft = draft.first(self._loop.controller.worth(found.gains, batch=batch))
-        work.apply(DraftArrived(epoch=found.epoch, base=found.base, draft=draft, partial=partial))
+        work.apply(
+            DraftArrived(
+                epoch=found.epoch,
+                base=found.base,
+                draft=draft,
+                partial=partial,
+                outcomes=found.outcomes,
+            )
+        )
 
     def _forget(self, sequence: DecodingSequence) -> None:
         """Forget what a request's drafter holds: the next time it is sent the request whole."""
         self._ports.release(sequence)
         sequence.view.forget()
+
+
+def _prepares_outcomes(work: EngineWork) -> bool:
+    return policy_of(work.sequence.mode).prepares_outcomes
 
 
 def _synced(sequence: DecodingSequence) -> bool:

@@ -78,7 +78,8 @@ class DrafterView:
         """Make the item after which the drafter holds what state says, and record that it does."""
         request, epoch = state.request, state.epoch
         self.epoch = epoch
-        stream = policy_of(state.mode).streams
+        policy = policy_of(state.mode)
+        stream = policy.streams
         scored, self.scored = self.scored, ()
         if state.num_pending:  # it is drafting the block whose first token was kept
             self.num_certain = len(committed)
@@ -107,6 +108,8 @@ class DrafterView:
             num_draft=num_draft,
             stream=stream,
             scored=scored,
+            num_in_flight=len(state.in_flight) if policy.prepares_outcomes else 0,
+            num_outcomes=policy.num_outcomes(num_draft) if num_draft else 0,
         )
 
     def drafted(self, epoch: int, base: int, token_ids: Ids[int]) -> None:

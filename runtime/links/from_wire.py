@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import fields
 
 from parallel.decoding.types import RngKey, SamplingParams, SparseProbs, TokenLogprobs, VerifierKind
+from parallel.decoding.verdict_outcomes import OutcomeDraft, VerdictOutcome
 from parallel.messages import (
     Cancel,
     Committed,
@@ -109,6 +110,8 @@ def _get_draft_request(wire: pb.DraftRequest) -> DraftRequest:
                     (checked_context(scored.context), checked_token_ids(scored.successors))
                     for scored in item.scored
                 ),
+                num_in_flight=item.num_in_flight,
+                num_outcomes=item.num_outcomes,
             )
             for item in wire.items
         ),
@@ -150,6 +153,16 @@ def _get_proposal(wire: pb.Proposal) -> Proposal:
                 unknown=item.unknown,
                 parents=checked_parents(item.parents, item.token_ids),
                 gains=checked_probs(one_each(item.gains, item.token_ids), item.gains),
+                outcomes=tuple(
+                    OutcomeDraft(
+                        outcome=VerdictOutcome(
+                            part.num_accepted, *checked_token_ids([part.next_token])
+                        ),
+                        first=part.first,
+                        token_ids=checked_token_ids(part.token_ids),
+                    )
+                    for part in item.outcomes
+                ),
             )
             for item in wire.items
         ),

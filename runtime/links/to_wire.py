@@ -111,6 +111,8 @@ def _put_draft_request(message: DraftRequest) -> pb.Frame:
                         )
                         for context, successors in item.scored
                     ],
+                    num_in_flight=item.num_in_flight,
+                    num_outcomes=item.num_outcomes,
                 )
                 for item in message.items
             ],
@@ -140,6 +142,15 @@ def _put_proposal(message: Proposal) -> pb.Frame:
                     unknown=item.unknown,
                     parents=checked_parents(item.parents, item.token_ids),
                     gains=checked_probs(one_each(item.gains, item.token_ids), item.gains),
+                    outcomes=[
+                        pb.OutcomeDraft(
+                            num_accepted=part.outcome.num_accepted,
+                            next_token=part.outcome.next_token,
+                            first=part.first,
+                            token_ids=checked_token_ids(part.token_ids),
+                        )
+                        for part in item.outcomes
+                    ],
                 )
                 for item in message.items
             ],

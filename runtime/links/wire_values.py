@@ -93,6 +93,8 @@ def checked_seconds(value: float, field: str) -> float:
 def require_bounded(proposal: pb.Proposal) -> None:
     """Raise ValueError for a proposal that is larger than any round requests."""
     num_tokens = sum(len(item.token_ids) for item in proposal.items)
+    outcomes = [part for item in proposal.items for part in item.outcomes]
+    num_tokens += sum(1 + len(part.token_ids) for part in outcomes)
     num_probs = sum(len(probs.ids) for item in proposal.items for probs in item.draft_probs)
     for name, num, maximum in (
         ("items", len(proposal.items), MAX_DRAFT_ITEMS),

@@ -16,6 +16,7 @@ import grpc
 import pytest
 
 from parallel.decoding.types import DecodeMode, RngKey, SamplingParams, SparseProbs, VerifierKind
+from parallel.decoding.verdict_outcomes import OutcomeDraft, VerdictOutcome
 from parallel.messages import (
     Cancel,
     Committed,
@@ -66,7 +67,12 @@ EVERY_KIND: list[Message] = [
                 send_probs=True,
             ),
         ),
-        items=(DraftItem(request=1, epoch=0, keep=0, tail=(1, 2, 3), num_draft=4),),
+        items=(
+            DraftItem(request=1, epoch=0, keep=0, tail=(1, 2, 3), num_draft=4),
+            DraftItem(
+                request=2, epoch=3, keep=5, tail=(7,), num_draft=4, num_in_flight=2, num_outcomes=12
+            ),
+        ),
         closed=(9, 10),
     ),
     Proposal(
@@ -80,6 +86,16 @@ EVERY_KIND: list[Message] = [
                 draft_probs=(SparseProbs(ids=(8, 9), probs=(0.1, 0.9)),),
             ),
             ProposalItem(request=2, epoch=1, base=0, token_ids=(), unknown=True),
+            ProposalItem(
+                request=3,
+                epoch=1,
+                base=6,
+                token_ids=(4,),
+                outcomes=(
+                    OutcomeDraft(outcome=VerdictOutcome(0, 2**31 - 1)),
+                    OutcomeDraft(outcome=VerdictOutcome(2, 5), first=3, token_ids=(1, 0)),
+                ),
+            ),
         ),
         draft_s=0.25,
     ),

@@ -92,6 +92,33 @@ def test_preempted_requests_end_with_the_tokens_of_the_target_alone(mode: str) -
     assert driver.status.status.preemptions > 0
 
 
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("verifier", ["match", "rejection"])
+def test_drafts_for_many_outcomes_need_fewer_rounds_than_pearls_one(
+    sampling: SamplingParams, verifier: str
+) -> None:
+    rounds = {}
+    for mode in ("pearl", "outcomes"):
+        engine = VirtualEngine(max_batch=4, times=Times(latency_s=0.0))
+        engine.attach(drafter("model"))
+        submits = [
+            make_submit(
+                n, prompt=[n, 9, 9], mode=mode, sampling=sampling, verifier=verifier, max_tokens=60
+            )
+            for n in range(4)
+        ]
+        driver = engine.run(submits)
+        if verifier == "match" or sampling.is_greedy:
+            check(driver, engine)
+        ended = [o.finished.stats for o in driver.outcomes.values() if o.finished is not None]
+        assert len(ended) == 4
+        assert driver.status is not None
+        assert driver.status.status.drafter_faults == 0
+        rounds[mode] = sum(stats.rounds for stats in ended)
+    gains = verifier == "match" or sampling.is_greedy
+    assert rounds["outcomes"] < (0.85 if gains else 1.25) * rounds["pearl"]
+
+
 def test_a_run_repeats_itself_message_by_message() -> None:
     logs = []
     for _ in range(2):

@@ -3,7 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from torch import Tensor
@@ -102,6 +102,9 @@ class TimedLink:
         self._fates = deque(fates)
         self._free_s = 0.0
         self._answers: deque[tuple[float, bytes]] = deque()
+        self._ends: list[tuple[float, Proposal]] = []
+        """Of the newest answer: where it may end, and the part sent then."""
+        self._fate = Fate.ARRIVES
         self._dead = False
 
     def send(self, message: Message) -> None:
@@ -110,9 +113,12 @@ class TimedLink:
             raise PeerLost("the drafter died")
         assert isinstance(message, DraftRequest)
         fate = self._fates.popleft() if message.items and self._fates else Fate.ARRIVES
-        begin_s = max(self._clock.now_s() + self._times.latency_s, self._free_s)
+        received_s = self._clock.now_s() + self._times.latency_s
+        self._interrupt(received_s)
+        begin_s = max(received_s, self._free_s)
+        self._ends = []
         for part in self._drafter.answer(message):
-            steps = 1 if part.partial else max(part.num_steps, 1)
+            steps = 1 if part.partial and not part.num_steps else max(part.num_steps, 1)
             self._free_s = begin_s + steps * self._times.step_s
             proposal = Proposal(
                 round=message.round,
@@ -121,12 +127,29 @@ class TimedLink:
                 partial=part.partial,
                 num_steps=part.num_steps,
             )
-            arrives_s = self._free_s + self._times.latency_s
-            if fate is Fate.LATE:
-                arrives_s += self._times.late_s
+            if part.can_end:
+                self._ends.append((self._free_s, proposal))
             if fate in (Fate.ARRIVES, Fate.LATE):
-                self._answers.append((arrives_s, encode(proposal)))
+                self._answers.append((self._sent_s(self._free_s, fate), encode(proposal)))
+        self._fate = fate
         self._dead = self._dead or fate is Fate.DIES
+
+    def _sent_s(self, made_s: float, fate: Fate) -> float:
+        late_s = self._times.late_s if fate is Fate.LATE else 0.0
+        return made_s + self._times.latency_s + late_s
+
+    def _interrupt(self, now_s: float) -> None:
+        """End an answer that may end: the step in progress is its last one."""
+        end = next((end for end in self._ends if end[0] >= now_s), None)
+        if end is None or not end[1].partial:
+            return
+        self._free_s, proposal = end
+        latest_s = self._sent_s(self._free_s, self._fate)
+        had_more = any(arrives_s > latest_s for arrives_s, _ in self._answers)
+        self._answers = deque(answer for answer in self._answers if answer[0] <= latest_s)
+        if had_more:
+            last = replace(proposal, items=(), partial=False)
+            self._answers.append((latest_s, encode(last)))
 
     def recv(self, timeout_s: float) -> Message | None:
         now_s = self._clock.now_s()

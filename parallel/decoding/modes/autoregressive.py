@@ -31,6 +31,10 @@ class AutoregressiveMode:
         """Keep nothing."""
         return None
 
+    def num_outcomes(self, draft_length: int) -> int:  # noqa: ARG002
+        """Return 0: no other outcomes."""
+        return 0
+
     def num_claimed(self, state: State) -> int:  # noqa: ARG002
         """Return 1: the target's own token."""
         return 1

@@ -62,6 +62,14 @@ class ModePolicy(Protocol):
         """
         ...
 
+    def num_outcomes(self, draft_length: int) -> int:
+        """Return how many outcomes to prepare drafts for; 0 is the draft that is asked for alone.
+
+        Args:
+            draft_length: tokens asked for.
+        """
+        ...
+
     def num_claimed(self, state: State) -> int:
         """Return how many of the remaining output tokens a new draft cannot supply."""
         ...

@@ -13,9 +13,9 @@ from dataclasses import replace
 from parallel.decoding.modes.geometric import geometric_sum
 from parallel.decoding.modes.mode_policy import CarriedDrafts, Transition
 from parallel.decoding.modes.transitions import score_and_await, verify
-from parallel.decoding.outcomes import VerdictOutcome
 from parallel.decoding.round_state import AwaitDraft, Phase, RequestDraft, State
 from parallel.decoding.types import DecodeMode, DraftTree, Verdict
+from parallel.decoding.verdict_outcomes import VerdictOutcome
 
 
 class PearlMode:
@@ -54,6 +54,10 @@ class PearlMode:
             return None
         is_own = outcome == state.own_outcome
         return CarriedDrafts(in_flight=kept, num_pending=state.num_pending if is_own else 0)
+
+    def num_outcomes(self, draft_length: int) -> int:  # noqa: ARG002
+        """Return 0: no other outcomes."""
+        return 0
 
     def num_claimed(self, state: State) -> int:
         """Return the drafts in flight: the new block follows them."""

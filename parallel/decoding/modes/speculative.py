@@ -33,6 +33,10 @@ class SpeculativeMode:
         """Keep nothing: each round drafts after the token that the last one emitted."""
         return None
 
+    def num_outcomes(self, draft_length: int) -> int:  # noqa: ARG002
+        """Return 0: no other outcomes."""
+        return 0
+
     def num_claimed(self, state: State) -> int:  # noqa: ARG002
         """Return 1: the recovered or bonus token."""
         return 1

@@ -51,6 +51,8 @@ class _DecodeModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DecodeMode
     DECODE_MODE_PEARL: _DecodeMode.ValueType  # 3
     DECODE_MODE_AUTO: _DecodeMode.ValueType  # 4
     """The mode that is fastest for the request."""
+    DECODE_MODE_OUTCOMES: _DecodeMode.ValueType  # 5
+    """Drafts for several outcomes of each verdict."""
 
 class DecodeMode(_DecodeMode, metaclass=_DecodeModeEnumTypeWrapper):
     """How drafting and verification of a request are scheduled."""
@@ -61,6 +63,8 @@ DECODE_MODE_SPECULATIVE: DecodeMode.ValueType  # 2
 DECODE_MODE_PEARL: DecodeMode.ValueType  # 3
 DECODE_MODE_AUTO: DecodeMode.ValueType  # 4
 """The mode that is fastest for the request."""
+DECODE_MODE_OUTCOMES: DecodeMode.ValueType  # 5
+"""Drafts for several outcomes of each verdict."""
 Global___DecodeMode: _TypeAlias = DecodeMode  # noqa: Y015
 
 class _FinishReason:
@@ -490,6 +494,8 @@ class DraftItem(_message.Message):
     SCORED_FIELD_NUMBER: _builtins.int
     TREE_FIELD_NUMBER: _builtins.int
     LEAST_GAIN_FIELD_NUMBER: _builtins.int
+    NUM_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    NUM_OUTCOMES_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     epoch: _builtins.int
     """Grows whenever earlier drafts of the request become void."""
@@ -503,6 +509,10 @@ class DraftItem(_message.Message):
     """Whether the draft may be a tree of num_draft tokens."""
     least_gain: _builtins.float
     """For a tree: below this probability of being kept, a token is not worth another model step."""
+    num_in_flight: _builtins.int
+    """How many of the last tokens before the draft are drafts without a verdict."""
+    num_outcomes: _builtins.int
+    """Outcomes of that verdict to draft for; 0: the draft after all of them alone."""
     @_builtins.property
     def tail(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Token ids that follow them."""
@@ -523,10 +533,12 @@ class DraftItem(_message.Message):
         scored: _abc.Iterable[Global___Scored] | None = ...,
         tree: _builtins.bool = ...,
         least_gain: _builtins.float = ...,
+        num_in_flight: _builtins.int = ...,
+        num_outcomes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "keep", b"keep", "least_gain", b"least_gain", "num_draft", b"num_draft", "request", b"request", "scored", b"scored", "stream", b"stream", "tail", b"tail", "tree", b"tree"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "keep", b"keep", "least_gain", b"least_gain", "num_draft", b"num_draft", "num_in_flight", b"num_in_flight", "num_outcomes", b"num_outcomes", "request", b"request", "scored", b"scored", "stream", b"stream", "tail", b"tail", "tree", b"tree"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -572,6 +584,40 @@ class DraftRequest(_message.Message):
 Global___DraftRequest: _TypeAlias = DraftRequest  # noqa: Y015
 
 @_typing.final
+class OutcomeDraft(_message.Message):
+    """A draft for an outcome of the verdict on the drafts in flight, or a part of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_ACCEPTED_FIELD_NUMBER: _builtins.int
+    NEXT_TOKEN_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    num_accepted: _builtins.int
+    """Drafts in flight that are kept."""
+    next_token: _builtins.int
+    """The token that follows them."""
+    first: _builtins.int
+    """Tokens of the draft in earlier parts."""
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        num_accepted: _builtins.int = ...,
+        next_token: _builtins.int = ...,
+        first: _builtins.int = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "next_token", b"next_token", "num_accepted", b"num_accepted", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutcomeDraft: _TypeAlias = OutcomeDraft  # noqa: Y015
+
+@_typing.final
 class ProposalItem(_message.Message):
     """The draft of one request."""
 
@@ -585,6 +631,7 @@ class ProposalItem(_message.Message):
     UNKNOWN_FIELD_NUMBER: _builtins.int
     PARENTS_FIELD_NUMBER: _builtins.int
     GAINS_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     epoch: _builtins.int
     base: _builtins.int
@@ -605,6 +652,10 @@ class ProposalItem(_message.Message):
     def gains(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Probability that each token is kept; empty, or one for each token."""
 
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutcomeDraft]:
+        """Drafts for other outcomes than that all in flight is kept and token_ids follow."""
+
     def __init__(
         self,
         *,
@@ -616,10 +667,11 @@ class ProposalItem(_message.Message):
         unknown: _builtins.bool = ...,
         parents: _abc.Iterable[_builtins.int] | None = ...,
         gains: _abc.Iterable[_builtins.float] | None = ...,
+        outcomes: _abc.Iterable[Global___OutcomeDraft] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "draft_probs", b"draft_probs", "epoch", b"epoch", "gains", b"gains", "parents", b"parents", "request", b"request", "token_ids", b"token_ids", "unknown", b"unknown"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "draft_probs", b"draft_probs", "epoch", b"epoch", "gains", b"gains", "outcomes", b"outcomes", "parents", b"parents", "request", b"request", "token_ids", b"token_ids", "unknown", b"unknown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,7 +13,7 @@ from transformers.generation.logits_process import (
 )
 
 from parallel.decoding.rng import Purpose, uniforms
-from parallel.decoding.sampling import distribution, num_candidates, sample, truncate
+from parallel.decoding.sampling import distribution, num_candidates, ranked, sample, truncate
 from parallel.decoding.score_row import ScoreRow
 from parallel.decoding.types import RngKey, SamplingParams
 from parallel.decoding.verify import draft_token_with_probs
@@ -228,3 +228,31 @@ def test_a_penalty_on_a_partial_row_is_rejected() -> None:
     params = SamplingParams(temperature=1.0, repetition_penalty=1.2)
     with pytest.raises(ValueError, match="whole vocabulary"):
         sample(best_of(random_logits(0, 20), 5), params, KEY, 0)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(),
+        SamplingParams(temperature=1.0),
+        SamplingParams(temperature=0.7, top_k=9),
+        SamplingParams(temperature=1.3, top_p=0.8, min_p=0.01),
+        SamplingParams(temperature=0.8, repetition_penalty=1.4),
+    ],
+)
+def test_tokens_are_ranked_as_a_draw_without_the_better_ones_takes_them(
+    params: SamplingParams,
+) -> None:
+    key, history = RngKey(seed=3, request=8), (4, 5, 5)
+    row = ScoreRow(torch.randn(40, generator=torch.Generator().manual_seed(2)) * 3, None)
+    for position in range(20):
+        found = ranked(row, params, key, position, history, num=4)
+        assert [each.score for each in found] == sorted((f.score for f in found), reverse=True)
+        assert found[0].token == sample(row, params, key, position, history)
+        allowed = distribution(row, params, history)
+        if params.is_greedy:
+            order = torch.argsort(-row.logits, stable=True)[:4].tolist()
+        else:
+            noise = -np.log(-np.log(uniforms(key, position, Purpose.SAMPLE, 40)))[allowed.ids]
+            order = allowed.ids[np.argsort(-(np.log(allowed.probs) + noise))][:4].tolist()
+        assert [each.token for each in found] == order

@@ -250,6 +250,31 @@ def test_each_path_of_a_tree_equals_its_text_alone(kind: str, scattered: bool) -
     torch.testing.assert_close(after, expected, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
+def test_a_tree_that_grows_forward_by_forward_equals_each_path_alone(kind: str) -> None:
+    model = tiny_model(kind, sliding_window=6) if kind == "mistral" else tiny_model(kind)
+    decoder = model.decoder()
+    cache = make_cache(decoder, num_pages=24, page_size=4)
+    cache.open(0, 40)
+    nodes = tokens(len(TREE), seed=11)
+    forward(decoder, [rows_of(PROMPT[:10])], cache)
+    found = []
+    for first, stop in ((0, 3), (3, 4), (4, 7)):
+        row = SequenceRows(
+            slot=0,
+            start=10 + first,
+            token_ids=tuple(nodes[first:stop]),
+            num_logits=stop - first,
+            parents=TREE[:stop],
+        )
+        assert row.positions == [10 + len(path_to(TREE, i)) - 1 for i in range(first, stop)]
+        found += list(forward(decoder, [row], cache))
+    for node, logits in enumerate(found):
+        path = tuple(nodes[i] for i in path_to(TREE, node))
+        expected = model.expected(PROMPT[:10] + path)[-1]
+        torch.testing.assert_close(logits, expected, atol=TOLERANCE, rtol=0)
+
+
 def test_what_does_not_form_a_tree_is_rejected(decoder: Decoder) -> None:
     for parents in ((0,), (-1, 1), (-2,), (-1, -1, -1, -1)):
         with pytest.raises(ValueError, match="do not form a tree"):

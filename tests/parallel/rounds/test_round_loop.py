@@ -73,6 +73,10 @@ class Edges:
             work.apply(DraftArrived(epoch=work.request.epoch, base=work.request.base, draft=draft))
         return ()
 
+    def take_arrived(self, works: Mapping[int, Work]) -> None:
+        assert works
+        self.steps.append("take")
+
     def score(self, works: Items[Work]) -> Forward:
         self.steps.append("score")
         self.time_s += 2.0
@@ -102,6 +106,7 @@ def make(edges: Edges) -> RoundLoop[Work]:
         (DecodeMode.AUTOREGRESSIVE, ["begin", "request []", "score"]),
         (DecodeMode.SPECULATIVE, ["begin", "request [4]", "await", "score"]),
         (DecodeMode.PEARL, ["begin", "request [4]", "score", "await"]),
+        (DecodeMode.OUTCOMES, ["begin", "request [4]", "score", "await", "take"]),
     ],
 )
 def test_a_round_takes_its_steps_in_the_order_of_its_mode(

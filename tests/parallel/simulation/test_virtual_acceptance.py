@@ -23,3 +23,15 @@ def test_streams_seeds_and_positions_draw_by_themselves() -> None:
     assert len(drawn) == 18
     chance = Chance(alpha=0.5)
     assert {chance.token(stream=1, position=p, vocab_size=10) for p in range(200)} == set(range(10))
+
+
+def test_each_further_guess_is_right_with_the_same_probability() -> None:
+    chance = Chance(alpha=0.5, beta=0.6)
+    counts = [chance.num_wrong_guesses(3, position, 8) for position in range(4000)]
+    for rank in range(3):
+        reached = [count for count in counts if count >= rank]
+        assert sum(count == rank for count in reached) / len(reached) == pytest.approx(
+            0.6, abs=0.05
+        )
+    assert Chance(alpha=0.5).num_wrong_guesses(3, 1, 8) == 8
+    assert Chance(alpha=0.5, beta=1.0).num_wrong_guesses(3, 1, 8) == 0

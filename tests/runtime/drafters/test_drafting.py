@@ -5,9 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from parallel.messages import DraftRequest, Hello, Message, Ping
+from parallel.messages import DraftRequest, Hello, Message, Ping, Proposal, ProposalItem
 from runtime.clock import ManualClock
-from runtime.drafters.drafting import DraftPart, introduction, proposals, received_introduction
+from runtime.drafters.drafting import (
+    DraftPart,
+    introduction,
+    proposals,
+    received_introduction,
+    serve_drafts,
+)
 from runtime.drafters.lookup_drafting import LookupDrafter
 from runtime.drafters.lookups.lookup_settings import LookupSettings
 from runtime.errors import PeerError, PeerLost, PeerTimeout, ProtocolError
@@ -76,6 +82,48 @@ def test_an_answer_ends_with_its_last_part_and_carries_the_time_spent() -> None:
     ]
     assert found[-1].num_steps == 3
     assert len(recorder.take()) == 1
+
+
+class EndableDrafter(SteppingDrafter):
+    """Sends a part a second, of which any but the first may be the last."""
+
+    def answer(self, request: DraftRequest) -> Iterator[DraftPart]:  # noqa: ARG002
+        for step, partial in enumerate(self.partial, start=1):
+            self.clock.advance(1.0)
+            item = ProposalItem(request=1, epoch=0, base=step, token_ids=(step,))
+            yield DraftPart((item,), partial=partial, num_steps=step, can_end=step > 1)
+
+
+def test_an_answer_that_may_end_does_when_a_newer_request_waits() -> None:
+    clock, recorder = ManualClock(), SpanRecorder(10)
+    drafter = EndableDrafter(clock, (True, True, True, False))
+    waits = iter((False, True))
+    found = list(
+        proposals(
+            drafter, DraftRequest(round=7), clock, recorder, is_interrupted=lambda: next(waits)
+        )
+    )
+    assert [(len(part.items), part.partial, part.num_steps) for part in found] == [
+        (1, True, 1),
+        (1, True, 2),
+        (1, True, 3),
+        (0, False, 3),
+    ]
+    assert [(span.start_s, span.end_s) for span in recorder.take()] == [(0.0, 3.0)]
+
+
+def test_the_request_that_interrupts_an_answer_is_answered_next() -> None:
+    ours, theirs = memory_link_pair("leader", "drafter")
+    for number in (1, 2):
+        ours.send(DraftRequest(round=number))
+    drafter = EndableDrafter(ManualClock(), (True, True, True, False))
+    with ThreadPoolExecutor(1) as pool:
+        serving = pool.submit(serve_drafts, theirs, drafter, ManualClock(), heartbeat_s=0.02)
+        found = [ours.recv(20) for _ in range(7)]
+        ours.close()
+        serving.result(20)
+    sent = [(part.round, part.partial) for part in found if isinstance(part, Proposal)]
+    assert sent == [(1, True)] * 2 + [(1, False)] + [(2, True)] * 3 + [(2, False)]
 
 
 def test_a_drafter_that_never_finishes_its_answer_is_cut() -> None:

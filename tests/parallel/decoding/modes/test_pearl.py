@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from parallel.decoding.modes.pearl import PearlMode, post_verify_share
-from parallel.decoding.outcomes import VerdictOutcome
 from parallel.decoding.round_state import AwaitDraft, Phase, RequestDraft, Score, State
 from parallel.decoding.types import DecodeMode, DraftTree, Verdict
+from parallel.decoding.verdict_outcomes import VerdictOutcome
 from parallel.rounds.machine import start
 
 PEARL = PearlMode()

@@ -2,8 +2,8 @@
 
 import random
 
-from parallel.decoding.outcomes import OutcomeDraft, Prepared, VerdictOutcome, with_parts
 from parallel.decoding.types import DraftTree
+from parallel.decoding.verdict_outcomes import OutcomeDraft, Prepared, VerdictOutcome, with_parts
 
 HERE, THERE = VerdictOutcome(2, 7), VerdictOutcome(0, 7)
 

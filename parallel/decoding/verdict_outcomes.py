@@ -46,14 +46,13 @@ def with_parts(prepared: Prepared, parts: Iterable[OutcomeDraft], *, max_length:
     not at all.
 
     Args:
-        prepared: what has arrived so far.
+        prepared: what has arrived so far; drafts that grow are of POINT tokens.
         parts: what arrives now.
         max_length: tokens of a draft at most; what is longer is cut.
     """
     grown = dict(prepared)
     for part in parts:
-        known = grown.get(part.outcome, _NO_DRAFT)
+        known = grown.get(part.outcome, _NO_DRAFT).token_ids
         if part.first == len(known):
-            longer = known.followed_by(DraftTree.chain(part.token_ids))
-            grown[part.outcome] = longer.first(max_length)
+            grown[part.outcome] = DraftTree.chain((known + part.token_ids)[:max_length])
     return grown

@@ -1,0 +1,234 @@
+"""A model's drafts for many outcomes of a verdict, grown token by token as one tree.
+
+The first forward reads the recovered token and the drafts in flight; its rows tell what may follow
+each of them. Every further forward adds a token to the draft of every outcome: a branch sees the
+text, the drafts in flight that its outcome keeps, and its own tokens. The branches are in the cache
+until the next request, which begins with the drafts in flight and overwrites them.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field
+
+from parallel.decoding.sampling import RankedToken, ranked
+from parallel.decoding.score_row import ScoreRow
+from parallel.decoding.types import SparseProbs
+from parallel.decoding.verdict_outcomes import OutcomeDraft, VerdictOutcome
+from parallel.decoding.verify import draft_token, draft_token_with_probs
+from parallel.drafting.outcome_choice import OutcomeOdds, likeliest_outcomes
+from parallel.messages import DraftItem, ProposalItem
+from runtime.drafters.draft_model import DraftModel, TreeRows
+from runtime.drafters.draft_sequence import DraftSequence, Foreseen
+
+_NUM_RANKS = 6  # guesses of a token where the draft is wrong
+
+
+@dataclass(slots=True)
+class _Branch:
+    """A draft after one outcome; the first one is PEARL's own."""
+
+    outcome: VerdictOutcome
+    parent: int
+    """Its last node in the tree that has been read."""
+    unread: int
+    """Its last token, which the next forward reads."""
+    token_ids: list[int] = field(default_factory=list)
+    """After the outcome's token."""
+
+
+@dataclass(slots=True)
+class _Tree:
+    """The branches of one request."""
+
+    item: DraftItem
+    sequence: DraftSequence
+    num_committed: int
+    parents: list[int]
+    """Of the drafts in flight, and of every node read since."""
+    branches: list[_Branch] = field(default_factory=list)
+    probs: list[SparseProbs] = field(default_factory=list)
+    """Of the newest token of PEARL's own branch, where they are sent."""
+
+    def position(self, branch: _Branch) -> int:
+        """Return the place in the output of a branch's next token."""
+        num_known = self.num_committed + branch.outcome.num_accepted + 1 + len(branch.token_ids)
+        return num_known - self.sequence.opened.num_prompt
+
+    def history(self, branch: _Branch) -> list[int]:
+        """Return the tokens that a repetition penalty counts for a branch's next token."""
+        if not self.sequence.opened.sampling.reads_history:
+            return []
+        num_kept = self.num_committed + branch.outcome.num_accepted
+        kept = self.sequence.token_ids[:num_kept]
+        return [*kept, branch.outcome.next_token, *branch.token_ids]
+
+
+class ModelOutcomes:
+    """Drafts for the likeliest outcomes of each request's verdict."""
+
+    def __init__(self, model: DraftModel) -> None:
+        self._model = model
+        self._overall = OutcomeOdds()
+
+    def learn(self, sequence: DraftSequence, item: DraftItem) -> None:
+        """Compare what was thought of the last verdict with the tokens that an item brings."""
+        foreseen, sequence.foreseen = sequence.foreseen, None
+        known = len(sequence.token_ids) - item.num_in_flight
+        if foreseen is None or known <= foreseen.num_committed:
+            return
+        odds = self._odds(sequence)
+        actual = sequence.token_ids[foreseen.num_committed : known]
+        places = zip(actual, foreseen.drafts, foreseen.margins, foreseen.guesses, strict=False)
+        for token, draft, margin, guesses in places:
+            odds.observe_draft(margin, kept=token == draft)
+            if token != draft:
+                odds.observe_guesses(guesses, token)
+                return
+
+    def draft(self, items: Items[DraftItem], *, width: int) -> Iterator[tuple[ProposalItem, ...]]:
+        """Yield the outcomes with PEARL's own first token, and then each step's tokens.
+
+        Args:
+            items: which ask for outcomes.
+            width: layers at a time of all forwards but the first.
+        """
+        trees = [self._start(item) for item in items]
+        self._model.read(items, drafts=True)
+        rows = [TreeRows(tree.item.request, num_logits=len(tree.parents) + 1) for tree in trees]
+        for tree, scores in zip(trees, self._model.score_trees(rows, width=1), strict=True):
+            self._choose(tree, scores)
+        yield tuple(_first_part(tree) for tree in trees)
+        for step in range(1, max(item.num_draft for item in items)):
+            growing = [tree for tree in trees if tree.item.num_draft > step]
+            rows = [_unread_rows(tree) for tree in growing]
+            found = self._model.score_trees(rows, width=width)
+            for tree, scores in zip(growing, found, strict=True):
+                _extend(tree, scores)
+            yield tuple(_part(tree, step) for tree in growing)
+
+    def _odds(self, sequence: DraftSequence) -> OutcomeOdds:
+        if sequence.odds is None:
+            sequence.odds = OutcomeOdds(self._overall)
+        return sequence.odds
+
+    def _start(self, item: DraftItem) -> _Tree:
+        sequence = self._model.sequence(item.request)
+        num_committed = len(sequence.token_ids) - item.num_in_flight
+        sequence.truncate_cache(num_committed - 1)
+        return _Tree(item, sequence, num_committed, list(range(-1, item.num_in_flight - 1)))
+
+    def _choose(self, tree: _Tree, scores: Items[ScoreRow]) -> None:
+        """Start the branches, PEARL's own first."""
+        sequence, opened = tree.sequence, tree.sequence.opened
+        drafts = sequence.token_ids[tree.num_committed :]
+        orders: list[list[RankedToken]] = []
+        for place, row in enumerate(scores):
+            stop = tree.num_committed + place
+            history = sequence.token_ids[:stop] if opened.sampling.reads_history else ()
+            inputs = (row, opened.sampling, opened.key, stop - opened.num_prompt, history)
+            orders.append(ranked(*inputs, num=_NUM_RANKS + 1))
+            if place == len(drafts):
+                own = orders[-1][0].token
+                if opened.send_probs:
+                    own, probs = draft_token_with_probs(*inputs)
+                    tree.probs = [probs]
+                drafts = [*drafts, own]
+        foreseen = _foreseen(tree.num_committed, drafts, orders)
+        sequence.foreseen = foreseen
+        odds = self._odds(sequence)
+        num_others = self._room_for(tree)
+        places = likeliest_outcomes(
+            [odds.acceptance(margin) for margin in foreseen.margins],
+            odds.guesses(_NUM_RANKS),
+            num_others,
+        )
+        outcomes = [VerdictOutcome(len(drafts) - 1, drafts[-1])]
+        for found in places:
+            guesses = foreseen.guesses[found.num_accepted]
+            if found.rank < len(guesses):
+                outcomes.append(VerdictOutcome(found.num_accepted, guesses[found.rank]))
+        tree.branches = [
+            _Branch(outcome, outcome.num_accepted - 1, outcome.next_token) for outcome in outcomes
+        ]
+
+    def _room_for(self, tree: _Tree) -> int:
+        """Return how many outcomes beside PEARL's own the cache has room for."""
+        num, length = tree.item.num_outcomes - 1, len(tree.sequence.token_ids)
+        while num > 0:
+            if self._model.grow(tree.item.request, length + (num + 1) * tree.item.num_draft):
+                return num
+            num //= 2
+        return 0
+
+
+def _foreseen(
+    num_committed: int, drafts: Items[int], orders: Items[Items[RankedToken]]
+) -> Foreseen:
+    margins, guesses = [], []
+    for draft, order in zip(drafts, orders, strict=True):
+        others = [each for each in order if each.token != draft]
+        own = next((each.score for each in order if each.token == draft), order[-1].score)
+        margins.append(own - others[0].score if others else float("inf"))
+        guesses.append(tuple(each.token for each in others[:_NUM_RANKS]))
+    return Foreseen(num_committed, tuple(drafts), tuple(margins), tuple(guesses))
+
+
+def _unread_rows(tree: _Tree) -> TreeRows:
+    """Append each branch's unread token to the tree, and return the rows that read them."""
+    num_read = len(tree.parents)
+    for branch in tree.branches:
+        tree.parents.append(branch.parent)
+        branch.parent = len(tree.parents) - 1
+    return TreeRows(
+        tree.item.request,
+        num_logits=len(tree.branches),
+        start=tree.num_committed + num_read,
+        token_ids=tuple(branch.unread for branch in tree.branches),
+        parents=tuple(tree.parents),
+    )
+
+
+def _extend(tree: _Tree, scores: Items[ScoreRow]) -> None:
+    """Draw one more token of every branch."""
+    opened = tree.sequence.opened
+    for place, (branch, row) in enumerate(zip(tree.branches, scores, strict=True)):
+        position, history = tree.position(branch), tree.history(branch)
+        inputs = (row, opened.sampling, opened.key, position, history)
+        if opened.send_probs and place == 0:
+            token, probs = draft_token_with_probs(*inputs)
+            tree.probs = [probs]
+        else:
+            token = draft_token(*inputs)
+        branch.token_ids.append(token)
+        branch.unread = token
+
+
+def _first_part(tree: _Tree) -> ProposalItem:
+    own, *others = tree.branches
+    return _proposal(tree, 0, own.outcome.next_token, [(each.outcome, 0, ()) for each in others])
+
+
+def _part(tree: _Tree, step: int) -> ProposalItem:
+    own, *others = tree.branches
+    parts = [(each.outcome, step - 1, (each.token_ids[-1],)) for each in others]
+    return _proposal(tree, step, own.token_ids[-1], parts)
+
+
+def _proposal(
+    tree: _Tree,
+    step: int,
+    token: int,
+    parts: Items[tuple[VerdictOutcome, int, tuple[int, ...]]],
+) -> ProposalItem:
+    item = tree.item
+    return ProposalItem(
+        request=item.request,
+        epoch=item.epoch,
+        base=item.keep + len(item.tail) + step,
+        token_ids=(token,),
+        draft_probs=tuple(tree.probs),
+        outcomes=tuple(
+            OutcomeDraft(outcome=outcome, first=first, token_ids=token_ids)
+            for outcome, first, token_ids in parts
+        ),
+    )
