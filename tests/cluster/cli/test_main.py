@@ -201,7 +201,7 @@ LAYERS = ["bench", "layer-parallel", "--set", "input.prompt=x", "--drafter"]
         (["draft", "index", "none.txt", "--out", "x"], "FILES none.txt does not exist"),
         (
             ["draft", "eval", "lookup", "--prompts", "PROMPTS", "--mode", "fast"],
-            "--mode is 'fast': choose one of speculative, pearl",
+            "--mode is 'fast': choose one of autoregressive, speculative",
         ),
         (
             ["draft", "eval", "lookup:bigram", "--prompts", "PROMPTS"],
