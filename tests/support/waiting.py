@@ -1,7 +1,10 @@
 """Waiting for what other threads and processes do."""
 
+import threading
 import time
 from collections.abc import Callable
+
+_THREADS_S = 10.0
 
 
 def wait_until(
@@ -12,3 +15,14 @@ def wait_until(
     while not condition():
         assert time.monotonic() < deadline_s, f"the condition did not hold within {timeout_s:g} s"
         time.sleep(poll_s)
+
+
+def threads_left_over(before: set[threading.Thread]) -> list[threading.Thread]:
+    """Return the threads that are not in `before`, once those that are ending have ended."""
+    deadline = time.monotonic() + _THREADS_S
+    while time.monotonic() < deadline:
+        extra = [thread for thread in threading.enumerate() if thread not in before]
+        if not extra:
+            break
+        time.sleep(0.01)
+    return extra

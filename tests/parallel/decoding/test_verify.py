@@ -5,7 +5,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import chisquare
 
 from parallel.decoding import verify
@@ -14,7 +13,6 @@ from parallel.decoding.sampling import Distribution, distribution, sample
 from parallel.decoding.score_row import ScoreRow
 from parallel.decoding.types import (
     DraftTree,
-    NodeKind,
     RngKey,
     SamplingParams,
     SparseProbs,
@@ -26,38 +24,18 @@ from parallel.decoding.verify import (
     recursive_rejection,
     sample_and_match,
 )
-
-TOY3 = ((0.6, 0.3, 0.1), (0.3, 0.5, 0.2))  # target, drafter
-TOY4 = ((0.35, 0.30, 0.20, 0.15), (0.20, 0.15, 0.45, 0.20))
-SAMPLED = SamplingParams(temperature=1.0)
-IID, POINT = NodeKind.IID, NodeKind.POINT
-
-
-def key(request: int) -> RngKey:
-    return RngKey(seed=1, request=request)
-
-
-def row(probs: Sequence[float]) -> ScoreRow:
-    return ScoreRow(torch.tensor(probs, dtype=torch.float64).log().float(), None)
-
-
-def exact(probs: Sequence[float]) -> Distribution:
-    ids = [i for i, p in enumerate(probs) if p > 0]
-    return Distribution(ids=np.array(ids), probs=np.array([probs[i] for i in ids]))
-
-
-def sparse(probs: Sequence[float]) -> SparseProbs:
-    return SparseProbs(ids=tuple(range(len(probs))), probs=tuple(probs))
-
-
-def siblings(token_ids: Sequence[int], draft_probs: Sequence[float]) -> DraftTree:
-    num = len(token_ids)
-    return DraftTree(
-        token_ids=tuple(token_ids),
-        parents=(-1,) * num,
-        kinds=(IID,) * num,
-        draft_probs=(sparse(draft_probs),) * num,
-    )
+from tests.support.verify_toys import (
+    IID,
+    SAMPLED,
+    TOY3,
+    TOY4,
+    drawn_tree,
+    exact,
+    key,
+    row,
+    sparse,
+    total_variation,
+)
 
 
 def enumerate_outputs(
@@ -89,10 +67,6 @@ def enumerate_outputs(
 
     enumerate_siblings((), exact(target), 1.0)
     return out, accepted
-
-
-def total_variation(a: Sequence[float], b: Sequence[float]) -> float:
-    return sum(abs(x - y) for x, y in zip(a, b, strict=True)) / 2
 
 
 @pytest.mark.parametrize(
@@ -261,108 +235,6 @@ def test_own_prefix_rule_each_node_is_penalised_by_its_own_prefix(
 
 # --- trees ----------------------------------------------------------------------------------
 
-TREE = DraftTree(  # two children each, two levels
-    token_ids=(0, 1, 2, 0, 1, 2),
-    parents=(-1, -1, 0, 0, 1, 1),
-    kinds=(POINT,) * 6,
-    draft_probs=(None,) * 6,
-)
-MARKOV = ((0.6, 0.3, 0.1), (0.2, 0.2, 0.6), (0.5, 0.25, 0.25))  # next token by the last one
-
-
-def test_sample_and_match_follows_the_target_through_a_tree() -> None:
-    rows = [row(MARKOV[0])] + [row(MARKOV[token]) for token in TREE.token_ids]
-    seen = set()
-    for request in range(300):
-        tokens = [0]
-        for position in range(3):
-            tokens.append(sample(row(MARKOV[tokens[-1]]), SAMPLED, key(request), position))
-        verdict = sample_and_match(TREE, rows, SAMPLED, key(request), 0)
-        path = [TREE.token_ids[node] for node in verdict.accepted_nodes]
-        assert len(path) == verdict.num_accepted
-        assert [*path, verdict.next_token] == tokens[1 : len(path) + 2]
-        parents = [TREE.parents[node] for node in verdict.accepted_nodes]
-        assert parents == [-1, *verdict.accepted_nodes][: len(path)]
-        seen.add(verdict.accepted_nodes)
-    assert len(seen) == 7  # every path, the empty one included
-
-
-def test_coupled_drafts_are_accepted_more_often_than_independent_ones() -> None:
-    target, drafter = (row(probs) for probs in TOY3)
-    hits = sum(
-        verify.draft_token(drafter, SAMPLED, key(i), 0) == sample(target, SAMPLED, key(i), 0)
-        for i in range(3000)
-    )
-    shared = 1 - total_variation(*TOY3)
-    bound = shared / (2 - shared)  # (1 - TV) / (1 + TV), Daliri et al.
-    assert hits / 3000 > bound - 0.03
-    assert hits / 3000 > sum(p * q for p, q in zip(*TOY3, strict=True)) + 0.1
-
-
-def _drawn_tree(request: int) -> DraftTree:
-    """Draw two levels of two siblings each from the drafter's distribution."""
-    drafter = np.array(TOY3[1])
-    tokens: list[int] = []
-    parents: list[int] = []
-    for parent in (-1, 0, 1):
-        for rank in (0, 1):
-            number = uniform(key(request), parent + 1, Purpose.DRAFT, index=rank)
-            tokens.append(_pick(drafter, number))
-            parents.append(parent)
-    return DraftTree(
-        token_ids=tuple(tokens),
-        parents=tuple(parents),
-        kinds=(IID,) * 6,
-        draft_probs=(sparse(TOY3[1]),) * 6,
-    )
-
-
-def _pick(weights: np.ndarray, number: float) -> int:
-    return int(np.searchsorted(np.cumsum(weights), number * weights.sum(), side="right"))
-
-
-def test_sampled_trees_keep_the_distribution_of_both_levels() -> None:
-    acceptance = 0.79
-    num, rows = 5000, [row(TOY3[0])] * 7
-    first, second, accepted = np.zeros(3), np.zeros(3), 0
-    for request in range(num):
-        draft = _drawn_tree(request)
-        verdict = recursive_rejection(draft, rows, SAMPLED, key(request), 10)
-        assert verdict.next_token is not None
-        tokens = [draft.token_ids[n] for n in verdict.accepted_nodes] + [verdict.next_token]
-        first[tokens[0]] += 1
-        if verdict.num_accepted:
-            accepted += 1
-            second[tokens[1]] += 1
-    assert chisquare(first, np.array(TOY3[0]) * num).pvalue > 1e-4
-    assert chisquare(second, np.array(TOY3[0]) * accepted).pvalue > 1e-4
-    deviation = (acceptance * (1 - acceptance) / num) ** 0.5
-    assert abs(accepted / num - acceptance) < 4 * deviation
-
-
-def test_sampled_trees_believed_independent_are_caught_by_the_same_test() -> None:
-    num, rows = 5000, [row(TOY4[0])]
-    counts = np.zeros(4)
-    for request in range(num):  # weight 3 siblings, distance .02143, into one cell each
-        drafter = np.array(TOY4[1])
-        tokens: list[int] = []
-        for rank in range(3):
-            tokens.append(_pick(drafter, uniform(key(request), 0, Purpose.DRAFT, index=rank)))
-            drafter[tokens[-1]] = 0
-        draft = siblings(tokens, TOY4[1])
-        verdict = recursive_rejection(draft, rows * 4, SAMPLED, key(request), 0)
-        token = (
-            draft.token_ids[verdict.accepted_nodes[0]]
-            if verdict.num_accepted
-            else verdict.next_token
-        )
-        assert token is not None
-        counts[token] += 1
-    assert chisquare(counts, np.array(TOY4[0]) * num).pvalue < 1e-4
-
-
-# --- rows, ends and refusals -------------------------------------------------------------------
-
 
 @pytest.mark.parametrize("verifier", [sample_and_match, recursive_rejection])
 def test_without_a_row_after_the_last_draft_nothing_follows_it(verifier: verify.Verifier) -> None:
@@ -432,7 +304,7 @@ def test_no_number_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "uniform", recorded)
     for request in range(50):
         read.clear()
-        recursive_rejection(_drawn_tree(0), [row(TOY3[0])] * 7, SAMPLED, key(request), 10)
+        recursive_rejection(drawn_tree(0), [row(TOY3[0])] * 7, SAMPLED, key(request), 10)
         assert len(set(read)) == len(read)
         assert all(a[0] <= b[0] for a, b in pairwise(read))
 

@@ -1,0 +1,281 @@
+"""Records become samples, or are rejected with their line."""
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from runtime.checking.prompt_files import read_prompts
+from runtime.errors import ConfigError
+from runtime.models.tokenizer import Tokenizer
+from runtime.training.job.job_config import DataConfig
+from runtime.training.training_data import TextExample, digest_of, read_examples, render, tokenize
+from tests.support.models import smollm2_directory
+from tests.support.rejection import rejected
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.load(smollm2_directory())
+
+
+def examples_of(
+    tmp_path: Path, tokenizer: Tokenizer, *records: Mapping[str, object], **settings: object
+) -> list[str]:
+    file = tmp_path / "data.jsonl"
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    config = DataConfig(**settings)  # type: ignore[arg-type]  # a test names real fields
+    return [
+        render(example, tokenize(example, tokenizer, config.max_length), tokenizer)
+        for example in read_examples(file, config, tokenizer)
+    ]
+
+
+def test_every_format_learns_completions_only(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there"}]
+    shown = examples_of(
+        tmp_path,
+        tokenizer,
+        {"prompt": "One and two", "completion": " are three"},
+        {"text": "Once upon a time"},
+        {"messages": chat},
+    )
+    assert shown[0] == "One and two⟦ are three⟧"
+    assert shown[1] == "Once⟦ upon a time⟧"
+    assert shown[2].endswith("assistant\n⟦Hello there⟧")
+    assert "user\nHi" in shown[2]
+
+
+def test_an_answer_ends_as_the_chat_template_ends_it(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    several = copy.copy(tokenizer)
+    several.eos_ids = tokenizer.eos_ids | {0}  # the lowest id is not what ends a text
+    end = tokenizer.eos_id
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "Bye"},
+        {"role": "assistant", "content": "See you"},
+    ]
+    file = tmp_path / "data.jsonl"
+    file.write_text(json.dumps({"messages": messages}) + "\n" + '{"text": "fine"}\n')
+    examples = read_examples(file, DataConfig(), several)
+    chat, text = (tokenize(example, several, 256) for example in examples)
+    learned = chat.token_ids[chat.num_prompt :]
+    assert learned == (*tokenizer.encode("See you", whole=False), end)
+    assert text.token_ids[-1] == end
+
+
+def test_a_line_ends_where_it_says_so(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    file = tmp_path / "data.jsonl"
+    file.write_text('{"text": "one\u2028two\x85three"}\r\n\n{"text": "four"}', newline="")
+    assert len(read_examples(file, DataConfig(), tokenizer)) == 2
+
+
+def test_fields_become_prompts_and_numbers_words(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    shown = examples_of(
+        tmp_path,
+        tokenizer,
+        {"text": "a fine film", "label": 1},
+        prompt="Review: {text}\nIt is",
+        completion=" {label}",
+        words={"label": ["bad", "good"]},
+    )
+    assert shown == ["Review: a fine film\nIt is⟦ good⟧   (of ' bad', ' good')"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "line 2: label is 2: data.words has words for 0 to 1"),
+        ({"prompt": "It says {body}:"}, "line 1: no field 'body'; the record has text, label"),
+        ({"prompt": "{text"}, r"data.prompt is '\{text': expected '}' before end of string"),
+        ({"completion": "{}"}, "data.completion is '{}': name a record's fields"),
+    ],
+)
+def test_bad_templates_and_words_are_rejected(
+    tmp_path: Path, tokenizer: Tokenizer, settings: dict[str, str], message: str
+) -> None:
+    records = [{"text": "fine", "label": 1}, {"text": "odd", "label": 2}]
+    whole = {"prompt": "{text}", "completion": "{label}", "words": {"label": ["bad", "good"]}}
+    with rejected(message):
+        examples_of(tmp_path, tokenizer, *records, **(whole | settings))
+
+
+TURNS: list[dict[str, object]] = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello"},
+]
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"text": ""}, "line 2: text is empty"),
+        ({"prompt": "x", "completion": " "}, "line 2: completion is empty"),
+        ({"messages": [{"role": "user"}]}, r"line 2: messages\[0\] has no content: it has role"),
+        ({"body": "x"}, "line 2: no field 'text'; the record has body"),
+        ({"prompt": "x", "completion": 3}, "line 2: completion is 3: it must be a string"),
+        ({"messages": []}, "line 2: messages is empty"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "line 2: messages must end with one"),
+        ({"text": ["yes"]}, r"line 2: text is \['yes'\] \(list\): it must be a string"),
+        ({"text": True}, "line 2: text is True: it must be a string"),
+        ({"text": None}, "line 2: text is None: it must be a string"),
+        ({"text": "half \ud83d"}, "line 2: a string holds half a surrogate pair"),
+        ({"prompt": ["a"], "completion": "b"}, r"line 2: prompt is \['a'\] \(list\)"),
+        ({"prompt": None, "completion": "b"}, "line 2: prompt is None"),
+        ({"prompt": "a", "answer": "b"}, "no field 'completion'; the record has prompt, answer"),
+        ({"text": "a", "completion": "b"}, "the record has completion and text: keep one of them"),
+        ({"text": "a", "messages": TURNS}, "the record has messages and text: keep one of them"),
+        ({"messages": TURNS, "tools": [{}]}, "line 2: tools is not supported in a record"),
+        ({"messages": TURNS, "system": "Be brief."}, "line 2: system is not supported"),
+        ({"messages": [TURNS[0], TURNS[1] | {"weight": 0}]}, r"messages\[1\].weight is not supp"),
+        ({"messages": [TURNS[0] | {"images": [1]}, TURNS[1]]}, r"messages\[0\].images is not supp"),
+        ({"messages": [TURNS[0] | {"name": 3}, TURNS[1]]}, r"messages\[0\].name is 3: it must be"),
+        ({"messages": [TURNS[0], TURNS[1] | {"content": None}]}, r"messages\[1\].content is None"),
+        ({"messages": [TURNS[0], TURNS[1] | {"content": ""}]}, r"messages\[1\].content is empty"),
+        ({"messages": [TURNS[0], TURNS[1] | {"role": "model"}]}, r"messages\[1\].role is 'model'"),
+        ({"messages": {"role": "user"}}, "messages is .*dict.*: it must be a list of messages"),
+    ],
+)
+def test_a_bad_record_is_rejected_with_its_line(
+    tmp_path: Path, tokenizer: Tokenizer, record: Mapping[str, object], message: str
+) -> None:
+    with rejected(message):
+        examples_of(tmp_path, tokenizer, {"text": "fine"}, record)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("yes", "It is⟦ yes⟧"),
+        (3, "It is⟦ 3⟧"),
+        (0.5, "It is⟦ 0.5⟧"),
+        (["yes"], None),
+        (True, None),
+        (None, None),
+        ({"a": 1}, None),
+        ("", None),
+    ],
+)
+def test_a_template_takes_strings_and_numbers_alone(
+    tmp_path: Path, tokenizer: Tokenizer, value: object, shown: str | None
+) -> None:
+    records: list[dict[str, object]] = [
+        {"answer": "fine"},
+        {"answer": value, "other": [True, None]},
+    ]
+    templates = {"prompt": "It is", "completion": " {answer}"}
+    if shown is None:
+        with pytest.raises(ConfigError, match=r"line 2: (answer is|the completion is empty)"):
+            examples_of(tmp_path, tokenizer, *records, **templates)
+    else:
+        assert examples_of(tmp_path, tokenizer, *records, **templates)[1] == shown
+
+
+@pytest.mark.parametrize("value", [True, "one", 1.0, -1, ["1"], None, "\u0660"])
+def test_a_word_means_a_whole_number(tmp_path: Path, tokenizer: Tokenizer, value: object) -> None:
+    settings = {
+        "prompt": "It is",
+        "completion": " {label}",
+        "words": {"label": ["bad", "good"]},
+    }
+    with pytest.raises(ConfigError, match=r"`data\.words` has words for 0 to 1"):
+        examples_of(tmp_path, tokenizer, {"label": value}, **settings)
+    shown = examples_of(tmp_path, tokenizer, {"label": "1"}, {"label": 0}, **settings)
+    assert [one.partition("   ")[0] for one in shown] == ["It is⟦ good⟧", "It is⟦ bad⟧"]
+
+
+def test_choices_are_found_whatever_the_template_does_with_them(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    (shown,) = examples_of(
+        tmp_path,
+        tokenizer,
+        {"label": 0},
+        prompt="It is",
+        completion=" {label:>4}",
+        words={"label": ["bad", "good"]},
+    )
+    assert shown == "It is⟦  bad⟧   (of '  bad', ' good')"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "a", "text": "b"}', "line 2: .*'text' .* twice"),
+        ('{"text": ' + "[" * 100_000, "line 2: .*nest"),
+        ('{"text": "a", "id": ' + "7" * 5000 + "}", "line 2: .*digits"),
+        ('{"text": "a", "id": 1e999}', "line 2: .*too large"),
+        ("[1]", "line 2: .*JSON object"),
+        ('{"text": }', "line 2: not JSON"),
+    ],
+)
+def test_a_line_that_is_no_plain_object_is_rejected(
+    tmp_path: Path, tokenizer: Tokenizer, line: str, message: str
+) -> None:
+    file = tmp_path / "data.jsonl"
+    file.write_text('{"text": "fine"}\n' + line, encoding="utf-8-sig")
+    with rejected(message):
+        read_examples(file, DataConfig(), tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("fields", "refused"),
+    [
+        ({"name": "ann"}, False),
+        ({"name": None, "tool_call_id": "7", "reasoning_content": "so"}, False),
+        ({"tool_calls": [{"type": "function", "function": {"name": "f"}}]}, False),
+        ({"content": [{"type": "text", "text": "Hi"}]}, False),
+        ({"content": [{"type": "image", "url": "x"}]}, True),
+        ({"content": ["Hi"]}, True),
+        ({"content": 3}, True),
+        ({"role": "bot"}, True),
+        ({"name": ["ann"]}, True),
+        ({"tool_calls": "f()"}, True),
+        ({"tool_calls": ["f()"]}, True),
+        ({"weight": 1}, True),
+        ({"images": ["x"]}, True),
+    ],
+)
+@pytest.mark.parametrize("beside", [{}, {"id": 7, "tools": []}, {"tools": [1]}, {"system": "x"}])
+def test_prompt_files_and_training_take_the_same_messages(
+    tmp_path: Path,
+    tokenizer: Tokenizer,
+    fields: dict[str, object],
+    beside: dict[str, object],
+    refused: bool,
+) -> None:
+    first = {"role": "user", "content": "Hi"} | fields
+    file = tmp_path / "data.jsonl"
+    file.write_text(json.dumps({"messages": [first, TURNS[1]]} | beside))
+    if refused or beside.get("tools") or "system" in beside:
+        with pytest.raises(ConfigError, match="line 1: ") as of_training:
+            read_examples(file, DataConfig(), tokenizer)
+        with pytest.raises(ConfigError, match="line 1: ") as of_prompts:
+            read_prompts(file)
+        assert str(of_training.value) == str(of_prompts.value)
+    else:
+        read_examples(file, DataConfig(), tokenizer)
+        (record,) = read_prompts(file)
+        wanted = {key: value for key, value in first.items() if value is not None}
+        wanted["content"] = "Hi"
+        assert record.messages is not None
+        assert record.messages[0] == wanted
+
+
+def test_data_have_a_digest_of_what_is_learned(tokenizer: Tokenizer) -> None:
+    def digest(*texts: str) -> str:
+        return digest_of([tokenize(TextExample("", text), tokenizer, 9) for text in texts])
+
+    assert digest("one two", "three") == digest("one two", "three")
+    others = [digest("one two", "four"), digest("three", "one two"), digest("one two")]
+    assert digest("one two", "three") not in others
+
+
+def test_long_prompts_lose_their_start(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    record = {"prompt": "word " * 100 + "end", "completion": " done"}
+    (shown,) = examples_of(tmp_path, tokenizer, record, max_length=8)
+    assert shown.endswith("end⟦ done⟧")
+    assert len(shown) < 60
