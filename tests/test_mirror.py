@@ -1,4 +1,4 @@
-"""Every module with logic has its own test file, or the table says which test covers it.
+"""Every module with logic has its own test file, or the table names the test that covers it.
 
 A module has logic if one of its functions branches, loops or has more than three statements.
 Its test is tests/<room>/test_<module>.py. The exceptions are in tests/data/mirror.toml.

@@ -215,10 +215,10 @@ def _measure_all_reduce(report: CheckReport, probes: dict[str, Any], hosts: dict
         )
 
 
-def _answer(report: CheckReport, call: Any, who: str) -> Any:
+def _answer(report: CheckReport, call: Any, peer: str) -> Any:
     """Return a call's result; an error is added to the problems, and gives None."""
     try:
-        return result_of(call, who, timeout_s=_ANSWER_S)
+        return result_of(call, peer, timeout_s=_ANSWER_S)
     except PacelineError as error:
         report.problems.append(str(error))
         return None

@@ -199,7 +199,7 @@ class Deployment:
         done = ray.wait(calls, num_returns=len(calls), timeout=0)[0] if calls else []
         found = [error_of(call, self._calls.pop(call).name) for call in done]
         errors = [error for error in found if error is not None]
-        # The rank that died says more than the ones that missed it.
+        # The rank that died has more to report than those that missed it.
         errors.sort(key=lambda error: not isinstance(error, PeerLost))
         if errors:
             raise errors[0]

@@ -85,7 +85,7 @@ def _with_memory(
 
 
 def _check_memory(target: PlannedModel, drafter: PlannedDrafter, spec: DeploymentSpec) -> None:
-    """Refuse what this machine's memory cannot hold: weights and cache of all models."""
+    """Reject what this machine's memory cannot hold: weights and cache of all models."""
     if spec.target.device != "cpu":
         return
     held = [(target.facts, spec.target)]

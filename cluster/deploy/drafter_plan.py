@@ -187,7 +187,7 @@ def _best_known(
 
 
 def _check_ranks(facts: ModelFacts, options: ModelOptions, num_layers: int) -> None:
-    """Refuse more drafter ranks than the drafter splits over."""
+    """Reject more drafter ranks than the drafter splits over."""
     num_ranks = options.num_drafter_ranks
     if parse_layer_parallel(options.layer_parallel) is None or num_ranks == 1:
         check_tensor_parallel(facts, num_ranks, "`drafter_tp`")

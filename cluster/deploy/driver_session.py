@@ -26,7 +26,7 @@ class Result:
     reason: str = ""
     stats: RequestStats = field(default_factory=RequestStats)
     error: str | None = None
-    """Why it was refused; None when it ran."""
+    """Why it was rejected; None when it ran."""
 
 
 def run_requests(

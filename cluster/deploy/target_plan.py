@@ -40,7 +40,7 @@ def plan_target(options: ModelOptions) -> PlannedModel:
     """Find the target and check that it can be loaded.
 
     Raises:
-        ConfigError: it cannot; says why and what to do.
+        ConfigError: it cannot; names the reason and the remedy.
     """
     _check_options(options)
     if options.virtual is not None:

@@ -117,7 +117,7 @@ def simulated_spans(experiment: Experiment, point: GeneratePoint) -> list[PhaseS
     setting, requests = simulations(experiment, point)[0]
     phases = {Busy.TARGET: SpanKind.VERIFY, Busy.DRAFTER: SpanKind.DRAFT}
     spans = simulate(setting, requests[:1], keep_spans=_KEPT_SPANS).spans
-    return [PhaseSpan(phases[span.who], span.start_s, span.end_s, 0) for span in spans]
+    return [PhaseSpan(phases[span.peer], span.start_s, span.end_s, 0) for span in spans]
 
 
 def virtual_text(devices: Devices, point: GeneratePoint) -> str:

@@ -99,8 +99,8 @@ def _prompt_ids(prompts: PromptOptions, target: PlannedModel) -> list[tuple[int,
     if prompts.prompts is not None:
         records = read_prompts(prompts.prompts, limit=prompts.num_prompts)
     else:
-        said = text(prompts.prompt, "`prompt`")
-        records = [PromptRecord(index=0, text=said, where="`prompt`")]
+        checked = text(prompts.prompt, "`prompt`")
+        records = [PromptRecord(index=0, text=checked, where="`prompt`")]
     found = []
     for record in records:
         ids = encode_record(record, target, chat=prompts.chat)
@@ -126,7 +126,7 @@ def encode_record(record: PromptRecord, target: PlannedModel, *, chat: bool) -> 
 
     Raises:
         ConfigError: it has no tokens, or one that the model has no embedding for, or the chat
-            template refuses it; names the line.
+            template rejects it; names the line.
     """
     assert target.tokenizer is not None
     turns = record.messages

@@ -138,7 +138,7 @@ def _list(*, json_output: bool) -> int:
         print(json.dumps({n: None if s is None else asdict(s) for n, s in found.items()}))
         return 0
     table = Table()
-    for column in ("service", "state", "up", "restarts", "last exit", "said"):
+    for column in ("service", "state", "up", "restarts", "last exit", "last line"):
         table.add_column(column)
     for name, status in found.items():
         if status is None:
@@ -146,8 +146,8 @@ def _list(*, json_output: bool) -> int:
             continue
         code = "-" if status.exit_code is None else str(status.exit_code)
         up = f"{status.up_s:.0f} s" if status.up_s else "-"
-        said = status.ready_line or (status.lines[-1] if status.lines else "")
-        table.add_row(name, status.state.value, up, str(status.restarts), code, said)
+        line = status.ready_line or (status.lines[-1] if status.lines else "")
+        table.add_row(name, status.state.value, up, str(status.restarts), code, line)
     output_console().print(table)
     return 0
 
@@ -163,8 +163,8 @@ def _look(name: str) -> KeptStatus | None:
 def _stop(keeper: Any, name: str) -> int:
     with _NOTES.status(f"draining {name}"):
         try:
-            stopping, who = keeper.stop.remote(), f"the keeper of {name!r}"
-            status: KeptStatus = result_of(stopping, who, timeout_s=_STOP_S + _ANSWER_S)
+            stopping, peer = keeper.stop.remote(), f"the keeper of {name!r}"
+            status: KeptStatus = result_of(stopping, peer, timeout_s=_STOP_S + _ANSWER_S)
         finally:
             ray.kill(keeper)
     print(f"{name} ended, exit code {status.exit_code}")

@@ -41,7 +41,7 @@ def joinable(address: str) -> str:
     """Return HOST:PORT of the Ray that `--ray` names, if a driver here can join it.
 
     Raises:
-        ConfigError: it cannot, as `resolve` and `check_joinable` say.
+        ConfigError: it cannot, as from `resolve` and `check_joinable`.
     """
     resolved = resolve(address)
     check_joinable(resolved)
@@ -95,7 +95,7 @@ def check_joinable(address: str, *, ask: Ask | None = None) -> None:
     answer = ask(target, _GET_KEY, request.SerializeToString())
     if isinstance(answer, ProbeFailed):
         if answer.failure is Failure.UNREACHABLE and target != address:
-            # Ray replaces localhost by this node's address; the answer on loopback says more.
+            # Ray replaces localhost by this node's address; the answer on loopback has more.
             nearer = ask(address, _GET_KEY, request.SerializeToString())
             answer = nearer if isinstance(nearer, ProbeFailed) else answer
         raise ConfigError(_why_not(address, answer))

@@ -31,16 +31,16 @@ Translate = Callable[[Any, str], PacelineError]
 """Makes an error of Paceline from one of Ray and from the name of what failed."""
 
 
-def result_of(call: Any, who: str, *, timeout_s: float | None = None) -> Any:
+def result_of(call: Any, peer: str, *, timeout_s: float | None = None) -> Any:
     """Return the result of an actor's call; blocks until there is one.
 
     Raises:
-        PacelineError: it failed, as `translated` says.
+        PacelineError: it failed; the class is that of `translated`.
     """
     try:
         return ray.get(call, timeout=timeout_s)
     except RayError as error:
-        raise translated(error, who) from error
+        raise translated(error, peer) from error
 
 
 def yielded(reference: Any) -> Any:
@@ -58,12 +58,12 @@ def yielded(reference: Any) -> Any:
         raise translated(error, "the worker process") from error
 
 
-def error_of(call: Any, who: str) -> PacelineError | None:
+def error_of(call: Any, peer: str) -> PacelineError | None:
     """Return why a finished call failed, or None if it did not."""
     try:
         ray.get(call)
     except RayError as error:
-        found = translated(error, who)
+        found = translated(error, peer)
         found.__cause__ = error
         return found
     return None
@@ -78,37 +78,37 @@ def is_loss(error: PacelineError) -> bool:
     return isinstance(error.__cause__, _LOSSES)
 
 
-def translated(error: RayError, who: str) -> PacelineError:
+def translated(error: RayError, peer: str) -> PacelineError:
     """Return one of Ray's errors as one of Paceline's.
 
     Args:
         error: what Ray raised.
-        who: the process or the call that failed; starts the message.
+        peer: the process or the call that failed; starts the message.
     """
     for kind, translate in TABLE:
         if isinstance(error, kind):
-            return translate(error, who)
-    return PacelineError(f"{who} failed in Ray: {_text_of(error)}")
+            return translate(error, peer)
+    return PacelineError(f"{peer} failed in Ray: {_text_of(error)}")
 
 
-def _task_failed(error: rays.RayTaskError, who: str) -> PacelineError:
+def _task_failed(error: rays.RayTaskError, peer: str) -> PacelineError:
     cause = error.cause
     if isinstance(cause, ConfigError):
         return cause
     if isinstance(cause, PacelineError):
-        return type(cause)(f"{who}: {cause}")
-    return PacelineError(f"{who} failed: {cause!r}")
+        return type(cause)(f"{peer}: {cause}")
+    return PacelineError(f"{peer} failed: {cause!r}")
 
 
-def _actor_died(error: rays.RayActorError, who: str) -> PacelineError:
+def _actor_died(error: rays.RayActorError, peer: str) -> PacelineError:
     if error.preempted:
-        return PeerLost(f"{who} died: its node left the cluster after a preemption notice")
+        return PeerLost(f"{peer} died: its node left the cluster after a preemption notice")
     if error.actor_init_failed:
         # Ray keeps the cause as the last line of a traceback that the other side formatted.
         cause = str(error).strip().splitlines()[-1]
         kind = ConfigError if cause.startswith(_CONFIG) else PacelineError
-        return kind(f"{who} cannot start: {cause.removeprefix(_CONFIG)}")
-    return PeerLost(f"{who} died: {_death(str(error))}")
+        return kind(f"{peer} cannot start: {cause.removeprefix(_CONFIG)}")
+    return PeerLost(f"{peer} died: {_death(str(error))}")
 
 
 def _death(text: str) -> str:
@@ -118,19 +118,19 @@ def _death(text: str) -> str:
 
 
 def _lost(what: str) -> Translate:
-    return lambda error, who: PeerLost(f"{who} {what}: {_text_of(error)}")
+    return lambda error, peer: PeerLost(f"{peer} {what}: {_text_of(error)}")
 
 
 def _refused(what: str) -> Translate:
-    return lambda error, who: ConfigError(f"{who} {what}: {_text_of(error)}")
+    return lambda error, peer: ConfigError(f"{peer} {what}: {_text_of(error)}")
 
 
 def _failed(what: str) -> Translate:
-    return lambda error, who: PacelineError(f"{who} {what}: {_text_of(error)}")
+    return lambda error, peer: PacelineError(f"{peer} {what}: {_text_of(error)}")
 
 
-def _timed_out(error: RayError, who: str) -> PacelineError:
-    return PeerTimeout(f"{who} did not answer in time: {_text_of(error)}")
+def _timed_out(error: RayError, peer: str) -> PacelineError:
+    return PeerTimeout(f"{peer} did not answer in time: {_text_of(error)}")
 
 
 def _text_of(error: RayError) -> str:

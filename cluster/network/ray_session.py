@@ -27,7 +27,7 @@ class RaySession:
         """Connect.
 
         Raises:
-            ConfigError: there is no Ray at the address that this process can join; says why.
+            ConfigError: this process can join no Ray at the address; names the reason.
         """
         if ray.is_initialized():
             return self

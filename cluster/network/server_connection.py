@@ -47,7 +47,7 @@ def connected(options: ConnectOptions) -> Iterator[Client]:
     """Yield a client; what the server finds wrong with a request is the user's bad input.
 
     Raises:
-        ConfigError: the server refused a request, or a credential cannot be read.
+        ConfigError: the server rejected a request, or a credential cannot be read.
         ServiceError: the server was unreachable, or failed.
     """
     try:

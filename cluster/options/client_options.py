@@ -41,7 +41,8 @@ class ClientOptions:
     chat: bool = False
     """Wrap the prompt in the model's chat template."""
     max_tokens: Positive | None = None
-    """Longest answer, in tokens; the server has a default."""
+    """Longest answer, in tokens; the server has a default, and the end of the context ends it
+    sooner."""
     temperature: Annotated[float | None, Range(least=0)] = None
     """Sampling temperature; 0 is greedy, the default."""
     top_p: Annotated[float | None, Range(above=0, most=1)] = None

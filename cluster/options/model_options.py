@@ -30,7 +30,7 @@ class ModelOptions:
     """Ranks that the target is split over."""
     drafter_tp: Annotated[int | None, Range(least=1), Unset("auto")] = None
     """Ranks that each drafter is split over. A number gives the drafter ranks of its own or is
-    refused; auto is 1 where there is room beside the target."""
+    rejected; auto is 1 where there is room beside the target."""
     drafters: Positive = 1
     """Drafters side by side for each target, each with requests of its own."""
     layer_parallel: str = "auto"

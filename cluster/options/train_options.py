@@ -22,7 +22,7 @@ JobSettings = Annotated[tuple[str, ...], Repeated(), Flag("--set")]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainOptions:
-    """Fine-tune a model as a job file says, or resume a run of it that was cut.
+    """Fine-tune a model as a job file describes, or resume a run of it that was cut.
 
     The same as paceline train CONFIG.toml.
     """

@@ -43,7 +43,7 @@ def run(options: ClientOptions) -> int:
     """Print an answer as it arrives, or several one after the other; return the exit code.
 
     Raises:
-        ConfigError: the server refused the request.
+        ConfigError: the server rejected the request.
         ServiceError: the server was unreachable, or failed.
     """
     answers = [_Answer() for _ in range(options.n or 1)]

@@ -69,7 +69,7 @@ class SamplingParams:
     """Key of the request's random numbers, 0 <= seed < 2**64."""
 
     def __post_init__(self) -> None:
-        """Refuse values outside their range, naming the value."""
+        """Reject values outside their range, naming the value."""
         _require(
             self.temperature == 0 or 1e-4 <= self.temperature <= 1e4,
             "temperature",
@@ -149,7 +149,7 @@ class DraftTree:
     """The distribution that each node was drawn from; None for POINT nodes."""
 
     def __post_init__(self) -> None:
-        """Refuse trees whose columns disagree."""
+        """Reject trees whose columns disagree."""
         if not len(self.token_ids) == len(self.parents) == len(self.kinds) == len(self.draft_probs):
             raise ValueError(
                 "a draft tree needs a parent, a kind and draft probabilities for every token"

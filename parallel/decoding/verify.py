@@ -96,7 +96,7 @@ def recursive_rejection(
 
     Siblings are tested in order, each against what the earlier ones left of the target's
     distribution; the recovered or bonus token is drawn from what the last one left. Exact if each
-    node was drawn as its kind says (actual-distribution rule); the output depends on the drafts,
+    node was drawn as its kind states (actual-distribution rule); the output depends on the drafts,
     its distribution does not.
 
     Args:

@@ -59,7 +59,7 @@ class Busy(StrEnum):
 class Span:
     """A stretch of virtual time in which the target or the drafter works."""
 
-    who: Busy
+    peer: Busy
     start_s: float
     end_s: float
 

@@ -14,7 +14,7 @@ _EPS = 1e-8
 class AdamW:
     """Parameters and their moments; every operation is elementwise, so results are bit-equal.
 
-    The vectors are replaced, never written to: who holds the old ones keeps an intact state.
+    The vectors are replaced, never written to: a holder of the old ones keeps an intact state.
     """
 
     parameters: Vector

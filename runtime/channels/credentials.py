@@ -29,7 +29,7 @@ class Credentials:
 
     def __post_init__(self) -> None:
         """Reject a token that a header cannot carry."""
-        if self.token:  # a server that requires one refuses an empty one
+        if self.token:  # a server that requires one rejects an empty one
             check_token(self.token)
 
     @property

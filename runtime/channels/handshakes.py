@@ -33,4 +33,4 @@ def explained(details: str | None) -> str:
     closed_at_once = _CLOSED in (details or "") and _UNDER_WAY not in (details or "")
     if meaning is None and closed_at_once:
         meaning = _CLOSED_HINT
-    return str(details) if meaning is None else f"{meaning}; gRPC says: {details}"
+    return str(details) if meaning is None else f"{meaning}; gRPC reports: {details}"

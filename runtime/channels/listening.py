@@ -52,7 +52,7 @@ def listen(
     Raises:
         ConfigError: the address cannot be used; names the field.
     """
-    check_free(address, field)  # gRPC does not say why it fails
+    check_free(address, field)  # gRPC does not report why it fails
     try:
         if credentials is None:
             port = server.add_insecure_port(address)

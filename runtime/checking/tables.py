@@ -1,4 +1,4 @@
-"""Make a dataclass from a TOML or JSON table; unknown keys and wrong types are refused by name.
+"""Make a dataclass from a TOML or JSON table; unknown keys and wrong types are rejected by name.
 
 A field's type is an int, float, bool, str, bytes, Path, Literal, StrEnum or dataclass (a section),
 a list, a tuple of any length or a dict of these, or one of them `| None`. `Annotated` adds a

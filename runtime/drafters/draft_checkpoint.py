@@ -2,7 +2,7 @@
 
 The embedding is the target's own and is not stored again; the head scores only some tokens. The
 `paceline_drafter` entry of config.json carries the digests of both, so that a damaged drafter, or
-one made for another target, is refused by name.
+one made for another target, is rejected by name.
 """
 
 import hashlib

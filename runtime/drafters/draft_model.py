@@ -44,7 +44,7 @@ class DraftModel:
         self._refused: set[int] = set()
 
     def open(self, opened: DraftOpen, token_ids: tuple[int, ...]) -> None:
-        """Open a request in place of an older one of its number; refuse it if no cache is left."""
+        """Open a request in place of an older one of its number; reject it if no cache is left."""
         self.close(opened.request)
         if not self._ledger.fits(opened.capacity, token_ids):
             _LOG.warning("no cache left for request %d: it gets no drafts", opened.request)
@@ -62,7 +62,7 @@ class DraftModel:
         self._ledger.close(number)
 
     def is_refused(self, number: int) -> bool:
-        """Return whether a request was refused for want of cache."""
+        """Return whether a request was rejected for want of cache."""
         return number in self._refused
 
     def knows(self, item: DraftItem) -> bool:

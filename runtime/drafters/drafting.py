@@ -54,7 +54,7 @@ class Drafter(Protocol):
         ...
 
     def answer(self, request: DraftRequest) -> Iterator[DraftPart]:
-        """Yield the drafts: in one part, or the first tokens ahead if the request says so."""
+        """Yield the drafts: in one part, or the first tokens ahead if the request asks for that."""
         ...
 
     def keep_alive(self) -> None:

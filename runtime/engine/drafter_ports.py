@@ -57,7 +57,7 @@ class DrafterPorts:
         """
         problem = problem_of_hello(hello)
         if problem:
-            _LOG.error("drafter %s is refused: %s", hello.name, problem)
+            _LOG.error("drafter %s is rejected: %s", hello.name, problem)
             link.close()
             return False
         if not hello.joins:

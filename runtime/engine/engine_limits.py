@@ -1,4 +1,4 @@
-"""What one leader takes on, and why it refuses a request."""
+"""What one leader takes on, and why it rejects a request."""
 
 from dataclasses import dataclass
 

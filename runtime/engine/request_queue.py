@@ -40,7 +40,7 @@ class RequestQueue:
         self._waiting.append(sequence)
 
     def first(self) -> DecodingSequence:
-        """Return who is next."""
+        """Return the request that is next."""
         return min(self._waiting, key=self._place)
 
     def remove(self, sequence: DecodingSequence) -> None:

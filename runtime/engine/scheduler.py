@@ -1,4 +1,4 @@
-"""Which requests decode: who is admitted, who grows, who is preempted, who is late.
+"""Which requests decode: which are admitted, grow, are preempted, or are late.
 
 Requests wait in `request_queue.py`; those that run hold pages of the target's cache. A preempted
 request gives its pages up and decodes again from its tokens, which stay as they are.

@@ -75,7 +75,7 @@ class DrafterView:
         self.num_certain = 0
 
     def item(self, state: State, committed: Ids[int], num_draft: int) -> DraftItem:
-        """Make the item after which the drafter holds what state says, and record that it does."""
+        """Make the item that gives the drafter what the state has, and record that it has it."""
         request, epoch = state.request, state.epoch
         self.epoch = epoch
         policy = policy_of(state.mode)

@@ -1,7 +1,7 @@
 """The metrics for Prometheus: durations of requests, and the counts of each engine.
 
 Names follow vLLM's where they mean the same, with `paceline_` in place of `vllm:`: a colon is for
-recording rules, and Ray's exporter refuses it. `docs/metrics.md` describes each name.
+recording rules, and Ray's exporter rejects it. `docs/metrics.md` describes each name.
 """
 
 import platform

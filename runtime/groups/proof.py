@@ -23,8 +23,8 @@ def new_word() -> bytes:
 
 def proof_of(secret: str, words: Sequence[bytes], rank: int) -> bytes:
     """Return the proof that `rank` knows the secret, 32 bytes."""
-    said = b"".join((*words, rank.to_bytes(4, "little")))
-    return hmac.digest(secret.encode(), said, "sha256")
+    message = b"".join((*words, rank.to_bytes(4, "little")))
+    return hmac.digest(secret.encode(), message, "sha256")
 
 
 def is_proof(secret: str, words: Sequence[bytes], rank: int, given: bytes) -> bool:

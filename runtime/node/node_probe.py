@@ -130,7 +130,7 @@ def measure_pair(host: str, port: int, word: bytes) -> PairTimes:
 
     Raises:
         PeerTimeout: nothing answers there, as behind a firewall.
-        PeerLost: it refused or closed the connection.
+        PeerLost: it rejected or closed the connection.
     """
     try:
         with socket.create_connection((host, port), timeout=_WAIT_S) as connection:

@@ -58,7 +58,7 @@ def time_model(
         try:
             values[name] = float(text)
         except ValueError as error:
-            raise ConfigError(f"`model` has {part!r}: write {name}=0.5, say") from error
+            raise ConfigError(f"`model` has {part!r}: write {name}=0.5, for example") from error
     for name, value in values.items():
         if name in ("slow", "fast") and not 0 < value <= 1:
             raise ConfigError(f"`model` has {name}={value}: it must be in (0, 1]")

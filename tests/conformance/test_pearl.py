@@ -36,7 +36,7 @@ class PublishedPearl:
     sent: list[Command] = field(default_factory=list)
 
     def round(self, gamma: int, block: Block, target: Block) -> None:
-        """Run a round: `block` is drafted, and `target` is what the target would say."""
+        """Run a round: `block` is drafted, and `target` is what the target would generate."""
         num, last = len(self.token_ids), self.token_ids[-1]
         if not self.in_flight:
             self.sent += [

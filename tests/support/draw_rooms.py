@@ -117,7 +117,7 @@ def _floors(arrows: dict[str, set[str]]) -> list[list[str]]:
 
 
 def _direct(others: set[str], arrows: dict[str, set[str]]) -> set[str]:
-    """Return the imports that no other import of the room reaches: fewer arrows say the same."""
+    """Return the imports that no other import of the room reaches: fewer arrows show the same."""
     reached = set[str]()
     for other in others:
         todo = list(arrows[other])

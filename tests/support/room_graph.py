@@ -1,4 +1,4 @@
-"""The project's rooms and who imports whom, read from the source."""
+"""The project's rooms and their imports, read from the source."""
 
 import ast
 from collections import defaultdict

@@ -41,7 +41,7 @@ def round_scheme(name: str, num_workers: int) -> Scheme | None:
     """Return the scheme of a name; None if no scheme that works in rounds has this name.
 
     Raises:
-        ValueError: it does not exist for so many workers; the message says what does.
+        ValueError: it does not exist for so many workers; the message names one that does.
     """
     stem, numbers = split_name(name)
     if name == "uncoded":

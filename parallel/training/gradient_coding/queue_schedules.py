@@ -83,7 +83,11 @@ class _Running:
 
     def leave(self, worker: int) -> list[int]:
         """Remove a worker; return the chunks that no worker computes now."""
-        had = [chunk for chunk, who in self._since_s.items() if who.pop(worker, None) is not None]
+        had = [
+            chunk
+            for chunk, since_s in self._since_s.items()
+            if since_s.pop(worker, None) is not None
+        ]
         left = sorted(chunk for chunk in had if not self._since_s[chunk])
         for chunk in left:
             del self._since_s[chunk]
@@ -145,8 +149,8 @@ class PullQueue(_Chunks):
     def __init__(self, num_chunks: int, times: ChunkTimes, *, max_ahead: int | None = None) -> None:
         """Hand out chunks in their order, at most `max_ahead` from the first that is missing.
 
-        The one who adds the sums in order then holds fewer than `max_ahead` at a time. None is no
-        bound.
+        The coordinator, which adds the sums in order, then holds fewer than `max_ahead` at a time.
+        None is no bound.
         """
         super().__init__(num_chunks, times)
         self._todo = list(range(num_chunks))

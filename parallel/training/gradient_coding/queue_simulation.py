@@ -94,7 +94,7 @@ def _play(
             schedule.done(chunk, worker, now)
         if schedule.is_complete:
             left = [event for event in events if event[1] != _NO_WORKER]
-            late = sum(chunk == _READY or first.get(chunk) == who for _, who, chunk in left)
+            late = sum(chunk == _READY or first.get(chunk) == worker for _, worker, chunk in left)
             busy_s = np.zeros(len(ready_s))
             for at, other, _ in left:
                 busy_s[other] = max(at - now, 0.0)

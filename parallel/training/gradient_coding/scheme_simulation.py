@@ -1,7 +1,7 @@
 """Schemes in virtual time: rounds as a coordinator runs them, on clusters that do not exist.
 
 The scheme objects are those that train. A time model gives the time of each worker; the schemes
-decide who is late, who is waited for, and what decodes.
+decide which workers are late, which are waited for, and what decodes.
 """
 
 from dataclasses import dataclass

@@ -137,11 +137,11 @@ def _transposed(octets: Tensor) -> Tensor:
 def _counters(
     directions: Sequence[Direction], blocks: Tensor, device: torch.device | str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    who = [machine << 16 | sample for _, machine, sample in directions]
+    keys = [machine << 16 | sample for _, machine, sample in directions]
     when = [number for number, _, _ in directions]
     return (
         (blocks & _MASK).unsqueeze(0),
         (blocks >> 32 & _MASK).unsqueeze(0),
-        torch.tensor(who, dtype=torch.int64, device=device).unsqueeze(1),
+        torch.tensor(keys, dtype=torch.int64, device=device).unsqueeze(1),
         torch.tensor(when, dtype=torch.int64, device=device).unsqueeze(1),
     )

@@ -120,7 +120,7 @@ class GenerateRequest(_message.Message):
     STOP_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     max_tokens: _builtins.int
-    """At least 1; absent is the server's default."""
+    """At least 1; absent is the server's default. The end of the model's context ends an answer sooner."""
     temperature: _builtins.float
     """Absent is 0, which is greedy."""
     top_k: _builtins.int

@@ -23,13 +23,13 @@ _NAMES = ("peft_type", "task_type", "base_model_name_or_path", "init_lora_weight
 
 HARMLESS = {
     "auto_mapping": "names classes; the tensors' names are checked instead",
-    "peft_version": "says what wrote the adapter",
-    "inference_mode": "says whether the adapter was last used for training",
+    "peft_version": "names what wrote the adapter",
+    "inference_mode": "whether the adapter was last used for training",
     "lora_dropout": "applies in training only",
     "megatron_core": "counts only beside megatron_config",
     "qalora_group_size": "counts only beside use_qalora",
-    "eva_config": "says where training started, not what it added",
-    "runtime_config": "says how to compute, not what",
+    "eva_config": "where training started, not what it added",
+    "runtime_config": "how to compute, not what",
     "merge_weights": "a switch of peft 0.2 for its own layers",
 }
 """Keys that cannot change the merged model, each with the reason."""
@@ -46,7 +46,7 @@ OFF = {
     "merged",
     "use_qalora": "QALoRA belongs to a quantized model",
     "monteclora_config": "Monte Carlo LoRA is not supported",
-    "layer_replication": "it gives the model other layers than its config.json says",
+    "layer_replication": "it gives the model other layers than its config.json has",
     "target_parameters": "adapters of bare parameters are not supported: merge with peft",
     "use_bdlora": "block-diagonal LoRA is not supported",
     "arrow_config": "a router over several adapters cannot be merged",

@@ -17,7 +17,7 @@ from runtime.channels.handshakes import explained, refusal
 from runtime.errors import ConfigError, PeerLost, PeerTimeout, ProtocolError
 from runtime.training.job.faults_config import FaultsConfig
 from runtime.training.shared_seed.seed_log import Header
-from runtime.training.shared_seed.sequencer import Refused
+from runtime.training.shared_seed.sequencer import Rejected
 from runtime.training.shared_seed.wire import answer_from_wire, header_from_wire, report_to_wire
 
 LEAN_OPTIONS = (("grpc.http2.bdp_probe", 0),)
@@ -30,7 +30,7 @@ STATUS_ERRORS: dict[grpc.StatusCode, type[Exception]] = {
     grpc.StatusCode.UNAUTHENTICATED: ConfigError,
     grpc.StatusCode.INVALID_ARGUMENT: ProtocolError,
     grpc.StatusCode.UNIMPLEMENTED: ProtocolError,
-    grpc.StatusCode.PERMISSION_DENIED: Refused,
+    grpc.StatusCode.PERMISSION_DENIED: Rejected,
     grpc.StatusCode.DEADLINE_EXCEEDED: PeerTimeout,
 }
 
@@ -48,7 +48,7 @@ class Joined:
 class Port(Protocol):
     """A worker's connection to the sequencer.
 
-    All methods raise PeerLost or PeerTimeout if a retry may help, Refused if the machine has to
+    All methods raise PeerLost or PeerTimeout if a retry may help, Rejected if the machine has to
     join again, and ConfigError if nothing helps.
     """
 

@@ -2,7 +2,7 @@
 
 A file is a magic, then frames: length, CRC-32 of the content, CRC-32 of these two, msgpack. A last
 frame that was being written as the process ended is cut off; anything else that does not fit is
-refused.
+rejected.
 """
 
 import os

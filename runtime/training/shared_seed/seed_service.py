@@ -20,7 +20,7 @@ from runtime.channels.listening import listen, server_credentials
 from runtime.channels.releasing import ReleasingInterceptor
 from runtime.errors import PacelineError
 from runtime.training.shared_seed.port import LEAN_OPTIONS
-from runtime.training.shared_seed.sequencer import Refused, Sequencer
+from runtime.training.shared_seed.sequencer import Rejected, Sequencer
 from runtime.training.shared_seed.wire import answer_to_wire, header_to_wire, report_from_wire
 
 _POLL_S = 0.01
@@ -165,7 +165,7 @@ class SeedLogServicer(rpc.SeedLogServiceServicer):
             machine, secret = self._sequencer.join(
                 request.name, owner=owner, observes=request.observes
             )
-        except Refused as error:
+        except Rejected as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         return pb.JoinResponse(
             machine=machine,
@@ -179,12 +179,12 @@ class SeedLogServicer(rpc.SeedLogServiceServicer):
         machine, report = request.machine, report_from_wire(request)
         try:
             receipt = self._sequencer.take(machine, request.secret, report)
-        except Refused as error:
+        except Rejected as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
         self._poll()
         wait_s = min(request.wait_ms / 1000, _LONGEST_WAIT_S)
         if self._sequencer.round == report.round and not self._sequencer.is_done:
-            with contextlib.suppress(TimeoutError):  # the answer says that it is still open
+            with contextlib.suppress(TimeoutError):  # the answer shows that it is still open
                 await asyncio.wait_for(self._round_ended.wait(), wait_s)
         answer: RoundAnswer = self._sequencer.answer(machine, report, receipt)
         return answer_to_wire(answer)
@@ -195,7 +195,7 @@ class SeedLogServicer(rpc.SeedLogServiceServicer):
         """Send the snapshot file, if there is one."""
         try:
             self._sequencer.known(request.machine, request.secret)
-        except Refused as error:
+        except Rejected as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
         try:
             data = await asyncio.to_thread(self._snapshot.read_bytes)

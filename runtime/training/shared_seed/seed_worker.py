@@ -18,7 +18,7 @@ from runtime.training.shared_seed.evaluate import RoundEvaluation
 from runtime.training.shared_seed.member import Member, Next
 from runtime.training.shared_seed.port import Joined, Port
 from runtime.training.shared_seed.seed_log import Header
-from runtime.training.shared_seed.sequencer import Refused
+from runtime.training.shared_seed.sequencer import Rejected
 
 _LOG = logging.getLogger("paceline.train")
 _WAIT_S = 10.0
@@ -148,19 +148,19 @@ class SeedWorker:
     def _take_snapshot(self, member: Member) -> None:
         try:
             member.begin_from(self._retry(self._port.snapshot))
-        except Refused:
+        except Rejected:
             _LOG.warning("machine %d is no longer known", member.machine)
         except ProtocolError as error:
             _LOG.warning("%s: applying the whole log instead", error)
             member.replica = self._fresh(member.header)
 
-    def _send(self, said: MachineReport) -> RoundAnswer | None:
+    def _send(self, report: MachineReport) -> RoundAnswer | None:
         """Send a report until it is answered; None if this machine is no longer known."""
-        waits = said.codes or self._work is None  # else it only asks for new commits
+        waits = report.codes or self._work is None  # else it only asks for new commits
         wait_s = self._wait_s if waits else 0.0
         try:
-            return self._retry(lambda: self._port.exchange(said, wait_s))
-        except Refused as error:
+            return self._retry(lambda: self._port.exchange(report, wait_s))
+        except Rejected as error:
             _LOG.warning("%s", error)
             return None
 

@@ -66,7 +66,7 @@ class Rules:
     """Scalars are clipped to exp(trim) times the round's median size, so no machine dominates."""
 
 
-class Refused(PacelineError):
+class Rejected(PacelineError):
     """A machine is rejected: unknown, with another secret, or beyond its limits."""
 
 
@@ -152,12 +152,12 @@ class Sequencer:
             observes: whether it only follows; it is not logged then.
 
         Raises:
-            Refused: the name is too long, or there are no numbers left.
+            Rejected: the name is too long, or there are no numbers left.
         """
         if len(name) > _NAME_LENGTH or not name.isprintable():
-            raise Refused(f"a machine's name has at most {_NAME_LENGTH} printable characters")
+            raise Rejected(f"a machine's name has at most {_NAME_LENGTH} printable characters")
         if self.num_joined == MAX_MACHINES and not observes:
-            raise Refused(f"all {MAX_MACHINES} numbers of machines are in use")
+            raise Rejected(f"all {MAX_MACHINES} numbers of machines are in use")
         number = MAX_MACHINES + self._num_observers if observes else self.num_joined
         secret = secrets.token_bytes(16)
         machine = Machine(number, name, hashlib.sha256(secret).digest(), self.round)
@@ -177,7 +177,7 @@ class Sequencer:
         """Record a machine's report; a repeated report changes nothing.
 
         Raises:
-            Refused: the machine is not known, or sent too much.
+            Rejected: the machine is not known, or sent too much.
         """
         seen = self.known(machine, secret)
         if report.digest is not None:
@@ -189,7 +189,7 @@ class Sequencer:
             early = report.round > self.round
             return Receipt.TOO_EARLY if early else Receipt.NONE
         if len(report.codes) > self.rules.max_scalars or machine >= MAX_MACHINES:
-            raise Refused(
+            raise Rejected(
                 f"{len(report.codes)} scalars from machine {machine}: at most "
                 f"{self.rules.max_scalars} are accepted in a round, and none from observers"
             )
@@ -197,11 +197,11 @@ class Sequencer:
         return self._put(seen.machine, report.round, report.codes)
 
     def known(self, machine: int, secret: bytes) -> "_MachineRecord":
-        """Return the record of a machine; raise Refused if it is unknown."""
+        """Return the record of a machine; raise Rejected if it is unknown."""
         seen = self._machines.get(machine)
         digest = hashlib.sha256(secret).digest()
         if seen is None or not hmac.compare_digest(digest, seen.machine.secret_digest):
-            raise Refused(f"machine {machine} is not known, or sent another secret: join again")
+            raise Rejected(f"machine {machine} is not known, or sent another secret: join again")
         return seen
 
     def must_restore(self, machine: int, number: int) -> bool:

@@ -1,6 +1,6 @@
 """Every option of every verb that takes a path, with every kind of bad file.
 
-All are refused with exit code 2 and one line that names the option or the file, before Ray is
+All are rejected with exit code 2 and one line that names the option or the file, before Ray is
 started, a server is called, or a weight is read. New verbs and options are enrolled by themselves;
 one that needs a value that is not known here fails until it is given one.
 """
@@ -195,16 +195,16 @@ def command_line(case: Case, value: str, good: dict[str, str]) -> list[str]:
     return arguments
 
 
-def refused(case: Case, path: Path, good: dict[str, str], capsys: Any) -> None:
-    """Run a command line and check that it is refused as it should be."""
+def rejected(case: Case, path: Path, good: dict[str, str], capsys: Any) -> None:
+    """Run a command line and check that it is rejected as it should be."""
     arguments = command_line(case, str(path), good)
     code = run_to_end(lambda: COMMAND(arguments, standalone_mode=False))
-    said = capsys.readouterr().err.strip()
-    last = said.splitlines()[-1] if said else ""
-    assert code == 2, f"{code}: {said} {arguments}"
-    assert "Traceback" not in said
-    assert last.startswith("error: "), said
-    assert case.name in last or Path(path).name in last, said
+    printed = capsys.readouterr().err.strip()
+    last = printed.splitlines()[-1] if printed else ""
+    assert code == 2, f"{code}: {printed} {arguments}"
+    assert "Traceback" not in printed
+    assert last.startswith("error: "), printed
+    assert case.name in last or Path(path).name in last, printed
 
 
 def missing(path: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_file_that_cannot_be_opened_is_rejected(
     for kind, make in UNOPENABLE.items():
         path = tmp_path / f"{kind.replace(' ', '-')}.x"
         make(path)
-        refused(case, path, good, capsys)
+        rejected(case, path, good, capsys)
 
 
 @pytest.mark.parametrize("case", FILES, ids=case_id)
@@ -302,7 +302,7 @@ def test_a_file_that_cannot_be_understood_is_rejected(
             continue  # a configuration of defaults
         path = tmp_path / f"{kind.replace(' ', '-')}.jsonl"
         make(path)
-        refused(case, path, good, capsys)
+        rejected(case, path, good, capsys)
 
 
 @pytest.mark.parametrize("case", DIRECTORIES, ids=case_id)
@@ -313,7 +313,7 @@ def test_a_directory_that_cannot_be_read_is_rejected(
         path = tmp_path / f"{kind.replace(' ', '-')}.x"
         make(path)
         if kind != "a directory" or case.field not in ("working_dir", "traffic"):
-            refused(case, path, good, capsys)
+            rejected(case, path, good, capsys)
 
 
 @pytest.mark.parametrize("case", OUTPUTS, ids=case_id)
@@ -332,7 +332,7 @@ def test_a_place_that_cannot_be_written_is_rejected_before_the_work(
         taken.mkdir()
         paths += [pipe, taken, tmp_path / "none" / "below.png"]
     for path in paths:
-        refused(case, path, good, capsys)
+        rejected(case, path, good, capsys)
     assert made.read_text() == "mine"
     assert not (tmp_path / "none").exists()
 

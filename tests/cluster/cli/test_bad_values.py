@@ -32,9 +32,9 @@ def test_a_number_out_of_range_is_rejected(
     for value in values:
         arguments = command_line(case, value, good | {"out": str(tmp_path / "new")})
         code = run_to_end(partial(COMMAND, arguments, standalone_mode=False))
-        said = capsys.readouterr().err.strip()
-        last = said.splitlines()[-1] if said else ""
+        printed = capsys.readouterr().err.strip()
+        last = printed.splitlines()[-1] if printed else ""
         name = case.name if case.name.startswith("-") else ""
-        if code != 2 or not last.startswith("error: ") or name not in last or "Trace" in said:
-            wrong.append(f"{value[:20]}: {code} {said[-200:]}")
+        if code != 2 or not last.startswith("error: ") or name not in last or "Trace" in printed:
+            wrong.append(f"{value[:20]}: {code} {printed[-200:]}")
     assert not wrong, wrong

@@ -71,9 +71,9 @@ def test_an_error_is_one_line_and_its_exit_code(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    found, said = ended(error, capsys)
+    found, printed = ended(error, capsys)
     assert found == code
-    assert re.search(message, said), said
+    assert re.search(message, printed), printed
 
 
 def test_an_exit_code_passes_and_success_is_0(capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,9 +88,9 @@ def test_a_faults_traceback_is_in_the_file_that_is_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    _, said = ended(KeyError("gone"), capsys)
+    _, printed = ended(KeyError("gone"), capsys)
     (file,) = tmp_path.iterdir()
-    assert str(file) in said
+    assert str(file) in printed
     assert "KeyError: 'gone'" in file.read_text()
     assert "Traceback" in file.read_text()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
@@ -106,9 +106,9 @@ def test_the_traceback_is_shown_where_that_is_asked_for(
         raise ConfigError("bad")
 
     assert run_to_end(command) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("Traceback")
-    assert said.endswith("error: bad\n")
+    printed = capsys.readouterr().err
+    assert printed.startswith("Traceback")
+    assert printed.endswith("error: bad\n")
 
 
 @pytest.mark.parametrize(
@@ -128,9 +128,9 @@ def test_a_command_line_that_cannot_be_read_is_one_line(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_to_end(lambda: app(arguments, standalone_mode=False)) == 2
-    said = capsys.readouterr().err
-    assert re.match(message, said), said
-    assert said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert re.match(message, printed), printed
+    assert printed.count("\n") == 1
 
 
 def test_help_goes_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Bad input is refused before anything starts, with the value, the remedy and exit code 2."""
+"""Bad input is rejected before anything starts, with the value, the remedy and exit code 2."""
 
 import json
 import re
@@ -77,15 +77,15 @@ def test_a_bad_option_is_rejected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = ["generate", "--target", directory, "--prompt", "hi", *arguments]
-    said = refusal(capsys, monkeypatch, *given)
-    assert re.search(words, said), said
+    printed = refusal(capsys, monkeypatch, *given)
+    assert re.search(words, printed), printed
 
 
 def test_a_missing_target_is_rejected(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = refusal(capsys, monkeypatch, "generate", "--target", "./nope", "--prompt", "hi")
-    assert "./nope does not exist" in said
+    printed = refusal(capsys, monkeypatch, "generate", "--target", "./nope", "--prompt", "hi")
+    assert "./nope does not exist" in printed
     assert "no target" in refusal(capsys, monkeypatch, "generate", "--prompt", "hi")
 
 
@@ -99,13 +99,15 @@ def test_damaged_and_foreign_checkpoints_are_rejected(
     shutil.copytree(directory, cut, ignore=shutil.ignore_patterns("*.safetensors"))
     with (Path(directory) / "model.safetensors").open("rb") as whole:
         (cut / "model.safetensors").write_bytes(whole.read(1_000_000))
-    said = refusal(capsys, monkeypatch, "generate", "--target", str(cut), "--prompt", "hi")
-    assert "truncated or corrupt" in said
+    printed = refusal(capsys, monkeypatch, "generate", "--target", str(cut), "--prompt", "hi")
+    assert "truncated or corrupt" in printed
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    said = refusal(capsys, monkeypatch, "generate", "--target", str(foreign), "--prompt", "hi")
-    assert "'gpt2' is not supported; these are: gemma3_text, llama, mistral, qwen2, qwen3" in said
+    printed = refusal(capsys, monkeypatch, "generate", "--target", str(foreign), "--prompt", "hi")
+    assert (
+        "'gpt2' is not supported; these are: gemma3_text, llama, mistral, qwen2, qwen3" in printed
+    )
 
 
 def test_a_drafter_with_another_vocabulary_is_rejected(
@@ -121,8 +123,8 @@ def test_a_drafter_with_another_vocabulary_is_rejected(
         str(other / "tokenizer.json")
     )
     given = ["generate", "--target", directory, "--drafter", str(other), "--prompt", "hi"]
-    said = refusal(capsys, monkeypatch, *given)
-    assert "the drafter has another vocabulary" in said
+    printed = refusal(capsys, monkeypatch, *given)
+    assert "the drafter has another vocabulary" in printed
 
 
 @pytest.mark.parametrize(
@@ -145,8 +147,8 @@ def test_bad_prompt_files_are_rejected(
     file = tmp_path / "prompts.jsonl"
     file.write_text(content)
     given = ["generate", "--target", directory, "--prompts", str(file)]
-    said = refusal(capsys, monkeypatch, *given)
-    assert re.search(words, said), said
+    printed = refusal(capsys, monkeypatch, *given)
+    assert re.search(words, printed), printed
 
 
 @pytest.mark.parametrize(
@@ -301,8 +303,8 @@ def test_other_verbs_reject_bad_options_too(
     tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    said = refusal(capsys, monkeypatch, *placed(arguments), "--target", directory)
-    assert re.search(words, said), said
+    printed = refusal(capsys, monkeypatch, *placed(arguments), "--target", directory)
+    assert re.search(words, printed), printed
     assert not list(tmp_path.iterdir()), "something was left behind"
 
 

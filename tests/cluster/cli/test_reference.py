@@ -23,7 +23,7 @@ def test_the_committed_reference_is_current() -> None:
 
 def test_the_set_of_options_is_the_frozen_one() -> None:
     assert FROZEN.read_text() == frozen_names(DECLARATIONS), (
-        "options changed: if that is meant, say so in CHANGELOG.md and run make reference"
+        "options changed: if that is meant, describe it in CHANGELOG.md and run make reference"
     )
 
 

@@ -30,7 +30,7 @@ LOOKUP = replace(ALONE, drafter=LookupDrafterSpec(LookupSettings()))
 
 
 class ScriptedDeployment(Deployment):
-    """Starts nothing, but says how starts end."""
+    """Starts nothing, but reports how starts end."""
 
     def __init__(self, spec: DeploymentSpec, fails: Callable[[DeploymentSpec], bool]) -> None:
         super().__init__(spec)

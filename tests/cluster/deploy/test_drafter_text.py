@@ -1,4 +1,4 @@
-"""The name of a drafter says what drafts and where, or is refused with what to write."""
+"""The name of a drafter determines what drafts and where, or is rejected with what to write."""
 
 import pytest
 

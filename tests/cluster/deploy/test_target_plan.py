@@ -1,4 +1,4 @@
-"""A target that cannot run as asked is refused before anything starts."""
+"""A target that cannot run as asked is rejected before anything starts."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a job is submitted with, and what is refused before it is."""
+"""What a job is submitted with, and what is rejected before it is."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_a_working_directory_must_be_there(tmp_path: Path) -> None:
 
 
 class Starting:
-    """A job server whose agent comes up after some tries, or refuses for another reason."""
+    """A job server whose agent comes up after some tries, or rejects for another reason."""
 
     def __init__(self, *errors: str) -> None:
         self._errors = list(errors)

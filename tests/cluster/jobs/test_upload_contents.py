@@ -65,9 +65,9 @@ def test_ray_reads_the_directory_to_its_end(
             detach=False,
         )
     )
-    said = capsys.readouterr().err
-    assert "not uploaded: " in said
-    assert "in/deep/pipe [1]* (a named pipe)" in said
+    printed = capsys.readouterr().err
+    assert "not uploaded: " in printed
+    assert "in/deep/pipe [1]* (a named pipe)" in printed
     uri = get_uri_for_directory(  # it would wait for the pipe
         str(directory), include_gitignore=True, excludes=environment["excludes"]
     )

@@ -25,7 +25,7 @@ class FakeHead:
 
     def __call__(self, _address: str, method: str, _request: bytes) -> bytes | ProbeFailed:
         if self._failure is not None:
-            return ProbeFailed(failure=self._failure, detail="said gRPC")
+            return ProbeFailed(failure=self._failure, detail="it answers in gRPC")
         if method.endswith("InternalKVGet"):
             return bytes(
                 gcs_service_pb2.InternalKVGetReply(value=self._metadata).SerializeToString()
@@ -93,7 +93,7 @@ def test_a_cluster_with_a_node_here_is_joined(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("failure", "words"),
     [
-        (Failure.UNREACHABLE, "no Ray cluster listens at --ray 10.0.0.1:6379: said gRPC"),
+        (Failure.UNREACHABLE, "no Ray cluster listens at --ray 10.0.0.1:6379: it answers in gRPC"),
         (Failure.SILENT, "does not answer within 5 s"),
         (Failure.FOREIGN, "what listens at --ray 10.0.0.1:6379 is no Ray head"),
         (Failure.UNAUTHENTICATED, "requires a token, and none was given: set RAY_AUTH_MODE=token"),

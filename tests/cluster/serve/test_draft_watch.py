@@ -88,6 +88,6 @@ def test_a_new_drafter_that_fails_in_any_way_is_a_warning(
 ) -> None:
     watch: Any = Failing(error)
     serve._update_drafter(watch)
-    said = capsys.readouterr().err
-    assert "warning: the drafter stays as it is:" in said
-    assert str(error) in said
+    printed = capsys.readouterr().err
+    assert "warning: the drafter stays as it is:" in printed
+    assert str(error) in printed

@@ -1,4 +1,4 @@
-"""What is wrong with a server's addresses, tokens and TLS files is said before a model is read."""
+"""Bad addresses, tokens and TLS files of a server are reported before a model is read."""
 
 import socket
 from pathlib import Path
@@ -68,9 +68,9 @@ def test_what_serve_cannot_use_is_rejected_by_flag(
 ) -> None:
     monkeypatch.chdir(folder)
     given = arguments.split()
-    said = refusal(capsys, monkeypatch, *SERVE, *given)
-    assert words in said
-    assert any(flag in said for flag in given[::2])
+    printed = refusal(capsys, monkeypatch, *SERVE, *given)
+    assert words in printed
+    assert any(flag in printed for flag in given[::2])
 
 
 @pytest.mark.parametrize("flag", ["--listen", "--http", "--set metrics"])
@@ -81,8 +81,8 @@ def test_a_taken_port_is_rejected_by_flag(
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         option, _, key = flag.partition(" ")
         given = f"{key}={address}" if key else address
-        said = refusal(capsys, monkeypatch, *SERVE, option, given)
-    assert f"{flag} is '{address}': the port is in use" in said
+        printed = refusal(capsys, monkeypatch, *SERVE, option, given)
+    assert f"{flag} is '{address}': the port is in use" in printed
 
 
 @pytest.mark.parametrize(

@@ -36,17 +36,17 @@ def handlers() -> Iterator[None]:
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_the_first_signal_asks_and_the_second_unwinds(number: int, ends: list[int]) -> None:
-    said: list[str] = []
-    with StopSignals(lambda: said.append("asked"), end=ends.append) as signals:
+    calls: list[str] = []
+    with StopSignals(lambda: calls.append("asked"), end=ends.append) as signals:
         os.kill(os.getpid(), number)
         assert signals.asked
-        assert said == ["asked"]
+        assert calls == ["asked"]
         assert not ends
         with pytest.raises(SystemExit) as stopped:
             os.kill(os.getpid(), number)
     assert stopped.value.code == 128 + number
     assert ends == [128 + number]
-    assert said == ["asked"]
+    assert calls == ["asked"]
 
 
 @pytest.mark.parametrize("number", NUMBERS)

@@ -1,4 +1,4 @@
-"""What a training job cannot learn from is refused before Ray or any worker is started."""
+"""What a training job cannot learn from is rejected before Ray or any worker is started."""
 
 import json
 from pathlib import Path

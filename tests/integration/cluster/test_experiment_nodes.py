@@ -1,4 +1,4 @@
-"""An experiment over nodes: ranks on one raylet or on two, as its points say."""
+"""An experiment over nodes: ranks on one raylet or on two, as its points require."""
 
 import json
 from pathlib import Path

@@ -113,10 +113,10 @@ def test_an_interrupted_submit_leaves_nothing_behind(nodes: Raylets) -> None:
         text=True,
     ) as submitting:
         assert submitting.stdout is not None
-        said = ""
-        while "(" not in said:  # tokens arrive while the job runs
-            said = submitting.stdout.read(20)
-            assert said, "the job ended by itself"
+        printed = ""
+        while "(" not in printed:  # tokens arrive while the job runs
+            printed = submitting.stdout.read(20)
+            assert printed, "the job ended by itself"
         deadline_s = time.monotonic() + CLEAN_S
         while not any("ShardActor" in line for line in working(nodes)):
             assert time.monotonic() < deadline_s, "no rank ever ran"

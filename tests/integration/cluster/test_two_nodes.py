@@ -100,9 +100,9 @@ def test_a_place_that_is_asked_for_and_is_not_there_is_rejected(raylets: Raylets
 def refused(raylets: Raylets, address: str) -> str:
     start_s = time.monotonic()
     arguments = ("generate", *VIRTUAL, "--prompt", "1", "--ray", address)
-    said = raylets.run(*arguments, code=2).stderr
+    printed = raylets.run(*arguments, code=2).stderr
     assert time.monotonic() - start_s < WITHIN_S
-    return said
+    return printed
 
 
 def test_an_address_that_cannot_be_joined_is_rejected_with_its_cause(
@@ -121,10 +121,10 @@ def test_auto_names_both_of_two_rays(raylets: Raylets) -> None:
     with Raylets() as others:
         others.add_node()
         arguments = ("generate", *VIRTUAL, "--prompt", "1", "--ray", "auto")
-        said = raylets.run(*arguments, code=2, address="").stderr
-    assert "Rays run on this machine, at " in said
+        printed = raylets.run(*arguments, code=2, address="").stderr
+    assert "Rays run on this machine, at " in printed
     for address in (raylets.address, others.address):
-        assert address.rpartition(":")[2] in said
+        assert address.rpartition(":")[2] in printed
 
 
 def test_a_node_that_is_leaving_is_shown_and_skipped_and_named(raylets: Raylets) -> None:
@@ -151,9 +151,9 @@ def test_a_node_that_is_leaving_is_shown_and_skipped_and_named(raylets: Raylets)
         "--prompt",
         "1",
     )
-    said = raylets.run("generate", *VIRTUAL, *asked, code=2).stderr
-    assert f"({leaving[:6]}) is leaving the cluster" in said
-    assert "Not counted: " in said
+    printed = raylets.run("generate", *VIRTUAL, *asked, code=2).stderr
+    assert f"({leaving[:6]}) is leaving the cluster" in printed
+    assert "Not counted: " in printed
     raylets.run("-c", RELEASE, raylets.address, module="")
     deadline_s = time.monotonic() + 120
     while len(checked(raylets, code=None)["nodes"]) > 2:

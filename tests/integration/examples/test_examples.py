@@ -1,4 +1,4 @@
-"""The programs in examples/ run as their docstrings say."""
+"""The programs in examples/ run as their docstrings show."""
 
 import os
 import subprocess
@@ -40,15 +40,17 @@ def output_of(name: str, *arguments: str) -> str:
 
 @pytest.mark.usefixtures("on_shared_ray")
 def test_generate_prints_the_text_and_the_accepted_tokens(tiny: str) -> None:
-    said = output_of("generate.py", "--target", tiny, "--prompt", "w1 w2", "--max-tokens", "8")
-    assert said.startswith("w1 w2")
-    assert "draft tokens accepted" in said
+    printed = output_of("generate.py", "--target", tiny, "--prompt", "w1 w2", "--max-tokens", "8")
+    assert printed.startswith("w1 w2")
+    assert "draft tokens accepted" in printed
 
 
 @pytest.mark.usefixtures("on_shared_ray")
 def test_compare_modes_finds_the_same_tokens_in_every_mode(tiny: str) -> None:
-    said = output_of("compare_modes.py", "--target", tiny, "--prompt", "w1 w2", "--max-tokens", "8")
-    assert said.splitlines()[-1] == "identical tokens"
+    printed = output_of(
+        "compare_modes.py", "--target", tiny, "--prompt", "w1 w2", "--max-tokens", "8"
+    )
+    assert printed.splitlines()[-1] == "identical tokens"
 
 
 @pytest.mark.usefixtures("on_shared_ray")
@@ -62,17 +64,17 @@ def test_remote_client_prints_every_answer(tiny: str) -> None:
     server = ServingProcess(Path(tiny))
     try:
         options = ("--server", server.address, "--max-tokens", "6")
-        said = output_of("remote_client.py", "w1 w2", "w3 w4", *options)
+        printed = output_of("remote_client.py", "w1 w2", "w3 w4", *options)
     finally:
         server.close()
-    answers = said.split("> ")[1:]
+    answers = printed.split("> ")[1:]
     assert [answer.splitlines()[0] for answer in answers] == ["w1 w2", "w3 w4"]
     assert all(answer.splitlines()[1] for answer in answers)
 
 
 def test_scaling_experiment_predicts_every_point(tmp_path: Path) -> None:
-    said = output_of("scaling_experiment.py", "--out", str(tmp_path))
-    assert said.count("tokens/s") == 12
+    printed = output_of("scaling_experiment.py", "--out", str(tmp_path))
+    assert printed.count("tokens/s") == 12
     assert (tmp_path / "results" / "report.html").is_file()
 
 

@@ -139,7 +139,7 @@ def test_clients_get_every_token(
 
 
 def strike(served: ChaosServer, cell: Cell) -> str:
-    """Do what the cell says at its moment; return the leader's state then."""
+    """Do the cell's fault at its moment; return the leader's state then."""
     if cell.fault in ("kill", "stop") and cell.role != SERVE:
         number = signal.SIGKILL if cell.fault == "kill" else signal.SIGSTOP
         told = served.strike(rank=cell.role, state=cell.state, signal=int(number), seconds=STOP_S)

@@ -289,7 +289,7 @@ def check_accounts(served: Served) -> None:
     num_counted = counted["paceline_requests_total"] + counted["paceline_requests_refused_total"]
     time.sleep(0.5)  # the log's last lines are on their way through the pipe
     messages = Counter(
-        json.loads(line)["message"] for line in served.process.said() if line.startswith("{")
+        json.loads(line)["message"] for line in served.process.printed() if line.startswith("{")
     )
     num_logged = messages["request ended"] + messages["request refused"]
     print(f"requests: {num_counted} counted, {num_logged} logged")

@@ -54,11 +54,11 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
-    said = ""
-    while "ready:" not in said:
-        said = lines.get(timeout=120)
-    found = re.search(r"on (127\.0\.0\.1:\d+)", said)
-    assert found, said
+    printed = ""
+    while "ready:" not in printed:
+        printed = lines.get(timeout=120)
+    found = re.search(r"on (127\.0\.0\.1:\d+)", printed)
+    assert found, printed
     yield Served(process, found.group(1), lines)
     process.kill()
     process.wait(timeout=20)

@@ -147,7 +147,7 @@ def test_garbage_on_1000_connections_disturbs_no_client(
         with contextlib.suppress(OSError):  # it was thrown out already
             connection.sendall((preface if number % 3 == 0 else b"") + garbage)
         if number % 10 == 0:
-            held.append(connection)  # some say nothing more, and stay
+            held.append(connection)  # some send nothing more, and stay
         else:
             connection.close()
         if number % 250 == 0:

@@ -1,4 +1,4 @@
-"""A service on a cluster outlives who started it, its own death, and its keeper's."""
+"""A service on a cluster outlives the process that started it, its own death, and its keeper's."""
 
 import json
 import os

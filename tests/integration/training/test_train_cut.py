@@ -48,11 +48,11 @@ class Training:
     def wait_for(self, out: Path, step: int) -> None:
         deadline = time.monotonic() + 120
         while steps_of(out) < step:
-            assert self.process.poll() is None, self.said()
+            assert self.process.poll() is None, self.printed()
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
-    def said(self) -> str:
+    def printed(self) -> str:
         assert self.process.stderr is not None
         return self.process.stderr.read()
 
@@ -144,11 +144,11 @@ def _terminate(out: Path) -> None:
     training = Training("resume", str(out), "--set=faults.slow=0.5", "--set=faults.factor=20")
     training.wait_for(out, before + 1)
     training.process.send_signal(signal.SIGTERM)
-    _, said = training.process.communicate(timeout=120)
+    _, printed = training.process.communicate(timeout=120)
     assert training.process.returncode == 1
-    assert "stopping after this step" in said
-    assert "train resume" in said
-    assert "Traceback" not in said
+    assert "stopping after this step" in printed
+    assert "train resume" in printed
+    assert "Traceback" not in printed
     assert before < steps_of(out) < STEPS
 
 

@@ -102,9 +102,9 @@ def test_a_finished_job_is_reported_without_any_worker(
     with monkeypatch.context() as patch:
         patch.setattr("cluster.train.training.ModelPool", None)  # any use would fail
         assert train(job) == out
-    said = capsys.readouterr()
-    assert "is finished: it made its 4 steps" in said.err
-    assert json.loads(said.out)["step"] == STEPS
+    printed = capsys.readouterr()
+    assert "is finished: it made its 4 steps" in printed.err
+    assert json.loads(printed.out)["step"] == STEPS
     for file in (out / "final").iterdir():
         file.unlink()
     (out / "final").rmdir()

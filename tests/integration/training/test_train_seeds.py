@@ -51,13 +51,13 @@ class Job:
             stderr=subprocess.PIPE,
             text=True,
         )
-        self.said = ""
+        self.printed = ""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self.joined: list[subprocess.Popen[str]] = []
-        self._wait(lambda: "--server" in self.said)
-        found = re.search(r"--server (127\.0\.0\.1:\d+)", self.said)
-        assert found, self.said
+        self._wait(lambda: "--server" in self.printed)
+        found = re.search(r"--server (127\.0\.0\.1:\d+)", self.printed)
+        assert found, self.printed
         self.address = found.group(1)
 
     def join(self, data: Path, *options: str) -> "subprocess.Popen[str]":
@@ -96,7 +96,7 @@ class Job:
 
     def end(self) -> dict[str, object]:
         """Wait for the job's end; return what it told."""
-        assert self.process.wait(timeout=self._wait_s) == 0, self.said
+        assert self.process.wait(timeout=self._wait_s) == 0, self.printed
         assert self.process.stdout is not None
         found: dict[str, object] = json.loads(self.process.stdout.read().splitlines()[-1])
         return found
@@ -124,14 +124,14 @@ class Job:
     def _wait(self, ready: "object") -> None:
         deadline = time.monotonic() + self._wait_s
         while not ready():  # type: ignore[operator]  # a function without arguments
-            assert self.process.poll() is None, self.said
-            assert time.monotonic() < deadline, self.said
+            assert self.process.poll() is None, self.printed
+            assert time.monotonic() < deadline, self.printed
             time.sleep(0.05)
 
     def _read(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            self.said += line
+            self.printed += line
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def test_the_longest_suffix_counts() -> None:
     store = build_store([[1, 2, 3, 4], [9, 3, 5]], END)
     length, places = store.longest([7, 1, 2, 3])
     assert (length, places.tolist()) == (3, [3])
-    assert store.longest([3])[0] == 0  # one token says too little
+    assert store.longest([3])[0] == 0  # one token is too little context
 
 
 def test_a_store_of_nothing_is_rejected() -> None:

@@ -1,4 +1,4 @@
-"""A configuration says what sets a model apart and which attention each layer has."""
+"""A configuration states what sets a model apart and which attention each layer has."""
 
 from dataclasses import replace
 

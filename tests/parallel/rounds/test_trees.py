@@ -33,7 +33,7 @@ GREEDY, SAMPLED = SamplingParams(), SamplingParams(temperature=0.7)
 
 @dataclass
 class Generation:
-    """One sequence of the toy, which keeps its own cache: a wrong move changes what it says."""
+    """One sequence of the toy, which keeps its own cache: a wrong move changes its scores."""
 
     params: SamplingParams
     verifier: Verifier

@@ -101,8 +101,8 @@ def test_a_drafter_is_busy_while_the_target_is_only_in_pearl() -> None:
         found = simulate(
             setting(mode, 0.9, 4, 5.0), [SimulatedRequest(max_tokens=100)], keep_spans=30
         )
-        target = [span for span in found.spans if span.who is Busy.TARGET]
-        drafter = [span for span in found.spans if span.who is Busy.DRAFTER]
+        target = [span for span in found.spans if span.peer is Busy.TARGET]
+        drafter = [span for span in found.spans if span.peer is Busy.DRAFTER]
         together_s = sum(
             max(0.0, min(a.end_s, b.end_s) - max(a.start_s, b.start_s))
             for a in target

@@ -1,4 +1,4 @@
-"""What a launch would misread is refused with the reason, before anything is launched."""
+"""What a launch would misread is rejected with the reason, before anything is launched."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Certificates and keys that cannot work are refused by file and cause."""
+"""Certificates and keys that cannot work are rejected by file and cause."""
 
 import subprocess
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Prompt files as data sets publish them, and what is said of unusable ones."""
+"""Prompt files as data sets publish them, and what errors name in unusable ones."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Prompts and conversations: taken as they are, or refused by position and key."""
+"""Prompts and conversations: taken as they are, or rejected by position and key."""
 
 import subprocess
 import sys

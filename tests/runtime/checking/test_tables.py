@@ -1,4 +1,4 @@
-"""A table becomes a dataclass, and what does not fit is refused by its key."""
+"""A table becomes a dataclass, and what does not fit is rejected by its key."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""Single values: every library's integers and numbers are taken, all else is refused by name."""
+"""Single values: every library's integers and numbers are taken, all else is rejected by name."""
 
 from array import array
 from enum import IntEnum

@@ -22,24 +22,24 @@ PROMPT = (1, 2, 3)
 
 
 def in_child(work: Callable[[], object]) -> str:
-    """Return what a forked process says of the work: its result, or its error."""
+    """Return what a forked process reports of the work: its result, or its error."""
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            said = repr(work())
+            notes = repr(work())
         except BaseException as error:
-            said = f"{type(error).__name__}: {error}"
-        os.write(theirs, said.encode())
+            notes = f"{type(error).__name__}: {error}"
+        os.write(theirs, notes.encode())
         os._exit(0)
     os.close(theirs)
     killer = threading.Timer(30, os.kill, (child, signal.SIGKILL))
     killer.start()
     with open(ours, encoding="utf-8") as answers:
-        said = answers.read()
+        notes = answers.read()
     os.waitpid(child, 0)
     killer.cancel()
-    return said or "it hung"
+    return notes or "it hung"
 
 
 def test_a_client_in_a_forked_process_says_so_and_never_hangs(rig: Rig, serving: Serving) -> None:
@@ -54,11 +54,11 @@ def test_a_client_in_a_forked_process_says_so_and_never_hangs(rig: Rig, serving:
             lambda: list(begun),
             lambda: client.cancel("x"),
         ):
-            said = in_child(work)
-            assert said.startswith(
+            notes = in_child(work)
+            assert notes.startswith(
                 f"ClientUnusable: this client was created in process {os.getpid()}"
             )
-            assert "create a client in each process" in said
+            assert "create a client in each process" in notes
         assert in_child(client.close) == "None"
         rest = [token for chunk in begun for token in chunk.token_ids]
         assert [*first.token_ids, *rest] == expected_tokens(make_submit(max_tokens=30))
@@ -75,27 +75,27 @@ def test_a_closed_client_says_so(serving: Serving) -> None:
 
 
 def test_closing_ends_the_wait_for_a_server_that_is_away() -> None:
-    said = list[str]()
+    notes = list[str]()
     with socket.create_server(("127.0.0.1", 0)) as taken:  # listens, and answers nothing
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-    client = Client(address, on_wait=said.append)
+    client = Client(address, on_wait=notes.append)
 
     def close() -> None:
-        wait_until(lambda: said)
+        wait_until(lambda: notes)
         client.close()
 
     threading.Thread(target=close).start()
     with pytest.raises(ClientUnusable, match="closed"):
         list(client.generate("w1"))
-    assert said[0].startswith(f"waiting for the server at {address}, at most 120 s")
+    assert notes[0].startswith(f"waiting for the server at {address}, at most 120 s")
 
 
 def test_a_default_client_outlives_a_restart_of_the_server(rig: Rig) -> None:
     first = Serving(rig)
     address = first.address
     first.close()
-    said = list[str]()
-    with Client(address, on_wait=said.append) as client:
+    notes = list[str]()
+    with Client(address, on_wait=notes.append) as client:
         found: list[Any] = []
         asking = threading.Thread(target=lambda: found.append(client.tokenize("w4 w5")))
         asking.start()
@@ -103,7 +103,7 @@ def test_a_default_client_outlives_a_restart_of_the_server(rig: Rig) -> None:
             target=lambda: found.append(list(client.generate(PROMPT, max_tokens=4))[-1])
         )
         streaming.start()
-        wait_until(lambda: len(said) == 2)
+        wait_until(lambda: len(notes) == 2)
         second = Serving(rig, address=address)
         asking.join(30)
         streaming.join(30)
@@ -133,13 +133,13 @@ def test_an_error_survives_the_way_to_another_process() -> None:
 
 
 def test_a_message_that_is_too_large_is_sent_once(serving: Serving) -> None:
-    said = list[str]()
+    notes = list[str]()
     with (
-        Client(serving.address, on_wait=said.append) as client,
+        Client(serving.address, on_wait=notes.append) as client,
         pytest.raises(ServiceError, match="RESOURCE_EXHAUSTED"),
     ):
         list(client.generate("w1 " * 6_000_000))
-    assert not said
+    assert not notes
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
@@ -227,15 +227,15 @@ def test_an_async_client_in_a_forked_process_says_so(serving: Serving) -> None:
 
 
 def test_an_async_client_waits_and_says_so() -> None:
-    said = list[str]()
+    notes = list[str]()
 
     async def use() -> None:
-        async with AsyncClient("127.0.0.1:1", patience_s=0.3, on_wait=said.append) as client:
+        async with AsyncClient("127.0.0.1:1", patience_s=0.3, on_wait=notes.append) as client:
             await answer(client)
 
     with pytest.raises(ServiceError, match="UNAVAILABLE"):
         asyncio.run(use())
-    assert len(said) == 1
+    assert len(notes) == 1
 
 
 async def read_all(chunks: AsyncIterator[Chunk]) -> None:

@@ -41,23 +41,23 @@ def waited_s(
 
 
 def test_a_server_that_is_away_is_waited_for_as_long_as_the_budget_and_said_once() -> None:
-    clock, said = ManualClock(), list[str]()
-    patience = ClientPatience("host:1", PATIENCE_S, said.append, clock)
+    clock, notes = ManualClock(), list[str]()
+    patience = ClientPatience("host:1", PATIENCE_S, notes.append, clock)
     waits = waited_s(patience, clock, Failure("UNAVAILABLE"))
     assert sum(waits) == pytest.approx(PATIENCE_S)
     assert waits[0] < 0.1
     assert max(waits) < 3.1  # a server that comes back is found soon
-    (text,) = said
+    (text,) = notes
     assert text.startswith("waiting for the server at host:1, at most 120 s (UNAVAILABLE: a test)")
 
 
 def test_an_answer_restores_the_budget() -> None:
-    clock, said = ManualClock(), list[str]()
-    patience = ClientPatience("host:1", 10.0, said.append, clock)
+    clock, notes = ManualClock(), list[str]()
+    patience = ClientPatience("host:1", 10.0, notes.append, clock)
     assert sum(waited_s(patience, clock, Failure("UNAVAILABLE"))) == pytest.approx(10.0)
     patience.answered()
     assert sum(waited_s(patience, clock, Failure("UNAVAILABLE"))) == pytest.approx(10.0)
-    assert len(said) == 2
+    assert len(notes) == 2
 
 
 def test_only_what_the_server_invites_is_asked_again() -> None:
@@ -81,10 +81,10 @@ def test_a_callers_own_deadline_ends_the_wait() -> None:
 
 
 def test_no_patience_asks_once() -> None:
-    said = list[str]()
+    notes = list[str]()
     with pytest.raises(Failure):
-        ClientPatience("host:1", 0.0, said.append, ManualClock()).wait_s(Failure("UNAVAILABLE"))
-    assert not said
+        ClientPatience("host:1", 0.0, notes.append, ManualClock()).wait_s(Failure("UNAVAILABLE"))
+    assert not notes
 
 
 @pytest.mark.parametrize("budget_s", [-1.0, float("nan")])

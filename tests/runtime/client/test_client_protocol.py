@@ -1,4 +1,4 @@
-"""What Python callers give reaches the wire as it is, or is refused by name before it is sent."""
+"""What Python callers give reaches the wire as it is, or is rejected by name before it is sent."""
 
 from typing import Any
 

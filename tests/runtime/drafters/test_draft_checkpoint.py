@@ -1,4 +1,4 @@
-"""Trained drafters: what is saved is what drafts, and damaged or foreign ones are refused."""
+"""Trained drafters: what is saved is what drafts, and damaged or foreign ones are rejected."""
 
 import hashlib
 import json

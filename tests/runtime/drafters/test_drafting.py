@@ -1,4 +1,4 @@
-"""What a drafter says of itself reaches the leader, over every kind of link."""
+"""A drafter's introduction reaches the leader, over every kind of link."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +39,7 @@ def test_over_torch_distributed_the_introduction_is_the_first_message() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "error", "words"),
+    ("sent", "error", "words"),
     [
         (None, PeerTimeout, "drafter did not introduce itself within 0.05 s"),
         (Ping(number=1), ProtocolError, "drafter did not .* as a drafter, but by a Ping"),
@@ -47,11 +47,11 @@ def test_over_torch_distributed_the_introduction_is_the_first_message() -> None:
     ],
 )
 def test_who_says_something_else_is_let_go(
-    said: Message | None, error: type[PeerError], words: str
+    sent: Message | None, error: type[PeerError], words: str
 ) -> None:
     ours, theirs = memory_link_pair("drafter", "leader")
-    if said is not None:
-        ours.send(said)
+    if sent is not None:
+        ours.send(sent)
     with pytest.raises(error, match=words):
         received_introduction(theirs, 0.05)
     with pytest.raises(PeerLost):

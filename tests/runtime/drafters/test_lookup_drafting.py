@@ -64,7 +64,7 @@ def test_all_sources_make_one_tree() -> None:
     assert roots == {4, 30}
     assert {40, 41} <= set(found.token_ids)
     assert found.gains == tuple(sorted(found.gains, reverse=True))
-    # It holds nothing of a tree: the next item says what was committed.
+    # It holds nothing of a tree: the next item has what was committed.
     again = draft(drafter, item((4, 40), keep=6, num_draft=2, tree=True))
     assert (again.base, again.token_ids[0]) == (8, 41)
     assert not again.unknown

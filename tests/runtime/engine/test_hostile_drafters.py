@@ -222,7 +222,7 @@ def test_a_drafter_that_says_nonsense_of_itself_is_rejected(
     ours, theirs = memory_link_pair("leader", "drafter")
     rig.engine.join(Hello(role="drafter", name="odd", **{field: value}), theirs)  # type: ignore[arg-type]
     assert num_drafted(check(rig, submits(1))) == 0
-    assert f"drafter odd is refused: {field}" in caplog.text
+    assert f"drafter odd is rejected: {field}" in caplog.text
     ours.close()
 
 

@@ -1,4 +1,4 @@
-"""The leader's scheduling: who runs, who yields, who shares, who is late. Tokens never change."""
+"""The leader's scheduling: which requests run, yield, share and are late. Tokens never change."""
 
 import math
 from collections.abc import Iterator
@@ -215,11 +215,11 @@ def test_log_probabilities_are_the_targets(rig: Rig, sampling: SamplingParams, m
         assert len(message.logprobs) == len(message.token_ids)
         found += zip(message.token_ids, message.logprobs, strict=True)
     assert (message.stats.accepted > 0) == (mode != "autoregressive")
-    for token, said in found:
+    for token, scored in found:
         next_probs = prefix_logits(tokens, VOCAB).log_softmax(0)
-        assert math.isclose(said.logprob, float(next_probs[token]), abs_tol=1e-5)
-        assert list(said.top_ids) == next_probs.topk(3).indices.tolist()
-        assert said.top_logprobs == pytest.approx(next_probs.topk(3).values.tolist(), abs=1e-5)
+        assert math.isclose(scored.logprob, float(next_probs[token]), abs_tol=1e-5)
+        assert list(scored.top_ids) == next_probs.topk(3).indices.tolist()
+        assert scored.top_logprobs == pytest.approx(next_probs.topk(3).values.tolist(), abs=1e-5)
         tokens.append(token)
     assert tokens[3:] == expected_tokens(submit)
 

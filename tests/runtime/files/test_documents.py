@@ -1,4 +1,4 @@
-"""What is read from outside is understood, or refused with the file and the reason."""
+"""What is read from outside is understood, or rejected with the file and the reason."""
 
 import os
 import socket

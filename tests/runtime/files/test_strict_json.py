@@ -1,4 +1,4 @@
-"""JSON as it stands in the file, or one error that says where it is wrong."""
+"""JSON as it stands in the file, or one error that names the position."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Journals on disk: what was kept comes back, what is torn is cut, what is foreign is refused."""
+"""Journals on disk: what was kept comes back, what is torn is cut, what is foreign is rejected."""
 
 import asyncio
 import logging

@@ -249,7 +249,7 @@ def test_draft_length_of_the_controller_differs_from_zero() -> None:
         Committed(request=1, token_ids=(2**31,)),
         Committed(request=1, token_ids=(-1,)),
         replace(SUBMIT, draft_length=-2),
-        replace(SUBMIT, verifier="hope"),  # type: ignore[arg-type]  # what is refused
+        replace(SUBMIT, verifier="hope"),  # type: ignore[arg-type]  # what is rejected
         Finished(request=1, reason="tired"),
         Failed(request=1, kind="X", message="\ud800"),
         Proposal(round=1, items=(), draft_s=float("nan")),

@@ -1,4 +1,4 @@
-"""Metadata of GGUF files is understood key by key, or refused by name."""
+"""Metadata of GGUF files is understood key by key, or rejected by name."""
 
 import numpy as np
 import pytest

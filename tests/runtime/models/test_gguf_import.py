@@ -1,4 +1,4 @@
-"""A GGUF file becomes the checkpoint it was made of, or is refused by name."""
+"""A GGUF file becomes the checkpoint it was made of, or is rejected by name."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""Tokenizers of GGUF files give the tokens of llama.cpp, or are refused."""
+"""Tokenizers of GGUF files give the tokens of llama.cpp, or are rejected."""
 
 import json
 from dataclasses import dataclass

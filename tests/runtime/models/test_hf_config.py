@@ -1,4 +1,4 @@
-"""Configurations mean what they mean in transformers, or are refused by name."""
+"""Configurations mean what they mean in transformers, or are rejected by name."""
 
 import importlib
 import inspect

@@ -1,4 +1,4 @@
-"""Checkpoints of transformers load as they are, and unusable ones are refused by name."""
+"""Checkpoints of transformers load as they are, and unusable ones are rejected by name."""
 
 import json
 import shutil

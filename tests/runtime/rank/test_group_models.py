@@ -1,4 +1,4 @@
-"""A node finds a model where the driver has it, by its name, or says that it has none."""
+"""A node finds a model where the driver has it, by its name, or reports that it has none."""
 
 import socket
 from pathlib import Path

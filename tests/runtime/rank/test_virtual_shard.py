@@ -1,4 +1,4 @@
-"""Virtual devices do what the simulator says: the same drafts are right, in the same rounds."""
+"""Virtual devices do what the simulator predicts: the same drafts are right, in the same rounds."""
 
 import pytest
 

@@ -73,8 +73,8 @@ def test_log_probabilities_are_the_targets_and_survive_a_cut(rig: Rig, serving: 
         chunks = list(client.generate(PROMPT, max_tokens=40, logprobs=2))
     wire.close()
     tokens = list(PROMPT)
-    said = [(t, one) for c in chunks for t, one in zip(c.token_ids, c.logprobs, strict=True)]
-    for token, one in said:
+    scored = [(t, one) for c in chunks for t, one in zip(c.token_ids, c.logprobs, strict=True)]
+    for token, one in scored:
         logprobs = prefix_logits(tokens, VOCAB).log_softmax(0)
         assert math.isclose(one.logprob, float(logprobs[token]), abs_tol=1e-5)
         assert list(one.top_ids) == logprobs.topk(2).indices.tolist()

@@ -1,4 +1,4 @@
-"""The gRPC service over a toy engine: exact streams, resumed ones, faults and refusals."""
+"""The gRPC service over a toy engine: exact streams, resumed ones, faults and rejections."""
 
 import time
 from collections.abc import Iterator

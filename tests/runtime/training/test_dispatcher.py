@@ -1,4 +1,4 @@
-"""The dispatcher by itself: what it starts, what it drops, whom it replaces, when it gives up."""
+"""The dispatcher: what it starts and drops, which workers it replaces, when it gives up."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A job's files: resumed, refused where they are another job's, whole although one is damaged."""
+"""A job's files: resumed, rejected where they are another job's, whole although one is damaged."""
 
 import json
 import random

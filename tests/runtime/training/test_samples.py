@@ -1,4 +1,4 @@
-"""Samples fit the model's embedding and context, or are refused with file and line."""
+"""Samples fit the model's embedding and context, or are rejected with file and line."""
 
 import json
 from dataclasses import replace

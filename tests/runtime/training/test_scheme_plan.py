@@ -1,4 +1,4 @@
-"""Workers that leave for good, come back, or come late: the scheme changes with who is there."""
+"""The scheme is rebuilt as workers leave for good, come back, or come late."""
 
 import random
 from dataclasses import replace

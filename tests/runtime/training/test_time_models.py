@@ -1,4 +1,4 @@
-"""Time models by name: drawn, read from a trace, or refused with what is wrong."""
+"""Time models by name: drawn, read from a trace, or rejected with what is wrong."""
 
 from pathlib import Path
 

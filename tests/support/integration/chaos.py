@@ -57,7 +57,7 @@ class ChaosServer:
         ]
         self.clients.target = ("127.0.0.1", listen)
         self.driver.target = self.drafter.target = ("127.0.0.1", leader)
-        self.said: list[str] = []
+        self.printed: list[str] = []
         self.process = self._start()
 
     @property
@@ -78,11 +78,11 @@ class ChaosServer:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(command) + "\n")
         self.process.stdin.flush()
-        said = ""
-        while not said.startswith("{"):  # Ray has its say, too
-            said = self._answers.get(timeout=60)
-        answer: dict[str, Any] = json.loads(said)
-        assert "error" not in answer, (answer, self.said[-30:])
+        printed = ""
+        while not printed.startswith("{"):  # Ray prints lines, too
+            printed = self._answers.get(timeout=60)
+        answer: dict[str, Any] = json.loads(printed)
+        assert "error" not in answer, (answer, self.printed[-30:])
         return answer
 
     def family(self) -> list[psutil.Process]:
@@ -131,15 +131,15 @@ class ChaosServer:
         for stream, lines in ((process.stdout, self._answers), (process.stderr, told)):
             threading.Thread(target=self._read, args=(stream, lines), daemon=True).start()
         deadline = time.monotonic() + _START_S
-        said = ""
-        while "ready:" not in said:
-            said = told.get(timeout=max(1.0, deadline - time.monotonic()))
+        printed = ""
+        while "ready:" not in printed:
+            printed = told.get(timeout=max(1.0, deadline - time.monotonic()))
         return process
 
     def _read(self, stream: Any, lines: "Queue[str]") -> None:
         with stream:
             for line in stream:
-                self.said.append(line)
+                self.printed.append(line)
                 lines.put(line)
 
 

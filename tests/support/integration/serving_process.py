@@ -39,16 +39,16 @@ class ServingProcess:
         self._lines: Queue[str] = Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        said = ""
-        while "ready:" not in said:
-            said = self._lines.get(timeout=_START_S)
-        found = re.search(r"on (127\.0\.0\.1:\d+)", said)
-        assert found, said
-        self.ready = said
+        printed = ""
+        while "ready:" not in printed:
+            printed = self._lines.get(timeout=_START_S)
+        found = re.search(r"on (127\.0\.0\.1:\d+)", printed)
+        assert found, printed
+        self.ready = printed
         self.address = found.group(1)
 
-    def said(self) -> list[str]:
-        """Return the lines that it has said since this was last asked."""
+    def printed(self) -> list[str]:
+        """Return the lines that it has printed since the last call."""
         lines = []
         while not self._lines.empty():
             lines.append(self._lines.get())

@@ -18,7 +18,7 @@ class Mode(Enum):
 
     PASS = "pass"
     CUT = "cut"
-    """Connections end, new ones are refused."""
+    """Connections end, new ones are rejected."""
     LOSSY = "lossy"
     """100 ms late, and of 10 packets 3 are sent again."""
 

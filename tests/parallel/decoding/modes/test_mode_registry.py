@@ -1,4 +1,4 @@
-"""Every decoding mode has a policy, and what the policies say of themselves fits together."""
+"""Every decoding mode has a policy, and the traits of the policies fit together."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Gradient codes: every survivor set, loads, numerics, refusals."""
+"""Gradient codes: every survivor set, loads, numerics, rejections."""
 
 from collections.abc import Callable, Iterator
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""Sequential codes on random patterns: every job in time, loads as the formulas say."""
+"""Sequential codes on random patterns: every job in time, loads as in the formulas."""
 
 from fractions import Fraction
 from itertools import product

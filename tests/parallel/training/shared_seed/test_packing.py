@@ -1,4 +1,4 @@
-"""Entries packed in columns: back to the same, and what does not fit is refused."""
+"""Entries packed in columns: back to the same, and what does not fit is rejected."""
 
 import pytest
 from hypothesis import given

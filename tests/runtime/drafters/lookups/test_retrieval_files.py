@@ -1,4 +1,4 @@
-"""A store on disk is read as it was written, and one that is damaged is refused."""
+"""A store on disk is read as it was written, and one that is damaged is rejected."""
 
 from pathlib import Path
 

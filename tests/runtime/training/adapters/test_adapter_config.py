@@ -1,4 +1,4 @@
-"""Every setting of an adapter is understood, harmless for a reason, or refused by name."""
+"""Every setting of an adapter is understood, harmless for a reason, or rejected by name."""
 
 import json
 from dataclasses import fields

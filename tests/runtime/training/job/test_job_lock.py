@@ -1,4 +1,4 @@
-"""One process trains in a directory; others learn who it is, and may ask it to stop."""
+"""One process trains in a directory; others can read which one, and ask it to stop."""
 
 import os
 import threading

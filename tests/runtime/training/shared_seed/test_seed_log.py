@@ -1,4 +1,4 @@
-"""The log on disk: durable, appended to, cut where a process died, refused where it is damaged."""
+"""The log on disk: durable, appended to, cut where a process died, rejected where it is damaged."""
 
 import struct
 import zlib

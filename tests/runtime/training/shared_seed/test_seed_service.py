@@ -19,7 +19,7 @@ from runtime.training.shared_seed.port import STATUS_ERRORS, GrpcPort
 from runtime.training.shared_seed.seed_log import read_log
 from runtime.training.shared_seed.seed_service import ListenSettings, SeedLogServer
 from runtime.training.shared_seed.seed_worker import SeedWorker
-from runtime.training.shared_seed.sequencer import Refused, Rules
+from runtime.training.shared_seed.sequencer import Rejected, Rules
 from runtime.training.shared_seed.snapshot import write_snapshot
 from tests.support.certificates import make_certificates
 from tests.support.shared_seed_runs import ToyRun, fresh, header, loss_at
@@ -84,7 +84,7 @@ def test_faults_change_no_replica(tmp_path: Path) -> None:
     repeated = sum(worker._port.num_repeated for worker in staying)  # type: ignore[attr-defined]
     assert lost > 15
     assert repeated > 8
-    assert len(read_log(run.log).machines) >= 6  # who was cut off by a restart is known still
+    assert len(read_log(run.log).machines) >= 6  # machines that a restart cut off are still known
     run.stop()
 
 
@@ -234,7 +234,7 @@ def test_tokens_are_asked_for_and_each_is_one_machine(tmp_path: Path) -> None:
     assert green.join("b").machine == 1
     again = GrpcPort(run.server.address, Credentials(token="red"))
     assert again.join("a").machine == 2
-    with pytest.raises(Refused, match="machine 0 is not known"):
+    with pytest.raises(Rejected, match="machine 0 is not known"):
         red.exchange(MachineReport(round=0, codes=b"\x50"), 0.0)
     assert green.exchange(MachineReport(round=0, codes=b"\x50"), 0.0).receipt is Receipt.TAKEN
     run.stop()
@@ -256,11 +256,11 @@ def test_what_is_repeated_forged_or_too_much_does_not_count(tmp_path: Path) -> N
     assert say[0](1, b"\x50\x51") is Receipt.TAKEN
     commits = run.sequencer.commits
     assert [(e.round, e.machine, e.codes) for e in commits[0].entries] == [(0, 0, b"\x50")]
-    with pytest.raises(Refused, match="at most 3 are accepted"):
+    with pytest.raises(Rejected, match="at most 3 are accepted"):
         say[1](1, b"\x50" * 4)
-    with pytest.raises(Refused, match="another secret"):
+    with pytest.raises(Rejected, match="another secret"):
         run.sequencer.take(1, joined[0].secret, MachineReport(round=1, codes=b"\x50"))
-    with pytest.raises(Refused, match="not known"):
+    with pytest.raises(Rejected, match="not known"):
         run.sequencer.take(9, b"", MachineReport(round=1, codes=b"\x50"))
     run.stop()
 
@@ -296,7 +296,7 @@ def test_calls_of_strangers_are_rejected_in_order(tmp_path: Path) -> None:
         assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
     with pytest.raises(grpc.RpcError) as caught:
         list(stub.GetSnapshot(pb.GetSnapshotRequest(), timeout=5))
-    assert STATUS_ERRORS[caught.value.code()] is Refused
+    assert STATUS_ERRORS[caught.value.code()] is Rejected
     with pytest.raises(grpc.RpcError) as caught:
         stub.Join(pb.JoinRequest(name="x" * 65), timeout=5)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

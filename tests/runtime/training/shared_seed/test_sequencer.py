@@ -16,7 +16,7 @@ from parallel.training.shared_seed.step import Entry
 from runtime.clock import ManualClock
 from runtime.errors import ConfigError
 from runtime.training.shared_seed.seed_log import SeedLog
-from runtime.training.shared_seed.sequencer import Refused, Rules, Sequencer, trimmed
+from runtime.training.shared_seed.sequencer import Rejected, Rules, Sequencer, trimmed
 from runtime.training.shared_seed.shared_seed_job import open_log
 from tests.support.shared_seed_runs import EPS, SEED, SIZE, fresh, header, loss_at
 
@@ -205,10 +205,10 @@ def test_three_in_ten_messages_lost_is_slower_not_worse(tmp_path: Path) -> None:
 def test_numbers_run_out_and_names_are_bounded(tmp_path: Path) -> None:
     desk = Desk(tmp_path, rules(), 1)
     for name in ("x" * 65, "a\nb"):
-        with pytest.raises(Refused, match="printable characters"):
+        with pytest.raises(Rejected, match="printable characters"):
             desk.sequencer.join(name)
     desk.sequencer.num_joined = MAX_MACHINES
-    with pytest.raises(Refused, match="are in use"):
+    with pytest.raises(Rejected, match="are in use"):
         desk.sequencer.join("m")
     number, _ = desk.sequencer.join("watches", observes=True)
     assert number >= MAX_MACHINES

@@ -1,4 +1,4 @@
-"""What a sequencer asks of a worker is read whole, or refused by name."""
+"""What a sequencer asks of a worker is read whole, or rejected by name."""
 
 import json
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""What comes from a sequencer is a header or an answer that a run can have, or is refused."""
+"""What comes from a sequencer is a header or an answer that a run can have, or is rejected."""
 
 from dataclasses import replace
 
