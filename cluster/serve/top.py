@@ -153,7 +153,7 @@ def view(server: str, seen: Look) -> Table:
         ("replicas", ", ".join(seen.replicas), f"{seen.restarts} restarts; {seen.slowest}"),
         (
             "since start",
-            f"{seen.finished_requests} finished, {seen.refused_requests} refused",
+            f"{seen.finished_requests} finished, {seen.refused_requests} rejected",
             f"{seen.expired} expired, {seen.preemptions} preempted, "
             f"{seen.prefix_hit_tokens} tokens found in the cache",
         ),

@@ -94,7 +94,7 @@ def test_a_place_that_is_asked_for_and_is_not_there_is_rejected(raylets: Raylets
     label = raylets.run(
         "generate", *VIRTUAL, "--prompt", "1", "--set", "models.place.domain=nvl", code=2
     )
-    assert "no node has the label 'nvl'; the nodes have ray.io/node-id" in label.stderr
+    assert "no node has this label; the nodes have ray.io/node-id" in label.stderr
 
 
 def refused(raylets: Raylets, address: str) -> str:
