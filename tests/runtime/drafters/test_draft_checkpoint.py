@@ -30,7 +30,7 @@ from runtime.models.model_facts import read_facts
 from runtime.models.transformers_model import load_transformers
 from runtime.rank.shard import DecoderShard, ShardRunner
 from runtime.rank.step_plan import SlotOpening, StepPlan
-from tests.support.stored_models import num_bytes, save_stored, stored_as, wide_model
+from tests.support.stored_checkpoints import num_bytes, save_stored, stored_as, wide_model
 from tests.support.tiny_transformer import CPU, TinyModel, make_cache, on_ranks, tiny_model, tokens
 
 HEAD = torch.arange(1, 100, 3)

@@ -9,7 +9,7 @@ from parallel.weights.stored_matrix import StoredMatrix, as_float
 from parallel.weights.weight_format import WeightFormat
 from runtime.models.gguf_blocks import SUPPORTED_TYPES, dequantized, read_matrix
 from tests.support.gguf_blocks import blocks_of, tensor_of
-from tests.support.stored_models import equal_bits
+from tests.support.stored_checkpoints import equal_bits
 
 FORMS = {
     "Q4_0": (WeightFormat.INT4, False),

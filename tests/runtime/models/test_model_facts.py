@@ -7,7 +7,7 @@ import pytest
 from parallel.weights.weight_format import WeightFormat
 from runtime.models.model_facts import read_facts
 from runtime.weights.checkpoint_source import CheckpointSource
-from tests.support.stored_models import num_bytes, save_stored
+from tests.support.stored_checkpoints import num_bytes, save_stored
 from tests.support.tiny_transformer import CPU, tiny_model
 
 

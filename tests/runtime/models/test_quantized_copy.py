@@ -15,7 +15,13 @@ from runtime.models.checkpoint_files import read_checkpoint
 from runtime.models.quantized_copy import quantize_checkpoint
 from runtime.models.tokenizer import Tokenizer
 from runtime.weights.checkpoint_source import CheckpointSource
-from tests.support.stored_models import edit_config, equal_bits, save_stored, stored_as, wide_model
+from tests.support.stored_checkpoints import (
+    edit_config,
+    equal_bits,
+    save_stored,
+    stored_as,
+    wide_model,
+)
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
 from tests.support.tiny_transformer import CPU
 

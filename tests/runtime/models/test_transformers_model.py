@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from parallel.weights.stored_matrix import as_float
 from parallel.weights.weight_format import WeightFormat
 from runtime.models.transformers_model import load_transformers, transformers_config
-from tests.support.stored_models import save_stored, stored_as, wide_model
+from tests.support.stored_checkpoints import save_stored, stored_as, wide_model
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -16,7 +16,7 @@ from runtime.models.transformers_model import load_transformers
 from runtime.models.weights import load_decoder
 from runtime.weights.checkpoint_source import CheckpointSource
 from runtime.weights.weight_choice import dtype_of
-from tests.support.stored_models import equal_bits, save_stored, wide_model
+from tests.support.stored_checkpoints import equal_bits, save_stored, wide_model
 from tests.support.tiny_transformer import CPU, RankThread, on_ranks, score, tokens
 
 PROMPT = tokens(20)

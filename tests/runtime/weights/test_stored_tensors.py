@@ -14,7 +14,7 @@ from runtime.errors import ConfigError
 from runtime.models.checkpoint_files import read_checkpoint
 from runtime.weights.checkpoint_source import CheckpointSource
 from runtime.weights.stored_tensors import FILE_METADATA, STORED_FILE, check_quantization
-from tests.support.stored_models import edit_config, save_stored, stored_as, wide_model
+from tests.support.stored_checkpoints import edit_config, save_stored, stored_as, wide_model
 from tests.support.tiny_transformer import CPU
 
 UP = "model.layers.0.mlp.up_proj.weight"

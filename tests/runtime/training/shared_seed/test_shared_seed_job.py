@@ -17,7 +17,7 @@ from runtime.training.shared_seed.shared_seed_job import (
     terms_of,
     terms_to_json,
 )
-from tests.support.stored_models import save_stored
+from tests.support.stored_checkpoints import save_stored
 
 TERMS = terms_of(TrainConfig())
 
