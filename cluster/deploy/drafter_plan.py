@@ -183,7 +183,7 @@ def _best_known(
     where = "on a rank of its own" if has_ranks else "in its process: no core is free beside it"
     named = f"{'' if has_ranks else 'inline:'}{shipped}+{_BEST_LOOKUPS}"
     drafter = find_drafter(replace(options, drafter=named), target, capacity)
-    return replace(drafter, why=f"trained for {target.name}, with look-ups, {where}")
+    return replace(drafter, why=f"trained for {shipped.name}, with look-ups, {where}")
 
 
 def _check_ranks(facts: ModelFacts, options: ModelOptions, num_layers: int) -> None:

@@ -1,4 +1,4 @@
-"""The trained drafters that come with the package."""
+"""The trained drafters that come with the package, in directories named by their targets."""
 
 from pathlib import Path
 

@@ -71,6 +71,7 @@ def test_free_cpus_beside_the_target_decide(
     assert choice.has_model_ranks is has_ranks
     assert choice.best_mode is (DecodeMode.AUTO if has_ranks else DecodeMode.SPECULATIVE)
     assert ("rank of its own" in choice.why) is has_ranks
+    assert "trained for tiny" in choice.why
 
 
 @pytest.mark.usefixtures("known")
