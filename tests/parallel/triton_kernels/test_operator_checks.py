@@ -6,8 +6,13 @@ from torch import Tensor
 
 from parallel.device_kernels.step_kernels import AttentionRows, Workspace
 from parallel.triton_kernels.kernel_set import TritonKernels
+from tests.support.kernel_device import DEVICE
 
 KERNELS = TritonKernels()
+
+
+def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.zeros(*shape, dtype=dtype, device=DEVICE)
 
 
 def attend(
@@ -19,18 +24,18 @@ def attend(
     cap: float | None = None,
     workspace: Workspace | None = None,
 ) -> None:
-    query = torch.zeros(2, 4, 64) if query is None else query
-    keys = torch.zeros(2, 32, 64) if keys is None else keys
-    tiles = torch.zeros(1, 3, dtype=torch.int32) if tiles is None else tiles
+    query = zeros(2, 4, 64) if query is None else query
+    keys = zeros(2, 32, 64) if keys is None else keys
+    tiles = zeros(1, 3, dtype=torch.int32) if tiles is None else tiles
     rows = AttentionRows(
         tiles=tiles,
-        ranges=torch.zeros(num_rows, 3, dtype=torch.int32),
-        bits=torch.zeros(num_rows, 1, dtype=torch.int32),
-        trees=torch.zeros(1, dtype=torch.int32),
-        tables=torch.zeros(1, 2, dtype=torch.int32),
+        ranges=zeros(num_rows, 3, dtype=torch.int32),
+        bits=zeros(num_rows, 1, dtype=torch.int32),
+        trees=zeros(1, dtype=torch.int32),
+        tables=zeros(1, 2, dtype=torch.int32),
         page_size=16,
     )
-    out = torch.zeros(2, 4, 64)
+    out = zeros(2, 4, 64)
     KERNELS.attend(query, keys, keys, rows, out, scale=1.0, cap=cap, workspace=workspace)
 
 
@@ -40,24 +45,24 @@ def test_what_fits_is_accepted() -> None:
 
 def test_tensors_of_two_dtypes_are_refused() -> None:
     with pytest.raises(ValueError, match="one dtype of float32, bfloat16 and float16"):
-        attend(keys=torch.zeros(2, 32, 64, dtype=torch.bfloat16))
+        attend(keys=zeros(2, 32, 64, dtype=torch.bfloat16))
     with pytest.raises(ValueError, match="one dtype"):
-        attend(query=torch.zeros(2, 4, 64, dtype=torch.float64))
+        attend(query=zeros(2, 4, 64, dtype=torch.float64))
 
 
 def test_a_plan_of_another_type_is_refused() -> None:
     with pytest.raises(ValueError, match=r"`tiles` is torch.int64"):
-        attend(tiles=torch.zeros(1, 3, dtype=torch.int64))
+        attend(tiles=zeros(1, 3, dtype=torch.int64))
 
 
 def test_heads_that_are_not_contiguous_are_refused() -> None:
     with pytest.raises(ValueError, match="`query` has strides"):
-        attend(query=torch.zeros(2, 64, 4).transpose(1, 2))
+        attend(query=zeros(2, 64, 4).transpose(1, 2))
 
 
 def test_heads_that_do_not_divide_are_refused() -> None:
     with pytest.raises(ValueError, match="4 query heads do not share 3 KV heads"):
-        attend(keys=torch.zeros(3, 32, 64))
+        attend(keys=zeros(3, 32, 64))
 
 
 def test_plans_of_other_rows_are_refused() -> None:
@@ -71,7 +76,7 @@ def test_a_cap_that_is_not_positive_is_refused() -> None:
 
 
 def test_a_workspace_that_does_not_cover_the_pages_is_refused() -> None:
-    none = Workspace(values=torch.zeros(0, 2, 4, 64), stats=torch.zeros(0, 2, 4, 2))
+    none = Workspace(values=zeros(0, 2, 4, 64), stats=zeros(0, 2, 4, 2))
     with pytest.raises(ValueError, match="0 splits do not cover 2 pages of 16"):
         attend(workspace=none)
 
