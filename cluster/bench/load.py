@@ -16,6 +16,7 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cluster.bench.http_load import HttpLoadClient
 from cluster.bench.load_figures import Load, Outcome, load_table, summary
 from cluster.charts.serving_chart import plot_serving
 from cluster.network.server_connection import connected, credentials_of
@@ -26,6 +27,7 @@ from runtime.client import AsyncClient, Prompt, ServiceError
 from runtime.errors import PacelineError
 
 _SETTLE_S = 1.5
+LoadClient = AsyncClient | HttpLoadClient
 
 
 def run(options: BenchServeOptions) -> int:
@@ -35,7 +37,7 @@ def run(options: BenchServeOptions) -> int:
         ConfigError: an option or the file of prompts cannot be used.
         ServiceError: the server was unreachable.
     """
-    credentials_of(options.connect)  # rejects here what each client would reject
+    _check(options)
     records = read_prompts(options.prompts, limit=options.num_prompts, extra_keys=())
     loads = asyncio.run(_measure(options, records))
     if options.plot is not None:
@@ -96,11 +98,7 @@ class _Run:
     async def run(self, num: int, *, seed: int) -> tuple[list[Outcome], float]:
         """Return every request's outcome and the seconds that all took."""
         options = self._options
-        credentials = credentials_of(options.connect)
-        clients = [
-            AsyncClient(options.connect.server, credentials=credentials)
-            for _ in range(options.clients)
-        ]
+        clients = [_client(options) for _ in range(options.clients)]
         self._start_s = time.monotonic()
         try:
             if options.rate:
@@ -113,7 +111,7 @@ class _Run:
                 await client.close()
 
     async def _open_loop(
-        self, clients: list[AsyncClient], num: int, draw: random.Random
+        self, clients: list[LoadClient], num: int, draw: random.Random
     ) -> list[Outcome]:
         due_s, tasks = 0.0, []
         for index in range(num):
@@ -123,11 +121,11 @@ class _Run:
             tasks.append(asyncio.create_task(self._send(client, index, due_s)))
         return list(await asyncio.gather(*tasks))
 
-    async def _closed_loop(self, clients: list[AsyncClient], num: int) -> list[Outcome]:
+    async def _closed_loop(self, clients: list[LoadClient], num: int) -> list[Outcome]:
         numbers = iter(range(num))
         outcomes: list[Outcome] = []
 
-        async def work(client: AsyncClient) -> None:
+        async def work(client: LoadClient) -> None:
             for index in numbers:
                 due_s = time.monotonic() - self._start_s
                 outcomes.append(await self._send(client, index, due_s))
@@ -135,7 +133,7 @@ class _Run:
         await asyncio.gather(*(work(client) for client in clients))
         return outcomes
 
-    async def _send(self, client: AsyncClient, index: int, due_s: float) -> Outcome:
+    async def _send(self, client: LoadClient, index: int, due_s: float) -> Outcome:
         options, record = self._options, self._records[index % len(self._records)]
         prompt: Prompt = record.text or ""
         if record.messages is not None:
@@ -170,6 +168,20 @@ class _Run:
         return outcome
 
 
+def _check(options: BenchServeOptions) -> None:
+    """Raise ConfigError here for what each client would reject."""
+    credentials = credentials_of(options.connect)
+    if options.http is not None:
+        HttpLoadClient(options.http, credentials)
+
+
+def _client(options: BenchServeOptions) -> LoadClient:
+    credentials = credentials_of(options.connect)
+    if options.http is not None:
+        return HttpLoadClient(options.http, credentials)
+    return AsyncClient(options.connect.server, credentials=credentials)
+
+
 def _engine_s(options: BenchServeOptions) -> float:
     """Return how many seconds the server's engine has computed so far."""
     time.sleep(_SETTLE_S)  # the server reads its engine's status once a second
@@ -180,4 +192,4 @@ def _engine_s(options: BenchServeOptions) -> float:
 
 def _title(options: BenchServeOptions) -> str:
     load = f"{options.rate:g} requests/s" if options.rate else "as fast as answered"
-    return f"{options.connect.server}: {options.clients} clients, {load}"
+    return f"{options.http or options.connect.server}: {options.clients} clients, {load}"

@@ -109,7 +109,7 @@ add_verb(
         run=table.bench_serve,
         example="--clients 16 --rate 2 --prompts questions.jsonl",
         flags={
-            "Server": ("connect.server", "connect.token_file"),
+            "Server": ("connect.server", "http", "connect.token_file"),
             "Load": (
                 "prompts",
                 "chat",

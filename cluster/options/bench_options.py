@@ -98,6 +98,8 @@ class BenchServeOptions:
     """Put load on a running server: waits, goodput, acceptance, rejected requests."""
 
     connect: ConnectOptions = ConnectOptions(server="127.0.0.1:50051")
+    http: str | None = None
+    """URL of the server's HTTP API, which gets the load in place of gRPC."""
     prompts: InputFile
     """A .jsonl file of prompts, as for generate."""
     num_prompts: Positive | None = None

@@ -1,14 +1,19 @@
 """Bodies in OpenAI's form become requests; each error names the field that the caller wrote."""
 
+import contextlib
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from runtime.errors import InvalidValue
+from runtime.errors import ConfigError, InvalidValue
 from runtime.http.openai_requests import read_chat, read_completion
 from runtime.requests.prompts import ChatPrompt, TextPrompt, TokenPrompt
+from tests.support.serving import CHAT_TEMPLATE, toy_model, toy_tokenizer
 
 TURNS = [{"role": "user", "content": "hi"}]
+TOY = toy_model(toy_tokenizer(chat_template=CHAT_TEMPLATE))
 
 
 def test_absent_fields_have_openais_defaults() -> None:
@@ -87,3 +92,46 @@ def test_what_cannot_be_read_is_rejected(
 def test_what_a_chat_cannot_have_is_rejected(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidValue, match=words):
         read_chat({"messages": TURNS} | fields)
+
+
+FIELDS = (
+    *("model", "prompt", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p"),
+    *("top_k", "min_p", "n", "stop", "stop_token_ids", "seed", "min_tokens", "logprobs", "stream"),
+    *("top_logprobs", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias"),
+    *("stream_options", "tools", "tool_choice", "mode", "priority", "request_id", "ignore_eos"),
+    *("return_token_ids", "response_format", "best_of", "echo", "user"),
+)
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**12), 10**40)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=5)
+    | st.sampled_from(["user", "assistant", "function", "auto", "text", "3"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "type", "text", "function", "name", "tool_calls"])
+            | st.sampled_from(["arguments", "parameters", "include_usage", "1", "-1", "x"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    body=st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=6),
+    last_event_id=st.none() | st.text(max_size=5),
+)
+def test_a_body_of_any_values_is_read_or_rejected(
+    body: dict[str, Any], last_event_id: str | None
+) -> None:
+    prompts: tuple[dict[str, Any], ...] = ({"prompt": "w1"}, {"messages": TURNS})
+    for read, prompt in zip((read_completion, read_chat), prompts, strict=True):
+        for given_body in (body, prompt | body, body | prompt):
+            with contextlib.suppress(ConfigError):
+                asked = read(given_body, last_event_id)
+                asked.generation.submits(TOY, seed=0)
