@@ -11,6 +11,7 @@ from runtime.rank.group_models import NamedModel, on_this_node
 from runtime.training.chunk_work import ChunkResult, ChunkWork, Vector
 from runtime.training.job.job_config import TrainConfig
 from runtime.training.training_data import Sample
+from runtime.training.weight_layout import StartPoint
 from runtime.training.worker import TrainWorker
 
 
@@ -44,6 +45,10 @@ class TrainWorkerActor:
     def work(self, work: ChunkWork, parameters: Vector, worker: int, life: int) -> ChunkResult:
         """Compute a chunk at these parameters; return the sum it ends, if it ends one."""
         return self._worker.work(work, parameters, worker, life)
+
+    def start_point(self) -> StartPoint:
+        """Return what is trained, and its values at the start."""
+        return self._worker.start_point()
 
     def correct(self, parameters: Vector, groups: list[list[Sample]], right: list[int]) -> float:
         """Return for how many groups of alternatives the right one is the likeliest."""

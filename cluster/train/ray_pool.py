@@ -16,6 +16,7 @@ from runtime.training.chunk_work import ChunkResult, ChunkWork
 from runtime.training.evaluation import evaluate
 from runtime.training.job.job_config import TrainConfig
 from runtime.training.training_data import Sample
+from runtime.training.weight_layout import StartPoint
 from runtime.training.worker_pool import Arrived, WorkerLost
 
 _START_TIMEOUT_S = 300.0
@@ -170,6 +171,16 @@ class ModelPool(RayPool):
         )
         self._lost_after_s = workers.lost_after_s
 
+    def start_point(self) -> StartPoint:
+        """Return what is trained, and its values at the start; call it before any step.
+
+        Raises:
+            PeerLost: as `correct` does.
+        """
+        (found,) = self._on_any_worker("start_point", (), [()])
+        assert isinstance(found, StartPoint)
+        return found
+
     def correct(
         self, parameters: Vector, batches: list[tuple[list[list[Sample]], list[int]]]
     ) -> float:
@@ -193,7 +204,12 @@ class ModelPool(RayPool):
     def _evaluate(
         self, method: str, parameters: Vector, batches: Sequence[tuple[object, ...]]
     ) -> list[Any]:
-        evaluators = _Evaluators(self, method, ray.put(parameters), self._lost_after_s)
+        return self._on_any_worker(method, (ray.put(parameters),), batches)
+
+    def _on_any_worker(
+        self, method: str, shared: tuple[object, ...], batches: Sequence[tuple[object, ...]]
+    ) -> list[Any]:
+        evaluators = _Evaluators(self, method, shared, self._lost_after_s)
         clock = MonotonicClock()
         return evaluate(evaluators, batches, clock, lost_after_s=self._lost_after_s)
 
@@ -205,10 +221,12 @@ class _Evaluators:
     are held for the next step; a worker that stays silent at it is replaced.
     """
 
-    def __init__(self, pool: RayPool, method: str, parameters: object, lost_after_s: float) -> None:
+    def __init__(
+        self, pool: RayPool, method: str, shared: tuple[object, ...], lost_after_s: float
+    ) -> None:
         self._pool = pool
         self._method = method
-        self._parameters = parameters
+        self._shared = shared
         self._at_gradients = pool.busy_workers()
         self._deadline_s = time.monotonic() + lost_after_s
 
@@ -220,7 +238,7 @@ class _Evaluators:
         return worker not in self._at_gradients and self._pool.is_ready(worker)
 
     def start(self, worker: int, batch: tuple[object, ...]) -> None:
-        self._pool.call(worker, self._method, self._parameters, *batch)
+        self._pool.call(worker, self._method, *self._shared, *batch)
 
     def wait(self, timeout_s: float) -> list[Arrived[Any] | WorkerLost]:
         events: list[Arrived[Any] | WorkerLost] = []

@@ -20,12 +20,13 @@ from cluster.train.progress import JobProgress, StepDisplay
 from cluster.train.ray_pool import ModelPool
 from cluster.train.shared_seed_driver import run_shared_seed
 from cluster.train.stopping import cancelling
+from cluster.train.trial import Trial, adapter_start, is_finished
 from parallel.training.adamw import AdamW
 from runtime.clock import MonotonicClock
-from runtime.errors import ConfigError, PacelineError
+from runtime.errors import PacelineError
 from runtime.models.checkpoint import resolve_model
 from runtime.models.tokenizer import Tokenizer
-from runtime.training.adapters.saving import drop_old_adapters, save_adapter, save_whole, step_name
+from runtime.training.adapters.saving import step_name
 from runtime.training.job.config_file import keep_config, kept_config, load_config
 from runtime.training.job.job_config import SHARED_SEED, TrainConfig
 from runtime.training.job.job_lock import JobLock
@@ -33,9 +34,9 @@ from runtime.training.job_checkpoint import JobFiles
 from runtime.training.samples import EvalSamples, Sampler
 from runtime.training.scheme_plan import training_steps
 from runtime.training.shared_seed.shared_seed_job import model_digest
-from runtime.training.trainable import Trainable
 from runtime.training.training_data import Sample, digest_of, read_examples
 from runtime.training.training_step import NotFiniteError, SampleSizes, StepReport
+from runtime.training.weight_layout import StartPoint
 
 _NOTES = Console(stderr=True, highlight=False)
 _ROOM_S = 10.0
@@ -79,16 +80,20 @@ def _run_gradients(
         read_examples(Path(data.eval), data, tokenizer) if data.eval else [], sampler
     )
     digests = {"data_digest": digest_of(samples), "base_digest": model_digest(directory).hex()}
-    trials = [
-        _Trial(config.trial(number), directory, digests) for number in range(config.num_trials)
-    ]
+    configs = [config.trial(number) for number in range(config.num_trials)]
+    files = [JobFiles(Path(one.out), one, **digests) for one in configs]
+    states = [one.open() for one in files]
     keep_config(config)
-    if all(trial.is_finished for trial in trials):
-        _say(f"{config.out} is finished: it made its {config.optimizer.steps} steps")
-        return _report_end(trials, as_json=as_json)
+    steps = config.optimizer.steps
+    if all(is_finished(*one, steps) for one in zip(files, states, strict=True)):
+        _say(f"{config.out} is finished: it made its {steps} steps")
+        return _report_end(files, as_json=as_json)
+    starts: list[StartPoint] = []
+    if config.method == "lora":
+        starts = [adapter_start(directory, one) for one in configs]
     if not as_json:
         show_samples(examples, samples, tokenizer)
-    _say(_opening(config, trials, samples))
+    _say(_opening(config, starts, states, samples))
     for note in (sampler.cut_note(samples), sampler.cut_note(tests.samples, "evaluation ")):
         if note:
             _say(note)
@@ -99,6 +104,9 @@ def _run_gradients(
             with _NOTES.status("loading the model on the workers"):
                 pool.wait_ready(config.workers.min or config.workers.count)
             judge = Evaluator(tests, pool, learned=samples)
+            starts = starts or [pool.start_point()] * len(configs)
+            parts = zip(configs, files, starts, states, strict=True)
+            trials = [Trial(*part, base=directory) for part in parts]
             with cancelling(lock, _NOTES.print):
                 _train(config, trials, pool, samples, judge, lock)
         finally:
@@ -109,13 +117,13 @@ def _run_gradients(
             print(json.dumps({"out": config.out, "cancelled": True, "step": step}))
         _NOTES.print(f"cancelled after step {step}; resume with paceline train resume {config.out}")
         return 1
-    return _report_end(trials, as_json=as_json)
+    return _report_end(files, as_json=as_json)
 
 
-def _report_end(trials: Sequence["_Trial"], *, as_json: bool) -> int:
+def _report_end(files: Sequence[JobFiles], *, as_json: bool) -> int:
     """Print where the results of finished models are, and their last metrics; return 0."""
-    for trial in trials:
-        last, where = trial.files.metrics()[-1], trial.files.directory / "final"
+    for one in files:
+        last, where = one.metrics()[-1], one.directory / "final"
         if as_json:
             print(json.dumps({"out": str(where)} | last))
         else:
@@ -136,54 +144,9 @@ def _check_room(config: TrainConfig, *, wait_s: float) -> None:
         Placer(place).plan([least], lambda text: _NOTES.print(text))
 
 
-class _Trial:
-    """One model in training: its settings, files, weights and optimizer."""
-
-    def __init__(self, config: TrainConfig, directory: Path, digests: dict[str, str]) -> None:
-        self.config = config
-        self.files = JobFiles(Path(config.out), config, **digests)
-        state = self.files.open()
-        self.trainable = Trainable.load(directory, config)
-        if state is not None and state.parameters.size != self.trainable.size:
-            raise ConfigError(
-                f"the state in {config.out} has {state.parameters.size:,} numbers, the job "
-                f"trains {self.trainable.size:,}: name another `out`"
-            )
-        self.optimizer = state or AdamW.start(self.trainable.get())
-        self._kept_step = self.optimizer.step
-        self._directory = directory
-        is_hub_name = "/" in config.model and not Path(config.model).exists()
-        self._base = config.model if is_hub_name else str(directory)
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the model made all its steps, and was written."""
-        made_all = self.optimizer.step >= self.config.optimizer.steps
-        return made_all and (self.files.directory / "final").is_dir()
-
-    def keep_state(self) -> None:
-        """Write the state after the last step, unless it is written already."""
-        if self.optimizer.step != self._kept_step:
-            self.files.save_state(self.optimizer)
-            self._kept_step = self.optimizer.step
-
-    def save(self, name: str) -> None:
-        """Write an adapter, or a whole model."""
-        where = self.files.directory / name
-        self.trainable.set(self.optimizer.parameters)
-        named = self.trainable.weights.items()
-        weights = {name: weight.detach().numpy() for name, weight in named}
-        if self.config.method == "lora":
-            save_adapter(where, weights, self.config.lora, self._base)
-        else:
-            is_tied = self.trainable.has_tied_head
-            save_whole(where, weights, self._directory, has_tied_head=is_tied)
-        drop_old_adapters(self.files.directory, self.config.checkpoint.keep)
-
-
 def _train(
     config: TrainConfig,
-    trials: Sequence[_Trial],
+    trials: Sequence[Trial],
     pool: ModelPool,
     samples: Sequence[Sample],
     judge: Evaluator,
@@ -196,7 +159,9 @@ def _train(
         for trial in trials:
             if trial.optimizer.step == 0 and judge.has_tests:
                 show.note(f"before: {figures(_judged(trial, judge))}")
-            if trial.optimizer.step == steps and not trial.is_finished:  # cut, or removed since
+            if trial.optimizer.step == steps and not is_finished(
+                trial.files, trial.optimizer, steps
+            ):  # it was cut, or its result was removed since
                 _judged(trial, judge, is_result=True)
                 trial.save("final")
         reports = training_steps(
@@ -211,12 +176,12 @@ def _train(
         )
         try:
             for report in reports:
-                _end_step(config, trials, report, judge, show, is_cancelled=lock.is_cancelled)
+                _end_step(config, trials, report, judge, show)
                 if lock.is_cancelled:
                     break
+            _finish_states(trials)
         except PacelineError:
-            for trial in trials:
-                trial.keep_state()
+            _finish_states(trials)
             raise
         except OSError as error:
             step = min(trial.optimizer.step for trial in trials)
@@ -224,16 +189,23 @@ def _train(
                 f"step {step} could not be written to {config.out}: {error.strerror or error}. "
                 f"Make room, then continue with paceline train resume {config.out}"
             ) from error
+        finally:
+            for trial in trials:
+                trial.states.wait()
+
+
+def _finish_states(trials: Sequence[Trial]) -> None:
+    """Wait until the last state of every model is written."""
+    for trial in trials:
+        trial.states.finish(trial.optimizer)
 
 
 def _end_step(
     config: TrainConfig,
-    trials: Sequence[_Trial],
+    trials: Sequence[Trial],
     report: StepReport,
     judge: Evaluator,
     show: StepDisplay,
-    *,
-    is_cancelled: bool,
 ) -> None:
     """Evaluate, and write what is due after a step."""
     trial = trials[report.trial]
@@ -244,14 +216,13 @@ def _end_step(
     if at_end or report.step % config.checkpoint.every == 0:
         trial.save("final" if at_end else step_name(report.step))
     # Last, because a resumed run repeats what comes after its last state.
-    if report.step % config.checkpoint.state_every == 0 or at_end or is_cancelled:
-        trial.keep_state()
+    trial.states.after_step(trial.optimizer)
     show.step(report)
     if measured:
         show.note(f"step {report.step}{_which(report, trials)}: {figures(measured)}")
 
 
-def _judged(trial: _Trial, judge: Evaluator, *, is_result: bool = False) -> dict[str, float]:
+def _judged(trial: Trial, judge: Evaluator, *, is_result: bool = False) -> dict[str, float]:
     """Return the metrics of a model's weights.
 
     Raises:
@@ -269,19 +240,25 @@ def _judged(trial: _Trial, judge: Evaluator, *, is_result: bool = False) -> dict
     return measured
 
 
-def _which(report: StepReport, trials: Sequence[_Trial]) -> str:
+def _which(report: StepReport, trials: Sequence[Trial]) -> str:
     return f" of trial {report.trial}" if len(trials) > 1 else ""
 
 
-def _opening(config: TrainConfig, trials: Sequence[_Trial], samples: Sequence[Sample]) -> str:
-    done = trials[0].optimizer.step
+def _opening(
+    config: TrainConfig,
+    starts: Sequence[StartPoint],
+    states: Sequence[AdamW | None],
+    samples: Sequence[Sample],
+) -> str:
+    done = 0 if states[0] is None else states[0].step
     going_on = f"continuing after step {done}" if done else "starting"
-    workers, models = config.workers, f"{len(trials)} models in turn, " if len(trials) > 1 else ""
+    workers, models = config.workers, f"{len(states)} models in turn, " if len(states) > 1 else ""
+    trained = f"{starts[0].layout.size:,} trained weights" if starts else "all weights trained"
     return (
         f"{going_on}: {models}{config.method} of {config.model}, "
-        f"{trials[0].trainable.size:,} trained weights, "
-        f"{len(samples):,} samples, {config.optimizer.steps} steps of {config.optimizer.batch} in "
-        f"{config.num_chunks} chunks, {workers.count} workers, scheme {workers.scheme}"
+        f"{trained}, {len(samples):,} samples, {config.optimizer.steps} steps of "
+        f"{config.optimizer.batch} in {config.num_chunks} chunks, "
+        f"{workers.count} workers, scheme {workers.scheme}"
     )
 
 

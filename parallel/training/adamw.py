@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float32]
 _EPS = 1e-8
+_BLOCK = 1 << 18
+"""Numbers that are computed at a time: a few temporary blocks of them fit a core's cache."""
 
 
 @dataclass(slots=True)
@@ -39,15 +41,17 @@ class AdamW:
             FloatingPointError: a parameter or a moment would not be finite; nothing was changed.
         """
         num_updates = self.step - self.num_skipped + 1
-        one = np.float32(1)
+        one, b1, b2 = np.float32(1), np.float32(beta1), np.float32(beta2)
+        first, second, parameters = (np.empty_like(self.parameters) for _ in range(3))
         with np.errstate(all="ignore"):
-            b1, b2 = np.float32(beta1), np.float32(beta2)
-            first: Vector = b1 * self.first + (one - b1) * gradient
-            second: Vector = b2 * self.second + (one - b2) * gradient * gradient
-            mean = first / np.float32(1 - beta1**num_updates)
-            spread = np.sqrt(second / np.float32(1 - beta2**num_updates)) + np.float32(_EPS)
-            kept = self.parameters * np.float32(1 - lr * weight_decay)
-            parameters: Vector = kept - np.float32(lr) * (mean / spread)
+            for part in _blocks(len(gradient)):  # temporary vectors stay small
+                grad = gradient[part]
+                first[part] = b1 * self.first[part] + (one - b1) * grad
+                second[part] = b2 * self.second[part] + (one - b2) * grad * grad
+                mean = first[part] / np.float32(1 - beta1**num_updates)
+                spread = np.sqrt(second[part] / np.float32(1 - beta2**num_updates))
+                kept = self.parameters[part] * np.float32(1 - lr * weight_decay)
+                parameters[part] = kept - np.float32(lr) * (mean / (spread + np.float32(_EPS)))
         if not all(map(is_finite, (first, second, parameters))):
             raise FloatingPointError("the update is not finite")
         self.parameters, self.first, self.second = parameters, first, second
@@ -64,6 +68,11 @@ def is_finite(vector: Vector) -> bool:
     # A float64 sum of float32 numbers cannot overflow, and needs no second vector.
     with np.errstate(invalid="ignore"):
         return math.isfinite(vector.sum(dtype=np.float64))
+
+
+def _blocks(size: int) -> list[slice]:
+    """Return slices that cut a vector into blocks of a bounded size."""
+    return [slice(first, first + _BLOCK) for first in range(0, size, _BLOCK)]
 
 
 def learning_rate(step: int, *, num_steps: int, peak: float, warmup: float, schedule: str) -> float:
@@ -90,7 +99,10 @@ def learning_rate(step: int, *, num_steps: int, peak: float, warmup: float, sche
 def clipped(gradient: Vector, max_norm: float | None) -> tuple[Vector, float]:
     """Return the gradient scaled to at most `max_norm`, if there is one, and its norm before."""
     with np.errstate(over="ignore", invalid="ignore"):
-        norm = float(np.sqrt(np.square(gradient, dtype=np.float64).sum()))
+        squares = (
+            np.square(gradient[part], dtype=np.float64).sum() for part in _blocks(len(gradient))
+        )
+        norm = math.sqrt(sum(map(float, squares)))
     if max_norm is None or norm <= max_norm or not math.isfinite(norm):
         return gradient, norm
     return gradient * np.float32(max_norm / norm), norm

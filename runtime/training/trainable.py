@@ -13,11 +13,12 @@ from transformers import PreTrainedModel
 from parallel.training.choices import among_choices
 from parallel.training.lora import add_lora
 from runtime.errors import ConfigError
-from runtime.training.adapters.base_model import has_tied_head, load_model
+from runtime.training.adapters.base_model import has_tied_head, load_model, load_shapes
 from runtime.training.chunk_work import Vector
 from runtime.training.job.job_config import LoraConfig, TrainConfig
 from runtime.training.token_rows import TokenRows
 from runtime.training.training_data import Sample
+from runtime.training.weight_layout import StartPoint, WeightLayout
 
 
 class Trainable:
@@ -57,15 +58,22 @@ class Trainable:
         packs = config.data.batching == "packed"
         return cls(model.to(device), weights, device, config.precision, packs=packs)
 
-    @property
-    def size(self) -> int:
-        """Number of trained weights."""
-        return sum(weight.numel() for weight in self.weights.values())
+    @classmethod
+    def adapter(cls, directory: Path, config: TrainConfig) -> "Trainable":
+        """Return the adapter alone, on a model without weights: it cannot compute.
+
+        Raises:
+            ConfigError: the model has no layers of the configured names.
+        """
+        model = load_shapes(directory)
+        return cls(model, lora_weights(model, config.lora, config.seed), "cpu")
 
     @property
-    def has_tied_head(self) -> bool:
-        """Whether the model's head is its embedding."""
-        return has_tied_head(self.model)
+    def start_point(self) -> StartPoint:
+        """What is trained, and its values now."""
+        shapes = {name: tuple(weight.shape) for name, weight in self.weights.items()}
+        layout = WeightLayout(shapes=shapes, has_tied_head=has_tied_head(self.model))
+        return StartPoint(layout=layout, parameters=self.get())
 
     def get(self) -> Vector:
         """Return the weights."""

@@ -71,7 +71,7 @@ class BatchGradient:
     """The sums over a step's batch."""
 
     total: Vector
-    """Sum of the tokens' loss gradients."""
+    """Sum of the tokens' loss gradients; the step scales it in place."""
     loss_sum: float
     num_tokens: int
     not_finite: Sequence[str] = ()
@@ -121,7 +121,9 @@ def make_step(optimizer: AdamW, batch: BatchGradient, config: TrainConfig) -> St
     settings = config.optimizer
     count = max(batch.num_tokens, 1)
     loss = batch.loss_sum / count
-    gradient, norm = clipped(batch.total / np.float32(count), settings.clip)
+    gradient = batch.total
+    gradient /= np.float32(count)
+    gradient, norm = clipped(gradient, settings.clip)
     lr = learning_rate(
         optimizer.step,
         num_steps=settings.steps,

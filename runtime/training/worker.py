@@ -18,6 +18,7 @@ from runtime.training.job.faults_config import FaultsConfig
 from runtime.training.job.job_config import TrainConfig
 from runtime.training.trainable import Trainable
 from runtime.training.training_data import Sample
+from runtime.training.weight_layout import StartPoint
 
 _FOREVER_S = 1e6
 
@@ -62,6 +63,10 @@ class TrainWorker:
             loss_sum=self._loss_sum,
             seconds=time.perf_counter() - start_s,
         )
+
+    def start_point(self) -> StartPoint:
+        """Return what is trained, and its values at the start; call it before any work."""
+        return self._trainable.start_point
 
     def correct(self, parameters: Vector, groups: list[list[Sample]], right: list[int]) -> float:
         """Return for how many groups of alternatives the right one is the likeliest.

@@ -130,7 +130,9 @@ class CheckpointConfig:
     keep: Annotated[int | None, Range(least=1), Unset("all")] = None
     """Adapters of steps to keep, the last ones."""
     state_every: Positive = 1
-    """Steps between two states from which a run resumes."""
+    """Steps between two states from which a run resumes. States are written beside the training."""
+    state_every_s: Annotated[float | None, Range(above=0), Unset("off")] = None
+    """Seconds after which a state is written in any case."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

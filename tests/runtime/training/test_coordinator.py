@@ -1,15 +1,29 @@
 """The coordinator against slow, hanging and dying workers: the same bits, whatever happens."""
 
 import random
+import tracemalloc
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from parallel.training.adamw import AdamW, clipped, learning_rate
+from parallel.training.adamw import AdamW, Vector, clipped, learning_rate
 from parallel.training.sampler import split_evenly, step_samples
 from runtime.errors import PeerLost
-from tests.support.worker_pools import NUM_SAMPLES, SIZE, FakePool, gradient, make_config, train
+from runtime.training.chunk_work import ChunkResult
+from runtime.training.coordinator import OrderedSums, QueueCoordinator
+from runtime.training.worker_pool import Arrived, WorkerLost
+from tests.support import worker_pools
+from tests.support.worker_pools import (
+    NUM_SAMPLES,
+    SAMPLE_SIZES,
+    SIZE,
+    FakePool,
+    gradient,
+    make_config,
+    train,
+)
 
 
 def serial(steps: int) -> tuple[AdamW, list[float]]:
@@ -127,3 +141,64 @@ def test_the_optimizer_is_torch_s() -> None:
         theirs.grad = torch.from_numpy(grad)
         reference.step()
     np.testing.assert_allclose(ours.parameters, theirs.detach().numpy(), atol=1e-6)
+
+
+class LargePool(FakePool):
+    """Workers whose gradients are long vectors, made as they are returned."""
+
+    def wait(self, timeout_s: float) -> list[Arrived[ChunkResult] | WorkerLost]:
+        events = super().wait(timeout_s)
+        return [
+            replace(event, result=replace(event.result, gradient=np.ones(LONG, dtype=np.float32)))
+            if isinstance(event, Arrived)
+            else event
+            for event in events
+        ]
+
+
+LONG = 1 << 20
+
+
+@pytest.mark.parametrize("slow", [0.0, 0.3])
+def test_a_step_of_many_chunks_holds_few_vectors(
+    slow: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short_gradient(parameters: Vector, samples: Sequence[int]) -> tuple[Vector, float]:
+        return np.ones(1, dtype=np.float32), float(len(samples) + parameters[0])
+
+    monkeypatch.setattr(worker_pools, "gradient", short_gradient)
+    config = make_config(steps=3, workers=2)
+    config = replace(config, optimizer=replace(config.optimizer, batch=64))
+    assert config.num_chunks == 32
+    pool = LargePool(size=2, rng=random.Random(1), slow=slow)
+    tracemalloc.start()
+    try:
+        optimizer = AdamW.start(np.zeros(LONG, dtype=np.float32))
+        coordinator = QueueCoordinator(config, optimizer, pool, SAMPLE_SIZES, pool)
+        for _ in range(config.optimizer.steps):
+            kept = replace(optimizer)  # as a state that is being written
+            coordinator.step()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept.step == optimizer.step - 1
+    assert peak < 10.6 * optimizer.parameters.nbytes  # ten vectors, and what is short
+    assert np.array_equal(optimizer.parameters, np.full(LONG, optimizer.parameters[0]))
+
+
+def test_workers_run_at_most_two_chunks_each_ahead_of_the_first_that_is_missing() -> None:
+    pool = FakePool(size=4, rng=random.Random(5), slow=0.2)
+    config = make_config(steps=8)
+    config = replace(config, optimizer=replace(config.optimizer, batch=64))
+    waiting = []
+    added = OrderedSums.add
+
+    def watched(self: OrderedSums, chunk: int, result: ChunkResult) -> None:
+        added(self, chunk, result)
+        waiting.append(self.most_waiting)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OrderedSums, "add", watched)
+        train(pool, config)
+    assert len(waiting) == 8 * config.num_chunks
+    assert 1 < max(waiting) < 2 * pool.size

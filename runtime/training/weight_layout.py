@@ -1,0 +1,38 @@
+"""Where each trained weight is in the vector of all of them."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from parallel.training.adamw import Vector
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightLayout:
+    """Names and shapes of the weights, in their order in the vector."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    has_tied_head: bool
+    """Whether the model's head is its embedding."""
+
+    @property
+    def size(self) -> int:
+        """Number of trained weights."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    def split(self, vector: Vector) -> dict[str, Vector]:
+        """Return the weights by name, without a copy."""
+        weights, first = {}, 0
+        for name, shape in self.shapes.items():
+            stop = first + math.prod(shape)
+            weights[name] = vector[first:stop].reshape(shape)
+            first = stop
+        return weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartPoint:
+    """What a job trains, and the values that it starts from."""
+
+    layout: WeightLayout
+    parameters: Vector
