@@ -1,15 +1,20 @@
 """Low-rank adapters (Hu et al., arXiv 2106.09685) on the linear layers of any torch model."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_Number = TypeVar("_Number", int, float)
+
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer plus a trained low-rank update: x W^T + b + (alpha / r) x A^T B^T."""
+    """A frozen linear layer plus a trained low-rank update: x W^T + b + scale x A^T B^T."""
 
     def __init__(
         self,
@@ -18,11 +23,14 @@ class LoraLinear(nn.Module):
         alpha: float,
         generator: torch.Generator,
         dropout: float = 0.0,
+        *,
+        rank_stabilized: bool = False,
     ) -> None:
         """Start as the layer alone: A is uniform as in `nn.Linear`, B is 0.
 
         A: [rank, in_features], B: [out_features, rank], both float32. `dropout` is the share of the
-        inputs that the update does not see, in training mode.
+        inputs that the update does not see, in training mode. The scale is alpha / rank, or
+        alpha / sqrt(rank) if rank-stabilized (Kalajdzievski, arXiv 2312.03732).
         """
         super().__init__()
         self.base = base.requires_grad_(requires_grad=False)
@@ -30,7 +38,7 @@ class LoraLinear(nn.Module):
         start = (torch.rand((rank, base.in_features), generator=generator) * 2 - 1) * bound
         self.lora_A = nn.Parameter(start)
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank))
-        self._scale = alpha / rank
+        self._scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
         self._dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,14 +56,28 @@ def add_lora(
     alpha: float,
     seed: int,
     dropout: float = 0.0,
+    rank_stabilized: bool = False,
+    ranks: Mapping[str, int] = MappingProxyType({}),
+    alphas: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, nn.Parameter]:
     """Put adapters on every linear layer whose name ends with one of `targets`; freeze the rest.
+
+    Args:
+        model: changed in place.
+        targets: last parts of layers' names.
+        rank: rank of the updates.
+        alpha: alpha of the updates.
+        seed: draws the first values of A.
+        dropout: share of the inputs that an update does not see, in training mode.
+        rank_stabilized: whether the scale is alpha / sqrt(rank).
+        ranks: other ranks, by regular expressions for the end of a layer's name, as in peft.
+        alphas: other alphas, by such expressions.
 
     Returns:
         The adapters' weights, as `model.layers.0.self_attn.q_proj.lora_A`.
 
     Raises:
-        ValueError: no layer has one of the names.
+        ValueError: no layer has one of the names, or fits one of the expressions.
     """
     model.requires_grad_(requires_grad=False)
     generator = torch.Generator().manual_seed(seed)
@@ -65,14 +87,52 @@ def add_lora(
         if isinstance(module, nn.Linear) and name.rpartition(".")[2] in targets
     ]
     check_targets(model, targets)
+    names = [name for name, _ in found]
+    rank_of = _matched(names, ranks, rank)
+    alpha_of = _matched(names, alphas, alpha)
     weights: dict[str, nn.Parameter] = {}
     for name, module in found:
         parent, _, last = name.rpartition(".")
-        adapter = LoraLinear(module, rank, alpha, generator, dropout)
+        adapter = LoraLinear(
+            module,
+            rank_of[name],
+            alpha_of[name],
+            generator,
+            dropout,
+            rank_stabilized=rank_stabilized,
+        )
         setattr(model.get_submodule(parent), last, adapter)
         weights[f"{name}.lora_A"] = adapter.lora_A
         weights[f"{name}.lora_B"] = adapter.lora_B
     return weights
+
+
+def _matched(
+    names: Sequence[str], patterns: Mapping[str, _Number], default: _Number
+) -> dict[str, _Number]:
+    """Return each layer's number: that of the first pattern that fits its name, as peft chooses.
+
+    Raises:
+        ValueError: a pattern is no regular expression, or the first one for no name.
+    """
+    chosen = dict.fromkeys(names, default)
+    unused = dict.fromkeys(patterns)
+    for name in names:
+        for pattern, number in patterns.items():
+            try:
+                fits = re.match(rf"(.*\.)?({pattern})$", name)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+            if fits:
+                chosen[name] = number
+                unused.pop(pattern, None)
+                break
+    if unused:
+        raise ValueError(
+            f"{', '.join(map(repr, unused))} decides about no layer: it fits none that has an "
+            "adapter, or an earlier pattern fits first"
+        )
+    return chosen
 
 
 def check_targets(model: nn.Module, targets: Sequence[str]) -> None:

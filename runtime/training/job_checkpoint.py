@@ -18,8 +18,9 @@ from runtime.errors import ConfigError
 from runtime.files.documents import read_text
 from runtime.files.strict_json import parse_json, read_json_object
 from runtime.files.vector_file import write_vectors
+from runtime.training.adapters.saving import step_name
 from runtime.training.choose import Choice
-from runtime.training.job.job_config import TrainConfig
+from runtime.training.job.job_config import SHARED_SEED, TrainConfig
 from runtime.training.job.job_lock import LOCK
 from runtime.training.training_step import StepReport
 
@@ -98,15 +99,26 @@ class JobFiles:
             _replace_text(settings, wanted)
             return True
         found = {"base": self._base_digest} | _read_settings(settings)  # older jobs have no base
-        if found != parse_json(wanted, finite=False) and not self._has_trained:
+        mine = parse_json(wanted, finite=False)
+        if found != mine and not self._has_trained:
             _replace_text(settings, wanted)  # no step was made, so nothing depends on it
-        elif found != parse_json(wanted, finite=False):
-            changed = _changed(found, parse_json(wanted, finite=False))
+        elif found != mine and self._config.method != SHARED_SEED and _has_more_steps(found, mine):
+            self._extend(found["optimizer"]["steps"])
+            _replace_text(settings, wanted)
+        elif found != mine:
+            changed = _changed(found, mine)
             raise ConfigError(
                 f"{self.directory} holds a run with other settings or data ({changed}): give those "
                 "back, or name another out"
             )
         return False
+
+    def _extend(self, num_steps: int) -> None:
+        """Keep the result of a finished run as the adapter of its last step."""
+        final = self.directory / "final"
+        kept = self.directory / step_name(num_steps)
+        if final.is_dir() and not kept.exists():
+            final.replace(kept)
 
     def save_state(self, optimizer: AdamW) -> None:
         """Write the state; the previous one stays until this one is complete."""
@@ -234,6 +246,14 @@ def _digest(tensors: Mapping[str, Vector]) -> str:
 def _sync(file: Path) -> None:
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
+
+
+def _has_more_steps(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Return whether settings differ in their steps alone, and have more of them."""
+    before, after = (dict(settings.get("optimizer", {})) for settings in (found, wanted))
+    old, new = before.pop("steps", None), after.pop("steps")
+    same = found | {"optimizer": before} == wanted | {"optimizer": after}
+    return same and isinstance(old, int) and new > old
 
 
 def _changed(old: object, new: object, name: str = "") -> str:

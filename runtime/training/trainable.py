@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from parallel.training.choices import among_choices
-from parallel.training.lora import add_lora
+from parallel.training.lora import add_lora, check_targets
 from runtime.errors import ConfigError
 from runtime.training.adapters.base_model import has_tied_head, load_model, load_shapes
 from runtime.training.chunk_work import Vector
@@ -156,6 +156,10 @@ class Trainable:
 def lora_weights(model: nn.Module, config: LoraConfig, seed: int) -> dict[str, nn.Parameter]:
     """Add the configured adapters to a model; raise ConfigError if it has no such layers."""
     try:
+        check_targets(model, config.targets)
+    except ValueError as error:
+        raise ConfigError(f"`lora.targets`: {error}") from error
+    try:
         return add_lora(
             model,
             config.targets,
@@ -163,9 +167,12 @@ def lora_weights(model: nn.Module, config: LoraConfig, seed: int) -> dict[str, n
             alpha=config.alpha,
             seed=seed,
             dropout=config.dropout,
+            rank_stabilized=config.rank_stabilized,
+            ranks=config.rank_pattern,
+            alphas=config.alpha_pattern,
         )
     except ValueError as error:
-        raise ConfigError(f"`lora.targets`: {error}") from error
+        raise ConfigError(f"`lora.rank_pattern`, `lora.alpha_pattern`: {error}") from error
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from string import Formatter
 from parallel.training.gradient_coding.queue_schedules import ChunkTimes
 from parallel.training.gradient_coding.schemes import smallest_batch
 from runtime.errors import ConfigError
-from runtime.training.job.job_config import SHARED_SEED, DataConfig, TrainConfig
+from runtime.training.job.job_config import SHARED_SEED, DataConfig, LoraConfig, TrainConfig
 from runtime.training.job.shared_seed_settings import check_shared_seed
 
 _FEWEST_WORDS = 2
@@ -26,6 +26,7 @@ def check_config(config: TrainConfig) -> None:
     _check_numbers(config)
     check_data(config.data)
     if config.method == SHARED_SEED:
+        _check_shared_seed_adapter(config.lora)
         check_shared_seed(config.shared_seed, decays=config.optimizer.weight_decay > 0)
     else:
         _check_scheme(config)
@@ -98,6 +99,12 @@ def _check_numbers(config: TrainConfig) -> None:
         raise ConfigError(
             f"`workers.min` is {workers.min}: it must be at most `workers.count`, {workers.count}"
         )
+
+
+def _check_shared_seed_adapter(lora: LoraConfig) -> None:
+    for name in ("rank_stabilized", "rank_pattern", "alpha_pattern"):
+        if getattr(lora, name):
+            raise ConfigError(f"`lora.{name}` is for method lora: leave it out with shared-seed")
 
 
 def _check_scheme(config: TrainConfig) -> None:

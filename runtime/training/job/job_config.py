@@ -64,6 +64,12 @@ class LoraConfig:
     alpha: AboveZero = 16.0
     targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
     """Names of the linear layers that get adapters."""
+    rank_stabilized: bool = False
+    """Scale updates by alpha / sqrt(rank) in place of alpha / rank (rsLoRA)."""
+    rank_pattern: dict[str, Positive] = field(default_factory=dict)
+    """Other ranks, by regular expressions for the end of a layer's name, as in peft."""
+    alpha_pattern: dict[str, AboveZero] = field(default_factory=dict)
+    """Other alphas, by such expressions."""
     dropout: ShareBelowOne = 0.0
     """Share of a layer's inputs that the update does not see in training."""
 
@@ -234,6 +240,9 @@ class TrainConfig:
         whole["data"]["limit"] = self.data.limit or 0  # as older jobs write it, which may resume
         if self.data.batching == "padded" or self.method == SHARED_SEED:
             del whole["data"]["batching"]  # what older jobs did, and shared-seed jobs do
+        for name in ("rank_stabilized", "rank_pattern", "alpha_pattern"):
+            if not whole["lora"][name]:
+                del whole["lora"][name]  # older jobs do not have it
         if not self.data.among_choices:
             del whole["data"]["among_choices"]  # older jobs do not have the key, and may resume
         if self.method != SHARED_SEED:

@@ -80,3 +80,33 @@ def test_a_name_that_no_layer_has_is_rejected_with_the_names_there_are() -> None
         add_lora(TwoLayers(), ["q_proj", "k_proj", "v_proj"], rank=2, alpha=2, seed=0)
     with pytest.raises(ValueError, match="called anything"):
         add_lora(TwoLayers(), [], rank=2, alpha=2, seed=0)
+
+
+def test_the_first_pattern_that_fits_a_layer_gives_its_rank_and_alpha() -> None:
+    model = TwoLayers()
+    weights = add_lora(
+        model, ["q_proj", "o_proj"], rank=2, alpha=4, seed=0, rank_stabilized=True,
+        ranks={"o_.*": 5, ".*": 2}, alphas={"q_proj": 9.0},
+    )  # fmt: skip
+    assert weights["q_proj.lora_A"].shape == (2, 4)
+    assert weights["o_proj.lora_A"].shape == (5, 6)
+    with torch.no_grad():
+        weights["q_proj.lora_B"].copy_(torch.randn(6, 2))
+    adapter = model.get_submodule("q_proj")
+    assert isinstance(adapter, LoraLinear)
+    x = torch.randn(3, 4)
+    scale = 9.0 / 2**0.5
+    update = scale * weights["q_proj.lora_B"] @ weights["q_proj.lora_A"]
+    torch.testing.assert_close(adapter(x), adapter.base(x) + x @ update.T)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [("k_proj", "'k_proj' decides about no layer"), ("(", "is no regular expression")],
+)
+def test_a_pattern_that_fits_no_layer_is_rejected(pattern: str, message: str) -> None:
+    for patterns in ({"ranks": {pattern: 3}}, {"alphas": {pattern: 3}}):
+        with pytest.raises(ValueError, match=message):
+            add_lora(TwoLayers(), ["q_proj"], rank=2, alpha=2, seed=0, **patterns)  # type: ignore[arg-type]  # either of them
+    with pytest.raises(ValueError, match="'q_proj' decides about no layer"):
+        add_lora(TwoLayers(), ["q_proj"], rank=2, alpha=2, seed=0, ranks={"q.*": 1, "q_proj": 3})

@@ -155,3 +155,21 @@ def test_a_whole_model_keeps_all_its_chat_templates(tmp_path: Path) -> None:
     before, after = (AutoTokenizer.from_pretrained(folder).chat_template for folder in (base, made))
     assert after == before
     assert after.keys() == {"default", "tool_use"}
+
+
+def test_a_finished_run_may_get_more_steps_and_no_fewer(tmp_path: Path) -> None:
+    run_into(tmp_path, 12)
+    (tmp_path / "final").mkdir()
+    config = make_config()
+    longer = replace(config, optimizer=replace(config.optimizer, steps=20))
+    state = JobFiles(tmp_path, longer).open()
+    assert state is not None
+    assert state.step == 12
+    assert not (tmp_path / "final").exists()  # it is no end any more
+    assert (tmp_path / "step-000012").is_dir()
+    assert json.loads((tmp_path / "job.json").read_text())["optimizer"]["steps"] == 20
+    with pytest.raises(ConfigError, match=r"optimizer.steps: 20 became 12"):
+        JobFiles(tmp_path, config).open()
+    faster = replace(longer, optimizer=replace(longer.optimizer, steps=30, lr=0.5))
+    with pytest.raises(ConfigError, match=r"optimizer.lr: 0.05 became 0.5"):
+        JobFiles(tmp_path, faster).open()

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from parallel.training.sampler import step_samples
+from runtime.training.adapters.merge import merge_adapter
+from runtime.training.adapters.saving import save_adapter
 from runtime.training.job.job_config import (
     DataConfig,
     LoraConfig,
@@ -41,12 +43,27 @@ def samples() -> list[Sample]:
     ]
 
 
-def job(method: Method, batching: Batching = "grouped") -> TrainConfig:
+KINDS = {
+    "plain": LoraConfig(rank=4, alpha=8.0, targets=TARGETS),
+    "rank-stabilized": LoraConfig(rank=4, alpha=8.0, targets=TARGETS, rank_stabilized=True),
+    "patterns": LoraConfig(
+        rank=4,
+        alpha=8.0,
+        targets=TARGETS,
+        rank_pattern={"q_proj": 2, r"layers\.1\.mlp\.down_proj": 6},
+        alpha_pattern={"layers.[02].self_attn.v_proj": 3.0},
+    ),
+}
+
+
+def job(
+    method: Method, batching: Batching = "grouped", lora: LoraConfig = KINDS["plain"]
+) -> TrainConfig:
     return TrainConfig(
         method=method,
         seed=4,
         data=DataConfig(batching=batching),
-        lora=LoraConfig(rank=4, alpha=8.0, targets=TARGETS),
+        lora=lora,
         optimizer=OptimizerConfig(
             steps=STEPS, batch=6, microbatch=2, lr=3e-3, warmup=0.0, schedule="constant",
             weight_decay=0.1,
@@ -84,7 +101,14 @@ def reference_losses(directory: Path, config: TrainConfig) -> list[float]:
 def with_adapter(model: PreTrainedModel, directory: Path, config: TrainConfig) -> PreTrainedModel:
     """Add peft's adapter, with the weights that ours starts from."""
     lora = config.lora
-    settings = peft.LoraConfig(r=lora.rank, lora_alpha=int(lora.alpha), target_modules=lora.targets)
+    settings = peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=int(lora.alpha),
+        target_modules=lora.targets,
+        use_rslora=lora.rank_stabilized,
+        rank_pattern=lora.rank_pattern,
+        alpha_pattern=lora.alpha_pattern,
+    )
     adapted = peft.get_peft_model(model, settings)
     state = {
         f"base_model.model.{name}.default.weight": weight.detach()
@@ -121,6 +145,31 @@ def test_ten_losses_are_those_of_peft_and_torch(tiny: Path, method: Method) -> N
     for batching in ("padded", "grouped", "packed"):
         _, losses = train_here(tiny, job(method, batching), samples())
         assert losses == pytest.approx(wanted, abs=1e-4), batching
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "plain"])
+def test_other_adapters_train_like_peft_s_and_are_loaded_by_peft(
+    tiny: Path, tmp_path: Path, kind: str
+) -> None:
+    config = job("lora", lora=KINDS[kind])
+    wanted = reference_losses(tiny, config)
+    assert abs(wanted[-1] - reference_losses(tiny, job("lora"))[-1]) > 1e-3  # it is another adapter
+    optimizer, losses = train_here(tiny, config, samples())
+    assert losses == pytest.approx(wanted, abs=1e-4)
+    trainable = Trainable.load(tiny, config)
+    trainable.set(optimizer.parameters)
+    weights = trainable.start_point.layout.split(optimizer.parameters)
+    save_adapter(tmp_path / "adapter", weights, config.lora, str(tiny))
+    plain = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    adapted = peft.PeftModel.from_pretrained(plain, tmp_path / "adapter")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.inference_mode():
+        found, ours = adapted(ids).logits, trainable.model(ids).logits
+    torch.testing.assert_close(found, ours, atol=1e-5, rtol=1e-5)
+    merge_adapter(tmp_path / "adapter", tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    with torch.inference_mode():
+        torch.testing.assert_close(merged(ids).logits, ours, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow

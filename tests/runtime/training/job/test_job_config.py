@@ -112,6 +112,23 @@ def test_what_is_kept_is_read_again_from_anywhere(tmp_path: Path) -> None:
         ),
         (GOOD, ["precision=float16"], "precision is 'float16': choose one of float32, bfloat16"),
         (GOOD, ["lora.dropout=1.0"], r"lora.dropout is 1.0: it must be at least 0 and below 1"),
+        (
+            GOOD,
+            ["method=shared-seed", "lora.rank_stabilized=true"],
+            "lora.rank_stabilized is for method lora",
+        ),
+        (
+            GOOD,
+            ["lora.rank_pattern.q_proj=0"],
+            "lora.rank_pattern.q_proj is 0: it must be at least 1",
+        ),
+        (GOOD, ["data.batching=random"], "choose one of padded, grouped, packed"),
+        (GOOD, ["on_nonfinite=ignore"], "choose one of stop, skip"),
+        (
+            GOOD,
+            ["checkpoint.state_every_s=0"],
+            "checkpoint.state_every_s is 0.0: it must be above 0",
+        ),
         (GOOD, ["workers.empty_after_s=0"], "must be above 0"),
         (GOOD, ["workers.patience=0"], "must be above 0"),
     ],
