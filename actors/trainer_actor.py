@@ -8,10 +8,10 @@ from runtime.distillation.draft_follow import FollowEvent, FollowJob, run_follow
 from runtime.distillation.draft_job import DraftJob, JobEvent, run_job
 from runtime.distillation.layer_search import SearchJob, run_search
 from runtime.rank.group_models import NamedModel, on_this_node
+from runtime.training.adapters.weight_layout import StartPoint
 from runtime.training.chunk_work import ChunkResult, ChunkWork, Vector
 from runtime.training.job.job_config import TrainConfig
 from runtime.training.training_data import Sample
-from runtime.training.weight_layout import StartPoint
 from runtime.training.worker import TrainWorker
 
 

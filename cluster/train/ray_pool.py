@@ -12,11 +12,11 @@ from cluster.network.ray_errors import is_loss, result_of
 from parallel.training.adamw import Vector
 from runtime.clock import MonotonicClock
 from runtime.errors import PacelineError, PeerTimeout
+from runtime.training.adapters.weight_layout import StartPoint
 from runtime.training.chunk_work import ChunkResult, ChunkWork
 from runtime.training.evaluation import evaluate
 from runtime.training.job.job_config import TrainConfig
 from runtime.training.training_data import Sample
-from runtime.training.weight_layout import StartPoint
 from runtime.training.worker_pool import Arrived, WorkerLost
 
 _START_TIMEOUT_S = 300.0

@@ -27,6 +27,7 @@ from runtime.errors import PacelineError
 from runtime.models.checkpoint import resolve_model
 from runtime.models.tokenizer import Tokenizer
 from runtime.training.adapters.saving import step_name
+from runtime.training.adapters.weight_layout import StartPoint
 from runtime.training.job.config_file import keep_config, kept_config, load_config
 from runtime.training.job.job_config import SHARED_SEED, TrainConfig
 from runtime.training.job.job_lock import JobLock
@@ -36,7 +37,6 @@ from runtime.training.scheme_plan import training_steps
 from runtime.training.shared_seed.shared_seed_job import model_digest
 from runtime.training.training_data import Sample, digest_of, read_examples
 from runtime.training.training_step import NotFiniteError, SampleSizes, StepReport
-from runtime.training.weight_layout import StartPoint
 
 _NOTES = Console(stderr=True, highlight=False)
 _ROOM_S = 10.0
@@ -81,6 +81,11 @@ def _run_gradients(
     )
     digests = {"data_digest": digest_of(samples), "base_digest": model_digest(directory).hex()}
     configs = [config.trial(number) for number in range(config.num_trials)]
+    starts: list[StartPoint] = []
+    if config.method == "lora":
+        starts = [adapter_start(directory, one) for one in configs]
+        if config.lora.start:
+            digests["start_digest"] = starts[0].digest
     files = [JobFiles(Path(one.out), one, **digests) for one in configs]
     states = [one.open() for one in files]
     keep_config(config)
@@ -88,9 +93,6 @@ def _run_gradients(
     if all(is_finished(*one, steps) for one in zip(files, states, strict=True)):
         _say(f"{config.out} is finished: it made its {steps} steps")
         return _report_end(files, as_json=as_json)
-    starts: list[StartPoint] = []
-    if config.method == "lora":
-        starts = [adapter_start(directory, one) for one in configs]
     if not as_json:
         show_samples(examples, samples, tokenizer)
     _say(_opening(config, starts, states, samples))

@@ -5,12 +5,13 @@ from pathlib import Path
 from parallel.training.adamw import AdamW
 from runtime.clock import MonotonicClock
 from runtime.errors import ConfigError
+from runtime.training.adapters.adapter_tensors import started_from
 from runtime.training.adapters.saving import drop_old_adapters, save_adapter, save_whole
+from runtime.training.adapters.weight_layout import StartPoint, WeightLayout
 from runtime.training.job.job_config import TrainConfig
 from runtime.training.job_checkpoint import JobFiles
 from runtime.training.state_writer import StateWriter
 from runtime.training.trainable import Trainable
-from runtime.training.weight_layout import StartPoint, WeightLayout
 
 
 class Trial:
@@ -73,9 +74,11 @@ def adapter_start(directory: Path, config: TrainConfig) -> StartPoint:
     """Return where an adapter starts, without loading the model's weights.
 
     Raises:
-        ConfigError: the model has no layers of the configured names.
+        ConfigError: the model has no layers of the configured names, or the adapter to start from
+            does not fit.
     """
-    return Trainable.adapter(directory, config).start_point
+    start = Trainable.adapter(directory, config).start_point
+    return started_from(start, config.lora) if config.lora.start else start
 
 
 def is_finished(files: JobFiles, state: AdamW | None, num_steps: int) -> bool:

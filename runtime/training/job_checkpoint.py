@@ -58,12 +58,17 @@ class JobFiles:
         *,
         data_digest: str = "",
         base_digest: str = "",
+        start_digest: str = "",
     ) -> None:
-        """Use a job's directory; the digests are of its samples and of its base's weights."""
+        """Use a job's directory.
+
+        The digests are of its samples, of its base's weights, and of the adapter it starts from.
+        """
         self.directory = directory
         self._config = config
         self._data_digest = data_digest
         self._base_digest = base_digest
+        self._start_digest = start_digest
 
     def open(self) -> AdamW | None:
         """Create the directory, or return the newest intact state in it.
@@ -89,6 +94,8 @@ class JobFiles:
             "samples": self._data_digest,
             "base": self._base_digest,
         }
+        if self._start_digest:
+            learning_part["start"] = self._start_digest
         wanted = json.dumps(learning_part, indent=2, sort_keys=True)
         if not settings.exists():
             unfinished = {LOCK, f"{settings.name}.new"}  # of a run that was cut at its start

@@ -14,11 +14,11 @@ from parallel.training.choices import among_choices
 from parallel.training.lora import add_lora, check_targets
 from runtime.errors import ConfigError
 from runtime.training.adapters.base_model import has_tied_head, load_model, load_shapes
+from runtime.training.adapters.weight_layout import StartPoint, WeightLayout
 from runtime.training.chunk_work import Vector
 from runtime.training.job.job_config import LoraConfig, TrainConfig
 from runtime.training.token_rows import TokenRows
 from runtime.training.training_data import Sample
-from runtime.training.weight_layout import StartPoint, WeightLayout
 
 
 class Trainable:

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from runtime.training.adapters.weight_layout import StartPoint
 from runtime.training.chunk_work import ChunkResult, ChunkWork, Vector
 from runtime.training.job.faults_config import FaultsConfig
 from runtime.training.job.job_config import TrainConfig
 from runtime.training.trainable import Trainable
 from runtime.training.training_data import Sample
-from runtime.training.weight_layout import StartPoint
 
 _FOREVER_S = 1e6
 

@@ -9,7 +9,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import (
     LoraConfig,
     PeftModel,
@@ -18,8 +17,6 @@ from peft import (
 )
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -27,11 +24,10 @@ from runtime.errors import ConfigError
 from runtime.models.checkpoint import resolve_model
 from runtime.models.tokenizer import Tokenizer
 from runtime.training.adapters.adapter_config import CONFIG_FILE, AdapterConfig, read_adapter_config
+from runtime.training.adapters.adapter_tensors import WEIGHTS_FILE, read_adapter_tensors
 from runtime.training.adapters.base_model import has_tied_head, load_model
 from runtime.training.adapters.saving import TOKENIZER_FILES, save_whole
 
-WEIGHTS_FILE = "adapter_model.safetensors"
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _ADAPTER = "default"
 _REFUSED = (ValueError, TypeError, RuntimeError, LookupError, AttributeError)
 """Errors of peft for settings that do not fit a model."""
@@ -91,35 +87,6 @@ def _own_tokenizer(adapter: Path, num_rows: int) -> Path | None:
     return adapter
 
 
-def read_adapter_tensors(adapter: Path) -> dict[str, Tensor]:
-    """Return the tensors in an adapter's directory.
-
-    Raises:
-        ConfigError: they are missing, damaged, of another dtype, or not finite; names the tensor.
-    """
-    file = adapter / WEIGHTS_FILE
-    if not file.is_file():
-        if (adapter / "adapter_model.bin").exists():
-            raise ConfigError(
-                f"{adapter / 'adapter_model.bin'} is a pickle, which can run code: load it with "
-                "peft and save it with save_pretrained, which writes safetensors"
-            )
-        raise ConfigError(f"{adapter} is not an adapter: it has no {WEIGHTS_FILE}")
-    try:
-        tensors: dict[str, Tensor] = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{file} is damaged: {error}") from error
-    for name, tensor in tensors.items():
-        if tensor.dtype not in _DTYPES:
-            raise ConfigError(
-                f"{file}: {name} is {_dtype(tensor)}: save the adapter in float32, bfloat16 or "
-                "float16"
-            )
-        if not tensor.isfinite().all():
-            raise ConfigError(f"{file}: {name} holds NaN or infinity: its training diverged")
-    return tensors
-
-
 def _adapted(
     model: PreTrainedModel, adapter: Path, settings: AdapterConfig, tensors: dict[str, Tensor]
 ) -> PeftModel:
@@ -170,7 +137,3 @@ def _refuse_tied(adapted: PeftModel, adapter: Path) -> None:
                 "merging would change both; name an untied copy of the base model in "
                 "base_model_name_or_path"
             )
-
-
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")

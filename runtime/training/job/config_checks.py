@@ -102,7 +102,7 @@ def _check_numbers(config: TrainConfig) -> None:
 
 
 def _check_shared_seed_adapter(lora: LoraConfig) -> None:
-    for name in ("rank_stabilized", "rank_pattern", "alpha_pattern"):
+    for name in ("rank_stabilized", "rank_pattern", "alpha_pattern", "start"):
         if getattr(lora, name):
             raise ConfigError(f"`lora.{name}` is for method lora: leave it out with shared-seed")
 

@@ -93,4 +93,5 @@ def _located(config: TrainConfig, base: Path) -> TrainConfig:
         for name in ("token_file", "tls_cert", "tls_key", "client_ca")
     }
     seeded = replace(seeded, **files)  # type: ignore[arg-type]  # all are texts
-    return replace(config, model=model, out=out, data=data, shared_seed=seeded)
+    lora = replace(config.lora, start=place(config.lora.start))
+    return replace(config, model=model, out=out, data=data, lora=lora, shared_seed=seeded)

@@ -70,6 +70,8 @@ class LoraConfig:
     """Other ranks, by regular expressions for the end of a layer's name, as in peft."""
     alpha_pattern: dict[str, AboveZero] = field(default_factory=dict)
     """Other alphas, by such expressions."""
+    start: str = ""
+    """Directory of an adapter with the same settings to start from, as another job's final/."""
     dropout: ShareBelowOne = 0.0
     """Share of a layer's inputs that the update does not see in training."""
 
@@ -240,6 +242,7 @@ class TrainConfig:
         whole["data"]["limit"] = self.data.limit or 0  # as older jobs write it, which may resume
         if self.data.batching == "padded" or self.method == SHARED_SEED:
             del whole["data"]["batching"]  # what older jobs did, and shared-seed jobs do
+        del whole["lora"]["start"]  # the first values count, wherever they are
         for name in ("rank_stabilized", "rank_pattern", "alpha_pattern"):
             if not whole["lora"][name]:
                 del whole["lora"][name]  # older jobs do not have it

@@ -10,10 +10,10 @@ from safetensors.numpy import load_file
 from cluster.train.trial import Trial, adapter_start, is_finished
 from parallel.training.adamw import AdamW
 from runtime.errors import ConfigError
+from runtime.training.adapters.weight_layout import StartPoint
 from runtime.training.job.job_config import CheckpointConfig, TrainConfig
 from runtime.training.job_checkpoint import JobFiles
 from runtime.training.trainable import Trainable
-from runtime.training.weight_layout import StartPoint
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 STEPS = 3

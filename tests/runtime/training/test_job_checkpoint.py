@@ -74,6 +74,8 @@ def test_a_run_with_other_settings_is_rejected(tmp_path: Path) -> None:
         JobFiles(tmp_path, config, data_digest="5ac3").open()
     with pytest.raises(ConfigError, match=r"other settings or data \(base: '' became 'e01d'"):
         JobFiles(tmp_path, config, base_digest="e01d").open()
+    with pytest.raises(ConfigError, match=r"other settings or data \(start: None became '77'"):
+        JobFiles(tmp_path, config, start_digest="77").open()
     elastic = replace(config, workers=replace(config.workers, count=2))
     assert JobFiles(tmp_path, elastic).open() is not None
 

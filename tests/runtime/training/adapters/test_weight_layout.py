@@ -6,9 +6,9 @@ from typing import Literal
 import numpy as np
 import pytest
 
+from runtime.training.adapters.weight_layout import WeightLayout
 from runtime.training.job.job_config import LoraConfig, TrainConfig
 from runtime.training.trainable import Trainable
-from runtime.training.weight_layout import WeightLayout
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 

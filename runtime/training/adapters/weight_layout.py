@@ -1,8 +1,11 @@
 """Where each trained weight is in the vector of all of them."""
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from parallel.training.adamw import Vector
 
@@ -36,3 +39,8 @@ class StartPoint:
 
     layout: WeightLayout
     parameters: Vector
+
+    @property
+    def digest(self) -> str:
+        """A digest of the first values."""
+        return hashlib.sha256(np.ascontiguousarray(self.parameters).data).hexdigest()
