@@ -121,18 +121,19 @@ def medians(loads: Sequence[Load]) -> list[Load]:
 def load_table(loads: Sequence[Load], title: str) -> Table:
     """Return the medians of each mode as a table."""
     table = Table(title=title, caption="medians over the runs of a mode")
-    names = ("mode", "tokens/s", "goodput/s", "TTFT p50/p90/p99 ms", "gap p50/p90/p99 ms")
-    rest = ("total p50/p90/p99 s", "accepted", "engine busy", "completed", "rejected", "failed")
+    names = ("tokens/s", "goodput/s", "TTFT p50 p90 p99 ms", "gap p50 p90 p99 ms")
+    rest = ("total p50 p90 p99 s", "accepted", "engine busy", "completed", "rejected", "failed")
+    table.add_column("mode", no_wrap=True)
     for name in (*names, *rest):
-        table.add_column(name, justify="left" if name == "mode" else "right")
+        table.add_column(name, justify="right")
     for load in medians(loads):
         table.add_row(
             load.mode,
             f"{load.tokens_per_s:.1f}",
             f"{load.goodput:.2f}",
-            "/".join(f"{1000 * value:.0f}" for value in load.ttft_s),
-            "/".join(f"{1000 * value:.0f}" for value in load.gap_s),
-            "/".join(f"{value:.1f}" for value in load.total_s),
+            " ".join(f"{1000 * value:.0f}" for value in load.ttft_s),
+            " ".join(f"{1000 * value:.0f}" for value in load.gap_s),
+            " ".join(f"{value:.1f}" for value in load.total_s),
             f"{load.acceptance:.2f}",
             f"{load.engine_busy:.2f}",
             f"{load.completed:g}",

@@ -111,7 +111,8 @@ class OptionsDraft:
         if is_among(key, self.fixed):
             raise ConfigError(f"{where} {key} has one value in this verb: leave it out")
         if key in sections_of(self.options):
-            raise ConfigError(f"{where} {key} is a section: name one of its keys, as {key}.KEY")
+            inner = next((name for name in settings if is_among(name, {key})), f"{key}.KEY")
+            raise ConfigError(f"{where} {key} is a section: name one of its keys, as {inner}")
         raise ConfigError(f"{where} unknown key {key}; {_hint(key, settings)}")
 
     def build(self, kind: type[_Options]) -> _Options:

@@ -1,8 +1,12 @@
 """Figures of a load, from what each client saw."""
 
-import pytest
+import io
+from dataclasses import replace
 
-from cluster.bench.load_figures import Load, Outcome, medians, summary
+import pytest
+from rich.console import Console
+
+from cluster.bench.load_figures import Load, Outcome, load_table, medians, summary
 
 BOUNDS = {"max_ttft_s": 0.5, "max_gap_s": 0.1}
 FULL = "RESOURCE_EXHAUSTED"
@@ -74,3 +78,12 @@ def test_the_row_of_a_mode_has_the_median_of_each_figure() -> None:
 def test_a_run_without_a_mode_is_the_default_one(mode: str) -> None:
     found = summary([outcome(0.0, 0.1)], 1.0, mode=mode, repeat=3, busy=0.25, **BOUNDS)
     assert (found.mode, found.repeat, found.engine_busy) == (mode or "default", 3, 0.25)
+
+
+def test_a_table_in_a_pipe_cuts_no_figure() -> None:
+    load = replace(summed(outcome(0.0, 12.345, (1.234, 0.5))), mode="autoregressive")
+    console = Console(file=io.StringIO(), width=140)
+    console.print(load_table([load], "127.0.0.1:50051: 16 clients"))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+    assert "autoregressive" in printed
+    assert "\N{HORIZONTAL ELLIPSIS}" not in printed

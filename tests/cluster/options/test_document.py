@@ -88,7 +88,7 @@ def test_an_assignment_is_read_as_its_setting_s_type(assignment: str, expected: 
         ("models.size2=1", "--set unknown key models.size2; did you mean models.size"),
         ("size=1", "--set unknown key size; did you mean models.size"),
         ("sizx=1", "--set unknown key sizx; did you mean models.size"),
-        ("models=1", "--set models is a section: name one of its keys"),
+        ("models=1", "--set models is a section: name one of its keys, as models.size"),
         ("models.chat=yes", "--set models.chat is 'yes' .*: it must be true or false"),
         ("models.file=nowhere", "--set models.file nowhere does not exist"),
         ("models.sizes=1,x", r"--set models.sizes\[1\] is 'x'"),
