@@ -12,6 +12,9 @@ from runtime.hosts.drafter_spec import model_of, with_model
 from runtime.hosts.rank_settings import LeaderSettings, ModelSettings
 from runtime.rank.memory_check import available_bytes, check_fits
 
+_OUTCOME_TOKENS = 128
+"""Room in a drafter's cache for one sequence's drafts for many outcomes of a verdict."""
+
 
 def plan_deployment(
     options: ModelOptions,
@@ -42,6 +45,11 @@ def plan_deployment(
         tokens = options.cache_tokens or cache_tokens
         return replace(model, num_threads=threads, cache_tokens=tokens)
 
+    def sized_drafter(model: ModelSettings) -> ModelSettings:
+        found = sized(model)
+        room = 0 if options.cache_tokens else options.max_batch * _OUTCOME_TOKENS
+        return replace(found, cache_tokens=found.cache_tokens + room)
+
     settings = sized(target_settings(options, target))
     spec = DeploymentSpec(
         target=settings,
@@ -57,7 +65,7 @@ def plan_deployment(
             tokenizer_directory=target.directory if stops else None,
             link_port=place.port,
         ),
-        drafter=with_model(drafter.spec, sized),
+        drafter=with_model(drafter.spec, sized_drafter),
         num_drafters=num_drafters,
         group_backend=options.group_backend,
         link=options.link,

@@ -23,19 +23,32 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def options(tiny: Path) -> ModelOptions:
-    return ModelOptions(target=str(tiny), drafter=str(tiny), ray_address="10.0.0.1:6379")
+    return ModelOptions(
+        target=str(tiny), drafter=str(tiny), ray_address="10.0.0.1:6379", cache_tokens=64
+    )
 
 
 def test_each_drafter_has_its_ranks_and_its_memory(options: ModelOptions) -> None:
     target = plan_target(options)
     options = replace(options, drafters=3, drafter_tp=2, layer_parallel="off")
     drafter = find_drafter(options, target, NOWHERE)
-    spec = plan_deployment(options, target, drafter, cache_tokens=64, stops=True)
+    spec = plan_deployment(options, target, drafter, cache_tokens=32, stops=True)
     assert isinstance(spec.drafter, ModelDrafterSpec)
     assert (spec.drafter.num_ranks, spec.num_drafters, spec.num_actors) == (2, 3, 7)
     assert spec.drafter.model.cache_tokens == spec.target.cache_tokens == 64
     assert 0 < spec.drafter_bytes < spec.target_bytes
     assert spec.leader.tokenizer_directory == spec.target.directory
+
+
+def test_a_drafters_cache_has_room_for_drafts_for_many_outcomes(options: ModelOptions) -> None:
+    target = plan_target(options)
+    options = replace(options, cache_tokens=None)
+    drafter = find_drafter(options, target, NOWHERE)
+    spec = plan_deployment(options, target, drafter, cache_tokens=64, stops=True)
+    model = model_of(spec.drafter)
+    assert model is not None
+    assert spec.target.cache_tokens == 64
+    assert model.cache_tokens >= 64 + 96 * options.max_batch  # twelve outcomes of eight tokens
 
 
 def test_the_leader_reserves_for_a_drafter_in_its_process(options: ModelOptions) -> None:
