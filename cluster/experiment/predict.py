@@ -162,6 +162,7 @@ def _setting(devices: Devices, network: Network, point: GeneratePoint) -> Simula
         chance=spec.chance,
         target_s=target_s,
         step_s=lambda wide: steps[min(wide, len(steps)) - 1],
+        branch_s=spec.branch_s,
         draft_length=point.draft_length,
         predicted_step_s=steps if auto else (),
         width=width,

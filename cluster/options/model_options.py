@@ -39,8 +39,10 @@ class ModelOptions:
     the heads of each layer. 4@6 and auto@6 run layers 0 to 5 one after the other."""
     virtual: str | None = None
     """Virtual devices in place of models, as target=40ms,draft=8ms,alpha=0.8. More parts:
-    position=1ms, exchanges=0, vocab=1024, seed=0; in place of draft also layers=32, attention=2ms,
-    mlp=1ms, exchange=0.2ms, drop=0.02."""
+    beta=0.65 (chance that the drafter's next guess is right where the ones before were wrong),
+    branch=0ms (of a step, for each further branch of mode outcomes), position=1ms, exchanges=0,
+    vocab=1024, seed=0; in place of draft also layers=32, attention=2ms, mlp=1ms, exchange=0.2ms,
+    drop=0.02."""
     weights: Weights = "auto"
     """Format of the weights in memory. auto is what the file has on a CPU, and bfloat16 on CUDA; a
     named format is converted to at load, except that int8 and int4 keep matrices whose rows are not

@@ -23,6 +23,8 @@ from runtime.rank.shard import HeadColumns
 from runtime.rank.virtual_stack import VirtualStack, wait_until
 
 _PEAK_LOGIT = 50.0  # leaves exp(-50) of probability to other tokens, at every temperature
+_NEXT_PEAK = 10.0  # less for each further guess
+_NUM_GUESSES = 5  # with a logit above that of all other tokens
 _BACK_TO_BACK_S = 0.001
 EXCHANGED_FLOATS = 64
 """The size of an exchange of the target: enough to exercise its links, too few to fill them."""
@@ -38,6 +40,10 @@ class VirtualSpec:
     """Seconds of one draft step."""
     alpha: float
     """Probability that a draft token equals the target's."""
+    beta: float = 0.0
+    """Probability that the drafter's next guess is right where those before were wrong."""
+    branch_s: float = 0.0
+    """Extra seconds of a draft step for each further branch, in drafts for many outcomes."""
     position_s: float = 0.0
     """Extra seconds of a target forward for each scored position after the first."""
     vocab_size: int = 1024
@@ -51,14 +57,15 @@ class VirtualSpec:
     def chance(self) -> Chance:
         """Which draft tokens the target accepts."""
         drop = self.stack.drop if self.stack is not None else 0.0
-        return Chance(alpha=self.alpha, drop=drop, seed=self.seed)
+        return Chance(alpha=self.alpha, drop=drop, beta=self.beta, seed=self.seed)
 
     @classmethod
     def parse(cls, text: str) -> "VirtualSpec":
         """Read `target=40ms,draft=8ms,alpha=0.8`.
 
-        Optional parts: `position=1ms,exchanges=0,vocab=1024,seed=0`. A layer-parallel drafter has
-        `layers=32,attention=2ms,mlp=1ms[,exchange=0.2ms][,drop=0.02]` instead of `draft`.
+        Optional parts: `beta=0,branch=0ms,position=1ms,exchanges=0,vocab=1024,seed=0`. A
+        layer-parallel drafter has `layers=32,attention=2ms,mlp=1ms[,exchange=0.2ms][,drop=0.02]`
+        instead of `draft`.
 
         Raises:
             ConfigError: a part is missing, unknown or out of range.
@@ -68,31 +75,35 @@ class VirtualSpec:
         drafter = {"layers", "attention", "mlp"} if by_layers else {"draft"}
         optional = {"exchange", "drop"} if by_layers else set()
         missing = {"target", "alpha"} | drafter
-        unknown = set(parts) - missing - optional - {"position", "exchanges", "vocab", "seed"}
+        optional |= {"beta", "branch", "position", "exchanges", "vocab", "seed"}
+        unknown = set(parts) - missing - optional
         missing -= set(parts)
         if unknown or missing:
             raise ConfigError(
                 f"`virtual` is {text!r}: {'unknown ' + str(sorted(unknown)) if unknown else ''}"
                 f"{'missing ' + str(sorted(missing)) if missing else ''}; "
-                "write target=40ms,draft=8ms,alpha=0.8[,position=1ms][,exchanges=0]"
-                "[,vocab=1024][,seed=0], or "
+                "write target=40ms,draft=8ms,alpha=0.8[,beta=0][,branch=0ms][,position=1ms]"
+                "[,exchanges=0][,vocab=1024][,seed=0], or "
                 "layers=32,attention=2ms,mlp=1ms[,exchange=0.2ms][,drop=0.02] instead of draft"
             )
         try:
-            alpha = float(parts["alpha"])
+            alpha, beta = float(parts["alpha"]), float(parts.get("beta", "0"))
             vocab_size, seed = int(parts.get("vocab", "1024")), int(parts.get("seed", "0"))
             exchanges = int(parts.get("exchanges", "0"))
         except ValueError as error:
             raise ConfigError(f"`virtual` is {text!r}: {error}") from error
-        if not 0 <= alpha <= 1 or vocab_size < 2 or seed < 0 or exchanges < 0:
+        shares_fit = 0 <= alpha <= 1 and 0 <= beta <= 1
+        if not shares_fit or vocab_size < 2 or seed < 0 or exchanges < 0:
             raise ConfigError(
-                f"`virtual` is {text!r}: alpha must be in [0, 1], vocab at least 2, seed and "
-                "exchanges at least 0"
+                f"`virtual` is {text!r}: alpha and beta must be in [0, 1], vocab at least 2, seed "
+                "and exchanges at least 0"
             )
         return cls(
             target_s=parse_duration(parts["target"]),
             draft_s=0.0 if by_layers else parse_duration(parts["draft"]),
             alpha=alpha,
+            beta=beta,
+            branch_s=parse_duration(parts.get("branch", "0ms")),
             position_s=parse_duration(parts.get("position", "0ms")),
             vocab_size=vocab_size,
             seed=seed,
@@ -167,15 +178,18 @@ class VirtualShard:
             if row.start == 0:
                 self._first_token[row.slot] = row.token_ids[0]
             for position in row.positions[len(row.token_ids) - row.num_logits :]:
-                token = self._token(self._first_token[row.slot], position + 1, width)
-                if self._vocab_start <= token < self._vocab_stop:
-                    logits_NV[index, token - self._vocab_start] = _PEAK_LOGIT
+                ranks = self._ranked(self._first_token[row.slot], position + 1, width)
+                for rank, token in enumerate(ranks):
+                    if self._vocab_start <= token < self._vocab_stop:
+                        peak = _PEAK_LOGIT - rank * _NEXT_PEAK
+                        logits_NV[index, token - self._vocab_start] = peak
                 index += 1
         if self._stack is not None:
             num_tokens = sum(len(row.token_ids) for row in rows)
             self._stack.run(width, num_tokens, self._group, first=self.layer_parallel_from)
             return logits_NV
-        self._end_s = start_s + self._duration_s(num_logits)
+        num_branches = sum(row.num_logits for row in rows if row.parents)
+        self._end_s = start_s + self._duration_s(num_logits, num_branches)
         self._exchange(start_s, self._end_s - start_s)
         wait_until(self._end_s)
         return logits_NV
@@ -211,13 +225,22 @@ class VirtualShard:
         back_to_back = self._drafter and now_s - self._end_s < _BACK_TO_BACK_S
         return self._end_s if back_to_back else now_s
 
-    def _duration_s(self, num_logits: int) -> float:
+    def _duration_s(self, num_logits: int, num_branches: int) -> float:
         if self._drafter:
-            return self._spec.draft_s
+            return self._spec.draft_s + max(num_branches - 1, 0) * self._spec.branch_s
         return self._spec.target_s + max(num_logits - 1, 0) * self._spec.position_s
 
-    def _token(self, first_token: int, position: int, width: int) -> int:
-        token = self._chance.token(first_token, position, self.vocab_size)
-        if self._drafter and not self._chance.is_right(first_token, position, width):
-            return (token + 1) % self.vocab_size
-        return token
+    def _ranked(self, first_token: int, position: int, width: int) -> list[int]:
+        """Return the tokens with peaked logits, the best first; only a drafter has several."""
+        token, size = self._chance.token(first_token, position, self.vocab_size), self.vocab_size
+        if not self._drafter:
+            return [token]
+        others = [(token + 1 + rank) % size for rank in range(min(_NUM_GUESSES, size - 1))]
+        if self._chance.is_right(first_token, position, width):
+            return [token, *others] if self._spec.beta else [token]
+        own, *guesses = others
+        if not self._spec.beta:
+            return [own]
+        rank = self._chance.num_wrong_guesses(first_token, position, len(guesses))
+        guesses.insert(rank, token)
+        return [own, *guesses[: _NUM_GUESSES - 1]]

@@ -1,5 +1,7 @@
 """Virtual devices do what the simulator predicts: the same drafts are right, in the same rounds."""
 
+import time
+
 import pytest
 
 from parallel.decoding.types import DecodeMode
@@ -51,6 +53,39 @@ def test_the_simulator_accepts_what_virtual_devices_accept(mode: str, max_batch:
     if max_batch == 1:
         assert sum(one.rounds for one in stats) == found.num_rounds
     assert (found.accepted > 0) is (mode != "autoregressive")
+
+
+def test_a_drafters_next_guesses_are_right_as_often_as_beta_says() -> None:
+    spec = VirtualSpec.parse("target=1us,draft=1us,alpha=0.7,beta=0.6,vocab=48,seed=2")
+    target, drafter = (
+        VirtualShard(spec, drafter=is_drafter, group=SoloGroup()) for is_drafter in (False, True)
+    )
+    rows = [SequenceRows(slot=1, start=0, token_ids=(5,) * 3000, num_logits=3000)]
+    for shard in (target, drafter):
+        shard.hold(1, (), 0)
+    actual = target.forward(rows, 1).argmax(dim=1)
+    guesses = drafter.forward(rows, 1).topk(3).indices
+    left = guesses[:, 0] != actual
+    assert 1 - left.float().mean().item() == pytest.approx(0.7, abs=0.03)
+    for rank in (1, 2):
+        right = guesses[:, rank] == actual
+        assert right[left].float().mean().item() == pytest.approx(0.6, abs=0.06)
+        left &= ~right
+
+
+def test_branches_take_their_time() -> None:
+    spec = VirtualSpec.parse("target=1us,draft=2ms,alpha=0.7,branch=3ms")
+    assert (spec.beta, spec.branch_s) == (0.0, 0.003)
+    drafter = VirtualShard(spec, drafter=True, group=SoloGroup())
+    drafter.hold(1, (), 0)
+    took = []
+    for parents in ((), (-1, -1, -1)):
+        row = SequenceRows(slot=1, start=0, token_ids=(1, 2, 3, 4), num_logits=3, parents=parents)
+        start_s = time.perf_counter()
+        drafter.forward([row], 1)
+        took.append(time.perf_counter() - start_s)
+    assert took[0] >= 0.002
+    assert took[1] >= 0.008
 
 
 def test_what_ranks_exchange_comes_on_top_of_the_forward() -> None:
