@@ -24,36 +24,36 @@ _PRIORS = (0.2, 0.3, 0.45, 0.6, 0.7)
 """By the length of the match, from two tokens on: how often what follows most was right."""
 
 Tokens = NDArray[np.uint32]
-Places = NDArray[np.uint32]
+Positions = NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RetrievalStore:
-    """Texts, one after the other, and their places in sorted order."""
+    """Texts, one after the other, and their positions in sorted order."""
 
     tokens: Tokens
     """[num_tokens]"""
-    order: Places
-    """[num_tokens], places sorted by the tokens from there on."""
+    order: Positions
+    """[num_tokens], positions sorted by the tokens from there on."""
     end: int
     """The token that separates two texts; no draft continues beyond it."""
 
     def longest(self, history: Sequence[int]) -> tuple[int, NDArray[np.int64]]:
-        """Return how long the longest suffix of `history` found is, and the places after it.
+        """Return how long the longest suffix of `history` found is, and the positions after it.
 
-        The places rise, and there are at most 64; a suffix of one token counts for nothing.
+        The positions ascend, and there are at most 64; a suffix of one token counts for nothing.
         """
         for length in range(min(_LONGEST, len(history)), _SHORTEST - 1, -1):
-            places = self.find(history[len(history) - length :])
-            if len(places):
-                return length, np.sort(places[:_LOOKED_AT].astype(np.int64) + length)
+            positions = self.find(history[len(history) - length :])
+            if len(positions):
+                return length, np.sort(positions[:_LOOKED_AT].astype(np.int64) + length)
         return 0, np.zeros(0, np.int64)
 
-    def followers(self, places: NDArray[np.int64]) -> Tokens:
-        """Return the tokens at rising places, as far as there are any."""
-        return self.tokens[places[places < len(self.tokens)]]
+    def followers(self, positions: NDArray[np.int64]) -> Tokens:
+        """Return the tokens at ascending positions, as far as there are any."""
+        return self.tokens[positions[positions < len(self.tokens)]]
 
-    def find(self, wanted: Sequence[int]) -> Places:
+    def find(self, wanted: Sequence[int]) -> Positions:
         """Return the positions of `wanted`, at most 16 tokens, in the store."""
         key = tuple(wanted[:_DEPTH])
         first = self._bisect(key, after=False)
@@ -63,8 +63,8 @@ class RetrievalStore:
         low, high = 0, len(self.order)
         while low < high:
             middle = (low + high) // 2
-            place = int(self.order[middle])
-            here = tuple(self.tokens[place : place + len(key)].tolist())
+            position = int(self.order[middle])
+            here = tuple(self.tokens[position : position + len(key)].tolist())
             if here < key or (after and here == key):
                 low = middle + 1
             else:
@@ -76,12 +76,12 @@ class RetrievalStore:
 class _Found:
     length: int
     """Tokens that were the same."""
-    places: NDArray[np.int64]
-    """Rising places after them."""
+    positions: NDArray[np.int64]
+    """Ascending positions after them."""
 
 
 class StoreSource:
-    """The store as a source of one text's trees: the places that agree with it so far."""
+    """The store as a source of one text's trees: the positions that agree with it so far."""
 
     def __init__(self, store: RetrievalStore, token_ids: Sequence[int]) -> None:
         self._store = store
@@ -89,12 +89,12 @@ class StoreSource:
 
     def root(self) -> "_Found | None":
         """Return the positions of the longest suffix in the store."""
-        length, places = self._store.longest(self._token_ids)
-        return _Found(length, places) if length else None
+        length, positions = self._store.longest(self._token_ids)
+        return _Found(length, positions) if length else None
 
     def guesses(self, state: "_Found") -> list[Guess]:
         """Return what follows there most often."""
-        followers = Counter(self._store.followers(state.places).tolist())
+        followers = Counter(self._store.followers(state.positions).tolist())
         followers.pop(self._store.end, None)
         size = min(state.length, len(_PRIORS) + 1) - 2
         return [
@@ -103,10 +103,10 @@ class StoreSource:
         ]
 
     def advance(self, state: "_Found", token: int) -> "_Found | None":
-        """Keep the places where `token` follows."""
-        followers = self._store.followers(state.places)
-        places = state.places[: len(followers)][followers == token] + 1
-        return _Found(state.length + 1, places) if len(places) else None
+        """Keep the positions where `token` follows."""
+        followers = self._store.followers(state.positions)
+        positions = state.positions[: len(followers)][followers == token] + 1
+        return _Found(state.length + 1, positions) if len(positions) else None
 
 
 def build_store(texts: Sequence[Sequence[int]], end: int) -> RetrievalStore:

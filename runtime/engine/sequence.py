@@ -188,7 +188,7 @@ class DecodingSequence:
 
     @property
     def num_certain(self) -> int:
-        """How many of its first tokens have final places in the cache."""
+        """How many of its first tokens have final positions in the cache."""
         kept = self.state.num_committed - 1 - len(self.state.moves)
         return min(self.num_cached, kept)
 
