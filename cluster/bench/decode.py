@@ -1,28 +1,24 @@
 """`paceline bench decode`: decoding modes side by side, interleaved in one run."""
 
 import json
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 
-import ray
 from rich.console import Console
 
-from actors.baseline_actor import BaselineActor
-from cluster.bench.rows import Case, MeasuredRun, bench_rows, bench_table
+from cluster.bench.measured_runs import measure_on, measure_transformers, start_transformers
+from cluster.bench.prompt_groups import prompt_groups
+from cluster.bench.rows import Case, bench_rows, bench_table
 from cluster.bench.turns import take_turns
 from cluster.deploy.deployment import Deployment
 from cluster.deploy.deployment_plan import plan_deployment
 from cluster.deploy.deployment_spec import DeploymentSpec
 from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import NOTHING_DRAFTS, PlannedDrafter, plan_drafter
-from cluster.deploy.driver_session import run_requests
 from cluster.deploy.target_plan import PlannedModel, plan_target
 from cluster.generate.prompt_requests import cache_tokens, make_submits
-from cluster.network.ray_errors import result_of
-from cluster.network.ray_session import RaySession, beside_driver
+from cluster.network.ray_session import RaySession
 from cluster.options.bench_options import BenchDecodeOptions
 from cluster.placement.cluster_nodes import cluster_nodes
 from cluster.reports.resume_file import ResumeFile
@@ -31,8 +27,8 @@ from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.types import DecodeMode
 from parallel.messages import Submit
 from parallel.rounds.cost import throughput
-from runtime.checking.prompt_files import read_prompts
-from runtime.errors import ConfigError, PacelineError
+from runtime.baselines.baseline_run import BASELINES
+from runtime.errors import ConfigError
 
 _NOTES = Console(stderr=True)
 
@@ -68,7 +64,7 @@ def _bench(
                 for deployment in deployments
                 for mode in options.modes
             ]
-        groups = _groups(options, submits)
+        groups = prompt_groups(options.input, submits, by_category=options.by_category)
         take_turns(
             cases,
             groups,
@@ -115,34 +111,14 @@ def _start(stack: ExitStack, spec: DeploymentSpec, note: Callable[[str], None]) 
     return deployment
 
 
-def _groups(options: BenchDecodeOptions, submits: list[Submit]) -> dict[str, list[Submit]]:
-    """Return the requests in groups that are measured together, by the category of their
-    prompts."""
-    if not options.by_category or options.input.prompts is None:
-        return {"all": submits}
-    groups: dict[str, list[Submit]] = {}
-    records = read_prompts(options.input.prompts, limit=options.input.num_prompts)
-    for record, submit in zip(records, submits, strict=True):
-        groups.setdefault(record.category or "no category", []).append(submit)
-    return groups
-
-
 def _baseline_cases(options: BenchDecodeOptions, spec: DeploymentSpec) -> list[Case]:
     if not options.baselines:
         return []
-    settings = spec.target
-    actor = (
-        ray.remote(BaselineActor)
-        .options(num_cpus=0, scheduling_strategy=beside_driver())  # the model is there
-        .remote(settings.directory, settings.weights, settings.device, settings.num_threads)
-    )
-
-    def measure(name: str, submits: list[Submit], max_tokens: int) -> MeasuredRun:
-        prompts = [submit.prompt_ids for submit in submits]
-        outcome = result_of(actor.generate.remote(prompts, max_tokens, name), f"baseline {name}")
-        return MeasuredRun(token_ids=outcome.token_ids, wall_s=outcome.wall_s)
-
-    return [Case(name=name, tp=1, measure=partial(measure, name)) for name in options.baselines]
+    actor = start_transformers(spec.target)
+    return [
+        Case(name=name, tp=1, measure=measure_transformers(actor, BASELINES[name]))
+        for name in options.baselines
+    ]
 
 
 def _case(
@@ -155,26 +131,10 @@ def _case(
     link = deployment.connect()
     stack.callback(link.close)
 
-    def measure(submits: list[Submit], max_tokens: int) -> MeasuredRun:
-        wanted = [replace(s, mode=mode, max_tokens=max_tokens) for s in submits]
-        start_s = time.perf_counter()
-        results = run_requests(
-            deployment, link, wanted, on_tokens=lambda *_: None, on_end=lambda _: None
-        )
-        wall_s = time.perf_counter() - start_s
-        for result in results:
-            if result.error:
-                raise PacelineError(f"prompt {result.submit.request} failed: {result.error}")
-        return MeasuredRun(
-            token_ids=tuple(tuple(result.token_ids) for result in results),
-            wall_s=wall_s,
-            results=tuple(results),
-        )
-
     return Case(
         name=mode,
         tp=deployment.spec.tp,
-        measure=measure,
+        measure=measure_on(deployment, link, mode),
         predict=_predictor(options, target, mode),
         nominal_alpha=target.virtual.alpha if target.virtual else 0.0,
     )

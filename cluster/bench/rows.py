@@ -20,6 +20,8 @@ class MeasuredRun:
 
     token_ids: tuple[tuple[int, ...], ...]
     wall_s: float
+    first_s: tuple[float, ...] = ()
+    """Seconds from the run's start to each request's first token."""
     results: tuple[Result, ...] = ()
     """Empty for a baseline."""
 
@@ -29,6 +31,7 @@ class MeasuredRun:
         return {
             "token_ids": self.token_ids,
             "wall_s": self.wall_s,
+            "first_s": self.first_s,
             "results": [result_fields(result) for result in self.results],
         }
 
@@ -39,6 +42,7 @@ def as_measured(submits: Sequence[Submit], fields: Mapping[str, Any]) -> Measure
     return MeasuredRun(
         token_ids=tuple(tuple(token_ids) for token_ids in fields["token_ids"]),
         wall_s=fields["wall_s"],
+        first_s=tuple(fields["first_s"]),
         results=tuple(as_result(*pair) for pair in zip(submits, results, strict=bool(results))),
     )
 
@@ -74,6 +78,7 @@ def concatenate(parts: Sequence[MeasuredRun]) -> MeasuredRun:
     return MeasuredRun(
         token_ids=tuple(chain.from_iterable(part.token_ids for part in parts)),
         wall_s=sum(part.wall_s for part in parts),
+        first_s=tuple(chain.from_iterable(part.first_s for part in parts)),
         results=tuple(chain.from_iterable(part.results for part in parts)),
     )
 

@@ -1,6 +1,7 @@
-"""The interleaved runs of `paceline bench decode`.
+"""The interleaved runs of `paceline bench decode` and `bench engines`.
 
-Configurations take turns, so that other load on the machine affects all of them alike.
+Configurations take turns, so that other load on the machine affects all of them alike; each turn
+starts with another one, so that none always runs after the same one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,7 +51,9 @@ def take_turns(
             for name, parts in pieces.items():
                 runs: list[list[MeasuredRun]] = [[] for _ in cases]
                 for number, submits in enumerate(parts):
-                    for case, mine in zip(cases, runs, strict=True):
+                    pairs = list(zip(cases, runs, strict=True))
+                    first_place = (repetition + number) % len(cases)
+                    for case, mine in pairs[first_place:] + pairs[:first_place]:
                         start(f"{case.name} tp={case.tp}")
                         place = f"run {repetition} {name} {number}"
                         mine.append(_measure_once(case, submits, max_tokens, resume, place))

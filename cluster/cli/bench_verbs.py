@@ -6,14 +6,30 @@ from cluster.cli.generated import add_verb
 from cluster.cli.verbs import Verbs
 from cluster.options.bench_options import (
     BenchDecodeOptions,
+    BenchEnginesOptions,
     BenchLayersOptions,
     BenchLinkOptions,
+    BenchQualityOptions,
     BenchServeOptions,
+    BenchStepOptions,
     BenchTrainOptions,
 )
 
 app = Verbs(no_args_is_help=True, help="Measure, side by side in one run.")
 
+_ALONE = (
+    *("models.drafter", "models.drafter_tp", "models.drafters", "models.layer_parallel"),
+    *(
+        "models.tp",
+        "models.virtual",
+        "models.group_backend",
+        "models.link",
+        "models.draft_wait_s",
+        "models.place",
+    ),
+    *("models.max_batch", "models.cache_tokens", "models.prefix_cache", "models.ray_address"),
+)
+"""Of verbs that run a model in one process."""
 _SETTLED = ("models.drafters", "decode.ignore_eos", "decode.stop")
 """Of verbs that compare runs: these would make them differ."""
 
@@ -43,6 +59,59 @@ add_verb(
             "": ("json",),
         },
         fixed=("models.tp", "decode.mode", *_SETTLED),
+    ),
+)
+add_verb(
+    app,
+    VerbDeclaration(
+        name="bench engines",
+        options=BenchEnginesOptions,
+        run=table.bench_engines,
+        example="--target smollm2-135m --chat --prompts questions.jsonl",
+        flags={
+            "Models": ("models.target", "models.weights", "models.threads"),
+            "Prompts": ("input.prompts", "input.num_prompts", "input.chat"),
+            "Comparison": ("contenders", "llama_python", "max_tokens", "repeats"),
+            "": ("keep", "out", "json"),
+        },
+        fixed=(
+            "models.drafter",
+            "models.virtual",
+            "models.max_batch",
+            "models.prefix_cache",
+            "models.ray_address",
+            "models.drafters",
+        ),
+    ),
+)
+add_verb(
+    app,
+    VerbDeclaration(
+        name="bench step",
+        options=BenchStepOptions,
+        run=table.bench_step,
+        example="--target smollm2-135m --threads 2 --rows 1,4",
+        flags={
+            "Model": ("models.target", "models.weights", "models.threads"),
+            "Step": ("context_tokens", "rows", "repeats"),
+            "": ("out", "json"),
+        },
+        fixed=_ALONE,
+    ),
+)
+add_verb(
+    app,
+    VerbDeclaration(
+        name="bench quality",
+        options=BenchQualityOptions,
+        run=table.bench_quality,
+        example="--target smollm2-135m --texts gsm8k.jsonl --weights bfloat16",
+        flags={
+            "": ("keep", "out", "json"),
+            "Model": ("models.target", "models.threads", "formats"),
+            "Texts": ("texts", "num_texts", "chat", "max_tokens"),
+        },
+        fixed=(*_ALONE, "models.weights", "models.device"),
     ),
 )
 add_verb(

@@ -6,11 +6,14 @@ for seconds, and neither `paceline --help` nor another verb waits for that.
 
 from cluster.options.bench_options import (
     BenchDecodeOptions,
+    BenchEnginesOptions,
     BenchLayersOptions,
     BenchLearnOptions,
     BenchLinkOptions,
+    BenchQualityOptions,
     BenchSeedsOptions,
     BenchServeOptions,
+    BenchStepOptions,
     BenchTrainOptions,
 )
 from cluster.options.client_options import (
@@ -166,6 +169,13 @@ def bench_decode(options: BenchDecodeOptions) -> int:
     return run(options)
 
 
+def bench_engines(options: BenchEnginesOptions) -> int:
+    """Compare with other engines."""
+    from cluster.bench.engine_bench import run
+
+    return run(options)
+
+
 def bench_layers(options: BenchLayersOptions) -> int:
     """Compare layer-parallel drafters."""
     from cluster.bench.layer_parallel import run
@@ -187,6 +197,13 @@ def bench_link(options: BenchLinkOptions) -> int:
     return run(options)
 
 
+def bench_quality(options: BenchQualityOptions) -> int:
+    """Compare weight formats."""
+    from cluster.bench.quality import run
+
+    return run(options)
+
+
 def bench_seeds(options: BenchSeedsOptions) -> int:
     """Time a shared-seed step."""
     from cluster.bench.shared_seed_bench import run
@@ -197,6 +214,13 @@ def bench_seeds(options: BenchSeedsOptions) -> int:
 def bench_serve(options: BenchServeOptions) -> int:
     """Put load on a running server."""
     from cluster.bench.load import run
+
+    return run(options)
+
+
+def bench_step(options: BenchStepOptions) -> int:
+    """Show the parts of a decode step."""
+    from cluster.bench.decode_step import run
 
     return run(options)
 

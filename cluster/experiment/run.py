@@ -16,7 +16,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cluster.experiment.environment import environment
 from cluster.experiment.experiment_config import Experiment, load_experiment
 from cluster.experiment.experiment_plan import predict_all
 from cluster.experiment.experiment_report import rows_json, write_report
@@ -31,6 +30,7 @@ from cluster.network.ray_session import RaySession
 from cluster.options.experiment_options import ExperimentOptions
 from cluster.placement.cluster_nodes import cluster_nodes
 from cluster.placement.placement import Node
+from cluster.reports.environment import environment
 from cluster.reports.run_report import output_console
 from runtime.errors import PacelineError
 

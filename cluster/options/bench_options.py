@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cluster.options.client_options import ConnectOptions
 from cluster.options.generate_options import DecodeOptions, PromptOptions
-from cluster.options.model_options import ModelOptions
+from cluster.options.model_options import ModelOptions, Weights
 from cluster.options.schema import (
     Env,
     Flag,
@@ -68,6 +68,50 @@ class BenchDecodeOptions:
     """Also compare by the category of the prompts."""
     keep: OutputFile | None = None
     """Keep each prompt's figures in this file, to resume from."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchEnginesOptions:
+    """Compare with llama.cpp and transformers on one machine, interleaved in one run.
+
+    All engines get the same tokens, file and threads, and decode greedily past end tokens.
+    llama.cpp runs in an environment of its own, which make llama-cpp creates.
+    """
+
+    models: ModelOptions = ModelOptions(prefix_cache=False, max_batch=1)
+    input: PromptOptions = PromptOptions()
+    contenders: tuple[str, ...] = (
+        "llama.cpp",
+        "llama.cpp:lookup=2",
+        "llama.cpp:lookup=10",
+        "transformers",
+        "autoregressive",
+        "auto",
+        "auto:lookup",
+        "pearl",
+    )
+    """What to compare, with commas. autoregressive, speculative, pearl or auto, perhaps with a
+    drafter as in auto:lookup; llama.cpp and transformers, with lookup=N for their own prompt lookup
+    of N tokens. auto is what generate chooses. The tokens of the others are compared with those of
+    the first one that is Paceline."""
+    llama_python: Path = Path(".venv-llama/bin/python")
+    """Python of an environment that has llama-cpp-python."""
+    gguf: InputFile | None = None
+    """The file that llama.cpp reads, if the target is not a GGUF file itself."""
+    max_tokens: Positive = 128
+    """Tokens generated for each prompt."""
+    prefill_tokens: NotNegative = 512
+    """Length of a prompt whose reading is measured separately; 0 leaves that out."""
+    repeats: Positive = 3
+    """Interleaved repetitions; medians are shown."""
+    by_category: bool = False
+    """Also compare by the category of the prompts."""
+    keep: OutputFile | None = None
+    """Keep each prompt's figures in this file, to resume from."""
+    out: OutputFile | None = None
+    """Write the comparison to this file, as JSON."""
     json: bool = False
     """Print JSON."""
 
@@ -176,6 +220,54 @@ class BenchSeedsOptions:
     """Repeats of each measurement, in turns."""
     threads: Positive = 1
     """Threads of the forward passes."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchQualityOptions:
+    """Compare weight formats of a model with its float32 reading, on texts that it scores.
+
+    For each format: perplexity, its ratio to that of float32, how often both have the same best
+    token, and the divergence of their distributions.
+    """
+
+    models: ModelOptions = ModelOptions()
+    texts: InputFile
+    """A .jsonl file. A line has question and answer, of which the answer is scored, or text."""
+    num_texts: Annotated[int | None, Range(least=1), Unset("all")] = 200
+    """Only the first texts of the file."""
+    formats: Annotated[tuple[Weights, ...], Flag("--weights")] = ("auto",)
+    """Weight formats to compare, with commas."""
+    chat: bool = False
+    """Make a conversation of question and answer, by the model's chat template."""
+    max_tokens: Annotated[int, Range(least=2)] = 512
+    """Longest text, in tokens; the rest is cut."""
+    keep: OutputFile | None = None
+    """Keep each text's figures in this file, to resume from."""
+    out: OutputFile | None = None
+    """Write the comparison to this file, as JSON."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchStepOptions:
+    """Show where the time of one decode step goes: products, attention, head, Python and the rest.
+
+    A step reads the last token and drafts that are all accepted, after a context of a given length,
+    in one process and without Ray.
+    """
+
+    models: ModelOptions = ModelOptions(prefix_cache=False, max_batch=1)
+    context_tokens: Annotated[Positive, Flag("--context")] = 500
+    """Tokens before the step."""
+    rows: tuple[Positive, ...] = (1, 2, 4, 8, 16)
+    """Numbers of tokens that a step reads, with commas."""
+    repeats: Positive = 20
+    """Steps of each number of rows, in turns; medians are shown."""
+    out: OutputFile | None = None
+    """Write the figures to this file, as JSON."""
     json: bool = False
     """Print JSON."""
 

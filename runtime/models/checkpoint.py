@@ -47,6 +47,18 @@ def resolve_model(name: str) -> Path:
     return _downloaded(name)
 
 
+def gguf_file(name: str) -> Path | None:
+    """Return the GGUF file that a model's name stands for; None if it is of another form.
+
+    Raises:
+        ConfigError: the package that holds it is not installed.
+    """
+    if name == SMOLLM2:
+        return _smollm2_gguf()
+    path = _expanded(name)
+    return path if path.suffix == ".gguf" and path.is_file() else None
+
+
 def _expanded(name: str) -> Path:
     try:
         path = Path(name).expanduser()

@@ -8,7 +8,7 @@ from enum import Enum, auto
 
 from torch import Tensor
 
-from parallel.group import SoloGroup
+from parallel.group import Group, SoloGroup
 from parallel.messages import Committed, DraftRequest, Hello, Message, Ping, Pong, Proposal, Submit
 from parallel.model.batch import SequenceRows
 from parallel.rounds.controller import DraftLengthController
@@ -82,8 +82,8 @@ class TimedShard:
 class LoggingRunner(ShardRunner):
     """The target's group, with its plans in the log."""
 
-    def __init__(self, shard: ModelShard, log: Log) -> None:
-        super().__init__(shard, SoloGroup())
+    def __init__(self, shard: ModelShard, log: Log, group: Group) -> None:
+        super().__init__(shard, group)
         self._log = log
 
     def execute(self, plan: StepPlan) -> list:  # type: ignore[type-arg]  # as its parent's
@@ -213,7 +213,9 @@ class VirtualEngine:
         *,
         times: Times | None = None,
         shard: ModelShard | None = None,
+        group: Group | None = None,
         num_pages: int = 400,
+        max_positions: int = 400,
         max_batch: int = 16,
         prefill_chunk: int = 256,
         max_length: int = 8,
@@ -222,12 +224,15 @@ class VirtualEngine:
         self.log = Log(self.clock)
         self.times = times or Times()
         target = shard or PrefixShard(VOCAB, page_size=PAGE)
+        self._vocab_size = target.vocab_size
         ledger = SlotLedger(num_pages=num_pages, page_size=PAGE)
         ports = DrafterPorts(
             self.clock, vocab_size=target.vocab_size, wait_budget_s=self.times.wait_budget_s
         )
         self.rounds = RoundRunner(
-            LoggingRunner(TimedShard(target, self.clock, self.times), self.log),
+            LoggingRunner(
+                TimedShard(target, self.clock, self.times), self.log, group or SoloGroup()
+            ),
             ledger,
             ports,
             DraftLengthController(max_length=max_length),
@@ -235,7 +240,7 @@ class VirtualEngine:
         )
         config = EngineConfig(
             vocab_size=target.vocab_size,
-            max_positions=400,
+            max_positions=max_positions,
             max_batch=max_batch,
             prefill_chunk=prefill_chunk,
             heartbeat_s=HEARTBEAT_S,
@@ -245,7 +250,7 @@ class VirtualEngine:
     def attach(self, drafter: Drafter, *, fates: Sequence[Fate] = (), joins: bool = False) -> None:
         """Attach a drafter whose first answers meet these fates."""
         link = TimedLink(drafter, self.clock, self.times, self.log, fates)
-        self.engine.join(introduction(drafter, "timed", VOCAB, joins=joins), link)
+        self.engine.join(introduction(drafter, "timed", self._vocab_size, joins=joins), link)
 
     def run(self, submits: Sequence[Submit]) -> ScriptedDriver:
         """Serve requests to their end; returns their driver."""

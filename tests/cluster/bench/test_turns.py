@@ -43,8 +43,10 @@ class Bench:
 def test_single_prompts_take_turns_and_batches_stay_whole() -> None:
     bench = Bench()
     bench.run()
-    once = [(name, (request,)) for request in range(3) for name in ("slow", "fast")]
-    assert bench.asked == once * 2
+    slow_first, fast_first = ("slow", "fast"), ("fast", "slow")
+    turns = [(0, slow_first), (1, fast_first), (2, slow_first)]
+    turns += [(0, fast_first), (1, slow_first), (2, fast_first)]
+    assert bench.asked == [(name, (request,)) for request, names in turns for name in names]
     slow, fast = bench.cases
     assert [run.wall_s for run in slow.over(["qa", "math"])] == [6.0, 6.0]
     assert fast.over(["qa"])[0].token_ids == ((0,) * 20, (1,) * 20)

@@ -15,9 +15,9 @@ from parallel.training.lora import add_lora
 from parallel.training.shared_seed.byte_codec import decode, encode
 from parallel.training.shared_seed.directions import Direction, signs, weighted_sum
 from parallel.training.shared_seed.space import LowRankSpace
+from runtime.baselines.transformers_baseline import TransformersBaseline
 from runtime.errors import ConfigError
 from runtime.models.tokenizer import Tokenizer
-from runtime.node.baseline import TransformersBaseline
 from runtime.training.shared_seed.estimate import one_sided, two_sided
 from runtime.training.shared_seed.points import PointsModel
 from runtime.training.shared_seed.seed_log import Header
@@ -225,7 +225,7 @@ def test_answers_are_greedy_whatever_generation_config_asks_for(
     answers = model.answers_at(model.points.start(), [prompt], tokenizer, 8)
     assert answers == [tokenizer.decode(ids[3:])]
     assert TransformersBaseline(str(folder), "float32", "cpu", torch.get_num_threads()).generate(
-        [tuple(prompt)], 8, "transformers"
+        [tuple(prompt)], 8, None
     ).token_ids == (tuple(ids[3:]),)
 
 

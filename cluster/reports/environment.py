@@ -9,18 +9,23 @@ from pathlib import Path
 
 import psutil
 
+from runtime.node.cpu_facts import read_cpu_facts
+
 _PACKAGES = ("paceline", "torch", "ray", "grpcio", "numpy", "transformers")
 _GIT_TIMEOUT_S = 5.0
 
 
 def environment() -> dict[str, object]:
     """Return the current environment."""
+    cpu = read_cpu_facts()
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "commit": _commit(),
         "system": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu.model,
+        "instructions": list(cpu.instructions),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
     }

@@ -1,0 +1,217 @@
+"""Every way to decode with one model in one weight format: modes, drafters, ranks and batches.
+
+An engine in virtual time runs a real checkpoint; ranks are threads.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from parallel.decoding.types import DecodeMode
+from parallel.group import Group, SoloGroup
+from parallel.messages import RequestStats, Submit
+from parallel.model.cache import PagedCache
+from parallel.model.transformer import Decoder
+from runtime.drafters.draft_checkpoint import load_drafter
+from runtime.drafters.drafting import Drafter
+from runtime.drafters.lookup_drafting import LookupDrafter
+from runtime.drafters.lookups.lookup_settings import NO_LOOKUPS, LookupSettings
+from runtime.drafters.model_drafting import ModelDrafter
+from runtime.models.weights import load_decoder
+from runtime.rank.page_ledger import SlotLedger
+from runtime.rank.shard import DecoderShard, ShardRunner
+from tests.support.rig import PAGE, make_submit
+from tests.support.tiny_transformer import CPU, RankThread, on_ranks
+from tests.support.virtual_engine import VirtualEngine
+
+FORMATS = ("float32",)
+"""The weight formats within which all outputs are identical."""
+WAYS = {
+    "autoregressive": DecodeMode.AUTOREGRESSIVE,
+    "speculative": DecodeMode.SPECULATIVE,
+    "pearl": DecodeMode.PEARL,
+    "trees": DecodeMode.SPECULATIVE,
+    "lookup": DecodeMode.SPECULATIVE,
+    "shipped": DecodeMode.SPECULATIVE,
+}
+"""Ways to decode, with their modes; `shipped` needs a trained drafter."""
+MAX_BATCH = 16
+DRAFT_LENGTH = 2
+HEADROOM = 64 + 2 * DRAFT_LENGTH
+"""Tokens that the engine reserves beyond those of a request."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredModel:
+    """A checkpoint in one weight format."""
+
+    directory: Path
+    weights: str
+    draft_layers: tuple[int, ...]
+    """Layers of the target that draft for it."""
+    shipped: Path | None = None
+    """A trained drafter."""
+    num_pages: int
+    """Of each cache."""
+
+    def shard(self, group: Group, *, layers: tuple[int, ...] | None = None) -> DecoderShard:
+        """Return a rank's shard, or one that is cut to some layers."""
+        decoder = load_decoder(
+            self.directory, group, weights=self.weights, device=CPU, layers=layers
+        )
+        return DecoderShard(decoder, self._cache(decoder))
+
+    def drafter(self, way: str) -> Drafter | None:
+        """Return what drafts in a way to decode."""
+        if way == "autoregressive":
+            return None
+        if way == "lookup":
+            return LookupDrafter(LookupSettings())
+        if way == "shipped":
+            assert self.shipped is not None
+            decoder, head_token_ids = load_drafter(
+                self.shipped,
+                self.directory,
+                SoloGroup(),
+                weights="float32",
+                device=CPU,
+                layer_parallel_from=None,
+            )
+            cache = self._cache(decoder)
+            shard = DecoderShard(decoder, cache, head_token_ids)
+        else:
+            shard = self.shard(SoloGroup(), layers=self.draft_layers)
+        grows_trees = way in ("trees", "shipped")
+        return ModelDrafter(
+            ShardRunner(shard, SoloGroup()),
+            SlotLedger(num_pages=self.num_pages, page_size=PAGE),
+            lookups=LookupSettings() if grows_trees else NO_LOOKUPS,
+            grows_trees=grows_trees,
+        )
+
+    def _cache(self, decoder: Decoder) -> PagedCache:
+        return PagedCache(
+            num_layers=decoder.stack.num_cached_layers,
+            num_kv_heads=decoder.stack.heads.num_kv,
+            head_dim=decoder.config.head_dim,
+            num_pages=self.num_pages,
+            page_size=PAGE,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What an engine made of requests."""
+
+    token_ids: list[list[int]]
+    stats: list[RequestStats]
+
+    @property
+    def accepted(self) -> int:
+        """Draft tokens that were accepted, over all requests."""
+        return sum(stats.accepted for stats in self.stats)
+
+    @property
+    def preemptions(self) -> int:
+        """How often the cache of a request was given to others."""
+        return sum(stats.preemptions for stats in self.stats)
+
+
+def answers(
+    model: StoredModel,
+    way: str,
+    submits: Sequence[Submit],
+    *,
+    tp: int = 1,
+    max_batch: int = MAX_BATCH,
+    num_pages: int | None = None,
+) -> Answers:
+    """Serve requests in one of WAYS.
+
+    Args:
+        model: the target.
+        way: how to decode.
+        submits: the requests; their mode is that of the way.
+        tp: ranks of the target.
+        max_batch: requests that run at once.
+        num_pages: pages of the target's cache; None is room for all.
+    """
+
+    def serve(group: RankThread) -> Answers | None:
+        shard = model.shard(group)
+        if group.rank > 0:
+            ShardRunner(shard, group).follow()
+            return None
+        engine = VirtualEngine(
+            shard=shard,
+            group=group,
+            max_batch=max_batch,
+            num_pages=num_pages or model.num_pages,
+            max_positions=shard.max_positions,
+        )
+        drafter = model.drafter(way)
+        if drafter is not None:
+            engine.attach(drafter)
+        driver = engine.run([replace(submit, mode=WAYS[way]) for submit in submits])
+        outcomes = [driver.outcomes[submit.request] for submit in submits]
+        for outcome in outcomes:
+            assert outcome.finished is not None, outcome.failed
+        return Answers(
+            token_ids=[outcome.token_ids for outcome in outcomes],
+            stats=[outcome.finished.stats for outcome in outcomes if outcome.finished],
+        )
+
+    found = on_ranks(tp, serve)[0]
+    assert found is not None
+    return found
+
+
+def check_way(
+    model: StoredModel,
+    way: str,
+    prompts: Sequence[tuple[int, ...]],
+    expected: Sequence[Sequence[int]],
+    *,
+    tp: int,
+    num_alone: int | None = None,
+) -> None:
+    """Check that a way gives the expected tokens: alone, in a batch, resumed and preempted.
+
+    Args:
+        model: the target.
+        way: how to decode.
+        prompts: tokens of each prompt.
+        expected: more than HEADROOM tokens of each; a request holds pages for those from the
+            start, and is preempted only when it grows further.
+        tp: ranks of the target.
+        num_alone: how many of the prompts are also decoded alone; None: all.
+    """
+    num_tokens = len(expected[0])
+    assert num_tokens > HEADROOM
+    submits = [
+        replace(
+            make_submit(number, prompt=prompt, max_tokens=num_tokens, draft_length=DRAFT_LENGTH),
+            ignore_eos=True,
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+    wanted = [list(tokens) for tokens in expected]
+    for max_batch, some in ((1, submits[:num_alone]), (MAX_BATCH, submits)):
+        found = answers(model, way, some, tp=tp, max_batch=max_batch)
+        assert found.token_ids == wanted[: len(some)], f"{way}, tp {tp}, batch {max_batch}"
+    assert (found.accepted > 0) == (way != "autoregressive")
+
+    cuts = [(7 * number) % (num_tokens - 1) + 1 for number in range(len(prompts))]
+    resumed = [
+        replace(submit, output_ids=tuple(tokens[:cut]))
+        for submit, tokens, cut in zip(submits, wanted, cuts, strict=True)
+    ]
+    rest = [tokens[cut:] for tokens, cut in zip(wanted, cuts, strict=True)]
+    assert answers(model, way, resumed, tp=tp).token_ids == rest, f"{way}, tp {tp}, resumed"
+
+    *first, last = prompts[:MAX_BATCH]
+    lengths = [*(len(prompt) + num_tokens for prompt in first), len(last) + HEADROOM]
+    num_pages = sum(-(-length // PAGE) for length in lengths)  # the last one starts and cannot end
+    pressed = answers(model, way, submits, tp=tp, num_pages=num_pages)
+    assert pressed.token_ids == wanted, f"{way}, tp {tp}, preempted"
+    assert pressed.preemptions > 0
