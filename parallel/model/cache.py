@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -146,6 +147,19 @@ class PagedCache:
             pages = self._pages[layer].index_select(2, plan.context)
             context = pages.unflatten(3, (self._page_size, -1)).flatten(2, 3)[:, :, : plan.length]
         return context[:, : self._num_kv_heads], context[:, self._num_kv_heads :]
+
+    @property
+    def storage(self) -> Tensor:
+        """All pages, [layers, 2, num_kv_heads, pages * page_size, head_dim]."""
+        return self._kv
+
+    def addresses(self, plan: AppendPlan) -> "np.ndarray[tuple[int], np.dtype[np.int32]]":
+        """Return the addresses of all tokens of a sequence, [length] int32."""
+        if isinstance(plan.context, slice):
+            return np.arange(plan.context.start, plan.context.stop, dtype=np.int32)
+        pages = plan.context.numpy().astype(np.int32)
+        within = np.arange(self._page_size, dtype=np.int32)
+        return (pages[:, None] * self._page_size + within).ravel()[: plan.length]
 
     def snapshot(self, slot: int) -> Tensor:
         """Return a copy of a sequence's cache, [layers, 2, num_kv_heads, length, head_dim]."""

@@ -4,7 +4,7 @@ Column-, row- and vocabulary-parallel layers as in Megatron-LM (Shoeybi et al., 
 section 3).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import cache
 
@@ -13,8 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from parallel.group import Group
+from parallel.weights.stored_matrix import Matrix, as_float, num_outputs
 
 Kernel = Callable[[Tensor, Tensor | None], Tensor]
+KernelMaker = Callable[[Matrix, Tensor | None], Kernel]
+"""Makes the kernel of a weight and its bias."""
 _MIN_PACKED_ROWS = 6
 """oneDNN's kernel takes 36 ms for one row and 47 ms for two, but 30 ms for six (all the matrices of
 a 135M model, one thread, on a CPU without AMX, 2026-11-23)."""
@@ -62,6 +65,11 @@ def linear_kernel(weight: Tensor, bias: Tensor | None, packing: Packing | None =
             return _onednn_kernel(weight, bias)
         case Packing.MKL:
             return _MklProduct(weight, bias)
+
+
+def float_kernel(matrix: Matrix, bias: Tensor | None) -> Kernel:
+    """Return the kernel of a weight as numbers; see `linear_kernel`."""
+    return linear_kernel(as_float(matrix), bias)
 
 
 def _onednn_kernel(weight: Tensor, bias: Tensor | None) -> Kernel:
@@ -134,20 +142,38 @@ def _best_packing() -> Packing:
 class ColumnParallelLinear:
     """A linear layer whose outputs are split over the ranks; no exchange."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self._kernel = linear_kernel(weight, bias)
+    def __init__(
+        self,
+        matrices: Sequence[Matrix],
+        bias: Tensor | None = None,
+        make_kernel: KernelMaker = float_kernel,
+    ) -> None:
+        """Take the weight as matrices one below the other, and the bias of all outputs."""
+        biases: Sequence[Tensor | None] = [None] * len(matrices)
+        if bias is not None:
+            biases = torch.split(bias, [num_outputs(matrix) for matrix in matrices])
+        self._kernels = [
+            make_kernel(matrix, part) for matrix, part in zip(matrices, biases, strict=True)
+        ]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return this rank's outputs, [tokens, out_shard], of x, [tokens, in_features]."""
-        return self._kernel(x, None)
+        parts = [kernel(x, None) for kernel in self._kernels]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 class RowParallelLinear:
     """A linear layer whose inputs are split over the ranks; partial sums are added up."""
 
-    def __init__(self, weight: Tensor, group: Group, bias: Tensor | None = None) -> None:
-        # All ranks have the same bias and addend, so only one rank adds them.
-        self._kernel = linear_kernel(weight, bias if group.rank == 0 else None)
+    def __init__(
+        self,
+        matrix: Matrix,
+        group: Group,
+        bias: Tensor | None = None,
+        make_kernel: KernelMaker = float_kernel,
+    ) -> None:
+        """Take this rank's columns, and the bias of all ranks, which rank 0 adds."""
+        self._kernel = make_kernel(matrix, bias if group.rank == 0 else None)
         self._group = group
 
     def __call__(self, x: Tensor, addend: Tensor | None, num_tokens: int) -> Tensor:
@@ -166,18 +192,20 @@ class RowParallelLinear:
 class VocabParallelEmbedding:
     """An embedding table whose rows are split over the ranks."""
 
-    def __init__(self, weight: Tensor, first: int, group: Group) -> None:
-        self._weight = weight
-        self._first = first
+    def __init__(
+        self, lookup: Callable[[Tensor], Tensor], rows: tuple[int, int], group: Group
+    ) -> None:
+        """Take the lookup of this rank's rows, the first of them and one past the last."""
+        self._lookup = lookup
+        self._first, self._stop = rows
         self._group = group
 
     def __call__(self, token_ids: Tensor) -> Tensor:
         """Return [tokens, hidden]: the rank that holds a row adds it, the others add zero."""
         if self._group.size == 1:
-            return F.embedding(token_ids, self._weight)
-        local = token_ids - self._first
-        outside = (local < 0) | (local >= self._weight.shape[0])
-        rows = F.embedding(local.masked_fill(outside, 0), self._weight)
+            return self._lookup(token_ids)
+        outside = (token_ids < self._first) | (token_ids >= self._stop)
+        rows = self._lookup((token_ids - self._first).masked_fill(outside, 0))
         return self._group.all_reduce(rows.masked_fill(outside.unsqueeze(-1), 0))
 
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-UNIT = 16
-"""Columns that vector kernels process together."""
+UNIT = 32
+"""Columns that share a scale in stored weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ def head_shard(num_heads: int, num_kv_heads: int, size: int, rank: int) -> HeadS
 
 
 def padded_range(total: int, size: int, rank: int) -> tuple[int, int]:
-    """Return a rank's range in units of 16, or of 1 where a rank would otherwise get nothing.
+    """Return a rank's range in units of 32, or of 1 where a rank would otherwise get nothing.
 
     Raises:
         ValueError: there are more ranks than `total`.

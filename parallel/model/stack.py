@@ -10,7 +10,8 @@ from torch import Tensor
 
 from parallel.decoding.layer_groups import layer_groups
 from parallel.group import Group, SoloGroup
-from parallel.model.blocks import AttentionBlock, ForwardStep, MlpBlock, TensorSource
+from parallel.model.backend import Backend, ForwardStep
+from parallel.model.layer_weights import TensorSource, read_attention, read_mlp
 from parallel.model.model_config import ModelConfig
 from parallel.model.sharding import head_shard
 
@@ -19,18 +20,25 @@ class TensorParallelStack:
     """Runs layers in order; every rank holds some heads and feed-forward columns of each."""
 
     def __init__(
-        self, config: ModelConfig, source: TensorSource, layers: Sequence[int], group: Group
+        self,
+        config: ModelConfig,
+        source: TensorSource,
+        layers: Sequence[int],
+        group: Group,
+        backend: Backend,
     ) -> None:
         """Read this rank's part of the layers; raise ValueError if there are too many ranks."""
         self.heads = head_shard(config.num_heads, config.num_kv_heads, group.size, group.rank)
         self.num_layers = len(layers)
+        self._group, self._backend = group, backend
         self._layers = [
             (
-                AttentionBlock(config, source, i, self.heads, group),
-                MlpBlock(config, source, i, group),
+                backend.attention(read_attention(config, source, i, self.heads), group),
+                backend.mlp(read_mlp(config, source, i, group), group),
             )
             for i in layers
         ]
+        self._run = backend.layers(self._layers, group)
 
     @property
     def num_cached_layers(self) -> int:
@@ -42,15 +50,13 @@ class TensorParallelStack:
         kept = copy(self)
         kept._layers = [self._layers[layer] for layer in layers]
         kept.num_layers = len(layers)
+        kept._run = self._backend.layers(kept._layers, self._group)
         return kept
 
     def run(self, x_RE: Tensor, step: ForwardStep, width: int) -> Tensor:
         """Return the residual stream after all layers; the same on all ranks."""
         assert width == 1, "layers of which each rank holds a part run one after the other"
-        for layer, (attention, mlp) in enumerate(self._layers):
-            x_RE = attention(x_RE, layer, step, x_RE)
-            x_RE = mlp(x_RE, step, x_RE)
-        return x_RE
+        return self._run(x_RE, step)
 
 
 class LayerParallelStack:
@@ -70,6 +76,7 @@ class LayerParallelStack:
         source: TensorSource,
         layers: Sequence[int],
         group: Group,
+        backend: Backend,
         *,
         first: int = 0,
     ) -> None:
@@ -82,11 +89,14 @@ class LayerParallelStack:
             )
         self.num_layers = len(layers)
         self._group = group
+        alone = SoloGroup()
         self._attentions = [
-            AttentionBlock(config, source, layer, self.heads, SoloGroup())
+            backend.attention(read_attention(config, source, layer, self.heads), alone)
             for layer in layers[group.rank :: group.size]
         ]
-        self._mlps = [MlpBlock(config, source, layer, group) for layer in layers]
+        self._mlps = [
+            backend.mlp(read_mlp(config, source, layer, group), group) for layer in layers
+        ]
 
     @property
     def num_cached_layers(self) -> int:

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from parallel.group import Group
+from parallel.model.backend import Backend, ForwardStep
+from parallel.model.backend_choice import choose_backend
 from parallel.model.batch import SequenceRows
-from parallel.model.blocks import AttentionInputs, ForwardStep, TensorSource, read_norm
 from parallel.model.cache import AppendPlan, PagedCache
-from parallel.model.layers import ColumnParallelLinear, VocabParallelEmbedding, fill_rows
+from parallel.model.layer_weights import TensorSource, read_norm
+from parallel.model.layers import VocabParallelEmbedding
 from parallel.model.model_config import ModelConfig
 from parallel.model.rope import RotaryTable
 from parallel.model.sharding import padded_range
@@ -33,6 +35,7 @@ class Decoder:
         head_size: int | None = None,
         layer_parallel_from: int | None = None,
         device: torch.device,
+        backend: Backend | None = None,
     ) -> None:
         """Read this rank's part of the model.
 
@@ -45,7 +48,8 @@ class Decoder:
                 head, of a drafter); None is the whole vocabulary.
             layer_parallel_from: the attention of each layer is on one rank, and from this layer on
                 several layers can run theirs at once; None: all ranks share the heads of each.
-            device: the device of the rotary tables.
+            device: the device of the model.
+            backend: what computes its parts; None is the fastest on the device.
 
         Raises:
             ValueError: the group has more ranks than the model splits over.
@@ -55,20 +59,23 @@ class Decoder:
         self.head_size = head_size or config.vocab_size
         self.head_range = padded_range(self.head_size, group.size, group.rank)
         kept = range(config.num_layers) if layers is None else layers
-        embedding = source.read_slice("model.embed_tokens.weight", 0, *vocab_range)
-        self._embed = VocabParallelEmbedding(embedding, vocab_range[0], group)
-        # Rounded as transformers rounds it, to the dtype of the embeddings.
-        self._embedding_scale = float(torch.tensor(config.embedding_scale).to(embedding.dtype))
-        self.stack: TensorParallelStack | LayerParallelStack
-        if layer_parallel_from is None:
-            self.stack = TensorParallelStack(config, source, kept, group)
-        else:
-            self.stack = LayerParallelStack(config, source, kept, group, first=layer_parallel_from)
-        self._norm = read_norm(config, source, "model.norm")
+        last_norm = read_norm(config, source, "model.norm")
+        self._backend = backend or choose_backend(device, last_norm.dtype)
+        embedding = source.read_matrix("model.embed_tokens.weight", 0, *vocab_range)
         head = embedding
         if head_size is not None or not config.tied_head:
-            head = source.read_slice("lm_head.weight", 0, *self.head_range)
-        self._head = ColumnParallelLinear(head)
+            head = source.read_matrix("lm_head.weight", 0, *self.head_range)
+        self._head, lookup = self._backend.ends(last_norm, config.rms_norm_eps, head, embedding)
+        self._embed = VocabParallelEmbedding(lookup, vocab_range, group)
+        # Rounded as transformers rounds it, to the dtype of the embeddings.
+        self._embedding_scale = float(torch.tensor(config.embedding_scale).to(last_norm.dtype))
+        self.stack: TensorParallelStack | LayerParallelStack
+        if layer_parallel_from is None:
+            self.stack = TensorParallelStack(config, source, kept, group, self._backend)
+        else:
+            self.stack = LayerParallelStack(
+                config, source, kept, group, self._backend, first=layer_parallel_from
+            )
         self._windows = [kind.window for kind in config.attention_kinds]
         self._rotary = [
             RotaryTable(kind.rope, config.head_dim, config.max_positions, device=device)
@@ -119,59 +126,21 @@ class Decoder:
         x_RE = self._embed(torch.tensor(token_ids, device=self._device))
         if self._embedding_scale != 1:
             x_RE.mul_(self._embedding_scale)
-        x_RE = fill_rows(x_RE)
+        x_RE = self._backend.pad(x_RE)
         positions += [0] * (len(x_RE) - len(token_ids))
         at = torch.tensor(positions, device=self._device)
-        attention = [
-            AttentionInputs([self._mask(row, window, x_RE) for row in rows], rotary.at(at))
-            for window, rotary in zip(self._windows, self._rotary, strict=True)
-        ]
-        return x_RE, ForwardStep(len(token_ids), cache, plans, attention), scored
+        attention = self._backend.plan(
+            rows,
+            plans,
+            cache,
+            heads=self.stack.heads,
+            windows=self._windows,
+            turns=[rotary.at(at) for rotary in self._rotary],
+        )
+        return x_RE, ForwardStep(len(token_ids), cache, attention), scored
 
     def finish(self, x_RE: Tensor, scored: Sequence[int]) -> Tensor:
         """Return this rank's logits of the scored rows, [scored, vocab_shard], float32."""
-        if len(scored) < len(x_RE):
-            x_RE = fill_rows(x_RE[scored])
-        logits = self._head(self._norm(x_RE))[: len(scored)].float()
+        logits = self._head(x_RE if len(scored) == len(x_RE) else x_RE[scored])
         cap = self.config.logit_cap
         return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
-
-    def _mask(self, row: SequenceRows, window: int | None, like: Tensor) -> Tensor | None:
-        """Return the rows' mask, repeated for each query head that shares a KV head."""
-        mask = _mask(row, window, like)
-        shard = self.stack.heads
-        return None if mask is None else mask.repeat(shard.num_query // shard.num_kv, 1)
-
-
-def _mask(row: SequenceRows, window: int | None, like: Tensor) -> Tensor | None:
-    """Return 0 where a row attends and -inf elsewhere, [rows, length]; None is all positions.
-
-    Numbers, not booleans: attention would convert those to numbers again in every layer.
-    """
-    num_rows = len(row.token_ids)
-    length = row.start + num_rows
-    sliding = window is not None and length > window
-    if num_rows == 1 and not sliding:
-        return None
-    here = torch.arange(row.start, length, device=like.device).unsqueeze(1)
-    there = torch.arange(length, device=like.device).unsqueeze(0)
-    hidden = there > here
-    if row.parents:
-        size = len(row.parents)
-        lines = _not_ancestors(row.parents)[-num_rows:]
-        hidden[-size:, -size:] = lines.to(like.device)
-    if sliding:
-        assert window is not None
-        positions = torch.tensor(row.all_positions, device=like.device)
-        hidden |= positions <= positions[row.start :].unsqueeze(1) - window
-    return like.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
-
-
-def _not_ancestors(parents: Sequence[int]) -> Tensor:
-    """Return, for each node of a tree, which nodes are neither itself nor an ancestor."""
-    lines: list[list[bool]] = []
-    for node, parent in enumerate(parents):
-        line = lines[parent].copy() if parent >= 0 else [True] * len(parents)
-        line[node] = False
-        lines.append(line)
-    return torch.tensor(lines)

@@ -1,11 +1,14 @@
-"""Each feature of a decoder equals a change of a plain decoder's weights or logits."""
+"""Each feature equals a change of a plain decoder's weights or logits, on every backend."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import Tensor
 
 from parallel.group import SoloGroup
+from parallel.kernels.native_library import SWITCH, native_library
 from parallel.model.model_config import (
     Activation,
     AttentionKind,
@@ -17,6 +20,16 @@ from parallel.model.transformer import Decoder
 from tests.support.tiny_transformer import CPU, TableSource, score, tiny_model, tokens
 
 PROMPT = tokens(20)
+
+
+@pytest.fixture(autouse=True, params=["torch", ""])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv(SWITCH, request.param)
+    native_library.cache_clear()
+    yield
+    native_library.cache_clear()
+
+
 PLAIN = tiny_model("llama")
 
 

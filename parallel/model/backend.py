@@ -1,0 +1,109 @@
+"""What computes the parts of a decoder: torch's operators, or our native kernels on CPUs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from parallel.group import Group
+from parallel.model.batch import SequenceRows
+from parallel.model.cache import AppendPlan, PagedCache
+from parallel.model.layer_weights import AttentionWeights, MlpWeights
+from parallel.model.sharding import HeadShard
+from parallel.weights.stored_matrix import Matrix
+
+# Shape suffixes: R = rows of the batch (its tokens, perhaps padded), E = hidden size.
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardStep:
+    """What all layers of one forward share."""
+
+    num_tokens: int
+    """Rows of the batch without the padding below them."""
+    cache: PagedCache
+    attention: Sequence[Any]
+    """One for each kind of attention that the model has: what the backend's `plan` returned."""
+
+
+class AttentionBlock(Protocol):
+    """A layer's attention, with its norms."""
+
+    def __call__(
+        self, x_RE: Tensor, layer: int, step: ForwardStep, addend: Tensor | None = None
+    ) -> Tensor:
+        """Return what attention adds to the residual stream, plus `addend`; store keys and values.
+
+        `layer` is the block's index in this rank's cache.
+        """
+        ...
+
+
+class MlpBlock(Protocol):
+    """A layer's feed-forward block, with its norms."""
+
+    def __call__(self, x_RE: Tensor, step: ForwardStep, addend: Tensor | None = None) -> Tensor:
+        """Return what the feed-forward block adds to the residual stream, plus `addend`."""
+        ...
+
+
+Head = Callable[[Tensor], Tensor]
+"""The last norm and product: the residual stream, [n, E], to logits, [n, vocab shard] float32."""
+Lookup = Callable[[Tensor], Tensor]
+"""Rows of a matrix: their numbers, [n] int64, to [n, columns]."""
+LayerRunner = Callable[[Tensor, ForwardStep], Tensor]
+"""Runs layers one after the other: returns the residual stream after them, [R, E]."""
+
+
+class Backend(Protocol):
+    """Makes a model's parts from their weights; all parts of a model have the same backend."""
+
+    def attention(self, weights: AttentionWeights, group: Group) -> AttentionBlock:
+        """Return a layer's attention, whose output is summed over the group."""
+        ...
+
+    def mlp(self, weights: MlpWeights, group: Group) -> MlpBlock:
+        """Return a layer's feed-forward block, whose output is summed over the group."""
+        ...
+
+    def layers(
+        self, blocks: Sequence[tuple[AttentionBlock, MlpBlock]], group: Group
+    ) -> LayerRunner:
+        """Return what runs these layers, made by this backend, one after the other."""
+        ...
+
+    def ends(
+        self, norm: Tensor, eps: float, head: Matrix, embedding: Matrix
+    ) -> tuple[Head, Lookup]:
+        """Return the last norm and product of a model, and its embedding.
+
+        `head` is `embedding` where a model has one matrix for both, which is then held once.
+        """
+        ...
+
+    def pad(self, x_RE: Tensor) -> Tensor:
+        """Return the rows, followed by zero rows where products are faster with more."""
+        ...
+
+    def plan(
+        self,
+        rows: Sequence[SequenceRows],
+        plans: Sequence[AppendPlan],
+        cache: PagedCache,
+        *,
+        heads: HeadShard,
+        windows: Sequence[int | None],
+        turns: Sequence[Tensor],
+    ) -> Sequence[Any]:
+        """Return what the attention of each kind needs in one forward.
+
+        Args:
+            rows: the new tokens of each sequence.
+            plans: their addresses in the cache.
+            cache: this rank's.
+            heads: the heads of this rank.
+            windows: for each kind of attention, the positions that it looks back over.
+            turns: for each kind, the rotation of each row, [R, 1, head_dim / 2] complex.
+        """
+        ...
