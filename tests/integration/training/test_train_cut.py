@@ -128,7 +128,7 @@ def _cancel(out: Path) -> None:
     training.wait_for(out, before + 2)
     second = call("resume", str(out))
     assert second.returncode == 2
-    assert f"is trained in by process {training.process.pid}" in second.stderr
+    assert f"process {training.process.pid} trains in {out}" in second.stderr
     assert call("cancel", str(out)).returncode == 0
     assert training.end() == 1
     assert before < steps_of(out) < STEPS
