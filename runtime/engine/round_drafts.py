@@ -183,6 +183,10 @@ class RoundDrafts:
             sequence.view.forget()
             opened.append(self._introduction(sequence, self._ports.of(sequence)))
         item = sequence.view.item(sequence.state, sequence.token_ids, num_draft)
+        if item.num_outcomes and sequence.needs_draft_probs:
+            # Drafts after other outcomes come without probabilities, and are accepted less often
+            # than the block that they take the place of.
+            item = replace(item, num_outcomes=1)
         if not self.are_trees(sequence):
             return item
         chosen = sequence.submit.draft_length is None

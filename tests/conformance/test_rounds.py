@@ -115,8 +115,8 @@ def test_drafts_for_many_outcomes_need_fewer_rounds_than_pearls_one(
         assert driver.status is not None
         assert driver.status.status.drafter_faults == 0
         rounds[mode] = sum(stats.rounds for stats in ended)
-    gains = verifier == "match" or sampling.is_greedy
-    assert rounds["outcomes"] < (0.85 if gains else 1.25) * rounds["pearl"]
+    gains = verifier == "match" or sampling.is_greedy  # otherwise the outcome is PEARL's alone
+    assert rounds["outcomes"] < (0.85 if gains else 1.06) * rounds["pearl"]
 
 
 def test_a_run_repeats_itself_message_by_message() -> None:
