@@ -17,10 +17,19 @@ from parallel.device_step.step_buckets import StepBuckets, StepLimits
 from parallel.device_step.step_packing import SequenceStep, TokenDraw, needed_shape, pack
 from parallel.device_step.step_shape import StepShape
 from parallel.model.batch import SequenceRows, path_to
+from runtime.models.hf_config import parse_config
 from tests.support.device_decoder import DeviceDecoder, StepResult, words_of
 from tests.support.fake_cuda import HostSync, Recording, fake_cuda
 from tests.support.kernel_device import DEVICE
-from tests.support.tiny_transformer import TableSource, TinyModel, tiny_model, tokens
+from tests.support.reference_models import make_model
+from tests.support.tiny_transformer import (
+    KINDS,
+    SIZES,
+    TableSource,
+    TinyModel,
+    tiny_model,
+    tokens,
+)
 
 PAGE_SIZE = 4
 TREE = (-1, 0, 0, -1, 3)
@@ -29,7 +38,27 @@ FAMILIES: dict[str, dict[str, object]] = {
     "mistral": {"sliding_window": 6},
     "qwen2": {"tie_word_embeddings": True},
     "qwen3": {"head_dim": 16},
+    "gemma3_text": {
+        "model_type": "gemma3_text",
+        "query_pre_attn_scalar": 24,
+        "sliding_window": 6,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
 }
+VOCABULARY = 67
+
+
+def model_of(family: str, num_layers: int = 2) -> TinyModel:
+    """Return a random model; Gemma has norms after its blocks and two kinds of attention."""
+    fields = FAMILIES[family] | {"num_hidden_layers": num_layers}
+    if family in KINDS:
+        return tiny_model(family, **fields)
+    kinds = FAMILIES[family]["layer_types"]
+    assert isinstance(kinds, list)
+    fields = SIZES | fields | {"layer_types": kinds[:num_layers]}
+    reference = make_model(fields, own_head=False)
+    config = parse_config(fields)
+    return TinyModel(reference, config, TableSource(dict(reference.state_dict())))
 
 
 def run(
@@ -45,8 +74,7 @@ def run(
 
 def two_sequences() -> tuple[list[SequenceStep], list[SequenceStep]]:
     """Return a step that reads two prompts, and one with a tree, a chain and another prompt."""
-    text, other = tokens(12, seed=1), tokens(9, seed=2)
-    nodes = tokens(5, seed=3)
+    text, other, nodes = (tokens(count, seed=count, vocab_size=VOCABULARY) for count in (12, 9, 5))
     draw = TokenDraw(key=RngKey(seed=7, request=request_key(text, 0)), position=0, temperature=0.8)
     first = SequenceStep(
         rows=SequenceRows(slot=0, start=0, token_ids=text, num_logits=1), pages=[9, 1, 4, 7, 5]
@@ -89,7 +117,7 @@ def test_a_step_over_pages_scores_as_transformers(family: str, kind: str) -> Non
     if kind == "triton":
         pytest.importorskip("triton")
     kernels = PlainKernels() if kind == "plain" else load_kernels()
-    model = tiny_model(family, num_hidden_layers=2, **FAMILIES[family])
+    model = model_of(family)
     device = "cpu" if kind == "plain" else DEVICE
     decoder = DeviceDecoder(model.config, model.source, kernels, device)
     cache = decoder.make_cache(10 * PAGE_SIZE)
@@ -138,8 +166,7 @@ def fake_step(
     family: str, steps: Sequence[SequenceStep], *, num_layers: int = 2, waits: bool = False
 ) -> Recording:
     """Run a step on fake CUDA tensors, in its bucket, and return what it did."""
-    fields = FAMILIES[family] | {"num_hidden_layers": num_layers}
-    model = tiny_model(family, **fields)
+    model = model_of(family, num_layers)
     source = ShapeSource(dict(model.reference.state_dict()), torch.bfloat16)
     kernels = load_kernels()
     with fake_cuda() as recording:
@@ -147,7 +174,12 @@ def fake_step(
         cache = decoder.make_cache(400 * PAGE_SIZE)
         rules = decoder.rules(PAGE_SIZE)
         limits = StepLimits(
-            rows=256, sequences=64, pages=32, nodes=7, kinds=1, tile_rows=rules.tile_rows
+            rows=256,
+            sequences=64,
+            pages=32,
+            nodes=7,
+            kinds=len(rules.windows),
+            tile_rows=rules.tile_rows,
         )
         shape = StepBuckets(limits).choose(needed_shape(steps, rules))
         assert shape is not None

@@ -163,13 +163,14 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(
     assert not together[num_rows:].any(), "padding rows get zeros"
 
 
-def test_each_row_of_a_chain_has_the_bits_of_a_step_of_its_own() -> None:
+@pytest.mark.parametrize("window", [None, 200])
+def test_each_row_of_a_chain_has_the_bits_of_a_step_of_its_own(window: int | None) -> None:
     (chain,) = random_sequences([rows_of(253, 6, 6)], HeadShape(), 16, seed=1)
-    together = attend_with(KERNELS, [chain], page_size=16, device=DEVICE)
+    together = attend_with(KERNELS, [chain], page_size=16, window=window, device=DEVICE)
     for row in range(6):
         step = replace(chain.step, rows=rows_of(253 + row, 1, 1))
         single = replace(chain, step=step, query=chain.query[row : row + 1])
-        out = attend_with(KERNELS, [single], page_size=16, device=DEVICE)
+        out = attend_with(KERNELS, [single], page_size=16, window=window, device=DEVICE)
         assert torch.equal(out[0], together[row])
 
 
