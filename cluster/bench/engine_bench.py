@@ -119,6 +119,11 @@ def _llama_settings(
 ) -> LlamaCppSettings | None:
     if all(contender.kind is not EngineKind.LLAMA_CPP for contender in contenders):
         return None
+    if not options.llama_python.is_file():
+        raise ConfigError(
+            f"`llama_python` {options.llama_python} does not exist: run make llama-cpp, or leave "
+            "llama.cpp out of `contenders`"
+        )
     file = options.gguf or gguf_file(target.name)
     if file is None:
         raise ConfigError(

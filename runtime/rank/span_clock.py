@@ -31,8 +31,8 @@ class StepPart(StrEnum):
     """Operators that only move or select numbers."""
     VERIFY = "sampling, verify"
     PLAN = "plan"
-    PYTHON = "Python"
-    """All that has no name: between the operators."""
+    PYTHON = "Python, native calls"
+    """All that has no name: between the operators, and native calls that report no parts."""
 
 
 class StepClock(Protocol):

@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+from parallel.group import SoloGroup
+from parallel.model.torch_backend import TorchBackend
+from parallel.model.transformer import Decoder
 from runtime.clock import ManualClock
 from runtime.rank.span_clock import OperatorSpans, SpanClock, StepPart, part_of, timed
-from tests.support.tiny_transformer import make_cache, rows_of, tiny_model
+from tests.support.tiny_transformer import CPU, make_cache, rows_of, tiny_model
 
 
 def test_a_span_inside_another_pauses_it() -> None:
@@ -70,7 +73,14 @@ class CountingClock(ManualClock):
 
 
 def test_every_operator_of_a_forward_is_counted_for_its_part() -> None:
-    decoder = tiny_model("llama").decoder()
+    model = tiny_model("llama")
+    decoder = Decoder(
+        model.config,
+        model.source,
+        SoloGroup(),
+        device=CPU,
+        backend=TorchBackend(torch.float32),
+    )
     cache = make_cache(decoder)
     cache.open(0, 20)
     spans = SpanClock(CountingClock())
