@@ -1,6 +1,8 @@
 """Training against a plain loop of peft and torch: the same losses, however samples are batched."""
 
+import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from parallel.training.adamw import AdamW, Vector
 from parallel.training.sampler import step_samples
+from runtime.models.transformers_model import load_transformers
 from runtime.training.adapters.merge import merge_adapter
 from runtime.training.adapters.saving import save_adapter
 from runtime.training.job.job_config import (
@@ -21,8 +25,11 @@ from runtime.training.job.job_config import (
     TrainConfig,
     WorkersConfig,
 )
+from runtime.training.scheme_plan import training_steps
 from runtime.training.trainable import Trainable
 from runtime.training.training_data import Sample
+from runtime.training.training_step import SampleSizes
+from tests.support import worker_pools
 from tests.support.local_pool import train_here
 from tests.support.models import smollm2_directory
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
@@ -74,7 +81,7 @@ def job(
 
 def reference_losses(directory: Path, config: TrainConfig) -> list[float]:
     """Train with peft and torch's AdamW, each batch in one padded forward."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    model = load_transformers(directory, torch.float32).eval()
     if config.method == "lora":
         model = with_adapter(model, directory, config)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
@@ -170,6 +177,31 @@ def test_other_adapters_train_like_peft_s_and_are_loaded_by_peft(
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
     with torch.inference_mode():
         torch.testing.assert_close(merged(ids).logits, ours, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("batching", ["grouped", "packed"])
+def test_kills_stragglers_and_other_numbers_of_workers_change_no_bit(
+    tiny: Path, batching: Batching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, some = job("lora", batching), samples()
+    calm, losses = train_here(tiny, config, some)
+    trainable = Trainable.load(tiny, config)
+    start = trainable.get()
+
+    def computed(parameters: Vector, ids: Sequence[int]) -> tuple[Vector, float]:
+        trainable.set(parameters)
+        found, loss, _ = trainable.gradient([some[index] for index in ids])
+        return found, loss
+
+    monkeypatch.setattr(worker_pools, "gradient", computed)
+    for size in (1, 4):
+        pool = worker_pools.FakePool(size=size, rng=random.Random(size), slow=0.2, dies=0.1)
+        faulty = replace(config, workers=replace(config.workers, count=size, max_losses=1000))
+        optimizer = AdamW.start(start)
+        reports = list(training_steps(faulty, [optimizer], pool, SampleSizes.of(some), pool))
+        assert sum(report.num_lost for report in reports) > 0
+        assert [report.loss for report in reports] == losses
+        assert np.array_equal(optimizer.parameters, calm.parameters)
 
 
 @pytest.mark.slow
