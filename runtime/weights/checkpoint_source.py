@@ -120,12 +120,12 @@ class CheckpointSource:
         entry = self._entry(name)
         if entry.form is None:
             return self._cut(entry.file, name, rows, columns)
-        first = 0 if columns.start is None else columns.start // GROUP
-        stop = (entry.shape[1] if columns.stop is None else columns.stop) // GROUP
-        groups = slice(first, stop)
-        width = GROUP // 2 if entry.form.format is WeightFormat.INT4 else GROUP
+        first = 0 if columns.start is None else columns.start
+        stop = entry.shape[1] if columns.stop is None else columns.stop
+        groups = slice(first // entry.form.group_size, stop // entry.form.group_size)
+        per_byte = 2 if entry.form.format is WeightFormat.INT4 else 1
         file = entry.file
-        scales = self._cut(file, part_name(name, "scales"), rows, groups)
+        scales = self._cut(file, part_name(name, entry.form.scales_part), rows, groups)
         mins = None
         if entry.form.has_mins:
             mins = self._cut(file, part_name(name, "mins"), rows, groups)
@@ -133,7 +133,10 @@ class CheckpointSource:
         return StoredMatrix(
             format=entry.form.format,
             codes=self._cut(
-                file, part_name(name, "codes"), rows, slice(first * width, stop * width)
+                file,
+                part_name(name, "codes"),
+                rows,
+                slice(first // per_byte, stop // per_byte),
             ),
             scales=scales,
             mins=mins,

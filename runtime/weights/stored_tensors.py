@@ -1,5 +1,7 @@
 """Matrices in integer codes as safetensors hold them: `NAME.codes`, `NAME.scales`, `NAME.mins`.
 
+Scales of halves of groups are `NAME.half_scales`: in their shape they could be those of int4.
+
 Such a file states the version of this layout in its metadata, and its directory in the
 `quantization_config` of config.json, so that other readers refuse it by name. transformers warns
 of an unknown layout and would continue with random weights: so the file has a name of its own.
@@ -16,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from parallel.weights.stored_matrix import Matrix, StoredMatrix
-from parallel.weights.weight_format import GROUP, WeightFormat
+from parallel.weights.weight_format import GROUP, HALF_GROUP, WeightFormat
 from runtime.errors import ConfigError
 
 VERSION = 1
@@ -29,8 +31,8 @@ FILE_METADATA: Mapping[str, str] = {"format": "pt", _METADATA_KEY: str(VERSION)}
 """The metadata of every weight file that is written with this layout."""
 QUANTIZATION_CONFIG: Mapping[str, object] = {"quant_method": METHOD, "version": VERSION}
 """`quantization_config` of a directory with matrices in integer codes."""
-_CODES, _SCALES, _MINS = "codes", "scales", "mins"
-_PART = re.compile(rf"(.*\.weight)\.({_CODES}|{_SCALES}|{_MINS})")
+_CODES, _SCALES, _HALF_SCALES, _MINS = "codes", "scales", "half_scales", "mins"
+_PART = re.compile(rf"(.*\.weight)\.({_CODES}|{_SCALES}|{_HALF_SCALES}|{_MINS})")
 _FLOAT_BYTES: Mapping[str, int] = {"F32": 4, "BF16": 2, "F16": 2}
 _CODES_PER_BYTE: Mapping[WeightFormat, int] = {WeightFormat.INT8: 1, WeightFormat.INT4: 2}
 
@@ -43,12 +45,21 @@ class StoredForm:
     has_mins: bool = False
     scale_bytes: int = 2
     """Bytes of a scale, and of a minimum."""
+    group_size: int = GROUP
+    """Weights that share a scale."""
+
+    @property
+    def scales_part(self) -> str:
+        """Name of the part that holds the scales."""
+        return _scales_part(self.group_size)
 
     def num_bytes(self, shape: tuple[int, ...]) -> int:
         """Return the bytes of all parts of a matrix of this shape."""
         num_weights = math.prod(shape)
         per_group = self.scale_bytes * (2 if self.has_mins else 1)
-        return num_weights // _CODES_PER_BYTE[self.format] + num_weights // GROUP * per_group
+        return (
+            num_weights // _CODES_PER_BYTE[self.format] + num_weights // self.group_size * per_group
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +122,19 @@ def part_tensors(name: str, matrix: Matrix) -> dict[str, Tensor]:
     """Return the tensors of a file that hold a tensor, by their names."""
     if not isinstance(matrix, StoredMatrix):
         return {name: matrix.contiguous()}
-    parts = {_CODES: matrix.codes, _SCALES: matrix.scales}
+    parts = {_CODES: matrix.codes, _scales_part(matrix.group_size): matrix.scales}
     if matrix.mins is not None:
         parts[_MINS] = matrix.mins
     return {f"{name}.{part}": tensor.contiguous() for part, tensor in parts.items()}
 
 
 def part_name(name: str, part: str) -> str:
-    """Return the name of a part in its file: codes, scales or mins."""
+    """Return the name of a part in its file: codes, scales, half_scales or mins."""
     return f"{name}.{part}"
+
+
+def _scales_part(group_size: int) -> str:
+    return _HALF_SCALES if group_size == HALF_GROUP else _SCALES
 
 
 def join_parts(entries: Mapping[str, TensorEntry]) -> dict[str, TensorEntry]:
@@ -173,19 +188,24 @@ def _check_version(file: Path) -> None:
 
 def _joined(name: str, parts: Mapping[str, TensorEntry]) -> TensorEntry:
     """Return the entry of a matrix."""
-    for part in (_CODES, _SCALES):
+    group_size = HALF_GROUP if _HALF_SCALES in parts else GROUP
+    scales_part = _scales_part(group_size)
+    for part in (_CODES, scales_part):
         if part not in parts:
             other = next(iter(parts.values()))
             raise ConfigError(
                 f"{other.file} has no {part_name(name, part)}, but other parts of this matrix: "
                 "convert the model again"
             )
-    codes, scales, mins = parts[_CODES], parts[_SCALES], parts.get(_MINS)
-    form = _format_of(codes.shape, scales.shape)
+    codes, scales, mins = parts[_CODES], parts[scales_part], parts.get(_MINS)
+    form = _format_of(codes.shape, scales.shape, group_size)
     has_fitting_types = codes.dtype == "U8" and scales.dtype in ("F16", "F32")
     has_fitting_mins = mins is None or (mins.shape, mins.dtype) == (scales.shape, scales.dtype)
+    has_one_kind = group_size == GROUP or parts.keys() == {_CODES, _HALF_SCALES}
     in_one_file = len({entry.file for entry in parts.values()}) == 1
-    if form is None or not (has_fitting_types and has_fitting_mins and in_one_file):
+    if form is None or not (
+        has_fitting_types and has_fitting_mins and has_one_kind and in_one_file
+    ):
         shown = ", ".join(f"{part} {e.dtype} {list(e.shape)}" for part, e in sorted(parts.items()))
         raise ConfigError(
             f"{codes.file}: the parts of {name} do not fit one another ({shown}): convert the "
@@ -194,14 +214,24 @@ def _joined(name: str, parts: Mapping[str, TensorEntry]) -> TensorEntry:
     scale_bytes = 2 if scales.dtype == "F16" else 4
     return replace(
         codes,
-        shape=(scales.shape[0], scales.shape[1] * GROUP),
-        form=StoredForm(format=form, has_mins=mins is not None, scale_bytes=scale_bytes),
+        shape=(scales.shape[0], scales.shape[1] * group_size),
+        form=StoredForm(
+            format=form,
+            has_mins=mins is not None,
+            scale_bytes=scale_bytes,
+            group_size=group_size,
+        ),
     )
 
 
-def _format_of(codes: tuple[int, ...], scales: tuple[int, ...]) -> WeightFormat | None:
+def _format_of(
+    codes: tuple[int, ...], scales: tuple[int, ...], group_size: int
+) -> WeightFormat | None:
     """Return the format of codes and scales with these shapes; None if there is none."""
     if len(codes) == len(scales) == 2 and codes[0] == scales[0]:
+        if group_size == HALF_GROUP:
+            is_whole = codes[1] % GROUP == 0 and codes[1] == scales[1] * HALF_GROUP
+            return WeightFormat.INT8 if is_whole else None
         for form, per_byte in _CODES_PER_BYTE.items():
             if codes[1] * per_byte == scales[1] * GROUP:
                 return form

@@ -4,17 +4,27 @@ import torch
 from torch import Tensor
 
 from parallel.weights.stored_matrix import Matrix, StoredMatrix
-from parallel.weights.weight_format import GROUP, WeightFormat
+from parallel.weights.weight_format import GROUP, HALF_GROUP, WeightFormat
 from tests.support.tiny_transformer import TableSource, TinyModel, tiny_model
 
 FORMATS = tuple(kind for kind in WeightFormat if kind is not WeightFormat.FLOAT16)
+FORMS: tuple[tuple[WeightFormat, dict[str, bool]], ...] = (
+    *((kind, {}) for kind in FORMATS),
+    *((kind, {"has_mins": True}) for kind in FORMATS if kind.is_grouped),
+    (WeightFormat.INT8, {"has_halves": True}),
+)
+"""Formats with the options of `stored`."""
+FULL_FORMS = tuple((kind, options) for kind, options in FORMS if options or not kind.is_grouped)
+"""Those without the simplest form of integer codes."""
 
 
-def stored(weight: Tensor, kind: WeightFormat, *, has_mins: bool = False) -> Matrix:
-    """Return a float weight in a format; groups are scaled by their largest weight."""
+def stored(
+    weight: Tensor, kind: WeightFormat, *, has_mins: bool = False, has_halves: bool = False
+) -> Matrix:
+    """Return a float weight in a format; groups, or halves, are scaled by their largest weight."""
     if not kind.is_grouped:
         return weight.to(getattr(torch, kind.value))
-    groups = weight.float().view(len(weight), -1, GROUP)
+    groups = weight.float().view(len(weight), -1, HALF_GROUP if has_halves else GROUP)
     most = 15 if kind is WeightFormat.INT4 else 255
     if has_mins:
         mins = groups.amin(dim=2).half()
@@ -22,7 +32,8 @@ def stored(weight: Tensor, kind: WeightFormat, *, has_mins: bool = False) -> Mat
         codes = (groups - mins.float().unsqueeze(2)) / scales.float().unsqueeze(2)
     else:
         mins = None
-        scales = (groups.abs().amax(dim=2) / (most // 2)).half()
+        scales = groups.abs().amax(dim=2) / (most // 2)
+        scales = scales if has_halves else scales.half()
         codes = groups / scales.float().unsqueeze(2) + (most // 2 + 1)
     rows = codes.round().clamp(0, most).to(torch.uint8).flatten(1)
     if kind is WeightFormat.INT4:
@@ -33,12 +44,12 @@ def stored(weight: Tensor, kind: WeightFormat, *, has_mins: bool = False) -> Mat
 class StoredSource(TableSource):
     """Weights whose linear layers are in one format; what falls between groups is float32."""
 
-    def __init__(self, tensors: dict[str, Tensor], kind: WeightFormat, *, has_mins: bool) -> None:
+    def __init__(self, tensors: dict[str, Tensor], kind: WeightFormat, **options: bool) -> None:
         super().__init__(tensors)
-        self._kind, self._has_mins = kind, has_mins
+        self._kind, self._options = kind, options
 
     def read_matrix(self, name: str, dim: int, first: int, stop: int) -> Matrix:
-        matrix = stored(self._tensors[name], self._kind, has_mins=self._has_mins)
+        matrix = stored(self._tensors[name], self._kind, **self._options)
         if isinstance(matrix, Tensor):
             return matrix.narrow(dim, first, stop - first).clone()
         if dim == 0:
@@ -56,12 +67,12 @@ class StoredSource(TableSource):
         )
 
     def _as_float(self, name: str) -> Tensor:
-        matrix = stored(self._tensors[name], self._kind, has_mins=self._has_mins)
+        matrix = stored(self._tensors[name], self._kind, **self._options)
         return matrix.float() if isinstance(matrix, Tensor) else matrix.dequantized()
 
 
 def stored_model(
-    kind: WeightFormat, family: str = "llama", *, has_mins: bool = False
+    kind: WeightFormat, family: str = "llama", **options: bool
 ) -> tuple[TinyModel, StoredSource]:
     """Return a small model, and its weights in a format; each rank of 1 to 3 has whole groups."""
     model = tiny_model(
@@ -73,4 +84,4 @@ def stored_model(
         head_dim=32,
     )
     weights = dict(model.reference.state_dict())
-    return model, StoredSource(weights, kind, has_mins=has_mins)
+    return model, StoredSource(weights, kind, **options)

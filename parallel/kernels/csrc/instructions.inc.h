@@ -50,7 +50,7 @@ static void quantize(const float *x, int64_t size, Quantized *to, int64_t tile, 
   int8_t *bytes = to->bytes + tile * TILE * size * 2 + row * 8;
   int16_t *words = USES_WORDS ? to->words + tile * TILE * size + row * 4 : NULL;
   float *scales = to->scales + tile * groups * TILE + row;
-  int32_t *sums = to->sums + tile * groups * TILE + row;
+  int32_t *sums = to->sums + tile * groups * 2 * TILE + row;
   for (int64_t g = 0; g < groups; g++) {
     Floats a = floats_load(x + g * GROUP), b = floats_load(x + g * GROUP + LANES);
     float most = largest_of(larger(larger(a, subtract(zero, a)), larger(b, subtract(zero, b))));
@@ -62,7 +62,8 @@ static void quantize(const float *x, int64_t size, Quantized *to, int64_t tile, 
     bytes += 8 * num_rows * 8;
     if (USES_WORDS) words += 8 * num_rows * 4;
     scales[g * TILE] = factor > 0 ? most * (1.0f / 32512.0f) : 0.0f;
-    sums[g * TILE] = sum_of_ints(ints_add(code_a, code_b));
+    sums[g * 2 * TILE] = sum_of_ints(code_a);
+    sums[(g * 2 + 1) * TILE] = sum_of_ints(code_b);
   }
 }
 
@@ -82,18 +83,74 @@ INLINE void finish_rows(int num, const Floats *totals, const Doubles *wide, floa
   }
 }
 
-// One panel by `num` rows. NUM, IS_INT4 and IS_WIDE are constants where this is expanded.
-INLINE void int_rows(const int num, const int is_int4, const int is_wide, const Matrix *m,
+// A group of a panel, and of the rows that it is multiplied by.
+typedef struct {
+  const uint8_t *codes, *factors;
+  const int8_t *bytes;
+  const int16_t *words;
+  const float *scales;
+  const int32_t *sums;  // [2][TILE]
+  int tile_rows;
+} Group;
+
+// The products of one group whose weights share a scale, and perhaps a minimum.
+INLINE void whole_group(const int num, const int is_int4, const Matrix *m, const Group *g,
+                        Floats *values) {
+  const int wide_scales = m->flags & WIDE_SCALES, has_mins = m->flags & HAS_MINS;
+  Ints dots[MAX_ROWS];
+  int_tile(num, is_int4, 8, g->codes, g->bytes, g->words, g->tile_rows, dots);
+  const Floats scale = load_scales(g->factors, wide_scales);
+  Floats least = floats_all(0);
+  if (has_mins) least = load_scales(g->factors + (wide_scales ? 64 : 32), wide_scales);
+#pragma GCC unroll 8
+  for (int r = 0; r < num; r++) {
+    const int32_t sum = g->sums[r] + g->sums[TILE + r];
+    Ints dot = dots[r];
+    if (!has_mins) dot = ints_minus(dot, sum * (is_int4 ? 8 : 128));
+    values[r] = times(floats_of_ints(dot), times(scale, floats_all(g->scales[r])));
+    if (has_mins) values[r] = fused(least, floats_all(g->scales[r] * (float)sum), values[r]);
+  }
+}
+
+// The same of a group in 8 bits whose halves have a scale each: the first half's, plus the other's.
+INLINE void two_halves(const int num, const Matrix *m, const Group *g, Floats *values) {
+  const int wide_scales = m->flags & WIDE_SCALES;
+#pragma GCC unroll 2
+  for (int half = 0; half < 2; half++) {
+    const int64_t steps = (int64_t)half * 4 * g->tile_rows;
+    Ints dots[MAX_ROWS];
+    int_tile(num, 0, 4, g->codes + half * 256, g->bytes + steps * 8,
+             USES_WORDS ? g->words + steps * 4 : NULL, g->tile_rows, dots);
+    const Floats scale = load_scales(g->factors + half * (wide_scales ? 64 : 32), wide_scales);
+#pragma GCC unroll 8
+    for (int r = 0; r < num; r++) {
+      Ints dot = ints_minus(dots[r], g->sums[half * TILE + r] * 128);
+      Floats part = times(floats_of_ints(dot), times(scale, floats_all(g->scales[r])));
+      values[r] = half ? add(values[r], part) : part;
+    }
+  }
+}
+
+enum { FOUR_BITS, EIGHT_BITS, EIGHT_BITS_IN_HALVES };
+
+// One panel by `num` rows. NUM, FORM and IS_WIDE are constants where this is expanded.
+INLINE void int_rows(const int num, const int form, const int is_wide, const Matrix *m,
                      const uint8_t *panel, const Quantized *x, int64_t tile, int first,
                      int tile_rows, float *out, double *sums) {
   const int64_t groups = m->inputs / GROUP;
-  const int wide_scales = m->flags & WIDE_SCALES, has_mins = m->flags & HAS_MINS;
-  const int64_t code_bytes = is_int4 ? 256 : 512, scale_bytes = wide_scales ? 64 : 32;
-  const int64_t group_bytes = code_bytes + scale_bytes * (has_mins ? 2 : 1);
-  const int8_t *bytes = x->bytes + tile * TILE * m->inputs * 2 + first * 8;
-  const int16_t *words = USES_WORDS ? x->words + tile * TILE * m->inputs + first * 4 : NULL;
-  const float *scales = x->scales + tile * groups * TILE + first;
-  const int32_t *code_sums = x->sums + tile * groups * TILE + first;
+  const int64_t code_bytes = form == FOUR_BITS ? 256 : 512;
+  const int64_t scale_bytes = m->flags & WIDE_SCALES ? 64 : 32;
+  const int64_t group_bytes =
+      code_bytes + scale_bytes * (m->flags & (HAS_MINS | HALF_GROUPS) ? 2 : 1);
+  Group group = {
+      .codes = panel,
+      .factors = panel + code_bytes,
+      .bytes = x->bytes + tile * TILE * m->inputs * 2 + first * 8,
+      .words = USES_WORDS ? x->words + tile * TILE * m->inputs + first * 4 : NULL,
+      .scales = x->scales + tile * groups * TILE + first,
+      .sums = x->sums + tile * groups * 2 * TILE + first,
+      .tile_rows = tile_rows,
+  };
   Floats totals[MAX_ROWS];
   Doubles wide[MAX_ROWS];
 #pragma GCC unroll 8
@@ -102,41 +159,43 @@ INLINE void int_rows(const int num, const int is_int4, const int is_wide, const 
     if (is_wide) memset(&wide[r], 0, sizeof wide[r]);
   }
   for (int64_t g = 0; g < groups; g++) {
-    Ints dots[MAX_ROWS];
-    int_tile(num, is_int4, panel, bytes, words, tile_rows, dots);
-    const Floats scale = load_scales(panel + code_bytes, wide_scales);
-    Floats least = floats_all(0);
-    if (has_mins) least = load_scales(panel + code_bytes + scale_bytes, wide_scales);
+    Floats values[MAX_ROWS];
+    if (form == EIGHT_BITS_IN_HALVES)
+      two_halves(num, m, &group, values);
+    else
+      whole_group(num, form == FOUR_BITS, m, &group, values);
 #pragma GCC unroll 8
     for (int r = 0; r < num; r++) {
-      Ints dot = dots[r];
-      if (!has_mins) dot = ints_minus(dot, code_sums[r] * (is_int4 ? 8 : 128));
-      Floats value = times(floats_of_ints(dot), times(scale, floats_all(scales[r])));
-      if (has_mins) value = fused(least, floats_all(scales[r] * (float)code_sums[r]), value);
       if (is_wide)
-        doubles_add(&wide[r], value);
+        doubles_add(&wide[r], values[r]);
       else
-        totals[r] = add(totals[r], value);
+        totals[r] = add(totals[r], values[r]);
     }
-    panel += group_bytes;
-    bytes += 8 * tile_rows * 8;
-    if (USES_WORDS) words += 8 * tile_rows * 4;
-    scales += TILE;
-    code_sums += TILE;
+    group.codes += group_bytes;
+    group.factors += group_bytes;
+    group.bytes += 8 * tile_rows * 8;
+    if (USES_WORDS) group.words += 8 * tile_rows * 4;
+    group.scales += TILE;
+    group.sums += 2 * TILE;
   }
   finish_rows(num, totals, wide, out, sums);
 }
 
+#define FORM_CASE(N, FORM)                                                                       \
+  if (sums)                                                                                      \
+    int_rows(N, FORM, 1, m, panel, x, tile, first, tile_rows, out, sums);                        \
+  else                                                                                           \
+    int_rows(N, FORM, 0, m, panel, x, tile, first, tile_rows, out, NULL);
+
 #define INT_CASE(N)                                                                              \
   case N:                                                                                        \
-    if (m->kind == INT4 && sums)                                                                 \
-      int_rows(N, 1, 1, m, panel, x, tile, first, tile_rows, out, sums);                         \
-    else if (m->kind == INT4)                                                                    \
-      int_rows(N, 1, 0, m, panel, x, tile, first, tile_rows, out, NULL);                         \
-    else if (sums)                                                                               \
-      int_rows(N, 0, 1, m, panel, x, tile, first, tile_rows, out, sums);                         \
-    else                                                                                         \
-      int_rows(N, 0, 0, m, panel, x, tile, first, tile_rows, out, NULL);                         \
+    if (m->kind == INT4) {                                                                       \
+      FORM_CASE(N, FOUR_BITS)                                                                    \
+    } else if (m->flags & HALF_GROUPS) {                                                         \
+      FORM_CASE(N, EIGHT_BITS_IN_HALVES)                                                         \
+    } else {                                                                                     \
+      FORM_CASE(N, EIGHT_BITS)                                                                   \
+    }                                                                                            \
     break;
 
 static void int_panel(const Matrix *m, const uint8_t *panel, const Quantized *x, int64_t tile,

@@ -173,8 +173,8 @@ VECTOR void int4_tile(const int num, const uint8_t *codes, const int8_t *bytes, 
   }
 }
 
-VECTOR void int8_tile(const int num, const uint8_t *codes, const int16_t *words, int tile_rows,
-                       Ints *dots) {
+VECTOR void int8_tile(const int num, const int steps, const uint8_t *codes, const int16_t *words,
+                      int tile_rows, Ints *dots) {
   const int64_t step_words = (int64_t)tile_rows * 4;
 #pragma GCC unroll 4
   for (int quarter = 0; quarter < 4; quarter++) {
@@ -182,7 +182,7 @@ VECTOR void int8_tile(const int num, const uint8_t *codes, const int16_t *words,
 #pragma GCC unroll 4
     for (int r = 0; r < num; r++) sums[r] = _mm256_setzero_si256();
 #pragma GCC unroll 8
-    for (int j = 0; j < 8; j++) {
+    for (int j = 0; j < steps; j++) {
       __m256i wide = _mm256_cvtepu8_epi16(
           _mm_loadu_si128((const __m128i *)(codes + j * 64 + quarter * 16)));
 #pragma GCC unroll 4
@@ -201,12 +201,12 @@ VECTOR void int8_tile(const int num, const uint8_t *codes, const int16_t *words,
   }
 }
 
-VECTOR void int_tile(const int num, const int is_int4, const uint8_t *codes, const int8_t *bytes,
-                      const int16_t *words, int tile_rows, Ints *dots) {
+VECTOR void int_tile(const int num, const int is_int4, const int steps, const uint8_t *codes,
+                     const int8_t *bytes, const int16_t *words, int tile_rows, Ints *dots) {
   if (is_int4)
     int4_tile(num, codes, bytes, tile_rows, dots);
   else
-    int8_tile(num, codes, words, tile_rows, dots);
+    int8_tile(num, steps, codes, words, tile_rows, dots);
 }
 
 #include "instructions.inc.h"

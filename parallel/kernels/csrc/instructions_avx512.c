@@ -81,12 +81,10 @@ VECTOR __m512i byte4(const int8_t *p) {
   return _mm512_set1_epi32(word);
 }
 
-// The sums over one group of code times activation, for each of 16 outputs and `num` rows.
-VECTOR void int_tile(const int num, const int is_int4,
-                                                           const uint8_t *codes,
-                                                           const int8_t *bytes,
-                                                           const int16_t *words, int tile_rows,
-                                                           Ints *dots) {
+// The sums over `steps` steps of code times activation, for each of 16 outputs and `num` rows; 4-bit
+// codes have all 8 steps of a group.
+VECTOR void int_tile(const int num, const int is_int4, const int steps, const uint8_t *codes,
+                     const int8_t *bytes, const int16_t *words, int tile_rows, Ints *dots) {
   (void)words;
   __m512i high[8], low[8];
 #pragma GCC unroll 8
@@ -110,7 +108,7 @@ VECTOR void int_tile(const int num, const int is_int4,
     }
   } else {
 #pragma GCC unroll 8
-    for (int j = 0; j < 8; j++) {
+    for (int j = 0; j < steps; j++) {
       __m512i all = _mm512_loadu_si512(codes + j * 64);
       const int8_t *a = bytes + j * step_bytes;
 #pragma GCC unroll 8

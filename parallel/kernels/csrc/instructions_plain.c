@@ -127,13 +127,12 @@ VECTOR void split(Ints codes, int8_t *bytes, int16_t *words, int stride) {
   EACH words[(i / 4) * stride * 4 + i % 4] = (int16_t)codes.lane[i];
 }
 
-VECTOR void int_tile(const int num, const int is_int4, const uint8_t *codes,
-                            const int8_t *bytes, const int16_t *words, int tile_rows,
-                            Ints *dots) {
+VECTOR void int_tile(const int num, const int is_int4, const int steps, const uint8_t *codes,
+                     const int8_t *bytes, const int16_t *words, int tile_rows, Ints *dots) {
   (void)bytes;
   for (int r = 0; r < num; r++) {
     int32_t sums[LANES] = {0};
-    for (int j = 0; j < 8; j++) {
+    for (int j = 0; j < steps; j++) {
       const int16_t *four = words + ((int64_t)j * tile_rows + r) * 4;
       const uint8_t *part = codes + (is_int4 ? j % 4 : j) * 64;
       for (int lane = 0; lane < LANES; lane++)

@@ -9,7 +9,7 @@
 
 enum { LANES = 16, GROUP = 32, TILE = 8 };
 enum { FLOAT32 = 0, BFLOAT16 = 1, INT4 = 2, INT8 = 3 };
-enum { WIDE_SCALES = 1, HAS_MINS = 2 };
+enum { WIDE_SCALES = 1, HAS_MINS = 2, HALF_GROUPS = 4 };
 enum { SILU = 0, GELU_TANH = 1 };
 
 // The weight of a linear layer in panels of 16 outputs; packed_matrix.py describes the layout.
@@ -19,7 +19,7 @@ typedef struct {
   int64_t outputs;
   int64_t inputs;
   int32_t kind;
-  int32_t flags;  // of scales and minima, in INT4 and INT8
+  int32_t flags;  // of scales and minima, in INT4 and INT8; HALF_GROUPS in INT8 without minima
 } Matrix;
 
 typedef struct {
@@ -74,7 +74,7 @@ typedef struct {
   int8_t *bytes;
   int16_t *words;  // the same in 16 bits, [groups][8 steps][rows][4], where `uses_words`
   float *scales;   // [tile][groups][8]
-  int32_t *sums;   // of the 16-bit values of a group
+  int32_t *sums;   // of the 16-bit values of each half of a group, [tile][groups][2][8]
 } Quantized;
 
 // What each instruction set provides.

@@ -65,7 +65,7 @@ static int64_t num_tiles(int64_t rows) { return (rows + TILE - 1) / TILE; }
 
 static size_t quantized_size(int64_t rows, int64_t inputs) {
   size_t values = (size_t)(num_tiles(rows) * TILE * inputs), groups = values / GROUP;
-  return padded(values * 2) * 2 + padded(groups * 4) * 2;
+  return padded(values * 2) * 2 + padded(groups * 4) + padded(groups * 8);
 }
 
 static Quantized take_quantized(Scratch *s, int64_t rows, int64_t inputs) {
@@ -74,7 +74,7 @@ static Quantized take_quantized(Scratch *s, int64_t rows, int64_t inputs) {
   q.bytes = take(s, values * 2);
   q.words = take(s, values * 2);
   q.scales = take(s, groups * 4);
-  q.sums = take(s, groups * 4);
+  q.sums = take(s, groups * 8);
   return q;
 }
 
@@ -99,7 +99,7 @@ typedef struct {
 
 static int64_t panel_bytes(const Matrix *m) {
   int64_t groups = m->inputs / GROUP, scale = m->flags & WIDE_SCALES ? 64 : 32;
-  if (m->flags & HAS_MINS) scale *= 2;
+  if (m->flags & (HAS_MINS | HALF_GROUPS)) scale *= 2;
   switch (m->kind) {
     case FLOAT32:
       return m->inputs * LANES * 4;

@@ -20,7 +20,7 @@ from parallel.kernels.native_library import (
 from parallel.kernels.packed_matrix import PackedMatrix, pack
 from parallel.weights.stored_matrix import Matrix, as_float
 from parallel.weights.weight_format import WeightFormat
-from tests.support.stored_models import FORMATS, stored
+from tests.support.stored_models import FORMS, FULL_FORMS, stored
 
 INSTRUCTIONS = ("avx512_vnni", "avx2", "plain")
 SHAPES = ((64, 96), (35, 64), (16, 32), (130, 320))
@@ -43,9 +43,9 @@ def product(library: NativeLibrary, matrix: PackedMatrix, x: Tensor, *, threads:
     return out
 
 
-def weight(shape: tuple[int, int], kind: WeightFormat, *, has_mins: bool = False) -> Matrix:
+def weight(shape: tuple[int, int], kind: WeightFormat, **options: bool) -> Matrix:
     generator = torch.Generator().manual_seed(sum(shape))
-    return stored(torch.randn(shape, generator=generator), kind, has_mins=has_mins)
+    return stored(torch.randn(shape, generator=generator), kind, **options)
 
 
 def inputs(num_rows: int, columns: int) -> Tensor:
@@ -57,13 +57,12 @@ def inputs(num_rows: int, columns: int) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("has_mins", [False, True])
+@pytest.mark.parametrize(("kind", "options"), FORMS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_products_equal_float64(
-    library: NativeLibrary, kind: WeightFormat, has_mins: bool, shape: tuple[int, int]
+    library: NativeLibrary, kind: WeightFormat, options: dict[str, bool], shape: tuple[int, int]
 ) -> None:
-    matrix = weight(shape, kind, has_mins=has_mins)
+    matrix = weight(shape, kind, **options)
     x = inputs(11, shape[1])
     found = product(library, pack(matrix), x).double()
     numbers = as_float(matrix).double()
@@ -76,9 +75,11 @@ def test_products_equal_float64(
     assert ((found - expected).abs() <= bound).all()
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-def test_a_row_has_the_same_bits_in_every_batch(library: NativeLibrary, kind: WeightFormat) -> None:
-    matrix = pack(weight((112, 96), kind, has_mins=True))
+@pytest.mark.parametrize(("kind", "options"), FULL_FORMS)
+def test_a_row_has_the_same_bits_in_every_batch(
+    library: NativeLibrary, kind: WeightFormat, options: dict[str, bool]
+) -> None:
+    matrix = pack(weight((112, 96), kind, **options))
     x = inputs(37, 96)
     whole = product(library, matrix, x)
     for threads in (1, 2, 3):
@@ -87,9 +88,9 @@ def test_a_row_has_the_same_bits_in_every_batch(library: NativeLibrary, kind: We
             assert torch.equal(part, whole[first:stop]), (first, stop, threads)
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-def test_avx2_and_avx512_give_the_same_bits(kind: WeightFormat) -> None:
-    matrix, x = pack(weight((64, 96), kind, has_mins=True)), inputs(13, 96)
+@pytest.mark.parametrize(("kind", "options"), FULL_FORMS)
+def test_avx2_and_avx512_give_the_same_bits(kind: WeightFormat, options: dict[str, bool]) -> None:
+    matrix, x = pack(weight((64, 96), kind, **options)), inputs(13, 96)
     try:
         found = [product(load_library(name), matrix, x) for name in ("avx512_vnni", "avx2")]
     except OSError as error:

@@ -18,7 +18,7 @@ from parallel.model.transformer import Decoder
 from parallel.weights.weight_format import WeightFormat
 from runtime.models.hf_config import parse_config
 from tests.support.reference_models import make_model
-from tests.support.stored_models import FORMATS, StoredSource, stored_model
+from tests.support.stored_models import FORMS, FULL_FORMS, StoredSource, stored_model
 from tests.support.tiny_transformer import (
     CPU,
     KINDS,
@@ -79,14 +79,11 @@ def whole(decoder: Decoder, token_ids: Sequence[int]) -> Tensor:
 
 
 @pytest.mark.parametrize("family", list(KINDS))
-@pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("has_mins", [False, True])
+@pytest.mark.parametrize(("kind", "options"), FORMS)
 def test_logits_equal_those_of_the_same_weights_in_float32(
-    backend: NativeBackend, family: str, kind: WeightFormat, has_mins: bool
+    backend: NativeBackend, family: str, kind: WeightFormat, options: dict[str, bool]
 ) -> None:
-    if has_mins and not kind.is_grouped:
-        pytest.skip("float weights have no minima")
-    model, source = stored_model(kind, family, has_mins=has_mins)
+    model, source = stored_model(kind, family, **options)
     found = whole(decoder_of(model, source, backend), PROMPT)
     reference = decoder_of(model, source.dequantized(), TorchBackend(torch.float32))
     atol = 1e-2 if kind.is_grouped else 1e-3
@@ -104,11 +101,11 @@ def test_every_feature_of_a_layer_equals_torchs(backend: NativeBackend, size: in
     torch.testing.assert_close(torch.cat(found, dim=1), expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(("kind", "options"), FULL_FORMS)
 def test_a_row_has_the_same_bits_however_its_text_was_cut_and_batched(
-    backend: NativeBackend, kind: WeightFormat
+    backend: NativeBackend, kind: WeightFormat, options: dict[str, bool]
 ) -> None:
-    model, source = stored_model(kind, has_mins=True)
+    model, source = stored_model(kind, "llama", **options)
     decoder = decoder_of(model, source, backend)
     texts = [tokens(size, seed=size) for size in (45, 3, 30)]
     expected = [whole(decoder, text) for text in texts]
@@ -182,9 +179,11 @@ def test_each_node_of_a_tree_has_the_bits_of_its_path(
         assert torch.equal(logits[node], whole(decoder, text)[-1])
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-def test_the_number_of_ranks_changes_no_bit(backend: NativeBackend, kind: WeightFormat) -> None:
-    model, source = stored_model(kind, has_mins=True)
+@pytest.mark.parametrize(("kind", "options"), FULL_FORMS)
+def test_the_number_of_ranks_changes_no_bit(
+    backend: NativeBackend, kind: WeightFormat, options: dict[str, bool]
+) -> None:
+    model, source = stored_model(kind, "llama", **options)
     expected = whole(decoder_of(model, source, backend), PROMPT)
 
     def part(group: RankThread) -> Tensor:

@@ -8,13 +8,25 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from parallel.weights.stored_matrix import StoredMatrix
+from parallel.weights.stored_matrix import StoredMatrix, as_float
 from parallel.weights.weight_format import WeightFormat
 from runtime.errors import ConfigError
 from runtime.models.checkpoint_files import read_checkpoint
 from runtime.weights.checkpoint_source import CheckpointSource
-from runtime.weights.stored_tensors import FILE_METADATA, STORED_FILE, check_quantization
-from tests.support.stored_checkpoints import edit_config, save_stored, stored_as, wide_model
+from runtime.weights.stored_tensors import (
+    FILE_METADATA,
+    STORED_FILE,
+    check_quantization,
+    part_tensors,
+)
+from tests.support.stored_checkpoints import (
+    edit_config,
+    equal_bits,
+    save_stored,
+    stored_as,
+    wide_model,
+)
+from tests.support.stored_matrices import random_matrix
 from tests.support.tiny_transformer import CPU
 
 UP = "model.layers.0.mlp.up_proj.weight"
@@ -51,6 +63,37 @@ def test_what_is_read_is_what_was_written(form: WeightFormat, tmp_path: Path) ->
         else:
             assert torch.equal(source.read(name), written)
     assert files.tensors.keys() == model.reference.state_dict().keys()
+
+
+@pytest.mark.parametrize("weights", ["int8", "float32"])
+def test_scales_of_half_groups_are_read_as_they_were_written(weights: str, tmp_path: Path) -> None:
+    model = wide_model()
+    directory = save_stored(tmp_path / "model", WeightFormat.INT8, model)
+    written = random_matrix(52, 64, WeightFormat.INT8, group_size=16)
+    parts = part_tensors(UP, written)
+    assert parts.keys() == {f"{UP}.codes", f"{UP}.half_scales"}
+    edit(directory, lambda tensors: (tensors.pop(f"{UP}.scales"), tensors.update(parts)))
+    files = read_checkpoint(directory)
+    assert files.tensors[UP].num_bytes == written.num_bytes
+    source = CheckpointSource(directory, weights, CPU, tensors=files.tensors)
+    whole = written.dequantized()
+    for dim, first, stop in ((0, 0, 52), (0, 3, 17), (1, 32, 64), (1, 16, 48), (1, 7, 45)):
+        part = source.read_matrix(UP, dim, first, stop)
+        assert equal_bits(as_float(part), whole.narrow(dim, first, stop - first).contiguous())
+        is_whole = weights == "int8" and (dim == 0 or first % 32 == 0)
+        assert isinstance(part, StoredMatrix) is is_whole
+
+
+def half_scales(scales: Tensor, *, keep: bool = False) -> Callable[[Tensors], object]:
+    """Store int8 codes with scales of half groups, and perhaps those of the matrix before."""
+
+    def change(tensors: Tensors) -> None:
+        if not keep:
+            del tensors[f"{UP}.scales"], tensors[f"{UP}.mins"]
+        codes = torch.ones(52, 64, dtype=torch.uint8)
+        tensors.update({f"{UP}.codes": codes, f"{UP}.half_scales": scales})
+
+    return change
 
 
 def setting(name: str, value: Tensor) -> Callable[[Tensors], object]:
@@ -99,6 +142,14 @@ DAMAGES: dict[str, tuple[Callable[[Tensors], object], str]] = {
     "minima of another shape": (
         setting(f"{UP}.mins", torch.ones(52, 1).half()),
         rf"the parts of {UP} do not fit",
+    ),
+    "scales of too few half groups": (
+        half_scales(torch.ones(52, 2)),
+        rf"the parts of {UP} do not fit .*half_scales F32 \[52, 2\]",
+    ),
+    "scales of groups and of half groups": (
+        half_scales(torch.ones(52, 4), keep=True),
+        rf"the parts of {UP} do not fit .*half_scales .*mins .*scales",
     ),
     "numbers beside codes": (setting(UP, torch.ones(52, 64)), rf"holds {UP} twice"),
     "another shape": (
