@@ -20,6 +20,7 @@ _KINDS = {
     WeightFormat.BFLOAT16: 1,
     WeightFormat.INT4: 2,
     WeightFormat.INT8: 3,
+    WeightFormat.FLOAT16: 4,
 }
 _WIDE_SCALES, _HAS_MINS, _HALF_GROUPS = 1, 2, 4
 

@@ -30,7 +30,7 @@ class PackedMatrix:
     """A weight as the native kernels read it."""
 
     data: Tensor
-    """[panels, ...], uint8, bfloat16 or float32."""
+    """[panels, ...], uint8 or a float dtype."""
     format: WeightFormat
     num_rows: int
     num_columns: int
@@ -81,11 +81,8 @@ def pack(matrix: Matrix) -> PackedMatrix:
             matrix.mins is not None,
             matrix.group_size == HALF_GROUP,
         )
-    is_bfloat16 = matrix.dtype == torch.bfloat16
-    numbers = matrix if is_bfloat16 else matrix.float()
-    panels = _panels(numbers).transpose(1, 2).contiguous()
-    kind = WeightFormat.BFLOAT16 if is_bfloat16 else WeightFormat.FLOAT32
-    return PackedMatrix(panels, kind, rows, columns)
+    kind = WeightFormat(str(matrix.dtype).removeprefix("torch."))
+    return PackedMatrix(_panels(matrix).transpose(1, 2).contiguous(), kind, rows, columns)
 
 
 def _packed_groups(matrix: StoredMatrix) -> Tensor:

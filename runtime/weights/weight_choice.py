@@ -13,8 +13,6 @@ from runtime.weights.stored_tensors import StoredForm, TensorEntry
 AUTO = "auto"
 WEIGHTS = (AUTO, *WeightFormat)
 """The values of `weights`."""
-HOLDS_FILE_FORMATS = False
-"""Whether `auto` on a CPU holds each matrix as its file has it; otherwise, in float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +45,7 @@ def choose_weights(weights: str, device: str) -> WeightChoice:
         return WeightChoice(matrices=form, activations=dtype_of(form))
     if weights != AUTO:
         return WeightChoice(matrices=WeightFormat(weights), activations=torch.float32)
-    matrices = None if HOLDS_FILE_FORMATS else WeightFormat.FLOAT32
-    return WeightChoice(matrices=matrices, activations=torch.float32)
+    return WeightChoice(matrices=None, activations=torch.float32)
 
 
 def held_bytes(entry: TensorEntry, choice: WeightChoice) -> int:

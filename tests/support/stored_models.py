@@ -7,7 +7,7 @@ from parallel.weights.stored_matrix import Matrix, StoredMatrix
 from parallel.weights.weight_format import GROUP, HALF_GROUP, WeightFormat
 from tests.support.tiny_transformer import TableSource, TinyModel, tiny_model
 
-FORMATS = tuple(kind for kind in WeightFormat if kind is not WeightFormat.FLOAT16)
+FORMATS = tuple(WeightFormat)
 FORMS: tuple[tuple[WeightFormat, dict[str, bool]], ...] = (
     *((kind, {}) for kind in FORMATS),
     *((kind, {"has_mins": True}) for kind in FORMATS if kind.is_grouped),

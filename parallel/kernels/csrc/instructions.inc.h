@@ -217,17 +217,18 @@ static void int_panel(const Matrix *m, const uint8_t *panel, const Quantized *x,
 }
 
 // Weights of 16 outputs for one input.
-INLINE Floats load_weights(const uint8_t *panel, int64_t input, const int is_bf16) {
-  return is_bf16 ? floats_of_bf16((const uint16_t *)panel + input * LANES)
-                 : floats_load((const float *)panel + input * LANES);
+INLINE Floats load_weights(const uint8_t *panel, int64_t input, const int kind) {
+  if (kind == FLOAT32) return floats_load((const float *)panel + input * LANES);
+  const uint16_t *halves = (const uint16_t *)panel + input * LANES;
+  return kind == BFLOAT16 ? floats_of_bf16(halves) : floats_of_half(halves);
 }
 
 // `num_panels` panels by `num` rows; sums within each 32 inputs, then over these.
-INLINE void float_rows(const int num, const int num_panels, const int is_bf16, const Matrix *m,
+INLINE void float_rows(const int num, const int num_panels, const int kind, const Matrix *m,
                        const uint8_t *panels, const float *x, int64_t stride, float *out,
                        double *sums) {
   const int64_t inputs = m->inputs;
-  const int64_t panel_bytes = inputs * LANES * (is_bf16 ? 2 : 4);
+  const int64_t panel_bytes = inputs * LANES * (kind == FLOAT32 ? 4 : 2);
   Floats totals[4][4];
   Doubles wide[4][4];
   memset(totals, 0, sizeof totals);
@@ -244,7 +245,7 @@ INLINE void float_rows(const int num, const int num_panels, const int is_bf16, c
       Floats weights[4];
 #pragma GCC unroll 4
       for (int p = 0; p < num_panels; p++)
-        weights[p] = load_weights(panels + p * panel_bytes, i, is_bf16);
+        weights[p] = load_weights(panels + p * panel_bytes, i, kind);
 #pragma GCC unroll 4
       for (int r = 0; r < num; r++) {
         float value = x[r * stride + i];
@@ -272,9 +273,11 @@ INLINE void float_rows(const int num, const int num_panels, const int is_bf16, c
 #define FLOAT_CASE(N, P)                                                                         \
   if (num_rows == N && num_panels == P) {                                                        \
     if (m->kind == BFLOAT16)                                                                     \
-      float_rows(N, P, 1, m, panels, x, stride, out, sums);                                      \
+      float_rows(N, P, BFLOAT16, m, panels, x, stride, out, sums);                               \
+    else if (m->kind == FLOAT16)                                                                 \
+      float_rows(N, P, FLOAT16, m, panels, x, stride, out, sums);                                \
     else                                                                                         \
-      float_rows(N, P, 0, m, panels, x, stride, out, sums);                                      \
+      float_rows(N, P, FLOAT32, m, panels, x, stride, out, sums);                                \
     return;                                                                                      \
   }
 

@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 enum { LANES = 16, GROUP = 32, TILE = 8 };
-enum { FLOAT32 = 0, BFLOAT16 = 1, INT4 = 2, INT8 = 3 };
+enum { FLOAT32 = 0, BFLOAT16 = 1, INT4 = 2, INT8 = 3, FLOAT16 = 4 };
 enum { WIDE_SCALES = 1, HAS_MINS = 2, HALF_GROUPS = 4 };
 enum { SILU = 0, GELU_TANH = 1 };
 

@@ -104,6 +104,7 @@ static int64_t panel_bytes(const Matrix *m) {
     case FLOAT32:
       return m->inputs * LANES * 4;
     case BFLOAT16:
+    case FLOAT16:
       return m->inputs * LANES * 2;
     case INT4:
       return groups * (256 + scale);

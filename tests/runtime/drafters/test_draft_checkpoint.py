@@ -232,9 +232,8 @@ def scores_of(drafter: Path, target: Path) -> ScoreRow:
 @pytest.mark.parametrize("form", [WeightFormat.INT8, WeightFormat.INT4])
 @pytest.mark.parametrize("head", [True, False])
 def test_a_drafter_of_a_stored_target_scores_with_its_rows(
-    form: WeightFormat, head: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    form: WeightFormat, head: bool, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("runtime.weights.weight_choice.HOLDS_FILE_FORMATS", True)
     model = wide_model(tie_word_embeddings=True)
     target = save_stored(tmp_path / "target", form, model)
     directory = save(model, target, tmp_path / "drafter", head=head)

@@ -56,9 +56,7 @@ def test_matrices_are_held_in_the_format_asked_for(
     form: WeightFormat | None,
     held: WeightFormat | None,
     stored: dict[WeightFormat | None, Path],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("runtime.weights.weight_choice.HOLDS_FILE_FORMATS", True)
     source = CheckpointSource(stored[form], held or "auto", CPU)
     for name, values in numbers(stored[form]).items():
         if values.dim() == 1:
@@ -85,9 +83,7 @@ def test_parts_of_a_matrix_have_the_numbers_of_the_whole(
     form: WeightFormat | None,
     held: WeightFormat | None,
     stored: dict[WeightFormat | None, Path],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("runtime.weights.weight_choice.HOLDS_FILE_FORMATS", True)
     source = CheckpointSource(stored[form], held or "auto", CPU)
     for name in ("lm_head.weight", "model.layers.1.mlp.down_proj.weight"):
         whole = source.read_matrix(name, 0, 0, 64)
@@ -103,13 +99,9 @@ def test_parts_of_a_matrix_have_the_numbers_of_the_whole(
             assert isinstance(part, StoredMatrix) is (isinstance(whole, StoredMatrix) and aligned)
 
 
-def test_auto_on_a_cpu_holds_what_the_switch_states(
-    stored: dict[WeightFormat | None, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for is_on in (False, True):
-        monkeypatch.setattr("runtime.weights.weight_choice.HOLDS_FILE_FORMATS", is_on)
-        source = CheckpointSource(stored[WeightFormat.INT4], "auto", CPU)
-        assert isinstance(source.read_matrix("lm_head.weight", 0, 0, 8), StoredMatrix) is is_on
+def test_auto_on_a_cpu_holds_what_the_file_has(stored: dict[WeightFormat | None, Path]) -> None:
+    source = CheckpointSource(stored[WeightFormat.INT4], "auto", CPU)
+    assert isinstance(source.read_matrix("lm_head.weight", 0, 0, 8), StoredMatrix)
 
 
 @pytest.mark.parametrize("form", FORMATS)
