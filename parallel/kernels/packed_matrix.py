@@ -82,7 +82,9 @@ def pack(matrix: Matrix) -> PackedMatrix:
             matrix.group_size == HALF_GROUP,
         )
     kind = WeightFormat(str(matrix.dtype).removeprefix("torch."))
-    return PackedMatrix(_panels(matrix).transpose(1, 2).contiguous(), kind, rows, columns)
+    # A copy in any case: the matrix may be a part of a mapped file, which can be replaced.
+    data = _panels(matrix).transpose(1, 2).clone(memory_format=torch.contiguous_format)
+    return PackedMatrix(data, kind, rows, columns)
 
 
 def _packed_groups(matrix: StoredMatrix) -> Tensor:

@@ -108,10 +108,13 @@ class _Memory:
         self._held: list[object] = []
 
     def pointer(self, tensor: Tensor | None) -> int | None:
-        """Return the address of a tensor's values in float32, which stay where they are."""
+        """Return the address of a copy of a tensor's values, in float32.
+
+        A tensor may be a part of a mapped file, which disappears when the file is replaced.
+        """
         if tensor is None:
             return None
-        values = tensor.float().contiguous()
+        values = tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         self._held.append(values)
         return values.data_ptr()
 
