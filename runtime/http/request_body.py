@@ -6,6 +6,7 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
+from parallel.errors import PacelineError
 from runtime.files.documents import DocumentError
 from runtime.files.strict_json import parse_object
 from runtime.http.http_errors import HttpRefusal
@@ -14,7 +15,7 @@ _BODY_S = 60.0
 _TYPES = ("application/json", "text/json")
 
 
-class ClientGone(Exception):
+class ClientGone(PacelineError):
     """The client has disconnected; there is no caller for an answer."""
 
 

@@ -143,6 +143,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "model": str(checkpoint),
         "base": str(checkpoint),
         "prompts": str(prompts),
+        "texts": str(prompts),
         "data": str(prompts),
         "files": str(prompts),
         "config": str(config),

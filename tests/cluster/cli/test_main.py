@@ -97,8 +97,8 @@ def test_damaged_and_foreign_checkpoints_are_rejected(
 ) -> None:
     cut = tmp_path / "cut"
     shutil.copytree(directory, cut, ignore=shutil.ignore_patterns("*.safetensors"))
-    with (Path(directory) / "model.safetensors").open("rb") as whole:
-        (cut / "model.safetensors").write_bytes(whole.read(1_000_000))
+    with (Path(directory) / "paceline.safetensors").open("rb") as whole:
+        (cut / "paceline.safetensors").write_bytes(whole.read(1_000_000))
     printed = refusal(capsys, monkeypatch, "generate", "--target", str(cut), "--prompt", "hi")
     assert "truncated or corrupt" in printed
     foreign = tmp_path / "foreign"
@@ -118,7 +118,7 @@ def test_a_drafter_with_another_vocabulary_is_rejected(
 ) -> None:
     other = tmp_path / "other"
     shutil.copytree(directory, other, ignore=shutil.ignore_patterns("*.safetensors"))
-    (other / "model.safetensors").symlink_to(Path(directory) / "model.safetensors")
+    (other / "paceline.safetensors").symlink_to(Path(directory) / "paceline.safetensors")
     Tokenizer(models.WordLevel({"hi": 0, "ho": 1}, unk_token="hi")).save(
         str(other / "tokenizer.json")
     )
@@ -156,7 +156,7 @@ def test_bad_prompt_files_are_rejected(
     [
         (["--virtual", "target=40,draft=8ms,alpha=0.8"], "'40' is not a duration"),
         (["--virtual", "target=40ms,draft=8ms"], "missing"),
-        (["--virtual", "target=40ms,draft=8ms,alpha=1.8"], "alpha must be in"),
+        (["--virtual", "target=40ms,draft=8ms,alpha=1.8"], "alpha and beta must be in"),
         (
             ["--virtual", "target=40ms,draft=8ms,alpha=.8", "--modes", "fast"],
             "--modes[0] is 'fast': choose one of autoregressive",

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallel.model.sharding import even_range, head_shard, padded_range
+from parallel.model.sharding import UNIT, even_range, head_shard, padded_range
 
 
 def test_smollm2_splits_unevenly_over_two_ranks() -> None:
@@ -72,7 +72,7 @@ def test_padded_stretches_leave_no_rank_idle(total: int, data: st.DataObject) ->
     parts = [padded_range(total, size, rank) for rank in range(size)]
     assert all(a < b for a, b in parts)
     assert [i for a, b in parts for i in range(a, b)] == list(range(total))
-    assert max(b - a for a, b in parts) <= total // size + 16  # what vocab.py relies on
+    assert max(b - a for a, b in parts) <= total // size + UNIT  # what vocab.py relies on
 
 
 def test_more_ranks_than_columns_are_rejected() -> None:
