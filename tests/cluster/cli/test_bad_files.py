@@ -102,12 +102,20 @@ def declared(verb: tuple[str, ...], declaration: VerbDeclaration[Any]) -> Iterat
 COMMAND = typer.main.get_command(app)
 VERBS = dict(leaves(COMMAND))
 SETTINGS = {verb: list(declared(verb, DECLARATIONS[" ".join(verb)])) for verb in VERBS}
-CASES = [case for cases in SETTINGS.values() for case in cases if case.kind is Path]
+LLAMA_FILES = {"llama_python", "gguf"}
+"""Files of bench engines that only llama.cpp reads; tests/cluster/bench has bad ones."""
+CASES = [
+    case
+    for cases in SETTINGS.values()
+    for case in cases
+    if case.kind is Path and case.field not in LLAMA_FILES
+]
 USEFUL = {
     *((verb, "target") for verb in VERBS),
     *((verb, "prompt") for verb in VERBS if verb != ("client",)),
     (("bench", "layer-parallel"), "drafter"),
     (("train", "verify"), "base"),
+    (("bench", "engines"), "contenders"),
     (("draft", "train"), "head_vocab"),
 }
 """Options that a verb needs although they are not required."""
@@ -144,6 +152,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "base": str(checkpoint),
         "prompts": str(prompts),
         "texts": str(prompts),
+        "contenders": "autoregressive",
         "data": str(prompts),
         "files": str(prompts),
         "config": str(config),
