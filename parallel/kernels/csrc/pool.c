@@ -13,6 +13,9 @@
 
 enum { MAX_THREADS = 256, IDLE_SPINS = 4000, WAIT_SPINS = 20000 };
 
+// Next item of a loop that has ended: no claim succeeds while the owner writes the next loop.
+#define NO_ITEMS 0xffffffffu
+
 static struct {
   pthread_mutex_t owner;  // held by the thread whose loop runs
   pthread_mutex_t sleep;
@@ -20,11 +23,11 @@ static struct {
   atomic_int sleepers;
   atomic_int num_workers;
   atomic_int allowed;  // workers that the current loop uses
-  _Atomic uint64_t state;  // number of the loop, then the next item, 32 bits each
+  _Atomic uint64_t state;  // number of the loop, then the next item or NO_ITEMS, 32 bits each
   atomic_llong done;
-  void (*body)(void *, int64_t);
-  void *argument;
-  int64_t count;
+  _Atomic(void (*)(void *, int64_t)) body;
+  _Atomic(void *) argument;
+  _Atomic int64_t count;  // at most NO_ITEMS
 } pool = {.owner = PTHREAD_MUTEX_INITIALIZER,
           .sleep = PTHREAD_MUTEX_INITIALIZER,
           .wake = PTHREAD_COND_INITIALIZER};
@@ -41,12 +44,14 @@ static inline void relax(void) {
 static void work(uint32_t loop) {
   for (;;) {
     uint64_t seen = atomic_load_explicit(&pool.state, memory_order_acquire);
-    // Valid if the claim below succeeds: the owner changes these only when no item is left.
-    void (*body)(void *, int64_t) = pool.body;
-    void *argument = pool.argument;
-    int64_t count = pool.count;
+    // Valid if the claim below succeeds: the owner writes these only while `state` has NO_ITEMS, and
+    // who reads a new one sees that state.
+    void (*body)(void *, int64_t) = atomic_load_explicit(&pool.body, memory_order_acquire);
+    void *argument = atomic_load_explicit(&pool.argument, memory_order_acquire);
+    int64_t count = atomic_load_explicit(&pool.count, memory_order_acquire);
     do {
-      if ((uint32_t)(seen >> 32) != loop || (int64_t)(seen & 0xffffffffu) >= count) return;
+      uint32_t item = (uint32_t)seen;
+      if ((uint32_t)(seen >> 32) != loop || item == NO_ITEMS || item >= count) return;
     } while (!atomic_compare_exchange_weak_explicit(&pool.state, &seen, seen + 1,
                                                     memory_order_acq_rel, memory_order_acquire));
     body(argument, (int64_t)(seen & 0xffffffffu));
@@ -87,12 +92,10 @@ static void forget_workers(void) {
 }
 
 static void start_workers(int wanted) {
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
   int have = atomic_load(&pool.num_workers);
   if (have >= wanted) return;
   if (have == 0) {
     static int registered;
-    (void)once;
     if (!registered) registered = pthread_atfork(NULL, NULL, forget_workers) == 0;
   }
   while (have < wanted) {
@@ -111,14 +114,14 @@ static void start_workers(int wanted) {
 void run_parallel(void (*body)(void *, int64_t), void *argument, int64_t count, int threads) {
   if (threads > MAX_THREADS) threads = MAX_THREADS;
   if (threads > count) threads = (int)count;
-  if (threads < 2 || pthread_mutex_trylock(&pool.owner)) {
+  if (threads < 2 || count >= NO_ITEMS || pthread_mutex_trylock(&pool.owner)) {
     for (int64_t i = 0; i < count; i++) body(argument, i);
     return;
   }
   start_workers(threads - 1);
-  pool.body = body;
-  pool.argument = argument;
-  pool.count = count;
+  atomic_store_explicit(&pool.body, body, memory_order_release);
+  atomic_store_explicit(&pool.argument, argument, memory_order_release);
+  atomic_store_explicit(&pool.count, count, memory_order_release);
   atomic_store_explicit(&pool.done, 0, memory_order_relaxed);
   atomic_store(&pool.allowed, threads - 1);
   uint32_t loop = (uint32_t)(atomic_load(&pool.state) >> 32) + 1;
@@ -135,5 +138,6 @@ void run_parallel(void (*body)(void *, int64_t), void *argument, int64_t count, 
     else
       sched_yield();
   }
+  atomic_store(&pool.state, (uint64_t)loop << 32 | NO_ITEMS);
   pthread_mutex_unlock(&pool.owner);
 }

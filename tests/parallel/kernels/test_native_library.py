@@ -156,3 +156,19 @@ def test_the_environment_turns_the_library_off_and_its_absence_is_logged(
         assert native_library() is None
     assert "torch's operators, which is slower" in caplog.text
     native_library.cache_clear()
+
+
+def test_loops_of_many_sizes_in_turn_share_no_items(library: NativeLibrary) -> None:
+    """A thread that leaves one loop late must not claim an item of the next, longer one."""
+    shapes = ((48, 32), (640, 32), (160, 32), (1600, 32), (96, 32))
+    matrices = [pack(weight(shape, WeightFormat.INT8)) for shape in shapes]
+    parts = [CMatrix.of(matrix, None) for matrix in matrices]
+    x = inputs(3, 32)
+    alone = [product(library, matrix, x, threads=1) for matrix in matrices]
+    outs = [torch.empty_like(out) for out in alone]
+    for turn in range(1000):
+        at = turn % len(shapes)
+        outs[at].fill_(torch.nan)
+        threads = 6 if turn % 3 else 2
+        library.linear(ctypes.byref(parts[at]), None, x.data_ptr(), 3, outs[at].data_ptr(), threads)
+        assert torch.equal(outs[at], alone[at])
