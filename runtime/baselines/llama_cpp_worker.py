@@ -28,6 +28,7 @@ class LlamaEngine:
             n_threads=threads,
             n_threads_batch=threads,
             draft_model=drafter,
+            logits_all=drafter is not None,  # else the binding keeps too few rows for its drafts
             verbose=False,
         )
         self._has_drafter = drafter is not None
