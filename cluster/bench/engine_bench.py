@@ -1,10 +1,12 @@
 """`paceline bench engines`: Paceline beside llama.cpp and transformers, interleaved in one run."""
 
 import json
+import os
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain, cycle, islice
+from pathlib import Path
 
 from rich.console import Console
 
@@ -45,6 +47,7 @@ from runtime.node.cpu_facts import read_cpu_facts
 _NOTES = Console(stderr=True)
 _SPARE_POSITIONS = 64
 """More than any draft is long: llama.cpp's context also holds drafts."""
+_GGUF_START = b"GGUF"
 _DECODE = DecodeOptions(mode=DecodeMode.AUTOREGRESSIVE, ignore_eos=True)
 
 
@@ -124,6 +127,13 @@ def _llama_settings(
             f"`llama_python` {options.llama_python} does not exist: run make llama-cpp, or leave "
             "llama.cpp out of `contenders`"
         )
+    if not os.access(options.llama_python, os.X_OK):
+        raise ConfigError(
+            f"`llama_python` {options.llama_python} is not a program: name the Python of the "
+            "environment that make llama-cpp creates"
+        )
+    if options.gguf is not None:
+        _check_gguf(options.gguf)
     file = options.gguf or gguf_file(target.name)
     if file is None:
         raise ConfigError(
@@ -222,3 +232,14 @@ def _settings(options: BenchEnginesOptions) -> dict[str, object]:
         "weights": options.models.weights,
         "threads": options.models.threads,
     }
+
+
+def _check_gguf(path: Path) -> None:
+    """Raise ConfigError unless a file begins as GGUF files do."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_GGUF_START))
+    except OSError as error:
+        raise ConfigError(f"`gguf` {path} cannot be read: {error.strerror}") from error
+    if start != _GGUF_START:
+        raise ConfigError(f"`gguf` {path} is not a GGUF file")

@@ -44,7 +44,7 @@ class DecodeOptions:
     """Continue after the end token."""
     min_tokens: NotNegative = 0
     """No end token is drawn before the output has so many tokens."""
-    stop_token_ids: tuple[int, ...] = ()
+    stop_token_ids: tuple[NotNegative, ...] = ()
     """Tokens that end the output, in addition to the model's end tokens."""
     stop: Annotated[tuple[str, ...], Repeated()] = ()
     """End before this string; repeatable."""

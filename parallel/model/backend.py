@@ -56,6 +56,18 @@ LayerRunner = Callable[[Tensor, ForwardStep], Tensor]
 """Runs layers one after the other: returns the residual stream after them, [R, E]."""
 
 
+def in_order(blocks: Sequence[tuple[AttentionBlock, MlpBlock]]) -> LayerRunner:
+    """Return what calls the blocks of the layers one after the other."""
+
+    def run(x_RE: Tensor, step: ForwardStep) -> Tensor:
+        for layer, (attention, mlp) in enumerate(blocks):
+            x_RE = attention(x_RE, layer, step, x_RE)
+            x_RE = mlp(x_RE, step, x_RE)
+        return x_RE
+
+    return run
+
+
 class Backend(Protocol):
     """Makes a model's parts from their weights; all parts of a model have the same backend."""
 

@@ -31,6 +31,7 @@ from parallel.model.backend import (
     LayerRunner,
     Lookup,
     MlpBlock,
+    in_order,
 )
 from parallel.model.batch import SequenceRows
 from parallel.model.cache import AppendPlan, PagedCache
@@ -62,17 +63,10 @@ class NativeBackend:
         self, blocks: Sequence[tuple[AttentionBlock, MlpBlock]], group: Group
     ) -> LayerRunner:
         """Return what runs the blocks: in one call, where no rank has to be waited for."""
+        if group.size > 1:
+            return in_order(blocks)
         native = [(cast("_NativeAttention", a), cast("_NativeMlp", m)) for a, m in blocks]
-        if group.size == 1:
-            return _AllLayers(self._library, native)
-
-        def run(x_RE: Tensor, step: ForwardStep) -> Tensor:
-            for layer, (attention, mlp) in enumerate(native):
-                x_RE = attention(x_RE, layer, step, x_RE)
-                x_RE = mlp(x_RE, step, x_RE)
-            return x_RE
-
-        return run
+        return _AllLayers(self._library, native)
 
     def ends(
         self, norm: Tensor, eps: float, head: Matrix, embedding: Matrix
@@ -169,11 +163,12 @@ class _NativeHead:
 class _NativeBlock:
     """A block of a layer: calls its kernel, and sums its output over the ranks."""
 
-    def __init__(self, library: NativeLibrary, norms: BlockNorms, group: Group) -> None:
+    parts: CAttention | CMlp
+
+    def __init__(self, library: NativeLibrary, group: Group) -> None:
         self._library = library
         self._group = group
         self._memory = _Memory()
-        self._after = self._memory.norm(norms.after, norms.eps)
 
     def _own(self, bias: Tensor | None) -> Tensor | None:
         """Return the bias of an output that is summed over the ranks, on the rank that adds it."""
@@ -182,10 +177,10 @@ class _NativeBlock:
     def _summed(self, sums_RE: Tensor, addend: Tensor | None) -> Tensor:
         """Return the ranks' parts of an output, added up and normalized, plus the addend."""
         out_RE = self._group.all_reduce(sums_RE).float()
-        if self._after.weight is not None:
+        if self.parts.after.weight is not None:
             self._library.norm(
                 out_RE.data_ptr(),
-                byref(self._after),
+                byref(self.parts.after),
                 None if addend is None else addend.data_ptr(),
                 out_RE.data_ptr(),
                 *out_RE.shape,
@@ -198,8 +193,10 @@ class _NativeBlock:
 class _NativeAttention(_NativeBlock):
     """A layer's attention over this rank's heads, with its norms."""
 
+    parts: CAttention
+
     def __init__(self, library: NativeLibrary, weights: AttentionWeights, group: Group) -> None:
-        super().__init__(library, weights.norms, group)
+        super().__init__(library, group)
         before, after = self._memory.norms(weights.norms)
         qkv = self._memory.matrices(weights.qkv, weights.qkv_bias)
         self.parts = CAttention(
@@ -242,8 +239,10 @@ class _NativeAttention(_NativeBlock):
 class _NativeMlp(_NativeBlock):
     """A layer's gated feed-forward block over this rank's columns, with its norms."""
 
+    parts: CMlp
+
     def __init__(self, library: NativeLibrary, weights: MlpWeights, group: Group) -> None:
-        super().__init__(library, weights.norms, group)
+        super().__init__(library, group)
         before, after = self._memory.norms(weights.norms)
         gate_up = self._memory.matrices(weights.gate_up, weights.gate_up_bias)
         self.parts = CMlp(

@@ -18,6 +18,7 @@ from parallel.model.backend import (
     LayerRunner,
     Lookup,
     MlpBlock,
+    in_order,
 )
 from parallel.model.batch import SequenceRows
 from parallel.model.cache import AppendPlan, PagedCache
@@ -63,6 +64,8 @@ class TorchBackend:
         """Take the dtype of activations."""
         self._dtype = dtype
         self._products = TorchProducts()
+        self._fills_rows = False
+        """Whether any weight has a kernel that is faster with more rows."""
 
     def attention(self, weights: AttentionWeights, group: Group) -> AttentionBlock:
         """Return a layer's attention."""
@@ -77,14 +80,7 @@ class TorchBackend:
     ) -> LayerRunner:
         """Return what calls the blocks in order."""
         del group
-
-        def run(x_RE: Tensor, step: ForwardStep) -> Tensor:
-            for layer, (attention, mlp) in enumerate(blocks):
-                x_RE = attention(x_RE, layer, step, x_RE)
-                x_RE = mlp(x_RE, step, x_RE)
-            return x_RE
-
-        return run
+        return in_order(blocks)
 
     def ends(
         self, norm: Tensor, eps: float, head: Matrix, embedding: Matrix
@@ -96,7 +92,7 @@ class TorchBackend:
         )
 
         def score(x_NE: Tensor) -> Tensor:
-            return linear(last_norm(fill_rows(x_NE)))[: len(x_NE)].float()
+            return linear(last_norm(self.pad(x_NE)))[: len(x_NE)].float()
 
         def look_up(ids: Tensor) -> Tensor:
             return embedding_rows(embedding, ids).to(self._dtype)
@@ -111,6 +107,7 @@ class TorchBackend:
     ) -> Kernel:
         """Return the kernel of a weight of the activations' dtype, or of any other."""
         if isinstance(matrix, Tensor) and matrix.dtype == self._dtype:
+            self._fills_rows = True
             return float_kernel(matrix, bias)
         product = (make_product or self._products.product)(matrix)
 
@@ -124,7 +121,7 @@ class TorchBackend:
 
     def pad(self, x_RE: Tensor) -> Tensor:
         """Return the rows, followed by zero rows where products are faster with more."""
-        return fill_rows(x_RE)
+        return fill_rows(x_RE) if self._fills_rows else x_RE
 
     def plan(
         self,

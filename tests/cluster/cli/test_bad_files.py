@@ -8,6 +8,7 @@ one that needs a value that is not known here fails until it is given one.
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,20 +103,14 @@ def declared(verb: tuple[str, ...], declaration: VerbDeclaration[Any]) -> Iterat
 COMMAND = typer.main.get_command(app)
 VERBS = dict(leaves(COMMAND))
 SETTINGS = {verb: list(declared(verb, DECLARATIONS[" ".join(verb)])) for verb in VERBS}
-LLAMA_FILES = {"llama_python", "gguf"}
-"""Files of bench engines that only llama.cpp reads; tests/cluster/bench has bad ones."""
-CASES = [
-    case
-    for cases in SETTINGS.values()
-    for case in cases
-    if case.kind is Path and case.field not in LLAMA_FILES
-]
+CASES = [case for cases in SETTINGS.values() for case in cases if case.kind is Path]
 USEFUL = {
     *((verb, "target") for verb in VERBS),
     *((verb, "prompt") for verb in VERBS if verb != ("client",)),
     (("bench", "layer-parallel"), "drafter"),
     (("train", "verify"), "base"),
-    (("bench", "engines"), "contenders"),
+    (("bench", "engines"), "gguf"),
+    (("bench", "engines"), "llama_python"),
     (("draft", "train"), "head_vocab"),
 }
 """Options that a verb needs although they are not required."""
@@ -139,6 +134,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     directory = root / "directory"
     directory.mkdir()
     (directory / "adapter_model.safetensors").touch()
+    gguf = root / "model.gguf"
+    gguf.write_bytes(b"GGUF")
     log = root / "seeds.log"
     SeedLog.create(log, header()).close()
     config = root / "job.toml"
@@ -152,7 +149,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "base": str(checkpoint),
         "prompts": str(prompts),
         "texts": str(prompts),
-        "contenders": "autoregressive",
+        "gguf": str(gguf),
+        "llama_python": sys.executable,
         "data": str(prompts),
         "files": str(prompts),
         "config": str(config),

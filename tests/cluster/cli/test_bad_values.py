@@ -11,7 +11,7 @@ from tests.cluster.cli.test_bad_files import COMMAND, SETTINGS, Case, command_li
 __all__ = ["good", "spied"]  # fixtures
 
 NUMBERS = [case for cases in SETTINGS.values() for case in cases if case.kind in (int, float)]
-ANY_SIGN = {"seed", "priority", "frequency_penalty", "presence_penalty", "stop_token_ids"}
+ANY_SIGN = {"seed", "priority", "frequency_penalty", "presence_penalty"}
 """Options that take negative numbers, too."""
 
 

@@ -33,7 +33,7 @@ def test_it_changes_no_token(
     directory = smollm2_directory()
     deployment = deploy(drafter=pattern.format(shipped_drafter(directory)))
     prompts = token_prompts(directory, limit=3)
-    submits = make_submits(prompts, mode=mode, max_tokens=48, draft_length=draft_length)
+    submits = make_submits(prompts, mode=mode, max_tokens=96, draft_length=draft_length)
     results = run(deployment, submits)
     for submit, tokens in zip(submits, tokens_of(results), strict=True):
         check_identity(directory, submit.prompt_ids, tokens)
