@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from parallel.batch import SequenceRows
 from parallel.decoding.types import RngKey
 from parallel.device_kernels.step_kernels import BITS_PER_WORD
 from parallel.device_step.step_shape import StepArrays, StepShape, host_arrays
-from parallel.model.batch import SequenceRows
 
 Words = NDArray[np.int32]
 NO_TREE = 2**31 - 1

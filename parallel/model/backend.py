@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from parallel.batch import SequenceRows
 from parallel.group import Group
-from parallel.model.batch import SequenceRows
 from parallel.model.cache import AppendPlan, PagedCache
 from parallel.model.layer_weights import AttentionWeights, MlpWeights
 from parallel.model.sharding import HeadShard

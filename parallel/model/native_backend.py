@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from parallel.batch import SequenceRows
 from parallel.group import Group
 from parallel.kernels.native_library import (
     CAttention,
@@ -33,7 +34,6 @@ from parallel.model.backend import (
     MlpBlock,
     in_order,
 )
-from parallel.model.batch import SequenceRows
 from parallel.model.cache import AppendPlan, PagedCache
 from parallel.model.layer_weights import AttentionWeights, BlockNorms, MlpWeights
 from parallel.model.model_config import Activation

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from parallel.batch import SequenceRows, path_to
 from parallel.kernels.native_library import CRows
-from parallel.model.batch import SequenceRows, path_to
 from parallel.model.cache import AppendPlan, PagedCache
 
 _Int32s = NDArray[np.int32]

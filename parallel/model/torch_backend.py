@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from parallel.batch import SequenceRows
 from parallel.group import Group
 from parallel.kernels.row_invariance import Product
 from parallel.kernels.torch_products import TorchProducts, embedding_rows
@@ -20,7 +21,6 @@ from parallel.model.backend import (
     MlpBlock,
     in_order,
 )
-from parallel.model.batch import SequenceRows
 from parallel.model.cache import AppendPlan, PagedCache
 from parallel.model.layer_weights import AttentionWeights, BlockNorms, MlpWeights
 from parallel.model.layers import (

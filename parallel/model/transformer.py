@@ -9,10 +9,10 @@ from copy import copy
 import torch
 from torch import Tensor
 
+from parallel.batch import SequenceRows
 from parallel.group import Group
 from parallel.model.backend import Backend, ForwardStep
 from parallel.model.backend_choice import choose_backend
-from parallel.model.batch import SequenceRows
 from parallel.model.cache import AppendPlan, PagedCache
 from parallel.model.layer_weights import TensorSource, read_norm
 from parallel.model.layers import VocabParallelEmbedding

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from parallel.batch import SequenceRows
 from parallel.group import SoloGroup
-from parallel.model.batch import SequenceRows
 from parallel.model.cache import SoleCache
 from runtime.distillation.draft_corpus import CorpusRecord
 from runtime.models.weights import load_decoder

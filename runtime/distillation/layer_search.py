@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
+from parallel.batch import SequenceRows
 from parallel.drafting.layer_skip import Layers, SkipTrial, search_layers
 from parallel.group import SoloGroup
-from parallel.model.batch import SequenceRows
 from parallel.model.cache import SoleCache
 from parallel.model.shapes import tensor_shapes
 from parallel.model.transformer import Decoder

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
+from parallel.batch import SequenceRows
 from parallel.decoding.sampling import num_candidates
 from parallel.decoding.score_row import ScoreRow
 from parallel.messages import DraftItem, DraftOpen
-from parallel.model.batch import SequenceRows
 from runtime.drafters.draft_sequence import DraftSequence
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner

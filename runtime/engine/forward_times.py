@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 
-from parallel.model.batch import SequenceRows
+from parallel.batch import SequenceRows
 from runtime.clock import Clock
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from parallel.batch import SequenceRows
 from parallel.decoding.modes.mode_registry import policy_of
-from parallel.model.batch import SequenceRows
 from runtime.engine.sequence import DecodingSequence
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import replace
 
+from parallel.batch import SequenceRows
 from parallel.decoding.logprobs import token_logprobs
 from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.round_state import Commit
@@ -17,7 +18,6 @@ from parallel.decoding.score_row import ScoreRow
 from parallel.decoding.types import Verdict
 from parallel.decoding.verify import verifier_of
 from parallel.messages import EngineStatus, Hello
-from parallel.model.batch import SequenceRows
 from parallel.rounds.controller import DraftLengthController
 from parallel.rounds.round_loop import Forward, RoundLoop
 from runtime.clock import Clock

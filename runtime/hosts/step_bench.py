@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+from parallel.batch import SequenceRows
 from parallel.decoding.sampling import num_candidates
 from parallel.decoding.score_row import ScoreRow
 from parallel.decoding.types import DraftTree, RngKey, SamplingParams, VerifierKind
 from parallel.decoding.verify import verifier_of
 from parallel.group import SoloGroup
-from parallel.model.batch import SequenceRows
 from runtime.clock import Clock
 from runtime.errors import ConfigError
 from runtime.hosts.model_building import build_ledger, build_shard

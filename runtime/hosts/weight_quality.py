@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from parallel.batch import SequenceRows
 from parallel.group import SoloGroup
-from parallel.model.batch import SequenceRows
 from parallel.model.cache import SoleCache
 from parallel.model.score_quality import ScoreQuality, compare_scores
 from runtime.hosts.torch_threads import use_threads

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from parallel.model.batch import SequenceRows
+from parallel.batch import SequenceRows
 from parallel.model.prefix import SharedPages
 from runtime.rank.step_plan import SlotOpening, StepPlan
 

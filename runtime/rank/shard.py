@@ -7,10 +7,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from parallel.batch import SequenceRows
 from parallel.decoding.layer_width import StackTimes
 from parallel.decoding.score_row import ScoreRow
 from parallel.group import Group
-from parallel.model.batch import SequenceRows
 from parallel.model.cache import PagedCache
 from parallel.model.stack import LayerParallelStack
 from parallel.model.transformer import Decoder

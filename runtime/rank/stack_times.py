@@ -7,9 +7,9 @@ from typing import Protocol
 
 import torch
 
+from parallel.batch import SequenceRows
 from parallel.decoding.layer_width import StackTimes
 from parallel.group import Group
-from parallel.model.batch import SequenceRows
 from parallel.model.cache import PagedCache
 from parallel.model.stack import LayerParallelStack
 from parallel.model.transformer import Decoder

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import msgpack
 
-from parallel.model.batch import SequenceRows
+from parallel.batch import SequenceRows
 from runtime.errors import ProtocolError
 from runtime.files.documents import parse_msgpack
 

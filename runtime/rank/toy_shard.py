@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from parallel.model.batch import SequenceRows, path_to
+from parallel.batch import SequenceRows, path_to
 from parallel.model.pages import PageTable
 from runtime.errors import ShapeError
 from runtime.rank.shard import HeadColumns

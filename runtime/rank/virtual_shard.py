@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from parallel.batch import SequenceRows
 from parallel.decoding.layer_width import StackTimes
 from parallel.group import Group
-from parallel.model.batch import SequenceRows
 from parallel.model.sharding import even_range
 from parallel.simulation.virtual_acceptance import Chance
 from runtime.errors import ConfigError

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from parallel.batch import SequenceRows, path_to
 from parallel.device_kernels.step_kernels import AttentionRows, StepKernels, Workspace
 from parallel.device_step.step_packing import PackingRules, SequenceStep, needed_shape, pack
 from parallel.device_step.step_shape import StepShape, device_arrays
-from parallel.model.batch import SequenceRows, path_to
 
 # Shape suffixes: R = rows, H = query heads, K = KV heads, D = head_dim, N = tokens of a sequence.
 

@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from parallel.model.batch import SequenceRows
+from parallel.batch import SequenceRows
 
 
 @st.composite

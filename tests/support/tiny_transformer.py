@@ -18,8 +18,8 @@ from transformers import (
     Qwen3Config,
 )
 
+from parallel.batch import SequenceRows
 from parallel.group import Group, SoloGroup
-from parallel.model.batch import SequenceRows
 from parallel.model.cache import SoleCache
 from parallel.model.model_config import ModelConfig
 from parallel.model.transformer import Decoder

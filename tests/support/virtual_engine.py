@@ -8,9 +8,9 @@ from enum import Enum, auto
 
 from torch import Tensor
 
+from parallel.batch import SequenceRows
 from parallel.group import Group, SoloGroup
 from parallel.messages import Committed, DraftRequest, Hello, Message, Ping, Pong, Proposal, Submit
-from parallel.model.batch import SequenceRows
 from parallel.rounds.controller import DraftLengthController
 from runtime.clock import ManualClock
 from runtime.drafters.drafting import Drafter, introduction

@@ -2,8 +2,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from parallel.batch import SequenceRows
 from parallel.device_kernels.plain_kernels import PlainKernels
-from parallel.model.batch import SequenceRows
 from tests.support.ragged_batches import (
     HeadShape,
     attend_with,

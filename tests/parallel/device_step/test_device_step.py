@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from parallel.batch import SequenceRows, path_to
 from parallel.decoding.rng import request_key
 from parallel.decoding.sampling import sample
 from parallel.decoding.score_row import ScoreRow
@@ -16,7 +17,6 @@ from parallel.device_kernels.plain_kernels import PlainKernels
 from parallel.device_step.step_buckets import StepBuckets, StepLimits
 from parallel.device_step.step_packing import SequenceStep, TokenDraw, needed_shape, pack
 from parallel.device_step.step_shape import StepShape
-from parallel.model.batch import SequenceRows, path_to
 from runtime.models.hf_config import parse_config
 from tests.support.device_decoder import DeviceDecoder, StepResult, words_of
 from tests.support.fake_cuda import HostSync, Recording, fake_cuda

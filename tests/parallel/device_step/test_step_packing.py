@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parallel.batch import SequenceRows, path_to
 from parallel.decoding.types import RngKey
 from parallel.device_step.step_packing import (
     NO_TREE,
@@ -19,7 +20,6 @@ from parallel.device_step.step_packing import (
     pack,
 )
 from parallel.device_step.step_shape import StepArrays, StepShape
-from parallel.model.batch import SequenceRows, path_to
 from parallel.model.pages import PageTable
 from tests.support.ragged_batches import visible_tokens
 from tests.support.ragged_strategies import rows_of, sequence_rows

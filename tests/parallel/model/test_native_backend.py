@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from parallel.batch import SequenceRows
 from parallel.group import Group, SoloGroup
 from parallel.kernels.native_library import load_library
-from parallel.model.batch import SequenceRows
 from parallel.model.cache import SoleCache
 from parallel.model.native_backend import NativeBackend
 from parallel.model.torch_backend import TorchBackend

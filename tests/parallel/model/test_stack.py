@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from parallel.model.batch import SequenceRows
+from parallel.batch import SequenceRows
 from parallel.model.cache import PagedCache
 from parallel.model.transformer import Decoder
 from tests.support.tiny_transformer import (

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from parallel.batch import SequenceRows, path_to
 from parallel.group import SoloGroup
-from parallel.model.batch import SequenceRows, path_to
 from parallel.model.cache import SoleCache
 from parallel.model.pages import CacheFull
 from parallel.model.transformer import Decoder

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
+from parallel.batch import SequenceRows
 from parallel.decoding.rng import Purpose, uniform
 from parallel.decoding.round_state import (
     BeginRound,
@@ -23,7 +24,6 @@ from parallel.decoding.sampling import sample
 from parallel.decoding.score_row import ScoreRow
 from parallel.decoding.types import DecodeMode, DraftTree, NodeKind, RngKey, SamplingParams, Verdict
 from parallel.decoding.verify import Verifier, recursive_rejection, sample_and_match
-from parallel.model.batch import SequenceRows
 from parallel.rounds.machine import start, step
 from runtime.rank.toy_shard import PrefixShard, prefix_logits
 

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from parallel.batch import SequenceRows
 from parallel.device_step.step_packing import PackingRules, needed_shape
 from parallel.device_step.step_shape import StepShape
-from parallel.model.batch import SequenceRows
 from parallel.triton_kernels.kernel_set import TritonKernels
 from tests.support.kernel_device import DEVICE
 from tests.support.ragged_batches import (

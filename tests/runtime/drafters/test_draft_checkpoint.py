@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from parallel.batch import SequenceRows
 from parallel.decoding.score_row import ScoreRow
 from parallel.group import Group, SoloGroup
-from parallel.model.batch import SequenceRows
 from parallel.model.shapes import tensor_shapes
 from parallel.weights.stored_matrix import StoredMatrix, as_float
 from parallel.weights.weight_format import WeightFormat

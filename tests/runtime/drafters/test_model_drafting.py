@@ -7,10 +7,10 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
+from parallel.batch import SequenceRows
 from parallel.decoding.types import RngKey, SamplingParams
 from parallel.group import SoloGroup
 from parallel.messages import DraftItem, DraftOpen, DraftRequest, ProposalItem
-from parallel.model.batch import SequenceRows
 from runtime.drafters.model_drafting import ModelDrafter
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import DecoderShard, ShardRunner

@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from parallel.batch import SequenceRows
 from parallel.decoding.sampling import ranked, sample
 from parallel.decoding.score_row import ScoreRow
 from parallel.decoding.types import RngKey, SamplingParams
 from parallel.decoding.verdict_outcomes import VerdictOutcome
 from parallel.group import SoloGroup
 from parallel.messages import DraftItem, DraftOpen, DraftRequest, ProposalItem
-from parallel.model.batch import SequenceRows
 from runtime.drafters.drafting import DraftPart
 from runtime.drafters.model_drafting import ModelDrafter
 from runtime.rank.page_ledger import SlotLedger

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from parallel.batch import SequenceRows
 from parallel.decoding.types import SamplingParams, TokenLogprobs
 from parallel.messages import Committed, EngineStatus, Finished, Ping, Pong, Submit
-from parallel.model.batch import SequenceRows
 from runtime.engine.request_queue import RequestQueue
 from runtime.engine.sequence import DecodingSequence
 from runtime.links.link import Link

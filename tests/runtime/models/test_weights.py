@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from parallel.batch import SequenceRows
 from parallel.group import SoloGroup
-from parallel.model.batch import SequenceRows
 from parallel.model.cache import SoleCache
 from parallel.model.transformer import Decoder
 from runtime.errors import ConfigError

@@ -4,10 +4,10 @@ import time
 
 import pytest
 
+from parallel.batch import SequenceRows
 from parallel.decoding.types import DecodeMode
 from parallel.group import SoloGroup
 from parallel.messages import RequestStats
-from parallel.model.batch import SequenceRows
 from parallel.simulation.decoding_rounds import simulate
 from parallel.simulation.decoding_setup import SimulatedDeployment, SimulatedRequest
 from runtime.errors import ConfigError

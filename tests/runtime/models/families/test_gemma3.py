@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import Progress
 from transformers import AutoConfig
 
+from parallel.batch import SequenceRows
 from parallel.group import Group, SoloGroup
-from parallel.model.batch import SequenceRows
 from parallel.model.transformer import Decoder
 from runtime.models.families.gemma3 import FAMILY
 from runtime.models.gguf_config import config_of
