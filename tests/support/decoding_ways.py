@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from parallel.decoding.types import DecodeMode
+from parallel.decoding.types import DecodeMode, TokenLogprobs
 from parallel.group import Group, SoloGroup
 from parallel.messages import RequestStats, Submit
 from parallel.model.cache import PagedCache
@@ -24,12 +24,13 @@ from tests.support.rig import PAGE, make_submit
 from tests.support.tiny_transformer import CPU, RankThread, on_ranks
 from tests.support.virtual_engine import VirtualEngine
 
-FORMATS = ("float32",)
+FORMATS = ("float32", "bfloat16", "int8", "int4")
 """The weight formats within which all outputs are identical."""
 WAYS = {
     "autoregressive": DecodeMode.AUTOREGRESSIVE,
     "speculative": DecodeMode.SPECULATIVE,
     "pearl": DecodeMode.PEARL,
+    "outcomes": DecodeMode.OUTCOMES,
     "trees": DecodeMode.SPECULATIVE,
     "lookup": DecodeMode.SPECULATIVE,
     "shipped": DecodeMode.SPECULATIVE,
@@ -37,6 +38,7 @@ WAYS = {
 """Ways to decode, with their modes; `shipped` needs a trained drafter."""
 MAX_BATCH = 16
 DRAFT_LENGTH = 2
+NUM_LOGPROBS = 3
 HEADROOM = 64 + 2 * DRAFT_LENGTH
 """Tokens that the engine reserves beyond those of a request."""
 
@@ -104,6 +106,8 @@ class Answers:
     """What an engine made of requests."""
 
     token_ids: list[list[int]]
+    logprobs: list[list[TokenLogprobs]]
+    """Of each token, where a request asks for them."""
     stats: list[RequestStats]
 
     @property
@@ -158,6 +162,7 @@ def answers(
             assert outcome.finished is not None, outcome.failed
         return Answers(
             token_ids=[outcome.token_ids for outcome in outcomes],
+            logprobs=[outcome.logprobs for outcome in outcomes],
             stats=[outcome.finished.stats for outcome in outcomes if outcome.finished],
         )
 
@@ -166,52 +171,73 @@ def answers(
     return found
 
 
+def plain_submits(prompts: Sequence[tuple[int, ...]], num_tokens: int) -> list[Submit]:
+    """Return one request for each prompt, whose logits can be compared too."""
+    return [
+        replace(
+            make_submit(number, prompt=prompt, max_tokens=num_tokens, draft_length=DRAFT_LENGTH),
+            ignore_eos=True,
+            num_logprobs=NUM_LOGPROBS,
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+
+
 def check_way(
     model: StoredModel,
     way: str,
     prompts: Sequence[tuple[int, ...]],
-    expected: Sequence[Sequence[int]],
+    expected: Answers,
     *,
     tp: int,
     num_alone: int | None = None,
 ) -> None:
-    """Check that a way gives the expected tokens: alone, in a batch, resumed and preempted.
+    """Check that a way gives the expected answers: alone, in a batch, resumed and preempted.
 
     Args:
         model: the target.
         way: how to decode.
         prompts: tokens of each prompt.
-        expected: more than HEADROOM tokens of each; a request holds pages for those from the
-            start, and is preempted only when it grows further.
+        expected: the answers, of more than HEADROOM tokens each; a request holds pages for those
+            from the start, and is preempted only when it grows further.
         tp: ranks of the target.
         num_alone: how many of the prompts are also decoded alone; None: all.
     """
-    num_tokens = len(expected[0])
+    num_tokens = len(expected.token_ids[0])
     assert num_tokens > HEADROOM
-    submits = [
-        replace(
-            make_submit(number, prompt=prompt, max_tokens=num_tokens, draft_length=DRAFT_LENGTH),
-            ignore_eos=True,
-        )
-        for number, prompt in enumerate(prompts)
-    ]
-    wanted = [list(tokens) for tokens in expected]
-    for max_batch, some in ((1, submits[:num_alone]), (MAX_BATCH, submits)):
-        found = answers(model, way, some, tp=tp, max_batch=max_batch)
-        assert found.token_ids == wanted[: len(some)], f"{way}, tp {tp}, batch {max_batch}"
-    assert (found.accepted > 0) == (way != "autoregressive")
+    submits = plain_submits(prompts, num_tokens)
+    case = f"{way}, {model.weights}, tp {tp}"
+    # Without logits, ranks gather only the best tokens.
+    some = [replace(submit, num_logprobs=None) for submit in submits[:num_alone]]
+    alone = answers(model, way, some, tp=tp, max_batch=1)
+    assert alone.token_ids == expected.token_ids[: len(some)], f"{case}, batch 1"
+
+    batched = answers(model, way, submits, tp=tp)
+    _check_bits(batched, expected, f"{case}, batch {MAX_BATCH}")
+    for found in (alone, batched):
+        assert (found.accepted > 0) == (way != "autoregressive"), case
 
     cuts = [(7 * number) % (num_tokens - 1) + 1 for number in range(len(prompts))]
     resumed = [
-        replace(submit, output_ids=tuple(tokens[:cut]))
-        for submit, tokens, cut in zip(submits, wanted, cuts, strict=True)
+        replace(submit, output_ids=tuple(token_ids[:cut]))
+        for submit, token_ids, cut in zip(submits, expected.token_ids, cuts, strict=True)
     ]
-    rest = [tokens[cut:] for tokens, cut in zip(wanted, cuts, strict=True)]
-    assert answers(model, way, resumed, tp=tp).token_ids == rest, f"{way}, tp {tp}, resumed"
+    rest = replace(
+        expected,
+        token_ids=[ids[cut:] for ids, cut in zip(expected.token_ids, cuts, strict=True)],
+        logprobs=[of[cut:] for of, cut in zip(expected.logprobs, cuts, strict=True)],
+    )
+    _check_bits(answers(model, way, resumed, tp=tp), rest, f"{case}, resumed")
 
     *first, last = prompts[:MAX_BATCH]
     lengths = [*(len(prompt) + num_tokens for prompt in first), len(last) + HEADROOM]
     num_pages = sum(-(-length // PAGE) for length in lengths)  # the last one starts and cannot end
     pressed = answers(model, way, submits, tp=tp, num_pages=num_pages)
-    assert pressed.token_ids == wanted, f"{way}, tp {tp}, preempted"
-    assert pressed.preemptions > 0
+    _check_bits(pressed, expected, f"{case}, preempted")
+    assert pressed.preemptions > 0, case
+
+
+def _check_bits(found: Answers, expected: Answers, case: str) -> None:
+    """Check tokens, and the bits of their logits; a log probability sums all logits of a place."""
+    assert found.token_ids == expected.token_ids, case
+    assert found.logprobs == expected.logprobs, f"{case}: the same tokens, by other logits"

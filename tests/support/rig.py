@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from parallel.decoding.rng import request_key
 from parallel.decoding.sampling import sample
 from parallel.decoding.score_row import ScoreRow
-from parallel.decoding.types import DecodeMode, RngKey, SamplingParams, VerifierKind
+from parallel.decoding.types import (
+    DecodeMode,
+    RngKey,
+    SamplingParams,
+    TokenLogprobs,
+    VerifierKind,
+)
 from parallel.group import SoloGroup
 from parallel.messages import Committed, Failed, Finished, Hello, Message, Submit
 from parallel.rounds.controller import DraftLengthController
@@ -37,6 +43,7 @@ PAGE = 4
 @dataclass
 class Outcome:
     token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     finished: Finished | None = None
     failed: Failed | None = None
 
@@ -200,9 +207,10 @@ class Rig:
 
 def record(outcomes: dict[int, Outcome], message: Message) -> None:
     match message:
-        case Committed(request=request, token_ids=token_ids):
+        case Committed(request=request, token_ids=token_ids, logprobs=logprobs):
             assert outcomes[request].finished is None, "tokens after the end"
             outcomes[request].token_ids.extend(token_ids)
+            outcomes[request].logprobs.extend(logprobs)
         case Finished(request=request):
             assert outcomes[request].finished is None, "two ends"
             outcomes[request].finished = message

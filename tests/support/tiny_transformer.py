@@ -28,6 +28,8 @@ from runtime.models.hf_config import parse_config
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
+DEADLINE_S = 120
+"""Of ranks for one another."""
 SIZES = {
     "vocab_size": 101,
     "hidden_size": 36,
@@ -170,9 +172,9 @@ class RankThread:
 
     def _exchange(self, value: T) -> list[T]:
         self._table.values[self.rank] = value
-        self._table.barrier.wait(timeout=20)
+        self._table.barrier.wait(timeout=DEADLINE_S)
         values: list[T] = list(self._table.values)  # type: ignore[arg-type]  # all ranks lay a T
-        self._table.barrier.wait(timeout=20)
+        self._table.barrier.wait(timeout=DEADLINE_S)
         return values
 
 
