@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.types import DecodeMode
 from runtime.baselines.baseline_run import TRANSFORMERS_LOOKUP
 from runtime.errors import ConfigError
@@ -10,8 +11,8 @@ from runtime.errors import ConfigError
 _LLAMA_LOOKUP = 10
 """The number of tokens that the binding's prompt lookup drafts by default."""
 _FORMS = (
-    "name a mode (autoregressive, speculative, pearl, auto), MODE:DRAFTER, llama.cpp, "
-    "llama.cpp:lookup=N, transformers or transformers:lookup=N"
+    f"name a mode ({', '.join(DecodeMode)}), MODE:DRAFTER, llama.cpp, llama.cpp:lookup=N, "
+    "transformers or transformers:lookup=N"
 )
 
 
@@ -70,7 +71,7 @@ def _contender(name: str) -> Contender:
     if engine not in list(DecodeMode):
         raise ConfigError(f"`contenders` has {name!r}: {_FORMS}")
     mode = DecodeMode(engine)
-    if mode is DecodeMode.AUTOREGRESSIVE and rest:
+    if rest and not policy_of(mode).drafts:
         raise ConfigError(f"`contenders` has {name!r}: {engine} decodes without a drafter")
     return Contender(name=name, kind=EngineKind.PACELINE, mode=mode, drafter=rest or None)
 

@@ -30,7 +30,18 @@ def run_verb(run: Callable[[_Options], int], options: _Options) -> None:
         raise typer.Exit(code)
 
 
-class Verb(TyperCommand):
+class PlainHelp:
+    """A command or group whose help lists `--help` as the flag that it is, without a type."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return the help option."""
+        option = super().get_help_option(ctx)  # type: ignore[misc]  # the command beside it has one
+        if option is not None:
+            option.metavar = ""
+        return option
+
+
+class Verb(PlainHelp, TyperCommand):
     """A command that accepts only UTF-8 values that are not empty."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -62,8 +73,16 @@ class Verb(TyperCommand):
         return "an argument"
 
 
+class VerbGroup(PlainHelp, TyperGroup):
+    """The command of a group of verbs."""
+
+
 class Verbs(typer.Typer):
     """A group of verbs."""
+
+    def __init__(self, *, cls: type[VerbGroup] = VerbGroup, **settings: Any) -> None:
+        """Store how the group reads its command line."""
+        super().__init__(cls=cls, **settings)
 
     def command(
         self, name: str | None = None, **settings: Any
@@ -72,7 +91,7 @@ class Verbs(typer.Typer):
         return super().command(name, **({"cls": Verb} | settings))
 
 
-class RunByDefault(TyperGroup):
+class RunByDefault(VerbGroup):
     """Takes `VERB FILE.toml` as `VERB run FILE.toml`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

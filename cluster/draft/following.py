@@ -44,7 +44,7 @@ def run(options: DraftFollowOptions) -> int:
         min_new=options.window // 4,
         round_steps=options.round_steps,
         focus=options.focus,
-        num_rounds=options.rounds or 0,
+        num_rounds=options.rounds,
         settings=TrainSettings(
             steps=1,  # unused: each round has `round_steps`
             batch_tokens=options.batch_tokens,

@@ -19,7 +19,7 @@ from cluster.deploy.target_plan import PlannedModel, plan_target
 from cluster.experiment.experiment_config import Experiment
 from cluster.experiment.predict import arrivals, virtual_text
 from cluster.experiment.store import MeasuredPoint
-from cluster.experiment.sweep_points import NO_DRAFTER, GeneratePoint
+from cluster.experiment.sweep_points import GeneratePoint
 from cluster.generate.prompt_requests import cache_tokens, make_submits
 from cluster.options.generate_options import DecodeOptions, PromptOptions
 from cluster.options.model_options import ModelOptions
@@ -145,9 +145,7 @@ class GenerateBench:
             )
         self._submits[point.key] = submits
         capacity = DrafterCapacity(nodes=self._nodes, replicas=point.replicas)
-        drafter = (
-            find_drafter(options, target, capacity) if point.mode != NO_DRAFTER else NOTHING_DRAFTS
-        )
+        drafter = find_drafter(options, target, capacity) if point.drafts else NOTHING_DRAFTS
         if drafter.name and bool(drafter.spec.num_ranks) != (point.drafter_tp > 0):
             where = "on its own ranks" if point.drafter_tp == 0 else "in the target's process"
             raise ConfigError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from cluster.experiment.predict import Prediction
 from cluster.experiment.store import MeasuredPoint
-from cluster.experiment.sweep_points import NO_DRAFTER, GeneratePoint, Point, TrainPoint
+from cluster.experiment.sweep_points import GeneratePoint, Point, TrainPoint
 
 _DRAFTER_AXES = ("drafter_tp", "layer_parallel", "draft_length")
 
@@ -98,7 +98,7 @@ def _load(point: Point) -> object:
 
 
 def _is_plain(point: Point) -> bool:
-    return point.factor == 1 if isinstance(point, TrainPoint) else point.mode == NO_DRAFTER
+    return point.factor == 1 if isinstance(point, TrainPoint) else not point.drafts
 
 
 def _compared(row: PointRow, base: PointRow) -> PointRow:

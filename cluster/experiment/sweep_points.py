@@ -5,11 +5,9 @@ from itertools import product
 from typing import ClassVar
 
 from cluster.experiment.experiment_config import Devices, Experiment, Sweep
+from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.types import DecodeMode
 from runtime.errors import ConfigError
-
-NO_DRAFTER = DecodeMode.AUTOREGRESSIVE
-
 
 KEY_LEGEND = (
     "In a point's key, n is nodes, x replicas, tp target ranks, d drafter ranks, lp layers at a "
@@ -40,9 +38,14 @@ class GeneratePoint:
     layer_parallel: str
     draft_length: int | None
     """The draft length; None lets the controller choose it."""
-    mode: str
+    mode: DecodeMode
     clients: int
     rate: float
+
+    @property
+    def drafts(self) -> bool:
+        """Whether its mode drafts."""
+        return policy_of(self.mode).drafts
 
     @property
     def key(self) -> str:
@@ -50,7 +53,7 @@ class GeneratePoint:
         parts = [f"n{self.nodes}"] if self.nodes > 1 else []
         parts += [f"x{self.replicas}"] if self.replicas > 1 else []
         parts.append(f"tp{self.tp}")
-        if self.mode != NO_DRAFTER:
+        if self.drafts:
             parts.append(f"d{self.drafter_tp}")
             parts += [f"lp{self.layer_parallel}"] if self.layer_parallel != "off" else []
             parts.append(f"g{'auto' if self.draft_length is None else self.draft_length}")
@@ -143,11 +146,11 @@ def _point(
     drafter_tp: int,
     layer_parallel: str | int,
     draft_length: int | str,
-    mode: str,
+    mode: DecodeMode,
     clients: int,
     rate: float,
 ) -> GeneratePoint:
-    drafts = mode != NO_DRAFTER
+    drafts = policy_of(mode).drafts
     return GeneratePoint(
         nodes=nodes,
         replicas=replicas,
@@ -176,7 +179,7 @@ def _check_generation(experiment: Experiment) -> None:
 
 def _check_layers(devices: Devices, experiment: Experiment) -> None:
     sweep = experiment.sweep
-    if min(sweep.drafter_tp) < 1 and set(sweep.mode) != {NO_DRAFTER}:
+    if min(sweep.drafter_tp) < 1 and any(policy_of(mode).drafts for mode in sweep.mode):
         raise ConfigError(
             "sweep.drafter_tp has 0, but a virtual drafter has its own device: use at least 1"
         )

@@ -7,7 +7,7 @@ from cluster.experiment.experiment_config import Experiment
 from cluster.experiment.predict import simulated_spans
 from cluster.experiment.result_rows import PointRow
 from cluster.experiment.store import read_timeline
-from cluster.experiment.sweep_points import NO_DRAFTER, GeneratePoint
+from cluster.experiment.sweep_points import GeneratePoint
 from runtime.timeline import PhaseSpan, SpanKind
 
 Timelines = dict[str, list[PhaseSpan]]
@@ -40,7 +40,7 @@ def comparable_timelines(
 
 def _efficiency(row: PointRow, rows: Sequence[PointRow]) -> float | None:
     """Return tokens per second and device; None for points without a timeline."""
-    if isinstance(row.point, GeneratePoint) and row.point.mode == NO_DRAFTER:
+    if isinstance(row.point, GeneratePoint) and not row.point.drafts:
         return None
     rate = row.rate
     if rate is None and row.predicted is not None and not any(each.runs for each in rows):

@@ -121,7 +121,7 @@ def _lost(what: str) -> Translate:
     return lambda error, peer: PeerLost(f"{peer} {what}: {_text_of(error)}")
 
 
-def _refused(what: str) -> Translate:
+def _rejected(what: str) -> Translate:
     return lambda error, peer: ConfigError(f"{peer} {what}: {_text_of(error)}")
 
 
@@ -151,8 +151,8 @@ TABLE: tuple[tuple[type[RayError], Translate], ...] = (
     (rays.OutOfDiskError, _failed("failed: its node's disk is full")),
     (rays.ObjectStoreFullError, _failed("failed: its node's object store is full")),
     (rays.ObjectLostError, _lost("needs an object whose owner or node is gone")),
-    (rays.RuntimeEnvSetupError, _refused("cannot start: its runtime environment failed")),
-    (rays.AuthenticationError, _refused("was refused by the cluster, which requires a token")),
+    (rays.RuntimeEnvSetupError, _rejected("cannot start: its runtime environment failed")),
+    (rays.AuthenticationError, _rejected("was rejected by the cluster, which requires a token")),
     (rays.GetTimeoutError, _timed_out),
     (rays.RpcError, _lost("cannot be reached: Ray's head does not answer")),
     (rays.TaskCancelledError, _failed("was canceled")),

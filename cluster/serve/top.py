@@ -28,7 +28,7 @@ class Look:
     open_requests: int
     max_open_requests: int
     finished_requests: int
-    refused_requests: int
+    rejected_requests: int
     running: int
     waiting: int
     drafter: str
@@ -101,7 +101,7 @@ def look(earlier: ServerStatus, later: ServerStatus, seconds: float) -> Look:
         open_requests=later.open_requests,
         max_open_requests=later.max_open_requests,
         finished_requests=later.finished_requests,
-        refused_requests=later.refused_requests,
+        rejected_requests=later.rejected_requests,
         running=now.running,
         waiting=now.waiting,
         drafter=now.drafter,
@@ -153,7 +153,7 @@ def view(server: str, seen: Look) -> Table:
         ("replicas", ", ".join(seen.replicas), f"{seen.restarts} restarts; {seen.slowest}"),
         (
             "since start",
-            f"{seen.finished_requests} finished, {seen.refused_requests} rejected",
+            f"{seen.finished_requests} finished, {seen.rejected_requests} rejected",
             f"{seen.expired} expired, {seen.preemptions} preempted, "
             f"{seen.prefix_hit_tokens} tokens found in the cache",
         ),

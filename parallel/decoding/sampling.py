@@ -40,8 +40,8 @@ class Distribution:
     """[num], positive, sums to 1."""
 
 
-def num_candidates(params: SamplingParams) -> int:
-    """Return how many best tokens of a row `sample` and `distribution` need; 0 is all of them.
+def num_candidates(params: SamplingParams) -> int | None:
+    """Return how many best tokens of a row `sample` and `distribution` need; None is all of them.
 
     Exact because all that follows top-k looks only at the k best tokens: softmax, top-p and min-p
     are taken over what top-k kept. A bias or a penalty reorders tokens, so the best tokens before
@@ -49,8 +49,8 @@ def num_candidates(params: SamplingParams) -> int:
     rows breaks ties at the k-th logit by lowest id, as `distribution` does on a whole row.
     """
     if params.shapes_logits:
-        return 0
-    return 1 if params.is_greedy else params.top_k
+        return None
+    return 1 if params.is_greedy else params.top_k or None
 
 
 def distribution(

@@ -17,7 +17,7 @@ def gather_scores(
     logits_NV: Tensor,
     vocab_start: int,
     vocab_size: int,
-    num_candidates: Sequence[int],
+    num_candidates: Sequence[int | None],
     group: Group,
 ) -> list[ScoreRow]:
     """Return each row's scores, the same on every rank.
@@ -26,7 +26,7 @@ def gather_scores(
         logits_NV: [N, V] this rank's logits, float32.
         vocab_start: token of its first column.
         vocab_size: size of the whole vocabulary.
-        num_candidates: for each row, how many of the best tokens to return; 0 is all.
+        num_candidates: for each row, how many of the best tokens to return; None is all.
         group: the ranks; all must call with the same candidates.
 
     Returns:
@@ -37,13 +37,12 @@ def gather_scores(
             f"{len(logits_NV)} rows of logits for {len(num_candidates)} numbers of candidates"
         )
     rows: list[ScoreRow | None] = [None] * len(num_candidates)
-    best = [index for index, number in enumerate(num_candidates) if number]
-    whole = [index for index, number in enumerate(num_candidates) if not number]
+    best = {index: number for index, number in enumerate(num_candidates) if number is not None}
+    whole = [index for index, number in enumerate(num_candidates) if number is None]
     if best:
-        depth = min(max(num_candidates[index] for index in best), vocab_size)
-        values, ids = _candidates(_rows(logits_NV, best), vocab_start, depth, group)
-        for i, index in enumerate(best):
-            number = num_candidates[index]
+        depth = min(max(best.values()), vocab_size)
+        values, ids = _candidates(_rows(logits_NV, list(best)), vocab_start, depth, group)
+        for i, (index, number) in enumerate(best.items()):
             rows[index] = ScoreRow(values[i, :number], ids[i, :number])
     if whole:
         full = _whole(_rows(logits_NV, whole), vocab_start, vocab_size, group)

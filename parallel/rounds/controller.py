@@ -141,9 +141,11 @@ class AcceptanceEstimate:
             last = self._accepted[-1] / self._tested[-1]
             self._accepted.append(last * self._weight)
             self._tested.append(self._weight)
-        for place in range(num_tested):
-            self._accepted[place] = self._accepted[place] * _MEMORY + (place < num_accepted)
-            self._tested[place] = self._tested[place] * _MEMORY + 1
+        for position in range(num_tested):
+            self._accepted[position] = self._accepted[position] * _MEMORY + (
+                position < num_accepted
+            )
+            self._tested[position] = self._tested[position] * _MEMORY + 1
 
 
 def best_draft_length(

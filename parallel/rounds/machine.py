@@ -190,9 +190,9 @@ def _commit(state: State, verdict: Verdict) -> Transition:
 
 
 def _moves(path: Sequence[int], first: int) -> tuple[int, ...]:
-    """Return the places of kept nodes, whose tree begins at `first`; none where all lie right."""
-    in_place = all(node == depth for depth, node in enumerate(path))
-    return () if in_place else tuple(first + node for node in path)
+    """Return the indices of kept nodes, whose tree begins at `first`; none if all are in order."""
+    in_order = all(node == depth for depth, node in enumerate(path))
+    return () if in_order else tuple(first + node for node in path)
 
 
 def _require_fit(state: State, verdict: Verdict) -> None:

@@ -17,7 +17,7 @@ _CLOSED_HINT = (
 )
 
 
-def refusal(details: str | None) -> str | None:
+def lasting_failure(details: str | None) -> str | None:
     """Return why a handshake cannot succeed, or None if a retry may help.
 
     Args:
@@ -29,7 +29,7 @@ def refusal(details: str | None) -> str | None:
 
 def explained(details: str | None) -> str:
     """Return a status's details, with an explanation if a handshake failed."""
-    meaning = refusal(details)
+    meaning = lasting_failure(details)
     closed_at_once = _CLOSED in (details or "") and _UNDER_WAY not in (details or "")
     if meaning is None and closed_at_once:
         meaning = _CLOSED_HINT

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from runtime.channels.handshakes import explained, refusal
+from runtime.channels.handshakes import explained, lasting_failure
 from runtime.clock import Clock, MonotonicClock
 from runtime.errors import InvalidValue
 
@@ -96,7 +96,7 @@ def _retry_wait_s(error: grpc.RpcError) -> float | None:
     code = error.code()
     after_s = _retry_after_s(error)
     if code is grpc.StatusCode.UNAVAILABLE:
-        return None if refusal(error.details()) else after_s or 0.0
+        return None if lasting_failure(error.details()) else after_s or 0.0
     return after_s if code is grpc.StatusCode.RESOURCE_EXHAUSTED else None
 
 

@@ -73,7 +73,7 @@ class ServerStatus:
     max_open_requests: int
     finished_requests: int
     """Requests that ended with an answer."""
-    refused_requests: int
+    rejected_requests: int
     engine: EngineStatus
     """All replicas together."""
     replicas: tuple[ReplicaStatus, ...]
@@ -106,7 +106,7 @@ def read_status(wire: pb.GetStatusResponse) -> ServerStatus:
             open_requests=wire.open_requests,
             max_open_requests=wire.max_open_requests,
             finished_requests=wire.finished_requests,
-            refused_requests=wire.refused_requests,
+            rejected_requests=wire.rejected_requests,
             engine=get_status(wire.engine),
             replicas=tuple(_read_replica(one) for one in wire.replicas),
         )

@@ -46,8 +46,8 @@ class FollowJob:
     """The minimum number of new answers before a round starts."""
     round_steps: int
     focus: float
-    num_rounds: int
-    """The number of rounds; 0 trains until the process is stopped."""
+    num_rounds: int | None
+    """The number of rounds; None trains until the process is stopped."""
     settings: TrainSettings
     poll_s: float
     weights: str
@@ -177,7 +177,7 @@ def run_follow(job: FollowJob) -> Iterator[FollowEvent]:
 
 def _rounds(job: FollowJob, reader: TrafficReader, follower: Follower) -> Iterator[FollowEvent]:
     done = unused = 0
-    while not job.num_rounds or done < job.num_rounds:
+    while job.num_rounds is None or done < job.num_rounds:
         records = reader.new()
         follower.read(records)
         unused += len(records)

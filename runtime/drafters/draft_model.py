@@ -41,14 +41,14 @@ class DraftModel:
         # The first step of a draft reads up to so many tokens; prompts are always read exactly.
         self._num_left_to_draft = _PREFILL_CHUNK if calibrates else 1
         self._sequences: dict[int, DraftSequence] = {}
-        self._refused: set[int] = set()
+        self._rejected: set[int] = set()
 
     def open(self, opened: DraftOpen, token_ids: tuple[int, ...]) -> None:
         """Open a request in place of an older one of its number; reject it if no cache is left."""
         self.close(opened.request)
         if not self._ledger.fits(opened.capacity, token_ids):
             _LOG.warning("no cache left for request %d: it gets no drafts", opened.request)
-            self._refused.add(opened.request)
+            self._rejected.add(opened.request)
             return
         num_cached = self._ledger.open(opened.request, opened.capacity, token_ids)
         self._sequences[opened.request] = DraftSequence(
@@ -58,12 +58,12 @@ class DraftModel:
     def close(self, number: int) -> None:
         """Free a request's cache."""
         self._sequences.pop(number, None)
-        self._refused.discard(number)
+        self._rejected.discard(number)
         self._ledger.close(number)
 
-    def is_refused(self, number: int) -> bool:
+    def is_rejected(self, number: int) -> bool:
         """Return whether a request was rejected for want of cache."""
-        return number in self._refused
+        return number in self._rejected
 
     def knows(self, item: DraftItem) -> bool:
         """Return whether the tokens that an item builds on are here."""
@@ -99,14 +99,15 @@ class DraftModel:
             width: layers whose attention runs at once; 1 is exact.
             at_least: candidates to gather of each vocabulary, where not all are gathered.
         """
-        rows, num_gathered = [], []
+        rows: list[SequenceRows] = []
+        num_gathered: list[int | None] = []
         for item in items:
             sequence = self._sequences[item.request]
             length = len(sequence.token_ids)
             rows.append(self._rows(item.request, length, num_logits=1, exact=width == 1))
             needed = num_candidates(sequence.opened.sampling)
             num_gathered.append(
-                max(needed, at_least) + self._num_surplus(sequence) if needed else 0
+                None if needed is None else max(needed, at_least) + self._num_surplus(sequence)
             )
         scores = self._runner.execute(self._ledger.plan(rows, num_gathered, width=width))
         return [
@@ -125,7 +126,8 @@ class DraftModel:
             trees: the rows.
             width: layers whose attention runs at once; 1 is exact.
         """
-        rows, num_gathered = [], []
+        rows: list[SequenceRows] = []
+        num_gathered: list[int | None] = []
         for tree in trees:
             sequence = self._sequences[tree.request]
             if tree.start is None:
@@ -174,16 +176,16 @@ class DraftModel:
         tokens = tuple(sequence.token_ids[start:stop])
         return SequenceRows(slot=number, start=start, token_ids=tokens, num_logits=num_logits)
 
-    def _num_ranked(self, sequence: DraftSequence) -> int:
-        """Return how many best tokens of a row to gather; 0 is all of them.
+    def _num_ranked(self, sequence: DraftSequence) -> int | None:
+        """Return how many best tokens of a row to gather; None is all of them.
 
         The best ones stand for all: only which tokens are drafted depends on it.
         """
         if sequence.opened.sampling.shapes_logits:
-            return 0
-        needed = max(num_candidates(sequence.opened.sampling), _NUM_CANDIDATES)
+            return None
+        needed = max(num_candidates(sequence.opened.sampling) or 0, _NUM_CANDIDATES)
         needed += self._num_surplus(sequence)
-        return needed if needed < self._runner.vocab_size else 0
+        return needed if needed < self._runner.vocab_size else None
 
     def _num_surplus(self, sequence: DraftSequence) -> int:
         """Return how many tokens this model knows and the target does not."""

@@ -163,5 +163,5 @@ class ModelDrafter:
     def _proposal(self, item: DraftItem, first: int) -> ProposalItem:
         """Return an item's draft from its token `first` on, as far as it was drafted."""
         if not self._model.knows(item):
-            return unknown_proposal(item, unknown=not self._model.is_refused(item.request))
+            return unknown_proposal(item, unknown=not self._model.is_rejected(item.request))
         return self._model.sequence(item.request).proposal(item, first)

@@ -171,7 +171,7 @@ class RoundRunner:
         """Run the target over prompt chunks and over what the works score."""
         self._runner.pulse.at("prefill" if self._reads_prompts else "verifying")
         rows = [*self._prefilling, *(_rows_of(work) for work in works)]
-        candidates: list[int] = []
+        candidates: list[int | None] = []
         for work in works:
             assert work.score is not None
             candidates += [self._candidates(work.sequence)] * work.score.num_logits
@@ -205,10 +205,10 @@ class RoundRunner:
                 path = verdict.accepted_nodes or range(verdict.num_accepted)
                 work.logprobs = token_logprobs(work.rows, path, work.commit.token_ids, num_top)
 
-    def _candidates(self, sequence: DecodingSequence) -> int:
-        """Return how many best tokens of a row are needed; 0 is all of them."""
+    def _candidates(self, sequence: DecodingSequence) -> int | None:
+        """Return how many best tokens of a row are needed; None is all of them."""
         needed = _num_needed(sequence)
-        return max(needed, self._drafts.num_successors(sequence)) if needed else 0
+        return None if needed is None else max(needed, self._drafts.num_successors(sequence))
 
     def _keep_successors(self, work: EngineWork, rows: Items[ScoreRow]) -> None:
         """Keep the target's best tokens after each scored one, for a drafter that uses them."""
@@ -277,16 +277,16 @@ def _verdict(work: EngineWork) -> Verdict:
     )
 
 
-def _first(row: ScoreRow, num: int) -> ScoreRow:
-    """Return a row's best candidates, or all of it if `num` is 0 or it has no more."""
-    if row.ids is None or not num or len(row.ids) <= num:
+def _first(row: ScoreRow, num: int | None) -> ScoreRow:
+    """Return a row's best candidates, or all of it if `num` is None or it has no more."""
+    if row.ids is None or num is None or len(row.ids) <= num:
         return row
     return ScoreRow(row.logits[:num], row.ids[:num])
 
 
-def _num_needed(sequence: DecodingSequence) -> int:
-    """Return how many best tokens of each row this request needs; 0 is all of them."""
-    return num_candidates(sequence.sampling) if sequence.submit.num_logprobs is None else 0
+def _num_needed(sequence: DecodingSequence) -> int | None:
+    """Return how many best tokens of each row this request needs; None is all of them."""
+    return None if sequence.submit.num_logprobs is not None else num_candidates(sequence.sampling)
 
 
 def _contexts(work: EngineWork) -> list[tuple[int, ...]]:

@@ -8,14 +8,14 @@ from parallel.messages import Committed, Failed, Finished, Message
 from runtime.errors import ConfigError, DeadlineExceeded, PacelineError
 from runtime.gateway.engines import Engines
 from runtime.gateway.journal import Journal, OpenRequest
-from runtime.gateway.limits import GatewayDown, RequestRefused
+from runtime.gateway.limits import GatewayDown, RequestRejected
 from runtime.gateway.request_recorder import RequestRecorder
 from runtime.gateway.request_table import RequestTable
 from runtime.links.link import Link
 
 _LOG = logging.getLogger("paceline.gateway")
 _ERRORS_BY_KIND = {
-    ConfigError.__name__: RequestRefused,
+    ConfigError.__name__: RequestRejected,
     DeadlineExceeded.__name__: DeadlineExceeded,
 }
 """What the failure of a request in its engine is to the client."""

@@ -18,7 +18,7 @@ from runtime.errors import PacelineError
 from runtime.gateway.engine_dispatch import EngineDispatch
 from runtime.gateway.journal import OpenRequest
 from runtime.gateway.journal_store import JournalStore
-from runtime.gateway.limits import GatewayDown, GatewayLimits, RequestRefused
+from runtime.gateway.limits import GatewayDown, GatewayLimits, RequestRejected
 from runtime.gateway.metrics import ServiceMetrics
 from runtime.gateway.replica import Replica
 from runtime.gateway.request_endings import Endings
@@ -172,7 +172,7 @@ class Gateway:
             name: "" for a request that cannot be resumed.
 
         Raises:
-            RequestRefused: the name belongs to another request.
+            RequestRejected: the name belongs to another request.
             GatewayBusy: too many requests are open.
             GatewayDown: the engine is gone or draining.
         """
@@ -180,7 +180,7 @@ class Gateway:
         if known is not None:
             before = [_comparable(journal.submit) for journal in known.samples]
             if before != [_comparable(submit) for submit in submits]:
-                raise RequestRefused(
+                raise RequestRejected(
                     f"`request_id` {name!r} belongs to another request: choose a new one"
                 )
             return known

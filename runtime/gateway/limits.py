@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from runtime.errors import PacelineError
 
 
-class RequestRefused(PacelineError):
+class RequestRejected(PacelineError):
     """The request is invalid."""
 
 

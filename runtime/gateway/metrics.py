@@ -55,7 +55,7 @@ class EndReason(IntEnum):
     ERROR = 4
 
 
-class RefusalReason(IntEnum):
+class RejectionReason(IntEnum):
     """Why a request was rejected."""
 
     INVALID = 0
@@ -76,15 +76,15 @@ class ServiceMetrics:
         self.model_name = model_name
         self.num_finished = 0
         """Requests that ended with an answer."""
-        self.num_refused = 0
+        self.num_rejected = 0
         build = Info("paceline_build", "Version of this server", registry=self.registry)
         build.info({"version": package_version(), "python_version": platform.python_version()})
         self._requests = self._counter("requests", "Requests that ended", "finished_reason")
         for reason in EndReason:  # a rate needs a 0 to start from
             self._requests.labels(model_name, reason.name.lower())
-        self._refused = self._counter("requests_refused", "Requests rejected", "reason")
-        for refusal in RefusalReason:
-            self._refused.labels(model_name, refusal.name.lower())
+        self._rejected = self._counter("requests_rejected", "Requests rejected", "reason")
+        for rejection in RejectionReason:
+            self._rejected.labels(model_name, rejection.name.lower())
         self._responses = self._counter("http_responses", "Responses over HTTP", "path", "status")
         self._deadline_missed = self._counter(
             "deadline_missed", "Requests whose deadline passed before they ended"
@@ -138,10 +138,10 @@ class ServiceMetrics:
         for _ in range(num_tokens):
             self._gap.observe(seconds / num_tokens)
 
-    def count_refused(self, reason: RefusalReason) -> None:
+    def count_rejected(self, reason: RejectionReason) -> None:
         """Count a rejected request."""
-        self.num_refused += 1
-        self._refused.labels(self.model_name, reason.name.lower()).inc()
+        self.num_rejected += 1
+        self._rejected.labels(self.model_name, reason.name.lower()).inc()
 
     def count_response(self, path: str, status: int) -> None:
         """Count a response over HTTP."""

@@ -9,7 +9,7 @@ import logging
 from runtime.errors import PacelineError
 from runtime.gateway.journal import OpenRequest
 from runtime.gateway.limits import CallDenied, GatewayBusy, GatewayDown
-from runtime.gateway.metrics import EndReason, RefusalReason, ServiceMetrics
+from runtime.gateway.metrics import EndReason, RejectionReason, ServiceMetrics
 
 _LOG = logging.getLogger("paceline.gateway")
 
@@ -26,20 +26,20 @@ class Endings:
         self._metrics.count_ended(request.end_reason, prompt_tokens)
         _LOG.info("request ended", extra=request.report())
 
-    def refused(self, client: str, name: str, error: PacelineError) -> None:
+    def rejected(self, client: str, name: str, error: PacelineError) -> None:
         """Record a call that was rejected with an error."""
         match error:
             case GatewayBusy():
-                reason = RefusalReason.BUSY
+                reason = RejectionReason.BUSY
             case GatewayDown():
-                reason = RefusalReason.UNAVAILABLE
+                reason = RejectionReason.UNAVAILABLE
             case CallDenied():
-                reason = RefusalReason.DENIED
+                reason = RejectionReason.DENIED
             case _:
-                reason = RefusalReason.INVALID
-        self._metrics.count_refused(reason)
+                reason = RejectionReason.INVALID
+        self._metrics.count_rejected(reason)
         fields = {"client": client, "request_id": name, "reason": reason.name.lower()}
-        _LOG.info("request refused", extra=fields | {"cause": str(error)})
+        _LOG.info("request rejected", extra=fields | {"cause": str(error)})
 
     def left(self, client: str, name: str, reason: EndReason) -> None:
         """Record a call that ended before it was accepted or rejected."""

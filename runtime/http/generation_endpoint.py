@@ -14,7 +14,7 @@ from runtime.http.caller import client_name
 from runtime.http.client_watch import run_while_connected
 from runtime.http.event_stream import EventStream
 from runtime.http.http_call import HttpCall
-from runtime.http.http_errors import HttpRefusal, error_body, error_response
+from runtime.http.http_errors import HttpRejection, error_body, error_response
 from runtime.http.openai_requests import OpenAiRequest
 from runtime.http.request_body import ClientGone, JsonBody, UnreadBody, read_json
 from runtime.http.tool_calls import tool_form
@@ -57,7 +57,7 @@ class GenerationEndpoint:
         except ClientGone:
             return
         except PacelineError as error:
-            call.refuse(error)
+            call.reject(error)
             response = error_response(error, closes=isinstance(error, UnreadBody))
             await response(scope, receive, send)
         finally:
@@ -139,8 +139,8 @@ def check_model(given: str | None, served: str) -> None:
     """Raise unless a request is for the served model; it may name none.
 
     Raises:
-        HttpRefusal: it names another one.
+        HttpRejection: it names another one.
     """
     if given is not None and given != served:
         message = f"the model {given!r} is not served here: this server has {served!r}"
-        raise HttpRefusal(404, message, code="model_not_found")
+        raise HttpRejection(404, message, code="model_not_found")

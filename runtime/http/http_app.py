@@ -17,7 +17,7 @@ from runtime.gateway.gateway import Gateway
 from runtime.gateway.limits import CallDenied
 from runtime.http.caller import check_token, client_name
 from runtime.http.generation_endpoint import GenerationEndpoint
-from runtime.http.http_errors import HttpRefusal, error_response
+from runtime.http.http_errors import HttpRejection, error_response
 from runtime.http.model_endpoints import ModelEndpoints
 from runtime.http.openai_requests import read_chat, read_completion
 from runtime.http.probes import Probes
@@ -71,7 +71,7 @@ def http_app(
             allow_headers=["*"],
         )
         middleware.insert(0, cors)
-    handlers = {404: _not_found, 405: _wrong_method, PacelineError: _refused, ClientGone: _gone}
+    handlers = {404: _not_found, 405: _wrong_method, PacelineError: _rejected, ClientGone: _gone}
     inner = Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
     paths = {route.path for route in routes if isinstance(route, Route)}
     return _Outermost(inner, admission.gateway, paths)
@@ -120,7 +120,7 @@ class _Tokens:
                 check_token(scope, self._tokens)
         except CallDenied as error:
             if scope["path"] in (_COMPLETIONS, _CHAT):
-                self._gateway.endings.refused(client_name(scope, self._tokens), "", error)
+                self._gateway.endings.rejected(client_name(scope, self._tokens), "", error)
             await error_response(error, closes=True)(scope, receive, send)
             return
         await self._app(scope, receive, send)
@@ -128,17 +128,17 @@ class _Tokens:
 
 async def _not_found(request: Request, _: Exception) -> Response:
     path = request.url.path
-    return error_response(HttpRefusal(404, f"there is no {path} here", code="unknown_url"))
+    return error_response(HttpRejection(404, f"there is no {path} here", code="unknown_url"))
 
 
 async def _wrong_method(request: Request, error: Exception) -> Response:
     text = f"{request.url.path} does not take {request.method}"
-    response = error_response(HttpRefusal(405, text, code="method_not_allowed"))
+    response = error_response(HttpRejection(405, text, code="method_not_allowed"))
     response.headers.update(getattr(error, "headers", None) or {})
     return response
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def _rejected(_: Request, error: Exception) -> Response:
     assert isinstance(error, PacelineError)
     return error_response(error, closes=isinstance(error, UnreadBody))
 

@@ -15,22 +15,22 @@ class HttpCall:
         self.name = ""
         self._gateway = gateway
         self._request: OpenRequest | None = None
-        self._is_refused = False
+        self._is_rejected = False
 
     def accept(self, request: OpenRequest) -> None:
         """Count the call as a reader of a request until the call ends."""
         self._request = request
         self._gateway.add_reader(request)
 
-    def refuse(self, error: PacelineError) -> None:
+    def reject(self, error: PacelineError) -> None:
         """Record the call as rejected, unless it was accepted before."""
         if self._request is None:
-            self._is_refused = True
-            self._gateway.endings.refused(self.client, self.name, error)
+            self._is_rejected = True
+            self._gateway.endings.rejected(self.client, self.name, error)
 
     def end(self) -> None:
         """End the call: without other readers its request ends, or waits if it has a name."""
         if self._request is not None:
             self._gateway.remove_reader(self._request)
-        elif not self._is_refused:
+        elif not self._is_rejected:
             self._gateway.endings.left(self.client, self.name, EndReason.CANCELLED)

@@ -6,13 +6,13 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 from runtime.errors import ConfigError, DeadlineExceeded, PacelineError
-from runtime.gateway.limits import CallDenied, GatewayBusy, GatewayDown, RequestRefused
+from runtime.gateway.limits import CallDenied, GatewayBusy, GatewayDown, RequestRejected
 
 RETRY_AFTER_S = 1
 _FIELD = re.compile(r"`([a-z_]+)`|((?:messages|prompt|tools)\b(?:\[\d+\])?)")
 
 
-class HttpRefusal(RequestRefused):
+class HttpRejection(RequestRejected):
     """A request that this wire rejects with a status of its own."""
 
     def __init__(self, status: int, message: str, *, code: str | None = None) -> None:
@@ -25,9 +25,9 @@ class HttpRefusal(RequestRefused):
 def status_of(error: PacelineError) -> int:
     """Return the HTTP status of an error."""
     match error:
-        case HttpRefusal():
+        case HttpRejection():
             return error.status
-        case RequestRefused() | ConfigError():
+        case RequestRejected() | ConfigError():
             return 400
         case CallDenied():
             return 401
@@ -44,7 +44,7 @@ def error_body(error: PacelineError) -> dict[str, Any]:
     """Return the body of an error, as OpenAI's clients read it."""
     kind, code = "invalid_request_error", None
     match error:
-        case HttpRefusal():
+        case HttpRejection():
             code = error.code
         case CallDenied():
             code = "invalid_api_key"
@@ -54,7 +54,7 @@ def error_body(error: PacelineError) -> dict[str, Any]:
             kind, code = "service_unavailable_error", "service_unavailable"
         case DeadlineExceeded():
             kind, code = "timeout_error", "deadline_exceeded"
-        case RequestRefused() | ConfigError():
+        case RequestRejected() | ConfigError():
             pass
         case _:
             kind, code = "server_error", "internal_error"

@@ -12,7 +12,7 @@ from runtime.checking.prompt_value import token_ids
 from runtime.checking.values import flag, items, text
 from runtime.errors import InvalidValue
 from runtime.http.generation_endpoint import check_model
-from runtime.http.http_errors import HttpRefusal
+from runtime.http.http_errors import HttpRejection
 from runtime.http.request_body import read_json
 from runtime.http.request_fields import RequestFields
 from runtime.requests.prompt_reader import PromptReader
@@ -52,7 +52,7 @@ class ModelEndpoints:
 
     async def embeddings(self, _: Request) -> Response:
         """Reject /v1/embeddings."""
-        raise HttpRefusal(
+        raise HttpRejection(
             400,
             f"{self._model.name} generates text: this server has no embeddings, send the request "
             "to a server with an embedding model",

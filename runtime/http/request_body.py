@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from parallel.errors import PacelineError
 from runtime.files.documents import DocumentError
 from runtime.files.strict_json import parse_object
-from runtime.http.http_errors import HttpRefusal
+from runtime.http.http_errors import HttpRejection
 
 _BODY_S = 60.0
 _TYPES = ("application/json", "text/json")
@@ -19,7 +19,7 @@ class ClientGone(PacelineError):
     """The client has disconnected; there is no caller for an answer."""
 
 
-class UnreadBody(HttpRefusal):
+class UnreadBody(HttpRejection):
     """The body was not read to its end, so that the connection cannot be used again."""
 
 
@@ -33,16 +33,16 @@ class JsonBody:
         """Return the object.
 
         Raises:
-            HttpRefusal: the bytes are not a JSON object; says where.
+            HttpRejection: the bytes are not a JSON object; says where.
         """
         if not self.data.strip():
-            raise HttpRefusal(400, "the body is empty: send a JSON object")
+            raise HttpRejection(400, "the body is empty: send a JSON object")
         try:
             return parse_object(self.data.decode("utf-8-sig"), "the body")
         except UnicodeDecodeError as error:
-            raise HttpRefusal(400, f"the body is not UTF-8: byte {error.start}") from error
+            raise HttpRejection(400, f"the body is not UTF-8: byte {error.start}") from error
         except DocumentError as error:
-            raise HttpRefusal(400, str(error)) from error
+            raise HttpRejection(400, str(error)) from error
 
 
 async def read_json(request: Request, max_bytes: int) -> JsonBody:
@@ -52,7 +52,7 @@ async def read_json(request: Request, max_bytes: int) -> JsonBody:
     JSON is accepted, so that foreign pages cannot use a server on this machine.
 
     Raises:
-        HttpRefusal: it has another type, is too large, or does not arrive in time.
+        HttpRejection: it has another type, is too large, or does not arrive in time.
         ClientGone: the client disconnected.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()

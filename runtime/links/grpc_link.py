@@ -287,7 +287,7 @@ def _translated(peer: str, code: grpc.StatusCode, details: str) -> PacelineError
     kind = STATUS_ERRORS.get(code, PeerLost)
     if kind is PeerLost:
         return PeerLost(f"{peer} is gone ({code.name.lower()}: {details})")
-    return kind(f"{peer} refused the link ({code.name.lower()}: {details})")
+    return kind(f"{peer} rejected the link ({code.name.lower()}: {details})")
 
 
 def _options(max_message_bytes: int) -> list[tuple[str, int]]:

@@ -69,7 +69,7 @@ def read_decoding(inner: Any, *, cleans: bool, name: str) -> Decoding:
         joint = Joint.BYTES if rest[0]["type"] == "ByteLevel" else Joint.FALLBACK
         rest = rest[1:]
     if joint is Joint.FALLBACK and rest and rest[0]["type"] != "Fuse":
-        raise _refusal(name, rest[0], "directly follows ByteFallback")
+        raise _unsupported(name, rest[0], "directly follows ByteFallback")
     stages: list[TextStage] = [Utf8()] if joint is Joint.BYTES else []
     stages += [stage for part in rest for stage in _stages(part, name)]
     if cleans:
@@ -98,10 +98,10 @@ def _stages(part: dict[str, Any], name: str) -> list[TextStage]:
             return [Replacing(old, new)]
         case {"type": "Strip", "content": str(character), "start": int(start), "stop": int(stop)}:
             return [Stripping(character, start=start, stop=stop)]
-    raise _refusal(name, part, "works on the whole text")
+    raise _unsupported(name, part, "works on the whole text")
 
 
-def _refusal(name: str, part: dict[str, Any], problem: str) -> ConfigError:
+def _unsupported(name: str, part: dict[str, Any], problem: str) -> ConfigError:
     return ConfigError(
         f"{name}: the decoder {json.dumps(part)} in tokenizer.json {problem}, which cannot be "
         "done while text streams: use a tokenizer with another decoder"

@@ -15,7 +15,7 @@ from runtime.restarts import RestartBudget, RestartLimits
 KEPT = "PACELINE_KEPT"
 """Set in the process's environment; the keeper's end closes its standard input."""
 _READY = "ready: "
-_REFUSED = 2
+_REJECTED = 2
 _NUM_LINES = 200
 _KILLED_S = 10.0
 
@@ -29,7 +29,7 @@ class KeptState(StrEnum):
     """Waiting for its restart."""
     ENDED = "ended"
     """Ended normally, as after `admin drain`, or by `stop`."""
-    REFUSED = "refused"
+    REJECTED = "rejected"
     """Rejected its options: it was never ready and exited with an error."""
     FAILED = "failed"
     """Ended more often than the budget allows, or cannot be started."""
@@ -37,7 +37,7 @@ class KeptState(StrEnum):
     @property
     def is_final(self) -> bool:
         """Whether the process will not run again."""
-        return self in (KeptState.ENDED, KeptState.REFUSED, KeptState.FAILED)
+        return self in (KeptState.ENDED, KeptState.REJECTED, KeptState.FAILED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,8 +145,8 @@ class ProcessKeeper:
             if self._stopping.is_set() or code == 0:
                 self._settle(KeptState.ENDED)
                 return
-            if code == _REFUSED and not self._ran_before:
-                self._settle(KeptState.REFUSED)
+            if code == _REJECTED and not self._ran_before:
+                self._settle(KeptState.REJECTED)
                 return
             pause_s = self._budget.take(time.monotonic())
             if pause_s is None:

@@ -109,7 +109,7 @@ class SlotLedger:
     def plan(
         self,
         rows: Iterable[SequenceRows] = (),
-        num_candidates: Iterable[int] = (),
+        num_candidates: Iterable[int | None] = (),
         *,
         width: int = 1,
         stop: bool = False,

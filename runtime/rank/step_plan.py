@@ -28,8 +28,8 @@ class StepPlan:
     """Slots to free before any is opened."""
     openings: tuple[SlotOpening, ...] = ()
     rows: tuple[SequenceRows, ...] = ()
-    num_candidates: tuple[int, ...] = ()
-    """For each row of logits, how many of the best candidates rank 0 needs; 0 is all."""
+    num_candidates: tuple[int | None, ...] = ()
+    """For each row of logits, how many of the best candidates rank 0 needs; None is all."""
     width: int = 1
     """Layers whose attention reads the same input; 1 is the exact forward."""
     stop: bool = False

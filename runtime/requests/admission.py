@@ -58,7 +58,7 @@ class Admission:
 
         Raises:
             ConfigError: the request is invalid; names the field.
-            RequestRefused, GatewayBusy, GatewayDown: as `Gateway.submit` does.
+            RequestRejected, GatewayBusy, GatewayDown: as `Gateway.submit` does.
         """
         gateway = self.gateway
         if gateway.find(client, name) is None:

@@ -9,12 +9,12 @@ from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.errors import PacelineError
 from runtime.gateway.gateway import Gateway
-from runtime.gateway.limits import RequestRefused
+from runtime.gateway.limits import RequestRejected
 from runtime.gateway.replica import Replica
 from runtime.links.to_wire import put_status
 from runtime.requests.served_model import ServedModel
 from runtime.service.call import Context
-from runtime.service.servicer import refuse
+from runtime.service.servicer import reject
 
 _LOG = logging.getLogger("paceline.server")
 _T = TypeVar("_T")
@@ -73,7 +73,7 @@ class AdminServicer(rpc.AdminServiceServicer):
             open_requests=gateway.num_open,
             max_open_requests=gateway.limits.max_open,
             finished_requests=gateway.metrics.num_finished,
-            refused_requests=gateway.metrics.num_refused,
+            rejected_requests=gateway.metrics.num_rejected,
             engine=engine,
             replicas=[self._replica(replica) for replica in gateway.replicas],
         )
@@ -123,17 +123,17 @@ class AdminServicer(rpc.AdminServiceServicer):
         """Change the number of drafters."""
         control = self._control
         if control is None:
-            await refuse(context, RequestRefused("this server cannot change its drafters"))
+            await reject(context, RequestRejected("this server cannot change its drafters"))
         try:
             count = await self._change(lambda: control.set_count(request.drafters))
         except PacelineError as error:
-            await refuse(context, error)
+            await reject(context, error)
         return pb.SetDraftersResponse(drafters=count)
 
     async def _set(self, drafter: str | None, context: Context) -> str:
         control = self._control
         if control is None:
-            await refuse(context, RequestRefused("this server cannot change its drafter"))
+            await reject(context, RequestRejected("this server cannot change its drafter"))
 
         def change() -> str:
             self._model.drafter = control.set(drafter)
@@ -142,7 +142,7 @@ class AdminServicer(rpc.AdminServiceServicer):
         try:
             return await self._change(change)
         except PacelineError as error:
-            await refuse(context, error)
+            await reject(context, error)
 
     async def _change(self, change: Callable[[], _T]) -> _T:
         """Run a change in a thread, one at a time; it completes even if its caller leaves."""

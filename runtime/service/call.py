@@ -33,7 +33,7 @@ class Call:
         self._context: Context | None = None
         self.name = ""
         self._request: OpenRequest | None = None
-        self._is_refused = False
+        self._is_rejected = False
         self._timeout_s: float | None = None
         task = asyncio.current_task()
         assert task is not None
@@ -50,17 +50,17 @@ class Call:
         self._request = request
         self._gateway.add_reader(request)
 
-    def refuse(self, error: PacelineError) -> None:
+    def reject(self, error: PacelineError) -> None:
         """Record the call as rejected, unless it was accepted before."""
         if self._request is None:
-            self._is_refused = True
-            self._gateway.endings.refused(self.client, self.name, error)
+            self._is_rejected = True
+            self._gateway.endings.rejected(self.client, self.name, error)
 
     def _end(self) -> None:
         late = self._is_late()
         if self._request is not None:
             self._gateway.remove_reader(self._request, late=late)
-        elif not self._is_refused:
+        elif not self._is_rejected:
             failed = self._context is not None and self._context.done()  # done: by the server
             gone = EndReason.DEADLINE if late else EndReason.CANCELLED
             reason = EndReason.ERROR if failed else gone
@@ -88,11 +88,11 @@ def current_call() -> Call:
     return call
 
 
-def refuse_malformed(error: PacelineError) -> None:
+def reject_malformed(error: PacelineError) -> None:
     """Record the running call as rejected if it is a call of Generate with a malformed message."""
     call = _CALL.get()
     if call is not None:
-        call.refuse(error)
+        call.reject(error)
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # stubs alone

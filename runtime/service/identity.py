@@ -16,7 +16,7 @@ _ADMIN_ONLY = frozenset(
 )
 
 
-def refusal(
+def rejection(
     tokens: AcceptedTokens, method: str, metadata: Headers
 ) -> tuple[grpc.StatusCode, str] | None:
     """Return the status and the reason that reject a call, or None if it may proceed."""
@@ -48,13 +48,13 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  #
         """Pass a call on, or reject it with UNAUTHENTICATED or PERMISSION_DENIED."""
         details = handler_call_details
         method = str(details.method)
-        refused = refusal(self._tokens, method, details.invocation_metadata)
-        if refused is None:
+        rejected = rejection(self._tokens, method, details.invocation_metadata)
+        if rejected is None:
             return await continuation(handler_call_details)
 
         async def call(_: object, context: Any) -> None:
             peer = self._tokens.name_of(context.invocation_metadata(), context.peer())
-            self._denied(method, peer, refused[1])
-            await context.abort(*refused)
+            self._denied(method, peer, rejected[1])
+            await context.abort(*rejected)
 
         return grpc.unary_unary_rpc_method_handler(call)

@@ -9,8 +9,8 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from runtime.channels.handler_wrapping import Observer, ignore_event, wrap_handler
-from runtime.gateway.limits import RequestRefused
-from runtime.service.call import refuse_malformed
+from runtime.gateway.limits import RequestRejected
+from runtime.service.call import reject_malformed
 
 _OURS = "/paceline."
 
@@ -49,6 +49,6 @@ class MalformedRequestInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[t
 async def _rejecting(request: object, context: Any) -> AsyncIterator[Observer]:
     if isinstance(request, _Malformed):
         text = f"a message of {request.size} bytes could not be parsed: is it of paceline.v1?"
-        refuse_malformed(RequestRefused(text))
+        reject_malformed(RequestRejected(text))
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
     yield ignore_event

@@ -156,7 +156,7 @@ class ServiceServer:
 
     def _denied(self, method: str, client: str, reason: str) -> None:
         if method == _GENERATE:
-            self._gateway.endings.refused(client, "", CallDenied(reason))
+            self._gateway.endings.rejected(client, "", CallDenied(reason))
 
     async def _watch_gateway(self) -> None:
         """Keep the health service up to date: not serving without an engine or a recent step."""

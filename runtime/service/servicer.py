@@ -10,7 +10,7 @@ from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.checking.prompt_value import token_ids
 from runtime.errors import ConfigError, DeadlineExceeded, PacelineError
-from runtime.gateway.limits import GatewayBusy, GatewayDown, RequestRefused
+from runtime.gateway.limits import GatewayBusy, GatewayDown, RequestRejected
 from runtime.links.to_wire import put_logprobs, put_stats
 from runtime.links.wire_values import REASONS
 from runtime.requests.accepted_tokens import AcceptedTokens
@@ -60,8 +60,8 @@ class GenerationServicer(rpc.GenerationServiceServicer):
                 async for event in events:
                     yield event
         except PacelineError as error:
-            call.refuse(error)
-            await refuse(context, error)
+            call.reject(error)
+            await reject(context, error)
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
         """Cancel a request, also one that is not accepted yet."""
@@ -139,7 +139,7 @@ class ModelServicer(rpc.ModelServiceServicer):
         try:
             return await self._reader.run(request.ByteSize(), lambda: self._tokenized(request))
         except PacelineError as error:
-            await refuse(context, error)
+            await reject(context, error)
 
     async def Detokenize(
         self, request: pb.DetokenizeRequest, context: Context
@@ -148,7 +148,7 @@ class ModelServicer(rpc.ModelServiceServicer):
         try:
             return await self._reader.run(request.ByteSize(), lambda: self._detokenized(request))
         except PacelineError as error:
-            await refuse(context, error)
+            await reject(context, error)
 
     def _tokenized(self, request: pb.TokenizeRequest) -> pb.TokenizeResponse:
         reject_unknown_fields(request)
@@ -162,12 +162,12 @@ class ModelServicer(rpc.ModelServiceServicer):
         return pb.DetokenizeResponse(text=model.tokenizer.decode(ids))
 
 
-async def refuse(context: Context, error: PacelineError) -> NoReturn:
+async def reject(context: Context, error: PacelineError) -> NoReturn:
     """Abort a call with the status of an error."""
     code = grpc.StatusCode.INTERNAL
     trailing: tuple[tuple[str, str], ...] = ()
     match error:
-        case RequestRefused() | ConfigError():
+        case RequestRejected() | ConfigError():
             code = grpc.StatusCode.INVALID_ARGUMENT
         case GatewayBusy():
             code = grpc.StatusCode.RESOURCE_EXHAUSTED

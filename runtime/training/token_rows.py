@@ -15,10 +15,10 @@ class TokenRows:
 
     inputs: dict[str, Tensor]
     """The model's arguments."""
-    places: Tensor
-    """Where the next token is learned, [B, T], bool."""
+    is_learned: Tensor
+    """Whether the token after a position is learned, [B, T], bool."""
     learned: Tensor
-    """The tokens to learn, [N], in the order of the places."""
+    """The tokens to learn, [N], in the order of `is_learned`."""
 
     @classmethod
     def of(cls, samples: Sequence[Sample], *, packed: bool) -> "TokenRows":
@@ -30,14 +30,14 @@ def _padded(samples: Sequence[Sample]) -> TokenRows:
     length = max(len(sample.token_ids) for sample in samples)
     ids = torch.zeros((len(samples), length), dtype=torch.int64)
     there = torch.zeros((len(samples), length), dtype=torch.int64)
-    places = torch.zeros((len(samples), length), dtype=torch.bool)
+    is_learned = torch.zeros((len(samples), length), dtype=torch.bool)
     for row, sample in enumerate(samples):
         size = len(sample.token_ids)
         ids[row, :size] = torch.tensor(sample.token_ids)
         there[row, :size] = 1
-        places[row, sample.num_prompt - 1 : size - 1] = True
+        is_learned[row, sample.num_prompt - 1 : size - 1] = True
     inputs = {"input_ids": ids, "attention_mask": there}
-    return TokenRows(inputs=inputs, places=places, learned=ids[:, 1:][places[:, :-1]])
+    return TokenRows(inputs=inputs, is_learned=is_learned, learned=ids[:, 1:][is_learned[:, :-1]])
 
 
 def _packed(samples: Sequence[Sample]) -> TokenRows:
@@ -48,12 +48,12 @@ def _packed(samples: Sequence[Sample]) -> TokenRows:
     """
     ids = torch.tensor([[token for sample in samples for token in sample.token_ids]])
     positions = torch.cat([torch.arange(len(sample.token_ids)) for sample in samples])
-    places = torch.cat([_places(sample) for sample in samples])
+    is_learned = torch.cat([_is_learned(sample) for sample in samples])
     learned = torch.tensor([t for s in samples for t in s.token_ids[s.num_prompt :]])
     inputs = {"input_ids": ids, "position_ids": positions.unsqueeze(0)}
-    return TokenRows(inputs=inputs, places=places.unsqueeze(0), learned=learned)
+    return TokenRows(inputs=inputs, is_learned=is_learned.unsqueeze(0), learned=learned)
 
 
-def _places(sample: Sample) -> Tensor:
-    places = torch.arange(len(sample.token_ids))
-    return (places >= sample.num_prompt - 1) & (places < len(sample.token_ids) - 1)
+def _is_learned(sample: Sample) -> Tensor:
+    positions = torch.arange(len(sample.token_ids))
+    return (positions >= sample.num_prompt - 1) & (positions < len(sample.token_ids) - 1)

@@ -142,10 +142,10 @@ class Trainable:
     def _logits(self, rows: TokenRows) -> Tensor:
         """Return the logits that predict the learned tokens, [N, V], in float32."""
         lower = self._precision != "float32"
-        places = rows.places.to(self._device)
+        is_learned = rows.is_learned.to(self._device)
         with (
             torch.autocast(self._device, torch.bfloat16, enabled=lower),
-            _head_at(self.model, places),
+            _head_at(self.model, is_learned),
         ):
             inputs = {name: part.to(self._device) for name, part in rows.inputs.items()}
             logits: Tensor = self.model(**inputs).logits
@@ -176,15 +176,15 @@ def lora_weights(model: nn.Module, config: LoraConfig, seed: int) -> dict[str, n
 
 
 @contextmanager
-def _head_at(model: PreTrainedModel, places: Tensor) -> Iterator[None]:
-    """Compute a model's logits only where `places`, [B, T], is true; they are [N, V] then.
+def _head_at(model: PreTrainedModel, is_learned: Tensor) -> Iterator[None]:
+    """Compute a model's logits only where `is_learned`, [B, T], is true; they are [N, V] then.
 
     The head is the widest layer, and most positions of a sample are not learned. What a family does
     to its logits after the head, as a cap, is unchanged.
     """
 
     def choose(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (inputs[0][places], *inputs[1:])
+        return (inputs[0][is_learned], *inputs[1:])
 
     hook = model.get_output_embeddings().register_forward_pre_hook(choose)
     try:

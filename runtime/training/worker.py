@@ -76,9 +76,9 @@ class TrainWorker:
         self._trainable.set(parameters)
         self._version = -1
         hits = 0.0
-        for scores, place in zip(self._trainable.scores(groups), right, strict=True):
+        for scores, answer in zip(self._trainable.scores(groups), right, strict=True):
             best = max(range(len(scores)), key=scores.__getitem__)
-            hits += best == place if all(map(math.isfinite, scores)) else math.nan
+            hits += best == answer if all(map(math.isfinite, scores)) else math.nan
         return hits
 
     def mean_loss(self, parameters: Vector, samples: list[Sample]) -> tuple[float, int]:

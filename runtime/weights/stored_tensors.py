@@ -3,7 +3,7 @@
 Scales of halves of groups are `NAME.half_scales`: in their shape they could be those of int4.
 
 Such a file states the version of this layout in its metadata, and its directory in the
-`quantization_config` of config.json, so that other readers refuse it by name. transformers warns
+`quantization_config` of config.json, so that other readers reject it by name. transformers warns
 of an unknown layout and would continue with random weights: so the file has a name of its own.
 """
 

@@ -657,7 +657,7 @@ class GetStatusResponse(_message.Message):
     OPEN_REQUESTS_FIELD_NUMBER: _builtins.int
     MAX_OPEN_REQUESTS_FIELD_NUMBER: _builtins.int
     FINISHED_REQUESTS_FIELD_NUMBER: _builtins.int
-    REFUSED_REQUESTS_FIELD_NUMBER: _builtins.int
+    REJECTED_REQUESTS_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
     ready: _builtins.bool
@@ -670,7 +670,7 @@ class GetStatusResponse(_message.Message):
     """Samples that are queued or running, and the limit."""
     max_open_requests: _builtins.int
     finished_requests: _builtins.int
-    refused_requests: _builtins.int
+    rejected_requests: _builtins.int
     @_builtins.property
     def engine(self) -> _link_pb2.EngineStatus:
         """All replicas together."""
@@ -689,13 +689,13 @@ class GetStatusResponse(_message.Message):
         open_requests: _builtins.int = ...,
         max_open_requests: _builtins.int = ...,
         finished_requests: _builtins.int = ...,
-        refused_requests: _builtins.int = ...,
+        rejected_requests: _builtins.int = ...,
         engine: _link_pb2.EngineStatus | None = ...,
         replicas: _abc.Iterable[Global___ReplicaStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "engine", b"engine", "finished_requests", b"finished_requests", "max_open_requests", b"max_open_requests", "open_requests", b"open_requests", "ready", b"ready", "refused_requests", b"refused_requests", "replicas", b"replicas", "step_age_s", b"step_age_s", "uptime_s", b"uptime_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "engine", b"engine", "finished_requests", b"finished_requests", "max_open_requests", b"max_open_requests", "open_requests", b"open_requests", "ready", b"ready", "rejected_requests", b"rejected_requests", "replicas", b"replicas", "step_age_s", b"step_age_s", "uptime_s", b"uptime_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

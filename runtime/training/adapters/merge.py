@@ -29,7 +29,7 @@ from runtime.training.adapters.base_model import has_tied_head, load_model
 from runtime.training.adapters.saving import TOKENIZER_FILES, save_whole
 
 _ADAPTER = "default"
-_REFUSED = (ValueError, TypeError, RuntimeError, LookupError, AttributeError)
+_REJECTED = (ValueError, TypeError, RuntimeError, LookupError, AttributeError)
 """Errors of peft for settings that do not fit a model."""
 
 
@@ -52,10 +52,10 @@ def merge_adapter(adapter: Path, out: Path) -> int:
     with warnings.catch_warnings(action="ignore"):  # what peft warns about is checked here
         adapted = _adapted(model, adapter, settings, tensors)
         layers = [module for module in adapted.modules() if isinstance(module, BaseTunerLayer)]
-        _refuse_tied(adapted, adapter)
+        _reject_tied(adapted, adapter)
         try:
             merged = adapted.merge_and_unload(safe_merge=True)
-        except _REFUSED as error:
+        except _REJECTED as error:
             raise ConfigError(f"{adapter} cannot be merged: {error}") from error
     weights = {name: weight.detach().numpy() for name, weight in merged.named_parameters()}
     save_whole(
@@ -96,7 +96,7 @@ def _adapted(
     try:
         config = LoraConfig(**{name: v for name, v in settings.table.items() if name in known})
         adapted = PeftModel(model, config, _ADAPTER)
-    except _REFUSED as error:
+    except _REJECTED as error:
         raise ConfigError(f"{adapter / CONFIG_FILE} does not fit {base}: {error}") from error
     try:
         outcome: Any = set_peft_model_state_dict(adapted, tensors, _ADAPTER)  # torch's named tuple
@@ -118,7 +118,7 @@ def _adapted(
     return adapted
 
 
-def _refuse_tied(adapted: PeftModel, adapter: Path) -> None:
+def _reject_tied(adapted: PeftModel, adapter: Path) -> None:
     """Raise ConfigError for an update of one of two layers that share a weight."""
     users: dict[int, list[str]] = {}
     updated = set[int]()

@@ -152,14 +152,14 @@ class FirstOrder:
     def advance(self) -> float:
         """Make a step; return its loss."""
         optimizer = self._config.optimizer
-        places = step_samples(
+        indices = step_samples(
             self.step,
             num_samples=len(self._samples),
             batch=optimizer.batch,
             seed=self._config.seed,
         )
         self._trainable.set(self._optimizer.parameters)
-        gradient, loss, num = self._trainable.gradient([self._samples[p] for p in places])
+        gradient, loss, num = self._trainable.gradient([self._samples[i] for i in indices])
         gradient, _ = clipped(gradient / np.float32(num), optimizer.clip)
         self._optimizer.update(
             gradient,
@@ -168,7 +168,7 @@ class FirstOrder:
             beta2=optimizer.beta2,
             weight_decay=optimizer.weight_decay,
         )
-        self.num_rows += len(places)
+        self.num_rows += len(indices)
         return loss / num
 
     def state(self) -> dict[str, np.ndarray]:

@@ -49,8 +49,8 @@ class LossWork:
         return two_sided(self._model, theta, directions, batches, eps=self._eps, rows=terms.rows)
 
     def _batch(self, member: Member, sample: int) -> list[Sample]:
-        places = draw(self._seed, member, sample, len(self._samples), self._terms.batch)
-        return [self._samples[place] for place in places]
+        indices = draw(self._seed, member, sample, len(self._samples), self._terms.batch)
+        return [self._samples[index] for index in indices]
 
 
 class RewardWork:
@@ -81,11 +81,11 @@ class RewardWork:
         theta = member.replica.theta
         found, rewards, rows = [], [], 0
         for sample, direction in enumerate(directions):
-            places = draw(self._seed, member, sample, len(self._prompts), self._terms.batch)
-            up, down = self._rewards(theta, direction, [self._prompts[p] for p in places])
+            indices = draw(self._seed, member, sample, len(self._prompts), self._terms.batch)
+            up, down = self._rewards(theta, direction, [self._prompts[i] for i in indices])
             found.append((down - up) / (2 * self._eps))
             rewards += [up, down]
-            rows += 2 * len(places)
+            rows += 2 * len(indices)
         return Estimate(found, -sum(rewards) / len(rewards), rows)
 
     def _rewards(
@@ -108,5 +108,5 @@ class RewardWork:
 def draw(seed: int, member: Member, sample: int, num_samples: int, batch: int) -> list[int]:
     """Return the indices of a direction's samples: a function of run, machine, round and sample."""
     rng = np.random.default_rng((seed, member.machine, member.round, sample))
-    places: list[int] = rng.choice(num_samples, batch, replace=batch > num_samples).tolist()
-    return places
+    indices: list[int] = rng.choice(num_samples, batch, replace=batch > num_samples).tolist()
+    return indices

@@ -211,8 +211,8 @@ class WanSimulation:
         theta = member.replica.theta
         found = []
         for z in self._signs(member, directions):
-            places = torch.from_numpy(self._rng.integers(0, _RECORDS, 64))
-            high, low = (self._loss(theta + step * z, places) for step in (_EPS, -_EPS))
+            records = torch.from_numpy(self._rng.integers(0, _RECORDS, 64))
+            high, low = (self._loss(theta + step * z, records) for step in (_EPS, -_EPS))
             found.append((high - low) / (2 * _EPS))
             machine.loss = (high + low) / 2
         machine.codes = bytes(encode(g, member.replica.unit) for g in found)
@@ -309,8 +309,8 @@ class WanSimulation:
             total += self._wire_bytes[commit.round]
         return total
 
-    def _loss(self, theta: torch.Tensor, places: torch.Tensor) -> float:
-        margin = self._y[places] * (self._x[places] @ theta)
+    def _loss(self, theta: torch.Tensor, records: torch.Tensor) -> float:
+        margin = self._y[records] * (self._x[records] @ theta)
         return float(torch.nn.functional.softplus(-margin).double().mean())
 
     def _whole_loss(self) -> float:

@@ -189,7 +189,7 @@ class PointsModel:
             self.points.set_points(theta, directions, steps)
             rows = [sample for batch in batches for sample in batch]
             logits, learned, row = self._loss_logits(rows)
-            logits = among_choices(logits, [rows[place].choices for place in row.tolist()])
+            logits = among_choices(logits, [rows[index].choices for index in row.tolist()])
             each = F.cross_entropy(logits, learned, reduction="none").double()
             group = row // len(batches[0])
             total = torch.zeros(len(batches), dtype=torch.float64, device=each.device)
@@ -281,14 +281,14 @@ class PointsModel:
         hidden = self.model.base_model(
             input_ids=ids, attention_mask=there, use_cache=False
         ).last_hidden_state
-        row, place = learned.nonzero(as_tuple=True)
-        logits = self.model.get_output_embeddings()(hidden[row, place - 1])
-        return logits.float(), ids[row, place], row
+        row, position = learned.nonzero(as_tuple=True)
+        logits = self.model.get_output_embeddings()(hidden[row, position - 1])
+        return logits.float(), ids[row, position], row
 
 
 def _until(tokens: list[int], ends: Sequence[int]) -> list[int]:
     """Return the tokens before the first end token."""
-    stops = [place for place, token in enumerate(tokens) if token in ends]
+    stops = [index for index, token in enumerate(tokens) if token in ends]
     return tokens[: stops[0]] if stops else tokens
 
 

@@ -13,7 +13,7 @@ from protos.paceline.v1 import seedlog_pb2 as pb
 from protos.paceline.v1 import seedlog_pb2_grpc as rpc
 from runtime.channels.channel import CLIENT_OPTIONS, open_channel, open_internal_channel
 from runtime.channels.credentials import Credentials
-from runtime.channels.handshakes import explained, refusal
+from runtime.channels.handshakes import explained, lasting_failure
 from runtime.errors import ConfigError, PeerLost, PeerTimeout, ProtocolError
 from runtime.training.job.faults_config import FaultsConfig
 from runtime.training.shared_seed.seed_log import Header
@@ -132,7 +132,7 @@ class GrpcPort:
 
     def _translated(self, error: grpc.RpcError) -> Exception:
         kind = STATUS_ERRORS.get(error.code(), PeerLost)
-        if refusal(error.details()) is not None:
+        if lasting_failure(error.details()) is not None:
             kind = ConfigError
         return kind(f"{self._address}: {error.code().name}: {explained(error.details())}")
 

@@ -28,9 +28,9 @@ class LocalMeasure:
         theta = torch.from_numpy(parameters)
         hits = 0.0
         for groups, right in batches:
-            for scores, place in zip(self._scores(theta, groups), right, strict=True):
+            for scores, answer in zip(self._scores(theta, groups), right, strict=True):
                 best = max(range(len(scores)), key=scores.__getitem__)
-                hits += best == place if all(map(math.isfinite, scores)) else math.nan
+                hits += best == answer if all(map(math.isfinite, scores)) else math.nan
         return hits
 
     def _scores(self, theta: torch.Tensor, groups: list[list[Sample]]) -> list[list[float]]:

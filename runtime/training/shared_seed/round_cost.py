@@ -180,9 +180,9 @@ def _medians(works: Sequence[Callable[[], None]], repeats: int) -> Iterator[floa
     """Yield the median time of each, taken in turns after one of each to warm up."""
     times: list[list[float]] = [[] for _ in works]
     for repeat in range(repeats + 1):
-        for place, work in enumerate(works):
+        for index, work in enumerate(works):
             start_s = time.perf_counter()
             work()
             if repeat:
-                times[place].append(time.perf_counter() - start_s)
+                times[index].append(time.perf_counter() - start_s)
     return (statistics.median(some) for some in times)

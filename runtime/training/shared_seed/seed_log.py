@@ -142,7 +142,7 @@ def read_log(path: Path) -> Records:
     if not data.startswith(_MAGIC):
         raise ConfigError(f"{path} is no log of a shared-seed run")
     records: Records | None = None
-    place = len(_MAGIC)
+    offset = len(_MAGIC)
     for kind, fields_, stop in _frames(path, data):
         try:
             if kind == "h" and records is None:
@@ -152,36 +152,36 @@ def read_log(path: Path) -> Records:
             elif kind == "c" and records is not None:
                 records.commits.append(_commit(fields_, expected=len(records.commits)))
             else:
-                raise ValueError(f"a record {kind!r} has no place here")
+                raise ValueError(f"a record {kind!r} is out of order")
         except (TypeError, ValueError, IndexError) as error:
-            raise ConfigError(f"{path} is damaged at byte {place}: {error}") from error
-        place = stop
+            raise ConfigError(f"{path} is damaged at byte {offset}: {error}") from error
+        offset = stop
     if records is None:
-        raise ConfigError(f"{path} is damaged at byte {place}: it has no header")
-    records.num_bytes = place
+        raise ConfigError(f"{path} is damaged at byte {offset}: it has no header")
+    records.num_bytes = offset
     return records
 
 
 def _frames(path: Path, data: bytes) -> Iterator[tuple[str, list[Any], int]]:
-    place = len(_MAGIC)
-    while place < len(data):
-        if len(data) - place < _FRAME.size or not any(data[place:]):
+    offset = len(_MAGIC)
+    while offset < len(data):
+        if len(data) - offset < _FRAME.size or not any(data[offset:]):
             return  # it was being written
-        size, checksum, check = _FRAME.unpack_from(data, place)
-        if zlib.crc32(data[place : place + 8]) != check:
-            raise ConfigError(f"{path} is damaged at byte {place}: a checksum is another one")
-        stop = place + _FRAME.size + size
-        payload = data[place + _FRAME.size : stop]
+        size, checksum, check = _FRAME.unpack_from(data, offset)
+        if zlib.crc32(data[offset : offset + 8]) != check:
+            raise ConfigError(f"{path} is damaged at byte {offset}: checksum mismatch")
+        stop = offset + _FRAME.size + size
+        payload = data[offset + _FRAME.size : stop]
         if zlib.crc32(payload) != checksum:
             if stop >= len(data):
                 return
-            raise ConfigError(f"{path} is damaged at byte {place}: a checksum is another one")
+            raise ConfigError(f"{path} is damaged at byte {offset}: checksum mismatch")
         try:
             kind, *rest = parse_msgpack(payload)
         except (ValueError, TypeError) as error:
-            raise ConfigError(f"{path} is damaged at byte {place}: {error}") from error
+            raise ConfigError(f"{path} is damaged at byte {offset}: {error}") from error
         yield kind, rest, stop
-        place = stop
+        offset = stop
 
 
 def _frame(record: list[Any]) -> bytes:

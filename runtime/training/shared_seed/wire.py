@@ -139,9 +139,9 @@ def _commit_to_wire(commit: RoundCommit) -> pb.SeedLogCommit:
 def _commits(wire: Sequence[pb.SeedLogCommit], first: int) -> tuple[RoundCommit, ...]:
     return tuple(
         RoundCommit(
-            round=first + place,
+            round=first + index,
             entries=unpack(
-                EntryGroup(first + place - g.age, g.num_scalars, g.machine_gaps, g.codes)
+                EntryGroup(first + index - g.age, g.num_scalars, g.machine_gaps, g.codes)
                 for g in one.groups
             ),
             factor=one.factor,
@@ -149,5 +149,5 @@ def _commits(wire: Sequence[pb.SeedLogCommit], first: int) -> tuple[RoundCommit,
             momentum=one.momentum,
             next_unit=one.next_unit,
         )
-        for place, one in enumerate(wire)
+        for index, one in enumerate(wire)
     )

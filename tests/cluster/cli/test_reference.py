@@ -37,7 +37,16 @@ def test_a_verb_has_few_flags_and_its_help_fits_on_a_screen(
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) <= MAX_HELP_LINES
     assert "Example: paceline" in result.stdout
+    assert "<bool>" not in result.stdout
     assert len(DECLARATIONS[name].flag_keys) <= MAX_FLAGS
+
+
+@pytest.mark.parametrize("group", ["", "bench", "experiment"])
+def test_the_help_of_a_group_gives_its_flag_no_type(group: str) -> None:
+    result = CliRunner().invoke(app, [*group.split(), "--help"])
+    assert result.exit_code == 0
+    assert "--help" in result.stdout
+    assert "<bool>" not in result.stdout
 
 
 @pytest.mark.parametrize("name", DECLARATIONS)

@@ -91,9 +91,9 @@ def test_an_error_is_named_by_its_cause(
 
 def test_a_rejection_at_a_start_is_one_there_and_here() -> None:
     text = "The actor died because of an error\n  a traceback\nruntime.errors.ConfigError: no model"
-    refused = rays.RayActorError(error_msg=text, actor_init_failed=True)
+    rejected = rays.RayActorError(error_msg=text, actor_init_failed=True)
     with pytest.raises(ConfigError, match=r"^rank 1 cannot start: no model$"):
-        raise translated(refused, "rank 1")
+        raise translated(rejected, "rank 1")
 
 
 def test_only_this_table_translates_errors_of_calls() -> None:

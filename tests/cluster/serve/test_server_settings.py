@@ -23,7 +23,7 @@ SERVE = ("serve", "--target", "no-model", "--listen", "127.0.0.1:0")
 """Whatever else uses the default port of this machine; a later --listen counts."""
 
 
-def refusal(
+def rejection(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
 ) -> str:
     """Run the command line, expect exit code 2 and return what it complains about."""
@@ -68,7 +68,7 @@ def test_what_serve_cannot_use_is_rejected_by_flag(
 ) -> None:
     monkeypatch.chdir(folder)
     given = arguments.split()
-    printed = refusal(capsys, monkeypatch, *SERVE, *given)
+    printed = rejection(capsys, monkeypatch, *SERVE, *given)
     assert words in printed
     assert any(flag in printed for flag in given[::2])
 
@@ -81,7 +81,7 @@ def test_a_taken_port_is_rejected_by_flag(
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         option, _, key = flag.partition(" ")
         given = f"{key}={address}" if key else address
-        printed = refusal(capsys, monkeypatch, *SERVE, option, given)
+        printed = rejection(capsys, monkeypatch, *SERVE, option, given)
     assert f"{flag} is '{address}': the port is in use" in printed
 
 
@@ -109,4 +109,4 @@ def test_what_a_client_cannot_use_is_rejected_by_flag(
 ) -> None:
     monkeypatch.chdir(folder)
     for verb in (["client", "hi"], ["top", "--once"], ["admin", "drain"]):
-        assert words in refusal(capsys, monkeypatch, *verb, *arguments.split())
+        assert words in rejection(capsys, monkeypatch, *verb, *arguments.split())

@@ -21,7 +21,7 @@ BEFORE = ServerStatus(
     open_requests=64,
     max_open_requests=256,
     finished_requests=5,
-    refused_requests=2,
+    rejected_requests=2,
     engine=ENGINE,
     replicas=(
         ReplicaStatus(

@@ -286,12 +286,12 @@ def check_accounts(served: Served) -> None:
         assert now.engine.drafter_faults > 0
         assert now.engine.accepted > 0
     counted = served.metrics()
-    num_counted = counted["paceline_requests_total"] + counted["paceline_requests_refused_total"]
+    num_counted = counted["paceline_requests_total"] + counted["paceline_requests_rejected_total"]
     time.sleep(0.5)  # the log's last lines are on their way through the pipe
     messages = Counter(
         json.loads(line)["message"] for line in served.process.printed() if line.startswith("{")
     )
-    num_logged = messages["request ended"] + messages["request refused"]
+    num_logged = messages["request ended"] + messages["request rejected"]
     print(f"requests: {num_counted} counted, {num_logged} logged")
     assert num_counted == num_logged
     assert num_counted >= NUM_PROMPTS + served.honest.outcomes.total()

@@ -77,9 +77,9 @@ def test_top_and_admin_show_and_change_the_server(served: ServingProcess) -> Non
     assert "ready" in paceline("top", "--once", "--server", served.address).stdout
     changed = paceline("admin", "drafter", "ngram", "--server", served.address)
     assert changed.stdout.strip() == "drafter: ngram"
-    refused = paceline("admin", "drafter", "nothing", "--server", served.address)
-    assert refused.returncode == 2
-    assert "nothing does not exist" in refused.stderr
+    rejected = paceline("admin", "drafter", "nothing", "--server", served.address)
+    assert rejected.returncode == 2
+    assert "nothing does not exist" in rejected.stderr
     assert paceline("admin", "drain", "--server", served.address).returncode == 0
     assert served.process.wait(timeout=60) == 0
     gone = paceline("top", "--once", "--server", served.address)

@@ -96,9 +96,9 @@ def test_a_service_continues_after_every_death(node: Raylets, tmp_path: Path) ->
 
 
 def test_what_cannot_be_served_is_said_at_once(node: Raylets) -> None:
-    refused = node.run("service", "start", "bad", "--target", "/nowhere", code=2)
-    assert "/nowhere" in refused.stderr
-    assert "the service 'bad' did not start: serve ended with 2" in refused.stderr
+    rejected = node.run("service", "start", "bad", "--target", "/nowhere", code=2)
+    assert "/nowhere" in rejected.stderr
+    assert "the service 'bad' did not start: serve ended with 2" in rejected.stderr
     assert json.loads(node.run("service", "list", "--json").stdout) == {}
     unknown = node.run("service", "stop", "bad", code=2)
     assert "there is no service 'bad': there are none" in unknown.stderr

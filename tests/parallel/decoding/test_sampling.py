@@ -119,18 +119,20 @@ def test_a_nucleus_beyond_the_first_look_is_found_whole() -> None:
     [
         (SamplingParams(), 1),
         (SamplingParams(top_k=7), 1),
-        (SamplingParams(repetition_penalty=1.2), 0),
-        (SamplingParams(presence_penalty=-0.1), 0),
-        (SamplingParams(frequency_penalty=0.1), 0),
-        (SamplingParams(logit_bias=((3, 1.0),)), 0),
-        (SamplingParams(min_tokens=1), 0),
-        (SamplingParams(temperature=1.0), 0),
-        (SamplingParams(temperature=1.0, top_p=0.5), 0),
+        (SamplingParams(repetition_penalty=1.2), None),
+        (SamplingParams(presence_penalty=-0.1), None),
+        (SamplingParams(frequency_penalty=0.1), None),
+        (SamplingParams(logit_bias=((3, 1.0),)), None),
+        (SamplingParams(min_tokens=1), None),
+        (SamplingParams(temperature=1.0), None),
+        (SamplingParams(temperature=1.0, top_p=0.5), None),
         (SamplingParams(temperature=1.0, top_k=7, top_p=0.5), 7),
-        (SamplingParams(temperature=1.0, top_k=7, repetition_penalty=0.9), 0),
+        (SamplingParams(temperature=1.0, top_k=7, repetition_penalty=0.9), None),
     ],
 )
-def test_candidates_are_as_few_as_exactness_allows(params: SamplingParams, expected: int) -> None:
+def test_candidates_are_as_few_as_exactness_allows(
+    params: SamplingParams, expected: int | None
+) -> None:
     assert num_candidates(params) == expected
 
 
@@ -138,7 +140,9 @@ def test_candidates_are_as_few_as_exactness_allows(params: SamplingParams, expec
 def test_gathered_candidates_give_what_the_whole_row_gives(params: SamplingParams) -> None:
     for seed in range(20):
         logits = random_logits(seed, 1000)
-        few = best_of(logits, num_candidates(params))
+        num = num_candidates(params)
+        assert num is not None
+        few = best_of(logits, num)
         np.testing.assert_allclose(
             dense(few, params, 1000), dense(whole(logits), params, 1000), rtol=1e-12
         )

@@ -18,7 +18,7 @@ WIRE = pb.GetStatusResponse(
     open_requests=3,
     max_open_requests=256,
     finished_requests=7,
-    refused_requests=1,
+    rejected_requests=1,
     engine=link_pb2.EngineStatus(running=2, drafter="ngram", draft_s=1.5),
     replicas=[
         pb.ReplicaStatus(
@@ -53,7 +53,7 @@ def test_a_status_has_every_field_of_the_wire() -> None:
         open_requests=3,
         max_open_requests=256,
         finished_requests=7,
-        refused_requests=1,
+        rejected_requests=1,
         engine=EngineStatus(running=2, drafter="ngram", draft_s=1.5),
         replicas=(replica,),
     )

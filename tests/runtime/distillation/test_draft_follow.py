@@ -143,7 +143,7 @@ def test_it_waits_until_there_is_enough(
 ) -> None:
     trained(target, answers(model, range(5), 40, seed=1), tmp_path / "run")
     job = follow_job(target, tmp_path / "traffic", tmp_path / "run" / "drafter")
-    events = run_follow(job)
+    events = run_follow(replace(job, num_rounds=None))
     assert next(events).before is None
     serve(log, answers(model, range(5), 8, seed=2))
     assert next(events).num_answers == 8

@@ -71,7 +71,7 @@ def drafter(model: TinyModel, target: Path, tmp_path: Path) -> Path:
     return save(model, target, tmp_path / "drafter", head=True)
 
 
-def scores(directory: Path, target: Path, group: Group, wanted: int) -> ScoreRow:
+def scores(directory: Path, target: Path, group: Group, wanted: int | None) -> ScoreRow:
     """Return the row after the prompt, on the rank that asks."""
     decoder, ids = load_drafter(directory, target, group, weights="float32", device=CPU)
     runner = ShardRunner(DecoderShard(decoder, make_cache(decoder), ids), group)
@@ -91,7 +91,7 @@ def test_it_drafts_the_tokens_of_its_head_alone(
     rows = [SequenceRows(slot=0, start=0, token_ids=PROMPT, num_logits=1)]
     with torch.inference_mode():
         logits = expected.forward(rows, cache)[0] * (2 if head else 1)
-    whole = scores(directory, target, SoloGroup(), 0)
+    whole = scores(directory, target, SoloGroup(), None)
     torch.testing.assert_close(whole.logits[HEAD], logits[HEAD], atol=1e-4, rtol=1e-4)
     others = torch.ones(101, dtype=torch.bool)
     others[HEAD] = False
@@ -101,8 +101,8 @@ def test_it_drafts_the_tokens_of_its_head_alone(
     assert best.ids.tolist() == HEAD[logits[HEAD].topk(3).indices].tolist()
 
 
-@pytest.mark.parametrize("wanted", [0, 1, 4])
-def test_it_splits_over_ranks(drafter: Path, target: Path, wanted: int) -> None:
+@pytest.mark.parametrize("wanted", [None, 1, 4])
+def test_it_splits_over_ranks(drafter: Path, target: Path, wanted: int | None) -> None:
     alone = scores(drafter, target, SoloGroup(), wanted)
     for row in on_ranks(2, lambda group: scores(drafter, target, group, wanted)):
         torch.testing.assert_close(row.logits, alone.logits, atol=1e-4, rtol=1e-4)
@@ -226,7 +226,7 @@ def test_a_target_with_another_embedding_is_rejected_before_it_is_read(
 
 
 def scores_of(drafter: Path, target: Path) -> ScoreRow:
-    return scores(drafter, target, SoloGroup(), 0)
+    return scores(drafter, target, SoloGroup(), None)
 
 
 @pytest.mark.parametrize("form", [WeightFormat.INT8, WeightFormat.INT4])

@@ -11,7 +11,7 @@ from parallel.messages import Cancel, Committed, Failed, Finished, Message, Subm
 from runtime.errors import DeadlineExceeded, PeerLost
 from runtime.gateway.engine_dispatch import EngineDispatch
 from runtime.gateway.journal import Journal, OpenRequest
-from runtime.gateway.limits import GatewayDown, RequestRefused
+from runtime.gateway.limits import GatewayDown, RequestRejected
 from runtime.gateway.metrics import ServiceMetrics
 from runtime.gateway.request_recorder import RequestRecorder
 from runtime.gateway.request_table import RequestTable
@@ -153,7 +153,7 @@ def test_only_one_suspect_runs_at_a_time() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "error"),
-    [("ConfigError", RequestRefused), ("DeadlineExceeded", DeadlineExceeded)],
+    [("ConfigError", RequestRejected), ("DeadlineExceeded", DeadlineExceeded)],
 )
 def test_a_failure_in_the_engine_keeps_its_meaning(kind: str, error: type[Exception]) -> None:
     async def scenario() -> None:

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from parallel.messages import EngineStatus, Finished, RequestStats
 from runtime.client import Client, ServiceError
 from runtime.gateway.limits import GatewayLimits
-from runtime.gateway.metrics import EndReason, RefusalReason, ServiceMetrics
+from runtime.gateway.metrics import EndReason, RejectionReason, ServiceMetrics
 from runtime.gateway.replica import Replica
 from tests.support.rig import Rig, expected_tokens, make_submit
 from tests.support.serving import Serving, slow_down, toy_tokenizer
@@ -110,8 +110,8 @@ def test_series_that_count_start_at_zero_so_that_a_rate_sees_the_first_one() -> 
     page = Page(ServiceMetrics("toy"))
     for reason in EndReason:
         assert page.value("requests_total", finished_reason=reason.name.lower()) == 0
-    for refusal in RefusalReason:
-        assert page.value("requests_refused_total", reason=refusal.name.lower()) == 0
+    for rejection in RejectionReason:
+        assert page.value("requests_rejected_total", reason=rejection.name.lower()) == 0
     assert page.value("deadline_missed_total") == 0
     assert page.value("time_to_first_token_seconds_count") == 0
 
@@ -189,7 +189,7 @@ def test_a_rejection_is_counted_by_its_reason(rig: Rig) -> None:
         with pytest.raises(ServiceError, match="RESOURCE_EXHAUSTED"):
             list(client.generate("w1", patience_s=0))
     page = Page(serving.gateway.metrics)
-    assert page.value("requests_refused_total", reason="busy") == 1
+    assert page.value("requests_rejected_total", reason="busy") == 1
     serving.close()
 
 

@@ -11,7 +11,7 @@ import pytest
 from runtime.client import Client
 from runtime.gateway.limits import GatewayLimits
 from runtime.http.generation_endpoint import check_model
-from runtime.http.http_errors import HttpRefusal
+from runtime.http.http_errors import HttpRejection
 from tests.support.rig import Rig, expected_tokens, make_submit
 from tests.support.serving import Serving, slow_down, toy_tokenizer
 from tests.support.waiting import wait_until
@@ -184,10 +184,10 @@ def test_the_seed_of_an_answer_repeats_it(client: openai.OpenAI) -> None:
 def test_what_cannot_be_served_is_rejected_by_its_field(
     client: openai.OpenAI, fields: dict[str, Any], words: str, param: str
 ) -> None:
-    with pytest.raises(openai.BadRequestError) as refused:
+    with pytest.raises(openai.BadRequestError) as rejected:
         client.completions.create(**({"model": "toy", "prompt": TEXT} | fields))
-    assert words in refused.value.message
-    assert refused.value.param == param
+    assert words in rejected.value.message
+    assert rejected.value.param == param
 
 
 def test_tools_need_a_template_that_defines_calls(client: openai.OpenAI) -> None:
@@ -201,9 +201,9 @@ def test_tools_need_a_template_that_defines_calls(client: openai.OpenAI) -> None
 
 
 def test_another_model_is_not_found(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.NotFoundError, match="this server has 'toy'") as refused:
+    with pytest.raises(openai.NotFoundError, match="this server has 'toy'") as rejected:
         client.chat.completions.create(model="gpt-4o", messages=TURNS)
-    assert refused.value.code == "model_not_found"
+    assert rejected.value.code == "model_not_found"
     assert [model.id for model in client.models.list()] == ["toy"]
     assert client.models.retrieve("toy").owned_by == "paceline"
     with pytest.raises(openai.BadRequestError, match="no embeddings"):
@@ -213,7 +213,7 @@ def test_another_model_is_not_found(client: openai.OpenAI) -> None:
 def test_a_request_may_name_no_model() -> None:
     check_model(None, "toy")
     check_model("toy", "toy")
-    with pytest.raises(HttpRefusal, match="the model '' is not served here"):
+    with pytest.raises(HttpRejection, match="the model '' is not served here"):
         check_model("", "toy")
 
 
@@ -238,10 +238,10 @@ def test_a_full_server_says_when_to_try_again(rig: Rig) -> None:
     with openai.OpenAI(base_url=f"{serving.url}/v1", api_key="x", max_retries=0) as client:
         stream = client.completions.create(model="toy", prompt=TEXT, max_tokens=300, stream=True)
         next(iter(stream))
-        with pytest.raises(openai.RateLimitError) as refused:
+        with pytest.raises(openai.RateLimitError) as rejected:
             client.completions.create(model="toy", prompt=TEXT)
-        assert refused.value.response.headers["retry-after"] == "1"
-        assert refused.value.code == "rate_limit_exceeded"
+        assert rejected.value.response.headers["retry-after"] == "1"
+        assert rejected.value.code == "rate_limit_exceeded"
         stream.close()
     serving.close()
 
@@ -280,9 +280,9 @@ def test_a_named_stream_is_resumed_where_it_stopped(rig: Rig, serving: Serving) 
     whole = httpx.post(url, json=body | {"stream": False}).json()  # nothing is computed again
     assert [choice["token_ids"] for choice in whole["choices"]] == [got[0], got[1]]
     assert [choice["text"] for choice in whole["choices"]] == [texts[0], texts[1]]
-    refused = httpx.post(url, json=body | {"max_tokens": 7})
-    assert refused.status_code == 400
-    assert "belongs to another request" in refused.text
+    rejected = httpx.post(url, json=body | {"max_tokens": 7})
+    assert rejected.status_code == 400
+    assert "belongs to another request" in rejected.text
 
 
 def test_many_clients_of_both_wires_get_what_the_engine_alone_gives(serving: Serving) -> None:

@@ -3,8 +3,8 @@
 import pytest
 
 from runtime.errors import ConfigError, DeadlineExceeded, InvalidValue, PacelineError, PeerLost
-from runtime.gateway.limits import CallDenied, GatewayBusy, GatewayDown, RequestRefused
-from runtime.http.http_errors import HttpRefusal, error_body, error_response
+from runtime.gateway.limits import CallDenied, GatewayBusy, GatewayDown, RequestRejected
+from runtime.http.http_errors import HttpRejection, error_body, error_response
 
 
 @pytest.mark.parametrize(
@@ -12,8 +12,8 @@ from runtime.http.http_errors import HttpRefusal, error_body, error_response
     [
         (InvalidValue("`n` is 0"), 400, "invalid_request_error"),
         (ConfigError("no chat template"), 400, "invalid_request_error"),
-        (RequestRefused("the name is taken"), 400, "invalid_request_error"),
-        (HttpRefusal(404, "no such model"), 404, "invalid_request_error"),
+        (RequestRejected("the name is taken"), 400, "invalid_request_error"),
+        (HttpRejection(404, "no such model"), 404, "invalid_request_error"),
         (CallDenied("no token"), 401, "invalid_request_error"),
         (GatewayBusy("full"), 429, "rate_limit_error"),
         (GatewayDown("draining"), 503, "service_unavailable_error"),

@@ -121,7 +121,7 @@ def test_a_token_is_needed_everywhere_but_for_probes(rig: Rig) -> None:
             assert response.json()["error"]["code"] == "invalid_api_key"
         for path in OPEN_PATHS:
             assert httpx.get(f"{serving.url}{path}", headers=headers).status_code == 200
-    assert serving.gateway.metrics.num_refused == 3
+    assert serving.gateway.metrics.num_rejected == 3
     for token in ("secret", "root"):
         headers = {"authorization": f"Bearer {token}"}
         assert httpx.post(f"{serving.url}/v1/completions", json=ASK, headers=headers).is_success
@@ -199,7 +199,7 @@ def test_the_page_for_prometheus_counts_requests_and_responses(serving: Serving)
     assert values[name, model, ("path", "/v1/completions"), ("status", "400")] == 1
     assert values[name, model, ("path", "other"), ("status", "404")] == 1
     assert values["paceline_requests_total", ("finished_reason", "length"), model] == 2
-    assert values["paceline_requests_refused_total", model, ("reason", "invalid")] == 1
+    assert values["paceline_requests_rejected_total", model, ("reason", "invalid")] == 1
 
 
 def test_draining_finishes_streams_and_a_cut_one_ends_with_an_error(rig: Rig) -> None:

@@ -63,7 +63,7 @@ def test_what_is_killed_is_started_again_until_it_is_stopped() -> None:
 def test_what_rejects_its_options_is_not_started_again() -> None:
     kept = keeper("print('error: --tp is 3'); raise SystemExit(2)")
     status = await_status(kept, lambda s: s.state.is_final)
-    assert (status.state, status.exit_code, status.restarts) == (KeptState.REFUSED, 2, 0)
+    assert (status.state, status.exit_code, status.restarts) == (KeptState.REJECTED, 2, 0)
     assert status.lines == ("error: --tp is 3",)
 
 

@@ -41,7 +41,7 @@ def rig() -> Iterator[Rig]:
 def log(caplog: pytest.LogCaptureFixture) -> Callable[[], list[logging.LogRecord]]:
     """Return the log's records of requests."""
     caplog.set_level(logging.INFO, "paceline.gateway")
-    words = ("request ended", "request refused")
+    words = ("request ended", "request rejected")
     return lambda: [record for record in caplog.records if record.message in words]
 
 
@@ -58,9 +58,9 @@ def counted(serving: Serving) -> Counter[str]:
     found: Counter[str] = Counter()
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
-            if sample.name in ("paceline_requests_total", "paceline_requests_refused_total"):
+            if sample.name in ("paceline_requests_total", "paceline_requests_rejected_total"):
                 labels = sample.labels
-                reason = labels.get("finished_reason") or "refused: " + labels["reason"]
+                reason = labels.get("finished_reason") or "rejected: " + labels["reason"]
                 found[reason] += int(sample.value)
             elif sample.name == "paceline_deadline_missed_total":
                 found["deadline missed"] += int(sample.value)
@@ -126,11 +126,11 @@ ENDS = [
     (finishes, {"length": 1}),
     (is_cancelled_by_name, {"cancelled": 1}),
     (is_late, {"deadline": 1, "deadline missed": 1}),
-    (is_invalid, {"refused: invalid": 1}),
+    (is_invalid, {"rejected: invalid": 1}),
     (loses_its_engine, {"error": 1}),
     (is_cut_by_a_server_that_stops, {"error": 1}),
     (is_cut_by_a_second_signal, {"error": 1}),
-    (comes_while_the_server_drains, {"refused: unavailable": 1}),
+    (comes_while_the_server_drains, {"rejected: unavailable": 1}),
 ]
 
 
@@ -152,7 +152,7 @@ def test_every_end_is_counted_and_logged_once(
     (record,) = log()
     fields = record.__dict__
     assert fields["request_id"] == name
-    assert fields["reason"] == next(iter(reasons)).removeprefix("refused: ")
+    assert fields["reason"] == next(iter(reasons)).removeprefix("rejected: ")
     if "length" in reasons:
         assert fields["completion_tokens"] == 4
     if "error" in reasons or "deadline" in reasons:
@@ -197,7 +197,7 @@ def test_a_message_that_cannot_be_read_is_a_rejected_request(
         )
         with pytest.raises(grpc.RpcError, match="could not be parsed"):
             list(call(b"\xff\xff\xff"))
-    wait_until(lambda: counted(serving) == {"refused: invalid": 1})
+    wait_until(lambda: counted(serving) == {"rejected: invalid": 1})
     (record,) = log()
     assert "could not be parsed" in record.__dict__["cause"]
 
@@ -210,7 +210,7 @@ def test_a_token_that_is_not_accepted_is_a_rejected_request(
         stub: Any = rpc.GenerationServiceStub(channel)
         with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
             list(stub.Generate(ask(), metadata=(("authorization", "Bearer wrong"),)))
-    assert counted(serving) == {"refused: denied": 1}
+    assert counted(serving) == {"rejected: denied": 1}
     (record,) = log()
     assert (record.__dict__["reason"], record.__dict__["client"]) == ("denied", "ipv4:127.0.0.1")
     assert "wrong" not in str(record.__dict__)

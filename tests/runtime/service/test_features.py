@@ -195,7 +195,7 @@ def test_one_client_cannot_take_all_there_is(rig: Rig) -> None:
         ):
             list(one.generate("w1", patience_s=0))
         assert list(other.generate("w1", max_tokens=2))[-1].finish_reason == "length"
-        assert other.status().refused_requests == 1
+        assert other.status().rejected_requests == 1
     serving.close()
 
 

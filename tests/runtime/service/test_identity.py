@@ -7,7 +7,7 @@ from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.gateway.limits import GatewayLimits
 from runtime.requests.accepted_tokens import AcceptedTokens
-from runtime.service.identity import refusal
+from runtime.service.identity import rejection
 from tests.support.rig import Rig
 from tests.support.serving import Serving, slow_down
 
@@ -41,11 +41,11 @@ def test_a_token_allows_what_it_is_for(
 ) -> None:
     metadata = None if token is None else bearer(f"Bearer {token}")
     methods = (GENERATE, STATUS, DRAIN, HEALTH)
-    assert tuple(m for m in methods if refusal(tokens, m, metadata) is None) == allowed
+    assert tuple(m for m in methods if rejection(tokens, m, metadata) is None) == allowed
 
 
 def test_a_users_token_is_denied_permission_and_an_unknown_one_is_not_authenticated() -> None:
-    denied, unknown = refusal(BOTH, DRAIN, bearer("Bearer user")), refusal(BOTH, DRAIN, None)
+    denied, unknown = rejection(BOTH, DRAIN, bearer("Bearer user")), rejection(BOTH, DRAIN, None)
     assert denied is not None
     assert unknown is not None
     assert denied[0] is grpc.StatusCode.PERMISSION_DENIED
@@ -64,9 +64,9 @@ def test_headers_do_not_evade_the_limit_of_a_client(rig: Rig) -> None:
             streams.append(stub.Generate(request, metadata=bearer(f"Bearer {number}")))
             next(streams[-1])
         third = stub.Generate(pb.GenerateRequest(token_ids=ids), metadata=bearer("Bearer 3"))
-        with pytest.raises(grpc.RpcError) as refused:
+        with pytest.raises(grpc.RpcError) as rejected:
             list(third)
-        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert rejected.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         for stream in streams:
             stream.cancel()
     serving.close()

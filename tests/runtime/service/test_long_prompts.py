@@ -67,10 +67,10 @@ def test_what_cannot_fit_is_rejected_by_its_size(
             pb.TokenizeRequest: model.Tokenize,
             pb.DetokenizeRequest: model.Detokenize,
         }
-        with pytest.raises(grpc.RpcError) as refused:
+        with pytest.raises(grpc.RpcError) as rejected:
             calls[type(request_)](request_)
-    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert words in str(refused.value.details())
+    assert rejected.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert words in str(rejected.value.details())
 
 
 def test_a_prompt_that_fills_the_context_is_within_the_limit(client: Client) -> None:
@@ -99,9 +99,9 @@ def test_streams_and_short_prompts_do_not_wait_for_a_long_one(
     errors: list[str] = []
 
     def ask() -> None:
-        with pytest.raises(ServiceError) as refused:
+        with pytest.raises(ServiceError) as rejected:
             list(client.generate("w1 " * 20_000))
-        errors.append(refused.value.code)
+        errors.append(rejected.value.code)
 
     longs = [threading.Thread(target=ask) for _ in range(4)]
     for thread in longs:

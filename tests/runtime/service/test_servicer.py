@@ -227,10 +227,10 @@ def test_a_bad_request_is_rejected_and_disturbs_no_other(
     slow_down(rig, 0.005)
     other = stub.Generate(ask(max_tokens=24))
     next(other)
-    with pytest.raises(grpc.RpcError) as refused:
+    with pytest.raises(grpc.RpcError) as rejected:
         list(stub.Generate(request_))
-    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert words in str(refused.value.details())
+    assert rejected.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert words in str(rejected.value.details())
     assert tokens_of(list(other)) == alone()
 
 
@@ -243,10 +243,10 @@ def test_only_so_many_requests_are_taken(rig: Rig) -> None:
             running = [stub.Generate(ask(ids=(1, n), max_tokens=300)) for n in range(2)]
             for stream in running:
                 next(stream)
-            with pytest.raises(grpc.RpcError) as refused:
+            with pytest.raises(grpc.RpcError) as rejected:
                 list(stub.Generate(ask()))
-            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            trailing: Any = refused.value.trailing_metadata()
+            assert rejected.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            trailing: Any = rejected.value.trailing_metadata()
             assert dict(trailing)["retry-after"] == "1"
             for stream in running:
                 stream.cancel()
@@ -259,9 +259,9 @@ def test_only_known_tokens_are_let_in(rig: Rig) -> None:
     try:
         for token in (None, "wrong", ""):
             with Client(serving.address, credentials=Credentials(token=token)) as client:
-                with pytest.raises(ServiceError) as refused:
+                with pytest.raises(ServiceError) as rejected:
                     list(client.generate("w1"))
-                assert refused.value.code == "UNAUTHENTICATED"
+                assert rejected.value.code == "UNAUTHENTICATED"
                 with pytest.raises(ServiceError, match="UNAUTHENTICATED"):
                     client.model()
         with Client(serving.address, credentials=Credentials(token="other")) as client:
@@ -288,9 +288,9 @@ def test_draining_finishes_what_runs_and_rejects_what_is_new(
     with grpc.insecure_channel(serving.address) as channel:
         wait_until(lambda: health(channel, GENERATION) == "NOT_SERVING")
         assert health(channel, "") == "SERVING"
-    with pytest.raises(grpc.RpcError) as refused:
+    with pytest.raises(grpc.RpcError) as rejected:
         list(stub.Generate(ask()))
-    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert rejected.value.code() is grpc.StatusCode.UNAVAILABLE
     assert tokens_of(list(stream)) == alone()
     assert serving.stop(drain_s=5.0)
 

@@ -131,7 +131,7 @@ def test_packed_rows_have_no_padding_and_positions_of_their_own() -> None:
     assert rows.inputs["position_ids"].tolist() == [[p for n in LENGTHS for p in range(n)]]
     assert "attention_mask" not in rows.inputs
     ends = np.cumsum(LENGTHS) - 2  # the last token but one of each sample predicts the last one
-    assert rows.places[0].nonzero().flatten().tolist() == ends.tolist()
+    assert rows.is_learned[0].nonzero().flatten().tolist() == ends.tolist()
     assert rows.learned.tolist() == [sample.token_ids[-1] for sample in samples()]
 
 

@@ -176,7 +176,7 @@ def bits(*factors: float) -> bytes:
         (["m", 0, 7, b"\2" * 32, 0], "a machine's name is 7"),
         (["m", 0, "m", "secret", 0], "a machine's secret is 'secret'"),
         (["m", 0, "m"], "damaged at byte"),
-        (["x"], "a record 'x' has no place here"),
+        (["x"], "a record 'x' is out of order"),
     ],
 )
 def test_a_record_that_no_run_writes_is_rejected(
