@@ -1,9 +1,14 @@
 """Render conversations with a model's chat template; reject a template that drops content."""
 
+import importlib
 import re
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
+
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from runtime.errors import ConfigError
 
@@ -15,10 +20,26 @@ _WORD = re.compile(r"\w+")
 
 
 class ChatTemplate:
-    """The chat template of a tokenizer of transformers; safe to use from several threads."""
+    """A chat template as transformers renders it; safe to use from several threads."""
 
-    def __init__(self, tokenizer: Any, name: str, *, limit_s: float = 30.0) -> None:
-        self._tokenizer = tokenizer
+    def __init__(
+        self,
+        source: str | Mapping[str, str] | None,
+        special_tokens: Mapping[str, Any],
+        name: str,
+        *,
+        limit_s: float = 30.0,
+    ) -> None:
+        """Take a template.
+
+        Args:
+            source: its text, or several templates by name, or nothing.
+            special_tokens: the special tokens that templates know by name.
+            name: the model, for errors.
+            limit_s: how long it may take.
+        """
+        self._source = source
+        self._special_tokens = dict(special_tokens)
         self._name = name
         self._limit_s = limit_s
         self._complete_shapes: set[tuple[str, ...]] = set()
@@ -28,7 +49,7 @@ class ChatTemplate:
     @property
     def tool_source(self) -> str:
         """The template that renders tools; "" without a template."""
-        template = self._tokenizer.chat_template or ""
+        template = self._source or ""
         if isinstance(template, Mapping):  # several by name; transformers takes this one for tools
             template = template.get("tool_use", template.get("default", ""))
         return str(template)
@@ -47,7 +68,7 @@ class ChatTemplate:
             ConfigError: there is no template, it fails, it does not end, or it drops
                 part of a message or a tool.
         """
-        if not self._tokenizer.chat_template:
+        if not self._source:
             raise ConfigError(f"{self._name} has no chat template: give the prompt as plain text")
         text = self._render(messages, is_open=is_open, tools=tools)
         for tool in tools:
@@ -76,17 +97,19 @@ class ChatTemplate:
         """Render in a thread of its own: nothing else can end a template that loops forever."""
         if self._is_stuck:
             raise self._timed_out()
+        tokenizer = self._tokenizer
         made: list[str] = []
         raised: list[Exception] = []
 
         def work() -> None:
             try:
                 made.append(
-                    self._tokenizer.apply_chat_template(
+                    tokenizer.apply_chat_template(
                         [dict(message) for message in messages],
                         tools=[dict(tool) for tool in tools] or None,
                         tokenize=False,
                         add_generation_prompt=is_open,
+                        **self._special_tokens,
                     )
                 )
             except Exception as error:  # a template can raise anything
@@ -104,6 +127,19 @@ class ChatTemplate:
             self._is_stuck = True
             raise self._timed_out()
         return made[0]
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        """A tokenizer of transformers with this template, and no vocabulary.
+
+        Imported here: that takes 1 s of CPU time beside torch (2026-11-30), and plain prompts do
+        without.
+        """
+        transformers = importlib.import_module("transformers")
+        return transformers.PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer(WordLevel({"": 0}, unk_token="")),
+            chat_template=self._source,
+        )
 
     def _check_all_rendered(
         self, messages: Sequence[Message], *, is_open: bool, tools: Sequence[Message]

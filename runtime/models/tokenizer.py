@@ -9,12 +9,13 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from runtime.errors import ConfigError
 from runtime.models.chat_template import MARK, ChatTemplate, Message
+from runtime.models.checkpoint import cache_directory
 from runtime.models.decoding import read_decoding
 from runtime.models.detokenizer import Detokenizer, token_bytes
+from runtime.models.tokenizer_copy import LoadedTokenizer, copy_file, keep_copy, read_copy
 
 _FILES = "runtime.models.tokenizer_files"
 """Imported when a tokenizer is loaded: with transformers that takes 2.5 s of CPU time beside torch
@@ -29,14 +30,13 @@ _LONG = 4096
 class Tokenizer:
     """A model's tokenizer; safe to use from several threads."""
 
-    def __init__(self, inner: Any, *, eos_ids: frozenset[int], name: str) -> None:
-        self._inner = inner.backend_tokenizer
-        self._special_eos_id: int | None = inner.eos_token_id
-        self._cleans = _cleans(inner)
-        self._clean = inner.clean_up_tokenization
-        self._chat = ChatTemplate(inner, name)
+    def __init__(self, loaded: LoadedTokenizer, *, name: str) -> None:
+        self._inner = loaded.backend
+        self._special_eos_id = loaded.eos_token_id
+        self._cleans = loaded.cleans
+        self._chat = ChatTemplate(loaded.chat_template, loaded.special_tokens, name)
         self._name = name
-        self.eos_ids = eos_ids
+        self.eos_ids = loaded.eos_ids
         self.decoding = read_decoding(self._inner, cleans=self._cleans, name=name)
 
     @classmethod
@@ -47,9 +47,7 @@ class Tokenizer:
             ConfigError: files are missing, cannot be read, or need custom code.
         """
         folder = Path(directory)
-        files = importlib.import_module(_FILES)
-        inner = files.load_fast_tokenizer(folder)
-        return cls(inner, eos_ids=files.read_end_tokens(folder, inner), name=str(folder))
+        return cls(_load(folder), name=str(folder))
 
     @property
     def vocabulary(self) -> dict[str, int]:
@@ -137,7 +135,8 @@ class Tokenizer:
     def special_ids(self, texts: Iterable[str]) -> frozenset[int]:
         """Return the ids of the special tokens among some texts."""
         hidden = self.decoding.hidden
-        return frozenset(self._inner.token_to_id(text) for text in texts if text in hidden)
+        ids = (self._inner.token_to_id(text) for text in texts if text in hidden)
+        return frozenset(token for token in ids if token is not None)
 
     def check_stops(self, stops: Sequence[str]) -> None:
         """Reject stop strings that an output can never contain.
@@ -172,7 +171,7 @@ class Tokenizer:
     def decode(self, token_ids: Iterable[int]) -> str:
         """Return the text of tokens, without special tokens."""
         text: str = self._inner.decode(list(token_ids), skip_special_tokens=True)
-        return self._clean(text) if self._cleans else text
+        return _clean(text) if self._cleans else text
 
 
 def check_same_vocabulary(target: Tokenizer, drafter: Tokenizer) -> None:
@@ -228,10 +227,21 @@ class StopMatcher:
         return any(stop in text + pending for stop in self._stops)
 
 
-def _cleans(inner: Any) -> bool:
-    """Return whether transformers removes spaces before punctuation from decoded text."""
-    is_bpe = type(inner.backend_tokenizer.model).__name__ == "BPE"
-    even_so = getattr(
-        inner, "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", False
-    )
-    return bool(inner.clean_up_tokenization_spaces and (even_so or not is_bpe))
+def _load(folder: Path) -> LoadedTokenizer:
+    try:
+        file = copy_file(folder, cache_directory())
+    except (ConfigError, OSError):
+        file = None
+    loaded = None if file is None else read_copy(file)
+    if loaded is None:
+        loaded = importlib.import_module(_FILES).load_tokenizer(folder)
+        if file is not None:
+            keep_copy(file, loaded)
+    return loaded
+
+
+def _clean(text: str) -> str:
+    """Return a decoded text as transformers cleans it."""
+    base = importlib.import_module("transformers").PreTrainedTokenizerFast
+    cleaned: str = base.clean_up_tokenization(None, text)
+    return cleaned

@@ -12,11 +12,43 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from runtime.errors import ConfigError
 from runtime.files.strict_json import read_json_object
+from runtime.models.tokenizer_copy import LoadedTokenizer
 
 _SETTINGS = "tokenizer_config.json"
 _JSON_FILES = ("config.json", _SETTINGS, "special_tokens_map.json", "added_tokens.json")
-_FIXED_METHODS = ("__call__", "encode", "_encode_plus", "decode", "_decode", "apply_chat_template")
+_FIXED_METHODS = (
+    "__call__",
+    "encode",
+    "_encode_plus",
+    "decode",
+    "_decode",
+    "apply_chat_template",
+    "clean_up_tokenization",
+)
 """Methods that some models' classes override, with effects that the library lacks."""
+
+
+def load_tokenizer(folder: Path) -> LoadedTokenizer:
+    """Return what is used of transformers' tokenizer of a directory.
+
+    Raises:
+        ConfigError: a file is missing or damaged, or the tokenizer needs custom Python code;
+            names the file and the key.
+    """
+    tokenizer = load_fast_tokenizer(folder)
+    return loaded_tokenizer(tokenizer, read_end_tokens(folder, tokenizer))
+
+
+def loaded_tokenizer(tokenizer: Any, eos_ids: frozenset[int]) -> LoadedTokenizer:
+    """Return what is used of a tokenizer of transformers, with the model's end tokens."""
+    return LoadedTokenizer(
+        backend=tokenizer.backend_tokenizer,
+        eos_token_id=tokenizer.eos_token_id,
+        cleans=_cleans(tokenizer),
+        chat_template=tokenizer.chat_template,
+        special_tokens=tokenizer.special_tokens_map,
+        eos_ids=eos_ids,
+    )
 
 
 def load_fast_tokenizer(folder: Path) -> Any:
@@ -99,3 +131,12 @@ def _reject_overrides(folder: Path, kind: type) -> None:
     for name in _FIXED_METHODS:
         if getattr(kind, name) is not getattr(PreTrainedTokenizerFast, name):
             raise ConfigError(f"{folder}: {kind.__name__} overrides {name}: {remedy}")
+
+
+def _cleans(tokenizer: Any) -> bool:
+    """Return whether transformers removes spaces before punctuation from decoded text."""
+    is_bpe = type(tokenizer.backend_tokenizer.model).__name__ == "BPE"
+    even_so = getattr(
+        tokenizer, "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", False
+    )
+    return bool(tokenizer.clean_up_tokenization_spaces and (even_so or not is_bpe))

@@ -2,12 +2,14 @@
 
 import random
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
 
+from runtime.models import tokenizer_files
 from runtime.models.tokenizer import IncrementalDecoder, StopMatcher, Tokenizer
 from tests.support.models import smollm2_directory
 from tests.support.tokenizer_layouts import LAYOUTS
@@ -53,15 +55,20 @@ def common_prefix(texts: list[str]) -> str:
     return least[:size]
 
 
-@pytest.fixture(scope="module", params=[*LAYOUTS, "smollm2"])
+@pytest.fixture(scope="module", params=[*product((*LAYOUTS, "smollm2"), (False, True))], ids=str)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    name = str(request.param)
+    name = str(request.param[0])
     if name == "smollm2":
         folder = smollm2_directory()
     else:
         folder = Path(tmp_path_factory.mktemp("tokenizer"))
         LAYOUTS[name](folder)
-    return Pair(Tokenizer.load(folder), AutoTokenizer.from_pretrained(folder), "clean-up" in name)
+    ours = Tokenizer.load(folder)
+    if request.param[1]:  # the copy that the first load kept
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tokenizer_files, "load_tokenizer", None)
+            ours = Tokenizer.load(folder)
+    return Pair(ours, AutoTokenizer.from_pretrained(folder), "clean-up" in name)
 
 
 def test_ids_are_those_of_transformers(pair: Pair) -> None:

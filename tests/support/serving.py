@@ -18,6 +18,7 @@ from runtime.gateway.gateway import Gateway
 from runtime.gateway.limits import GatewayLimits
 from runtime.http.http_server import HttpServer, HttpSettings
 from runtime.models.tokenizer import Tokenizer
+from runtime.models.tokenizer_files import loaded_tokenizer
 from runtime.requests.served_model import ServedModel
 from runtime.service.server import ServerSettings, ServiceServer
 from tests.support.rig import VOCAB, Rig
@@ -36,7 +37,7 @@ def toy_tokenizer(*special: str, chat_template: str | None = None) -> Tokenizer:
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = PreTrainedTokenizerFast(tokenizer_object=inner, extra_special_tokens=list(special))
     fast.chat_template = chat_template
-    return Tokenizer(fast, eos_ids=frozenset(), name="the toy")
+    return Tokenizer(loaded_tokenizer(fast, frozenset()), name="the toy")
 
 
 def toy_model(tokenizer: Tokenizer | None = None) -> ServedModel:

@@ -18,9 +18,14 @@ def with_template(template: str) -> Any:
     return tokenizer
 
 
+def chat_of(tokenizer: Any, name: str = "the model", limit_s: float = 30.0) -> ChatTemplate:
+    special = tokenizer.special_tokens_map
+    return ChatTemplate(tokenizer.chat_template, special, name, limit_s=limit_s)
+
+
 def test_a_template_that_takes_too_long_is_rejected_and_not_tried_again() -> None:
     slow = "{% for i in range(99999) %}{% for j in range(30) %}{% endfor %}{% endfor %}"
-    chat = ChatTemplate(with_template(slow + CHATML), "the model", limit_s=0.01)
+    chat = chat_of(with_template(slow + CHATML), limit_s=0.01)
     for _ in range(2):
         with pytest.raises(ConfigError, match=r"template of the model did not end within 0\.01 s"):
             chat.render([ASK], is_open=True)
@@ -29,7 +34,7 @@ def test_a_template_that_takes_too_long_is_rejected_and_not_tried_again() -> Non
 def test_a_template_in_time_is_that_of_transformers() -> None:
     tokenizer = with_template(CHATML)
     expected = tokenizer.apply_chat_template([ASK], tokenize=False, add_generation_prompt=True)
-    assert ChatTemplate(tokenizer, "the model").render([ASK], is_open=True) == expected
+    assert chat_of(tokenizer).render([ASK], is_open=True) == expected
 
 
 @pytest.mark.parametrize(
@@ -56,7 +61,7 @@ def test_what_templates_may_use_is_what_transformers_gives_them(template: str) -
         {"role": "assistant", "content": "it is", "reasoning_content": "well"},
         ASK | {"content": 'and "this" ?'},
     ]
-    chat = ChatTemplate(tokenizer, "the model")
+    chat = chat_of(tokenizer)
     for is_open in (True, False):
         expected = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=is_open
@@ -68,7 +73,7 @@ def test_a_message_of_tool_calls_alone_needs_no_content() -> None:
     template = "{% for m in messages %}{{ m.content if m.content is defined else m.tool_calls }}"
     tokenizer = with_template(template + "{% endfor %}")
     call = {"role": "assistant", "content": None, "tool_calls": [{"name": "look"}]}
-    assert "look" in ChatTemplate(tokenizer, "the model").render([ASK, call], is_open=True)
+    assert "look" in chat_of(tokenizer).render([ASK, call], is_open=True)
 
 
 GEMMA = (
@@ -86,7 +91,7 @@ GEMMA = (
 
 
 def test_the_turns_of_gemma_are_rendered_whole_and_others_are_rejected() -> None:
-    chat = ChatTemplate(with_template(GEMMA), "gemma")
+    chat = chat_of(with_template(GEMMA), "gemma")
     system, ask = {"role": "system", "content": "Be brief."}, {"role": "user", "content": " Hi "}
     answer = {"role": "assistant", "content": "Hello"}
     assert chat.render([system, ask, answer, ask], is_open=True).endswith(
@@ -106,20 +111,20 @@ def test_tools_reach_the_template_as_transformers_passes_them() -> None:
     expected = tokenizer.apply_chat_template(
         [ASK], tools=[TOOL], tokenize=False, add_generation_prompt=True
     )
-    chat = ChatTemplate(tokenizer, "the model")
+    chat = chat_of(tokenizer)
     assert chat.render([ASK], is_open=True, tools=[TOOL]) == expected
     assert chat.tool_source == template
     assert "look" not in chat.render([ASK], is_open=True)
 
 
 def test_a_template_that_drops_a_tool_is_rejected() -> None:
-    chat = ChatTemplate(with_template(CHATML), "the model")
+    chat = chat_of(with_template(CHATML))
     with pytest.raises(ConfigError, match="the chat template of the model drops the tool 'look'"):
         chat.render([ASK], is_open=True, tools=[TOOL])
 
 
 def test_of_several_templates_the_one_for_tools_is_read() -> None:
-    assert ChatTemplate(with_template(""), "m").tool_source == ""
+    assert chat_of(with_template(""), "m").tool_source == ""
     tokenizer = with_template(CHATML)
     tokenizer.chat_template = {"default": CHATML, "tool_use": "{{ tools }}" + CHATML}
-    assert ChatTemplate(tokenizer, "the model").tool_source.startswith("{{ tools }}")
+    assert chat_of(tokenizer).tool_source.startswith("{{ tools }}")
