@@ -71,9 +71,9 @@ def _learn(
     tokenizer = Tokenizer.load(directory)
     data = config.data
     sampler = Sampler.of(directory, tokenizer, data.max_length)
-    examples = read_examples(Path(data.train), data, tokenizer)
+    examples = read_examples(Path(data.train), data, tokenizer, limit=data.limit)
     samples = sampler.samples(examples, among_choices=data.among_choices)
-    tests = read_examples(Path(data.eval), data, tokenizer)
+    tests = read_examples(Path(data.eval), data, tokenizer, limit=config.num_eval)
     few, all_tests = (EvalSamples.of(some, sampler) for some in (tests[: options.tests], tests))
     header = header_of(config, directory)
     model = PointsModel.load(directory, header)

@@ -119,8 +119,12 @@ class _Prepared:
         data = config.data
         directory = resolve_model(config.model)
         tokenizer = Tokenizer.load(directory)
-        examples = read_examples(Path(data.train), data, tokenizer)
-        tests = read_examples(Path(data.eval), data, tokenizer) if data.eval else []
+        examples = read_examples(Path(data.train), data, tokenizer, limit=data.limit)
+        tests = (
+            read_examples(Path(data.eval), data, tokenizer, limit=config.num_eval)
+            if data.eval
+            else []
+        )
         sampler = Sampler.of(directory, tokenizer, data.max_length)
         section = config.shared_seed
         if section.reward:

@@ -74,10 +74,11 @@ def _run_gradients(
     tokenizer = Tokenizer.load(directory)
     data = config.data
     sampler = Sampler.of(directory, tokenizer, data.max_length)
-    examples = read_examples(Path(data.train), data, tokenizer)
+    examples = read_examples(Path(data.train), data, tokenizer, limit=data.limit)
     samples = sampler.samples(examples, among_choices=data.among_choices)
     tests = EvalSamples.of(
-        read_examples(Path(data.eval), data, tokenizer) if data.eval else [], sampler
+        read_examples(Path(data.eval), data, tokenizer, limit=config.num_eval) if data.eval else [],
+        sampler,
     )
     digests = {"data_digest": digest_of(samples), "base_digest": model_digest(directory).hex()}
     configs = [config.trial(number) for number in range(config.num_trials)]

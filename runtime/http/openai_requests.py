@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from runtime.checking.call_arguments import with_arguments
 from runtime.checking.chat_messages import EXTRA_KEYS
 from runtime.checking.sampling_fields import MAX_LOGPROBS, Sampling, checked_name
 from runtime.checking.values import describe, flag, items, text
 from runtime.errors import InvalidValue
 from runtime.http.request_fields import RequestFields
-from runtime.http.tool_fields import read_tools, with_arguments
+from runtime.http.tool_fields import read_tools
 from runtime.requests.generation_request import GenerationRequest
 from runtime.requests.prompts import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 

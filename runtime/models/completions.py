@@ -33,6 +33,15 @@ class Answer:
     """The assistant's turn, including the end token that the template writes after it."""
 
 
+@dataclass(frozen=True, slots=True)
+class TurnTokens:
+    """A conversation as tokens."""
+
+    token_ids: tuple[int, ...]
+    learned: tuple[tuple[int, int], ...]
+    """First token and end of each assistant's turn."""
+
+
 def encode_completion(
     tokenizer: Tokenizer, prompt: str, completion: str, *, whole: bool
 ) -> PromptedTokens:
@@ -98,6 +107,51 @@ def render_answer(tokenizer: Tokenizer, messages: Sequence[Message]) -> Answer:
             "prompt and completion"
         )
     return Answer(prompt, rest[: len(rest) - len(closing)] + _up_to_end(tokenizer, closing))
+
+
+def render_turns(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[Answer, ...]:
+    """Return all turns of the assistant, each with the text since the one before it.
+
+    Raises:
+        ConfigError: as `render_answer` does, or the template changes a turn when others follow.
+    """
+    found: list[Answer] = []
+    known = ""
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        answer = render_answer(tokenizer, messages[: number + 1])
+        if not answer.prompt.startswith(known):
+            raise ConfigError(
+                f"the chat template changes a turn before messages[{number}] when others follow, "
+                'as one that drops earlier reasoning does: set `data.learn` to "last"'
+            )
+        found.append(Answer(answer.prompt[len(known) :], answer.completion))
+        known = answer.prompt + answer.completion
+    return tuple(found)
+
+
+def encode_turns(tokenizer: Tokenizer, turns: Sequence[Answer]) -> TurnTokens:
+    """Return the tokens of a conversation, split where generation splits them.
+
+    Raises:
+        ConfigError: as `encode_completion` does.
+    """
+    token_ids: list[int] = []
+    learned = []
+    text = ""
+    for turn in turns:
+        token_ids += _following(tokenizer, text, turn.prompt)
+        first = len(token_ids)
+        text += turn.prompt
+        token_ids += _following(tokenizer, text, turn.completion)
+        learned.append((first, len(token_ids)))
+        text += turn.completion
+    return TurnTokens(tuple(token_ids), tuple(learned))
+
+
+def _following(tokenizer: Tokenizer, before: str, text: str) -> tuple[int, ...]:
+    return encode_completion(tokenizer, before, text, whole=False).completion_ids
 
 
 def _opening(

@@ -35,7 +35,7 @@ def _padded(samples: Sequence[Sample]) -> TokenRows:
         size = len(sample.token_ids)
         ids[row, :size] = torch.tensor(sample.token_ids)
         there[row, :size] = 1
-        is_learned[row, sample.num_prompt - 1 : size - 1] = True
+        is_learned[row] = _is_learned(sample, length)
     inputs = {"input_ids": ids, "attention_mask": there}
     return TokenRows(inputs=inputs, is_learned=is_learned, learned=ids[:, 1:][is_learned[:, :-1]])
 
@@ -48,12 +48,15 @@ def _packed(samples: Sequence[Sample]) -> TokenRows:
     """
     ids = torch.tensor([[token for sample in samples for token in sample.token_ids]])
     positions = torch.cat([torch.arange(len(sample.token_ids)) for sample in samples])
-    is_learned = torch.cat([_is_learned(sample) for sample in samples])
-    learned = torch.tensor([t for s in samples for t in s.token_ids[s.num_prompt :]])
+    is_learned = torch.cat([_is_learned(sample, len(sample.token_ids)) for sample in samples])
+    learned = torch.tensor([s.token_ids[index] for s in samples for index in s.learned_positions])
     inputs = {"input_ids": ids, "position_ids": positions.unsqueeze(0)}
     return TokenRows(inputs=inputs, is_learned=is_learned.unsqueeze(0), learned=learned)
 
 
-def _is_learned(sample: Sample) -> Tensor:
-    positions = torch.arange(len(sample.token_ids))
-    return (positions >= sample.num_prompt - 1) & (positions < len(sample.token_ids) - 1)
+def _is_learned(sample: Sample, length: int) -> Tensor:
+    """Return where the next token is learned, in a row of so many tokens."""
+    is_learned = torch.zeros(length, dtype=torch.bool)
+    for first, stop in sample.parts:
+        is_learned[first - 1 : stop - 1] = True
+    return is_learned

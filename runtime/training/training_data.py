@@ -1,20 +1,29 @@
-"""Training samples from .jsonl files: read, rendered and tokenized; the loss is on completions."""
+"""Training samples from data files: read, rendered and tokenized; the loss is on completions."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
-from runtime.checking.chat_messages import check_beside, messages
+from runtime.checking.call_arguments import with_arguments
+from runtime.checking.chat_messages import Message, check_beside, messages
 from runtime.checking.values import describe, number, text
 from runtime.errors import ConfigError, InvalidValue
-from runtime.files.strict_json import read_json_lines
-from runtime.models.completions import encode_completion, render_answer
+from runtime.models.completions import (
+    Answer,
+    encode_completion,
+    encode_turns,
+    render_answer,
+    render_turns,
+)
 from runtime.models.tokenizer import IncrementalDecoder, Tokenizer
+from runtime.training.data_files import open_records
 from runtime.training.job.config_checks import check_data, template_fields
 from runtime.training.job.job_config import DataConfig
+from runtime.training.sharegpt import messages_of
 
-_LEARNED = ("messages", "completion", "text")
+_LEARNED = ("messages", "conversations", "completion", "text")
 """Fields that hold what is learned, where no template does."""
 
 
@@ -30,6 +39,8 @@ class TextExample:
     """Whether the prompt was made by the chat template, which writes all special tokens."""
     where: str = ""
     """File and line of the record, for errors."""
+    later: tuple[Answer, ...] = ()
+    """Further turns of a conversation that are learned, where all are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +54,45 @@ class Sample:
     """Tokens among which the one learned token is chosen; empty: among all."""
     num_cut: int = field(default=0, compare=False)
     """Tokens that were cut because the sample was too long."""
+    gaps: tuple[tuple[int, int], ...] = ()
+    """First token and end of what is not in the loss after the first learned turn."""
 
     @property
     def num_loss_tokens(self) -> int:
         """Number of tokens in the loss."""
-        return len(self.token_ids) - self.num_prompt
+        return (
+            len(self.token_ids) - self.num_prompt - sum(stop - first for first, stop in self.gaps)
+        )
+
+    @property
+    def learned_positions(self) -> list[int]:
+        """Positions of the tokens in the loss."""
+        return [index for first, stop in self.parts for index in range(first, stop)]
+
+    @property
+    def parts(self) -> list[tuple[int, int]]:
+        """First token and end of each span in the loss."""
+        firsts = [self.num_prompt, *(stop for _, stop in self.gaps)]
+        stops = [*(first for first, _ in self.gaps), len(self.token_ids)]
+        return list(zip(firsts, stops, strict=True))
 
 
-def read_examples(file: Path, config: DataConfig, tokenizer: Tokenizer) -> list[TextExample]:
-    """Read a file's samples.
+def read_examples(
+    file: Path, config: DataConfig, tokenizer: Tokenizer, *, limit: int | None = None
+) -> list[TextExample]:
+    """Read a file's samples, or only the first `limit`.
 
     Raises:
         ConfigError: it cannot be read, or a record lacks what is needed; names the line.
     """
     check_data(config)
     examples = []
-    for line, record in read_json_lines(file):
-        where = f"{file}, line {line}"
+    for where, record in open_records(file):
         try:
             examples.append(replace(_example(record, config, tokenizer), where=where))
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
-        if len(examples) == config.limit:
+        if len(examples) == limit:
             break
     if not examples:
         raise ConfigError(f"{file} has no samples")
@@ -79,6 +107,8 @@ def tokenize(
     Raises:
         ConfigError: it has choices that are not one token each.
     """
+    if example.later:
+        return _turns(example, tokenizer, max_length)
     prompt, completion = _prompted(example, example.completion, tokenizer)
     has_end = bool(completion) and completion[-1] in tokenizer.eos_ids
     if not has_end and not example.choices and tokenizer.eos_id is not None:
@@ -103,17 +133,40 @@ def digest_of(samples: Sequence[Sample]) -> str:
     """Return a digest of samples, equal for equal samples."""
     digest = hashlib.sha256()
     for sample in samples:
-        digest.update(repr((sample.token_ids, sample.num_prompt)).encode())
+        gaps = (sample.gaps,) if sample.gaps else ()
+        digest.update(repr((sample.token_ids, sample.num_prompt, *gaps)).encode())
     return digest.hexdigest()
 
 
 def render(example: TextExample, sample: Sample, tokenizer: Tokenizer) -> str:
-    """Return a sample as text, with the learned part in brackets."""
+    """Return a sample as text, with the learned parts in brackets."""
     decoder = IncrementalDecoder(tokenizer)
-    given = decoder.push(sample.token_ids[: sample.num_prompt])
-    learned = decoder.push(sample.token_ids[sample.num_prompt :]) + decoder.finish()
+    shown, end = "", 0
+    for first, stop in sample.parts:
+        given = decoder.push(sample.token_ids[end:first])
+        learned = decoder.push(sample.token_ids[first:stop])
+        if stop == len(sample.token_ids):
+            learned += decoder.finish()
+        shown, end = f"{shown}{given}⟦{learned}⟧", stop
     choices = f"   (of {', '.join(map(repr, example.choices))})" if example.choices else ""
-    return f"{given}⟦{learned}⟧{choices}"
+    return shown + choices
+
+
+def _turns(example: TextExample, tokenizer: Tokenizer, max_length: int) -> Sample:
+    """Return a conversation of which several turns are learned; a long one loses its start."""
+    turns = encode_turns(tokenizer, (Answer(example.prompt, example.completion), *example.later))
+    token_ids, learned = list(turns.token_ids), list(turns.learned)
+    if token_ids[-1] not in tokenizer.eos_ids and tokenizer.eos_id is not None:
+        token_ids.append(tokenizer.eos_id)
+        learned[-1] = (learned[-1][0], len(token_ids))
+    num_cut = max(0, len(token_ids) - max_length)
+    end = min(len(token_ids), learned[-1][0] + max_length - 1)
+    first = max(0, end - max_length)
+    # The first token has no context to predict it from.
+    spans = [(max(start - first, 1), min(stop, end) - first) for start, stop in learned]
+    spans = [(start, stop) for start, stop in spans if start < stop]
+    gaps = tuple((before[1], after[0]) for before, after in pairwise(spans))
+    return Sample(tuple(token_ids[first:end]), spans[0][0], (), num_cut, gaps)
 
 
 def _prompted(
@@ -135,7 +188,9 @@ def _example(record: Mapping[str, object], config: DataConfig, tokenizer: Tokeni
         )
     check_beside(record)
     if "messages" in learned:
-        return _from_messages(record["messages"], tokenizer)
+        return _from_messages(record["messages"], config, tokenizer)
+    if "conversations" in learned:
+        return _from_messages(messages_of(record["conversations"]), config, tokenizer)
     if "completion" in learned:
         return TextExample(_string(record, "prompt"), _filled(record, "completion"))
     if record.get("prompt") is not None:
@@ -191,16 +246,32 @@ def _word(name: str, record: Mapping[str, object], known: Sequence[str]) -> str:
     return known[int(digits)]
 
 
-def _from_messages(value: object, tokenizer: Tokenizer) -> TextExample:
-    """Learn the last answer, with the end that the chat template gives it."""
-    found = messages(value)
-    *before, last = found
-    if last["role"] != "assistant" or not before:
+def _from_messages(value: object, config: DataConfig, tokenizer: Tokenizer) -> TextExample:
+    """Learn the last answer or all, with the end that the chat template gives them."""
+    found = with_arguments(messages(value))
+    if found[-1]["role"] != "assistant" or len(found) == 1:
         raise InvalidValue("messages must end with one of the assistant, after at least one other")
-    if not (last["content"] or last.get("tool_calls")):
-        raise InvalidValue(f"messages[{len(before)}].content is empty: there is nothing to learn")
-    answer = render_answer(tokenizer, found)
-    return TextExample(answer.prompt, answer.completion, is_chat=True)
+    for index in range(0 if config.learn == "all" else len(found) - 1, len(found)):
+        _check_answer(found, index)
+    if config.learn == "last":
+        turns: tuple[Answer, ...] = (render_answer(tokenizer, found),)
+    else:
+        turns = render_turns(tokenizer, found)
+    return TextExample(turns[0].prompt, turns[0].completion, is_chat=True, later=turns[1:])
+
+
+def _check_answer(found: Sequence[Message], index: int) -> None:
+    """Raise for an assistant's turn from which nothing can be learned."""
+    turn = found[index]
+    if turn["role"] != "assistant":
+        return
+    if not (turn["content"] or turn.get("tool_calls")):
+        raise InvalidValue(f"messages[{index}].content is empty: there is nothing to learn")
+    if index == 0:
+        raise InvalidValue(
+            "messages[0] is of the assistant, with nothing before it to answer: add a turn before "
+            'it, or set `data.learn` to "last"'
+        )
 
 
 def _filled(record: Mapping[str, object], name: str) -> str:

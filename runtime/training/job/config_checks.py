@@ -27,6 +27,8 @@ def check_config(config: TrainConfig) -> None:
     check_data(config.data)
     if config.method == SHARED_SEED:
         _check_shared_seed_adapter(config.lora)
+        if config.data.learn == "all":
+            raise ConfigError('`data.learn` must be "last" with shared-seed')
         check_shared_seed(config.shared_seed, decays=config.optimizer.weight_decay > 0)
     else:
         _check_scheme(config)
@@ -38,6 +40,11 @@ def check_data(data: DataConfig) -> None:
     Raises:
         ConfigError: names the key.
     """
+    if data.learn == "all" and data.prompt:
+        raise ConfigError(
+            '`data.learn` is "all", for conversations: leave it out, or remove `data.prompt` and '
+            "`data.completion`"
+        )
     if bool(data.prompt) != bool(data.completion):
         raise ConfigError("give both `data.prompt` and `data.completion`, or neither")
     prompt, completion = (

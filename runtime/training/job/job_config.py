@@ -34,10 +34,12 @@ class DataConfig:
     """The records that a job learns from, and how they become samples."""
 
     train: str = ""
-    """A .jsonl file: text, prompt and completion, or messages; or any fields, with `prompt` and
-    `completion` below."""
+    """A .jsonl or .parquet file, or a directory of Hugging Face datasets: text, prompt and
+    completion, messages, or conversations; or any fields, with `prompt` and `completion` below."""
     eval: str = ""
-    """A .jsonl file to evaluate on; without one nothing is evaluated."""
+    """Such a file to evaluate on; without one nothing is evaluated."""
+    learn: Literal["last", "all"] = "last"
+    """Which turns of the assistant in a conversation are learned."""
     prompt: str = ""
     """Template of a prompt from a record's fields, as "Review: {text}"."""
     completion: str = ""
@@ -54,6 +56,8 @@ class DataConfig:
     length before that; or packed into one row without padding, each with its own attention."""
     limit: Annotated[int | None, Range(least=1), Unset("all")] = None
     """Use only the first records."""
+    eval_limit: Annotated[int | None, Range(least=1), Unset("limit")] = None
+    """Evaluate on the first records only; otherwise `limit` counts for these too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +173,11 @@ class TrainConfig:
     shared_seed: SharedSeedConfig = field(default_factory=SharedSeedConfig)
 
     @property
+    def num_eval(self) -> int | None:
+        """Records to evaluate on; None is all."""
+        return self.data.eval_limit or self.data.limit
+
+    @property
     def num_chunks(self) -> int:
         """Chunks of a step."""
         num_microbatches = -(-self.optimizer.batch // self.optimizer.microbatch)
@@ -238,7 +247,9 @@ class TrainConfig:
         whole = asdict(self)
         for name in ("out", "workers", "faults", "checkpoint", "eval_every", "on_nonfinite"):
             del whole[name]
-        del whole["gradient_checkpointing"], whole["data"]["eval"]
+        del whole["gradient_checkpointing"], whole["data"]["eval"], whole["data"]["eval_limit"]
+        if self.data.learn == "last":
+            del whole["data"]["learn"]  # older jobs do not have the key
         whole["data"]["limit"] = self.data.limit or 0  # as older jobs write it, which may resume
         if self.data.batching == "padded" or self.method == SHARED_SEED:
             del whole["data"]["batching"]  # what older jobs did, and shared-seed jobs do

@@ -6,7 +6,7 @@ import pytest
 
 from runtime.errors import InvalidValue
 from runtime.http.request_fields import RequestFields
-from runtime.http.tool_fields import read_tools, with_arguments
+from runtime.http.tool_fields import read_tools
 
 FUNCTION = {"name": "look", "description": "Look", "parameters": {"type": "object"}}
 TOOL = {"type": "function", "function": FUNCTION}
@@ -41,17 +41,3 @@ def test_tools_are_read_unless_none_is_to_be_called() -> None:
 def test_what_is_no_tool_is_rejected(body: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidValue, match=words):
         read_tools(RequestFields(body))
-
-
-def test_the_arguments_of_earlier_calls_become_objects() -> None:
-    def turn(arguments: object) -> dict[str, Any]:
-        call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
-        return {"role": "assistant", "content": None, "tool_calls": [call]}
-
-    asked = {"role": "user", "content": "hi"}
-    assert with_arguments([asked, turn('{"a": 1}')]) == [asked, turn({"a": 1})]
-    assert with_arguments([turn({"a": 1}), "no message"]) == [turn({"a": 1}), "no message"]
-    with pytest.raises(InvalidValue, match=r"messages\[1\] has a call with arguments \[1\]"):
-        with_arguments([asked, turn("[1]")])
-    with pytest.raises(InvalidValue, match=r"messages\[0\] has a call .* not JSON"):
-        with_arguments([turn("{")])

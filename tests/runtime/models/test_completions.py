@@ -1,5 +1,6 @@
 """Prompts and completions as tokens, against what transformers makes of the same texts."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,12 @@ import pytest
 from transformers import AutoTokenizer
 
 from runtime.errors import ConfigError
-from runtime.models.completions import encode_completion, render_answer
+from runtime.models.completions import (
+    encode_completion,
+    encode_turns,
+    render_answer,
+    render_turns,
+)
 from runtime.models.tokenizer import Tokenizer
 from tests.support.tokenizer_layouts import CHATML, LAYOUTS, byte_level, write
 
@@ -147,3 +153,75 @@ def test_a_conversation_in_sentencepiece_is_that_of_transformers(tmp_path: Path)
     assert [*prompt, *completion] == theirs.apply_chat_template(messages, return_dict=False)
     assert prompt == theirs.apply_chat_template(ASK, add_generation_prompt=True, return_dict=False)
     assert completion[-1] == theirs.eos_token_id
+
+
+def marked(before: str, answer: str) -> str:
+    """Return a template whose assistant's part transformers can mark."""
+    return (
+        "{% for m in messages %}{% if m['role'] == 'assistant' %}"
+        f"{before}{{% generation %}}{answer}{{% endgeneration %}}"
+    )
+
+
+TURN_TEMPLATES = {
+    "chatml": marked("<|im_start|>assistant\n", "{{ m['content'] + '<|im_end|>' }}")
+    + "{{ '\n' }}{% else %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    "headers": "{{ bos_token }}"
+    + marked("<|im_start|>assistant<|sep|>\n\n", "{{ m['content'] | trim + '<|im_end|>' }}")
+    + "{% else %}<|im_start|>{{ m['role'] }}<|sep|>\n\n{{ m['content'] | trim }}<|im_end|>"
+    "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant<|sep|>\n\n{% endif %}",
+    "instructions": marked("", "{{ ' ' + m['content'] + eos_token }}")
+    + "{% elif m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+    "{% else %}[{{ m['role'] }}] {{ m['content'] }} {% endif %}{% endfor %}",
+}
+
+
+def conversation(seed: int) -> list[dict[str, str]]:
+    """Return a conversation of one to four exchanges, some with tools and a system's turn."""
+    draw = random.Random(seed)
+
+    def words(role: str) -> dict[str, str]:
+        chosen = draw.choices(["fox", "quick", "no .", "naïve", "你好", "is\nit", "Paris"], k=5)
+        return {"role": role, "content": " ".join(chosen)}
+
+    found = [words("system")] if draw.random() < 0.3 else []
+    for _ in range(draw.randint(1, 4)):
+        found += [words("user"), words("assistant")]
+        if draw.random() < 0.2:
+            found += [words("tool"), words("assistant")]
+    return found
+
+
+@pytest.mark.parametrize("name", TURN_TEMPLATES)
+def test_all_turns_are_learned_where_transformers_marks_them(tmp_path: Path, name: str) -> None:
+    inner = byte_level(special=["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|sep|>", "<s>"])
+    settings = {"eos_token": "<|im_end|>", "bos_token": "<s>"}
+    write(tmp_path, inner, settings, template=TURN_TEMPLATES[name])
+    ours, theirs = load(tmp_path)
+    for seed in range(50):
+        messages = conversation(seed)
+        turns = encode_turns(ours, render_turns(ours, messages))
+        wanted = theirs.apply_chat_template(
+            messages, return_dict=True, return_assistant_tokens_mask=True
+        )
+        size = len(turns.token_ids)
+        assert list(turns.token_ids) == wanted["input_ids"][:size]
+        mask = [0] * len(wanted["input_ids"])
+        for first, stop in turns.learned:
+            mask[first:stop] = [1] * (stop - first)
+        assert mask == wanted["assistant_masks"]
+
+
+def test_a_template_that_changes_earlier_turns_cannot_teach_all(tmp_path: Path) -> None:
+    only_last = CHATML.replace("m['content']", "(m['content'] if loop.last else m['content'][:2])")
+    ours, _ = chat(tmp_path, only_last)
+    messages = [
+        {"role": "user", "content": "fox"},
+        {"role": "assistant", "content": "quick"},
+        {"role": "user", "content": "no"},
+        {"role": "assistant", "content": "it"},
+    ]
+    with pytest.raises(ConfigError):
+        render_turns(ours, messages)

@@ -85,6 +85,68 @@ def test_fields_become_prompts_and_numbers_words(tmp_path: Path, tokenizer: Toke
     assert shown == ["Review: a fine film\nIt is⟦ good⟧   (of ' bad', ' good')"]
 
 
+LONG = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello"},
+    {"role": "user", "content": "Bye"},
+    {"role": "assistant", "content": "See you"},
+]
+
+
+def test_all_turns_are_learned_if_asked_for(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    share = [
+        {"from": {"user": "human", "assistant": "gpt"}[turn["role"]], "value": turn["content"]}
+        for turn in LONG
+    ]
+    file = tmp_path / "data.jsonl"
+    records = [{"messages": LONG}, {"conversations": share}, {"messages": LONG[:2]}]
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    every, last = (
+        [
+            tokenize(example, tokenizer, 256)
+            for example in read_examples(file, DataConfig(learn=learn), tokenizer)
+        ]
+        for learn in ("all", "last")
+    )
+    turns = [tokenizer.decode(every[0].token_ids[first:stop]) for first, stop in every[0].parts]
+    assert turns == ["Hello", "See you"]
+    assert every[0].token_ids == last[0].token_ids
+    assert every[0].num_loss_tokens == len(every[0].learned_positions) == 5
+    assert every[1] == every[0]
+    assert every[2] == last[2]
+    assert digest_of(every[:1]) != digest_of(last[:1])
+
+
+def test_a_long_conversation_loses_its_start(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    file = tmp_path / "data.jsonl"
+    file.write_text(json.dumps({"messages": LONG}))
+    (example,) = read_examples(file, DataConfig(learn="all"), tokenizer)
+    whole = tokenize(example, tokenizer, 256)
+    for size in range(2, len(whole.token_ids)):
+        cut = tokenize(example, tokenizer, size)
+        last = whole.token_ids[: min(len(whole.token_ids), whole.parts[-1][0] + size - 1)]
+        assert cut.token_ids == last[-size:]
+        assert cut.num_cut == len(whole.token_ids) - size
+        shift = len(last) - size
+        wanted = [old - shift for old in whole.learned_positions if 0 < old - shift < size]
+        assert cut.learned_positions == wanted
+
+
+@pytest.mark.parametrize(
+    ("turns", "message"),
+    [
+        (LONG[1:], r"messages\[0\] is of the assistant, with nothing before it to answer"),
+        ([LONG[0], LONG[1] | {"content": ""}, *LONG[2:]], r"messages\[1\].content is empty"),
+    ],
+)
+def test_a_turn_that_cannot_be_learned_is_rejected_where_all_are(
+    tmp_path: Path, tokenizer: Tokenizer, turns: object, message: str
+) -> None:
+    examples_of(tmp_path, tokenizer, {"messages": turns}, learn="last")
+    with rejected(f"line 1: {message}"):
+        examples_of(tmp_path, tokenizer, {"messages": turns}, learn="all")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -92,6 +154,7 @@ def test_fields_become_prompts_and_numbers_words(tmp_path: Path, tokenizer: Toke
         ({"prompt": "It says {body}:"}, "line 1: no field 'body'; the record has text, label"),
         ({"prompt": "{text"}, r"data.prompt is '\{text': expected '}' before end of string"),
         ({"completion": "{}"}, "data.completion is '{}': name a record's fields"),
+        ({"learn": "all"}, 'data.learn is "all", for conversations: leave it out'),
     ],
 )
 def test_bad_templates_and_words_are_rejected(
