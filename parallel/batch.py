@@ -27,6 +27,9 @@ class SequenceRows:
     moves: tuple[int, ...] = ()
     """Increasing cache positions whose tokens are first moved to just before `start`: the accepted
     path of a tree."""
+    adapter: str = ""
+    """Name of the adapter that computes the tokens; empty is the model alone. A sequence keeps its
+    adapter, because its keys and values depend on it."""
 
     def __post_init__(self) -> None:
         """Reject empty rows, and logits or trees of more tokens than there are."""

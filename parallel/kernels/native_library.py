@@ -116,6 +116,18 @@ class CCache(Structure):
     _fields_: ClassVar = [("data", c_void_p), ("tokens", c_int64)]
 
 
+class CLowRank(Structure):
+    """`LowRank` of kernels.h."""
+
+    _fields_: ClassVar = [("down", c_void_p), ("up", c_void_p), ("rank", c_int64)]
+
+
+class CAdapters(Structure):
+    """`Adapters` of kernels.h."""
+
+    _fields_: ClassVar = [("of_row", c_void_p), ("parts", c_void_p)]
+
+
 class NativeLibrary:
     """The loaded library; each function takes and returns memory that its caller owns."""
 
@@ -128,11 +140,20 @@ class NativeLibrary:
             POINTER(CAttention),
             POINTER(CRows),
             POINTER(CCache),
+            POINTER(CAdapters),
+            c_int64,
             *[pointer] * 4,
             c_int,
         ]
         self.mlp = library.kernels_mlp
-        self.mlp.argtypes = [POINTER(CMlp), c_int64, *[pointer] * 4, c_int]
+        self.mlp.argtypes = [
+            POINTER(CMlp),
+            c_int64,
+            POINTER(CAdapters),
+            c_int64,
+            *[pointer] * 4,
+            c_int,
+        ]
         self.linear = library.kernels_linear
         self.linear.argtypes = [
             POINTER(CMatrix),
@@ -152,6 +173,7 @@ class NativeLibrary:
             pointer,
             POINTER(CCache),
             c_int64,
+            POINTER(CAdapters),
             pointer,
             c_int,
         ]

@@ -10,6 +10,7 @@ from parallel.batch import SequenceRows
 from parallel.group import Group
 from parallel.model.cache import AppendPlan, PagedCache
 from parallel.model.layer_weights import AttentionWeights, MlpWeights
+from parallel.model.low_rank import AdaptedRows, ShardAdapter
 from parallel.model.sharding import HeadShard
 from parallel.weights.stored_matrix import Matrix
 
@@ -25,6 +26,8 @@ class ForwardStep:
     cache: PagedCache
     attention: Sequence[Any]
     """One for each kind of attention that the model has: what the backend's `plan` returned."""
+    adapted: Any = None
+    """What the backend's `plan_adapters` returned; None where no row has an adapter."""
 
 
 class AttentionBlock(Protocol):
@@ -35,7 +38,7 @@ class AttentionBlock(Protocol):
     ) -> Tensor:
         """Return what attention adds to the residual stream, plus `addend`; store keys and values.
 
-        `layer` is the block's index in this rank's cache.
+        `layer` is the block's index in this rank's cache, and among the layers of adapters.
         """
         ...
 
@@ -43,8 +46,13 @@ class AttentionBlock(Protocol):
 class MlpBlock(Protocol):
     """A layer's feed-forward block, with its norms."""
 
-    def __call__(self, x_RE: Tensor, step: ForwardStep, addend: Tensor | None = None) -> Tensor:
-        """Return what the feed-forward block adds to the residual stream, plus `addend`."""
+    def __call__(
+        self, x_RE: Tensor, layer: int, step: ForwardStep, addend: Tensor | None = None
+    ) -> Tensor:
+        """Return what the feed-forward block adds to the residual stream, plus `addend`.
+
+        `layer` is the block's index among the layers of adapters.
+        """
         ...
 
 
@@ -62,7 +70,7 @@ def in_order(blocks: Sequence[tuple[AttentionBlock, MlpBlock]]) -> LayerRunner:
     def run(x_RE: Tensor, step: ForwardStep) -> Tensor:
         for layer, (attention, mlp) in enumerate(blocks):
             x_RE = attention(x_RE, layer, step, x_RE)
-            x_RE = mlp(x_RE, step, x_RE)
+            x_RE = mlp(x_RE, layer, step, x_RE)
         return x_RE
 
     return run
@@ -96,6 +104,18 @@ class Backend(Protocol):
 
     def pad(self, x_RE: Tensor) -> Tensor:
         """Return the rows, followed by zero rows where products are faster with more."""
+        ...
+
+    def adapter(self, shard: ShardAdapter) -> Any:
+        """Return a rank's part of an adapter as this backend holds it."""
+        ...
+
+    def plan_adapters(self, rows: AdaptedRows) -> Any:
+        """Return what the blocks need for the adapters of a forward's rows.
+
+        Args:
+            rows: which row has which adapter; the adapters are what `adapter` returned.
+        """
         ...
 
     def plan(

@@ -176,15 +176,24 @@ class RowParallelLinear:
         self._kernel = make_kernel(matrix, bias if group.rank == 0 else None)
         self._group = group
 
-    def __call__(self, x: Tensor, addend: Tensor | None, num_tokens: int) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        addend: Tensor | None,
+        num_tokens: int,
+        adjust: Callable[[Tensor, Tensor], None] | None = None,
+    ) -> Tensor:
         """Return the whole output, [rows, out_features], of x, [rows, in_shard].
 
         Args:
             x: this rank's inputs.
             addend: [rows, out_features], equal on all ranks; added to the output.
             num_tokens: the rows to sum over the ranks; the rest is padding.
+            adjust: called with x and this rank's part of the output, which it may change.
         """
         out = self._kernel(x, addend if self._group.rank == 0 else None)
+        if adjust is not None:
+            adjust(x, out)
         self._group.all_reduce(out[:num_tokens])
         return out
 

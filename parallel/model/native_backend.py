@@ -16,6 +16,7 @@ from torch import Tensor
 from parallel.batch import SequenceRows
 from parallel.group import Group
 from parallel.kernels.native_library import (
+    CAdapters,
     CAttention,
     CCache,
     CMatrix,
@@ -36,7 +37,9 @@ from parallel.model.backend import (
 )
 from parallel.model.cache import AppendPlan, PagedCache
 from parallel.model.layer_weights import AttentionWeights, BlockNorms, MlpWeights
+from parallel.model.low_rank import AdaptedRows, ShardAdapter
 from parallel.model.model_config import Activation
+from parallel.model.native_adapters import NativeAdaptedRows, NativeAdapter
 from parallel.model.native_rows import NativeRows, plan_rows
 from parallel.model.sharding import HeadShard
 from parallel.weights.stored_matrix import Matrix, num_outputs
@@ -80,6 +83,14 @@ class NativeBackend:
         """Return the rows as they are."""
         return x_RE
 
+    def adapter(self, shard: ShardAdapter) -> NativeAdapter:
+        """Return a rank's part of an adapter in the kernels' layout."""
+        return NativeAdapter(shard)
+
+    def plan_adapters(self, rows: AdaptedRows) -> NativeAdaptedRows:
+        """Return the adapters of a forward's rows as the kernels take them."""
+        return NativeAdaptedRows(rows)
+
     def plan(
         self,
         rows: Sequence[SequenceRows],
@@ -93,6 +104,12 @@ class NativeBackend:
         """Return the addresses that each row attends to, for each kind of attention."""
         del heads
         return plan_rows(rows, plans, cache, windows=windows, turns=turns)
+
+
+def _adapters_of(step: ForwardStep) -> CAdapters | None:
+    """Return the adapters of a forward's rows; None where no row has one."""
+    rows: NativeAdaptedRows | None = step.adapted
+    return None if rows is None else rows.parts
 
 
 class _Memory:
@@ -227,6 +244,8 @@ class _NativeAttention(_NativeBlock):
             byref(self.parts),
             byref(rows.parts),
             byref(cache),
+            _adapters_of(step),
+            layer,
             x_RE.data_ptr(),
             None if addend is None else addend.data_ptr(),
             out_RE.data_ptr() if is_alone else None,
@@ -255,14 +274,17 @@ class _NativeMlp(_NativeBlock):
             activation=_ACTIVATIONS[weights.activation],
         )
 
-    def __call__(self, x_RE: Tensor, step: ForwardStep, addend: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, x_RE: Tensor, layer: int, step: ForwardStep, addend: Tensor | None = None
+    ) -> Tensor:
         """Return what the feed-forward block adds to the residual stream, plus `addend`."""
-        del step
         is_alone = self._group.size == 1
         out_RE = torch.empty(x_RE.shape, dtype=torch.float32 if is_alone else torch.float64)
         self._library.mlp(
             byref(self.parts),
             len(x_RE),
+            _adapters_of(step),
+            layer,
             x_RE.data_ptr(),
             None if addend is None else addend.data_ptr(),
             out_RE.data_ptr() if is_alone else None,
@@ -296,6 +318,7 @@ class _AllLayers:
             rows,
             byref(CCache(storage.data_ptr(), storage.shape[3])),
             storage.stride(0),
+            _adapters_of(step),
             out_RE.data_ptr(),
             torch.get_num_threads(),
         )

@@ -109,13 +109,13 @@ class LayerParallelStack:
             mlps = self._mlps[layers.start : layers.stop]
             if len(layers) == 1:
                 x_RE = self._attend_alone(x_RE, layers.start, step)
-                x_RE = mlps[0](x_RE, step, x_RE)
+                x_RE = mlps[0](x_RE, layers.start, step, x_RE)
                 continue
             deltas = self._attend_together(x_RE, layers, step)
-            for delta, mlp in zip(deltas, mlps, strict=True):
+            for layer, delta, mlp in zip(layers, deltas, mlps, strict=True):
                 x_RE = x_RE.clone()
                 x_RE[: step.num_tokens] += delta
-                x_RE = mlp(x_RE, step, x_RE)
+                x_RE = mlp(x_RE, layer, step, x_RE)
         return x_RE
 
     def attend(self, x_RE: Tensor, step: ForwardStep) -> Tensor:
@@ -124,7 +124,7 @@ class LayerParallelStack:
 
     def feed(self, x_RE: Tensor, step: ForwardStep) -> Tensor:
         """Return what the first feed-forward block adds, to be timed."""
-        return self._mlps[0](x_RE, step)
+        return self._mlps[0](x_RE, 0, step)
 
     def _attend_alone(self, x_RE: Tensor, layer: int, step: ForwardStep) -> Tensor:
         """Return the residual stream after one layer's attention, as its holder computes it."""

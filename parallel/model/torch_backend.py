@@ -32,9 +32,11 @@ from parallel.model.layers import (
     fill_rows,
     float_kernel,
 )
+from parallel.model.low_rank import AdaptedPart, AdaptedRows, ShardAdapter
 from parallel.model.model_config import Activation
 from parallel.model.rope import rotate_
 from parallel.model.sharding import HeadShard
+from parallel.model.torch_adapters import TorchAdaptedRows, TorchAdapter, adding
 from parallel.weights.stored_matrix import Matrix
 
 # Shape suffixes: R = rows of the batch (its tokens, perhaps padded), T = tokens of a sequence,
@@ -123,6 +125,14 @@ class TorchBackend:
         """Return the rows, followed by zero rows where products are faster with more."""
         return fill_rows(x_RE) if self._fills_rows else x_RE
 
+    def adapter(self, shard: ShardAdapter) -> TorchAdapter:
+        """Return a rank's part of an adapter in float64."""
+        return TorchAdapter(shard)
+
+    def plan_adapters(self, rows: AdaptedRows) -> TorchAdaptedRows:
+        """Return the rows grouped by adapter."""
+        return TorchAdaptedRows(rows)
+
     def plan(
         self,
         rows: Sequence[SequenceRows],
@@ -166,14 +176,25 @@ class TorchAttention:
     ) -> Tensor:
         """Return what attention adds to the residual stream, plus `addend`."""
         attended_RE = self._attended(self._norms.before(x_RE), layer, step)
+        adjust = adding(step.adapted, layer, {AdaptedPart.OUTPUT: x_RE.shape[1]})
         if self._norms.after is None:
-            return self._output(attended_RE, addend, step.num_tokens)
-        return self._norms.finish(self._output(attended_RE, None, step.num_tokens), addend)
+            return self._output(attended_RE, addend, step.num_tokens, adjust)
+        out_RE = self._output(attended_RE, None, step.num_tokens, adjust)
+        return self._norms.finish(out_RE, addend)
 
     def _attended(self, x_RE: Tensor, layer: int, step: ForwardStep) -> Tensor:
         """Return the heads' outputs, [R, query heads * head_dim]; store new keys and values."""
         num_q, num_kv = self._shard.num_query, self._shard.num_kv
-        heads_RND = self._qkv(x_RE).view(len(x_RE), num_q + 2 * num_kv, self._head_dim)
+        qkv = self._qkv(x_RE)
+        dim = self._head_dim
+        parts = {
+            AdaptedPart.QUERY: num_q * dim,
+            AdaptedPart.KEY: num_kv * dim,
+            AdaptedPart.VALUE: num_kv * dim,
+        }
+        if (adjust := adding(step.adapted, layer, parts)) is not None:
+            adjust(x_RE, qkv)
+        heads_RND = qkv.view(len(x_RE), num_q + 2 * num_kv, dim)
         qk_RND = heads_RND[:, : num_q + num_kv]
         if self._head_norms is not None:
             q_norm, k_norm = self._head_norms
@@ -215,13 +236,22 @@ class TorchMlp:
         self._activate = _ACTIVATIONS[weights.activation]
         self._down = RowParallelLinear(weights.down, group, weights.down_bias, make_kernel)
 
-    def __call__(self, x_RE: Tensor, step: ForwardStep, addend: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, x_RE: Tensor, layer: int, step: ForwardStep, addend: Tensor | None = None
+    ) -> Tensor:
         """Return what the feed-forward block adds to the residual stream, plus `addend`."""
-        gate, up = self._gate_up(self._norms.before(x_RE)).chunk(2, dim=-1)
+        normed_RE = self._norms.before(x_RE)
+        both = self._gate_up(normed_RE)
+        columns = both.shape[1] // 2
+        parts = {AdaptedPart.GATE: columns, AdaptedPart.UP: columns}
+        if (adjust := adding(step.adapted, layer, parts)) is not None:
+            adjust(normed_RE, both)
+        gate, up = both.chunk(2, dim=-1)
         inner = self._activate(gate).mul_(up)
+        adjust = adding(step.adapted, layer, {AdaptedPart.DOWN: x_RE.shape[1]})
         if self._norms.after is None:
-            return self._down(inner, addend, step.num_tokens)
-        return self._norms.finish(self._down(inner, None, step.num_tokens), addend)
+            return self._down(inner, addend, step.num_tokens, adjust)
+        return self._norms.finish(self._down(inner, None, step.num_tokens, adjust), addend)
 
 
 class _Norms:

@@ -5,6 +5,7 @@ Weights come from a `TensorSource`, of which each rank reads only its slices.
 
 from collections.abc import Sequence
 from copy import copy
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from parallel.model.backend_choice import choose_backend
 from parallel.model.cache import AppendPlan, PagedCache
 from parallel.model.layer_weights import TensorSource, read_norm
 from parallel.model.layers import VocabParallelEmbedding
+from parallel.model.low_rank import AdaptedRows, Adapter, shard_adapter
 from parallel.model.model_config import ModelConfig
 from parallel.model.rope import RotaryTable
 from parallel.model.sharding import padded_range
@@ -82,6 +84,26 @@ class Decoder:
             for kind in config.attention_kinds
         ]
         self._device = device
+        self._group = group
+        self._adapters: dict[str, Any] = {}
+        """By name, as the backend holds them."""
+
+    def add_adapter(self, adapter: Adapter) -> None:
+        """Hold this rank's part of an adapter, for rows that name it.
+
+        May be called from another thread while a forward runs.
+
+        Raises:
+            ValueError: the adapter does not fit the model.
+        """
+        shard = shard_adapter(
+            adapter, self.config, self.stack.heads, self._group, device=self._device
+        )
+        self._adapters[adapter.name] = self._backend.adapter(shard)
+
+    def remove_adapter(self, name: str) -> None:
+        """Drop an adapter that no later row names; do nothing if it is not there."""
+        self._adapters.pop(name, None)
 
     def keeping(self, layers: Sequence[int]) -> "Decoder":
         """Return a decoder of only these of its layers, sharing its weights."""
@@ -103,6 +125,7 @@ class Decoder:
 
         Raises:
             ValueError: rows start beyond their sequence, or its pages cannot hold them.
+            KeyError: a row names an adapter that is not held.
         """
         x_RE, step, scored = self.begin(rows, cache)
         return self.finish(self.stack.run(x_RE, step, width), scored)
@@ -137,7 +160,19 @@ class Decoder:
             windows=self._windows,
             turns=[rotary.at(at) for rotary in self._rotary],
         )
-        return x_RE, ForwardStep(len(token_ids), cache, attention), scored
+        adapted = self._adapted(rows, len(x_RE))
+        return x_RE, ForwardStep(len(token_ids), cache, attention, adapted), scored
+
+    def _adapted(self, rows: Sequence[SequenceRows], num_rows: int) -> Any:
+        """Return what the blocks need for the rows' adapters; None where no row has one."""
+        names = list(dict.fromkeys(row.adapter for row in rows if row.adapter))
+        if not names:
+            return None
+        numbers = {name: number for number, name in enumerate(names)}
+        of_row = [numbers.get(row.adapter, -1) for row in rows for _ in row.token_ids]
+        of_row += [-1] * (num_rows - len(of_row))
+        adapters = [self._adapters[name] for name in names]
+        return self._backend.plan_adapters(AdaptedRows(adapters, of_row))
 
     def finish(self, x_RE: Tensor, scored: Sequence[int]) -> Tensor:
         """Return this rank's logits of the scored rows, [scored, vocab_shard], float32."""

@@ -42,6 +42,7 @@ INLINE Floats exp_of(Floats x) {
   p = add(fused(p, times(r, r), r), floats_all(1.0f));
   return zero_below(power2(p, exponent), x, -87.0f);
 }
+#include "low_rank.inc.h"
 #include "products.inc.h"
 
 // out = norm(x) + addend; any of the three may be the same memory, and addend may be NULL.
@@ -176,6 +177,7 @@ const Instructions NAME = {
     .quantize = quantize,
     .int_panel = int_panel,
     .float_panels = float_panels,
+    .low_rank = low_rank,
     .norm = norm,
     .turn = turn,
     .attend = attend,

@@ -68,6 +68,22 @@ typedef struct {
   int64_t tokens;
 } Cache;
 
+// What an adapter adds to one product: (x down^T) up; its scale is in `up`.
+typedef struct {
+  const float *down;  // [rank, inputs]
+  const float *up;    // [rank, outputs]
+  int64_t rank;       // 0: the adapter leaves this product as it is
+} LowRank;
+
+// The products of a layer that an adapter may add to, in this order.
+enum { QUERY_PART, KEY_PART, VALUE_PART, OUTPUT_PART, GATE_PART, UP_PART, DOWN_PART, NUM_PARTS };
+
+// The adapters of the rows of a forward.
+typedef struct {
+  const int32_t *of_row;        // [rows]: the number of the row's adapter, or -1
+  const LowRank *const *parts;  // of each adapter, [layers][NUM_PARTS]
+} Adapters;
+
 // Activations as the integer products take them: 16 bits for each value, as a high and a low byte,
 // with a scale for each group of 32. Tiles of 8 rows; a tile is [groups][8 steps][rows][hi 4, lo 4].
 typedef struct {
@@ -89,6 +105,8 @@ typedef struct {
                     int first, int num, int tile_rows, float *out, double *sums);
   void (*float_panels)(const Matrix *m, const uint8_t *panels, int num_panels, const float *x,
                        int64_t stride, int num_rows, float *out, double *sums);
+  void (*low_rank)(const LowRank *l, const float *x, int64_t inputs, int64_t outputs,
+                   double *middle, double *out);
   void (*norm)(const float *x, const Norm *norm, const float *addend, int64_t size, float *out);
   void (*turn)(float *head, const float *turns, int64_t dim);
   void (*attend)(const Attention *a, const Rows *rows, const Cache *cache, int64_t row, int head,

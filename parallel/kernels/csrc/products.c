@@ -119,6 +119,7 @@ static void write_panel(const Product *p, int64_t panel, int64_t row, int num, c
       for (int64_t lane = 0; lane < num_lanes; lane++) {
         double value = sums[r * LANES + lane];
         if (m->bias) value += (double)m->bias[first + lane];
+        if (p->added && p->added_rows[row + r] >= 0) value += p->added[at + lane];
         if (p->sums)
           p->sums[at + lane] = value;
         else
@@ -249,7 +250,7 @@ void quantize_rows(const float *x, int64_t inputs, Quantized *to, int64_t rows, 
 }
 
 void first_products(const Matrix *m, int num, const Norm *norm, const float *x, int64_t rows,
-                           float *out, int64_t stride, int threads) {
+                    const Added *added, float *out, int64_t stride, int threads) {
   int64_t size = m->inputs;
   int has_integers = 0;
   for (int i = 0; i < num; i++) has_integers |= is_integer(&m[i]);
@@ -266,6 +267,7 @@ void first_products(const Matrix *m, int num, const Norm *norm, const float *x, 
     column += m[i].outputs;
   }
   multiply(products, num, 0, threads);
+  if (added) add_low_rank(added, products[0].x, out, rows, stride, threads);
 }
 
 size_t input_size(int64_t rows, int64_t inputs) {
@@ -296,5 +298,5 @@ void kernels_norm(const float *x, const Norm *norm, const float *addend, float *
 void kernels_linear(const Matrix *m, const Norm *norm, const float *x, int64_t rows, float *out,
                     int threads) {
   reserve(&scratch, input_size(rows, m->inputs));
-  first_products(m, 1, norm, x, rows, out, m->outputs, threads);
+  first_products(m, 1, norm, x, rows, NULL, out, m->outputs, threads);
 }

@@ -39,6 +39,8 @@ typedef struct {
   float *out;
   const float *addend;  // of the shape of out
   double *sums;
+  const int32_t *added_rows;  // with `added`: rows with numbers from 0 on have something added
+  const double *added;        // of the shape of out, added to the sums in float64; or NULL
   int64_t stride;
   int64_t chunk;  // panels of an item
 } Product;
@@ -46,10 +48,26 @@ typedef struct {
 // Run up to 3 products of the same rows at once; `is_wide` adds up in float64.
 void multiply(Product *products, int num, int is_wide, int threads);
 
+// Which parts of the rows' adapters belong to a product, or to up to 3 side by side.
+typedef struct {
+  const Adapters *adapters;  // or NULL: no row has an adapter
+  int64_t layer;
+  int part, num;       // the first part, and how many
+  int64_t inputs;
+  int64_t outputs[3];  // of each part
+} Added;
+
+// Add what the rows' adapters add to products of x: out[row * stride + column] += ...
+void add_low_rank(const Added *added, const float *x, float *out, int64_t rows, int64_t stride,
+                  int threads);
+// Write the same for one product in float64, [rows, outputs]; only where a row has an adapter.
+void low_rank_sums(const Added *added, const float *x, double *sums, int64_t rows, int threads);
+
 // out = norm(x) [W1; W2; ...]^T + bias: the products of up to 3 matrices side by side in a row of
-// `stride` floats. `norm` may be NULL or without a weight. Takes scratch of `input_size` bytes.
+// `stride` floats, and what adapters add to them. `norm` may be NULL or without a weight, `added`
+// NULL. Takes scratch of `input_size` bytes.
 void first_products(const Matrix *m, int num, const Norm *norm, const float *x, int64_t rows,
-                    float *out, int64_t stride, int threads);
+                    const Added *added, float *out, int64_t stride, int threads);
 size_t input_size(int64_t rows, int64_t inputs);
 
 // Work on each row by itself, by several threads where there are many rows.
