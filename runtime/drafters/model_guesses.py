@@ -1,18 +1,20 @@
 """A model's guesses as a source of a draft tree."""
 
+from bisect import bisect
 from dataclasses import replace
+from math import inf
 
 import numpy as np
 
-from parallel.decoding.sampling import distribution
+from parallel.decoding.sampling import distribution, ranked
 from parallel.decoding.score_row import ScoreRow
-from parallel.decoding.verify import draft_token
 from parallel.drafting.tree import Guess
 from runtime.drafters.draft_sequence import DraftSequence
 
-_ALTERNATIVES = 3  # tokens of the model after each path
+_ALTERNATIVES = 3  # tokens of the model after each path, where the target does not sample
 _LEVELS = 10  # of the model's probability, in the kinds of guesses
-_DRAWN_PRIOR = 0.5
+_LEADS = (0.25, 0.5, 1.0, 2.0, 4.0)  # between the kinds of drawn tokens, in natural logarithms
+_DRAWN_PRIORS = (0.5, 0.15, 0.07, 0.04)  # of the drawn token, and of the next ones of its order
 
 
 class ModelGuesses:
@@ -39,22 +41,38 @@ class ModelGuesses:
 
 
 def guesses_of(row: ScoreRow, sequence: DraftSequence) -> list[Guess]:
-    """Return the model's most probable tokens; first the drawn one, if the target samples."""
-    opened, history = sequence.opened, sequence.penalized
-    sampling = softened = opened.sampling
-    if sampling.is_greedy:
-        softened = replace(sampling, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
-    model = distribution(row, softened, history, sequence.position)
+    """Return the tokens that the target likely continues with, the best first.
+
+    Where it samples, these are the first ones of the order that it draws by: log-probability plus
+    the position's noise, which the drafter knows.
+    """
+    sampling = sequence.opened.sampling
+    return _most_probable(row, sequence) if sampling.is_greedy else _next_drawn(row, sequence)
+
+
+def _most_probable(row: ScoreRow, sequence: DraftSequence) -> list[Guess]:
+    softened = replace(sequence.opened.sampling, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
+    model = distribution(row, softened, sequence.penalized, sequence.position)
     order = np.argsort(-model.probs, kind="stable")[:_ALTERNATIVES]
-    probs = {int(model.ids[index]): float(model.probs[index]) for index in order}
-    drawn = None
-    guesses = []
-    if not sampling.is_greedy:  # the target draws with the same noise
-        drawn = draft_token(row, sampling, opened.key, sequence.position, history)
-        guesses.append(Guess(drawn, ("drawn", _level(probs.get(drawn, 0.0))), _DRAWN_PRIOR))
-    for rank, (token, prob) in enumerate(probs.items()):
-        if token != drawn:
-            guesses.append(Guess(token, ("model", rank, _level(prob), drawn is None), prob))
+    found = [(int(model.ids[place]), float(model.probs[place])) for place in order]
+    return [
+        Guess(token, ("model", rank, _level(prob)), prob)
+        for rank, (token, prob) in enumerate(found)
+    ]
+
+
+def _next_drawn(row: ScoreRow, sequence: DraftSequence) -> list[Guess]:
+    """Return the drawn token and the next ones of its order; leads tell how likely each is."""
+    opened, position = sequence.opened, sequence.position
+    order = ranked(
+        row, opened.sampling, opened.key, position, sequence.penalized, num=len(_DRAWN_PRIORS)
+    )
+    scores = [each.score for each in order]
+    lead = scores[0] - scores[1] if len(order) > 1 else inf
+    guesses = [Guess(order[0].token, ("drawn", bisect(_LEADS, lead)), _DRAWN_PRIORS[0])]
+    for rank, each in enumerate(order[1:], start=1):
+        kind = ("next", rank, bisect(_LEADS, scores[0] - each.score))
+        guesses.append(Guess(each.token, kind, _DRAWN_PRIORS[rank]))
     return guesses
 
 

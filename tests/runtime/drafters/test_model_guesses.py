@@ -1,9 +1,15 @@
-"""A model guesses its most probable tokens, and the drawn one first where the target samples."""
+"""A model guesses its most probable tokens; where the target samples, the order it draws by."""
 
+import math
+
+import numpy as np
+import pytest
 import torch
 
+from parallel.decoding.rng import Purpose, uniform
 from parallel.decoding.score_row import ScoreRow
 from parallel.decoding.types import RngKey, SamplingParams
+from parallel.drafting.tree import Guess
 from parallel.messages import DraftOpen
 from runtime.drafters.draft_sequence import DraftSequence
 from runtime.drafters.model_guesses import ModelGuesses, guesses_of
@@ -40,6 +46,34 @@ def test_the_drawn_token_comes_first_where_the_target_samples() -> None:
         assert len({guess.token for guess in guesses}) == len(guesses)
         drawn.add(guesses[0].token)
     assert {1, 3} <= drawn
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0])
+def test_siblings_are_the_next_ones_of_the_order_that_the_target_draws_by(
+    temperature: float,
+) -> None:
+    """Log-probability over temperature, less log(-log(u)) with the numbers that the target uses."""
+    orders = set()
+    for position in range(20):
+        found = sequence(temperature)
+        found.token_ids += [0] * position
+        key = found.opened.key
+        scores = [
+            float(ROW.logits[token]) / temperature
+            - math.log(-math.log(uniform(key, position, Purpose.SAMPLE, index=token)))
+            for token in range(4)
+        ]
+        order = [int(token) for token in np.argsort(scores)[::-1]]
+        assert [guess.token for guess in guesses_of(ROW, found)] == order
+        orders.add(tuple(order))
+    assert len(orders) > 4
+
+
+def test_a_closer_second_token_is_a_guess_of_another_kind() -> None:
+    def second(lead: float) -> Guess:
+        return guesses_of(ScoreRow(torch.tensor([lead, 0.0]), None), sequence(0.01))[1]
+
+    assert second(0.001).kind != second(10.0).kind
 
 
 def test_only_paths_that_were_scored_have_guesses() -> None:
