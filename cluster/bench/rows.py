@@ -103,6 +103,13 @@ def _row(case: Case, runs: list[MeasuredRun], first: list[MeasuredRun]) -> dict[
         "drafted": stats[-1].drafted if stats else 0,
         "accepted": stats[-1].accepted if stats else 0,
         "missed_drafts": sum(s.missed_drafts for s in stats),
+        "hit_rate": _median([s.hit_rate for s in stats]),
+        "recovered_hit_rate": _median([s.recovered_hit_rate for s in stats]),
+        "misses_unforeseen": sum(s.misses_unforeseen for s in stats),
+        "misses_late": sum(s.misses_late for s in stats),
+        "misses_unasked": sum(s.misses_unasked for s in stats),
+        "guesses_per_round": _median([s.guesses_per_round for s in stats]),
+        "drafted_per_token": _median([s.drafted_per_token for s in stats]),
     }
     if case.predict is not None:
         predicted = case.predict(case.nominal_alpha)

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.deploy.driver_session import Result
+from parallel.messages import RequestStats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,22 @@ class Stats:
     predicted_step_s: float
     """Mean seconds of a draft step as the planner predicted them."""
     missed_drafts: int
+    hit_rate: float
+    """Share of the rounds whose verdict found a draft that was made for it meanwhile, of the rounds
+    in modes that draft while the target verifies."""
+    recovered_hit_rate: float
+    """The same, of the rounds that rejected a draft token."""
+    misses_unforeseen: int
+    """Rounds whose verdict found drafts for other outcomes only."""
+    misses_late: int
+    """Rounds whose verdict found no draft because none had arrived yet."""
+    misses_unasked: int
+    """Rounds that asked for no draft."""
+    guesses_per_round: float
+    """Outcomes for which drafts were started."""
+    drafted_per_token: float
+    """Draft tokens made for each committed token: the price of foresight."""
+    tokens_per_s_per_device: float
     drafter_lost: bool
 
 
@@ -60,6 +77,8 @@ def _stats(results: list[Result], wall_s: float, *, tp: int, drafter_tp: int) ->
     drafted = sum(report.drafted for report in reports)
     accepted = sum(report.accepted for report in reports)
     rejected = sum(report.rejected for report in reports)
+    hits = sum(report.hits for report in reports)
+    ahead = hits + sum(map(_num_misses, reports))
     return Stats(
         mode=str(results[0].submit.mode) if results else "",
         tp=tp,
@@ -79,6 +98,16 @@ def _stats(results: list[Result], wall_s: float, *, tp: int, drafter_tp: int) ->
         draft_step_s=_ratio(sum(report.draft_step_s for report in reports), len(reports)),
         predicted_step_s=_ratio(sum(report.predicted_step_s for report in reports), len(reports)),
         missed_drafts=sum(report.missed_drafts for report in reports),
+        hit_rate=_ratio(hits, ahead),
+        recovered_hit_rate=_ratio(sum(report.recovered_hits for report in reports), rejected),
+        misses_unforeseen=sum(report.misses_unforeseen for report in reports),
+        misses_late=sum(report.misses_late for report in reports),
+        misses_unasked=sum(report.misses_unasked for report in reports),
+        guesses_per_round=_ratio(sum(report.guesses for report in reports), ahead),
+        drafted_per_token=_ratio(
+            sum(report.drafted_ahead or report.drafted for report in reports), num_tokens
+        ),
+        tokens_per_s_per_device=_ratio(num_tokens, wall_s * (tp + drafter_tp)),
         drafter_lost=any(report.drafter_lost for report in reports),
     )
 
@@ -118,11 +147,22 @@ def stats_table(stats: Stats) -> Table:
         table.add_row("draft layers at a time", str(stats.layer_parallel))
         table.add_row("draft step", f"{stats.draft_step_s * 1000:.1f} ms")
         table.add_row("draft step, predicted", f"{stats.predicted_step_s * 1000:.1f} ms")
+    if stats.guesses_per_round:
+        table.add_row("verdicts foreseen", f"{stats.hit_rate:.0%}")
+        table.add_row("of those that reject a draft", f"{stats.recovered_hit_rate:.0%}")
+        misses = f"{stats.misses_unforeseen} / {stats.misses_late} / {stats.misses_unasked}"
+        table.add_row("others: not guessed / late / not asked", misses)
+        table.add_row("guesses a round", f"{stats.guesses_per_round:.1f}")
+        table.add_row("draft tokens made for a token", f"{stats.drafted_per_token:.1f}")
     if stats.missed_drafts:
         table.add_row("drafts that came too late", str(stats.missed_drafts))
     if stats.drafter_lost:
         table.add_row("drafter", "lost during the run")
     return table
+
+
+def _num_misses(report: RequestStats) -> int:
+    return report.misses_unforeseen + report.misses_late + report.misses_unasked
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -4,7 +4,7 @@ A round is one BeginRound, the arrival or the miss of a draft if one was request
 Verified. `parallel/rounds/machine.py` makes the states.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from parallel.decoding.types import DecodeMode, DraftTree, Verdict
@@ -35,6 +35,19 @@ class Stage(StrEnum):
     """Nothing is in flight: the forward tests the first token of the block being drafted."""
     POST_VERIFY = "post-verify"
     """A block is in flight and tested while the next one is drafted."""
+
+
+class DraftAhead(StrEnum):
+    """Whether a verdict finds a draft that was made for it while the target verified."""
+
+    HIT = "hit"
+    """It does: the next round tests that draft."""
+    UNFORESEEN = "unforeseen"
+    """No: drafts were made for other outcomes."""
+    LATE = "late"
+    """No: none had arrived, or not one token of the draft for this outcome."""
+    UNASKED = "unasked"
+    """No: this round asked for no draft."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +196,12 @@ class Commit:
     num_accepted: int
     rejected: bool
     """Whether the last token replaces a draft that was tested and rejected."""
+    ahead: DraftAhead | None = None
+    """Whether a draft was ready for the verdict; None in a mode that drafts nothing ahead."""
+    num_guesses: int = 0
+    """Outcomes of the verdict for which drafts had been started."""
+    num_ahead: int = 0
+    """Tokens drafted for them that had arrived, those that name the outcomes included."""
 
     def first(self, num_tokens: int) -> "Commit":
         """Return the commit of only its first tokens, where the output ends with them.
@@ -191,9 +210,9 @@ class Commit:
         same.
         """
         is_whole = num_tokens >= len(self.token_ids)
-        return Commit(
+        return replace(
+            self,
             token_ids=self.token_ids[:num_tokens],
-            num_drafted=self.num_drafted,
             num_accepted=min(self.num_accepted, num_tokens),
             rejected=self.rejected and is_whole,
         )

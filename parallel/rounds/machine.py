@@ -15,6 +15,7 @@ from parallel.decoding.round_state import (
     AwaitDraft,
     BeginRound,
     Commit,
+    DraftAhead,
     DraftArrived,
     DraftMissed,
     Event,
@@ -167,13 +168,16 @@ def _commit(state: State, verdict: Verdict) -> Transition:
         tokens += (emitted,)
     # Without a row after its last token, only the first token of this round's block is tested.
     reached_all = num_accepted >= state.num_rows - 1
+    carried = policy_of(state.mode).carry_over(state, verdict)
     commit = Commit(
         token_ids=tokens,
         num_drafted=len(tested) if reached_all else min(len(tested), state.num_rows - 1),
         num_accepted=num_accepted,
         rejected=last in tested.parents,
+        ahead=_draft_ahead(state, carried),
+        num_guesses=len(state.prepared),
+        num_ahead=sum(1 + len(draft) for draft in state.prepared.values()),
     )
-    carried = policy_of(state.mode).carry_over(state, verdict)
     kept = carried or CarriedDrafts(in_flight=_NO_DRAFT)
     state = State(
         request=state.request,
@@ -187,6 +191,19 @@ def _commit(state: State, verdict: Verdict) -> Transition:
         num_pending=kept.num_pending,
     )
     return state, (commit,)
+
+
+def _draft_ahead(state: State, carried: CarriedDrafts | None) -> DraftAhead | None:
+    """Return whether a draft was ready for the verdict, and if not, why."""
+    if not policy_of(state.mode).overlaps:
+        return None
+    if state.draft_length == 0:
+        return DraftAhead.UNASKED
+    if carried is None:
+        return DraftAhead.UNFORESEEN if state.prepared else DraftAhead.LATE
+    # A draft of one token is the outcome's own.
+    is_there = len(carried.in_flight) + carried.num_pending > 0 or state.draft_length == 1
+    return DraftAhead.HIT if is_there else DraftAhead.LATE
 
 
 def _moves(path: Sequence[int], first: int) -> tuple[int, ...]:

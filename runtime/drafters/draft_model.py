@@ -29,6 +29,8 @@ class TreeRows:
     token_ids: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
     """Of the whole tree, whose first nodes are cached."""
+    num_ranked: int = 1
+    """How many tokens of each row's order are looked at."""
 
 
 class DraftModel:
@@ -143,7 +145,7 @@ class DraftModel:
                         parents=tree.parents,
                     )
                 )
-            num_gathered += [self._num_ranked(sequence)] * tree.num_logits
+            num_gathered += [self._num_gathered(sequence, tree.num_ranked)] * tree.num_logits
         found = iter(self._runner.execute(self._ledger.plan(rows, num_gathered, width=width)))
         return [
             [
@@ -176,14 +178,18 @@ class DraftModel:
         tokens = tuple(sequence.token_ids[start:stop])
         return SequenceRows(slot=number, start=start, token_ids=tokens, num_logits=num_logits)
 
-    def _num_ranked(self, sequence: DraftSequence) -> int | None:
+    def _num_gathered(self, sequence: DraftSequence, num_ranked: int) -> int | None:
         """Return how many best tokens of a row to gather; None is all of them.
 
-        The best ones stand for all: only which tokens are drafted depends on it.
+        Greedy, the order is that of the logits. Otherwise the best ones stand for all: only which
+        tokens are drafted depends on it.
         """
-        if sequence.opened.sampling.shapes_logits:
+        sampling = sequence.opened.sampling
+        if sampling.shapes_logits:
             return None
-        needed = max(num_candidates(sequence.opened.sampling) or 0, _NUM_CANDIDATES)
+        needed = num_ranked
+        if not sampling.is_greedy:
+            needed = max(num_candidates(sampling) or 0, _NUM_CANDIDATES)
         needed += self._num_surplus(sequence)
         return needed if needed < self._runner.vocab_size else None
 

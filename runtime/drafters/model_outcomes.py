@@ -94,7 +94,10 @@ class ModelOutcomes:
         """
         trees = [self._start(item) for item in items]
         self._model.read(items, drafts=True)
-        rows = [TreeRows(tree.item.request, num_logits=len(tree.parents) + 1) for tree in trees]
+        rows = [
+            TreeRows(tree.item.request, num_logits=len(tree.parents) + 1, num_ranked=_NUM_RANKS + 1)
+            for tree in trees
+        ]
         for tree, scores in zip(trees, self._model.score_trees(rows, width=1), strict=True):
             self._choose(tree, scores)
         yield tuple(_first_part(tree) for tree in trees)

@@ -7,9 +7,10 @@ for the drafts.
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Items
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from parallel.batch import SequenceRows
+from parallel.decoding.ahead_counts import AheadCounts
 from parallel.decoding.logprobs import token_logprobs
 from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.round_state import Commit
@@ -54,6 +55,7 @@ class RoundRunner:
         self._prefilling: Items[SequenceRows] = ()
         self._syncing: Items[DecodingSequence] = ()
         self._reads_prompts = False
+        self._ahead = AheadCounts()
         self.totals = EngineStatus()
         """Sums over all rounds; the engine fills in the rest."""
 
@@ -72,6 +74,7 @@ class RoundRunner:
 
     def count(self, commit: Commit) -> None:
         """Add what a sequence took of a round to the totals."""
+        self._ahead = self._ahead.counting(commit)
         before = self.totals
         self.totals = replace(
             before,
@@ -79,6 +82,7 @@ class RoundRunner:
             drafted=before.drafted + commit.num_drafted,
             accepted=before.accepted + commit.num_accepted,
             rejected=before.rejected + commit.rejected,
+            **asdict(self._ahead),
         )
 
     def release(self, sequence: DecodingSequence) -> None:

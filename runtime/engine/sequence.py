@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Sequence as Ids
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
+from parallel.decoding.ahead_counts import AheadCounts
 from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.rng import request_key
 from parallel.decoding.round_state import (
@@ -30,6 +31,7 @@ class Counters:
     accepted: int = 0
     rejected: int = 0
     missed_drafts: int = 0
+    ahead: AheadCounts = field(default_factory=AheadCounts)
     draft_s: float = 0.0
     hidden_s: float = 0.0
     draft_steps: int = 0
@@ -49,6 +51,7 @@ class Counters:
         self.drafted += commit.num_drafted
         self.accepted += commit.num_accepted
         self.rejected += commit.rejected
+        self.ahead = self.ahead.counting(commit)
         num_tested = commit.num_accepted + commit.rejected
         for counts in (self.tested_at, self.accepted_at):
             counts.extend([0] * (num_tested - len(counts)))
@@ -257,6 +260,7 @@ class DecodingSequence:
             accepted=counters.accepted,
             rejected=counters.rejected,
             missed_drafts=counters.missed_drafts,
+            **asdict(counters.ahead),
             ttft_s=first_s - self.submitted_s,
             total_s=now_s - self.submitted_s,
             draft_s=counters.draft_s,

@@ -40,6 +40,19 @@ _COUNTERS = {
     "accepted": ("spec_decode_num_accepted_tokens", "Draft tokens that were accepted"),
     "rejected": ("spec_decode_num_rejections", "Rounds of a sample that rejected a draft token"),
     "missed_drafts": ("spec_decode_num_missed_drafts", "Drafts that did not arrive in time"),
+    "hits": ("spec_decode_num_hits", "Rounds whose verdict found a draft made for it meanwhile"),
+    "recovered_hits": (
+        "spec_decode_num_recovered_hits",
+        "Those among them that rejected a draft token",
+    ),
+    "misses_unforeseen": (
+        "spec_decode_num_unforeseen",
+        "Rounds whose verdict found drafts for others only",
+    ),
+    "misses_late": ("spec_decode_num_late", "Rounds whose verdict found no draft that had arrived"),
+    "misses_unasked": ("spec_decode_num_unasked", "Rounds that asked for no draft ahead"),
+    "guesses": ("spec_decode_num_guesses", "Outcomes of verdicts for which drafts were started"),
+    "drafted_ahead": ("spec_decode_num_ahead_tokens", "Tokens drafted for these outcomes"),
     "draft_s": ("spec_decode_draft_seconds", "Seconds spent drafting"),
     "hidden_s": ("spec_decode_hidden_seconds", "Seconds of drafting that the target overlapped"),
 }

@@ -918,6 +918,13 @@ class RequestStats(_message.Message):
     CACHED_PROMPT_FIELD_NUMBER: _builtins.int
     QUEUED_S_FIELD_NUMBER: _builtins.int
     REPLAYS_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    RECOVERED_HITS_FIELD_NUMBER: _builtins.int
+    MISSES_UNFORESEEN_FIELD_NUMBER: _builtins.int
+    MISSES_LATE_FIELD_NUMBER: _builtins.int
+    MISSES_UNASKED_FIELD_NUMBER: _builtins.int
+    GUESSES_FIELD_NUMBER: _builtins.int
+    DRAFTED_AHEAD_FIELD_NUMBER: _builtins.int
     rounds: _builtins.int
     drafted: _builtins.int
     accepted: _builtins.int
@@ -943,6 +950,20 @@ class RequestStats(_message.Message):
     """Seconds in the queue before it was first served."""
     replays: _builtins.int
     """How often another engine resumed it after its engine was lost."""
+    hits: _builtins.int
+    """Rounds of a sequence whose verdict found a draft that was made for it while the target
+    verified, and those among them that rejected a draft token.
+    """
+    recovered_hits: _builtins.int
+    misses_unforeseen: _builtins.int
+    """Rounds of a sequence whose verdict found none: it was not foreseen, the draft had not arrived,
+    or none was asked for.
+    """
+    misses_late: _builtins.int
+    misses_unasked: _builtins.int
+    guesses: _builtins.int
+    """Outcomes for which drafts were started, and their tokens that arrived before the verdict."""
+    drafted_ahead: _builtins.int
     @_builtins.property
     def tested_at(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """How often the first, second, ... draft token of a round was tested."""
@@ -973,10 +994,17 @@ class RequestStats(_message.Message):
         cached_prompt: _builtins.int = ...,
         queued_s: _builtins.float = ...,
         replays: _builtins.int = ...,
+        hits: _builtins.int = ...,
+        recovered_hits: _builtins.int = ...,
+        misses_unforeseen: _builtins.int = ...,
+        misses_late: _builtins.int = ...,
+        misses_unasked: _builtins.int = ...,
+        guesses: _builtins.int = ...,
+        drafted_ahead: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "accepted_at", b"accepted_at", "cached_prompt", b"cached_prompt", "draft_s", b"draft_s", "draft_step_s", b"draft_step_s", "draft_width", b"draft_width", "drafted", b"drafted", "drafter_lost", b"drafter_lost", "hidden_s", b"hidden_s", "missed_drafts", b"missed_drafts", "predicted_step_s", b"predicted_step_s", "preemptions", b"preemptions", "queued_s", b"queued_s", "rejected", b"rejected", "replays", b"replays", "rounds", b"rounds", "tested_at", b"tested_at", "total_s", b"total_s", "ttft_s", b"ttft_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "accepted_at", b"accepted_at", "cached_prompt", b"cached_prompt", "draft_s", b"draft_s", "draft_step_s", b"draft_step_s", "draft_width", b"draft_width", "drafted", b"drafted", "drafted_ahead", b"drafted_ahead", "drafter_lost", b"drafter_lost", "guesses", b"guesses", "hidden_s", b"hidden_s", "hits", b"hits", "missed_drafts", b"missed_drafts", "misses_late", b"misses_late", "misses_unasked", b"misses_unasked", "misses_unforeseen", b"misses_unforeseen", "predicted_step_s", b"predicted_step_s", "preemptions", b"preemptions", "queued_s", b"queued_s", "recovered_hits", b"recovered_hits", "rejected", b"rejected", "replays", b"replays", "rounds", b"rounds", "tested_at", b"tested_at", "total_s", b"total_s", "ttft_s", b"ttft_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1090,6 +1118,13 @@ class EngineStatus(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     PREFIX_QUERY_TOKENS_FIELD_NUMBER: _builtins.int
     DRAFTER_FAULTS_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    RECOVERED_HITS_FIELD_NUMBER: _builtins.int
+    MISSES_UNFORESEEN_FIELD_NUMBER: _builtins.int
+    MISSES_LATE_FIELD_NUMBER: _builtins.int
+    MISSES_UNASKED_FIELD_NUMBER: _builtins.int
+    GUESSES_FIELD_NUMBER: _builtins.int
+    DRAFTED_AHEAD_FIELD_NUMBER: _builtins.int
     running: _builtins.int
     waiting: _builtins.int
     pages_used: _builtins.int
@@ -1122,6 +1157,20 @@ class EngineStatus(_message.Message):
     """Tokens looked up in the prefix cache; prefix_hit_tokens of them were found."""
     drafter_faults: _builtins.int
     """Times that a drafter failed or sent an unusable answer."""
+    hits: _builtins.int
+    """Rounds of a sequence whose verdict found a draft that was made for it while the target
+    verified, and those among them that rejected a draft token.
+    """
+    recovered_hits: _builtins.int
+    misses_unforeseen: _builtins.int
+    """Rounds of a sequence whose verdict found none: it was not foreseen, the draft had not arrived,
+    or none was asked for.
+    """
+    misses_late: _builtins.int
+    misses_unasked: _builtins.int
+    guesses: _builtins.int
+    """Outcomes for which drafts were started, and their tokens that arrived before the verdict."""
+    drafted_ahead: _builtins.int
     def __init__(
         self,
         *,
@@ -1147,10 +1196,17 @@ class EngineStatus(_message.Message):
         prompt_tokens: _builtins.int = ...,
         prefix_query_tokens: _builtins.int = ...,
         drafter_faults: _builtins.int = ...,
+        hits: _builtins.int = ...,
+        recovered_hits: _builtins.int = ...,
+        misses_unforeseen: _builtins.int = ...,
+        misses_late: _builtins.int = ...,
+        misses_unasked: _builtins.int = ...,
+        guesses: _builtins.int = ...,
+        drafted_ahead: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "draft_s", b"draft_s", "drafted", b"drafted", "drafter", b"drafter", "drafter_faults", b"drafter_faults", "drafter_losses", b"drafter_losses", "drafters", b"drafters", "expired", b"expired", "hidden_s", b"hidden_s", "missed_drafts", b"missed_drafts", "pages", b"pages", "pages_used", b"pages_used", "preemptions", b"preemptions", "prefix_hit_tokens", b"prefix_hit_tokens", "prefix_query_tokens", b"prefix_query_tokens", "prompt_tokens", b"prompt_tokens", "rejected", b"rejected", "rounds", b"rounds", "running", b"running", "target_s", b"target_s", "tokens", b"tokens", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "draft_s", b"draft_s", "drafted", b"drafted", "drafted_ahead", b"drafted_ahead", "drafter", b"drafter", "drafter_faults", b"drafter_faults", "drafter_losses", b"drafter_losses", "drafters", b"drafters", "expired", b"expired", "guesses", b"guesses", "hidden_s", b"hidden_s", "hits", b"hits", "missed_drafts", b"missed_drafts", "misses_late", b"misses_late", "misses_unasked", b"misses_unasked", "misses_unforeseen", b"misses_unforeseen", "pages", b"pages", "pages_used", b"pages_used", "preemptions", b"preemptions", "prefix_hit_tokens", b"prefix_hit_tokens", "prefix_query_tokens", b"prefix_query_tokens", "prompt_tokens", b"prompt_tokens", "recovered_hits", b"recovered_hits", "rejected", b"rejected", "rounds", b"rounds", "running", b"running", "target_s", b"target_s", "tokens", b"tokens", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -45,6 +45,23 @@ def test_figures_of_several_requests_are_over_all_of_them() -> None:
     assert found.missed_drafts == 3
 
 
+def test_hits_are_shares_of_the_rounds_that_drafted_ahead() -> None:
+    one = result(
+        0, 12, rounds=8, drafted=10, accepted=6, rejected=4, hits=5, recovered_hits=3,
+        misses_unforeseen=1, misses_late=1, guesses=84, drafted_ahead=240,
+    )  # fmt: skip
+    other = result(1, 8, rounds=4, drafted=4, accepted=4, misses_unasked=3)
+    found = total_stats([one, other], 4.0, tp=1, drafter_tp=1)
+    assert found.hit_rate == 0.5
+    assert found.recovered_hit_rate == 0.75
+    assert (found.misses_unforeseen, found.misses_late, found.misses_unasked) == (1, 1, 3)
+    assert found.guesses_per_round == 8.4
+    assert found.drafted_per_token == (240 + 4) / 20
+    assert found.tokens_per_s_per_device == 2.5
+    plain = total_stats(TWO, 4.0, tp=2, drafter_tp=1)
+    assert (plain.hit_rate, plain.drafted_per_token) == (0.0, 0.5)
+
+
 def test_one_request_is_timed_by_itself() -> None:
     assert request_stats(TWO[0], tp=1, drafter_tp=1).tokens_per_s == 6.0
 

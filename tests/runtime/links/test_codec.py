@@ -111,6 +111,13 @@ stats = st.builds(
     accepted=words,
     rejected=words,
     missed_drafts=words,
+    hits=words,
+    recovered_hits=words,
+    misses_unforeseen=words,
+    misses_late=words,
+    misses_unasked=words,
+    guesses=words,
+    drafted_ahead=words,
     ttft_s=seconds,
     total_s=seconds,
     draft_s=seconds,
@@ -121,7 +128,19 @@ stats = st.builds(
     queued_s=seconds,
 )
 statuses = st.builds(
-    EngineStatus, running=counts, waiting=counts, drafter=text, tokens=words, target_s=seconds
+    EngineStatus,
+    running=counts,
+    waiting=counts,
+    drafter=text,
+    tokens=words,
+    target_s=seconds,
+    hits=words,
+    recovered_hits=words,
+    misses_unforeseen=words,
+    misses_late=words,
+    misses_unasked=words,
+    guesses=words,
+    drafted_ahead=words,
 )
 logprobs = st.builds(
     TokenLogprobs,
