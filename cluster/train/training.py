@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
@@ -74,8 +75,11 @@ def _run_gradients(
     tokenizer = Tokenizer.load(directory)
     data = config.data
     sampler = Sampler.of(directory, tokenizer, data.max_length)
-    examples = read_examples(Path(data.train), data, tokenizer, limit=data.limit)
+    by_file = [read_examples(Path(one), data, tokenizer, limit=data.limit) for one in data.files]
+    examples = list(chain.from_iterable(by_file))
     samples = sampler.samples(examples, among_choices=data.among_choices)
+    sizes = SampleSizes.of(samples, [len(each) for each in by_file])
+    config = config.for_samples(len(samples))
     tests = EvalSamples.of(
         read_examples(Path(data.eval), data, tokenizer, limit=config.num_eval) if data.eval else [],
         sampler,
@@ -111,7 +115,7 @@ def _run_gradients(
             parts = zip(configs, files, starts, states, strict=True)
             trials = [Trial(*part, base=directory) for part in parts]
             with cancelling(lock, _NOTES.print):
-                _train(config, trials, pool, samples, judge, lock)
+                _train(config, trials, pool, sizes, judge, lock)
         finally:
             pool.close()
     if lock.is_cancelled and any(t.optimizer.step < config.optimizer.steps for t in trials):
@@ -151,7 +155,7 @@ def _train(
     config: TrainConfig,
     trials: Sequence[Trial],
     pool: ModelPool,
-    samples: Sequence[Sample],
+    sizes: SampleSizes,
     judge: Evaluator,
     lock: JobLock,
 ) -> None:
@@ -171,7 +175,7 @@ def _train(
             config,
             [trial.optimizer for trial in trials],
             pool,
-            SampleSizes.of(samples),
+            sizes,
             MonotonicClock(),
             choice=trials[0].files.choice(),
             keep=trials[0].files.keep_choice,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from parallel.training.adamw import AdamW, Vector, clipped, is_finite, learning_rate
-from parallel.training.sampler import split_evenly, step_samples
+from parallel.training.sampler import mixed_samples, split_evenly, step_samples
 from runtime.errors import PacelineError
 from runtime.training.chunk_work import ChunkResult
 from runtime.training.job.job_config import TrainConfig
@@ -26,13 +26,16 @@ class SampleSizes:
 
     num_tokens: Sequence[int]
     num_loss_tokens: Sequence[int]
+    num_of_files: Sequence[int] = ()
+    """Samples of each file, one file after another, where the job mixes several."""
 
     @classmethod
-    def of(cls, samples: Sequence[Sample]) -> "SampleSizes":
+    def of(cls, samples: Sequence[Sample], num_of_files: Sequence[int] = ()) -> "SampleSizes":
         """Return the sizes of samples."""
         return cls(
             num_tokens=[len(sample.token_ids) for sample in samples],
             num_loss_tokens=[sample.num_loss_tokens for sample in samples],
+            num_of_files=num_of_files,
         )
 
     def loss_tokens_of(self, ids: Iterable[int]) -> int:
@@ -90,6 +93,14 @@ class StepUpdate:
 
 def batch_of(config: TrainConfig, step: int, sizes: SampleSizes) -> list[int]:
     """Return a step's samples, in order."""
+    if config.data.mix:
+        return mixed_samples(
+            step,
+            sizes=sizes.num_of_files,
+            shares=list(config.data.mix.values()),
+            batch=config.optimizer.batch,
+            seed=config.seed,
+        )
     num_samples = len(sizes.num_tokens)
     return step_samples(
         step, num_samples=num_samples, batch=config.optimizer.batch, seed=config.seed

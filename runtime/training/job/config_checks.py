@@ -8,6 +8,7 @@ from string import Formatter
 
 from parallel.training.gradient_coding.queue_schedules import ChunkTimes
 from parallel.training.gradient_coding.schemes import smallest_batch
+from parallel.training.sampler import MIX_PERIOD
 from runtime.errors import ConfigError
 from runtime.training.job.job_config import SHARED_SEED, DataConfig, LoraConfig, TrainConfig
 from runtime.training.job.shared_seed_settings import check_shared_seed
@@ -29,6 +30,8 @@ def check_config(config: TrainConfig) -> None:
         _check_shared_seed_adapter(config.lora)
         if config.data.learn == "all":
             raise ConfigError('`data.learn` must be "last" with shared-seed')
+        if config.data.mix or config.optimizer.epochs is not None:
+            raise ConfigError("give `data.train` and `optimizer.steps` with shared-seed")
         check_shared_seed(config.shared_seed, decays=config.optimizer.weight_decay > 0)
     else:
         _check_scheme(config)
@@ -90,10 +93,19 @@ def template_fields(template: str, key: str) -> set[str]:
 
 
 def _check_names(config: TrainConfig) -> None:
-    named = {"model": config.model, "out": config.out, "data.train": config.data.train}
-    for name, text in named.items():
-        if not text:
+    data = config.data
+    named = {"model": config.model, "out": config.out, "data.train": data.train or data.mix}
+    for name, value in named.items():
+        if not value:
             raise ConfigError(f"`{name}` is missing from the configuration")
+    if data.train and data.mix:
+        raise ConfigError("give `data.train` or `data.mix`, not both")
+    for name, share in data.mix.items():
+        if share / sum(data.mix.values()) < 1 / MIX_PERIOD:
+            raise ConfigError(
+                f"`data.mix` gives {name} less than a sample in {MIX_PERIOD}: raise its share, or "
+                "leave it out"
+            )
 
 
 def _check_numbers(config: TrainConfig) -> None:

@@ -14,6 +14,8 @@ from runtime.training.job.config_checks import check_config
 from runtime.training.job.job_config import TrainConfig
 
 _KEPT = "config.json"
+_LENGTHS = {f"optimizer.{key}": key for key in ("steps", "epochs")}
+"""The settings that say how long a job is, of which it has one."""
 
 
 def load_config(file: Path, settings: Sequence[str] = ()) -> TrainConfig:
@@ -49,8 +51,16 @@ def kept_config(directory: Path, settings: Sequence[str] = ()) -> TrainConfig:
 
 
 def _made(file: Path, table: dict[str, Any], settings: Sequence[str]) -> TrainConfig:
+    try:
+        _check_length(table.get("optimizer"))
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
     for setting in settings:
         _set(table, setting)
+        name = setting.partition("=")[0].strip()
+        if name in _LENGTHS:  # it replaces the file's length, however that is given
+            for other in _LENGTHS.keys() - {name}:
+                table["optimizer"].pop(_LENGTHS[other], None)
     try:
         config = make(TrainConfig, table)
         check_config(config)
@@ -58,6 +68,13 @@ def _made(file: Path, table: dict[str, Any], settings: Sequence[str]) -> TrainCo
         where = f"{file} with `settings`" if settings else str(file)
         raise ConfigError(f"{where}: {error}") from error
     return config
+
+
+def _check_length(optimizer: object) -> None:
+    if isinstance(optimizer, dict):
+        given = [key for key in _LENGTHS.values() if optimizer.get(key) not in (None, "off")]
+        if len(given) > 1:
+            raise ConfigError("give `optimizer.steps` or `optimizer.epochs`, not both")
 
 
 def _set(table: dict[str, Any], setting: str) -> None:
@@ -83,7 +100,12 @@ def _located(config: TrainConfig, base: Path) -> TrainConfig:
     def place(text: str) -> str:
         return str((base / Path(text).expanduser()).resolve()) if text else ""
 
-    data = replace(config.data, train=place(config.data.train), eval=place(config.data.eval))
+    data = replace(
+        config.data,
+        train=place(config.data.train),
+        eval=place(config.data.eval),
+        mix={place(file): share for file, share in config.data.mix.items()},
+    )
     is_path = Path(config.model).exists()
     model = str(Path(config.model).resolve()) if is_path else config.model
     out = str(base / Path(config.out).expanduser())

@@ -1,5 +1,6 @@
 """A training job's configuration: one TOML file, every value checked before anything starts."""
 
+import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -36,6 +37,8 @@ class DataConfig:
     train: str = ""
     """A .jsonl or .parquet file, or a directory of Hugging Face datasets: text, prompt and
     completion, messages, or conversations; or any fields, with `prompt` and `completion` below."""
+    mix: dict[str, AboveZero] = field(default_factory=dict)
+    """Several such files in place of `train`, each with its share of the samples of a step."""
     eval: str = ""
     """Such a file to evaluate on; without one nothing is evaluated."""
     learn: Literal["last", "all"] = "last"
@@ -55,9 +58,14 @@ class DataConfig:
     """How a step's samples share a forward: padded to the longest of a microbatch; grouped by
     length before that; or packed into one row without padding, each with its own attention."""
     limit: Annotated[int | None, Range(least=1), Unset("all")] = None
-    """Use only the first records."""
+    """Use only the first records of each file."""
     eval_limit: Annotated[int | None, Range(least=1), Unset("limit")] = None
     """Evaluate on the first records only; otherwise `limit` counts for these too."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that are trained on."""
+        return tuple(self.mix) or (self.train,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +93,8 @@ class OptimizerConfig:
     """AdamW, its batches, and its learning rate."""
 
     steps: Positive = 100
+    epochs: Annotated[float | None, Range(above=0), Unset("off")] = None
+    """In place of `steps`: how often all samples are trained on."""
     batch: Positive = 16
     """Samples of a step."""
     microbatch: Positive = 4
@@ -172,6 +182,14 @@ class TrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     shared_seed: SharedSeedConfig = field(default_factory=SharedSeedConfig)
 
+    def for_samples(self, num_samples: int) -> "TrainConfig":
+        """Return the job with its steps, where it names epochs of so many samples."""
+        settings = self.optimizer
+        if settings.epochs is None:
+            return self
+        steps = max(1, math.ceil(settings.epochs * num_samples / settings.batch))
+        return replace(self, optimizer=replace(settings, steps=steps, epochs=None))
+
     @property
     def num_eval(self) -> int | None:
         """Records to evaluate on; None is all."""
@@ -248,6 +266,9 @@ class TrainConfig:
         for name in ("out", "workers", "faults", "checkpoint", "eval_every", "on_nonfinite"):
             del whole[name]
         del whole["gradient_checkpointing"], whole["data"]["eval"], whole["data"]["eval_limit"]
+        del whole["optimizer"]["epochs"]  # they are counted as steps
+        if not self.data.mix:
+            del whole["data"]["mix"]  # older jobs do not have the key
         if self.data.learn == "last":
             del whole["data"]["learn"]  # older jobs do not have the key
         whole["data"]["limit"] = self.data.limit or 0  # as older jobs write it, which may resume

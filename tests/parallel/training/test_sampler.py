@@ -1,8 +1,16 @@
 """Samples of a step: every epoch sees each sample once, whatever the batch."""
 
+from collections import Counter
+
 import pytest
 
-from parallel.training.sampler import dropout_seed, split_evenly, step_samples
+from parallel.training.sampler import (
+    MIX_PERIOD,
+    dropout_seed,
+    mixed_samples,
+    split_evenly,
+    step_samples,
+)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 5, 7, 20])
@@ -25,6 +33,36 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     assert epoch(0, 1) == epoch(0, 1)
     assert epoch(0, 1) != epoch(1, 1)
     assert epoch(0, 1) != epoch(0, 2)
+
+
+def mixed(num_steps: int, batch: int, *, shares: tuple[float, ...] = (3.0, 1.0)) -> list[int]:
+    sizes = (30, 700)[: len(shares)]
+    return [
+        sample
+        for step in range(num_steps)
+        for sample in mixed_samples(step, sizes=sizes, shares=shares, batch=batch, seed=5)
+    ]
+
+
+def test_files_are_mixed_in_their_shares_and_each_has_its_own_epochs() -> None:
+    drawn = mixed(20, 100)
+    first = [sample for sample in drawn if sample < 30]
+    second = [sample for sample in drawn if sample >= 30]
+    assert len(first) == 2 * 750
+    for start in range(0, len(first), 30):
+        assert sorted(first[start : start + 30]) == list(range(30))
+    assert max(Counter(second).values()) == 1
+    assert 60 < sum(sample < 30 for sample in drawn[:100]) < 90  # mixed within a period
+
+
+def test_the_order_of_a_mix_does_not_depend_on_the_batch() -> None:
+    assert mixed(20, 100) == mixed(80, 25)
+    assert mixed(4, 500) != mixed(4, 500, shares=(1.0, 1.0))
+
+
+def test_shares_that_leave_a_remainder_fill_the_period() -> None:
+    drawn = mixed_samples(0, sizes=(9, 9, 9), shares=(1, 1, 1), batch=MIX_PERIOD, seed=0)
+    assert sorted(Counter(sample // 9 for sample in drawn).values()) == [333, 333, 334]
 
 
 def test_dropout_draws_from_step_chunk_and_piece() -> None:

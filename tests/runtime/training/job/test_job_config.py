@@ -49,9 +49,58 @@ def test_what_is_kept_is_read_again_from_anywhere(tmp_path: Path) -> None:
         kept_config(tmp_path)
 
 
+def test_epochs_become_steps_once_the_samples_are_counted(tmp_path: Path) -> None:
+    file = write(tmp_path, GOOD + "[optimizer]\nepochs = 2.5\nbatch = 8\n")
+    config = load_config(file).for_samples(20)
+    assert (config.optimizer.steps, config.optimizer.epochs) == (7, None)
+    assert load_config(file, ["optimizer.steps=3"]).for_samples(20).optimizer.steps == 3
+    Path(config.out).mkdir()
+    keep_config(config)
+    assert kept_config(tmp_path / "run").for_samples(20) == config
+    longer = kept_config(tmp_path / "run", ["optimizer.epochs=4"]).for_samples(20)
+    assert longer.optimizer.steps == 10
+    assert config.learning_part() == replace(config, out="x").learning_part()
+
+
+def test_files_of_a_mix_are_relative_to_the_job_s(tmp_path: Path) -> None:
+    text = GOOD.replace('train = "t.jsonl"', 'mix = { "a.jsonl" = 3, "sub/b.parquet" = 1.5 }')
+    config = load_config(write(tmp_path, text))
+    assert config.data.mix == {f"{tmp_path}/a.jsonl": 3.0, f"{tmp_path}/sub/b.parquet": 1.5}
+    assert config.data.files == tuple(config.data.mix)
+    assert "mix" not in load_config(write(tmp_path, GOOD)).learning_part()["data"]  # type: ignore[operator]
+
+
+MIX = '[data]\nmix = { "a" = 1, "b" = 2 }\n'
+
+
 @pytest.mark.parametrize(
     ("text", "settings", "message"),
     [
+        (GOOD + "[optimizer]\nsteps = 3\nepochs = 1", [], "give optimizer.steps or optimizer.epo"),
+        (
+            GOOD + "[optimizer]\nepochs = 0",
+            [],
+            "optimizer.epochs is 0.0: it must be above 0, or off",
+        ),
+        (GOOD + 'mix = { "a" = 1 }', [], "give data.train or data.mix, not both"),
+        (GOOD + 'learn = "first"', [], "data.learn is 'first': choose one of last, all"),
+        (GOOD + "eval_limit = 0", [], "data.eval_limit is 0: it must be at least 1, or limit"),
+        (
+            GOOD.partition("[data]")[0] + MIX,
+            ["data.mix.a=0"],
+            "data.mix.a is 0.0: it must be above",
+        ),
+        (
+            GOOD.partition("[data]")[0] + MIX,
+            ["data.mix.a=5000"],
+            "data.mix gives .*b less than a sample in 1000: raise its share, or leave it out",
+        ),
+        (
+            GOOD,
+            ["method=shared-seed", "data.learn=all"],
+            'data.learn must be "last" with shared-se',
+        ),
+        (GOOD, ["method=shared-seed", "optimizer.epochs=1"], "give data.train and optimizer.steps"),
         ("model =", [], "not TOML"),
         (GOOD + "[optimizer]\nlearning_rate = 1", [], "unknown key optimizer.learning_rate"),
         (GOOD + "[optimiser]\nlr = 1", [], "unknown key optimiser; did you mean optimizer"),
