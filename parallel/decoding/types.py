@@ -37,12 +37,38 @@ class NodeKind(StrEnum):
     """Drawn from `draft_probs`, independently of its siblings."""
 
 
+class ConstraintKind(StrEnum):
+    """What the text of a constraint is written in."""
+
+    JSON_SCHEMA = "json_schema"
+    """A JSON schema, which the output conforms to."""
+    JSON_OBJECT = "json_object"
+    """No text: the output is any JSON object."""
+    REGEX = "regex"
+    """A regular expression, which the whole output matches."""
+    GRAMMAR = "grammar"
+    """A Lark grammar, whose rule `start` derives the output."""
+    CHOICE = "choice"
+    """The output is one of some texts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConstraintSpec:
+    """A constraint as a request states it; the process that decides compiles it."""
+
+    kind: ConstraintKind
+    text: str = ""
+    """The schema, the regular expression or the grammar."""
+    choices: tuple[str, ...] = ()
+    """The texts of a choice."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """What turns logits into the distribution a request samples from.
 
-    Applied in the order logit bias, held-back ends, penalties, temperature, top-k, top-p, min-p, as
-    transformers does.
+    Applied in the order constraint, logit bias, held-back ends, penalties, temperature, top-k,
+    top-p, min-p, as transformers does.
     """
 
     temperature: float = 0.0
@@ -64,7 +90,10 @@ class SamplingParams:
     min_tokens: int = 0
     """No token of `end_ids` is drawn before the output has this many tokens."""
     end_ids: tuple[int, ...] = ()
-    """The tokens that end the output, which the engine fills in where `min_tokens` needs them."""
+    """The tokens that end the output, which the engine fills in where `min_tokens` or a constraint
+    needs them."""
+    constraint: ConstraintSpec | None = None
+    """What the output must satisfy: tokens that break it have no probability."""
     seed: int = 0
     """Key of the request's random numbers, 0 <= seed < 2**64."""
 
@@ -102,7 +131,8 @@ class SamplingParams:
     @property
     def shapes_logits(self) -> bool:
         """Whether anything comes before temperature, and needs the whole vocabulary."""
-        return self.reads_history or bool(self.logit_bias) or self.min_tokens > 0
+        is_bound = self.constraint is not None or self.min_tokens > 0
+        return self.reads_history or bool(self.logit_bias) or is_bound
 
     @property
     def is_greedy(self) -> bool:

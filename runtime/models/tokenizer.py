@@ -8,6 +8,7 @@ import importlib
 import json
 import re
 from collections.abc import Iterable, Sequence
+from copy import copy
 from pathlib import Path
 
 from runtime.errors import ConfigError
@@ -54,6 +55,15 @@ class Tokenizer:
         """Every token with its id."""
         known: dict[str, int] = self._inner.get_vocab(with_added_tokens=True)
         return known
+
+    @property
+    def definition(self) -> str:
+        """The contents of tokenizer.json, without padding and truncation."""
+        inner = copy(self._inner)
+        inner.no_padding()
+        inner.no_truncation()
+        text: str = inner.to_str()
+        return text
 
     @property
     def digest(self) -> str:
