@@ -5,6 +5,7 @@
 
 from dataclasses import dataclass, field
 
+from parallel.decoding.token_source import TokenSource, token_sources
 from parallel.decoding.types import (
     DecodeMode,
     RngKey,
@@ -185,6 +186,15 @@ class Committed:
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
     """One for each token, or none."""
+    num_accepted: int = 0
+    """How many of them are draft tokens: the first ones. At most one token follows them."""
+    is_recovered: bool = False
+    """Whether the last token replaces a rejected draft token."""
+
+    @property
+    def sources(self) -> tuple[TokenSource, ...]:
+        """How each token came about."""
+        return token_sources(len(self.token_ids), self.num_accepted, is_recovered=self.is_recovered)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,6 +280,8 @@ class Ping:
     """Asks for a Pong with the same number: liveness and round-trip time."""
 
     number: int
+    wants_rounds: bool = False
+    """Whether the Pong reports the rounds since the last one that did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,12 +339,47 @@ class EngineStatus:
     """Tokens drafted for them that arrived before the verdict."""
 
 
+@dataclass(frozen=True, slots=True)
+class Period:
+    """A time of work or waiting, in seconds of the leader's clock."""
+
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRound:
+    """When target and drafters worked in a round, and what came of the drafts that it tested."""
+
+    forward: Period
+    """The target's forward."""
+    waits: tuple[Period, ...] = ()
+    """When the target waited for drafts."""
+    drafts: tuple[Period, ...] = ()
+    """When the drafters worked, as their answers of this round report it."""
+    num_samples: int = 0
+    """Samples that took part."""
+    num_tokens: int = 0
+    """Tokens committed."""
+    num_drafted: int = 0
+    """Draft tokens that the target scored."""
+    num_accepted: int = 0
+    num_rejected: int = 0
+    """Samples of which a draft token was rejected."""
+    reads_prompts: bool = False
+    """Whether the forward also read prompts."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pong:
     """Answers a Ping."""
 
     number: int
     status: EngineStatus = field(default_factory=EngineStatus)
+    now_s: float = 0.0
+    """The leader's clock, by which the times of the rounds are."""
+    rounds: tuple[EngineRound, ...] = ()
+    """The rounds since the last such Pong, as far as they are kept, oldest first."""
 
 
 Message = (

@@ -194,8 +194,8 @@ class Engine:
             case Cancel(request=request):
                 for sequence in self._scheduler.of_driver(driver, request):
                     self._finish(sequence, "cancelled")
-            case Ping(number=number):
-                self._drivers.send(driver, Pong(number=number, status=self._status()))
+            case Ping():
+                self._drivers.send(driver, self._pong(message))
             case PeerError():
                 self._drop_driver(driver, message)
             case _:
@@ -271,6 +271,8 @@ class Engine:
                 request=sequence.submit.request,
                 token_ids=tuple(taken),
                 logprobs=work.logprobs[: len(taken)],
+                num_accepted=commit.num_accepted,
+                is_recovered=commit.rejected,
             ),
         )
         if reason is not None:
@@ -298,6 +300,11 @@ class Engine:
     def _send_failed(self, sequence: DecodingSequence, error: PacelineError) -> None:
         request, kind = sequence.submit.request, type(error).__name__
         self._drivers.send(sequence.driver, Failed(request=request, kind=kind, message=str(error)))
+
+    def _pong(self, ping: Ping) -> Pong:
+        now_s = self._clock.now_s()
+        rounds = self._rounds.log.take(now_s) if ping.wants_rounds else ()
+        return Pong(number=ping.number, status=self._status(), now_s=now_s, rounds=rounds)
 
     def _status(self) -> EngineStatus:
         ledger, totals = self._ledger, self._rounds.totals

@@ -25,12 +25,13 @@ from runtime.clock import Clock
 from runtime.engine.drafter_ports import DrafterPorts
 from runtime.engine.forward_times import measure_forwards
 from runtime.engine.round_drafts import RoundDrafts
+from runtime.engine.round_log import RoundLog
 from runtime.engine.round_work import EngineWork
 from runtime.engine.sequence import DecodingSequence
 from runtime.heartbeat import DRAFTING, IDLE
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner
-from runtime.timeline import NoRecorder, Recorder, SpanKind
+from runtime.timeline import Recorder, SpanKind
 
 
 class RoundRunner:
@@ -45,13 +46,14 @@ class RoundRunner:
         clock: Clock,
         recorder: Recorder | None = None,
     ) -> None:
-        self._recorder = recorder or NoRecorder()
+        self.log = RoundLog(recorder)
+        """Reports of the latest rounds, while a driver takes them."""
         self._runner = runner
         self._ledger = ledger
         self._ports = ports
         self._clock = clock
         self._loop: RoundLoop[EngineWork] = RoundLoop(self, controller)
-        self._drafts = RoundDrafts(ports, self._loop, clock, self._recorder)
+        self._drafts = RoundDrafts(ports, self._loop, clock, self.log)
         self._prefilling: Items[SequenceRows] = ()
         self._syncing: Items[DecodingSequence] = ()
         self._reads_prompts = False
@@ -131,6 +133,11 @@ class RoundRunner:
         forward = self._loop.run(works, reads_prompts=self._reads_prompts)
         self._count_drafting(works)
         self._count_times(forward.seconds)
+        self.log.end_round(
+            [work.commit for work in works if work.commit is not None],
+            reads_prompts=self._reads_prompts,
+            now_s=self._clock.now_s(),
+        )
         return works
 
     # --- the round's edges --------------------------------------------------------------------
@@ -182,7 +189,7 @@ class RoundRunner:
         start_s = self._clock.now_s()
         scores = self._runner.execute(self._ledger.plan(rows, candidates))
         target_s = self._clock.now_s() - start_s
-        self._recorder.record(SpanKind.VERIFY, start_s, start_s + target_s, len(candidates))
+        self.log.record(SpanKind.VERIFY, start_s, start_s + target_s, len(candidates))
         first = 0
         for work in works:
             assert work.score is not None

@@ -17,9 +17,10 @@ from runtime.clock import Clock
 from runtime.engine.draft_fence import CheckedDraft, CheckedProposal
 from runtime.engine.drafter_port import DrafterPort
 from runtime.engine.drafter_ports import DrafterPorts
+from runtime.engine.round_log import RoundLog
 from runtime.engine.round_work import EngineWork
 from runtime.engine.sequence import DecodingSequence
-from runtime.timeline import Recorder, SpanKind
+from runtime.timeline import SpanKind
 
 
 @dataclass(slots=True)
@@ -38,9 +39,9 @@ class RoundDrafts:
         ports: DrafterPorts,
         loop: RoundLoop[EngineWork],
         clock: Clock,
-        recorder: Recorder,
+        log: RoundLog,
     ) -> None:
-        self._recorder = recorder
+        self._log = log
         self._ports = ports
         self._loop = loop
         self._clock = clock
@@ -166,6 +167,7 @@ class RoundDrafts:
             width=self._loop.width,
         )
         start_s = self._clock.now_s()
+        self._log.asked(port.number, number, start_s)
         is_asked = port.ask(request)
         asking_s = self._clock.now_s() - start_s  # a drafter in this thread drafts now
         self._asking_s[port.number] = self._asking_s.get(port.number, 0.0) + asking_s
@@ -215,7 +217,7 @@ class RoundDrafts:
         proposal = port.receive(left_s) if left_s > 0 else None
         now_s = self._clock.now_s()
         self.waited_s += now_s - start_s
-        self._recorder.record(SpanKind.WAIT, start_s, now_s, 0)
+        self._log.record(SpanKind.WAIT, start_s, now_s, 0)
         return proposal
 
     def _take(
@@ -229,6 +231,7 @@ class RoundDrafts:
             time = self._times.setdefault(port.number, DraftTime())
             time.seconds += proposal.draft_s
             time.steps += proposal.num_steps
+            self._log.answered(port.number, proposal.round, proposal.draft_s)
             waited_s = min(self._asking_s.get(port.number, 0.0), proposal.draft_s)
             self._asking_s[port.number] = self._asking_s.get(port.number, 0.0) - waited_s
             self.waited_s += waited_s

@@ -11,6 +11,7 @@ from runtime.gateway.journal import Journal, OpenRequest
 from runtime.gateway.limits import GatewayDown, RequestRejected
 from runtime.gateway.request_recorder import RequestRecorder
 from runtime.gateway.request_table import RequestTable
+from runtime.gateway.round_feed import RoundFeed
 from runtime.links.link import Link
 
 _LOG = logging.getLogger("paceline.gateway")
@@ -29,6 +30,7 @@ class EngineDispatch:
         links: Sequence[Link],
         table: RequestTable,
         recorder: RequestRecorder,
+        feed: RoundFeed,
         *,
         recovers: bool,
     ) -> None:
@@ -38,10 +40,15 @@ class EngineDispatch:
             links: one to each engine.
             table: the known requests.
             recorder: records what happens to them.
+            feed: receives the reports of rounds.
             recovers: whether lost engines are restarted and attached again.
         """
         self.engines = Engines(
-            links, on_message=self._receive, on_lost=self._replay, recovers=recovers
+            links,
+            on_message=self._receive,
+            on_lost=self._replay,
+            on_rounds=feed.publish,
+            recovers=recovers,
         )
         self._table = table
         self._recorder = recorder

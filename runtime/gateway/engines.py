@@ -25,6 +25,7 @@ class Engines:
         *,
         on_message: Callable[[int, Message], None],
         on_lost: Callable[[int], None],
+        on_rounds: Callable[[int, Pong], None],
         recovers: bool,
     ) -> None:
         """Prepare to talk to engines.
@@ -33,12 +34,14 @@ class Engines:
             links: one to each engine.
             on_message: called with an engine's number and its message about a request.
             on_lost: called with the number of an engine that was lost or is gone for good.
+            on_rounds: called with an engine's number and its report of rounds.
             recovers: whether a supervisor restarts lost engines, and attaches them or gives up.
         """
         self.replicas = [Replica(number) for number in range(len(links))]
         self._links = links
         self._on_message = on_message
         self._on_lost = on_lost
+        self._on_rounds = on_rounds
         self._recovers = recovers
         self._router = PrefixRouter(len(links))
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -123,10 +126,10 @@ class Engines:
         """Cancel a request."""
         self._send(self.replicas[number], Cancel(request=request))
 
-    def ping(self, number: int) -> None:
-        """Ask every engine for its status."""
+    def ping(self, number: int, *, wants_rounds: bool = False) -> None:
+        """Ask every engine for its status, and for the rounds since the last time."""
         for replica in self.replicas:
-            self._send(replica, Ping(number=number))
+            self._send(replica, Ping(number=number, wants_rounds=wants_rounds))
 
     def _send(self, replica: Replica, message: Message) -> bool:
         if replica.link is None:
@@ -153,5 +156,7 @@ class Engines:
                 self.lose(replica.number, GatewayDown(text))
             case Pong(status=status):
                 replica.report(status)
+                if event.rounds:
+                    self._on_rounds(replica.number, event)
             case _:
                 self._on_message(replica.number, event)

@@ -24,9 +24,11 @@ from runtime.gateway.replica import Replica
 from runtime.gateway.request_endings import Endings
 from runtime.gateway.request_recorder import RequestRecorder
 from runtime.gateway.request_table import RequestTable
+from runtime.gateway.round_feed import RoundFeed
 from runtime.links.link import Link
 
 _PING_S = 1.0
+_WATCH_S = 0.2
 
 
 class Gateway:
@@ -57,7 +59,11 @@ class Gateway:
         self._store = store
         self._table = RequestTable(store.restored if store is not None else ())
         self._recorder = RequestRecorder(self._table, self.metrics, store, traffic)
-        self._dispatch = EngineDispatch(links, self._table, self._recorder, recovers=recovers)
+        self.rounds = RoundFeed()
+        """What the engines report of their rounds, for those who watch."""
+        self._dispatch = EngineDispatch(
+            links, self._table, self._recorder, self.rounds, recovers=recovers
+        )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started_s = time.monotonic()
         self._draining = self._is_cut = False
@@ -67,7 +73,10 @@ class Gateway:
         """Listen to the engines and run restored requests."""
         self._loop = asyncio.get_running_loop()
         self._dispatch.start()
-        self._tasks = [asyncio.create_task(self._tend_requests())]
+        self._tasks = [
+            asyncio.create_task(self._tend_requests()),
+            asyncio.create_task(self._tend_watchers()),
+        ]
         if self._store is not None:
             self._tasks.append(asyncio.create_task(self._tend_store(self._store)))
 
@@ -75,6 +84,7 @@ class Gateway:
         """Stop; open requests end as UNAVAILABLE, so that clients resume elsewhere."""
         for task in self._tasks:
             task.cancel()
+        self.rounds.close()
         self._recorder.close_store()
         self._dispatch.close()
 
@@ -252,6 +262,13 @@ class Gateway:
                 if idle and not request.is_dropped:
                     self.forget(request)
             await asyncio.sleep(_PING_S)
+
+    async def _tend_watchers(self) -> None:
+        """Ask the engines for their rounds while a client watches them."""
+        for number in count(1):
+            await self.rounds.watched()
+            self._dispatch.engines.ping(number, wants_rounds=True)
+            await asyncio.sleep(_WATCH_S)
 
     async def _tend_store(self, store: JournalStore) -> None:
         """Write journals to the disk, in a task of its own because a disk may be slow."""

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field, replace
 
+from parallel.decoding.token_source import TokenSource
 from parallel.decoding.types import TokenLogprobs
 from parallel.messages import Committed, Finished, Submit
 from runtime.errors import DeadlineExceeded, PacelineError
@@ -24,6 +25,7 @@ class Piece:
     sample: int
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+    sources: tuple[TokenSource, ...] = ()
     finished: Finished | None = None
 
 
@@ -34,6 +36,8 @@ class Journal:
     submit: Submit
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    sources: list[TokenSource] = field(default_factory=list)
+    """How each token came about."""
     finished: Finished | None = None
     error: PacelineError | None = None
     last_s: float = field(default_factory=time.monotonic)
@@ -86,6 +90,7 @@ class Journal:
         self.last_s = now_s
         self.token_ids.extend(message.token_ids)
         self.logprobs.extend(message.logprobs)
+        self.sources.extend(message.sources)
 
     def resumption(self) -> Submit:
         """Return the request for an engine, which continues after the tokens so far."""
@@ -122,6 +127,7 @@ class Journal:
             sample=sample,
             token_ids=tuple(self.token_ids[start:end]),
             logprobs=tuple(self.logprobs[start:end]),
+            sources=tuple(self.sources[start:end]),
         )
 
 

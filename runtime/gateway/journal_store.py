@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from parallel.decoding.token_source import TokenSource
 from parallel.decoding.types import TokenLogprobs
 from parallel.messages import Committed, Finished, Submit
 from runtime import errors
@@ -99,7 +100,8 @@ class JournalStore:
         """Store tokens of a sample."""
         if message.request in self._stored:
             logprobs = [[one.logprob, one.top_ids, one.top_logprobs] for one in message.logprobs]
-            record: Record = [_COMMIT, message.request, message.token_ids, logprobs]
+            sources = list(message.sources)
+            record: Record = [_COMMIT, message.request, message.token_ids, logprobs, sources]
             self._append(record, message.request)
 
     def ended(self, journal: Journal) -> None:
@@ -200,10 +202,11 @@ class JournalStore:
                 request = _reopened(client, name, wall_s, frames)
                 for journal in request.samples:
                     requests[journal.submit.request] = (request, journal)
-            case ["commit", int(number), list(token_ids), list(logprobs)]:
+            case ["commit", int(number), list(token_ids), list(logprobs), list(sources)]:
                 journal = requests[number][1]
                 journal.token_ids.extend(token_ids)
                 journal.logprobs.extend(_logprobs(one) for one in logprobs)
+                journal.sources.extend(map(TokenSource, sources))
             case ["end", bytes(frame)]:
                 finished = decode(frame)
                 assert isinstance(finished, Finished)
@@ -270,7 +273,8 @@ def _records(request: OpenRequest) -> list[Record]:
         number = journal.submit.request
         logprobs = [[one.logprob, one.top_ids, one.top_logprobs] for one in journal.logprobs]
         if journal.token_ids:
-            records.append([_COMMIT, number, journal.token_ids, logprobs])
+            sources = list(journal.sources)
+            records.append([_COMMIT, number, journal.token_ids, logprobs, sources])
         if journal.finished is not None:
             records.append([_END, encode(journal.finished)])
         elif journal.error is not None and hasattr(errors, type(journal.error).__name__):

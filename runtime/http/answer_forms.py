@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from parallel.decoding.token_source import TokenSource
 from parallel.decoding.types import TokenLogprobs
 from runtime.gateway.journal import OpenRequest
 from runtime.http.logprob_forms import chat_logprobs, completion_logprobs, num_characters
@@ -26,6 +27,7 @@ class _Sample:
     texts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    sources: list[TokenSource] = field(default_factory=list)
     finish_reason: str | None = None
     num_calls: int = 0
     reader: ToolCallReader = field(default_factory=lambda: ToolCallReader(None))
@@ -68,7 +70,7 @@ class AnswerForm:
             return []
         delta = {"role": "assistant", "content": ""}
         return [
-            self._chunk(self._chat_choice(index, delta, None, None, ()))
+            self._chunk(self._chat_choice(index, delta, None, None, self._marks((), ())))
             for index, sample in enumerate(self._samples)
             if not sample.num_tokens
         ]
@@ -80,22 +82,24 @@ class AnswerForm:
         sample.num_tokens += len(event.token_ids)
         if logprobs is not None and not self._asked.is_chat:
             sample.num_characters += num_characters(self._model.tokenizer, event.token_ids)
+        marks = self._marks(event.token_ids, event.sources)
         if not self._asked.is_chat:
-            choice = self._text_choice(event.sample, event.text, logprobs, None, event.token_ids)
+            choice = self._text_choice(event.sample, event.text, logprobs, None, marks)
             return [self._chunk(choice)]
         first, *others = self._deltas(sample, sample.reader.push(event.text)) or [{}]
-        choice = self._chat_choice(event.sample, first, logprobs, None, event.token_ids)
+        choice = self._chat_choice(event.sample, first, logprobs, None, marks)
         return [self._chunk(choice), *self._delta_chunks(event.sample, others)]
 
     def end(self, event: SampleEnd) -> list[dict[str, Any]]:
         """Return the last chunks of a sample."""
-        reason = _FINISH_REASONS[event.reason]
+        reason, marks = _FINISH_REASONS[event.reason], self._marks((), ())
         if not self._asked.is_chat:
-            return [self._chunk(self._text_choice(event.sample, event.text, None, reason, ()))]
+            choice = self._text_choice(event.sample, event.text, None, reason, marks)
+            return [self._chunk(choice)]
         sample = self._samples[event.sample]
         pieces = [*sample.reader.push(event.text), *sample.reader.finish()]
         chunks = self._delta_chunks(event.sample, self._deltas(sample, pieces))
-        last = self._chat_choice(event.sample, {}, None, _with_calls(reason, sample), ())
+        last = self._chat_choice(event.sample, {}, None, _with_calls(reason, sample), marks)
         return [*chunks, self._chunk(last)]
 
     def usage_chunk(self) -> dict[str, Any]:
@@ -111,6 +115,7 @@ class AnswerForm:
             return
         sample.token_ids.extend(event.token_ids)
         sample.logprobs.extend(event.logprobs)
+        sample.sources.extend(event.sources)
         sample.num_tokens += len(event.token_ids)
 
     def whole(self) -> dict[str, Any]:
@@ -119,12 +124,13 @@ class AnswerForm:
         for index, sample in enumerate(self._samples):
             text, ids, reason = "".join(sample.texts), sample.token_ids, sample.finish_reason
             logprobs = self._logprobs(ids, sample.logprobs, 0)
+            marks = self._marks(ids, sample.sources)
             if not self._asked.is_chat:
-                choices.append(self._text_choice(index, text, logprobs, reason, ids))
+                choices.append(self._text_choice(index, text, logprobs, reason, marks))
                 continue
             message = self._message(sample, text)
             reason = _with_calls(reason, sample)
-            choice = self._chat_choice(index, message, logprobs, reason, ids)
+            choice = self._chat_choice(index, message, logprobs, reason, marks)
             choice["message"] = choice.pop("delta")
             choices.append(choice)
         body = self._head(is_chunk=False) | {"choices": choices, "usage": self._usage()}
@@ -166,7 +172,8 @@ class AnswerForm:
         return deltas
 
     def _delta_chunks(self, index: int, deltas: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [self._chunk(self._chat_choice(index, one, None, None, ())) for one in deltas]
+        marks = self._marks((), ())
+        return [self._chunk(self._chat_choice(index, one, None, None, marks)) for one in deltas]
 
     @property
     def _has_logprobs(self) -> bool:
@@ -188,10 +195,10 @@ class AnswerForm:
         text: str,
         logprobs: dict[str, Any] | None,
         reason: str | None,
-        token_ids: Sequence[int],
+        marks: dict[str, Any],
     ) -> dict[str, Any]:
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
-        return self._with_ids(choice, token_ids)
+        return choice | marks
 
     def _chat_choice(
         self,
@@ -199,13 +206,19 @@ class AnswerForm:
         delta: dict[str, Any],
         logprobs: dict[str, Any] | None,
         reason: str | None,
-        token_ids: Sequence[int],
+        marks: dict[str, Any],
     ) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        return self._with_ids(choice, token_ids)
+        return choice | marks
 
-    def _with_ids(self, choice: dict[str, Any], token_ids: Sequence[int]) -> dict[str, Any]:
-        return choice | {"token_ids": list(token_ids)} if self._asked.has_token_ids else choice
+    def _marks(self, token_ids: Sequence[int], sources: Sequence[TokenSource]) -> dict[str, Any]:
+        """Return the fields of a choice, beyond OpenAI's, that the request asks for."""
+        marks: dict[str, Any] = {}
+        if self._asked.has_token_ids:
+            marks["token_ids"] = list(token_ids)
+        if self._asked.has_token_sources:
+            marks["token_sources"] = list(sources)
+        return marks
 
     def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         body = self._head(is_chunk=True) | {"choices": [choice]}

@@ -25,11 +25,12 @@ class EventStream:
             {"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *more]}
         )
 
-    async def write(self, body: dict[str, Any], event_id: str = "") -> None:
-        """Send an event, with its id if it has one; a slow reader delays the next one."""
+    async def write(self, body: dict[str, Any], event_id: str = "", name: str = "") -> None:
+        """Send an event, with its id and name if it has them; a slow reader delays the next one."""
         text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        name = f"id: {event_id}\n" if event_id else ""
-        await self._write(f"{name}data: {text}\n\n")
+        head = f"event: {name}\n" if name else ""
+        head += f"id: {event_id}\n" if event_id else ""
+        await self._write(f"{head}data: {text}\n\n")
 
     async def done(self) -> None:
         """Send the event after which OpenAI's clients expect no other."""

@@ -16,6 +16,7 @@ from runtime.errors import PacelineError
 from runtime.gateway.gateway import Gateway
 from runtime.gateway.limits import CallDenied
 from runtime.http.caller import check_token, client_name
+from runtime.http.engine_events import EngineEvents
 from runtime.http.generation_endpoint import GenerationEndpoint
 from runtime.http.http_errors import HttpRejection, error_response
 from runtime.http.model_endpoints import ModelEndpoints
@@ -61,6 +62,7 @@ def http_app(
         Route("/health", probes.health, methods=["GET"]),
         Route("/ready", probes.ready, methods=["GET"]),
         Route("/metrics", probes.metrics, methods=["GET"]),
+        Route("/events", EngineEvents(admission.gateway, admission.model), methods=["GET"]),
     ]
     middleware = [Middleware(_Tokens, tokens=tokens, gateway=admission.gateway)]
     if origins:

@@ -40,6 +40,7 @@ class OpenAiRequest:
     has_usage_always: bool
     """Whether each chunk of a stream has the usage so far."""
     has_token_ids: bool
+    has_token_sources: bool
     has_tools: bool
     """Whether calls of tools are found in the answer."""
 
@@ -148,6 +149,7 @@ def _request(
     name = fields.take("request_id")
     request_id = "" if name is None else checked_name(name)
     has_token_ids = fields.flag("return_token_ids")
+    has_token_sources = fields.flag("return_token_sources")
     fields.reject_rest()
     has_tools = isinstance(prompt, ChatPrompt) and bool(prompt.tools)
     if last_event_id is not None and (not streams or has_tools):
@@ -165,6 +167,7 @@ def _request(
         has_usage=options["include_usage"],
         has_usage_always=options["continuous_usage_stats"],
         has_token_ids=has_token_ids,
+        has_token_sources=has_token_sources,
         has_tools=has_tools,
     )
 

@@ -25,6 +25,7 @@ from parallel.messages import (
 )
 from protos.paceline.v1 import link_pb2 as pb
 from runtime.errors import ProtocolError
+from runtime.links.engine_rounds import get_rounds
 from runtime.links.wire_values import (
     MODE_NAMES,
     REASON_NAMES,
@@ -33,6 +34,7 @@ from runtime.links.wire_values import (
     checked_parents,
     checked_probs,
     checked_seconds,
+    checked_sources,
     checked_token_ids,
     finite,
     known,
@@ -242,7 +244,14 @@ def get_stats(wire: pb.RequestStats) -> RequestStats:
 def _get_committed(wire: pb.Committed) -> Committed:
     token_ids = checked_token_ids(wire.token_ids)
     logprobs = tuple(get_logprobs(one) for one in one_each(wire.logprobs, token_ids))
-    return Committed(request=wire.request, token_ids=token_ids, logprobs=logprobs)
+    checked_sources(token_ids, wire.num_accepted, is_recovered=wire.is_recovered)
+    return Committed(
+        request=wire.request,
+        token_ids=token_ids,
+        logprobs=logprobs,
+        num_accepted=wire.num_accepted,
+        is_recovered=wire.is_recovered,
+    )
 
 
 def get_logprobs(wire: pb.TokenLogprobs) -> TokenLogprobs:
@@ -271,6 +280,15 @@ def get_status(wire: pb.EngineStatus) -> EngineStatus:
     return EngineStatus(**values)
 
 
+def _get_pong(wire: pb.Pong) -> Pong:
+    return Pong(
+        number=wire.number,
+        status=get_status(wire.status),
+        now_s=checked_seconds(wire.now_s, "now_s"),
+        rounds=get_rounds(wire.rounds),
+    )
+
+
 def _get_failed(wire: pb.Failed) -> Failed:
     request = wire.request if wire.HasField("request") else None
     return Failed(request=request, kind=wire.kind, message=wire.message)
@@ -285,6 +303,6 @@ _DECODERS: dict[str, Callable[..., Message]] = {
     "committed": _get_committed,
     "finished": _get_finished,
     "failed": _get_failed,
-    "ping": lambda wire: Ping(number=wire.number),
-    "pong": lambda wire: Pong(number=wire.number, status=get_status(wire.status)),
+    "ping": lambda wire: Ping(number=wire.number, wants_rounds=wire.wants_rounds),
+    "pong": _get_pong,
 }

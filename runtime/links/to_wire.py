@@ -21,6 +21,7 @@ from parallel.messages import (
 )
 from protos.paceline.v1 import link_pb2 as pb
 from runtime.errors import ProtocolError
+from runtime.links.engine_rounds import put_round
 from runtime.links.wire_values import (
     MODES,
     REASONS,
@@ -28,6 +29,7 @@ from runtime.links.wire_values import (
     checked_parents,
     checked_probs,
     checked_seconds,
+    checked_sources,
     checked_token_ids,
     finite,
     one_each,
@@ -242,12 +244,29 @@ def _put_finished(message: Finished) -> pb.Frame:
 def _put_committed(message: Committed) -> pb.Frame:
     token_ids = checked_token_ids(message.token_ids)
     logprobs = put_logprobs(one_each(message.logprobs, token_ids))
-    committed = pb.Committed(request=message.request, token_ids=token_ids, logprobs=logprobs)
+    checked_sources(token_ids, message.num_accepted, is_recovered=message.is_recovered)
+    committed = pb.Committed(
+        request=message.request,
+        token_ids=token_ids,
+        logprobs=logprobs,
+        num_accepted=message.num_accepted,
+        is_recovered=message.is_recovered,
+    )
     return pb.Frame(committed=committed)
 
 
 def _put_pong(message: Pong) -> pb.Frame:
-    return pb.Frame(pong=pb.Pong(number=message.number, status=put_status(message.status)))
+    pong = pb.Pong(
+        number=message.number,
+        status=put_status(message.status),
+        now_s=checked_seconds(message.now_s, "now_s"),
+        rounds=[put_round(one) for one in message.rounds],
+    )
+    return pb.Frame(pong=pong)
+
+
+def _put_ping(message: Ping) -> pb.Frame:
+    return pb.Frame(ping=pb.Ping(number=message.number, wants_rounds=message.wants_rounds))
 
 
 def _put_failed(message: Failed) -> pb.Frame:
@@ -264,6 +283,6 @@ _ENCODERS: dict[type, Callable[..., pb.Frame]] = {
     Committed: _put_committed,
     Finished: _put_finished,
     Failed: _put_failed,
-    Ping: lambda message: pb.Frame(ping=pb.Ping(number=message.number)),
+    Ping: _put_ping,
     Pong: _put_pong,
 }

@@ -90,6 +90,14 @@ def checked_seconds(value: float, field: str) -> float:
     return value
 
 
+def checked_sources(token_ids: Sized, num_accepted: int, *, is_recovered: bool) -> None:
+    """Raise ValueError unless a round can commit so many accepted tokens, and one that follows."""
+    num_more = len(token_ids) - num_accepted
+    require(num_accepted >= 0, f"{num_accepted} accepted tokens")
+    is_possible = num_more == 1 if is_recovered else num_more >= 0
+    require(is_possible, f"{num_accepted} accepted tokens among {len(token_ids)}")
+
+
 def require_bounded(proposal: pb.Proposal) -> None:
     """Raise ValueError for a proposal that is larger than any round requests."""
     num_tokens = sum(len(item.token_ids) for item in proposal.items)

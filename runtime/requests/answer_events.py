@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from parallel.decoding.token_source import TokenSource
 from parallel.decoding.types import TokenLogprobs
 from parallel.messages import RequestStats
 from runtime.gateway.journal import OpenRequest
@@ -20,6 +21,8 @@ class TokensEvent:
     text: str
     logprobs: tuple[TokenLogprobs, ...]
     """One for each token if the request sets `logprobs`, else empty."""
+    sources: tuple[TokenSource, ...]
+    """How each token came about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,4 +77,5 @@ async def answer_events(
                     token_ids=new_ids,
                     text=text.push(new_ids),
                     logprobs=piece.logprobs[skip:],
+                    sources=piece.sources[skip:],
                 )

@@ -871,7 +871,13 @@ class Committed(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    NUM_ACCEPTED_FIELD_NUMBER: _builtins.int
+    IS_RECOVERED_FIELD_NUMBER: _builtins.int
     request: _builtins.int
+    num_accepted: _builtins.int
+    """How many of them are draft tokens: the first ones. At most one token follows them."""
+    is_recovered: _builtins.bool
+    """Whether the last token replaces a rejected draft token."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -884,10 +890,12 @@ class Committed(_message.Message):
         request: _builtins.int = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         logprobs: _abc.Iterable[Global___TokenLogprobs] | None = ...,
+        num_accepted: _builtins.int = ...,
+        is_recovered: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "request", b"request", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_recovered", b"is_recovered", "logprobs", b"logprobs", "num_accepted", b"num_accepted", "request", b"request", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1076,15 +1084,19 @@ class Ping(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NUMBER_FIELD_NUMBER: _builtins.int
+    WANTS_ROUNDS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
+    wants_rounds: _builtins.bool
+    """Whether the Pong reports the rounds since the last one that did."""
     def __init__(
         self,
         *,
         number: _builtins.int = ...,
+        wants_rounds: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "wants_rounds", b"wants_rounds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1213,6 +1225,89 @@ class EngineStatus(_message.Message):
 Global___EngineStatus: _TypeAlias = EngineStatus  # noqa: Y015
 
 @_typing.final
+class Period(_message.Message):
+    """A time of work or waiting, in seconds of the leader's clock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_S_FIELD_NUMBER: _builtins.int
+    END_S_FIELD_NUMBER: _builtins.int
+    start_s: _builtins.float
+    end_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        start_s: _builtins.float = ...,
+        end_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_s", b"end_s", "start_s", b"start_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Period: _TypeAlias = Period  # noqa: Y015
+
+@_typing.final
+class EngineRound(_message.Message):
+    """When target and drafters worked in a round, and what came of the drafts that it tested."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORWARD_FIELD_NUMBER: _builtins.int
+    WAITS_FIELD_NUMBER: _builtins.int
+    DRAFTS_FIELD_NUMBER: _builtins.int
+    NUM_SAMPLES_FIELD_NUMBER: _builtins.int
+    NUM_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_DRAFTED_FIELD_NUMBER: _builtins.int
+    NUM_ACCEPTED_FIELD_NUMBER: _builtins.int
+    NUM_REJECTED_FIELD_NUMBER: _builtins.int
+    READS_PROMPTS_FIELD_NUMBER: _builtins.int
+    num_samples: _builtins.int
+    """Samples that took part."""
+    num_tokens: _builtins.int
+    """Tokens committed."""
+    num_drafted: _builtins.int
+    """Draft tokens that the target scored, and how many of them it accepted."""
+    num_accepted: _builtins.int
+    num_rejected: _builtins.int
+    """Samples of which a draft token was rejected."""
+    reads_prompts: _builtins.bool
+    """Whether the forward also read prompts."""
+    @_builtins.property
+    def forward(self) -> Global___Period:
+        """The target's forward."""
+
+    @_builtins.property
+    def waits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Period]:
+        """When the target waited for drafts."""
+
+    @_builtins.property
+    def drafts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Period]:
+        """When the drafters worked."""
+
+    def __init__(
+        self,
+        *,
+        forward: Global___Period | None = ...,
+        waits: _abc.Iterable[Global___Period] | None = ...,
+        drafts: _abc.Iterable[Global___Period] | None = ...,
+        num_samples: _builtins.int = ...,
+        num_tokens: _builtins.int = ...,
+        num_drafted: _builtins.int = ...,
+        num_accepted: _builtins.int = ...,
+        num_rejected: _builtins.int = ...,
+        reads_prompts: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["forward", b"forward"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drafts", b"drafts", "forward", b"forward", "num_accepted", b"num_accepted", "num_drafted", b"num_drafted", "num_rejected", b"num_rejected", "num_samples", b"num_samples", "num_tokens", b"num_tokens", "reads_prompts", b"reads_prompts", "waits", b"waits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EngineRound: _TypeAlias = EngineRound  # noqa: Y015
+
+@_typing.final
 class Pong(_message.Message):
     """Answers a Ping."""
 
@@ -1220,18 +1315,28 @@ class Pong(_message.Message):
 
     NUMBER_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    NOW_S_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
+    now_s: _builtins.float
+    """The leader's clock in seconds, by which the times of the rounds are."""
     @_builtins.property
     def status(self) -> Global___EngineStatus: ...
+    @_builtins.property
+    def rounds(self) -> _containers.RepeatedCompositeFieldContainer[Global___EngineRound]:
+        """At most 1024, oldest first."""
+
     def __init__(
         self,
         *,
         number: _builtins.int = ...,
         status: Global___EngineStatus | None = ...,
+        now_s: _builtins.float = ...,
+        rounds: _abc.Iterable[Global___EngineRound] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["now_s", b"now_s", "number", b"number", "rounds", b"rounds", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,6 +15,7 @@ from runtime.gateway.limits import GatewayDown, RequestRejected
 from runtime.gateway.metrics import ServiceMetrics
 from runtime.gateway.request_recorder import RequestRecorder
 from runtime.gateway.request_table import RequestTable
+from runtime.gateway.round_feed import RoundFeed
 from runtime.links.link import Link
 from runtime.links.memory_link import memory_link_pair
 
@@ -30,7 +31,7 @@ class Harness:
         self.table = RequestTable()
         recorder = RequestRecorder(self.table, ServiceMetrics(), None, None)
         links = [near for near, _ in pairs]
-        self.dispatch = EngineDispatch(links, self.table, recorder, recovers=True)
+        self.dispatch = EngineDispatch(links, self.table, recorder, RoundFeed(), recovers=True)
 
     def add(self) -> tuple[OpenRequest, Journal]:
         submit = Submit(

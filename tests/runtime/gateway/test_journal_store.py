@@ -31,7 +31,12 @@ def commit(store: JournalStore, journal: Journal, *token_ids: int) -> None:
     logprobs = tuple(
         TokenLogprobs(logprob=-0.5, top_ids=(t,), top_logprobs=(-0.5,)) for t in token_ids
     )
-    message = Committed(request=journal.submit.request, token_ids=token_ids, logprobs=logprobs)
+    message = Committed(
+        request=journal.submit.request,
+        token_ids=token_ids,
+        logprobs=logprobs,
+        num_accepted=len(token_ids) - 1,
+    )
     store.committed(message)
     journal.append(message, METRICS)
 
@@ -62,6 +67,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
             assert theirs.submit == mine.submit
             assert theirs.token_ids == mine.token_ids
             assert theirs.logprobs == mine.logprobs
+            assert theirs.sources == mine.sources
             assert theirs.finished == mine.finished
             assert theirs.submitted_s == pytest.approx(mine.submitted_s, abs=1.0)
     assert isinstance(found["bad"].samples[0].error, DeadlineExceeded)

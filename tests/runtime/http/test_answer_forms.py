@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from parallel.decoding.token_source import TokenSource
 from parallel.decoding.types import DecodeMode, SamplingParams, TokenLogprobs, VerifierKind
 from parallel.messages import Finished, RequestStats, Submit
 from runtime.gateway.journal import Journal, OpenRequest
@@ -31,13 +32,14 @@ def opened(reason: str = "stop") -> OpenRequest:
         num_logprobs=0,
     )
     logprobs = [TokenLogprobs(logprob=-float(token)) for token in TOKENS]
-    journal = Journal(submit=submit, token_ids=list(TOKENS), logprobs=logprobs)
+    sources = [TokenSource.ACCEPTED, TokenSource.RECOVERED, TokenSource.PLAIN]
+    journal = Journal(submit=submit, token_ids=list(TOKENS), logprobs=logprobs, sources=sources)
     journal.end(Finished(request=0, reason=reason, stats=STATS))
     return OpenRequest(client="me", name="mine", samples=[journal])
 
 
 def asked(*, chat: bool, **fields: Any) -> OpenAiRequest:
-    fields |= {"return_token_ids": True, "request_id": "mine"}
+    fields |= {"return_token_ids": True, "return_token_sources": True, "request_id": "mine"}
     if chat:
         turns = [{"role": "user", "content": "w1"}]
         return read_chat({"messages": turns, "logprobs": True} | fields)
@@ -73,6 +75,9 @@ def test_a_streamed_completion_is_the_rest_of_the_whole_one(start: int) -> None:
     chunks, position = streamed(asked(chat=False, stream=True), start)
     parts = [chunk["choices"][0] for chunk in chunks]
     assert [token for part in parts for token in part["token_ids"]] == list(TOKENS[start:])
+    assert choice["token_sources"] == ["accepted", "recovered", "plain"]
+    sources = [source for part in parts for source in part["token_sources"]]
+    assert sources == choice["token_sources"][start:]
     assert choice["text"].endswith("".join(part["text"] for part in parts))
     offsets = [at for part in parts if part["logprobs"] for at in part["logprobs"]["text_offset"]]
     assert offsets == choice["logprobs"]["text_offset"][start:]

@@ -77,6 +77,34 @@ def test_tokens_texts_and_ends_are_those_of_grpc(
     assert (speculation["accepted_tokens"] > 0) == (mode != "autoregressive")
 
 
+@pytest.mark.parametrize("mode", ["autoregressive", "speculative", "pearl"])
+def test_each_token_has_the_source_that_the_statistics_count(
+    client: openai.OpenAI, grpc_client: Client, mode: str
+) -> None:
+    fields: dict[str, Any] = {"temperature": 0, "max_tokens": 60}
+    extra = {"return_token_sources": True, "mode": mode}
+    body: Any = {"model": "toy", "prompt": TEXT, "extra_body": extra} | fields
+    whole = client.completions.create(**body).choices[0].model_extra
+    chunks = client.completions.create(**body, stream=True)
+    streamed = [
+        source for chunk in chunks for source in chunk.choices[0].model_extra["token_sources"]
+    ]
+    stats = list(grpc_client.generate(TEXT, mode=mode, **fields))[-1].stats
+    assert whole is not None
+    assert stats is not None
+    for sources in (whole["token_sources"], streamed):
+        assert len(sources) == 60
+        if mode == "autoregressive":
+            assert set(sources) == {"plain"}
+            continue
+        assert {"accepted", "recovered"} <= set(sources)
+    # The drafter's timing decides about what is drafted in PEARL, so only this mode repeats itself.
+    if mode == "speculative":
+        assert whole["token_sources"].count("accepted") == stats.accepted
+        assert whole["token_sources"].count("recovered") == stats.rejected
+        assert whole["token_sources"] == streamed
+
+
 def test_a_chat_has_the_tokens_of_the_same_chat_over_grpc(
     client: openai.OpenAI, grpc_client: Client
 ) -> None:

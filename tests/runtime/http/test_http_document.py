@@ -31,8 +31,11 @@ def test_the_python_example_prints_an_answer_twice(
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_the_curl_examples_print_an_answer_and_a_stream(serving: Serving) -> None:
-    (code,) = blocks("sh", serving)
+    code, events = blocks("sh", serving)
     done = subprocess.run(["sh", "-ec", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
     assert '"object":"text_completion"' in done.stdout
     assert done.stdout.endswith("data: [DONE]\n\n")
+    done = subprocess.run(["sh", "-ec", events], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert done.stdout.startswith('event: status\ndata: {"state":"ready"')

@@ -99,7 +99,7 @@ FIELDS = (
     *("top_k", "min_p", "n", "stop", "stop_token_ids", "seed", "min_tokens", "logprobs", "stream"),
     *("top_logprobs", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias"),
     *("stream_options", "tools", "tool_choice", "mode", "priority", "request_id", "ignore_eos"),
-    *("return_token_ids", "response_format", "best_of", "echo", "user"),
+    *("return_token_ids", "return_token_sources", "response_format", "best_of", "echo", "user"),
 )
 VALUES = st.recursive(
     st.none()

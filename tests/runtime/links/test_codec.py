@@ -21,11 +21,13 @@ from parallel.messages import (
     DraftItem,
     DraftOpen,
     DraftRequest,
+    EngineRound,
     EngineStatus,
     Failed,
     Finished,
     Hello,
     Message,
+    Period,
     Ping,
     Pong,
     Proposal,
@@ -154,7 +156,29 @@ logprobs = st.builds(
 def committed(draw: st.DrawFn) -> Committed:
     ids = draw(token_ids)
     some = tuple(draw(logprobs) for _ in ids) if draw(st.booleans()) else ()
-    return Committed(request=draw(words), token_ids=ids, logprobs=some)
+    num_accepted = draw(st.integers(0, len(ids)))
+    return Committed(
+        request=draw(words),
+        token_ids=ids,
+        logprobs=some,
+        num_accepted=num_accepted,
+        is_recovered=num_accepted + 1 == len(ids) and draw(st.booleans()),
+    )
+
+
+periods = st.builds(Period, seconds, seconds)
+rounds = st.builds(
+    EngineRound,
+    forward=periods,
+    waits=st.lists(periods, max_size=2).map(tuple),
+    drafts=st.lists(periods, max_size=2).map(tuple),
+    num_samples=counts,
+    num_tokens=counts,
+    num_drafted=counts,
+    num_accepted=counts,
+    num_rejected=counts,
+    reads_prompts=st.booleans(),
+)
 
 
 messages = st.one_of(
@@ -208,8 +232,14 @@ messages = st.one_of(
         stats=stats,
     ),
     st.builds(Failed, request=st.none() | words, kind=text, message=text),
-    st.builds(Ping, number=words),
-    st.builds(Pong, number=words, status=statuses),
+    st.builds(Ping, number=words, wants_rounds=st.booleans()),
+    st.builds(
+        Pong,
+        number=words,
+        status=statuses,
+        now_s=seconds,
+        rounds=st.lists(rounds, max_size=2).map(tuple),
+    ),
 )
 SUBMIT = Submit(
     request=1,
@@ -267,6 +297,11 @@ def test_draft_length_of_the_controller_differs_from_zero() -> None:
         Cancel(request=2**64),
         Committed(request=1, token_ids=(2**31,)),
         Committed(request=1, token_ids=(-1,)),
+        Committed(request=1, token_ids=(1, 2), num_accepted=3),
+        Committed(request=1, token_ids=(1, 2), num_accepted=2, is_recovered=True),
+        Committed(request=1, token_ids=(1, 2), num_accepted=-1),
+        Pong(number=1, now_s=float("inf")),
+        Pong(number=1, rounds=(EngineRound(forward=Period(float("nan"), 1.0)),)),
         replace(SUBMIT, draft_length=-2),
         replace(SUBMIT, verifier="hope"),  # type: ignore[arg-type]  # what is rejected
         Finished(request=1, reason="tired"),
@@ -307,6 +342,9 @@ def test_a_value_out_of_range_cannot_be_sent(message: Message) -> None:
         ),
         pb.Frame(finished=pb.Finished(request=1, reason=pb.FINISH_REASON_STOP)),
         pb.Frame(committed=pb.Committed(token_ids=[2**31])),
+        pb.Frame(committed=pb.Committed(token_ids=[1, 2], num_accepted=3)),
+        pb.Frame(committed=pb.Committed(token_ids=[1, 2], is_recovered=True)),
+        pb.Frame(pong=pb.Pong(rounds=[pb.EngineRound()] * 1025)),
         pb.Frame(draft_request=pb.DraftRequest(opened=[pb.DraftOpen(request=1)])),
         pb.Frame(
             proposal=pb.Proposal(
