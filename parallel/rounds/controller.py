@@ -220,6 +220,10 @@ class DraftLengthController:
         self._estimate(request).observe(num_accepted, rejected=rejected)
         self._overall.observe(num_accepted, rejected=rejected)
 
+    def acceptance(self, request: int) -> float:
+        """Return how likely a request's next draft token is right."""
+        return self._estimate(request).alpha
+
     def choose(self, request: int, mode: DecodeMode, *, batch: int, width: int = 1) -> int:
         """Return the draft length for a request's next round.
 
@@ -251,6 +255,22 @@ class DraftLengthController:
         if best == 0 and plain == _PROBE_EVERY:
             return min(_PROBE_LENGTH, self.max_length)
         return best
+
+    def fitting(
+        self, request: int, mode: DecodeMode, length: int, *, batch: int, width: int = 1
+    ) -> int:
+        """Return the best draft length up to `length`, at least 2; arguments as of `choose`."""
+        if not self._costs.is_known:
+            return length
+        best = best_draft_length(
+            mode,
+            [self._estimate(request).alpha],
+            max_length=length,
+            target_s=self._costs.target_s,
+            draft_s=lambda num_steps: self._costs.draft_s(num_steps, width),
+            batch=batch,
+        )
+        return max(best, min(length, 2))
 
     def worth(self, gains: Sequence[float], *, batch: int) -> int:
         """Return how many of a tree's first tokens to test: those that raise tokens per second.

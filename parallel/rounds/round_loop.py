@@ -5,9 +5,10 @@ The loop holds the order of these steps and every decision: modes, draft lengths
 is learned from a round. Links, devices and clocks lie behind `RoundEdges`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Generic, Protocol, TypeVar
 
 from parallel.decoding.layer_width import WidthPlan
@@ -32,6 +33,7 @@ from parallel.rounds.machine import step, with_mode
 
 _BEFORE_SCORING = (Phase.WAITING_DRAFT, Phase.COMPLETING)
 _AUTO = policy_of(DecodeMode.AUTO)
+_SMOOTHING = 0.1
 
 
 class RoundSequence(Protocol):
@@ -153,12 +155,24 @@ class RoundEdges(Protocol[WorkT]):
         """Apply the answers that have arrived, without waiting for others."""
         ...
 
+    def take_due(self, works: Mapping[int, WorkT], patience_s: float) -> bool:
+        """Apply the next part of an answer if it is due within so many seconds.
+
+        Returns:
+            Whether one came.
+        """
+        ...
+
     def score(self, works: Items[WorkT]) -> Forward:
         """Run the target over what each work has to score."""
         ...
 
-    def verdicts(self, works: Items[WorkT]) -> Iterator[tuple[WorkT, Verdict]]:
-        """Yield the verifier's verdict on each work that can be decided."""
+    def verdicts(self, works: Items[WorkT]) -> Items[tuple[WorkT, Verdict]]:
+        """Return the verifier's verdict on each work that can be decided."""
+        ...
+
+    def report(self, work: WorkT, verdict: Verdict) -> None:
+        """Note what else a request wants to know of the tokens that a verdict committed."""
         ...
 
 
@@ -172,6 +186,8 @@ class RoundLoop(Generic[WorkT]):
         self.width: int | None = None
         """Layers of the drafters whose attention runs at once, in this round; None: no choice."""
         self._modes = PaceChooser(_AUTO.choices)
+        self._token_s = 0.0
+        """Seconds that a token takes, all sequences together; 0 until a round was timed."""
 
     def set_draft_steps(self, step_s: Items[float], *, width: int | None) -> None:
         """Start over with a new drafter's predictions.
@@ -210,12 +226,13 @@ class RoundLoop(Generic[WorkT]):
         self._await_drafts(works, _BEFORE_SCORING)
         forward = self._edges.score(works)
         self._await_drafts(works, (Phase.SCORING,))
-        if any(policy_of(work.sequence.state.mode).prepares_outcomes for work in works):
-            self._edges.take_arrived({work.sequence.number: work for work in works})
         if not reads_prompts:
             self.controller.observe_forward(forward.num_positions, forward.seconds)
-        for work, verdict in self._edges.verdicts(works):
+        decided = self._edges.verdicts(works)
+        self._take_prepared(works, decided)
+        for work, verdict in decided:
             work.apply(Verified(verdict=verdict))
+            self._edges.report(work, verdict)
             self._observe_verdict(work)
         if not reads_prompts:
             self._observe_pace(works, self._edges.now_s() - start_s)
@@ -247,6 +264,12 @@ class RoundLoop(Generic[WorkT]):
         elif length is None:
             width = self.width or 1
             length = self.controller.choose(sequence.number, state.mode, batch=batch, width=width)
+        elif policy.prepares_outcomes:
+            # A step that the verdict overtakes adds nothing, and delays the next request's first.
+            width = self.width or 1
+            length = self.controller.fitting(
+                sequence.number, state.mode, length, batch=batch, width=width
+            )
         return min(length, usable)
 
     def _await_drafts(self, works: Items[WorkT], phases: tuple[Phase, ...]) -> None:
@@ -256,6 +279,30 @@ class RoundLoop(Generic[WorkT]):
         while pending := [work for work in works if work.phase in phases]:
             for work in self._edges.take_answer(pending, by_number, deadline_s):
                 work.apply(DraftMissed())
+
+    def _take_prepared(self, works: Items[WorkT], decided: Items[tuple[WorkT, Verdict]]) -> None:
+        """Take what has been drafted for the outcomes that came true.
+
+        One more token of such a draft is worth a wait as long as the tokens that it will add on
+        average take to decode.
+        """
+        ahead = [pair for pair in decided if _prepares(pair[0])]
+        if not ahead:
+            return
+        by_number = {work.sequence.number: work for work in works}
+        self._edges.take_arrived(by_number)
+        while gain := sum(self._gain(work, verdict) for work, verdict in ahead):
+            if not self._edges.take_due(by_number, gain * self._token_s):
+                return
+
+    def _gain(self, work: WorkT, verdict: Verdict) -> float:
+        """Return the chance that the next token to arrive for an outcome is kept; 0: none will."""
+        state = work.sequence.state
+        carried = policy_of(state.mode).carry_over(state, verdict)
+        if carried is None or len(carried.in_flight) >= state.draft_length - 1:
+            return 0.0
+        alpha = self.controller.acceptance(work.sequence.number)
+        return alpha ** (len(carried.in_flight) + 1)
 
     def _observe_verdict(self, work: WorkT) -> None:
         commit = work.commit
@@ -268,9 +315,17 @@ class RoundLoop(Generic[WorkT]):
     def _observe_pace(self, works: Items[WorkT], seconds: float) -> None:
         """Record the tokens that the round's modes and width committed in its time."""
         decided = [(work, work.commit) for work in works if work.commit is not None]
+        num_tokens = sum(len(commit.token_ids) for _, commit in decided)
+        if num_tokens and 0 < seconds < inf:
+            mean_s = seconds / num_tokens
+            known_s = self._token_s or mean_s
+            self._token_s = known_s + _SMOOTHING * (mean_s - known_s)
         for work, commit in decided:
             number, mode = work.sequence.number, work.sequence.state.mode
             self._modes.observe(number, mode, len(commit.token_ids), seconds)
         if decided and all(work.request is not None for work, _ in decided):
-            num_tokens = sum(len(commit.token_ids) for _, commit in decided)
             self.widths.observe(self.width, num_tokens, seconds)
+
+
+def _prepares(work: RoundWork[Any]) -> bool:
+    return policy_of(work.sequence.state.mode).prepares_outcomes

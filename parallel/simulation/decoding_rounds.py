@@ -6,7 +6,7 @@ draft steps and messages are seconds from a model. It closes the chain of eviden
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from math import inf
@@ -179,11 +179,18 @@ class _Leader:
         while self._drafter.sent and self._drafter.sent[0].arrives_s <= self._now_s:
             self._take(self._drafter.sent.popleft(), works)
 
+    def take_due(self, works: Mapping[int, _Work], patience_s: float) -> bool:
+        """Wait for the next part if it arrives within so many seconds."""
+        if not self._drafter.sent or self._drafter.sent[0].arrives_s > self._now_s + patience_s:
+            return False
+        return not self.take_answer((), works, inf)
+
     def _take(self, answer: SimulatedAnswer, works: Mapping[int, _Work]) -> None:
         if not answer.partial:
             self._totals.draft_s += answer.draft_s
             if answer.asked != self._last_opening:
-                self._loop.observe_draft(answer.num_steps, answer.draft_s)
+                exchange_s = 2 * self._setting.link.latency_s
+                self._loop.observe_draft(answer.num_steps, answer.draft_s + exchange_s)
         for number, event in answer.drafts:
             if number in works:
                 works[number].apply(event)
@@ -198,9 +205,10 @@ class _Leader:
         self._now_s += taken_s
         return Forward(num_positions, taken_s)
 
-    def verdicts(self, works: Items[_Work]) -> Iterator[tuple[_Work, Verdict]]:
-        """Advance the time by the host's seconds, and yield each work's verdict."""
+    def verdicts(self, works: Items[_Work]) -> Items[tuple[_Work, Verdict]]:
+        """Advance the time by the host's seconds, and return each work's verdict."""
         self._now_s += self._setting.host_s
-        for work in works:
-            assert work.verify is not None
-            yield work, verdict_on(work.verify)
+        return [(work, verdict_on(work.verify)) for work in works if work.verify is not None]
+
+    def report(self, work: _Work, verdict: Verdict) -> None:
+        """Do nothing: nobody asks."""

@@ -10,6 +10,7 @@ import threading
 from parallel.messages import DraftRequest, Hello, Proposal
 from runtime.clock import Clock
 from runtime.engine.draft_fence import CheckedProposal, DraftFence
+from runtime.engine.part_times import PartTimes
 from runtime.engine.strikes import Strikes
 from runtime.errors import DrafterError, PacelineError, ProtocolError
 from runtime.links.link import Link
@@ -45,6 +46,7 @@ class DrafterPort:
         self._asked_s = 0.0
         self._fence = DraftFence(vocab_size)
         self._strikes = Strikes()
+        self._parts = PartTimes()
         self.wait_budget_s = wait_budget_s
         """Longest wait for a draft that is due."""
         self.num_successors = hello.num_successors
@@ -88,6 +90,20 @@ class DrafterPort:
         return self._link is not None and self._answered < self._round
 
     @property
+    def next_part_s(self) -> float | None:
+        """When the next part of its answer should be here; None: unknown, or none is to come."""
+        return self._parts.next_s if self.due else None
+
+    @property
+    def lag_s(self) -> float:
+        """Seconds between request and answer beyond the drafter's own work, as far as is known."""
+        return self._parts.lag_s or 0.0
+
+    def was_late(self) -> None:
+        """Record that a part did not come when it was due."""
+        self._parts.late()
+
+    @property
     def num_faults(self) -> int:
         """Answers that were wrong or failed, so far."""
         return self._strikes.num_faults
@@ -114,6 +130,7 @@ class DrafterPort:
                 return False
         self._round = request.round
         self._asked_s = self._clock.now_s()
+        self._parts.ask(request.round, self._asked_s)
         self._fence.expect(request)
         try:
             self._link.send(request)
@@ -133,6 +150,7 @@ class DrafterPort:
         """
         if self._link is None:
             return None
+        start_s = self._clock.now_s()
         try:
             message = self._link.recv(timeout_s)
         except PacelineError as error:
@@ -148,6 +166,8 @@ class DrafterPort:
             self._fault(checked.problems[0])
         elif checked.is_answer:
             self._strikes.good()
+        now_s = self._clock.now_s()
+        self._parts.arrive(checked.round, checked.draft_s, now_s, waited=now_s - start_s)
         if checked.is_answer:
             self._answered = max(self._answered, checked.round)
         return checked

@@ -5,7 +5,7 @@ target's forward runs (arXiv 2408.11850, Algorithm 2); in draft-then-verify mode
 for the drafts.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from dataclasses import asdict, replace
 
@@ -178,6 +178,10 @@ class RoundRunner:
         """Take what the drafters have sent by now."""
         self._drafts.take_arrived(works)
 
+    def take_due(self, works: Mapping[int, EngineWork], patience_s: float) -> bool:
+        """Wait for the next part of a drafter's answer if it is due soon."""
+        return self._drafts.take_due(works, patience_s)
+
     def score(self, works: Items[EngineWork]) -> Forward:
         """Run the target over prompt chunks and over what the works score."""
         self._runner.pulse.at("prefill" if self._reads_prompts else "verifying")
@@ -201,20 +205,23 @@ class RoundRunner:
         self._runner.pulse.at(DRAFTING)
         return Forward(sum(len(row.token_ids) for row in rows), target_s)
 
-    def verdicts(self, works: Items[EngineWork]) -> Iterator[tuple[EngineWork, Verdict]]:
+    def verdicts(self, works: Items[EngineWork]) -> Items[tuple[EngineWork, Verdict]]:
         """Verify each work's drafts against its scores; a work that fails gets an error."""
+        found = []
         for work in works:
             try:
-                verdict = _verdict(work)
+                found.append((work, _verdict(work)))
             except ValueError as error:  # one sequence's logits are no reason to end the others
                 work.error = str(error)
-                continue
-            yield work, verdict
-            num_top = work.sequence.submit.num_logprobs
-            if num_top is not None:
-                assert work.commit is not None
-                path = verdict.accepted_nodes or range(verdict.num_accepted)
-                work.logprobs = token_logprobs(work.rows, path, work.commit.token_ids, num_top)
+        return found
+
+    def report(self, work: EngineWork, verdict: Verdict) -> None:
+        """Keep the log probabilities of the tokens that a verdict committed, if they are wanted."""
+        num_top = work.sequence.submit.num_logprobs
+        if num_top is not None:
+            assert work.commit is not None
+            path = verdict.accepted_nodes or range(verdict.num_accepted)
+            work.logprobs = token_logprobs(work.rows, path, work.commit.token_ids, num_top)
 
     def _candidates(self, sequence: DecodingSequence) -> int | None:
         """Return how many best tokens of a row are needed; None is all of them."""

@@ -22,6 +22,9 @@ from runtime.engine.round_work import EngineWork
 from runtime.engine.sequence import DecodingSequence
 from runtime.timeline import SpanKind
 
+_SLACK_S = 0.001
+"""How much later than expected a part may come that is waited for."""
+
 
 @dataclass(slots=True)
 class DraftTime:
@@ -140,6 +143,26 @@ class RoundDrafts:
             while port.due and (proposal := port.receive(0.0)) is not None:
                 self._take(port, proposal, works)
 
+    def take_due(self, works: Mapping[int, EngineWork], patience_s: float) -> bool:
+        """Wait for the next part of an answer where it is due within so many seconds."""
+        now_s = self._clock.now_s()
+        due = [
+            (due_s - now_s, port)
+            for port in self._ports.attached
+            if (due_s := port.next_part_s) is not None
+        ]
+        if not due:
+            return False
+        left_s, port = min(due, key=lambda pair: pair[0])
+        if left_s > patience_s:
+            return False
+        proposal = self._wait(port, now_s + min(patience_s, max(left_s, 0.0) + _SLACK_S))
+        if proposal is None:
+            port.was_late()
+            return False
+        self._take(port, proposal, works)
+        return True
+
     def _ask(
         self, port: DrafterPort, works: Items[EngineWork], syncing: Items[DecodingSequence]
     ) -> None:
@@ -237,7 +260,7 @@ class RoundDrafts:
             self.waited_s += waited_s
             # Reading a prompt would spoil the estimate.
             if proposal.num_steps and proposal.round != port.last_opening:
-                self._loop.observe_draft(proposal.num_steps, proposal.draft_s)
+                self._loop.observe_draft(proposal.num_steps, proposal.draft_s + port.lag_s)
         for draft in proposal.drafts:
             found = works.get(draft.request)
             if found is not None and found.sequence.drafter == port.number:

@@ -170,7 +170,7 @@ class VirtualShard:
 
     def forward(self, rows: Sequence[SequenceRows], width: int) -> Tensor:
         """Wait for the time of a forward and return peaked logits."""
-        start_s = self._start_s()
+        start_s = self._start_s(grows_branches=any(row.parents for row in rows))
         num_logits = sum(row.num_logits for row in rows)
         logits_NV = torch.zeros(num_logits, self._vocab_stop - self._vocab_start)
         index = 0
@@ -216,13 +216,15 @@ class VirtualShard:
         assert self._stack is not None
         return self._stack.num_layers
 
-    def _start_s(self) -> float:
+    def _start_s(self, *, grows_branches: bool) -> float:
         """Return when this forward starts: within a draft, at the end of the previous step.
 
-        `draft` is the time of a whole step, so it includes the host's work between two steps.
+        `draft` is the time of a whole step, so it includes the host's work between two steps, which
+        is more where drafts for many outcomes grow.
         """
         now_s = time.perf_counter()
-        back_to_back = self._drafter and now_s - self._end_s < _BACK_TO_BACK_S
+        between_s = self._spec.draft_s if grows_branches else _BACK_TO_BACK_S
+        back_to_back = self._drafter and now_s - self._end_s < between_s
         return self._end_s if back_to_back else now_s
 
     def _duration_s(self, num_logits: int, num_branches: int) -> float:

@@ -1,6 +1,6 @@
 """The round loop's decisions, with edges that record what they are asked for."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from math import inf
 
@@ -40,6 +40,8 @@ class Edges:
         self.limit, self.trees, self.answers, self.decides = limit, trees, answers, True
         self.time_s = 0.0
         self.steps: list[str] = []
+        self.patience_s: list[float] = []
+        self.partial = False
 
     def now_s(self) -> float:
         return self.time_s
@@ -69,8 +71,14 @@ class Edges:
         for work in pending:
             assert works[work.sequence.number] is work
             assert work.request is not None
-            draft = DraftTree.chain((RIGHT,) * work.request.draft_length)
-            work.apply(DraftArrived(epoch=work.request.epoch, base=work.request.base, draft=draft))
+            draft = DraftTree.chain((RIGHT,) * (1 if self.partial else work.request.draft_length))
+            arrived = DraftArrived(
+                epoch=work.request.epoch,
+                base=work.request.base,
+                draft=draft,
+                partial=self.partial,
+            )
+            work.apply(arrived)
         return ()
 
     def take_arrived(self, works: Mapping[int, Work]) -> None:
@@ -82,12 +90,23 @@ class Edges:
         self.time_s += 2.0
         return Forward(sum(work.score.num_logits for work in works if work.score), 2.0)
 
-    def verdicts(self, works: Items[Work]) -> Iterator[tuple[Work, Verdict]]:
+    def take_due(self, works: Mapping[int, Work], patience_s: float) -> bool:
+        assert works
+        self.patience_s.append(patience_s)
+        return False
+
+    def verdicts(self, works: Items[Work]) -> Items[tuple[Work, Verdict]]:
+        found = []
         for work in works if self.decides else ():
             assert work.verify is not None
             num = len(work.verify.draft)
             next_token = RIGHT if num < work.verify.num_rows else None
-            yield work, Verdict(num_accepted=num, next_token=next_token)
+            found.append((work, Verdict(num_accepted=num, next_token=next_token)))
+        return found
+
+    def report(self, work: Work, verdict: Verdict) -> None:
+        assert work.commit is not None
+        assert verdict.num_accepted == work.commit.num_accepted
 
 
 def run(loop: RoundLoop[Work], sequence: ToySequence, *, reads_prompts: bool = False) -> Work:
@@ -182,3 +201,23 @@ def test_the_width_is_the_drafters_until_it_is_replaced() -> None:
     loop.set_draft_steps((1.0, 0.5), width=2)
     run(loop, ToySequence(DecodeMode.SPECULATIVE))
     assert loop.width == 2
+
+
+def test_more_of_a_draft_is_waited_for_as_long_as_its_next_token_is_worth() -> None:
+    edges = Edges()
+    loop, sequence = make(edges), ToySequence(DecodeMode.OUTCOMES)
+    run(loop, sequence)
+    assert edges.patience_s == []  # the whole draft is there
+    edges.partial = True
+    run(loop, sequence)
+    # Seven tokens in the last four seconds; the next token is the second of a draft.
+    (patience_s,) = edges.patience_s
+    assert 0 < patience_s < 2.0
+
+
+def test_nothing_is_waited_for_where_the_verdict_was_not_foreseen() -> None:
+    edges = Edges(answers=False)
+    loop, sequence = make(edges), ToySequence(DecodeMode.OUTCOMES)
+    for _ in range(3):
+        run(loop, sequence)
+    assert edges.patience_s == []

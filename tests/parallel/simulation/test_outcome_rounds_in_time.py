@@ -92,6 +92,21 @@ def test_a_draft_that_is_too_long_for_the_window_costs_nothing() -> None:
     assert pearl[1] < 0.6 * pearl[0]
 
 
+def test_the_last_token_of_a_draft_is_waited_for_where_it_is_nearly_there() -> None:
+    """A window that messages and host exceed by little: a token lost each round costs more."""
+    ideal = run(setting(0.8, 5.0))
+    real = replace(setting(0.8, 5.0), link=Line(latency_s=0.06), host_s=0.06)
+    assert run(real).tokens_per_s > 0.96 * ideal.tokens_per_s
+
+
+@pytest.mark.parametrize("length", range(4, 13))
+def test_every_draft_length_is_as_good_as_the_best_where_messages_take_time(length: int) -> None:
+    near = replace(setting(0.8, 4.5), link=Line(latency_s=0.03), host_s=0.03)
+    best = run(replace(near, draft_length=4), 1000)
+    found = run(replace(near, draft_length=length), 1000)
+    assert found.tokens_per_s > 0.97 * best.tokens_per_s
+
+
 def test_messages_cost_nothing_while_the_window_holds_them() -> None:
     near = replace(setting(0.8, 5.0), step_s=lambda _: 0.8)
     speeds = [
@@ -104,7 +119,7 @@ def test_branches_that_slow_the_drafter_down_shorten_its_drafts() -> None:
     quick = run(setting(0.8, 5.0))
     slow = run(replace(setting(0.8, 5.0), branch_s=0.2))
     assert slow.num_tokens / slow.num_rounds < 0.9 * quick.num_tokens / quick.num_rounds
-    assert slow.elapsed_s / slow.num_rounds == pytest.approx(5.0, rel=0.01)
+    assert slow.elapsed_s / slow.num_rounds < 1.15 * 5.0
 
 
 def test_a_sequence_that_misses_delays_no_other() -> None:
