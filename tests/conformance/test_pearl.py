@@ -14,6 +14,7 @@ from parallel.decoding.round_state import (
     BeginRound,
     Command,
     Commit,
+    DraftAhead,
     DraftArrived,
     RequestDraft,
     Score,
@@ -72,6 +73,9 @@ class PublishedPearl:
                 num_drafted=len(self.in_flight) + reached_block,
                 num_accepted=num_accepted,
                 rejected=rejected,
+                ahead=DraftAhead.UNFORESEEN if rejected else DraftAhead.HIT,
+                num_guesses=1,
+                num_ahead=len(block),
             )
         )
         self.in_flight = () if rejected else block[1:]
