@@ -263,6 +263,8 @@ class Finished:
     reason: str
     """"stop", "length" or "cancelled"."""
     stats: RequestStats = field(default_factory=RequestStats)
+    complete: bool | None = None
+    """Whether the output satisfies the request's constraint; None without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

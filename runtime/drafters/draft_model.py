@@ -9,7 +9,10 @@ from parallel.batch import SequenceRows
 from parallel.decoding.sampling import num_candidates
 from parallel.decoding.score_row import ScoreRow
 from parallel.messages import DraftItem, DraftOpen
+from runtime.constraints.compiler import Constraints
+from runtime.drafters.draft_constraint import draft_constraint
 from runtime.drafters.draft_sequence import DraftSequence
+from runtime.drafters.lookup_drafting import LookupText
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner
 
@@ -36,7 +39,15 @@ class TreeRows:
 class DraftModel:
     """Rank 0 of a drafter's group, with the sequences in its cache."""
 
-    def __init__(self, runner: ShardRunner, ledger: SlotLedger, *, calibrates: bool) -> None:
+    def __init__(
+        self,
+        runner: ShardRunner,
+        ledger: SlotLedger,
+        *,
+        calibrates: bool,
+        constraints: Constraints | None = None,
+    ) -> None:
+        self._constraints = constraints
         self._runner = runner
         self._ledger = ledger
         self._calibrates = calibrates
@@ -54,7 +65,11 @@ class DraftModel:
             return
         num_cached = self._ledger.open(opened.request, opened.capacity, token_ids)
         self._sequences[opened.request] = DraftSequence(
-            opened, num_cached=num_cached, num_exact=num_cached
+            opened,
+            num_cached=num_cached,
+            num_exact=num_cached,
+            text=LookupText(constraint=draft_constraint(opened, self._constraints)),
+            constraint=draft_constraint(opened, self._constraints),
         )
 
     def close(self, number: int) -> None:

@@ -1,10 +1,13 @@
 """One request in a drafter with a model: its tokens, which of them are cached, and its draft."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from parallel.decoding.score_row import ScoreRow
 from parallel.decoding.types import SparseProbs
 from parallel.drafting.outcome_choice import OutcomeOdds
 from parallel.messages import DraftItem, DraftOpen, ProposalItem
+from runtime.drafters.draft_constraint import DraftConstraint
 from runtime.drafters.lookup_drafting import Lookups, LookupText
 
 _CONFIDENT_MATCH = 3  # tokens that match from which a copy is better than a small model
@@ -35,6 +38,8 @@ class DraftSequence:
     draft: list[int] = field(default_factory=list)
     draft_probs: list[SparseProbs] = field(default_factory=list)
     text: LookupText = field(default_factory=LookupText)
+    constraint: DraftConstraint | None = None
+    """What may follow the tokens, where that is known."""
     odds: OutcomeOdds | None = None
     """How likely each outcome of a verdict is, as far as the request has shown."""
     foreseen: Foreseen | None = None
@@ -49,6 +54,12 @@ class DraftSequence:
     def penalized(self) -> list[int]:
         """The tokens that penalties count; none without a penalty."""
         return self.token_ids if self.opened.sampling.reads_history else []
+
+    def masked(self, row: ScoreRow, token_ids: Sequence[int] | None = None) -> ScoreRow:
+        """Return a row without what may not follow some tokens, by default the sequence's own."""
+        if self.constraint is None:
+            return row
+        return self.constraint.masked(row, self.token_ids if token_ids is None else token_ids)
 
     def follow(self, item: DraftItem, lookups: Lookups) -> None:
         """Roll back to the tokens that stay valid, and append the new ones."""

@@ -3,9 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from parallel.drafting.legal import ForcedSource, LegalSource
 from parallel.drafting.ngram import NgramIndex
 from parallel.drafting.tree import GrownTree, Odds, Source, grow
 from parallel.messages import DraftItem, DraftRequest, ProposalItem
+from runtime.constraints.compiler import Constraints
+from runtime.drafters.draft_constraint import DraftConstraint, draft_constraint
 from runtime.drafters.drafting import DraftPart
 from runtime.drafters.lookups.lookup_settings import LOOKUP_SOURCES, LookupSettings
 from runtime.drafters.lookups.ngram_lookup import NgramLookup
@@ -19,6 +22,8 @@ class LookupText:
     grown: GrownTree | None = None
     """The tree proposed last, after the first `grown_at` tokens."""
     grown_at: int = 0
+    constraint: DraftConstraint | None = None
+    """What may follow the text, where that is known."""
 
 
 class Lookups:
@@ -54,9 +59,15 @@ class Lookups:
             text.grown = None
 
     def sources(self, text: LookupText) -> list[Source]:
-        """Return the sources of a text's trees."""
-        found = (each.source(text.index) for each in self._open)
-        return [source for source in found if source is not None]
+        """Return the sources of a text's trees; under a constraint, what is forced is one."""
+        opened = (each.source(text.index) for each in self._open)
+        found: list[Source] = [source for source in opened if source is not None]
+        constraint = text.constraint
+        state = None if constraint is None else constraint.after(text.index.token_ids)
+        if constraint is None or state is None:
+            return found
+        legal: list[Source] = [LegalSource(each, state, constraint.end_ids) for each in found]
+        return [*legal, ForcedSource(state, constraint.end_ids)]
 
     def grow(self, text: LookupText, item: DraftItem, sources: Sequence[Source]) -> GrownTree:
         """Return the tree, or the chain, that an item asks for."""
@@ -73,9 +84,15 @@ class LookupDrafter:
     step_s = ()
     width = None
 
-    def __init__(self, settings: LookupSettings) -> None:
-        """Open the sources; raises ConfigError if a source's files cannot be read."""
+    def __init__(self, settings: LookupSettings, constraints: Constraints | None = None) -> None:
+        """Open the sources; raises ConfigError if a source's files cannot be read.
+
+        Args:
+            settings: the sources.
+            constraints: where the constraints of requests are found.
+        """
         self._lookups = Lookups(settings)
+        self._constraints = constraints
         self._texts: dict[int, LookupText] = {}
 
     @property
@@ -88,7 +105,8 @@ class LookupDrafter:
         for number in request.closed:
             self._texts.pop(number, None)
         for opened in request.opened:
-            self._texts[opened.request] = LookupText()
+            constraint = draft_constraint(opened, self._constraints)
+            self._texts[opened.request] = LookupText(constraint=constraint)
         items = tuple(self._propose(item) for item in request.items)
         num_steps = max((len(item.token_ids) for item in items), default=0)
         yield DraftPart(items, num_steps=num_steps)

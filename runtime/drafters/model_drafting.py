@@ -5,6 +5,7 @@ from collections.abc import Sequence as Items
 
 from parallel.decoding.verify import draft_token, draft_token_with_probs
 from parallel.messages import DraftItem, DraftRequest, ProposalItem
+from runtime.constraints.compiler import Constraints
 from runtime.drafters.draft_model import DraftModel
 from runtime.drafters.drafting import DraftPart
 from runtime.drafters.lookup_drafting import Lookups, unknown_proposal
@@ -38,6 +39,7 @@ class ModelDrafter:
         width: int | None = None,
         step_s: tuple[float, ...] = (),
         calibrates: bool = True,
+        constraints: Constraints | None = None,
     ) -> None:
         """Draft with the model of `runner`.
 
@@ -51,6 +53,8 @@ class ModelDrafter:
             calibrates: whether each draft first reads again, exactly, what approximate forwards
                 read, which costs no forward of its own. Without, errors accumulate: for
                 experiments alone.
+            constraints: where the constraints of requests are found; without, drafts may be
+                illegal, and are then rejected.
 
         Raises:
             ConfigError: the files of a look-up source cannot be read.
@@ -59,7 +63,7 @@ class ModelDrafter:
         self.width = width
         self.step_s = step_s
         self._calibrates = calibrates
-        self._model = DraftModel(runner, ledger, calibrates=calibrates)
+        self._model = DraftModel(runner, ledger, calibrates=calibrates, constraints=constraints)
         self._lookups = Lookups(lookups)
         self._trees = ModelTrees(self._model, self._lookups)
         self._outcomes = ModelOutcomes(self._model)
@@ -153,7 +157,7 @@ class ModelDrafter:
         scores = self._model.score(items, width=width)
         for item, score in zip(items, scores, strict=True):
             sequence = self._model.sequence(item.request)
-            opened = sequence.opened
+            opened, score = sequence.opened, sequence.masked(score)
             inputs = (score, opened.sampling, opened.key, sequence.position, sequence.penalized)
             if opened.send_probs:
                 sequence.add(*draft_token_with_probs(*inputs))

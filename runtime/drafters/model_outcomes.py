@@ -56,8 +56,15 @@ class _Tree:
 
     def history(self, branch: _Branch) -> list[int]:
         """Return the tokens that a repetition penalty counts for a branch's next token."""
-        if not self.sequence.opened.sampling.reads_history:
-            return []
+        return self._text(branch) if self.sequence.opened.sampling.reads_history else []
+
+    def masked(self, row: ScoreRow, branch: _Branch) -> ScoreRow:
+        """Return a row after a branch without what may not follow it."""
+        if self.sequence.constraint is None:
+            return row
+        return self.sequence.masked(row, self._text(branch))
+
+    def _text(self, branch: _Branch) -> list[int]:
         num_kept = self.num_committed + branch.outcome.num_accepted
         kept = self.sequence.token_ids[:num_kept]
         return [*kept, branch.outcome.next_token, *branch.token_ids]
@@ -127,6 +134,7 @@ class ModelOutcomes:
         orders: list[list[RankedToken]] = []
         for place, row in enumerate(scores):
             stop = tree.num_committed + place
+            row = sequence.masked(row, sequence.token_ids[:stop])
             history = sequence.token_ids[:stop] if opened.sampling.reads_history else ()
             inputs = (row, opened.sampling, opened.key, stop - opened.num_prompt, history)
             orders.append(ranked(*inputs, num=_NUM_RANKS + 1))
@@ -196,6 +204,7 @@ def _extend(tree: _Tree, scores: Items[ScoreRow]) -> None:
     opened = tree.sequence.opened
     for place, (branch, row) in enumerate(zip(tree.branches, scores, strict=True)):
         position, history = tree.position(branch), tree.history(branch)
+        row = tree.masked(row, branch)
         inputs = (row, opened.sampling, opened.key, position, history)
         if opened.send_probs and place == 0:
             token, probs = draft_token_with_probs(*inputs)

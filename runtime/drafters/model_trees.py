@@ -111,7 +111,7 @@ class ModelTrees:
         items = [path.item for path in paths]
         scores = self._model.score(items, width=width, at_least=_NUM_CANDIDATES)
         for path, row in zip(paths, scores, strict=True):
-            path.model.add(path.token_ids, row, path.sequence)
+            path.model.add(path.token_ids, path.sequence.masked(row), path.sequence)
             path.num_asked += 1
             best = path.best(self._lookups.odds)
             assert best is not None

@@ -10,6 +10,7 @@ import threading
 from dataclasses import dataclass, replace
 from itertools import count
 
+from parallel.decoding.constraint import ConstraintBroken, ConstraintState
 from parallel.messages import (
     Cancel,
     Committed,
@@ -23,6 +24,8 @@ from parallel.messages import (
     Submit,
 )
 from runtime.clock import Clock
+from runtime.constraints.compiler import Compiled, Constraints
+from runtime.engine.compiling import Compiling, WaitingRequest
 from runtime.engine.drafter_ports import DrafterPorts
 from runtime.engine.drivers import Drivers
 from runtime.engine.engine_limits import EngineConfig, problem_of
@@ -31,7 +34,7 @@ from runtime.engine.round import RoundRunner
 from runtime.engine.round_work import EngineWork
 from runtime.engine.scheduler import Scheduler
 from runtime.engine.sequence import DecodingSequence
-from runtime.errors import DeadlineExceeded, PacelineError, PeerError
+from runtime.errors import DeadlineExceeded, InvalidValue, PacelineError, PeerError
 from runtime.links.link import Link
 from runtime.models.tokenizer import StopMatcher, Tokenizer
 from runtime.rank.page_ledger import SlotLedger
@@ -57,8 +60,17 @@ class _Left:
 
 
 @dataclass(frozen=True, slots=True)
+class _Compiled:
+    ticket: int
+    constraint: Compiled
+
+
+@dataclass(frozen=True, slots=True)
 class _Stop:
     pass
+
+
+_Event = _Joined | _Left | _Received | _Compiled | _Stop
 
 
 class Engine:
@@ -73,6 +85,7 @@ class Engine:
         *,
         clock: Clock,
         tokenizer: Tokenizer | None,
+        constraints: Constraints | None = None,
     ) -> None:
         self._rounds = rounds
         self._ledger = ledger
@@ -80,7 +93,10 @@ class Engine:
         self._config = config
         self._clock = clock
         self._tokenizer = tokenizer
-        self._inbox: queue.SimpleQueue[_Joined | _Left | _Received | _Stop] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Event] = queue.SimpleQueue()
+        self._compiling = Compiling(
+            constraints, lambda ticket, found: self._inbox.put(_Compiled(ticket, found))
+        )
         self._drivers = Drivers(lambda driver, error: self._inbox.put(_Received(driver, error)))
         self._sequence_numbers = count(1)
         self._scheduler = Scheduler(ledger, rounds.release, max_batch=config.max_batch)
@@ -146,6 +162,7 @@ class Engine:
             self._stopping = True
             self._ports.close()
             self._drivers.close()
+            self._compiling.close()
 
     def _drain_inbox(self) -> None:
         """Handle the events that have arrived; without requests, wait for one and send heartbeats.
@@ -164,7 +181,7 @@ class Engine:
         while not self._inbox.empty():
             self._handle_event(self._inbox.get())
 
-    def _handle_event(self, event: _Joined | _Left | _Received | _Stop) -> None:
+    def _handle_event(self, event: _Event) -> None:
         match event:
             case _Stop():
                 self._stopping = True
@@ -176,6 +193,10 @@ class Engine:
                 self._ports.leave(drafter)
             case _Received(driver, message):
                 self._handle_message(driver, message)
+            case _Compiled(ticket, constraint):
+                waiting = self._compiling.take(ticket)
+                if waiting is not None:
+                    self._compiled(waiting, constraint)
 
     def _attach(self, hello: Hello, link: Link) -> None:
         if not self._ports.attach(hello, link):
@@ -194,6 +215,8 @@ class Engine:
             case Cancel(request=request):
                 for sequence in self._scheduler.of_driver(driver, request):
                     self._finish(sequence, "cancelled")
+                for _ in self._compiling.drop(driver, request):
+                    self._drivers.send(driver, Finished(request=request, reason="cancelled"))
             case Ping():
                 self._drivers.send(driver, self._pong(message))
             case PeerError():
@@ -202,18 +225,46 @@ class Engine:
                 _LOG.warning("driver %d sent an unexpected %s", driver, type(message).__name__)
 
     def _submit(self, driver: int, submit: Submit) -> None:
-        problem = problem_of(submit, self._config, self._ledger, self._tokenizer)
+        problem = problem_of(
+            submit,
+            self._config,
+            self._ledger,
+            self._tokenizer,
+            takes_constraints=self._compiling.constraints is not None,
+        )
         if problem is not None:
-            failed = Failed(request=submit.request, kind="ConfigError", message=problem)
-            self._drivers.send(driver, failed)
+            self._reject(driver, submit, problem)
             return
+        waiting = WaitingRequest(driver=driver, submit=submit, submitted_s=self._clock.now_s())
+        if submit.sampling.constraint is None:
+            self._queue(waiting, None)
+        else:
+            self._compiling.start(waiting)
+
+    def _compiled(self, waiting: WaitingRequest, constraint: Compiled) -> None:
+        """Queue a request whose constraint is compiled, or reject it."""
+        if isinstance(constraint, InvalidValue):
+            self._reject(waiting.driver, waiting.submit, str(constraint))
+            return
+        try:
+            self._queue(waiting, constraint)
+        except ConstraintBroken as error:
+            self._reject(waiting.driver, waiting.submit, f"the output so far is illegal: {error}")
+
+    def _reject(self, driver: int, submit: Submit, problem: str) -> None:
+        failed = Failed(request=submit.request, kind="ConfigError", message=problem)
+        self._drivers.send(driver, failed)
+
+    def _queue(self, waiting: WaitingRequest, constraint: ConstraintState | None) -> None:
+        submit = waiting.submit
         sequence = DecodingSequence(
             next(self._sequence_numbers),
             submit,
-            driver=driver,
-            submitted_s=self._clock.now_s(),
+            driver=waiting.driver,
+            submitted_s=waiting.submitted_s,
             max_tokens=min(submit.max_tokens, self._config.max_positions - len(submit.prompt_ids)),
             end_ids=self._config.end_ids_of(submit),
+            constraint=constraint,
         )
         if submit.stop:
             assert self._tokenizer is not None
@@ -241,7 +292,7 @@ class Engine:
                 work.sequence.counters.drafter_lost = True
             if work.commit is None:
                 self._scheduler.discard(work.sequence)
-                self._send_failed(work.sequence, PacelineError(f"the target failed: {work.error}"))
+                self._send_failed(work.sequence, PacelineError(work.error))
                 continue
             self._commit(work, now_s)
         self._scheduler.record_prefixes(running)
@@ -253,7 +304,7 @@ class Engine:
         reason = None
         for token in commit.token_ids:
             taken.append(token)
-            sequence.token_ids.append(token)
+            sequence.append(token)
             reason = self._end(sequence, token)
             if reason is not None:
                 break
@@ -294,7 +345,12 @@ class Engine:
     def _finish(self, sequence: DecodingSequence, reason: str) -> None:
         self._scheduler.drop(sequence)
         stats = sequence.stats(self._clock.now_s())
-        finished = Finished(request=sequence.submit.request, reason=reason, stats=stats)
+        finished = Finished(
+            request=sequence.submit.request,
+            reason=reason,
+            stats=stats,
+            complete=sequence.is_complete,
+        )
         self._drivers.send(sequence.driver, finished)
 
     def _send_failed(self, sequence: DecodingSequence, error: PacelineError) -> None:
@@ -312,7 +368,7 @@ class Engine:
         return replace(
             totals,
             running=len(scheduler.running),
-            waiting=scheduler.num_waiting,
+            waiting=scheduler.num_waiting + len(self._compiling),
             pages_used=ledger.num_pages - ledger.num_available_pages,
             pages=ledger.num_pages,
             drafter=self._ports.name,
@@ -330,5 +386,6 @@ class Engine:
         """Forget a lost driver and free what its requests hold."""
         _LOG.info("driver %d is lost: %s", driver, error)
         self._drivers.drop(driver)
+        self._compiling.drop(driver)
         for sequence in self._scheduler.of_driver(driver):
             self._finish(sequence, "cancelled")

@@ -32,7 +32,12 @@ class EngineConfig:
 
 
 def problem_of(
-    submit: Submit, config: EngineConfig, ledger: SlotLedger, tokenizer: Tokenizer | None
+    submit: Submit,
+    config: EngineConfig,
+    ledger: SlotLedger,
+    tokenizer: Tokenizer | None,
+    *,
+    takes_constraints: bool = False,
 ) -> str | None:
     """Return why a request cannot be served, or None.
 
@@ -41,9 +46,12 @@ def problem_of(
         config: the leader's limits.
         ledger: its cache.
         tokenizer: finds stop strings; a virtual target has none.
+        takes_constraints: whether it can compile constraints.
     """
     try:
         _check(submit, config, ledger, tokenizer)
+        if submit.sampling.constraint is not None:
+            _check_constraint(submit, config, takes_constraints=takes_constraints)
     except ConfigError as error:
         return str(error)
     return None
@@ -89,4 +97,20 @@ def _check(
     if submit.num_logprobs is not None and submit.num_logprobs > MAX_LOGPROBS:
         raise InvalidValue(
             f"`logprobs` is {submit.num_logprobs}: at most {MAX_LOGPROBS} are reported"
+        )
+
+
+def _check_constraint(submit: Submit, config: EngineConfig, *, takes_constraints: bool) -> None:
+    """Raise InvalidValue unless the output of a request can end under its constraint."""
+    if not takes_constraints:
+        raise InvalidValue("a constraint needs a tokenizer, which a virtual target does not have")
+    if submit.ignore_eos:
+        raise InvalidValue(
+            "`ignore_eos` continues after the end of an output, which a constraint sets: leave out "
+            "one of them"
+        )
+    if not config.end_ids_of(submit):
+        raise InvalidValue(
+            "the model has no end token, so that no output could end under a constraint: name one "
+            "in `stop_token_ids`"
         )

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 
 from parallel.batch import SequenceRows
 from parallel.decoding.ahead_counts import AheadCounts
+from parallel.decoding.constraint import ConstraintBroken, MaskedRows
 from parallel.decoding.logprobs import token_logprobs
 from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.round_state import Commit
@@ -211,8 +212,10 @@ class RoundRunner:
         for work in works:
             try:
                 found.append((work, _verdict(work)))
+            except ConstraintBroken as error:
+                work.error = f"the output cannot continue under its constraint: {error}"
             except ValueError as error:  # one sequence's logits are no reason to end the others
-                work.error = str(error)
+                work.error = f"the target failed: {error}"
         return found
 
     def report(self, work: EngineWork, verdict: Verdict) -> None:
@@ -285,9 +288,13 @@ def _verdict(work: EngineWork) -> Verdict:
     """Return the verifier's verdict; raises ValueError for logits that define no distribution."""
     sequence, verify = work.sequence, work.verify
     assert verify is not None
+    rows: Items[ScoreRow] = work.rows[: verify.num_rows]
+    if sequence.constraint is not None:
+        end_ids = sequence.sampling.end_ids
+        rows = MaskedRows(rows, verify.draft, sequence.constraint, end_ids)
     return verifier_of(sequence.submit.verifier).verify(
         verify.draft,
-        work.rows[: verify.num_rows],
+        rows,
         sequence.sampling,
         sequence.key,
         sequence.num_output,

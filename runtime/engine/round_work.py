@@ -16,4 +16,4 @@ class EngineWork(RoundWork[DecodingSequence]):
     logprobs: tuple[TokenLogprobs, ...] = ()
     """Of the committed tokens, where they are requested."""
     error: str = ""
-    """Why nothing could be committed: the target's logits define no distribution."""
+    """Why nothing could be committed: the logits define no distribution, or no token is legal."""

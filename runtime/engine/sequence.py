@@ -5,6 +5,7 @@ from collections.abc import Sequence as Ids
 from dataclasses import asdict, dataclass, field, replace
 
 from parallel.decoding.ahead_counts import AheadCounts
+from parallel.decoding.constraint import ConstraintState
 from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.rng import request_key
 from parallel.decoding.round_state import (
@@ -139,14 +140,16 @@ class DecodingSequence:
         submitted_s: float,
         max_tokens: int,
         end_ids: frozenset[int] = frozenset(),
+        constraint: ConstraintState | None = None,
     ) -> None:
+        """Start where the request's output ends; raises ConstraintBroken if it is illegal."""
         self.number = number
         self.submit = submit
         self.sampling = submit.sampling
         """How its tokens are drawn."""
         self.end_ids = end_ids
         """The tokens that end it."""
-        if submit.sampling.min_tokens:
+        if submit.sampling.min_tokens or submit.sampling.constraint is not None:
             self.sampling = replace(submit.sampling, end_ids=tuple(sorted(end_ids)))
         self.driver = driver
         self.submitted_s = submitted_s
@@ -172,8 +175,26 @@ class DecodingSequence:
         """Number of the drafter that has it."""
         self.stop_matcher: StopMatcher | None = None
         self.counters = Counters()
+        self.constraint = constraint
+        """What may follow its output; None: anything."""
+        for token in submit.output_ids:
+            self._follow(token)
         self._highest_id = -1
         self._num_looked_at = 0
+
+    def append(self, token: int) -> None:
+        """Append a committed token."""
+        self.token_ids.append(token)
+        self._follow(token)
+
+    def _follow(self, token: int) -> None:
+        if self.constraint is not None and token not in self.end_ids:
+            self.constraint = self.constraint.advance(token)
+
+    @property
+    def is_complete(self) -> bool | None:
+        """Whether the output satisfies the constraint; None without one."""
+        return None if self.constraint is None else self.constraint.is_complete
 
     @property
     def highest_id(self) -> int:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from parallel.group import SoloGroup
 from parallel.messages import Hello
+from runtime.constraints.compiler import Constraints
 from runtime.drafters.drafting import Drafter, introduction
 from runtime.drafters.lookup_drafting import LookupDrafter
 from runtime.hosts.drafter_spec import (
@@ -26,8 +27,14 @@ class InlineDrafter:
     hello: Hello
 
 
-def build_inline_drafter(spec: InlineDrafterSpec) -> InlineDrafter | None:
+def build_inline_drafter(
+    spec: InlineDrafterSpec, constraints: Constraints | None = None
+) -> InlineDrafter | None:
     """Return the drafter, or None if nothing is to draft in the leader's thread.
+
+    Args:
+        spec: what drafts.
+        constraints: those of the leader, under which it drafts.
 
     Raises:
         ConfigError: its checkpoint, or the files of a look-up source, cannot be used.
@@ -36,12 +43,12 @@ def build_inline_drafter(spec: InlineDrafterSpec) -> InlineDrafter | None:
         case NoDrafterSpec():
             return None
         case LookupDrafterSpec(lookups):
-            drafter = LookupDrafter(lookups)
+            drafter = LookupDrafter(lookups, constraints)
             return InlineDrafter(drafter, introduction(drafter, _NAME))
         case InlineModelDrafterSpec(settings):
             group = SoloGroup()
             runner = ShardRunner(build_shard(settings, group), group)
-            model = build_drafter(runner, settings)
+            model = build_drafter(runner, settings, constraints=constraints)
             limit = runner.max_positions or None
             hello = introduction(model, _NAME, runner.vocab_size, max_positions=limit)
             return InlineDrafter(model, hello)

@@ -5,6 +5,8 @@ import threading
 
 from parallel.rounds.controller import DraftLengthController
 from runtime.clock import MonotonicClock
+from runtime.constraints.compilation import TokenizerText
+from runtime.constraints.compiler import ConstraintCompiler
 from runtime.drafters.drafting import received_introduction
 from runtime.drafters.inline_link import InlineLink
 from runtime.engine.drafter_ports import DrafterPorts
@@ -38,6 +40,7 @@ class LeaderHost:
         self._settings = settings
         self._num_threads = num_threads
         self._engine: Engine | None = None
+        self._constraints: ConstraintCompiler | None = None
         self._server: GrpcLinkServer | None = None
         self._ended = threading.Event()
 
@@ -125,6 +128,12 @@ class LeaderHost:
         tokenizer = None
         if settings.tokenizer_directory is not None:
             tokenizer = Tokenizer.load(self._model.find(settings.tokenizer_directory))
+            text = TokenizerText(
+                definition=tokenizer.definition,
+                vocab_size=runner.vocab_size,
+                end_ids=tuple(sorted(settings.limits.eos_ids)),
+            )
+            self._constraints = ConstraintCompiler(text)
         return Engine(
             RoundRunner(runner, ledger, ports, controller, clock, self._model.recorder),
             ledger,
@@ -132,6 +141,7 @@ class LeaderHost:
             settings.limits,
             clock=clock,
             tokenizer=tokenizer,
+            constraints=self._constraints,
         )
 
     def _join_inline(self, spec: InlineDrafterSpec) -> bool:
@@ -140,7 +150,7 @@ class LeaderHost:
         Raises:
             ConfigError: its checkpoint or store cannot be used.
         """
-        inline = build_inline_drafter(spec)
+        inline = build_inline_drafter(spec, self._constraints)
         if inline is None:
             return False
         link = InlineLink(inline.drafter, MonotonicClock(), self._model.recorder)

@@ -5,6 +5,7 @@ import torch
 from parallel.group import Group
 from parallel.model.cache import PagedCache
 from parallel.model.transformer import Decoder
+from runtime.constraints.compiler import Constraints
 from runtime.drafters.draft_checkpoint import load_drafter
 from runtime.drafters.model_drafting import ModelDrafter
 from runtime.hosts.rank_settings import ModelSettings
@@ -54,7 +55,11 @@ def build_ledger(settings: ModelSettings) -> SlotLedger:
 
 
 def build_drafter(
-    runner: ShardRunner, settings: ModelSettings, step_s: tuple[float, ...] = ()
+    runner: ShardRunner,
+    settings: ModelSettings,
+    step_s: tuple[float, ...] = (),
+    *,
+    constraints: Constraints | None = None,
 ) -> ModelDrafter:
     """Return the drafter that rank 0's model makes.
 
@@ -62,6 +67,7 @@ def build_drafter(
         runner: the opened model.
         settings: the model's settings.
         step_s: seconds that a step is predicted to take with widths 1, 2, ...
+        constraints: where it finds those of requests.
 
     Raises:
         ConfigError: the files of a look-up source cannot be read here.
@@ -76,6 +82,7 @@ def build_drafter(
         width=parallel.width if parallel is not None else None,
         step_s=step_s,
         calibrates=settings.calibrates,
+        constraints=constraints,
     )
 
 

@@ -3,7 +3,15 @@
 from collections.abc import Callable
 from dataclasses import fields
 
-from parallel.decoding.types import RngKey, SamplingParams, SparseProbs, TokenLogprobs, VerifierKind
+from parallel.decoding.types import (
+    ConstraintKind,
+    ConstraintSpec,
+    RngKey,
+    SamplingParams,
+    SparseProbs,
+    TokenLogprobs,
+    VerifierKind,
+)
 from parallel.decoding.verdict_outcomes import OutcomeDraft, VerdictOutcome
 from parallel.messages import (
     Cancel,
@@ -91,6 +99,18 @@ def _get_sampling(wire: pb.SamplingParams) -> SamplingParams:
         ),
         min_tokens=wire.min_tokens,
         end_ids=checked_token_ids(wire.end_ids),
+        constraint=get_constraint(wire.constraint) if wire.HasField("constraint") else None,
+    )
+
+
+def get_constraint(wire: pb.Constraint) -> ConstraintSpec:
+    """Read a constraint.
+
+    Raises:
+        ValueError: its kind is unknown.
+    """
+    return ConstraintSpec(
+        kind=ConstraintKind(wire.kind), text=wire.text, choices=tuple(wire.choices)
     )
 
 
@@ -202,6 +222,7 @@ def _get_finished(wire: pb.Finished) -> Finished:
         request=wire.request,
         reason=known(REASON_NAMES, wire.reason, "reason"),
         stats=get_stats(wire.stats),
+        complete=wire.complete if wire.HasField("complete") else None,
     )
 
 

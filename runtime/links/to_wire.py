@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
-from parallel.decoding.types import SamplingParams, TokenLogprobs, VerifierKind
+from parallel.decoding.types import ConstraintSpec, SamplingParams, TokenLogprobs, VerifierKind
 from parallel.messages import (
     Cancel,
     Committed,
@@ -77,7 +77,15 @@ def _put_sampling(sampling: SamplingParams) -> pb.SamplingParams:
         ],
         min_tokens=sampling.min_tokens,
         end_ids=checked_token_ids(sampling.end_ids),
+        constraint=put_constraint(sampling.constraint),
     )
+
+
+def put_constraint(spec: ConstraintSpec | None) -> pb.Constraint | None:
+    """Return the message of a constraint."""
+    if spec is None:
+        return None
+    return pb.Constraint(kind=spec.kind, text=spec.text, choices=spec.choices)
 
 
 def _put_draft_request(message: DraftRequest) -> pb.Frame:
@@ -237,6 +245,7 @@ def _put_finished(message: Finished) -> pb.Frame:
             request=message.request,
             reason=REASONS[message.reason],
             stats=put_stats(message.stats),
+            complete=message.complete,
         )
     )
 

@@ -18,6 +18,7 @@ from parallel.group import SoloGroup
 from parallel.messages import Committed, Failed, Finished, Hello, Message, Submit
 from parallel.rounds.controller import DraftLengthController
 from runtime.clock import MonotonicClock
+from runtime.constraints.compiler import Constraints
 from runtime.drafters.drafting import Drafter, introduction, serve_drafts
 from runtime.drafters.inline_link import InlineLink
 from runtime.drafters.lookup_drafting import LookupDrafter
@@ -61,6 +62,8 @@ class Rig:
         virtual: VirtualSpec | None = None,
         model: ModelShard | None = None,
         tokenizer: Tokenizer | None = None,
+        constraints: Constraints | None = None,
+        eos_ids: frozenset[int] = frozenset(),
     ) -> None:
         clock = MonotonicClock()
         self.target = PrefixShard(VOCAB, page_size=PAGE)
@@ -81,8 +84,17 @@ class Rig:
             heartbeat_s=0.05,
             max_batch=max_batch,
             prefill_chunk=prefill_chunk,
+            eos_ids=eos_ids,
         )
-        self.engine = Engine(rounds, ledger, self.ports, config, clock=clock, tokenizer=tokenizer)
+        self.engine = Engine(
+            rounds,
+            ledger,
+            self.ports,
+            config,
+            clock=clock,
+            tokenizer=tokenizer,
+            constraints=constraints,
+        )
         self.errors: list[BaseException] = []
         self._threads = [self._spawn(self.engine.run)]
 

@@ -13,6 +13,7 @@ from parallel.group import Group, SoloGroup
 from parallel.messages import Committed, DraftRequest, Hello, Message, Ping, Pong, Proposal, Submit
 from parallel.rounds.controller import DraftLengthController
 from runtime.clock import ManualClock
+from runtime.constraints.compiler import Constraints
 from runtime.drafters.drafting import Drafter, introduction
 from runtime.engine.drafter_ports import DrafterPorts
 from runtime.engine.engine import Engine
@@ -219,6 +220,8 @@ class VirtualEngine:
         max_batch: int = 16,
         prefill_chunk: int = 256,
         max_length: int = 8,
+        constraints: Constraints | None = None,
+        eos_ids: frozenset[int] = frozenset(),
     ) -> None:
         self.clock = ManualClock()
         self.log = Log(self.clock)
@@ -244,8 +247,17 @@ class VirtualEngine:
             max_batch=max_batch,
             prefill_chunk=prefill_chunk,
             heartbeat_s=HEARTBEAT_S,
+            eos_ids=eos_ids,
         )
-        self.engine = Engine(self.rounds, ledger, ports, config, clock=self.clock, tokenizer=None)
+        self.engine = Engine(
+            self.rounds,
+            ledger,
+            ports,
+            config,
+            clock=self.clock,
+            tokenizer=None,
+            constraints=constraints,
+        )
 
     def attach(self, drafter: Drafter, *, fates: Sequence[Fate] = (), joins: bool = False) -> None:
         """Attach a drafter whose first answers meet these fates."""

@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallel.decoding.types import (
+    ConstraintKind,
+    ConstraintSpec,
     DecodeMode,
     RngKey,
     SamplingParams,
@@ -59,6 +61,13 @@ sampling = st.builds(
     ),
     min_tokens=counts,
     end_ids=token_ids,
+    constraint=st.none()
+    | st.builds(
+        ConstraintSpec,
+        kind=st.sampled_from(ConstraintKind),
+        text=text,
+        choices=st.lists(text, max_size=3).map(tuple),
+    ),
     seed=words,
 )
 token_probs = st.lists(st.tuples(st.integers(0, 2**31 - 1), st.floats(0, 1)), max_size=3).map(
@@ -230,6 +239,7 @@ messages = st.one_of(
         request=words,
         reason=st.sampled_from(["stop", "length", "cancelled"]),
         stats=stats,
+        complete=st.none() | st.booleans(),
     ),
     st.builds(Failed, request=st.none() | words, kind=text, message=text),
     st.builds(Ping, number=words, wants_rounds=st.booleans()),
@@ -341,6 +351,9 @@ def test_a_value_out_of_range_cannot_be_sent(message: Message) -> None:
             )
         ),
         pb.Frame(finished=pb.Finished(request=1, reason=pb.FINISH_REASON_STOP)),
+        pb.Frame(
+            submit=pb.Submit(sampling=pb.SamplingParams(constraint=pb.Constraint(kind="poem")))
+        ),
         pb.Frame(committed=pb.Committed(token_ids=[2**31])),
         pb.Frame(committed=pb.Committed(token_ids=[1, 2], num_accepted=3)),
         pb.Frame(committed=pb.Committed(token_ids=[1, 2], is_recovered=True)),

@@ -11,6 +11,7 @@ from dataclasses import replace
 from actors.shard_actor import ShardActor
 from cluster.cli import main as cli
 from cluster.deploy import rank_actors
+from runtime.constraints.compiler import Constraints
 from runtime.drafters.drafting import Drafter
 from runtime.hosts import leader_host
 from runtime.hosts.drafter_spec import InlineDrafterSpec
@@ -31,8 +32,10 @@ class HostileShardActor(ShardActor):
     ) -> str:
         """Make every drafter of the leader's own thread hostile."""
 
-        def build(spec: InlineDrafterSpec) -> InlineDrafter | None:
-            inline = build_inline_drafter(spec)
+        def build(
+            spec: InlineDrafterSpec, constraints: Constraints | None = None
+        ) -> InlineDrafter | None:
+            inline = build_inline_drafter(spec, constraints)
             return inline and replace(inline, drafter=self.hostile(inline.drafter))
 
         leader_host.build_inline_drafter = build  # type: ignore[attr-defined]
