@@ -15,7 +15,7 @@ from cluster.reports.environment import environment
 from cluster.reports.resume_file import ResumeFile
 from cluster.reports.run_report import output_console
 from parallel.model.score_quality import ScoreQuality
-from runtime.hosts.weight_quality import WeightQuality
+from runtime.hosts.weight_quality import Reading, WeightQuality
 from runtime.models.scored_texts import ScoredText, read_scored_texts
 from runtime.node.cores import usable_cores
 
@@ -42,9 +42,10 @@ def run(options: BenchQualityOptions) -> int:
     config: dict[str, object] = {"target": options.models.target, "formats": list(options.formats)}
     resume = ResumeFile(options.keep, config, verb="bench quality")
     with _NOTES.status("loading the model in each format"):
+        directory = target.facts.directory
         quality = WeightQuality(
-            target.facts.directory,
-            options.formats,
+            Reading(directory, "float32"),
+            {name: Reading(directory, name) for name in options.formats},
             num_threads=options.models.threads or usable_cores(),
             max_tokens=max_tokens,
         )

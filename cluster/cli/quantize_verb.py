@@ -10,5 +10,5 @@ QUANTIZE = VerbDeclaration(
     run=table.quantize,
     example="my-model --weights int4 --out my-model-int4",
     arguments=("model",),
-    flags={"": ("weights", "out", "json")},
+    flags={"": ("weights", "out", "texts", "num_texts", "measure", "json")},
 )

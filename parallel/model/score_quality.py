@@ -38,6 +38,11 @@ class ScoreQuality:
         return math.exp(self.nll / self.num_tokens)
 
     @property
+    def reference_perplexity(self) -> float:
+        """Perplexity of the texts by the reference."""
+        return math.exp(self.reference_nll / self.num_tokens)
+
+    @property
     def perplexity_ratio(self) -> float:
         """Perplexity over that of the reference."""
         return math.exp((self.nll - self.reference_nll) / self.num_tokens)

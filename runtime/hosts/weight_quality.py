@@ -1,6 +1,7 @@
-"""Scores of texts under several weight formats of one model, compared with its float32 reading."""
+"""Scores of texts by several readings of one model, compared with a reference."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,55 +15,73 @@ from runtime.hosts.torch_threads import use_threads
 from runtime.models.scored_texts import ScoredText
 from runtime.models.weights import load_decoder
 
-REFERENCE = "float32"
 _CHUNK = 64
 """Tokens that are scored at once: their logits take a few megabytes."""
 _PAGE = 16
 _SLOT = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A checkpoint in a weight format."""
+
+    directory: Path
+    weights: str
+
+
 class WeightQuality:
-    """A model in float32 and in other formats, side by side in this process."""
+    """Several readings of a model, side by side in this process."""
 
     def __init__(
-        self, directory: Path, formats: Sequence[str], *, num_threads: int, max_tokens: int
+        self,
+        reference: Reading,
+        others: Mapping[str, Reading],
+        *,
+        num_threads: int,
+        max_tokens: int,
     ) -> None:
-        """Load the model once for each format, and in float32.
+        """Load each reading once.
 
         Args:
-            directory: the checkpoint.
-            formats: values of `weights`.
+            reference: what the others are compared with.
+            others: by a name of the caller's; the reference may be among them.
             num_threads: threads of the matrix products.
             max_tokens: the longest text.
 
         Raises:
-            ConfigError: the model cannot be loaded in a format.
+            ConfigError: a checkpoint cannot be loaded in its format.
         """
         use_threads(num_threads)
-        names = dict.fromkeys([REFERENCE, *formats])
-        self._readers = {name: _Reader(directory, name, max_tokens) for name in names}
-        self._formats = tuple(formats)
+        self._reference, self._others = reference, dict(others)
+        readings = dict.fromkeys([reference, *others.values()])
+        self._readers = {reading: _Reader(reading, max_tokens) for reading in readings}
 
     def compare(self, text: ScoredText) -> dict[str, ScoreQuality]:
-        """Return the quality of each format on a text."""
-        found = dict.fromkeys(self._formats, ScoreQuality())
+        """Return the quality of each reading on a text."""
+        found = dict.fromkeys(self._others, ScoreQuality())
         streams = [reader.read(text) for reader in self._readers.values()]
         stop = text.num_given
         with torch.inference_mode():
             for chunk in zip(*streams, strict=True):
                 logits = dict(zip(self._readers, chunk, strict=True))
-                start, stop = stop, stop + len(logits[REFERENCE])
+                reference = logits[self._reference]
+                start, stop = stop, stop + len(reference)
                 tokens = torch.tensor(text.token_ids[start:stop])
-                for name in self._formats:
-                    found[name] += compare_scores(logits[name], logits[REFERENCE], tokens)
+                for name, reading in self._others.items():
+                    found[name] += compare_scores(logits[reading], reference, tokens)
         return found
 
 
 class _Reader:
     """A model that reads texts, one after the other."""
 
-    def __init__(self, directory: Path, name: str, max_tokens: int) -> None:
-        decoder = load_decoder(directory, SoloGroup(), weights=name, device=torch.device("cpu"))
+    def __init__(self, reading: Reading, max_tokens: int) -> None:
+        decoder = load_decoder(
+            reading.directory,
+            SoloGroup(),
+            weights=reading.weights,
+            device=torch.device("cpu"),
+        )
         self._decoder = decoder
         self._cache = SoleCache(
             num_layers=decoder.stack.num_cached_layers,

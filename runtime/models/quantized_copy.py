@@ -23,6 +23,8 @@ from runtime.weights.weight_writer import WeightWriter
 
 _COPIED = (".json", ".jinja", ".txt", ".model")
 """Suffixes of the files that belong to a model in addition to its weights."""
+REPORT_FILE = "quantization_report.json"
+"""In the copy: what it changes. A copy of a copy does not inherit it."""
 _TEMPLATES = "additional_chat_templates"
 _CPU = torch.device("cpu")
 
@@ -135,7 +137,8 @@ def _record(kind: KindError, matrix: Matrix, source: CheckpointSource, name: str
 def _copy_rest(source: Path, out: Path, *, has_codes: bool) -> None:
     """Copy configuration and tokenizer; config.json states the layout of the codes."""
     for file in source.iterdir():
-        if file.suffix in _COPIED and not file.name.endswith(".index.json"):
+        is_own = file.name == REPORT_FILE or file.name.endswith(".index.json")
+        if file.suffix in _COPIED and not is_own:
             shutil.copyfile(file, out / file.name)
     if (source / _TEMPLATES).is_dir():
         shutil.copytree(source / _TEMPLATES, out / _TEMPLATES)

@@ -10,6 +10,8 @@ from runtime.files.strict_json import read_json_lines
 from runtime.models.completions import encode_completion, render_answer
 from runtime.models.tokenizer import Tokenizer
 
+SAMPLE_TEXTS = Path(__file__).with_name("sample_texts.jsonl")
+"""Prose, answers, arithmetic and code in English, written for this package."""
 _FORMS = "write question and answer, or text"
 
 

@@ -9,12 +9,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from parallel.group import SoloGroup
-from parallel.model.transformer import Decoder
-from runtime.hosts import weight_quality
-from runtime.hosts.weight_quality import WeightQuality
+from runtime.hosts.weight_quality import Reading, WeightQuality
 from runtime.models.scored_texts import ScoredText
-from runtime.models.weights import load_decoder
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
 from tests.support.tiny_transformer import tokens
 
@@ -43,32 +39,24 @@ def rounded_copy(directory: Path, copy: Path) -> Path:
     return copy
 
 
-def test_perplexity_agreement_and_divergence_are_those_of_transformers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_perplexity_agreement_and_divergence_are_those_of_transformers(tmp_path: Path) -> None:
     directory = save_tiny_checkpoint(tmp_path / "model")
     rounded = rounded_copy(directory, tmp_path / "rounded")
-
-    def load(directory: Path, group: SoloGroup, *, weights: str, device: torch.device) -> Decoder:
-        chosen = rounded if weights == "bfloat16" else directory
-        return load_decoder(chosen, group, weights="float32", device=device)
-
-    monkeypatch.setattr(weight_quality, "load_decoder", load)
-    quality = WeightQuality(directory, ("bfloat16", "float32"), num_threads=1, max_tokens=200)
+    reference = Reading(directory, "float32")
+    others = {"same": reference, "rounded": Reading(rounded, "float32")}
+    quality = WeightQuality(reference, others, num_threads=1, max_tokens=200)
     for text in TEXTS:
         found = quality.compare(text)
-        same, coarse = found["float32"], found["bfloat16"]
+        same, coarse = found["same"], found["rounded"]
         assert same.num_tokens == coarse.num_tokens == text.num_scored
-        exact, others = transformers_logits(directory, text), transformers_logits(rounded, text)
+        exact, far = transformers_logits(directory, text), transformers_logits(rounded, text)
         scored = torch.tensor(text.token_ids[text.num_given :])
         assert same.perplexity == pytest.approx(float(F.cross_entropy(exact, scored).exp()), 1e-5)
-        assert coarse.perplexity == pytest.approx(
-            float(F.cross_entropy(others, scored).exp()), 1e-5
-        )
+        assert coarse.perplexity == pytest.approx(float(F.cross_entropy(far, scored).exp()), 1e-5)
         kl = F.kl_div(
-            others.log_softmax(-1), exact.log_softmax(-1), reduction="batchmean", log_target=True
+            far.log_softmax(-1), exact.log_softmax(-1), reduction="batchmean", log_target=True
         )
         assert coarse.mean_kl == pytest.approx(float(kl), rel=1e-2)
-        agreed = (others.argmax(-1) == exact.argmax(-1)).double().mean()
+        agreed = (far.argmax(-1) == exact.argmax(-1)).double().mean()
         assert coarse.agreement == pytest.approx(float(agreed))
         assert (same.mean_kl, same.perplexity_ratio, same.agreement) == (0.0, 1.0, 1.0)
