@@ -10,27 +10,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from parallel.training.frozen_linear import FrozenLinear, weight_of
+
+_LINEAR = (nn.Linear, FrozenLinear)
 _Number = TypeVar("_Number", int, float)
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer plus a trained low-rank update: x W^T + b + scale x A^T B^T."""
+    """A frozen linear layer plus a trained low-rank update: x W^T + b + scale x A^T B^T.
+
+    With DoRA (Liu et al., arXiv 2402.09353), the rows of W + scale B A are then scaled to trained
+    lengths; as in peft, their present lengths are constants on the way back.
+    """
 
     def __init__(
         self,
-        base: nn.Linear,
+        base: nn.Linear | FrozenLinear,
         rank: int,
         alpha: float,
         generator: torch.Generator,
         dropout: float = 0.0,
         *,
         rank_stabilized: bool = False,
+        dora: bool = False,
     ) -> None:
         """Start as the layer alone: A is uniform as in `nn.Linear`, B is 0.
 
-        A: [rank, in_features], B: [out_features, rank], both float32. `dropout` is the share of the
-        inputs that the update does not see, in training mode. The scale is alpha / rank, or
-        alpha / sqrt(rank) if rank-stabilized (Kalajdzievski, arXiv 2312.03732).
+        A: [rank, in_features], B: [out_features, rank], lengths: [out_features], all float32.
+        `dropout` is the share of the inputs that the update does not see, in training mode. The
+        scale is alpha / rank, or alpha / sqrt(rank) if rank-stabilized (Kalajdzievski,
+        arXiv 2312.03732).
         """
         super().__init__()
         self.base = base.requires_grad_(requires_grad=False)
@@ -40,12 +49,31 @@ class LoraLinear(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank))
         self._scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
         self._dropout = dropout
+        self.lora_magnitude_vector: nn.Parameter | None = None
+        if dora:
+            self.lora_magnitude_vector = nn.Parameter(row_lengths(weight_of(base)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [..., out_features] of x, [..., in_features]."""
         out: Tensor = self.base(x)
         seen = F.dropout(x, self._dropout, training=self.training)
-        return out + self._scale * F.linear(F.linear(seen, self.lora_A), self.lora_B)
+        update = self._scale * F.linear(F.linear(seen, self.lora_A), self.lora_B)
+        if self.lora_magnitude_vector is None:
+            return out + update
+        plain = self.base(seen) if self.training and self._dropout > 0 else out
+        if isinstance(self.base.bias, Tensor):
+            plain = plain - self.base.bias
+        with torch.no_grad():
+            changed = weight_of(self.base) + self._scale * self.lora_B @ self.lora_A
+            lengths = row_lengths(changed)
+        ratio = self.lora_magnitude_vector / lengths
+        return out + (ratio - 1) * plain + ratio * update
+
+
+def row_lengths(weight: Tensor) -> Tensor:
+    """Return the norms of a weight's rows, [out_features] float32."""
+    lengths: Tensor = torch.linalg.vector_norm(weight.detach().float(), dim=1)
+    return lengths
 
 
 def add_lora(
@@ -57,6 +85,7 @@ def add_lora(
     seed: int,
     dropout: float = 0.0,
     rank_stabilized: bool = False,
+    dora: bool = False,
     ranks: Mapping[str, int] = MappingProxyType({}),
     alphas: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, nn.Parameter]:
@@ -70,6 +99,7 @@ def add_lora(
         seed: draws the first values of A.
         dropout: share of the inputs that an update does not see, in training mode.
         rank_stabilized: whether the scale is alpha / sqrt(rank).
+        dora: whether updates are scaled row by row (DoRA).
         ranks: other ranks, by regular expressions for the end of a layer's name, as in peft.
         alphas: other alphas, by such expressions.
 
@@ -84,7 +114,7 @@ def add_lora(
     found = [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in targets
+        if isinstance(module, _LINEAR) and name.rpartition(".")[2] in targets
     ]
     check_targets(model, targets)
     names = [name for name, _ in found]
@@ -100,10 +130,10 @@ def add_lora(
             generator,
             dropout,
             rank_stabilized=rank_stabilized,
+            dora=dora,
         )
         setattr(model.get_submodule(parent), last, adapter)
-        weights[f"{name}.lora_A"] = adapter.lora_A
-        weights[f"{name}.lora_B"] = adapter.lora_B
+        weights |= {f"{name}.{part}": w for part, w in adapter.named_parameters(recurse=False)}
     return weights
 
 
@@ -137,9 +167,7 @@ def _matched(
 
 def check_targets(model: nn.Module, targets: Sequence[str]) -> None:
     """Raise ValueError for names that no linear layer of a model has, or for no names at all."""
-    there = {
-        name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)
-    }
+    there = {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, _LINEAR)}
     missing = [name for name in targets if name not in there]
     if missing or not targets:
         raise ValueError(

@@ -14,6 +14,7 @@ from parallel.training.choices import among_choices
 from parallel.training.lora import add_lora, check_targets
 from runtime.errors import ConfigError
 from runtime.training.adapters.base_model import has_tied_head, load_model, load_shapes
+from runtime.training.adapters.frozen_base import lengths_of, load_frozen
 from runtime.training.adapters.weight_layout import StartPoint, WeightLayout
 from runtime.training.chunk_work import Vector
 from runtime.training.job.job_config import LoraConfig, TrainConfig
@@ -42,12 +43,15 @@ class Trainable:
 
     @classmethod
     def load(cls, directory: Path, config: TrainConfig, device: str = "cpu") -> "Trainable":
-        """Load a checkpoint's model in float32.
+        """Load a checkpoint's model; what is trained is in float32.
 
         Raises:
             ConfigError: it has no layers of the configured names.
         """
-        model = load_model(directory)
+        if config.base_precision == "float32":
+            model = load_model(directory)
+        else:
+            model = load_frozen(directory, config.base_precision)
         if config.method == "full":
             weights = dict(model.named_parameters())
         else:
@@ -66,7 +70,10 @@ class Trainable:
             ConfigError: the model has no layers of the configured names.
         """
         model = load_shapes(directory)
-        return cls(model, lora_weights(model, config.lora, config.seed), "cpu")
+        weights = lora_weights(model, config.lora, config.seed)
+        if config.lora.dora:
+            weights |= lengths_of(directory, config.base_precision, weights)
+        return cls(model, weights, "cpu")
 
     @property
     def start_point(self) -> StartPoint:
@@ -145,7 +152,7 @@ class Trainable:
         is_learned = rows.is_learned.to(self._device)
         with (
             torch.autocast(self._device, torch.bfloat16, enabled=lower),
-            _head_at(self.model, is_learned),
+            head_at(self.model, is_learned),
         ):
             inputs = {name: part.to(self._device) for name, part in rows.inputs.items()}
             logits: Tensor = self.model(**inputs).logits
@@ -168,6 +175,7 @@ def lora_weights(model: nn.Module, config: LoraConfig, seed: int) -> dict[str, n
             seed=seed,
             dropout=config.dropout,
             rank_stabilized=config.rank_stabilized,
+            dora=config.dora,
             ranks=config.rank_pattern,
             alphas=config.alpha_pattern,
         )
@@ -176,7 +184,7 @@ def lora_weights(model: nn.Module, config: LoraConfig, seed: int) -> dict[str, n
 
 
 @contextmanager
-def _head_at(model: PreTrainedModel, is_learned: Tensor) -> Iterator[None]:
+def head_at(model: PreTrainedModel, is_learned: Tensor) -> Iterator[None]:
     """Compute a model's logits only where `is_learned`, [B, T], is true; they are [N, V] then.
 
     The head is the widest layer, and most positions of a sample are not learned. What a family does

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from runtime.errors import ConfigError
 from runtime.training.adapters.adapter_config import CONFIG_FILE, AdapterConfig, read_adapter_config
-from runtime.training.adapters.saving import adapter_settings
+from runtime.training.adapters.saving import adapter_settings, tensor_name
 from runtime.training.adapters.weight_layout import StartPoint
 from runtime.training.job.job_config import LoraConfig
 
@@ -66,7 +66,7 @@ def started_from(start: StartPoint, lora: LoraConfig) -> StartPoint:
                 f"not {ours.get(key)!r}: train with the adapter's own settings in `lora`"
             )
     tensors = read_adapter_tensors(adapter)
-    wanted = {f"base_model.model.{name}.weight": s for name, s in start.layout.shapes.items()}
+    wanted = {tensor_name(name): s for name, s in start.layout.shapes.items()}
     if odd := sorted(tensors.keys() ^ wanted.keys()):
         where = "the adapter lacks" if odd[0] in wanted else "the job lacks"
         raise ConfigError(f"`lora.start` is {adapter}: {where} {odd[0]}: compare `lora.targets`")

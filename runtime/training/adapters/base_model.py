@@ -10,7 +10,7 @@ from transformers.utils.logging import disable_progress_bar
 from runtime.models.checkpoint_files import read_model_config
 from runtime.models.transformers_model import load_transformers, transformers_config
 
-_ONE_AT_A_TIME = Lock()
+ONE_AT_A_TIME = Lock()
 """transformers changes its own classes while it loads a model: two threads that load at the same
 time may leave them changed, and tied heads untied, for the rest of the process."""
 
@@ -22,9 +22,9 @@ def load_model(directory: Path) -> PreTrainedModel:
         ConfigError: generation would reject it; transformers itself ignores much silently.
     """
     disable_progress_bar()
-    with _ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:
         model = load_transformers(directory, torch.float32)
-    return _prepared(model)
+    return prepared(model)
 
 
 def load_shapes(directory: Path) -> PreTrainedModel:
@@ -34,18 +34,19 @@ def load_shapes(directory: Path) -> PreTrainedModel:
         ConfigError: generation would reject its configuration.
     """
     read_model_config(directory)
-    with _ONE_AT_A_TIME, torch.device("meta"):
+    with ONE_AT_A_TIME, torch.device("meta"):
         model = AutoModelForCausalLM.from_config(transformers_config(directory))
-    return _prepared(model)
+    return prepared(model)
 
 
 def has_tied_head(model: PreTrainedModel) -> bool:
     """Return whether a model's head is its embedding."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    return head is not None and head.weight is embedding.weight
+    return head is not None and getattr(head, "weight", None) is embedding.weight
 
 
-def _prepared(model: PreTrainedModel) -> PreTrainedModel:
+def prepared(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a model ready to be evaluated, whatever its files say about generation."""
     model.config.use_cache = False
     # The file's own has penalties and forced tokens, which would change greedy answers silently.
     model.generation_config = GenerationConfig()

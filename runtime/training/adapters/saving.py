@@ -42,13 +42,19 @@ def save_adapter(
     fresh = directory.with_name(directory.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    tensors = {f"base_model.model.{name}.weight": value for name, value in weights.items()}
+    tensors = {tensor_name(name): value for name, value in weights.items()}
     write_vectors(fresh / "adapter_model.safetensors", tensors, {"format": "pt"})
     settings = adapter_settings(lora, base)
     text = json.dumps(settings, indent=2) + "\n"
     (fresh / "adapter_config.json").write_text(text, encoding="utf-8")
     shutil.rmtree(directory, ignore_errors=True)
     fresh.replace(directory)
+
+
+def tensor_name(weight: str) -> str:
+    """Return the name that peft gives to one of an adapter's weights in a file."""
+    is_length = weight.endswith(".lora_magnitude_vector")
+    return f"base_model.model.{weight}{'' if is_length else '.weight'}"
 
 
 def adapter_settings(lora: LoraConfig, base: str) -> dict[str, object]:
@@ -61,6 +67,7 @@ def adapter_settings(lora: LoraConfig, base: str) -> dict[str, object]:
         "lora_alpha": lora.alpha,
         "lora_dropout": lora.dropout,
         "use_rslora": lora.rank_stabilized,
+        "use_dora": lora.dora,
         "rank_pattern": lora.rank_pattern,
         "alpha_pattern": lora.alpha_pattern,
         "target_modules": sorted(lora.targets),

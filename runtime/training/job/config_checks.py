@@ -25,6 +25,11 @@ def check_config(config: TrainConfig) -> None:
     """
     _check_names(config)
     _check_numbers(config)
+    if config.base_precision != "float32" and config.method != "lora":
+        raise ConfigError(
+            f"`base_precision` is {config.base_precision}: with method {config.method} it must be "
+            'float32; take `method` "lora"'
+        )
     check_data(config.data)
     if config.method == SHARED_SEED:
         _check_shared_seed_adapter(config.lora)
@@ -121,7 +126,7 @@ def _check_numbers(config: TrainConfig) -> None:
 
 
 def _check_shared_seed_adapter(lora: LoraConfig) -> None:
-    for name in ("rank_stabilized", "rank_pattern", "alpha_pattern", "start"):
+    for name in ("rank_stabilized", "dora", "rank_pattern", "alpha_pattern", "start"):
         if getattr(lora, name):
             raise ConfigError(f"`lora.{name}` is for method lora: leave it out with shared-seed")
 

@@ -78,6 +78,8 @@ class LoraConfig:
     """Names of the linear layers that get adapters."""
     rank_stabilized: bool = False
     """Scale updates by alpha / sqrt(rank) in place of alpha / rank (rsLoRA)."""
+    dora: bool = False
+    """Also learn a length for each row of a weight (DoRA, Liu et al., arXiv 2402.09353)."""
     rank_pattern: dict[str, Positive] = field(default_factory=dict)
     """Other ranks, by regular expressions for the end of a layer's name, as in peft."""
     alpha_pattern: dict[str, AboveZero] = field(default_factory=dict)
@@ -168,6 +170,9 @@ class TrainConfig:
     seed: NotNegative = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the layers' products; trained weights and sums are float32 in any case."""
+    base_precision: Literal["float32", "bfloat16", "int8", "int4"] = "float32"
+    """With method "lora", how the frozen weights of the base are held; int8 and int4 are the codes
+    that generation uses."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """What to do at a step whose loss or gradient is not finite: stop the job, or skip the step."""
     gradient_checkpointing: bool = False
@@ -267,6 +272,8 @@ class TrainConfig:
             del whole[name]
         del whole["gradient_checkpointing"], whole["data"]["eval"], whole["data"]["eval_limit"]
         del whole["optimizer"]["epochs"]  # they are counted as steps
+        if self.base_precision == "float32":
+            del whole["base_precision"]  # older jobs do not have the key
         if not self.data.mix:
             del whole["data"]["mix"]  # older jobs do not have the key
         if self.data.learn == "last":
@@ -275,7 +282,7 @@ class TrainConfig:
         if self.data.batching == "padded" or self.method == SHARED_SEED:
             del whole["data"]["batching"]  # what older jobs did, and shared-seed jobs do
         del whole["lora"]["start"]  # the first values count, wherever they are
-        for name in ("rank_stabilized", "rank_pattern", "alpha_pattern"):
+        for name in ("rank_stabilized", "dora", "rank_pattern", "alpha_pattern"):
             if not whole["lora"][name]:
                 del whole["lora"][name]  # older jobs do not have it
         if not self.data.among_choices:

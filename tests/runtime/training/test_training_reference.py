@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from parallel.training.adamw import AdamW, Vector
 from parallel.training.sampler import step_samples
 from runtime.models.transformers_model import load_transformers
+from runtime.training.adapters.frozen_base import load_frozen
 from runtime.training.adapters.merge import merge_adapter
 from runtime.training.adapters.saving import save_adapter
 from runtime.training.job.job_config import (
@@ -30,6 +31,7 @@ from runtime.training.trainable import Trainable
 from runtime.training.training_data import Sample
 from runtime.training.training_step import SampleSizes
 from tests.support import worker_pools
+from tests.support.frozen_models import num_bytes, with_numbers_of
 from tests.support.local_pool import train_here
 from tests.support.models import smollm2_directory
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
@@ -39,6 +41,7 @@ STEPS = 10
 TARGETS = ["q_proj", "v_proj", "down_proj"]
 Batching = Literal["padded", "grouped", "packed"]
 Method = Literal["lora", "full"]
+Precision = Literal["bfloat16", "int8", "int4"]
 
 
 def samples() -> list[Sample]:
@@ -53,6 +56,7 @@ def samples() -> list[Sample]:
 KINDS = {
     "plain": LoraConfig(rank=4, alpha=8.0, targets=TARGETS),
     "rank-stabilized": LoraConfig(rank=4, alpha=8.0, targets=TARGETS, rank_stabilized=True),
+    "dora": LoraConfig(rank=4, alpha=8.0, targets=TARGETS, dora=True),
     "patterns": LoraConfig(
         rank=4,
         alpha=8.0,
@@ -82,6 +86,8 @@ def job(
 def reference_losses(directory: Path, config: TrainConfig) -> list[float]:
     """Train with peft and torch's AdamW, each batch in one padded forward."""
     model = load_transformers(directory, torch.float32).eval()
+    if config.base_precision != "float32":
+        with_numbers_of(model, load_frozen(directory, config.base_precision))
     if config.method == "lora":
         model = with_adapter(model, directory, config)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
@@ -111,6 +117,7 @@ def with_adapter(model: PreTrainedModel, directory: Path, config: TrainConfig) -
     settings = peft.LoraConfig(
         r=lora.rank,
         lora_alpha=int(lora.alpha),
+        use_dora=lora.dora,
         target_modules=lora.targets,
         use_rslora=lora.rank_stabilized,
         rank_pattern=lora.rank_pattern,
@@ -179,6 +186,28 @@ def test_other_adapters_train_like_peft_s_and_are_loaded_by_peft(
         torch.testing.assert_close(merged(ids).logits, ours, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "int8", "int4"])
+@pytest.mark.parametrize("kind", ["plain", "dora"])
+def test_a_base_in_low_precision_trains_like_peft_on_the_same_numbers(
+    tmp_path: Path, precision: Precision, kind: str
+) -> None:
+    save_tiny_checkpoint(
+        tmp_path,
+        hidden_size=64,
+        intermediate_size=96,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    config = replace(job("lora", lora=KINDS[kind]), base_precision=precision)
+    wanted = reference_losses(tmp_path, config)
+    _, losses = train_here(tmp_path, config, samples())
+    assert losses == pytest.approx(wanted, abs=1e-4)
+    assert losses[-1] < losses[0] - 0.02
+    start = Trainable.load(tmp_path, config).get()
+    assert np.array_equal(Trainable.adapter(tmp_path, config).get(), start)
+
+
 @pytest.mark.parametrize("batching", ["grouped", "packed"])
 def test_kills_stragglers_and_other_numbers_of_workers_change_no_bit(
     tiny: Path, batching: Batching, monkeypatch: pytest.MonkeyPatch
@@ -211,3 +240,16 @@ def test_ten_losses_of_smollm2_are_those_of_peft_and_torch() -> None:
     for batching in ("padded", "grouped", "packed"):
         _, losses = train_here(smollm2_directory(), job("lora", batching), samples())
         assert losses == pytest.approx(wanted, abs=1e-4), batching
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "most"), [("bfloat16", 0.6), ("int4", 0.35)])
+def test_smollm2_in_low_precision_trains_like_peft_in_less_memory(
+    precision: Precision, most: float
+) -> None:
+    directory = smollm2_directory()
+    config = replace(job("lora", lora=KINDS["dora"]), base_precision=precision)
+    _, losses = train_here(directory, config, samples())
+    assert losses == pytest.approx(reference_losses(directory, config), abs=1e-4)
+    whole = num_bytes(load_transformers(directory, torch.float32))
+    assert num_bytes(load_frozen(directory, precision)) <= most * whole
