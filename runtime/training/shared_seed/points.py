@@ -23,6 +23,7 @@ from runtime.errors import ConfigError
 from runtime.models.tokenizer import Tokenizer
 from runtime.training.adapters.base_model import load_model, load_shapes
 from runtime.training.shared_seed.seed_log import Header
+from runtime.training.trainable import head_at
 from runtime.training.training_data import Sample
 
 LORA, LINEAR = "lora", "linear"
@@ -278,11 +279,9 @@ class PointsModel:
             there[number, :size] = 1
             learned[number, sample.num_prompt : size] = True
         ids, there, learned = (part.to(self._device) for part in (ids, there, learned))
-        hidden = self.model.base_model(
-            input_ids=ids, attention_mask=there, use_cache=False
-        ).last_hidden_state
+        with head_at(self.model, learned.roll(-1, dims=1)):  # the first token is never learned
+            logits = self.model(input_ids=ids, attention_mask=there, use_cache=False).logits
         row, position = learned.nonzero(as_tuple=True)
-        logits = self.model.get_output_embeddings()(hidden[row, position - 1])
         return logits.float(), ids[row, position], row
 
 

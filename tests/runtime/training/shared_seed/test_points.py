@@ -22,7 +22,9 @@ from runtime.training.shared_seed.estimate import one_sided, two_sided
 from runtime.training.shared_seed.points import PointsModel
 from runtime.training.shared_seed.seed_log import Header
 from runtime.training.training_data import Sample
+from tests.support.reference_models import make_model, save
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.tiny_transformer import SIZES
 
 SEED = 9
 D = [Direction(4, 2, k) for k in range(3)]
@@ -79,6 +81,15 @@ def test_every_group_of_rows_is_at_its_own_adapter(checkpoint: Path) -> None:
         assert sums.num == num
         assert sums.total == pytest.approx(total, rel=1e-5)
     assert found[0].total != pytest.approx(found[1].total, rel=1e-4)
+
+
+def test_a_cap_of_the_logits_is_that_of_transformers(tmp_path: Path) -> None:
+    fields = SIZES | {"model_type": "gemma3_text", "final_logit_softcapping": 2.0}
+    save(make_model(fields, own_head=False), fields, tmp_path, "safetensors")
+    model = PointsModel.load(tmp_path, header())
+    reference = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    likelihoods = model.log_likelihoods(model.points.start(), SAMPLES)
+    assert -sum(likelihoods) == pytest.approx(plain_loss(reference, SAMPLES)[0], abs=1e-4)
 
 
 def test_a_loss_may_be_among_choices(checkpoint: Path) -> None:
