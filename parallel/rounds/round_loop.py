@@ -28,7 +28,7 @@ from parallel.decoding.round_state import (
     Verify,
 )
 from parallel.decoding.types import DecodeMode, Verdict
-from parallel.rounds.controller import MAX_NODES, DraftLengthController
+from parallel.rounds.controller import DraftLengthController
 from parallel.rounds.machine import step, with_mode
 
 _BEFORE_SCORING = (Phase.WAITING_DRAFT, Phase.COMPLETING)
@@ -260,7 +260,7 @@ class RoundLoop(Generic[WorkT]):
             return 0
         length = sequence.draft_length
         if length is None and self._edges.drafts_trees(work):
-            length = MAX_NODES  # cut to what is worth a test once the tree is known
+            length = self.controller.tree_budget(sequence.number)
         elif length is None:
             width = self.width or 1
             length = self.controller.choose(sequence.number, state.mode, batch=batch, width=width)
@@ -307,10 +307,13 @@ class RoundLoop(Generic[WorkT]):
     def _observe_verdict(self, work: WorkT) -> None:
         commit = work.commit
         assert commit is not None
-        if commit.num_drafted and not self._edges.drafts_trees(work):
-            self.controller.observe_verdict(
-                work.sequence.number, commit.num_accepted, rejected=commit.rejected
-            )
+        if not commit.num_drafted:
+            return
+        number = work.sequence.number
+        if self._edges.drafts_trees(work):
+            self.controller.observe_tree(number, commit.num_accepted)
+        else:
+            self.controller.observe_verdict(number, commit.num_accepted, rejected=commit.rejected)
 
     def _observe_pace(self, works: Items[WorkT], seconds: float) -> None:
         """Record the tokens that the round's modes and width committed in its time."""

@@ -273,7 +273,8 @@ class RoundDrafts:
         elif found.is_held:
             sequence.view.drafted(found.epoch, found.base, draft.token_ids)
         if found.gains and sequence.submit.draft_length is None and self.are_trees(sequence):
-            draft = draft.first(self._loop.controller.worth(found.gains, batch=batch))
+            num = self._loop.controller.worth(sequence.number, found.gains, batch=batch)
+            draft = draft.first(num)
         work.apply(
             DraftArrived(
                 epoch=found.epoch,

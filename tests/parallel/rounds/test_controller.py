@@ -6,7 +6,6 @@ from parallel.decoding.rng import Purpose, uniform
 from parallel.decoding.types import DecodeMode, RngKey
 from parallel.rounds.controller import (
     AcceptanceEstimate,
-    CostModel,
     DraftLengthController,
     best_draft_length,
 )
@@ -50,47 +49,6 @@ def test_pearl_drafts_for_as_long_as_the_target_works() -> None:
             draft_s=lambda steps, ratio=ratio: steps / ratio,  # type: ignore[misc]  # bound default
         )
         assert best == ratio
-
-
-def test_costs_are_learned_between_and_beyond_what_was_seen() -> None:
-    costs = CostModel()
-    assert not costs.is_known
-    for positions in (1, 5, 300):
-        costs.observe_forward(positions, 10.0 + 2.0 * positions)
-    for steps in (2, 4, 2):
-        costs.observe_draft(steps, 3.0 + 0.5 * steps)
-    assert costs.is_known
-    assert [costs.target_s(n) for n in (1, 3, 5, 100, 600)] == pytest.approx(
-        [12, 16, 20, 210, 1210]
-    )
-    assert [costs.draft_s(n) for n in (1, 8)] == pytest.approx([3.5, 7.0])
-
-
-def test_costs_of_one_size_alone_are_used_with_care() -> None:
-    costs = CostModel()
-    costs.observe_forward(4, 8.0)
-    costs.observe_draft(4, 2.0)
-    assert [costs.target_s(n) for n in (1, 4, 9)] == [8.0, 8.0, 8.0]
-    assert [costs.draft_s(n) for n in (2, 8)] == pytest.approx([1.0, 4.0])
-
-
-def test_costs_follow_a_machine_that_slows_down() -> None:
-    costs = CostModel()
-    for seconds in (1.0,) * 20 + (3.0,) * 30:
-        costs.observe_forward(40, seconds)
-        costs.observe_draft(4, seconds)
-    assert costs.target_s(40) == pytest.approx(3.0, rel=0.01)
-    assert costs.draft_s(4) == pytest.approx(3.0, rel=0.01)
-
-
-def test_times_that_fall_with_length_never_make_a_cost_negative() -> None:
-    costs = CostModel()
-    for steps, seconds in ((1, 5.0), (8, 1.0), (1, 5.0), (8, 1.0)):
-        costs.observe_draft(steps, seconds)
-        costs.observe_forward(steps, seconds)
-    for size in (0, 1, 4, 8, 50):
-        assert costs.draft_s(size) >= 0
-        assert costs.target_s(size) > 0
 
 
 def test_acceptance_is_learned_and_unlearned() -> None:
@@ -209,14 +167,14 @@ def test_trees_are_tested_now_and_then_where_they_never_pay() -> None:
     for size in (1, 3, 6, 12, 25):
         controller.observe_forward(size, 0.01 * size)  # a row costs as much as a forward
     gains = [0.6] + [0.3] * 11
-    found = [controller.worth(gains, batch=1) for _ in range(100)]
+    found = [controller.worth(1, gains, batch=1) for _ in range(100)]
     assert sorted(set(found)) == [0, 2, 5, 11]
     assert sum(num > 0 for num in found) == 4
     for size in (3, 6, 12):
         for _ in range(20):
             controller.observe_forward(size, 0.011)
-    assert controller.worth(gains, batch=1) > 4
-    assert controller.worth([], batch=1) == 0
+    assert controller.worth(1, gains, batch=1) > 4
+    assert controller.worth(1, [], batch=1) == 0
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), float("-inf"), -1.0, 0.0])
@@ -234,7 +192,7 @@ def test_times_that_cannot_be_change_nothing(seconds: float, mode: DecodeMode) -
             controller.observe_draft(1 + index % 4, 0.001 * (1 + index % 4))
             controller.observe_verdict(1, 2, rejected=True)
             chosen.append(controller.choose(1, mode, batch=2, width=1))
-            chosen.append(controller.worth([0.9, 0.5, 0.2], batch=2))
+            chosen.append(controller.worth(1, [0.9, 0.5, 0.2], batch=2))
             assert controller.min_gain() >= 0
         return chosen
 
@@ -247,4 +205,4 @@ def test_a_clock_that_does_not_advance_ends_nothing() -> None:
         controller.observe_forward(1 + index % 5, 0.0)
         controller.observe_draft(4, 0.0)
         assert controller.choose(1, SPECULATIVE, batch=1) in range(9)
-        assert controller.worth([0.9, 0.5], batch=1) in range(3)
+        assert controller.worth(1, [0.9, 0.5], batch=1) in range(3)

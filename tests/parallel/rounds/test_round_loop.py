@@ -9,9 +9,10 @@ import pytest
 from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.round_state import DraftArrived, Stage
 from parallel.decoding.types import DecodeMode, DraftTree, Verdict
-from parallel.rounds.controller import MAX_NODES, DraftLengthController
+from parallel.rounds.controller import DraftLengthController
 from parallel.rounds.machine import start
 from parallel.rounds.round_loop import Forward, RoundLoop, RoundWork
+from parallel.rounds.tree_record import TreeRecord
 
 RIGHT = 1
 
@@ -148,10 +149,10 @@ def test_a_draft_is_no_longer_than_what_can_be_made_and_used(
     assert (work.request.draft_length if work.request else 0) == expected
 
 
-def test_a_tree_without_a_fixed_length_is_requested_at_full_size() -> None:
+def test_a_tree_without_a_fixed_length_is_requested_as_large_as_its_record_permits() -> None:
     work = run(make(Edges(trees=True)), ToySequence(DecodeMode.SPECULATIVE, draft_length=None))
     assert work.request is not None
-    assert work.request.draft_length == MAX_NODES
+    assert work.request.draft_length == TreeRecord().budget
 
 
 @pytest.mark.parametrize("mode", [DecodeMode.SPECULATIVE, DecodeMode.PEARL])
@@ -187,11 +188,11 @@ def test_a_round_that_reads_prompts_teaches_nothing_of_times() -> None:
     sequence = ToySequence(DecodeMode.SPECULATIVE, draft_length=None)
     gains = (0.9,) * 6
     run(loop, sequence, reads_prompts=True)
-    assert loop.controller.worth(gains, batch=1) == 6  # no forward's time is known
+    assert loop.controller.worth(1, gains, batch=1) == 6  # no forward's time is known
     run(loop, sequence)
     run(loop, sequence)
     loop.controller.observe_forward(7, 100.0)
-    assert loop.controller.worth(gains, batch=1) < 6
+    assert loop.controller.worth(1, gains, batch=1) < 6
 
 
 def test_the_width_is_the_drafters_until_it_is_replaced() -> None:
