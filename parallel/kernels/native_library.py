@@ -177,7 +177,10 @@ class NativeLibrary:
             pointer,
             c_int,
         ]
-        for function in (self.attention, self.mlp, self.linear, self.norm, self.layers):
+        self.clocks = library.kernels_clocks
+        self.clocks.argtypes = [pointer]
+        functions = (self.attention, self.mlp, self.linear, self.norm, self.layers, self.clocks)
+        for function in functions:
             function.restype = None
 
 

@@ -1,8 +1,8 @@
 """Times of one decode step of a model and of its parts, in this process."""
 
 import statistics
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from parallel.batch import SequenceRows
@@ -11,6 +11,8 @@ from parallel.decoding.score_row import ScoreRow
 from parallel.decoding.types import DraftTree, RngKey, SamplingParams, VerifierKind
 from parallel.decoding.verify import verifier_of
 from parallel.group import SoloGroup
+from parallel.kernels.kernel_clocks import KernelClocks, KernelPart
+from parallel.kernels.native_library import native_library
 from runtime.clock import Clock
 from runtime.errors import ConfigError
 from runtime.hosts.model_building import build_ledger, build_shard
@@ -20,6 +22,12 @@ from runtime.rank.shard import DecoderShard, ShardRunner
 from runtime.rank.span_clock import OperatorSpans, SpanClock, StepPart
 
 _SLOT = 1
+_NATIVE_PARTS = {
+    KernelPart.PRODUCTS: StepPart.PRODUCTS,
+    KernelPart.ATTENTION: StepPart.ATTENTION,
+    KernelPart.BETWEEN: StepPart.ELEMENTWISE,
+    KernelPart.HEAD: StepPart.HEAD,
+}
 _KEY = RngKey(seed=0, request=0)
 _GREEDY = SamplingParams()
 
@@ -113,13 +121,26 @@ class DecodeStepBench:
                     slot=_SLOT, start=self._context, token_ids=tokens, num_logits=num_rows
                 )
                 plan = self._ledger.plan((row,), (num_candidates(_GREEDY),) * num_rows)
-            with operators:
+            with operators, _native_calls(spans):
                 scores = self._runner.execute(plan)
             with span(StepPart.VERIFY):
                 draft = DraftTree.chain(tokens[1:])
                 verify = verifier_of(VerifierKind.MATCH).verify
                 verdict = verify(draft, scores, _GREEDY, _KEY, 0, ())
         self.num_accepted = verdict.num_accepted
+
+
+@contextmanager
+def _native_calls(spans: SpanClock | None) -> Iterator[None]:
+    """Count the parts of native calls in this context, if there are any."""
+    library = native_library()
+    if spans is None or library is None:
+        yield
+        return
+    with KernelClocks(library) as clocks:
+        yield
+    for part, seconds in clocks.seconds.items():
+        spans.add(_NATIVE_PARTS[part], seconds)
 
 
 def _untimed(_: StepPart) -> AbstractContextManager[None]:

@@ -28,11 +28,12 @@ class StepPart(StrEnum):
     HEAD = "head"
     """The matrix product of the head."""
     COPIES = "cache, embedding, masks"
-    """Operators that only move or select numbers."""
+    """Operators that only move or select numbers; native kernels write to the cache beside RoPE,
+    and count that in `ELEMENTWISE`."""
     VERIFY = "sampling, verify"
     PLAN = "plan"
-    PYTHON = "Python, native calls"
-    """All that has no name: between the operators, and native calls that report no parts."""
+    PYTHON = "Python"
+    """All that has no name: between the operators and the native calls."""
 
 
 class StepClock(Protocol):

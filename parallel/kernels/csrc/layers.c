@@ -2,6 +2,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "clocks.h"
 #include "products.h"
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
@@ -62,6 +63,7 @@ static int64_t longest_row(const Rows *rows) {
 static void finish(const Matrix *m, const Norm *after, const float *x, const Quantized *quantized,
                    int64_t rows, const Added *added, double *low_rank, const float *addend,
                    float *out, double *sums, float *buffer, int threads) {
+  end_part(TIME_BETWEEN);
   low_rank_sums(added, x, low_rank, rows, threads);
   int has_norm = after->weight && !sums;
   Product product = {.matrix = m, .x = x, .quantized = quantized, .rows = rows,
@@ -72,6 +74,7 @@ static void finish(const Matrix *m, const Norm *after, const float *x, const Qua
     product.added_rows = added->adapters->of_row;
   }
   multiply(&product, 1, 1, threads);
+  end_part(TIME_PRODUCTS);
   if (has_norm) kernels_norm(buffer, after, addend, out, rows, m->outputs, threads);
 }
 
@@ -81,6 +84,7 @@ static void finish(const Matrix *m, const Norm *after, const float *x, const Qua
 void kernels_attention(const Attention *a, const Rows *rows, const Cache *cache,
                        const Adapters *adapters, int64_t layer, const float *x,
                        const float *addend, float *out, double *sums, int threads) {
+  begin_call();
   int64_t n = rows->num_rows, hidden = a->qkv[0].inputs, dim = a->head_dim;
   int64_t width = (a->num_query + 2 * a->num_kv) * dim, inner = a->num_query * dim;
   reserve(&scratch, padded((size_t)(n * hidden) * 4) + padded((size_t)(n * width) * 4) +
@@ -96,7 +100,9 @@ void kernels_attention(const Attention *a, const Rows *rows, const Cache *cache,
   first_products(a->qkv, a->num_qkv, &a->before, x, n, &to_heads, heads, width, threads);
   AttentionWork work = {a, rows, cache, heads, attended, longest_row(rows)};
   each_row(store_row, &work, n, threads);
+  end_part(TIME_BETWEEN);
   run_parallel(attend_item, &work, n * a->num_query, work.longest * n > 32 ? threads : 1);
+  end_part(TIME_ATTENTION);
   scratch.used = mark;
   Quantized quantized = take_quantized(&scratch, n, inner);
   if (is_integer(&a->output)) quantize_rows(attended, inner, &quantized, n, threads);
@@ -125,6 +131,7 @@ static void activate_row(void *argument, int64_t row) {
 // The feed-forward block of a layer over this rank's columns; arguments as kernels_attention.
 void kernels_mlp(const Mlp *m, int64_t n, const Adapters *adapters, int64_t layer, const float *x,
                  const float *addend, float *out, double *sums, int threads) {
+  begin_call();
   int64_t hidden = m->gate_up[0].inputs, inner = m->inner;
   reserve(&scratch, padded((size_t)(n * hidden) * 4) + padded((size_t)(n * inner) * 8) +
                         padded((size_t)(n * inner) * 4) + added_size(adapters, n, hidden) +

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "clocks.h"
 #include "products.h"
 
 enum { ALIGNMENT = 64, ROW_BLOCK = 64, FLOAT_ROWS = 4, FLOAT_PANELS = 4 };
@@ -258,6 +259,7 @@ void first_products(const Matrix *m, int num, const Norm *norm, const float *x, 
   Quantized quantized = take_quantized(&scratch, rows, size);
   Input input = {x, norm, size, rows, normed, has_integers ? &quantized : NULL};
   each_row(prepare_row, &input, rows, threads);
+  end_part(TIME_BETWEEN);
   Product products[3];
   int64_t column = 0;
   for (int i = 0; i < num; i++) {
@@ -268,6 +270,7 @@ void first_products(const Matrix *m, int num, const Norm *norm, const float *x, 
   }
   multiply(products, num, 0, threads);
   if (added) add_low_rank(added, products[0].x, out, rows, stride, threads);
+  end_part(TIME_PRODUCTS);
 }
 
 size_t input_size(int64_t rows, int64_t inputs) {
@@ -290,13 +293,18 @@ static void norm_row(void *argument, int64_t row) {
 
 void kernels_norm(const float *x, const Norm *norm, const float *addend, float *out, int64_t rows,
                   int64_t size, int threads) {
+  begin_call();
   NormWork work = {x, norm, addend, size, out};
   each_row(norm_row, &work, rows, threads);
+  end_part(TIME_BETWEEN);
 }
 
 // out = norm(x) W^T + bias: [rows, outputs] of [rows, inputs]; norm may be NULL.
 void kernels_linear(const Matrix *m, const Norm *norm, const float *x, int64_t rows, float *out,
                     int threads) {
+  int64_t before = products_time();
+  begin_call();
   reserve(&scratch, input_size(rows, m->inputs));
   first_products(m, 1, norm, x, rows, NULL, out, m->outputs, threads);
+  move_to_head(before);
 }

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from parallel.kernels.native_library import native_library
 from runtime.clock import MonotonicClock
 from runtime.errors import ConfigError
 from runtime.hosts.rank_settings import ModelSettings
@@ -25,10 +24,7 @@ def test_parts_add_up_to_the_step_and_all_drafts_are_accepted(tmp_path: Path) ->
         assert set(step.parts_s) == set(StepPart)
         assert sum(step.parts_s.values()) == pytest.approx(step.total_s)
         assert step.spread_s[0] <= step.total_s <= step.spread_s[1]
-        measured = {StepPart.VERIFY, StepPart.PLAN}
-        if native_library() is None:  # its calls do not report their parts
-            measured |= {StepPart.PRODUCTS, StepPart.ATTENTION, StepPart.HEAD}
-        assert all(step.parts_s[part] > 0 for part in measured)
+        assert all(step.parts_s[part] > 0 for part in StepPart if part is not StepPart.PYTHON)
 
 
 def test_virtual_devices_are_refused() -> None:
