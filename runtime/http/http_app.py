@@ -23,12 +23,14 @@ from runtime.http.model_endpoints import ModelEndpoints
 from runtime.http.openai_requests import read_chat, read_completion
 from runtime.http.probes import Probes
 from runtime.http.request_body import ClientGone, UnreadBody
+from runtime.http.static_page import PAGE_FILES, page_file
 from runtime.requests.accepted_tokens import AcceptedTokens
 from runtime.requests.admission import Admission
 
 _LOG = logging.getLogger("paceline.http")
 _COMPLETIONS, _CHAT = "/v1/completions", "/v1/chat/completions"
-OPEN_PATHS = ("/health", "/ready")  # probes carry no token
+OPEN_PATHS = frozenset({"/health", "/ready", *PAGE_FILES})
+"""Paths without a token: probes carry none, and the page asks for one."""
 _OTHER = "other"
 
 
@@ -62,6 +64,7 @@ def http_app(
         Route("/health", probes.health, methods=["GET"]),
         Route("/ready", probes.ready, methods=["GET"]),
         Route("/metrics", probes.metrics, methods=["GET"]),
+        *(Route(path, page_file, methods=["GET"]) for path in PAGE_FILES),
         Route("/events", EngineEvents(admission.gateway, admission.model), methods=["GET"]),
     ]
     middleware = [Middleware(_Tokens, tokens=tokens, gateway=admission.gateway)]
