@@ -18,6 +18,7 @@ from cluster.cli import shared_seed_verbs as cli_seeds
 from cluster.cli import simulate_verbs as cli_simulate
 from cluster.cli import train_verbs as cli_train
 from cluster.cli.command_endings import run_to_end
+from cluster.cli.demo_verb import DEMO
 from cluster.cli.generate_verb import GENERATE
 from cluster.cli.generated import add_verb
 from cluster.cli.quantize_verb import QUANTIZE
@@ -54,6 +55,7 @@ def _all_verbs(
     """Take what comes before a verb."""
 
 
+add_verb(app, DEMO)
 add_verb(app, GENERATE)
 add_verb(app, SERVE)
 add_verb(app, cli_client.CLIENT)

@@ -32,6 +32,7 @@ from cluster.options.cluster_options import (
     ServiceStopOptions,
     SubmitOptions,
 )
+from cluster.options.demo_options import DemoOptions
 from cluster.options.docs_options import DocsOptions
 from cluster.options.draft_options import (
     DraftEvalOptions,
@@ -76,6 +77,13 @@ def serve(options: ServeOptions) -> int:
     from cluster.serve.serving import run
 
     return run(options)
+
+
+def demo(options: DemoOptions) -> int:
+    """Serve a page to try a model."""
+    from cluster.serve.demo import server_options
+
+    return serve(server_options(options))
 
 
 def client(options: ClientOptions) -> int:

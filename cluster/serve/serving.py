@@ -157,6 +157,8 @@ async def _serve(
     ready = f"ready: {model.name} on {server.address}, drafter {model.drafter or 'none'}"
     pages = {"HTTP": front.url if front is not None else "", "metrics": page}
     _NOTES.note(ready + "".join(f", {name} on {url}" for name, url in pages.items() if url))
+    if front is not None:
+        _NOTES.note(f"open {front.url}/ in a browser to try it")
     failure: PacelineError | None = None
     updating: asyncio.Task[None] | None = None
     while failure is None and not (stopping.asked.is_set() or gateway.is_draining):
