@@ -161,6 +161,34 @@ class DraftLengthController:
         self._estimate(request).observe(num_accepted, rejected=rejected)
         self._overall.observe(num_accepted, rejected=rejected)
 
+    def predicted_pace(
+        self, request: int, mode: DecodeMode, *, batch: int, width: int = 1
+    ) -> float | None:
+        """Return a request's tokens per second in a mode by the cost formulas, at its best length.
+
+        None while costs are unknown; arguments as of `choose`.
+        """
+        if not self._costs.is_known:
+            return None
+        alpha = self._estimate(request).alpha
+        length = 0
+        if policy_of(mode).drafts:
+            length = best_draft_length(
+                mode,
+                [alpha],
+                max_length=self.max_length,
+                target_s=self._costs.target_s,
+                draft_s=lambda num_steps: self._costs.draft_s(num_steps, width),
+                batch=batch,
+            )
+        return expected_tokens(mode, alpha=alpha, draft_length=length) / round_seconds(
+            mode,
+            alpha=alpha,
+            draft_length=length,
+            target_s=lambda positions: self._costs.target_s(positions * batch),
+            draft_s=lambda num_steps: self._costs.draft_s(num_steps, width),
+        )
+
     def acceptance(self, request: int) -> float:
         """Return how likely a request's next draft token is right."""
         return self._estimate(request).alpha

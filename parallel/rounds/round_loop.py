@@ -12,7 +12,6 @@ from math import inf
 from typing import Any, Generic, Protocol, TypeVar
 
 from parallel.decoding.layer_width import WidthPlan
-from parallel.decoding.mode_choice import PaceChooser
 from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.round_state import (
     BeginRound,
@@ -30,6 +29,7 @@ from parallel.decoding.round_state import (
 from parallel.decoding.types import DecodeMode, Verdict
 from parallel.rounds.controller import DraftLengthController
 from parallel.rounds.machine import step, with_mode
+from parallel.rounds.mode_chooser import ModeChooser
 
 _BEFORE_SCORING = (Phase.WAITING_DRAFT, Phase.COMPLETING)
 _AUTO = policy_of(DecodeMode.AUTO)
@@ -185,7 +185,8 @@ class RoundLoop(Generic[WorkT]):
         self.widths = WidthPlan()
         self.width: int | None = None
         """Layers of the drafters whose attention runs at once, in this round; None: no choice."""
-        self._modes = PaceChooser(_AUTO.choices)
+        self._modes = ModeChooser(_AUTO.choices, self._predicted_pace)
+        self._batch = 1
         self._token_s = 0.0
         """Seconds that a token takes, all sequences together; 0 until a round was timed."""
 
@@ -219,6 +220,7 @@ class RoundLoop(Generic[WorkT]):
         start_s = self._edges.now_s()
         self._edges.begin(works)
         self.width = self.widths.choose()
+        self._batch = len(works)
         for work in works:
             self._choose_mode(work.sequence)
             work.apply(BeginRound(draft_length=self._draft_length(work, len(works))))
@@ -245,6 +247,11 @@ class RoundLoop(Generic[WorkT]):
         sequence.next_mode = self._modes.choose(sequence.number)
         if sequence.state.stage is Stage.PRE_VERIFY:
             sequence.state = with_mode(sequence.state, sequence.next_mode)
+
+    def _predicted_pace(self, number: int, mode: DecodeMode) -> float | None:
+        return self.controller.predicted_pace(
+            number, mode, batch=self._batch, width=self.width or 1
+        )
 
     def _draft_length(self, work: WorkT, batch: int) -> int:
         """Return how many draft tokens are worth requesting, at most what can still be used."""

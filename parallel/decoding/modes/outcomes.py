@@ -47,7 +47,8 @@ class OutcomesMode(PearlMode):
 
     def expected_tokens(self, alpha: float, draft_length: int) -> float:
         """Return the mean over rounds that test a draft and rounds that test none."""
-        return outcome_tokens(alpha, draft_length, catch=USUAL_CATCH, guesses=GUESSES)
+        guesses = self.num_outcomes(draft_length) / draft_length
+        return outcome_tokens(alpha, draft_length, catch=USUAL_CATCH, guesses=guesses)
 
     def round_seconds(
         self,
@@ -57,26 +58,27 @@ class OutcomesMode(PearlMode):
         draft_s: Callable[[int], float],
     ) -> float:
         """Return the longer of forward and drafting, as if no draft were cut at the verdict."""
-        share = drafted_share(alpha, draft_length, catch=USUAL_CATCH, guesses=GUESSES)
+        guesses = self.num_outcomes(draft_length) / draft_length
+        share = drafted_share(alpha, draft_length, catch=USUAL_CATCH, guesses=guesses)
         drafting_s = draft_s(draft_length)
         plain_s, tested_s = max(drafting_s, target_s(1)), max(drafting_s, target_s(draft_length))
         return (1 - share) * plain_s + share * tested_s
 
 
-def outcome_tokens(alpha: float, draft_length: int, *, catch: float, guesses: int) -> float:
+def outcome_tokens(alpha: float, draft_length: int, *, catch: float, guesses: float) -> float:
     """Return the tokens that a round commits in the long run.
 
     Args:
         alpha: probability that a draft token is right.
         draft_length: tokens drafted after a place, the one that names the outcome included.
         catch: how often the next guess of a token is right where those before were wrong.
-        guesses: outcomes prepared for each number of accepted tokens.
+        guesses: outcomes prepared for each number of accepted tokens, in the mean.
     """
     share = drafted_share(alpha, draft_length, catch=catch, guesses=guesses)
     return (1 - share) + share * geometric_sum(alpha, draft_length)
 
 
-def drafted_share(alpha: float, draft_length: int, *, catch: float, guesses: int) -> float:
+def drafted_share(alpha: float, draft_length: int, *, catch: float, guesses: float) -> float:
     """Return the share of rounds that test a draft, in the long run; arguments as above.
 
     A chain of two states. After a draft of k = `draft_length` - 1 tokens was tested, the outcome is
@@ -87,7 +89,8 @@ def drafted_share(alpha: float, draft_length: int, *, catch: float, guesses: int
     if draft_length <= 1 or alpha == 0:
         return 0.0
     missed = 1 - catch
-    bonus_hit = 1 - (1 - alpha) * missed ** (guesses - 1)
+    bonus_hit: float = 1 - (1 - alpha) * missed ** (guesses - 1)
     whole = alpha ** (draft_length - 1)
     hit = (1 - whole) * (1 - missed**guesses) + whole * bonus_hit
-    return bonus_hit / (bonus_hit + 1 - hit)
+    share: float = bonus_hit / (bonus_hit + 1 - hit)
+    return share

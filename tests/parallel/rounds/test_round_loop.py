@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
+from itertools import count
 from math import inf
 
 import pytest
@@ -11,6 +12,7 @@ from parallel.decoding.round_state import DraftArrived, Stage
 from parallel.decoding.types import DecodeMode, DraftTree, Verdict
 from parallel.rounds.controller import DraftLengthController
 from parallel.rounds.machine import start
+from parallel.rounds.mode_chooser import ModeChooser
 from parallel.rounds.round_loop import Forward, RoundLoop, RoundWork
 from parallel.rounds.tree_record import TreeRecord
 
@@ -171,16 +173,34 @@ def test_a_work_without_a_verdict_commits_nothing() -> None:
     assert run(make(edges), ToySequence(DecodeMode.SPECULATIVE)).commit is None
 
 
-def test_auto_changes_modes_only_where_nothing_is_in_flight() -> None:
+def test_auto_changes_modes_only_where_nothing_is_in_flight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    choices = policy_of(DecodeMode.AUTO).choices
+    numbers = count()
+    monkeypatch.setattr(ModeChooser, "choose", lambda *_: choices[next(numbers) // 7 % 4])
     loop, sequence = make(Edges()), ToySequence(DecodeMode.AUTO)
-    seen = []
+    seen, stages = set(), set()
     for _ in range(60):
         before = sequence.state
         run(loop, sequence)
         if sequence.state.mode is not before.mode:
             assert before.stage is Stage.PRE_VERIFY
+        seen.add(sequence.state.mode)
+        stages.add(before.stage)
+    assert seen == set(choices)
+    assert stages == set(Stage)
+
+
+def test_auto_drafts_as_long_as_drafts_are_worth_their_time() -> None:
+    loop, sequence = make(Edges()), ToySequence(DecodeMode.AUTO)
+    seen = []
+    for number in range(120):
+        loop.observe_draft(4, 0.4 if number < 60 else 400.0)
+        run(loop, sequence)
         seen.append(sequence.state.mode)
-    assert set(seen) == set(policy_of(DecodeMode.AUTO).choices)
+    assert DecodeMode.AUTOREGRESSIVE not in seen[:60]
+    assert seen[-1] is DecodeMode.AUTOREGRESSIVE
 
 
 def test_a_round_that_reads_prompts_teaches_nothing_of_times() -> None:

@@ -1,11 +1,9 @@
 """Whatever drafts, and in whatever mode: the engine gives the tokens of the target alone."""
 
 from collections import defaultdict
-from typing import Any
 
 import pytest
 
-from parallel.decoding.mode_choice import PaceChooser
 from parallel.decoding.types import DecodeMode, RngKey, SamplingParams
 from parallel.group import SoloGroup
 from parallel.messages import (
@@ -14,6 +12,7 @@ from parallel.messages import (
     DraftRequest,
     ProposalItem,
 )
+from parallel.rounds.mode_chooser import ModeChooser
 from runtime.drafters.lookups.lookup_settings import NO_LOOKUPS, LookupSettings
 from runtime.drafters.model_drafting import ModelDrafter
 from runtime.rank.page_ledger import SlotLedger
@@ -211,15 +210,12 @@ def test_a_request_that_changes_its_mode_is_exact(
 ) -> None:
     """The mode changes every seven rounds, with blocks in flight at the changes."""
     chosen: dict[int, list[str]] = defaultdict(list)
-    choose = PaceChooser.choose
 
-    def take_turns(chooser: PaceChooser[Any], request: int) -> object:
-        if not isinstance(choose(chooser, request), DecodeMode):  # it chooses widths
-            return choose(chooser, request)
+    def take_turns(_chooser: ModeChooser, request: int) -> DecodeMode:
         chosen[request].append(MODES[len(chosen[request]) // 7 % len(MODES)])
         return DecodeMode(chosen[request][-1])
 
-    monkeypatch.setattr(PaceChooser, "choose", take_turns)
+    monkeypatch.setattr(ModeChooser, "choose", take_turns)
     rig.attach_model(lookups=LookupSettings(), grows_trees=True)
     submits = [
         make_submit(number, prompt=[5, number], mode="auto", sampling=sampling, max_tokens=150)

@@ -105,7 +105,7 @@ def test_a_round_takes_the_longer_of_forward_and_drafting() -> None:
     def target_s(positions: int) -> float:
         return 5.0 if positions == 1 else 6.0
 
-    share = drafted_share(0.8, 5, catch=0.65, guesses=2)
+    share = drafted_share(0.8, 5, catch=0.65, guesses=12 / 5)
     assert MODE.round_seconds(0.8, 5, target_s, float) == pytest.approx(5 + share)
     assert MODE.round_seconds(0.8, 9, target_s, float) == pytest.approx(9.0)
 
