@@ -196,11 +196,12 @@ class Commit:
     num_accepted: int
     rejected: bool
     """Whether the last token replaces a draft that was tested and rejected."""
-    ahead: DraftAhead | None = None
-    """Whether a draft was ready for the verdict; None in a mode that drafts nothing ahead."""
-    num_guesses: int = 0
+    ahead: DraftAhead | None = field(default=None, compare=False)
+    """Whether a draft was ready for the verdict; None in a mode that drafts nothing ahead. As the
+    next two it tells how the commit came about, and is no part of what is committed."""
+    num_guesses: int = field(default=0, compare=False)
     """Outcomes of the verdict for which drafts had been started."""
-    num_ahead: int = 0
+    num_ahead: int = field(default=0, compare=False)
     """Tokens drafted for them that had arrived, those that name the outcomes included."""
 
     def first(self, num_tokens: int) -> "Commit":

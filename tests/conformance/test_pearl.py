@@ -138,8 +138,11 @@ def test_the_machine_sends_what_the_published_algorithm_sends(seed: int) -> None
         machine.round(gamma, block, target)
         assert machine.sent == published.sent
         assert machine.token_ids == published.token_ids
-        commit = published.sent[-1]
+        commit, made = published.sent[-1], machine.sent[-1]
         assert isinstance(commit, Commit)
+        assert isinstance(made, Commit)
+        assert (made.ahead, made.num_guesses) == (commit.ahead, commit.num_guesses)
+        assert made.num_ahead == commit.num_ahead
         num_rejected += commit.rejected
         published.sent.clear()
         machine.sent.clear()
