@@ -13,6 +13,12 @@ class KernelsMissing(PacelineError):
     """The GPU kernels cannot be loaded."""
 
 
+def check_kernels(package: str = "triton") -> None:
+    """Raise KernelsMissing if the package that the kernels need is not installed."""
+    if find_spec(package) is None:
+        raise KernelsMissing(f"a model on a GPU needs the package {package}: {_REMEDY}")
+
+
 def load_kernels(package: str = "triton") -> StepKernels:
     """Return the Triton kernels.
 
@@ -22,7 +28,6 @@ def load_kernels(package: str = "triton") -> StepKernels:
     Raises:
         KernelsMissing: it is not installed.
     """
-    if find_spec(package) is None:
-        raise KernelsMissing(f"a model on a GPU needs the package {package}: {_REMEDY}")
+    check_kernels(package)
     kernels: StepKernels = import_module("parallel.triton_kernels.kernel_set").TritonKernels()
     return kernels

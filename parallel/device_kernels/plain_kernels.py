@@ -98,6 +98,14 @@ class PlainKernels:
         moved_LMD = cache_LAD[:, moves[sources, 0].where(stores, 0).long()]
         cache_LAD[:, places] = moved_LMD.where(stores[:, None], cache_LAD[:, places])
 
+    def multiply(
+        self, x_RI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, out_RO: Tensor
+    ) -> None:
+        """Write x W^T + bias, each row by itself."""
+        bias = None if bias_O is None else _wide(bias_O)
+        for row, x_I in enumerate(_wide(x_RI)):
+            out_RO[row] = F.linear(x_I, _wide(weight_OI), bias)
+
     def norm(
         self, x_RE: Tensor, weight_E: Tensor, out_RE: Tensor, *, eps: float, adds_one: bool = False
     ) -> None:

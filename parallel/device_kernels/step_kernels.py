@@ -11,7 +11,8 @@ from torch import Tensor
 
 # Shape suffixes: R = rows of the batch, H = query heads, K = KV heads, D = head_dim,
 # A = addresses of the cache (pages * page_size), E = hidden size, F = columns of a gate,
-# L = scored rows, V = tokens of this rank, C = candidates, S = sequences, N = nodes of a draft.
+# I = inputs, O = outputs, L = scored rows, V = tokens of this rank, C = candidates,
+# S = sequences, N = nodes of a draft.
 
 NO_TOKEN = -1
 """In place of a token: there is none."""
@@ -149,6 +150,12 @@ class StepKernels(Protocol):
                 offset s + 1.
             moves: [moves, 2], int32: the address of a token, and where it goes.
         """
+        ...
+
+    def multiply(
+        self, x_RI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, out_RO: Tensor
+    ) -> None:
+        """Write x W^T + bias, summed in float32; out is of x's dtype, or float32."""
         ...
 
     def norm(

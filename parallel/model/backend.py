@@ -1,16 +1,17 @@
 """What computes the parts of a decoder: torch's operators, or our native kernels on CPUs."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from parallel.batch import SequenceRows
 from parallel.group import Group
-from parallel.model.cache import AppendPlan, PagedCache
+from parallel.model.cache import PagedCache
 from parallel.model.layer_weights import AttentionWeights, MlpWeights
 from parallel.model.low_rank import AdaptedRows, ShardAdapter
+from parallel.model.rope import RotaryTable
 from parallel.model.sharding import HeadShard
 from parallel.weights.stored_matrix import Matrix
 
@@ -28,6 +29,35 @@ class ForwardStep:
     """One for each kind of attention that the model has: what the backend's `plan` returned."""
     adapted: Any = None
     """What the backend's `plan_adapters` returned; None where no row has an adapter."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardInputs:
+    """What one forward reads, on the device; all that the host decides is decided."""
+
+    token_ids: Tensor
+    """[tokens], and for some backends padding; integers."""
+    scored: Tensor
+    """Indices of the rows whose logits are computed, and for some backends padding; integers."""
+    num_scored: int
+    """Scored rows without the padding below them."""
+    step: ForwardStep
+
+    def adapted_by(self, adapted: Any) -> "ForwardInputs":
+        """Return the same forward with adapters (`ForwardStep.adapted`)."""
+        return replace(self, step=replace(self.step, adapted=adapted))
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionLayout:
+    """What the attention of a model's layers has in common on one rank."""
+
+    heads: HeadShard
+    """The heads of this rank."""
+    windows: Sequence[int | None]
+    """For each kind of attention, the positions that it looks back over; None is all."""
+    rotary: Sequence[RotaryTable]
+    """For each kind, the rotations of all positions."""
 
 
 class AttentionBlock(Protocol):
@@ -119,23 +149,16 @@ class Backend(Protocol):
         ...
 
     def plan(
-        self,
-        rows: Sequence[SequenceRows],
-        plans: Sequence[AppendPlan],
-        cache: PagedCache,
-        *,
-        heads: HeadShard,
-        windows: Sequence[int | None],
-        turns: Sequence[Tensor],
-    ) -> Sequence[Any]:
-        """Return what the attention of each kind needs in one forward.
+        self, rows: Sequence[SequenceRows], cache: PagedCache, layout: AttentionLayout
+    ) -> ForwardInputs:
+        """Append rows to their sequences in the cache, and return what a forward over them reads.
 
         Args:
             rows: the new tokens of each sequence.
-            plans: their addresses in the cache.
             cache: this rank's.
-            heads: the heads of this rank.
-            windows: for each kind of attention, the positions that it looks back over.
-            turns: for each kind, the rotation of each row, [R, 1, head_dim / 2] complex.
+            layout: of the attention that reads it.
+
+        Raises:
+            ValueError: rows start beyond their sequence, or its pages cannot hold them.
         """
         ...

@@ -103,7 +103,7 @@ def read_attention(
         matrices.append(matrix if name == "v_proj" else permuted(matrix, order))
         if config.qkv_bias:
             bias = source.read_slice(f"{prefix}.{name}.bias", 0, first * dim, stop * dim)
-            biases.append(bias[order])
+            biases.append(bias[order.to(bias.device)])
     query_norm = key_norm = None
     if config.qk_norm:
         query_norm, key_norm = (

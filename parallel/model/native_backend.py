@@ -28,6 +28,8 @@ from parallel.kernels.native_library import (
 from parallel.kernels.packed_matrix import PackedMatrix, pack
 from parallel.model.backend import (
     AttentionBlock,
+    AttentionLayout,
+    ForwardInputs,
     ForwardStep,
     Head,
     LayerRunner,
@@ -35,13 +37,13 @@ from parallel.model.backend import (
     MlpBlock,
     in_order,
 )
-from parallel.model.cache import AppendPlan, PagedCache
+from parallel.model.cache import PagedCache
 from parallel.model.layer_weights import AttentionWeights, BlockNorms, MlpWeights
 from parallel.model.low_rank import AdaptedRows, ShardAdapter
 from parallel.model.model_config import Activation
 from parallel.model.native_adapters import NativeAdaptedRows, NativeAdapter
 from parallel.model.native_rows import NativeRows, plan_rows
-from parallel.model.sharding import HeadShard
+from parallel.model.row_numbers import RowNumbers
 from parallel.weights.stored_matrix import Matrix, num_outputs
 
 _ACTIVATIONS = {Activation.SILU: 0, Activation.GELU_TANH: 1}
@@ -92,18 +94,14 @@ class NativeBackend:
         return NativeAdaptedRows(rows)
 
     def plan(
-        self,
-        rows: Sequence[SequenceRows],
-        plans: Sequence[AppendPlan],
-        cache: PagedCache,
-        *,
-        heads: HeadShard,
-        windows: Sequence[int | None],
-        turns: Sequence[Tensor],
-    ) -> list[NativeRows]:
-        """Return the addresses that each row attends to, for each kind of attention."""
-        del heads
-        return plan_rows(rows, plans, cache, windows=windows, turns=turns)
+        self, rows: Sequence[SequenceRows], cache: PagedCache, layout: AttentionLayout
+    ) -> ForwardInputs:
+        """Return the rows with the addresses that each attends to, for each kind of attention."""
+        plans = cache.append(rows)
+        numbers = RowNumbers.of(rows, torch.device("cpu"))
+        turns = [rotary.at(numbers.positions) for rotary in layout.rotary]
+        planned = plan_rows(rows, plans, cache, windows=layout.windows, turns=turns)
+        return numbers.inputs(cache, planned)
 
 
 def _adapters_of(step: ForwardStep) -> CAdapters | None:

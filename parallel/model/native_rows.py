@@ -41,7 +41,15 @@ def plan_rows(
     windows: Sequence[int | None],
     turns: Sequence[Tensor],
 ) -> list[NativeRows]:
-    """Return what the rows see under each window; see `Backend.plan`."""
+    """Return what the rows see under each window.
+
+    Args:
+        rows: the new tokens of each sequence.
+        plans: their addresses in the cache.
+        cache: the cache that holds them.
+        windows: for each kind of attention, the positions that it looks back over.
+        turns: for each kind, the rotation of each row, [R, 1, head_dim / 2] complex.
+    """
     contexts = [cache.addresses(plan) for plan in plans]
     context = np.concatenate(contexts)
     address = np.concatenate(

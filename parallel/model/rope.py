@@ -25,6 +25,11 @@ class RotaryTable:
         """Return what `rotate_` takes for positions, [T, 1, head_dim / 2]."""
         return self._turns_TH[positions_T].unsqueeze(1)
 
+    @property
+    def pairs(self) -> Tensor:
+        """Cosine and sine of every pair, by position, [max_positions, head_dim / 2, 2] float32."""
+        return torch.view_as_real(self._turns_TH)
+
 
 def interleave(weight: Tensor, head_dim: int) -> Tensor:
     """Return a projection, [heads * head_dim, ...], with the rows of each pair adjacent.

@@ -21,6 +21,8 @@ class TorchAdapter:
             {part: LowRank(one.down.double(), one.up.double()) for part, one in layer.items()}
             for layer in shard
         ]
+        numbers = [one.down for layer in shard for one in layer.values()]
+        self.device = numbers[0].device if numbers else torch.device("cpu")
 
     def added(self, layer: int, part: AdaptedPart, x: Tensor) -> Tensor | None:
         """Return what it adds to a product of x, [rows, outputs] float64; None is nothing."""
@@ -35,7 +37,7 @@ class TorchAdaptedRows:
         """Group the rows by adapter; the adapters are `TorchAdapter`s."""
         of_row = torch.tensor(rows.of_row)
         self._groups: list[tuple[TorchAdapter, Tensor]] = [
-            (adapter, (of_row == number).nonzero().squeeze(1))
+            (adapter, (of_row == number).nonzero().squeeze(1).to(adapter.device))
             for number, adapter in enumerate(rows.adapters)
         ]
 

@@ -14,6 +14,8 @@ from parallel.kernels.row_invariance import Product
 from parallel.kernels.torch_products import TorchProducts, embedding_rows
 from parallel.model.backend import (
     AttentionBlock,
+    AttentionLayout,
+    ForwardInputs,
     ForwardStep,
     Head,
     LayerRunner,
@@ -35,6 +37,7 @@ from parallel.model.layers import (
 from parallel.model.low_rank import AdaptedPart, AdaptedRows, ShardAdapter
 from parallel.model.model_config import Activation
 from parallel.model.rope import rotate_
+from parallel.model.row_numbers import RowNumbers
 from parallel.model.sharding import HeadShard
 from parallel.model.torch_adapters import TorchAdaptedRows, TorchAdapter, adding
 from parallel.weights.stored_matrix import Matrix
@@ -134,24 +137,22 @@ class TorchBackend:
         return TorchAdaptedRows(rows)
 
     def plan(
-        self,
-        rows: Sequence[SequenceRows],
-        plans: Sequence[AppendPlan],
-        cache: PagedCache,
-        *,
-        heads: HeadShard,
-        windows: Sequence[int | None],
-        turns: Sequence[Tensor],
-    ) -> list[AttentionInputs]:
-        """Return masks and rotations for each kind of attention."""
-        del cache
-        repeats = heads.num_query // heads.num_kv
-        inputs: list[AttentionInputs] = []
-        for window, turn in zip(windows, turns, strict=True):
-            masks = [_mask(row, window, turn.device, self._dtype) for row in rows]
+        self, rows: Sequence[SequenceRows], cache: PagedCache, layout: AttentionLayout
+    ) -> ForwardInputs:
+        """Return the rows with masks and rotations for each kind of attention."""
+        plans = cache.append(rows)
+        device = cache.storage.device
+        numbers = RowNumbers.of(rows, device)
+        num_tokens = len(numbers.positions)
+        num_rows = len(self.pad(torch.empty(num_tokens, 1, dtype=self._dtype, device=device)))
+        at = F.pad(numbers.positions, (0, num_rows - num_tokens))
+        repeats = layout.heads.num_query // layout.heads.num_kv
+        attention: list[AttentionInputs] = []
+        for window, rotary in zip(layout.windows, layout.rotary, strict=True):
+            masks = [_mask(row, window, device, self._dtype) for row in rows]
             repeated = [None if mask is None else mask.repeat(repeats, 1) for mask in masks]
-            inputs.append(AttentionInputs(plans, repeated, turn))
-        return inputs
+            attention.append(AttentionInputs(plans, repeated, rotary.at(at)))
+        return numbers.inputs(cache, attention)
 
 
 class TorchAttention:

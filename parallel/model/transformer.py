@@ -12,9 +12,9 @@ from torch import Tensor
 
 from parallel.batch import SequenceRows
 from parallel.group import Group
-from parallel.model.backend import Backend, ForwardStep
+from parallel.model.backend import AttentionLayout, Backend, ForwardInputs
 from parallel.model.backend_choice import choose_backend
-from parallel.model.cache import AppendPlan, PagedCache
+from parallel.model.cache import PagedCache
 from parallel.model.layer_weights import TensorSource, read_norm
 from parallel.model.layers import VocabParallelEmbedding
 from parallel.model.low_rank import AdaptedRows, Adapter, shard_adapter
@@ -78,11 +78,15 @@ class Decoder:
             self.stack = LayerParallelStack(
                 config, source, kept, group, self._backend, first=layer_parallel_from
             )
-        self._windows = [kind.window for kind in config.attention_kinds]
-        self._rotary = [
-            RotaryTable(kind.rope, config.head_dim, config.max_positions, device=device)
-            for kind in config.attention_kinds
-        ]
+        kinds = config.attention_kinds
+        self.layout = AttentionLayout(
+            heads=self.stack.heads,
+            windows=[kind.window for kind in kinds],
+            rotary=[
+                RotaryTable(kind.rope, config.head_dim, config.max_positions, device=device)
+                for kind in kinds
+            ],
+        )
         self._device = device
         self._group = group
         self._adapters: dict[str, Any] = {}
@@ -127,55 +131,45 @@ class Decoder:
             ValueError: rows start beyond their sequence, or its pages cannot hold them.
             KeyError: a row names an adapter that is not held.
         """
-        x_RE, step, scored = self.begin(rows, cache)
-        return self.finish(self.stack.run(x_RE, step, width), scored)
+        return self.compute(self.prepare(rows, cache), width=width)
 
-    def begin(
-        self, rows: Sequence[SequenceRows], cache: PagedCache
-    ) -> tuple[Tensor, ForwardStep, list[int]]:
-        """Return the embedded tokens, [R, E], the inputs of all layers, and the rows to score."""
-        plans: list[AppendPlan] = []
-        scored: list[int] = []
-        first = 0
-        for row in rows:
-            num_tokens = len(row.token_ids)
-            if row.moves:
-                cache.keep(row.slot, row.moves, row.start)
-            plans.append(cache.plan_append(row.slot, row.start, num_tokens, first))
-            first += num_tokens
-            scored += range(first - row.num_logits, first)
-        token_ids = [token for row in rows for token in row.token_ids]
-        positions = [position for row in rows for position in row.positions]
-        x_RE = self._embed(torch.tensor(token_ids, device=self._device))
+    def prepare(self, rows: Sequence[SequenceRows], cache: PagedCache) -> ForwardInputs:
+        """Append the rows to their sequences and return what a forward over them reads."""
+        adapted = self._adapted(rows)
+        inputs = self._backend.plan(rows, cache, self.layout)
+        return inputs if adapted is None else inputs.adapted_by(adapted)
+
+    def compute(self, inputs: ForwardInputs, *, width: int = 1) -> Tensor:
+        """Return the logits of a prepared forward; the host decides nothing here.
+
+        Returns:
+            As `forward`.
+        """
+        x_RE = self.stack.run(self.embed(inputs), inputs.step, width)
+        return self.finish(x_RE, inputs)
+
+    def embed(self, inputs: ForwardInputs) -> Tensor:
+        """Return the embedded tokens, [R, E]."""
+        x_RE = self._embed(inputs.token_ids)
         if self._embedding_scale != 1:
             x_RE.mul_(self._embedding_scale)
-        x_RE = self._backend.pad(x_RE)
-        positions += [0] * (len(x_RE) - len(token_ids))
-        at = torch.tensor(positions, device=self._device)
-        attention = self._backend.plan(
-            rows,
-            plans,
-            cache,
-            heads=self.stack.heads,
-            windows=self._windows,
-            turns=[rotary.at(at) for rotary in self._rotary],
-        )
-        adapted = self._adapted(rows, len(x_RE))
-        return x_RE, ForwardStep(len(token_ids), cache, attention, adapted), scored
+        return self._backend.pad(x_RE)
 
-    def _adapted(self, rows: Sequence[SequenceRows], num_rows: int) -> Any:
+    def _adapted(self, rows: Sequence[SequenceRows]) -> Any:
         """Return what the blocks need for the rows' adapters; None where no row has one."""
         names = list(dict.fromkeys(row.adapter for row in rows if row.adapter))
         if not names:
             return None
         numbers = {name: number for number, name in enumerate(names)}
         of_row = [numbers.get(row.adapter, -1) for row in rows for _ in row.token_ids]
-        of_row += [-1] * (num_rows - len(of_row))
         adapters = [self._adapters[name] for name in names]
         return self._backend.plan_adapters(AdaptedRows(adapters, of_row))
 
-    def finish(self, x_RE: Tensor, scored: Sequence[int]) -> Tensor:
-        """Return this rank's logits of the scored rows, [scored, vocab_shard], float32."""
-        logits = self._head(x_RE if len(scored) == len(x_RE) else x_RE[scored])
+    def finish(self, x_RE: Tensor, inputs: ForwardInputs) -> Tensor:
+        """Return this rank's logits of the scored rows, [num_scored, vocab_shard], float32."""
+        are_all = inputs.num_scored == len(x_RE)
+        logits = self._head(x_RE if are_all else x_RE.index_select(0, inputs.scored))
         cap = self.config.logit_cap
-        return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
+        if cap is not None:
+            logits.div_(cap).tanh_().mul_(cap)
+        return logits[: inputs.num_scored]

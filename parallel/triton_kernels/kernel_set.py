@@ -8,6 +8,7 @@ from parallel.triton_kernels.attention_operator import paged_attention, tile_lin
 from parallel.triton_kernels.draw_operators import choose, match, score
 from parallel.triton_kernels.layer_operators import gate, move_cached, normalize, store_keys_values
 from parallel.triton_kernels.paged_attention import SPLIT
+from parallel.triton_kernels.product_operator import multiply
 from parallel.triton_kernels.token_draws import BLOCK_TOKENS
 
 
@@ -81,6 +82,12 @@ class TritonKernels:
     def move(self, cache_LAD: Tensor, offsets: Tensor, moves: Tensor) -> None:
         """Move cached tokens to other addresses, each sequence's in their order."""
         move_cached(cache_LAD, offsets, moves)
+
+    def multiply(
+        self, x_RI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, out_RO: Tensor
+    ) -> None:
+        """Write x W^T + bias, summed in float32."""
+        multiply(x_RI, weight_OI, bias_O, out_RO)
 
     def norm(
         self, x_RE: Tensor, weight_E: Tensor, out_RE: Tensor, *, eps: float, adds_one: bool = False

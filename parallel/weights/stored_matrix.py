@@ -130,7 +130,9 @@ def as_float(matrix: Matrix) -> Tensor:
 
 def permuted(matrix: Matrix, rows: Tensor) -> Matrix:
     """Return the matrix with its rows in this order, [rows] int64."""
-    return matrix.rows(rows) if isinstance(matrix, StoredMatrix) else matrix[rows]
+    if isinstance(matrix, StoredMatrix):
+        return matrix.rows(rows)
+    return matrix[rows.to(matrix.device)]
 
 
 def stacked(matrices: Sequence[Matrix]) -> list[Matrix]:

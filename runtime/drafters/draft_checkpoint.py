@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from parallel.device_kernels.kernel_loader import KernelsMissing
 from parallel.group import Group
 from parallel.model.model_config import ModelConfig
 from parallel.model.shapes import tensor_shapes
@@ -193,7 +194,7 @@ def load_drafter(
             layer_parallel_from=layer_parallel_from,
             device=device,
         )
-    except ValueError as error:
+    except (ValueError, KernelsMissing) as error:
         raise ConfigError(f"{directory}: {error}") from error
     return decoder, source.head_token_ids
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from parallel.device_kernels.kernel_loader import KernelsMissing, check_kernels
 from parallel.model.cache import cache_bytes
 from parallel.model.model_config import ModelConfig
 from parallel.model.shapes import tensor_shapes
@@ -89,7 +90,7 @@ def check_device(device: str) -> None:
     """Reject a device that this process does not have.
 
     Raises:
-        ConfigError: the device is unknown, or CUDA without a CUDA device.
+        ConfigError: the device is unknown, or CUDA without a CUDA device or the kernels for it.
     """
     if device not in DEVICES:
         raise ConfigError(f"`device` is {device!r}: choose one of {', '.join(DEVICES)}")
@@ -98,6 +99,11 @@ def check_device(device: str) -> None:
             "`device` is 'cuda', but there is no CUDA device, or torch has no CUDA: use cpu, or "
             "join a cluster that has one with `ray`"
         )
+    if device == "cuda":
+        try:
+            check_kernels()
+        except KernelsMissing as error:
+            raise ConfigError(f"`device` is 'cuda': {error}") from error
 
 
 def num_gpus() -> int:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from parallel.device_kernels.kernel_loader import KernelsMissing
 from parallel.group import Group
 from parallel.model.transformer import Decoder
 from runtime.errors import ConfigError
@@ -36,5 +37,5 @@ def load_decoder(
             layer_parallel_from=layer_parallel_from,
             device=device,
         )
-    except ValueError as error:
+    except (ValueError, KernelsMissing) as error:
         raise ConfigError(f"{directory}: {error}") from error

@@ -52,14 +52,18 @@ def measure_stack(decoder: Decoder, cache: PagedCache, group: Group) -> StackTim
     row = SequenceRows(slot=slot, start=size, token_ids=(0,), num_logits=1)
     with torch.inference_mode():
         decoder.forward([context], cache)
-        x_RE, step, _ = decoder.begin([row], cache)
+        inputs = decoder.prepare([row], cache)
+        x_RE, step = decoder.embed(inputs), inputs.step
         attention_s = slowest_median_s(lambda: stack.attend(x_RE, step), group)
         delta = x_RE[: step.num_tokens].clone()
         gather_s = slowest_median_s(lambda: group.all_gather(delta), group)
         mlp_s = slowest_median_s(lambda: stack.feed(x_RE, step), group)
-        head_s = slowest_median_s(
-            lambda: decoder.finish(decoder.begin([row], cache)[0], [0]), group
-        )
+
+        def ends() -> None:
+            again = decoder.prepare([row], cache)
+            decoder.finish(decoder.embed(again), again)
+
+        head_s = slowest_median_s(ends, group)
     cache.free(slot)
     return StackTimes(attention_s=attention_s, gather_s=gather_s, mlp_s=mlp_s, head_s=head_s)
 

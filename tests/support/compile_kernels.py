@@ -108,6 +108,9 @@ def launch_all(kernels: StepKernels, dtype: torch.dtype, dim: int) -> None:
     kernels.add_and_norm(
         x, x.clone(), weight, x.clone(), eps=1e-6, adds_one=True, inner_weight_E=weight
     )
+    for outputs, out_dtype in ((300, dtype), (32_000, torch.float32)):
+        out = torch.zeros(ROWS, outputs, dtype=out_dtype)
+        kernels.multiply(x, numbers(outputs, 1152), numbers(outputs), out)
     kernels.gate(numbers(ROWS, 2 * 512), numbers(ROWS, 512), gelu=True)
     draws = torch.zeros(ROWS, 4, dtype=torch.int64)
     num_blocks = kernels.num_candidates(50_000)

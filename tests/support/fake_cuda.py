@@ -114,9 +114,17 @@ class _Bindings(TorchFunctionMode):
             return _set_item(*args)
         if func is Tensor.copy_:
             return aten.copy_.default(*args, **kwargs)
+        if func is Tensor.to and _is_device(args[1:], kwargs):
+            device = torch.device(kwargs.get("device") or args[1])
+            return aten._to_copy.default(args[0], device=device, dtype=kwargs.get("dtype"))
         if func in (Tensor.nonzero, torch.nonzero):
             return aten.nonzero.default(*args)
         return func(*args, **kwargs)
+
+
+def _is_device(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Return whether the arguments of Tensor.to name a device."""
+    return "device" in kwargs or (len(args) == 1 and isinstance(args[0], str | torch.device))
 
 
 def _item(x: Tensor, index: Any) -> Tensor:

@@ -54,6 +54,10 @@ class TableSource:
     def __init__(self, tensors: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> None:
         self._tensors = {name: tensor.detach().to(dtype) for name, tensor in tensors.items()}
 
+    def on(self, device: str, dtype: torch.dtype = torch.float32) -> "TableSource":
+        """Return the weights on a device, in a dtype."""
+        return TableSource({name: t.to(device) for name, t in self._tensors.items()}, dtype)
+
     def read(self, name: str) -> Tensor:
         return self._tensors[name].clone()
 

@@ -17,59 +17,29 @@ from parallel.device_kernels.plain_kernels import PlainKernels
 from parallel.device_step.step_buckets import StepBuckets, StepLimits
 from parallel.device_step.step_packing import SequenceStep, TokenDraw, needed_shape, pack
 from parallel.device_step.step_shape import StepShape
-from runtime.models.hf_config import parse_config
 from tests.support.device_decoder import DeviceDecoder, StepResult, words_of
+from tests.support.device_families import FAMILIES, model_of
 from tests.support.fake_cuda import HostSync, Recording, fake_cuda
+from tests.support.fake_model import FakeGroup, FakeSource
 from tests.support.kernel_device import DEVICE
-from tests.support.reference_models import make_model
 from tests.support.tiny_transformer import (
-    KINDS,
-    SIZES,
-    TableSource,
     TinyModel,
-    tiny_model,
     tokens,
 )
 
 PAGE_SIZE = 4
 TREE = (-1, 0, 0, -1, 3)
-FAMILIES: dict[str, dict[str, object]] = {
-    "llama": {},
-    "mistral": {"sliding_window": 6},
-    "qwen2": {"tie_word_embeddings": True},
-    "qwen3": {"head_dim": 16},
-    "gemma3_text": {
-        "model_type": "gemma3_text",
-        "query_pre_attn_scalar": 24,
-        "sliding_window": 6,
-        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
-    },
-}
 VOCABULARY = 67
 
 
-def model_of(family: str, num_layers: int = 2) -> TinyModel:
-    """Return a random model; Gemma has norms after its blocks and two kinds of attention."""
-    fields = FAMILIES[family] | {"num_hidden_layers": num_layers}
-    if family in KINDS:
-        return tiny_model(family, **fields)
-    kinds = FAMILIES[family]["layer_types"]
-    assert isinstance(kinds, list)
-    fields = SIZES | fields | {"layer_types": kinds[:num_layers]}
-    reference = make_model(fields, own_head=False)
-    config = parse_config(fields)
-    return TinyModel(reference, config, TableSource(dict(reference.state_dict())))
-
-
 def run(
-    decoder: DeviceDecoder, steps: Sequence[SequenceStep], cache: Tensor, shape: StepShape | None
+    decoder: DeviceDecoder, steps: Sequence[SequenceStep], shape: StepShape | None
 ) -> StepResult:
-    rules = decoder.rules(PAGE_SIZE)
-    shape = shape or needed_shape(steps, rules)
+    shape = shape or needed_shape(steps, decoder.rules)
     buffer = words_of(shape)
-    pack(steps, shape, rules, buffer)
+    pack(steps, shape, decoder.rules, buffer)
     with torch.inference_mode():
-        return decoder.step(torch.from_numpy(buffer), shape, cache, PAGE_SIZE)
+        return decoder.step(torch.from_numpy(buffer), shape)
 
 
 def two_sequences() -> tuple[list[SequenceStep], list[SequenceStep]]:
@@ -111,22 +81,33 @@ def expected_logits(model: TinyModel) -> Tensor:
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("kind", ["plain", "triton"])
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        *((family, "plain") for family in FAMILIES),
+        ("gemma3_text", "triton"),  # it has most of what the others have
+        *(
+            pytest.param(family, "triton", marks=pytest.mark.slow)
+            for family in FAMILIES
+            if family != "gemma3_text"
+        ),
+    ],
+)
 def test_a_step_over_pages_scores_as_transformers(family: str, kind: str) -> None:
     if kind == "triton":
         pytest.importorskip("triton")
     kernels = PlainKernels() if kind == "plain" else load_kernels()
     model = model_of(family)
     device = "cpu" if kind == "plain" else DEVICE
-    decoder = DeviceDecoder(model.config, model.source, kernels, device)
-    cache = decoder.make_cache(10 * PAGE_SIZE)
+    decoder = DeviceDecoder(
+        model.config, model.source, kernels, device, page_size=PAGE_SIZE, num_pages=10
+    )
     before, after = two_sequences()
-    first = run(decoder, before, cache, None)
+    first = run(decoder, before, None)
     expected = model.expected(before[0].rows.token_ids)[-1:]
     torch.testing.assert_close(first.logits.cpu(), expected, atol=1e-4, rtol=1e-4)
-    padded = replace(needed_shape(after, decoder.rules(PAGE_SIZE)), rows=17, tiles=17, scored=14)
-    second = run(decoder, after, cache, padded)
+    padded = replace(needed_shape(after, decoder.rules), rows=17, tiles=17, scored=14)
+    second = run(decoder, after, padded)
     expected = expected_logits(model)
     torch.testing.assert_close(second.logits[:11].cpu(), expected, atol=1e-4, rtol=1e-4)
     check_verdicts(second, after)
@@ -154,29 +135,37 @@ def check_verdicts(result: StepResult, steps: Sequence[SequenceStep]) -> None:
         first += rows.num_logits
 
 
-class ShapeSource(TableSource):
-    """Weights without values, for fake tensors."""
-
-    def read(self, name: str) -> Tensor:
-        like = self._tensors[name]
-        return torch.empty(like.shape, dtype=like.dtype)
-
-
 def fake_step(
-    family: str, steps: Sequence[SequenceStep], *, num_layers: int = 2, waits: bool = False
+    family: str,
+    steps: Sequence[SequenceStep],
+    *,
+    num_layers: int = 2,
+    rank: int | None = None,
+    waits: bool = False,
 ) -> Recording:
-    """Run a step on fake CUDA tensors, in its bucket, and return what it did."""
+    """Run a step on fake CUDA tensors, in its bucket, and return what it did.
+
+    With a rank, the model is split over two.
+    """
     model = model_of(family, num_layers)
-    source = ShapeSource(dict(model.reference.state_dict()), torch.bfloat16)
+    shapes = {name: tuple(t.shape) for name, t in model.reference.state_dict().items()}
     kernels = load_kernels()
     with fake_cuda() as recording:
-        decoder = DeviceDecoder(model.config, source, kernels, "cuda")
-        cache = decoder.make_cache(400 * PAGE_SIZE)
-        rules = decoder.rules(PAGE_SIZE)
+        decoder = DeviceDecoder(
+            model.config,
+            FakeSource(shapes),
+            kernels,
+            "cuda",
+            page_size=PAGE_SIZE,
+            num_pages=400,
+            dtype=torch.bfloat16,
+            group=None if rank is None else FakeGroup(rank, 2),
+        )
+        rules = decoder.rules
         limits = StepLimits(
             rows=256,
             sequences=64,
-            pages=32,
+            pages=80,
             nodes=7,
             kinds=len(rules.windows),
             tile_rows=rules.tile_rows,
@@ -186,23 +175,27 @@ def fake_step(
         plan = torch.empty(shape.num_words, dtype=torch.int32, pin_memory=True)
         recording.launches.clear()
         recording.uploads = 0
-        result = decoder.step(plan, shape, cache, PAGE_SIZE)
+        with torch.no_grad():
+            result = decoder.step(plan, shape)
         if waits:
             result.tokens[0].item()
     return recording
 
 
-def singles(count: int) -> list[SequenceStep]:
+def singles(count: int, *, start: int = 9) -> list[SequenceStep]:
     """Return single rows of several sequences."""
-    rows = SequenceRows(slot=0, start=9, token_ids=(1,), num_logits=1)
-    return [SequenceStep(rows=rows, pages=[0, 1, 2])] * count
+    rows = SequenceRows(slot=0, start=start, token_ids=(1,), num_logits=1)
+    return [SequenceStep(rows=rows, pages=range(start // PAGE_SIZE + 1))] * count
 
 
+@pytest.mark.parametrize("rank", [None, 0, 1])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_step_neither_waits_for_the_device_nor_mixes_devices(family: str) -> None:
+def test_a_step_neither_waits_for_the_device_nor_mixes_devices(
+    family: str, rank: int | None
+) -> None:
     pytest.importorskip("triton")
     for steps in (*two_sequences(), singles(3)):
-        recording = fake_step(family, steps)
+        recording = fake_step(family, steps, rank=rank)
         assert (recording.uploads, recording.downloads) == (1, 1)
 
 
@@ -219,3 +212,9 @@ def test_a_layer_launches_nine_kernels_for_any_number_of_sequences() -> None:
         counts = [len(fake_step("llama", steps, num_layers=n).launches) for n in (1, 2, 3)]
         assert counts[1] - counts[0] == counts[2] - counts[1] == 9
         assert counts[0] - 9 <= 10, "what a step launches beside its layers"
+
+
+def test_contexts_that_are_split_take_one_launch_more() -> None:
+    pytest.importorskip("triton")
+    counts = [len(fake_step("llama", singles(3, start=300), num_layers=n).launches) for n in (1, 2)]
+    assert counts[1] - counts[0] == 10

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from parallel.batch import SequenceRows
+from parallel.device_kernels.plain_kernels import PlainKernels
 from parallel.group import Group, SoloGroup
 from parallel.kernels.native_library import load_library
 from parallel.model.backend import Backend
 from parallel.model.cache import SoleCache
+from parallel.model.device_backend import DeviceBackend
 from parallel.model.low_rank import AdaptedPart, Adapter, LowRank, shard_adapter
 from parallel.model.native_backend import NativeBackend
 from parallel.model.torch_backend import TorchBackend
@@ -39,10 +41,13 @@ TEXTS = [tokens(size, seed=size) for size in (23, 9, 30, 17, 5)]
 OWNERS = ["a0", "", "a1", "a2", "a1"]
 
 
-@pytest.fixture(params=["avx512_vnni", "avx2", "plain", "torch"])
+@pytest.fixture(params=["avx512_vnni", "avx2", "plain", "torch", "device"])
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     if request.param == "torch":
         yield TorchBackend(torch.float32)
+        return
+    if request.param == "device":
+        yield DeviceBackend(PlainKernels(), torch.float32)
         return
     try:
         yield NativeBackend(load_library(request.param))

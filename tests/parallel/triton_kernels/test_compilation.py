@@ -19,6 +19,7 @@ KERNELS = {
     "match_drafts",
     "merge_splits",
     "move_tokens",
+    "multiply_rows",
     "norm_rows",
     "rotate_and_store",
     "score_tokens",
