@@ -59,10 +59,12 @@ def needed_shape(steps: Sequence[SequenceStep], rules: PackingRules) -> StepShap
     return StepShape(
         rows=sum(counts),
         sequences=len(steps),
-        pages=max(-(-_length(step) // rules.page_size) for step in steps),
+        pages=max((-(-_length(step) // rules.page_size) for step in steps), default=0),
         tiles=sum(-(-count // rules.tile_rows) for count in counts),
         scored=sum(step.rows.num_logits for step in steps),
-        nodes=max(max(step.rows.num_logits - 1, len(step.rows.parents)) for step in steps),
+        nodes=max(
+            (max(step.rows.num_logits - 1, len(step.rows.parents)) for step in steps), default=0
+        ),
         moves=sum(len(step.rows.moves) for step in steps),
         kinds=len(rules.windows),
     )

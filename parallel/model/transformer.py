@@ -62,21 +62,21 @@ class Decoder:
         self.head_range = padded_range(self.head_size, group.size, group.rank)
         kept = range(config.num_layers) if layers is None else layers
         last_norm = read_norm(config, source, "model.norm")
-        self._backend = backend or choose_backend(device, last_norm.dtype)
+        self.backend = backend or choose_backend(device, last_norm.dtype)
         embedding = source.read_matrix("model.embed_tokens.weight", 0, *vocab_range)
         head = embedding
         if head_size is not None or not config.tied_head:
             head = source.read_matrix("lm_head.weight", 0, *self.head_range)
-        self._head, lookup = self._backend.ends(last_norm, config.rms_norm_eps, head, embedding)
+        self._head, lookup = self.backend.ends(last_norm, config.rms_norm_eps, head, embedding)
         self._embed = VocabParallelEmbedding(lookup, vocab_range, group)
         # Rounded as transformers rounds it, to the dtype of the embeddings.
         self._embedding_scale = float(torch.tensor(config.embedding_scale).to(last_norm.dtype))
         self.stack: TensorParallelStack | LayerParallelStack
         if layer_parallel_from is None:
-            self.stack = TensorParallelStack(config, source, kept, group, self._backend)
+            self.stack = TensorParallelStack(config, source, kept, group, self.backend)
         else:
             self.stack = LayerParallelStack(
-                config, source, kept, group, self._backend, first=layer_parallel_from
+                config, source, kept, group, self.backend, first=layer_parallel_from
             )
         kinds = config.attention_kinds
         self.layout = AttentionLayout(
@@ -103,7 +103,7 @@ class Decoder:
         shard = shard_adapter(
             adapter, self.config, self.stack.heads, self._group, device=self._device
         )
-        self._adapters[adapter.name] = self._backend.adapter(shard)
+        self._adapters[adapter.name] = self.backend.adapter(shard)
 
     def remove_adapter(self, name: str) -> None:
         """Drop an adapter that no later row names; do nothing if it is not there."""
@@ -136,7 +136,7 @@ class Decoder:
     def prepare(self, rows: Sequence[SequenceRows], cache: PagedCache) -> ForwardInputs:
         """Append the rows to their sequences and return what a forward over them reads."""
         adapted = self._adapted(rows)
-        inputs = self._backend.plan(rows, cache, self.layout)
+        inputs = self.backend.plan(rows, cache, self.layout)
         return inputs if adapted is None else inputs.adapted_by(adapted)
 
     def compute(self, inputs: ForwardInputs, *, width: int = 1) -> Tensor:
@@ -153,7 +153,7 @@ class Decoder:
         x_RE = self._embed(inputs.token_ids)
         if self._embedding_scale != 1:
             x_RE.mul_(self._embedding_scale)
-        return self._backend.pad(x_RE)
+        return self.backend.pad(x_RE)
 
     def _adapted(self, rows: Sequence[SequenceRows]) -> Any:
         """Return what the blocks need for the rows' adapters; None where no row has one."""
@@ -163,7 +163,7 @@ class Decoder:
         numbers = {name: number for number, name in enumerate(names)}
         of_row = [numbers.get(row.adapter, -1) for row in rows for _ in row.token_ids]
         adapters = [self._adapters[name] for name in names]
-        return self._backend.plan_adapters(AdaptedRows(adapters, of_row))
+        return self.backend.plan_adapters(AdaptedRows(adapters, of_row))
 
     def finish(self, x_RE: Tensor, inputs: ForwardInputs) -> Tensor:
         """Return this rank's logits of the scored rows, [num_scored, vocab_shard], float32."""

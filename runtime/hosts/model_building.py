@@ -12,6 +12,7 @@ from runtime.hosts.rank_settings import ModelSettings
 from runtime.models.weights import load_decoder
 from runtime.rank.group_models import on_this_node
 from runtime.rank.page_ledger import SlotLedger
+from runtime.rank.recorded_forwards import record_forwards
 from runtime.rank.shard import DecoderShard, ShardRunner
 from runtime.rank.virtual_shard import VirtualShard
 from runtime.weights.weight_choice import choose_weights
@@ -41,7 +42,10 @@ def build_shard(settings: ModelSettings, group: Group) -> DecoderShard | Virtual
         dtype=choose_weights(settings.weights, settings.device).activations,
         device=device,
     )
-    return DecoderShard(decoder, cache, head_token_ids)
+    recorded = None
+    if device.type == "cuda" and settings.layer_parallel is None:
+        recorded = record_forwards(decoder, cache, group)
+    return DecoderShard(decoder, cache, head_token_ids, recorded)
 
 
 def build_ledger(settings: ModelSettings) -> SlotLedger:

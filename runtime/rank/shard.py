@@ -16,6 +16,7 @@ from parallel.model.stack import LayerParallelStack
 from parallel.model.transformer import Decoder
 from parallel.model.vocab import gather_scores
 from runtime.heartbeat import Pulse
+from runtime.rank.recorded_forwards import RecordedForwards
 from runtime.rank.stack_times import measure_stack
 from runtime.rank.step_plan import StepPlan, decode_plan, encode_plan
 
@@ -80,9 +81,15 @@ class DecoderShard:
     """A real model on a real device."""
 
     def __init__(
-        self, decoder: Decoder, cache: PagedCache, head_token_ids: Tensor | None = None
+        self,
+        decoder: Decoder,
+        cache: PagedCache,
+        head_token_ids: Tensor | None = None,
+        recorded: RecordedForwards | None = None,
     ) -> None:
+        """Take the model; with `recorded`, forwards that were recorded are replayed."""
         self._decoder = decoder
+        self._recorded = recorded
         self._cache = cache
         self.vocab_size = decoder.config.vocab_size
         self.max_positions = decoder.config.max_positions
@@ -98,6 +105,8 @@ class DecoderShard:
 
     def forward(self, rows: Sequence[SequenceRows], width: int) -> Tensor:
         """Run the decoder over the rows."""
+        if self._recorded is not None:
+            return self._recorded.forward(rows, width=width)
         return self._decoder.forward(rows, self._cache, width=width)
 
     def stack_times(self, group: Group) -> StackTimes:

@@ -1,0 +1,235 @@
+"""Recorded forwards compute what others do; padding changes no bit, and the start allocates all."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from parallel.batch import SequenceRows
+from parallel.device_kernels.kernel_loader import load_kernels
+from parallel.device_kernels.plain_kernels import PlainKernels
+from parallel.device_kernels.step_kernels import StepKernels
+from parallel.device_step.step_buckets import StepBuckets, StepLimits
+from parallel.group import SoloGroup
+from parallel.model.cache import SoleCache
+from parallel.model.device_backend import DeviceBackend
+from parallel.model.transformer import Decoder
+from runtime.rank.recorded_forwards import RecordedForwards, Recording
+from tests.support.device_families import model_of
+from tests.support.kernel_device import DEVICE
+from tests.support.ragged_strategies import sequence_rows
+from tests.support.tiny_transformer import on_ranks, rows_of, tokens
+
+PAGE_SIZE = 4
+TEXT, OTHER, NODES = (tokens(count, seed=count, vocab_size=67) for count in (12, 9, 5))
+PROMPTS = [rows_of(TEXT), rows_of(OTHER, slot=1)]
+DRAFTS = [
+    SequenceRows(
+        slot=0, start=12, token_ids=(TEXT[0], *NODES), num_logits=6, parents=(-1, 0, 0, -1, 3)
+    ),
+    SequenceRows(slot=1, start=8, token_ids=(OTHER[-1], *NODES[:3]), num_logits=4),
+]
+KEPT = [SequenceRows(slot=0, start=15, token_ids=(NODES[1],), num_logits=1, moves=(16, 17))]
+FORWARDS = (PROMPTS, DRAFTS, KEPT)
+
+
+class RepeatingRecorder:
+    """Repeats the work itself; refuses after some recordings."""
+
+    def __init__(self, refuses_from: int = 1000) -> None:
+        self.is_replaying = False
+        self.num_replays = 0
+        self._left = refuses_from
+
+    def record(self, work: Callable[[], Tensor]) -> Recording:
+        if not self._left:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        self._left -= 1
+        output = work().clone()
+
+        def replay() -> None:
+            self.is_replaying = True
+            output.copy_(work())
+            self.is_replaying = False
+            self.num_replays += 1
+
+        return Recording(output, replay)
+
+    def upload(self, source: Tensor, target: Tensor) -> None:
+        target.copy_(source)
+
+    def wait_for_upload(self) -> None:
+        pass
+
+
+class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
+    """Names the operators that allocate outside of a replay."""
+
+    def __init__(self, recorder: RepeatingRecorder) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
+        self.names: list[str] = []
+        self._recorder = recorder
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        is_free = func.is_view or str(func).partition(".")[2].startswith("copy_.")
+        if not self._recorder.is_replaying and not is_free:
+            self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def made(
+    kernels: StepKernels, recorder: RepeatingRecorder | None = None, *, device: str = "cpu"
+) -> RecordedForwards:
+    model = model_of("gemma3_text", num_layers=2 if device == "cpu" else 1)
+    backend = DeviceBackend(kernels, torch.float32)
+    decoder = Decoder(
+        model.config,
+        model.source.on(device),
+        SoloGroup(),
+        device=torch.device(device),
+        backend=backend,
+    )
+    limits = StepLimits(
+        rows=16, sequences=8, pages=10, nodes=7, kinds=len(decoder.layout.windows), tile_rows=16
+    )
+    recorder = recorder or RepeatingRecorder()
+    cache = cache_of(decoder, device)
+    return RecordedForwards(decoder, backend, cache, StepBuckets(limits), recorder)
+
+
+def cache_of(decoder: Decoder, device: str) -> SoleCache:
+    """Return a cache of NaN, with two sequences on scattered pages."""
+    cache = SoleCache(
+        num_layers=decoder.stack.num_cached_layers,
+        num_kv_heads=decoder.stack.heads.num_kv,
+        head_dim=decoder.config.head_dim,
+        num_pages=40,
+        page_size=PAGE_SIZE,
+        device=torch.device(device),
+    )
+    cache.storage.fill_(torch.nan)
+    cache.hold(0, [9, 1, 4, 7, 5])
+    cache.hold(1, [2, 8, 0])
+    return cache
+
+
+@pytest.fixture(autouse=True)
+def inference() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+def logits_of(forwards: RecordedForwards) -> Tensor:
+    return torch.cat([forwards.forward(rows) for rows in FORWARDS])
+
+
+def test_replays_compute_what_forwards_do_and_prefill_runs_without() -> None:
+    recorder = RepeatingRecorder()
+    recorded, plain = made(PlainKernels(), recorder), made(PlainKernels())
+    report = recorded.start(SoloGroup(), budget_s=100)
+    assert report.num_recorded == report.num_shapes == 10
+    assert not report.reason
+    found = logits_of(recorded)
+    assert recorder.num_replays == 2, "the prompts are beyond the largest shape"
+    torch.testing.assert_close(found, logits_of(plain), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "forwards",
+    [
+        ([rows_of(OTHER[:3])], [rows_of(OTHER[3:5], start=3)]),
+        pytest.param(FORWARDS, marks=pytest.mark.slow),
+    ],
+)
+def test_padding_changes_no_bit(forwards: Sequence[Sequence[SequenceRows]]) -> None:
+    pytest.importorskip("triton")
+    recorder = RepeatingRecorder(1)
+    recorded = made(load_kernels(), recorder, device=DEVICE)
+    recorded.start(SoloGroup(), budget_s=100)
+    plain = made(load_kernels(), device=DEVICE)
+    for rows in forwards:
+        assert torch.equal(recorded.forward(rows), plain.forward(rows))
+    assert recorder.num_replays == 2
+
+
+def test_nothing_but_the_answer_is_allocated_after_the_start() -> None:
+    recorder = RepeatingRecorder()
+    forwards = made(PlainKernels(), recorder)
+    forwards.start(SoloGroup(), budget_s=100)
+    forwards.forward(PROMPTS)
+    with Allocations(recorder) as allocations:
+        forwards.forward(DRAFTS)
+        forwards.forward([rows_of(OTHER[-1:], slot=1, start=11)])
+    assert allocations.names == ["aten.clone.default"] * 2
+
+
+def test_an_answer_outlives_the_next_replay() -> None:
+    forwards = made(PlainKernels())
+    forwards.start(SoloGroup(), budget_s=100)
+    forwards.forward(PROMPTS)
+    row = [rows_of(OTHER[-1:], slot=1, start=9)]
+    first = forwards.forward(row)
+    kept = first.clone()
+    forwards.forward([rows_of(TEXT[:1], slot=1, start=9)])
+    assert torch.equal(first, kept)
+
+
+@functools.cache
+def all_recorded() -> RecordedForwards:
+    """Return forwards with every shape recorded."""
+    forwards = made(PlainKernels())
+    with torch.inference_mode():
+        forwards.start(SoloGroup(), budget_s=100)
+    return forwards
+
+
+@settings(max_examples=40)
+@given(st.lists(sequence_rows(30, max_rows=8, max_nodes=7), min_size=1, max_size=8))
+def test_every_step_within_the_limits_has_a_recording(rows: list[SequenceRows]) -> None:
+    num_rows = sum(len(row.token_ids) for row in rows)
+    shape = all_recorded().shape_of(rows)
+    assert (shape is not None) == (num_rows <= 16)
+
+
+def test_steps_take_a_larger_recording_when_the_time_was_spent() -> None:
+    times = iter([0.0, 1.0, 2.0, 6.0, 7.0])
+    recorder = RepeatingRecorder()
+    forwards = made(PlainKernels(), recorder)
+    report = forwards.start(SoloGroup(), budget_s=5, now=lambda: next(times))
+    assert (report.num_recorded, report.reason) == (2, "5 s are spent")
+    shape = forwards.shape_of(KEPT)
+    assert shape is not None
+    assert (shape.rows, shape.pages) == (16, 8)
+    torch.testing.assert_close(
+        logits_of(forwards), logits_of(made(PlainKernels())), atol=1e-5, rtol=0
+    )
+    assert recorder.num_replays == 2
+
+
+def test_a_device_that_cannot_record_says_why_and_computes_all_the_same() -> None:
+    forwards = made(PlainKernels(), RepeatingRecorder(0))
+    report = forwards.start(SoloGroup(), budget_s=100)
+    assert report.num_recorded == 0
+    assert report.reason == "RuntimeError: operation not permitted when stream is capturing"
+    assert torch.equal(logits_of(forwards), logits_of(made(PlainKernels())))
+
+
+def test_rank_0_decides_when_recording_ends() -> None:
+    def recorded(group: Any) -> int:
+        late = group.rank == 1
+        times = iter([0.0, 9.0 if late else 1.0, 9.0, 9.0])
+        return made(PlainKernels()).start(group, budget_s=5, now=lambda: next(times)).num_recorded
+
+    assert on_ranks(2, recorded) == [1, 1]
