@@ -15,6 +15,7 @@ from tests.support.gpu_check import (
     run_parts,
     table,
 )
+from tests.support.gpu_decode import ModelShape, build, decode_step
 from tests.support.kernel_device import DEVICE
 
 
@@ -59,3 +60,22 @@ def test_the_measured_attention_is_that_of_sdpa() -> None:
     figures = attention(case, device=DEVICE, measure=once)
     assert figures["split us"] == 5e5
     assert 0 < float(figures["largest difference"]) < 2e-2
+
+
+def test_a_measured_step_is_checked_and_compared_with_the_time_to_read_memory() -> None:
+    pytest.importorskip("triton")
+    shape = ModelShape(name="tiny", hidden=32, inner=48, layers=1, heads=2, kv=1, vocab=64, dim=16)
+    model = build(shape, max_batch=2, context=20, device=DEVICE)
+    figures = decode_step(
+        model,
+        batch=2,
+        context=20,
+        bytes_per_s=1e3,
+        recorded=None,
+        measure=lambda work: 2.0 if work() is not None else 0.0,
+    )
+    matrices = 32 * (32 + 16 + 16 + 32 + 3 * 48 + 64) + 3 * 32
+    floor_s = (2 * matrices + 2 * 20 * 2 * 2 * 16) / 1e3
+    assert figures["floor ms"] == pytest.approx(1e3 * floor_s)
+    assert figures["share of floor"] == pytest.approx(floor_s / 2)
+    assert figures["graph"] == "none"

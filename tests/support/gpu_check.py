@@ -5,6 +5,7 @@ time left says so in its row. Writes OUT.json and OUT.md; needs no download.
 """
 
 import argparse
+import gc
 import json
 import math
 import subprocess
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from parallel.device_kernels.kernel_loader import load_kernels
 from parallel.device_kernels.step_kernels import AttentionRows, Workspace
+from tests.support.gpu_decode import SHAPES, ModelShape, measured_shape
 
 ROOT = Path(__file__).resolve().parents[2]
 BUDGET_S = 480.0
@@ -200,6 +202,19 @@ def attention(
     return {**figures, "largest difference": error}
 
 
+def decode(shape: ModelShape) -> Figures:
+    """Measure decode steps of a random model of this shape, in the memory that others left."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    return measured_shape(
+        shape,
+        batches=(1, 16, 64),
+        context=1024,
+        bytes_per_s=lambda: 1e9 * float(copy_bandwidth()["GB/s"]),
+        measure=median_s,
+    )
+
+
 def all_parts() -> list[Part]:
     """Return what is checked and measured, in order."""
     parts = [
@@ -219,6 +234,9 @@ def all_parts() -> list[Part]:
         case = DecodeAttention(batch=batch)
         name = f"decode attention, batch {batch}, context {case.context}"
         parts.append(Part(name=name, run=partial(attention, case)))
+    for shape in SHAPES:
+        name = f"decode steps, random bfloat16 model of {shape.name}, context 1024"
+        parts.append(Part(name=name, run=partial(decode, shape), needs_s=60))
     return parts
 
 
