@@ -12,7 +12,15 @@ from parallel.model.native_backend import NativeBackend
 from parallel.model.transformer import Decoder
 from parallel.weights.weight_format import WeightFormat
 from tests.support.stored_models import stored_model
-from tests.support.tiny_transformer import CPU, RankThread, on_ranks, score, tokens
+from tests.support.tiny_transformer import (
+    CPU,
+    RankThread,
+    make_cache,
+    on_ranks,
+    rows_of,
+    score,
+    tokens,
+)
 
 
 @pytest.fixture
@@ -50,8 +58,11 @@ def test_the_last_product_alone_is_the_heads(library: NativeLibrary) -> None:
     decoder = on_ranks(
         1, lambda g: Decoder(model.config, source, g, device=CPU, backend=NativeBackend(library))
     )[0]
+    cache = make_cache(decoder)
+    cache.open(0, 3)
+    inputs = decoder.prepare([rows_of(tokens(3))], cache)
     with KernelClocks(library) as clocks:
-        decoder.finish(torch.ones(3, model.config.hidden_size), range(3))
+        decoder.finish(torch.ones(3, model.config.hidden_size), inputs)
     assert clocks.seconds[KernelPart.HEAD] > 0
     assert clocks.seconds[KernelPart.BETWEEN] > 0
     assert clocks.seconds[KernelPart.PRODUCTS] == clocks.seconds[KernelPart.ATTENTION] == 0
