@@ -21,7 +21,7 @@ class DecodeOptions:
     draft_length: Annotated[int | None, Range(least=0), Unset("auto")] = None
     """Draft tokens in a round; auto chooses from measured speed."""
     max_tokens: Positive = 128
-    """Longest output of a prompt, in tokens."""
+    """Longest output of a prompt, in tokens; the end of the context ends it sooner."""
     temperature: Annotated[float, Range(least=0)] = 0.0
     """Sampling temperature; 0 is greedy."""
     top_k: NotNegative = 0
