@@ -211,4 +211,4 @@ class _Leader:
         return [(work, verdict_on(work.verify)) for work in works if work.verify is not None]
 
     def report(self, work: _Work, verdict: Verdict) -> None:
-        """Do nothing: nobody asks."""
+        """Do nothing: the simulation reads the totals."""

@@ -1,7 +1,8 @@
-"""One local Ray for all integration tests, and deployments on it."""
+"""One local Ray for all integration tests, deployments on it, and one server of a tiny model."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,9 @@ from cluster.deploy.target_plan import plan_target
 from cluster.network.ray_session import RaySession
 from cluster.options.model_options import ModelOptions
 from cluster.placement.cluster_nodes import this_machine
+from tests.support.integration.serving_process import ServingProcess
 from tests.support.models import smollm2_directory
+from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 Deploy = Callable[..., Deployment]
 
@@ -22,6 +25,23 @@ Deploy = Callable[..., Deployment]
 def ray_session() -> Iterator[None]:
     with RaySession(None, num_actors=16):
         yield
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_server(tiny_checkpoint: Path) -> Iterator[ServingProcess]:
+    """A server for tests that leave it as it was.
+
+    Its cache holds a dozen long requests, so that load on it makes requests yield.
+    """
+    settings = ("models.cache_tokens=3072", "models.max_batch=32", "max_open_per_client=128")
+    process = ServingProcess(tiny_checkpoint, [f"--set={setting}" for setting in settings])
+    yield process
+    process.close()
 
 
 @pytest.fixture(scope="module")

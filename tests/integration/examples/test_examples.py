@@ -9,14 +9,13 @@ import pytest
 import ray
 
 from tests.support.integration.serving_process import ROOT, ServingProcess
-from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 EXAMPLES = ROOT / "examples"
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_checkpoint(tmp_path_factory.mktemp("models") / "tiny"))
+@pytest.fixture
+def tiny(tiny_checkpoint: Path) -> str:
+    return str(tiny_checkpoint)
 
 
 @pytest.fixture
@@ -60,13 +59,9 @@ def test_train_and_merge_generates_from_the_merged_model(tiny: str, tmp_path: Pa
     assert (tmp_path / "run" / "merged" / "model.safetensors").is_file()
 
 
-def test_remote_client_prints_every_answer(tiny: str) -> None:
-    server = ServingProcess(Path(tiny))
-    try:
-        options = ("--server", server.address, "--max-tokens", "6")
-        printed = output_of("remote_client.py", "w1 w2", "w3 w4", *options)
-    finally:
-        server.close()
+def test_remote_client_prints_every_answer(tiny_server: ServingProcess) -> None:
+    options = ("--server", tiny_server.address, "--max-tokens", "6")
+    printed = output_of("remote_client.py", "w1 w2", "w3 w4", *options)
     answers = printed.split("> ")[1:]
     assert [answer.splitlines()[0] for answer in answers] == ["w1 w2", "w3 w4"]
     assert all(answer.splitlines()[1] for answer in answers)

@@ -164,9 +164,9 @@ def test_killing_the_drafter_in_mid_generation_changes_no_token(
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_killing_a_target_rank_ends_in_an_error_that_names_it(
-    rank: int, deploy: Deploy, prompts: list[tuple[int, ...]]
+    rank: int, deploy: Deploy, tiny_checkpoint: Path
 ) -> None:
-    deployment = deploy(drafter="ngram", tp=2)
+    deployment = deploy(target=str(tiny_checkpoint), drafter="ngram", tp=2)
     victim = deployment.pids("target")[rank]
     seen: list[int] = []
     killed_s = 0.0
@@ -179,7 +179,7 @@ def test_killing_a_target_rank_ends_in_an_error_that_names_it(
             killed_s = time.monotonic()
 
     with pytest.raises(PeerError, match=f"target rank {rank}"):
-        run(deployment, make_submits(prompts[:2], max_tokens=400), kill_once)
+        run(deployment, make_submits([(1, 2, 3), (4, 5)], max_tokens=400), kill_once)
     assert time.monotonic() - killed_s < 30
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -41,12 +42,11 @@ def test_it_changes_no_token(deploy: Deploy, drafters: int, width: str, mode: st
 
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "stalls"])
 def test_a_lost_rank_is_done_without_and_the_group_mended(
-    deploy: Deploy, kind: signal.Signals
+    deploy: Deploy, tiny_checkpoint: Path, kind: signal.Signals
 ) -> None:
-    directory = smollm2_directory()
-    deployment = deploy(drafter=CUT, drafter_tp=2, draft_wait_s=0.3)
-    prompts = token_prompts(directory, limit=2)
-    submits = make_submits(prompts, mode="pearl", max_tokens=60, draft_length=3)
+    model = str(tiny_checkpoint)
+    deployment = deploy(target=model, drafter=model, drafter_tp=2, draft_wait_s=0.3)
+    submits = make_submits([(5, 6, 7), (8, 9)], mode="pearl", max_tokens=400, draft_length=3)
     victim = deployment.pids("drafter")[1]
     seen: list[int] = []
     struck = False
@@ -60,7 +60,7 @@ def test_a_lost_rank_is_done_without_and_the_group_mended(
 
     results = run(deployment, submits, strike)
     for submit, tokens in zip(submits, tokens_of(results), strict=True):
-        check_identity(directory, submit.prompt_ids, tokens)
+        check_identity(tiny_checkpoint, submit.prompt_ids, tokens)
     _await_mended(deployment)
     assert len(deployment.pids("drafter")) == 1
     again = run(deployment, submits)

@@ -14,16 +14,24 @@ from tests.support.tiny_checkpoint import save_tiny_checkpoint
 NUM = 12
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[ServingProcess]:
-    """One for each test, as a test may end it."""
-    config = tmp_path / "serve.toml"
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingProcess]:
+    """One for all tests, which ends as an administrator's drain ends it."""
+    folder: Path = tmp_path_factory.mktemp("serve")
+    config = folder / "serve.toml"
     config.write_text('max_open = 40\nlog_format = "json"\nmetrics = "127.0.0.1:0"\n')
     process = ServingProcess(
-        save_tiny_checkpoint(tmp_path / "tiny"), ["--config", str(config), "--set", "max_tokens=9"]
+        save_tiny_checkpoint(folder / "tiny"), ["--config", str(config), "--set", "max_tokens=9"]
     )
     yield process
-    process.close()
+    try:
+        assert paceline("admin", "drain", "--server", process.address).returncode == 0
+        assert process.process.wait(timeout=60) == 0
+        gone = paceline("top", "--once", "--server", process.address)
+        assert gone.returncode == 1
+        assert "UNAVAILABLE" in gone.stderr
+    finally:
+        process.close()
 
 
 def paceline(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -80,11 +88,6 @@ def test_top_and_admin_show_and_change_the_server(served: ServingProcess) -> Non
     rejected = paceline("admin", "drafter", "nothing", "--server", served.address)
     assert rejected.returncode == 2
     assert "nothing does not exist" in rejected.stderr
-    assert paceline("admin", "drain", "--server", served.address).returncode == 0
-    assert served.process.wait(timeout=60) == 0
-    gone = paceline("top", "--once", "--server", served.address)
-    assert gone.returncode == 1
-    assert "UNAVAILABLE" in gone.stderr
 
 
 @pytest.mark.parametrize(

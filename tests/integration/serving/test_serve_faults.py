@@ -23,7 +23,7 @@ from tests.support.certificates import make_certificates
 from tests.support.integration.serving_process import ROOT, ServingProcess
 from tests.support.models import check_identity
 from tests.support.serving import CutWire
-from tests.support.tiny_checkpoint import VOCAB, save_tiny_checkpoint
+from tests.support.tiny_checkpoint import VOCAB
 
 NUM_CLIENTS = 64
 MODES = ("autoregressive", "speculative", "pearl", "auto")
@@ -36,23 +36,9 @@ for chunk in client.generate("w1 w2 w3", max_tokens=480, request_id="left behind
 """
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def served(checkpoint: Path) -> Iterator[ServingProcess]:
-    """The cache holds a dozen long requests, so that load on it makes requests yield."""
-    settings = ("models.cache_tokens=3072", "models.max_batch=32", "max_open_per_client=128")
-    process = ServingProcess(checkpoint, [f"--set={setting}" for setting in settings])
-    yield process
-    process.close()
-
-
 @pytest.fixture
-def client(served: ServingProcess) -> Iterator[Client]:
-    with Client(served.address) as made:
+def client(tiny_server: ServingProcess) -> Iterator[Client]:
+    with Client(tiny_server.address) as made:
         yield made
 
 
@@ -87,16 +73,16 @@ def wait_until_idle(client: Client, seconds: float = 20.0) -> None:
 
 
 def test_64_clients_get_every_token_of_the_engine_alone(
-    served: ServingProcess, client: Client, checkpoint: Path
+    tiny_server: ServingProcess, client: Client, tiny_checkpoint: Path
 ) -> None:
     """All modes, mixed lengths, and more than the cache holds."""
     alone = [generate(client, n, mode="autoregressive")[0] for n in range(NUM_CLIENTS)]
     for number in range(0, NUM_CLIENTS, 16):
-        check_identity(checkpoint, tuple(prompt_of(number)), tuple(alone[number]))
+        check_identity(tiny_checkpoint, tuple(prompt_of(number)), tuple(alone[number]))
     before = client.status().engine
 
     def ask(number: int) -> tuple[list[int], RequestStats]:
-        with Client(served.address) as own:
+        with Client(tiny_server.address) as own:
             return generate(own, number, mode=MODES[number % 4])
 
     with ThreadPoolExecutor(NUM_CLIENTS) as pool:
@@ -114,9 +100,9 @@ def test_64_clients_get_every_token_of_the_engine_alone(
 
 
 def test_streams_cut_at_random_bytes_200_times_lose_nothing(
-    served: ServingProcess, client: Client
+    tiny_server: ServingProcess, client: Client
 ) -> None:
-    wires = [CutWire(served.address, seed=seed, most=2000) for seed in range(8)]
+    wires = [CutWire(tiny_server.address, seed=seed, most=2000) for seed in range(8)]
 
     def ask(wire: CutWire) -> None:
         with Client(wire.address) as cut:
@@ -134,10 +120,10 @@ def test_streams_cut_at_random_bytes_200_times_lose_nothing(
 
 
 def test_garbage_on_1000_connections_disturbs_no_client(
-    served: ServingProcess, client: Client
+    tiny_server: ServingProcess, client: Client
 ) -> None:
     alone = generate(client, 1)[0]
-    host, port = served.address.rsplit(":", 1)
+    host, port = tiny_server.address.rsplit(":", 1)
     draw = random.Random(0)
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
     held: list[socket.socket] = []
@@ -158,11 +144,11 @@ def test_garbage_on_1000_connections_disturbs_no_client(
 
 
 def test_readers_that_do_not_read_cost_little_and_delay_no_client(
-    served: ServingProcess, client: Client
+    tiny_server: ServingProcess, client: Client
 ) -> None:
     alone = generate(client, 1)[0]
-    before = served.memory_bytes()
-    with grpc.insecure_channel(served.address) as channel:
+    before = tiny_server.memory_bytes()
+    with grpc.insecure_channel(tiny_server.address) as channel:
         stub: Any = rpc.GenerationServiceStub(channel)
         streams = [
             stub.Generate(
@@ -175,7 +161,7 @@ def test_readers_that_do_not_read_cost_little_and_delay_no_client(
         for stream in streams:
             next(stream)  # accepted, and then not read any further
         assert generate(client, 1)[0] == alone
-        assert served.memory_bytes() - before < 200e6
+        assert tiny_server.memory_bytes() - before < 200e6
         late = [token for event in streams[0] for token in event.tokens.token_ids]
         assert len(late) == 400
         for stream in streams:
@@ -184,10 +170,10 @@ def test_readers_that_do_not_read_cost_little_and_delay_no_client(
 
 
 def test_a_client_process_that_is_killed_leaves_nothing_behind(
-    served: ServingProcess, client: Client
+    tiny_server: ServingProcess, client: Client
 ) -> None:
     leaving = subprocess.Popen(
-        [sys.executable, "-c", LEAVING, served.address], stdout=subprocess.PIPE, cwd=ROOT
+        [sys.executable, "-c", LEAVING, tiny_server.address], stdout=subprocess.PIPE, cwd=ROOT
     )
     assert leaving.stdout is not None
     assert leaving.stdout.readline() == b"token\n"
@@ -203,9 +189,9 @@ def test_a_client_process_that_is_killed_leaves_nothing_behind(
 
 @pytest.mark.parametrize("busy", [False, True], ids=["running", "queued"])
 def test_a_deadline_frees_what_it_held(
-    served: ServingProcess, client: Client, *, busy: bool
+    tiny_server: ServingProcess, client: Client, *, busy: bool
 ) -> None:
-    with Client(served.address) as other:
+    with Client(tiny_server.address) as other:
         streams = [other.generate([1, n], max_tokens=480) for n in range(40 if busy else 0)]
         for stream in streams:
             next(stream)
@@ -216,8 +202,8 @@ def test_a_deadline_frees_what_it_held(
     wait_until_idle(client)
 
 
-def test_health_and_rejections_of_a_process(served: ServingProcess, client: Client) -> None:
-    with grpc.insecure_channel(served.address) as channel:
+def test_health_and_rejections_of_a_process(tiny_server: ServingProcess, client: Client) -> None:
+    with grpc.insecure_channel(tiny_server.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         for name in ("", "paceline.v1.GenerationService"):
             answer = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)
@@ -247,13 +233,13 @@ def test_drafters_change_while_requests_run(client: Client) -> None:
 
 
 def test_a_process_accepts_only_clients_with_certificate_and_token(
-    checkpoint: Path, tmp_path: Path
+    tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     folder = make_certificates(tmp_path)
     (folder / "tokens").write_text("good\n")
     options = ["--tls-cert", str(folder / "server.pem"), "--tls-key", str(folder / "server.key")]
     options += ["--set", f"client_ca={folder / 'authority.pem'}"]
-    process = ServingProcess(checkpoint, [*options, "--token-file", str(folder / "tokens")])
+    process = ServingProcess(tiny_checkpoint, [*options, "--token-file", str(folder / "tokens")])
     try:
         for name, token, code in (
             ("client", "good", ""),
@@ -293,8 +279,8 @@ def test_a_cancelled_request_of_a_process_ends_and_frees_its_cache(client: Clien
     wait_until_idle(client, seconds=5)
 
 
-def stopped_by(action: Callable[[ServingProcess, Client], None], checkpoint: Path) -> None:
-    process = ServingProcess(checkpoint)
+def stopped_by(action: Callable[[ServingProcess, Client], None], tiny_checkpoint: Path) -> None:
+    process = ServingProcess(tiny_checkpoint)
     try:
         with Client(process.address) as client, ThreadPoolExecutor(12) as pool:
             alone = [generate(client, n, max_tokens=300)[0] for n in range(12)]
@@ -310,18 +296,18 @@ def stopped_by(action: Callable[[ServingProcess, Client], None], checkpoint: Pat
         process.close()
 
 
-def test_sigterm_under_load_finishes_what_runs(checkpoint: Path) -> None:
-    stopped_by(lambda process, _: process.process.terminate(), checkpoint)
+def test_sigterm_under_load_finishes_what_runs(tiny_checkpoint: Path) -> None:
+    stopped_by(lambda process, _: process.process.terminate(), tiny_checkpoint)
 
 
 @pytest.mark.slow  # what SIGTERM does too
-def test_draining_under_load_finishes_what_runs(checkpoint: Path) -> None:
-    stopped_by(lambda _, client: print(client.drain()), checkpoint)
+def test_draining_under_load_finishes_what_runs(tiny_checkpoint: Path) -> None:
+    stopped_by(lambda _, client: print(client.drain()), tiny_checkpoint)
 
 
 @pytest.mark.slow  # a server of its own; tests/cluster/train/test_stopping.py has the parts
-def test_a_second_interrupt_cuts_what_the_first_would_finish(checkpoint: Path) -> None:
-    process = ServingProcess(checkpoint, ("--set", "drain_s=600"))
+def test_a_second_interrupt_cuts_what_the_first_would_finish(tiny_checkpoint: Path) -> None:
+    process = ServingProcess(tiny_checkpoint, ("--set", "drain_s=600"))
     try:
         with Client(process.address, patience_s=0) as client:
             stream = client.generate([1, 2], max_tokens=2000, ignore_eos=True)

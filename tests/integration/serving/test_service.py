@@ -11,10 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runtime.client import Client
+from runtime.client import Client, ServiceError
 from runtime.node.keeper import KeptState
 from tests.support.integration.raylets import Raylets, free_port
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.waiting import wait_until
 
 PROMPT = "w1 w2 w3 w4 w5"
 WAIT_S = 90
@@ -35,11 +36,22 @@ def status(node: Raylets) -> dict[str, object]:
     return found or {"state": "unreachable", "pid": None}
 
 
-def await_ready(node: Raylets, last_pid: int) -> dict[str, object]:
+def await_ready(node: Raylets, address: str, last_pid: int) -> dict[str, object]:
+    """Return the status of a server that was started in place of another one."""
+    wait_until(lambda: not psutil.pid_exists(last_pid), WAIT_S)
+    with Client(address) as client:  # one `service list` takes longer than many such calls
+        wait_until(lambda: is_ready(client), WAIT_S, poll_s=0.1)
     deadline_s = time.monotonic() + WAIT_S
     while (found := status(node))["state"] != KeptState.READY or found["pid"] == last_pid:
         assert time.monotonic() < deadline_s, found
     return found
+
+
+def is_ready(client: Client) -> bool:
+    try:
+        return client.status().ready
+    except ServiceError:  # nothing listens yet
+        return False
 
 
 def ask(address: str, chunks: list[int]) -> str:
@@ -77,7 +89,7 @@ def test_a_service_continues_after_every_death(node: Raylets, tmp_path: Path) ->
             time.sleep(0.001)
         os.kill(pid, signal.SIGKILL)
         assert answer.result() == expected, "the client continues where it was"
-    second = await_ready(node, pid)
+    second = await_ready(node, address, pid)
     assert (second["restarts"], second["exit_code"]) == (1, -signal.SIGKILL)
 
     pid = second["pid"]
@@ -86,7 +98,7 @@ def test_a_service_continues_after_every_death(node: Raylets, tmp_path: Path) ->
     assert keeper is not None
     assert "KeeperActor" in keeper.name() + " ".join(keeper.cmdline())
     keeper.kill()
-    await_ready(node, pid)
+    await_ready(node, address, pid)
     assert ask(address, []) == expected
 
     stopped = node.run("service", "stop", "toy")

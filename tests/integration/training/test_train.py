@@ -121,7 +121,7 @@ def tiny_job(job: Path, tmp_path: Path) -> Path:
 
 def test_all_weights_can_learn(tiny_job: Path) -> None:
     settings = ('method="full"', "optimizer.lr=0.003", "optimizer.steps=6", "precision=bfloat16")
-    out = train(tiny_job, *settings, "gradient_checkpointing=true")
+    out = train(tiny_job, *settings, "gradient_checkpointing=true", "workers.count=2")
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["eval_loss"] < lines[3]["eval_loss"]
     learned = AutoModelForCausalLM.from_pretrained(out / "final").eval()
@@ -187,7 +187,7 @@ def test_schemes_are_timed_under_stragglers(
 ) -> None:
     options = BenchTrainOptions(
         workers=4,
-        schemes=("uncoded", "frc-1", "pull"),
+        schemes=("uncoded", "frc-1"),  # test_experiment.py has pull
         factors=(1.0, math.inf),
         slow=0.1,
         steps=6,
@@ -201,7 +201,7 @@ def test_schemes_are_timed_under_stragglers(
     assert bench(options) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     found = {(row["scheme"], row["factor"]): row for row in rows}
-    assert len(found) == 6
+    assert len(found) == 4
     for scheme in options.schemes:
         assert found[scheme, 1.0]["lost"] == 0
         assert found[scheme, 1.0]["ratio"] >= 1

@@ -13,26 +13,39 @@ from cluster.train.progress import StepDisplay
 from cluster.train.training import resume, run
 from parallel.errors import PacelineError
 from runtime.training.training_step import NotFiniteError, StepReport
-from tests.support.integration.training_jobs import adapter, same, train
+from tests.support.integration.training_jobs import same, train
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 STEPS = 4
+SETTINGS = ("method=full", "checkpoint.state_every=1", "optimizer.lr=0.01")
 
 
-@pytest.fixture
-def job(tmp_path: Path, ray_session: None) -> Path:  # noqa: ARG001  (it must be up)
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:  # noqa: ARG001  (it must be up)
+    folder: Path = tmp_path_factory.mktemp("job")
     words = [
         {"prompt": f"w{a} w{b}", "completion": f" w{a + b}"} for a in range(8) for b in range(8)
     ]
-    (tmp_path / "data.jsonl").write_text("".join(json.dumps(word) + "\n" for word in words))
-    model = save_tiny_checkpoint(tmp_path / "tiny")
-    file = tmp_path / "job.toml"
+    (folder / "data.jsonl").write_text("".join(json.dumps(word) + "\n" for word in words))
+    model = save_tiny_checkpoint(folder / "tiny")
+    file = folder / "job.toml"
     file.write_text(
         f'model = "{model}"\nout = "run"\n[data]\ntrain = "data.jsonl"\n'
         f"[optimizer]\nsteps = {STEPS}\nbatch = 4\nmicrobatch = 2\n[workers]\ncount = 1\n"
         "[checkpoint]\nstate_every = 100\n"
     )
     return file
+
+
+@pytest.fixture(scope="module")
+def whole(job: Path) -> Path:
+    """The directory of an undisturbed run."""
+    return train(job, "out=whole", *SETTINGS)
+
+
+def learned(out: Path) -> dict[str, np.ndarray]:
+    tensors: dict[str, np.ndarray] = load_file(out / "final" / "model.safetensors")
+    return tensors
 
 
 def steps_of(out: Path) -> list[dict[str, object]]:
@@ -57,17 +70,15 @@ def test_a_loss_that_is_not_finite_stops_the_job_and_keeps_the_last_state(job: P
 
 
 def test_a_job_whose_last_step_diverges_leaves_no_result(job: Path) -> None:
-    settings = ("optimizer.lr=1e38", "optimizer.steps=1")
+    settings = ("out=last", "optimizer.lr=1e38", "optimizer.steps=1")
     with pytest.raises(NotFiniteError, match="after step 1, the loss is not finite"):
         run(TrainOptions(config=job, settings=settings, json=True))
-    assert not (job.parent / "run" / "final").exists()
+    assert not (job.parent / "last" / "final").exists()
 
 
 def test_a_full_disk_ends_the_job_and_a_resumed_one_gives_the_same_bits(
-    job: Path, monkeypatch: pytest.MonkeyPatch
+    job: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = ("method=full", "checkpoint.state_every=1", "optimizer.lr=0.01")
-    whole = train(job, "out=a", *settings)
     show = StepDisplay.step
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -80,32 +91,30 @@ def test_a_full_disk_ends_the_job_and_a_resumed_one_gives_the_same_bits(
         patch.setattr(StepDisplay, "step", fill)
         try:
             with pytest.raises(PacelineError) as found:
-                run(TrainOptions(config=job, settings=("out=b", *settings), json=True))
+                run(TrainOptions(config=job, settings=("out=cut", *SETTINGS), json=True))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    cut = job.parent / "b"
+    cut = job.parent / "cut"
     assert "could not be written" in str(found.value)
     assert f"continue with paceline train resume {cut}" in str(found.value)
     assert "\n" not in str(found.value)
     assert resume(TrainResumeOptions(directory=cut, json=True)) == 0
-    ours, theirs = (load_file(out / "final" / "model.safetensors") for out in (whole, cut))
-    assert same(ours, theirs)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("4/4 loss")
+    assert same(learned(whole), learned(cut))
 
 
 def test_a_finished_job_is_reported_without_any_worker(
-    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    job: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = train(job)
-    first = adapter(out)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[-1].startswith("4/4 loss")
+    first = learned(whole)
+    capsys.readouterr()
     with monkeypatch.context() as patch:
         patch.setattr("cluster.train.training.ModelPool", None)  # any use would fail
-        assert train(job) == out
+        assert train(job, "out=whole", *SETTINGS) == whole
     printed = capsys.readouterr()
     assert "is finished: it made its 4 steps" in printed.err
     assert json.loads(printed.out)["step"] == STEPS
-    for file in (out / "final").iterdir():
+    for file in (whole / "final").iterdir():
         file.unlink()
-    (out / "final").rmdir()
-    assert same(adapter(train(job)), first)  # its state suffices
+    (whole / "final").rmdir()
+    assert same(learned(train(job, "out=whole", *SETTINGS)), first)  # its state suffices
