@@ -11,6 +11,8 @@ import torch
 from xdist.scheduler import LoadScopeScheduling
 
 _INTEGRATION = "tests/integration/"
+_SERVED = ("tests/integration/serving/", "tests/integration/examples/")
+"""Where tests start servers and programs, with a Ray of their own."""
 
 hypothesis.settings.register_profile("busy", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("busy")
@@ -35,14 +37,14 @@ def own_logging() -> Iterator[None]:
 
 
 class RayInOneProcess(LoadScopeScheduling):  # type: ignore[misc]  # untyped
-    """Gives whole files to processes, and all files that start Ray to the same one.
+    """Gives whole files to processes, and all files that share a Ray to the same one.
 
-    Two Rays at once take longer on two cores than one after the other, so one process runs all
-    integration tests, from the start, and the other one the rest.
+    One process starts with all tests that share a Ray, the other one with those that need none.
+    Tests of servers, which start a Ray of their own, come last: both processes share their files.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return _INTEGRATION if nodeid.startswith(_INTEGRATION) else nodeid.partition("::")[0]
+        return _INTEGRATION if _turn(nodeid) == 0 else nodeid.partition("::")[0]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -54,5 +56,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> RayInOneProc
 
 @pytest.hookimpl(trylast=True)  # after they have been shuffled
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the integration tests: they take longest."""
-    items.sort(key=lambda item: not item.nodeid.startswith(_INTEGRATION))
+    """Begin with the tests that share a Ray: they take longest."""
+    items.sort(key=lambda item: _turn(item.nodeid))
+
+
+def _turn(nodeid: str) -> int:
+    """Return when a test's turn comes: 0 with a shared Ray, 1 without any, 2 with its own."""
+    if nodeid.startswith(_SERVED):
+        return 2
+    return 0 if nodeid.startswith(_INTEGRATION) else 1

@@ -21,7 +21,7 @@ alpha = 0.8
 [requests]
 num = 1
 max_tokens = 12
-place = "cpus=0.25"
+place = { cpus = 0.25 }
 [sweep]
 nodes = [1, 2]
 tp = [2]

@@ -54,7 +54,7 @@ def expected(raylets: Raylets, command: list[str]) -> list[object]:
             "--set models.place.cpus=0.5 --mode pearl",
             2,
         ),
-        (f"--tp 2 {FAR},cpus=1 --mode pearl", 4),
+        (f"--tp 2 {FAR} --set models.place.cpus=1 --mode pearl", 4),
         (f"--tp 2 {FAR} --mode speculative", 4),
         (
             "--tp 3 --set models.place.target=spread --set models.place.cpus=1 --mode pearl "
