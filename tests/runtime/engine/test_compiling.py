@@ -16,7 +16,7 @@ Done = Callable[[Compiled], None]
 
 
 class HeldConstraints(ToyConstraints):
-    """Compiles only when it is told to."""
+    """Compiles only after `release`."""
 
     def __init__(self) -> None:
         super().__init__()
