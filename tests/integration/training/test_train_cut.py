@@ -87,6 +87,7 @@ def assert_same(a: Path, b: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_what_was_cut_continues_to_the_same_bits(job: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "run"
     assert call(str(job), "--set", f"out={whole}").returncode == 0
