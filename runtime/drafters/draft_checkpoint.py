@@ -26,6 +26,7 @@ from parallel.model.model_config import ModelConfig
 from parallel.model.shapes import tensor_shapes
 from parallel.model.transformer import Decoder
 from parallel.weights.stored_matrix import Matrix, permuted
+from parallel.weights.weight_format import WeightFormat
 from runtime.errors import ConfigError
 from runtime.models.checkpoint_files import (
     EMBEDDING,
@@ -39,9 +40,17 @@ from runtime.models.checkpoint_files import (
 from runtime.models.model_facts import ModelFacts
 from runtime.weights.checkpoint_source import CheckpointSource
 from runtime.weights.tensors import check_tensors, read_tensor_index
+from runtime.weights.weight_choice import AUTO
 
 DRAFTER_KEY = "paceline_drafter"
 _FORMAT = 1
+_OWN_FORMAT = WeightFormat.INT8
+"""In which a CPU holds a trained drafter's own matrices, unless another format is named.
+
+The drafter of smollm2-135m then takes 0.79 of the time of its stored float16 for a token, and
+agrees with its target as often (32.3 % and 32.0 % of 384 tokens of Spec-Bench, 2026-11-30). With
+int4 it takes 0.58, but 6 % of what the target accepts is lost (30.0 %).
+"""
 _HEAD_TOKENS = "head.token_ids"
 _WEIGHTS = "model.safetensors"
 
@@ -130,7 +139,10 @@ def embedding_digest(directory: Path) -> str:
 
 
 class DrafterSource:
-    """The tensors of a drafter; shared ones are read from its target."""
+    """The tensors of a drafter; shared ones are read from its target.
+
+    With `auto`, a CPU holds shared ones as the target's file has them, and the others in int8.
+    """
 
     def __init__(
         self, directory: Path, target_directory: Path, weights: str, device: torch.device
@@ -144,7 +156,8 @@ class DrafterSource:
                 f"drafter {directory} shares an embedding of the shape {list(expected)}; that of "
                 f"{target_directory} has {list(target.tensors[EMBEDDING].shape)}: take its target"
             )
-        self._own = CheckpointSource(directory, weights, device, tensors=files.tensors)
+        own = _OWN_FORMAT if weights == AUTO and device.type == "cpu" else weights
+        self._own = CheckpointSource(directory, own, device, tensors=files.tensors)
         self._target = CheckpointSource(target_directory, weights, device, tensors=target.tensors)
         self._trained_head = HEAD in files.tensors
         self.head_token_ids = _head_tokens(files)

@@ -244,10 +244,33 @@ def test_a_drafter_of_a_stored_target_scores_with_its_rows(
     assert isinstance(embedding, StoredMatrix)
     assert torch.equal(embedding.dequantized(), as_float(table))
     rows = source.read_matrix("lm_head.weight", 0, 2, 7)
-    assert isinstance(rows, StoredMatrix) is not head
-    if not head:
+    numbers = source.read_slice("lm_head.weight", 0, 2, 7)
+    if head:
+        assert torch.equal(as_float(rows), as_float(stored_as(numbers, WeightFormat.INT8)))
+    else:
         assert torch.equal(as_float(rows), as_float(table)[HEAD[2:7]])
-    assert torch.equal(as_float(rows), source.read_slice("lm_head.weight", 0, 2, 7))
+        assert torch.equal(as_float(rows), numbers)
+
+
+@pytest.mark.parametrize(
+    ("weights", "held"),
+    [("auto", "int8"), ("int4", "int4"), ("float32", "float32"), ("float16", "float16")],
+)
+def test_a_cpu_holds_a_drafters_own_matrices_in_int8_unless_a_format_is_named(
+    weights: str, held: str, tmp_path: Path
+) -> None:
+    model = wide_model(tie_word_embeddings=True)
+    target = save_stored(tmp_path / "target", None, model)
+    source = DrafterSource(
+        save(model, target, tmp_path / "drafter", head=True), target, weights, CPU
+    )
+    for name in ("lm_head.weight", "model.layers.1.self_attn.q_proj.weight"):
+        matrix = source.read_matrix(name, 0, 0, 16)
+        expected = stored_as(source.read(name)[:16], WeightFormat(held))
+        assert torch.equal(as_float(matrix), as_float(expected))
+        assert isinstance(matrix, StoredMatrix) is WeightFormat(held).is_grouped
+    embedding = source.read_matrix("model.embed_tokens.weight", 0, 0, 16)
+    assert isinstance(embedding, StoredMatrix) is (weights == "int4")
 
 
 def test_the_digest_of_an_embedding_is_that_of_its_numbers(tmp_path: Path) -> None:
