@@ -39,9 +39,12 @@ PROMPTS = (
 )
 NUM_TOKENS = 32
 LLAMA_PYTHON = Path(__file__).resolve().parents[2] / ".venv-llama" / "bin" / "python"
-NEAR_TIE = 0.8
-"""Both margins together: llama.cpp rounds activations to 8 bits, which moves this model's logits by
-up to 0.54 in the prompts below (2026-11-30)."""
+NEAR_TIE = 0.6
+"""Both margins together; up to 0.53 in the prompts below, of which five differ (2026-11-30).
+
+llama.cpp rounds activations to 8 bits. Its own logits of a prefix read at once move by more than
+0.1 from those of its decoding: for two prompts they prefer our token.
+"""
 
 pytestmark = [
     pytest.mark.slow,
@@ -95,7 +98,7 @@ def test_greedy_text_is_that_of_llama_cpp_but_for_near_ties() -> None:
     file = Path(importlib.import_module(PACKAGE).assemble())
     directory = resolve_model(str(file))
     tokenizer = Tokenizer.load(directory)
-    decoder = load_decoder(directory, SoloGroup(), weights="float32", device=CPU)
+    decoder = load_decoder(directory, SoloGroup(), weights="auto", device=CPU)
     num_same = 0
     with LlamaCpp(LLAMA_PYTHON, LlamaCppSettings(model=str(file), threads=1, context=128)) as llama:
         llama.load()
