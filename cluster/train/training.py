@@ -199,6 +199,7 @@ def _train(
         finally:
             for trial in trials:
                 trial.states.wait()
+                trial.watch.close()
 
 
 def _finish_states(trials: Sequence[Trial]) -> None:
@@ -220,6 +221,9 @@ def _end_step(
     judged = report.step % config.eval_every == 0 or at_end
     measured = _judged(trial, judge, is_result=at_end) if judged else {}
     trial.files.add_metrics(report, measured)
+    trial.watch.step(report, measured)
+    if judged:
+        trial.watch.chart()
     if at_end or report.step % config.checkpoint.every == 0:
         trial.save("final" if at_end else step_name(report.step))
     # Last, because a resumed run repeats what comes after its last state.

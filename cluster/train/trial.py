@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cluster.train.watching import Watch
 from parallel.training.adamw import AdamW
 from runtime.clock import MonotonicClock
 from runtime.errors import ConfigError
@@ -53,6 +54,7 @@ class Trial:
             every_s=checkpoint.state_every_s,
             written_step=self.optimizer.step,
         )
+        self.watch = Watch(files, config.watch, first_step=self.optimizer.step)
         self._layout: WeightLayout = start.layout
         self._directory = base
         is_hub_name = "/" in config.model and not Path(config.model).exists()

@@ -160,6 +160,16 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WatchConfig:
+    """What shows a job while it runs, with methods "lora" and "full"."""
+
+    tensorboard: bool = True
+    """Write event files for TensorBoard to tensorboard/ in the job's directory."""
+    chart: bool = True
+    """Write loss.png to the job's directory at each evaluation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """A whole job."""
 
@@ -185,6 +195,7 @@ class TrainConfig:
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     faults: FaultsConfig = field(default_factory=FaultsConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
     shared_seed: SharedSeedConfig = field(default_factory=SharedSeedConfig)
 
     def for_samples(self, num_samples: int) -> "TrainConfig":
@@ -268,7 +279,15 @@ class TrainConfig:
     def learning_part(self) -> dict[str, object]:
         """Return what determines the result: a run may resume only where all of it is the same."""
         whole = asdict(self)
-        for name in ("out", "workers", "faults", "checkpoint", "eval_every", "on_nonfinite"):
+        for name in (
+            "out",
+            "workers",
+            "faults",
+            "checkpoint",
+            "watch",
+            "eval_every",
+            "on_nonfinite",
+        ):
             del whole[name]
         del whole["gradient_checkpointing"], whole["data"]["eval"], whole["data"]["eval_limit"]
         del whole["optimizer"]["epochs"]  # they are counted as steps

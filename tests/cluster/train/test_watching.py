@@ -1,0 +1,101 @@
+"""A job's event files and chart hold what it reported, and cannot end it."""
+
+import struct
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event
+
+from cluster.train.watching import CHART, EVENTS, Watch
+from runtime.training.job.job_config import TrainConfig, WatchConfig
+from runtime.training.job_checkpoint import JobFiles
+from runtime.training.training_step import StepReport
+
+
+def report(step: int, loss: float = 2.0) -> StepReport:
+    return StepReport(
+        step=step, loss=loss, lr=1e-3, gradient_norm=1.5, num_tokens=7, seconds=0.25,
+        num_repeated=1, num_stragglers=0, num_lost=0,
+    )  # fmt: skip
+
+
+def scalars(directory: Path) -> list[tuple[int, str, float]]:
+    """Return the scalars of all event files: TFRecords of a length, its check, data, its check."""
+    found = []
+    for file in sorted(directory.glob("events.*")):
+        data = file.read_bytes()
+        while data:
+            (size,) = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12 : 12 + size])
+            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+            data = data[16 + size :]
+    return found
+
+
+def test_event_files_hold_every_step_and_what_was_measured(tmp_path: Path) -> None:
+    watch = Watch(JobFiles(tmp_path, TrainConfig()), WatchConfig(), first_step=0)
+    watch.step(report(1), {})
+    watch.step(report(2, float("nan")), {"accuracy": 0.5})
+    watch.close()
+    found = {(step, tag): value for step, tag, value in scalars(tmp_path / EVENTS)}
+    assert found[1, "train/loss"] == 2.0
+    assert found[1, "workers/step_seconds"] == 0.25
+    assert found[2, "eval/accuracy"] == 0.5
+    assert (2, "train/loss") not in found
+
+
+def test_the_chart_shows_a_job_with_and_without_measurements(tmp_path: Path) -> None:
+    files = JobFiles(tmp_path, TrainConfig())
+    watch = Watch(files, WatchConfig(tensorboard=False), first_step=0)
+    for step in range(1, 5):
+        loss = float("inf") if step == 3 else 1.0 / step
+        files.add_metrics(report(step, loss), {"accuracy": 0.5} if step == 4 else {})
+    watch.chart()
+    with Image.open(tmp_path / CHART) as image:
+        assert image.width > image.height > 400
+    assert not (tmp_path / EVENTS).exists()
+    assert not list(tmp_path.glob("*.new*"))
+
+
+def test_files_that_cannot_be_written_end_no_job(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / EVENTS).write_text("in the way")
+    (tmp_path / CHART).mkdir()
+    files = JobFiles(tmp_path, TrainConfig())
+    watch = Watch(files, WatchConfig(), first_step=0)
+    watch.step(report(1), {})
+    files.add_metrics(report(1), {})
+    watch.chart()
+    watch.close()
+    assert [record.message.partition(" in ")[0] for record in caplog.records] == [
+        "TensorBoard's files",
+        CHART,
+    ]
+
+
+def test_a_full_disk_ends_the_event_files_and_not_the_job(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch = Watch(JobFiles(tmp_path, TrainConfig()), WatchConfig(), first_step=0)
+    watch.step(report(1), {})
+    writer = watch._writer
+    assert writer is not None
+    writer._py_recordio_writer._writer.close()
+    writer._py_recordio_writer._writer = open("/dev/full", "wb")  # noqa: SIM115  (the writer's)
+    for step in range(2, 40):
+        watch.step(report(step), {})
+    watch.close()
+    (record,) = caplog.records
+    assert "could not be written ([Errno 28] No space left on device)" in record.message
+
+
+def test_nothing_is_shown_where_it_is_switched_off(tmp_path: Path) -> None:
+    files = JobFiles(tmp_path, TrainConfig())
+    watch = Watch(files, WatchConfig(tensorboard=False, chart=False), first_step=0)
+    files.add_metrics(report(1), {})
+    watch.step(report(1), {})
+    watch.chart()
+    watch.close()
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
