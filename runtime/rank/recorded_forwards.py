@@ -42,7 +42,7 @@ class Recording:
     replay: Callable[[], None]
 
 
-class Recorder(Protocol):
+class ForwardRecorder(Protocol):
     """Records work on a device."""
 
     def record(self, work: Callable[[], Tensor]) -> Recording:
@@ -108,7 +108,7 @@ class RecordedForwards:
         backend: DeviceBackend,
         cache: PagedCache,
         buckets: StepBuckets,
-        recorder: Recorder,
+        recorder: ForwardRecorder,
     ) -> None:
         """Allocate the memory that all shapes share; `start` records."""
         self._decoder, self._backend, self._cache = decoder, backend, cache
