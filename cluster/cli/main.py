@@ -18,11 +18,10 @@ from cluster.cli import shared_seed_verbs as cli_seeds
 from cluster.cli import simulate_verbs as cli_simulate
 from cluster.cli import train_verbs as cli_train
 from cluster.cli.command_endings import run_to_end
-from cluster.cli.demo_verb import DEMO
 from cluster.cli.generate_verb import GENERATE
 from cluster.cli.generated import add_verb
 from cluster.cli.quantize_verb import QUANTIZE
-from cluster.cli.serve_verb import SERVE
+from cluster.cli.serve_verb import DEMO, SERVE
 from cluster.cli.utf8 import restart_in_utf8
 from cluster.cli.verbs import Verbs
 from cluster.train.stopping import stop_signals

@@ -1,7 +1,8 @@
-"""`paceline serve` on the command line."""
+"""`paceline serve` and `paceline demo` on the command line."""
 
 from cluster.cli import table
 from cluster.cli.declaration import VerbDeclaration
+from cluster.options.demo_options import DemoOptions
 from cluster.options.serve_options import ServeOptions
 
 SERVE = VerbDeclaration(
@@ -22,5 +23,14 @@ SERVE = VerbDeclaration(
         ),
         "Server": ("listen", "http", "token_file", "tls_cert", "tls_key", "journal"),
     },
+    fixed=("models.virtual",),
+)
+
+DEMO = VerbDeclaration(
+    name="demo",
+    options=DemoOptions,
+    run=table.demo,
+    example="--drafter ngram --mode pearl",
+    flags={"": ("models.target", "models.drafter", "mode", "http", "models.device")},
     fixed=("models.virtual",),
 )

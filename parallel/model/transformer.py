@@ -20,7 +20,7 @@ from parallel.model.layers import VocabParallelEmbedding
 from parallel.model.low_rank import AdaptedRows, Adapter, shard_adapter
 from parallel.model.model_config import ModelConfig
 from parallel.model.rope import RotaryTable
-from parallel.model.sharding import padded_range
+from parallel.model.sharding import HeadShard, padded_range
 from parallel.model.stack import LayerParallelStack, TensorParallelStack
 
 
@@ -78,15 +78,7 @@ class Decoder:
             self.stack = LayerParallelStack(
                 config, source, kept, group, self.backend, first=layer_parallel_from
             )
-        kinds = config.attention_kinds
-        self.layout = AttentionLayout(
-            heads=self.stack.heads,
-            windows=[kind.window for kind in kinds],
-            rotary=[
-                RotaryTable(kind.rope, config.head_dim, config.max_positions, device=device)
-                for kind in kinds
-            ],
-        )
+        self.layout = _layout(config, self.stack.heads, device)
         self._device = device
         self._group = group
         self._adapters: dict[str, Any] = {}
@@ -173,3 +165,15 @@ class Decoder:
         if cap is not None:
             logits.div_(cap).tanh_().mul_(cap)
         return logits[: inputs.num_scored]
+
+
+def _layout(config: ModelConfig, heads: HeadShard, device: torch.device) -> AttentionLayout:
+    kinds = config.attention_kinds
+    return AttentionLayout(
+        heads=heads,
+        windows=[kind.window for kind in kinds],
+        rotary=[
+            RotaryTable(kind.rope, config.head_dim, config.max_positions, device=device)
+            for kind in kinds
+        ],
+    )
