@@ -61,7 +61,7 @@ def generate(*options: str) -> tuple[str, ...]:
 def drafters_of(output: str) -> int:
     (row,) = [json.loads(line) for line in output.splitlines()]
     assert row["stats"]["drafted"] > 0
-    return int(row["stats"]["drafters"])
+    return int(row["stats"]["drafter_tp"])
 
 
 def test_a_drafter_has_a_rank_where_a_cpu_is_free_after_the_target(raylets: Raylets) -> None:
