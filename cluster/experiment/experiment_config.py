@@ -75,8 +75,12 @@ class Devices(Section):
     """Time of the MLP of one layer on one device, divided among the ranks."""
     gather: Seconds = 0.0
     """Time of each exchange between drafter ranks, in addition to the real exchange."""
+    branch: Seconds = 0.0
+    """Time that each further branch adds to a draft step, in mode outcomes."""
     alpha: Share = 0.8
     """Probability that a draft token is accepted."""
+    beta: Share = 0.0
+    """Probability that the drafter's next guess is right where those before were wrong."""
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of alpha lost for each additional layer that runs in parallel."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -185,6 +189,10 @@ class Sweep(Section):
     """The number of drafter ranks; 0 for an inline drafter."""
     layer_parallel: Axis[str | int] = ["off"]
     draft_length: Axis[int | Literal["auto"]] = ["auto"]
+    alpha: list[Share] = []
+    """The probability that a draft token is accepted; empty: that of devices.alpha."""
+    draft: list[Annotated[Seconds, Field(gt=0)]] = []
+    """The time of a draft step; empty: that of devices.draft."""
     mode: Axis[DecodeMode] = [DecodeMode.PEARL]
     clients: Axis[Count] = [1]
     """The number of requests in flight; each answer starts the next request."""

@@ -125,13 +125,16 @@ def virtual_text(devices: Devices, point: GeneratePoint) -> str:
     target_s = devices.target + devices.split / point.tp
     parts = [
         f"target={_us(target_s)}",
-        f"alpha={devices.alpha}",
+        f"alpha={devices.alpha if point.alpha is None else point.alpha}",
+        f"beta={devices.beta}",
+        f"branch={_us(devices.branch)}",
         f"position={_us(devices.position)}",
     ]
     parts += [f"exchanges={devices.exchanges}", f"vocab={VOCAB}", f"seed={devices.seed}"]
     if devices.layers is None:
         assert devices.draft is not None
-        return ",".join([*parts, f"draft={_us(devices.draft)}"])
+        draft_s = devices.draft if point.draft is None else point.draft
+        return ",".join([*parts, f"draft={_us(draft_s)}"])
     shared_s = devices.mlp / max(point.drafter_tp, 1)
     parts += [f"layers={devices.layers}", f"attention={_us(devices.attention)}"]
     parts += [f"mlp={_us(shared_s)}", f"exchange={_us(devices.gather)}", f"drop={devices.drop}"]

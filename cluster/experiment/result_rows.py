@@ -8,7 +8,7 @@ from cluster.experiment.predict import Prediction
 from cluster.experiment.store import MeasuredPoint
 from cluster.experiment.sweep_points import GeneratePoint, Point, TrainPoint
 
-_DRAFTER_AXES = ("drafter_tp", "layer_parallel", "draft_length")
+_DRAFTER_AXES = ("drafter_tp", "layer_parallel", "draft_length", "alpha", "draft")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,7 +61,9 @@ def axis_text(row: PointRow, name: str) -> str:
     """Return the value of a point on an axis, as display text."""
     value = getattr(row.point, name)
     if value is None:
-        return "auto" if getattr(row.point, "drafter_tp", 1) else "-"
+        return "auto" if name == "draft_length" and getattr(row.point, "drafter_tp", True) else "-"
+    if name == "draft":
+        return f"{1000 * value:g} ms"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

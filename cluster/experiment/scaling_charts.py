@@ -14,7 +14,8 @@ from cluster.experiment.sweep_points import Point
 
 _SIZES = ("workers", "replicas", "tp", "drafter_tp", "nodes")
 """Axes that add devices, in order of preference."""
-_NUMERIC = ("draft_length", "layer_parallel", "clients", "rate", "factor")
+_NUMERIC = ("draft_length", "layer_parallel", "alpha", "draft", "clients", "rate", "factor")
+_PANELS = {"alpha": "draft", "draft": "alpha"}
 _NOTHING = ("-", "0", "off")
 _BAND = 0.05
 _HEIGHT = 4.2
@@ -60,12 +61,45 @@ def plot_scaling(rows: Sequence[PointRow], file: Path, *, unit: str) -> None:
 
 
 def plot_axis(rows: Sequence[PointRow], axis: str, file: Path, *, unit: str) -> None:
-    """Plot the rate along one axis that adds no devices."""
-    figure, (panel,) = new_figure(1, width=7.5, height=_HEIGHT)
+    """Plot the rate along one axis that adds no devices.
+
+    Acceptance and draft time have a panel for each value of the other one.
+    """
+    other = _PANELS.get(axis)
+    shown = [None]
+    if other in varying([row.point for row in rows]):
+        shown = list(dict.fromkeys(v for row in rows if (v := getattr(row.point, other))))
+    width = 7.5 if len(shown) == 1 else min(5.0 * len(shown), 14.0)
+    figure, panels = new_figure(len(shown), width=width, height=_HEIGHT)
+    top = max(rate for row in rows for rate in (row.rate, _predicted(row, "rate"), 0.0) if rate)
+    for panel, value in zip(panels, shown, strict=True):
+        some = list(rows)
+        if value is not None:
+            some = [row for row in rows if getattr(row.point, other) in (value, None)]
+            name = str(other).replace("_", " ")
+            panel.set_title(f"{name} {axis_text(_first_with(some, other), other)}", fontsize=9)
+        _plot_axis_panel(panel, some, axis, has_labels=panel is panels[0])
+        panel.set_ylim(bottom=0, top=1.05 * top)
+        panel.set(xlabel=axis.replace("_", " "), ylabel=unit)
+    _finish(figure, file)
+
+
+def _first_with(rows: Sequence[PointRow], axis: str) -> PointRow:
+    return next(row for row in rows if getattr(row.point, axis) is not None)
+
+
+def _plot_axis_panel(panel: Axes, rows: Sequence[PointRow], axis: str, *, has_labels: bool) -> None:
     labels = list(
         dict.fromkeys(axis_text(row, axis) for row in rows if axis_text(row, axis) != "-")
     )
     for index, (name, some) in enumerate(_series(rows, axis).items()):
+        if not any(axis_text(row, axis) in labels for row in some):  # without a drafter
+            rate = some[0].rate or _predicted(some[0], "rate")
+            if rate is not None:
+                panel.axhline(
+                    rate, color=f"C{index % 10}", linestyle=":", label=name if has_labels else ""
+                )
+            continue
         some = [row for row in some if axis_text(row, axis) in labels]
         at = [labels.index(axis_text(row, axis)) for row in some]
         color = f"C{index % 10}"
@@ -74,12 +108,9 @@ def plot_axis(rows: Sequence[PointRow], axis: str, file: Path, *, unit: str) -> 
             [(x, row.rate) for x, row in zip(at, some, strict=True)],
             [(x, _predicted(row, "rate")) for x, row in zip(at, some, strict=True)],
             color,
-            name,
+            name if has_labels else "",
         )
     panel.set_xticks(range(len(labels)), labels)
-    panel.set(xlabel=axis.replace("_", " "), ylabel=unit)
-    panel.set_ylim(bottom=0)
-    _finish(figure, file)
 
 
 def plot_agreement(rows: Sequence[PointRow], file: Path) -> None:

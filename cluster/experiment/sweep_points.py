@@ -11,7 +11,8 @@ from runtime.errors import ConfigError
 
 KEY_LEGEND = (
     "In a point's key, n is nodes, x replicas, tp target ranks, d drafter ranks, lp layers at a "
-    "time, g draft length, then comes the mode, c is clients, r requests a second."
+    "time, g draft length, a alpha, s a draft step, then comes the mode, c is clients, r requests "
+    "a second."
 )
 
 
@@ -26,6 +27,8 @@ class GeneratePoint:
         "drafter_tp",
         "layer_parallel",
         "draft_length",
+        "alpha",
+        "draft",
         "mode",
         "clients",
         "rate",
@@ -38,6 +41,10 @@ class GeneratePoint:
     layer_parallel: str
     draft_length: int | None
     """The draft length; None lets the controller choose it."""
+    alpha: float | None
+    """Acceptance of a draft token, where the sweep has several; None: as the devices have it."""
+    draft: float | None
+    """Seconds of a draft step, where the sweep has several; None: as the devices have it."""
     mode: DecodeMode
     clients: int
     rate: float
@@ -57,6 +64,8 @@ class GeneratePoint:
             parts.append(f"d{self.drafter_tp}")
             parts += [f"lp{self.layer_parallel}"] if self.layer_parallel != "off" else []
             parts.append(f"g{'auto' if self.draft_length is None else self.draft_length}")
+            parts += [f"a{self.alpha:g}"] if self.alpha is not None else []
+            parts += [f"s{1000 * self.draft:g}ms"] if self.draft is not None else []
         parts.append(self.mode)
         parts += [f"c{self.clients}"] if self.clients > 1 else []
         parts += [f"r{self.rate:g}"] if self.rate else []
@@ -76,6 +85,8 @@ class GeneratePoint:
             self.tp,
             self.drafter_tp,
             self.layer_parallel,
+            self.alpha,
+            self.draft,
             self.batch,
         )
 
@@ -128,7 +139,7 @@ def points_of(experiment: Experiment) -> list[GeneratePoint] | list[TrainPoint]:
         ]
         return list(dict.fromkeys(made))
     _check_generation(experiment)
-    combinations = product(*(getattr(sweep, name) for name in GeneratePoint.AXES))
+    combinations = product(*(getattr(sweep, name) or [None] for name in GeneratePoint.AXES))
     points = list(dict.fromkeys(_point(*values) for values in combinations))
     for point in points:
         if point.nodes > point.tp:
@@ -146,6 +157,8 @@ def _point(
     drafter_tp: int,
     layer_parallel: str | int,
     draft_length: int | str,
+    alpha: float | None,
+    draft: float | None,
     mode: DecodeMode,
     clients: int,
     rate: float,
@@ -158,6 +171,8 @@ def _point(
         drafter_tp=drafter_tp if drafts else 0,
         layer_parallel=str(layer_parallel) if drafts else "off",
         draft_length=int(draft_length) if drafts and draft_length != "auto" else None,
+        alpha=alpha if drafts else None,
+        draft=draft if drafts else None,
         mode=mode,
         clients=clients,
         rate=rate,
@@ -173,6 +188,13 @@ def _check_generation(experiment: Experiment) -> None:
     for length in sweep.draft_length:
         if length != "auto" and length < 0:
             raise ConfigError(f"sweep.draft_length has {length}: write auto or a number from 0 on")
+    if experiment.model is not None and (sweep.alpha or sweep.draft):
+        raise ConfigError(
+            "sweep.alpha and sweep.draft are of virtual devices: a model has its own; remove them, "
+            "or the section [model]"
+        )
+    if sweep.draft and experiment.devices is not None and experiment.devices.layers is not None:
+        raise ConfigError("sweep.draft has no effect: devices.layers give the time of a draft step")
     if experiment.model is None and experiment.devices is not None:
         _check_layers(experiment.devices, experiment)
 

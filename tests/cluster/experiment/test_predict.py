@@ -39,6 +39,23 @@ def formula(point: GeneratePoint, found: Prediction) -> float:
     )
 
 
+def test_points_of_several_acceptances_and_draft_times_have_their_own(tmp_path: Path) -> None:
+    text = LONG.replace("tp = [1, 2]", 'alpha = [0.5, 0.9]\ndraft = ["3ms", "9ms"]')
+    experiment = loaded(tmp_path, text)
+    points = generate_points(experiment)
+    plain = [point for point in points if not point.drafts]
+    assert len(plain) == 1
+    drafting = [point for point in points if point.mode is DecodeMode.PEARL]
+    assert len({point.key for point in drafting}) == len({p.deployment for p in drafting}) == 4
+    found = {point: predict(experiment, point) for point in drafting}
+    for point, prediction in found.items():
+        assert prediction is not None
+        alpha = prediction.accepted / (prediction.accepted + prediction.rejected)
+        assert alpha == pytest.approx(point.alpha, abs=0.05)
+    by_time = {p.draft or 0.0: r.rate for p, r in found.items() if p.alpha == 0.9 and r is not None}
+    assert by_time[min(by_time)] > 1.2 * by_time[max(by_time)]
+
+
 def test_slow_links_and_exchanges_slow_the_modes_that_use_them(tmp_path: Path) -> None:
     text = LONG.replace("alpha = 0.8", "alpha = 0.8\nexchanges = 8")
     near = loaded(tmp_path, text)
