@@ -25,6 +25,12 @@ GENERATE = VerbDeclaration(
             "decode.temperature",
             "decode.seed",
         ),
+        "Constraints": (
+            "constraint.json_schema",
+            "constraint.regex",
+            "constraint.grammar",
+            "constraint.choice",
+        ),
         "": ("json",),
     },
 )

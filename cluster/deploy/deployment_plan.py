@@ -31,7 +31,7 @@ def plan_deployment(
         target: what `plan_target` found.
         drafter: what `plan_drafter` found.
         cache_tokens: tokens all sequences in flight need together.
-        stops: whether any request has stop strings, which the leader needs the tokenizer for.
+        stops: whether a request has stop strings or a constraint: the leader needs the tokenizer.
 
     Raises:
         ConfigError: memory does not suffice.

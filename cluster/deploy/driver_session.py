@@ -25,6 +25,8 @@ class Result:
     token_ids: list[int] = field(default_factory=list)
     reason: str = ""
     stats: RequestStats = field(default_factory=RequestStats)
+    complete: bool | None = None
+    """Whether the output satisfies the request's constraint; None without one."""
     error: str | None = None
     """Why it was rejected; None when it ran."""
 
@@ -113,8 +115,9 @@ class _Session:
             case Committed(request=request, token_ids=token_ids):
                 results[request].token_ids.extend(token_ids)
                 self._on_tokens(results[request].submit, token_ids)
-            case Finished(request=request, reason=reason, stats=stats):
+            case Finished(request=request, reason=reason, stats=stats, complete=complete):
                 results[request].reason, results[request].stats = reason, stats
+                results[request].complete = complete
                 self._end(request)
             case Failed(request=None, message=text, kind=kind):
                 _raise(self._deployment, kind, text)

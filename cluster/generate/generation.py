@@ -16,7 +16,7 @@ from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import NOTHING_DRAFTS, plan_drafter
 from cluster.deploy.driver_session import Result, run_requests
 from cluster.deploy.target_plan import PlannedModel, plan_target
-from cluster.generate.prompt_requests import cache_tokens, make_submits
+from cluster.generate.prompt_requests import cache_tokens, make_submits, read_constraint
 from cluster.network.ray_session import RaySession
 from cluster.options.generate_options import GenerateOptions
 from cluster.placement.cluster_nodes import cluster_nodes
@@ -48,13 +48,14 @@ def _generate(options: GenerateOptions, target: PlannedModel, capacity: DrafterC
     decode = options.decode
     if decode.mode is DecodeMode.AUTO:
         decode = replace(decode, mode=drafter.best_mode)
-    submits = make_submits(options.input, decode, target)
+    constraint = read_constraint(options.constraint)
+    submits = make_submits(options.input, decode, target, constraint)
     spec = plan_deployment(
         options.models,
         target,
         drafter,
         cache_tokens=cache_tokens(submits, options.models.max_batch, target.max_positions),
-        stops=bool(decode.stop),
+        stops=bool(decode.stop) or constraint is not None,
     )
     drafter_tp = spec.num_drafter_ranks
     if drafter.why:
@@ -210,6 +211,7 @@ def _printer(
             "token_ids": result.token_ids,
             "text": result_text(result, tokenizer) if tokenizer is not None else None,
             "finish_reason": result.reason,
+            **({} if result.complete is None else {"complete": result.complete}),
             "stats": stats_json(stats),
         }
         return row | ({"error": result.error} if result.error else {})

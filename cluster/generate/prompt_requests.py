@@ -2,29 +2,56 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cluster.deploy.target_plan import PlannedModel
-from cluster.options.generate_options import DecodeOptions, PromptOptions
+from cluster.options.generate_options import ConstraintOptions, DecodeOptions, PromptOptions
 from parallel.decoding.rng import request_key
-from parallel.decoding.types import SamplingParams
+from parallel.decoding.types import ConstraintSpec, SamplingParams
 from parallel.messages import Submit
+from runtime.checking.constraint_fields import constraint_of
 from runtime.checking.prompt_files import PromptRecord, read_prompts
 from runtime.checking.prompt_value import check_prompt_length, token_ids
 from runtime.checking.values import text
 from runtime.errors import ConfigError
+from runtime.files.documents import read_text
 
 _VIRTUAL_PROMPTS = 8
 
 
+def read_constraint(options: ConstraintOptions) -> ConstraintSpec | None:
+    """Return the constraint that options name; reads its file.
+
+    Raises:
+        ConfigError: there are several, or one cannot be read.
+    """
+    schema, grammar = options.json_schema, options.grammar
+    return constraint_of(
+        json_schema=None if schema is None else read_text(schema, kind="JSON schema"),
+        json_object=options.json_object,
+        regex=options.regex,
+        grammar=None if grammar is None else read_text(grammar, kind="grammar"),
+        choice=options.choice,
+    )
+
+
 def make_submits(
-    prompts: PromptOptions, decode: DecodeOptions, target: PlannedModel
+    prompts: PromptOptions,
+    decode: DecodeOptions,
+    target: PlannedModel,
+    constraint: ConstraintSpec | None = None,
 ) -> list[Submit]:
     """Tokenize the prompts and check them against the target.
 
     Raises:
         ConfigError: an option is out of range, or a prompt is empty or too long.
     """
-    sampling = _sampling(decode)
+    if constraint is not None and decode.ignore_eos:
+        raise ConfigError(
+            "`ignore_eos` continues after the end of an output, which a constraint sets: leave out "
+            "one of them"
+        )
+    sampling = replace(_sampling(decode), constraint=constraint)
     if target.tokenizer is not None:
         target.tokenizer.check_stops(decode.stop)
     submits = []

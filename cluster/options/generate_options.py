@@ -65,11 +65,28 @@ class PromptOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConstraintOptions:
+    """What every output must satisfy; at most one of these."""
+
+    json_schema: InputFile | None = None
+    """A file with a JSON schema: the output conforms to it."""
+    json_object: bool = False
+    """The output is a JSON object."""
+    regex: str | None = None
+    """A regular expression in Rust's syntax, which the whole output matches."""
+    grammar: InputFile | None = None
+    """A file with a Lark grammar, whose rule start derives the output."""
+    choice: Annotated[tuple[str, ...], Repeated()] = ()
+    """The output is one of these texts; repeatable."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateOptions:
     """Generate text, drafting and verifying at the same time."""
 
     models: ModelOptions = ModelOptions()
     decode: DecodeOptions = DecodeOptions()
     input: PromptOptions = PromptOptions()
+    constraint: ConstraintOptions = ConstraintOptions()
     json: bool = False
     """Print JSON, one object a line."""

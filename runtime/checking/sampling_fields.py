@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TypedDict
 
-from parallel.decoding.types import DecodeMode, SamplingParams
+from parallel.decoding.types import ConstraintSpec, DecodeMode, SamplingParams
+from runtime.checking.constraint_fields import Schema, constraint_of
 from runtime.checking.prompt_value import MAX_TOKEN_ID, token_ids
 from runtime.checking.values import describe, flag, number, text, texts, whole_number
 from runtime.errors import InvalidValue
@@ -60,6 +61,27 @@ class Sampling:
     """Most probable tokens to report at each position; 0 reports only the output token."""
     priority: int = 0
     """Requests of higher priority are served first."""
+    json_schema: Schema | None = None
+    """A JSON schema, as JSON or as its value: the answer conforms to it."""
+    json_object: bool = False
+    """The answer is a JSON object."""
+    regex: str | None = None
+    """A regular expression in Rust's syntax, which the whole answer matches."""
+    grammar: str | None = None
+    """A grammar in Lark's syntax, whose rule start derives the answer."""
+    choice: Sequence[str] | None = None
+    """Texts, one of which is the answer."""
+
+    @property
+    def constraint(self) -> ConstraintSpec | None:
+        """What the answer must satisfy; raises InvalidValue if that cannot be used."""
+        return constraint_of(
+            json_schema=self.json_schema,
+            json_object=self.json_object,
+            regex=self.regex,
+            grammar=self.grammar,
+            choice=self.choice,
+        )
 
     @property
     def num_samples(self) -> int:
@@ -88,6 +110,7 @@ class Sampling:
             stop_token_ids=_stop_ids(self.stop_token_ids),
             min_tokens=_count(self.min_tokens, "`min_tokens`", 0, _MAX_COUNT),
             ignore_eos=flag(self.ignore_eos, "`ignore_eos`"),
+            json_object=flag(self.json_object, "`json_object`"),
             mode=_mode(self.mode),
             n=_count(self.n, "`n`", 1, MAX_SAMPLES),
             logprobs=_count(self.logprobs, "`logprobs`", 0, MAX_LOGPROBS),
@@ -95,7 +118,11 @@ class Sampling:
                 self.priority, "`priority`", minimum=-MAX_PRIORITY, maximum=MAX_PRIORITY
             ),
         )
-        checked.params(seed=0)
+        if checked.params(seed=0).constraint is not None and checked.ignore_eos:
+            raise InvalidValue(
+                "`ignore_eos` continues after the end of an answer, which a constraint sets: leave "
+                "out one of them"
+            )
         if checked.num_samples > 1 and not checked.temperature:
             raise InvalidValue(f"`n` is {checked.n} at temperature 0, where all samples are equal")
         least, most = checked.min_tokens, checked.max_tokens
@@ -116,6 +143,7 @@ class Sampling:
         known = {name: value for name, value in given.items() if value is not None}
         if self.logit_bias is not None:
             known["logit_bias"] = tuple(sorted(self.logit_bias.items()))
+        known["constraint"] = self.constraint
         try:
             return SamplingParams(**{"seed": seed} | known)
         except ValueError as error:
@@ -143,6 +171,11 @@ class SamplingFields(TypedDict, total=False):
     n: int | None
     logprobs: int | None
     priority: int
+    json_schema: Schema | None
+    json_object: bool
+    regex: str | None
+    grammar: str | None
+    choice: Sequence[str] | None
 
 
 def checked_name(request_id: object) -> str:

@@ -19,6 +19,7 @@ from runtime.checking.values import number
 from runtime.client.client_patience import ClientPatience
 from runtime.errors import PacelineError, ProtocolError
 from runtime.links.from_wire import get_logprobs, get_stats
+from runtime.links.to_wire import put_constraint
 from runtime.links.wire_values import MODES, REASON_NAMES, known
 
 Prompt = str | Iterable[object]
@@ -70,6 +71,9 @@ class Chunk:
     """Length of this sample."""
     stats: RequestStats | None = None
     """What the sample cost and what speculation saved; None before the end."""
+    complete: bool | None = None
+    """Whether the sample satisfies the request's constraint; None before the end, or without
+    one."""
 
 
 def wire_request(prompt: Prompt, sampling: Sampling, request_id: str | None) -> pb.GenerateRequest:
@@ -106,6 +110,7 @@ def wire_request(prompt: Prompt, sampling: Sampling, request_id: str | None) -> 
         n=checked.n,
         logprobs=checked.logprobs,
         priority=checked.priority,
+        constraint=put_constraint(checked.constraint),
         request_id=name or uuid.uuid4().hex,
     )
     content = checked_prompt(prompt)
@@ -196,6 +201,7 @@ class CallProgress:
             prompt_tokens=self._prompt_tokens,
             completion_tokens=end.completion_tokens,
             stats=get_stats(end.stats),
+            complete=end.complete if end.HasField("complete") else None,
         )
 
 

@@ -73,9 +73,12 @@ class Screening:
             env=os.environ | {"PYTHONPATH": paths},
         )
         try:
-            self._ask(asdict(self._tokenizer), START_TIMEOUT_S)
+            problem = self._ask(asdict(self._tokenizer), START_TIMEOUT_S)
         except TooLarge as error:
             raise ValueError("the process that compiles constraints did not start") from error
+        if problem:
+            self.close()
+            raise ValueError(f"the model's tokenizer does not support constraints: {problem}")
 
     def _ask(self, question: object, timeout_s: float) -> str:
         """Send a line and return the answer; raises TooLarge, and ends the process, without one."""

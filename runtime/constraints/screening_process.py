@@ -23,7 +23,11 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     given = parse_json(sys.stdin.readline())
-    tokenizer = open_tokenizer(TokenizerText(**given | {"end_ids": tuple(given["end_ids"])}))
+    try:
+        tokenizer = open_tokenizer(TokenizerText(**given | {"end_ids": tuple(given["end_ids"])}))
+    except ValueError as error:
+        _answer(str(error))
+        return
     _answer("")
     threading.stack_size(STACK_BYTES)
     for line in sys.stdin:

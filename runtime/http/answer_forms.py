@@ -30,6 +30,8 @@ class _Sample:
     sources: list[TokenSource] = field(default_factory=list)
     finish_reason: str | None = None
     num_calls: int = 0
+    marks: dict[str, Any] = field(default_factory=dict)
+    """Fields of its choice that its end brings."""
     reader: ToolCallReader = field(default_factory=lambda: ToolCallReader(None))
 
 
@@ -92,7 +94,7 @@ class AnswerForm:
 
     def end(self, event: SampleEnd) -> list[dict[str, Any]]:
         """Return the last chunks of a sample."""
-        reason, marks = _FINISH_REASONS[event.reason], self._marks((), ())
+        reason, marks = _FINISH_REASONS[event.reason], self._marks((), ()) | _complete(event)
         if not self._asked.is_chat:
             choice = self._text_choice(event.sample, event.text, None, reason, marks)
             return [self._chunk(choice)]
@@ -112,6 +114,7 @@ class AnswerForm:
         sample.texts.append(event.text)
         if isinstance(event, SampleEnd):
             sample.finish_reason = _FINISH_REASONS[event.reason]
+            sample.marks = _complete(event)
             return
         sample.token_ids.extend(event.token_ids)
         sample.logprobs.extend(event.logprobs)
@@ -124,7 +127,7 @@ class AnswerForm:
         for index, sample in enumerate(self._samples):
             text, ids, reason = "".join(sample.texts), sample.token_ids, sample.finish_reason
             logprobs = self._logprobs(ids, sample.logprobs, 0)
-            marks = self._marks(ids, sample.sources)
+            marks = self._marks(ids, sample.sources) | sample.marks
             if not self._asked.is_chat:
                 choices.append(self._text_choice(index, text, logprobs, reason, marks))
                 continue
@@ -261,6 +264,11 @@ class AnswerForm:
                 "accepted_tokens": sum(one.accepted for one in stats),
             },
         }
+
+
+def _complete(event: SampleEnd) -> dict[str, Any]:
+    """Return the field that says whether a constraint is satisfied; none without one."""
+    return {} if event.complete is None else {"complete": event.complete}
 
 
 def _with_calls(reason: str | None, sample: _Sample) -> str | None:

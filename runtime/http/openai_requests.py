@@ -9,6 +9,7 @@ from runtime.checking.chat_messages import EXTRA_KEYS
 from runtime.checking.sampling_fields import MAX_LOGPROBS, Sampling, checked_name
 from runtime.checking.values import describe, flag, items, text
 from runtime.errors import InvalidValue
+from runtime.http.constraint_bodies import read_constraint
 from runtime.http.request_fields import RequestFields
 from runtime.http.tool_fields import read_tools
 from runtime.requests.generation_request import GenerationRequest
@@ -106,6 +107,7 @@ def _chat_logprobs(fields: RequestFields) -> int | None:
 
 def _sampling(fields: RequestFields, *, max_tokens: int | None, logprobs: int | None) -> Sampling:
     given = {name: fields.take(name) for name in _SAMPLING}
+    given |= read_constraint(fields).fields
     temperature, top_k = fields.take("temperature"), fields.take("top_k")
     return Sampling(
         max_tokens=max_tokens,
@@ -152,6 +154,8 @@ def _request(
     has_token_sources = fields.flag("return_token_sources")
     fields.reject_rest()
     has_tools = isinstance(prompt, ChatPrompt) and bool(prompt.tools)
+    if has_tools and sampling.constraint is not None:
+        raise InvalidValue("`tools` are given and the answer is constrained: leave out one of them")
     if last_event_id is not None and (not streams or has_tools):
         raise InvalidValue("the header last-event-id needs `stream` true, and no `tools`")
     return OpenAiRequest(

@@ -21,7 +21,6 @@ FIXED: dict[str, tuple[tuple[Any, ...], str]] = {
     "suffix": (("",), "text cannot be inserted before a suffix"),
     "echo": ((False,), "the prompt is not returned"),
     "best_of": ((1,), "every sample is returned: use `n`"),
-    "response_format": (({"type": "text"},), "answers are not constrained to a format"),
     "modalities": ((["text"],), "answers are text"),
     "audio": ((), "answers are text"),
     "prediction": ((), "drafts come from the server's own drafter"),

@@ -26,7 +26,7 @@ def read_tools(fields: RequestFields) -> tuple[Mapping[str, Any], ...]:
     if choice == "none":
         return ()
     raise InvalidValue(
-        f"`tool_choice` is {describe(choice)}: answers are not constrained, choose auto or none"
+        f"`tool_choice` is {describe(choice)}: calls are not constrained, choose auto or none"
     )
 
 
@@ -49,7 +49,7 @@ def _definition(tool: object, field: str) -> Mapping[str, Any]:
         if key not in _FUNCTION_KEYS:
             raise InvalidValue(f"{field}.function.{key} is not supported: remove it")
         if key == "strict" and held:
-            raise InvalidValue(f"{field}.function.strict is true: answers are not constrained")
+            raise InvalidValue(f"{field}.function.strict is true: calls are not constrained")
         if key == "parameters" and not isinstance(held, Mapping | None):
             raise InvalidValue(f"{field}.function.parameters is {describe(held)}: give an object")
     name = text(function.get("name"), f"{field}.function.name")

@@ -37,6 +37,8 @@ class SampleEnd:
     num_tokens: int
     """Length of the sample."""
     stats: RequestStats
+    complete: bool | None = None
+    """Whether the sample satisfies the request's constraint; None without one."""
 
 
 async def answer_events(
@@ -65,6 +67,7 @@ async def answer_events(
                     text=text.finish(),
                     num_tokens=len(request.samples[piece.sample].token_ids),
                     stats=piece.finished.stats,
+                    complete=piece.finished.complete,
                 )
                 continue
             skip = min(skips[piece.sample], len(piece.token_ids))

@@ -1,8 +1,11 @@
 """Read requests from gRPC messages; nothing a client sends is trusted."""
 
+from typing import Any
+
 from google.protobuf.message import Message as ProtoMessage
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from parallel.decoding.types import ConstraintKind
 from protos.paceline.v1 import service_pb2 as pb
 from runtime.checking.sampling_fields import Sampling, checked_name
 from runtime.errors import InvalidValue
@@ -50,6 +53,7 @@ def sampling_of(request: pb.GenerateRequest) -> Sampling:
         ignore_eos=request.ignore_eos,
         mode=MODE_NAMES[request.mode] if request.mode else None,
         priority=request.priority,
+        **_constraint(request),
         **given,
     ).checked()
 
@@ -87,6 +91,30 @@ def reject_unknown_fields(request: ProtoMessage) -> None:
         if field.message_type is not None:
             for part in [value] if isinstance(value, ProtoMessage) else value:
                 reject_unknown_fields(part)
+
+
+def _constraint(request: pb.GenerateRequest) -> dict[str, Any]:
+    """Return the constraint as a field of `Sampling`."""
+    if not request.HasField("constraint"):
+        return {}
+    wire = request.constraint
+    if wire.kind not in list(ConstraintKind):
+        known = ", ".join(ConstraintKind)
+        raise InvalidValue(f"`constraint.kind` is {wire.kind!r}: choose one of {known}")
+    match ConstraintKind(wire.kind):
+        case ConstraintKind.JSON_OBJECT:
+            value: object = True
+        case ConstraintKind.CHOICE:
+            if not wire.choices:
+                raise InvalidValue("`constraint.choices` is empty: give texts to choose from")
+            value = tuple(wire.choices)
+        case _:
+            value = wire.text
+    unused = wire.kind == ConstraintKind.JSON_OBJECT or wire.kind == ConstraintKind.CHOICE
+    if (wire.text and unused) or (wire.choices and wire.kind != ConstraintKind.CHOICE):
+        field = "text" if wire.text and unused else "choices"
+        raise InvalidValue(f"`constraint.{field}` is not read for the kind {wire.kind}: remove it")
+    return {wire.kind: value}
 
 
 def _biases(request: pb.GenerateRequest) -> dict[int, float] | None:

@@ -93,7 +93,9 @@ class GenerationServicer(rpc.GenerationServiceServicer):
                     continue
                 reason, stats = REASONS[event.reason], put_stats(event.stats)
                 if not has_samples:
-                    last = pb.Finish(reason=reason, text=event.text, stats=stats)
+                    last = pb.Finish(
+                        reason=reason, text=event.text, stats=stats, complete=event.complete
+                    )
                     continue
                 last = pb.Finish(reason=reason)
                 yield pb.GenerateResponse(
@@ -103,6 +105,7 @@ class GenerationServicer(rpc.GenerationServiceServicer):
                         text=event.text,
                         completion_tokens=event.num_tokens,
                         stats=stats,
+                        complete=event.complete,
                     )
                 )
         assert last is not None

@@ -9,8 +9,9 @@ from tokenizers import models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from cluster.deploy.target_plan import PlannedModel
-from cluster.generate.prompt_requests import make_submits
-from cluster.options.generate_options import DecodeOptions, PromptOptions
+from cluster.generate.prompt_requests import make_submits, read_constraint
+from cluster.options.generate_options import ConstraintOptions, DecodeOptions, PromptOptions
+from parallel.decoding.types import ConstraintKind, ConstraintSpec
 from runtime.errors import ConfigError
 from runtime.models.tokenizer import Tokenizer
 
@@ -143,3 +144,30 @@ def test_a_bias_that_cannot_be_used_is_rejected(
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         make_submits(PromptOptions(prompt="hi"), DecodeOptions(logit_bias=bias), target)
+
+
+def test_each_option_of_a_constraint_is_read_and_its_file_too(tmp_path: Path) -> None:
+    schema, grammar = tmp_path / "s.json", tmp_path / "g.lark"
+    schema.write_text('{"type": "array"}', encoding="utf-8")
+    grammar.write_text('start: "a"', encoding="utf-8")
+    expected = {
+        ConstraintOptions(): None,
+        ConstraintOptions(json_schema=schema): (ConstraintKind.JSON_SCHEMA, '{"type": "array"}'),
+        ConstraintOptions(json_object=True): (ConstraintKind.JSON_OBJECT, ""),
+        ConstraintOptions(regex="a+"): (ConstraintKind.REGEX, "a+"),
+        ConstraintOptions(grammar=grammar): (ConstraintKind.GRAMMAR, 'start: "a"'),
+    }
+    for options, found in expected.items():
+        spec = None if found is None else ConstraintSpec(kind=found[0], text=found[1])
+        assert read_constraint(options) == spec
+    choice = read_constraint(ConstraintOptions(choice=("yes", "no")))
+    assert choice == ConstraintSpec(kind=ConstraintKind.CHOICE, choices=("yes", "no"))
+
+
+def test_every_request_has_the_constraint(target: PlannedModel) -> None:
+    spec = ConstraintSpec(kind=ConstraintKind.REGEX, text="a")
+    prompts = PromptOptions(prompt="hi")
+    (submit,) = make_submits(prompts, DecodeOptions(), target, spec)
+    assert submit.sampling.constraint == spec
+    with pytest.raises(ConfigError, match="`ignore_eos` continues after the end"):
+        make_submits(prompts, DecodeOptions(ignore_eos=True), target, spec)

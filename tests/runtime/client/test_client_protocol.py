@@ -12,7 +12,7 @@ from runtime.checking.sampling_fields import Sampling
 from runtime.client.client_patience import ClientPatience
 from runtime.client.client_protocol import progress_of, wire_request
 from runtime.errors import InvalidValue
-from runtime.service.incoming import sampling_of
+from runtime.service.incoming import read_request, sampling_of
 
 NAN = float("nan")
 
@@ -171,3 +171,43 @@ def test_the_server_reads_what_the_client_wrote_by_the_same_checks() -> None:
         max_tokens=3, temperature=0.5, top_k=0, stop=("a",), mode="auto", n=2, logprobs=0
     )
     assert sampling_of(wire_request("hi", asked, None)) == asked.checked()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"json_schema": {"type": "array"}},
+        {"json_object": True},
+        {"regex": "a+"},
+        {"grammar": "start: x"},
+        {"choice": ["yes", "no"]},
+        {},
+    ],
+)
+def test_every_constraint_reaches_the_server(fields: dict[str, Any]) -> None:
+    wire = wire_request("hi", Sampling(**fields), None)
+    expected = Sampling(**fields).constraint
+    assert wire.HasField("constraint") == (expected is not None)
+    assert read_request(wire).sampling.constraint == expected
+
+
+@pytest.mark.parametrize(
+    ("constraint", "message"),
+    [
+        (
+            link_pb2.Constraint(kind="poem"),
+            "`constraint.kind` is 'poem': choose one of json_schema",
+        ),
+        (link_pb2.Constraint(kind="choice"), "`constraint.choices` is empty"),
+        (link_pb2.Constraint(kind="regex"), "`regex` is empty"),
+        (link_pb2.Constraint(kind="json_object", text="x"), "`constraint.text` is not read"),
+        (link_pb2.Constraint(kind="choice", text="x", choices=["a"]), "`constraint.text` is not"),
+        (link_pb2.Constraint(kind="regex", text="x", choices=["a"]), "`constraint.choices` is not"),
+    ],
+)
+def test_a_constraint_that_says_nothing_or_too_much_is_rejected(
+    constraint: link_pb2.Constraint, message: str
+) -> None:
+    request = pb.GenerateRequest(text="hi", constraint=constraint)
+    with pytest.raises(InvalidValue, match=message):
+        read_request(request)

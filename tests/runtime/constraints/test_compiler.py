@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import pytest
 
 from parallel.decoding.types import ConstraintKind, ConstraintSpec
+from runtime.constraints.compilation import TokenizerText
 from runtime.constraints.compiler import Compiled, ConstraintCompiler
 from runtime.constraints.grammar_state import GrammarState
 from runtime.constraints.grammar_text import grammar_text
@@ -11,6 +12,7 @@ from runtime.constraints.screening import Screening, TooLarge
 from runtime.errors import InvalidValue
 from tests.runtime.constraints.test_grammar_state import byte_tokens, tokenizer_of
 from tests.support.automata import walked
+from tests.support.serving import toy_tokenizer
 
 TOKENS = byte_tokens()
 
@@ -91,6 +93,16 @@ def test_a_grammar_that_overflows_the_stack_ends_the_screening_process_alone(
     assert "takes too much stack or memory" in problem(compiler, deep)
     assert compiler.find(deep) is None
     assert isinstance(ask(compiler, regex("still [a-z]+")), GrammarState)
+
+
+def test_a_tokenizer_that_has_no_bytes_is_refused_by_name() -> None:
+    refused = ConstraintCompiler(
+        TokenizerText(definition=toy_tokenizer().definition, vocab_size=48, end_ids=(0,))
+    )
+    try:
+        assert "the model's tokenizer does not support constraints" in problem(refused, regex("a"))
+    finally:
+        refused.close()
 
 
 def test_a_grammar_that_takes_too_long_is_given_up() -> None:

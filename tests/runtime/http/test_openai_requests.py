@@ -86,7 +86,11 @@ def test_what_cannot_be_read_is_rejected(
         ({"max_completion_tokens": 0}, "`max_completion_tokens` is 0"),
         ({"max_completion_tokens": 3, "max_tokens": 4}, "give one of them"),
         ({"prompt": "hi"}, "`prompt` is not a field of this endpoint"),
-        ({"response_format": {"type": "json_object"}}, "not constrained to a format"),
+        ({"response_format": {"type": "xml"}}, "`response_format.type` is 'xml'"),
+        (
+            {"response_format": {"type": "json_object"}, "guided_regex": "a"},
+            "`response_format` and `guided_regex` are given",
+        ),
     ],
 )
 def test_what_a_chat_cannot_have_is_rejected(fields: dict[str, Any], words: str) -> None:
@@ -100,6 +104,7 @@ FIELDS = (
     *("top_logprobs", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias"),
     *("stream_options", "tools", "tool_choice", "mode", "priority", "request_id", "ignore_eos"),
     *("return_token_ids", "return_token_sources", "response_format", "best_of", "echo", "user"),
+    *("guided_json", "guided_regex", "guided_grammar", "guided_choice"),
 )
 VALUES = st.recursive(
     st.none()
