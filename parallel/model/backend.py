@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from parallel.batch import SequenceRows
@@ -46,6 +47,39 @@ class ForwardInputs:
     def adapted_by(self, adapted: Any) -> "ForwardInputs":
         """Return the same forward with adapters (`ForwardStep.adapted`)."""
         return replace(self, step=replace(self.step, adapted=adapted))
+
+
+@dataclass(frozen=True, slots=True)
+class RowNumbers:
+    """The rows of one forward, for backends that take each number by itself; int64."""
+
+    token_ids: Tensor
+    """[rows]."""
+    positions: Tensor
+    """[rows]."""
+    scored: Tensor
+    """Indices of the rows whose logits are computed."""
+
+    @classmethod
+    def of(cls, rows: Sequence[SequenceRows], device: torch.device) -> "RowNumbers":
+        """Return the numbers of these rows."""
+        scored: list[int] = []
+        stop = 0
+        for row in rows:
+            stop += len(row.token_ids)
+            scored += range(stop - row.num_logits, stop)
+        token_ids = [token for row in rows for token in row.token_ids]
+        positions = [position for row in rows for position in row.positions]
+        return cls(
+            token_ids=torch.tensor(token_ids, device=device),
+            positions=torch.tensor(positions, device=device),
+            scored=torch.tensor(scored, dtype=torch.int64, device=device),
+        )
+
+    def inputs(self, cache: PagedCache, attention: Sequence[Any]) -> ForwardInputs:
+        """Return what a forward over the rows reads; see `ForwardStep`."""
+        step = ForwardStep(len(self.token_ids), cache, attention)
+        return ForwardInputs(self.token_ids, self.scored, len(self.scored), step)
 
 
 @dataclass(frozen=True, slots=True)

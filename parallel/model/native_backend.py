@@ -35,6 +35,7 @@ from parallel.model.backend import (
     LayerRunner,
     Lookup,
     MlpBlock,
+    RowNumbers,
     in_order,
 )
 from parallel.model.cache import PagedCache
@@ -43,7 +44,6 @@ from parallel.model.low_rank import AdaptedRows, ShardAdapter
 from parallel.model.model_config import Activation
 from parallel.model.native_adapters import NativeAdaptedRows, NativeAdapter
 from parallel.model.native_rows import NativeRows, plan_rows
-from parallel.model.row_numbers import RowNumbers
 from parallel.weights.stored_matrix import Matrix, num_outputs
 
 _ACTIVATIONS = {Activation.SILU: 0, Activation.GELU_TANH: 1}

@@ -21,6 +21,7 @@ from parallel.model.backend import (
     LayerRunner,
     Lookup,
     MlpBlock,
+    RowNumbers,
     in_order,
 )
 from parallel.model.cache import AppendPlan, PagedCache
@@ -37,7 +38,6 @@ from parallel.model.layers import (
 from parallel.model.low_rank import AdaptedPart, AdaptedRows, ShardAdapter
 from parallel.model.model_config import Activation
 from parallel.model.rope import rotate_
-from parallel.model.row_numbers import RowNumbers
 from parallel.model.sharding import HeadShard
 from parallel.model.torch_adapters import TorchAdaptedRows, TorchAdapter, adding
 from parallel.weights.stored_matrix import Matrix
