@@ -36,7 +36,7 @@ _START = SessionLog(status=SessionLog.START)
 
 
 class Watch:
-    """Shows one model's training; a job goes on whatever happens to it."""
+    """Shows one model's training; a job continues whatever happens to it."""
 
     def __init__(self, files: JobFiles, config: WatchConfig, *, first_step: int) -> None:
         """Show a model from its next step; what an earlier run showed after it is dropped."""
@@ -101,4 +101,4 @@ class Watch:
 
     def _warn(self, what: str, error: Exception) -> None:
         where = self._files.directory
-        _LOG.warning("%s in %s could not be written (%s): the job goes on", what, where, error)
+        _LOG.warning("%s in %s could not be written (%s): the job continues", what, where, error)
