@@ -75,6 +75,19 @@ def test_files_that_cannot_be_written_end_no_job(
     ]
 
 
+class FullDisk:
+    """A file to which nothing can be written."""
+
+    def write(self, data: bytes) -> None:
+        raise OSError(28, "No space left on device", len(data))
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def test_a_full_disk_ends_the_event_files_and_not_the_job(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -83,12 +96,12 @@ def test_a_full_disk_ends_the_event_files_and_not_the_job(
     writer = watch._writer
     assert writer is not None
     writer._py_recordio_writer._writer.close()
-    writer._py_recordio_writer._writer = open("/dev/full", "wb")  # noqa: SIM115  (the writer's)
+    writer._py_recordio_writer._writer = FullDisk()
     for step in range(2, 40):
         watch.step(report(step), {})
     watch.close()
     (record,) = caplog.records
-    assert "could not be written ([Errno 28] No space left on device)" in record.message
+    assert "could not be written ([Errno 28] No space left on device" in record.message
 
 
 def test_nothing_is_shown_where_it_is_switched_off(tmp_path: Path) -> None:
