@@ -2,6 +2,7 @@
 
 import os
 
+from parallel.model.low_rank import Adapter
 from runtime.groups.rendezvous import GroupSpec
 from runtime.heartbeat import Beat, Pulse
 from runtime.hosts.drafter_host import serve_model_drafter, serve_ngrams
@@ -41,6 +42,14 @@ class ShardActor:
     def open(self, spec: GroupSpec) -> None:
         """Join the group and load the shard; blocks until all ranks have joined."""
         self._host.open(spec)
+
+    def add_adapter(self, adapter: Adapter) -> None:
+        """Hold an adapter of the target."""
+        self._host.add_adapter(adapter)
+
+    def remove_adapter(self, name: str) -> None:
+        """Drop an adapter that no request uses."""
+        self._host.remove_adapter(name)
 
     def listen(
         self, settings: LeaderSettings, drafter: InlineDrafterSpec, host: str, token: str

@@ -16,6 +16,9 @@ from parallel.decoding.types import (
 )
 from parallel.decoding.verdict_outcomes import OutcomeDraft
 
+VERSION_MARK = "@"
+"""Between the name of an adapter and the digest of its numbers."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
@@ -169,6 +172,14 @@ class Submit:
     output_ids: tuple[int, ...] = ()
     """Tokens of the output that are final already, from an engine that was lost: this one continues
     after them, and commits none of them again."""
+    adapter: str = ""
+    """Version of the adapter that computes the output: its name, `VERSION_MARK`, and the digest of
+    its numbers; "" is the model alone."""
+
+    @property
+    def adapter_name(self) -> str:
+        """The adapter's name without its version."""
+        return self.adapter.partition(VERSION_MARK)[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

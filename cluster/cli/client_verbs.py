@@ -5,6 +5,9 @@ from cluster.cli.declaration import VerbDeclaration
 from cluster.cli.generated import add_verb
 from cluster.cli.verbs import Verbs
 from cluster.options.client_options import (
+    AdminAdapterAddOptions,
+    AdminAdapterListOptions,
+    AdminAdapterRemoveOptions,
     AdminDrafterOptions,
     AdminDraftersOptions,
     AdminDrainOptions,
@@ -14,7 +17,11 @@ from cluster.options.client_options import (
 )
 
 _SERVER = ("connect.server", "connect.token_file", "connect.tls", "connect.root_ca")
-admin = Verbs(no_args_is_help=True, help="Administer a server: status, draining, its drafter.")
+admin = Verbs(
+    no_args_is_help=True, help="Administer a server: its state, its drafter, its adapters."
+)
+adapter = Verbs(no_args_is_help=True, help="Add, remove and list the adapters of a server.")
+admin.add_typer(adapter, name="adapter")
 
 CLIENT = VerbDeclaration(
     name="client",
@@ -24,7 +31,7 @@ CLIENT = VerbDeclaration(
     arguments=("prompt",),
     flags={
         "Server": (*_SERVER, "patience_s"),
-        "Request": ("chat", "max_tokens", "temperature", "seed", "mode", "n"),
+        "Request": ("chat", "max_tokens", "temperature", "seed", "mode", "model", "n"),
         "": ("json",),
     },
 )
@@ -75,5 +82,37 @@ add_verb(
         example="4",
         arguments=("num_drafters",),
         flags={"Server": _SERVER},
+    ),
+)
+add_verb(
+    adapter,
+    VerbDeclaration(
+        name="admin adapter add",
+        options=AdminAdapterAddOptions,
+        run=table.admin_adapter,
+        example="sst2 runs/sst2/final",
+        arguments=("name", "directory"),
+        flags={"Server": _SERVER},
+    ),
+)
+add_verb(
+    adapter,
+    VerbDeclaration(
+        name="admin adapter remove",
+        options=AdminAdapterRemoveOptions,
+        run=table.admin_adapter,
+        example="sst2",
+        arguments=("name",),
+        flags={"Server": _SERVER},
+    ),
+)
+add_verb(
+    adapter,
+    VerbDeclaration(
+        name="admin adapter list",
+        options=AdminAdapterListOptions,
+        run=table.admin_adapter,
+        example="--json",
+        flags={"Server": _SERVER, "": ("json",)},
     ),
 )

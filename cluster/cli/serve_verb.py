@@ -14,6 +14,7 @@ SERVE = VerbDeclaration(
         "Models": (
             "models.target",
             "models.drafter",
+            "adapter",
             "mode",
             "models.tp",
             "models.drafters",

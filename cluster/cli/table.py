@@ -1,7 +1,6 @@
 """The function of each verb, typed; importing this loads none of their modules.
 
-This is the one file with imports inside functions: what generates or trains imports torch and Ray
-for seconds, and neither `paceline --help` nor another verb waits for that.
+The one file with imports inside functions: torch and Ray load for seconds, for some verbs only.
 """
 
 from cluster.options.bench_options import (
@@ -17,6 +16,7 @@ from cluster.options.bench_options import (
     BenchTrainOptions,
 )
 from cluster.options.client_options import (
+    AdapterOptions,
     AdminDrafterOptions,
     AdminDraftersOptions,
     AdminDrainOptions,
@@ -126,6 +126,13 @@ def admin_drafters(options: AdminDraftersOptions) -> int:
     from cluster.serve.admin_verb import set_drafters
 
     return set_drafters(options)
+
+
+def admin_adapter(options: AdapterOptions) -> int:
+    """Add, remove or list adapters of a server."""
+    from cluster.serve.admin_verb import change_adapters
+
+    return change_adapters(options)
 
 
 def cluster_check(options: CheckOptions) -> int:

@@ -6,7 +6,8 @@ through it: drivers and drafters reach the leader over links.
 
 import logging
 import secrets
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
@@ -28,6 +29,7 @@ from cluster.deploy.rank_actors import (
 from cluster.network.ray_errors import error_of, result_of
 from cluster.placement.reservation import Reservation, read_nodes
 from parallel.messages import Hello
+from parallel.model.low_rank import Adapter
 from runtime.errors import ConfigError, PacelineError, PeerLost
 from runtime.hosts.drafter_spec import (
     DrafterSpec,
@@ -57,6 +59,9 @@ class Deployment:
         self._calls: dict[Any, RankActor] = {}
         self._address = ""
         self._last_drafter_error = ""
+        self._adapters: dict[str, Adapter] = {}
+        """Those of the target, which a restarted one gets again."""
+        self._adapting = threading.Lock()
 
     def __enter__(self) -> "Deployment":
         """Return the deployment; `start` does the work."""
@@ -165,6 +170,38 @@ class Deployment:
         """Replace the drafters by those of another plan; see `DrafterGroups.set`."""
         self.drafters.set(spec)
 
+    def add_adapter(self, adapter: Adapter) -> None:
+        """Give the target's ranks an adapter while requests run; blocks until all hold it.
+
+        Raises:
+            ConfigError: it does not fit the target.
+            PeerError: a rank died, or did not answer in time.
+        """
+        with self._adapting:
+            try:
+                self._put_adapters([adapter])
+            except PacelineError:
+                self._take_adapter(adapter.name)
+                raise
+            self._adapters[adapter.name] = adapter
+
+    def remove_adapter(self, name: str) -> None:
+        """Take an adapter that no request uses from the target's ranks."""
+        with self._adapting:
+            self._adapters.pop(name, None)
+            self._take_adapter(name)
+
+    def _put_adapters(self, adapters: Sequence[Adapter]) -> None:
+        for adapter in adapters:
+            calls = [rank.actor.add_adapter.remote(adapter) for rank in self.target_ranks]
+            result_of(calls, f"the adapter {adapter.name}", timeout_s=_ANSWER_TIMEOUT_S)
+
+    def _take_adapter(self, name: str) -> None:
+        for rank in self.target_ranks:
+            with suppress(PacelineError):  # a rank that is gone holds nothing
+                call = rank.actor.remove_adapter.remote(name)
+                result_of(call, rank.name, timeout_s=_ANSWER_TIMEOUT_S)
+
     @property
     def locations(self) -> str:
         """On which nodes the ranks run, for people; "" if all run on this one."""
@@ -257,7 +294,9 @@ class Deployment:
             note("loading the target" + (" and the drafter" if has_model else ""))
             opening = self._starter.open_group(self.target_ranks, spec.target)
             self._starter.load_drafters(drafter, groups, opening)
-            leader = self._lead()
+            with self._adapting:
+                self._put_adapters(list(self._adapters.values()))
+                leader = self._lead()
         except PacelineError:
             kill_ranks([rank for ranks in groups for rank in ranks])
             raise

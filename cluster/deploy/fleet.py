@@ -8,6 +8,7 @@ from types import TracebackType
 from cluster.deploy.deployment import Deployment
 from cluster.deploy.deployment_spec import DeploymentSpec
 from cluster.deploy.supervisor import Recovery, Supervision, Supervisor
+from parallel.model.low_rank import Adapter
 from runtime.errors import PacelineError
 from runtime.gateway.gateway import Gateway
 from runtime.hosts.rank_settings import ModelSettings
@@ -82,6 +83,21 @@ class Fleet:
         """Replace the drafter's model on all replicas; see `Deployment.swap_drafter`."""
         for deployment in self.deployments:
             deployment.swap_drafter(settings)
+
+    def add_adapter(self, adapter: Adapter) -> None:
+        """Give all replicas an adapter, or none; see `Deployment.add_adapter`."""
+        for number, deployment in enumerate(self.deployments):
+            try:
+                deployment.add_adapter(adapter)
+            except PacelineError:
+                for before in self.deployments[:number]:
+                    before.remove_adapter(adapter.name)
+                raise
+
+    def remove_adapter(self, name: str) -> None:
+        """Take an adapter that no request uses from all replicas."""
+        for deployment in self.deployments:
+            deployment.remove_adapter(name)
 
     def resize_drafters(self, num_drafters: int) -> int:
         """Change how many drafters draft on each replica; see `DrafterGroups.resize`."""

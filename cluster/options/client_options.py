@@ -53,6 +53,8 @@ class ClientOptions:
     """Strings that end the answer."""
     mode: DecodeMode | None = None
     """Decoding mode; the server has a default."""
+    model: str | None = None
+    """Name of an adapter that the server has; by default its model alone."""
     n: Positive | None = None
     """Samples of the prompt."""
     logprobs: NotNegative | None = None
@@ -113,3 +115,35 @@ class AdminDraftersOptions:
     connect: ConnectOptions = _LOCAL
     num_drafters: NotNegative
     """Number of drafters; 0 stops drafting."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminAdapterAddOptions:
+    """Serve an adapter under a name, in place of an older one; requests in flight keep theirs."""
+
+    connect: ConnectOptions = _LOCAL
+    name: str
+    """What requests name as their model."""
+    directory: str
+    """The adapter's directory, on the server."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminAdapterRemoveOptions:
+    """Reject new requests that name an adapter; those in flight continue."""
+
+    connect: ConnectOptions = _LOCAL
+    name: str
+    """The adapter's name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminAdapterListOptions:
+    """List the adapters of a server, and what drafts were worth with each."""
+
+    connect: ConnectOptions = _LOCAL
+    json: bool = False
+    """Print JSON."""
+
+
+AdapterOptions = AdminAdapterAddOptions | AdminAdapterRemoveOptions | AdminAdapterListOptions

@@ -4,7 +4,14 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from cluster.options.model_options import ModelOptions
-from cluster.options.schema import InputFile, NotNegative, OutputDirectory, Positive, Seconds
+from cluster.options.schema import (
+    InputFile,
+    NotNegative,
+    OutputDirectory,
+    Positive,
+    Repeated,
+    Seconds,
+)
 from parallel.decoding.types import DecodeMode
 from runtime.checking.tables import Range, Unset
 
@@ -20,6 +27,9 @@ class ServeOptions:
     """Longest answer of requests that name none, in tokens."""
     listen: str = "127.0.0.1:50051"
     """HOST:PORT to listen on; port 0 takes a free one."""
+    adapter: Annotated[tuple[str, ...], Repeated()] = ()
+    """NAME=DIR: serve the adapter in DIR, which requests choose by naming NAME as their model.
+    For several, repeat it."""
     http: str | None = None
     """HOST:PORT to serve OpenAI's HTTP API beside gRPC; port 0 takes a free one."""
     http_origins: tuple[str, ...] = ()

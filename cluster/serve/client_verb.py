@@ -58,6 +58,7 @@ def run(options: ClientOptions) -> int:
             seed=options.seed,
             stop=options.stop,
             mode=options.mode,
+            model=options.model,
             n=options.n,
             logprobs=options.logprobs,
             priority=options.priority,

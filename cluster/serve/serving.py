@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -23,6 +24,7 @@ from cluster.network.ray_session import RaySession
 from cluster.options.serve_options import ServeOptions
 from cluster.placement.cluster_nodes import cluster_nodes
 from cluster.placement.placement import Node
+from cluster.serve.adapter_fleet import AdapterFleet, parse_adapter
 from cluster.serve.draft_watch import DrafterWatch
 from cluster.serve.served_drafter import ServedDrafter
 from cluster.train.stopping import StopEvents
@@ -101,6 +103,7 @@ def _run(
     drafts = policy_of(options.mode).drafts
     drafter = plan_drafter(options.models, target, capacity) if drafts else NOTHING_DRAFTS
     model = _served_model(options, target, drafter)
+    named = [parse_adapter(text) for text in options.adapter]
     tokens = options.models.cache_tokens or max(_CACHE_TOKENS, target.max_positions)
     spec = plan_deployment(options.models, target, drafter, cache_tokens=tokens, stops=True)
     spec = _supervised(spec, options)
@@ -124,12 +127,16 @@ def _run(
             cache_tokens=tokens,
             bounds=bounds,
         )
-        return asyncio.run(_serve(fleet, drafting, model, settings, options, store))
+        adapting = AdapterFleet(fleet, target, model.adapters)
+        for name, directory in named:
+            adapting.add(name, directory)
+        return asyncio.run(_serve(fleet, drafting, adapting, model, settings, options, store))
 
 
 async def _serve(
     fleet: Fleet,
     drafting: ServedDrafter,
+    adapting: AdapterFleet,
     model: ServedModel,
     settings: ServerSettings,
     options: ServeOptions,
@@ -148,7 +155,8 @@ async def _serve(
         metrics=ServiceMetrics(model.name),
     )
     stopping = StopEvents(gateway.cut)
-    server = ServiceServer(gateway, model, settings, drafting, Tracing.start(os.environ))
+    tracing = Tracing.start(os.environ)
+    server = ServiceServer(gateway, model, settings, drafting, tracing, adapting)
     gateway.metrics.watch(lambda: gateway.replicas)
     await server.start()
     front = await _start_http(server, settings, options)
@@ -166,6 +174,8 @@ async def _serve(
         if drafting.watch is not None and failure is None and (updating is None or updating.done()):
             # Not awaited: it may load for minutes, while signals must be handled.
             updating = asyncio.create_task(asyncio.to_thread(_update_drafter, drafting.watch))
+        if unused := model.adapters.unused(gateway.adapters_in_use, time.monotonic()):
+            await asyncio.to_thread(adapting.drop, unused)
         await _wait(stopping.asked, _CHECK_S)
     if failure is None:
         _NOTES.note(

@@ -24,6 +24,8 @@ class _Known:
     serial: int
     """The serial number of `before` when this was recorded: pages are reused."""
     token_ids: tuple[int, ...]
+    adapter: str
+    """What computed them: keys and values of one adapter are wrong for all others."""
 
 
 @dataclass(slots=True)
@@ -49,12 +51,17 @@ class SharedPages:
         """The number of pages without a user."""
         return self._allocator.num_free + len(self._unused)
 
-    def match(self, token_ids: Sequence[int]) -> list[int]:
-        """Return the whole pages that hold the longest known prefix of these tokens."""
+    def match(self, token_ids: Sequence[int], adapter: str = "") -> list[int]:
+        """Return the whole pages that hold the longest known prefix of these tokens.
+
+        Args:
+            token_ids: the tokens.
+            adapter: the name of the adapter that computes them; "" is the model alone.
+        """
         found: list[int] = []
         before = -1
         for start in range(0, len(token_ids) - self.page_size + 1, self.page_size):
-            page = self._pages.get(self._key(before, token_ids, start))
+            page = self._pages.get(self._key(before, token_ids, start, adapter))
             if page is None:
                 break
             found.append(page)
@@ -92,16 +99,17 @@ class SharedPages:
         self.use(taken)
         return taken
 
-    def record(self, pages: Sequence[int], token_ids: Sequence[int]) -> None:
+    def record(self, pages: Sequence[int], token_ids: Sequence[int], adapter: str = "") -> None:
         """Record what a sequence's pages hold; only whole pages are recorded.
 
         Args:
             pages: the sequence's pages, in order.
             token_ids: its final cached tokens, from the first one on.
+            adapter: what computed them.
         """
         before = -1
         for index, page in enumerate(pages[: len(token_ids) // self.page_size]):
-            key = self._key(before, token_ids, index * self.page_size)
+            key = self._key(before, token_ids, index * self.page_size, adapter)
             known = self._pages.get(key)
             if known is None and page not in self._contents:
                 self._pages[key] = page
@@ -126,6 +134,6 @@ class SharedPages:
         self._serials[page] += 1  # pages recorded as following it are no longer found
         self._allocator.free([page])
 
-    def _key(self, before: int, token_ids: Sequence[int], start: int) -> _Known:
+    def _key(self, before: int, token_ids: Sequence[int], start: int, adapter: str) -> _Known:
         tokens = tuple(token_ids[start : start + self.page_size])
-        return _Known(before, self._serials[before], tokens)
+        return _Known(before, self._serials[before], tokens, adapter)

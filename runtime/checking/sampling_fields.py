@@ -61,6 +61,8 @@ class Sampling:
     """Most probable tokens to report at each position; 0 reports only the output token."""
     priority: int = 0
     """Requests of higher priority are served first."""
+    model: str | None = None
+    """Name of an adapter that the server has; None, or the model's own, is the model alone."""
     json_schema: Schema | None = None
     """A JSON schema, as JSON or as its value: the answer conforms to it."""
     json_object: bool = False
@@ -117,6 +119,7 @@ class Sampling:
             priority=whole_number(
                 self.priority, "`priority`", minimum=-MAX_PRIORITY, maximum=MAX_PRIORITY
             ),
+            model=None if self.model is None else text(self.model, "`model`"),
         )
         if checked.params(seed=0).constraint is not None and checked.ignore_eos:
             raise InvalidValue(
@@ -171,6 +174,7 @@ class SamplingFields(TypedDict, total=False):
     n: int | None
     logprobs: int | None
     priority: int
+    model: str | None
     json_schema: Schema | None
     json_object: bool
     regex: str | None

@@ -14,6 +14,7 @@ from parallel.decoding.types import TokenLogprobs
 from parallel.messages import EngineStatus, RequestStats
 from runtime.channels.credentials import Credentials
 from runtime.checking.sampling_fields import Sampling, SamplingFields
+from runtime.client.adapter_status import AdapterStatus
 from runtime.client.async_client import AsyncClient
 from runtime.client.client import Client
 from runtime.client.client_patience import ClientPatience
@@ -23,6 +24,7 @@ from runtime.client.server_status import ModelInfo, RankStatus, ReplicaStatus, S
 from runtime.errors import ConfigError, InvalidValue, PacelineError, ProtocolError
 
 __all__ = [
+    "AdapterStatus",
     "AsyncClient",
     "Chunk",
     "Client",

@@ -15,6 +15,7 @@ from runtime.checking.prompt_value import token_ids as checked_ids
 from runtime.checking.sampling_fields import Sampling, SamplingFields, checked_name
 from runtime.checking.values import text as checked_text
 from runtime.checking.values import whole_number
+from runtime.client.adapter_status import AdapterStatus, read_adapter_status
 from runtime.client.client_protocol import (
     CALL_S,
     CANCEL_S,
@@ -193,6 +194,32 @@ class Client:
             return ""
         swap = pb.SwapDrafterRequest(drafter=checked_text(drafter, "`drafter`"))
         return self._call(self._admin.SwapDrafter, swap, timeout_s).drafter
+
+    def add_adapter(self, name: str, directory: str, *, timeout_s: float = 300.0) -> AdapterStatus:
+        """Serve an adapter under a name, in place of an older one; requests in flight keep theirs.
+
+        Args:
+            name: what requests name as their `model`.
+            directory: the adapter's, on the server.
+            timeout_s: all engines must hold it by then.
+
+        Raises:
+            ServiceError: the adapter cannot be served, or the server was unreachable.
+        """
+        request = pb.AddAdapterRequest(
+            name=checked_text(name, "`name`"), directory=checked_text(directory, "`directory`")
+        )
+        return read_adapter_status(self._call(self._admin.AddAdapter, request, timeout_s).adapter)
+
+    def remove_adapter(self, name: str) -> AdapterStatus:
+        """Reject new requests that name an adapter; raises as `add_adapter` does."""
+        request = pb.RemoveAdapterRequest(name=checked_text(name, "`name`"))
+        return read_adapter_status(self._call(self._admin.RemoveAdapter, request).adapter)
+
+    def list_adapters(self) -> list[AdapterStatus]:
+        """Return the adapters that requests can name; raises as `cancel` does."""
+        answer = self._call(self._admin.ListAdapters, pb.ListAdaptersRequest())
+        return [read_adapter_status(one) for one in answer.adapters]
 
     def _call(
         self,

@@ -110,6 +110,7 @@ def wire_request(prompt: Prompt, sampling: Sampling, request_id: str | None) -> 
         n=checked.n,
         logprobs=checked.logprobs,
         priority=checked.priority,
+        model=checked.model or "",
         constraint=put_constraint(checked.constraint),
         request_id=name or uuid.uuid4().hex,
     )

@@ -7,6 +7,7 @@ One thread runs `run`; other threads only put events into its inbox.
 import logging
 import queue
 import threading
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -86,13 +87,16 @@ class Engine:
         clock: Clock,
         tokenizer: Tokenizer | None,
         constraints: Constraints | None = None,
+        adapters: Container[str] = frozenset(),
     ) -> None:
+        """Prepare to lead; `adapters` names those that the target holds now, and may change."""
         self._rounds = rounds
         self._ledger = ledger
         self._ports = ports
         self._config = config
         self._clock = clock
         self._tokenizer = tokenizer
+        self._adapters = adapters
         self._inbox: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self._compiling = Compiling(
             constraints, lambda ticket, found: self._inbox.put(_Compiled(ticket, found))
@@ -230,6 +234,7 @@ class Engine:
             self._config,
             self._ledger,
             self._tokenizer,
+            adapters=self._adapters,
             takes_constraints=self._compiling.constraints is not None,
         )
         if problem is not None:

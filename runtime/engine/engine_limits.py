@@ -1,5 +1,6 @@
 """What one leader takes on, and why it rejects a request."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from parallel.messages import Submit
@@ -38,6 +39,7 @@ def problem_of(
     tokenizer: Tokenizer | None,
     *,
     takes_constraints: bool = False,
+    adapters: Container[str] = (),
 ) -> str | None:
     """Return why a request cannot be served, or None.
 
@@ -47,7 +49,13 @@ def problem_of(
         ledger: its cache.
         tokenizer: finds stop strings; a virtual target has none.
         takes_constraints: whether it can compile constraints.
+        adapters: the names of those that its target holds.
     """
+    if submit.adapter and submit.adapter not in adapters:
+        return (
+            f"the adapter {submit.adapter} is not loaded: add it again, with the numbers that it "
+            "had when the request began"
+        )
     try:
         _check(submit, config, ledger, tokenizer)
         if submit.sampling.constraint is not None:

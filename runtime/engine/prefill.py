@@ -44,6 +44,7 @@ def share_prompt_budget(running: Iterable[DecodingSequence], budget: int) -> Sha
                     start=start,
                     token_ids=tuple(sequence.token_ids[start:stop]),
                     num_logits=0,
+                    adapter=sequence.submit.adapter,
                 )
             )
             sequence.num_cached = stop

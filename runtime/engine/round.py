@@ -281,6 +281,7 @@ def _rows_of(work: EngineWork) -> SequenceRows:
         num_logits=score.num_logits,
         parents=score.parents,
         moves=score.moves,
+        adapter=sequence.submit.adapter,
     )
 
 

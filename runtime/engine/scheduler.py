@@ -93,14 +93,14 @@ class Scheduler:
         """
         while len(self._waiting) and len(self.running) < self._max_batch:
             sequence = self._waiting.first()
-            tokens = sequence.token_ids
+            tokens, adapter = sequence.token_ids, sequence.submit.adapter
             sizes = (sequence.capacity, self._round_capacity(sequence))
-            size = next((size for size in sizes if self._ledger.fits(size, tokens)), None)
+            size = next((size for size in sizes if self._ledger.fits(size, tokens, adapter)), None)
             if size is None:
                 break
             self._waiting.remove(sequence)
             self.running.append(sequence)
-            sequence.num_cached = self._ledger.open(sequence.number, size, tokens)
+            sequence.num_cached = self._ledger.open(sequence.number, size, tokens, adapter)
             self.counts.prefix_query_tokens += len(tokens)
             self.counts.prefix_hit_tokens += sequence.num_cached
             counters = sequence.counters

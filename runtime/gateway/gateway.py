@@ -139,6 +139,16 @@ class Gateway:
         return self._table.num_running_by_replica[replica]
 
     @property
+    def adapters_in_use(self) -> set[str]:
+        """The versions of adapters that samples use, queued or running."""
+        return {journal.submit.adapter for _, journal in self._table.open_samples()}
+
+    def num_open_with(self, adapter: str) -> int:
+        """Return the number of samples queued or running with any version of an adapter."""
+        names = (journal.submit.adapter_name for _, journal in self._table.open_samples())
+        return sum(name == adapter for name in names)
+
+    @property
     def uptime_s(self) -> float:
         """Seconds since this gateway was made."""
         return time.monotonic() - self._started_s

@@ -5,7 +5,9 @@ recording rules, and Ray's exporter rejects it. `docs/metrics.md` describes each
 """
 
 import platform
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info
@@ -58,6 +60,13 @@ _COUNTERS = {
 }
 
 
+_ADAPTER_COUNTERS = {
+    "tokens": ("generation_tokens", "Tokens generated with an adapter"),
+    "drafted": ("spec_decode_num_draft_tokens", "Draft tokens verified with it"),
+    "accepted": ("spec_decode_num_accepted_tokens", "Draft tokens accepted with it"),
+}
+
+
 class EndReason(IntEnum):
     """How a request ended; with several samples, the most severe of their ends."""
 
@@ -79,6 +88,18 @@ class RejectionReason(IntEnum):
     """The server drains, or has no engine."""
     DENIED = 3
     """The caller's token is not accepted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterCounts:
+    """What the samples of one adapter have cost, all versions together."""
+
+    finished: int = 0
+    """Samples that ended with an answer."""
+    tokens: int = 0
+    drafted: int = 0
+    """Draft tokens that the target scored."""
+    accepted: int = 0
 
 
 class ServiceMetrics:
@@ -107,6 +128,12 @@ class ServiceMetrics:
             "Draft tokens that were accepted, by their place in the draft",
             "position",
         )
+        self.adapters: dict[str, AdapterCounts] = defaultdict(AdapterCounts)
+        """What the requests of each adapter have cost, by its name."""
+        self._of_adapters = {
+            field: self._counter(f"adapter_{name}", text, "adapter")
+            for field, (name, text) in _ADAPTER_COUNTERS.items()
+        }
         self._ttft = self._histogram(
             "time_to_first_token_seconds", "From submission to the first token", _SECONDS
         )
@@ -174,6 +201,19 @@ class ServiceMetrics:
                 self._per_token.observe(decode_s / (num_tokens - 1))
         for position, accepted in enumerate(stats.accepted_at):
             self._positions.labels(self.model_name, position).inc(accepted)
+
+    def count_adapter(self, name: str, finished: Finished, num_tokens: int) -> None:
+        """Count a sample of an adapter that ended with `num_tokens` tokens."""
+        before, stats = self.adapters[name], finished.stats
+        counts = {"tokens": num_tokens, "drafted": stats.drafted, "accepted": stats.accepted}
+        for field, count in counts.items():
+            self._of_adapters[field].labels(self.model_name, name).inc(count)
+        self.adapters[name] = AdapterCounts(
+            finished=before.finished + 1,
+            tokens=before.tokens + num_tokens,
+            drafted=before.drafted + stats.drafted,
+            accepted=before.accepted + stats.accepted,
+        )
 
     def count_ended(self, reason: EndReason, prompt_tokens: int) -> None:
         """Count a request that ended, with any number of samples."""

@@ -65,6 +65,8 @@ class RequestRecorder:
         journal.end(finished)
         self._ended(request, journal)
         self._metrics.count_sample(finished, len(journal.token_ids))
+        if adapter := journal.submit.adapter_name:
+            self._metrics.count_adapter(adapter, finished, len(journal.token_ids))
         self._keep_answer(journal, finished)
 
     def failed(self, request: OpenRequest, journal: Journal, error: PacelineError) -> None:

@@ -142,6 +142,7 @@ class LeaderHost:
             clock=clock,
             tokenizer=tokenizer,
             constraints=self._constraints,
+            adapters=self._model.adapters,
         )
 
     def _join_inline(self, spec: InlineDrafterSpec) -> bool:

@@ -4,7 +4,9 @@ import sys
 from pathlib import Path
 
 from parallel.group import Group
+from parallel.model.low_rank import Adapter
 from runtime.drafters.model_drafting import ModelDrafter
+from runtime.errors import ConfigError
 from runtime.groups.rendezvous import GroupOffer, GroupSpec, join_group, offer_group
 from runtime.heartbeat import ENDED, IDLE, Pulse, Watchdog
 from runtime.hosts.model_building import build_drafter, build_ledger, build_shard
@@ -12,8 +14,9 @@ from runtime.hosts.rank_settings import ModelSettings
 from runtime.hosts.torch_threads import use_huge_pages, use_one_thread, use_threads
 from runtime.rank.group_models import on_this_node
 from runtime.rank.page_ledger import SlotLedger
-from runtime.rank.shard import ShardRunner
+from runtime.rank.shard import DecoderShard, ShardRunner
 from runtime.rank.stack_times import predict_steps
+from runtime.rank.virtual_shard import VirtualShard
 from runtime.timeline import SpanRecorder
 
 
@@ -27,6 +30,9 @@ class ModelHost:
         self._offer: GroupOffer | None = None
         self._group: Group | None = None
         self._runner: ShardRunner | None = None
+        self._shard: DecoderShard | VirtualShard | None = None
+        self.adapters: set[str] = set()
+        """The names of the adapters that this rank holds."""
         self._step_s: tuple[float, ...] = ()
         self.recorder = SpanRecorder(settings.num_spans) if settings.num_spans else None
         """Where rank 0 records when it worked, if a timeline is requested."""
@@ -55,7 +61,7 @@ class ModelHost:
         use_one_thread()
         group = self._offer.join() if self._offer is not None else join_group(spec, self._rank)
         self._group = group
-        shard = build_shard(self._settings, group)
+        shard = self._shard = build_shard(self._settings, group)
         if self._settings.layer_parallel is not None:
             use_threads(self._settings.num_threads)
             self._step_s = predict_steps(shard, group)
@@ -84,6 +90,26 @@ class ModelHost:
         """The opened shard."""
         assert self._runner is not None, "open() comes first"
         return self._runner
+
+    def add_adapter(self, adapter: Adapter) -> None:
+        """Hold an adapter, for requests that name it; may be called while a round runs.
+
+        Raises:
+            ConfigError: it does not fit the model, or there is no model.
+        """
+        if not isinstance(self._shard, DecoderShard):
+            raise ConfigError("a virtual target has no weights that an adapter could add to")
+        try:
+            self._shard.add_adapter(adapter)
+        except ValueError as error:
+            raise ConfigError(f"the adapter {adapter.name} does not fit: {error}") from error
+        self.adapters.add(adapter.name)
+
+    def remove_adapter(self, name: str) -> None:
+        """Drop an adapter that no request uses or will use."""
+        self.adapters.discard(name)
+        if isinstance(self._shard, DecoderShard):
+            self._shard.remove_adapter(name)
 
     def find(self, directory: str) -> Path:
         """Return where this node has a model's directory."""

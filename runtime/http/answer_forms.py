@@ -239,7 +239,7 @@ class AnswerForm:
             "id": self.id,
             "object": kind,
             "created": self._created,
-            "model": self._model.name,
+            "model": self._asked.generation.sampling.model or self._model.name,
             "system_fingerprint": f"paceline-{self._model.version}",
         }
 

@@ -14,7 +14,7 @@ from runtime.http.caller import client_name
 from runtime.http.client_watch import run_while_connected
 from runtime.http.event_stream import EventStream
 from runtime.http.http_call import HttpCall
-from runtime.http.http_errors import HttpRejection, error_body, error_response
+from runtime.http.http_errors import error_body, error_response
 from runtime.http.openai_requests import OpenAiRequest
 from runtime.http.request_body import ClientGone, JsonBody, UnreadBody, read_json
 from runtime.http.tool_calls import tool_form
@@ -95,7 +95,6 @@ class GenerationEndpoint:
         def parse() -> OpenAiRequest:
             asked = self._read(body.parse(), last_event_id)
             model = self._admission.model
-            check_model(asked.model, model.name)
             if asked.has_tools:
                 tool_form(model.tokenizer.tool_template, model.name)
             return asked
@@ -133,14 +132,3 @@ class GenerationEndpoint:
         except PacelineError as error:
             await stream.write(error_body(error))
         await stream.close()
-
-
-def check_model(given: str | None, served: str) -> None:
-    """Raise unless a request is for the served model; it may name none.
-
-    Raises:
-        HttpRejection: it names another one.
-    """
-    if given is not None and given != served:
-        message = f"the model {given!r} is not served here: this server has {served!r}"
-        raise HttpRejection(404, message, code="model_not_found")

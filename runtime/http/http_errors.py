@@ -7,6 +7,7 @@ from starlette.responses import JSONResponse
 
 from runtime.errors import ConfigError, DeadlineExceeded, PacelineError
 from runtime.gateway.limits import CallDenied, GatewayBusy, GatewayDown, RequestRejected
+from runtime.requests.served_model import UnknownModel
 
 RETRY_AFTER_S = 1
 _FIELD = re.compile(r"`([a-z_]+)`|((?:messages|prompt|tools)\b(?:\[\d+\])?)")
@@ -27,6 +28,8 @@ def status_of(error: PacelineError) -> int:
     match error:
         case HttpRejection():
             return error.status
+        case UnknownModel():
+            return 404
         case RequestRejected() | ConfigError():
             return 400
         case CallDenied():
@@ -46,6 +49,8 @@ def error_body(error: PacelineError) -> dict[str, Any]:
     match error:
         case HttpRejection():
             code = error.code
+        case UnknownModel():
+            code = "model_not_found"
         case CallDenied():
             code = "invalid_api_key"
         case GatewayBusy():

@@ -11,12 +11,12 @@ from runtime.checking.chat_messages import EXTRA_KEYS
 from runtime.checking.prompt_value import token_ids
 from runtime.checking.values import flag, items, text
 from runtime.errors import InvalidValue
-from runtime.http.generation_endpoint import check_model
 from runtime.http.http_errors import HttpRejection
 from runtime.http.request_body import read_json
 from runtime.http.request_fields import RequestFields
 from runtime.requests.prompt_reader import PromptReader
 from runtime.requests.prompts import ChatPrompt, prompt_ids
+from runtime.requests.served_adapters import ServedAdapter
 from runtime.requests.served_model import ServedModel
 
 
@@ -31,12 +31,15 @@ class ModelEndpoints:
 
     async def list_models(self, _: Request) -> Response:
         """Answer /v1/models."""
-        return JSONResponse({"object": "list", "data": [self._card()]})
+        cards = [self._card(), *map(self._adapter_card, self._model.adapters.served)]
+        return JSONResponse({"object": "list", "data": cards})
 
     async def get_model(self, request: Request) -> Response:
         """Answer /v1/models/NAME."""
-        check_model(request.path_params["name"], self._model.name)
-        return JSONResponse(self._card())
+        name = request.path_params["name"]
+        self._model.version_of(name)
+        adapter = self._model.adapters.find(name)
+        return JSONResponse(self._card() if adapter is None else self._adapter_card(adapter))
 
     async def version(self, _: Request) -> Response:
         """Answer /version."""
@@ -67,7 +70,7 @@ class ModelEndpoints:
         def work() -> dict[str, Any]:
             fields = RequestFields(body.parse())
             model = fields.take("model")
-            check_model(None if model is None else text(model, "`model`"), self._model.name)
+            self._model.version_of(None if model is None else text(model, "`model`"))
             return answer(fields)
 
         return JSONResponse(await self._reader.run(len(body.data), work))
@@ -117,4 +120,13 @@ class ModelEndpoints:
             "created": self._started,
             "owned_by": "paceline",
             "max_model_len": self._model.max_positions,
+        }
+
+    def _adapter_card(self, adapter: ServedAdapter) -> Mapping[str, Any]:
+        """Describe an adapter as vLLM does: `parent` is its model."""
+        return {
+            **self._card(),
+            "id": adapter.name,
+            "root": str(adapter.directory),
+            "parent": self._model.name,
         }

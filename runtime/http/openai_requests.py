@@ -20,7 +20,7 @@ _TEMPERATURE = 1.0
 _SAMPLING = (
     *("top_p", "min_p", "repetition_penalty", "seed", "stop", "mode", "n"),
     *("ignore_eos", "priority", "stop_token_ids", "min_tokens"),
-    *("presence_penalty", "frequency_penalty"),
+    *("presence_penalty", "frequency_penalty", "model"),
 )
 _STREAM_OPTIONS = ("include_usage", "continuous_usage_stats", "include_obfuscation")
 
@@ -30,8 +30,6 @@ class OpenAiRequest:
     """A request for generation, and the form of its answer."""
 
     generation: GenerationRequest
-    model: str | None
-    """The model that the client names."""
     request_id: str
     """Names the request, so that a broken stream can be resumed; "" if it has no name."""
     is_chat: bool
@@ -147,7 +145,6 @@ def _request(
     """Read the fields that both endpoints share; reject what remains."""
     streams = fields.flag("stream")
     options = _stream_options(fields.take("stream_options"), streams=streams)
-    model = fields.take("model")
     name = fields.take("request_id")
     request_id = "" if name is None else checked_name(name)
     has_token_ids = fields.flag("return_token_ids")
@@ -164,7 +161,6 @@ def _request(
             sampling=sampling,
             resume_from=_resume_from(last_event_id, request_id, sampling.num_samples),
         ),
-        model=None if model is None else text(model, "`model`"),
         request_id=request_id,
         is_chat=is_chat,
         streams=streams,

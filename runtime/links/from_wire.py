@@ -213,6 +213,7 @@ def _get_submit(wire: pb.Submit) -> Submit:
         client=wire.client,
         timeout_s=checked_seconds(wire.timeout_s, "timeout_s") or None,
         output_ids=checked_token_ids(wire.output_ids),
+        adapter=wire.adapter,
     )
 
 

@@ -190,6 +190,7 @@ def _put_submit(message: Submit) -> pb.Frame:
             client=message.client,
             timeout_s=checked_seconds(message.timeout_s or 0.0, "timeout_s"),
             output_ids=checked_token_ids(message.output_ids),
+            adapter=message.adapter,
         )
     )
 

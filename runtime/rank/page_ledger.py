@@ -31,6 +31,8 @@ class SlotLedger:
         self._openings: dict[int, SlotOpening] = {}
         self._sent: set[int] = set()
         self._num_recorded: dict[int, int] = {}
+        self._adapters: dict[int, str] = {}
+        """What computes each open sequence."""
 
     @property
     def capacity(self) -> int:
@@ -42,9 +44,9 @@ class SlotLedger:
         """Pages that no sequence holds."""
         return self._shared.num_available
 
-    def fits(self, num_tokens: int, token_ids: Sequence[int] = ()) -> bool:
+    def fits(self, num_tokens: int, token_ids: Sequence[int] = (), adapter: str = "") -> bool:
         """Return whether a sequence of this capacity that begins with these tokens fits now."""
-        found = self._match(token_ids)
+        found = self._match(token_ids, adapter)
         needed = self._num_pages(num_tokens) - len(found)
         return needed <= self._shared.available_beside(found)
 
@@ -52,18 +54,22 @@ class SlotLedger:
         """Return whether the empty cache would hold a sequence of this length."""
         return self._num_pages(num_tokens) <= self.num_pages
 
-    def open(self, slot: int, capacity: int, token_ids: Sequence[int] = ()) -> int:
+    def open(
+        self, slot: int, capacity: int, token_ids: Sequence[int] = (), adapter: str = ""
+    ) -> int:
         """Allocate pages of a new sequence; `fits` must be true.
 
         Args:
             slot: the sequence's number.
             capacity: tokens it can grow to.
             token_ids: its tokens so far.
+            adapter: the name of the adapter that computes it; "" is the model alone.
 
         Returns:
             How many of the tokens are cached already; never all of them.
         """
-        found = self._match(token_ids)
+        found = self._match(token_ids, adapter)
+        self._adapters[slot] = adapter
         self._shared.use(found)
         pages = found + self._shared.allocate(self._num_pages(capacity) - len(found))
         self._held[slot] = pages
@@ -91,7 +97,8 @@ class SlotLedger:
         """Record that the first `length` tokens of a sequence are final and cached."""
         num_whole = length // self._page_size
         if self._shares and num_whole > self._num_recorded.get(slot, 0) and slot in self._held:
-            self._shared.record(self._held[slot], token_ids[: num_whole * self._page_size])
+            final = token_ids[: num_whole * self._page_size]
+            self._shared.record(self._held[slot], final, self._adapters[slot])
             self._num_recorded[slot] = num_whole
 
     def close(self, slot: int) -> None:
@@ -102,6 +109,7 @@ class SlotLedger:
         self._shared.release(pages)
         self._openings.pop(slot, None)
         self._num_recorded.pop(slot, None)
+        self._adapters.pop(slot, None)
         if slot in self._sent:
             self._sent.remove(slot)
             self._frees.append(slot)
@@ -127,9 +135,9 @@ class SlotLedger:
             stop=stop,
         )
 
-    def _match(self, token_ids: Sequence[int]) -> list[int]:
+    def _match(self, token_ids: Sequence[int], adapter: str) -> list[int]:
         # The last token must be read for its logits.
-        return self._shared.match(token_ids[:-1]) if self._shares else []
+        return self._shared.match(token_ids[:-1], adapter) if self._shares else []
 
     def _num_pages(self, num_tokens: int) -> int:
         return max(1, -(-num_tokens // self._page_size))

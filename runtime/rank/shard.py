@@ -12,6 +12,7 @@ from parallel.decoding.layer_width import StackTimes
 from parallel.decoding.score_row import ScoreRow
 from parallel.group import Group
 from parallel.model.cache import PagedCache
+from parallel.model.low_rank import Adapter
 from parallel.model.stack import LayerParallelStack
 from parallel.model.transformer import Decoder
 from parallel.model.vocab import gather_scores
@@ -108,6 +109,14 @@ class DecoderShard:
         if self._recorded is not None:
             return self._recorded.forward(rows, width=width)
         return self._decoder.forward(rows, self._cache, width=width)
+
+    def add_adapter(self, adapter: Adapter) -> None:
+        """Hold an adapter; raises ValueError if it does not fit the model."""
+        self._decoder.add_adapter(adapter)
+
+    def remove_adapter(self, name: str) -> None:
+        """Drop an adapter that no later row names."""
+        self._decoder.remove_adapter(name)
 
     def stack_times(self, group: Group) -> StackTimes:
         """Return the measured times of the decoder's parts."""

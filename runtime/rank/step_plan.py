@@ -39,7 +39,15 @@ class StepPlan:
 def encode_plan(plan: StepPlan) -> bytes:
     """Pack a plan for broadcast."""
     rows = [
-        (row.slot, row.start, row.token_ids, row.num_logits, row.parents, row.moves)
+        (
+            row.slot,
+            row.start,
+            row.token_ids,
+            row.num_logits,
+            row.parents,
+            row.moves,
+            row.adapter,
+        )
         for row in plan.rows
     ]
     openings = [(opening.slot, opening.pages, opening.length) for opening in plan.openings]
@@ -71,8 +79,9 @@ def decode_plan(payload: bytes) -> StepPlan:
                     num_logits=num_logits,
                     parents=parents,
                     moves=moves,
+                    adapter=adapter,
                 )
-                for slot, start, ids, num_logits, parents, moves in rows
+                for slot, start, ids, num_logits, parents, moves, adapter in rows
             ),
             num_candidates=num_candidates,
             width=width,

@@ -57,7 +57,7 @@ class Admission:
             time_left_s: returns the seconds to the client's deadline, None without one.
 
         Raises:
-            ConfigError: the request is invalid; names the field.
+            ConfigError: the request is invalid; names the field, or the unknown model.
             RequestRejected, GatewayBusy, GatewayDown: as `Gateway.submit` does.
         """
         gateway = self.gateway
@@ -74,11 +74,26 @@ class Admission:
             submits = tuple(_with_seed(submit, known.seed) for submit in submits)
         left_s = time_left_s()
         timeout_s = None if left_s is None else max(left_s, _MIN_S)
-        submits = tuple(replace(one, client=client, timeout_s=timeout_s) for one in submits)
+        adapter = self._adapter(asked.sampling.model, known)
+        submits = tuple(
+            replace(one, client=client, timeout_s=timeout_s, adapter=adapter) for one in submits
+        )
         queued = gateway.submit(submits, client=client, name=name)
         if arriving.is_cancelled:
             gateway.cancel(queued)
         return Admitted(queued, asked.resume_from)
+
+    def _adapter(self, model: str | None, known: OpenRequest | None) -> str:
+        """Return the version of the adapter that a request gets: one that is known keeps its own.
+
+        Nothing may wait between this and `Gateway.submit`: a version that no request uses may be
+        dropped at any time.
+        """
+        if known is not None:
+            submit = known.samples[0].submit
+            if submit.adapter_name == ("" if model in (None, self.model.name) else model):
+                return submit.adapter
+        return self.model.version_of(model)
 
     def cancel(self, client: str, name: str) -> bool | None:
         """Cancel a request, also one that is not queued yet.

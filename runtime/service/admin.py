@@ -1,4 +1,4 @@
-"""The admin servicer: status, draining, and changes of the drafter."""
+"""The admin servicer: status, draining, and changes of the drafter and of adapters."""
 
 import asyncio
 import logging
@@ -13,6 +13,7 @@ from runtime.gateway.limits import RequestRejected
 from runtime.gateway.replica import Replica
 from runtime.links.to_wire import put_status
 from runtime.requests.served_model import ServedModel
+from runtime.service.adapter_admin import AdapterAdmin, AdapterControl
 from runtime.service.call import Context
 from runtime.service.servicer import reject
 
@@ -48,8 +49,13 @@ class AdminServicer(rpc.AdminServiceServicer):
     """Administers the server."""
 
     def __init__(
-        self, gateway: Gateway, model: ServedModel, control: DrafterControl | None
+        self,
+        gateway: Gateway,
+        model: ServedModel,
+        control: DrafterControl | None,
+        adapters: AdapterControl | None = None,
     ) -> None:
+        self._adapters = AdapterAdmin(gateway, model, adapters)
         self._gateway = gateway
         self._model = model
         self._control = control
@@ -130,6 +136,32 @@ class AdminServicer(rpc.AdminServiceServicer):
             await reject(context, error)
         return pb.SetDraftersResponse(drafters=count)
 
+    async def AddAdapter(
+        self, request: pb.AddAdapterRequest, context: Context
+    ) -> pb.AddAdapterResponse:
+        """Add or replace an adapter."""
+        try:
+            return await self._change(self._adapters.adding(request))
+        except PacelineError as error:
+            await reject(context, error)
+
+    async def RemoveAdapter(
+        self, request: pb.RemoveAdapterRequest, context: Context
+    ) -> pb.RemoveAdapterResponse:
+        """Remove an adapter."""
+        try:
+            return await self._change(self._adapters.removing(request))
+        except PacelineError as error:
+            await reject(context, error)
+
+    async def ListAdapters(
+        self,
+        request: pb.ListAdaptersRequest,  # noqa: ARG002
+        context: Context,  # noqa: ARG002
+    ) -> pb.ListAdaptersResponse:
+        """List the adapters."""
+        return self._adapters.list()
+
     async def _set(self, drafter: str | None, context: Context) -> str:
         control = self._control
         if control is None:
@@ -160,4 +192,4 @@ def _log_failure(change: asyncio.Task[_T]) -> None:
     """Log a failed change, because its caller may be gone."""
     error = None if change.cancelled() else change.exception()
     if error is not None:
-        _LOG.warning("a change of the drafter failed: %s", error)
+        _LOG.warning("a change of the server failed: %s", error)

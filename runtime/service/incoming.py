@@ -53,6 +53,7 @@ def sampling_of(request: pb.GenerateRequest) -> Sampling:
         ignore_eos=request.ignore_eos,
         mode=MODE_NAMES[request.mode] if request.mode else None,
         priority=request.priority,
+        model=request.model or None,
         **_constraint(request),
         **given,
     ).checked()

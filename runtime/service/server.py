@@ -22,6 +22,7 @@ from runtime.requests.accepted_tokens import AcceptedTokens
 from runtime.requests.admission import Admission
 from runtime.requests.prompt_reader import PromptReader
 from runtime.requests.served_model import ServedModel
+from runtime.service.adapter_admin import AdapterControl
 from runtime.service.admin import AdminServicer, DrafterControl
 from runtime.service.call import CallInterceptor
 from runtime.service.identity import TokenInterceptor
@@ -83,8 +84,10 @@ class ServiceServer:
         settings: ServerSettings,
         control: DrafterControl | None = None,
         tracing: Tracing | None = None,
+        adapters: AdapterControl | None = None,
     ) -> None:
         self._gateway = gateway
+        self._adapters = adapters
         self._control = control
         self._tracing = tracing
         self._model = model
@@ -126,7 +129,7 @@ class ServiceServer:
         rpc.add_GenerationServiceServicer_to_server(generation, server)
         model = ModelServicer(self._model, self._reader)
         rpc.add_ModelServiceServicer_to_server(model, server)
-        admin = AdminServicer(self._gateway, self._model, self._control)
+        admin = AdminServicer(self._gateway, self._model, self._control, self._adapters)
         rpc.add_AdminServiceServicer_to_server(admin, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if settings.reflection:

@@ -1,7 +1,7 @@
 """An engine with its drafter in one process: threads, memory links and toy models."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
 from parallel.decoding.rng import request_key
@@ -14,7 +14,7 @@ from parallel.decoding.types import (
     TokenLogprobs,
     VerifierKind,
 )
-from parallel.group import SoloGroup
+from parallel.group import Group, SoloGroup
 from parallel.messages import Committed, Failed, Finished, Hello, Message, Submit
 from parallel.rounds.controller import DraftLengthController
 from runtime.clock import MonotonicClock
@@ -61,6 +61,8 @@ class Rig:
         prefill_chunk: int = 256,
         virtual: VirtualSpec | None = None,
         model: ModelShard | None = None,
+        group: Group | None = None,
+        adapters: Container[str] = (),
         tokenizer: Tokenizer | None = None,
         constraints: Constraints | None = None,
         eos_ids: frozenset[int] = frozenset(),
@@ -73,7 +75,7 @@ class Rig:
         shard: ModelShard = model or self.target
         if virtual is not None:
             shard = VirtualShard(virtual, drafter=False, group=SoloGroup())
-        runner = ShardRunner(shard, SoloGroup())
+        runner = ShardRunner(shard, group or SoloGroup())
         self.pulse = runner.pulse
         self.recorder = SpanRecorder(1000)
         """Of the leader and its drafters, since the rig started."""
@@ -94,6 +96,7 @@ class Rig:
             clock=clock,
             tokenizer=tokenizer,
             constraints=constraints,
+            adapters=adapters,
         )
         self.errors: list[BaseException] = []
         self._threads = [self._spawn(self.engine.run)]

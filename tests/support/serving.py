@@ -68,6 +68,7 @@ class Serving:
         }
         control = settings.pop("control", None)
         tracing = settings.pop("tracing", None)
+        adapters = settings.pop("adapters", None)
         http = settings.pop("http", None)
         model = toy_model(settings.pop("tokenizer", None))
         self.gateway = Gateway(links or [rig.driver() for rig in rigs], limits, **kept)
@@ -77,6 +78,7 @@ class Serving:
             ServerSettings(**({"address": "127.0.0.1:0"} | settings)),
             control,
             tracing,
+            adapters,
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)

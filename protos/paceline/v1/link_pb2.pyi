@@ -778,6 +778,7 @@ class Submit(_message.Message):
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
     OUTPUT_IDS_FIELD_NUMBER: _builtins.int
     STOP_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    ADAPTER_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     mode: Global___DecodeMode.ValueType
     verifier: _builtins.str
@@ -796,6 +797,10 @@ class Submit(_message.Message):
     """Name of the client; the queue is fair between clients."""
     timeout_s: _builtins.float
     """Deadline in seconds from now; 0 is none."""
+    adapter: _builtins.str
+    """Name of the adapter that computes the output, with the digest of its numbers; empty is the
+    model alone.
+    """
     @_builtins.property
     def prompt_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -833,10 +838,11 @@ class Submit(_message.Message):
         timeout_s: _builtins.float = ...,
         output_ids: _abc.Iterable[_builtins.int] | None = ...,
         stop_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        adapter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_draft_length", b"_draft_length", "_num_logprobs", b"_num_logprobs", "draft_length", b"draft_length", "num_logprobs", b"num_logprobs", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_draft_length", b"_draft_length", "_num_logprobs", b"_num_logprobs", "client", b"client", "draft_length", b"draft_length", "ignore_eos", b"ignore_eos", "max_tokens", b"max_tokens", "mode", b"mode", "num_logprobs", b"num_logprobs", "output_ids", b"output_ids", "priority", b"priority", "prompt_ids", b"prompt_ids", "request", b"request", "sample_index", b"sample_index", "sampling", b"sampling", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "timeout_s", b"timeout_s", "verifier", b"verifier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_draft_length", b"_draft_length", "_num_logprobs", b"_num_logprobs", "adapter", b"adapter", "client", b"client", "draft_length", b"draft_length", "ignore_eos", b"ignore_eos", "max_tokens", b"max_tokens", "mode", b"mode", "num_logprobs", b"num_logprobs", "output_ids", b"output_ids", "priority", b"priority", "prompt_ids", b"prompt_ids", "request", b"request", "sample_index", b"sample_index", "sampling", b"sampling", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "timeout_s", b"timeout_s", "verifier", b"verifier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__draft_length: _TypeAlias = _typing.Literal["draft_length"]  # noqa: Y015
     _WhichOneofArgType__draft_length: _TypeAlias = _typing.Literal["_draft_length", b"_draft_length"]  # noqa: Y015

@@ -181,6 +181,21 @@ class AdminServiceStub:
                 request_serializer=paceline_dot_v1_dot_service__pb2.SetDraftersRequest.SerializeToString,
                 response_deserializer=paceline_dot_v1_dot_service__pb2.SetDraftersResponse.FromString,
                 _registered_method=True)
+        self.AddAdapter = channel.unary_unary(
+                '/paceline.v1.AdminService/AddAdapter',
+                request_serializer=paceline_dot_v1_dot_service__pb2.AddAdapterRequest.SerializeToString,
+                response_deserializer=paceline_dot_v1_dot_service__pb2.AddAdapterResponse.FromString,
+                _registered_method=True)
+        self.RemoveAdapter = channel.unary_unary(
+                '/paceline.v1.AdminService/RemoveAdapter',
+                request_serializer=paceline_dot_v1_dot_service__pb2.RemoveAdapterRequest.SerializeToString,
+                response_deserializer=paceline_dot_v1_dot_service__pb2.RemoveAdapterResponse.FromString,
+                _registered_method=True)
+        self.ListAdapters = channel.unary_unary(
+                '/paceline.v1.AdminService/ListAdapters',
+                request_serializer=paceline_dot_v1_dot_service__pb2.ListAdaptersRequest.SerializeToString,
+                response_deserializer=paceline_dot_v1_dot_service__pb2.ListAdaptersResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -224,6 +239,28 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AddAdapter(self, request, context):
+        """Adds an adapter, or replaces the one of its name: new requests can name it once all engines hold
+        it; those in flight keep the numbers that they began with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveAdapter(self, request, context):
+        """Rejects new requests that name an adapter; those in flight continue with it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAdapters(self, request, context):
+        """Lists the adapters that requests can name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -251,6 +288,21 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.SetDrafters,
                     request_deserializer=paceline_dot_v1_dot_service__pb2.SetDraftersRequest.FromString,
                     response_serializer=paceline_dot_v1_dot_service__pb2.SetDraftersResponse.SerializeToString,
+            ),
+            'AddAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddAdapter,
+                    request_deserializer=paceline_dot_v1_dot_service__pb2.AddAdapterRequest.FromString,
+                    response_serializer=paceline_dot_v1_dot_service__pb2.AddAdapterResponse.SerializeToString,
+            ),
+            'RemoveAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveAdapter,
+                    request_deserializer=paceline_dot_v1_dot_service__pb2.RemoveAdapterRequest.FromString,
+                    response_serializer=paceline_dot_v1_dot_service__pb2.RemoveAdapterResponse.SerializeToString,
+            ),
+            'ListAdapters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAdapters,
+                    request_deserializer=paceline_dot_v1_dot_service__pb2.ListAdaptersRequest.FromString,
+                    response_serializer=paceline_dot_v1_dot_service__pb2.ListAdaptersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -389,6 +441,87 @@ class AdminService:
             '/paceline.v1.AdminService/SetDrafters',
             paceline_dot_v1_dot_service__pb2.SetDraftersRequest.SerializeToString,
             paceline_dot_v1_dot_service__pb2.SetDraftersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.AdminService/AddAdapter',
+            paceline_dot_v1_dot_service__pb2.AddAdapterRequest.SerializeToString,
+            paceline_dot_v1_dot_service__pb2.AddAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.AdminService/RemoveAdapter',
+            paceline_dot_v1_dot_service__pb2.RemoveAdapterRequest.SerializeToString,
+            paceline_dot_v1_dot_service__pb2.RemoveAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAdapters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paceline.v1.AdminService/ListAdapters',
+            paceline_dot_v1_dot_service__pb2.ListAdaptersRequest.SerializeToString,
+            paceline_dot_v1_dot_service__pb2.ListAdaptersResponse.FromString,
             options,
             channel_credentials,
             insecure,

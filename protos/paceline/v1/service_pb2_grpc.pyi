@@ -96,6 +96,14 @@ class AdminServiceStub:
     """Changes how many drafters draft side by side; in-flight requests are spread over them, their
     tokens unchanged.
     """
+    AddAdapter: _grpc.UnaryUnaryMultiCallable[_service_pb2.AddAdapterRequest, _service_pb2.AddAdapterResponse]
+    """Adds an adapter, or replaces the one of its name: new requests can name it once all engines hold
+    it; those in flight keep the numbers that they began with.
+    """
+    RemoveAdapter: _grpc.UnaryUnaryMultiCallable[_service_pb2.RemoveAdapterRequest, _service_pb2.RemoveAdapterResponse]
+    """Rejects new requests that name an adapter; those in flight continue with it."""
+    ListAdapters: _grpc.UnaryUnaryMultiCallable[_service_pb2.ListAdaptersRequest, _service_pb2.ListAdaptersResponse]
+    """Lists the adapters that requests can name."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -116,6 +124,14 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Changes how many drafters draft side by side; in-flight requests are spread over them, their
     tokens unchanged.
     """
+    AddAdapter: _aio.UnaryUnaryMultiCallable[_service_pb2.AddAdapterRequest, _service_pb2.AddAdapterResponse]  # type: ignore[assignment]
+    """Adds an adapter, or replaces the one of its name: new requests can name it once all engines hold
+    it; those in flight keep the numbers that they began with.
+    """
+    RemoveAdapter: _aio.UnaryUnaryMultiCallable[_service_pb2.RemoveAdapterRequest, _service_pb2.RemoveAdapterResponse]  # type: ignore[assignment]
+    """Rejects new requests that name an adapter; those in flight continue with it."""
+    ListAdapters: _aio.UnaryUnaryMultiCallable[_service_pb2.ListAdaptersRequest, _service_pb2.ListAdaptersResponse]  # type: ignore[assignment]
+    """Lists the adapters that requests can name."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Administers the server."""
@@ -163,6 +179,32 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Changes how many drafters draft side by side; in-flight requests are spread over them, their
         tokens unchanged.
         """
+
+    @_abc_1.abstractmethod
+    def AddAdapter(
+        self,
+        request: _service_pb2.AddAdapterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.AddAdapterResponse, _abc.Awaitable[_service_pb2.AddAdapterResponse]]:
+        """Adds an adapter, or replaces the one of its name: new requests can name it once all engines hold
+        it; those in flight keep the numbers that they began with.
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveAdapter(
+        self,
+        request: _service_pb2.RemoveAdapterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.RemoveAdapterResponse, _abc.Awaitable[_service_pb2.RemoveAdapterResponse]]:
+        """Rejects new requests that name an adapter; those in flight continue with it."""
+
+    @_abc_1.abstractmethod
+    def ListAdapters(
+        self,
+        request: _service_pb2.ListAdaptersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.ListAdaptersResponse, _abc.Awaitable[_service_pb2.ListAdaptersResponse]]:
+        """Lists the adapters that requests can name."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

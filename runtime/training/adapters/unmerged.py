@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from parallel.messages import VERSION_MARK
 from parallel.model.low_rank import PART_NAMES, AdaptedPart, Adapter, LowRank, check_adapter
 from parallel.model.model_config import ModelConfig
 from runtime.errors import ConfigError
@@ -23,8 +24,6 @@ from runtime.models.tokenizer import Tokenizer
 from runtime.training.adapters.adapter_config import CONFIG_FILE, read_adapter_config
 from runtime.training.adapters.adapter_tensors import WEIGHTS_FILE, read_adapter_tensors
 
-VERSION_MARK = "@"
-"""Between the name of an adapter and the digest of its numbers."""
 _MERGE = "a server cannot add this to its model: merge it with `paceline train merge`"
 _NOT_LOW_RANK = {
     "use_dora": "DoRA scales whole weights",

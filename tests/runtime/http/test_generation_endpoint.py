@@ -10,10 +10,12 @@ import pytest
 
 from runtime.client import Client
 from runtime.gateway.limits import GatewayLimits
-from runtime.http.generation_endpoint import check_model
-from runtime.http.http_errors import HttpRejection
+from runtime.http.generation_endpoint import GenerationEndpoint
+from runtime.http.openai_requests import read_completion
+from runtime.requests.accepted_tokens import AcceptedTokens
+from runtime.requests.served_model import UnknownModel
 from tests.support.rig import Rig, expected_tokens, make_submit
-from tests.support.serving import Serving, slow_down, toy_tokenizer
+from tests.support.serving import Serving, slow_down, toy_model, toy_tokenizer
 from tests.support.waiting import wait_until
 
 PROMPT = (1, 2, 3)
@@ -234,11 +236,24 @@ def test_another_model_is_not_found(client: openai.OpenAI) -> None:
         client.embeddings.create(model="toy", input="w1")
 
 
+def test_an_endpoint_rejects_a_body_above_its_limit(serving: Serving) -> None:
+    endpoint = GenerationEndpoint(
+        serving.server.admission, AcceptedTokens(), read_completion, max_body_bytes=20
+    )
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app=endpoint)
+        async with httpx.AsyncClient(transport=transport, base_url="http://toy") as client:
+            return await client.post("/", json={"prompt": TEXT, "max_tokens": 4})
+
+    assert serving.call(ask()).status_code == 413
+
+
 def test_a_request_may_name_no_model() -> None:
-    check_model(None, "toy")
-    check_model("toy", "toy")
-    with pytest.raises(HttpRejection, match="the model '' is not served here"):
-        check_model("", "toy")
+    model = toy_model()
+    assert model.version_of(None) == model.version_of("toy") == ""
+    with pytest.raises(UnknownModel, match="the model '' is not served here"):
+        model.version_of("")
 
 
 def test_a_client_that_leaves_frees_its_request(

@@ -20,7 +20,7 @@ def test_absent_fields_have_openais_defaults() -> None:
     asked = read_completion({"prompt": "hi"})
     sampling = asked.generation.sampling
     assert (sampling.temperature, sampling.n, sampling.max_tokens) == (1.0, None, None)
-    assert (asked.streams, asked.model, asked.request_id) == (False, None, "")
+    assert (asked.streams, sampling.model, asked.request_id) == (False, None, "")
     assert asked.generation.resume_from == (0,)
 
 
