@@ -18,7 +18,7 @@ from runtime.checking.tables import Range, Unset
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """Serve generation over gRPC, and with http over HTTP in OpenAI's form, until SIGTERM."""
+    """Serve generation over gRPC, and over OpenAI's HTTP API if http is set, until SIGTERM."""
 
     models: ModelOptions = ModelOptions()
     mode: DecodeMode = DecodeMode.AUTO
