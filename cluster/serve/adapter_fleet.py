@@ -1,7 +1,7 @@
 """The adapters of a server: read here, held by every rank of its engines, named by requests."""
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from cluster.deploy.fleet import Fleet
@@ -65,16 +65,21 @@ class AdapterFleet:
                     self._fleet.remove_adapter(version)
 
 
-def parse_adapter(text: str) -> tuple[str, str]:
-    """Return the name and the directory in NAME=DIR.
+def parse_adapters(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the names and the directories in values of the form NAME=DIR.
 
     Raises:
-        InvalidValue: there is no name or no directory.
+        InvalidValue: there is no name or no directory, or a name occurs twice.
     """
-    name, mark, directory = text.partition("=")
-    if not (name and mark and directory):
-        raise InvalidValue(f"`adapter` is {text!r}: write NAME=DIR")
-    return name, directory
+    found: dict[str, str] = {}
+    for text in texts:
+        name, mark, directory = text.partition("=")
+        if not (name and mark and directory):
+            raise InvalidValue(f"`adapter` is {text!r}: write NAME=DIR")
+        if name in found:
+            raise InvalidValue(f"`adapter` names {name!r} twice: give each adapter its own name")
+        found[name] = directory
+    return list(found.items())
 
 
 def _found(directory: str) -> Path:

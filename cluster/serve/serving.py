@@ -24,7 +24,7 @@ from cluster.network.ray_session import RaySession
 from cluster.options.serve_options import ServeOptions
 from cluster.placement.cluster_nodes import cluster_nodes
 from cluster.placement.placement import Node
-from cluster.serve.adapter_fleet import AdapterFleet, parse_adapter
+from cluster.serve.adapter_fleet import AdapterFleet, parse_adapters
 from cluster.serve.draft_watch import DrafterWatch
 from cluster.serve.served_drafter import ServedDrafter
 from cluster.train.stopping import StopEvents
@@ -103,7 +103,7 @@ def _run(
     drafts = policy_of(options.mode).drafts
     drafter = plan_drafter(options.models, target, capacity) if drafts else NOTHING_DRAFTS
     model = _served_model(options, target, drafter)
-    named = [parse_adapter(text) for text in options.adapter]
+    named = parse_adapters(options.adapter)
     tokens = options.models.cache_tokens or max(_CACHE_TOKENS, target.max_positions)
     spec = plan_deployment(options.models, target, drafter, cache_tokens=tokens, stops=True)
     spec = _supervised(spec, options)

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.deploy.fleet import Fleet
 from cluster.deploy.target_plan import PlannedModel
-from cluster.serve.adapter_fleet import AdapterFleet, parse_adapter
+from cluster.serve.adapter_fleet import AdapterFleet, parse_adapters
 from parallel.model.low_rank import Adapter
 from runtime.errors import ConfigError, InvalidValue, PeerLost
 from runtime.models.model_facts import read_facts
@@ -97,7 +97,9 @@ def test_what_was_served_stays_when_an_adapter_cannot_be_added(root: Path) -> No
 
 
 def test_an_option_names_an_adapter_and_its_directory() -> None:
-    assert parse_adapter("a=b=c") == ("a", "b=c")
+    assert parse_adapters(["a=b=c", "b=d"]) == [("a", "b=c"), ("b", "d")]
     for text in ("a", "a=", "=b", ""):
         with pytest.raises(InvalidValue, match="write NAME=DIR"):
-            parse_adapter(text)
+            parse_adapters([text])
+    with pytest.raises(InvalidValue, match="names 'a' twice"):
+        parse_adapters(["a=b", "b=b", "a=c"])
