@@ -125,7 +125,7 @@ ANSWER = 'See.\n<tool_call>{"name": "look", "arguments": {"a": 1}}</tool_call>'
 def test_calls_of_tools_have_their_own_place_whole_and_streamed(tmp_path: Path) -> None:
     LAYOUTS["byte-level"](tmp_path)
     tokenizer = Tokenizer.load(tmp_path)
-    tokenizer._chat._tokenizer.chat_template = "<tool_call></tool_call>"
+    tokenizer._chat._source = "<tool_call></tool_call>"
     model, request = toy_model(tokenizer), opened()
     request.samples[0].token_ids = tokenizer.encode(ANSWER, whole=False)
     asked = read_chat({"messages": [{"role": "user", "content": "hi"}], "tools": TOOLS})

@@ -202,7 +202,7 @@ def test_the_seed_of_an_answer_repeats_it(client: openai.OpenAI) -> None:
         ({"prompt": ["w1", "w2"]}, "`prompt` has 2 prompts", "prompt"),
         ({"prompt": [1, 48]}, "prompt[1] is 48", "prompt[1]"),
         ({"best_of": 4}, "`best_of` is 4, which is not supported", "best_of"),
-        ({"extra_body": {"guided_json": {}}}, "`guided_json` is not a field", "guided_json"),
+        ({"extra_body": {"n_probs": 2}}, "`n_probs` is not a field", "n_probs"),
         ({"extra_body": {"max_token": 3}}, "did you mean `max_tokens`?", "max_token"),
         ({"stream_options": {"include_usage": True}}, "needs `stream` true", "stream_options"),
     ],
