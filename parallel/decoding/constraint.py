@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from parallel.decoding.score_row import ScoreRow
 from parallel.decoding.types import DraftTree
+from parallel.errors import PacelineError
 
 Mask = NDArray[np.bool_]
 
 
-class ConstraintBroken(ValueError):
+class ConstraintBroken(PacelineError, ValueError):
     """No token, or not this token, may follow; the message says which."""
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import asdict
 
+from parallel.errors import PacelineError
 from runtime.constraints.compilation import TokenizerText
 from runtime.constraints.screening_process import __name__ as _PROCESS
 from runtime.files.strict_json import parse_json
@@ -21,7 +22,7 @@ START_TIMEOUT_S = 60.0
 COMPILE_TIMEOUT_S = 5.0
 
 
-class TooLarge(ValueError):
+class TooLarge(PacelineError, ValueError):
     """A grammar cannot be compiled within the limits."""
 
 

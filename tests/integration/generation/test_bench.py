@@ -62,7 +62,7 @@ def test_engines_are_compared_on_the_same_prompts(
 ) -> None:
     target = save_tiny_checkpoint(tmp_path / "model")
     gguf, prompts, out = tmp_path / "toy.gguf", tmp_path / "prompts.jsonl", tmp_path / "out.json"
-    gguf.touch()
+    gguf.write_bytes(b"GGUF")
     texts = ["w3 w1 w4 w1 w5 w9 w2 w6", "w2 w7 w1 w8 w2 w8"]
     prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
     contenders = "llama.cpp,llama.cpp:lookup=4,transformers,autoregressive,speculative:lookup"

@@ -69,7 +69,9 @@ def filled() -> ServiceMetrics:
     metrics.count_tokens(1, 0.1, first=True)
     metrics.count_tokens(4, 0.2, first=False)
     stats = RequestStats(queued_s=0.25, ttft_s=1.0, total_s=3.0, accepted_at=(2, 1))
-    metrics.count_sample(Finished(request=1, reason="stop", stats=stats), num_tokens=5)
+    finished = Finished(request=1, reason="stop", stats=stats)
+    metrics.count_sample(finished, num_tokens=5)
+    metrics.count_adapter("sst2", finished, num_tokens=5)
     metrics.count_ended(EndReason.STOP, prompt_tokens=12)
     metrics.count_response("/v1/models", 200)
     return metrics

@@ -11,7 +11,7 @@ from runtime.drafters.lookups.lookup_settings import LookupSettings
 from runtime.engine.engine_limits import EngineConfig
 from runtime.errors import ConfigError
 from runtime.hosts import leader_host
-from runtime.hosts.drafter_spec import InlineDrafterSpec, LookupDrafterSpec
+from runtime.hosts.drafter_spec import LookupDrafterSpec
 from runtime.hosts.leader_host import LeaderHost
 from runtime.hosts.model_host import ModelHost
 from runtime.hosts.rank_settings import LeaderSettings, ModelSettings
@@ -36,7 +36,7 @@ def model() -> Iterator[ModelHost]:
 
 
 def failing(error: Exception) -> object:
-    def fail(_: InlineDrafterSpec) -> None:
+    def fail(*_: object) -> None:
         raise error
 
     return fail

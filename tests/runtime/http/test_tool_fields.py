@@ -35,7 +35,7 @@ def test_tools_are_read_unless_none_is_to_be_called() -> None:
         ({"tools": [TOOL | {"function": FUNCTION | {"cache": 1}}]}, "function.cache is not"),
         ({"tools": [TOOL | {"function": FUNCTION | {"parameters": 3}}]}, "parameters is 3"),
         ({"tools": [TOOL], "tool_choice": "required"}, "`tool_choice` is 'required'"),
-        ({"tools": [TOOL], "tool_choice": TOOL}, "answers are not constrained"),
+        ({"tools": [TOOL], "tool_choice": TOOL}, "calls are not constrained"),
     ],
 )
 def test_what_is_no_tool_is_rejected(body: dict[str, Any], words: str) -> None:

@@ -76,10 +76,10 @@ def test_a_drafters_next_guesses_are_right_as_often_as_beta_says() -> None:
 def test_branches_take_their_time() -> None:
     spec = VirtualSpec.parse("target=1us,draft=2ms,alpha=0.7,branch=3ms")
     assert (spec.beta, spec.branch_s) == (0.0, 0.003)
-    drafter = VirtualShard(spec, drafter=True, group=SoloGroup())
-    drafter.hold(1, (), 0)
     took = []
     for parents in ((), (-1, -1, -1)):
+        drafter = VirtualShard(spec, drafter=True, group=SoloGroup())
+        drafter.hold(1, (), 0)
         row = SequenceRows(slot=1, start=0, token_ids=(1, 2, 3, 4), num_logits=3, parents=parents)
         start_s = time.perf_counter()
         drafter.forward([row], 1)

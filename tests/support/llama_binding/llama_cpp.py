@@ -26,12 +26,14 @@ class Llama:
         n_threads: int,
         n_threads_batch: int,
         draft_model: LlamaPromptLookupDecoding | None,
+        logits_all: bool,
         verbose: bool,
     ) -> None:
         print("a library prints on standard output")
         if not model.endswith(".gguf"):
             raise ValueError(f"{model} is not a model")
         assert n_threads == n_threads_batch
+        assert logits_all == (draft_model is not None)
         assert not verbose
         self._context = n_ctx
         self._shift = draft_model.num_pred_tokens if draft_model is not None else 0
