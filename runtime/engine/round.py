@@ -77,15 +77,16 @@ class RoundRunner:
 
     def count(self, commit: Commit) -> None:
         """Add what a sequence took of a round to the totals."""
-        self._ahead = self._ahead.counting(commit)
-        before = self.totals
+        ahead = self._ahead.counting(commit)
+        changed = {} if ahead is self._ahead else asdict(ahead)
+        self._ahead, before = ahead, self.totals
         self.totals = replace(
             before,
             tokens=before.tokens + len(commit.token_ids),
             drafted=before.drafted + commit.num_drafted,
             accepted=before.accepted + commit.num_accepted,
             rejected=before.rejected + commit.rejected,
-            **asdict(self._ahead),
+            **changed,
         )
 
     def release(self, sequence: DecodingSequence) -> None:
