@@ -1,4 +1,4 @@
-"""Whichever mode commits the most tokens per second, found by trial."""
+"""Whichever mode commits the most tokens per second, as predicted and as seen."""
 
 from parallel.decoding.modes.speculative import SpeculativeMode
 from parallel.decoding.types import DecodeMode
@@ -7,7 +7,7 @@ from parallel.decoding.types import DecodeMode
 class AutoMode(SpeculativeMode):
     """Is replaced by one of its choices before a request's first round.
 
-    `parallel/decoding/mode_choice.py` compares them, and the round loop changes a request's mode
+    `parallel/rounds/mode_chooser.py` compares them, and the round loop changes a request's mode
     where no draft is in flight.
     """
 
