@@ -23,6 +23,7 @@ from runtime.files.strict_json import read_json_object
 _VERSION = 1
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth")
 _LARGEST_FILE = 64 << 20
+_TEMPLATES = "additional_chat_templates"
 _LIBRARIES = ("transformers", "tokenizers")
 
 
@@ -49,7 +50,8 @@ def copy_file(folder: Path, cache: Path) -> Path | None:
     """
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps([_VERSION, *map(version, _LIBRARIES)]).encode())
-    for file in sorted(folder.rglob("*")):
+    places = (folder, folder / _TEMPLATES)  # transformers reads no other directory
+    for file in sorted(file for place in places for file in place.glob("*")):
         if file.suffix in _WEIGHTS or not file.is_file():
             continue
         if file.stat().st_size > _LARGEST_FILE:

@@ -42,6 +42,8 @@ def test_another_content_of_any_file_is_another_tokenizer(folder: Path, tmp_path
         names.add(copy_file(folder, tmp_path))
     assert len(names) == 4
     (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "checkpoint-5").mkdir()
+    (folder / "checkpoint-5" / "state.json").write_text("{}")  # of a job that trains here
     assert copy_file(folder, tmp_path) in names
     moved = Path(shutil.copytree(folder, tmp_path / "moved"))
     assert copy_file(moved, tmp_path) in names
