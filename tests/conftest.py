@@ -28,12 +28,22 @@ def one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def own_logging() -> Iterator[None]:
-    """Undo what a test, as one that starts a verb in this process, does to the project's log."""
-    logger = logging.getLogger("paceline")
-    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    """Undo what a test, as one that starts a verb in this process, does to the project's logs."""
+    before = {
+        logger: (list(logger.handlers), logger.level, logger.propagate)
+        for logger in _project_loggers()
+    }
     yield
-    logger.handlers, logger.propagate = handlers, propagate
-    logger.setLevel(level)
+    for logger in _project_loggers():
+        handlers, level, propagate = before.get(logger, ([], logging.NOTSET, True))
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+def _project_loggers() -> list[logging.Logger]:
+    """Return the logger `paceline` and those below it that exist already."""
+    below = [name for name in logging.root.manager.loggerDict if name.startswith("paceline.")]
+    return [logging.getLogger(name) for name in ("paceline", *below)]
 
 
 class RayInOneProcess(LoadScopeScheduling):  # type: ignore[misc]  # untyped
