@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parallel.decoding.layer_groups import layer_groups
-from parallel.decoding.mode_choice import PaceChooser
+from parallel.decoding.width_chooser import WidthChooser
 
 _MIN_GAIN = 0.03
 """Share of a draft step that a wider one has to save to be tried at all."""
-_ALL = 0
-"""Widths are chosen for all requests together: they share the drafter's forwards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +52,10 @@ def worthwhile_widths(step_s: Sequence[float]) -> list[int]:
 
 
 class WidthPlan:
-    """Finds the width with the most committed tokens per second, from prediction and trial."""
+    """Finds the width with the most committed tokens per second, from prediction and trial.
+
+    All requests together have one width: they share the drafter's forwards.
+    """
 
     def __init__(self, step_s: Sequence[float] = (), *, fixed: int | None = None) -> None:
         """Start with a drafter's predictions.
@@ -65,18 +66,18 @@ class WidthPlan:
         """
         self._step_s = tuple(step_s)
         self._fixed = fixed
-        self._pace = PaceChooser(worthwhile_widths(step_s))
+        self._chooser = WidthChooser(worthwhile_widths(step_s))
 
     def choose(self) -> int | None:
         """Return the width of the next round's drafts; None where there is no choice."""
         if self._fixed is not None or not self._step_s:
             return self._fixed
-        return self._pace.choose(_ALL)
+        return self._chooser.choose()
 
     def observe(self, width: int | None, tokens: int, seconds: float) -> None:
         """Record a round: the tokens that it committed, and its seconds."""
         if width is not None:
-            self._pace.observe(_ALL, width, tokens, seconds)
+            self._chooser.observe(width, tokens, seconds)
 
     def predicted_s(self, width: int | None, num_steps: int) -> float:
         """Return the seconds that a draft was predicted to take; 0 where nothing was predicted.

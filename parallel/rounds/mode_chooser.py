@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, sqrt
 
+from parallel.decoding.recent_rounds import RecentRounds
 from parallel.decoding.types import DecodeMode
 
 _FIRST_ROUNDS = 8
@@ -40,24 +41,11 @@ Predict = Callable[[int, DecodeMode], float | None]
 
 
 @dataclass(slots=True)
-class _Shown:
-    """Decaying sums over the rounds of a mode."""
-
-    rounds: float = 0.0
-    tokens: float = 0.0
-    predicted: float = 0.0
-
-    def observe(self, tokens: float, predicted: float) -> None:
-        self.rounds = self.rounds * _MEMORY + 1
-        self.tokens = self.tokens * _MEMORY + tokens
-        self.predicted = self.predicted * _MEMORY + predicted
-
-
-@dataclass(slots=True)
 class _Request:
     """What is known of one request."""
 
-    shown: dict[DecodeMode, _Shown]
+    shown: dict[DecodeMode, RecentRounds]
+    """Committed and predicted tokens of its rounds in each mode."""
     mode: DecodeMode
     paces: Mapping[DecodeMode, float] = field(default_factory=dict)
     """Predicted, as of the last choice; empty while costs are unknown."""
@@ -75,7 +63,7 @@ class ModeChooser:
         """Choose among `choices`; the first one runs until costs are known."""
         self._choices = tuple(choices)
         self._predict = predict
-        self._overall = {mode: _Shown() for mode in self._choices}
+        self._overall = self._nothing_shown()
         self._requests: dict[int, _Request] = {}
         self._num_rounds = 0
 
@@ -98,8 +86,8 @@ class ModeChooser:
         """Return the mode for a request's next rounds."""
         request = self._requests.get(number)
         if request is None:
-            shown = {mode: _Shown() for mode in self._choices}
-            request = self._requests[number] = _Request(shown, self._choices[0])
+            request = _Request(self._nothing_shown(), self._choices[0])
+            self._requests[number] = request
         if not request.paces or request.num_rounds % _HELD_ROUNDS == 0:
             request.paces = self._predicted(number)
             request.mode = self._best(request)
@@ -108,6 +96,9 @@ class ModeChooser:
     def forget(self, number: int) -> None:
         """Drop what is kept of a request that ended."""
         self._requests.pop(number, None)
+
+    def _nothing_shown(self) -> dict[DecodeMode, RecentRounds]:
+        return {mode: RecentRounds(_MEMORY) for mode in self._choices}
 
     def _predicted(self, number: int) -> Mapping[DecodeMode, float]:
         found = {mode: self._predict(number, mode) for mode in self._choices}
@@ -122,7 +113,7 @@ class ModeChooser:
         untried = [
             mode
             for mode in self._choices
-            if self._overall[mode].rounds < _FIRST_ROUNDS * _MEMORY**_FIRST_ROUNDS
+            if not self._overall[mode].has_seen(_FIRST_ROUNDS)
             and request.paces[mode] * _HOPE > paces[best]
         ]
         if untried:
@@ -144,6 +135,6 @@ class ModeChooser:
         overall, own = self._overall[mode], request.shown[mode]
         share = _PRIOR_ROUNDS / max(overall.rounds, _PRIOR_ROUNDS)
         tokens = own.tokens + share * overall.tokens + _BELIEF_TOKENS
-        predicted = own.predicted + share * overall.predicted + _BELIEF_TOKENS
+        predicted = own.expected + share * overall.expected + _BELIEF_TOKENS
         doubt = _DOUBT / sqrt(max(overall.rounds, 1.0))
         return request.paces[mode] * tokens / predicted * (1 + doubt)
