@@ -28,6 +28,7 @@ from parallel.group import Group
 from parallel.model.backend import (
     AttentionBlock,
     AttentionLayout,
+    Backend,
     ForwardInputs,
     ForwardStep,
     Head,
@@ -37,9 +38,9 @@ from parallel.model.backend import (
 )
 from parallel.model.cache import PagedCache
 from parallel.model.layer_weights import AttentionWeights, BlockNorms, MlpWeights
-from parallel.model.low_rank import AdaptedPart, AdaptedRows, ShardAdapter
+from parallel.model.low_rank import AdaptedPart
 from parallel.model.model_config import Activation
-from parallel.model.torch_adapters import Adding, TorchAdaptedRows, TorchAdapter, adding
+from parallel.model.torch_adapters import Adding, TorchAdapterMaker, adding
 from parallel.weights.stored_matrix import Matrix, as_float
 
 # Shape suffixes: R = rows of the batch (its tokens, perhaps padded), E = hidden size.
@@ -77,7 +78,7 @@ def host_words(num_words: int) -> HostWords:
     return HostWords(tensor.numpy(), tensor)
 
 
-class DeviceBackend:
+class DeviceBackend(TorchAdapterMaker, Backend):
     """Makes the parts of a decoder from the kernels of a device."""
 
     def __init__(
@@ -121,18 +122,6 @@ class DeviceBackend:
             return logits
 
         return score, lambda ids: F.embedding(ids, table)
-
-    def pad(self, x_RE: Tensor) -> Tensor:
-        """Return the rows as they are."""
-        return x_RE
-
-    def adapter(self, shard: ShardAdapter) -> TorchAdapter:
-        """Return a rank's part of an adapter in float64."""
-        return TorchAdapter(shard)
-
-    def plan_adapters(self, rows: AdaptedRows) -> TorchAdaptedRows:
-        """Return the rows grouped by adapter."""
-        return TorchAdaptedRows(rows)
 
     def rules(self, cache: PagedCache, layout: AttentionLayout) -> PackingRules:
         """Return how forwards over this cache are packed."""

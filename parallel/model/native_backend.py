@@ -29,6 +29,7 @@ from parallel.kernels.packed_matrix import PackedMatrix, pack
 from parallel.model.backend import (
     AttentionBlock,
     AttentionLayout,
+    Backend,
     ForwardInputs,
     ForwardStep,
     Head,
@@ -49,7 +50,7 @@ from parallel.weights.stored_matrix import Matrix, num_outputs
 _ACTIVATIONS = {Activation.SILU: 0, Activation.GELU_TANH: 1}
 
 
-class NativeBackend:
+class NativeBackend(Backend):
     """Makes the parts of a decoder from the native kernels."""
 
     def __init__(self, library: NativeLibrary) -> None:
@@ -80,10 +81,6 @@ class NativeBackend:
         last = _NativeHead(self._library, norm, eps, pack(head))
         table = last.matrix if head is embedding else pack(embedding)
         return last, table.rows
-
-    def pad(self, x_RE: Tensor) -> Tensor:
-        """Return the rows as they are."""
-        return x_RE
 
     def adapter(self, shard: ShardAdapter) -> NativeAdapter:
         """Return a rank's part of an adapter in the kernels' layout."""

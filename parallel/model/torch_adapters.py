@@ -60,6 +60,18 @@ class TorchAdaptedRows:
                 column += num_outputs
 
 
+class TorchAdapterMaker:
+    """The part of a backend that makes adapters, for backends that apply them by torch."""
+
+    def adapter(self, shard: ShardAdapter) -> TorchAdapter:
+        """Return a rank's part of an adapter in float64."""
+        return TorchAdapter(shard)
+
+    def plan_adapters(self, rows: AdaptedRows) -> TorchAdaptedRows:
+        """Return the rows grouped by adapter."""
+        return TorchAdaptedRows(rows)
+
+
 Adding = Callable[[Tensor, Tensor], None]
 """Adds what adapters add to a product: takes its inputs and its outputs, which it changes."""
 

@@ -15,6 +15,7 @@ from parallel.kernels.torch_products import TorchProducts, embedding_rows
 from parallel.model.backend import (
     AttentionBlock,
     AttentionLayout,
+    Backend,
     ForwardInputs,
     ForwardStep,
     Head,
@@ -35,11 +36,11 @@ from parallel.model.layers import (
     fill_rows,
     float_kernel,
 )
-from parallel.model.low_rank import AdaptedPart, AdaptedRows, ShardAdapter
+from parallel.model.low_rank import AdaptedPart
 from parallel.model.model_config import Activation
 from parallel.model.rope import rotate_
 from parallel.model.sharding import HeadShard
-from parallel.model.torch_adapters import TorchAdaptedRows, TorchAdapter, adding
+from parallel.model.torch_adapters import TorchAdapterMaker, adding
 from parallel.weights.stored_matrix import Matrix
 
 # Shape suffixes: R = rows of the batch (its tokens, perhaps padded), T = tokens of a sequence,
@@ -62,7 +63,7 @@ class AttentionInputs:
     """What `rotate_` takes for the rows' positions."""
 
 
-class TorchBackend:
+class TorchBackend(TorchAdapterMaker, Backend):
     """Makes the parts of a decoder from torch's operators."""
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -127,14 +128,6 @@ class TorchBackend:
     def pad(self, x_RE: Tensor) -> Tensor:
         """Return the rows, followed by zero rows where products are faster with more."""
         return fill_rows(x_RE) if self._fills_rows else x_RE
-
-    def adapter(self, shard: ShardAdapter) -> TorchAdapter:
-        """Return a rank's part of an adapter in float64."""
-        return TorchAdapter(shard)
-
-    def plan_adapters(self, rows: AdaptedRows) -> TorchAdaptedRows:
-        """Return the rows grouped by adapter."""
-        return TorchAdaptedRows(rows)
 
     def plan(
         self, rows: Sequence[SequenceRows], cache: PagedCache, layout: AttentionLayout
