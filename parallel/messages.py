@@ -5,6 +5,7 @@
 
 from dataclasses import dataclass, field
 
+from parallel.decoding.ahead_counts import AheadCounts
 from parallel.decoding.token_source import TokenSource, token_sources
 from parallel.decoding.types import (
     DecodeMode,
@@ -209,7 +210,7 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RequestStats:
+class RequestStats(AheadCounts):
     """What one request cost and what speculation did for it."""
 
     rounds: int = 0
@@ -250,20 +251,6 @@ class RequestStats:
     """How often the first, second, ... draft token of a round was tested: all before it passed."""
     accepted_at: tuple[int, ...] = ()
     """How often it passed."""
-    hits: int = 0
-    """Rounds whose verdict found a draft that was made for it while the target verified."""
-    recovered_hits: int = 0
-    """Those among them whose verdict rejected a draft token."""
-    misses_unforeseen: int = 0
-    """Rounds whose verdict found drafts for other outcomes only."""
-    misses_late: int = 0
-    """Rounds whose verdict found no draft because none had arrived yet."""
-    misses_unasked: int = 0
-    """Rounds of such modes that asked for no draft: near the output's end, or without a drafter."""
-    guesses: int = 0
-    """Outcomes for which drafts were started."""
-    drafted_ahead: int = 0
-    """Tokens drafted for them that arrived before the verdict."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,7 +285,7 @@ class Ping:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineStatus:
+class EngineStatus(AheadCounts):
     """What an engine does now, and has done since it started."""
 
     running: int = 0
@@ -336,20 +323,6 @@ class EngineStatus:
     """Tokens that were looked up in the prefix cache."""
     drafter_faults: int = 0
     """Times a drafter failed, or sent what was not requested or cannot be tested."""
-    hits: int = 0
-    """Rounds of a sequence whose verdict found a draft made for it while the target verified."""
-    recovered_hits: int = 0
-    """Those among them whose verdict rejected a draft token."""
-    misses_unforeseen: int = 0
-    """Rounds whose verdict found drafts for other outcomes only."""
-    misses_late: int = 0
-    """Rounds whose verdict found no draft because none had arrived yet."""
-    misses_unasked: int = 0
-    """Rounds of such modes that asked for no draft: near the output's end, or without a drafter."""
-    guesses: int = 0
-    """Outcomes for which drafts were started."""
-    drafted_ahead: int = 0
-    """Tokens drafted for them that arrived before the verdict."""
 
 
 @dataclass(frozen=True, slots=True)

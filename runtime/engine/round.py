@@ -7,10 +7,9 @@ for the drafts.
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from parallel.batch import SequenceRows
-from parallel.decoding.ahead_counts import AheadCounts
 from parallel.decoding.constraint import ConstraintBroken, MaskedRows
 from parallel.decoding.logprobs import token_logprobs
 from parallel.decoding.modes.mode_registry import policy_of
@@ -58,7 +57,6 @@ class RoundRunner:
         self._prefilling: Items[SequenceRows] = ()
         self._syncing: Items[DecodingSequence] = ()
         self._reads_prompts = False
-        self._ahead = AheadCounts()
         self.totals = EngineStatus()
         """Sums over all rounds; the engine fills in the rest."""
 
@@ -77,16 +75,13 @@ class RoundRunner:
 
     def count(self, commit: Commit) -> None:
         """Add what a sequence took of a round to the totals."""
-        ahead = self._ahead.counting(commit)
-        changed = {} if ahead is self._ahead else asdict(ahead)
-        self._ahead, before = ahead, self.totals
+        before = self.totals.counting(commit)
         self.totals = replace(
             before,
             tokens=before.tokens + len(commit.token_ids),
             drafted=before.drafted + commit.num_drafted,
             accepted=before.accepted + commit.num_accepted,
             rejected=before.rejected + commit.rejected,
-            **changed,
         )
 
     def release(self, sequence: DecodingSequence) -> None:

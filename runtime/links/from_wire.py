@@ -35,6 +35,7 @@ from protos.paceline.v1 import link_pb2 as pb
 from runtime.errors import ProtocolError
 from runtime.links.engine_rounds import get_rounds
 from runtime.links.wire_values import (
+    AHEAD_COUNTS,
     MODE_NAMES,
     REASON_NAMES,
     ROLE_NAMES,
@@ -239,13 +240,7 @@ def get_stats(wire: pb.RequestStats) -> RequestStats:
         accepted=wire.accepted,
         rejected=wire.rejected,
         missed_drafts=wire.missed_drafts,
-        hits=wire.hits,
-        recovered_hits=wire.recovered_hits,
-        misses_unforeseen=wire.misses_unforeseen,
-        misses_late=wire.misses_late,
-        misses_unasked=wire.misses_unasked,
-        guesses=wire.guesses,
-        drafted_ahead=wire.drafted_ahead,
+        **{name: getattr(wire, name) for name in AHEAD_COUNTS},
         ttft_s=checked_seconds(wire.ttft_s, "ttft_s"),
         total_s=checked_seconds(wire.total_s, "total_s"),
         draft_s=checked_seconds(wire.draft_s, "draft_s"),

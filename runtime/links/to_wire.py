@@ -23,6 +23,7 @@ from protos.paceline.v1 import link_pb2 as pb
 from runtime.errors import ProtocolError
 from runtime.links.engine_rounds import put_round
 from runtime.links.wire_values import (
+    AHEAD_COUNTS,
     MODES,
     REASONS,
     ROLES,
@@ -203,13 +204,7 @@ def put_stats(stats: RequestStats) -> pb.RequestStats:
         accepted=stats.accepted,
         rejected=stats.rejected,
         missed_drafts=stats.missed_drafts,
-        hits=stats.hits,
-        recovered_hits=stats.recovered_hits,
-        misses_unforeseen=stats.misses_unforeseen,
-        misses_late=stats.misses_late,
-        misses_unasked=stats.misses_unasked,
-        guesses=stats.guesses,
-        drafted_ahead=stats.drafted_ahead,
+        **{name: getattr(stats, name) for name in AHEAD_COUNTS},
         ttft_s=checked_seconds(stats.ttft_s, "ttft_s"),
         total_s=checked_seconds(stats.total_s, "total_s"),
         draft_s=checked_seconds(stats.draft_s, "draft_s"),

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import fields
 from typing import TypeVar
 
+from parallel.decoding.ahead_counts import AheadCounts
 from parallel.decoding.types import DecodeMode
 from protos.paceline.v1 import link_pb2 as pb
 
@@ -12,6 +14,9 @@ MAX_DRAFT_ITEMS = 4096
 MAX_DRAFT_TOKENS = 1 << 16
 MAX_DRAFT_PROBS = 1 << 20
 """For all draft tokens of a proposal together; more would block the leader for seconds."""
+
+AHEAD_COUNTS = tuple(field.name for field in fields(AheadCounts))
+"""Fields with the same names in messages and on the wire."""
 
 _T = TypeVar("_T")
 _Enum = TypeVar("_Enum", bound=int)

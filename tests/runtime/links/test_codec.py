@@ -1,12 +1,13 @@
 """The codec: every message survives the trip, and bad bytes raise ProtocolError alone."""
 
 import contextlib
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parallel.decoding.ahead_counts import AheadCounts
 from parallel.decoding.types import (
     ConstraintKind,
     ConstraintSpec,
@@ -115,6 +116,7 @@ def proposal_items(draw: st.DrawFn) -> ProposalItem:
     )
 
 
+ahead_counts = dict.fromkeys((field.name for field in fields(AheadCounts)), words)
 stats = st.builds(
     RequestStats,
     rounds=words,
@@ -122,13 +124,7 @@ stats = st.builds(
     accepted=words,
     rejected=words,
     missed_drafts=words,
-    hits=words,
-    recovered_hits=words,
-    misses_unforeseen=words,
-    misses_late=words,
-    misses_unasked=words,
-    guesses=words,
-    drafted_ahead=words,
+    **ahead_counts,
     ttft_s=seconds,
     total_s=seconds,
     draft_s=seconds,
@@ -145,13 +141,7 @@ statuses = st.builds(
     drafter=text,
     tokens=words,
     target_s=seconds,
-    hits=words,
-    recovered_hits=words,
-    misses_unforeseen=words,
-    misses_late=words,
-    misses_unasked=words,
-    guesses=words,
-    drafted_ahead=words,
+    **ahead_counts,
 )
 logprobs = st.builds(
     TokenLogprobs,
