@@ -8,41 +8,30 @@ import pytest
 import torch
 from torch import Tensor
 
-from parallel.batch import SequenceRows, path_to
 from parallel.device_kernels.kernel_loader import load_kernels
 from parallel.device_kernels.plain_kernels import PlainKernels
 from parallel.device_kernels.step_kernels import StepKernels
-from parallel.group import Group, SoloGroup
+from parallel.group import Group
 from parallel.model.backend import Backend, ForwardInputs
 from parallel.model.backend_choice import choose_backend
-from parallel.model.cache import PagedCache, SoleCache
+from parallel.model.cache import PagedCache
 from parallel.model.device_backend import DeviceBackend, HostWords
-from parallel.model.layer_weights import TensorSource
 from parallel.model.torch_backend import TorchBackend
 from parallel.model.transformer import Decoder
 from tests.support.device_families import FAMILIES, model_of
+from tests.support.device_forwards import (
+    FORWARDS,
+    KEPT,
+    OTHER,
+    PROMPTS,
+    TEXT,
+    cache_of,
+    decoder_of,
+)
 from tests.support.fake_cuda import DeviceMismatch, HostSync, Recording, fake_cuda
 from tests.support.fake_model import FakeGroup, FakeSource
 from tests.support.kernel_device import DEVICE
-from tests.support.tiny_transformer import TinyModel, on_ranks, rows_of, tokens
-
-TREE = (-1, 0, 0, -1, 3)
-PAGE_SIZE = 4
-TEXT, OTHER, NODES = (tokens(count, seed=count, vocab_size=67) for count in (12, 9, 5))
-FIRST = [rows_of(TEXT), rows_of(OTHER, slot=1)]
-SECOND = [
-    SequenceRows(slot=0, start=12, token_ids=(TEXT[0], *NODES), num_logits=6, parents=TREE),
-    SequenceRows(slot=1, start=8, token_ids=(OTHER[-1], *NODES[:3]), num_logits=4),
-]
-KEPT = path_to(TREE, 4)
-THIRD = SequenceRows(
-    slot=0,
-    start=13 + len(KEPT),
-    token_ids=(NODES[1],),
-    num_logits=1,
-    moves=tuple(13 + node for node in KEPT),
-)
-"""After the tree: its accepted path moves to just behind the first row."""
+from tests.support.tiny_transformer import TinyModel, on_ranks, rows_of
 
 
 def triton_kernels() -> StepKernels:
@@ -50,49 +39,10 @@ def triton_kernels() -> StepKernels:
     return load_kernels()
 
 
-def decoder_of(
-    model: TinyModel,
-    backend: Backend,
-    group: Group | None = None,
-    *,
-    source: TensorSource | None = None,
-    device: str = "cpu",
-    layer_parallel_from: int | None = None,
-) -> Decoder:
-    return Decoder(
-        model.config,
-        source or model.source,
-        group or SoloGroup(),
-        device=torch.device(device),
-        backend=backend,
-        layer_parallel_from=layer_parallel_from,
-    )
-
-
-def cache_of(
-    decoder: Decoder, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
-) -> SoleCache:
-    """Return a cache of NaN with three sequences on scattered pages."""
-    cache = SoleCache(
-        num_layers=decoder.stack.num_cached_layers,
-        num_kv_heads=decoder.stack.heads.num_kv,
-        head_dim=decoder.config.head_dim,
-        num_pages=40,
-        page_size=PAGE_SIZE,
-        dtype=dtype,
-        device=torch.device(device),
-    )
-    cache.storage.fill_(torch.nan)
-    cache.hold(0, [9, 1, 4, 7, 5])
-    cache.hold(1, [2, 8, 0])
-    return cache
-
-
 def three_forwards(decoder: Decoder, cache: PagedCache, *, width: int = 1) -> Tensor:
     """Return the logits of prompts, then a tree and a chain, then what follows a tree's path."""
     with torch.inference_mode():
-        steps = (FIRST, SECOND, [THIRD])
-        return torch.cat([decoder.forward(rows, cache, width=width) for rows in steps])
+        return torch.cat([decoder.forward(rows, cache, width=width) for rows in FORWARDS])
 
 
 def torch_logits(model: TinyModel) -> Tensor:
@@ -124,7 +74,7 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(dtype: torch.dtype) -> N
     backend = DeviceBackend(triton_kernels(), dtype)
     decoder = decoder_of(model, backend, source=source, device=DEVICE)
     with torch.inference_mode():
-        together = decoder.forward(FIRST, cache_of(decoder, dtype=dtype, device=DEVICE))
+        together = decoder.forward(PROMPTS, cache_of(decoder, dtype=dtype, device=DEVICE))
         cache = cache_of(decoder, dtype=dtype, device=DEVICE)
         chunks = [range(7), range(7, 8), range(8, 9)]
         alone = [
@@ -183,9 +133,9 @@ def test_moves_beyond_the_sequence_are_rejected() -> None:
     decoder = decoder_of(model_of("llama"), DeviceBackend(PlainKernels(), torch.float32))
     cache = cache_of(decoder)
     with torch.inference_mode():
-        decoder.forward(FIRST, cache)
+        decoder.forward(PROMPTS, cache)
         with pytest.raises(ValueError, match="slot 0 holds 12 tokens: cannot keep"):
-            decoder.forward([replace(THIRD, moves=(13, 15))], cache)
+            decoder.forward([replace(KEPT[0], moves=(13, 15))], cache)
 
 
 def fake_words(num_words: int) -> HostWords:
@@ -214,7 +164,7 @@ def fake_forwards(
         )
         cache = cache_of(decoder, dtype=torch.bfloat16, device="cuda")
         recording.uploads = recording.downloads = 0
-        for rows in (FIRST, SECOND, [THIRD]):
+        for rows in FORWARDS:
             logits = wrapped(decoder, decoder.prepare(rows, cache))
             assert logits.is_cuda
             assert logits.dtype == torch.float32

@@ -17,26 +17,22 @@ from parallel.device_kernels.plain_kernels import PlainKernels
 from parallel.device_kernels.step_kernels import StepKernels
 from parallel.device_step.step_buckets import StepBuckets, StepLimits
 from parallel.group import SoloGroup
-from parallel.model.cache import SoleCache
 from parallel.model.device_backend import DeviceBackend
-from parallel.model.transformer import Decoder
 from runtime.rank.recorded_forwards import RecordedForwards, Recording
 from tests.support.device_families import model_of
+from tests.support.device_forwards import (
+    DRAFTS,
+    FORWARDS,
+    KEPT,
+    OTHER,
+    PROMPTS,
+    TEXT,
+    cache_of,
+    decoder_of,
+)
 from tests.support.kernel_device import DEVICE
 from tests.support.ragged_strategies import sequence_rows
-from tests.support.tiny_transformer import on_ranks, rows_of, tokens
-
-PAGE_SIZE = 4
-TEXT, OTHER, NODES = (tokens(count, seed=count, vocab_size=67) for count in (12, 9, 5))
-PROMPTS = [rows_of(TEXT), rows_of(OTHER, slot=1)]
-DRAFTS = [
-    SequenceRows(
-        slot=0, start=12, token_ids=(TEXT[0], *NODES), num_logits=6, parents=(-1, 0, 0, -1, 3)
-    ),
-    SequenceRows(slot=1, start=8, token_ids=(OTHER[-1], *NODES[:3]), num_logits=4),
-]
-KEPT = [SequenceRows(slot=0, start=15, token_ids=(NODES[1],), num_logits=1, moves=(16, 17))]
-FORWARDS = (PROMPTS, DRAFTS, KEPT)
+from tests.support.tiny_transformer import on_ranks, rows_of
 
 
 class RepeatingRecorder:
@@ -94,35 +90,13 @@ def made(
 ) -> RecordedForwards:
     model = model_of("gemma3_text", num_layers=2 if device == "cpu" else 1)
     backend = DeviceBackend(kernels, torch.float32)
-    decoder = Decoder(
-        model.config,
-        model.source.on(device),
-        SoloGroup(),
-        device=torch.device(device),
-        backend=backend,
-    )
+    decoder = decoder_of(model, backend, source=model.source.on(device), device=device)
     limits = StepLimits(
         rows=16, sequences=8, pages=10, nodes=7, kinds=len(decoder.layout.windows), tile_rows=16
     )
     recorder = recorder or RepeatingRecorder()
-    cache = cache_of(decoder, device)
+    cache = cache_of(decoder, device=device)
     return RecordedForwards(decoder, backend, cache, StepBuckets(limits), recorder)
-
-
-def cache_of(decoder: Decoder, device: str) -> SoleCache:
-    """Return a cache of NaN, with two sequences on scattered pages."""
-    cache = SoleCache(
-        num_layers=decoder.stack.num_cached_layers,
-        num_kv_heads=decoder.stack.heads.num_kv,
-        head_dim=decoder.config.head_dim,
-        num_pages=40,
-        page_size=PAGE_SIZE,
-        device=torch.device(device),
-    )
-    cache.storage.fill_(torch.nan)
-    cache.hold(0, [9, 1, 4, 7, 5])
-    cache.hold(1, [2, 8, 0])
-    return cache
 
 
 @pytest.fixture(autouse=True)
