@@ -7,7 +7,8 @@ from typing import Generic, TypeVar
 
 from cluster.options.schema import Setting, doc_of, is_among, settings_of
 
-_FIELD = re.compile(r"`([a-z][a-z0-9_.]*)`")
+_FIELD = re.compile(r"`([a-z][a-z0-9_.]*)(?:=([^`]*))?`")
+"""A field, perhaps with a value."""
 Options = TypeVar("Options")
 
 
@@ -63,14 +64,22 @@ class VerbDeclaration(Generic[Options]):
     def explain(self, message: str) -> str:
         """Return an error's message with fields in backticks as a user of this verb writes them.
 
-        Other words in backticks stay as they are.
+        `field=value` becomes what sets it; other words in backticks stay as they are.
         """
-        return _FIELD.sub(lambda found: self._spelled(found[1]) or found[0], message)
+        return _FIELD.sub(self._explained, message)
 
     def key_without_flag(self, option: str) -> str | None:
         """Return the key that an unknown option may mean, as models.threads of --threads."""
         spelled = self._spelled(option.lstrip("-").replace("-", "_")) or ""
         return spelled.removeprefix("--set ") if spelled.startswith("--set ") else None
+
+    def _explained(self, found: re.Match[str]) -> str:
+        spelled = self._spelled(found[1])
+        if spelled is None:
+            return found[0]
+        if found[2] is None:
+            return spelled
+        return f"{spelled}={found[2]}" if spelled.startswith("--set ") else f"{spelled} {found[2]}"
 
     def _spelled(self, name: str) -> str | None:
         """Return the flag, or `--set KEY`, of a field by the end of its key; None if none fits."""

@@ -14,8 +14,6 @@ GENERATE = VerbDeclaration(
             "models.target",
             "models.drafter",
             "models.tp",
-            "models.device",
-            "models.weights",
             "models.ray_address",
         ),
         "Prompts": ("input.prompt", "input.prompts", "input.chat"),
@@ -23,7 +21,6 @@ GENERATE = VerbDeclaration(
             "decode.mode",
             "decode.max_tokens",
             "decode.temperature",
-            "decode.seed",
         ),
         "Constraints": (
             "constraint.json_schema",

@@ -194,5 +194,5 @@ def _check_ranks(facts: ModelFacts, options: ModelOptions, num_layers: int) -> N
     elif num_ranks > num_layers:
         raise ConfigError(
             f"`drafter_tp` is {num_ranks}: {facts.directory} has {num_layers} layers, one rank "
-            "holds at least one; use fewer ranks, or `layer_parallel` off"
+            "holds at least one; use fewer ranks, or `layer_parallel=off`"
         )

@@ -92,7 +92,7 @@ def _check_options(options: ModelOptions) -> None:
     parse_layer_parallel(options.layer_parallel)
     for name, choice in (("group_backend", options.group_backend), ("link", options.link)):
         if choice == "nccl" and options.device != "cuda":
-            raise ConfigError(f"`{name}` is nccl, which needs `device` cuda: take gloo on CPUs")
+            raise ConfigError(f"`{name}` is nccl, which needs `device=cuda`: take gloo on CPUs")
     if options.drafters > 1 and options.link != "grpc":
         raise ConfigError(
             f"`drafters` is {options.drafters}, and `link` {options.link} attaches one drafter: "

@@ -160,7 +160,7 @@ def _place_target(
         return _spread(need, each, _first_nodes(nodes, each, options.nodes))
     packed = _pack(need, each, nodes)
     if packed is None and options.target == "pack":
-        raise _no_fit(need, each, nodes, "on one node, as `place.target` pack asks")
+        raise _no_fit(need, each, nodes, "on one node, as `place.target=pack` asks")
     return packed or _pack_over(need, each, nodes, options.domain)
 
 
@@ -176,7 +176,7 @@ def _place_drafter(
     if options.drafter == "near":
         packed = _pack(need, each, leader)
         if packed is None:
-            raise _no_fit(need, each, leader, "on the leader's node, as `place.drafter` near asks")
+            raise _no_fit(need, each, leader, "on the leader's node, as `place.drafter=near` asks")
         return packed
     if options.drafter == "far":
         if not away:

@@ -113,8 +113,8 @@ def check_group(reservations: Sequence[Reservation], backend: str) -> None:
             each.release()
         where = " and ".join(dict.fromkeys(node.name for node in apart[0].nodes))
         raise ConfigError(
-            f"`group_backend` shm: ranks that share memory cannot be on {where}; take gloo, "
-            "or `place.target` pack"
+            f"`group_backend` is shm: ranks that share memory cannot be on {where}; take gloo, "
+            "or `place.target=pack`"
         )
 
 

@@ -40,7 +40,7 @@ def choose_weights(weights: str, device: str) -> WeightChoice:
         form = WeightFormat.BFLOAT16 if weights == AUTO else WeightFormat(weights)
         if form.is_grouped:
             raise ConfigError(
-                f"`weights` is {weights}, which runs on CPUs: take bfloat16 with `device` {device}"
+                f"`weights` is {weights}, which runs on CPUs: take bfloat16 with `device={device}`"
             )
         return WeightChoice(matrices=form, activations=dtype_of(form))
     if weights != AUTO:

@@ -56,9 +56,16 @@ def refusal(
         (["--set", "models.threads=0"], "--set models.threads is 0"),
         (["--set", "models.max_batch=0"], "--set models.max_batch is 0: it must be at least 1"),
         (["--set", "models.draft_wait_s=0"], "models.draft_wait_s is 0.0: it must be above 0"),
-        (["--weights", "int2"], "--weights is 'int2': choose one of auto, float32, bfloat16"),
-        (["--device", "tpu"], "--device is 'tpu'"),
-        (["--set", "models.link=nccl"], "--set models.link is nccl, which needs --device cuda"),
+        (
+            ["--set", "models.weights=int2"],
+            "models.weights is 'int2': choose one of auto, float32, bfloat16",
+        ),
+        (["--set", "models.device=tpu"], "--set models.device is 'tpu'"),
+        (["--device", "cuda"], "--set models.device"),
+        (
+            ["--set", "models.link=nccl"],
+            "--set models.link is nccl, which needs --set models.device=cuda",
+        ),
         (["--set", "models.group_backend=mpi"], "models.group_backend is 'mpi'"),
         (
             ["--set", "models.place.target=here"],

@@ -190,7 +190,7 @@ def test_equal_nodes_are_taken_from_here_on() -> None:
         (
             target(5),
             PlaceOptions(target="pack", cpus=1),
-            "on one node, as `place.target` pack asks",
+            "on one node, as `place.target=pack` asks",
         ),
         (target(9), PlaceOptions(target="spread", cpus=1), "do not fit on all nodes together"),
     ],

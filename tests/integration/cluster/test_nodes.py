@@ -87,7 +87,9 @@ def test_shared_memory_between_nodes_is_rejected(raylets: Raylets, command: list
         "models.place.target=spread",
     )
     refused = raylets.run(*command, *options, code=2)
-    assert "--set models.group_backend shm: ranks that share memory cannot be on" in refused.stderr
+    assert (
+        "--set models.group_backend is shm: ranks that share memory cannot be on" in refused.stderr
+    )
 
 
 def test_a_check_finds_all_well_or_says_what_is_short(raylets: Raylets) -> None:
