@@ -1,6 +1,5 @@
 """Settings of all tests."""
 
-import logging
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -10,40 +9,27 @@ import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.support.process_state import NUM_THREADS, own_process_state, ray_is_running
+
 _INTEGRATION = "tests/integration/"
 _SERVED = ("tests/integration/serving/", "tests/integration/examples/")
 """Where tests start servers and programs, with a Ray of their own."""
 
 hypothesis.settings.register_profile("busy", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("busy")
+torch.set_num_threads(NUM_THREADS)
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    """Several test processes share two cores: more threads would only wait for one another."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(autouse=True)
-def own_logging() -> Iterator[None]:
-    """Undo what a test, as one that starts a verb in this process, does to the project's logs."""
-    before = {
-        logger: (list(logger.handlers), logger.level, logger.propagate)
-        for logger in _project_loggers()
-    }
-    yield
-    for logger in _project_loggers():
-        handlers, level, propagate = before.get(logger, ([], logging.NOTSET, True))
-        logger.handlers, logger.propagate = handlers, propagate
-        logger.setLevel(level)
-
-
-def _project_loggers() -> list[logging.Logger]:
-    """Return the logger `paceline` and those below it that exist already."""
-    below = [name for name in logging.root.manager.loggerDict if name.startswith("paceline.")]
-    return [logging.getLogger(name) for name in ("paceline", *below)]
+def own_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Undo what a test changes in its process; fail one that leaves a Ray behind."""
+    had_ray = ray_is_running()
+    with own_process_state():
+        yield
+    if not request.node.nodeid.startswith(_INTEGRATION):
+        assert had_ray or not ray_is_running(), "the test leaves a Ray that runs in this process"
 
 
 class RayInOneProcess(LoadScopeScheduling):  # type: ignore[misc]  # untyped

@@ -201,7 +201,7 @@ def native_library() -> NativeLibrary | None:
     try:
         return load_library(wanted)
     except OSError as error:
-        logging.getLogger(__name__).warning(
+        logging.getLogger("paceline.kernels").warning(
             "products and attention run on torch's operators, which is slower: %s", error
         )
         return None

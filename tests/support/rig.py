@@ -207,8 +207,8 @@ class Rig:
             link.send(submit)
         outcomes = {submit.request: Outcome() for submit in submits}
         while any(o.finished is None and o.failed is None for o in outcomes.values()):
-            message = link.recv(10.0)
-            assert message is not None, f"no message for 10 s; errors: {self.errors}"
+            message = link.recv(60.0)
+            assert message is not None, f"no message for 60 s; errors: {self.errors}"
             record(outcomes, message)
         link.close()
         return outcomes
@@ -216,7 +216,7 @@ class Rig:
     def close(self) -> None:
         self.engine.stop()
         for thread in self._threads:
-            thread.join(timeout=5.0)
+            thread.join(timeout=60.0)
             assert not thread.is_alive(), "a loop did not end"
 
 

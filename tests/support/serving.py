@@ -101,7 +101,7 @@ class Serving:
         return self.http.url
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=20)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=60)
 
     def stop(self, drain_s: float = 0.0) -> bool:
         self._stopped = True
@@ -114,7 +114,7 @@ class Serving:
         if not self._stopped:
             self.stop()
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=5)
+        self._thread.join(timeout=60)
         self._loop.close()
 
 

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 
-_THREADS_S = 10.0
+_THREADS_S = 60.0
 
 
 def wait_until(

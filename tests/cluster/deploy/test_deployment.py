@@ -17,6 +17,7 @@ from runtime.hosts.drafter_spec import (
     ModelDrafterSpec,
 )
 from runtime.hosts.rank_settings import LeaderSettings, ModelSettings
+from tests.support.log_records import records_of
 
 TARGET = ModelSettings(role="target", directory="target")
 DRAFTER = ModelSettings(role="drafter", directory="drafter")
@@ -84,4 +85,5 @@ def test_trouble_with_the_drafters_is_reported_once_and_loses_no_target(
     monkeypatch.setattr(deployment.drafters, "check", fail)
     for _ in range(5):
         deployment.check()
-    assert [record.message for record in caplog.records] == ["drafters cannot be checked"]
+    found = [record.message for record in records_of(caplog, "paceline.deployment")]
+    assert found == ["drafters cannot be checked"]

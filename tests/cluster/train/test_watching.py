@@ -11,6 +11,7 @@ from cluster.train.watching import CHART, EVENTS, Watch
 from runtime.training.job.job_config import TrainConfig, WatchConfig
 from runtime.training.job_checkpoint import JobFiles
 from runtime.training.training_step import StepReport
+from tests.support.log_records import records_of
 
 
 def report(step: int, loss: float = 2.0) -> StepReport:
@@ -69,10 +70,8 @@ def test_files_that_cannot_be_written_end_no_job(
     files.add_metrics(report(1), {})
     watch.chart()
     watch.close()
-    assert [record.message.partition(" in ")[0] for record in caplog.records] == [
-        "TensorBoard's files",
-        CHART,
-    ]
+    messages = [record.message for record in records_of(caplog, "paceline.train")]
+    assert [message.partition(" in ")[0] for message in messages] == ["TensorBoard's files", CHART]
 
 
 class FullDisk:
@@ -100,7 +99,7 @@ def test_a_full_disk_ends_the_event_files_and_not_the_job(
     for step in range(2, 40):
         watch.step(report(step), {})
     watch.close()
-    (record,) = caplog.records
+    (record,) = records_of(caplog, "paceline.train")
     assert "could not be written ([Errno 28] No space left on device" in record.message
 
 

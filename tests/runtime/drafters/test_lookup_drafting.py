@@ -16,6 +16,7 @@ from runtime.drafters.lookup_drafting import LookupDrafter
 from runtime.drafters.lookups.lookup_settings import LookupSettings
 from runtime.drafters.lookups.retrieval_files import save_store
 from runtime.errors import PeerLost, ProtocolError
+from tests.support.log_records import records_of
 
 
 def opened(request: int = 1) -> DraftOpen:
@@ -146,6 +147,6 @@ def test_a_store_that_is_cut_off_while_it_is_read_costs_its_own_drafts_alone(
     found = draft(drafter, item((7, 6, 7, 6, 7, 6, 4, 2, 7, 6)), first=True)
     assert found.token_ids[:2] == (4, 2)  # of its own text
     assert "lost a part of its files" in caplog.text
-    assert len(caplog.records) == 1
+    assert len(records_of(caplog, "paceline.drafter")) == 1
     assert draft(drafter, item((7, 6, 7)), first=True).token_ids
-    assert len(caplog.records) == 1
+    assert len(records_of(caplog, "paceline.drafter")) == 1

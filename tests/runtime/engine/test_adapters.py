@@ -58,14 +58,6 @@ class Served:
         return text[len(submit.prompt_ids) :]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
     model = tiny_model(vocab_size=VOCAB, max_position_embeddings=400)

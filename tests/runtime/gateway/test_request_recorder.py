@@ -14,6 +14,7 @@ from runtime.gateway.journal_store import JournalStore
 from runtime.gateway.metrics import ServiceMetrics
 from runtime.gateway.request_recorder import RequestRecorder
 from runtime.gateway.request_table import RequestTable
+from tests.support.log_records import records_of
 
 pytestmark = pytest.mark.usefixtures("_info_logs")
 
@@ -76,7 +77,7 @@ def test_a_finished_request_is_counted_logged_and_kept(
     harness.recorder.finished(request, journal, finished(journal, "stop"))
     assert journal.token_ids == [7, 8]
     assert (harness.metrics.num_finished, harness.num_answers) == (1, 1)
-    (record,) = caplog.records
+    (record,) = records_of(caplog, "paceline.gateway")
     assert (record.message, record.__dict__["completion_tokens"]) == ("request ended", 2)
     (restored,) = harness.reopened()
     assert restored.samples[0].token_ids == [7, 8]
@@ -115,7 +116,7 @@ def test_a_sample_fails_only_once(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     for text in ("first", "second"):
         harness.recorder.failed(request, journal, PacelineError(text))
     assert str(journal.error) == "first"
-    assert len(caplog.records) == 1
+    assert len(records_of(caplog, "paceline.gateway")) == 1
 
 
 def test_a_dropped_request_leaves_the_table_and_the_disk_when_it_ends(tmp_path: Path) -> None:

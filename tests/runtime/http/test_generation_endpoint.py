@@ -349,7 +349,7 @@ def test_many_clients_of_both_wires_get_what_the_engine_alone_gives(serving: Ser
             tokens = [*head.token_ids, *(token for chunk in call for token in chunk.token_ids)]
             assert tokens == alone(number)
     assert answers == [alone(number % 40) for number in range(32)]
-    assert serving.gateway.status.accepted > 0
+    wait_until(lambda: serving.gateway.status.accepted > 0)  # a second old at most
 
 
 def alone(number: int) -> list[int]:

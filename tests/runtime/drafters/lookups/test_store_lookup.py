@@ -10,6 +10,7 @@ from parallel.drafting.retrieval import build_store
 from runtime.drafters.lookups.retrieval_files import save_store
 from runtime.drafters.lookups.store_lookup import StoreLookup
 from runtime.errors import ConfigError
+from tests.support.log_records import records_of
 
 
 def test_a_store_guesses_until_its_files_are_cut(
@@ -26,7 +27,7 @@ def test_a_store_guesses_until_its_files_are_cut(
     os.truncate(tmp_path / "store" / "order.npy", 0)
     for _ in range(2):
         assert opened.source(text) is None
-    assert len(caplog.records) == 1
+    assert len(records_of(caplog, "paceline.drafter")) == 1
 
 
 def test_a_store_that_this_node_lacks_is_rejected() -> None:
