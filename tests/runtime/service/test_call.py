@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
 from runtime.errors import PeerLost
+from runtime.gateway.gateway import Gateway
 from runtime.gateway.limits import GatewayLimits
 from runtime.service.call import Call
 from tests.support.rig import Rig
@@ -239,11 +240,14 @@ def test_a_named_request_without_readers_is_counted_when_its_time_is_over(rig: R
     serving.close()
 
 
-async def storm(address: str) -> None:
-    """Make many calls, and cancel each after a random event: none, the acceptance, or tokens."""
+async def storm(address: str) -> int:
+    """Make many calls, and cancel each after a random event: none, the acceptance, or tokens.
+
+    Returns how many were answered. One that is cancelled before may never have left the client.
+    """
     rng = random.Random(7)
 
-    async def one(stub: Any) -> None:
+    async def one(stub: Any) -> bool:
         call = stub.Generate(ask())
         num_events = rng.choice((0, 0, 1, 1, 1, 2, 3))
         if num_events == 0:
@@ -251,20 +255,35 @@ async def storm(address: str) -> None:
         for _ in range(num_events):
             await call.read()
         call.cancel()
+        return num_events > 0
 
+    num_answered = 0
     async with grpc.aio.insecure_channel(address) as channel:
         stub: Any = rpc.GenerationServiceStub(channel)
         await channel.channel_ready()
         for start in range(0, STORM, 50):
-            await asyncio.gather(*(one(stub) for _ in range(start, start + 50)))
+            answered = await asyncio.gather(*(one(stub) for _ in range(start, start + 50)))
+            num_answered += sum(answered)
+    return num_answered
 
 
-def test_a_storm_of_cancelled_requests_leaves_nothing_running_and_counts_each(rig: Rig) -> None:
+def test_a_storm_of_cancelled_requests_leaves_nothing_running_and_counts_each(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived: list[Gateway] = []
+    arrive = Call.__init__
+
+    def noted(call: Call, gateway: Gateway) -> None:
+        arrived.append(gateway)
+        arrive(call, gateway)
+
+    monkeypatch.setattr(Call, "__init__", noted)
     serving = Serving(rig, limits=ROOMY)
-    asyncio.run(storm(serving.address))
+    num_answered = asyncio.run(storm(serving.address))
     wait_until(lambda: serving.gateway.num_open == 0)
     wait_until(lambda: rig.engine._scheduler.is_idle)
-    wait_until(lambda: counted(serving).total() == STORM)
+    wait_until(lambda: counted(serving).total() == len(arrived))
+    assert STORM / 2 < num_answered <= len(arrived) <= STORM
     assert set(counted(serving)) == {"cancelled"}
     assert not serving.gateway._table.requests
     serving.close()
