@@ -44,9 +44,9 @@ from runtime.http.http_server import HttpServer, HttpSettings
 from runtime.node.keeper import end_with_keeper
 from runtime.requests.served_model import ServedModel
 from runtime.restarts import RestartLimits
+from runtime.requests.tracing import Tracing
 from runtime.service.server import ServerSettings, ServiceServer
 from runtime.service.service_logs import start_logging
-from runtime.service.tracing import Tracing
 from runtime.version import package_version
 
 
@@ -159,7 +159,7 @@ async def _serve(
     server = ServiceServer(gateway, model, settings, drafting, tracing, adapting)
     gateway.metrics.watch(lambda: gateway.replicas)
     await server.start()
-    front = await _start_http(server, settings, options)
+    front = await _start_http(server, settings, options, tracing)
     fleet.supervise(gateway, _supervision(options))
     page = _serve_metrics(gateway, options.metrics)
     ready = f"ready: {model.name} on {server.address}, drafter {model.drafter or 'none'}"
@@ -193,7 +193,7 @@ async def _serve(
 
 
 async def _start_http(
-    server: ServiceServer, settings: ServerSettings, options: ServeOptions
+    server: ServiceServer, settings: ServerSettings, options: ServeOptions, tracing: Tracing | None
 ) -> HttpServer | None:
     """Serve HTTP beside gRPC, with its tokens and certificates; None if it is off."""
     if options.http is None:
@@ -215,6 +215,7 @@ async def _start_http(
 
 
 def _open_journal(options: ServeOptions, model: ServedModel) -> JournalStore | None:
+        tracing,
     if options.journal is None:
         return None
     store = JournalStore.open(options.journal, f"{model.name} in {options.models.weights}")

@@ -159,6 +159,12 @@ class OpenRequest:
         """The seed of its samples."""
         return self.samples[0].submit.sampling.seed
 
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of its prompts, each counted once for all its samples."""
+        submits = [journal.submit for journal in self.samples]
+        return sum(len(submit.prompt_ids) for submit in submits if not submit.sample_index)
+
     async def follow(self) -> AsyncGenerator[Piece]:
         """Yield all samples' tokens from the first one on, until every sample has ended.
 
@@ -199,7 +205,7 @@ class OpenRequest:
         return {
             "request_id": self.name,
             "client": self.client,
-            "prompt_tokens": len(samples[0].submit.prompt_ids),
+            "prompt_tokens": self.num_prompt_tokens,
             "completion_tokens": sum(len(journal.token_ids) for journal in samples),
             "reason": self.end_reason.name.lower(),
             "cause": str(errors[0]) if errors else None,

@@ -35,11 +35,20 @@ class GatewayLimits:
     """The service is not ready once no engine has reported for this long."""
 
     def check(self, open_by_client: Counter[str], num_samples: int, client: str) -> None:
-        """Raise GatewayBusy unless a client may open so many more samples."""
+        """Raise unless a client may open so many more samples.
+
+        Raises:
+            GatewayBusy: it may later.
+            RequestRejected: it never may.
+        """
         for num_open, limit, owner in (
             (open_by_client.total(), self.max_open, "the server"),
             (open_by_client[client], self.max_open_per_client, "each client"),
         ):
+            if num_samples > limit:
+                raise RequestRejected(
+                    f"the request has {num_samples} samples, {owner} may have {limit}: send fewer"
+                )
             if num_open + num_samples > limit:
                 raise GatewayBusy(
                     f"{num_open} requests are open, {owner} may have {limit}: try again later"

@@ -22,8 +22,7 @@ class Endings:
 
     def ended(self, request: OpenRequest) -> None:
         """Record a request whose samples have all ended."""
-        prompt_tokens = len(request.samples[0].submit.prompt_ids)
-        self._metrics.count_ended(request.end_reason, prompt_tokens)
+        self._metrics.count_ended(request.end_reason, request.num_prompt_tokens)
         _LOG.info("request ended", extra=request.report())
 
     def rejected(self, client: str, name: str, error: PacelineError) -> None:

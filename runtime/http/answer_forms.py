@@ -77,6 +77,10 @@ class AnswerForm:
             if not sample.num_tokens
         ]
 
+    def chunks(self, event: TokensEvent | SampleEnd) -> list[dict[str, Any]]:
+        """Return the chunks of an event."""
+        return self.end(event) if isinstance(event, SampleEnd) else self.tokens(event)
+
     def tokens(self, event: TokensEvent) -> list[dict[str, Any]]:
         """Return the chunks of new tokens."""
         sample = self._samples[event.sample]
@@ -128,6 +132,8 @@ class AnswerForm:
             text, ids, reason = "".join(sample.texts), sample.token_ids, sample.finish_reason
             logprobs = self._logprobs(ids, sample.logprobs, 0)
             marks = self._marks(ids, sample.sources) | sample.marks
+            if self._asked.has_token_ids and self._has_prompts:
+                marks["prompt_token_ids"] = self._request.samples[index].submit.prompt_ids
             if not self._asked.is_chat:
                 choices.append(self._text_choice(index, text, logprobs, reason, marks))
                 continue
@@ -137,7 +143,7 @@ class AnswerForm:
             choice["message"] = choice.pop("delta")
             choices.append(choice)
         body = self._head(is_chunk=False) | {"choices": choices, "usage": self._usage()}
-        if self._asked.has_token_ids:
+        if self._asked.has_token_ids and not self._has_prompts:
             body["prompt_token_ids"] = self._request.samples[0].submit.prompt_ids
         return body
 
@@ -177,6 +183,11 @@ class AnswerForm:
     def _delta_chunks(self, index: int, deltas: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         marks = self._marks((), ())
         return [self._chunk(self._chat_choice(index, one, None, None, marks)) for one in deltas]
+
+    @property
+    def _has_prompts(self) -> bool:
+        """Whether there are several prompts."""
+        return len(self._asked.generation.prompts) > 1
 
     @property
     def _has_logprobs(self) -> bool:
@@ -244,7 +255,7 @@ class AnswerForm:
         }
 
     def _counts(self) -> dict[str, Any]:
-        prompt = len(self._request.samples[0].submit.prompt_ids)
+        prompt = self._request.num_prompt_tokens
         tokens = sum(sample.num_tokens for sample in self._samples)
         return {
             "prompt_tokens": prompt,
@@ -256,8 +267,10 @@ class AnswerForm:
         """Return the counts, and what the prefix cache and speculation saved."""
         found = [journal.finished for journal in self._request.samples]
         stats = [finished.stats for finished in found if finished is not None]
+        firsts = found[:: self._asked.generation.sampling.num_samples]  # of each prompt
+        cached = sum(finished.stats.cached_prompt for finished in firsts if finished is not None)
         return self._counts() | {
-            "prompt_tokens_details": {"cached_tokens": stats[0].cached_prompt if stats else 0},
+            "prompt_tokens_details": {"cached_tokens": cached},
             "speculation": {
                 "rounds": sum(one.rounds for one in stats),
                 "drafted_tokens": sum(one.drafted for one in stats),

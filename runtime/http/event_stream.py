@@ -1,9 +1,15 @@
 """Server-sent events: the chunks of an answer on an open response."""
 
+import asyncio
+import contextlib
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.types import Send
+
+KEEP_ALIVE_S = 15.0
+"""A stream that is silent for so long gets a comment: proxies cut connections without traffic."""
 
 _HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -17,6 +23,7 @@ class EventStream:
 
     def __init__(self, send: Send) -> None:
         self._send = send
+        self._num_writes = 0
 
     async def open(self, headers: dict[str, str]) -> None:
         """Send the status 200 and the headers."""
@@ -32,6 +39,15 @@ class EventStream:
         head += f"id: {event_id}\n" if event_id else ""
         await self._write(f"{head}data: {text}\n\n")
 
+    @contextlib.asynccontextmanager
+    async def kept_alive(self) -> AsyncIterator[None]:
+        """Send comments, which clients skip, while nothing else is sent."""
+        task = asyncio.create_task(self._keep_alive())
+        try:
+            yield
+        finally:
+            task.cancel()
+
     async def done(self) -> None:
         """Send the event after which OpenAI's clients expect no other."""
         await self._write("data: [DONE]\n\n")
@@ -40,5 +56,13 @@ class EventStream:
         """End the response."""
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    async def _keep_alive(self) -> None:
+        while True:
+            before = self._num_writes
+            await asyncio.sleep(KEEP_ALIVE_S)
+            if self._num_writes == before:
+                await self._write(": waiting\n\n")
+
     async def _write(self, text: str) -> None:
+        self._num_writes += 1
         await self._send({"type": "http.response.body", "body": text.encode(), "more_body": True})

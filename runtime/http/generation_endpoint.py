@@ -1,6 +1,6 @@
 """/v1/completions and /v1/chat/completions: admit a request, and stream or collect its answer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -15,12 +15,14 @@ from runtime.http.client_watch import run_while_connected
 from runtime.http.event_stream import EventStream
 from runtime.http.http_call import HttpCall
 from runtime.http.http_errors import error_body, error_response
+from runtime.http.http_spans import generation_span
 from runtime.http.openai_requests import OpenAiRequest
 from runtime.http.request_body import ClientGone, JsonBody, UnreadBody, read_json
 from runtime.http.tool_calls import tool_form
 from runtime.requests.accepted_tokens import AcceptedTokens
 from runtime.requests.admission import Admission, Admitted
-from runtime.requests.answer_events import SampleEnd, answer_events
+from runtime.requests.answer_events import SampleEnd, TokensEvent, answer_events
+from runtime.requests.generation_span import RECORDED, GenerationSpan
 
 _SHORT_BYTES = 32 * 1024
 Reading = Callable[[Mapping[str, Any], str | None], OpenAiRequest]
@@ -72,19 +74,24 @@ class GenerationEndpoint:
     ) -> None:
         asked = await self._parsed(body, last_event_id)
         call.name = asked.request_id
+        span = generation_span(connection[0])
+        span.asked(_recorded(asked), is_chat=asked.is_chat, streams=asked.streams)
         admitted = await self._admission.admit(
             lambda: asked.generation,
             size_bytes=len(body.data),
             client=call.client,
             name=asked.request_id,
+            time_left_s=lambda: call.time_left_s(asked.generation.timeout_s),
         )
         call.accept(admitted.request)
         form = AnswerForm(asked, self._admission.model, admitted.request, admitted.resume_from)
+        span.accepted(admitted.request.num_prompt_tokens, form.id)
         headers = {"x-request-id": form.id, "x-paceline-seed": str(admitted.request.seed)}
         if asked.streams:
-            await self._stream(admitted, form, asked, EventStream(connection[2]), headers)
+            stream = EventStream(connection[2])
+            await self._stream(admitted, form, asked, stream, headers, span)
             return
-        async with aclosing(self._events(admitted)) as events:
+        async with aclosing(self._events(admitted, span)) as events:
             async for event in events:
                 form.collect(event)
         await JSONResponse(form.whole(), headers=headers)(*connection)
@@ -103,9 +110,19 @@ class GenerationEndpoint:
             return parse()
         return await self._admission.reader.run(len(body.data), parse)
 
-    def _events(self, admitted: Admitted) -> Any:
-        tokenizer = self._admission.model.tokenizer
-        return answer_events(admitted.request, tokenizer, admitted.resume_from)
+    async def _events(
+        self, admitted: Admitted, span: GenerationSpan
+    ) -> AsyncGenerator[TokensEvent | SampleEnd]:
+        """Yield the events of an answer, and record them."""
+        request, tokenizer = admitted.request, self._admission.model.tokenizer
+        async with aclosing(answer_events(request, tokenizer, admitted.resume_from)) as events:
+            async for event in events:
+                if isinstance(event, SampleEnd):
+                    span.sample_ended(event.reason, event.stats)
+                else:
+                    span.continued()
+                yield event
+        span.ended(sum(len(journal.token_ids) for journal in request.samples))
 
     async def _stream(
         self,
@@ -114,21 +131,28 @@ class GenerationEndpoint:
         asked: OpenAiRequest,
         stream: EventStream,
         headers: dict[str, str],
+        span: GenerationSpan,
     ) -> None:
         """Send the chunks of an answer; a failure is the last event, without a [DONE]."""
         await stream.open(headers)
         try:
             for chunk in form.openings():
                 await stream.write(chunk)
-            async with aclosing(self._events(admitted)) as events:
+            async with stream.kept_alive(), aclosing(self._events(admitted, span)) as events:
                 async for event in events:
-                    is_end = isinstance(event, SampleEnd)
-                    chunks = form.end(event) if is_end else form.tokens(event)
+                    chunks = form.chunks(event)
                     for chunk in chunks:
                         await stream.write(chunk, form.position if asked.request_id else "")
             if asked.has_usage:
                 await stream.write(form.usage_chunk())
             await stream.done()
         except PacelineError as error:
+            span.failure = error
             await stream.write(error_body(error))
         await stream.close()
+
+
+def _recorded(asked: OpenAiRequest) -> dict[str, Any]:
+    """Return the fields of a request that its span has."""
+    found = {name: getattr(asked.generation.sampling, name) for name in RECORDED}
+    return {name: value for name, value in found.items() if value is not None}

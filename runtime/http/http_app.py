@@ -19,6 +19,7 @@ from runtime.http.caller import check_token, client_name
 from runtime.http.engine_events import EngineEvents
 from runtime.http.generation_endpoint import GenerationEndpoint
 from runtime.http.http_errors import HttpRejection, error_response
+from runtime.http.http_spans import HttpSpans
 from runtime.http.model_endpoints import ModelEndpoints
 from runtime.http.openai_requests import read_chat, read_completion
 from runtime.http.probes import Probes
@@ -26,16 +27,24 @@ from runtime.http.request_body import ClientGone, UnreadBody
 from runtime.http.static_page import PAGE_FILES, page_file
 from runtime.requests.accepted_tokens import AcceptedTokens
 from runtime.requests.admission import Admission
+from runtime.requests.tracing import Tracing
 
 _LOG = logging.getLogger("paceline.http")
 _COMPLETIONS, _CHAT = "/v1/completions", "/v1/chat/completions"
 OPEN_PATHS = frozenset({"/health", "/ready", *PAGE_FILES})
 """Paths without a token: probes carry none, and the page asks for one."""
+_UNTRACED = {"/metrics", "/events"}
+"""Paths of monitors, which ask again and again, or for as long as the server lives."""
 _OTHER = "other"
 
 
 def http_app(
-    admission: Admission, tokens: AcceptedTokens, *, origins: Sequence[str], max_body_bytes: int
+    admission: Admission,
+    tokens: AcceptedTokens,
+    *,
+    origins: Sequence[str],
+    max_body_bytes: int,
+    tracing: Tracing | None = None,
 ) -> ASGIApp:
     """Return the application.
 
@@ -44,6 +53,7 @@ def http_app(
         tokens: accepted bearer tokens.
         origins: browser pages of these origins may call it; "*" permits all, none is the default.
         max_body_bytes: size above which a body is rejected.
+        tracing: makes a span of each request; None makes none.
     """
     model = ModelEndpoints(admission.model, admission.reader, max_body_bytes=max_body_bytes)
     probes = Probes(admission.gateway)
@@ -79,7 +89,10 @@ def http_app(
     handlers = {404: _not_found, 405: _wrong_method, PacelineError: _rejected, ClientGone: _gone}
     inner = Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
     paths = {route.path for route in routes if isinstance(route, Route)}
-    return _Outermost(inner, admission.gateway, paths)
+    outermost = _Outermost(inner, admission.gateway, paths)
+    if tracing is None:
+        return outermost
+    return HttpSpans(outermost, tracing, admission.model.name, paths - OPEN_PATHS - _UNTRACED)
 
 
 class _Outermost:

@@ -1,5 +1,7 @@
 """One call for generation over HTTP: it is counted once, whatever its end."""
 
+import time
+
 from runtime.errors import PacelineError
 from runtime.gateway.gateway import Gateway
 from runtime.gateway.journal import OpenRequest
@@ -12,10 +14,15 @@ class HttpCall:
     def __init__(self, gateway: Gateway, client: str) -> None:
         """Start with the arrival of a call; `end` must follow."""
         self.client = client
+        self._begun_s = time.monotonic()
         self.name = ""
         self._gateway = gateway
         self._request: OpenRequest | None = None
         self._is_rejected = False
+
+    def time_left_s(self, timeout_s: float | None) -> float | None:
+        """Return the seconds until a limit, counted from the call's arrival, has passed."""
+        return None if timeout_s is None else self._begun_s + timeout_s - time.monotonic()
 
     def accept(self, request: OpenRequest) -> None:
         """Count the call as a reader of a request until the call ends."""

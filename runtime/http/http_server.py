@@ -17,6 +17,7 @@ from runtime.http.guarded_protocol import GuardedProtocol
 from runtime.http.http_app import http_app
 from runtime.requests.accepted_tokens import AcceptedTokens
 from runtime.requests.admission import Admission
+from runtime.requests.tracing import Tracing
 
 _BACKLOG = 2048
 _KEEP_ALIVE_S = 75
@@ -44,13 +45,16 @@ class HttpSettings:
 class HttpServer:
     """A listening server on one asyncio loop."""
 
-    def __init__(self, admission: Admission, settings: HttpSettings) -> None:
+    def __init__(
+        self, admission: Admission, settings: HttpSettings, tracing: Tracing | None = None
+    ) -> None:
         self._settings = settings
         self._app = http_app(
             admission,
             settings.tokens,
             origins=settings.origins,
             max_body_bytes=settings.max_body_bytes,
+            tracing=tracing,
         )
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None

@@ -7,7 +7,7 @@ from typing import Any
 from runtime.checking.call_arguments import with_arguments
 from runtime.checking.chat_messages import EXTRA_KEYS
 from runtime.checking.sampling_fields import MAX_LOGPROBS, Sampling, checked_name
-from runtime.checking.values import describe, flag, items, text
+from runtime.checking.values import describe, flag, items, number, text
 from runtime.errors import InvalidValue
 from runtime.http.constraint_bodies import read_constraint
 from runtime.http.request_fields import RequestFields
@@ -22,6 +22,9 @@ _SAMPLING = (
     *("ignore_eos", "priority", "stop_token_ids", "min_tokens"),
     *("presence_penalty", "frequency_penalty", "model"),
 )
+MAX_PROMPTS = 128
+"""Of one request."""
+MIN_TIMEOUT_S, MAX_TIMEOUT_S = 1e-3, 86400.0
 _STREAM_OPTIONS = ("include_usage", "continuous_usage_stats", "include_obfuscation")
 
 
@@ -55,11 +58,11 @@ def read_completion(body: Mapping[str, Any], last_event_id: str | None = None) -
         InvalidValue: a field is unknown, or its value cannot be used; names the field.
     """
     fields = RequestFields(body)
-    prompt = _completion_prompt(fields.take("prompt"))
+    prompts = _completion_prompts(fields.take("prompt"))
     most = fields.count("max_tokens", minimum=1)
     logprobs = fields.count("logprobs", minimum=0, maximum=MAX_LOGPROBS)
     sampling = _sampling(fields, max_tokens=most, logprobs=logprobs)
-    return _request(fields, prompt, sampling, last_event_id, is_chat=False)
+    return _request(fields, prompts, sampling, last_event_id, is_chat=False)
 
 
 def read_chat(body: Mapping[str, Any], last_event_id: str | None = None) -> OpenAiRequest:
@@ -77,21 +80,29 @@ def read_chat(body: Mapping[str, Any], last_event_id: str | None = None) -> Open
             f"`max_tokens` is {older} and `max_completion_tokens` is {most}: give one of them"
         )
     sampling = _sampling(fields, max_tokens=most or older, logprobs=_chat_logprobs(fields))
-    return _request(fields, prompt, sampling, last_event_id, is_chat=True)
+    return _request(fields, (prompt,), sampling, last_event_id, is_chat=True)
 
 
-def _completion_prompt(value: object) -> Prompt:
+def _completion_prompts(value: object) -> tuple[Prompt, ...]:
+    """Return a prompt, or those in a list."""
     if value is None:
         raise InvalidValue("`prompt` is missing: give a text or token ids")
     if isinstance(value, str):
-        return TextPrompt(text(value, "`prompt`"), "prompt")
-    given = items(value, "`prompt`", "token ids, or a string")
-    is_batch = all(isinstance(one, str | list) for one in given)
-    if is_batch and len(given) > 1:
-        raise InvalidValue(f"`prompt` has {len(given)} prompts: send a request for each")
-    if is_batch and given:
-        return _completion_prompt(given[0])
-    return TokenPrompt(given, "prompt")
+        return (_prompt(value, "prompt"),)
+    given = items(value, "`prompt`", "token ids, a string, or a list of these")
+    if not given or not all(isinstance(one, str | list) for one in given):
+        return (_prompt(given, "prompt"),)
+    if len(given) > MAX_PROMPTS:
+        raise InvalidValue(f"`prompt` has {len(given)} prompts: {MAX_PROMPTS} at most")
+    if len(given) == 1:
+        return (_prompt(given[0], "prompt"),)
+    return tuple(_prompt(one, f"prompt[{index}]") for index, one in enumerate(given))
+
+
+def _prompt(value: object, field: str) -> Prompt:
+    if isinstance(value, str):
+        return TextPrompt(text(value, f"`{field}`"), field)
+    return TokenPrompt(items(value, f"`{field}`", "token ids"), field)
 
 
 def _chat_logprobs(fields: RequestFields) -> int | None:
@@ -136,7 +147,7 @@ def _logit_bias(value: object) -> dict[int, float] | None:
 
 def _request(
     fields: RequestFields,
-    prompt: Prompt,
+    prompts: tuple[Prompt, ...],
     sampling: Sampling,
     last_event_id: str | None,
     *,
@@ -147,19 +158,25 @@ def _request(
     options = _stream_options(fields.take("stream_options"), streams=streams)
     name = fields.take("request_id")
     request_id = "" if name is None else checked_name(name)
+    timeout_s = fields.take("timeout_s")
+    if timeout_s is not None:
+        timeout_s = number(timeout_s, "`timeout_s`", minimum=MIN_TIMEOUT_S, maximum=MAX_TIMEOUT_S)
     has_token_ids = fields.flag("return_token_ids")
     has_token_sources = fields.flag("return_token_sources")
     fields.reject_rest()
-    has_tools = isinstance(prompt, ChatPrompt) and bool(prompt.tools)
+    has_tools = any(isinstance(one, ChatPrompt) and one.tools for one in prompts)
     if has_tools and sampling.constraint is not None:
         raise InvalidValue("`tools` are given and the answer is constrained: leave out one of them")
     if last_event_id is not None and (not streams or has_tools):
         raise InvalidValue("the header last-event-id needs `stream` true, and no `tools`")
     return OpenAiRequest(
         generation=GenerationRequest(
-            prompt=prompt,
+            prompts=prompts,
             sampling=sampling,
-            resume_from=_resume_from(last_event_id, request_id, sampling.num_samples),
+            resume_from=_resume_from(
+                last_event_id, request_id, len(prompts) * sampling.num_samples
+            ),
+            timeout_s=timeout_s,
         ),
         request_id=request_id,
         is_chat=is_chat,

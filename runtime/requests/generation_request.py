@@ -15,14 +15,17 @@ from runtime.requests.served_model import ServedModel
 class GenerationRequest:
     """What a client asks for."""
 
-    prompt: Prompt
+    prompts: tuple[Prompt, ...]
+    """Each gets as many samples as `sampling` says."""
     sampling: Sampling
     """Checked."""
     resume_from: tuple[int, ...]
-    """One for each sample: tokens that the client already has."""
+    """One for each sample of each prompt: tokens that the client already has."""
+    timeout_s: float | None = None
+    """Seconds that the answer may take from the request's arrival on."""
 
     def submits(self, model: ServedModel, *, seed: int) -> tuple[Submit, ...]:
-        """Return what the engine receives, one for each sample; tokenizes the prompt.
+        """Return what the engine receives, one for each sample of each prompt; tokenizes prompts.
 
         Args:
             model: the served model.
@@ -33,18 +36,31 @@ class GenerationRequest:
             ConfigError: the conversation does not fit the chat template, or an output cannot
                 contain a stop string.
         """
-        sampling, prompt = self.sampling, self.prompt
+        sampling = self.sampling
         model.tokenizer.check_stops(sampling.stop or ())
-        ids = prompt_ids(prompt, model)
+        _check_vocabulary(sampling, model.vocab_size)
+        firsts = [self._submit(prompt, model, seed) for prompt in self.prompts]
+        samples = range(sampling.num_samples)
+        submits = tuple(replace(first, sample_index=i) for first in firsts for i in samples)
+        for submit, start in zip(submits, self.resume_from, strict=True):
+            if start > submit.max_tokens:
+                raise InvalidValue(
+                    f"`resume_from` is {start}, beyond `max_tokens` {submit.max_tokens}"
+                )
+        return submits
+
+    def _submit(self, prompt: Prompt, model: ServedModel, seed: int) -> Submit:
+        """Return the first sample of a prompt."""
+        sampling, ids = self.sampling, prompt_ids(prompt, model)
         is_empty = isinstance(prompt, TextPrompt) and not prompt.text
         check_prompt_length(  # a tokenizer may add a start token to an empty text
             0 if is_empty else len(ids),
-            prompt="the prompt",
+            prompt="the prompt" if len(self.prompts) == 1 else f"`{prompt.field}`",
             model=model.name,
             max_positions=model.max_positions,
         )
         most = model.default_max_tokens if sampling.max_tokens is None else sampling.max_tokens
-        submit = Submit(
+        return Submit(
             request=0,
             prompt_ids=ids,
             sampling=sampling.params(seed=seed),
@@ -57,12 +73,6 @@ class GenerationRequest:
             num_logprobs=sampling.logprobs,
             priority=sampling.priority,
         )
-        _check_vocabulary(sampling, model.vocab_size)
-        if max(self.resume_from) > submit.max_tokens:
-            raise InvalidValue(
-                f"`resume_from` is {max(self.resume_from)}, beyond `max_tokens` {submit.max_tokens}"
-            )
-        return tuple(replace(submit, sample_index=i) for i in range(sampling.num_samples))
 
 
 def _check_vocabulary(sampling: Sampling, vocab_size: int) -> None:

@@ -31,7 +31,7 @@ def read_request(request: pb.GenerateRequest) -> GenerationRequest:
         raise InvalidValue("`resume_from` needs `request_id`")
     sampling = sampling_of(request)
     return GenerationRequest(
-        prompt=prompt_of(request),
+        prompts=(prompt_of(request),),
         sampling=sampling,
         resume_from=_resume_offsets(request, sampling.num_samples),
     )

@@ -22,6 +22,7 @@ from runtime.requests.accepted_tokens import AcceptedTokens
 from runtime.requests.admission import Admission
 from runtime.requests.prompt_reader import PromptReader
 from runtime.requests.served_model import ServedModel
+from runtime.requests.tracing import Tracing
 from runtime.service.adapter_admin import AdapterControl
 from runtime.service.admin import AdminServicer, DrafterControl
 from runtime.service.call import CallInterceptor
@@ -29,7 +30,6 @@ from runtime.service.identity import TokenInterceptor
 from runtime.service.malformed_requests import MalformedRequestInterceptor
 from runtime.service.servicer import GenerationServicer, ModelServicer
 from runtime.service.spans import SpanInterceptor
-from runtime.service.tracing import Tracing
 
 _LOG = logging.getLogger("paceline.server")
 _SERVICES = tuple(service.full_name for service in pb.DESCRIPTOR.services_by_name.values())

@@ -51,7 +51,7 @@ class GenerationServicer(rpc.GenerationServiceServicer):
             yield pb.GenerateResponse(
                 accepted=pb.Accepted(
                     request_id=known.name,
-                    prompt_tokens=len(known.samples[0].submit.prompt_ids),
+                    prompt_tokens=known.num_prompt_tokens,
                     seed=known.seed,
                 )
             )
@@ -109,7 +109,7 @@ class GenerationServicer(rpc.GenerationServiceServicer):
                     )
                 )
         assert last is not None
-        last.prompt_tokens = len(request.samples[0].submit.prompt_ids)
+        last.prompt_tokens = request.num_prompt_tokens
         last.completion_tokens = sum(len(journal.token_ids) for journal in request.samples)
         yield pb.GenerateResponse(finish=last)
 

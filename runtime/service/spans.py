@@ -4,7 +4,6 @@ No attribute has prompts or answers.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -14,11 +13,11 @@ import grpc
 from protos.paceline.v1 import service_pb2 as pb
 from runtime.channels.handler_wrapping import Observer, wrap_handler
 from runtime.links.wire_values import REASON_NAMES
-from runtime.service.tracing import Tracing
+from runtime.requests.generation_span import GenerationSpan
+from runtime.requests.tracing import Tracing
 
 _OURS = "/paceline."
-_OPTIONAL = ("max_tokens", "temperature", "top_k", "top_p", "seed")
-_MAX_INT = 2**63 - 1  # of an attribute
+_OPTIONAL = ("max_tokens", "temperature", "top_k", "top_p", "seed", "n")
 
 
 class SpanInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # stubs alone
@@ -41,19 +40,20 @@ class SpanInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 
         @asynccontextmanager
         async def traced(request: Any, context: Any) -> AsyncIterator[Observer]:
-            with self._span(method, request, context) as span:
-                yield _Generation(span, self._model_name).note
+            with self._span(method, context) as span:
+                generation = GenerationSpan(span, self._model_name)
+                if isinstance(request, pb.GenerateRequest):
+                    is_chat = request.WhichOneof("prompt") == "chat"
+                    generation.asked(_fields(request), is_chat=is_chat, streams=True)
+                yield _Generation(generation).note
 
         return wrap_handler(handler, traced)
 
     @contextmanager
-    def _span(self, method: str, request: Any, context: Any) -> Iterator[Any]:
+    def _span(self, method: str, context: Any) -> Iterator[Any]:
         """Open the call's span, record how the call ends, and end the span if it is ours."""
         is_ours = not self._tracing.is_traced()
         span = self._server_span(method, context) if is_ours else self._tracing.current_span()
-        if isinstance(request, pb.GenerateRequest):
-            span.update_name(f"{_operation(request)} {self._model_name}")
-            span.set_attributes(_request_attributes(request, self._model_name))
         code = grpc.StatusCode.OK
         try:
             yield span
@@ -88,67 +88,33 @@ class SpanInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 class _Generation:
     """Records a generation's events in its span."""
 
-    def __init__(self, span: Any, model_name: str) -> None:
+    def __init__(self, span: GenerationSpan) -> None:
         self._span = span
-        self._model_name = model_name
-        self._start_s = time.monotonic()
-        self._awaits_first = True
-        self._reasons: list[str] = []
+        self._has_samples = False
 
     def note(self, event: pb.GenerateResponse) -> None:
         """Record one event of a stream."""
         match event.WhichOneof("event"):
             case "accepted":
-                self._span.set_attribute("gen_ai.usage.input_tokens", event.accepted.prompt_tokens)
-                self._span.set_attribute("gen_ai.response.model", self._model_name)
-                if event.accepted.request_id:
-                    self._span.set_attribute("gen_ai.response.id", event.accepted.request_id)
-            case "tokens" if self._awaits_first:
-                self._awaits_first = False
-                first_s = time.monotonic() - self._start_s
-                self._span.set_attribute("gen_ai.response.time_to_first_chunk", first_s)
+                self._span.accepted(event.accepted.prompt_tokens, event.accepted.request_id)
+            case "tokens":
+                self._span.continued()
             case "sample_finish":
-                self._reasons.append(REASON_NAMES[event.sample_finish.reason])
-                self._count(event.sample_finish.stats)
+                self._has_samples = True
+                reason = REASON_NAMES[event.sample_finish.reason]
+                self._span.sample_ended(reason, event.sample_finish.stats)
             case "finish":
-                reasons = self._reasons or [REASON_NAMES[event.finish.reason]]
-                self._span.set_attribute("gen_ai.response.finish_reasons", reasons)
-                tokens = event.finish.completion_tokens
-                self._span.set_attribute("gen_ai.usage.output_tokens", tokens)
-                if not self._reasons:
-                    self._count(event.finish.stats)
-
-    def _count(self, stats: Any) -> None:
-        self._span.set_attributes(
-            {
-                "paceline.queued_s": stats.queued_s,
-                "paceline.rounds": stats.rounds,
-                "paceline.drafted_tokens": stats.drafted,
-                "paceline.accepted_tokens": stats.accepted,
-                "gen_ai.usage.cache_read.input_tokens": stats.cached_prompt,
-            }
-        )
+                if not self._has_samples:
+                    reason = REASON_NAMES[event.finish.reason]
+                    self._span.sample_ended(reason, event.finish.stats)
+                self._span.ended(event.finish.completion_tokens)
 
 
-def _operation(request: pb.GenerateRequest) -> str:
-    return "chat" if request.WhichOneof("prompt") == "chat" else "text_completion"
-
-
-def _request_attributes(request: pb.GenerateRequest, model_name: str) -> dict[str, Any]:
-    """Return the attributes of the fields that a request sets."""
+def _fields(request: pb.GenerateRequest) -> dict[str, Any]:
+    """Return the fields that a request sets."""
     found: dict[str, Any] = {
-        "gen_ai.operation.name": _operation(request),
-        "gen_ai.provider.name": "paceline",
-        "gen_ai.request.model": model_name,
-        "gen_ai.request.stream": True,
+        name: getattr(request, name)
+        for name in _OPTIONAL
+        if request.HasField(name)  # type: ignore[arg-type]  # names of optional fields, all
     }
-    for name in _OPTIONAL:
-        if request.HasField(name):  # type: ignore[arg-type]  # names of optional fields, all
-            found[f"gen_ai.request.{name}"] = getattr(request, name)
-    if found.get("gen_ai.request.seed", 0) > _MAX_INT:
-        del found["gen_ai.request.seed"]
-    if request.HasField("n") and request.n != 1:
-        found["gen_ai.request.choice.count"] = request.n
-    if request.stop:
-        found["gen_ai.request.stop_sequences"] = list(request.stop)
-    return found
+    return found | {"stop": list(request.stop), "model": request.model}

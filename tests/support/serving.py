@@ -87,7 +87,8 @@ class Serving:
         self.http: HttpServer | None = None
         if http is not None:
             fields = {"address": "127.0.0.1:0", "tokens": self.server.settings.accepted_tokens}
-            self.http = HttpServer(self.server.admission, HttpSettings(**(fields | http)))
+            settings_of_http = HttpSettings(**(fields | http))
+            self.http = HttpServer(self.server.admission, settings_of_http, tracing)
             self.call(self.http.start())
         self._stopped = False
 

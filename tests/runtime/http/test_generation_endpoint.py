@@ -182,6 +182,50 @@ def test_token_ids_are_a_prompt_too(client: openai.OpenAI) -> None:
     assert len({answer.choices[0].text for answer in answers}) == 1
 
 
+@pytest.mark.parametrize("mode", ["speculative", "pearl"])
+def test_several_prompts_get_the_answers_that_each_gets_alone(
+    serving: Serving, client: openai.OpenAI, mode: str
+) -> None:
+    prompts: Any = ["w1 w2 w3", [5, 6, 7, 5, 6], "w9"]
+    fields: dict[str, Any] = {
+        "model": "toy",
+        "max_tokens": 16,
+        "n": 2,
+        "temperature": 0.8,
+        "seed": 4,
+        "extra_body": IDS | {"mode": mode},
+    }
+    alone = [client.completions.create(prompt=prompt, **fields) for prompt in prompts]
+    answer = client.completions.create(prompt=prompts, **fields)
+    expected = [choice for one in alone for choice in one.choices]
+    assert [choice.index for choice in answer.choices] == list(range(6))
+    assert [choice.text for choice in answer.choices] == [choice.text for choice in expected]
+    assert list(map(ids_of, answer.choices)) == list(map(ids_of, expected))
+    given = [(choice.model_extra or {})["prompt_token_ids"] for choice in answer.choices]
+    assert given == [one for two in [[1, 2, 3], [5, 6, 7, 5, 6], [9]] for one in (two, two)]
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == 3 + 5 + 1
+    assert answer.usage.completion_tokens == 6 * 16
+    assert (answer.usage.model_extra or {})["speculation"]["accepted_tokens"] > 0
+    streamed: dict[int, list[int]] = {}
+    for chunk in client.completions.create(prompt=prompts, stream=True, **fields):
+        for choice in chunk.choices:
+            streamed.setdefault(choice.index, []).extend(ids_of(choice))
+    assert streamed == dict(enumerate(map(ids_of, expected)))
+    assert serving.gateway.num_open == 0
+
+
+def test_what_is_wrong_with_one_of_several_prompts_names_it(client: openai.OpenAI) -> None:
+    for prompts, words in (
+        (["w1", ""], r"`prompt\[1\]` has no tokens"),
+        (["w1", [1, 99]], r"prompt\[1\]\[1\] is 99"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=words):
+            client.completions.create(model="toy", prompt=prompts, max_tokens=4)  # type: ignore[arg-type]  # both forms at once
+    with pytest.raises(openai.BadRequestError, match="has 80 samples, each client may have 64"):
+        client.completions.create(model="toy", prompt=["w1"] * 40, n=2, max_tokens=4)
+
+
 def test_the_seed_of_an_answer_repeats_it(client: openai.OpenAI) -> None:
     fields: dict[str, Any] = {"model": "toy", "prompt": TEXT, "max_tokens": 16}
     raw = client.completions.with_raw_response.create(**fields)
@@ -199,7 +243,7 @@ def test_the_seed_of_an_answer_repeats_it(client: openai.OpenAI) -> None:
         ({"logit_bias": {"w1": 1}}, "`logit_bias` has the key 'w1'", "logit_bias"),
         ({"extra_body": {"stop_token_ids": [48]}}, "has the token 48", "stop_token_ids"),
         ({"logprobs": 21}, "`logprobs` is 21", "logprobs"),
-        ({"prompt": ["w1", "w2"]}, "`prompt` has 2 prompts", "prompt"),
+        ({"prompt": ["w1"] * 129}, "`prompt` has 129 prompts", "prompt"),
         ({"prompt": [1, 48]}, "prompt[1] is 48", "prompt[1]"),
         ({"best_of": 4}, "`best_of` is 4, which is not supported", "best_of"),
         ({"extra_body": {"n_probs": 2}}, "`n_probs` is not a field", "n_probs"),

@@ -26,15 +26,32 @@ def test_absent_fields_have_openais_defaults() -> None:
 
 @pytest.mark.parametrize("prompt", [[1, 2], [[1, 2]]])
 def test_prompts_are_texts_or_token_ids(prompt: Any) -> None:
-    assert read_completion({"prompt": "hi"}).generation.prompt == TextPrompt("hi", "prompt")
-    assert read_completion({"prompt": ["hi"]}).generation.prompt == TextPrompt("hi", "prompt")
-    assert read_completion({"prompt": prompt}).generation.prompt == TokenPrompt([1, 2], "prompt")
+    for text in ("hi", ["hi"]):
+        assert read_completion({"prompt": text}).generation.prompts == (TextPrompt("hi", "prompt"),)
+    prompts = read_completion({"prompt": prompt}).generation.prompts
+    assert prompts == (TokenPrompt([1, 2], "prompt"),)
+
+
+def test_several_prompts_have_places_of_their_own() -> None:
+    body = {"prompt": ["a", [1, 2], "b"], "n": 2, "stream": True, "request_id": "mine"}
+    asked = read_completion(body, "1,2,3,4,5,6").generation
+    assert asked.prompts == (
+        TextPrompt("a", "prompt[0]"),
+        TokenPrompt([1, 2], "prompt[1]"),
+        TextPrompt("b", "prompt[2]"),
+    )
+    assert asked.resume_from == (1, 2, 3, 4, 5, 6)
+
+
+def test_a_time_limit_is_read() -> None:
+    assert read_completion({"prompt": "hi"}).generation.timeout_s is None
+    assert read_completion({"prompt": "hi", "timeout_s": 2}).generation.timeout_s == 2.0
 
 
 def test_a_chat_has_messages_and_either_name_of_its_length() -> None:
     for name in ("max_tokens", "max_completion_tokens"):
         asked = read_chat({"messages": TURNS, name: 7, "logprobs": True, "top_logprobs": 3})
-        assert isinstance(asked.generation.prompt, ChatPrompt)
+        assert isinstance(asked.generation.prompts[0], ChatPrompt)
         assert asked.generation.sampling.max_tokens == 7
         assert asked.generation.sampling.logprobs == 3
     assert read_chat({"messages": TURNS, "logprobs": True}).generation.sampling.logprobs == 0
@@ -60,6 +77,9 @@ def test_a_lost_stream_is_resumed_by_its_last_events_id() -> None:
         ({"prompt": "hi", "stream": True, "request_id": "m"}, "\u00b2", "last-event-id is"),
         ({}, None, "`prompt` is missing"),
         ({"prompt": {}}, None, "`prompt` is {}"),
+        ({"prompt": ["hi"] * 129}, None, "`prompt` has 129 prompts: 128 at most"),
+        ({"prompt": "hi", "timeout_s": 0}, None, "`timeout_s` is 0: it must be between"),
+        ({"prompt": "hi", "timeout_s": "3"}, None, "`timeout_s` is '3'"),
         ({"prompt": "hi", "request_id": 3}, None, "`request_id` is 3"),
         ({"prompt": "hi", "model": 3}, None, "`model` is 3"),
         ({"prompt": "hi", "n": 2, "temperature": 0}, None, "`n` is 2 at temperature 0"),
@@ -104,7 +124,7 @@ FIELDS = (
     *("top_logprobs", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias"),
     *("stream_options", "tools", "tool_choice", "mode", "priority", "request_id", "ignore_eos"),
     *("return_token_ids", "return_token_sources", "response_format", "best_of", "echo", "user"),
-    *("guided_json", "guided_regex", "guided_grammar", "guided_choice"),
+    *("guided_json", "guided_regex", "guided_grammar", "guided_choice", "timeout_s"),
 )
 VALUES = st.recursive(
     st.none()

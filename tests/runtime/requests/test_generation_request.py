@@ -13,7 +13,9 @@ from tests.support.serving import toy_model, toy_tokenizer
 def ask(text: str = "w1 w2 w3", *resume_from: int, **fields: object) -> GenerationRequest:
     sampling = Sampling(**fields).checked()  # type: ignore[arg-type]  # fields of Sampling
     return GenerationRequest(
-        prompt=TextPrompt(text, "prompt"), sampling=sampling, resume_from=resume_from or (0,)
+        prompts=(TextPrompt(text, "prompt"),),
+        sampling=sampling,
+        resume_from=resume_from or (0,) * sampling.num_samples,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from protos.paceline.v1 import service_pb2 as pb
 from protos.paceline.v1 import service_pb2_grpc as rpc
-from runtime.service.tracing import Tracing
+from runtime.requests.tracing import Tracing
 from tests.support.rig import Rig
 from tests.support.serving import Serving, slow_down
 

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from runtime.service.tracing import Tracing
+from runtime.requests.tracing import Tracing
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc")
 collector: Any = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
@@ -88,7 +88,7 @@ def test_without_the_packages_the_variables_are_a_warning(tmp_path: Path) -> Non
     blocked = tmp_path / "opentelemetry.py"  # stands before the real package
     blocked.write_text("raise ImportError('not installed')")
     code = (
-        "import logging; logging.basicConfig(); from runtime.service.tracing import Tracing; "
+        "import logging; logging.basicConfig(); from runtime.requests.tracing import Tracing; "
         "print(Tracing.start({'OTEL_TRACES_EXPORTER': 'console'}), Tracing.start({}))"
     )
     found = subprocess.run(
