@@ -3,14 +3,14 @@
 import { ApiError, engineEvents, setToken } from "./api.js";
 import { EnginePanel } from "./engine.js";
 import { Playground } from "./playground.js";
-import { Timeline } from "./timeline.js";
+import { Timelines } from "./timelines.js";
 
 const find = (id) => document.getElementById(id);
 const RETRY_MS = 2000;
 
 const playground = new Playground();
 const panel = new EnginePanel(find("engine"));
-const timeline = new Timeline(find("timeline"), find("timeline-summary"));
+const timelines = new Timelines(find("timelines"));
 let wake = () => {};
 
 function startColors() {
@@ -20,7 +20,7 @@ function startColors() {
   const apply = () => {
     const isDark = choice.value === "dark" || (choice.value === "auto" && system.matches);
     document.documentElement.dataset.theme = isDark ? "dark" : "light";
-    timeline.draw();
+    timelines.draw();
   };
   choice.addEventListener("change", () => {
     localStorage.setItem("paceline.theme", choice.value);
@@ -42,16 +42,13 @@ function startToken() {
 function startTimeline() {
   const pause = find("pause");
   pause.addEventListener("click", () => {
-    timeline.paused = !timeline.paused;
-    pause.setAttribute("aria-pressed", String(timeline.paused));
+    pause.setAttribute("aria-pressed", String(timelines.togglePause()));
   });
   find("span").addEventListener("change", (event) => {
-    timeline.span = Number(event.target.value);
-    timeline.view = null;
-    timeline.draw();
+    timelines.setSpan(Number(event.target.value));
   });
   const frame = () => {
-    if (!timeline.paused) timeline.draw();
+    if (!timelines.paused) timelines.draw();
     requestAnimationFrame(frame);
   };
   requestAnimationFrame(frame);
@@ -67,11 +64,12 @@ async function follow() {
   for (;;) {
     try {
       for await (const { name, data } of engineEvents()) {
-        if (name === "rounds") timeline.push(data);
+        if (name === "rounds") timelines.push(data);
         if (name !== "status") continue;
         showState(data.state, `${data.model}, version ${data.version}`);
         playground.setModes(data.modes, data.default_mode);
         panel.show(data);
+        timelines.show(data.replicas);
       }
       showState("offline");
     } catch (error) {

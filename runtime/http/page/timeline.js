@@ -36,11 +36,6 @@ export class Timeline {
   /** Add what a `rounds` event brings. */
   push(event) {
     const offset = performance.now() / 1000 - event.now_s;
-    if (this.replica !== event.replica && this.rounds.length) {
-      if (event.replica !== 0) return; // one engine is shown: the first
-      this.rounds = [];
-    }
-    this.replica = event.replica;
     // The event that traveled fastest tells best how the clocks differ.
     this.offset = this.offset === null || offset < this.offset || offset > this.offset + 5 ? offset : this.offset;
     this.rounds.push(...event.rounds);

@@ -4,8 +4,10 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Response, expect
 
@@ -137,6 +139,34 @@ def test_the_timeline_and_the_panel_show_what_the_engine_does(opened: Opened) ->
         return seen.size;
     }"""
     assert page.locator("#timeline").evaluate(script) > 5
+
+
+def test_each_replica_has_its_timeline(browser: Browser) -> None:
+    rigs = [Rig(tokenizer=toy_tokenizer()) for _ in range(2)]
+    for rig in rigs:
+        rig.attach_model(noise=0.2)
+        slow_down(rig, 0.005)
+    serving = Serving(*rigs, http={}, tokenizer=toy_tokenizer())
+    shown = WatchedPage(browser, serving.url, width=360)
+    figures = shown.page.locator("#timelines figure")
+    try:
+        expect(figures).to_have_count(2)
+        with ThreadPoolExecutor(4) as pool:
+            for number in range(4):  # more than one replica would take alone
+                body = {"prompt": f"w{number}", "max_tokens": 300, "ignore_eos": True}
+                pool.submit(httpx.post, f"{serving.url}/v1/completions", json=body, timeout=60)
+            for number in range(2):
+                expect(figures.nth(number).locator("figcaption")).to_have_text(f"Replica {number}")
+                expect(figures.nth(number).locator("p")).to_contain_text(
+                    re.compile(r"[1-9]\d* rounds in 2 s")
+                )
+        shown.page.click("#pause")
+        shown.page.select_option("#span", "5")
+        shown.close()
+    finally:
+        serving.close()
+        for rig in rigs:
+            rig.close()
 
 
 def test_a_stopped_answer_stays_and_what_is_wrong_is_said(opened: Opened) -> None:
