@@ -15,6 +15,7 @@ SERVE = VerbDeclaration(
             "models.target",
             "models.drafter",
             "adapter",
+            "watch",
             "mode",
             "models.tp",
             "models.drafters",

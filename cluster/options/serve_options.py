@@ -30,6 +30,9 @@ class ServeOptions:
     adapter: Annotated[tuple[str, ...], Repeated()] = ()
     """NAME=DIR: serve the adapter in DIR, which requests choose by naming NAME as their model.
     For several, repeat it."""
+    watch: Annotated[tuple[str, ...], Repeated()] = ()
+    """DIR or NAME=DIR: serve the newest adapter of the fine-tuning job in DIR, also while it runs,
+    under its last part or NAME. For several, repeat it."""
     http: str | None = None
     """HOST:PORT to serve OpenAI's HTTP API beside gRPC; port 0 takes a free one."""
     http_origins: tuple[str, ...] = ()

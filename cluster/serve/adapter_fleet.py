@@ -7,6 +7,7 @@ from pathlib import Path
 from cluster.deploy.fleet import Fleet
 from cluster.deploy.target_plan import PlannedModel
 from runtime.errors import ConfigError, InvalidValue
+from runtime.files.directory_state import directory_state
 from runtime.requests.served_adapters import ServedAdapter, ServedAdapters, checked_adapter_name
 from runtime.training.adapters.unmerged import BaseModel, read_unmerged
 
@@ -37,7 +38,10 @@ class AdapterFleet:
         """
         checked_adapter_name(name, self._base.name)
         path = _found(directory)
+        before = directory_state(path)
         adapter = read_unmerged(path, name, self._base)
+        if directory_state(path) != before:
+            raise ConfigError(f"{path} changed while it was read: add it when it is complete")
         with self._changing:
             known = self._adapters.find(name)
             if known is None or known.version != adapter.name:

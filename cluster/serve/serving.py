@@ -25,7 +25,8 @@ from cluster.options.serve_options import ServeOptions
 from cluster.placement.cluster_nodes import cluster_nodes
 from cluster.placement.placement import Node
 from cluster.serve.adapter_fleet import AdapterFleet, parse_adapters
-from cluster.serve.draft_watch import DrafterWatch
+from cluster.serve.adapter_watch import AdapterWatch, parse_watches
+from cluster.serve.disk_updates import DiskUpdates
 from cluster.serve.served_drafter import ServedDrafter
 from cluster.train.stopping import StopEvents
 from parallel.decoding.modes.mode_registry import policy_of
@@ -43,8 +44,8 @@ from runtime.hosts.rank_settings import ModelSettings
 from runtime.http.http_server import HttpServer, HttpSettings
 from runtime.node.keeper import end_with_keeper
 from runtime.requests.served_model import ServedModel
-from runtime.restarts import RestartLimits
 from runtime.requests.tracing import Tracing
+from runtime.restarts import RestartLimits
 from runtime.service.server import ServerSettings, ServiceServer
 from runtime.service.service_logs import start_logging
 from runtime.version import package_version
@@ -104,6 +105,7 @@ def _run(
     drafter = plan_drafter(options.models, target, capacity) if drafts else NOTHING_DRAFTS
     model = _served_model(options, target, drafter)
     named = parse_adapters(options.adapter)
+    watched = parse_watches(options.watch, model=target.name, taken=dict(named))
     tokens = options.models.cache_tokens or max(_CACHE_TOKENS, target.max_positions)
     spec = plan_deployment(options.models, target, drafter, cache_tokens=tokens, stops=True)
     spec = _supervised(spec, options)
@@ -130,13 +132,19 @@ def _run(
         adapting = AdapterFleet(fleet, target, model.adapters)
         for name, directory in named:
             adapting.add(name, directory)
-        return asyncio.run(_serve(fleet, drafting, adapting, model, settings, options, store))
+        watches = [AdapterWatch(*one, adapting, model.adapters) for one in watched]
+        updates = DiskUpdates(drafting, watches, _NOTES.note)
+        updates.begin()
+        return asyncio.run(
+            _serve(fleet, drafting, adapting, updates, model, settings, options, store)
+        )
 
 
 async def _serve(
     fleet: Fleet,
     drafting: ServedDrafter,
     adapting: AdapterFleet,
+    updates: DiskUpdates,
     model: ServedModel,
     settings: ServerSettings,
     options: ServeOptions,
@@ -168,12 +176,10 @@ async def _serve(
     if front is not None:
         _NOTES.note(f"open {front.url}/ in a browser to try it")
     failure: PacelineError | None = None
-    updating: asyncio.Task[None] | None = None
     while failure is None and not (stopping.asked.is_set() or gateway.is_draining):
         failure = fleet.failure
-        if drafting.watch is not None and failure is None and (updating is None or updating.done()):
-            # Not awaited: it may load for minutes, while signals must be handled.
-            updating = asyncio.create_task(asyncio.to_thread(_update_drafter, drafting.watch))
+        if failure is None:
+            updates.look()
         if unused := model.adapters.unused(gateway.adapters_in_use, time.monotonic()):
             await asyncio.to_thread(adapting.drop, unused)
         await _wait(stopping.asked, _CHECK_S)
@@ -209,13 +215,13 @@ async def _start_http(
             origins=options.http_origins,
             max_body_bytes=settings.max_message_bytes,
         ),
+        tracing,
     )
     await front.start()
     return front
 
 
 def _open_journal(options: ServeOptions, model: ServedModel) -> JournalStore | None:
-        tracing,
     if options.journal is None:
         return None
     store = JournalStore.open(options.journal, f"{model.name} in {options.models.weights}")
@@ -258,17 +264,6 @@ def _serve_metrics(gateway: Gateway, address: str | None) -> str:
     except OSError as error:
         raise ConfigError(f"`metrics` {address} cannot be used: {error}") from error
     return f"http://{host}:{page.server_port}/metrics"
-
-
-def _update_drafter(watch: DrafterWatch) -> None:
-    try:
-        version = watch.look()
-    except Exception as error:  # a faulty drafter must not stop requests
-        kind = "" if isinstance(error, PacelineError) else f"{type(error).__name__}: "
-        _NOTES.note(f"the drafter stays as it is: {kind}{error}", warns=True)
-        return
-    if version is not None:
-        _NOTES.note(f"drafter version {version} taken")
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

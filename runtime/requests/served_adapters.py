@@ -28,19 +28,24 @@ class ServedAdapter:
     """The size of its numbers."""
 
 
-def checked_adapter_name(name: str, model: str) -> str:
+def checked_adapter_name(name: str, model: str, field: str = "adapter") -> str:
     """Return a name that an adapter of a model can have.
+
+    Args:
+        name: the name.
+        model: the model's.
+        field: what holds the name, for errors.
 
     Raises:
         InvalidValue: it has other characters, or is the model's own.
     """
     if not _NAME.fullmatch(name):
         raise InvalidValue(
-            f"`adapter` has the name {name!r}: use up to 64 letters, digits, dots, dashes and "
+            f"`{field}` has the name {name!r}: use up to 64 letters, digits, dots, dashes and "
             "underscores, a letter or digit first"
         )
     if name == model:
-        raise InvalidValue(f"`adapter` has the name {name!r}, which is the model's: choose another")
+        raise InvalidValue(f"`{field}` has the name {name!r}, which is the model's: choose another")
     return name
 
 
@@ -52,6 +57,7 @@ class ServedAdapters:
         self._by_name: dict[str, ServedAdapter] = {}
         self._retired: dict[str, float | None] = {}
         """Versions that were removed or replaced, and when a request last used each, if known."""
+        self._awaited: dict[str, Path] = {}
 
     @property
     def served(self) -> list[ServedAdapter]:
@@ -61,6 +67,14 @@ class ServedAdapters:
     def find(self, name: str) -> ServedAdapter | None:
         """Return an adapter that new requests can name."""
         return self._by_name.get(name)
+
+    def wait_for(self, name: str, job: Path) -> None:
+        """Note that a name will be served once a job has an adapter."""
+        self._awaited[name] = job
+
+    def awaited(self, name: str) -> Path | None:
+        """Return the job from which a name will be served."""
+        return self._awaited.get(name)
 
     def put(self, adapter: ServedAdapter) -> None:
         """Serve an adapter that all engines hold, in place of an older version of its name."""

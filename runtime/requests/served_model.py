@@ -46,6 +46,10 @@ class ServedModel:
         if name is None or name == self.name:
             return ""
         adapter = self.adapters.find(name)
+        if adapter is None and (job := self.adapters.awaited(name)) is not None:
+            raise UnknownModel(
+                f"the model {name!r} is not served yet: {job} has no adapter that can be served"
+            )
         if adapter is None:
             adapters = "".join(f", {known.name!r}" for known in self.adapters.served)
             raise UnknownModel(

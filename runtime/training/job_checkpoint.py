@@ -43,6 +43,8 @@ class RoundReport:
 
 
 _LOG = logging.getLogger("paceline.train")
+JOB_FILE = "job.json"
+"""What determines a job's result, in its directory."""
 _STATE, _PREVIOUS = "state.safetensors", "state.previous.safetensors"
 _CHOICE = "scheme.json"
 _PARTS = ("parameters", "first", "second")
@@ -89,7 +91,7 @@ class JobFiles:
             ConfigError: it belongs to a job with other settings.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
-        settings = self.directory / "job.json"
+        settings = self.directory / JOB_FILE
         learning_part = self._config.learning_part() | {
             "samples": self._data_digest,
             "base": self._base_digest,

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
 from runtime.errors import ConfigError
@@ -35,7 +35,8 @@ def read_adapter_tensors(adapter: Path) -> dict[str, Tensor]:
             )
         raise ConfigError(f"{adapter} is not an adapter: it has no {WEIGHTS_FILE}")
     try:
-        tensors: dict[str, Tensor] = load_file(file)
+        # Not mapped: who overwrites a mapped file changes the numbers, or crashes this process.
+        tensors: dict[str, Tensor] = load(file.read_bytes())
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{file} is damaged: {error}") from error
     for name, tensor in tensors.items():

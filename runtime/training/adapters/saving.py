@@ -1,6 +1,7 @@
 """Writes training results: adapters for peft, whole models for transformers."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,9 @@ TOKENIZER_FILES = (
 _COPIED = (".json", ".jinja", ".txt", ".model", ".py")
 """Suffixes of the files that belong to a model in addition to its weights."""
 _TEMPLATES = "additional_chat_templates"
+FINAL = "final"
+"""The result of a finished job, in its directory."""
+_STEP = re.compile(r"step-(\d{6,})")
 
 
 def save_adapter(
@@ -134,7 +138,19 @@ def step_name(step: int) -> str:
     return f"step-{step:06d}"
 
 
+def results_of(job: Path) -> list[Path]:
+    """Return the results in a job's directory, the newest first; those being written are not.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    steps = [(int(m[1]), file) for file in job.iterdir() if (m := _STEP.fullmatch(file.name))]
+    final = [job / FINAL] if (job / FINAL).is_dir() else []
+    return final + [file for _, file in sorted(steps, reverse=True)]
+
+
 def drop_old_adapters(directory: Path, keep: int | None) -> None:
     """Remove all adapters of steps but the last `keep`; None keeps all."""
-    for old in sorted(directory.glob("step-??????"))[: -keep if keep is not None else 0]:
+    steps = [file for file in results_of(directory) if file.name != FINAL]
+    for old in steps[keep or len(steps) :]:
         shutil.rmtree(old)

@@ -3,11 +3,9 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cluster.serve import serving as serve
 from cluster.serve.draft_watch import DrafterWatch
 from runtime.drafters.draft_checkpoint import DRAFTER_KEY, DrafterManifest
 from runtime.errors import ConfigError
@@ -64,30 +62,3 @@ def test_a_directory_that_stays_unreadable_is_reported_once(
             told += 1
     assert told == 1
     assert swaps.num == 0
-
-
-class Failing:
-    def __init__(self, error: Exception) -> None:
-        self._error = error
-
-    def look(self) -> str | None:
-        raise self._error
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        ConfigError("it is [/] truncated"),
-        PermissionError("no"),
-        ValueError("a [/tensor] of no shape"),
-        KeyError("x"),
-    ],
-)
-def test_a_new_drafter_that_fails_in_any_way_is_a_warning(
-    error: Exception, capsys: pytest.CaptureFixture[str]
-) -> None:
-    watch: Any = Failing(error)
-    serve._update_drafter(watch)
-    printed = capsys.readouterr().err
-    assert "warning: the drafter stays as it is:" in printed
-    assert str(error) in printed
