@@ -7,8 +7,9 @@ from dataclasses import replace
 from rich.console import Console
 from rich.table import Table
 
+from cluster.bench.adapter_steps import run_adapters
 from cluster.deploy.target_plan import plan_target, target_settings
-from cluster.options.bench_options import BenchStepOptions
+from cluster.options.bench_options import BenchAdaptersOptions, BenchStepOptions, StepOptions
 from cluster.reports.environment import environment
 from cluster.reports.run_report import output_console
 from runtime.clock import MonotonicClock
@@ -20,12 +21,18 @@ from runtime.rank.span_clock import StepPart
 _NOTES = Console(stderr=True)
 
 
-def run(options: BenchStepOptions) -> int:
-    """Measure steps and print their parts; return the exit code.
+def run(options: StepOptions) -> int:
+    """Measure steps and print their parts, or what adapters cost them; return the exit code.
 
     Raises:
         ConfigError: the target cannot be used, or is too short for the context.
     """
+    if isinstance(options, BenchAdaptersOptions):
+        return run_adapters(options)
+    return _run_parts(options)
+
+
+def _run_parts(options: BenchStepOptions) -> int:
     target = plan_target(options.models)
     longest = options.context_tokens + max(options.rows)
     if longest > target.max_positions:

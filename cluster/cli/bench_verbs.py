@@ -5,6 +5,7 @@ from cluster.cli.declaration import VerbDeclaration
 from cluster.cli.generated import add_verb
 from cluster.cli.verbs import Verbs
 from cluster.options.bench_options import (
+    BenchAdaptersOptions,
     BenchDecodeOptions,
     BenchEnginesOptions,
     BenchLayersOptions,
@@ -95,6 +96,22 @@ add_verb(
             "Model": ("models.target", "models.weights", "models.threads"),
             "Step": ("context_tokens", "rows", "repeats"),
             "": ("out", "json"),
+        },
+        fixed=_ALONE,
+    ),
+)
+add_verb(
+    app,
+    VerbDeclaration(
+        name="bench adapters",
+        options=BenchAdaptersOptions,
+        run=table.bench_step,
+        example="--target smollm2-135m --threads 2 --sequences 1,8",
+        flags={
+            "Model": ("models.target", "models.weights", "models.threads"),
+            "Step": ("sequences", "rows", "context_tokens", "repeats"),
+            "Adapters": ("lora_rank", "targets"),
+            "": ("json",),
         },
         fixed=_ALONE,
     ),

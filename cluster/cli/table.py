@@ -12,8 +12,8 @@ from cluster.options.bench_options import (
     BenchQualityOptions,
     BenchSeedsOptions,
     BenchServeOptions,
-    BenchStepOptions,
     BenchTrainOptions,
+    StepOptions,
 )
 from cluster.options.client_options import (
     AdapterOptions,
@@ -233,8 +233,8 @@ def bench_serve(options: BenchServeOptions) -> int:
     return run(options)
 
 
-def bench_step(options: BenchStepOptions) -> int:
-    """Show the parts of a decode step."""
+def bench_step(options: StepOptions) -> int:
+    """Show the parts of a decode step, or what adapters cost it."""
     from cluster.bench.decode_step import run
 
     return run(options)

@@ -273,6 +273,32 @@ class BenchStepOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BenchAdaptersOptions:
+    """Compare decode steps with adapters to steps of the model alone, interleaved in one process.
+
+    Each step is timed beside one of the model alone. The adapters are random: their numbers do not
+    change the time.
+    """
+
+    models: ModelOptions = ModelOptions(prefix_cache=False, max_batch=1)
+    sequences: tuple[Positive, ...] = (1, 4, 8)
+    """Numbers of sequences in a step, with commas."""
+    rows: Positive = 1
+    """Tokens of each sequence that a step reads; with drafts, there are several."""
+    context_tokens: Annotated[Positive, Flag("--context")] = 200
+    """Tokens of each sequence before the step."""
+    lora_rank: Annotated[Positive, Flag("--rank")] = 8
+    """Rank of the adapters."""
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    """Layers that they adapt, with commas, as q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,
+    down_proj."""
+    repeats: Positive = 30
+    """Steps of each kind, in turns; medians are shown."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BenchTrainOptions:
     """Time training steps under stragglers, by scheme, on actors whose computing is a wait."""
 
@@ -310,3 +336,6 @@ class BenchTrainOptions:
     """Ray cluster to join: auto, HOST:PORT, or local."""
     json: bool = False
     """Print JSON, one object a run."""
+
+
+StepOptions = BenchStepOptions | BenchAdaptersOptions

@@ -145,7 +145,7 @@ def test_a_job_that_starts_again_is_followed(job: Job) -> None:
     job.write("step-000009", "good 9")
     job.write("final", "good")
     job.look()
-    (job.directory / "final").rename(job.directory / "step-000020")  # it goes on to more steps
+    (job.directory / "final").rename(job.directory / "step-000020")  # it continues with more steps
     job.look()
     assert job.engines.read == ["final"]
     job.directory.rename(job.directory.with_name("old"))

@@ -1,4 +1,4 @@
-"""Requests with three adapters and with none go on, token for token, after losses of every kind."""
+"""Requests with three adapters and with none continue, token for token, after losses."""
 
 import signal
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def served(
     made.close()
 
 
-def test_adapters_go_on_through_preemption_replay_and_resumption(served: Served) -> None:
+def test_adapters_continue_through_preemption_replay_and_resumption(served: Served) -> None:
     server, alone = served
 
     def ask(number: int) -> tuple[list[int], RequestStats]:
