@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -10,10 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from parallel.group import Group
 from parallel.training.frozen_linear import FrozenLinear, weight_of
 
 _LINEAR = (nn.Linear, FrozenLinear)
 _Number = TypeVar("_Number", int, float)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitInputs:
+    """A rank's inputs of a layer whose inputs are split over a group."""
+
+    first: int
+    num_inputs: int
+    """Of the whole layer."""
+    group: Group
 
 
 class LoraLinear(nn.Module):
@@ -49,6 +61,9 @@ class LoraLinear(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank))
         self._scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
         self._dropout = dropout
+        self.inputs: SplitInputs | None = None
+        """Which inputs of the layer these are, where they are split over a group; what is returned
+        is then a part of a sum."""
         self.lora_magnitude_vector: nn.Parameter | None = None
         if dora:
             self.lora_magnitude_vector = nn.Parameter(row_lengths(weight_of(base)))
@@ -56,7 +71,7 @@ class LoraLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return [..., out_features] of x, [..., in_features]."""
         out: Tensor = self.base(x)
-        seen = F.dropout(x, self._dropout, training=self.training)
+        seen = self._seen(x)
         update = self._scale * F.linear(F.linear(seen, self.lora_A), self.lora_B)
         if self.lora_magnitude_vector is None:
             return out + update
@@ -65,9 +80,24 @@ class LoraLinear(nn.Module):
             plain = plain - self.base.bias
         with torch.no_grad():
             changed = weight_of(self.base) + self._scale * self.lora_B @ self.lora_A
-            lengths = row_lengths(changed)
+            lengths = self._lengths(changed)
         ratio = self.lora_magnitude_vector / lengths
         return out + (ratio - 1) * plain + ratio * update
+
+    def _seen(self, x: Tensor) -> Tensor:
+        """Return the inputs after dropout; which are dropped does not depend on a split."""
+        if self.inputs is None or not self.training or self._dropout == 0:
+            return F.dropout(x, self._dropout, training=self.training)
+        whole = torch.ones((*x.shape[:-1], self.inputs.num_inputs), dtype=x.dtype, device=x.device)
+        kept = F.dropout(whole, self._dropout, training=True)
+        return x * kept.narrow(-1, self.inputs.first, x.shape[-1])
+
+    def _lengths(self, weight: Tensor) -> Tensor:
+        """Return the norms of the rows of the whole weight of which this is a part."""
+        lengths = row_lengths(weight)
+        if self.inputs is None:
+            return lengths
+        return self.inputs.group.all_reduce(lengths.square()).sqrt()
 
 
 def row_lengths(weight: Tensor) -> Tensor:

@@ -10,12 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from parallel.group import Group
 from parallel.training.choices import among_choices
 from parallel.training.lora import add_lora, check_targets
 from runtime.errors import ConfigError
 from runtime.training.adapters.base_model import has_tied_head, load_model, load_shapes
 from runtime.training.adapters.frozen_base import lengths_of, load_frozen
+from runtime.training.adapters.split_base import SplitModel
 from runtime.training.adapters.weight_layout import StartPoint, WeightLayout
+from runtime.training.adapters.weight_vector import SplitWeights, WeightVector, WholeWeights
 from runtime.training.chunk_work import Vector
 from runtime.training.job.job_config import LoraConfig, TrainConfig
 from runtime.training.token_rows import TokenRows
@@ -33,21 +36,56 @@ class Trainable:
         precision: str = "float32",
         *,
         packs: bool = False,
+        vector: WeightVector | None = None,
     ) -> None:
-        """Train `weights` of a model; `packs` computes samples as one row, without padding."""
+        """Train weights of a model.
+
+        Args:
+            model: the model, or a rank's part of one.
+            weights: what is trained, by name.
+            device: where it computes.
+            precision: of the layers' products.
+            packs: whether samples are computed as one row, without padding.
+            vector: the weights of all ranks; None where this process has them all.
+        """
         self.model = model
         self.weights = dict(sorted(weights.items()))
+        self._vector = vector or WholeWeights(self.weights)
         self._device = device
         self._precision = precision
         self._packs = packs
 
     @classmethod
-    def load(cls, directory: Path, config: TrainConfig, device: str = "cpu") -> "Trainable":
-        """Load a checkpoint's model; what is trained is in float32.
+    def load(
+        cls,
+        directory: Path,
+        config: TrainConfig,
+        device: str = "cpu",
+        group: Group | None = None,
+    ) -> "Trainable":
+        """Load a checkpoint's model, or a rank's part of it; what is trained is in float32.
+
+        Args:
+            directory: the checkpoint.
+            config: the job's.
+            device: where it computes.
+            group: the ranks that the model is split over, of which each makes the same calls; their
+                adapters have no values before `set`. None is one rank.
 
         Raises:
-            ConfigError: it has no layers of the configured names.
+            ConfigError: it has no layers of the configured names, or does not split over the group.
         """
+        packs = config.data.batching == "packed"
+        if group is not None and group.size > 1:
+            part = SplitModel.load(directory, config.base_precision, group)
+            if config.method == "full":
+                weights = part.trained()
+            else:
+                weights = lora_weights(part.model, config.lora, config.seed)
+            part.join()
+            _save_memory(part.model, config)
+            vector = SplitWeights(weights, part.split, group)
+            return cls(part.model, weights, device, config.precision, packs=packs, vector=vector)
         if config.base_precision == "float32":
             model = load_model(directory)
         else:
@@ -56,10 +94,7 @@ class Trainable:
             weights = dict(model.named_parameters())
         else:
             weights = lora_weights(model, config.lora, config.seed)
-        if config.gradient_checkpointing:
-            new = getattr(model, "activation_checkpointing_enable", None)
-            (new or model.gradient_checkpointing_enable)({"use_reentrant": False})
-        packs = config.data.batching == "packed"
+        _save_memory(model, config)
         return cls(model.to(device), weights, device, config.precision, packs=packs)
 
     @classmethod
@@ -78,28 +113,25 @@ class Trainable:
     @property
     def start_point(self) -> StartPoint:
         """What is trained, and its values now."""
-        shapes = {name: tuple(weight.shape) for name, weight in self.weights.items()}
-        layout = WeightLayout(shapes=shapes, has_tied_head=has_tied_head(self.model))
+        has_tied = has_tied_head(self.model)
+        layout = WeightLayout(shapes=self._vector.shapes, has_tied_head=has_tied)
         return StartPoint(layout=layout, parameters=self.get())
 
     def get(self) -> Vector:
-        """Return the weights."""
-        parts = [weight.detach().reshape(-1) for weight in self.weights.values()]
-        return torch.cat(parts).cpu().numpy().copy()
+        """Return the weights; ranks other than 0 return an empty vector."""
+        return self._vector.values()
 
     def set(self, vector: Vector) -> None:
         """Replace the weights."""
-        first = 0
-        with torch.no_grad():
-            for weight in self.weights.values():
-                part = torch.from_numpy(vector[first : first + weight.numel()].copy())
-                weight.copy_(part.view_as(weight))
-                first += weight.numel()
+        self._vector.assign(vector)
 
     def gradient(
         self, samples: Sequence[Sample], dropout_seed: int = 0
     ) -> tuple[Vector, float, int]:
-        """Return the samples' summed gradient, their summed loss, and their tokens in the loss."""
+        """Return the samples' summed gradient, their summed loss, and their tokens in the loss.
+
+        Ranks other than 0 return an empty vector.
+        """
         for weight in self.weights.values():
             weight.grad = None
         torch.manual_seed(dropout_seed)  # dropout depends on the chunk alone
@@ -107,11 +139,7 @@ class Trainable:
         loss, num_tokens = self.loss(samples)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's
         self.model.eval()
-        parts = [
-            (weight.grad if weight.grad is not None else torch.zeros_like(weight)).reshape(-1)
-            for weight in self.weights.values()
-        ]
-        return torch.cat(parts).cpu().numpy(), float(loss.detach()), num_tokens
+        return self._vector.gradients(), float(loss.detach()), num_tokens
 
     def loss(self, samples: Sequence[Sample]) -> tuple[Tensor, int]:
         """Return the summed cross entropy of the samples' completions, and their tokens."""
@@ -194,11 +222,19 @@ def head_at(model: PreTrainedModel, is_learned: Tensor) -> Iterator[None]:
     def choose(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return (inputs[0][is_learned], *inputs[1:])
 
-    hook = model.get_output_embeddings().register_forward_pre_hook(choose)
+    # First of the hooks, so that what ranks exchange before the head is small.
+    hook = model.get_output_embeddings().register_forward_pre_hook(choose, prepend=True)
     try:
         yield
     finally:
         hook.remove()
+
+
+def _save_memory(model: PreTrainedModel, config: TrainConfig) -> None:
+    """Keep only the layers' inputs, where the job asks for that."""
+    if config.gradient_checkpointing:
+        new = getattr(model, "activation_checkpointing_enable", None)
+        (new or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def _is_one_token_after_one_prompt(group: Sequence[Sample]) -> bool:

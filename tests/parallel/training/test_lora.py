@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from parallel.training.lora import LoraLinear, add_lora
+from parallel.group import SoloGroup
+from parallel.training.lora import LoraLinear, SplitInputs, add_lora
 
 
 class TwoLayers(nn.Module):
@@ -110,3 +111,27 @@ def test_a_pattern_that_fits_no_layer_is_rejected(pattern: str, message: str) ->
             add_lora(TwoLayers(), ["q_proj"], rank=2, alpha=2, seed=0, **patterns)  # type: ignore[arg-type]  # either of them
     with pytest.raises(ValueError, match="'q_proj' decides about no layer"):
         add_lora(TwoLayers(), ["q_proj"], rank=2, alpha=2, seed=0, ranks={"q.*": 1, "q_proj": 3})
+
+
+def test_what_is_dropped_does_not_depend_on_a_split_of_the_inputs() -> None:
+    base, x = nn.Linear(6, 3, bias=False), torch.randn(5, 6)
+    draw = torch.Generator().manual_seed(1)
+    whole = LoraLinear(base, rank=2, alpha=8, generator=draw, dropout=0.4)
+    with torch.no_grad():
+        whole.lora_B.copy_(torch.randn(3, 2))
+    torch.manual_seed(9)
+    wanted = whole(x)
+    parts, ranges = [], ((0, 4), (4, 6))
+    for first, stop in ranges:
+        part_base = nn.Linear(stop - first, 3, bias=False)
+        part_base.weight = nn.Parameter(base.weight[:, first:stop].clone())
+        part = LoraLinear(part_base, rank=2, alpha=8, generator=draw, dropout=0.4)
+        part.inputs = SplitInputs(first=first, num_inputs=6, group=SoloGroup())
+        with torch.no_grad():
+            part.lora_A.copy_(whole.lora_A[:, first:stop])
+            part.lora_B.copy_(whole.lora_B)
+        torch.manual_seed(9)
+        parts.append(part(x[:, first:stop]))
+    torch.testing.assert_close(parts[0] + parts[1], wanted)
+    whole.eval()
+    assert not torch.allclose(whole(x), wanted)
