@@ -1,5 +1,6 @@
-"""Ray shell of the process that answers a link benchmark's pings."""
+"""Ray shells of the processes at the far end of what is measured."""
 
+from parallel.training.adamw import Vector
 from runtime.links.torch_link import TorchLinkSpec
 from runtime.node.echo import EchoHost
 
@@ -21,3 +22,11 @@ class EchoActor:
     def close(self) -> None:
         """Stop answering."""
         self._host.close()
+
+
+class VectorEchoActor:
+    """Returns the vectors that it is sent."""
+
+    def send_back(self, vector: Vector) -> Vector:
+        """Return a vector as it came."""
+        return vector

@@ -3,18 +3,7 @@
 The one file with imports inside functions: torch and Ray load for seconds, for some verbs only.
 """
 
-from cluster.options.bench_options import (
-    BenchDecodeOptions,
-    BenchEnginesOptions,
-    BenchLayersOptions,
-    BenchLearnOptions,
-    BenchLinkOptions,
-    BenchQualityOptions,
-    BenchSeedsOptions,
-    BenchServeOptions,
-    BenchTrainOptions,
-    StepOptions,
-)
+from cluster.options import bench_options as bench
 from cluster.options.client_options import (
     AdapterOptions,
     AdminDrafterOptions,
@@ -55,6 +44,7 @@ from cluster.options.train_options import (
     TrainJoinOptions,
     TrainMergeOptions,
     TrainOptions,
+    TrainPlanOptions,
     TrainReplayOptions,
     TrainResumeOptions,
     TrainStatusOptions,
@@ -177,70 +167,70 @@ def service_stop(options: ServiceStopOptions) -> int:
     return stop(options)
 
 
-def bench_decode(options: BenchDecodeOptions) -> int:
+def bench_decode(options: bench.BenchDecodeOptions) -> int:
     """Compare decoding modes."""
     from cluster.bench.decode import run
 
     return run(options)
 
 
-def bench_engines(options: BenchEnginesOptions) -> int:
+def bench_engines(options: bench.BenchEnginesOptions) -> int:
     """Compare with other engines."""
     from cluster.bench.engine_bench import run
 
     return run(options)
 
 
-def bench_layers(options: BenchLayersOptions) -> int:
+def bench_layers(options: bench.BenchLayersOptions) -> int:
     """Compare layer-parallel drafters."""
     from cluster.bench.layer_parallel import run
 
     return run(options)
 
 
-def bench_learn(options: BenchLearnOptions) -> int:
+def bench_learn(options: bench.BenchLearnOptions) -> int:
     """Compare training methods by what they learn."""
     from cluster.bench.learning import run
 
     return run(options)
 
 
-def bench_link(options: BenchLinkOptions) -> int:
+def bench_link(options: bench.BenchLinkOptions) -> int:
     """Time messages between two processes."""
     from cluster.bench.round_trips import run
 
     return run(options)
 
 
-def bench_quality(options: BenchQualityOptions) -> int:
+def bench_quality(options: bench.BenchQualityOptions) -> int:
     """Compare weight formats."""
     from cluster.bench.quality import run
 
     return run(options)
 
 
-def bench_seeds(options: BenchSeedsOptions) -> int:
+def bench_seeds(options: bench.BenchSeedsOptions) -> int:
     """Time a shared-seed step."""
     from cluster.bench.shared_seed_bench import run
 
     return run(options)
 
 
-def bench_serve(options: BenchServeOptions) -> int:
+def bench_serve(options: bench.BenchServeOptions) -> int:
     """Put load on a running server."""
     from cluster.bench.load import run
 
     return run(options)
 
 
-def bench_step(options: StepOptions) -> int:
+def bench_step(options: bench.StepOptions) -> int:
     """Show the parts of a decode step, or what adapters cost it."""
     from cluster.bench.decode_step import run
 
     return run(options)
 
 
-def bench_train(options: BenchTrainOptions) -> int:
+def bench_train(options: bench.BenchTrainOptions) -> int:
     """Time training steps under stragglers."""
     from cluster.bench.training_bench import run
 
@@ -323,6 +313,16 @@ def train(options: TrainOptions) -> int:
 
     load_config(options.config, options.settings)
     from cluster.train.training import run
+
+    return run(options)
+
+
+def train_plan(options: TrainPlanOptions) -> int:
+    """Show what a training job needs."""
+    from runtime.training.job.config_file import load_config  # quick, so it comes first
+
+    load_config(options.config, options.settings)
+    from cluster.train.job_needs import run
 
     return run(options)
 

@@ -9,6 +9,7 @@ from cluster.options.train_options import (
     TrainJoinOptions,
     TrainMergeOptions,
     TrainOptions,
+    TrainPlanOptions,
     TrainReplayOptions,
     TrainResumeOptions,
     TrainStatusOptions,
@@ -30,6 +31,17 @@ add_verb(
         example="sst2.toml --set optimizer.steps=200",
         arguments=("config",),
         flags={"": ("settings", "ray_address", "json")},
+    ),
+)
+add_verb(
+    app,
+    VerbDeclaration(
+        name="train plan",
+        options=TrainPlanOptions,
+        run=table.train_plan,
+        example="sst2.toml --set workers.count=8",
+        arguments=("config",),
+        flags={"": ("settings", "bandwidth", "ray_address", "json")},
     ),
 )
 add_verb(

@@ -14,6 +14,7 @@ from cluster.options.schema import (
     Repeated,
     Seconds,
 )
+from runtime.checking.tables import Range, Unset
 from runtime.training.job.faults_config import FaultsConfig
 
 JobSettings = Annotated[tuple[str, ...], Repeated(), Flag("--set")]
@@ -35,6 +36,25 @@ class TrainOptions:
     """Ray cluster to join: auto, HOST:PORT, or local."""
     json: bool = False
     """Print JSON, one object a model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainPlanOptions:
+    """Show what a job needs before it starts: memory by part, and the bytes that a step sends.
+
+    A model's config.json suffices. A job that cannot fit is rejected, as `train` does.
+    """
+
+    config: InputFile
+    """The job: a TOML file (docs/training.md)."""
+    settings: JobSettings = ()
+    """section.key=value in place of the file's value; repeatable."""
+    bandwidth: Annotated[float | None, Range(above=0), Unset("measured")] = None
+    """MB that pass between driver and worker in a second. By default it is measured."""
+    ray_address: RayAddress = None
+    """Ray cluster to join: auto, HOST:PORT, or local."""
+    json: bool = False
+    """Print JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

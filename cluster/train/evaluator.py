@@ -71,7 +71,9 @@ class Evaluator:
         return {"eval_loss": round(self._measure.mean_loss(parameters, runs), 4)}
 
 
-def show_samples(examples: list[TextExample], samples: list[Sample], tokenizer: Tokenizer) -> None:
+def show_samples(
+    examples: Sequence[TextExample], samples: Sequence[Sample], tokenizer: Tokenizer
+) -> None:
     """Print the first samples, with the learned part in brackets."""
     for example, sample in list(zip(examples, samples, strict=False))[:_SHOWN]:
         _NOTES.print(f"sample: {render(example, sample, tokenizer)}", markup=False)

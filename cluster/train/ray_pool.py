@@ -1,21 +1,24 @@
-"""The workers of a fine-tuning job as Ray actors."""
+"""The workers of a fine-tuning job as Ray actors, one or several for each worker."""
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from actors.trainer_actor import TrainWorkerActor
+from actors.trainer_actor import TrainRankActor, TrainWorkerActor
 from cluster.network.ray_errors import is_loss, result_of
+from cluster.train.worker_ranks import WorkerRanks
 from parallel.training.adamw import Vector
 from runtime.clock import MonotonicClock
-from runtime.errors import PacelineError, PeerTimeout
+from runtime.errors import PacelineError, PeerError, PeerTimeout
 from runtime.training.adapters.weight_layout import StartPoint
 from runtime.training.chunk_work import ChunkResult, ChunkWork
 from runtime.training.evaluation import evaluate
 from runtime.training.job.job_config import TrainConfig
+from runtime.training.streaming.streamed_samples import StreamedSamples
 from runtime.training.training_data import Sample
 from runtime.training.worker_pool import Arrived, WorkerLost
 
@@ -23,7 +26,7 @@ _START_TIMEOUT_S = 300.0
 
 
 class RayPool:
-    """Worker actors of one class by number: starts calls on them, and replaces those that die."""
+    """Workers by number: starts calls on them, and replaces those of which a process dies."""
 
     def __init__(
         self,
@@ -33,24 +36,31 @@ class RayPool:
         *,
         cpus: float = 0.0,
         gpus: float = 0.0,
+        num_ranks: int = 1,
     ) -> None:
         """Start the actors, each with so many cores and GPUs; `wait_ready` waits for them."""
-        self._remote_class = ray.remote(actor_class).options(num_cpus=cpus, num_gpus=gpus)
-        self._arguments = arguments
-        self._actors = [self._start_actor() for _ in range(count)]
+        self._num_ranks = num_ranks
+        self._workers = [
+            WorkerRanks(actor_class, arguments, cpus=cpus, gpus=gpus, num_ranks=num_ranks)
+            for _ in range(count)
+        ]
         self._lives = [0] * count
-        self._starting = {actor.pid.remote(): n for n, actor in enumerate(self._actors)}
+        self._starting: dict[Any, int] = {}
         self.pids: dict[int, int] = {}
-        """Process ids of the workers that are or were ready."""
+        """Process ids of the workers that are or were ready; of a group, of one of its ranks."""
         self._calls: dict[Any, int] = {}
+        self._followed: dict[Any, int] = {}
+        """Calls of ranks whose result does not count; that they fail does."""
         self._parameters: dict[int, Any] = {}
         self._held: list[Arrived[ChunkResult] | WorkerLost] = []
         """Events of gradient work that arrived during an evaluation."""
+        for worker in range(count):
+            self._start(worker)
 
     @property
     def size(self) -> int:
         """Number of workers."""
-        return len(self._actors)
+        return len(self._workers)
 
     def wait_ready(self, num_needed: int) -> None:
         """Wait until so many workers have loaded the model; the others may join later.
@@ -60,12 +70,12 @@ class RayPool:
             PeerTimeout: they take too long, or the cluster has no room for them.
         """
         deadline_s = time.monotonic() + _START_TIMEOUT_S
-        while len(self.pids) < num_needed:
+        while (num_ready := sum(map(self.is_ready, range(self.size)))) < num_needed:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 missing = sorted(self._starting.values())
                 raise PeerTimeout(
-                    f"{len(self.pids)} of {self.size} workers were ready after "
+                    f"{num_ready} of {self.size} workers were ready after "
                     f"{_START_TIMEOUT_S:.0f} s, {num_needed} are needed; worker {missing[0]} is "
                     "not: does the cluster have room for it (`workers.count`, `workers.min`, "
                     "`workers.cpus`, `workers.gpus`)?"
@@ -98,7 +108,9 @@ class RayPool:
 
     def call(self, worker: int, method: str, *arguments: object) -> None:
         """Start a call of a worker's method; `collect` returns the result."""
-        self._calls[getattr(self._actors[worker], method).remote(*arguments)] = worker
+        first, *others = self._workers[worker].call(method, *arguments)
+        self._calls[first] = worker
+        self._followed |= dict.fromkeys(others, worker)
 
     def wait(self, timeout_s: float) -> list[Arrived[ChunkResult] | WorkerLost]:
         """Return the next events, or nothing after the timeout; a worker's own error ends the job.
@@ -115,7 +127,7 @@ class RayPool:
 
     def collect(self, timeout_s: float) -> list[Arrived[Any] | WorkerLost]:
         """Return the new events of all calls, or nothing after the timeout; raises as `wait`."""
-        waiting = [*self._calls, *self._starting]
+        waiting = [*self._calls, *self._followed, *self._starting]
         if not waiting:
             time.sleep(timeout_s)
             return []
@@ -123,53 +135,84 @@ class RayPool:
         done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
         events: list[Arrived[Any] | WorkerLost] = []
         for call in done:
-            is_start = call in self._starting
-            worker = self._starting.pop(call) if is_start else self._calls.pop(call)
-            try:
-                result = result_of(call, f"worker {worker}")
-                if is_start:
-                    self.pids[worker] = result
-                else:
-                    events.append(Arrived(worker, result))
-            except PacelineError as error:
-                if not is_loss(error):
-                    raise
-                self._restart(worker)
-                events.append(WorkerLost(worker, str(error)))
+            event = self._event_of(call)
+            if event is not None:
+                events.append(event)
         return events
 
     def replace(self, worker: int) -> None:
-        """End a worker's process and start another."""
-        ray.kill(self._actors[worker])
-        self._calls = {call: other for call, other in self._calls.items() if other != worker}
-        self._starting = {call: other for call, other in self._starting.items() if other != worker}
+        """End a worker's processes and start others."""
+        self._workers[worker].kill()
         self._restart(worker)
 
     def close(self) -> None:
         """End all workers."""
-        for actor in self._actors:
-            ray.kill(actor)
+        for worker in self._workers:
+            worker.close()
+
+    def _event_of(self, call: Any) -> Arrived[Any] | WorkerLost | None:
+        """Return what a call that ended means; None if nothing yet."""
+        for calls in (self._calls, self._followed, self._starting):
+            if call in calls:
+                worker = calls.pop(call)
+                break
+        else:
+            return None  # of a worker that another of its ranks has lost meanwhile
+        try:
+            result = result_of(call, f"worker {worker}")
+        except PacelineError as error:
+            # A rank that lost another one is lost with it.
+            if not is_loss(error) and not (self._num_ranks > 1 and isinstance(error, PeerError)):
+                raise
+            self._workers[worker].kill()
+            self._restart(worker)
+            return WorkerLost(worker, str(error))
+        if calls is self._starting:
+            self.pids[worker] = result
+        return Arrived(worker, result) if calls is self._calls else None
 
     def _restart(self, worker: int) -> None:
-        self._actors[worker] = self._start_actor()
+        """Start a worker again, and forget the calls of its earlier processes."""
+        self._calls, self._followed, self._starting = (
+            {call: other for call, other in calls.items() if other != worker}
+            for calls in (self._calls, self._followed, self._starting)
+        )
         self._lives[worker] += 1
-        self._starting[self._actors[worker].pid.remote()] = worker
+        self._start(worker)
 
-    def _start_actor(self) -> Any:
-        return self._remote_class.remote(*self._arguments)
+    def _start(self, worker: int) -> None:
+        self._starting |= dict.fromkeys(self._workers[worker].start(), worker)
 
 
 class ModelPool(RayPool):
     """Workers that hold a model; they compute gradients, and evaluate it."""
 
-    def __init__(self, directory: Path, config: TrainConfig, samples: list[Sample]) -> None:
-        """Start the actors; `wait_ready` waits until they have loaded the model."""
-        arguments = (str(directory), ray.put(config), ray.put(samples))
+    def __init__(
+        self, directory: Path, config: TrainConfig, samples: list[Sample] | StreamedSamples
+    ) -> None:
+        """Start the actors; `wait_ready` waits until they have loaded the model.
+
+        Workers get all samples at their start, or those of a stream with each chunk.
+        """
+        self._stream = samples if isinstance(samples, StreamedSamples) else None
+        held = [] if isinstance(samples, StreamedSamples) else samples
+        arguments = (str(directory), ray.put(config), ray.put(held))
         workers = config.workers
         super().__init__(
-            TrainWorkerActor, arguments, workers.count, cpus=workers.cpus, gpus=workers.gpus
+            TrainWorkerActor if workers.tp == 1 else TrainRankActor,
+            arguments,
+            workers.count,
+            cpus=workers.cpus,
+            gpus=workers.gpus,
+            num_ranks=workers.tp,
         )
         self._lost_after_s = workers.lost_after_s
+
+    def start(self, worker: int, work: ChunkWork) -> None:
+        """Start a chunk on a worker."""
+        if self._stream is not None:
+            work = replace(work, given=tuple(self._stream[index] for index in work.samples))
+        super().start(worker, work)
 
     def start_point(self) -> StartPoint:
         """Return what is trained, and its values at the start; call it before any step.

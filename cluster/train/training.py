@@ -5,7 +5,6 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +16,8 @@ from cluster.options.train_options import TrainOptions, TrainResumeOptions
 from cluster.placement.placement import Need
 from cluster.placement.reservation import Placer
 from cluster.train.evaluator import Evaluator, figures, show_samples
+from cluster.train.job_data import read_job_data
+from cluster.train.job_needs import check, needs_of, node_memory
 from cluster.train.progress import JobProgress, StepDisplay
 from cluster.train.ray_pool import ModelPool
 from cluster.train.shared_seed_driver import run_shared_seed
@@ -36,7 +37,7 @@ from runtime.training.job_checkpoint import JobFiles
 from runtime.training.samples import EvalSamples, Sampler
 from runtime.training.scheme_plan import training_steps
 from runtime.training.shared_seed.shared_seed_job import model_digest
-from runtime.training.training_data import Sample, digest_of, read_examples
+from runtime.training.training_data import read_examples
 from runtime.training.training_step import NotFiniteError, SampleSizes, StepReport
 
 _NOTES = Console(stderr=True, highlight=False)
@@ -75,16 +76,13 @@ def _run_gradients(
     tokenizer = Tokenizer.load(directory)
     data = config.data
     sampler = Sampler.of(directory, tokenizer, data.max_length)
-    by_file = [read_examples(Path(one), data, tokenizer, limit=data.limit) for one in data.files]
-    examples = list(chain.from_iterable(by_file))
-    samples = sampler.samples(examples, among_choices=data.among_choices)
-    sizes = SampleSizes.of(samples, [len(each) for each in by_file])
-    config = config.for_samples(len(samples))
+    learned = read_job_data(data, tokenizer, sampler)
+    config = config.for_samples(len(learned.samples))
     tests = EvalSamples.of(
         read_examples(Path(data.eval), data, tokenizer, limit=config.num_eval) if data.eval else [],
         sampler,
     )
-    digests = {"data_digest": digest_of(samples), "base_digest": model_digest(directory).hex()}
+    digests = {"data_digest": learned.digest, "base_digest": model_digest(directory).hex()}
     configs = [config.trial(number) for number in range(config.num_trials)]
     starts: list[StartPoint] = []
     if config.method == "lora":
@@ -99,32 +97,40 @@ def _run_gradients(
         _say(f"{config.out} is finished: it made its {steps} steps")
         return _report_end(files, as_json=as_json)
     if not as_json:
-        show_samples(examples, samples, tokenizer)
-    _say(_opening(config, starts, states, samples))
-    for note in (sampler.cut_note(samples), sampler.cut_note(tests.samples, "evaluation ")):
+        show_samples(learned.examples, learned.first, tokenizer)
+    _say(_opening(config, starts, states, len(learned.samples)))
+    for note in (learned.note, sampler.cut_note(tests.samples, "evaluation ")):
         if note:
             _say(note)
-    with RaySession(ray_address, num_actors=config.workers.count):
+    num_trained = starts[0].layout.size if starts else None
+    needs = needs_of(config, directory, learned.known_sizes, num_trained)
+    with RaySession(ray_address, num_actors=config.workers.count * config.workers.tp):
+        check(needs, config, node_memory(ray_address))
         _check_room(config, wait_s=0.0 if ray_address is None else _ROOM_S)
-        pool = ModelPool(directory, config, samples)
+        pool = ModelPool(directory, config, learned.samples)
         try:
             with _NOTES.status("loading the model on the workers"):
                 pool.wait_ready(config.workers.min or config.workers.count)
-            judge = Evaluator(tests, pool, learned=samples)
+            judge = Evaluator(tests, pool, learned=learned.first)
             starts = starts or [pool.start_point()] * len(configs)
             parts = zip(configs, files, starts, states, strict=True)
             trials = [Trial(*part, base=directory) for part in parts]
             with cancelling(lock, _NOTES.print):
-                _train(config, trials, pool, sizes, judge, lock)
+                _train(config, trials, pool, learned.sizes, judge, lock)
         finally:
             pool.close()
-    if lock.is_cancelled and any(t.optimizer.step < config.optimizer.steps for t in trials):
-        step = min(trial.optimizer.step for trial in trials)
-        if as_json:
-            print(json.dumps({"out": config.out, "cancelled": True, "step": step}))
-        _NOTES.print(f"cancelled after step {step}; resume with paceline train resume {config.out}")
-        return 1
+    step = min(trial.optimizer.step for trial in trials)
+    if lock.is_cancelled and step < config.optimizer.steps:
+        return _report_cancelled(config, step, as_json=as_json)
     return _report_end(files, as_json=as_json)
+
+
+def _report_cancelled(config: TrainConfig, step: int, *, as_json: bool) -> int:
+    """Print how far a job came, and how to continue it; return 1."""
+    if as_json:
+        print(json.dumps({"out": config.out, "cancelled": True, "step": step}))
+    _NOTES.print(f"cancelled after step {step}; resume with paceline train resume {config.out}")
+    return 1
 
 
 def _report_end(files: Sequence[JobFiles], *, as_json: bool) -> int:
@@ -146,7 +152,8 @@ def _check_room(config: TrainConfig, *, wait_s: float) -> None:
     """Raise ConfigError if the nodes have no room for the workers, before any is started."""
     workers = config.workers
     if workers.cpus > 0 or workers.gpus > 0:
-        least = Need(role="workers", size=workers.min or workers.count, gpus=workers.gpus)
+        num_ranks = (workers.min or workers.count) * workers.tp
+        least = Need(role="workers", size=num_ranks, gpus=workers.gpus)
         place = PlaceOptions(cpus=max(workers.cpus, MIN_CPUS), wait_s=wait_s)
         Placer(place).plan([least], lambda text: _NOTES.print(text))
 
@@ -259,17 +266,18 @@ def _opening(
     config: TrainConfig,
     starts: Sequence[StartPoint],
     states: Sequence[AdamW | None],
-    samples: Sequence[Sample],
+    num_samples: int,
 ) -> str:
     done = 0 if states[0] is None else states[0].step
     going_on = f"continuing after step {done}" if done else "starting"
     workers, models = config.workers, f"{len(states)} models in turn, " if len(states) > 1 else ""
+    ranks = f" of {workers.tp} ranks" if workers.tp > 1 else ""
     trained = f"{starts[0].layout.size:,} trained weights" if starts else "all weights trained"
     return (
         f"{going_on}: {models}{config.method} of {config.model}, "
-        f"{trained}, {len(samples):,} samples, {config.optimizer.steps} steps of "
+        f"{trained}, {num_samples:,} samples, {config.optimizer.steps} steps of "
         f"{config.optimizer.batch} in {config.num_chunks} chunks, "
-        f"{workers.count} workers, scheme {workers.scheme}"
+        f"{workers.count} workers{ranks}, scheme {workers.scheme}"
     )
 
 

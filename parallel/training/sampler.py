@@ -3,12 +3,69 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 MIX_PERIOD = 1000
 """Samples after which the shares of several files are met exactly."""
+_WINDOWS, _WITHIN = 1, 2
+"""What a random order is of: the windows of an epoch, or the samples of one."""
+
+Order = NDArray[np.int64]
 
 
-def step_samples(step: int, *, num_samples: int, batch: int, seed: int) -> list[int]:
+class EpochOrder:
+    """The order of a file's samples in one epoch: a permutation, of all or of windows.
+
+    With windows, a reader needs a window of samples at a time: consecutive samples make a window,
+    the windows come in an order of their own, and each one is shuffled.
+    """
+
+    def __init__(self, num_samples: int, key: Sequence[int], window: int | None = None) -> None:
+        """Draw the order.
+
+        Args:
+            num_samples: samples of the file.
+            key: numbers that the order is a function of.
+            window: samples of a window; None is one window of all.
+        """
+        self._key = tuple(key)
+        self._num_samples = num_samples
+        self._window = window or num_samples
+        self._firsts = np.arange(0, num_samples, self._window)
+        self._order: Order = np.zeros(1, dtype=np.int64)
+        if len(self._firsts) > 1:
+            self._order = np.random.default_rng((*self._key, _WINDOWS)).permutation(
+                len(self._firsts)
+            )
+        sizes = np.minimum(self._window, num_samples - self._firsts[self._order])
+        self._starts = np.concatenate(([0], np.cumsum(sizes)))
+        self._shuffled: dict[int, Order] = {}
+
+    def at(self, first: int, stop: int) -> list[int]:
+        """Return the samples at some consecutive places of the epoch."""
+        found: list[int] = []
+        while first < stop:
+            place = int(np.searchsorted(self._starts, first, side="right")) - 1
+            start, end = int(self._starts[place]), int(self._starts[place + 1])
+            part = self._of_window(place)[first - start : min(stop, end) - start]
+            found += part.tolist()
+            first += len(part)
+        return found
+
+    def _of_window(self, place: int) -> Order:
+        if place not in self._shuffled:
+            window = int(self._order[place])
+            # One window of all has the order that it has without windows.
+            key = self._key if len(self._order) == 1 else (*self._key, _WITHIN, window)
+            size = int(self._starts[place + 1] - self._starts[place])
+            order: Order = np.random.default_rng(key).permutation(size)
+            self._shuffled = {place: order + int(self._firsts[window])}
+        return self._shuffled[place]
+
+
+def step_samples(
+    step: int, *, num_samples: int, batch: int, seed: int, window: int | None = None
+) -> list[int]:
     """Return the samples of a step, in order: each epoch is a permutation of its own.
 
     Args:
@@ -16,18 +73,25 @@ def step_samples(step: int, *, num_samples: int, batch: int, seed: int) -> list[
         num_samples: samples of the data.
         batch: samples of a step; may exceed num_samples.
         seed: random seed of the permutations.
+        window: samples that a reader holds at a time; None is all.
     """
     found: list[int] = []
     place = step * batch
     while len(found) < batch:
         epoch, first = divmod(place + len(found), num_samples)
-        order = np.random.default_rng((seed, epoch)).permutation(num_samples)
-        found += order[first : first + batch - len(found)].tolist()
+        order = EpochOrder(num_samples, (seed, epoch), window)
+        found += order.at(first, min(num_samples, first + batch - len(found)))
     return found
 
 
 def mixed_samples(
-    step: int, *, sizes: Sequence[int], shares: Sequence[float], batch: int, seed: int
+    step: int,
+    *,
+    sizes: Sequence[int],
+    shares: Sequence[float],
+    batch: int,
+    seed: int,
+    window: int | None = None,
 ) -> list[int]:
     """Return the samples of a step that draws from several files, numbered one file after another.
 
@@ -40,25 +104,26 @@ def mixed_samples(
         shares: of the files, in any unit; at least a sample in `MIX_PERIOD` each.
         batch: samples of a step.
         seed: random seed.
+        window: samples of each file that a reader holds at a time; None is all.
     """
     counts = _period_counts(shares)
     firsts = np.cumsum([0, *sizes])
-    orders: dict[tuple[int, int], np.ndarray] = {}
+    periods: dict[int, Order] = {}
+    orders: dict[tuple[int, int], EpochOrder] = {}
     found = []
     for number in range(step * batch, (step + 1) * batch):
         period, index = divmod(number, MIX_PERIOD)
-        if (period, -1) not in orders:
+        if period not in periods:
             files = np.repeat(np.arange(len(sizes)), counts)
             draw = np.random.default_rng((seed, period, len(sizes)))
-            orders[period, -1] = draw.permutation(files)
-        order = orders[period, -1]
+            periods[period] = draw.permutation(files)
+        order = periods[period]
         file = int(order[index])
         drawn = period * counts[file] + int(np.count_nonzero(order[:index] == file))
         epoch, position = divmod(drawn, sizes[file])
         if (epoch, file) not in orders:
-            draw = np.random.default_rng((seed, epoch, file))
-            orders[epoch, file] = draw.permutation(sizes[file])
-        found.append(int(firsts[file] + orders[epoch, file][position]))
+            orders[epoch, file] = EpochOrder(sizes[file], (seed, epoch, file), window)
+        found.append(int(firsts[file]) + orders[epoch, file].at(position, position + 1)[0])
     return found
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.training.training_data import Sample
+
 Vector = NDArray[np.float32]
 
 
@@ -17,6 +19,9 @@ class ChunkWork:
     key: tuple[int, int, int]
     """The key of the result: (job, worker, part), or (step, chunk, 0) for a chunk alone."""
     samples: tuple[int, ...]
+    """Their numbers."""
+    given: tuple[Sample, ...] = ()
+    """The samples themselves, where workers do not hold all."""
     coefficient: float = 1.0
     first: bool = True
     """Whether the sum starts with this chunk."""

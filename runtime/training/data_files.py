@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,30 +35,55 @@ def open_records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     return _lines(file)
 
 
-def _lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the objects of JSON lines, read one at a time; blank lines are skipped."""
+def is_in_lines(file: Path) -> bool:
+    """Return whether a file holds JSON lines."""
+    return not (file.is_dir() or file.suffix == ".parquet")
+
+
+def numbered_lines(file: Path, *, offset: int = 0, number: int = 1) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file from an offset on, where the line of a number begins.
+
+    Raises:
+        ConfigError: it cannot be read, or a line is too long.
+    """
     check_regular(file)
-    number = 0
     try:
         with file.open("rb") as opened:
+            opened.seek(offset)
             while line := opened.readline(_MAX_LINE_BYTES):
+                if len(line) == _MAX_LINE_BYTES:
+                    raise ConfigError(
+                        f"{file}, line {number} has more than {_MAX_LINE_BYTES:,} bytes: write one "
+                        "record a line"
+                    )
+                yield number, line
                 number += 1
-                where = f"{file}, line {number}"
-                text = _decoded(line, file, number)
-                if number == 1:
-                    text = text.removeprefix(_BOM)
-                if text.strip():
-                    yield where, parse_object(text, where)
     except OSError as error:
         raise ConfigError(f"file {file} cannot be read: {error.strerror or error}") from error
 
 
+def parsed_line(file: Path, number: int, line: bytes) -> tuple[str, dict[str, Any]] | None:
+    """Return the record of a line after its place, or None for a blank line.
+
+    Raises:
+        ConfigError: it is not a JSON object in UTF-8.
+    """
+    text = _decoded(line, file, number)
+    if number == 1:
+        text = text.removeprefix(_BOM)
+    where = f"{file}, line {number}"
+    return (where, parse_object(text, where)) if text.strip() else None
+
+
+def _lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the objects of JSON lines, read one at a time; blank lines are skipped."""
+    for number, line in numbered_lines(file):
+        record = parsed_line(file, number, line)
+        if record is not None:
+            yield record
+
+
 def _decoded(line: bytes, file: Path, number: int) -> str:
-    if len(line) == _MAX_LINE_BYTES:
-        raise ConfigError(
-            f"{file}, line {number} has more than {_MAX_LINE_BYTES:,} bytes: write one record a "
-            "line"
-        )
     try:
         return line.decode()
     except UnicodeDecodeError as error:
@@ -67,23 +93,66 @@ def _decoded(line: bytes, file: Path, number: int) -> str:
         ) from error
 
 
+def count_rows(file: Path) -> int:
+    """Return the number of rows of a parquet file or a saved data set; reads no row.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    if file.is_dir():
+        return len(_saved_rows(file))
+    with _opened_parquet(file) as opened:
+        return int(opened.metadata.num_rows)
+
+
+def rows_between(file: Path, first: int, stop: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield some rows of a parquet file or a saved data set; holds a row group at a time.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    if file.is_dir():
+        rows = _saved_rows(file)
+        for number in range(first, stop):
+            yield f"{file}, row {number + 1}", rows[number]
+        return
+    with _opened_parquet(file) as opened:
+        start = 0
+        for group in range(opened.num_row_groups):
+            size = opened.metadata.row_group(group).num_rows
+            if start < stop and start + size > first:
+                number = start
+                for batch in opened.iter_batches(batch_size=_ROWS, row_groups=[group]):
+                    for row in batch.to_pylist():
+                        if first <= number < stop:
+                            yield f"{file}, row {number + 1}", row
+                        number += 1
+            start += size
+
+
 def _parquet_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the rows of a parquet file, read in batches."""
+    return rows_between(file, 0, count_rows(file))
+
+
+@contextmanager
+def _opened_parquet(file: Path) -> Iterator[Any]:
     check_regular(file)
     parquet = _library("pyarrow.parquet", file)
-    number = 0
     try:
         with parquet.ParquetFile(file) as opened:
-            for batch in opened.iter_batches(batch_size=_ROWS):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{file}, row {number}", row
+            yield opened
     except (OSError, ValueError) as error:  # pyarrow's errors derive from these
         raise ConfigError(f"{file} is no parquet file that can be read: {error}") from error
 
 
 def _dataset_rows(directory: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the rows of a saved data set, read where they are needed."""
+    return rows_between(directory, 0, count_rows(directory))
+
+
+def _saved_rows(directory: Path) -> Any:
+    """Return the rows of a saved data set, which are read when they are taken."""
     if (directory / _SPLITS).exists():
         splits = sorted(one.parent.name for one in directory.glob(f"*/{_SAVED}"))
         raise ConfigError(
@@ -97,11 +166,9 @@ def _dataset_rows(directory: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         )
     datasets = _library("datasets", directory)
     try:
-        rows = datasets.load_from_disk(str(directory))
+        return datasets.load_from_disk(str(directory))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{directory} is no data set that can be read: {error}") from error
-    for number in range(len(rows)):
-        yield f"{directory}, row {number + 1}", rows[number]
 
 
 def _library(name: str, file: Path) -> Any:

@@ -88,15 +88,26 @@ def read_examples(
     check_data(config)
     examples = []
     for where, record in open_records(file):
-        try:
-            examples.append(replace(_example(record, config, tokenizer), where=where))
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from error
+        examples.append(example_of(where, record, config, tokenizer))
         if len(examples) == limit:
             break
     if not examples:
         raise ConfigError(f"{file} has no samples")
     return examples
+
+
+def example_of(
+    where: str, record: Mapping[str, object], config: DataConfig, tokenizer: Tokenizer
+) -> TextExample:
+    """Return a record as text.
+
+    Raises:
+        ConfigError: the record lacks what is needed; names its place.
+    """
+    try:
+        return replace(_example(record, config, tokenizer), where=where)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def tokenize(

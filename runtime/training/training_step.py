@@ -100,10 +100,14 @@ def batch_of(config: TrainConfig, step: int, sizes: SampleSizes) -> list[int]:
             shares=list(config.data.mix.values()),
             batch=config.optimizer.batch,
             seed=config.seed,
+            window=config.data.buffer,
         )
-    num_samples = len(sizes.num_tokens)
     return step_samples(
-        step, num_samples=num_samples, batch=config.optimizer.batch, seed=config.seed
+        step,
+        num_samples=len(sizes.num_tokens),
+        batch=config.optimizer.batch,
+        seed=config.seed,
+        window=config.data.buffer,
     )
 
 

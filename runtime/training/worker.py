@@ -1,7 +1,8 @@
 """A worker of a training job: gradients of chunks at given parameters.
 
-Its results depend on the parameters and the chunk alone, bit for bit, on every worker: one chunk is
-one batch of fixed shape, in float32, on a fixed number of threads.
+A worker is one process, or a group of ranks that split the model and are called alike; rank 0
+returns the results. These depend on the parameters and the chunk alone, bit for bit, on every
+worker: one chunk is one batch of fixed shape, in float32, on a fixed number of threads.
 """
 
 import math
@@ -13,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from parallel.group import Group
 from runtime.training.adapters.weight_layout import StartPoint
 from runtime.training.chunk_work import ChunkResult, ChunkWork, Vector
-from runtime.training.job.faults_config import FaultsConfig
 from runtime.training.job.job_config import TrainConfig
 from runtime.training.trainable import Trainable
 from runtime.training.training_data import Sample
@@ -24,12 +25,20 @@ _FOREVER_S = 1e6
 
 
 class TrainWorker:
-    """Computes gradients of chunks, and evaluates."""
+    """Computes gradients of chunks, and evaluates: a worker, or one of its ranks."""
 
-    def __init__(self, directory: Path, config: TrainConfig, samples: list[Sample]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: TrainConfig,
+        samples: list[Sample],
+        group: Group | None = None,
+    ) -> None:
+        """Load the model, or with a group a rank's part of it."""
         torch.set_num_threads(config.workers.threads)
         device = "cuda" if config.workers.gpus > 0 else "cpu"
-        self._trainable = Trainable.load(directory, config, device)
+        self._trainable = Trainable.load(directory, config, device, group)
+        self._group = group
         self._samples = samples
         self._faults = config.faults
         self._version = -1
@@ -45,7 +54,7 @@ class TrainWorker:
         if work.version != self._version:
             self._trainable.set(parameters)
             self._version = work.version
-        samples = [self._samples[index] for index in work.samples]
+        samples = list(work.given) or [self._samples[index] for index in work.samples]
         gradient, loss_sum, _ = self._trainable.gradient(samples, work.dropout_seed)
         if work.coefficient != 1:
             gradient *= np.float32(work.coefficient)
@@ -55,8 +64,10 @@ class TrainWorker:
         else:
             self._sum += gradient
             self._loss_sum += loss_sum
-        _inject_faults(self._faults, work, worker, life, time.perf_counter() - start_s)
+        self._inject_faults(work, worker, life, time.perf_counter() - start_s)
         whole = self._sum if work.last else None
+        if work.last:
+            self._sum = None  # it would be held beside the next gradient
         return ChunkResult(
             key=work.key,
             gradient=whole,
@@ -89,22 +100,22 @@ class TrainWorker:
             loss, num_tokens = self._trainable.loss(samples)
         return float(loss), num_tokens
 
+    def _inject_faults(self, work: ChunkWork, worker: int, life: int, seconds: float) -> None:
+        """Inject the configured faults: be slow, hang or die; of a group, one rank.
 
-def _inject_faults(
-    faults: FaultsConfig, work: ChunkWork, worker: int, life: int, seconds: float
-) -> None:
-    """Inject the configured faults: be slow, hang or die.
-
-    They are drawn by job, result, worker and how often that worker was replaced, so a replacement
-    may succeed where the first worker failed.
-    """
-    if faults.slow <= 0 and faults.hang <= 0 and faults.kill <= 0:
-        return
-    draw = random.Random(f"{faults.seed}/{work.key}/{work.samples}/{worker}/{life}")
-    slow, hang, kill = draw.random(), draw.random(), draw.random()
-    if kill < faults.kill:
-        os._exit(1)
-    if hang < faults.hang:
-        time.sleep(_FOREVER_S)
-    if slow < faults.slow:
-        time.sleep(seconds * (faults.factor - 1))
+        They are drawn by job, result, worker and how often that worker was replaced, so a
+        replacement may succeed where the first worker failed.
+        """
+        faults = self._faults
+        if faults.slow <= 0 and faults.hang <= 0 and faults.kill <= 0:
+            return
+        draw = random.Random(f"{faults.seed}/{work.key}/{work.samples}/{worker}/{life}")
+        slow, hang, kill = draw.random(), draw.random(), draw.random()
+        if self._group is not None and draw.randrange(self._group.size) != self._group.rank:
+            return
+        if kill < faults.kill:
+            os._exit(1)
+        if hang < faults.hang:
+            time.sleep(_FOREVER_S)
+        if slow < faults.slow:
+            time.sleep(seconds * (faults.factor - 1))

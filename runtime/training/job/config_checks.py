@@ -25,6 +25,7 @@ def check_config(config: TrainConfig) -> None:
     """
     _check_names(config)
     _check_numbers(config)
+    _check_ranks(config)
     if config.base_precision != "float32" and config.method != "lora":
         raise ConfigError(
             f"`base_precision` is {config.base_precision}: with method {config.method} it must be "
@@ -35,6 +36,8 @@ def check_config(config: TrainConfig) -> None:
         _check_shared_seed_adapter(config.lora)
         if config.data.learn == "all":
             raise ConfigError('`data.learn` must be "last" with shared-seed')
+        if config.data.buffer is not None:
+            raise ConfigError("`data.buffer` is for lora and full: leave it out with shared-seed")
         if config.data.mix or config.optimizer.epochs is not None:
             raise ConfigError("give `data.train` and `optimizer.steps` with shared-seed")
         check_shared_seed(config.shared_seed, decays=config.optimizer.weight_decay > 0)
@@ -122,6 +125,20 @@ def _check_numbers(config: TrainConfig) -> None:
     if (workers.min or 0) > workers.count:
         raise ConfigError(
             f"`workers.min` is {workers.min}: it must be at most `workers.count`, {workers.count}"
+        )
+
+
+def _check_ranks(config: TrainConfig) -> None:
+    """Reject groups of ranks where a worker has to be one process."""
+    workers = config.workers
+    if workers.tp == 1:
+        return
+    if config.method == SHARED_SEED:
+        raise ConfigError(f"`workers.tp` is {workers.tp}: with shared-seed it must be 1")
+    if workers.gpus > 0:
+        raise ConfigError(
+            f"`workers.tp` is {workers.tp}: with `workers.gpus` it must be 1, because ranks on "
+            "GPUs are not supported yet"
         )
 
 

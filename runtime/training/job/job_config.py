@@ -57,6 +57,9 @@ class DataConfig:
     batching: Literal["padded", "grouped", "packed"] = "grouped"
     """How a step's samples share a forward: padded to the longest of a microbatch; grouped by
     length before that; or packed into one row without padding, each with its own attention."""
+    buffer: Annotated[int | None, Range(least=1), Unset("off")] = None
+    """Records that are read at a time, where files are larger than memory: windows of so many
+    records come in an order of their own, and each one is shuffled."""
     limit: Annotated[int | None, Range(least=1), Unset("all")] = None
     """Use only the first records of each file."""
     eval_limit: Annotated[int | None, Range(least=1), Unset("limit")] = None
@@ -123,8 +126,12 @@ class WorkersConfig:
     job may have 0 of its own."""
     min: Annotated[int | None, Range(least=1), Unset("all")] = None
     """Workers with which the job starts."""
+    tp: Positive = 1
+    """Ranks of each worker, over which it splits the model (tensor parallelism)."""
+    tp_backend: Literal["auto", "shm", "gloo"] = "auto"
+    """How the ranks of a worker exchange what they compute: auto is shared memory on one node."""
     cpus: NotNegativeNumber = 0.0
-    """Cores that Ray reserves for each worker; 0 shares what is there."""
+    """Cores that Ray reserves for each rank of a worker; 0 shares what is there."""
     gpus: NotNegativeNumber = 0.0
     """GPUs that Ray reserves for each worker; above 0 they compute there."""
     scheme: str = "pull"
@@ -295,6 +302,8 @@ class TrainConfig:
             del whole["base_precision"]  # older jobs do not have the key
         if not self.data.mix:
             del whole["data"]["mix"]  # older jobs do not have the key
+        if self.data.buffer is None:
+            del whole["data"]["buffer"]  # older jobs do not have the key
         if self.data.learn == "last":
             del whole["data"]["learn"]  # older jobs do not have the key
         whole["data"]["limit"] = self.data.limit or 0  # as older jobs write it, which may resume

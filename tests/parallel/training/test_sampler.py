@@ -1,11 +1,13 @@
 """Samples of a step: every epoch sees each sample once, whatever the batch."""
 
+import itertools
 from collections import Counter
 
 import pytest
 
 from parallel.training.sampler import (
     MIX_PERIOD,
+    EpochOrder,
     dropout_seed,
     mixed_samples,
     split_evenly,
@@ -35,6 +37,38 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     assert epoch(0, 1) != epoch(0, 2)
 
 
+@pytest.mark.parametrize("window", [1, 4, 10, 23, None])
+def test_windows_are_read_one_after_the_other_and_each_is_shuffled(window: int | None) -> None:
+    drawn = [
+        sample
+        for step in range(23)
+        for sample in step_samples(step, num_samples=23, batch=4, seed=4, window=window)
+    ]
+    for first in range(0, len(drawn), 23):
+        epoch = drawn[first : first + 23]
+        assert sorted(epoch) == list(range(23))
+        changes = sum(
+            before // (window or 23) != after // (window or 23)
+            for before, after in itertools.pairwise(epoch)
+        )
+        assert changes == -(-23 // (window or 23)) - 1  # no window is left and read again
+    orders = {tuple(drawn[first : first + 23]) for first in range(0, len(drawn), 23)}
+    assert len(orders) == 4  # of as many epochs
+
+
+def test_a_window_of_all_samples_has_the_order_of_none() -> None:
+    wanted = step_samples(3, num_samples=20, batch=6, seed=1)
+    assert step_samples(3, num_samples=20, batch=6, seed=1, window=20) == wanted
+    assert step_samples(3, num_samples=20, batch=6, seed=1, window=19) != wanted
+
+
+def test_any_part_of_an_order_is_found_alone() -> None:
+    order = EpochOrder(30, (5, 0), 7)
+    whole = order.at(0, 30)
+    for first, stop in ((0, 1), (3, 9), (6, 8), (13, 30), (29, 30)):
+        assert EpochOrder(30, (5, 0), 7).at(first, stop) == whole[first:stop]
+
+
 def mixed(num_steps: int, batch: int, *, shares: tuple[float, ...] = (3.0, 1.0)) -> list[int]:
     sizes = (30, 700)[: len(shares)]
     return [
@@ -58,6 +92,23 @@ def test_files_are_mixed_in_their_shares_and_each_has_its_own_epochs() -> None:
 def test_the_order_of_a_mix_does_not_depend_on_the_batch() -> None:
     assert mixed(20, 100) == mixed(80, 25)
     assert mixed(4, 500) != mixed(4, 500, shares=(1.0, 1.0))
+
+
+def test_a_mix_is_read_in_windows_of_each_file() -> None:
+    def drawn(window: int | None) -> list[int]:
+        return [
+            sample
+            for step in range(10)
+            for sample in mixed_samples(
+                step, sizes=(30, 700), shares=(3, 1), batch=100, seed=5, window=window
+            )
+        ]
+
+    found = [sample - 30 for sample in drawn(50) if sample >= 30]
+    assert len(set(found)) == len(found)
+    changes = sum(a // 50 != b // 50 for a, b in itertools.pairwise(found))
+    assert changes == -(-len(found) // 50) - 1
+    assert drawn(700) == mixed(10, 100)
 
 
 def test_shares_that_leave_a_remainder_fill_the_period() -> None:
