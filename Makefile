@@ -23,9 +23,9 @@ test-slow: $(VENV)/.dev
 test-gpu: $(VENV)/.dev
 	$(VENV)/bin/pytest -q -m gpu
 
-# Tests and measures the GPU kernels in at most eight minutes; writes gpu-check.json and gpu-check.md.
+# Tests and measures a GPU in at most eight minutes; writes gpu-check.json and gpu-check.md.
 gpu-check: $(VENV)/.dev
-	$(VENV)/bin/python -m tests.support.gpu_check
+	$(VENV)/bin/python -m tests.support.gpu_parts
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .

@@ -126,6 +126,14 @@ def build(shape: ModelShape, *, max_batch: int, context: int, device: str = "cud
     )
 
 
+def decode_rows(batch: int, context: int) -> list[SequenceRows]:
+    """Return one row for each sequence, after its context."""
+    return [
+        SequenceRows(slot=slot, start=context, token_ids=(slot,), num_logits=1)
+        for slot in range(batch)
+    ]
+
+
 def decode_step(
     model: DecodeModel,
     *,
@@ -140,10 +148,7 @@ def decode_step(
     Raises:
         AssertionError: logits are not finite, or a recording changes a bit of them.
     """
-    rows = [
-        SequenceRows(slot=slot, start=context, token_ids=(slot,), num_logits=1)
-        for slot in range(batch)
-    ]
+    rows = decode_rows(batch, context)
 
     def step() -> Tensor:
         return model.decoder.forward(rows, model.cache)
@@ -160,8 +165,8 @@ def decode_step(
         }
         if recorded is None or recorded.shape_of(rows) is None:
             return {**figures, "graph": "none"}
-        assert torch.equal(recorded.forward(rows), plain), "a recording changes a bit"
-        graph_s = measure(lambda: recorded.forward(rows))
+        assert torch.equal(recorded.score(rows).logits, plain), "a recording changes a bit"
+        graph_s = measure(lambda: recorded.score(rows))
         return {**figures, "graph ms": 1e3 * graph_s, "graph share": floor_s / graph_s}
 
 
