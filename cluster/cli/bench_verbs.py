@@ -19,8 +19,9 @@ from cluster.options.bench_options import (
 app = Verbs(no_args_is_help=True, help="Measure, side by side in one run.")
 
 _ALONE = (
-    *("models.drafter", "models.drafter_tp", "models.drafters", "models.layer_parallel"),
+    *("models.drafter", "models.drafter_tp", "models.drafters", "models.drafter_device"),
     *(
+        "models.layer_parallel",
         "models.tp",
         "models.virtual",
         "models.group_backend",

@@ -17,6 +17,7 @@ _ONE_TARGET = (
     "models.drafter",
     "models.drafter_tp",
     "models.drafters",
+    "models.drafter_device",
     "models.layer_parallel",
     "models.virtual",
     "models.draft_wait_s",

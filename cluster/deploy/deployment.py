@@ -158,8 +158,8 @@ class Deployment:
         """
         drafter: DrafterSpec
         match self.spec.drafter:
-            case InlineModelDrafterSpec():
-                drafter = InlineModelDrafterSpec(settings)
+            case InlineModelDrafterSpec(has_thread=has_thread):
+                drafter = InlineModelDrafterSpec(settings, has_thread)
             case ModelDrafterSpec(num_ranks=planned):
                 drafter = ModelDrafterSpec(settings, num_ranks or planned)
             case _:

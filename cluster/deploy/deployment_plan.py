@@ -70,7 +70,6 @@ def plan_deployment(
         group_backend=options.group_backend,
         link=options.link,
         place=place,
-        num_gpus=1.0 if options.device.startswith("cuda") else 0.0,
     )
     if options.ray_address is None:
         _check_memory(target, drafter, spec)
@@ -94,15 +93,13 @@ def _with_memory(
 
 def _check_memory(target: PlannedModel, drafter: PlannedDrafter, spec: DeploymentSpec) -> None:
     """Reject what this machine's memory cannot hold: weights and cache of all models."""
-    if spec.target.device != "cpu":
-        return
     held = [(target.facts, spec.target)]
     model = model_of(spec.drafter)
     if model is not None:
         held += [(drafter.facts, model)] * spec.num_drafters
     weights = cache = 0
     for facts, settings in held:
-        if facts is not None:
+        if facts is not None and settings.device == "cpu":
             weights += facts.weight_bytes(settings.weights, settings.device, settings.layers)
             cache += facts.cache_bytes(
                 settings.weights, settings.device, settings.cache_tokens, settings.layers

@@ -32,8 +32,6 @@ class DeploymentSpec:
     """Between leader and drafter: grpc, gloo or nccl."""
     place: PlaceOptions = field(default_factory=PlaceOptions)
     """Which nodes the ranks go to, and what they reserve there."""
-    num_gpus: float = 0.0
-    """Of each rank with a model."""
     target_bytes: int = 0
     """Memory that each target rank reserves on its node; 0 reserves none."""
     drafter_bytes: int = 0
@@ -80,16 +78,22 @@ class DeploymentSpec:
     @property
     def target_need(self) -> Need:
         """What the target's ranks reserve."""
-        return Need(role="target", size=self.tp, gpus=self.num_gpus, memory=self.target_bytes)
+        gpus = _gpus_of(self.target)
+        return Need(role="target", size=self.tp, gpus=gpus, memory=self.target_bytes)
 
     @property
     def drafter_need(self) -> Need | None:
         """What the ranks of one drafter reserve; None if it has none."""
         match self.drafter:
-            case ModelDrafterSpec(num_ranks=size):
-                memory = self.drafter_bytes
-                return Need(role="drafter", size=size, gpus=self.num_gpus, memory=memory)
+            case ModelDrafterSpec(model, size):
+                gpus, memory = _gpus_of(model), self.drafter_bytes
+                return Need(role="drafter", size=size, gpus=gpus, memory=memory)
             case NgramDrafterSpec():
                 return Need(role="drafter", size=1)
             case _:
                 return None
+
+
+def _gpus_of(model: ModelSettings) -> float:
+    """Return how many GPUs each rank of a model has."""
+    return 1.0 if model.device.startswith("cuda") else 0.0

@@ -36,8 +36,8 @@ class DrafterCapacity:
 
     def suffices(self, options: ModelOptions) -> bool:
         """Return whether a CPU, or a GPU, is left for each drafter rank beside the target."""
-        gpus = 0.0 if options.device == "cpu" else 1.0
-        target = Need(role="target", size=options.tp, gpus=gpus)
+        target = Need(role="target", size=options.tp, gpus=_gpus_on(options.device))
+        gpus = _gpus_on(options.device_of_drafters)
         drafter = Need(role="drafter", size=options.num_drafter_ranks, gpus=gpus)
         place = options.place
         num_drafters = max(options.drafters, self.max_drafters or 1)
@@ -47,3 +47,7 @@ class DrafterCapacity:
         except ConfigError:
             return False
         return True
+
+
+def _gpus_on(device: str) -> float:
+    return 0.0 if device == "cpu" else 1.0

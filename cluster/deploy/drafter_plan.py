@@ -55,8 +55,12 @@ class PlannedDrafter:
 
     @property
     def best_mode(self) -> DecodeMode:
-        """The default mode: only a model on its own ranks has work to overlap."""
-        return DecodeMode.AUTO if self.has_model_ranks else DecodeMode.SPECULATIVE
+        """The default mode: only a model that drafts during forwards has work to overlap."""
+        match self.spec:
+            case ModelDrafterSpec() | InlineModelDrafterSpec(has_thread=True):
+                return DecodeMode.AUTO
+            case _:
+                return DecodeMode.SPECULATIVE
 
 
 NOTHING_DRAFTS = PlannedDrafter(name="", spec=NoDrafterSpec())
@@ -103,10 +107,11 @@ def find_drafter(
         case LookupDrafterText(lookups):
             checked = lookups.checked(target.tokenizer.digest)
             return PlannedDrafter(name=name, spec=LookupDrafterSpec(checked))
-        case InlineDrafterText(model):
+        case InlineDrafterText(model, has_thread):
             alone = replace(options, drafter_tp=None)
             facts, settings = _find_model(alone, target, model)
-            return PlannedDrafter(name=name, spec=InlineModelDrafterSpec(settings), facts=facts)
+            inline = InlineModelDrafterSpec(settings, has_thread)
+            return PlannedDrafter(name=name, spec=inline, facts=facts)
         case ModelDrafterText() as model:
             facts, settings = _find_model(options, target, model)
             spec = ModelDrafterSpec(settings, options.num_drafter_ranks)
@@ -151,6 +156,7 @@ def _find_model(
     settings = replace(
         base,
         role="drafter",
+        device=options.device_of_drafters,
         directory=str(facts.directory),
         embedding_directory=target.directory if is_trained else None,
         known=base.known + (known_as(facts, text.model) if layers is None else ()),

@@ -9,6 +9,7 @@ AUTO = "auto"
 _NGRAM = "ngram"
 _LOOKUP = "lookup"
 _INLINE = "inline:"
+_BESIDE = "beside:"
 _TARGET = "target:"
 
 
@@ -42,9 +43,11 @@ class ModelDrafterText:
 
 @dataclass(frozen=True, slots=True)
 class InlineDrafterText:
-    """`inline:MODEL`: a model in the target's process."""
+    """`inline:MODEL` or `beside:MODEL`: a model in the target's process."""
 
     model: ModelDrafterText
+    has_thread: bool = False
+    """Whether it drafts in a thread of its own, during the target's forwards."""
 
 
 DrafterText = (
@@ -65,8 +68,11 @@ def parse_drafter(name: str) -> DrafterText:
     kind, _, sources = name.partition(":")
     if kind == _LOOKUP:
         return LookupDrafterText(LookupSettings.parse(sources))
-    model = _parse_model(name.removeprefix(_INLINE), name)
-    return InlineDrafterText(model) if name.startswith(_INLINE) else model
+    for prefix in (_INLINE, _BESIDE):
+        if name.startswith(prefix):
+            model = _parse_model(name.removeprefix(prefix), name)
+            return InlineDrafterText(model, has_thread=prefix == _BESIDE)
+    return _parse_model(name, name)
 
 
 def _parse_model(text: str, name: str) -> ModelDrafterText:

@@ -91,8 +91,12 @@ def known_as(facts: ModelFacts | None, name: str) -> tuple[NamedModel, ...]:
 def _check_options(options: ModelOptions) -> None:
     parse_layer_parallel(options.layer_parallel)
     for name, choice in (("group_backend", options.group_backend), ("link", options.link)):
-        if choice == "nccl" and options.device != "cuda":
-            raise ConfigError(f"`{name}` is nccl, which needs `device=cuda`: take gloo on CPUs")
+        devices = {"device": options.device, "drafter_device": options.device_of_drafters}
+        for field, device in devices.items():
+            if choice == "nccl" and device != "cuda":
+                raise ConfigError(
+                    f"`{name}` is nccl, which needs `{field}=cuda`: take gloo on CPUs"
+                )
     if options.drafters > 1 and options.link != "grpc":
         raise ConfigError(
             f"`drafters` is {options.drafters}, and `link` {options.link} attaches one drafter: "
@@ -100,3 +104,4 @@ def _check_options(options: ModelOptions) -> None:
         )
     if options.ray_address is None:
         check_device(options.device)
+        check_device(options.device_of_drafters, "drafter_device")

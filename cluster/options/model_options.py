@@ -24,8 +24,9 @@ class ModelOptions:
     target's tokenizer. target:layers=0-3,28-29 is the target cut to these layers. +ngram after a
     model also copies where the text repeats itself. ngram copies from prompt and output in a
     process of its own; lookup:ngram+recycle+store=DIR copies, from some of these sources, in the
-    target's process. inline: before a model runs it in the target's process. auto is the best
-    drafter known for the target."""
+    target's process. inline: before a model runs it in the target's process, between its
+    forwards; beside: runs it there during its forwards, in a thread and on a GPU with a stream of
+    its own. auto is the best drafter known for the target."""
     tp: Positive = 1
     """Ranks that the target is split over."""
     drafter_tp: Annotated[int | None, Range(least=1), Unset("auto")] = None
@@ -49,6 +50,9 @@ class ModelOptions:
     whole groups of 32 weights as they are. Activations and cache are float32 on a CPU."""
     device: str = "cpu"
     """cpu or cuda."""
+    drafter_device: Annotated[str | None, Unset("auto")] = None
+    """Device of the drafters' models: cpu or cuda; auto is the target's. cpu beside a target on
+    cuda leaves the GPUs to it."""
     threads: Annotated[int | None, Range(least=1), Unset("auto")] = None
     """Threads of each rank; auto divides the cores among the ranks."""
     group_backend: GroupBackend = "auto"
@@ -72,3 +76,8 @@ class ModelOptions:
     def num_drafter_ranks(self) -> int:
         """Ranks of a drafter, if it has any."""
         return 1 if self.drafter_tp is None else self.drafter_tp
+
+    @property
+    def device_of_drafters(self) -> str:
+        """The device of each drafter's model."""
+        return self.drafter_device or self.device

@@ -29,9 +29,11 @@ class LookupDrafterSpec:
 
 @dataclass(frozen=True, slots=True)
 class InlineModelDrafterSpec:
-    """A model in the leader's thread."""
+    """A model in the leader's process."""
 
     model: ModelSettings
+    has_thread: bool = False
+    """Whether it drafts in a thread of its own, during the target's forwards; else between them."""
     num_ranks: ClassVar[int] = 0
 
 
@@ -53,7 +55,7 @@ class NgramDrafterSpec:
 
 
 InlineDrafterSpec = NoDrafterSpec | LookupDrafterSpec | InlineModelDrafterSpec
-"""Drafters in the leader's thread."""
+"""Drafters in the leader's process."""
 RankedDrafterSpec = ModelDrafterSpec | NgramDrafterSpec
 """Drafters with processes of their own."""
 DrafterSpec = InlineDrafterSpec | RankedDrafterSpec

@@ -1,4 +1,4 @@
-"""Builds the drafter in the leader's thread, if one is planned."""
+"""Builds the drafter in the leader's process, if one is planned."""
 
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ class InlineDrafter:
 def build_inline_drafter(
     spec: InlineDrafterSpec, constraints: Constraints | None = None
 ) -> InlineDrafter | None:
-    """Return the drafter, or None if nothing is to draft in the leader's thread.
+    """Return the drafter, or None if nothing is to draft in the leader's process.
 
     Args:
         spec: what drafts.
@@ -45,7 +45,9 @@ def build_inline_drafter(
         case LookupDrafterSpec(lookups):
             drafter = LookupDrafter(lookups, constraints)
             return InlineDrafter(drafter, introduction(drafter, _NAME))
-        case InlineModelDrafterSpec(settings):
+        case InlineModelDrafterSpec(settings, has_thread):
+            if has_thread:  # compiled constraints are for one thread
+                constraints = None
             group = SoloGroup()
             runner = ShardRunner(build_shard(settings, group), group)
             model = build_drafter(runner, settings, constraints=constraints)

@@ -13,12 +13,14 @@ from runtime.engine.drafter_ports import DrafterPorts
 from runtime.engine.engine import Engine
 from runtime.engine.round import RoundRunner
 from runtime.errors import ConfigError, PeerError, ProtocolError
-from runtime.hosts.drafter_spec import InlineDrafterSpec
+from runtime.hosts.drafter_spec import InlineDrafterSpec, InlineModelDrafterSpec
+from runtime.hosts.drafter_thread import start_drafter_thread
 from runtime.hosts.inline_drafting import build_inline_drafter
 from runtime.hosts.model_host import ModelHost
 from runtime.hosts.rank_settings import LeaderSettings
 from runtime.hosts.torch_threads import use_one_thread, use_threads
 from runtime.links.grpc_link import GrpcLinkServer
+from runtime.links.link import Link
 from runtime.links.torch_link import (
     TorchLinkOffer,
     TorchLinkSpec,
@@ -48,7 +50,7 @@ class LeaderHost:
         """Start the link server and return its address; `serve` answers what arrives.
 
         Args:
-            drafter: the drafter in this thread; if it fails to start, requests run without it.
+            drafter: the drafter in this process; if it fails to start, requests run without it.
             host: address to listen on.
             token: the secret that peers of this deployment share.
 
@@ -68,7 +70,7 @@ class LeaderHost:
         return self._server.address
 
     def draft_inline(self, drafter: InlineDrafterSpec) -> None:
-        """Replace the drafter in the leader's thread; requests in flight continue with the new one.
+        """Replace the drafter in the leader's process; requests in flight continue with it.
 
         Raises:
             ConfigError: its checkpoint cannot be used; the old drafter stays.
@@ -146,7 +148,7 @@ class LeaderHost:
         )
 
     def _join_inline(self, spec: InlineDrafterSpec) -> bool:
-        """Attach the drafter in the leader's thread; return False if there is none.
+        """Attach the drafter in the leader's process; return False if there is none.
 
         Raises:
             ConfigError: its checkpoint or store cannot be used.
@@ -154,7 +156,19 @@ class LeaderHost:
         inline = build_inline_drafter(spec, self._constraints)
         if inline is None:
             return False
-        link = InlineLink(inline.drafter, MonotonicClock(), self._model.recorder)
+        recorder = self._model.recorder
+        link: Link
+        match spec:
+            case InlineModelDrafterSpec(model, has_thread=True):
+                link = start_drafter_thread(
+                    inline.drafter,
+                    inline.hello,
+                    device=model.device,
+                    num_threads=self._num_threads,
+                    recorder=recorder,
+                )
+            case _:
+                link = InlineLink(inline.drafter, MonotonicClock(), recorder)
         self.engine.join(inline.hello, link)
         return True
 

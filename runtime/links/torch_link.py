@@ -2,12 +2,14 @@
 
 Every message is one block of 4096 bytes (its length, then its start) and, when longer, one more
 tensor. Each direction has its own two-rank process group, because NCCL runs the operations of one
-group in order and a pending receive would block every send. With NCCL the blocks are staged in CUDA
-byte tensors. (Written for CUDA; the tests run gloo.)
+group in order and a pending receive would block every send. With NCCL the blocks are staged in
+pinned memory and in CUDA byte tensors, on a stream of each direction. (Written for CUDA; the tests
+run gloo.)
 """
 
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,22 +160,30 @@ class _Channel:
         self._device = device
         self._peer = peer
         self._block = torch.empty(_BLOCK_BYTES, dtype=torch.uint8, device=device)
-        self._host_block = torch.empty(_BLOCK_BYTES, dtype=torch.uint8)
+        self._host_block = self._staging(_BLOCK_BYTES)
+        # Not the stream of a model in this process: a message must not wait for its forward.
+        self._stream = None if device == "cpu" else _new_stream()
         self.timeout_s = timeout_s
 
     def send(self, data: bytes) -> None:
-        head = torch.frombuffer(bytearray(data[:_BLOCK_BYTES]), dtype=torch.uint8)
-        self._host_block[: head.numel()] = head
-        self._block.copy_(self._host_block)
-        self._run("send", self._block)
-        if len(data) > _BLOCK_BYTES:
-            rest = torch.frombuffer(bytearray(memoryview(data)[_BLOCK_BYTES:]), dtype=torch.uint8)
-            self._run("send", rest.to(self._device))
+        with self._on_stream():
+            _write(data[:_BLOCK_BYTES], self._host_block)
+            self._block.copy_(self._host_block)
+            self._run("send", self._block)
+            if len(data) > _BLOCK_BYTES:
+                staged = self._staging(len(data) - _BLOCK_BYTES)
+                _write(memoryview(data)[_BLOCK_BYTES:], staged)
+                self._run("send", staged.to(self._device))
 
     def recv(self) -> bytes | None:
         """Return one message: empty for a heartbeat, None for a goodbye."""
+        with self._on_stream():
+            return self._received()
+
+    def _received(self) -> bytes | None:
         self._run("recv", self._block)
-        head = self._block.cpu().numpy().tobytes()
+        self._host_block.copy_(self._block)
+        head = self._host_block.numpy().tobytes()
         length = int.from_bytes(head[:_LENGTH_BYTES], "little", signed=True)
         if length == _BYE:
             return None
@@ -183,13 +193,20 @@ class _Channel:
         if length > _ROOM:
             rest = torch.empty(length - _ROOM, dtype=torch.uint8, device=self._device)
             self._run("recv", rest)
-            data += rest.cpu().numpy().tobytes()
+            data += self._staging(length - _ROOM).copy_(rest).numpy().tobytes()
         return data
 
     def close(self) -> None:
         group, self._group = self._group, None
         if group is not None:
             group.abort()
+
+    def _staging(self, num_bytes: int) -> Tensor:
+        """Return memory of the host for copies to and from the device: pinned for a GPU."""
+        return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self._device != "cpu")
+
+    def _on_stream(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def _run(self, verb: str, tensor: Tensor) -> None:
         group = self._group
@@ -202,6 +219,14 @@ class _Channel:
                 torch.cuda.current_stream().synchronize()
 
         translated(call, peer=self._peer, timeout_s=self.timeout_s)
+
+
+def _new_stream() -> torch.cuda.Stream:
+    return torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's
+
+
+def _write(data: bytes | memoryview, staged: Tensor) -> None:
+    staged[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
 def offer_torch_link(host: str, *, backend: str, timeout_s: float) -> TorchLinkOffer:

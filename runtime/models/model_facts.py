@@ -86,24 +86,28 @@ def check_tensor_parallel(facts: ModelFacts, size: int, option: str) -> None:
         )
 
 
-def check_device(device: str) -> None:
+def check_device(device: str, field: str = "device") -> None:
     """Reject a device that this process does not have.
+
+    Args:
+        device: the device.
+        field: the option that names it.
 
     Raises:
         ConfigError: the device is unknown, or CUDA without a CUDA device or the kernels for it.
     """
     if device not in DEVICES:
-        raise ConfigError(f"`device` is {device!r}: choose one of {', '.join(DEVICES)}")
+        raise ConfigError(f"`{field}` is {device!r}: choose one of {', '.join(DEVICES)}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
-            "`device` is 'cuda', but there is no CUDA device, or torch has no CUDA: use cpu, or "
+            f"`{field}` is 'cuda', but there is no CUDA device, or torch has no CUDA: use cpu, or "
             "join a cluster that has one with `ray`"
         )
     if device == "cuda":
         try:
             check_kernels()
         except KernelsMissing as error:
-            raise ConfigError(f"`device` is 'cuda': {error}") from error
+            raise ConfigError(f"`{field}` is 'cuda': {error}") from error
 
 
 def num_gpus() -> int:

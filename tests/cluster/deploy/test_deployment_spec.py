@@ -18,14 +18,13 @@ from runtime.hosts.drafter_spec import (
 )
 from runtime.hosts.rank_settings import LeaderSettings, ModelSettings
 
-MODEL = ModelSettings(role="drafter", directory="drafter")
+MODEL = ModelSettings(role="drafter", directory="drafter", device="cuda")
 SPEC = DeploymentSpec(
     target=ModelSettings(role="target", directory="target"),
     tp=2,
     leader=LeaderSettings(
         limits=EngineConfig(vocab_size=64, max_positions=64, max_batch=16), draft_wait_s=1.0
     ),
-    num_gpus=1.0,
     drafter_bytes=7,
 )
 

@@ -89,6 +89,13 @@ def test_a_gpu_for_each_rank_decides_on_gpus(target: PlannedModel) -> None:
 
 
 @pytest.mark.usefixtures("known")
+def test_a_drafter_on_cpus_leaves_the_gpus_to_the_target(target: PlannedModel) -> None:
+    mixed = replace(OPTIONS, device="cuda", drafter_device="cpu")
+    assert plan_drafter(mixed, target, capacity(node("a", 64, gpus=1))).has_model_ranks
+    assert not plan_drafter(mixed, target, capacity(node("a", 1, gpus=1))).has_model_ranks
+
+
+@pytest.mark.usefixtures("known")
 @pytest.mark.parametrize("place", ASKED)
 def test_a_place_that_is_asked_for_gives_ranks_on_a_full_cluster(
     place: PlaceOptions, target: PlannedModel

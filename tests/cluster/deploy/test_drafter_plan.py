@@ -9,7 +9,8 @@ from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import plan_drafter
 from cluster.deploy.target_plan import plan_target
 from cluster.options.model_options import ModelOptions
-from runtime.hosts.drafter_spec import InlineModelDrafterSpec, LookupDrafterSpec
+from parallel.decoding.types import DecodeMode
+from runtime.hosts.drafter_spec import InlineModelDrafterSpec, LookupDrafterSpec, model_of
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 NOWHERE = DrafterCapacity(nodes=())
@@ -46,3 +47,35 @@ def test_relative_names_are_those_of_the_drivers_directory(
     assert spec.target.directory == str(tiny)
     assert spec.target.known == (), "a directory is no name that another node could look for"
     assert choice.name == drafter
+
+
+def test_a_drafter_has_a_device_of_its_own(tiny: Path) -> None:
+    options = ModelOptions(
+        target=str(tiny),
+        drafter="target:layers=0-1",
+        drafter_tp=1,
+        device="cuda",
+        drafter_device="cpu",
+        ray_address="auto",
+    )
+    target = plan_target(options)
+    choice = plan_drafter(options, target, NOWHERE)
+    spec = plan_deployment(options, target, choice, cache_tokens=64, stops=False)
+    model = model_of(spec.drafter)
+    assert model is not None
+    assert (spec.target.device, model.device) == ("cuda", "cpu")
+    need = spec.drafter_need
+    assert need is not None
+    assert (spec.target_need.gpus, need.gpus) == (1.0, 0.0)
+    assert (spec.target_need.memory, need.memory > 0) == (0, True)
+
+
+@pytest.mark.parametrize(("prefix", "has_thread"), [("inline", False), ("beside", True)])
+def test_a_model_beside_the_target_overlaps_its_forwards(
+    tiny: Path, prefix: str, has_thread: bool
+) -> None:
+    options = ModelOptions(target=str(tiny), drafter=f"{prefix}:target:layers=0-1")
+    choice = plan_drafter(options, plan_target(options), NOWHERE)
+    assert isinstance(choice.spec, InlineModelDrafterSpec)
+    assert choice.spec.has_thread == has_thread
+    assert choice.best_mode is (DecodeMode.AUTO if has_thread else DecodeMode.SPECULATIVE)

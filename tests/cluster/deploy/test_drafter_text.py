@@ -37,6 +37,7 @@ BOTH = LookupSettings.parse("ngram+recycle")
             ),
         ),
         ("inline:model", InlineDrafterText(ModelDrafterText(model="model"))),
+        ("beside:model", InlineDrafterText(ModelDrafterText(model="model"), has_thread=True)),
         (
             "inline:model+ngram+recycle",
             InlineDrafterText(ModelDrafterText(model="model", lookups=BOTH)),
@@ -48,7 +49,15 @@ def test_a_name_is_one_of_the_cases(name: str, text: DrafterText) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["inline:ngram", "inline:lookup", "ngram+recycle", "inline:lookup:ngram", "auto+ngram"]
+    "name",
+    [
+        "inline:ngram",
+        "inline:lookup",
+        "ngram+recycle",
+        "inline:lookup:ngram",
+        "beside:auto",
+        "auto+ngram",
+    ],
 )
 def test_only_a_model_is_inline_or_has_look_ups(name: str) -> None:
     with pytest.raises(ConfigError, match=r"^`drafter` is .*: only a model can be inline"):

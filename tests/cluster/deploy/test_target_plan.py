@@ -20,6 +20,10 @@ VIRTUAL = "target=1ms,draft=1ms,alpha=0.5"
         ({}, "^no target: name one as `target`"),
         ({"drafters": 2, "link": "gloo"}, "^`drafters` is 2, and `link` gloo attaches one drafter"),
         ({"link": "nccl"}, "^`link` is nccl, which needs `device=cuda`: take gloo on CPUs$"),
+        (
+            {"link": "nccl", "device": "cuda", "drafter_device": "cpu"},
+            "^`link` is nccl, which needs `drafter_device=cuda`",
+        ),
         ({"group_backend": "nccl"}, "^`group_backend` is nccl, which needs `device=cuda`"),
         ({"layer_parallel": "on"}, "^`layer_parallel` is 'on'"),
     ],

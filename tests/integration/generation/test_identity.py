@@ -29,6 +29,7 @@ MOST_TOKENS = 1024  # longer prompts make this slow, not stricter
         (1, "lookup", MODES[1:]),
         (1, "SHIPPED", (*MODES[1:], "auto")),
         (1, "inline:SHIPPED", MODES[1:]),
+        (1, "beside:SHIPPED", MODES[1:]),
         (2, "inline:SHIPPED+ngram+recycle", MODES[1:]),
         (1, "target:layers=0-27,29+ngram", MODES[1:]),
     ],

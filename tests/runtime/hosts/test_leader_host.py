@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from runtime.drafters.lookups.lookup_settings import LookupSettings
 from runtime.engine.engine_limits import EngineConfig
 from runtime.errors import ConfigError
 from runtime.hosts import leader_host
-from runtime.hosts.drafter_spec import LookupDrafterSpec
+from runtime.hosts.drafter_spec import InlineModelDrafterSpec, LookupDrafterSpec
 from runtime.hosts.leader_host import LeaderHost
 from runtime.hosts.model_host import ModelHost
 from runtime.hosts.rank_settings import LeaderSettings, ModelSettings
@@ -80,3 +81,37 @@ def test_a_drafter_that_its_user_has_to_correct_is_rejected(
     )
     with pytest.raises(ConfigError, match="the store x is damaged"):
         LeaderHost(model, LEADER, num_threads=1).listen(DRAFTER, "127.0.0.1", "secret")
+
+
+def test_a_model_beside_the_target_drafts_in_a_thread_that_ends_with_the_leader(
+    model: ModelHost,
+) -> None:
+    drafter = InlineModelDrafterSpec(replace(TARGET, role="drafter"), has_thread=True)
+    leader = LeaderHost(model, LEADER, num_threads=1)
+    address = leader.listen(drafter, "127.0.0.1", "secret")
+    serving = threading.Thread(target=leader.serve)
+    serving.start()
+    hello = Hello(role="driver", name="test")
+    link = connect_grpc(address, token="secret", hello=hello, timeout_s=20)
+    link.send(
+        Submit(
+            request=1,
+            prompt_ids=(1, 2),
+            sampling=SamplingParams(),
+            mode=DecodeMode.PEARL,
+            verifier=VerifierKind.MATCH,
+            max_tokens=40,
+            draft_length=2,
+        )
+    )
+    while not isinstance(message := link.recv(20), Finished):
+        assert message is not None
+    assert message.stats.accepted > 0
+    link.close()
+    leader.stop(20)
+    serving.join(20)
+    names = {thread.name: thread for thread in threading.enumerate()}
+    thread = names.get("inline drafter")
+    if thread is not None:
+        thread.join(30)
+        assert not thread.is_alive()
