@@ -80,13 +80,14 @@ batches = {
 
 def check_against_definition(
     rows: list[SequenceRows],
+    heads: HeadShape,
     window: int | None,
     cap: float | None,
     page_size: int,
     split: bool,
     seed: int,
 ) -> None:
-    sequences = random_sequences(rows, HeadShape(), page_size, seed)
+    sequences = random_sequences(rows, heads, page_size, seed)
     out = attend_with(
         KERNELS,
         sequences,
@@ -97,7 +98,7 @@ def check_against_definition(
         device=DEVICE,
     )
     expected = reference_attention(sequences, window, cap)
-    assert worst(out, expected) < BOUNDS[torch.float32]
+    assert worst(out, expected) < BOUNDS[heads.dtype]
 
 
 @settings(max_examples=8)
@@ -110,21 +111,30 @@ def test_any_batch_attends_as_defined(
     split: bool,
     seed: int,
 ) -> None:
-    check_against_definition(rows, window, cap, page_size, split, seed)
+    check_against_definition(rows, HeadShape(), window, cap, page_size, split, seed)
+
+
+@st.composite
+def head_shapes(draw: st.DrawFn) -> HeadShape:
+    num_kv, group = draw(st.sampled_from(((1, 1), (2, 1), (2, 3), (1, 8))))
+    dim = draw(st.sampled_from((64, 80, 96, 128, 256)))
+    dtype = draw(st.sampled_from(list(BOUNDS)))
+    return HeadShape(num_heads=num_kv * group, num_kv=num_kv, dim=dim, dtype=dtype)
 
 
 @pytest.mark.slow
 @settings(max_examples=400)
-@given(**batches)
+@given(heads=head_shapes(), **batches)
 def test_any_of_many_batches_attends_as_defined(
     rows: list[SequenceRows],
+    heads: HeadShape,
     window: int | None,
     cap: float | None,
     page_size: int,
     split: bool,
     seed: int,
 ) -> None:
-    check_against_definition(rows, window, cap, page_size, split, seed)
+    check_against_definition(rows, heads, window, cap, page_size, split, seed)
 
 
 def padded_shape(sequences: list[AttendedSequence]) -> StepShape:
@@ -135,14 +145,7 @@ def padded_shape(sequences: list[AttendedSequence]) -> StepShape:
     return needed.wider(rows=rows, sequences=num, tiles=rows, pages=needed.pages + 20, nodes=40)
 
 
-@settings(max_examples=6)
-@given(
-    rows=st.lists(sequence_rows(300, max_rows=6), min_size=2, max_size=4),
-    window=st.none() | st.integers(1, 300),
-    dtype=st.sampled_from(list(BOUNDS)),
-    seed=st.integers(0, 1000),
-)
-def test_a_row_has_the_same_bits_alone_and_in_any_batch(
+def check_bits_alone(
     rows: list[SequenceRows], window: int | None, dtype: torch.dtype, seed: int
 ) -> None:
     sequences = random_sequences(rows, HeadShape(dtype=dtype), 16, seed)
@@ -161,6 +164,30 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(
     num_rows = sum(len(part) for part in alone)
     assert torch.equal(together[:num_rows], torch.cat(alone))
     assert not together[num_rows:].any(), "padding rows get zeros"
+
+
+companies = {
+    "window": st.none() | st.integers(1, 300),
+    "dtype": st.sampled_from(list(BOUNDS)),
+    "seed": st.integers(0, 1000),
+}
+
+
+@settings(max_examples=6)
+@given(rows=st.lists(sequence_rows(300, max_rows=6), min_size=2, max_size=4), **companies)
+def test_a_row_has_the_same_bits_alone_and_in_any_batch(
+    rows: list[SequenceRows], window: int | None, dtype: torch.dtype, seed: int
+) -> None:
+    check_bits_alone(rows, window, dtype, seed)
+
+
+@pytest.mark.slow
+@settings(max_examples=100)
+@given(rows=st.lists(sequence_rows(300), min_size=2, max_size=9), **companies)
+def test_a_row_has_the_same_bits_alone_and_in_any_large_batch(
+    rows: list[SequenceRows], window: int | None, dtype: torch.dtype, seed: int
+) -> None:
+    check_bits_alone(rows, window, dtype, seed)
 
 
 @pytest.mark.parametrize("window", [None, 200])
