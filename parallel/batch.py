@@ -3,6 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from parallel.decoding.types import RngKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenDraw:
+    """How the tokens after a sequence's scored rows are drawn: by temperature and noise alone."""
+
+    key: RngKey
+    position: int
+    """Index in the output of the token that the first scored row decides."""
+    temperature: float = 0.0
+    """0 takes the best token."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceRows:
@@ -30,6 +43,9 @@ class SequenceRows:
     adapter: str = ""
     """Name of the adapter that computes the tokens; empty is the model alone. A sequence keeps its
     adapter, because its keys and values depend on it."""
+    draw: TokenDraw | None = None
+    """How tokens are drawn from the logits, where they are, if the device can: then the tokens are
+    all that is wanted of the logits. None: the scores are wanted."""
 
     def __post_init__(self) -> None:
         """Reject empty rows, and logits or trees of more tokens than there are."""

@@ -53,6 +53,16 @@ def num_candidates(params: SamplingParams) -> int | None:
     return 1 if params.is_greedy else params.top_k or None
 
 
+def draws_plainly(params: SamplingParams) -> bool:
+    """Return whether logits, temperature and noise alone decide a draw, as kernels compute it.
+
+    Not where anything precedes the temperature (constraint, bias, penalties, held-back ends), nor
+    where a sampled token is one of the best only (top-k, top-p, min-p).
+    """
+    truncates = params.top_k > 0 or params.top_p < 1 or params.min_p > 0
+    return not params.shapes_logits and (params.is_greedy or not truncates)
+
+
 def distribution(
     row: ScoreRow, params: SamplingParams, history: Sequence[int] = (), position: int = 0
 ) -> Distribution:

@@ -7,7 +7,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """Target (or drafter) logits at one position, on all or on the best tokens."""
+    """Target (or drafter) logits at one position, on all or on the best tokens.
+
+    A row of one token is that token: the best one, or the one that a device drew.
+    """
 
     logits: Tensor
     """[num_candidates], float32."""

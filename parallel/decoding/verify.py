@@ -125,6 +125,25 @@ def recursive_rejection(
     return _verdict(path, None)
 
 
+def with_last_draft(verdict: Verdict, draft: DraftTree, num_rows: int) -> Verdict:
+    """Return the verdict on a draft, given that on its scored nodes, by `sample_and_match`.
+
+    They are all, or all but the last one: PEARL's newest draft may arrive during the target's
+    forward, and stays if it is what the target draws after the nodes that stay.
+
+    Args:
+        verdict: on the scored nodes.
+        draft: the whole draft.
+        num_rows: as many as its nodes, or one more, as in `sample_and_match`.
+    """
+    last, end = len(draft) - 1, (-1, *verdict.accepted_nodes)[-1]
+    if num_rows > len(draft) or draft.parents[last] != end:
+        return verdict
+    if draft.token_ids[last] != verdict.next_token:
+        return verdict
+    return _verdict([*verdict.accepted_nodes, last], None)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifierEntry:
     """A verifier and what the leader must know of it."""

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel.batch import SequenceRows
-from parallel.decoding.types import RngKey
 from parallel.device_kernels.step_kernels import BITS_PER_WORD
 from parallel.device_step.step_shape import StepArrays, StepShape, host_arrays
 
@@ -21,25 +20,12 @@ NO_TREE = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TokenDraw:
-    """How the tokens of a sequence are drawn from its logits."""
-
-    key: RngKey
-    position: int
-    """Index in the output of the token that the first scored row decides."""
-    temperature: float = 0.0
-    """0 takes the best token."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceStep:
     """What one sequence brings into a step."""
 
     rows: SequenceRows
     pages: Sequence[int]
     """The pages of its context, in order; those beyond its last token may be left out."""
-    draw: TokenDraw | None = None
-    """None takes the best token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +135,8 @@ def _pack_rows(
         ranges[:, 2] = indices + 1
         if rows.parents:
             bits = arrays.bits[kind, here][-len(rows.parents) :]
-            bits[:] = _ancestor_words(rows.parents, window, bits.shape[1])
+            words = _ancestor_words(rows.parents, window, bits.shape[1])
+            bits[:] = words[-len(bits) :]  # the first nodes may be in the cache already
 
 
 def _ancestor_words(parents: Sequence[int], window: int | None, words: int) -> Words:
@@ -167,29 +154,31 @@ def _ancestor_words(parents: Sequence[int], window: int | None, words: int) -> W
 def _pack_scores(
     arrays: StepArrays[Words], step: SequenceStep, number: int, stop: int, first: int
 ) -> None:
-    """Write which of a sequence's rows are scored, their draws, and the draft that they verify."""
+    """Write which of a sequence's rows are scored, their draws, and the draft that they verify.
+
+    A tree of which only some nodes are scored, as a drafter grows them, verifies nothing.
+    """
     rows = step.rows
     count = rows.num_logits
     if not count:
         return
-    num_chain = count - 1 - len(rows.parents)
-    if num_chain < 0:
-        raise ValueError(f"slot {rows.slot} scores {count} rows of a tree of {len(rows.parents)}")
     here = slice(first, first + count)
     arrays.scored[here] = np.arange(stop - count, stop)
-    arrays.drafts[number] = (first, count)
-    parents = [
-        *range(-1, num_chain - 1),
-        *(num_chain + p if p >= 0 else num_chain - 1 for p in rows.parents),
-    ]
-    arrays.node_tokens[number, : count - 1] = rows.token_ids[len(rows.token_ids) - count + 1 :]
-    arrays.node_parents[number, : count - 1] = parents
-    draw = step.draw
+    num_chain = count - 1 - len(rows.parents)
+    if num_chain >= 0:
+        arrays.drafts[number] = (first, count)
+        parents = [
+            *range(-1, num_chain - 1),
+            *(num_chain + p if p >= 0 else num_chain - 1 for p in rows.parents),
+        ]
+        arrays.node_tokens[number, : count - 1] = rows.token_ids[len(rows.token_ids) - count + 1 :]
+        arrays.node_parents[number, : count - 1] = parents
+    draw = rows.draw
     if draw is not None:
-        depths = np.asarray(rows.positions[-count:]) - rows.positions[-count]
+        positions = rows.positions[-count:]
         draws = np.empty((count, 4), dtype=np.int64)
         draws[:, :2] = np.array((draw.key.seed, draw.key.request), dtype=np.uint64).view(np.int64)
-        draws[:, 2] = draw.position + depths
+        draws[:, 2] = draw.position + np.asarray(positions) - positions[0]
         draws[:, 3] = np.float64(draw.temperature).view(np.int64)
         arrays.draws[here] = draws.view(np.int32)
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from parallel.batch import SequenceRows
+from parallel.device_step.drawn_tokens import DrawnTokens, VocabularyPart
+from parallel.device_step.step_shape import StepArrays
 from parallel.group import Group
 from parallel.model.cache import PagedCache
 from parallel.model.layer_weights import AttentionWeights, MlpWeights
@@ -43,10 +45,22 @@ class ForwardInputs:
     num_scored: int
     """Scored rows without the padding below them."""
     step: ForwardStep
+    arrays: StepArrays[Tensor] | None = None
+    """The packed step; None for a backend that draws no tokens."""
 
     def adapted_by(self, adapted: Any) -> "ForwardInputs":
         """Return the same forward with adapters (`ForwardStep.adapted`)."""
         return replace(self, step=replace(self.step, adapted=adapted))
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardOutputs:
+    """What one forward computes."""
+
+    logits: Tensor
+    """[num_scored, vocab shard], float32."""
+    drawn: DrawnTokens | None = None
+    """What the scored rows draw, the same on every rank; None where only the host draws."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,5 +208,18 @@ class Backend(Protocol):
 
         Raises:
             ValueError: rows start beyond their sequence, or its pages cannot hold them.
+        """
+        ...
+
+    def draw(
+        self, logits_NV: Tensor, inputs: ForwardInputs, part: VocabularyPart, group: Group
+    ) -> DrawnTokens | None:
+        """Return what the scored rows draw, without a wait for the device; None: nothing.
+
+        Args:
+            logits_NV: this rank's logits.
+            inputs: of the forward.
+            part: the tokens that they are of.
+            group: the ranks; all call it.
         """
         ...

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from parallel.batch import SequenceRows
 from parallel.device_kernels.step_kernels import AttentionRows, HeadNorms, StepKernels, Workspace
+from parallel.device_step.drawn_tokens import DrawnTokens, VocabularyPart, drawn_tokens
 from parallel.device_step.step_packing import (
     PackingRules,
     SequenceStep,
@@ -148,6 +149,13 @@ class DeviceBackend(TorchAdapterMaker, Backend):
         num_scored = sum(row.num_logits for row in rows)
         return self.inputs(arrays, shape, cache, layout, num_scored)
 
+    def draw(
+        self, logits_NV: Tensor, inputs: ForwardInputs, part: VocabularyPart, group: Group
+    ) -> DrawnTokens:
+        """Return what the scored rows draw."""
+        assert inputs.arrays is not None
+        return drawn_tokens(self._kernels, logits_NV, inputs.arrays, part, group)
+
     def move(self, arrays: StepArrays[Tensor], cache: PagedCache) -> None:
         """Move the cached tokens that a packed forward keeps to just before its rows."""
         if len(arrays.moves):
@@ -181,7 +189,7 @@ class DeviceBackend(TorchAdapterMaker, Backend):
             for kind, rotary in enumerate(layout.rotary)
         ]
         step = ForwardStep(shape.rows, cache, attention)
-        return ForwardInputs(arrays.token_ids, arrays.scored, num_scored, step)
+        return ForwardInputs(arrays.token_ids, arrays.scored, num_scored, step, arrays)
 
     def _workspace(
         self, shape: StepShape, cache: PagedCache, layout: AttentionLayout

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from parallel.batch import SequenceRows
+from parallel.device_step.drawn_tokens import VocabularyPart
 from parallel.group import Group
 from parallel.kernels.native_library import (
     CAdapters,
@@ -89,6 +90,12 @@ class NativeBackend(Backend):
     def plan_adapters(self, rows: AdaptedRows) -> NativeAdaptedRows:
         """Return the adapters of a forward's rows as the kernels take them."""
         return NativeAdaptedRows(rows)
+
+    def draw(
+        self, logits_NV: Tensor, inputs: ForwardInputs, part: VocabularyPart, group: Group
+    ) -> None:
+        """Leave the draws to the host, which is where the logits are."""
+        del logits_NV, inputs, part, group
 
     def plan(
         self, rows: Sequence[SequenceRows], cache: PagedCache, layout: AttentionLayout

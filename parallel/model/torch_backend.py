@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from parallel.batch import SequenceRows
+from parallel.device_step.drawn_tokens import VocabularyPart
 from parallel.group import Group
 from parallel.kernels.row_invariance import Product
 from parallel.kernels.torch_products import TorchProducts, embedding_rows
@@ -128,6 +129,12 @@ class TorchBackend(TorchAdapterMaker, Backend):
     def pad(self, x_RE: Tensor) -> Tensor:
         """Return the rows, followed by zero rows where products are faster with more."""
         return fill_rows(x_RE) if self._fills_rows else x_RE
+
+    def draw(
+        self, logits_NV: Tensor, inputs: ForwardInputs, part: VocabularyPart, group: Group
+    ) -> None:
+        """Leave the draws to the host, which is where the logits are."""
+        del logits_NV, inputs, part, group
 
     def plan(
         self, rows: Sequence[SequenceRows], cache: PagedCache, layout: AttentionLayout

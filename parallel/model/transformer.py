@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from parallel.batch import SequenceRows
+from parallel.device_step.drawn_tokens import NOISE_BLOCK, VocabularyPart
 from parallel.group import Group
-from parallel.model.backend import AttentionLayout, Backend, ForwardInputs
+from parallel.model.backend import AttentionLayout, Backend, ForwardInputs, ForwardOutputs
 from parallel.model.backend_choice import choose_backend
 from parallel.model.cache import PagedCache
 from parallel.model.layer_weights import TensorSource, read_norm
@@ -60,6 +61,7 @@ class Decoder:
         vocab_range = padded_range(config.vocab_size, group.size, group.rank)
         self.head_size = head_size or config.vocab_size
         self.head_range = padded_range(self.head_size, group.size, group.rank)
+        self._drawable = _drawable_part(config.vocab_size, self.head_size, group)
         kept = range(config.num_layers) if layers is None else layers
         last_norm = read_norm(config, source, "model.norm")
         self.backend = backend or choose_backend(device, last_norm.dtype)
@@ -140,6 +142,19 @@ class Decoder:
         x_RE = self.stack.run(self.embed(inputs), inputs.step, width)
         return self.finish(x_RE, inputs)
 
+    def score(
+        self, rows: Sequence[SequenceRows], cache: PagedCache, *, width: int = 1
+    ) -> ForwardOutputs:
+        """Run `forward`, and draw tokens if the backend does; arguments and errors as there."""
+        return self.outputs(self.prepare(rows, cache), width=width)
+
+    def outputs(self, inputs: ForwardInputs, *, width: int = 1) -> ForwardOutputs:
+        """Return all that a prepared forward computes; the host decides nothing here."""
+        logits, drawn = self.compute(inputs, width=width), None
+        if self._drawable is not None:
+            drawn = self.backend.draw(logits, inputs, self._drawable, self._group)
+        return ForwardOutputs(logits, drawn)
+
     def embed(self, inputs: ForwardInputs) -> Tensor:
         """Return the embedded tokens, [R, E]."""
         x_RE = self._embed(inputs.token_ids)
@@ -165,6 +180,19 @@ class Decoder:
         if cap is not None:
             logits.div_(cap).tanh_().mul_(cap)
         return logits[: inputs.num_scored]
+
+
+def _drawable_part(vocab_size: int, head_size: int, group: Group) -> VocabularyPart | None:
+    """Return the tokens of this rank's logits; None where draws from them are not for kernels.
+
+    The noise of a token is that of its number, which is not its column in a reduced head, and
+    comes in blocks of numbers, which the parts of a tiny vocabulary would cut.
+    """
+    ranges = [padded_range(vocab_size, group.size, rank) for rank in range(group.size)]
+    if head_size != vocab_size or any(first % NOISE_BLOCK for first, _ in ranges):
+        return None
+    widest = max(stop - first for first, stop in ranges)
+    return VocabularyPart(first=ranges[group.rank][0], widest=widest)
 
 
 def _layout(config: ModelConfig, heads: HeadShard, device: torch.device) -> AttentionLayout:

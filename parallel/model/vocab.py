@@ -20,7 +20,7 @@ def gather_scores(
     num_candidates: Sequence[int | None],
     group: Group,
 ) -> list[ScoreRow]:
-    """Return each row's scores, the same on every rank.
+    """Return each row's scores in memory of the host, the same on every rank.
 
     Args:
         logits_NV: [N, V] this rank's logits, float32.
@@ -41,11 +41,14 @@ def gather_scores(
     whole = [index for index, number in enumerate(num_candidates) if number is None]
     if best:
         depth = min(max(best.values()), vocab_size)
-        values, ids = _candidates(_rows(logits_NV, list(best)), vocab_start, depth, group)
+        values, ids = (
+            part.cpu()
+            for part in _candidates(_rows(logits_NV, list(best)), vocab_start, depth, group)
+        )
         for i, (index, number) in enumerate(best.items()):
             rows[index] = ScoreRow(values[i, :number], ids[i, :number])
     if whole:
-        full = _whole(_rows(logits_NV, whole), vocab_start, vocab_size, group)
+        full = _whole(_rows(logits_NV, whole), vocab_start, vocab_size, group).cpu()
         for i, index in enumerate(whole):
             rows[index] = ScoreRow(full[i], None)
     return [row for row in rows if row is not None]

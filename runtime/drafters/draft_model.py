@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Iterable
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from parallel.batch import SequenceRows
-from parallel.decoding.sampling import num_candidates
+from parallel.batch import SequenceRows, TokenDraw
+from parallel.decoding.sampling import draws_plainly, num_candidates
 from parallel.decoding.score_row import ScoreRow
 from parallel.messages import DraftItem, DraftOpen
 from runtime.constraints.compiler import Constraints
@@ -108,20 +108,24 @@ class DraftModel:
                 rows = [self._rows(item.request, stop, num_logits=0)]
                 self._runner.execute(self._ledger.plan(rows))
 
-    def score(self, items: Items[DraftItem], *, width: int, at_least: int = 0) -> list[ScoreRow]:
+    def score(
+        self, items: Items[DraftItem], *, width: int, at_least: int = 0, draws: bool = False
+    ) -> list[ScoreRow]:
         """Return the model's scores after the last token of each item's sequence.
 
         Args:
             items: whose sequences.
             width: layers whose attention runs at once; 1 is exact.
             at_least: candidates to gather of each vocabulary, where not all are gathered.
+            draws: whether one token is wanted of each row: a device may draw it instead.
         """
         rows: list[SequenceRows] = []
         num_gathered: list[int | None] = []
         for item in items:
             sequence = self._sequences[item.request]
             length = len(sequence.token_ids)
-            rows.append(self._rows(item.request, length, num_logits=1, exact=width == 1))
+            row = self._rows(item.request, length, num_logits=1, exact=width == 1)
+            rows.append(replace(row, draw=self._draw(sequence)) if draws else row)
             needed = num_candidates(sequence.opened.sampling)
             num_gathered.append(
                 None if needed is None else max(needed, at_least) + self._num_surplus(sequence)
@@ -207,6 +211,16 @@ class DraftModel:
             needed = max(num_candidates(sampling) or 0, _NUM_CANDIDATES)
         needed += self._num_surplus(sequence)
         return needed if needed < self._runner.vocab_size else None
+
+    def _draw(self, sequence: DraftSequence) -> TokenDraw | None:
+        """Return how a device drafts a token; None where that needs scores."""
+        opened = sequence.opened
+        is_cut = sequence.constraint is not None or self._num_surplus(sequence) > 0
+        if opened.send_probs or is_cut or not draws_plainly(opened.sampling):
+            return None
+        return TokenDraw(
+            key=opened.key, position=sequence.position, temperature=opened.sampling.temperature
+        )
 
     def _num_surplus(self, sequence: DraftSequence) -> int:
         """Return how many tokens this model knows and the target does not."""

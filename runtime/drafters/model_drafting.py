@@ -154,7 +154,7 @@ class ModelDrafter:
 
     def _advance(self, items: Items[DraftItem], *, width: int) -> None:
         """Draft one more token for each item."""
-        scores = self._model.score(items, width=width)
+        scores = self._model.score(items, width=width, draws=True)
         for item, score in zip(items, scores, strict=True):
             sequence = self._model.sequence(item.request)
             opened, score = sequence.opened, sequence.masked(score)

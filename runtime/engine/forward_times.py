@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 
-from parallel.batch import SequenceRows
+from parallel.batch import SequenceRows, TokenDraw
+from parallel.decoding.types import RngKey
 from runtime.clock import Clock
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner
@@ -12,6 +13,8 @@ _SIZES = (1, 8, 4, 25, 6, 2, 16, 12)  # the first few alone tell much
 _REPEATS = 3
 _CONTEXT = 64
 _BUDGET_S = 1.0
+_DRAW = TokenDraw(key=RngKey(seed=0, request=0), position=0)
+"""A round's forward ends with the tokens that it draws, where a device draws."""
 
 
 def measure_forwards(
@@ -40,7 +43,7 @@ def measure_forwards(
     before = SequenceRows(slot=slot, start=0, token_ids=(0,) * context, num_logits=0)
     runner.execute(ledger.plan((before,)))
     rows = [
-        SequenceRows(slot=slot, start=context, token_ids=(0,) * size, num_logits=size)
+        SequenceRows(slot=slot, start=context, token_ids=(0,) * size, num_logits=size, draw=_DRAW)
         for size in _SIZES
     ]
     _time(rows, runner, ledger, clock, lambda *_: None)  # a size's first forward prepares kernels

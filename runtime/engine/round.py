@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from dataclasses import replace
 
-from parallel.batch import SequenceRows
+from parallel.batch import SequenceRows, TokenDraw
 from parallel.decoding.constraint import ConstraintBroken, MaskedRows
 from parallel.decoding.logprobs import token_logprobs
 from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.round_state import Commit
-from parallel.decoding.sampling import num_candidates
+from parallel.decoding.sampling import draws_plainly, num_candidates
 from parallel.decoding.score_row import ScoreRow
-from parallel.decoding.types import Verdict
-from parallel.decoding.verify import verifier_of
+from parallel.decoding.types import Verdict, VerifierKind
+from parallel.decoding.verify import verifier_of, with_last_draft
 from parallel.messages import EngineStatus, Hello
 from parallel.rounds.controller import DraftLengthController
 from parallel.rounds.round_loop import Forward, RoundLoop
@@ -182,19 +182,20 @@ class RoundRunner:
     def score(self, works: Items[EngineWork]) -> Forward:
         """Run the target over prompt chunks and over what the works score."""
         self._runner.pulse.at("prefill" if self._reads_prompts else "verifying")
-        rows = [*self._prefilling, *(_rows_of(work) for work in works)]
+        rows = [*self._prefilling, *(_rows_of(work, self._draw(work)) for work in works)]
         candidates: list[int | None] = []
         for work in works:
             assert work.score is not None
             candidates += [self._candidates(work.sequence)] * work.score.num_logits
         start_s = self._clock.now_s()
-        scores = self._runner.execute(self._ledger.plan(rows, candidates))
+        found = self._runner.decide(self._ledger.plan(rows, candidates))
         target_s = self._clock.now_s() - start_s
         self.log.record(SpanKind.VERIFY, start_s, start_s + target_s, len(candidates))
         first = 0
-        for work in works:
+        decided = found.verdicts[len(self._prefilling) :]
+        for work, work.decided in zip(works, decided, strict=True):
             assert work.score is not None
-            rows_of_work = scores[first : first + work.score.num_logits]
+            rows_of_work = found.rows[first : first + work.score.num_logits]
             first += work.score.num_logits
             self._keep_successors(work, rows_of_work)
             needed = _num_needed(work.sequence)
@@ -226,6 +227,22 @@ class RoundRunner:
         """Return how many best tokens of a row are needed; None is all of them."""
         needed = _num_needed(sequence)
         return None if needed is None else max(needed, self._drafts.num_successors(sequence))
+
+    def _draw(self, work: EngineWork) -> TokenDraw | None:
+        """Return how a device draws the tokens that verify a work; None where scores are needed.
+
+        They are for log probabilities, for drafters that learn the target's best tokens, for
+        `rejection` of sampled drafts, and for parameters that do more than scale (`draws_plainly`).
+        """
+        sequence = work.sequence
+        params, submit = sequence.sampling, sequence.submit
+        is_compared = params.is_greedy or submit.verifier is VerifierKind.MATCH
+        reads_scores = submit.num_logprobs is not None or self._drafts.num_successors(sequence) > 0
+        if not is_compared or reads_scores or not draws_plainly(params):
+            return None
+        return TokenDraw(
+            key=sequence.key, position=sequence.num_output, temperature=params.temperature
+        )
 
     def _keep_successors(self, work: EngineWork, rows: Items[ScoreRow]) -> None:
         """Keep the target's best tokens after each scored one, for a drafter that uses them."""
@@ -265,7 +282,7 @@ class RoundRunner:
         )
 
 
-def _rows_of(work: EngineWork) -> SequenceRows:
+def _rows_of(work: EngineWork, draw: TokenDraw | None) -> SequenceRows:
     """Return what the target reads of a work: tokens that are not cached yet, then its score."""
     sequence, score = work.sequence, work.score
     assert score is not None
@@ -278,6 +295,7 @@ def _rows_of(work: EngineWork) -> SequenceRows:
         parents=score.parents,
         moves=score.moves,
         adapter=sequence.submit.adapter,
+        draw=draw,
     )
 
 
@@ -285,6 +303,8 @@ def _verdict(work: EngineWork) -> Verdict:
     """Return the verifier's verdict; raises ValueError for logits that define no distribution."""
     sequence, verify = work.sequence, work.verify
     assert verify is not None
+    if work.decided is not None:
+        return with_last_draft(work.decided, verify.draft, verify.num_rows)
     rows: Items[ScoreRow] = work.rows[: verify.num_rows]
     if sequence.constraint is not None:
         end_ids = sequence.sampling.end_ids

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from parallel.decoding.score_row import ScoreRow
-from parallel.decoding.types import TokenLogprobs
+from parallel.decoding.types import TokenLogprobs, Verdict
 from parallel.rounds.round_loop import RoundWork
 from runtime.engine.sequence import DecodingSequence
 
@@ -13,6 +13,8 @@ class EngineWork(RoundWork[DecodingSequence]):
     """A sequence's work with the target's scores."""
 
     rows: list[ScoreRow] = field(default_factory=list)
+    decided: Verdict | None = None
+    """The verdict of the target's device on the drafts that it scored."""
     logprobs: tuple[TokenLogprobs, ...] = ()
     """Of the committed tokens, where they are requested."""
     error: str = ""

@@ -19,6 +19,7 @@ from parallel.device_step.step_buckets import StepBuckets, StepLimits
 from parallel.device_step.step_packing import SequenceStep, needed_shape, pack
 from parallel.device_step.step_shape import StepArrays, StepShape, device_arrays
 from parallel.group import Group
+from parallel.model.backend import ForwardOutputs
 from parallel.model.cache import PagedCache
 from parallel.model.device_backend import DeviceBackend, grown, host_words
 from parallel.model.transformer import Decoder
@@ -37,15 +38,15 @@ _MAX_DRAFT = 15
 class Recording:
     """Work that can be repeated on the same memory."""
 
-    output: Tensor
-    """Where each replay leaves its result."""
+    outputs: ForwardOutputs
+    """Where each replay leaves its results."""
     replay: Callable[[], None]
 
 
 class ForwardRecorder(Protocol):
     """Records work on a device."""
 
-    def record(self, work: Callable[[], Tensor]) -> Recording:
+    def record(self, work: Callable[[], ForwardOutputs]) -> Recording:
         """Run work, so that all it needs is loaded, and record it; RuntimeError if it cannot."""
         ...
 
@@ -65,7 +66,7 @@ class CudaRecorder:
         self._pool: object = None
         self._uploaded = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's
 
-    def record(self, work: Callable[[], Tensor]) -> Recording:
+    def record(self, work: Callable[[], ForwardOutputs]) -> Recording:
         """Run the work on a stream of its own, then capture it."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's
         stream.wait_stream(torch.cuda.current_stream())
@@ -73,10 +74,12 @@ class CudaRecorder:
             work()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):  # type: ignore[arg-type]  # a handle
-            output = work()
+        # Threads that run a model beside this one may allocate meanwhile.
+        mode = "thread_local"
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode=mode):  # type: ignore[arg-type]  # a handle
+            outputs = work()
         self._pool = self._pool or graph.pool()
-        return Recording(output, graph.replay)
+        return Recording(outputs, graph.replay)
 
     def upload(self, source: Tensor, target: Tensor) -> None:
         """Copy from pinned memory."""
@@ -147,11 +150,11 @@ class RecordedForwards:
         _LOG.log(logging.WARNING if reason else logging.INFO, "CUDA graphs: %s", report)
         return report
 
-    def forward(self, rows: Sequence[SequenceRows], *, width: int = 1) -> Tensor:
-        """Append the rows to their sequences and return the logits, as `Decoder.forward`."""
+    def score(self, rows: Sequence[SequenceRows], *, width: int = 1) -> ForwardOutputs:
+        """Append the rows to their sequences and compute as `Decoder.score`."""
         shape = self.shape_of(rows) if width == 1 else None
         if shape is None:
-            return self._decoder.forward(rows, self._cache, width=width)
+            return self._decoder.score(rows, self._cache, width=width)
         self._recorder.wait_for_upload()
         words = self._host.words[: shape.num_words]
         pack(grown(rows, self._cache), shape, self._rules, words)
@@ -161,7 +164,7 @@ class RecordedForwards:
         recording = self._recordings[shape]
         recording.replay()
         # The next replay writes into the same memory, and a drafter keeps its rows for a round.
-        return recording.output[: sum(row.num_logits for row in rows)].clone()
+        return _first(recording.outputs, sum(row.num_logits for row in rows))
 
     def shape_of(self, rows: Sequence[SequenceRows]) -> StepShape | None:
         """Return the smallest recorded shape that covers the rows; None if they run without."""
@@ -179,11 +182,11 @@ class RecordedForwards:
         self._recorder.wait_for_upload()
         arrays = self._arrays(shape)
 
-        def work() -> Tensor:
+        def work() -> ForwardOutputs:
             inputs = self._backend.inputs(
                 arrays, shape, self._cache, self._decoder.layout, shape.scored
             )
-            return self._decoder.compute(inputs)
+            return self._decoder.outputs(inputs)
 
         return self._recorder.record(work)
 
@@ -214,6 +217,14 @@ def record_forwards(decoder: Decoder, cache: PagedCache, group: Group) -> Record
     with torch.inference_mode():
         forwards.start(group, budget_s=_BUDGET_S)
     return forwards
+
+
+def _first(outputs: ForwardOutputs, num_scored: int) -> ForwardOutputs:
+    """Return a copy of the outputs of the first rows."""
+    drawn = outputs.drawn
+    return ForwardOutputs(
+        outputs.logits[:num_scored].clone(), None if drawn is None else drawn.clone()
+    )
 
 
 def _goes_on(group: Group, here: bool) -> bool:

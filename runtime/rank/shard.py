@@ -10,13 +10,16 @@ from torch import Tensor
 from parallel.batch import SequenceRows
 from parallel.decoding.layer_width import StackTimes
 from parallel.decoding.score_row import ScoreRow
+from parallel.decoding.types import Verdict
 from parallel.group import Group
+from parallel.model.backend import ForwardOutputs
 from parallel.model.cache import PagedCache
 from parallel.model.low_rank import Adapter
 from parallel.model.stack import LayerParallelStack
 from parallel.model.transformer import Decoder
 from parallel.model.vocab import gather_scores
 from runtime.heartbeat import Pulse
+from runtime.rank.drawn_rows import drawn_rows
 from runtime.rank.recorded_forwards import RecordedForwards
 from runtime.rank.stack_times import measure_stack
 from runtime.rank.step_plan import StepPlan, decode_plan, encode_plan
@@ -70,8 +73,8 @@ class ModelShard(Protocol):
         """Free a sequence's cache."""
         ...
 
-    def forward(self, rows: Sequence[SequenceRows], width: int) -> Tensor:
-        """Return this rank's logits, [sum of num_logits, vocab_shard], float32.
+    def forward(self, rows: Sequence[SequenceRows], width: int) -> ForwardOutputs:
+        """Return this rank's logits of the scored rows, and what was drawn from them.
 
         `width` is how many layers' attention reads the same input; 1 is the exact forward.
         """
@@ -104,11 +107,11 @@ class DecoderShard:
         """Remove the sequence."""
         self._cache.free(slot)
 
-    def forward(self, rows: Sequence[SequenceRows], width: int) -> Tensor:
+    def forward(self, rows: Sequence[SequenceRows], width: int) -> ForwardOutputs:
         """Run the decoder over the rows."""
         if self._recorded is not None:
-            return self._recorded.forward(rows, width=width)
-        return self._decoder.forward(rows, self._cache, width=width)
+            return self._recorded.score(rows, width=width)
+        return self._decoder.score(rows, self._cache, width=width)
 
     def add_adapter(self, adapter: Adapter) -> None:
         """Hold an adapter; raises ValueError if it does not fit the model."""
@@ -135,6 +138,17 @@ class DecoderShard:
         return stack.first
 
 
+@dataclass(frozen=True, slots=True)
+class StepScores:
+    """What a step found."""
+
+    rows: list[ScoreRow]
+    """The scored rows, in the order of the plan."""
+    verdicts: list[Verdict | None]
+    """For each sequence of the plan, the verdict on the draft whose rows were scored; None where
+    the host decides."""
+
+
 class ShardRunner:
     """Executes the same plans on all ranks of a group; rank 0 broadcasts them."""
 
@@ -152,6 +166,10 @@ class ShardRunner:
         Raises:
             PeerError: a rank did not participate before the group's deadline; names the rank.
         """
+        return self.decide(plan).rows
+
+    def decide(self, plan: StepPlan) -> StepScores:
+        """Execute a plan as `execute`, and return also what its device decided."""
         if self._group.size > 1:
             self._group.broadcast_bytes(encode_plan(plan))
         return self._run(plan)
@@ -165,15 +183,31 @@ class ShardRunner:
             if plan.stop:
                 return
 
-    def _run(self, plan: StepPlan) -> list[ScoreRow]:
+    def _run(self, plan: StepPlan) -> StepScores:
         for slot in plan.frees:
             self._model.free(slot)
         for opening in plan.openings:
             self._model.hold(opening.slot, opening.pages, opening.length)
         if not plan.rows:
-            return []
+            return StepScores([], [])
         with torch.inference_mode():
-            logits_NV = self._model.forward(plan.rows, plan.width)
-            head = self._model.head
-            rows = gather_scores(logits_NV, head.start, head.size, plan.num_candidates, self._group)
-            return [head.over_tokens(row, self.vocab_size) for row in rows]
+            return self._scores(plan, self._model.forward(plan.rows, plan.width))
+
+    def _scores(self, plan: StepPlan, outputs: ForwardOutputs) -> StepScores:
+        """Return what was drawn, and the scores of the rows for which nothing was."""
+        drawn = drawn_rows(plan.rows, outputs.drawn)
+        rows = drawn.rows
+        assert len(rows) == len(outputs.logits), "a row of logits for each scored one"
+        missing = [index for index, row in enumerate(rows) if row is None]
+        if missing:
+            head, logits = self._model.head, outputs.logits
+            gathered = gather_scores(
+                logits if len(missing) == len(logits) else logits[missing],
+                head.start,
+                head.size,
+                [plan.num_candidates[index] for index in missing],
+                self._group,
+            )
+            for index, row in zip(missing, gathered, strict=True):
+                rows[index] = head.over_tokens(row, self.vocab_size)
+        return StepScores([row for row in rows if row is not None], drawn.verdicts)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import msgpack
 
-from parallel.batch import SequenceRows
+from parallel.batch import SequenceRows, TokenDraw
+from parallel.decoding.types import RngKey
 from runtime.errors import ProtocolError
 from runtime.files.documents import parse_msgpack
 
@@ -47,6 +48,7 @@ def encode_plan(plan: StepPlan) -> bytes:
             row.parents,
             row.moves,
             row.adapter,
+            _draw_fields(row.draw),
         )
         for row in plan.rows
     ]
@@ -80,8 +82,9 @@ def decode_plan(payload: bytes) -> StepPlan:
                     parents=parents,
                     moves=moves,
                     adapter=adapter,
+                    draw=_draw(draw),
                 )
-                for slot, start, ids, num_logits, parents, moves, adapter in rows
+                for slot, start, ids, num_logits, parents, moves, adapter, draw in rows
             ),
             num_candidates=num_candidates,
             width=width,
@@ -91,3 +94,18 @@ def decode_plan(payload: bytes) -> StepPlan:
         raise ProtocolError(
             f"rank 0 sent {len(payload)} bytes that are not a step plan: {error}"
         ) from error
+
+
+def _draw_fields(draw: TokenDraw | None) -> tuple[int, int, int, float] | None:
+    if draw is None:
+        return None
+    return draw.key.seed, draw.key.request, draw.position, draw.temperature
+
+
+def _draw(fields: tuple[int, int, int, float] | None) -> TokenDraw | None:
+    if fields is None:
+        return None
+    seed, request, position, temperature = fields
+    return TokenDraw(
+        key=RngKey(seed=seed, request=request), position=position, temperature=temperature
+    )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from parallel.batch import SequenceRows, path_to
+from parallel.model.backend import ForwardOutputs
 from parallel.model.pages import PageTable
 from runtime.errors import ShapeError
 from runtime.rank.shard import HeadColumns
@@ -71,7 +72,7 @@ class PrefixShard:
         """The number of sequences in the cache."""
         return len(self._tables)
 
-    def forward(self, rows: Sequence[SequenceRows], width: int) -> Tensor:
+    def forward(self, rows: Sequence[SequenceRows], width: int) -> ForwardOutputs:
         """Append the rows' tokens and return the requested logits; wide forwards are noisier."""
         self.num_forwards += 1
         logits: list[Tensor] = []
@@ -89,7 +90,8 @@ class PrefixShard:
                     ]
                     prefix = token_ids[:before] + path
                 logits.append(self._logits(prefix, self._noise + _FUZZ * (width - 1)))
-        return torch.stack(logits) if logits else torch.zeros(0, self.vocab_size)
+        empty = torch.zeros(0, self.vocab_size)
+        return ForwardOutputs(torch.stack(logits) if logits else empty)
 
     def _append(self, row: SequenceRows) -> list[int]:
         table = self._tables[row.slot]

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from parallel.batch import SequenceRows
 from parallel.decoding.layer_width import StackTimes
 from parallel.group import Group
+from parallel.model.backend import ForwardOutputs
 from parallel.model.sharding import even_range
 from parallel.simulation.virtual_acceptance import Chance
 from runtime.errors import ConfigError
@@ -168,7 +168,7 @@ class VirtualShard:
         """Remove a sequence."""
         del self._first_token[slot]
 
-    def forward(self, rows: Sequence[SequenceRows], width: int) -> Tensor:
+    def forward(self, rows: Sequence[SequenceRows], width: int) -> ForwardOutputs:
         """Wait for the time of a forward and return peaked logits."""
         start_s = self._start_s(grows_branches=any(row.parents for row in rows))
         num_logits = sum(row.num_logits for row in rows)
@@ -187,12 +187,12 @@ class VirtualShard:
         if self._stack is not None:
             num_tokens = sum(len(row.token_ids) for row in rows)
             self._stack.run(width, num_tokens, self._group, first=self.layer_parallel_from)
-            return logits_NV
+            return ForwardOutputs(logits_NV)
         num_branches = sum(row.num_logits for row in rows if row.parents)
         self._end_s = start_s + self._duration_s(num_logits, num_branches)
         self._exchange(start_s, self._end_s - start_s)
         wait_until(self._end_s)
-        return logits_NV
+        return ForwardOutputs(logits_NV)
 
     def _exchange(self, start_s: float, duration_s: float) -> None:
         """Exchange with the target's other ranks as layers do; the time it takes is added."""

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from parallel.device_kernels.step_kernels import StepKernels
+from parallel.device_step.drawn_tokens import DrawnTokens
 from parallel.device_step.step_packing import PackingRules
-from parallel.device_step.step_shape import StepArrays, StepShape, device_arrays
+from parallel.device_step.step_shape import StepShape, device_arrays
 from parallel.group import Group, SoloGroup
 from parallel.model.cache import SoleCache
 from parallel.model.device_backend import DeviceBackend
@@ -27,10 +28,10 @@ class StepResult:
 
     logits: Tensor
     """[scored, vocab shard], on the device."""
-    tokens: Tensor
-    """[scored], on the device."""
-    verdicts: Tensor
-    """[sequences, 2 + nodes], on the host."""
+    drawn: DrawnTokens
+    """On the device."""
+    found: DrawnTokens
+    """The same on the host."""
 
 
 class DeviceDecoder:
@@ -50,7 +51,6 @@ class DeviceDecoder:
     ) -> None:
         """Read the weights, and make a cache of NaN."""
         self._group = group or SoloGroup()
-        self._kernels = kernels
         self._backend = DeviceBackend(kernels, dtype)
         self._device = torch.device(device)
         self.decoder = Decoder(
@@ -82,26 +82,9 @@ class DeviceDecoder:
         inputs = self._backend.inputs(
             arrays, shape, self.cache, self.decoder.layout, num_scored=shape.scored
         )
-        return self._decide(self.decoder.compute(inputs), arrays, shape)
-
-    def _decide(self, logits: Tensor, arrays: StepArrays[Tensor], shape: StepShape) -> StepResult:
-        num_blocks = self._kernels.num_candidates(logits.shape[1])
-        places = (shape.scored, num_blocks, 3)
-        candidates = torch.empty(places, dtype=torch.float64, device=self._device)
-        self._kernels.score_tokens(
-            logits, arrays.draws, candidates, first_token=self.decoder.head_range[0]
-        )
-        if self._group.size > 1:
-            parts = self._group.all_gather(candidates)
-            candidates = torch.cat(list(parts.unbind()), dim=1)
-        tokens = torch.empty(shape.scored, dtype=torch.int32, device=self._device)
-        size = (shape.sequences, 2 + shape.nodes)
-        verdicts = torch.empty(size, dtype=torch.int32, device=self._device)
-        self._kernels.choose_tokens(candidates, arrays.draws, tokens)
-        self._kernels.match_drafts(
-            tokens, arrays.drafts, arrays.node_tokens, arrays.node_parents, verdicts
-        )
-        return StepResult(logits=logits, tokens=tokens, verdicts=verdicts.to("cpu"))
+        outputs = self.decoder.outputs(inputs)
+        assert outputs.drawn is not None
+        return StepResult(logits=outputs.logits, drawn=outputs.drawn, found=outputs.drawn.cpu())
 
 
 def words_of(shape: StepShape) -> NDArray[np.int32]:

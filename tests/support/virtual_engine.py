@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
-from torch import Tensor
-
 from parallel.batch import SequenceRows
 from parallel.group import Group, SoloGroup
 from parallel.messages import Committed, DraftRequest, Hello, Message, Ping, Pong, Proposal, Submit
+from parallel.model.backend import ForwardOutputs
 from parallel.rounds.controller import DraftLengthController
 from runtime.clock import ManualClock
 from runtime.constraints.compiler import Constraints
@@ -22,7 +21,7 @@ from runtime.engine.round import RoundRunner
 from runtime.errors import PeerLost
 from runtime.links.codec import decode, encode
 from runtime.rank.page_ledger import SlotLedger
-from runtime.rank.shard import ModelShard, ShardRunner
+from runtime.rank.shard import ModelShard, ShardRunner, StepScores
 from runtime.rank.step_plan import StepPlan, encode_plan
 from runtime.rank.toy_shard import PrefixShard
 from tests.support.rig import PAGE, VOCAB, Outcome, record
@@ -74,7 +73,7 @@ class TimedShard:
     def free(self, slot: int) -> None:
         self._shard.free(slot)
 
-    def forward(self, rows: Sequence[SequenceRows], width: int) -> Tensor:
+    def forward(self, rows: Sequence[SequenceRows], width: int) -> ForwardOutputs:
         if rows:
             self._clock.advance(self._times.target_s(sum(row.num_logits for row in rows)))
         return self._shard.forward(rows, width)
@@ -87,9 +86,9 @@ class LoggingRunner(ShardRunner):
         super().__init__(shard, group)
         self._log = log
 
-    def execute(self, plan: StepPlan) -> list:  # type: ignore[type-arg]  # as its parent's
+    def decide(self, plan: StepPlan) -> StepScores:
         self._log.note("plan", encode_plan(plan))
-        return super().execute(plan)
+        return super().decide(plan)
 
 
 class TimedLink:

@@ -5,6 +5,9 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from parallel.decoding import verify
@@ -13,6 +16,7 @@ from parallel.decoding.sampling import Distribution, distribution, sample
 from parallel.decoding.score_row import ScoreRow
 from parallel.decoding.types import (
     DraftTree,
+    NodeKind,
     RngKey,
     SamplingParams,
     SparseProbs,
@@ -23,7 +27,9 @@ from parallel.decoding.verify import (
     draft_token_with_probs,
     recursive_rejection,
     sample_and_match,
+    with_last_draft,
 )
+from tests.support.ragged_strategies import trees
 from tests.support.verify_toys import (
     IID,
     SAMPLED,
@@ -312,3 +318,27 @@ def test_no_number_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("replaced", [True, False])
 def test_enumeration_covers_every_draw(*, replaced: bool) -> None:
     assert sum(enumerate_outputs(TOY3, 2, replaced=replaced)[0]) == pytest.approx(1)
+
+
+@given(trees(7), st.data())
+def test_a_verdict_on_the_scored_drafts_extends_to_one_that_arrives_later(
+    parents: tuple[int, ...], data: st.DataObject
+) -> None:
+    num = len(parents)
+    ids = data.draw(st.lists(st.integers(0, 2), min_size=num, max_size=num))
+    draft = DraftTree(
+        token_ids=tuple(ids),
+        parents=parents,
+        kinds=(NodeKind.POINT,) * num,
+        draft_probs=(None,) * num,
+    )
+    drawn = data.draw(st.lists(st.integers(0, 2), min_size=num + 1, max_size=num + 1))
+    rows = [ScoreRow(torch.tensor([1.0]), torch.tensor([token])) for token in drawn]
+    greedy = SamplingParams()
+
+    def verdict(on: DraftTree, num_rows: int) -> Verdict:
+        return sample_and_match(on, rows[:num_rows], greedy, key(0), 0)
+
+    scored = verdict(draft.first(num - 1), num)
+    assert with_last_draft(scored, draft, num) == verdict(draft, num)
+    assert with_last_draft(verdict(draft, num + 1), draft, num + 1) == verdict(draft, num + 1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from parallel.batch import SequenceRows, path_to
+from parallel.batch import SequenceRows, TokenDraw, path_to
 from parallel.decoding.rng import request_key
 from parallel.decoding.sampling import sample
 from parallel.decoding.score_row import ScoreRow
@@ -15,8 +15,9 @@ from parallel.decoding.types import RngKey, SamplingParams
 from parallel.device_kernels.kernel_loader import load_kernels
 from parallel.device_kernels.plain_kernels import PlainKernels
 from parallel.device_step.step_buckets import StepBuckets, StepLimits
-from parallel.device_step.step_packing import SequenceStep, TokenDraw, needed_shape, pack
+from parallel.device_step.step_packing import SequenceStep, needed_shape, pack
 from parallel.device_step.step_shape import StepShape
+from runtime.models.families.registry import FAMILIES as SUPPORTED
 from tests.support.device_decoder import DeviceDecoder, StepResult, words_of
 from tests.support.device_families import FAMILIES, model_of
 from tests.support.fake_cuda import HostSync, Recording, fake_cuda
@@ -55,9 +56,8 @@ def two_sequences() -> tuple[list[SequenceStep], list[SequenceStep]]:
     tree = replace(
         first,
         rows=SequenceRows(
-            slot=0, start=12, token_ids=(text[0], *nodes), num_logits=6, parents=TREE
+            slot=0, start=12, token_ids=(text[0], *nodes), num_logits=6, parents=TREE, draw=draw
         ),
-        draw=draw,
     )
     chain = replace(
         second, rows=SequenceRows(slot=1, start=8, token_ids=other[-1:] + nodes[:3], num_logits=4)
@@ -116,14 +116,14 @@ def test_a_step_over_pages_scores_as_transformers(family: str, kind: str) -> Non
 def check_verdicts(result: StepResult, steps: Sequence[SequenceStep]) -> None:
     """Compare each verdict with what the CPU samples from the same logits."""
     logits, first = result.logits.cpu(), 0
-    for verdict, step in zip(result.verdicts.tolist(), steps, strict=True):
+    for verdict, step in zip(result.found.verdicts.tolist(), steps, strict=True):
         rows = step.rows
         ids = rows.token_ids[len(rows.token_ids) - rows.num_logits + 1 :]
         parents = rows.parents or tuple(range(-1, len(ids) - 1))
         node, path = -1, list[int]()
         while True:
             row = ScoreRow(logits[first + node + 1], None)
-            draw = step.draw or TokenDraw(key=RngKey(seed=0, request=0), position=0)
+            draw = rows.draw or TokenDraw(key=RngKey(seed=0, request=0), position=0)
             params = SamplingParams(temperature=draw.temperature)
             token = sample(row, params, draw.key, draw.position + len(path))
             fits = [n for n, p in enumerate(parents) if p == node and ids[n] == token]
@@ -178,7 +178,7 @@ def fake_step(
         with torch.no_grad():
             result = decoder.step(plan, shape)
         if waits:
-            result.tokens[0].item()
+            result.drawn.words[0].item()
     return recording
 
 
@@ -186,6 +186,10 @@ def singles(count: int, *, start: int = 9) -> list[SequenceStep]:
     """Return single rows of several sequences."""
     rows = SequenceRows(slot=0, start=start, token_ids=(1,), num_logits=1)
     return [SequenceStep(rows=rows, pages=range(start // PAGE_SIZE + 1))] * count
+
+
+def test_the_families_are_all_that_are_supported() -> None:
+    assert set(FAMILIES) == set(SUPPORTED)
 
 
 @pytest.mark.parametrize("rank", [None, 0, 1])
@@ -207,8 +211,14 @@ def test_a_step_with_a_wait_in_it_is_found() -> None:
 
 def test_a_layer_launches_nine_kernels_for_any_number_of_sequences() -> None:
     pytest.importorskip("triton")
-    mixed = [*two_sequences()[0], *two_sequences()[1]]
-    for steps in (singles(1), singles(16), singles(64), mixed):
+    before, after = two_sequences()
+    mixed = [*before, *after]  # prefill chunks, a tree and a chain
+    for steps in (
+        singles(1),
+        before[:1],
+        [*mixed, *singles(16 - len(mixed))],
+        [*mixed, *singles(64 - len(mixed))],
+    ):
         counts = [len(fake_step("llama", steps, num_layers=n).launches) for n in (1, 2, 3)]
         assert counts[1] - counts[0] == counts[2] - counts[1] == 9
         assert counts[0] - 9 <= 10, "what a step launches beside its layers"

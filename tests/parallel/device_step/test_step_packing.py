@@ -7,13 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallel.batch import SequenceRows, path_to
+from parallel.batch import SequenceRows, TokenDraw, path_to
 from parallel.decoding.types import RngKey
 from parallel.device_step.step_packing import (
     NO_TREE,
     PackingRules,
     SequenceStep,
-    TokenDraw,
     Words,
     max_tiles,
     needed_shape,
@@ -42,7 +41,7 @@ def steps_of(draw: st.DrawFn) -> tuple[list[SequenceStep], PackingRules]:
         pages = [free.pop() for _ in range(pages_of(row, rules))]
         key = RngKey(seed=2**64 - 1 - number, request=2**63 + number)
         drawn = TokenDraw(key=key, position=7, temperature=0.7)
-        steps.append(SequenceStep(rows=row, pages=pages, draw=drawn))
+        steps.append(SequenceStep(rows=replace(row, draw=drawn), pages=pages))
     return steps, rules
 
 
@@ -135,9 +134,9 @@ def test_each_scored_row_has_its_draw_and_its_place_in_the_draft(
         nodes = rows.token_ids[len(rows.token_ids) - count + 1 :]
         assert arrays.node_tokens[number, : count - 1].tolist() == list(nodes)
         draws = np.ascontiguousarray(arrays.draws[first : first + count]).view(np.int64)
-        assert step.draw is not None
-        assert (draws[:, 0].view(np.uint64) == step.draw.key.seed).all()
-        assert (draws[:, 1].view(np.uint64) == step.draw.key.request).all()
+        assert rows.draw is not None
+        assert (draws[:, 0].view(np.uint64) == rows.draw.key.seed).all()
+        assert (draws[:, 1].view(np.uint64) == rows.draw.key.request).all()
         assert (draws[:, 3].copy().view(np.float64) == 0.7).all()
         parents = arrays.node_parents[number].tolist()
         for node in range(-1, count - 1):
@@ -182,8 +181,15 @@ def test_a_step_that_does_not_fit_is_rejected() -> None:
         packed([step, step], rules, shape)
 
 
-def test_a_tree_that_is_scored_in_part_is_rejected() -> None:
+def test_a_tree_that_grows_sees_its_cached_nodes_and_verifies_nothing() -> None:
     rules = PackingRules(page_size=4, windows=(None,), tile_rows=4)
-    step = SequenceStep(rows=rows_of(0, 4, 2, (-1, 0, 0)), pages=[1])
-    with pytest.raises(ValueError, match="scores 2 rows of a tree of 3"):
-        packed([step], rules, needed_shape([step], rules))
+    rows = SequenceRows(
+        slot=0, start=5, token_ids=(8, 9), num_logits=2, parents=(-1, 0, -1, 1, 2), draw=None
+    )
+    step = SequenceStep(rows=rows, pages=[1, 0])
+    arrays = packed([step], rules, needed_shape([step], rules))
+    assert arrays.trees.tolist() == [2]
+    assert arrays.ranges[0].tolist() == [[0, 2, 6], [0, 2, 7]]
+    assert arrays.bits[0, :, 0].tolist() == [0b01011, 0b10100]
+    assert arrays.scored.tolist() == [0, 1]
+    assert not arrays.drafts.any()

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from parallel.batch import SequenceRows
 from parallel.device_kernels.kernel_loader import load_kernels
 from parallel.device_kernels.plain_kernels import PlainKernels
 from parallel.device_kernels.step_kernels import StepKernels
 from parallel.group import Group
-from parallel.model.backend import Backend, ForwardInputs
+from parallel.model.backend import Backend, ForwardInputs, ForwardOutputs
 from parallel.model.backend_choice import choose_backend
 from parallel.model.cache import PagedCache
 from parallel.model.device_backend import DeviceBackend, HostWords
@@ -22,6 +23,7 @@ from tests.support.device_families import FAMILIES, model_of
 from tests.support.device_forwards import (
     FORWARDS,
     KEPT,
+    NODES,
     OTHER,
     PROMPTS,
     TEXT,
@@ -58,7 +60,8 @@ def test_logits_equal_those_of_torch(family: str) -> None:
     torch.testing.assert_close(found, torch_logits(model), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["llama", pytest.param("gemma3_text", marks=pytest.mark.slow)])
+@pytest.mark.slow  # a whole step of these kernels is in tests/parallel/device_step
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
 def test_logits_of_the_triton_kernels_equal_those_of_torch(family: str) -> None:
     model = model_of(family, num_layers=1)
     backend = DeviceBackend(triton_kernels(), torch.float32)
@@ -67,23 +70,26 @@ def test_logits_of_the_triton_kernels_equal_those_of_torch(family: str) -> None:
     torch.testing.assert_close(found.cpu(), torch_logits(model), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, pytest.param(torch.float32, marks=pytest.mark.slow)]
+)
 def test_a_row_has_the_same_bits_alone_and_in_any_batch(dtype: torch.dtype) -> None:
     model = model_of("qwen3", num_layers=1)
     source = model.source.on(DEVICE, dtype)
     backend = DeviceBackend(triton_kernels(), dtype)
     decoder = decoder_of(model, backend, source=source, device=DEVICE)
     with torch.inference_mode():
-        together = decoder.forward(PROMPTS, cache_of(decoder, dtype=dtype, device=DEVICE))
+        batch = [rows_of(TEXT[:4]), rows_of(OTHER[:5], slot=1)]
+        together = decoder.forward(batch, cache_of(decoder, dtype=dtype, device=DEVICE))
         cache = cache_of(decoder, dtype=dtype, device=DEVICE)
-        chunks = [range(7), range(7, 8), range(8, 9)]
+        chunks = [range(3), range(3, 4), range(4, 5)]
         alone = [
             decoder.forward(
                 [rows_of(OTHER[chunk.start : chunk.stop], slot=1, start=chunk.start)], cache
             )
             for chunk in chunks
         ]
-    assert torch.equal(together[len(TEXT) :], torch.cat(alone))
+    assert torch.equal(together[4:], torch.cat(alone))
 
 
 def test_ranks_of_two_compute_what_one_does() -> None:
@@ -123,6 +129,23 @@ def test_a_kept_layer_reads_its_own_cache() -> None:
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_a_tree_grows_forward_by_forward_as_with_torch() -> None:
+    model = model_of("gemma3_text")
+    first = SequenceRows(slot=0, start=12, token_ids=NODES[:3], num_logits=3, parents=(-1, -1, 0))
+    grown = replace(first, start=15, token_ids=NODES[3:], num_logits=2, parents=(-1, -1, 0, 2, 1))
+
+    def logits(backend: Backend) -> Tensor:
+        decoder = decoder_of(model, backend)
+        cache = cache_of(decoder)
+        with torch.inference_mode():
+            return torch.cat(
+                [decoder.forward([rows], cache) for rows in (PROMPTS[0], first, grown)]
+            )
+
+    found = logits(DeviceBackend(PlainKernels(), torch.float32))
+    torch.testing.assert_close(found, logits(TorchBackend(torch.float32)), atol=1e-4, rtol=1e-4)
+
+
 def test_a_gpu_gets_the_kernels_and_a_cpu_does_not() -> None:
     pytest.importorskip("triton")
     assert isinstance(choose_backend(torch.device("cuda"), torch.bfloat16), DeviceBackend)
@@ -148,9 +171,9 @@ def fake_forwards(
     family: str,
     *,
     rank: int | None = None,
-    wrapped: Callable[[Decoder, ForwardInputs], Tensor] = lambda d, inputs: d.compute(inputs),
+    wrapped: Callable[[Decoder, ForwardInputs], ForwardOutputs] = Decoder.outputs,
 ) -> Recording:
-    """Run three forwards on fake CUDA tensors, as they run on a device, and return what ran."""
+    """Run three steps of a rank on fake CUDA tensors, up to its verdicts; return what ran."""
     model = model_of(family)
     shapes = {name: tuple(t.shape) for name, t in model.reference.state_dict().items()}
     kernels = triton_kernels()
@@ -165,33 +188,40 @@ def fake_forwards(
         cache = cache_of(decoder, dtype=torch.bfloat16, device="cuda")
         recording.uploads = recording.downloads = 0
         for rows in FORWARDS:
-            logits = wrapped(decoder, decoder.prepare(rows, cache))
-            assert logits.is_cuda
-            assert logits.dtype == torch.float32
-            assert len(logits) == sum(row.num_logits for row in rows)
+            outputs = wrapped(decoder, decoder.prepare(rows, cache))
+            assert outputs.logits.is_cuda
+            assert outputs.logits.dtype == torch.float32
+            assert outputs.drawn is not None
+            drawn = outputs.drawn.cpu()
+            assert drawn.tokens.dtype == torch.int32
+            num_scored = sum(row.num_logits for row in rows)
+            assert len(outputs.logits) == len(drawn.tokens) == num_scored
+            assert len(drawn.verdicts) == len(rows)
     return recording
 
 
 @pytest.mark.parametrize("rank", [None, 0, 1])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_forward_uploads_one_buffer_and_waits_for_nothing(family: str, rank: int | None) -> None:
+def test_a_step_uploads_one_buffer_and_waits_for_its_verdicts_alone(
+    family: str, rank: int | None
+) -> None:
     recording = fake_forwards(family, rank=rank)
-    assert (recording.uploads, recording.downloads) == (3, 0)
+    assert (recording.uploads, recording.downloads) == (3, 3), "of three steps"
 
 
 def test_a_wait_in_a_forward_is_found() -> None:
-    def waits(decoder: Decoder, inputs: ForwardInputs) -> Tensor:
+    def waits(decoder: Decoder, inputs: ForwardInputs) -> ForwardOutputs:
         x_RE = decoder.embed(inputs)
         assert x_RE[0, 0].item() is not None
-        return decoder.finish(x_RE, inputs)
+        return ForwardOutputs(decoder.finish(x_RE, inputs))
 
     with pytest.raises(HostSync):
         fake_forwards("llama", wrapped=waits)
 
 
 def test_a_tensor_of_the_host_in_a_forward_is_found() -> None:
-    def mixes(decoder: Decoder, inputs: ForwardInputs) -> Tensor:
-        return decoder.compute(replace(inputs, token_ids=torch.zeros(21, dtype=torch.int32)))
+    def mixes(decoder: Decoder, inputs: ForwardInputs) -> ForwardOutputs:
+        return decoder.outputs(replace(inputs, token_ids=torch.zeros(21, dtype=torch.int32)))
 
     with pytest.raises(DeviceMismatch):
         fake_forwards("llama", wrapped=mixes)

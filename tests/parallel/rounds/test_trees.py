@@ -66,7 +66,7 @@ class Generation:
             parents=score.parents,
             moves=score.moves,
         )
-        rows = [ScoreRow(logits, None) for logits in self.shard.forward([row], 1)]
+        rows = [ScoreRow(logits, None) for logits in self.shard.forward([row], 1).logits]
         position = len(self.token_ids) - 2
         verdict = self.verifier(draft, rows, self.params, self.key, position, self.token_ids)
         self.state, (commit,) = step(self.state, Verified(verdict=verdict))

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 
 from parallel.batch import SequenceRows
 from parallel.decoding.types import SamplingParams, TokenLogprobs
 from parallel.messages import Committed, EngineStatus, Finished, Ping, Pong, Submit
+from parallel.model.backend import ForwardOutputs
 from runtime.engine.request_queue import RequestQueue
 from runtime.engine.sequence import DecodingSequence
 from runtime.links.link import Link
@@ -177,14 +177,14 @@ def test_a_request_without_a_distribution_fails_alone(rig: Rig, mode: str) -> No
     rig.attach_model()
     forward = rig.target.forward
 
-    def broken(rows: list[SequenceRows], width: int) -> Tensor:
-        logits = forward(rows, width)
+    def broken(rows: list[SequenceRows], width: int) -> ForwardOutputs:
+        logits = forward(rows, width).logits
         first = 0
         for row in rows:
             if row.slot == 2:
                 logits[first : first + row.num_logits] = torch.nan
             first += row.num_logits
-        return logits
+        return ForwardOutputs(logits)
 
     rig.target.forward = broken  # type: ignore[method-assign, assignment]
     submits = [make_submit(i, prompt=[7, 7, 7, 7, 7, i], mode=mode) for i in range(1, 5)]

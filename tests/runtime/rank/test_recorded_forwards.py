@@ -17,6 +17,7 @@ from parallel.device_kernels.plain_kernels import PlainKernels
 from parallel.device_kernels.step_kernels import StepKernels
 from parallel.device_step.step_buckets import StepBuckets, StepLimits
 from parallel.group import SoloGroup
+from parallel.model.backend import ForwardOutputs
 from parallel.model.device_backend import DeviceBackend
 from runtime.rank.recorded_forwards import RecordedForwards, Recording
 from tests.support.device_families import model_of
@@ -43,19 +44,24 @@ class RepeatingRecorder:
         self.num_replays = 0
         self._left = refuses_from
 
-    def record(self, work: Callable[[], Tensor]) -> Recording:
+    def record(self, work: Callable[[], ForwardOutputs]) -> Recording:
         if not self._left:
             raise RuntimeError("operation not permitted when stream is capturing")
         self._left -= 1
-        output = work().clone()
+        first = work()
+        assert first.drawn is not None
+        logits, drawn = first.logits.clone(), first.drawn.clone()
 
         def replay() -> None:
             self.is_replaying = True
-            output.copy_(work())
+            again = work()
+            assert again.drawn is not None
+            logits.copy_(again.logits)
+            drawn.words.copy_(again.drawn.words)
             self.is_replaying = False
             self.num_replays += 1
 
-        return Recording(output, replay)
+        return Recording(ForwardOutputs(logits, drawn), replay)
 
     def upload(self, source: Tensor, target: Tensor) -> None:
         target.copy_(source)
@@ -86,13 +92,23 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch'
 
 
 def made(
-    kernels: StepKernels, recorder: RepeatingRecorder | None = None, *, device: str = "cpu"
+    kernels: StepKernels,
+    recorder: RepeatingRecorder | None = None,
+    *,
+    device: str = "cpu",
+    num_layers: int = 2,
+    most_rows: int = 16,
 ) -> RecordedForwards:
-    model = model_of("gemma3_text", num_layers=2 if device == "cpu" else 1)
+    model = model_of("gemma3_text", num_layers)
     backend = DeviceBackend(kernels, torch.float32)
     decoder = decoder_of(model, backend, source=model.source.on(device), device=device)
     limits = StepLimits(
-        rows=16, sequences=8, pages=10, nodes=7, kinds=len(decoder.layout.windows), tile_rows=16
+        rows=most_rows,
+        sequences=most_rows // 2,
+        pages=10,
+        nodes=7,
+        kinds=len(decoder.layout.windows),
+        tile_rows=16,
     )
     recorder = recorder or RepeatingRecorder()
     cache = cache_of(decoder, device=device)
@@ -106,7 +122,7 @@ def inference() -> Iterator[None]:
 
 
 def logits_of(forwards: RecordedForwards) -> Tensor:
-    return torch.cat([forwards.forward(rows) for rows in FORWARDS])
+    return torch.cat([forwards.score(rows).logits for rows in FORWARDS])
 
 
 def test_replays_compute_what_forwards_do_and_prefill_runs_without() -> None:
@@ -120,21 +136,27 @@ def test_replays_compute_what_forwards_do_and_prefill_runs_without() -> None:
     torch.testing.assert_close(found, logits_of(plain), atol=1e-5, rtol=1e-5)
 
 
+FEW = ([rows_of(OTHER[:2])], [rows_of(OTHER[2:3], start=2)])
+"""Forwards with padding, of which an interpreter runs every row."""
+
+
 @pytest.mark.parametrize(
-    "forwards",
-    [
-        ([rows_of(OTHER[:3])], [rows_of(OTHER[3:5], start=3)]),
-        pytest.param(FORWARDS, marks=pytest.mark.slow),
-    ],
+    ("forwards", "most_rows"), [(FEW, 4), pytest.param(FORWARDS, 16, marks=pytest.mark.slow)]
 )
-def test_padding_changes_no_bit(forwards: Sequence[Sequence[SequenceRows]]) -> None:
+def test_padding_changes_no_bit(forwards: Sequence[Sequence[SequenceRows]], most_rows: int) -> None:
     pytest.importorskip("triton")
     recorder = RepeatingRecorder(1)
-    recorded = made(load_kernels(), recorder, device=DEVICE)
+    recorded = made(load_kernels(), recorder, device=DEVICE, num_layers=1, most_rows=most_rows)
     recorded.start(SoloGroup(), budget_s=100)
-    plain = made(load_kernels(), device=DEVICE)
+    plain = made(load_kernels(), device=DEVICE, num_layers=1, most_rows=most_rows)
     for rows in forwards:
-        assert torch.equal(recorded.forward(rows), plain.forward(rows))
+        found, expected = recorded.score(rows), plain.score(rows)
+        assert torch.equal(found.logits, expected.logits)
+        assert found.drawn is not None
+        assert expected.drawn is not None
+        num_scored, num = len(expected.logits), len(rows)
+        assert torch.equal(found.drawn.tokens[:num_scored], expected.drawn.tokens)
+        assert torch.equal(found.drawn.verdicts[:num, :2], expected.drawn.verdicts[:, :2])
     assert recorder.num_replays == 2
 
 
@@ -142,21 +164,21 @@ def test_nothing_but_the_answer_is_allocated_after_the_start() -> None:
     recorder = RepeatingRecorder()
     forwards = made(PlainKernels(), recorder)
     forwards.start(SoloGroup(), budget_s=100)
-    forwards.forward(PROMPTS)
+    forwards.score(PROMPTS)
     with Allocations(recorder) as allocations:
-        forwards.forward(DRAFTS)
-        forwards.forward([rows_of(OTHER[-1:], slot=1, start=11)])
-    assert allocations.names == ["aten.clone.default"] * 2
+        forwards.score(DRAFTS)
+        forwards.score([rows_of(OTHER[-1:], slot=1, start=11)])
+    assert allocations.names == ["aten.clone.default"] * 4, "logits and draws of two forwards"
 
 
 def test_an_answer_outlives_the_next_replay() -> None:
     forwards = made(PlainKernels())
     forwards.start(SoloGroup(), budget_s=100)
-    forwards.forward(PROMPTS)
+    forwards.score(PROMPTS)
     row = [rows_of(OTHER[-1:], slot=1, start=9)]
-    first = forwards.forward(row)
+    first = forwards.score(row).logits
     kept = first.clone()
-    forwards.forward([rows_of(TEXT[:1], slot=1, start=9)])
+    forwards.score([rows_of(TEXT[:1], slot=1, start=9)])
     assert torch.equal(first, kept)
 
 

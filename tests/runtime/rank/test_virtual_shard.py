@@ -63,8 +63,8 @@ def test_a_drafters_next_guesses_are_right_as_often_as_beta_says() -> None:
     rows = [SequenceRows(slot=1, start=0, token_ids=(5,) * 3000, num_logits=3000)]
     for shard in (target, drafter):
         shard.hold(1, (), 0)
-    actual = target.forward(rows, 1).argmax(dim=1)
-    guesses = drafter.forward(rows, 1).topk(3).indices
+    actual = target.forward(rows, 1).logits.argmax(dim=1)
+    guesses = drafter.forward(rows, 1).logits.topk(3).indices
     left = guesses[:, 0] != actual
     assert 1 - left.float().mean().item() == pytest.approx(0.7, abs=0.03)
     for rank in (1, 2):
