@@ -12,6 +12,7 @@ import ray
 from actors.shared_seed_actor import SeedWorkerActor, SequencerActor
 from cluster.network.ray_errors import is_loss, result_of
 from cluster.network.ray_session import beside_driver
+from cluster.train.worker_silence import START_S, is_silent
 from runtime.channels.credentials import Credentials
 from runtime.errors import PacelineError, PeerError, PeerLost
 from runtime.training.job.job_config import TrainConfig
@@ -22,7 +23,6 @@ from runtime.training.shared_seed.seed_service import ListenSettings
 from runtime.training.shared_seed.seed_worker import WorkerProgress
 from runtime.training.training_data import TextExample
 
-_START_S = 120.0
 _STATUS_S = 1.0
 
 
@@ -59,6 +59,7 @@ class SharedSeedActors:
         )
         self._sequencer = self._start_sequencer()
         self._workers: list[Any] = [None] * count
+        self._started_s = [0.0] * count
         self._runs: dict[Any, int] = {}
         self._ended: list[WorkerProgress] = []
         self._asked: Any = None
@@ -82,7 +83,7 @@ class SharedSeedActors:
     def pids(self) -> tuple[int, list[int]]:
         """Return the process ids of the sequencer and of the workers."""
         calls = [actor.pid.remote() for actor in (self._sequencer, *self._workers)]
-        first, *others = result_of(calls, "a process of the run", timeout_s=_START_S)
+        first, *others = result_of(calls, "a process of the run", timeout_s=START_S)
         return first, others
 
     def tend(self) -> None:
@@ -104,7 +105,9 @@ class SharedSeedActors:
                 self._replace(slot, "died" if is_loss(error) else f"gave up ({error})")
         silent_s = self.status.silent_s if self.status is not None else {}
         for slot in list(self._runs.values()):
-            if silent_s.get(f"worker {slot}", 0.0) > self._config.workers.lost_after_s:
+            age_s = time.monotonic() - self._started_s[slot]
+            lost_after_s = self._config.workers.lost_after_s
+            if is_silent(silent_s.get(f"worker {slot}"), age_s, lost_after_s):
                 self._replace(slot, "was silent")
 
     def sleep(self, seconds: float) -> None:
@@ -133,13 +136,14 @@ class SharedSeedActors:
     def _start_sequencer(self) -> Any:
         actor = self._sequencer_class.remote(self._config, self._header, self._listen, self._inner)
         addresses = actor.addresses.remote()
-        outer, self._inner = result_of(addresses, "the sequencer", timeout_s=_START_S)
+        outer, self._inner = result_of(addresses, "the sequencer", timeout_s=START_S)
         self._listen = replace(self._listen, address=outer)
         return actor
 
     def _start_worker(self, slot: int) -> None:
         actor = self._worker_class.remote(self._inner, self._tokens[slot], self._config)
         self._workers[slot] = actor
+        self._started_s[slot] = time.monotonic()
         call = actor.run.remote(self._directory, f"worker {slot}", self._examples)
         self._runs[call] = slot
 
@@ -152,8 +156,6 @@ class SharedSeedActors:
             )
         ray.kill(self._workers[slot])
         self._runs = {call: other for call, other in self._runs.items() if other != slot}
-        if self.status is not None:
-            self.status.silent_s.pop(f"worker {slot}", None)
         self._start_worker(slot)
 
     def _look_at_sequencer(self) -> None:
