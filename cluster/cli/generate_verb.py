@@ -27,6 +27,8 @@ GENERATE = VerbDeclaration(
             "constraint.regex",
             "constraint.grammar",
             "constraint.choice",
+            "constraint.align",
+            "constraint.close",
         ),
         "": ("json",),
     },

@@ -77,6 +77,11 @@ def plan_deployment(
     return _with_memory(target, drafter, spec)
 
 
+def with_monitors(spec: DeploymentSpec, names: tuple[str, ...]) -> DeploymentSpec:
+    """Return the plan of a run whose requests may name these monitors, each a module:function."""
+    return replace(spec, leader=replace(spec.leader, monitors=names))
+
+
 def _with_memory(
     target: PlannedModel, drafter: PlannedDrafter, spec: DeploymentSpec
 ) -> DeploymentSpec:

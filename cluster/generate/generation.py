@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cluster.deploy.deployment import Deployment
-from cluster.deploy.deployment_plan import plan_deployment
+from cluster.deploy.deployment_plan import plan_deployment, with_monitors
 from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import NOTHING_DRAFTS, plan_drafter
 from cluster.deploy.driver_session import Result, run_requests
@@ -57,6 +57,8 @@ def _generate(options: GenerateOptions, target: PlannedModel, capacity: DrafterC
         cache_tokens=cache_tokens(submits, options.models.max_batch, target.max_positions),
         stops=bool(decode.stop) or constraint is not None,
     )
+    if options.constraint.monitor is not None:
+        spec = with_monitors(spec, (options.constraint.monitor,))
     drafter_tp = spec.num_drafter_ranks
     if drafter.why:
         why = f"drafter {drafter.name}, mode {decode.mode}: {drafter.why}"

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from cluster.deploy.target_plan import PlannedModel
 from cluster.options.generate_options import ConstraintOptions, DecodeOptions, PromptOptions
@@ -32,6 +31,9 @@ def read_constraint(options: ConstraintOptions) -> ConstraintSpec | None:
         regex=options.regex,
         grammar=None if grammar is None else read_text(grammar, kind="grammar"),
         choice=options.choice,
+        monitor=options.monitor,
+        align=options.align,
+        close=options.close,
     )
 
 
@@ -51,7 +53,7 @@ def make_submits(
             "`ignore_eos` continues after the end of an output, which a constraint sets: leave out "
             "one of them"
         )
-    sampling = replace(_sampling(decode), constraint=constraint)
+    sampling = _sampling(decode, constraint)
     if target.tokenizer is not None:
         target.tokenizer.check_stops(decode.stop)
     submits = []
@@ -82,7 +84,7 @@ def cache_tokens(submits: list[Submit], max_batch: int, max_positions: int) -> i
     return sum(size + page for size in sizes[:max_batch])
 
 
-def _sampling(decode: DecodeOptions) -> SamplingParams:
+def _sampling(decode: DecodeOptions, constraint: ConstraintSpec | None) -> SamplingParams:
     try:
         return SamplingParams(
             temperature=decode.temperature,
@@ -94,6 +96,7 @@ def _sampling(decode: DecodeOptions) -> SamplingParams:
             frequency_penalty=decode.frequency_penalty,
             logit_bias=_biases(decode.logit_bias),
             min_tokens=decode.min_tokens,
+            constraint=constraint,
             seed=decode.seed,
         )
     except ValueError as error:

@@ -78,6 +78,12 @@ class ConstraintOptions:
     """A file with a Lark grammar, whose rule start derives the output."""
     choice: Annotated[tuple[str, ...], Repeated()] = ()
     """The output is one of these texts; repeatable."""
+    monitor: str | None = None
+    """module:function of a Python function that names the words that may follow a text."""
+    align: bool = False
+    """Samples follow the model's own distribution given that the output is legal."""
+    close: bool = False
+    """Complete the output within `max_tokens`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,6 +65,8 @@ class ServeOptions:
     """Targets side by side; a request goes to the one that caches most of its prompt."""
     max_drafters: Annotated[int | None, Range(least=1), Unset("off")] = None
     """Most drafters for each target that `admin drafters` may start; off keeps their number."""
+    monitors: tuple[str, ...] = ()
+    """module:function of each Python function that requests may name as their `monitor`."""
     step_limit_s: Seconds = 30.0
     """Seconds after which a rank that makes no progress is replaced."""
     restarts: NotNegative = 5

@@ -12,7 +12,7 @@ from prometheus_client import start_http_server
 from rich.console import Console
 from rich.markup import escape
 
-from cluster.deploy.deployment_plan import plan_deployment
+from cluster.deploy.deployment_plan import plan_deployment, with_monitors
 from cluster.deploy.deployment_spec import DeploymentSpec
 from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import NOTHING_DRAFTS, PlannedDrafter, plan_drafter
@@ -108,7 +108,7 @@ def _run(
     watched = parse_watches(options.watch, model=target.name, taken=dict(named))
     tokens = options.models.cache_tokens or max(_CACHE_TOKENS, target.max_positions)
     spec = plan_deployment(options.models, target, drafter, cache_tokens=tokens, stops=True)
-    spec = _supervised(spec, options)
+    spec = with_monitors(_supervised(spec, options), options.monitors)
     store = _open_journal(options, model)
     with ExitStack() as stack:
         max_actors = spec.num_actors + (bounds[1] - spec.num_drafters) * max(

@@ -1,6 +1,6 @@
 """The value types of decoding that hold no tensor: sampling parameters, draft trees, verdicts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 
 
@@ -50,6 +50,8 @@ class ConstraintKind(StrEnum):
     """A Lark grammar, whose rule `start` derives the output."""
     CHOICE = "choice"
     """The output is one of some texts."""
+    MONITOR = "monitor"
+    """A program of the server's operator, as module:function, that names words that may follow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +60,13 @@ class ConstraintSpec:
 
     kind: ConstraintKind
     text: str = ""
-    """The schema, the regular expression or the grammar."""
+    """The schema, the regular expression, the grammar, or the name of the monitor."""
     choices: tuple[str, ...] = ()
     """The texts of a choice."""
+    align: bool = False
+    """Whether samples follow the model's own distribution given that the output is legal."""
+    close: bool = False
+    """Whether the output is completed within its most tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +127,19 @@ class SamplingParams:
             _require(-100 <= bias <= 100, f"logit_bias[{token}]", bias, "between -100 and 100")
         _require(self.min_tokens >= 0, "min_tokens", self.min_tokens, "at least 0")
         _require(0 <= self.seed < 2**64, "seed", self.seed, "between 0 and 2**64 - 1")
+        if self.constraint is not None and self.constraint.align:
+            self._check_aligned()
+
+    def _check_aligned(self) -> None:
+        """Reject what an aligned sample cannot have: its distribution is the model's own."""
+        if self.is_greedy:
+            raise ValueError("`align` is about samples: set `temperature` above 0")
+        for field in fields(self):
+            if field.name in _NOT_ALIGNED and getattr(self, field.name) != field.default:
+                raise ValueError(
+                    f"`align` follows the model's own distribution, which `{field.name}` changes: "
+                    "leave out one of them"
+                )
 
     @property
     def reads_history(self) -> bool:
@@ -138,6 +157,12 @@ class SamplingParams:
     def is_greedy(self) -> bool:
         """Whether the most probable token is always taken."""
         return self.temperature == 0
+
+
+_NOT_ALIGNED = (
+    *("top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"),
+    *("logit_bias", "min_tokens"),
+)
 
 
 def _require(holds: bool, name: str, value: float, wanted: str) -> None:

@@ -3,6 +3,7 @@ needed."""
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from parallel.decoding.types import ConstraintKind, ConstraintSpec
 from runtime.checking.values import describe, text, texts
@@ -22,6 +23,9 @@ def constraint_of(
     regex: str | None = None,
     grammar: str | None = None,
     choice: Sequence[str] | None = None,
+    monitor: str | None = None,
+    align: bool = False,
+    close: bool = False,
 ) -> ConstraintSpec | None:
     """Return the constraint of a request; None without one.
 
@@ -31,9 +35,13 @@ def constraint_of(
         regex: a regular expression, in the syntax of Rust's, without look-around.
         grammar: a grammar in Lark's syntax.
         choice: texts, one of which is the output.
+        monitor: module:function of a monitor that the server has.
+        align: whether samples follow the model's own distribution given a legal output.
+        close: whether the output is completed within `max_tokens`.
 
     Raises:
-        InvalidValue: there are several, or one is empty, too long or no JSON; names the field.
+        InvalidValue: there are several, or one is empty, too long or no JSON, or `align` or `close`
+            is set without any; names the field.
     """
     found = [
         _with_text(ConstraintKind.JSON_SCHEMA, None if json_schema is None else _json(json_schema)),
@@ -41,12 +49,19 @@ def constraint_of(
         _with_text(ConstraintKind.REGEX, regex),
         _with_text(ConstraintKind.GRAMMAR, grammar),
         _choice(choice),
+        _with_text(ConstraintKind.MONITOR, monitor),
     ]
     stated = [spec for spec in found if spec is not None]
     if len(stated) > 1:
         names = " and ".join(f"`{spec.kind}`" for spec in stated)
         raise InvalidValue(f"{names} are given: an output has one constraint")
-    return stated[0] if stated else None
+    if not stated:
+        if align:
+            raise InvalidValue("`align` is about constrained samples: state a constraint too")
+        if close:
+            raise InvalidValue("`close` completes a constrained output: state a constraint too")
+        return None
+    return replace(stated[0], align=align, close=close)
 
 
 def _with_text(kind: ConstraintKind, value: str | None) -> ConstraintSpec | None:

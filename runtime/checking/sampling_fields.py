@@ -73,6 +73,12 @@ class Sampling:
     """A grammar in Lark's syntax, whose rule start derives the answer."""
     choice: Sequence[str] | None = None
     """Texts, one of which is the answer."""
+    monitor: str | None = None
+    """module:function of a monitor that the server has: it names the words that may follow."""
+    align: bool = False
+    """Answers under a constraint follow the model's own distribution given that they are legal."""
+    close: bool = False
+    """An answer under a constraint is completed within `max_tokens`."""
 
     @property
     def constraint(self) -> ConstraintSpec | None:
@@ -83,6 +89,9 @@ class Sampling:
             regex=self.regex,
             grammar=self.grammar,
             choice=self.choice,
+            monitor=self.monitor,
+            align=self.align,
+            close=self.close,
         )
 
     @property
@@ -113,6 +122,8 @@ class Sampling:
             min_tokens=_count(self.min_tokens, "`min_tokens`", 0, _MAX_COUNT),
             ignore_eos=flag(self.ignore_eos, "`ignore_eos`"),
             json_object=flag(self.json_object, "`json_object`"),
+            align=flag(self.align, "`align`"),
+            close=flag(self.close, "`close`"),
             mode=_mode(self.mode),
             n=_count(self.n, "`n`", 1, MAX_SAMPLES),
             logprobs=_count(self.logprobs, "`logprobs`", 0, MAX_LOGPROBS),
@@ -180,6 +191,9 @@ class SamplingFields(TypedDict, total=False):
     regex: str | None
     grammar: str | None
     choice: Sequence[str] | None
+    monitor: str | None
+    align: bool
+    close: bool
 
 
 def checked_name(request_id: object) -> str:

@@ -12,11 +12,12 @@ from hashlib import blake2b
 from typing import Protocol
 
 from parallel.decoding.constraint import ConstraintState
-from parallel.decoding.types import ConstraintSpec
+from parallel.decoding.types import ConstraintKind, ConstraintSpec
 from runtime.constraints.compilation import TokenizerText, compiled, open_tokenizer
 from runtime.constraints.compile_messages import with_place
 from runtime.constraints.grammar_state import GrammarState, KnownTokens
 from runtime.constraints.grammar_text import grammar_text
+from runtime.constraints.monitors import Monitors
 from runtime.constraints.screening import Screening, TooLarge
 from runtime.errors import InvalidValue
 
@@ -50,8 +51,9 @@ class Constraints(Protocol):
 class ConstraintCompiler:
     """Compiles constraints for one tokenizer, and remembers the last ones by their digest."""
 
-    def __init__(self, tokenizer: TokenizerText) -> None:
+    def __init__(self, tokenizer: TokenizerText, monitors: Monitors | None = None) -> None:
         self._text = tokenizer
+        self._monitors = monitors
         self._known: OrderedDict[bytes, Compiled] = OrderedDict()
         self._lock = threading.Lock()
         self._tokens: KnownTokens | None = None
@@ -80,6 +82,8 @@ class ConstraintCompiler:
         """End the threads after what they compile now."""
         for _ in self._threads:
             self._waiting.put(None)
+        if self._monitors is not None:
+            self._monitors.close()
 
     def _look_up(self, spec: ConstraintSpec) -> Compiled | None:
         digest = _digest(spec)
@@ -115,6 +119,8 @@ class ConstraintCompiler:
 
     def _compiled(self, spec: ConstraintSpec, screening: Screening) -> Compiled:
         found: Compiled
+        if spec.kind is ConstraintKind.MONITOR:
+            return self._monitor(spec.text)
         try:
             grammar = grammar_text(spec)
             screening.check(grammar)
@@ -133,6 +139,14 @@ class ConstraintCompiler:
             while len(self._known) > _MAX_KNOWN:
                 self._known.popitem(last=False)
         return found
+
+    def _monitor(self, name: str) -> Compiled:
+        try:
+            if self._monitors is None:
+                raise InvalidValue(f"`monitor` is {name!r}: this engine has none")
+            return self._monitors.start(name)
+        except InvalidValue as error:
+            return error
 
     def _known_tokens(self) -> KnownTokens:
         with self._lock:

@@ -1,11 +1,17 @@
 """The state of a compiled constraint after some tokens, by llguidance."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
 from parallel.decoding.constraint import ConstraintBroken, Mask
+from runtime.constraints.completion import (
+    COMPILE_STATES,
+    ROUND_STATES,
+    ByteTokens,
+    completion_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +23,12 @@ class KnownTokens:
     """Of the model."""
     end_ids: tuple[int, ...]
     """The end tokens that the tokenizer knows."""
+    by_byte: ByteTokens = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Find the tokens of single bytes."""
+        found = ByteTokens.of(self.tokenizer, min(self.vocab_size, self.tokenizer.vocab_size))
+        object.__setattr__(self, "by_byte", found)
 
 
 class GrammarState:
@@ -25,18 +37,24 @@ class GrammarState:
     A copy takes about 10 us; it shares the grammar, and what the lexer has learned so far.
     """
 
-    __slots__ = ("_mask", "_matcher", "_tokens")
+    __slots__ = ("_completion", "_hint", "_is_searched", "_mask", "_matcher", "_tokens")
 
-    def __init__(self, matcher: LLMatcher, tokens: KnownTokens) -> None:
+    def __init__(
+        self, matcher: LLMatcher, tokens: KnownTokens, hint: tuple[int, ...] | None = None
+    ) -> None:
         """Wrap a matcher.
 
         Args:
             matcher: after the output; it becomes this state's own.
             tokens: of the model.
+            hint: what completed the output without its last token; None at its start.
         """
         self._matcher = matcher
         self._tokens = tokens
         self._mask: Mask | None = None
+        self._hint = hint
+        self._completion: tuple[int, ...] | None = None
+        self._is_searched = False
 
     @property
     def is_complete(self) -> bool:
@@ -64,7 +82,31 @@ class GrammarState:
         is_known = 0 <= token < tokens.vocab_size and token not in tokens.end_ids
         if not is_known or not matcher.consume_token(token):
             raise ConstraintBroken(f"the constraint does not allow token {token} here")
-        return GrammarState(matcher, tokens)
+        known = self._completion or ()
+        return GrammarState(matcher, tokens, known[1:] if known[:1] == (token,) else known)
+
+    def completion(self, most: int) -> tuple[int, ...] | None:
+        """Return tokens that complete the output, at most so many; None if none are found.
+
+        What completed the output before its last token is tried first, and then a search, which is
+        longer at the start of an output. The answer depends on the output alone if each state on
+        the way was asked.
+        """
+        known = self._completion
+        if known is not None and len(known) <= most:
+            return known
+        max_states = COMPILE_STATES if self._hint is None else ROUND_STATES
+        found = completion_of(
+            self._matcher,
+            self._tokens.by_byte,
+            self._hint or (),
+            most=most,
+            max_states=0 if self._is_searched else max_states,
+        )
+        self._is_searched = True
+        if found is not None:
+            self._completion = found
+        return found
 
     def forced(self) -> tuple[int, ...]:
         """Return the tokens that spell what must follow, as the tokenizer spells it.

@@ -35,6 +35,8 @@ def _rules(spec: ConstraintSpec) -> str:
             return spec.text
         case ConstraintKind.CHOICE:
             return "start: " + " | ".join(map(json.dumps, spec.choices))
+        case ConstraintKind.MONITOR:
+            raise ValueError("a monitor has no grammar")
 
 
 def _schema(text: str) -> str:

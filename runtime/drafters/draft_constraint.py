@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from parallel.decoding.constraint import ConstraintBroken, ConstraintState, after, masked
 from parallel.decoding.score_row import ScoreRow
+from parallel.decoding.types import ConstraintKind
 from parallel.messages import DraftOpen
 from runtime.constraints.compiler import Constraints
 
@@ -52,5 +53,7 @@ class DraftConstraint:
 def draft_constraint(opened: DraftOpen, constraints: Constraints | None) -> DraftConstraint | None:
     """Return the constraint of a request that is opened; None without one, or if it is unknown."""
     spec = opened.sampling.constraint
+    if spec is not None and spec.kind is ConstraintKind.MONITOR:
+        return None  # it reads the prompt, and is asked about what the target verifies alone
     start = None if spec is None or constraints is None else constraints.find(spec)
     return None if start is None else DraftConstraint(start, opened)

@@ -1,12 +1,17 @@
 """Requests that wait until their constraint is compiled, beside the rounds."""
 
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import count
 
+from parallel.decoding.alignment import AlignedSample
+from parallel.decoding.closing import ANY_LENGTH, completion
 from parallel.messages import Submit
 from runtime.constraints.compiler import Compiled, Constraints
+from runtime.constraints.monitors import MonitorStart
+from runtime.engine.aligning import Aligning
+from runtime.errors import InvalidValue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +21,8 @@ class WaitingRequest:
     driver: int
     submit: Submit
     submitted_s: float
+    aligned: AlignedSample | None = None
+    """Where its output begins among the futures it shares; None if it is not aligned."""
 
 
 class Compiling:
@@ -32,6 +39,7 @@ class Compiling:
         """
         self.constraints = constraints
         self._ready = ready
+        self._aligning = Aligning()
         self._tickets = count(1)
         self._waiting: dict[int, WaitingRequest] = {}
 
@@ -46,11 +54,32 @@ class Compiling:
         assert self.constraints is not None
         ticket = next(self._tickets)
         self._waiting[ticket] = request
-        self.constraints.compile(spec, partial(self._ready, ticket))
+        found = self._find_completion if spec.close else self._ready
+        prompt_ids = request.submit.prompt_ids
+
+        def done(compiled: Compiled) -> None:
+            if isinstance(compiled, MonitorStart):
+                compiled = compiled.after_prompt(prompt_ids)
+            found(ticket, compiled)
+
+        self.constraints.compile(spec, done)
+
+    def _find_completion(self, ticket: int, found: Compiled) -> None:
+        """Search for what completes an output, in a thread: the search may take a second."""
+
+        def search() -> None:
+            if not isinstance(found, InvalidValue):
+                completion(found, ANY_LENGTH)
+            self._ready(ticket, found)
+
+        threading.Thread(target=search, name="completion", daemon=True).start()
 
     def take(self, ticket: int) -> WaitingRequest | None:
         """Return the request of a ticket, which waits no longer; None if it was dropped."""
-        return self._waiting.pop(ticket, None)
+        found = self._waiting.pop(ticket, None)
+        if found is None:
+            return None
+        return replace(found, aligned=self._aligning.sample_of(found.submit))
 
     def drop(self, driver: int, number: int | None = None) -> list[WaitingRequest]:
         """Return a driver's requests, or the one of a number, which wait no longer."""

@@ -254,7 +254,7 @@ class Engine:
         try:
             self._queue(waiting, constraint)
         except ConstraintBroken as error:
-            self._reject(waiting.driver, waiting.submit, f"the output so far is illegal: {error}")
+            self._reject(waiting.driver, waiting.submit, str(error))
 
     def _reject(self, driver: int, submit: Submit, problem: str) -> None:
         failed = Failed(request=submit.request, kind="ConfigError", message=problem)
@@ -270,6 +270,7 @@ class Engine:
             max_tokens=min(submit.max_tokens, self._config.max_positions - len(submit.prompt_ids)),
             end_ids=self._config.end_ids_of(submit),
             constraint=constraint,
+            aligned=waiting.aligned,
         )
         if submit.stop:
             assert self._tokenizer is not None

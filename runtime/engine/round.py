@@ -10,6 +10,8 @@ from collections.abc import Sequence as Items
 from dataclasses import replace
 
 from parallel.batch import SequenceRows, TokenDraw
+from parallel.decoding.alignment import AlignedRows
+from parallel.decoding.closing import Drawing, closed
 from parallel.decoding.constraint import ConstraintBroken, MaskedRows
 from parallel.decoding.logprobs import token_logprobs
 from parallel.decoding.modes.mode_registry import policy_of
@@ -305,18 +307,30 @@ def _verdict(work: EngineWork) -> Verdict:
     assert verify is not None
     if work.decided is not None:
         return with_last_draft(work.decided, verify.draft, verify.num_rows)
-    rows: Items[ScoreRow] = work.rows[: verify.num_rows]
+    plain: Items[ScoreRow] = work.rows[: verify.num_rows]
+    rows, aligned, end_ids = plain, None, sequence.sampling.end_ids
     if sequence.constraint is not None:
-        end_ids = sequence.sampling.end_ids
-        rows = MaskedRows(rows, verify.draft, sequence.constraint, end_ids)
-    return verifier_of(sequence.submit.verifier).verify(
-        verify.draft,
-        rows,
-        sequence.sampling,
-        sequence.key,
-        sequence.num_output,
-        sequence.token_ids if sequence.sampling.reads_history else (),
+        rows = MaskedRows(plain, verify.draft, sequence.constraint, end_ids)
+    if sequence.aligned is not None:
+        rows = aligned = AlignedRows(plain, rows, verify.draft, sequence.aligned)
+    history = sequence.token_ids if sequence.sampling.reads_history else ()
+    verdict = verifier_of(sequence.submit.verifier).verify(
+        verify.draft, rows, sequence.sampling, sequence.key, sequence.num_output, history
     )
+    if sequence.constraint is not None and sequence.closes:
+        drawing = Drawing(
+            rows=rows,
+            params=sequence.sampling,
+            key=sequence.key,
+            position=sequence.num_output,
+            history=history,
+        )
+        verdict = closed(
+            verdict, verify.draft, drawing, sequence.constraint, num_left=sequence.num_remaining
+        )
+    if aligned is not None:
+        aligned.learn(verdict, end_ids)
+    return verdict
 
 
 def _first(row: ScoreRow, num: int | None) -> ScoreRow:

@@ -5,7 +5,9 @@ from collections.abc import Sequence as Ids
 from dataclasses import asdict, dataclass, field, replace
 
 from parallel.decoding.ahead_counts import AheadCounts
-from parallel.decoding.constraint import ConstraintState
+from parallel.decoding.alignment import AlignedSample
+from parallel.decoding.closing import check_completion, completion
+from parallel.decoding.constraint import ConstraintBroken, ConstraintState
 from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.rng import request_key
 from parallel.decoding.round_state import (
@@ -141,6 +143,7 @@ class DecodingSequence:
         max_tokens: int,
         end_ids: frozenset[int] = frozenset(),
         constraint: ConstraintState | None = None,
+        aligned: AlignedSample | None = None,
     ) -> None:
         """Start where the request's output ends; raises ConstraintBroken if it is illegal."""
         self.number = number
@@ -177,19 +180,36 @@ class DecodingSequence:
         self.counters = Counters()
         self.constraint = constraint
         """What may follow its output; None: anything."""
-        for token in submit.output_ids:
-            self._follow(token)
+        self.aligned = aligned
+        """What is known of its legal futures; None: its samples are not aligned."""
+        try:
+            for num, token in enumerate(submit.output_ids, 1):
+                self._follow(token, num_left=max_tokens - num)
+        except ConstraintBroken as error:
+            raise ConstraintBroken(f"the output so far is illegal: {error}") from error
+        if self.closes and self.constraint is not None:
+            check_completion(self.constraint, self.num_remaining)
         self._highest_id = -1
         self._num_looked_at = 0
 
     def append(self, token: int) -> None:
         """Append a committed token."""
         self.token_ids.append(token)
-        self._follow(token)
+        self._follow(token, num_left=self.num_remaining)
 
-    def _follow(self, token: int) -> None:
+    def _follow(self, token: int, *, num_left: int) -> None:
         if self.constraint is not None and token not in self.end_ids:
             self.constraint = self.constraint.advance(token)
+            if self.closes:
+                completion(self.constraint, num_left)
+        if self.aligned is not None:
+            self.aligned.follow(token)
+
+    @property
+    def closes(self) -> bool:
+        """Whether its output is completed within its most tokens."""
+        spec = self.sampling.constraint
+        return spec is not None and spec.close
 
     @property
     def is_complete(self) -> bool | None:

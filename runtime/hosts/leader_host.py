@@ -7,6 +7,7 @@ from parallel.rounds.controller import DraftLengthController
 from runtime.clock import MonotonicClock
 from runtime.constraints.compilation import TokenizerText
 from runtime.constraints.compiler import ConstraintCompiler
+from runtime.constraints.monitors import Monitors
 from runtime.drafters.drafting import received_introduction
 from runtime.drafters.inline_link import InlineLink
 from runtime.engine.drafter_ports import DrafterPorts
@@ -135,7 +136,8 @@ class LeaderHost:
                 vocab_size=runner.vocab_size,
                 end_ids=tuple(sorted(settings.limits.eos_ids)),
             )
-            self._constraints = ConstraintCompiler(text)
+            monitors = Monitors(settings.monitors, tokenizer, runner.vocab_size)
+            self._constraints = ConstraintCompiler(text, monitors)
         return Engine(
             RoundRunner(runner, ledger, ports, controller, clock, self._model.recorder),
             ledger,

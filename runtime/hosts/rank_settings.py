@@ -92,3 +92,5 @@ class LeaderSettings:
     """Needed for stop strings."""
     link_port: int = 0
     """Port that links to the leader arrive at; 0 is any free port."""
+    monitors: tuple[str, ...] = ()
+    """module:function of each monitor that requests may name."""

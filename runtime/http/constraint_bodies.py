@@ -1,4 +1,4 @@
-"""The fields of a body that constrain the answer: OpenAI's response_format, and vLLM's guided_*."""
+"""The fields of a body that constrain the answer: response_format (OpenAI's) and guided_*."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ _GUIDED = {
     "guided_regex": "regex",
     "guided_grammar": "grammar",
     "guided_choice": "choice",
+    "guided_monitor": "monitor",
 }
 _SCHEMA_KEYS = ("name", "description", "schema", "strict")
 

@@ -20,7 +20,7 @@ _TEMPERATURE = 1.0
 _SAMPLING = (
     *("top_p", "min_p", "repetition_penalty", "seed", "stop", "mode", "n"),
     *("ignore_eos", "priority", "stop_token_ids", "min_tokens"),
-    *("presence_penalty", "frequency_penalty", "model"),
+    *("presence_penalty", "frequency_penalty", "model", "align", "close"),
 )
 MAX_PROMPTS = 128
 """Of one request."""

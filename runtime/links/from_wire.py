@@ -111,7 +111,11 @@ def get_constraint(wire: pb.Constraint) -> ConstraintSpec:
         ValueError: its kind is unknown.
     """
     return ConstraintSpec(
-        kind=ConstraintKind(wire.kind), text=wire.text, choices=tuple(wire.choices)
+        kind=ConstraintKind(wire.kind),
+        text=wire.text,
+        choices=tuple(wire.choices),
+        align=wire.align,
+        close=wire.close,
     )
 
 

@@ -86,7 +86,13 @@ def put_constraint(spec: ConstraintSpec | None) -> pb.Constraint | None:
     """Return the message of a constraint."""
     if spec is None:
         return None
-    return pb.Constraint(kind=spec.kind, text=spec.text, choices=spec.choices)
+    return pb.Constraint(
+        kind=spec.kind,
+        text=spec.text,
+        choices=spec.choices,
+        align=spec.align,
+        close=spec.close,
+    )
 
 
 def _put_draft_request(message: DraftRequest) -> pb.Frame:

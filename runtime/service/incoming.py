@@ -115,7 +115,7 @@ def _constraint(request: pb.GenerateRequest) -> dict[str, Any]:
     if (wire.text and unused) or (wire.choices and wire.kind != ConstraintKind.CHOICE):
         field = "text" if wire.text and unused else "choices"
         raise InvalidValue(f"`constraint.{field}` is not read for the kind {wire.kind}: remove it")
-    return {wire.kind: value}
+    return {wire.kind: value, "align": wire.align, "close": wire.close}
 
 
 def _biases(request: pb.GenerateRequest) -> dict[int, float] | None:

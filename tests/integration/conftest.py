@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.deploy.deployment import Deployment
-from cluster.deploy.deployment_plan import plan_deployment
+from cluster.deploy.deployment_plan import plan_deployment, with_monitors
 from cluster.deploy.drafter_capacity import DrafterCapacity
 from cluster.deploy.drafter_plan import plan_drafter
 from cluster.deploy.target_plan import plan_target
@@ -49,7 +49,9 @@ def deploy(ray_session: None) -> Iterator[Deploy]:  # noqa: ARG001  (it must be 
     """Start deployments of SmolLM2 (or virtual ones) that end with the module."""
     with ExitStack() as stack:
 
-        def start(*, cache_tokens: int = 16384, **options: object) -> Deployment:
+        def start(
+            *, cache_tokens: int = 16384, monitors: tuple[str, ...] = (), **options: object
+        ) -> Deployment:
             if options.get("virtual") is None:
                 options.setdefault("target", str(smollm2_directory()))
             fields: dict[str, object] = {
@@ -67,7 +69,7 @@ def deploy(ray_session: None) -> Iterator[Deploy]:  # noqa: ARG001  (it must be 
                 cache_tokens=cache_tokens,
                 stops=target.facts is not None,
             )
-            deployment = stack.enter_context(Deployment(spec))
+            deployment = stack.enter_context(Deployment(with_monitors(spec, monitors)))
             deployment.start(lambda _: None)
             return deployment
 

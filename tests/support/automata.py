@@ -98,6 +98,24 @@ def _mask(language: Language, tokens: tuple[bytes | None, ...]) -> Mask:
     return np.array([_after(language, word) is not None for word in tokens])
 
 
+@cache
+def _shortest(language: Language, tokens: tuple[bytes | None, ...]) -> tuple[int, ...] | None:
+    level: dict[Language, tuple[int, ...]] = {language: ()}
+    seen = {language}
+    while level:
+        following: dict[Language, tuple[int, ...]] = {}
+        for here, path in level.items():
+            if has_end(here):
+                return path
+            for token, word in enumerate(tokens):
+                found = _after(here, word)
+                if found is not None and found not in seen:
+                    seen.add(found)
+                    following[found] = (*path, token)
+        level = following
+    return None
+
+
 @dataclass(frozen=True)
 class AutomatonState:
     """A constraint state over tokens that are bytes: the brute-force reference."""
@@ -122,6 +140,11 @@ class AutomatonState:
     def forced(self) -> tuple[int, ...]:
         legal = self.mask().nonzero()[0]
         return (int(legal[0]),) if len(legal) == 1 and not self.is_complete else ()
+
+    def completion(self, most: int) -> tuple[int, ...] | None:
+        """Return the fewest tokens that complete the output, if they are at most `most`."""
+        found = _shortest(self.language, self.tokens)
+        return found if found is not None and len(found) <= most else None
 
     def _after(self, token: int) -> Language:
         return _after(self.language, self.tokens[token])

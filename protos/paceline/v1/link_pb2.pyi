@@ -366,10 +366,16 @@ class Constraint(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
+    ALIGN_FIELD_NUMBER: _builtins.int
+    CLOSE_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """json_schema, json_object, regex, grammar or choice."""
+    """json_schema, json_object, regex, grammar, choice or monitor."""
     text: _builtins.str
-    """The JSON schema, the regular expression, or the Lark grammar."""
+    """The JSON schema, the regular expression, the Lark grammar, or the module:function of a monitor."""
+    align: _builtins.bool
+    """Samples follow the model's own distribution given that the output is legal."""
+    close: _builtins.bool
+    """The output is completed within max_tokens."""
     @_builtins.property
     def choices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Of a choice: the texts, one of which is the output."""
@@ -380,10 +386,12 @@ class Constraint(_message.Message):
         kind: _builtins.str = ...,
         text: _builtins.str = ...,
         choices: _abc.Iterable[_builtins.str] | None = ...,
+        align: _builtins.bool = ...,
+        close: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "kind", b"kind", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["align", b"align", "choices", b"choices", "close", b"close", "kind", b"kind", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,6 +1,7 @@
 """Prompts and options on their way to the engine: nothing is lost, and lines are named."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -155,10 +156,16 @@ def test_each_option_of_a_constraint_is_read_and_its_file_too(tmp_path: Path) ->
         ConstraintOptions(json_schema=schema): (ConstraintKind.JSON_SCHEMA, '{"type": "array"}'),
         ConstraintOptions(json_object=True): (ConstraintKind.JSON_OBJECT, ""),
         ConstraintOptions(regex="a+"): (ConstraintKind.REGEX, "a+"),
+        ConstraintOptions(regex="b", align=True): (ConstraintKind.REGEX, "b"),
+        ConstraintOptions(regex="c", close=True): (ConstraintKind.REGEX, "c"),
         ConstraintOptions(grammar=grammar): (ConstraintKind.GRAMMAR, 'start: "a"'),
     }
     for options, found in expected.items():
-        spec = None if found is None else ConstraintSpec(kind=found[0], text=found[1])
+        spec = None
+        if found is not None:
+            spec = ConstraintSpec(
+                kind=found[0], text=found[1], align=options.align, close=options.close
+            )
         assert read_constraint(options) == spec
     choice = read_constraint(ConstraintOptions(choice=("yes", "no")))
     assert choice == ConstraintSpec(kind=ConstraintKind.CHOICE, choices=("yes", "no"))
@@ -169,5 +176,10 @@ def test_every_request_has_the_constraint(target: PlannedModel) -> None:
     prompts = PromptOptions(prompt="hi")
     (submit,) = make_submits(prompts, DecodeOptions(), target, spec)
     assert submit.sampling.constraint == spec
+    aligned = replace(spec, align=True)
+    (submit,) = make_submits(prompts, DecodeOptions(temperature=1.0), target, aligned)
+    assert submit.sampling.constraint == aligned
+    with pytest.raises(ConfigError, match="`align` is about samples: set `temperature`"):
+        make_submits(prompts, DecodeOptions(), target, aligned)
     with pytest.raises(ConfigError, match="`ignore_eos` continues after the end"):
         make_submits(prompts, DecodeOptions(ignore_eos=True), target, spec)

@@ -29,12 +29,21 @@ from runtime.errors import InvalidValue
             ConstraintSpec(kind=ConstraintKind.JSON_SCHEMA, text='{"type": "array"}'),
         ),
         ({"json_schema": True}, ConstraintSpec(kind=ConstraintKind.JSON_SCHEMA, text="true")),
+        (
+            {"json_object": True, "close": True},
+            ConstraintSpec(kind=ConstraintKind.JSON_OBJECT, close=True),
+        ),
+        (
+            {"regex": "a", "align": True, "temperature": 1.0},
+            ConstraintSpec(kind=ConstraintKind.REGEX, text="a", align=True),
+        ),
     ],
 )
 def test_each_field_states_its_kind(
     fields: dict[str, Any], expected: ConstraintSpec | None
 ) -> None:
-    assert constraint_of(**fields) == expected
+    stated = {name: value for name, value in fields.items() if name != "temperature"}
+    assert constraint_of(**stated) == expected
     assert Sampling(**fields).checked().params(seed=1).constraint == expected
 
 
@@ -55,6 +64,15 @@ def test_each_field_states_its_kind(
         ({"json_schema": {"x": {1, 2}}}, "`json_schema` is no JSON"),
         ({"json_object": "yes"}, "`json_object` is 'yes'"),
         ({"regex": "a", "ignore_eos": True}, "`ignore_eos` continues after the end"),
+        ({"align": True, "temperature": 1.0}, "`align` is about constrained samples"),
+        ({"regex": "a", "align": True}, "`align` is about samples: set `temperature`"),
+        ({"regex": "a", "align": 1}, "`align` is 1"),
+        ({"close": True}, "`close` completes a constrained output"),
+        ({"regex": "a", "close": "yes"}, "`close` is 'yes'"),
+        (
+            {"regex": "a", "align": True, "temperature": 1.0, "top_p": 0.5},
+            "`align` follows the model's own distribution, which `top_p` changes",
+        ),
     ],
 )
 def test_what_states_no_constraint_is_rejected(fields: dict[str, Any], words: str) -> None:

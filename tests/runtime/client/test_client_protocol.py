@@ -181,6 +181,8 @@ def test_the_server_reads_what_the_client_wrote_by_the_same_checks() -> None:
         {"regex": "a+"},
         {"grammar": "start: x"},
         {"choice": ["yes", "no"]},
+        {"regex": "a", "align": True, "temperature": 1.0},
+        {"regex": "a", "close": True},
         {},
     ],
 )

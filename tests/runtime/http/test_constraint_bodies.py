@@ -64,6 +64,19 @@ def test_another_form_is_rejected(body: dict[str, Any], words: str) -> None:
         read_completion({"prompt": "hi"} | body)
 
 
+def test_answers_are_aligned_or_closed_where_the_body_says_so() -> None:
+    body = {"prompt": "hi", "guided_regex": "a", "align": True}
+    constraint = read_completion(body).generation.sampling.constraint
+    assert constraint is not None
+    assert constraint.align
+    with pytest.raises(InvalidValue, match="`align` is about constrained samples"):
+        read_completion({"prompt": "hi", "align": True})
+    body = {"messages": [{"role": "user", "content": "hi"}], "guided_regex": "a", "close": True}
+    constraint = read_chat(body).generation.sampling.constraint
+    assert constraint is not None
+    assert constraint.close
+
+
 def test_tools_and_a_constraint_exclude_each_other() -> None:
     tool = {"type": "function", "function": {"name": "f"}}
     body = {"messages": [{"role": "user", "content": "hi"}], "guided_regex": "a"}

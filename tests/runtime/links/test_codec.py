@@ -70,6 +70,16 @@ sampling = st.builds(
         choices=st.lists(text, max_size=3).map(tuple),
     ),
     seed=words,
+) | st.builds(
+    SamplingParams,
+    temperature=st.floats(1e-4, 10),
+    constraint=st.builds(
+        ConstraintSpec,
+        kind=st.just(ConstraintKind.REGEX),
+        text=text,
+        align=st.booleans(),
+        close=st.booleans(),
+    ),
 )
 token_probs = st.lists(st.tuples(st.integers(0, 2**31 - 1), st.floats(0, 1)), max_size=3).map(
     lambda pairs: SparseProbs(
