@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -76,7 +77,8 @@ def run(options: BenchEnginesOptions) -> int:
         measure(groups, max_tokens=options.max_tokens)
         if long:
             measure({PREFILL: long}, max_tokens=1)
-        results = _results(engines, cases, groups)
+        with _NOTES.status("comparing tokens") as status:
+            results = _results(engines, cases, groups, status.update)
         versions = {e.contender.name: e.versions for e in engines if e.versions}
     _report(options, results, groups, versions, len(long[0].prompt_ids) if long else 0)
     return 0
@@ -159,7 +161,10 @@ def _long_request(submits: list[Submit], num_tokens: int) -> list[Submit]:
 
 
 def _results(
-    engines: list[RunningEngine], cases: list[Case], groups: dict[str, list[Submit]]
+    engines: list[RunningEngine],
+    cases: list[Case],
+    groups: dict[str, list[Submit]],
+    tell: Callable[[str], None],
 ) -> list[EngineResult]:
     """Compare each engine's tokens with those of the first contender of Paceline."""
     of_reference = next(
@@ -169,17 +174,19 @@ def _results(
     )
     submits = list(chain.from_iterable(groups.values()))
     reference = of_reference.over(list(groups))[0].token_ids
-    return [
-        EngineResult(
-            contender=engine.contender,
-            case=case,
-            memory_bytes=engine.memory_bytes,
-            differences=first_differences(
-                submits, case.over(list(groups))[0].token_ids, reference, engine.logits_after
-            ),
+    results = []
+    for engine, case in zip(engines, cases, strict=True):
+        tell(f"comparing the tokens of {engine.contender.name}")
+        found = case.over(list(groups))[0].token_ids
+        results.append(
+            EngineResult(
+                contender=engine.contender,
+                case=case,
+                memory_bytes=engine.memory_bytes,
+                differences=first_differences(submits, found, reference, engine.logits_after),
+            )
         )
-        for engine, case in zip(engines, cases, strict=True)
-    ]
+    return results
 
 
 def _report(

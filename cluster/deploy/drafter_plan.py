@@ -138,19 +138,18 @@ def _find_model(
     """Return a drafter's checkpoint, and how its ranks run it."""
     assert target.facts is not None
     assert target.tokenizer is not None
-    facts, layers, is_trained = target.facts, None, False
+    facts, layers, manifest = target.facts, None, None
     if text.target_layers is not None:
         layers = parse_layers(text.target_layers, target.facts.config.num_layers)
     else:
         directory = resolve_model(text.model)
-        is_trained = is_drafter(directory)
-        if is_trained:
-            check_drafter(directory, target.facts.directory)
+        if is_drafter(directory):
+            manifest = check_drafter(directory, target.facts.directory)
             facts = drafter_facts(directory, target.facts)
         else:
             facts = read_facts(directory)
     _check_ranks(facts, options, len(layers or range(facts.config.num_layers)))
-    if layers is None and not is_trained:
+    if layers is None and manifest is None:
         check_same_vocabulary(target.tokenizer, Tokenizer.load(facts.directory))
     base = target_settings(options, target)
     settings = replace(
@@ -158,7 +157,8 @@ def _find_model(
         role="drafter",
         device=options.device_of_drafters,
         directory=str(facts.directory),
-        embedding_directory=target.directory if is_trained else None,
+        embedding_directory=None if manifest is None else target.directory,
+        prompt_window=None if manifest is None else manifest.prompt_window,
         known=base.known + (known_as(facts, text.model) if layers is None else ()),
         layers=layers,
         lookups=text.lookups.checked(target.tokenizer.digest),

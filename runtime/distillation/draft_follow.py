@@ -153,6 +153,7 @@ class Follower:
             tensors={name: tensor.cpu() for name, tensor in student.named_weights().items()},
             head_token_ids=self._trainer.head_token_ids,
             head=student.head.detach().cpu() if self._manifest.trained_head else None,
+            prompt_window=self._manifest.prompt_window,
             card=f"{card}{_CARD_SECTION}\nFrom {self.num_answers} answers; greedy acceptance on "
             f"the latest of them, held out: {acceptance:.3f}.\n",
         )

@@ -26,6 +26,7 @@ from runtime.models.checkpoint_files import read_checkpoint
 from runtime.weights.checkpoint_source import CheckpointSource
 
 _HELD_OUT_EVERY = 20
+_LEAST_WINDOW = 256  # tokens of a prompt's end that any drafter reads
 _SHARED = ("model.embed_tokens.weight", "lm_head.weight")
 
 
@@ -105,8 +106,11 @@ def run_job(job: DraftJob) -> Iterator[JobEvent]:
         "settings": asdict(job.settings),
     }
 
+    longest = max(len(example.record.prompt_ids) for example in training)
+    window = max(_LEAST_WINDOW, longest)
+
     def keep(best: DraftTrainer, by_source: dict[str, float]) -> None:
-        _save(best, job, config, facts | {"step": best.step}, by_source)
+        _save(best, job, config, facts | {"step": best.step}, by_source, window)
 
     teach = _teacher(job).teach if job.settings.on_policy else None
     for step in trainer.run(training, held_out, keep, teach=teach):
@@ -171,6 +175,7 @@ def _save(
     config: ModelConfig,
     facts: dict[str, object],
     acceptance: dict[str, float],
+    prompt_window: int,
 ) -> None:
     student = trainer.student
     save_drafter(
@@ -182,6 +187,7 @@ def _save(
         head_token_ids=trainer.head_token_ids,
         head=student.head.detach().cpu() if job.settings.train_head else None,
         card=_card(job, facts, acceptance),
+        prompt_window=prompt_window,
     )
 
 

@@ -67,6 +67,8 @@ class DrafterManifest:
     embedding_sha256: str
     """Digest of the target's embedding, as `embedding_digest` returns it."""
     weights_sha256: str
+    prompt_window: int | None = None
+    """Tokens of a prompt's end that it reads, as it was trained on no longer ones; None: all."""
     format: int = _FORMAT
 
     @property
@@ -97,6 +99,12 @@ def read_manifest(directory: Path) -> DrafterManifest:
         raise ConfigError(
             f"drafter {directory} has format {manifest.format}, this version reads {_FORMAT}: "
             "train it again or take a newer paceline"
+        )
+    window = manifest.prompt_window
+    if window is not None and (type(window) is not int or window < 1):
+        raise ConfigError(
+            f"drafter {directory}: prompt_window in config.json is {window!r}: write a number of "
+            "tokens from 1 on, or null for whole prompts"
         )
     return manifest
 
@@ -267,6 +275,7 @@ def save_drafter(
     head_token_ids: Tensor,
     head: Tensor | None,
     card: str,
+    prompt_window: int | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> DrafterManifest:
     """Write a drafter; the directory appears whole or not at all, and replaces an older one.
@@ -280,6 +289,7 @@ def save_drafter(
         head_token_ids: [head_size], the tokens it can draft, rising.
         head: [head_size, hidden_size], or None if the target's embedding rows score.
         card: the model card, Markdown.
+        prompt_window: tokens of a prompt's end that it reads; None is all of them.
         dtype: of the stored weights.
     """
     _check_tensors(config, tensors)
@@ -297,6 +307,7 @@ def save_drafter(
             trained_head=head is not None,
             embedding_sha256=embedding_digest(target_directory),
             weights_sha256=_file_digest(partial / _WEIGHTS),
+            prompt_window=prompt_window,
         )
         fields = _drafter_config(config, target_directory, dtype) | {DRAFTER_KEY: asdict(manifest)}
         (partial / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")

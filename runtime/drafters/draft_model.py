@@ -28,7 +28,7 @@ class TreeRows:
     request: int
     num_logits: int
     start: int | None = None
-    """Cache position of the first node; None: all tokens of the sequence that are not cached."""
+    """Position of the first node in the text; None: all tokens of the sequence that are not cached."""
     token_ids: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
     """Of the whole tree, whose first nodes are cached."""
@@ -45,8 +45,10 @@ class DraftModel:
         ledger: SlotLedger,
         *,
         calibrates: bool,
+        prompt_window: int | None = None,
         constraints: Constraints | None = None,
     ) -> None:
+        self._prompt_window = prompt_window
         self._constraints = constraints
         self._runner = runner
         self._ledger = ledger
@@ -59,13 +61,18 @@ class DraftModel:
     def open(self, opened: DraftOpen, token_ids: tuple[int, ...]) -> None:
         """Open a request in place of an older one of its number; reject it if no cache is left."""
         self.close(opened.request)
-        if not self._ledger.fits(opened.capacity, token_ids):
+        num_unread = 0
+        if self._prompt_window is not None:
+            num_unread = max(0, len(token_ids) - self._prompt_window)
+        read_ids, capacity = token_ids[num_unread:], opened.capacity - num_unread
+        if not self._ledger.fits(capacity, read_ids):
             _LOG.warning("no cache left for request %d: it gets no drafts", opened.request)
             self._rejected.add(opened.request)
             return
-        num_cached = self._ledger.open(opened.request, opened.capacity, token_ids)
+        num_cached = num_unread + self._ledger.open(opened.request, capacity, read_ids)
         self._sequences[opened.request] = DraftSequence(
             opened,
+            num_unread=num_unread,
             num_cached=num_cached,
             num_exact=num_cached,
             text=LookupText(constraint=draft_constraint(opened, self._constraints)),
@@ -138,7 +145,7 @@ class DraftModel:
 
     def grow(self, number: int, capacity: int) -> bool:
         """Extend a request's cache to so many tokens; return False if too little is free."""
-        return self._ledger.grow(number, capacity)
+        return self._ledger.grow(number, capacity - self._sequences[number].num_unread)
 
     def score_trees(self, trees: Items[TreeRows], *, width: int) -> list[list[ScoreRow]]:
         """Return the scores of the rows that each tree asks for.
@@ -158,7 +165,7 @@ class DraftModel:
                 rows.append(
                     SequenceRows(
                         slot=tree.request,
-                        start=tree.start,
+                        start=tree.start - sequence.num_unread,
                         token_ids=tree.token_ids,
                         num_logits=tree.num_logits,
                         parents=tree.parents,
@@ -178,8 +185,8 @@ class DraftModel:
         """Note the prompt tokens that other requests may share; drafts may be rolled back."""
         for item in items:
             sequence = self._sequences[item.request]
-            num_final = min(sequence.num_exact, sequence.opened.num_prompt)
-            self._ledger.record(item.request, sequence.token_ids, num_final)
+            first, final = sequence.num_unread, min(sequence.num_exact, sequence.opened.num_prompt)
+            self._ledger.record(item.request, sequence.token_ids[first:final], final - first)
 
     def keep_alive(self) -> None:
         """Broadcast an empty plan to the group's other ranks."""
@@ -194,8 +201,12 @@ class DraftModel:
         start, sequence.num_cached = sequence.num_cached, stop
         if (exact and sequence.num_exact == start) or not self._calibrates:
             sequence.num_exact = stop
-        tokens = tuple(sequence.token_ids[start:stop])
-        return SequenceRows(slot=number, start=start, token_ids=tokens, num_logits=num_logits)
+        return SequenceRows(
+            slot=number,
+            start=start - sequence.num_unread,
+            token_ids=tuple(sequence.token_ids[start:stop]),
+            num_logits=num_logits,
+        )
 
     def _num_gathered(self, sequence: DraftSequence, num_ranked: int) -> int | None:
         """Return how many best tokens of a row to gather; None is all of them.

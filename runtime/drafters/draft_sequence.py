@@ -31,10 +31,13 @@ class DraftSequence:
     """A request's tokens and draft."""
 
     opened: DraftOpen
+    num_unread: int = 0
+    """Leading tokens that the model never reads: its cache begins with the next one."""
     token_ids: list[int] = field(default_factory=list)
     num_cached: int = 0
+    """How many tokens need no more reading: those that are cached, and the leading unread ones."""
     num_exact: int = 0
-    """How many of the cached tokens were read by exact forwards."""
+    """How many of them were read by exact forwards, or never."""
     draft: list[int] = field(default_factory=list)
     draft_probs: list[SparseProbs] = field(default_factory=list)
     text: LookupText = field(default_factory=LookupText)

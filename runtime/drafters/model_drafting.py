@@ -39,6 +39,7 @@ class ModelDrafter:
         width: int | None = None,
         step_s: tuple[float, ...] = (),
         calibrates: bool = True,
+        prompt_window: int | None = None,
         constraints: Constraints | None = None,
     ) -> None:
         """Draft with the model of `runner`.
@@ -53,6 +54,8 @@ class ModelDrafter:
             calibrates: whether each draft first reads again, exactly, what approximate forwards
                 read, which costs no forward of its own. Without, errors accumulate: for
                 experiments alone.
+            prompt_window: tokens of a prompt's end that the model reads; None is all of them. The
+                look-ups read the whole prompt.
             constraints: where the constraints of requests are found; without, drafts may be
                 illegal, and are then rejected.
 
@@ -63,7 +66,13 @@ class ModelDrafter:
         self.width = width
         self.step_s = step_s
         self._calibrates = calibrates
-        self._model = DraftModel(runner, ledger, calibrates=calibrates, constraints=constraints)
+        self._model = DraftModel(
+            runner,
+            ledger,
+            calibrates=calibrates,
+            prompt_window=prompt_window,
+            constraints=constraints,
+        )
         self._lookups = Lookups(lookups)
         self._trees = ModelTrees(self._model, self._lookups)
         self._outcomes = ModelOutcomes(self._model)

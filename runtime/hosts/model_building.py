@@ -86,6 +86,7 @@ def build_drafter(
         width=parallel.width if parallel is not None else None,
         step_s=step_s,
         calibrates=settings.calibrates,
+        prompt_window=settings.prompt_window,
         constraints=constraints,
     )
 

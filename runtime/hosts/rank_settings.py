@@ -33,6 +33,8 @@ class ModelSettings:
     """The names of these directories; a node that lacks one looks for its name."""
     lookups: LookupSettings = NO_LOOKUPS
     """What a drafter looks up in addition to its model."""
+    prompt_window: int | None = None
+    """Tokens of a prompt's end that a drafter's model reads; None: all of them."""
     layers: tuple[int, ...] | None = None
     """Keep only these layers of the checkpoint; None keeps all."""
     layer_parallel: LayerParallel | None = None

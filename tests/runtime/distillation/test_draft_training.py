@@ -90,7 +90,9 @@ def test_it_learns_and_keeps_the_best(kind: Divergence, target: Path, tmp_path: 
     assert steps[-1].best == max(measured.values())
     assert measured[steps[-1].best_step] == steps[-1].best
     drafter = tmp_path / "run" / "drafter"
-    assert check_drafter(drafter, target).head_size == 80
+    manifest = check_drafter(drafter, target)
+    assert manifest.head_size == 80
+    assert manifest.prompt_window == 256  # no prompt of the training is longer
     assert "some" in (drafter / "README.md").read_text()
 
 

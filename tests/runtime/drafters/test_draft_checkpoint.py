@@ -163,6 +163,21 @@ def test_a_damaged_manifest_is_rejected(drafter: Path, target: Path) -> None:
         check_drafter(drafter, target)
 
 
+@pytest.mark.parametrize("window", [0, -3, 2.5, "all", True])
+def test_a_prompt_window_that_is_no_number_of_tokens_is_rejected(
+    drafter: Path, target: Path, window: object
+) -> None:
+    edit_manifest(drafter, prompt_window=window)
+    with pytest.raises(ConfigError, match="write a number of tokens from 1 on, or null"):
+        check_drafter(drafter, target)
+
+
+def test_the_prompt_window_is_kept(drafter: Path, target: Path) -> None:
+    assert check_drafter(drafter, target).prompt_window is None
+    edit_manifest(drafter, prompt_window=256)
+    assert check_drafter(drafter, target).prompt_window == 256
+
+
 def edit_manifest(directory: Path, **changes: object) -> None:
     file = directory / "config.json"
     fields = json.loads(file.read_text())
