@@ -28,7 +28,7 @@ class TreeRows:
     request: int
     num_logits: int
     start: int | None = None
-    """Position of the first node in the text; None: all tokens of the sequence that are not cached."""
+    """Place of the first node in the text; None: all tokens of the sequence not cached yet."""
     token_ids: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
     """Of the whole tree, whose first nodes are cached."""
