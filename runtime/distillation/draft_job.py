@@ -26,7 +26,7 @@ from runtime.models.checkpoint_files import read_checkpoint
 from runtime.weights.checkpoint_source import CheckpointSource
 
 _HELD_OUT_EVERY = 20
-_LEAST_WINDOW = 256  # tokens of a prompt's end that any drafter reads
+_LEAST_WINDOW = 128  # tokens of a prompt's end that any drafter reads
 _SHARED = ("model.embed_tokens.weight", "lm_head.weight")
 
 
