@@ -45,7 +45,7 @@ def check_fits(plan: JobPlan, nodes: Sequence[int], *, num_workers: int) -> None
         remedies.append("take fewer workers (`workers.count`, `workers.min`)")
     free = ", ".join(gib(size) for size in nodes)
     raise ConfigError(
-        f"not enough memory: {num_workers} workers of {gib(plan.worker_bytes)} "
+        f"not enough memory: {_workers(plan, num_workers)} of {gib(plan.worker_bytes)} "
         f"({parts_of(plan.worker)}) and a driver of {gib(plan.driver_bytes)} "
         f"({parts_of({**plan.driver, **plan.shared})}) do not fit; available: {free}. "
         f"{_sentence(remedies)}"
@@ -61,6 +61,14 @@ def parts_of(parts: Mapping[str, int]) -> str:
 def gib(size: float) -> str:
     """Return a number of bytes as people read it."""
     return f"{size / _GIB:.2f} GiB" if size >= _GIB / 100 else f"{size / 1024**2:.1f} MiB"
+
+
+def _workers(plan: JobPlan, num_workers: int) -> str:
+    """Return what needs the memory of a worker's parts, as text."""
+    workers = f"{num_workers} worker{'s' if num_workers > 1 else ''}"
+    if plan.num_ranks == 1:
+        return workers
+    return f"{num_workers * plan.num_ranks} ranks, {plan.num_ranks} for each of {workers},"
 
 
 def _sentence(remedies: Sequence[str]) -> str:

@@ -59,6 +59,13 @@ def test_the_largest_part_has_a_remedy(part: str, remedy: str) -> None:
     assert "fewer workers" not in refused(plan(**{part: 9}), [8], num_workers=1)
 
 
+def test_ranks_are_counted_as_such() -> None:
+    found = refused(plan(2, base_weights=4), [10])
+    assert "not enough memory: 4 ranks, 2 for each of 2 workers, of 4.00 GiB (base" in found
+    found = refused(plan(base_weights=4), [6], num_workers=1)
+    assert "not enough memory: 1 worker of 4.00 GiB (base" in found
+
+
 def test_a_driver_that_does_not_fit_is_named_as_such() -> None:
     assert '`method` "lora" trains fewer numbers' in refused(plan(base_weights=1), [2, 90])
 
