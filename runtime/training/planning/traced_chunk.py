@@ -197,6 +197,10 @@ def _with_layers(settings: PretrainedConfig, num_layers: int) -> PretrainedConfi
     if kinds is not None:
         settings.layer_types = (kinds * num_layers)[:num_layers]
     settings.num_hidden_layers = num_layers
+    rope = getattr(settings, "rope_parameters", None) or {}
+    for one in [rope] if "rope_type" in rope else rope.values():  # or of each kind of layers
+        if one["rope_type"] == "dynamic":  # which asks for the longest position, a number
+            one["rope_type"] = "default"
     return settings
 
 

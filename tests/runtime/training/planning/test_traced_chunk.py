@@ -137,6 +137,13 @@ def test_a_rank_of_a_group_holds_its_part(tiny: Path) -> None:
     assert found.activations + found.logits / 3 == pytest.approx(max(real), rel=0.08)
 
 
+def test_angles_that_depend_on_the_length_are_no_obstacle(tmp_path: Path, tiny: Path) -> None:
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    save_tiny_checkpoint(tmp_path, rope_parameters=rope, **SIZES)
+    config = CONFIGS["lora"]
+    assert planned(tmp_path, config, shape_of(config)) == planned(tiny, config, shape_of(config))
+
+
 def test_layers_that_are_computed_again_keep_their_inputs(tiny: Path) -> None:
     config = TrainConfig(lora=LORA, optimizer=OptimizerConfig(microbatch=3))
     plain = planned(tiny, config, shape_of(config))
