@@ -123,6 +123,7 @@ def head_shapes(draw: st.DrawFn) -> HeadShape:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @settings(max_examples=400)
 @given(heads=head_shapes(), **batches)
 def test_any_of_many_batches_attends_as_defined(
@@ -182,6 +183,7 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @settings(max_examples=100)
 @given(rows=st.lists(sequence_rows(300), min_size=2, max_size=9), **companies)
 def test_a_row_has_the_same_bits_alone_and_in_any_large_batch(
