@@ -83,13 +83,16 @@ class DraftItem:
     stream: bool = False
     """Send the first token at once, the others when all are there."""
     scored: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
-    """What the target scored in the last round: the last token or two before a place, and the best
-    ones there, best first."""
+    """What the target scored last: one or two tokens before a place, and the best ones there."""
     num_in_flight: int = 0
     """How many of the last tokens before the draft are drafts that no verdict has reached."""
     num_outcomes: int = 0
     """Outcomes of the verdict on them to draft for, token by token; the draft after all of them is
     one. 0: that draft alone."""
+    outcome_part: int = 0
+    num_outcome_parts: int = 1
+    """Of several drafters that share the outcomes, likeliest first, this one takes number
+    `outcome_part` and every `num_outcome_parts`-th after it; 0 is the draft after all in flight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -352,6 +355,9 @@ class EngineRound:
     num_accepted: int = 0
     num_rejected: int = 0
     """Samples of which a draft token was rejected."""
+    num_hits: int = 0
+    num_misses: int = 0
+    """Samples whose verdict found a draft that was made for it in advance, and none."""
     reads_prompts: bool = False
     """Whether the forward also read prompts."""
 

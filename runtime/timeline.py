@@ -18,6 +18,10 @@ class SpanKind(StrEnum):
     """The target waited for a draft."""
     DRAFT = "draft"
     """The drafter worked on a proposal."""
+    HIT = "hit"
+    """Verdicts that found a draft that was made for them while the target verified."""
+    MISS = "miss"
+    """Verdicts that found none, in modes that draft ahead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,7 @@ class PhaseSpan:
     start_s: float
     end_s: float
     size: int
-    """Positions scored, or draft steps run."""
+    """Positions scored, draft steps run, or verdicts."""
 
 
 class Recorder(Protocol):

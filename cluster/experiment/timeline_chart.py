@@ -1,4 +1,7 @@
-"""A chart of when the drafter drafts and the target verifies, from recorded spans."""
+"""A chart of when the drafter drafts and the target verifies, from recorded spans.
+
+Where drafts are made ahead, a mark at each verdict tells whether one was ready for it.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +17,10 @@ _LANES = (
     (SpanKind.VERIFY, "target verifies", "tab:blue"),
     (SpanKind.WAIT, "target waits", "tab:red"),
     (SpanKind.DRAFT, "drafter drafts", "tab:orange"),
+)
+_VERDICTS = (
+    (SpanKind.HIT, "draft is ready", "tab:green", "o"),
+    (SpanKind.MISS, "none is ready", "black", "x"),
 )
 
 
@@ -41,6 +48,10 @@ def plot_timelines(timelines: Mapping[str, Sequence[PhaseSpan]], file: Path) -> 
                 linewidth=0.8,
                 label=label,
             )
+        for phase, label, color, marker in _VERDICTS:
+            at = [1000 * (span.start_s - start_s) for span in shown if span.phase is phase]
+            if at:
+                panel.plot(at, [1.0] * len(at), marker, color=color, markersize=4, label=label)
         panel.set_yticks([0.5, 1.5], ["drafter", "target"])
         panel.set_ylim(0, 2)
         panel.set_title(
@@ -48,8 +59,11 @@ def plot_timelines(timelines: Mapping[str, Sequence[PhaseSpan]], file: Path) -> 
         )
     panels[-1].set_xlim(0, 1000 * length_s)
     panels[-1].set_xlabel(f"milliseconds\n{KEY_LEGEND}", fontsize=8)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=3, fontsize=8)
+    found = [panel.get_legend_handles_labels() for panel in panels]
+    entries = {label: handle for each in found for handle, label in zip(*each, strict=True)}
+    figure.legend(
+        list(entries.values()), list(entries), loc="outside upper right", ncols=5, fontsize=8
+    )
     save_small_png(figure, file)
 
 

@@ -8,7 +8,7 @@ that a request travels counts as drafting.
 from collections import deque
 from collections.abc import Iterable
 
-from parallel.decoding.round_state import Commit
+from parallel.decoding.round_state import Commit, DraftAhead
 from parallel.messages import EngineRound, Period
 from runtime.timeline import NoRecorder, Recorder, SpanKind
 
@@ -64,6 +64,13 @@ class RoundLog:
 
     def end_round(self, commits: Iterable[Commit], *, reads_prompts: bool, now_s: float) -> None:
         """Make the report of a round from what was recorded since the last one."""
+        found = list(commits)
+        ahead = [one.ahead for one in found if one.ahead is not None]
+        num_hits = ahead.count(DraftAhead.HIT)
+        num_misses = len(ahead) - num_hits
+        for kind, num in ((SpanKind.HIT, num_hits), (SpanKind.MISS, num_misses)):
+            if num:
+                self._recorder.record(kind, now_s, now_s, num)
         forward, waits, drafts = self._forward, tuple(self._waits), tuple(self._drafts)
         self._forward = None
         self._waits.clear()
@@ -75,7 +82,6 @@ class RoundLog:
             return
         if forward is None:
             return
-        found = list(commits)
         self._reports.append(
             EngineRound(
                 forward=forward,
@@ -86,6 +92,8 @@ class RoundLog:
                 num_drafted=sum(one.num_drafted for one in found),
                 num_accepted=sum(one.num_accepted for one in found),
                 num_rejected=sum(one.rejected for one in found),
+                num_hits=num_hits,
+                num_misses=num_misses,
                 reads_prompts=reads_prompts,
             )
         )

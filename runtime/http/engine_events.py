@@ -108,6 +108,8 @@ def _round_body(report: EngineRound) -> dict[str, Any]:
         "drafted": report.num_drafted,
         "accepted": report.num_accepted,
         "rejected": report.num_rejected,
+        "hits": report.num_hits,
+        "misses": report.num_misses,
         "reads_prompts": report.reads_prompts,
     }
 

@@ -22,6 +22,8 @@ def put_round(report: EngineRound) -> pb.EngineRound:
         num_drafted=report.num_drafted,
         num_accepted=report.num_accepted,
         num_rejected=report.num_rejected,
+        num_hits=report.num_hits,
+        num_misses=report.num_misses,
         reads_prompts=report.reads_prompts,
     )
 
@@ -48,6 +50,8 @@ def _get_round(wire: pb.EngineRound) -> EngineRound:
         num_drafted=wire.num_drafted,
         num_accepted=wire.num_accepted,
         num_rejected=wire.num_rejected,
+        num_hits=wire.num_hits,
+        num_misses=wire.num_misses,
         reads_prompts=wire.reads_prompts,
     )
 

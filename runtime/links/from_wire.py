@@ -139,6 +139,8 @@ def _get_draft_request(wire: pb.DraftRequest) -> DraftRequest:
                 ),
                 num_in_flight=item.num_in_flight,
                 num_outcomes=item.num_outcomes,
+                outcome_part=item.outcome_part,
+                num_outcome_parts=item.num_outcome_parts or 1,
             )
             for item in wire.items
         ),

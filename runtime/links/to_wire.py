@@ -130,6 +130,8 @@ def _put_draft_request(message: DraftRequest) -> pb.Frame:
                     ],
                     num_in_flight=item.num_in_flight,
                     num_outcomes=item.num_outcomes,
+                    outcome_part=item.outcome_part,
+                    num_outcome_parts=item.num_outcome_parts,
                 )
                 for item in message.items
             ],

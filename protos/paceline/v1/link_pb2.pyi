@@ -546,6 +546,8 @@ class DraftItem(_message.Message):
     LEAST_GAIN_FIELD_NUMBER: _builtins.int
     NUM_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     NUM_OUTCOMES_FIELD_NUMBER: _builtins.int
+    OUTCOME_PART_FIELD_NUMBER: _builtins.int
+    NUM_OUTCOME_PARTS_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     epoch: _builtins.int
     """Grows whenever earlier drafts of the request become void."""
@@ -563,6 +565,12 @@ class DraftItem(_message.Message):
     """How many of the last tokens before the draft are drafts without a verdict."""
     num_outcomes: _builtins.int
     """Outcomes of that verdict to draft for; 0: the draft after all of them alone."""
+    outcome_part: _builtins.int
+    """Of the outcomes, likeliest first, this drafter takes every num_outcome_parts-th, from this one
+    on; number 0 is the draft after all in flight.
+    """
+    num_outcome_parts: _builtins.int
+    """Drafters that share the outcomes; 0 is one."""
     @_builtins.property
     def tail(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Token ids that follow them."""
@@ -585,10 +593,12 @@ class DraftItem(_message.Message):
         least_gain: _builtins.float = ...,
         num_in_flight: _builtins.int = ...,
         num_outcomes: _builtins.int = ...,
+        outcome_part: _builtins.int = ...,
+        num_outcome_parts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "keep", b"keep", "least_gain", b"least_gain", "num_draft", b"num_draft", "num_in_flight", b"num_in_flight", "num_outcomes", b"num_outcomes", "request", b"request", "scored", b"scored", "stream", b"stream", "tail", b"tail", "tree", b"tree"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "keep", b"keep", "least_gain", b"least_gain", "num_draft", b"num_draft", "num_in_flight", b"num_in_flight", "num_outcome_parts", b"num_outcome_parts", "num_outcomes", b"num_outcomes", "outcome_part", b"outcome_part", "request", b"request", "scored", b"scored", "stream", b"stream", "tail", b"tail", "tree", b"tree"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1325,6 +1335,8 @@ class EngineRound(_message.Message):
     NUM_ACCEPTED_FIELD_NUMBER: _builtins.int
     NUM_REJECTED_FIELD_NUMBER: _builtins.int
     READS_PROMPTS_FIELD_NUMBER: _builtins.int
+    NUM_HITS_FIELD_NUMBER: _builtins.int
+    NUM_MISSES_FIELD_NUMBER: _builtins.int
     num_samples: _builtins.int
     """Samples that took part."""
     num_tokens: _builtins.int
@@ -1336,6 +1348,11 @@ class EngineRound(_message.Message):
     """Samples of which a draft token was rejected."""
     reads_prompts: _builtins.bool
     """Whether the forward also read prompts."""
+    num_hits: _builtins.int
+    """Samples whose verdict found a draft that was made for it while the target verified, and those
+    whose verdict found none in a mode that drafts ahead.
+    """
+    num_misses: _builtins.int
     @_builtins.property
     def forward(self) -> Global___Period:
         """The target's forward."""
@@ -1360,10 +1377,12 @@ class EngineRound(_message.Message):
         num_accepted: _builtins.int = ...,
         num_rejected: _builtins.int = ...,
         reads_prompts: _builtins.bool = ...,
+        num_hits: _builtins.int = ...,
+        num_misses: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["forward", b"forward"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drafts", b"drafts", "forward", b"forward", "num_accepted", b"num_accepted", "num_drafted", b"num_drafted", "num_rejected", b"num_rejected", "num_samples", b"num_samples", "num_tokens", b"num_tokens", "reads_prompts", b"reads_prompts", "waits", b"waits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drafts", b"drafts", "forward", b"forward", "num_accepted", b"num_accepted", "num_drafted", b"num_drafted", "num_hits", b"num_hits", "num_misses", b"num_misses", "num_rejected", b"num_rejected", "num_samples", b"num_samples", "num_tokens", b"num_tokens", "reads_prompts", b"reads_prompts", "waits", b"waits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -112,6 +112,22 @@ export class Timeline {
     box(round.forward, lanes.target, 9);
     pen.globalAlpha = 1;
     this.#paintOutcome(pen, color, x(end), lanes.target + PAD.lane, round);
+    this.#paintReady(pen, color, x(end), lanes.target - PAD.gap / 2, round);
+  }
+
+  /** A dot at a verdict that found a draft ready for it, a ring at one that found none. */
+  #paintReady(pen, color, right, y, round) {
+    if (!round.hits && !round.misses) return; // in this mode nothing is drafted ahead
+    pen.beginPath();
+    pen.arc(right, y, 4, 0, 2 * Math.PI);
+    if (round.hits) {
+      pen.fillStyle = color("accepted-line");
+      pen.fill();
+    }
+    if (round.misses) {
+      pen.strokeStyle = color("bad");
+      pen.stroke();
+    }
   }
 
   /** Accepted drafts as a column of ticks under the forward that tested them, then the rejected. */
@@ -172,6 +188,8 @@ export class Timeline {
       `drafter busy ${share(drafting, this.span)}, ${share(covered(drafts, forwards), drafting)} of it during forwards`,
       `${sum("accepted")} drafts accepted, ${sum("rejected")} rejections`,
     ];
+    const verdicts = sum("hits") + sum("misses");
+    if (verdicts) parts.push(`a draft was ready for ${sum("hits")} of ${verdicts} verdicts`);
     if (this.dropped) parts.push(`${this.dropped} rounds not shown: the page was too slow`);
     this.summary.textContent = `${parts.join("; ")}.`;
   }

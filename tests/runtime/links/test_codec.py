@@ -186,6 +186,8 @@ rounds = st.builds(
     num_drafted=counts,
     num_accepted=counts,
     num_rejected=counts,
+    num_hits=counts,
+    num_misses=counts,
     reads_prompts=st.booleans(),
 )
 

@@ -15,6 +15,8 @@ REPORT = EngineRound(
     num_drafted=8,
     num_accepted=3,
     num_rejected=1,
+    num_hits=1,
+    num_misses=1,
     reads_prompts=True,
 )
 
