@@ -187,6 +187,8 @@ class Sweep(Section):
     tp: Axis[Count] = [1]
     drafter_tp: Axis[Annotated[int, Field(ge=0)]] = [1]
     """The number of drafter ranks; 0 for an inline drafter."""
+    drafters: Axis[Count] = [1]
+    """The number of drafters of each target, each with `drafter_tp` ranks."""
     layer_parallel: Axis[str | int] = ["off"]
     draft_length: Axis[int | Literal["auto"]] = ["auto"]
     alpha: list[Share] = []

@@ -179,6 +179,7 @@ def _model_options(experiment: Experiment, point: GeneratePoint) -> ModelOptions
         drafter=model.drafter if model is not None else None,
         tp=point.tp,
         drafter_tp=point.drafter_tp or None,
+        drafters=point.drafters,
         layer_parallel=point.layer_parallel,
         group_backend=requests.group,
         link=requests.link,

@@ -30,7 +30,7 @@ _MAX_WIDTH = 8
 _GATHERED_BYTES = 256
 _CHUNKS_EACH = 4
 """The number of chunks for each worker in the queue schemes of `bench train`."""
-_KEPT_SPANS = 80
+_KEPT_SPANS = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +115,12 @@ def summed(parts: Sequence[SimulatedDecoding]) -> Prediction:
 def simulated_spans(experiment: Experiment, point: GeneratePoint) -> list[PhaseSpan]:
     """Return the simulated spans of target and drafter at the start of a point's run."""
     setting, requests = simulations(experiment, point)[0]
-    phases = {Busy.TARGET: SpanKind.VERIFY, Busy.DRAFTER: SpanKind.DRAFT}
+    phases = {
+        Busy.TARGET: SpanKind.VERIFY,
+        Busy.DRAFTER: SpanKind.DRAFT,
+        Busy.HIT: SpanKind.HIT,
+        Busy.MISS: SpanKind.MISS,
+    }
     spans = simulate(setting, requests[:1], keep_spans=_KEPT_SPANS).spans
     return [PhaseSpan(phases[span.peer], span.start_s, span.end_s, 0) for span in spans]
 
@@ -166,6 +171,7 @@ def _setting(devices: Devices, network: Network, point: GeneratePoint) -> Simula
         target_s=target_s,
         step_s=lambda wide: steps[min(wide, len(steps)) - 1],
         branch_s=spec.branch_s,
+        num_drafters=point.drafters,
         draft_length=point.draft_length,
         predicted_step_s=steps if auto else (),
         width=width,

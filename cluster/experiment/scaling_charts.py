@@ -12,7 +12,7 @@ from cluster.experiment.result_rows import PointRow, varying
 from cluster.experiment.result_tables import axis_text
 from cluster.experiment.sweep_points import Point
 
-_SIZES = ("workers", "replicas", "tp", "drafter_tp", "nodes")
+_SIZES = ("workers", "replicas", "tp", "drafter_tp", "drafters", "nodes")
 """Axes that add devices, in order of preference."""
 _NUMERIC = ("draft_length", "layer_parallel", "alpha", "draft", "clients", "rate", "factor")
 _PANELS = {"alpha": "draft", "draft": "alpha"}

@@ -10,9 +10,9 @@ from parallel.decoding.types import DecodeMode
 from runtime.errors import ConfigError
 
 KEY_LEGEND = (
-    "In a point's key, n is nodes, x replicas, tp target ranks, d drafter ranks, lp layers at a "
-    "time, g draft length, a alpha, s a draft step, then comes the mode, c is clients, r requests "
-    "a second."
+    "In a point's key, n is nodes, x replicas, tp target ranks, d drafter ranks, m drafters, lp "
+    "layers at a time, g draft length, a alpha, s a draft step, then comes the mode, c is clients, "
+    "r requests a second."
 )
 
 
@@ -25,6 +25,7 @@ class GeneratePoint:
         "replicas",
         "tp",
         "drafter_tp",
+        "drafters",
         "layer_parallel",
         "draft_length",
         "alpha",
@@ -38,6 +39,8 @@ class GeneratePoint:
     tp: int
     drafter_tp: int
     """The number of drafter ranks; 0 without a drafter or with an inline drafter."""
+    drafters: int
+    """The number of drafters of each target."""
     layer_parallel: str
     draft_length: int | None
     """The draft length; None lets the controller choose it."""
@@ -62,6 +65,7 @@ class GeneratePoint:
         parts.append(f"tp{self.tp}")
         if self.drafts:
             parts.append(f"d{self.drafter_tp}")
+            parts += [f"m{self.drafters}"] if self.drafters > 1 else []
             parts += [f"lp{self.layer_parallel}"] if self.layer_parallel != "off" else []
             parts.append(f"g{'auto' if self.draft_length is None else self.draft_length}")
             parts += [f"a{self.alpha:g}"] if self.alpha is not None else []
@@ -74,7 +78,7 @@ class GeneratePoint:
     @property
     def devices(self) -> int:
         """The number of devices that it uses."""
-        return self.replicas * (self.tp + self.drafter_tp)
+        return self.replicas * (self.tp + self.drafters * self.drafter_tp)
 
     @property
     def deployment(self) -> tuple[object, ...]:
@@ -84,6 +88,7 @@ class GeneratePoint:
             self.replicas,
             self.tp,
             self.drafter_tp,
+            self.drafters,
             self.layer_parallel,
             self.alpha,
             self.draft,
@@ -155,6 +160,7 @@ def _point(
     replicas: int,
     tp: int,
     drafter_tp: int,
+    drafters: int,
     layer_parallel: str | int,
     draft_length: int | str,
     alpha: float | None,
@@ -169,6 +175,7 @@ def _point(
         replicas=replicas,
         tp=tp,
         drafter_tp=drafter_tp if drafts else 0,
+        drafters=drafters if drafts else 1,
         layer_parallel=str(layer_parallel) if drafts else "off",
         draft_length=int(draft_length) if drafts and draft_length != "auto" else None,
         alpha=alpha if drafts else None,

@@ -33,7 +33,8 @@ class ModelOptions:
     """Ranks that each drafter is split over. A number gives the drafter ranks of its own or is
     rejected; auto is 1 where there is room beside the target."""
     drafters: Positive = 1
-    """Drafters side by side for each target, each with requests of its own."""
+    """Drafters side by side for each target, each with requests of its own. In mode outcomes, a
+    drafter without one shares in the outcomes of another's."""
     layer_parallel: str = "auto"
     """Drafter layers whose attention runs at once, each on its own rank (EasySpec): a number, auto
     or off. auto is the fastest number where the drafter has several ranks; with off the ranks share

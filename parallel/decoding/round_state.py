@@ -77,6 +77,8 @@ class State:
     """The drafts that follow each outcome of this round's verdict, as far as they have arrived."""
     num_rows: int = 0
     """Rows this round's verification reads."""
+    is_looked_up: bool = False
+    """Whether a look-up made the drafts in flight, because none of the drafter's was there."""
 
     @property
     def stage(self) -> Stage:
@@ -118,7 +120,8 @@ class DraftArrived:
     """A tree, or with PEARL a chain. Shorter than asked, or empty, is legal; what is too long is
     cut."""
     partial: bool = False
-    """More of it follows: PEARL verifies with the first token of a block while the rest is made."""
+    """More of it follows: PEARL verifies with the first token of a block while the rest is made.
+    With an empty draft, what is awaited comes from another drafter."""
     outcomes: tuple[OutcomeDraft, ...] = ()
     """Drafts after other outcomes of this round's verdict, or later parts of them."""
 
@@ -203,6 +206,8 @@ class Commit:
     """Outcomes of the verdict for which drafts had been started."""
     num_ahead: int = field(default=0, compare=False)
     """Tokens drafted for them that had arrived, those that name the outcomes included."""
+    is_looked_up: bool = field(default=False, compare=False)
+    """Whether a look-up made the drafts that were tested."""
 
     def first(self, num_tokens: int) -> "Commit":
         """Return the commit of only its first tokens, where the output ends with them.

@@ -189,6 +189,10 @@ class DraftLengthController:
             draft_s=lambda num_steps: self._costs.draft_s(num_steps, width),
         )
 
+    def forward_s(self, num_positions: int) -> float:
+        """Return the expected seconds of a forward; 0 until one was timed."""
+        return self._costs.target_s(num_positions) if self._costs.knows_forwards else 0.0
+
     def acceptance(self, request: int) -> float:
         """Return how likely a request's next draft token is right."""
         return self._estimate(request).alpha
@@ -257,19 +261,25 @@ class DraftLengthController:
             gains: how likely each token is kept, falling.
             batch: sequences that share the forward.
         """
-        best = self._most_worth(request, gains, batch)
+        share = self._tree(request).share
+        best = self._most_worth([share * gain for gain in gains], batch)
         self._tree(request).test(gains[:best])
         return best
 
-    def _most_worth(self, request: int, gains: Sequence[float], batch: int) -> int:
+    def worth_of_chain(self, gains: Sequence[float], *, batch: int) -> int:
+        """Return how many of a chain's first tokens raise tokens per second, as `worth` does."""
         if not self._costs.knows_forwards:
             return len(gains)
-        share = self._tree(request).share
-        tokens = [1 + share * gain for gain in accumulate(gains, initial=0.0)]
-        best = max(
+        tokens = [1 + gain for gain in accumulate(gains, initial=0.0)]
+        return max(
             range(len(tokens)),
             key=lambda num: tokens[num] / self._costs.target_s((num + 1) * batch),
         )
+
+    def _most_worth(self, gains: Sequence[float], batch: int) -> int:
+        best = self.worth_of_chain(gains, batch=batch)
+        if not self._costs.knows_forwards:
+            return best
         self._num_worthless = self._num_worthless + 1 if best == 0 and gains else 0
         probes, rest = divmod(self._num_worthless, _PROBE_EVERY * batch)
         if probes and not rest:  # without a test the times of larger forwards would never change

@@ -17,7 +17,7 @@ class CostModel:
     """Running estimates of forward and draft times on this machine."""
 
     def __init__(self) -> None:
-        self._forwards = _Curve()
+        self._forwards = TimeCurve()
         self._drafts: dict[int, _Line] = {}
         self._predicted: tuple[float, ...] = ()
 
@@ -64,19 +64,22 @@ class CostModel:
         return line.at(num_steps) * scale
 
 
-class _Curve:
+class TimeCurve:
     """Running means of times by size, kept for a few sizes and joined by straight lines."""
 
     def __init__(self) -> None:
+        """Start without a time."""
         self._means: dict[int, tuple[float, float]] = {}
         self._sizes: list[float] = []
         self._seconds: list[float] = []
 
     @property
     def is_known(self) -> bool:
+        """Whether a time has been seen."""
         return bool(self._means)
 
     def observe(self, size: int, seconds: float) -> None:
+        """Record a time."""
         if not 0 < seconds < inf:  # a clock that stopped or jumped measures nothing
             return
         kept = size if size <= _EXACT_SIZES else round(_STEPS_PER_DOUBLING * log2(size)) + 1000
@@ -90,6 +93,7 @@ class _Curve:
         self._seconds = [point_s for _, point_s in points]
 
     def at(self, size: int) -> float:
+        """Return the expected time of a size: between and beyond what was seen, on a line."""
         sizes, seconds = self._sizes, self._seconds
         assert sizes, "no time was seen yet"
         right = bisect_left(sizes, size)

@@ -66,6 +66,19 @@ def with_mode(state: State, mode: DecodeMode) -> State:
     return replace(state, mode=mode)
 
 
+def with_lookup(state: State, draft: DraftTree) -> State:
+    """Return the state with a draft in flight that a look-up made, for the next round to test.
+
+    Raises:
+        ValueError: a round runs, drafts are in flight, the mode does not test drafts that are in
+            flight, or the draft is a tree.
+    """
+    is_free = state.phase is Phase.IDLE and state.stage is Stage.PRE_VERIFY
+    if not (is_free and policy_of(state.mode).overlaps and draft.is_chain):
+        raise ValueError(f"request {state.request}: cannot test {draft} next, in mode {state.mode}")
+    return replace(state, in_flight=draft, is_looked_up=len(draft) > 0)
+
+
 def step(state: State, event: Event) -> Transition:
     """Return the state after an event, and the commands to carry out, in order.
 
@@ -105,7 +118,7 @@ def _arrive(state: State, event: DraftArrived) -> Transition:
     if event.epoch != state.epoch:
         return state, ()
     state, commands = _arrive_block(state, event)
-    if event.outcomes and state.phase is Phase.VERIFYING:
+    if event.outcomes and state.phase in (Phase.SCORING, Phase.VERIFYING):
         if not policy_of(state.mode).prepares_outcomes:
             raise ValueError(f"request {state.request}: mode {state.mode} prepares no outcomes")
         # The draft length counts the outcome's own token too, as a block's counts its first one.
@@ -177,6 +190,7 @@ def _commit(state: State, verdict: Verdict) -> Transition:
         ahead=_draft_ahead(state, carried),
         num_guesses=len(state.prepared),
         num_ahead=sum(1 + len(draft) for draft in state.prepared.values()),
+        is_looked_up=state.is_looked_up,
     )
     kept = carried or CarriedDrafts(in_flight=_NO_DRAFT)
     state = State(

@@ -2,178 +2,36 @@
 
 A round requests drafts, scores them and verifies them, for many sequences in one target forward.
 The loop holds the order of these steps and every decision: modes, draft lengths, widths, and what
-is learned from a round. Links, devices and clocks lie behind `RoundEdges`.
+is learned from a round. Links, devices and clocks lie behind `RoundEdges` (`round_edges.py`).
 """
 
-from collections.abc import Mapping
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
 from math import inf
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic
 
 from parallel.decoding.layer_width import WidthPlan
 from parallel.decoding.modes.mode_registry import policy_of
+from parallel.decoding.modes.pearl import outcome_of
 from parallel.decoding.round_state import (
     BeginRound,
-    Commit,
+    DraftAhead,
     DraftMissed,
-    Event,
     Phase,
-    RequestDraft,
-    Score,
     Stage,
-    State,
     Verified,
-    Verify,
 )
-from parallel.decoding.types import DecodeMode, Verdict
+from parallel.decoding.types import DecodeMode, DraftTree, Verdict
 from parallel.rounds.controller import DraftLengthController
-from parallel.rounds.machine import step, with_mode
+from parallel.rounds.machine import with_lookup, with_mode
 from parallel.rounds.mode_chooser import ModeChooser
+from parallel.rounds.outcome_budget import AnswerTimes, OutcomeBudget
+from parallel.rounds.round_edges import Forward, RoundEdges, RoundSequence, RoundWork, WorkT
 
 _BEFORE_SCORING = (Phase.WAITING_DRAFT, Phase.COMPLETING)
 _AUTO = policy_of(DecodeMode.AUTO)
 _SMOOTHING = 0.1
-
-
-class RoundSequence(Protocol):
-    """What the loop must know of a sequence."""
-
-    number: int
-    """Its name, unique among the sequences in flight."""
-    state: State
-    next_mode: DecodeMode
-    """The mode it changes to once no draft is in flight."""
-
-    @property
-    def asked_mode(self) -> DecodeMode:
-        """The mode that its request asked for."""
-        ...
-
-    @property
-    def draft_length(self) -> int | None:
-        """The draft length that its request asked for; None leaves it to the controller."""
-        ...
-
-    @property
-    def num_remaining(self) -> int:
-        """Tokens that it may still generate."""
-        ...
-
-
-SequenceT = TypeVar("SequenceT", bound=RoundSequence)
-
-
-@dataclass(slots=True, kw_only=True)
-class RoundWork(Generic[SequenceT]):
-    """What one sequence does in the current round, filled in as its state machine commands it."""
-
-    sequence: SequenceT
-    request: RequestDraft | None = None
-    score: Score | None = None
-    verify: Verify | None = None
-    commit: Commit | None = None
-
-    @property
-    def phase(self) -> Phase:
-        """What the sequence's state machine waits for."""
-        return self.sequence.state.phase
-
-    def apply(self, event: Event) -> None:
-        """Pass an event to the sequence's state machine and record the commands it returns."""
-        self.sequence.state, commands = step(self.sequence.state, event)
-        for command in commands:
-            match command:
-                case RequestDraft():
-                    self.request = command
-                case Score():
-                    self.score = command
-                case Verify():
-                    self.verify = command
-                case Commit():
-                    self.commit = command
-                case _:
-                    pass  # to await a draft: the phase says so
-
-
-WorkT = TypeVar("WorkT", bound=RoundWork[Any])
-
-
-@dataclass(frozen=True, slots=True)
-class Forward:
-    """A target forward."""
-
-    num_positions: int
-    seconds: float
-
-
-class RoundEdges(Protocol[WorkT]):
-    """Carries out a round's steps: on links and devices, or in virtual time."""
-
-    @property
-    def wait_budget_s(self) -> float:
-        """The longest wait for drafts."""
-        ...
-
-    def now_s(self) -> float:
-        """Return the time."""
-        ...
-
-    def begin(self, works: Items[WorkT]) -> None:
-        """Prepare a round."""
-        ...
-
-    def draft_limit(self, work: WorkT) -> int | None:
-        """Return how many tokens can be drafted for a sequence now; None is any number."""
-        ...
-
-    def drafts_trees(self, work: WorkT) -> bool:
-        """Return whether a sequence's drafts are trees."""
-        ...
-
-    def request_drafts(self, works: Items[WorkT]) -> None:
-        """Send drafters the requests of the works that have one."""
-        ...
-
-    def take_answer(
-        self, pending: Items[WorkT], works: Mapping[int, WorkT], deadline_s: float
-    ) -> Items[WorkT]:
-        """Take the next answer that the first pending work waits for, and apply it.
-
-        Args:
-            pending: works that wait for a draft, at least one.
-            works: all works of the round by their sequence's number; an answer may hold drafts for
-                any of them.
-            deadline_s: when to give up.
-
-        Returns:
-            The works that continue without their draft.
-        """
-        ...
-
-    def take_arrived(self, works: Mapping[int, WorkT]) -> None:
-        """Apply the answers that have arrived, without waiting for others."""
-        ...
-
-    def take_due(self, works: Mapping[int, WorkT], patience_s: float) -> bool:
-        """Apply the next part of an answer if it is due within so many seconds.
-
-        Returns:
-            Whether one came.
-        """
-        ...
-
-    def score(self, works: Items[WorkT]) -> Forward:
-        """Run the target over what each work has to score."""
-        ...
-
-    def verdicts(self, works: Items[WorkT]) -> Items[tuple[WorkT, Verdict]]:
-        """Return the verifier's verdict on each work that can be decided."""
-        ...
-
-    def report(self, work: WorkT, verdict: Verdict) -> None:
-        """Note what else a request wants to know of the tokens that a verdict committed."""
-        ...
+_LIKELY = 0.3
+"""A look-up whose first token is less likely kept is not tested."""
 
 
 class RoundLoop(Generic[WorkT]):
@@ -185,6 +43,9 @@ class RoundLoop(Generic[WorkT]):
         self.widths = WidthPlan()
         self.width: int | None = None
         """Layers of the drafters whose attention runs at once, in this round; None: no choice."""
+        self.outcomes = OutcomeBudget()
+        """How many outcomes to draft for."""
+        self.answer_times = AnswerTimes(self.outcomes)
         self._modes = ModeChooser(_AUTO.choices, self._predicted_pace)
         self._batch = 1
         self._token_s = 0.0
@@ -224,6 +85,7 @@ class RoundLoop(Generic[WorkT]):
         for work in works:
             self._choose_mode(work.sequence)
             work.apply(BeginRound(draft_length=self._draft_length(work, len(works))))
+            work.num_outcomes = self._num_outcomes(work, len(works))
         self._edges.request_drafts(works)
         self._await_drafts(works, _BEFORE_SCORING)
         forward = self._edges.score(works)
@@ -236,6 +98,7 @@ class RoundLoop(Generic[WorkT]):
             work.apply(Verified(verdict=verdict))
             self._edges.report(work, verdict)
             self._observe_verdict(work)
+        self._answer_misses([work for work, _ in decided])
         if not reads_prompts:
             self._observe_pace(works, self._edges.now_s() - start_s)
         return forward
@@ -279,6 +142,20 @@ class RoundLoop(Generic[WorkT]):
             )
         return min(length, usable)
 
+    def _num_outcomes(self, work: WorkT, batch: int) -> int:
+        """Return how many outcomes a drafter is to draft for."""
+        sequence: RoundSequence = work.sequence
+        policy = policy_of(sequence.state.mode)
+        if work.request is None or not policy.prepares_outcomes:
+            return 0
+        length = work.request.draft_length
+        return self.outcomes.choose(
+            length,
+            alpha=self.controller.acceptance(sequence.number),
+            forward_s=self.controller.forward_s(length * batch),
+            usual=policy.num_outcomes(length),
+        )
+
     def _await_drafts(self, works: Items[WorkT], phases: tuple[Phase, ...]) -> None:
         """Take answers until no work is in these phases, or the wait budget is over."""
         by_number = {work.sequence.number: work for work in works}
@@ -298,9 +175,33 @@ class RoundLoop(Generic[WorkT]):
             return
         by_number = {work.sequence.number: work for work in works}
         self._edges.take_arrived(by_number)
-        while gain := sum(self._gain(work, verdict) for work, verdict in ahead):
-            if not self._edges.take_due(by_number, gain * self._token_s):
+        while gains := {work.sequence.number: self._gain(work, verdict) for work, verdict in ahead}:
+            growing = {
+                work.sequence.number: outcome_of(work.sequence.state, verdict)
+                for work, verdict in ahead
+                if gains[work.sequence.number] > 0
+            }
+            patience_s = sum(gains.values()) * self._token_s
+            if not growing or not self._edges.take_due(by_number, growing, patience_s):
                 return
+
+    def _answer_misses(self, works: Items[WorkT]) -> None:
+        """Give sequences whose verdict found no draft one that is looked up, to test next."""
+        for work in works:
+            sequence: RoundSequence = work.sequence
+            state, commit, request = sequence.state, work.commit, work.request
+            if not _prepares(work) or commit is None or request is None:
+                continue
+            num_left = sequence.num_remaining - len(commit.token_ids)
+            num_draft = min(request.draft_length, num_left) - 1
+            stays = sequence.next_mode is state.mode
+            if commit.ahead is DraftAhead.HIT or num_draft < 1 or not stays:
+                continue
+            found = self._edges.look_up(work, num_draft)
+            if found.gains and found.gains[0] >= _LIKELY:
+                num = self.controller.worth_of_chain(found.gains, batch=len(works))
+                draft = DraftTree.chain(found.token_ids[:num])
+                sequence.state = with_lookup(state, draft)
 
     def _gain(self, work: WorkT, verdict: Verdict) -> float:
         """Return the chance that the next token to arrive for an outcome is kept; 0: none will."""
@@ -314,8 +215,12 @@ class RoundLoop(Generic[WorkT]):
     def _observe_verdict(self, work: WorkT) -> None:
         commit = work.commit
         assert commit is not None
-        if not commit.num_drafted:
+        if not commit.num_drafted or commit.is_looked_up:
             return
+        is_known = commit.ahead in (DraftAhead.HIT, DraftAhead.UNFORESEEN)
+        if _prepares(work) and commit.rejected and is_known:
+            guesses = commit.num_guesses / commit.num_drafted
+            self.outcomes.observe_rejection(is_hit=commit.ahead is DraftAhead.HIT, guesses=guesses)
         number = work.sequence.number
         if self._edges.drafts_trees(work):
             self.controller.observe_tree(number, commit.num_accepted)

@@ -11,10 +11,12 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from math import inf
 
-from parallel.decoding.round_state import Commit
+from parallel.decoding.round_state import Commit, DraftAhead
 from parallel.decoding.types import Verdict
+from parallel.decoding.verdict_outcomes import VerdictOutcome
 from parallel.rounds.controller import DraftLengthController
-from parallel.rounds.round_loop import Forward, RoundLoop, RoundWork
+from parallel.rounds.round_edges import Forward, LookedUp, RoundWork
+from parallel.rounds.round_loop import RoundLoop
 from parallel.simulation.decoding_setup import (
     Busy,
     SimulatedDecoding,
@@ -118,6 +120,8 @@ class _Leader:
 
     def _commit(self, sequence: SimulatedSequence, commit: Commit) -> None:
         totals, request = self._totals, sequence.request
+        if commit.ahead is not None:
+            self._note(Busy.HIT if commit.ahead is DraftAhead.HIT else Busy.MISS, self._now_s)
         num_taken = min(len(commit.token_ids), sequence.num_remaining)
         totals.ttft_s.setdefault(sequence.number, self._now_s - request.arrives_s)
         sequence.num_output += num_taken
@@ -129,6 +133,10 @@ class _Leader:
             totals.total_s[sequence.number] = self._now_s - request.arrives_s
             self._running.remove(sequence)
             self._loop.forget(sequence.number)
+
+    def _note(self, peer: Busy, start_s: float) -> None:
+        if len(self._spans) < self._keep_spans:
+            self._spans.append(Span(peer, start_s, self._now_s))
 
     # --- the round's edges --------------------------------------------------------------------
 
@@ -157,6 +165,10 @@ class _Leader:
             self._last_opening = number
         for work in asking:
             work.sequence.is_open = True
+        outcomes = [work.num_outcomes for work in asking if work.num_outcomes]
+        if outcomes:
+            reads_prompt = self._last_opening == number
+            self._loop.answer_times.ask(number, outcomes[0], reads_prompt=reads_prompt)
         self._drafter.ask(self._now_s, number, asking, self._loop.width)
 
     def take_answer(
@@ -179,13 +191,21 @@ class _Leader:
         while self._drafter.sent and self._drafter.sent[0].arrives_s <= self._now_s:
             self._take(self._drafter.sent.popleft(), works)
 
-    def take_due(self, works: Mapping[int, _Work], patience_s: float) -> bool:
+    def take_due(
+        self,
+        works: Mapping[int, _Work],
+        growing: Mapping[int, VerdictOutcome],  # noqa: ARG002
+        patience_s: float,
+    ) -> bool:
         """Wait for the next part if it arrives within so many seconds."""
         if not self._drafter.sent or self._drafter.sent[0].arrives_s > self._now_s + patience_s:
             return False
         return not self.take_answer((), works, inf)
 
     def _take(self, answer: SimulatedAnswer, works: Mapping[int, _Work]) -> None:
+        self._loop.answer_times.arrive(
+            answer.asked, answer.num_steps, answer.draft_s, is_last=not answer.partial
+        )
         if not answer.partial:
             self._totals.draft_s += answer.draft_s
             if answer.asked != self._last_opening:
@@ -195,14 +215,17 @@ class _Leader:
             if number in works:
                 works[number].apply(event)
 
+    def look_up(self, work: _Work, num_draft: int) -> LookedUp:  # noqa: ARG002
+        """Return nothing: texts that repeat themselves are not simulated."""
+        return LookedUp()
+
     def score(self, works: Items[_Work]) -> Forward:
         """Advance the time by a forward's seconds."""
         num_positions = sum(work.score.num_logits for work in works if work.score is not None)
         num_read = sum(work.sequence.unread - 1 for work in works)
         taken_s = self._setting.target_s(num_positions) + num_read * self._setting.prompt_s
-        if len(self._spans) < self._keep_spans:
-            self._spans.append(Span(Busy.TARGET, self._now_s, self._now_s + taken_s))
-        self._now_s += taken_s
+        start_s, self._now_s = self._now_s, self._now_s + taken_s
+        self._note(Busy.TARGET, start_s)
         return Forward(num_positions, taken_s)
 
     def verdicts(self, works: Items[_Work]) -> Items[tuple[_Work, Verdict]]:

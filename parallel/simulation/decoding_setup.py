@@ -21,6 +21,8 @@ class SimulatedDeployment:
     """Seconds of a draft step with so many layers at a time."""
     branch_s: float = 0.0
     """What each further branch adds to a draft step, where several outcomes are drafted for."""
+    num_drafters: int = 1
+    """Drafters of the deployment; where there are more than requests, they share outcomes."""
     draft_length: int | None = None
     """Draft tokens asked for each round; None leaves it to the controller."""
     predicted_step_s: tuple[float, ...] = ()
@@ -34,7 +36,7 @@ class SimulatedDeployment:
     prompt_s: float = 0.0
     """What a prompt token adds to the forward that reads it."""
     max_batch: int = 1
-    max_draft_length: int = 8
+    max_draft_length: int = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,15 +51,19 @@ class SimulatedRequest:
 
 
 class Busy(StrEnum):
-    """Which of the two works in a span."""
+    """Which of the two works in a span, or what a verdict found at its moment."""
 
     TARGET = "target"
     DRAFTER = "drafter"
+    HIT = "hit"
+    """A draft that was made for it."""
+    MISS = "miss"
+    """None, in a mode that drafts ahead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of virtual time in which the target or the drafter works."""
+    """A stretch of virtual time in which the target or the drafter works, or a moment."""
 
     peer: Busy
     start_s: float

@@ -10,11 +10,13 @@ from parallel.decoding.types import DecodeMode, DraftTree, Verdict
 from parallel.decoding.verdict_outcomes import OutcomeDraft, VerdictOutcome
 from parallel.drafting.outcome_choice import likeliest_outcomes
 from parallel.rounds.machine import start
-from parallel.rounds.round_loop import RoundWork
+from parallel.rounds.round_edges import RoundWork
 from parallel.simulation.decoding_setup import Busy, SimulatedDeployment, SimulatedRequest, Span
 
 RIGHT, _WRONG, _OTHER = 1, 0, 2
-_NUM_RANKS = 8  # guesses of a recovered token
+_NUM_RANKS = 8  # guesses of a recovered token, as a drafter looks at
+_MORE_RANKS = 4  # for each further drafter
+_MOST_RANKS = 32
 _TOKEN_BYTES = 8
 
 
@@ -74,12 +76,13 @@ class _Wanted:
 
     sequence: SimulatedSequence
     request: RequestDraft
+    num_outcomes: int
     others: list[tuple[VerdictOutcome, int]] = field(default_factory=list)
     """Each with the position of its draft's first token."""
 
 
 class SimulatedDrafter:
-    """Answers requests one after the other, as `serve_drafts` does.
+    """Answers requests one after the other, as `serve_drafts` does; several drafters work alike.
 
     A request that arrives while it drafts for outcomes ends that after the step in progress.
     """
@@ -105,7 +108,9 @@ class SimulatedDrafter:
         self._cut(arrives_s)
         begin_s = max(arrives_s, self._free_s)
         wanted = [
-            _Wanted(work.sequence, work.request) for work in asking if work.request is not None
+            _Wanted(work.sequence, work.request, work.num_outcomes)
+            for work in asking
+            if work.request is not None
         ]
         chains, branching = list[_Wanted](), list[_Wanted]()
         for want in wanted:
@@ -159,11 +164,13 @@ class SimulatedDrafter:
         self, begin_s: float, number: int, wanted: Items[_Wanted], layers: int
     ) -> None:
         """Draft token by token after all outcomes at once, and send each step's tokens."""
+        setting, end_s = self._setting, begin_s
+        num_sharing = max(1, setting.num_drafters // len(wanted))
         for want in wanted:
-            want.others = self._others(want)
+            want.others = self._others(want, num_sharing)
         num_steps = max(want.request.draft_length for want in wanted)
         num_branches = sum(1 + len(want.others) for want in wanted)
-        setting, end_s = self._setting, begin_s
+        num_branches = -(-num_branches // setting.num_drafters)  # of each drafter
         for step in range(num_steps):
             further = (num_branches - 1) * setting.branch_s if step else 0.0
             end_s += setting.step_s(layers if step else 1) + further
@@ -185,12 +192,13 @@ class SimulatedDrafter:
             )
         self._work(begin_s, end_s)
 
-    def _others(self, want: _Wanted) -> list[tuple[VerdictOutcome, int]]:
-        """Return the likeliest outcomes beside PEARL's own."""
+    def _others(self, want: _Wanted, num_sharing: int) -> list[tuple[VerdictOutcome, int]]:
+        """Return the likeliest outcomes beside PEARL's own, of all drafters that share them."""
         sequence, state = want.sequence, want.sequence.state
         chance, stream = self._setting.chance, sequence.request.stream
-        num = policy_of(state.mode).num_outcomes(want.request.draft_length) - 1
-        guesses = [chance.beta * (1 - chance.beta) ** rank for rank in range(_NUM_RANKS)]
+        num = want.num_outcomes * num_sharing - 1
+        num_ranks = min(_MOST_RANKS, _NUM_RANKS + _MORE_RANKS * (num_sharing - 1))
+        guesses = [chance.beta * (1 - chance.beta) ** rank for rank in range(num_ranks)]
         places = likeliest_outcomes([chance.alpha] * (len(state.in_flight) + 1), guesses, num)
         found = []
         for place in places:
@@ -198,7 +206,7 @@ class SimulatedDrafter:
             drafted = [*state.in_flight.token_ids, int(chance.is_right(stream, position))]
             is_right = (
                 drafted[place.num_accepted] == _WRONG
-                and chance.num_wrong_guesses(stream, position, _NUM_RANKS) == place.rank
+                and chance.num_wrong_guesses(stream, position, num_ranks) == place.rank
             )
             token = RIGHT if is_right else _OTHER + place.rank
             found.append((VerdictOutcome(place.num_accepted, token), position + 1))

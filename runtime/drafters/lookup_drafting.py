@@ -122,6 +122,8 @@ class LookupDrafter:
         if text is None or len(text.index) < item.keep:
             return unknown_proposal(item, unknown=True)
         self._lookups.follow(text, item)
+        if item.outcome_part:  # another drafter has the request
+            return unknown_proposal(item, unknown=False)
         tree = self._lookups.grow(text, item, self._lookups.sources(text))
         if not item.tree:
             text.index.append(tree.token_ids)

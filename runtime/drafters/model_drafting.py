@@ -121,12 +121,11 @@ class ModelDrafter:
             for item in request.items
             if item.num_draft > 0 and item not in wanting
         )
-        num_steps = max(item.num_draft for item in wanting)
         parts = self._outcomes.draft(wanting, width=self._step_width(width, 1))
-        for step, items in enumerate(parts, start=1):
+        for step, (items, is_last) in enumerate(parts, start=1):
             yield DraftPart(
-                items + (unknown if step == num_steps else ()),
-                partial=step < num_steps,
+                items + (unknown if is_last else ()),
+                partial=not is_last,
                 num_steps=step,
                 can_end=not unknown,
             )

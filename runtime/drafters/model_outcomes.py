@@ -20,12 +20,15 @@ from parallel.messages import DraftItem, ProposalItem
 from runtime.drafters.draft_model import DraftModel, TreeRows
 from runtime.drafters.draft_sequence import DraftSequence, Foreseen
 
-_NUM_RANKS = 6  # guesses of a token where the draft is wrong
+_NUM_RANKS = 8
+"""Guesses of a token where the draft is wrong."""
+_MORE_RANKS = 4
+"""Further ones for each further drafter that shares the outcomes."""
 
 
 @dataclass(slots=True)
 class _Branch:
-    """A draft after one outcome; the first one is PEARL's own."""
+    """A draft after one outcome."""
 
     outcome: VerdictOutcome
     parent: int
@@ -48,6 +51,21 @@ class _Tree:
     branches: list[_Branch] = field(default_factory=list)
     probs: list[SparseProbs] = field(default_factory=list)
     """Of the newest token of PEARL's own branch, where they are sent."""
+
+    @property
+    def own(self) -> _Branch | None:
+        """PEARL's branch, after all drafts in flight; None where another drafter has it."""
+        return self.branches[0] if self.item.outcome_part == 0 else None
+
+    @property
+    def others(self) -> list[_Branch]:
+        """The branches after other outcomes."""
+        return self.branches[1:] if self.item.outcome_part == 0 else self.branches
+
+    @property
+    def num_ranks(self) -> int:
+        """How many guesses of each token to look at."""
+        return _NUM_RANKS + _MORE_RANKS * (self.item.num_outcome_parts - 1)
 
     def position(self, branch: _Branch) -> int:
         """Return the place in the output of a branch's next token."""
@@ -92,8 +110,12 @@ class ModelOutcomes:
                 odds.observe_guesses(guesses, token)
                 return
 
-    def draft(self, items: Items[DraftItem], *, width: int) -> Iterator[tuple[ProposalItem, ...]]:
+    def draft(
+        self, items: Items[DraftItem], *, width: int
+    ) -> Iterator[tuple[tuple[ProposalItem, ...], bool]]:
         """Yield the outcomes with PEARL's own first token, and then each step's tokens.
+
+        With each part, whether it is the last one.
 
         Args:
             items: which ask for outcomes.
@@ -102,19 +124,25 @@ class ModelOutcomes:
         trees = [self._start(item) for item in items]
         self._model.read(items, drafts=True)
         rows = [
-            TreeRows(tree.item.request, num_logits=len(tree.parents) + 1, num_ranked=_NUM_RANKS + 1)
+            TreeRows(
+                tree.item.request, num_logits=len(tree.parents) + 1, num_ranked=tree.num_ranks + 1
+            )
             for tree in trees
         ]
         for tree, scores in zip(trees, self._model.score_trees(rows, width=1), strict=True):
             self._choose(tree, scores)
-        yield tuple(_first_part(tree) for tree in trees)
-        for step in range(1, max(item.num_draft for item in items)):
-            growing = [tree for tree in trees if tree.item.num_draft > step]
+        growing = _growing(trees, 1)
+        yield tuple(_first_part(tree) for tree in trees), not growing
+        step = 1
+        while growing:
             rows = [_unread_rows(tree) for tree in growing]
             found = self._model.score_trees(rows, width=width)
             for tree, scores in zip(growing, found, strict=True):
                 _extend(tree, scores)
-            yield tuple(_part(tree, step) for tree in growing)
+            parts = tuple(_part(tree, step) for tree in growing)
+            step += 1
+            growing = _growing(growing, step)
+            yield parts, not growing
 
     def _odds(self, sequence: DraftSequence) -> OutcomeOdds:
         if sequence.odds is None:
@@ -137,51 +165,64 @@ class ModelOutcomes:
             row = sequence.masked(row, sequence.token_ids[:stop])
             history = sequence.token_ids[:stop] if opened.sampling.reads_history else ()
             inputs = (row, opened.sampling, opened.key, stop - opened.num_prompt, history)
-            orders.append(ranked(*inputs, num=_NUM_RANKS + 1))
+            orders.append(ranked(*inputs, num=tree.num_ranks + 1))
             if place == len(drafts):
                 own = orders[-1][0].token
                 if opened.send_probs:
                     own, probs = draft_token_with_probs(*inputs)
                     tree.probs = [probs]
                 drafts = [*drafts, own]
-        foreseen = _foreseen(tree.num_committed, drafts, orders)
+        foreseen = _foreseen(tree.num_committed, drafts, orders, num_guesses=tree.num_ranks)
         sequence.foreseen = foreseen
-        odds = self._odds(sequence)
-        num_others = self._room_for(tree)
+        outcomes = [VerdictOutcome(len(drafts) - 1, drafts[-1]), *self._others(tree, foreseen)]
+        item = tree.item
+        tree.branches = [
+            _Branch(outcome, outcome.num_accepted - 1, outcome.next_token)
+            for outcome in outcomes[item.outcome_part :: item.num_outcome_parts]
+        ]
+
+    def _others(self, tree: _Tree, foreseen: Foreseen) -> Iterator[VerdictOutcome]:
+        """Yield the likeliest outcomes beside PEARL's own, for all drafters that share them."""
+        odds = self._odds(tree.sequence)
         places = likeliest_outcomes(
             [odds.acceptance(margin) for margin in foreseen.margins],
-            odds.guesses(_NUM_RANKS),
-            num_others,
+            odds.guesses(tree.num_ranks),
+            self._room_for(tree) * tree.item.num_outcome_parts - 1,
         )
-        outcomes = [VerdictOutcome(len(drafts) - 1, drafts[-1])]
         for found in places:
             guesses = foreseen.guesses[found.num_accepted]
             if found.rank < len(guesses):
-                outcomes.append(VerdictOutcome(found.num_accepted, guesses[found.rank]))
-        tree.branches = [
-            _Branch(outcome, outcome.num_accepted - 1, outcome.next_token) for outcome in outcomes
-        ]
+                yield VerdictOutcome(found.num_accepted, guesses[found.rank])
 
     def _room_for(self, tree: _Tree) -> int:
-        """Return how many outcomes beside PEARL's own the cache has room for."""
-        num, length = tree.item.num_outcomes - 1, len(tree.sequence.token_ids)
-        while num > 0:
-            if self._model.grow(tree.item.request, length + (num + 1) * tree.item.num_draft):
+        """Return how many branches the cache has room for; one always fits."""
+        num, length = tree.item.num_outcomes, len(tree.sequence.token_ids)
+        while num > 1:
+            if self._model.grow(tree.item.request, length + num * tree.item.num_draft):
                 return num
             num //= 2
-        return 0
+        return 1
 
 
 def _foreseen(
-    num_committed: int, drafts: Items[int], orders: Items[Items[RankedToken]]
+    num_committed: int,
+    drafts: Items[int],
+    orders: Items[Items[RankedToken]],
+    *,
+    num_guesses: int,
 ) -> Foreseen:
     margins, guesses = [], []
     for draft, order in zip(drafts, orders, strict=True):
         others = [each for each in order if each.token != draft]
         own = next((each.score for each in order if each.token == draft), order[-1].score)
         margins.append(own - others[0].score if others else float("inf"))
-        guesses.append(tuple(each.token for each in others[:_NUM_RANKS]))
+        guesses.append(tuple(each.token for each in others[:num_guesses]))
     return Foreseen(num_committed, tuple(drafts), tuple(margins), tuple(guesses))
+
+
+def _growing(trees: Items[_Tree], step: int) -> list[_Tree]:
+    """Return the trees that a step adds tokens to."""
+    return [tree for tree in trees if tree.branches and tree.item.num_draft > step]
 
 
 def _unread_rows(tree: _Tree) -> TreeRows:
@@ -202,11 +243,11 @@ def _unread_rows(tree: _Tree) -> TreeRows:
 def _extend(tree: _Tree, scores: Items[ScoreRow]) -> None:
     """Draw one more token of every branch."""
     opened = tree.sequence.opened
-    for place, (branch, row) in enumerate(zip(tree.branches, scores, strict=True)):
+    for branch, row in zip(tree.branches, scores, strict=True):
         position, history = tree.position(branch), tree.history(branch)
         row = tree.masked(row, branch)
         inputs = (row, opened.sampling, opened.key, position, history)
-        if opened.send_probs and place == 0:
+        if opened.send_probs and branch is tree.own:
             token, probs = draft_token_with_probs(*inputs)
             tree.probs = [probs]
         else:
@@ -216,28 +257,27 @@ def _extend(tree: _Tree, scores: Items[ScoreRow]) -> None:
 
 
 def _first_part(tree: _Tree) -> ProposalItem:
-    own, *others = tree.branches
-    return _proposal(tree, 0, own.outcome.next_token, [(each.outcome, 0, ()) for each in others])
+    token_ids = (tree.own.outcome.next_token,) if tree.own else ()
+    return _proposal(tree, 0, token_ids, [(each.outcome, 0, ()) for each in tree.others])
 
 
 def _part(tree: _Tree, step: int) -> ProposalItem:
-    own, *others = tree.branches
-    parts = [(each.outcome, step - 1, (each.token_ids[-1],)) for each in others]
-    return _proposal(tree, step, own.token_ids[-1], parts)
+    parts = [(each.outcome, step - 1, (each.token_ids[-1],)) for each in tree.others]
+    return _proposal(tree, step, (tree.own.token_ids[-1],) if tree.own else (), parts)
 
 
 def _proposal(
     tree: _Tree,
     step: int,
-    token: int,
+    token_ids: tuple[int, ...],
     parts: Items[tuple[VerdictOutcome, int, tuple[int, ...]]],
 ) -> ProposalItem:
     item = tree.item
     return ProposalItem(
         request=item.request,
         epoch=item.epoch,
-        base=item.keep + len(item.tail) + step,
-        token_ids=(token,),
+        base=item.keep + len(item.tail) + (step if token_ids else 0),
+        token_ids=token_ids,
         draft_probs=tuple(tree.probs),
         outcomes=tuple(
             OutcomeDraft(outcome=outcome, first=first, token_ids=token_ids)

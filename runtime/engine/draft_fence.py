@@ -64,6 +64,8 @@ class _Asked:
     is_whole: bool
     """Whether the drafter was sent the request from its first token."""
     num_taken: int = 0
+    is_begun: bool = False
+    """Whether a part has arrived."""
 
     @property
     def base(self) -> int:
@@ -79,7 +81,7 @@ class _Asked:
 
         Drafts for several outcomes end wherever the next request interrupts them.
         """
-        return self.item.num_draft > 0 and not (self.item.num_outcomes and self.num_taken)
+        return self.item.num_draft > 0 and not (self.item.num_outcomes and self.is_begun)
 
 
 class DraftFence:
@@ -166,6 +168,7 @@ def _checked_draft(
         request=asked.item.request, epoch=asked.item.epoch, base=asked.base, draft=DraftTree()
     )
     problem = _misplaced(asked, item, partial=partial)
+    asked.is_begun = True
     if not problem:
         if item.unknown and not asked.is_whole:
             return replace(known, unknown=True)

@@ -44,6 +44,8 @@ class DrafterPort:
         self._answered = 0
         self._missed = 0
         self._asked_s = 0.0
+        self._open: list[int] = []
+        """Rounds whose answers have not ended."""
         self._fence = DraftFence(vocab_size)
         self._strikes = Strikes()
         self._parts = PartTimes()
@@ -90,6 +92,11 @@ class DrafterPort:
         return self._link is not None and self._answered < self._round
 
     @property
+    def num_open(self) -> int:
+        """Requests whose answers have not ended."""
+        return len(self._open)
+
+    @property
     def next_part_s(self) -> float | None:
         """When the next part of its answer should be here; None: unknown, or none is to come."""
         return self._parts.next_s if self.due else None
@@ -129,6 +136,7 @@ class DrafterPort:
                 self._drop("it does not answer")
                 return False
         self._round = request.round
+        self._open.append(request.round)
         self._asked_s = self._clock.now_s()
         self._parts.ask(request.round, self._asked_s)
         self._fence.expect(request)
@@ -136,6 +144,7 @@ class DrafterPort:
             self._link.send(request)
         except DrafterError as error:
             self._answered = request.round
+            self._open.clear()
             self._fault(str(error))
         except PacelineError as error:
             self._detach(error)
@@ -170,6 +179,7 @@ class DrafterPort:
         self._parts.arrive(checked.round, checked.draft_s, now_s, waited=now_s - start_s)
         if checked.is_answer:
             self._answered = max(self._answered, checked.round)
+            self._open = [number for number in self._open if number > checked.round]
         return checked
 
     def drain(self) -> None:

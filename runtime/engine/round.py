@@ -19,13 +19,16 @@ from parallel.decoding.round_state import Commit
 from parallel.decoding.sampling import draws_plainly, num_candidates
 from parallel.decoding.score_row import ScoreRow
 from parallel.decoding.types import Verdict, VerifierKind
+from parallel.decoding.verdict_outcomes import VerdictOutcome
 from parallel.decoding.verify import verifier_of, with_last_draft
 from parallel.messages import EngineStatus, Hello
 from parallel.rounds.controller import DraftLengthController
-from parallel.rounds.round_loop import Forward, RoundLoop
+from parallel.rounds.round_edges import Forward, LookedUp
+from parallel.rounds.round_loop import RoundLoop
 from runtime.clock import Clock
 from runtime.engine.drafter_ports import DrafterPorts
 from runtime.engine.forward_times import measure_forwards
+from runtime.engine.miss_lookups import MissLookups
 from runtime.engine.round_drafts import RoundDrafts
 from runtime.engine.round_log import RoundLog
 from runtime.engine.round_work import EngineWork
@@ -59,6 +62,7 @@ class RoundRunner:
         self._prefilling: Items[SequenceRows] = ()
         self._syncing: Items[DecodingSequence] = ()
         self._reads_prompts = False
+        self._lookups = MissLookups()
         self.totals = EngineStatus()
         """Sums over all rounds; the engine fills in the rest."""
 
@@ -90,7 +94,8 @@ class RoundRunner:
         """Release a sequence's cache, at the target and at the drafter."""
         self._ledger.close(sequence.number)
         self._loop.forget(sequence.number)
-        self._ports.release(sequence)
+        self._drafts.release(sequence)
+        self._lookups.forget(sequence.number)
 
     def settle(self) -> None:
         """Send releases that no round has carried yet, and a heartbeat to the ranks (when idle)."""
@@ -177,9 +182,20 @@ class RoundRunner:
         """Take what the drafters have sent by now."""
         self._drafts.take_arrived(works)
 
-    def take_due(self, works: Mapping[int, EngineWork], patience_s: float) -> bool:
+    def take_due(
+        self,
+        works: Mapping[int, EngineWork],
+        growing: Mapping[int, VerdictOutcome],
+        patience_s: float,
+    ) -> bool:
         """Wait for the next part of a drafter's answer if it is due soon."""
-        return self._drafts.take_due(works, patience_s)
+        return self._drafts.take_due(works, growing, patience_s)
+
+    def look_up(self, work: EngineWork, num_draft: int) -> LookedUp:
+        """Return what may follow what a work has committed, copied from its own text."""
+        assert work.commit is not None
+        found = self._lookups.look_up(work.sequence, work.commit, num_draft)
+        return LookedUp(token_ids=tuple(found.token_ids), gains=tuple(found.gains))
 
     def score(self, works: Items[EngineWork]) -> Forward:
         """Run the target over prompt chunks and over what the works score."""

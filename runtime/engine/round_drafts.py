@@ -7,6 +7,7 @@ from itertools import count
 
 from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.round_state import DraftArrived
+from parallel.decoding.verdict_outcomes import VerdictOutcome
 from parallel.messages import (
     DraftItem,
     DraftOpen,
@@ -17,6 +18,7 @@ from runtime.clock import Clock
 from runtime.engine.draft_fence import CheckedDraft, CheckedProposal
 from runtime.engine.drafter_port import DrafterPort
 from runtime.engine.drafter_ports import DrafterPorts
+from runtime.engine.outcome_shares import OutcomeShare, OutcomeShares
 from runtime.engine.round_log import RoundLog
 from runtime.engine.round_work import EngineWork
 from runtime.engine.sequence import DecodingSequence
@@ -49,6 +51,9 @@ class RoundDrafts:
         self._loop = loop
         self._clock = clock
         self._rounds = count(1)
+        self._shares = OutcomeShares()
+        self._sharing: dict[int, list[OutcomeShare]] = {}
+        """By request: the drafters that are asked for outcomes beside its own, in this round."""
         self._ready: set[int] = set()
         """Drafters that can be asked in this round."""
         self._times: dict[int, DraftTime] = {}
@@ -100,6 +105,16 @@ class RoundDrafts:
 
     def ask(self, works: Items[EngineWork], syncing: Items[DecodingSequence]) -> None:
         """Send each drafter that can be asked its part of the round."""
+        self._shares.deal([work.sequence for work in works], syncing, self._ports.attached)
+        self._sharing = {
+            work.sequence.number: [
+                share
+                for share in self._shares.of_sequence(work.sequence)
+                if share.port.number in self._ready and share.can_be_asked
+            ]
+            for work in works
+            if work.request is not None and _prepares_outcomes(work)
+        }
         for port in self._ports.attached:
             if port.number not in self._ready:
                 continue
@@ -110,6 +125,9 @@ class RoundDrafts:
             self._ask(port, chains, reading)
             if len(chains) < len(own):
                 self._ask(port, [work for work in own if _prepares_outcomes(work)], ())
+        for work in works:
+            for part, share in enumerate(self._sharing.get(work.sequence.number, ()), start=1):
+                self._ask_share(share, work, part)
 
     def take_answer(
         self, pending: Items[EngineWork], works: Mapping[int, EngineWork], deadline_s: float
@@ -143,13 +161,19 @@ class RoundDrafts:
             while port.due and (proposal := port.receive(0.0)) is not None:
                 self._take(port, proposal, works)
 
-    def take_due(self, works: Mapping[int, EngineWork], patience_s: float) -> bool:
-        """Wait for the next part of an answer where it is due within so many seconds."""
+    def take_due(
+        self,
+        works: Mapping[int, EngineWork],
+        growing: Mapping[int, VerdictOutcome],
+        patience_s: float,
+    ) -> bool:
+        """Wait for the next part of an answer that holds drafts which may grow, if it is due."""
         now_s = self._clock.now_s()
+        drafting = {self._drafter_of(works[number], growing[number]) for number in growing}
         due = [
             (due_s - now_s, port)
             for port in self._ports.attached
-            if (due_s := port.next_part_s) is not None
+            if port.number in drafting and (due_s := port.next_part_s) is not None
         ]
         if not due:
             return False
@@ -163,12 +187,20 @@ class RoundDrafts:
         self._take(port, proposal, works)
         return True
 
+    def _drafter_of(self, work: EngineWork, outcome: VerdictOutcome) -> int | None:
+        """Return the drafter that drafts for an outcome in this round."""
+        shares = self._sharing.get(work.sequence.number, [])
+        found = (share.port.number for share in shares if outcome in share.outcomes)
+        return next(found, work.sequence.drafter)
+
     def _ask(
         self, port: DrafterPort, works: Items[EngineWork], syncing: Items[DecodingSequence]
     ) -> None:
         opened: list[DraftOpen] = []
         items = [
-            self._item(work.sequence, opened, work.request.draft_length)
+            self._item(
+                work.sequence, opened, work.request.draft_length, num_outcomes=work.num_outcomes
+            )
             for work in works
             if work.request is not None
         ]
@@ -178,8 +210,32 @@ class RoundDrafts:
             if not _synced(sequence)
             and port.num_left(len(sequence.token_ids), sequence.highest_id) != 0
         ]
-        if not (items or port.closed):
+        if not (items or port.closed) or self._send(port, opened, items):
             return
+        for sequence in [*(work.sequence for work in works), *syncing]:
+            self._forget(sequence)
+
+    def _ask_share(self, share: OutcomeShare, work: EngineWork, part: int) -> None:
+        """Ask a drafter for its share in the outcomes of another drafter's request."""
+        assert work.request is not None
+        sequence = work.sequence
+        opened: list[DraftOpen] = []
+        share.outcomes.clear()
+        if not share.is_known:
+            share.is_known = True
+            opened.append(self._introduction(sequence, share.port))
+        item = share.view.item(sequence.state, sequence.token_ids, work.request.draft_length)
+        item = replace(
+            item,
+            num_outcomes=work.num_outcomes,
+            outcome_part=part,
+            num_outcome_parts=1 + len(self._sharing[sequence.number]),
+        )
+        if not self._send(share.port, opened, [item]):
+            share.forget()
+
+    def _send(self, port: DrafterPort, opened: Items[DraftOpen], items: Items[DraftItem]) -> bool:
+        """Send a drafter a request; return False if it failed or is lost."""
         number = next(self._rounds)
         port.last_opening = number if opened else port.last_opening
         request = DraftRequest(
@@ -189,6 +245,10 @@ class RoundDrafts:
             closed=_take_closed(port),
             width=self._loop.width,
         )
+        branches = [item.num_outcomes for item in items if item.num_outcomes]
+        if branches:
+            mean = sum(branches) // len(branches)
+            self._loop.answer_times.ask(number, mean, reads_prompt=bool(opened))
         start_s = self._clock.now_s()
         self._log.asked(port.number, number, start_s)
         is_asked = port.ask(request)
@@ -196,11 +256,15 @@ class RoundDrafts:
         self._asking_s[port.number] = self._asking_s.get(port.number, 0.0) + asking_s
         if not is_asked:  # it may have stopped half way: next time it is sent everything
             port.closed += request.closed
-            for sequence in [*(work.sequence for work in works), *syncing]:
-                self._forget(sequence)
+        return is_asked
 
     def _item(
-        self, sequence: DecodingSequence, opened: list[DraftOpen], num_draft: int
+        self,
+        sequence: DecodingSequence,
+        opened: list[DraftOpen],
+        num_draft: int,
+        *,
+        num_outcomes: int = 0,
     ) -> DraftItem:
         """Make the drafter's item for a sequence, introducing it first if need be."""
         if not sequence.known_to_drafter:
@@ -212,6 +276,9 @@ class RoundDrafts:
             # Drafts after other outcomes come without probabilities, and are accepted less often
             # than the block that they take the place of.
             item = replace(item, num_outcomes=1)
+        elif item.num_outcomes:
+            num_parts = 1 + len(self._sharing.get(sequence.number, ()))
+            item = replace(item, num_outcomes=num_outcomes, num_outcome_parts=num_parts)
         if not self.are_trees(sequence):
             return item
         chosen = sequence.submit.draft_length is None
@@ -246,10 +313,16 @@ class RoundDrafts:
     def _take(
         self, port: DrafterPort, proposal: CheckedProposal, works: Mapping[int, EngineWork]
     ) -> None:
+        share = self._shares.of_drafter(port.number)
         if proposal.problems:  # the state of its cache is unknown now
             for work in works.values():
                 if work.sequence.drafter == port.number:
                     self._forget(work.sequence)
+            if share is not None:
+                share.forget()
+        self._loop.answer_times.arrive(
+            proposal.round, proposal.num_steps, proposal.draft_s, is_last=proposal.is_answer
+        )
         if proposal.is_answer:
             time = self._times.setdefault(port.number, DraftTime())
             time.seconds += proposal.draft_s
@@ -263,8 +336,12 @@ class RoundDrafts:
                 self._loop.observe_draft(proposal.num_steps, proposal.draft_s + port.lag_s)
         for draft in proposal.drafts:
             found = works.get(draft.request)
-            if found is not None and found.sequence.drafter == port.number:
+            if found is None:
+                continue
+            if found.sequence.drafter == port.number:
                 self._deliver(found, draft, len(works), partial=proposal.partial)
+            elif share is not None and share.sequence is found.sequence:
+                share.deliver(found, draft)
 
     def _deliver(self, work: EngineWork, found: CheckedDraft, batch: int, *, partial: bool) -> None:
         sequence, draft = work.sequence, found.draft
@@ -284,6 +361,11 @@ class RoundDrafts:
                 outcomes=found.outcomes,
             )
         )
+
+    def release(self, sequence: DecodingSequence) -> None:
+        """Have all drafters of a request forget it."""
+        self._ports.release(sequence)
+        self._shares.release(sequence)
 
     def _forget(self, sequence: DecodingSequence) -> None:
         """Forget what a request's drafter holds: the next time it is sent the request whole."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from parallel.decoding.score_row import ScoreRow
 from parallel.decoding.types import TokenLogprobs, Verdict
-from parallel.rounds.round_loop import RoundWork
+from parallel.rounds.round_edges import RoundWork
 from runtime.engine.sequence import DecodingSequence
 
 

@@ -89,7 +89,7 @@ class LeaderSettings:
     limits: EngineConfig
     draft_wait_s: float
     """Longest wait for a draft before the round continues without it."""
-    max_draft_length: int = 8
+    max_draft_length: int = 16
     tokenizer_directory: str | None = None
     """Needed for stop strings."""
     link_port: int = 0

@@ -22,9 +22,9 @@ from runtime.errors import ConfigError
 from runtime.rank.shard import HeadColumns
 from runtime.rank.virtual_stack import VirtualStack, wait_until
 
-_PEAK_LOGIT = 50.0  # leaves exp(-50) of probability to other tokens, at every temperature
+_PEAK_LOGIT = 200.0  # leaves exp(-200) of probability to other tokens, at every temperature
 _NEXT_PEAK = 10.0  # less for each further guess
-_NUM_GUESSES = 5  # with a logit above that of all other tokens
+_NUM_GUESSES = 20  # with a logit above that of all other tokens
 _BACK_TO_BACK_S = 0.001
 EXCHANGED_FLOATS = 64
 """The size of an exchange of the target: enough to exercise its links, too few to fill them."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from parallel.decoding.types import SamplingParams
 from runtime.drafters.shipped import shipped_drafter
 from tests.support.decoding_ways import (
     FORMATS,
@@ -17,6 +18,7 @@ from tests.support.decoding_ways import (
     Answers,
     StoredModel,
     answers,
+    check_outcomes,
     check_way,
     plain_submits,
 )
@@ -79,16 +81,8 @@ def test_every_way_to_decode_gives_the_same_tokens_on_a_real_model(
 ) -> None:
     if not SPEC_BENCH.is_file():
         pytest.skip(f"the prompts of Spec-Bench are not at {SPEC_BENCH}")
-    directory = smollm2_directory()
-    model = StoredModel(
-        directory=directory,
-        weights=weights,
-        draft_layers=(*range(28), 29),
-        shipped=shipped_drafter(directory),
-        num_pages=6000,
-    )
-    short = [p for p in token_prompts(directory, SPEC_BENCH) if len(p) <= MOST_TOKENS]
-    prompts = tuple(short[:: len(short) // NUM_PROMPTS][:NUM_PROMPTS])
+    model = smollm2(weights)
+    prompts = spec_bench_prompts(model.directory)
     check_way(model, way, prompts, reference(model, prompts, NUM_TOKENS), tp=tp)
 
 
@@ -100,3 +94,65 @@ def reference(model: StoredModel, prompts: tuple[tuple[int, ...], ...], num_toke
     for prompt, token_ids in zip(prompts, found.token_ids, strict=True):
         check_identity(model.directory, prompt, tuple(token_ids), model.weights)
     return found
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_outcomes_give_the_same_tokens_with_any_number_of_drafters(
+    tiny: Path, temperature: float
+) -> None:
+    model = StoredModel(directory=tiny, weights="float32", draft_layers=(0, 1), num_pages=100)
+    prompts = tuple(tokens(5 + 3 * number, seed=number) for number in range(2))
+    sampling = SamplingParams(temperature=temperature, seed=3)
+    expected = answers(model, "autoregressive", plain_submits(prompts, 60, sampling), max_batch=1)
+    for num_drafters, max_batch in ((1, 2), (3, 1), (3, 2)):
+        check_outcomes(
+            model, prompts, expected, sampling, num_drafters=num_drafters, max_batch=max_batch
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("max_batch", [1, 16])
+@pytest.mark.parametrize("num_drafters", [1, 3])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_outcomes_give_the_same_tokens_with_any_number_of_drafters_on_a_real_model(
+    temperature: float, num_drafters: int, max_batch: int
+) -> None:
+    if not SPEC_BENCH.is_file():
+        pytest.skip(f"the prompts of Spec-Bench are not at {SPEC_BENCH}")
+    model = smollm2("float32")
+    prompts = spec_bench_prompts(model.directory)
+    sampling = SamplingParams(temperature=temperature, seed=3)
+    if temperature:
+        expected = sampled_reference(model, prompts, sampling)
+    else:
+        expected = reference(model, prompts, NUM_TOKENS)
+    check_outcomes(
+        model, prompts, expected, sampling, num_drafters=num_drafters, max_batch=max_batch
+    )
+
+
+@cache
+def sampled_reference(
+    model: StoredModel, prompts: tuple[tuple[int, ...], ...], sampling: SamplingParams
+) -> Answers:
+    """Return one rank's plain decoding of each prompt alone."""
+    return answers(
+        model, "autoregressive", plain_submits(prompts, NUM_TOKENS, sampling), max_batch=1
+    )
+
+
+def smollm2(weights: str) -> StoredModel:
+    directory = smollm2_directory()
+    return StoredModel(
+        directory=directory,
+        weights=weights,
+        draft_layers=(*range(28), 29),
+        shipped=shipped_drafter(directory),
+        num_pages=6000,
+    )
+
+
+def spec_bench_prompts(directory: Path) -> tuple[tuple[int, ...], ...]:
+    short = [p for p in token_prompts(directory, SPEC_BENCH) if len(p) <= MOST_TOKENS]
+    return tuple(short[:: len(short) // NUM_PROMPTS][:NUM_PROMPTS])

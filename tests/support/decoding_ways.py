@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from parallel.decoding.types import DecodeMode, TokenLogprobs
+from parallel.decoding.types import DecodeMode, SamplingParams, TokenLogprobs
 from parallel.group import Group, SoloGroup
 from parallel.messages import RequestStats, Submit
 from parallel.model.cache import PagedCache
@@ -129,6 +129,7 @@ def answers(
     tp: int = 1,
     max_batch: int = MAX_BATCH,
     num_pages: int | None = None,
+    num_drafters: int = 1,
 ) -> Answers:
     """Serve requests in one of WAYS.
 
@@ -139,6 +140,7 @@ def answers(
         tp: ranks of the target.
         max_batch: requests that run at once.
         num_pages: pages of the target's cache; None is room for all.
+        num_drafters: drafters side by side.
     """
 
     def serve(group: RankThread) -> Answers | None:
@@ -153,9 +155,10 @@ def answers(
             num_pages=num_pages or model.num_pages,
             max_positions=shard.max_positions,
         )
-        drafter = model.drafter(way)
-        if drafter is not None:
-            engine.attach(drafter)
+        for _ in range(num_drafters):
+            drafter = model.drafter(way)
+            if drafter is not None:
+                engine.attach(drafter, joins=True)
         driver = engine.run([replace(submit, mode=WAYS[way]) for submit in submits])
         outcomes = [driver.outcomes[submit.request] for submit in submits]
         for outcome in outcomes:
@@ -171,11 +174,19 @@ def answers(
     return found
 
 
-def plain_submits(prompts: Sequence[tuple[int, ...]], num_tokens: int) -> list[Submit]:
+def plain_submits(
+    prompts: Sequence[tuple[int, ...]], num_tokens: int, sampling: SamplingParams | None = None
+) -> list[Submit]:
     """Return one request for each prompt, whose logits can be compared too."""
     return [
         replace(
-            make_submit(number, prompt=prompt, max_tokens=num_tokens, draft_length=DRAFT_LENGTH),
+            make_submit(
+                number,
+                prompt=prompt,
+                max_tokens=num_tokens,
+                draft_length=DRAFT_LENGTH,
+                sampling=sampling,
+            ),
             ignore_eos=True,
             num_logprobs=NUM_LOGPROBS,
         )
@@ -235,6 +246,28 @@ def check_way(
     pressed = answers(model, way, submits, tp=tp, num_pages=num_pages)
     _check_bits(pressed, expected, f"{case}, preempted")
     assert pressed.preemptions > 0, case
+
+
+def check_outcomes(
+    model: StoredModel,
+    prompts: Sequence[tuple[int, ...]],
+    expected: Answers,
+    sampling: SamplingParams,
+    *,
+    num_drafters: int,
+    max_batch: int,
+) -> None:
+    """Check that mode `outcomes` gives the expected answers, with drafts that were made ahead."""
+    submits = plain_submits(prompts, len(expected.token_ids[0]), sampling)
+    found = answers(model, "outcomes", submits, max_batch=max_batch, num_drafters=num_drafters)
+    case = f"{num_drafters} drafters, batch {max_batch}, temperature {sampling.temperature}"
+    _check_bits(found, expected, case)
+    assert sum(stats.hits for stats in found.stats) > 0, case
+    assert sum(stats.recovered_hits for stats in found.stats) > 0, case
+    num_guesses = sum(stats.guesses for stats in found.stats)
+    num_rounds = sum(stats.rounds for stats in found.stats)
+    if max_batch == 1:  # further drafters have no request of their own
+        assert num_guesses > 5 * num_drafters * num_rounds, case
 
 
 def _check_bits(found: Answers, expected: Answers, case: str) -> None:

@@ -41,7 +41,10 @@ class PearlMode:
         tested = state.in_flight.followed_by(draft.first(1))
         state, commands = verify(state, tested, num_rows=len(state.in_flight) + 1)
         own = state.own_outcome
-        return replace(state, prepared={own: draft.without_first(1)} if own else {}), commands
+        if own is not None:
+            prepared = {**state.prepared, own: draft.without_first(1)}
+            state = replace(state, prepared=prepared)
+        return state, commands
 
     def carry_over(self, state: State, verdict: Verdict) -> CarriedDrafts | None:
         """Keep the draft prepared for the outcome that came true; PEARL prepares its block alone.

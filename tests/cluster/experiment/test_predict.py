@@ -115,3 +115,23 @@ def test_models_without_figures_and_hanging_workers_have_no_prediction(
     assert predict(experiment, points_of(experiment)[0]) is None
     hanging = loaded(tmp_path, TRAIN.replace("factor = [1, 3]", "factor = [inf]"))
     assert predict(hanging, points_of(hanging)[0]) is None
+
+
+def test_drafters_that_share_outcomes_are_an_axis_of_their_own(tmp_path: Path) -> None:
+    text = LONG.replace("alpha = 0.8", "alpha = 0.8\nbeta = 0.3").replace(
+        "tp = [1, 2]", "drafters = [1, 3]"
+    )
+    modes = 'mode = ["autoregressive", "outcomes"]'
+    text = text.replace('mode = ["autoregressive", "speculative", "pearl"]', modes)
+    points = generate_points(loaded(tmp_path, text))
+    assert [point.key for point in points] == [
+        "tp1-autoregressive",
+        "tp1-d1-g3-outcomes",
+        "tp1-d1-m3-g3-outcomes",
+    ]
+    assert [point.devices for point in points] == [1, 2, 4]
+    experiment = loaded(tmp_path, text)
+    one, three = (predict(experiment, point) for point in points[1:])
+    assert one is not None
+    assert three is not None
+    assert three.rate > one.rate

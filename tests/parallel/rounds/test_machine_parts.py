@@ -20,7 +20,8 @@ from parallel.decoding.round_state import (
     Verify,
 )
 from parallel.decoding.types import DecodeMode, DraftTree, Verdict
-from parallel.rounds.machine import start, step
+from parallel.decoding.verdict_outcomes import OutcomeDraft, VerdictOutcome
+from parallel.rounds.machine import start, step, with_lookup
 
 GOOD = 7
 BAD = 8
@@ -171,3 +172,71 @@ def judge(draft: DraftTree, num_rows: int, position: int) -> Verdict:
         accepted += 1
     emits = accepted < num_rows
     return Verdict(num_accepted=accepted, next_token=position + accepted if emits else None)
+
+
+def outcomes_state() -> State:
+    return start(request=0, mode=DecodeMode.OUTCOMES, num_committed=10, last_token=GOOD)
+
+
+def share(*token_ids: int, first: int = 0, next_token: int = 5) -> DraftArrived:
+    """Return what a drafter sends that drafts for outcomes alone."""
+    part = OutcomeDraft(outcome=VerdictOutcome(0, next_token), first=first, token_ids=token_ids)
+    return DraftArrived(epoch=0, base=10, draft=DraftTree(), partial=True, outcomes=(part,))
+
+
+def test_outcomes_of_another_drafter_may_come_before_the_block() -> None:
+    state, _ = step(outcomes_state(), BeginRound(draft_length=3))
+    for event in (share(), share(1)):
+        state, commands = step(state, event)
+        assert commands == ()
+        assert state.phase is Phase.SCORING
+    state, commands = step(state, arrived(10, BAD, partial=True))
+    assert commands == (Verify(draft=DraftTree.chain((BAD,)), num_rows=1),)
+    state, _ = step(state, share(2, first=1))
+    state, (commit,) = accept(state, 0, 5)
+    assert isinstance(commit, Commit)
+    assert commit.num_guesses == 2
+    assert state.in_flight.token_ids == (1, 2)
+
+
+def test_outcomes_of_another_drafter_serve_where_the_block_never_comes() -> None:
+    state, _ = step(outcomes_state(), BeginRound(draft_length=3))
+    state, _ = step(state, share(1, 2))
+    state, commands = step(state, DraftMissed())
+    assert commands == (Verify(draft=DraftTree(), num_rows=1),)
+    state, _ = accept(state, 0, 5)
+    assert state.in_flight.token_ids == (1, 2)
+
+
+def test_a_block_is_kept_in_place_of_another_drafters_draft_for_its_outcome() -> None:
+    state, _ = step(outcomes_state(), BeginRound(draft_length=3))
+    state, _ = step(state, share(1, next_token=GOOD))
+    state, _ = step(state, arrived(10, GOOD, 2, 3))
+    state, _ = step(state, share(1, next_token=GOOD))
+    state, _ = accept(state, 1, None)
+    assert state.in_flight.token_ids == (2, 3)
+
+
+def test_a_look_up_is_tested_next_and_its_commit_says_so() -> None:
+    state, _ = step(outcomes_state(), BeginRound(draft_length=3))
+    state, _ = step(state, DraftMissed())
+    state, _ = accept(state, 0, GOOD)
+    state = with_lookup(state, DraftTree.chain((1, 2)))
+    state, (asked, score, _) = step(state, BeginRound(draft_length=3))
+    assert asked == RequestDraft(epoch=1, base=13, draft_length=3)
+    assert score == Score(start=10, token_ids=(GOOD, 1, 2), num_logits=3)
+    state, _ = step(state, DraftMissed())
+    state, (commit,) = accept(state, 1, GOOD)
+    assert isinstance(commit, Commit)
+    assert commit.is_looked_up
+    assert commit.token_ids == (1, GOOD)
+    assert not state.is_looked_up
+
+
+def test_a_look_up_needs_a_round_that_has_ended_without_a_draft() -> None:
+    draft = DraftTree.chain((1,))
+    running, _ = step(outcomes_state(), BeginRound(draft_length=3))
+    plain = start(request=0, mode=DecodeMode.SPECULATIVE, num_committed=1, last_token=0)
+    for state in (running, plain, with_lookup(outcomes_state(), draft)):
+        with pytest.raises(ValueError, match="cannot test"):
+            with_lookup(state, draft)

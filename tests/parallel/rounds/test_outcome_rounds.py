@@ -1,7 +1,7 @@
 """Generations with an outcome cache: exact whatever is prepared, lost, repeated or late."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -182,10 +182,11 @@ class Cached:
         return True
 
 
-def p_value(tokens: list[int]) -> float:
-    """Return the p-value of a chain's transitions (Billingsley's chi-square for Markov chains)."""
+def p_value(*chains: list[int]) -> float:
+    """Return the p-value of chains' transitions (Billingsley's chi-square for Markov chains)."""
     counts = np.zeros((3, 3))
-    np.add.at(counts, (tokens[:-1], tokens[1:]), 1)
+    for tokens in chains:
+        np.add.at(counts, (tokens[:-1], tokens[1:]), 1)
     expected = counts.sum(axis=1, keepdims=True) * np.array(TARGET)
     return float(chi2.sf(((counts - expected) ** 2 / expected).sum(), 6))
 
@@ -284,3 +285,28 @@ class Missing(Cached):
 def test_a_random_fallback_accepted_on_the_best_token_is_caught() -> None:
     sequence = Missing(verifier=random_fallback, key=RngKey(seed=3, request=1))
     assert p_value(generated(sequence)) < 1e-5
+
+
+def many(make: Callable[[RngKey], Cached], num_tokens: int = 100_000) -> list[list[int]]:
+    """Return sequences of 2,500 tokens, each with noise of its own."""
+    keys = (RngKey(seed=seed, request=2) for seed in range(num_tokens // 2500))
+    return [generated(make(key), 2501) for key in keys]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("lossy", [False, True])
+def test_a_hundred_thousand_tokens_follow_the_targets_distribution(lossy: bool) -> None:
+    def make(key: RngKey) -> Cached:
+        faults = random.Random(key.seed) if lossy else None
+        return Cached(verifier=recursive_rejection, key=key, faults=faults)
+
+    assert p_value(*many(make)) > 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("broken", [SharedNoise, DropsByItsOwnNoise, Missing])
+def test_a_hundred_thousand_tokens_of_a_broken_variant_are_caught(broken: type[Cached]) -> None:
+    verifier = random_fallback if broken is Missing else recursive_rejection
+    assert p_value(*many(lambda key: broken(verifier=verifier, key=key))) < 1e-20

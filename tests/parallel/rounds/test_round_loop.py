@@ -10,10 +10,12 @@ import pytest
 from parallel.decoding.modes.mode_registry import policy_of
 from parallel.decoding.round_state import DraftArrived, Stage
 from parallel.decoding.types import DecodeMode, DraftTree, Verdict
+from parallel.decoding.verdict_outcomes import VerdictOutcome
 from parallel.rounds.controller import DraftLengthController
 from parallel.rounds.machine import start
 from parallel.rounds.mode_chooser import ModeChooser
-from parallel.rounds.round_loop import Forward, RoundLoop, RoundWork
+from parallel.rounds.round_edges import Forward, LookedUp, RoundWork
+from parallel.rounds.round_loop import RoundLoop
 from parallel.rounds.tree_record import TreeRecord
 
 RIGHT = 1
@@ -45,6 +47,7 @@ class Edges:
         self.steps: list[str] = []
         self.patience_s: list[float] = []
         self.partial = False
+        self.copy = LookedUp()
 
     def now_s(self) -> float:
         return self.time_s
@@ -88,13 +91,20 @@ class Edges:
         assert works
         self.steps.append("take")
 
+    def look_up(self, work: Work, num_draft: int) -> LookedUp:
+        self.steps.append("look up")
+        assert work.commit is not None
+        return self.copy if len(self.copy.token_ids) <= num_draft else LookedUp()
+
     def score(self, works: Items[Work]) -> Forward:
         self.steps.append("score")
         self.time_s += 2.0
         return Forward(sum(work.score.num_logits for work in works if work.score), 2.0)
 
-    def take_due(self, works: Mapping[int, Work], patience_s: float) -> bool:
-        assert works
+    def take_due(
+        self, works: Mapping[int, Work], growing: Mapping[int, VerdictOutcome], patience_s: float
+    ) -> bool:
+        assert set(growing) <= set(works)
         self.patience_s.append(patience_s)
         return False
 
@@ -242,3 +252,52 @@ def test_nothing_is_waited_for_where_the_verdict_was_not_foreseen() -> None:
     for _ in range(3):
         run(loop, sequence)
     assert edges.patience_s == []
+
+
+class Wrong(Edges):
+    """Rejects every draft."""
+
+    def verdicts(self, works: Items[Work]) -> Items[tuple[Work, Verdict]]:
+        return [(work, Verdict(num_accepted=0, next_token=RIGHT + 1)) for work in works]
+
+
+def test_a_verdict_that_no_draft_was_made_for_is_answered_by_a_look_up() -> None:
+    edges = Wrong()
+    edges.copy = LookedUp(token_ids=(5, 6), gains=(0.8, 0.6))
+    loop, sequence = make(edges), ToySequence(DecodeMode.OUTCOMES)
+    run(loop, sequence)
+    assert edges.steps[-1] == "look up"
+    assert sequence.state.in_flight.token_ids == (5, 6)
+    alpha = loop.controller.acceptance(1)
+    work = run(loop, sequence)
+    assert work.score is not None
+    assert work.score.token_ids == (RIGHT + 1, 5, 6)
+    assert work.commit is not None
+    assert work.commit.rejected
+    assert loop.controller.acceptance(1) == alpha  # it tells nothing of the drafter
+
+
+@pytest.mark.parametrize(
+    ("gains", "num_remaining", "mode"),
+    [
+        ((0.2, 0.1), 100, DecodeMode.OUTCOMES),  # unlikely
+        ((0.8, 0.6), 3, DecodeMode.OUTCOMES),  # longer than what may still be generated
+        ((0.8, 0.6), 100, DecodeMode.PEARL),
+    ],
+)
+def test_no_look_up_is_tested_that_is_unlikely_too_long_or_not_asked_for(
+    gains: tuple[float, ...], num_remaining: int, mode: DecodeMode
+) -> None:
+    edges = Wrong()
+    edges.copy = LookedUp(token_ids=(5, 6), gains=gains)
+    loop, sequence = make(edges), ToySequence(mode, num_remaining=num_remaining)
+    run(loop, sequence)
+    assert len(sequence.state.in_flight) == 0
+    assert ("look up" in edges.steps) is (mode is DecodeMode.OUTCOMES)
+
+
+def test_a_verdict_that_a_draft_was_made_for_is_not_looked_up() -> None:
+    edges = Edges()
+    loop, sequence = make(edges), ToySequence(DecodeMode.OUTCOMES)
+    run(loop, sequence)
+    assert "look up" not in edges.steps

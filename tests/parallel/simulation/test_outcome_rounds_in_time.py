@@ -6,9 +6,9 @@ from itertools import product
 import numpy as np
 import pytest
 
-from parallel.decoding.modes.outcomes import OutcomesMode
 from parallel.decoding.types import DecodeMode
 from parallel.rounds.cost import expected_tokens
+from parallel.rounds.outcome_budget import CHOICES
 from parallel.simulation.decoding_rounds import simulate
 from parallel.simulation.decoding_setup import (
     SimulatedDecoding,
@@ -39,12 +39,14 @@ def run(chosen: SimulatedDeployment, num_tokens: int = 2000, batch: int = 1) -> 
     return simulate(replace(chosen, max_batch=batch), requests)
 
 
-def chain_tokens(alpha: float, beta: float, length: int, num_outcomes: int) -> float:
+def chain_tokens(
+    alpha: float, beta: float, length: int, num_outcomes: int, num_ranks: int = _RANKS
+) -> float:
     """Return the tokens of a round: every verdict of both states, and which ones are prepared."""
     tokens, hits = np.zeros(2), np.zeros(2)
     for state, num_flying in enumerate((0, length - 1)):
         listed = []
-        for kept, rank in product(range(num_flying + 1), range(_RANKS)):
+        for kept, rank in product(range(num_flying + 1), range(num_ranks)):
             probability = alpha**kept * (1 - alpha) * beta * (1 - beta) ** rank
             listed.append((probability, kept, rank))
         prepared = sorted(listed, key=lambda each: (-each[0], each[1], each[2]))
@@ -67,7 +69,7 @@ def test_rounds_yield_what_the_chain_says(
     found = run(setting(alpha, float(length), beta=beta, length=length), 5000)
     came_out = found.accepted / (found.accepted + found.rejected)
     assert came_out == pytest.approx(alpha, abs=0.03)
-    tokens = chain_tokens(came_out, beta, length, OutcomesMode().num_outcomes(length))
+    tokens = chain_tokens(came_out, beta, length, max(CHOICES))
     assert found.num_tokens / found.num_rounds == pytest.approx(tokens, rel=0.02)
     assert found.tokens_per_s == pytest.approx(tokens / length, rel=0.02)  # no round waits
     pearl = run(replace(setting(alpha, float(length), length=length), mode=PEARL))
@@ -115,11 +117,33 @@ def test_messages_cost_nothing_while_the_window_holds_them() -> None:
     assert speeds[1] > 0.95 * speeds[0]
 
 
-def test_branches_that_slow_the_drafter_down_shorten_its_drafts() -> None:
-    quick = run(setting(0.8, 5.0))
-    slow = run(replace(setting(0.8, 5.0), branch_s=0.2))
-    assert slow.num_tokens / slow.num_rounds < 0.9 * quick.num_tokens / quick.num_rounds
-    assert slow.elapsed_s / slow.num_rounds < 1.15 * 5.0
+@pytest.mark.parametrize("branch_s", [0.05, 0.2])
+def test_as_many_outcomes_are_drafted_for_as_pay(
+    branch_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = replace(setting(0.8, 5.0), branch_s=branch_s)
+    found, fixed = run(chosen, 800).tokens_per_s, []
+    for num in CHOICES[::2]:
+        monkeypatch.setattr("parallel.rounds.outcome_budget.CHOICES", (num,))
+        fixed.append(run(chosen, 800).tokens_per_s)
+    assert found > 0.95 * max(fixed) > 1.02 * min(fixed)
+
+
+def test_drafters_that_share_a_request_s_outcomes_miss_less_often() -> None:
+    one = setting(0.8, 10.0, beta=0.3, length=10)
+    three = run(replace(one, num_drafters=3), 3000)
+    came_out = three.accepted / (three.accepted + three.rejected)
+    tokens = chain_tokens(came_out, 0.3, 10, 3 * max(CHOICES), num_ranks=16)
+    assert three.num_tokens / three.num_rounds == pytest.approx(tokens, rel=0.02)
+    assert three.tokens_per_s > 1.15 * run(one, 3000).tokens_per_s
+
+
+def test_more_drafters_slow_no_step_down_and_are_shared_by_a_batch() -> None:
+    slow = replace(setting(0.8, 5.0), branch_s=0.05)
+    alone, three = run(slow, 1000), run(replace(slow, num_drafters=3), 1000)
+    assert three.tokens_per_s > alone.tokens_per_s
+    batch, shared = run(slow, 500, batch=4), run(replace(slow, num_drafters=4), 500, batch=4)
+    assert shared.tokens_per_s > 1.1 * batch.tokens_per_s
 
 
 def test_a_sequence_that_misses_delays_no_other() -> None:

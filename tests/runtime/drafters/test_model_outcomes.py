@@ -53,7 +53,13 @@ class Asker:
         self.known: tuple[int, ...] = ()
 
     def ask(
-        self, committed: tuple[int, ...], in_flight: tuple[int, ...], *, num: int = 10
+        self,
+        committed: tuple[int, ...],
+        in_flight: tuple[int, ...],
+        *,
+        num: int = 10,
+        part: int = 0,
+        num_parts: int = 1,
     ) -> list[DraftPart]:
         """Return the parts of the answer, for drafts of four."""
         wanted = committed + in_flight
@@ -70,6 +76,8 @@ class Asker:
             stream=True,
             num_in_flight=len(in_flight),
             num_outcomes=num,
+            outcome_part=part,
+            num_outcome_parts=num_parts,
         )
         return list(self.drafter.answer(DraftRequest(round=1, items=(item,))))
 
@@ -116,7 +124,7 @@ def test_every_draft_is_what_the_model_alone_drafts_after_its_outcome(
         assert [part.num_steps for part in parts] == [1, 2, 3, 4]
         assert own(parts) == asker.alone(committed + in_flight, 4)
         found = gathered(parts)
-        assert len(found) == (9 if in_flight else 6)
+        assert len(found) == (9 if in_flight else 8)
         for outcome, draft in found.items():
             kept = committed + in_flight[: outcome.num_accepted]
             assert draft == asker.alone((*kept, outcome.next_token), 3)
@@ -206,3 +214,31 @@ def test_the_outcomes_that_come_true_are_prepared_for_more_often() -> None:
     fresh = replace(sequence, odds=None)
     assert fresh.odds is None
     assert sequence.odds.acceptance(0.1) > 0.45
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS[:2])
+def test_drafters_that_share_outcomes_take_each_of_the_likeliest_once(
+    sampling: SamplingParams,
+) -> None:
+    committed, in_flight = tokens(NUM_PROMPT), tokens(3, seed=5)
+    model = tiny_model()
+    alone = Asker(model, sampling)
+    whole = alone.ask(committed, in_flight, num=12)
+    shares = [
+        Asker(model, sampling).ask(committed, in_flight, num=4, part=part, num_parts=3)
+        for part in range(3)
+    ]
+    assert own(shares[0]) == own(whole)
+    assert own(shares[1]) == own(shares[2]) == ()
+    found = [gathered(parts) for parts in shares]
+    assert [len(each) for each in found] == [3, 4, 4]
+    together = {outcome: draft for each in found for outcome, draft in each.items()}
+    assert together == gathered(whole)
+
+
+def test_a_share_without_an_outcome_is_answered_at_once() -> None:
+    asker = Asker(tiny_model(), SamplingParams())
+    (part,) = asker.ask(tokens(NUM_PROMPT), (), num=1, part=300, num_parts=301)
+    assert not part.partial
+    assert part.items[0].outcomes == ()
+    assert part.items[0].token_ids == ()

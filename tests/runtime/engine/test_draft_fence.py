@@ -127,3 +127,16 @@ def test_an_answer_with_outcomes_may_end_after_any_part() -> None:
             assert not found.drafts[0].is_held
         last = fence.check(Proposal(round=number, items=(), draft_s=0.1))
         assert bool(last.problems) == (parts == 0)
+
+
+def test_a_drafter_that_shares_outcomes_drafts_for_them_alone() -> None:
+    fence = DraftFence(vocab_size=10)
+    item = replace(FEW, stream=True, outcome_part=1, num_outcome_parts=2)
+    fence.expect(DraftRequest(round=1, items=(item,)))
+    for first, tokens in ((0, ()), (0, (7,)), (1, (8,))):
+        part = outcome(1, 5, *tokens, first=first)
+        answer = ProposalItem(request=7, epoch=0, base=3, token_ids=(), outcomes=(part,))
+        found = fence.check(Proposal(round=1, items=(answer,), draft_s=0.1, partial=True))
+        assert not found.problems
+        assert found.drafts[0].outcomes == (part,)
+    assert not fence.check(Proposal(round=1, items=(), draft_s=0.1)).problems
