@@ -1,6 +1,6 @@
 """Check conversations, with the same rules for requests, prompt files and training records."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runtime.checking.values import describe, items, text
@@ -44,14 +44,18 @@ def messages(
     return found
 
 
-def check_beside(record: Mapping[str, object]) -> None:
+def check_beside(record: Mapping[str, object], *, known: Sequence[str] = ()) -> None:
     """Raise if a record has a field beside its prompt that would be ignored.
+
+    Args:
+        record: the record.
+        known: fields that the caller reads.
 
     Raises:
         InvalidValue: a field of `BESIDE_MESSAGES` is neither null nor empty; names it.
     """
     for key in BESIDE_MESSAGES:
-        if record.get(key):
+        if record.get(key) and key not in known:
             raise InvalidValue(
                 f"{key} is not supported in a record: write it into the messages, or remove it"
             )

@@ -74,15 +74,22 @@ def encode_completion(
     return PromptedTokens(tuple(prompt_ids), tuple(following))
 
 
-def render_answer(tokenizer: Tokenizer, messages: Sequence[Message]) -> Answer:
+def render_answer(
+    tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Message] = ()
+) -> Answer:
     """Return a conversation's prompt and its last answer, with the template's end token.
+
+    Args:
+        tokenizer: renders conversations.
+        messages: the conversation.
+        tools: definitions of functions that the assistant may call.
 
     Raises:
         ConfigError: the template fails, changes the answer, or does not continue its own prompt.
     """
     *before, last = messages
-    prompt = tokenizer.render_chat(before)
-    whole = tokenizer.render_chat(messages, is_open=False)
+    prompt = tokenizer.render_chat(before, tools=tools)
+    whole = tokenizer.render_chat(messages, is_open=False, tools=tools)
     if not whole.startswith(prompt):
         same = next(i for i, char in enumerate(prompt) if whole[i : i + 1] != char)
         raise ConfigError(
@@ -99,7 +106,8 @@ def render_answer(tokenizer: Tokenizer, messages: Sequence[Message]) -> Answer:
             f"the chat template changes the answer {content[:40]!r} to {rest[:40]!r}: train on "
             "prompt and completion"
         )
-    marked = tokenizer.render_chat([*before, {**last, "content": MARK}], is_open=False)
+    with_mark = [*before, {**last, "content": MARK}]
+    marked = tokenizer.render_chat(with_mark, is_open=False, tools=tools)
     closing = marked.rpartition(MARK)[2]
     if not rest.endswith(closing):
         raise ConfigError(
@@ -109,8 +117,12 @@ def render_answer(tokenizer: Tokenizer, messages: Sequence[Message]) -> Answer:
     return Answer(prompt, rest[: len(rest) - len(closing)] + _up_to_end(tokenizer, closing))
 
 
-def render_turns(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[Answer, ...]:
+def render_turns(
+    tokenizer: Tokenizer, messages: Sequence[Message], tools: Sequence[Message] = ()
+) -> tuple[Answer, ...]:
     """Return all turns of the assistant, each with the text since the one before it.
+
+    The arguments are those of `render_answer`.
 
     Raises:
         ConfigError: as `render_answer` does, or the template changes a turn when others follow.
@@ -120,7 +132,7 @@ def render_turns(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[Ans
     for number, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        answer = render_answer(tokenizer, messages[: number + 1])
+        answer = render_answer(tokenizer, messages[: number + 1], tools)
         if not answer.prompt.startswith(known):
             raise ConfigError(
                 f"the chat template changes a turn before messages[{number}] when others follow, "

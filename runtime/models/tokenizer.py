@@ -166,13 +166,15 @@ class Tokenizer:
                     "not part of the text: give that token alone as a stop string"
                 )
 
-    def render_chat(self, messages: Sequence[Message], *, is_open: bool = True) -> str:
+    def render_chat(
+        self, messages: Sequence[Message], *, is_open: bool = True, tools: Sequence[Message] = ()
+    ) -> str:
         """Return a conversation as text, up to the assistant's turn if it is open.
 
         Raises:
-            ConfigError: the model has no chat template, or it rejects the conversation.
+            ConfigError: the model has no chat template, or it rejects the conversation or a tool.
         """
-        return self._chat.render(messages, is_open=is_open)
+        return self._chat.render(messages, is_open=is_open, tools=tools)
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return the UTF-8 bytes that a token adds to a text, maybe a part of a character."""

@@ -194,18 +194,32 @@ def conversation(seed: int) -> list[dict[str, str]]:
     return found
 
 
+TOOLS = [
+    {"type": "function", "function": {"name": name, "parameters": {"type": "object"}}}
+    for name in ("quick_look", "fox")
+]
+WITH_TOOLS = "{% if tools %}{% for t in tools %}{{ t | tojson }}\n{% endfor %}{% endif %}"
+
+
+@pytest.mark.parametrize("tools", [(), TOOLS], ids=["without tools", "with tools"])
 @pytest.mark.parametrize("name", TURN_TEMPLATES)
-def test_all_turns_are_learned_where_transformers_marks_them(tmp_path: Path, name: str) -> None:
+def test_all_turns_are_learned_where_transformers_marks_them(
+    tmp_path: Path, name: str, tools: list[dict[str, object]]
+) -> None:
     inner = byte_level(special=["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|sep|>", "<s>"])
     settings = {"eos_token": "<|im_end|>", "bos_token": "<s>"}
-    write(tmp_path, inner, settings, template=TURN_TEMPLATES[name])
+    write(tmp_path, inner, settings, template=WITH_TOOLS + TURN_TEMPLATES[name])
     ours, theirs = load(tmp_path)
     for seed in range(50):
         messages = conversation(seed)
-        turns = encode_turns(ours, render_turns(ours, messages))
+        turns = encode_turns(ours, render_turns(ours, messages, tools))
         wanted = theirs.apply_chat_template(
-            messages, return_dict=True, return_assistant_tokens_mask=True
+            messages,
+            tools=list(tools) or None,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
         )
+        assert ("quick_look" in theirs.decode(wanted["input_ids"])) == bool(tools)
         size = len(turns.token_ids)
         assert list(turns.token_ids) == wanted["input_ids"][:size]
         mask = [0] * len(wanted["input_ids"])
