@@ -1,6 +1,7 @@
-"""AdamW on one vector (Loshchilov and Hutter, arXiv 1711.05101), and its learning rate."""
+"""AdamW on one vector (Loshchilov and Hutter, arXiv 1711.05101)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,8 @@ class AdamW:
     """Steps made, the skipped ones included."""
     num_skipped: int = 0
     """Steps that changed nothing."""
+    undecayed: Sequence[slice] = ()
+    """Parts of the parameters that do not decay, in order, each with its first number and end."""
 
     @classmethod
     def start(cls, parameters: Vector) -> "AdamW":
@@ -51,6 +54,8 @@ class AdamW:
                 mean = first[part] / np.float32(1 - beta1**num_updates)
                 spread = np.sqrt(second[part] / np.float32(1 - beta2**num_updates))
                 kept = self.parameters[part] * np.float32(1 - lr * weight_decay)
+                for same in _inside(part, self.undecayed):
+                    kept[same.start - part.start : same.stop - part.start] = self.parameters[same]
                 parameters[part] = kept - np.float32(lr) * (mean / (spread + np.float32(_EPS)))
         if not all(map(is_finite, (first, second, parameters))):
             raise FloatingPointError("the update is not finite")
@@ -72,28 +77,13 @@ def is_finite(vector: Vector) -> bool:
 
 def _blocks(size: int) -> list[slice]:
     """Return slices that cut a vector into blocks of a bounded size."""
-    return [slice(first, first + _BLOCK) for first in range(0, size, _BLOCK)]
+    return [slice(first, min(first + _BLOCK, size)) for first in range(0, size, _BLOCK)]
 
 
-def learning_rate(step: int, *, num_steps: int, peak: float, warmup: float, schedule: str) -> float:
-    """Return the learning rate of a step.
-
-    Args:
-        step: number of the step, from 0.
-        num_steps: steps of the whole run.
-        peak: the highest rate.
-        warmup: share of the steps in which the rate rises to the peak.
-        schedule: "constant", "linear" or "cosine", after the warm-up.
-    """
-    rising = math.ceil(num_steps * warmup)
-    if step < rising:
-        return peak * (step + 1) / rising
-    left = 1 - (step - rising) / max(num_steps - rising, 1)
-    if schedule == "linear":
-        return peak * left
-    if schedule == "cosine":
-        return peak * 0.5 * (1 + math.cos(math.pi * (1 - left)))
-    return peak
+def _inside(block: slice, parts: Sequence[slice]) -> list[slice]:
+    """Return what a block has of some parts of a vector."""
+    cut = (slice(max(p.start, block.start), min(p.stop, block.stop)) for p in parts)
+    return [part for part in cut if part.start < part.stop]
 
 
 def clipped(gradient: Vector, max_norm: float | None) -> tuple[Vector, float]:

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeVar
@@ -64,6 +65,8 @@ class LoraLinear(nn.Module):
         self.inputs: SplitInputs | None = None
         """Which inputs of the layer these are, where they are split over a group; what is returned
         is then a part of a sum."""
+        self.is_on = True
+        """Whether the update is added; without it, the layer is its base."""
         self.lora_magnitude_vector: nn.Parameter | None = None
         if dora:
             self.lora_magnitude_vector = nn.Parameter(row_lengths(weight_of(base)))
@@ -71,6 +74,8 @@ class LoraLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return [..., out_features] of x, [..., in_features]."""
         out: Tensor = self.base(x)
+        if not self.is_on:
+            return out
         seen = self._seen(x)
         update = self._scale * F.linear(F.linear(seen, self.lora_A), self.lora_B)
         if self.lora_magnitude_vector is None:
@@ -98,6 +103,19 @@ class LoraLinear(nn.Module):
         if self.inputs is None:
             return lengths
         return self.inputs.group.all_reduce(lengths.square()).sqrt()
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """Compute with a model's base alone."""
+    adapters = [module for module in model.modules() if isinstance(module, LoraLinear)]
+    for adapter in adapters:
+        adapter.is_on = False
+    try:
+        yield
+    finally:
+        for adapter in adapters:
+            adapter.is_on = True
 
 
 def row_lengths(weight: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parallel.training.adamw import AdamW, clipped, learning_rate
+from parallel.training.adamw import AdamW, clipped
+from parallel.training.learning_rate import learning_rate
 from parallel.training.sampler import step_samples
 from parallel.training.shared_seed.byte_codec import FRACTION_BITS, decode, encode
 from parallel.training.shared_seed.directions import weighted_sum
@@ -266,4 +267,5 @@ def _rate(config: TrainConfig, step: int) -> float:
         peak=optimizer.lr,
         warmup=optimizer.warmup,
         schedule=optimizer.schedule,
+        cycles=optimizer.cycles,
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from parallel.training.adamw import learning_rate
+from parallel.training.learning_rate import Schedule, learning_rate
 from parallel.training.shared_seed.byte_codec import ABSTAIN, FRACTION_BITS, LARGEST, decode
 from parallel.training.shared_seed.numbering import MAX_MACHINES
 from parallel.training.shared_seed.round_messages import MachineReport, Receipt, RoundAnswer
@@ -43,7 +43,7 @@ class Rules:
     """Rounds of the run."""
     lr: float
     warmup: float = 0.0
-    schedule: str = "constant"
+    schedule: Schedule = "constant"
     weight_decay: float = 0.0
     momentum: float = 0.0
     normalise: bool = True

@@ -1,12 +1,10 @@
-"""AdamW against torch's, and the schedules of its learning rate."""
-
-import math
+"""AdamW against torch's."""
 
 import numpy as np
 import pytest
 import torch
 
-from parallel.training.adamw import AdamW, Vector, clipped, is_finite, learning_rate
+from parallel.training.adamw import AdamW, Vector, clipped, is_finite
 
 
 def test_steps_are_those_of_torch() -> None:
@@ -23,6 +21,35 @@ def test_steps_are_those_of_torch() -> None:
     np.testing.assert_allclose(ours.parameters, theirs.detach().numpy(), rtol=2e-5, atol=1e-6)
     assert ours.step == 20
     assert ours.parameters.dtype == np.float32
+
+
+def test_what_does_not_decay_is_one_of_torch_s_groups_without_decay() -> None:
+    draw = np.random.default_rng(2)
+    size = 600_000  # several blocks, with a part across two of them
+    start = draw.standard_normal(size).astype(np.float32)
+    spans = [slice(0, 5), slice(100_000, 400_000), slice(size - 7, size)]
+    ours = AdamW.start(start.copy())
+    ours.undecayed = spans
+    is_undecayed = np.zeros(size, dtype=np.bool_)
+    for span in spans:
+        is_undecayed[span] = True
+    groups = [
+        torch.nn.Parameter(torch.from_numpy(start[rows])) for rows in (is_undecayed, ~is_undecayed)
+    ]
+    reference = torch.optim.AdamW(
+        [{"params": groups[:1], "weight_decay": 0.0}, {"params": groups[1:], "weight_decay": 0.5}],
+        lr=0.02,
+    )
+    for _ in range(3):
+        gradient = draw.standard_normal(size).astype(np.float32)
+        ours.update(gradient, lr=0.02, beta1=0.9, beta2=0.999, weight_decay=0.5)
+        for group, rows in zip(groups, (is_undecayed, ~is_undecayed), strict=True):
+            group.grad = torch.from_numpy(gradient[rows])
+        reference.step()
+    for group, rows in zip(groups, (is_undecayed, ~is_undecayed), strict=True):
+        np.testing.assert_allclose(
+            ours.parameters[rows], group.detach().numpy(), rtol=2e-5, atol=1e-6
+        )
 
 
 def test_the_first_step_moves_each_parameter_by_the_rate_against_its_gradient() -> None:
@@ -75,32 +102,6 @@ def test_one_number_makes_a_vector_not_finite_and_large_ones_do_not(bad: float) 
     assert not is_finite(large)
     large[618] = -bad
     assert not is_finite(large)
-
-
-@pytest.mark.parametrize(
-    ("schedule", "rates"),
-    [
-        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
-        ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
-        ("cosine", [0.5, 1.0, 1.0, (2 + math.sqrt(2)) / 4, 0.5, (2 - math.sqrt(2)) / 4]),
-    ],
-)
-def test_a_rate_rises_in_the_warm_up_and_then_follows_its_schedule(
-    schedule: str, rates: list[float]
-) -> None:
-    found = [
-        learning_rate(step, num_steps=6, peak=1.0, warmup=0.3, schedule=schedule)
-        for step in range(6)
-    ]
-    assert found == pytest.approx(rates)  # a warm-up of 30% of six steps is two steps
-
-
-def test_a_run_of_warm_up_alone_ends_at_its_peak() -> None:
-    rates = [
-        learning_rate(step, num_steps=4, peak=2.0, warmup=1.0, schedule="linear")
-        for step in range(4)
-    ]
-    assert rates == pytest.approx([0.5, 1.0, 1.5, 2.0])
 
 
 def test_a_gradient_is_scaled_down_to_the_norm_and_never_up() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from parallel.group import SoloGroup
-from parallel.training.lora import LoraLinear, SplitInputs, add_lora
+from parallel.training.lora import LoraLinear, SplitInputs, adapters_off, add_lora
 
 
 class TwoLayers(nn.Module):
@@ -41,6 +41,24 @@ def test_an_adapter_adds_its_product_times_alpha_over_rank() -> None:
     x = torch.randn(5, 4)
     weight = base.weight + 4.0 * adapter.lora_B @ adapter.lora_A
     torch.testing.assert_close(adapter(x), x @ weight.T + base.bias)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_a_model_whose_adapters_are_off_is_its_base(dora: bool) -> None:
+    model, x = TwoLayers(), torch.randn(2, 4)
+    before = model(x)
+    for weight in add_lora(
+        model, ["q_proj", "o_proj"], rank=2, alpha=8, seed=0, dora=dora
+    ).values():
+        weight.data += 0.3
+    changed = model(x)
+    with adapters_off(model):
+        assert torch.equal(model(x), before)
+    assert torch.equal(model(x), changed)
+    with pytest.raises(RuntimeError, match="shapes"), adapters_off(model):
+        model(torch.ones(1))
+    assert torch.equal(model(x), changed)
+    assert not torch.equal(changed, before)
 
 
 def test_only_adapters_learn() -> None:

@@ -1,0 +1,1 @@
+"""Records of data files: their fields, and preferences among answers."""
