@@ -13,7 +13,7 @@ from runtime.groups.meeting import Home, offer_between
 from runtime.groups.rendezvous import GroupOffer, GroupSpec, join_group
 from runtime.rank.group_models import NamedModel, on_this_node
 from runtime.training.adapters.weight_layout import StartPoint
-from runtime.training.chunk_work import ChunkResult, ChunkWork, Vector
+from runtime.training.chunk_work import ChunkResult, ChunkWork, PreferenceSums, Vector
 from runtime.training.job.job_config import TrainConfig
 from runtime.training.training_data import Sample
 from runtime.training.worker import TrainWorker
@@ -56,8 +56,18 @@ class _Worker:
         return self._worker.correct(parameters, groups, right)
 
     def mean_loss(self, parameters: Vector, samples: list[Sample]) -> tuple[float, int]:
-        """Return the summed loss of samples, and their learned tokens."""
+        """Return the summed loss of samples, and how many losses it sums."""
         return self._worker.mean_loss(parameters, samples)
+
+    def answer(
+        self, parameters: Vector, prompt: tuple[int, ...], ends: frozenset[int], max_tokens: int
+    ) -> list[int]:
+        """Return the greedy answer to a prompt."""
+        return self._worker.answer(parameters, prompt, ends, max_tokens)
+
+    def preferences(self, parameters: Vector, pairs: list[Sample]) -> PreferenceSums:
+        """Return how far the model agrees with preferences."""
+        return self._worker.preferences(parameters, pairs)
 
 
 class TrainWorkerActor(_Worker):

@@ -7,7 +7,7 @@ from pathlib import Path
 from cluster.charts.figure import new_stack, save_figure, whole_number_ticks
 
 _LOSSES = ("loss", "eval_loss")
-_MEASURED = ("accuracy", "reward")
+_MEASURED = ("accuracy", "margin", "reward")
 
 
 def plot_training(lines: Sequence[Mapping[str, float | None]], file: Path) -> None:

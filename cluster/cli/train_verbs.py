@@ -72,9 +72,9 @@ add_verb(
         name="train status",
         options=TrainStatusOptions,
         run=table.train_status,
-        example="runs/sst2",
+        example="runs/sst2 --watch",
         arguments=("directory",),
-        flags={"": ("json",)},
+        flags={"": ("watch", "json")},
     ),
 )
 add_verb(

@@ -89,6 +89,8 @@ class TrainStatusOptions:
 
     directory: InputDirectory
     """The job's directory."""
+    watch: bool = False
+    """Show it again after every step, until the job ends."""
     json: bool = False
     """Print JSON, one object a model."""
 

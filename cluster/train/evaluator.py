@@ -1,12 +1,13 @@
 """What a fine-tuning job prints and evaluates, with any method."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from rich.console import Console
 
 from parallel.training.adamw import Vector
 from runtime.models.tokenizer import Tokenizer
+from runtime.training.chunk_work import PreferenceSums
 from runtime.training.samples import EvalSamples
 from runtime.training.training_data import Sample, TextExample, render
 
@@ -30,7 +31,7 @@ class Measure(Protocol):
 
 
 class Evaluator:
-    """Evaluates on the evaluation file: rewards, accuracy if there are choices, else the loss."""
+    """Evaluates on the evaluation file: rewards, preferences, choices, or else the loss."""
 
     def __init__(
         self,
@@ -39,12 +40,22 @@ class Evaluator:
         *,
         learned: Sequence[Sample] = (),
         reward: Callable[[Vector], float] | None = None,
+        preferences: Callable[[Vector, list[list[Sample]]], list[PreferenceSums]] | None = None,
     ) -> None:
-        """Evaluate with `measure` on the tests; `learned` are samples that are trained on."""
+        """Evaluate with `measure` on the tests.
+
+        Args:
+            tests: the evaluation set.
+            measure: evaluates weights on it.
+            learned: samples that are trained on.
+            reward: returns the mean reward of weights, where answers are scored.
+            preferences: measures preferences, where the tests are preferences.
+        """
         self._tests = tests
         self._measure = measure
         self._learned = list(learned[:_EVAL_BATCH])
         self._reward = reward
+        self._preferences = preferences
 
     @property
     def has_tests(self) -> bool:
@@ -68,7 +79,18 @@ class Evaluator:
             hits = self._measure.correct(parameters, batches)
             return {"accuracy": round(hits / len(groups), 4)}
         runs = [samples[part] for part in parts]
+        if self._preferences is not None:
+            return _preferred(self._preferences(parameters, runs))
         return {"eval_loss": round(self._measure.mean_loss(parameters, runs), 4)}
+
+
+def _preferred(sums: Sequence[PreferenceSums]) -> dict[str, float]:
+    num = sum(one.num_pairs for one in sums)
+    return {
+        "eval_loss": round(sum(one.loss for one in sums) / num, 4),
+        "accuracy": round(sum(one.num_right for one in sums) / num, 4),
+        "margin": round(sum(one.margin for one in sums) / num, 4),
+    }
 
 
 def show_samples(
@@ -77,10 +99,3 @@ def show_samples(
     """Print the first samples, with the learned part in brackets."""
     for example, sample in list(zip(examples, samples, strict=False))[:_SHOWN]:
         _NOTES.print(f"sample: {render(example, sample, tokenizer)}", markup=False)
-
-
-def figures(metrics: Mapping[str, float | None]) -> str:
-    """Return the metrics that a user reads, as text."""
-    names = ("step", "loss", "eval_loss", "accuracy", "reward")
-    found = {name: metrics[name] for name in names if metrics.get(name) is not None}
-    return ", ".join(f"{name} {value:g}" for name, value in found.items())

@@ -39,8 +39,16 @@ class JobData:
         return None if isinstance(self.samples, StreamedSamples) else self.sizes
 
 
-def read_job_data(data: DataConfig, tokenizer: Tokenizer, sampler: Sampler) -> JobData:
+def read_job_data(
+    data: DataConfig, tokenizer: Tokenizer, sampler: Sampler, *, prefers: bool = False
+) -> JobData:
     """Read a job's samples, or open the files that they are read from later.
+
+    Args:
+        data: the files.
+        tokenizer: the model's.
+        sampler: makes the samples.
+        prefers: whether records are preferences; these are not read in windows.
 
     Raises:
         ConfigError: a file cannot be read, or a record cannot be used; names the line. Of files
@@ -55,7 +63,10 @@ def read_job_data(data: DataConfig, tokenizer: Tokenizer, sampler: Sampler) -> J
             examples=streamed.first_examples(_FIRST),
             note=f"{len(streamed):,} records are read in windows of {data.buffer:,} while training",
         )
-    by_file = [read_examples(Path(one), data, tokenizer, limit=data.limit) for one in data.files]
+    by_file = [
+        read_examples(Path(one), data, tokenizer, limit=data.limit, prefers=prefers)
+        for one in data.files
+    ]
     examples = list(chain.from_iterable(by_file))
     samples = sampler.samples(examples, among_choices=data.among_choices)
     return JobData(

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -88,7 +88,7 @@ class JobProgress:
         if made <= 0 or self._done == self._total:
             return ""
         left_s = (now_s - self._start_s) / made * (self._total - self._done)
-        return f" {_duration(left_s)} left"
+        return f" {duration(left_s)} left"
 
 
 class StepDisplay:
@@ -121,7 +121,15 @@ class StepDisplay:
         self._progress.note(text)
 
 
-def _duration(seconds: float) -> str:
+def figures(metrics: Mapping[str, float | None]) -> str:
+    """Return the metrics that a user reads, as text."""
+    names = ("step", "loss", "eval_loss", "accuracy", "margin", "reward")
+    found = {name: metrics[name] for name in names if metrics.get(name) is not None}
+    return ", ".join(f"{name} {value:g}" for name, value in found.items())
+
+
+def duration(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds."""
     minutes, left = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{left:02d}"

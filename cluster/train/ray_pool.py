@@ -15,7 +15,7 @@ from parallel.training.adamw import Vector
 from runtime.clock import MonotonicClock
 from runtime.errors import PacelineError, PeerError, PeerTimeout
 from runtime.training.adapters.weight_layout import StartPoint
-from runtime.training.chunk_work import ChunkResult, ChunkWork
+from runtime.training.chunk_work import ChunkResult, ChunkWork, PreferenceSums
 from runtime.training.evaluation import evaluate
 from runtime.training.job.job_config import TrainConfig
 from runtime.training.streaming.streamed_samples import StreamedSamples
@@ -240,9 +240,25 @@ class ModelPool(RayPool):
         return sum(hits)
 
     def mean_loss(self, parameters: Vector, batches: list[list[Sample]]) -> float:
-        """Return the mean loss over the tokens in the loss; raises as `correct` does."""
+        """Return the mean loss over tokens in the loss, or pairs; raises as `correct` does."""
         found = self._evaluate("mean_loss", parameters, [(batch,) for batch in batches])
         return float(sum(loss for loss, _ in found) / max(sum(num for _, num in found), 1))
+
+    def preferences(self, parameters: Vector, batches: list[list[Sample]]) -> list[PreferenceSums]:
+        """Return how far the model agrees with each batch's preferences; raises as `correct`."""
+        return self._evaluate("preferences", parameters, [(batch,) for batch in batches])
+
+    def answers(
+        self,
+        parameters: Vector,
+        prompts: Sequence[tuple[int, ...]],
+        *,
+        ends: frozenset[int],
+        max_tokens: int,
+    ) -> list[list[int]]:
+        """Return the greedy answer to each prompt; raises as `correct` does."""
+        batches = [(prompt, ends, max_tokens) for prompt in prompts]
+        return self._evaluate("answer", parameters, batches)
 
     def _evaluate(
         self, method: str, parameters: Vector, batches: Sequence[tuple[object, ...]]

@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 
 from cluster.network.ray_session import RaySession
-from cluster.train.evaluator import Evaluator, figures, show_samples
-from cluster.train.progress import JobProgress
+from cluster.train.evaluator import Evaluator, show_samples
+from cluster.train.progress import JobProgress, figures
 from cluster.train.shared_seed_actors import SharedSeedActors
 from cluster.train.stopping import cancelling
 from parallel.training.adamw import Vector, is_finite

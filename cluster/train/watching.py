@@ -1,4 +1,4 @@
-"""What shows a fine-tuning job beside its metrics: TensorBoard's event files, and a chart."""
+"""What shows a fine-tuning job beside its metrics: event files, a chart, answers, trackers."""
 
 import logging
 import math
@@ -11,10 +11,12 @@ from pathlib import Path
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import directory_check
-from tensorboardX.summary import scalar
+from tensorboardX.summary import scalar, text
 
 from cluster.charts.training_chart import plot_training
-from runtime.training.job.job_config import WatchConfig
+from cluster.train.sample_answers import ANSWERS, SampleAnswer, add_answers, cut_answers
+from cluster.train.trackers import dotted, open_trackers
+from runtime.training.job.job_config import TrainConfig
 from runtime.training.job_checkpoint import JobFiles
 from runtime.training.training_step import StepReport
 
@@ -38,12 +40,15 @@ _START = SessionLog(status=SessionLog.START)
 class Watch:
     """Shows one model's training; a job continues whatever happens to it."""
 
-    def __init__(self, files: JobFiles, config: WatchConfig, *, first_step: int) -> None:
+    def __init__(self, files: JobFiles, job: TrainConfig, *, first_step: int) -> None:
         """Show a model from its next step; what an earlier run showed after it is dropped."""
+        config = job.watch
         self._files = files
         self._has_chart = config.chart
         self._first_step = first_step
         self._is_off = not config.tensorboard
+        self._trackers = open_trackers(config, files.directory, dotted(asdict(job)))
+        self._has_answers = False
         # Not its SummaryWriter: that one's thread ends at a full disk, and its queue then blocks.
         self._writer: EventsWriter | None = None
 
@@ -52,11 +57,36 @@ class Watch:
         values = asdict(report)
         named = {name: float(values[field]) for field, name in _SCALARS.items()}
         named |= {f"eval/{field}": value for field, value in measured.items()}
+        finite = {name: value for name, value in named.items() if math.isfinite(value)}
         self._write(
             [
                 Event(step=report.step, wall_time=time.time(), summary=scalar(name, value))
-                for name, value in named.items()
-                if math.isfinite(value)
+                for name, value in finite.items()
+            ]
+        )
+        for tracker in self._trackers:
+            tracker.log(report.step, finite)
+
+    def answers(self, answers: Sequence[SampleAnswer]) -> None:
+        """Show answers of the model, in samples.jsonl and in TensorBoard."""
+        if not answers:
+            return
+        directory = self._files.directory
+        try:
+            if not self._has_answers:
+                cut_answers(directory, self._first_step)
+            self._has_answers = True
+            add_answers(directory, answers)
+        except OSError as error:
+            self._warn(ANSWERS, error)
+        self._write(
+            [
+                Event(
+                    step=one.step,
+                    wall_time=time.time(),
+                    summary=text(f"samples/{number}", f"{one.prompt} **{one.answer}**"),
+                )
+                for number, one in enumerate(answers)
             ]
         )
 
@@ -72,7 +102,12 @@ class Watch:
             self._warn(CHART, error)
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files and the trackers."""
+        for tracker in self._trackers:
+            tracker.close()
+        self._close_files()
+
+    def _close_files(self) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
             with suppress(OSError):  # every step was flushed, or warned about
@@ -90,7 +125,7 @@ class Watch:
         except OSError as error:
             self._is_off = True
             self._warn("TensorBoard's files", error)
-            self.close()
+            self._close_files()
 
     def _opened(self) -> EventsWriter:
         directory = self._files.directory / EVENTS

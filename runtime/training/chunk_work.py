@@ -1,4 +1,4 @@
-"""The work of a training worker, and its result."""
+"""The work of a training worker, and its results."""
 
 from dataclasses import dataclass
 
@@ -41,3 +41,15 @@ class ChunkResult:
     while more chunks belong to the sum."""
     loss_sum: float
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferenceSums:
+    """What is measured of preferences, summed over pairs."""
+
+    num_pairs: int
+    loss: float
+    num_right: int
+    """Pairs whose chosen answer is rewarded more than the rejected one."""
+    margin: float
+    """By how much."""

@@ -168,11 +168,14 @@ class CodedJobs:
             with np.errstate(over="ignore", invalid="ignore"):
                 total += result.gradient if weight == 1 else np.float32(weight) * result.gradient
             loss += weight * result.loss_sum
-        chunks = self._batches.pop(job)
-        num_tokens = self._sizes.loss_tokens_of(i for chunk in chunks for i in chunk)
+        ids = [index for chunk in self._batches.pop(job) for index in chunk]
+        num_tokens = self._sizes.loss_tokens_of(ids)
         self._forget(job, num_rounds)
         batch = BatchGradient(
-            total=total, loss_sum=loss, num_tokens=num_tokens, not_finite=not_finite
+            total=total,
+            loss_sum=loss,
+            num_losses=self._sizes.losses_of(ids),
+            not_finite=not_finite,
         )
         update = make_step(optimizer, batch, self._config)
         return StepReport(

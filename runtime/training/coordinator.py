@@ -80,7 +80,8 @@ class QueueCoordinator:
         num_started = self._dispatcher.run(source)
         self._pool.retire(number)
         num_tokens = self._sizes.loss_tokens_of(ids)
-        update = make_step(self.optimizer, source.sums.gradient(num_tokens), self._config)
+        batch = source.sums.gradient(self._sizes.losses_of(ids))
+        update = make_step(self.optimizer, batch, self._config)
         return StepReport(
             step=self.optimizer.step,
             loss=update.loss,
@@ -121,13 +122,13 @@ class OrderedSums:
             self._num_added += 1
         self.most_waiting = max(self.most_waiting, len(self._waiting))
 
-    def gradient(self, num_tokens: int) -> BatchGradient:
-        """Return the sums over all chunks."""
+    def gradient(self, num_losses: int) -> BatchGradient:
+        """Return the sums over all chunks, of so many losses."""
         assert not self._waiting
         return BatchGradient(
             total=self._total,
             loss_sum=self._loss_sum,
-            num_tokens=num_tokens,
+            num_losses=num_losses,
             not_finite=self._not_finite,
         )
 

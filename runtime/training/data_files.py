@@ -9,6 +9,7 @@ from typing import Any
 from runtime.errors import ConfigError
 from runtime.files.documents import check_regular
 from runtime.files.strict_json import parse_object
+from runtime.training.records.file_kinds import check_kind
 
 _MAX_LINE_BYTES = 1 << 28
 _BOM = "\ufeff"
@@ -47,6 +48,8 @@ def numbered_lines(file: Path, *, offset: int = 0, number: int = 1) -> Iterator[
         ConfigError: it cannot be read, or a line is too long.
     """
     check_regular(file)
+    if offset == 0:
+        check_kind(file)
     try:
         with file.open("rb") as opened:
             opened.seek(offset)

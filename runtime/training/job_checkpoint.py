@@ -14,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from parallel.training.adamw import AdamW, Vector
+from parallel.training.run_history import Measured
 from runtime.errors import ConfigError
 from runtime.files.documents import read_text
 from runtime.files.strict_json import parse_json, read_json_object
@@ -47,6 +48,7 @@ JOB_FILE = "job.json"
 """What determines a job's result, in its directory."""
 _STATE, _PREVIOUS = "state.safetensors", "state.previous.safetensors"
 _CHOICE = "scheme.json"
+_BEST = "best.json"
 _PARTS = ("parameters", "first", "second")
 
 
@@ -112,7 +114,7 @@ class JobFiles:
         if found != mine and not self._has_trained:
             _replace_text(settings, wanted)  # no step was made, so nothing depends on it
         elif found != mine and self._config.method != SHARED_SEED and _has_more_steps(found, mine):
-            self._extend(found["optimizer"]["steps"])
+            self._extend()
             _replace_text(settings, wanted)
         elif found != mine:
             changed = _changed(found, mine)
@@ -122,11 +124,13 @@ class JobFiles:
             )
         return False
 
-    def _extend(self, num_steps: int) -> None:
+    def _extend(self) -> None:
         """Keep the result of a finished run as the adapter of its last step."""
-        final = self.directory / "final"
-        kept = self.directory / step_name(num_steps)
-        if final.is_dir() and not kept.exists():
+        final, lines = self.directory / "final", self.metrics()
+        if not final.is_dir() or not lines:
+            return
+        kept = self.directory / step_name(int(lines[-1]["step"]))
+        if not kept.exists():
             final.replace(kept)
 
     def save_state(self, optimizer: AdamW) -> None:
@@ -158,31 +162,41 @@ class JobFiles:
         """Write the chosen scheme; a resumed run keeps it."""
         _replace_text(self.directory / _CHOICE, json.dumps(asdict(choice), indent=2) + "\n")
 
+    def keep_best(self, best: Measured) -> None:
+        """Write which evaluation was the best, of which best/ holds the result."""
+        text = json.dumps({"step": best.step, best.name: best.value}) + "\n"
+        _replace_text(self.directory / _BEST, text)
+
     def add_metrics(self, report: StepReport | RoundReport, more: Mapping[str, float]) -> None:
         """Append the line of a step to metrics.jsonl."""
         line = json.dumps(_without_nan(asdict(report) | dict(more))) + "\n"
-        with (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(line)
 
     def metrics(self) -> list[dict[str, float]]:
         """Return the lines of metrics.jsonl."""
-        file = self.directory / "metrics.jsonl"
+        file = self.metrics_file
         lines = read_text(file).splitlines() if file.exists() else []
         whole = [(n, line) for n, line in enumerate(lines, start=1) if line.endswith("}")]
         return [_metric(line, f"{file}, line {number}") for number, line in whole]
 
     @property
+    def metrics_file(self) -> Path:
+        """The file of the metrics, a line for each step."""
+        return self.directory / "metrics.jsonl"
+
+    @property
     def _has_trained(self) -> bool:
-        names = (_STATE, _PREVIOUS, "metrics.jsonl")
+        names = (_STATE, _PREVIOUS, self.metrics_file.name)
         return any((self.directory / name).exists() for name in names)
 
     def cut_metrics(self, step: int) -> None:
         """Drop the metrics after the state from which the run resumes."""
-        if not (self.directory / "metrics.jsonl").exists():
+        if not self.metrics_file.exists():
             return
         kept = [line for line in self.metrics() if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
-        _replace_text(self.directory / "metrics.jsonl", text)
+        _replace_text(self.metrics_file, text)
 
     def _newest(self) -> AdamW | None:
         damaged = []

@@ -99,6 +99,8 @@ class Sampler:
         except ConfigError as error:
             raise ConfigError(f"{example.where}: {error}") from error
         self._check((*sample.token_ids, *sample.choices), example, 0)
+        if sample.rejected is not None:
+            self._check(sample.rejected.token_ids, example, 0)
         if not sample.num_loss_tokens:
             raise ConfigError(
                 f"{example.where}: one token alone leaves nothing to learn: write more text"

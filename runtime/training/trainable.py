@@ -1,7 +1,8 @@
 """A model in training: its trained weights as one vector, and gradients and losses of samples."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from transformers import PreTrainedModel
 
 from parallel.group import Group
 from parallel.training.choices import among_choices
-from parallel.training.lora import add_lora, check_targets
+from parallel.training.lora import adapters_off, add_lora, check_targets
+from parallel.training.preferences import preference_losses, reward_margins
 from runtime.errors import ConfigError
 from runtime.training.adapters.base_model import has_tied_head, load_model, load_shapes
 from runtime.training.adapters.frozen_base import lengths_of, load_frozen
@@ -20,6 +22,7 @@ from runtime.training.adapters.split_base import SplitModel
 from runtime.training.adapters.weight_layout import StartPoint, WeightLayout
 from runtime.training.adapters.weight_vector import SplitWeights, WeightVector, WholeWeights
 from runtime.training.chunk_work import Vector
+from runtime.training.job.dpo_config import DpoConfig
 from runtime.training.job.job_config import LoraConfig, TrainConfig
 from runtime.training.token_rows import TokenRows
 from runtime.training.training_data import Sample
@@ -37,16 +40,18 @@ class Trainable:
         *,
         packs: bool = False,
         vector: WeightVector | None = None,
+        dpo: DpoConfig | None = None,
     ) -> None:
         """Train weights of a model.
 
         Args:
-            model: the model, or a rank's part of one.
+            model: the model with its adapters, or a rank's part of one.
             weights: what is trained, by name.
             device: where it computes.
             precision: of the layers' products.
             packs: whether samples are computed as one row, without padding.
             vector: the weights of all ranks; None where this process has them all.
+            dpo: the loss of preferences, where samples are preferences.
         """
         self.model = model
         self.weights = dict(sorted(weights.items()))
@@ -54,6 +59,7 @@ class Trainable:
         self._device = device
         self._precision = precision
         self._packs = packs
+        self._dpo = dpo or DpoConfig()
 
     @classmethod
     def load(
@@ -85,7 +91,15 @@ class Trainable:
             part.join()
             _save_memory(part.model, config)
             vector = SplitWeights(weights, part.split, group)
-            return cls(part.model, weights, device, config.precision, packs=packs, vector=vector)
+            return cls(
+                part.model,
+                weights,
+                device,
+                config.precision,
+                packs=packs,
+                vector=vector,
+                dpo=config.dpo,
+            )
         if config.base_precision == "float32":
             model = load_model(directory)
         else:
@@ -95,7 +109,7 @@ class Trainable:
         else:
             weights = lora_weights(model, config.lora, config.seed)
         _save_memory(model, config)
-        return cls(model.to(device), weights, device, config.precision, packs=packs)
+        return cls(model.to(device), weights, device, config.precision, packs=packs, dpo=config.dpo)
 
     @classmethod
     def adapter(cls, directory: Path, config: TrainConfig) -> "Trainable":
@@ -128,7 +142,7 @@ class Trainable:
     def gradient(
         self, samples: Sequence[Sample], dropout_seed: int = 0
     ) -> tuple[Vector, float, int]:
-        """Return the samples' summed gradient, their summed loss, and their tokens in the loss.
+        """Return the samples' summed gradient, their summed loss, and how many losses that sums.
 
         Ranks other than 0 return an empty vector.
         """
@@ -136,27 +150,47 @@ class Trainable:
             weight.grad = None
         torch.manual_seed(dropout_seed)  # dropout depends on the chunk alone
         self.model.train()
-        loss, num_tokens = self.loss(samples)
+        loss, num_losses = self.loss(samples)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's
         self.model.eval()
-        return self._vector.gradients(), float(loss.detach()), num_tokens
+        return self._vector.gradients(), float(loss.detach()), num_losses
 
     def loss(self, samples: Sequence[Sample]) -> tuple[Tensor, int]:
-        """Return the summed cross entropy of the samples' completions, and their tokens."""
+        """Return the summed loss of samples, and how many losses it sums.
+
+        Of preferences, each pair has one; otherwise each token of a completion has its cross
+        entropy.
+        """
+        if samples[0].rejected is not None:
+            return self.pair_losses(self.margins(samples)).sum(), len(samples)
         rows = TokenRows.of(samples, packed=self._packs)
         choices = [s.choices for s in samples for _ in range(s.num_loss_tokens)]
         allowed = among_choices(self._logits(rows), choices)
         learned = rows.learned.to(self._device)
         return F.cross_entropy(allowed, learned, reduction="sum"), len(learned)
 
+    def margins(self, pairs: Sequence[Sample]) -> Tensor:
+        """Return how much more each pair's chosen answer is rewarded than its rejected one, [P].
+
+        The reference is the model without its adapters and without dropout.
+        """
+        answers = [answer for pair in pairs for answer in pair.answers]
+        trains = self.model.training
+        self.model.eval()
+        with torch.no_grad(), adapters_off(self.model):
+            reference = self._log_probs(answers).view(-1, 2)
+        self.model.train(trains)
+        return reward_margins(self._log_probs(answers).view(-1, 2), reference, beta=self._dpo.beta)
+
+    def pair_losses(self, margins: Tensor) -> Tensor:
+        """Return the losses of pairs with these margins, [P]."""
+        return preference_losses(margins, label_smoothing=self._dpo.label_smoothing)
+
     def log_likelihoods(self, samples: Sequence[Sample]) -> list[float]:
         """Return each completion's log probability after its prompt."""
-        rows = TokenRows.of(samples, packed=self._packs)
         with torch.inference_mode():
-            log_probs = self._logits(rows).log_softmax(dim=-1)
-            each = log_probs.gather(1, rows.learned.to(self._device).unsqueeze(1)).squeeze(1)
-            parts = torch.split(each, [sample.num_loss_tokens for sample in samples])
-            return [float(part.sum()) for part in parts]
+            found: list[float] = self._log_probs(samples).tolist()
+        return found
 
     def scores(self, groups: Sequence[Sequence[Sample]]) -> list[list[float]]:
         """Return the log probability of each alternative of each group.
@@ -174,14 +208,38 @@ class Trainable:
                 for row, group in zip(log_probs, groups, strict=True)
             ]
 
+    def answer(self, prompt: Sequence[int], *, ends: Collection[int], max_tokens: int) -> list[int]:
+        """Return the greedy continuation of a prompt, up to an end token or `max_tokens`."""
+        ids = torch.tensor([list(prompt)], device=self._device)
+        with torch.inference_mode(), self._autocast():
+            made = self.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=max_tokens,
+                do_sample=False,
+                use_cache=True,
+                eos_token_id=sorted(ends) or None,
+                pad_token_id=min(ends, default=0),
+            )
+        tokens: list[int] = made[0, len(prompt) :].tolist()
+        return list(takewhile(lambda token: token not in ends, tokens))
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        lower = self._precision != "float32"
+        return torch.autocast(self._device, torch.bfloat16, enabled=lower)
+
+    def _log_probs(self, samples: Sequence[Sample]) -> Tensor:
+        """Return each completion's log probability after its prompt, [B]."""
+        rows = TokenRows.of(samples, packed=self._packs)
+        log_probs = self._logits(rows).log_softmax(dim=-1)
+        each = log_probs.gather(1, rows.learned.to(self._device).unsqueeze(1)).squeeze(1)
+        parts = torch.split(each, [sample.num_loss_tokens for sample in samples])
+        return torch.stack([part.sum() for part in parts])
+
     def _logits(self, rows: TokenRows) -> Tensor:
         """Return the logits that predict the learned tokens, [N, V], in float32."""
-        lower = self._precision != "float32"
         is_learned = rows.is_learned.to(self._device)
-        with (
-            torch.autocast(self._device, torch.bfloat16, enabled=lower),
-            head_at(self.model, is_learned),
-        ):
+        with self._autocast(), head_at(self.model, is_learned):
             inputs = {name: part.to(self._device) for name, part in rows.inputs.items()}
             logits: Tensor = self.model(**inputs).logits
         assert logits.dim() == 2, "the model's head was not called as a module"

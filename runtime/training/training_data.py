@@ -21,6 +21,18 @@ from runtime.models.tokenizer import IncrementalDecoder, Tokenizer
 from runtime.training.data_files import open_records
 from runtime.training.job.config_checks import check_data, template_fields
 from runtime.training.job.job_config import DataConfig
+from runtime.training.records.preference_records import (
+    ANSWERS,
+    TextPreference,
+    preference_of,
+)
+from runtime.training.records.record_fields import (
+    field_of,
+    filled_of,
+    missing_field,
+    string_of,
+    tools_of,
+)
 from runtime.training.sharegpt import messages_of
 
 _LEARNED = ("messages", "conversations", "completion", "text")
@@ -41,6 +53,8 @@ class TextExample:
     """File and line of the record, for errors."""
     later: tuple[Answer, ...] = ()
     """Further turns of a conversation that are learned, where all are."""
+    rejected: str | None = None
+    """The completion that `completion` is preferred to, where the job learns preferences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +70,13 @@ class Sample:
     """Tokens that were cut because the sample was too long."""
     gaps: tuple[tuple[int, int], ...] = ()
     """First token and end of what is not in the loss after the first learned turn."""
+    rejected: "Sample | None" = None
+    """The same prompt with the rejected answer, where the job learns preferences."""
+
+    @property
+    def answers(self) -> tuple["Sample", ...]:
+        """The sample, and what it is preferred to."""
+        return (self,) if self.rejected is None else (self, self.rejected)
 
     @property
     def num_loss_tokens(self) -> int:
@@ -78,9 +99,21 @@ class Sample:
 
 
 def read_examples(
-    file: Path, config: DataConfig, tokenizer: Tokenizer, *, limit: int | None = None
+    file: Path,
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    *,
+    limit: int | None = None,
+    prefers: bool = False,
 ) -> list[TextExample]:
     """Read a file's samples, or only the first `limit`.
+
+    Args:
+        file: as `open_records` reads it.
+        config: how records become samples.
+        tokenizer: renders conversations.
+        limit: number of records to read; None is all.
+        prefers: whether records are preferences.
 
     Raises:
         ConfigError: it cannot be read, or a record lacks what is needed; names the line.
@@ -88,7 +121,7 @@ def read_examples(
     check_data(config)
     examples = []
     for where, record in open_records(file):
-        examples.append(example_of(where, record, config, tokenizer))
+        examples.append(example_of(where, record, config, tokenizer, prefers=prefers))
         if len(examples) == limit:
             break
     if not examples:
@@ -97,15 +130,21 @@ def read_examples(
 
 
 def example_of(
-    where: str, record: Mapping[str, object], config: DataConfig, tokenizer: Tokenizer
+    where: str,
+    record: Mapping[str, object],
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    *,
+    prefers: bool = False,
 ) -> TextExample:
-    """Return a record as text.
+    """Return a record as text; with `prefers`, it is a preference.
 
     Raises:
         ConfigError: the record lacks what is needed; names its place.
     """
     try:
-        return replace(_example(record, config, tokenizer), where=where)
+        read = _preference if prefers else _example
+        return replace(read(record, config, tokenizer), where=where)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
 
@@ -120,10 +159,9 @@ def tokenize(
     """
     if example.later:
         return _turns(example, tokenizer, max_length)
-    prompt, completion = _prompted(example, example.completion, tokenizer)
-    has_end = bool(completion) and completion[-1] in tokenizer.eos_ids
-    if not has_end and not example.choices and tokenizer.eos_id is not None:
-        completion.append(tokenizer.eos_id)  # without one, the model learns to continue
+    if example.rejected is not None:
+        return _pair(example, example.rejected, tokenizer, max_length)
+    prompt, completion = _ended(example, example.completion, tokenizer)
     num_cut = max(0, len(prompt) + len(completion) - max_length)
     completion = completion[: max_length - 1]
     prompt = prompt[max(0, len(prompt) + len(completion) - max_length) :]
@@ -145,7 +183,8 @@ def digest_of(samples: Sequence[Sample]) -> str:
     digest = hashlib.sha256()
     for sample in samples:
         gaps = (sample.gaps,) if sample.gaps else ()
-        digest.update(repr((sample.token_ids, sample.num_prompt, *gaps)).encode())
+        others = tuple(one.token_ids for one in sample.answers[1:])
+        digest.update(repr((sample.token_ids, sample.num_prompt, *gaps, *others)).encode())
     return digest.hexdigest()
 
 
@@ -159,8 +198,44 @@ def render(example: TextExample, sample: Sample, tokenizer: Tokenizer) -> str:
         if stop == len(sample.token_ids):
             learned += decoder.finish()
         shown, end = f"{shown}{given}⟦{learned}⟧", stop
-    choices = f"   (of {', '.join(map(repr, example.choices))})" if example.choices else ""
-    return shown + choices
+    if example.choices:
+        shown += f"   (of {', '.join(map(repr, example.choices))})"
+    if sample.rejected is not None:
+        answer = sample.rejected.token_ids[sample.rejected.num_prompt :]
+        shown += f"   (rather than ⟦{tokenizer.decode(answer)}⟧)"
+    return shown
+
+
+def _pair(example: TextExample, rejected: str, tokenizer: Tokenizer, max_length: int) -> Sample:
+    """Return a preference as its chosen answer, which holds the rejected one.
+
+    Both have the same prompt, which loses its start if the longer of them is too long.
+    """
+    prompt, chosen = _ended(example, example.completion, tokenizer)
+    _, other = _ended(example, rejected, tokenizer)
+    if not (prompt and chosen and other):
+        raise ConfigError("the prompt or an answer has no tokens: write at least one word")
+    answers = [chosen[: max_length - 1], other[: max_length - 1]]
+    if answers[0] == answers[1]:
+        raise ConfigError(
+            f"the first {max_length - 1} tokens of the chosen and the rejected answer are the "
+            "same: raise `data.max_length`, or remove the record"
+        )
+    num_cut = max(0, len(prompt) + max(len(chosen), len(other)) - max_length)
+    kept = prompt[max(0, len(prompt) + max(map(len, answers)) - max_length) :]
+    first, second = (Sample((*kept, *answer), len(kept), (), num_cut) for answer in answers)
+    return replace(first, rejected=second)
+
+
+def _ended(
+    example: TextExample, completion: str, tokenizer: Tokenizer
+) -> tuple[list[int], list[int]]:
+    """Return the tokens of an example's prompt, and those of a completion with its end token."""
+    prompt, tokens = _prompted(example, completion, tokenizer)
+    has_end = bool(tokens) and tokens[-1] in tokenizer.eos_ids
+    if not has_end and not example.choices and tokenizer.eos_id is not None:
+        tokens.append(tokenizer.eos_id)  # without one, the model learns to continue
+    return prompt, tokens
 
 
 def _turns(example: TextExample, tokenizer: Tokenizer, max_length: int) -> Sample:
@@ -188,25 +263,55 @@ def _prompted(
     return list(tokens.prompt_ids), list(tokens.completion_ids)
 
 
+def _preference(
+    record: Mapping[str, object], config: DataConfig, tokenizer: Tokenizer
+) -> TextExample:
+    """Return a record's preference as an example."""
+    if config.prompt:
+        better, worse = (
+            _from_fields(record, replace(config, completion=template))
+            for template in (config.completion, config.rejected)
+        )
+        if better.completion == worse.completion:
+            raise InvalidValue("both completions are the same: there is nothing to prefer")
+        return replace(better, choices=(), rejected=worse.completion)
+    check_beside(record, known=("tools",))
+    tools = tools_of(record)
+    found = preference_of(record)
+    if isinstance(found, TextPreference):
+        check_beside(record)
+        return TextExample(found.prompt, found.chosen, rejected=found.rejected)
+    chosen, other = (
+        render_answer(tokenizer, turns, tools) for turns in (found.chosen, found.rejected)
+    )
+    return TextExample(chosen.prompt, chosen.completion, is_chat=True, rejected=other.completion)
+
+
 def _example(record: Mapping[str, object], config: DataConfig, tokenizer: Tokenizer) -> TextExample:
     if config.prompt:
         return _from_fields(record, config)
+    if all(record.get(name) is not None for name in ANSWERS):
+        raise InvalidValue(
+            'the record is a preference, with chosen and rejected: set `objective` to "dpo", or '
+            "name the learned fields in `data.prompt` and `data.completion`"
+        )
     learned = [name for name in _LEARNED if record.get(name) is not None]
     if len(learned) > 1:
         raise InvalidValue(
             f"the record has {' and '.join(learned)}: keep one of them, or name the learned fields "
             "in `data.prompt` and `data.completion`"
         )
+    if "messages" in learned or "conversations" in learned:
+        check_beside(record, known=("tools",))
+        turns = record.get("messages")
+        turns = messages_of(record["conversations"]) if turns is None else turns
+        return _from_messages(turns, config, tokenizer, tools_of(record))
     check_beside(record)
-    if "messages" in learned:
-        return _from_messages(record["messages"], config, tokenizer)
-    if "conversations" in learned:
-        return _from_messages(messages_of(record["conversations"]), config, tokenizer)
     if "completion" in learned:
-        return TextExample(_string(record, "prompt"), _filled(record, "completion"))
+        return TextExample(string_of(record, "prompt"), filled_of(record, "completion"))
     if record.get("prompt") is not None:
-        raise InvalidValue(_no_field("completion", record))
-    return TextExample("", _filled(record, "text"))
+        raise missing_field("completion", record)
+    return TextExample("", filled_of(record, "text"))
 
 
 def _from_fields(record: Mapping[str, object], config: DataConfig) -> TextExample:
@@ -232,7 +337,7 @@ class _Values(Mapping[str, object]):
     def __getitem__(self, name: str) -> object:
         if name in self._words:
             return self._words[name]
-        value = _field(self._record, name)
+        value = field_of(self._record, name)
         if isinstance(value, int | float) and not isinstance(value, bool):
             number(value, name)
             return value
@@ -248,7 +353,7 @@ class _Values(Mapping[str, object]):
 
 
 def _word(name: str, record: Mapping[str, object], known: Sequence[str]) -> str:
-    value = _field(record, name)
+    value = field_of(record, name)
     digits = "" if isinstance(value, bool) else str(value)
     if not (digits.isascii() and digits.isdecimal() and int(digits) < len(known)):
         raise InvalidValue(
@@ -257,7 +362,12 @@ def _word(name: str, record: Mapping[str, object], known: Sequence[str]) -> str:
     return known[int(digits)]
 
 
-def _from_messages(value: object, config: DataConfig, tokenizer: Tokenizer) -> TextExample:
+def _from_messages(
+    value: object,
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    tools: Sequence[Mapping[str, object]],
+) -> TextExample:
     """Learn the last answer or all, with the end that the chat template gives them."""
     found = with_arguments(messages(value))
     if found[-1]["role"] != "assistant" or len(found) == 1:
@@ -265,9 +375,9 @@ def _from_messages(value: object, config: DataConfig, tokenizer: Tokenizer) -> T
     for index in range(0 if config.learn == "all" else len(found) - 1, len(found)):
         _check_answer(found, index)
     if config.learn == "last":
-        turns: tuple[Answer, ...] = (render_answer(tokenizer, found),)
+        turns: tuple[Answer, ...] = (render_answer(tokenizer, found, tools),)
     else:
-        turns = render_turns(tokenizer, found)
+        turns = render_turns(tokenizer, found, tools)
     return TextExample(turns[0].prompt, turns[0].completion, is_chat=True, later=turns[1:])
 
 
@@ -283,24 +393,3 @@ def _check_answer(found: Sequence[Message], index: int) -> None:
             "messages[0] is of the assistant, with nothing before it to answer: add a turn before "
             'it, or set `data.learn` to "last"'
         )
-
-
-def _filled(record: Mapping[str, object], name: str) -> str:
-    value = _string(record, name)
-    if not value.strip():
-        raise InvalidValue(f"{name} is empty: there is nothing to learn")
-    return value
-
-
-def _string(record: Mapping[str, object], name: str) -> str:
-    return text(_field(record, name), name)
-
-
-def _field(record: Mapping[str, object], name: str) -> object:
-    if name not in record:
-        raise InvalidValue(_no_field(name, record))
-    return record[name]
-
-
-def _no_field(name: str, record: Mapping[str, object]) -> str:
-    return f"no field {name!r}; the record has {', '.join(record) or 'none'}"

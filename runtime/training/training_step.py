@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parallel.training.adamw import AdamW, Vector, clipped, is_finite, learning_rate
+from parallel.training.adamw import AdamW, Vector, clipped, is_finite
+from parallel.training.learning_rate import learning_rate
 from parallel.training.sampler import mixed_samples, split_evenly, step_samples
 from runtime.errors import PacelineError
 from runtime.training.chunk_work import ChunkResult
@@ -20,6 +21,10 @@ class NotFiniteError(PacelineError):
     """A number that training depends on is not finite; nothing was changed by it."""
 
 
+class DivergedError(PacelineError):
+    """The loss stays far above its start."""
+
+
 @dataclass(frozen=True, slots=True)
 class SampleSizes:
     """What a step's plan depends on, of all samples."""
@@ -28,19 +33,26 @@ class SampleSizes:
     num_loss_tokens: Sequence[int]
     num_of_files: Sequence[int] = ()
     """Samples of each file, one file after another, where the job mixes several."""
+    are_pairs: bool = False
+    """Whether each sample is a preference, which has one loss."""
 
     @classmethod
     def of(cls, samples: Sequence[Sample], num_of_files: Sequence[int] = ()) -> "SampleSizes":
         """Return the sizes of samples."""
         return cls(
-            num_tokens=[len(sample.token_ids) for sample in samples],
-            num_loss_tokens=[sample.num_loss_tokens for sample in samples],
+            num_tokens=[sum(len(one.token_ids) for one in s.answers) for s in samples],
+            num_loss_tokens=[sum(one.num_loss_tokens for one in s.answers) for s in samples],
             num_of_files=num_of_files,
+            are_pairs=any(sample.rejected is not None for sample in samples),
         )
 
     def loss_tokens_of(self, ids: Iterable[int]) -> int:
         """Return the tokens in the loss of some samples."""
         return sum(self.num_loss_tokens[index] for index in ids)
+
+    def losses_of(self, ids: Sequence[int]) -> int:
+        """Return how many losses the sum over some samples has: pairs, or tokens in the loss."""
+        return len(ids) if self.are_pairs else self.loss_tokens_of(ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +62,8 @@ class StepReport:
     step: int
     """Steps made, this one included."""
     loss: float
-    """Mean over the tokens in the loss, before the step; may be infinite or NaN if skipped."""
+    """Mean over the tokens in the loss, or over pairs, before the step; may be infinite or NaN if
+    skipped."""
     lr: float
     gradient_norm: float
     num_tokens: int
@@ -74,9 +87,10 @@ class BatchGradient:
     """The sums over a step's batch."""
 
     total: Vector
-    """Sum of the tokens' loss gradients; the step scales it in place."""
+    """Sum of the gradients of all losses; the step scales it in place."""
     loss_sum: float
-    num_tokens: int
+    num_losses: int
+    """Losses in the sums: tokens, or pairs of a preference."""
     not_finite: Sequence[str] = ()
     """The parts, as "chunk 3", whose own sums are not finite."""
 
@@ -134,7 +148,7 @@ def make_step(optimizer: AdamW, batch: BatchGradient, config: TrainConfig) -> St
             then; the optimizer is unchanged.
     """
     settings = config.optimizer
-    count = max(batch.num_tokens, 1)
+    count = max(batch.num_losses, 1)
     loss = batch.loss_sum / count
     gradient = batch.total
     gradient /= np.float32(count)
@@ -145,6 +159,7 @@ def make_step(optimizer: AdamW, batch: BatchGradient, config: TrainConfig) -> St
         peak=settings.lr,
         warmup=settings.warmup,
         schedule=settings.schedule,
+        cycles=settings.cycles,
     )
     fault = _fault(batch, loss, norm)
     if fault is None:

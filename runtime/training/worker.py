@@ -16,7 +16,7 @@ import torch
 
 from parallel.group import Group
 from runtime.training.adapters.weight_layout import StartPoint
-from runtime.training.chunk_work import ChunkResult, ChunkWork, Vector
+from runtime.training.chunk_work import ChunkResult, ChunkWork, PreferenceSums, Vector
 from runtime.training.job.job_config import TrainConfig
 from runtime.training.trainable import Trainable
 from runtime.training.training_data import Sample
@@ -93,12 +93,34 @@ class TrainWorker:
         return hits
 
     def mean_loss(self, parameters: Vector, samples: list[Sample]) -> tuple[float, int]:
-        """Return the summed loss of samples, and their number of tokens in the loss."""
+        """Return the summed loss of samples, and how many losses it sums."""
         self._trainable.set(parameters)
         self._version = -1
         with torch.inference_mode():
-            loss, num_tokens = self._trainable.loss(samples)
-        return float(loss), num_tokens
+            loss, num_losses = self._trainable.loss(samples)
+        return float(loss), num_losses
+
+    def answer(
+        self, parameters: Vector, prompt: tuple[int, ...], ends: frozenset[int], max_tokens: int
+    ) -> list[int]:
+        """Return the greedy answer to a prompt."""
+        self._trainable.set(parameters)
+        self._version = -1
+        return self._trainable.answer(prompt, ends=ends, max_tokens=max_tokens)
+
+    def preferences(self, parameters: Vector, pairs: list[Sample]) -> PreferenceSums:
+        """Return how far the model agrees with preferences."""
+        self._trainable.set(parameters)
+        self._version = -1
+        with torch.inference_mode():
+            margins = self._trainable.margins(pairs)
+            losses = self._trainable.pair_losses(margins)
+        return PreferenceSums(
+            num_pairs=len(pairs),
+            loss=float(losses.sum()),
+            num_right=int((margins > 0).sum()),
+            margin=float(margins.sum()),
+        )
 
     def _inject_faults(self, work: ChunkWork, worker: int, life: int, seconds: float) -> None:
         """Inject the configured faults: be slow, hang or die; of a group, one rank.

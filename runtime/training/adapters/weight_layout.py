@@ -2,12 +2,14 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from parallel.training.adamw import Vector
+from runtime.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,26 @@ class WeightLayout:
             weights[name] = vector[first:stop].reshape(shape)
             first = stop
         return weights
+
+    def undecayed(self, patterns: Sequence[str]) -> tuple[slice, ...]:
+        """Return where the weights are whose names contain one of some regular expressions.
+
+        Raises:
+            ConfigError: no weight's name contains an expression.
+        """
+        for pattern in patterns:
+            if not any(re.search(pattern, name) for name in self.shapes):
+                raise ConfigError(
+                    f"`optimizer.no_decay` has {pattern!r}, which is in the name of no trained "
+                    f"weight; names are like {next(iter(self.shapes))}"
+                )
+        found, first = [], 0
+        for name, shape in self.shapes.items():
+            stop = first + math.prod(shape)
+            if any(re.search(pattern, name) for pattern in patterns):
+                found.append(slice(first, stop))
+            first = stop
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 The range of a single value is in the type of its field.
 """
 
+import re
 from dataclasses import replace
 from string import Formatter
 
@@ -10,7 +11,13 @@ from parallel.training.gradient_coding.queue_schedules import ChunkTimes
 from parallel.training.gradient_coding.schemes import smallest_batch
 from parallel.training.sampler import MIX_PERIOD
 from runtime.errors import ConfigError
-from runtime.training.job.job_config import SHARED_SEED, DataConfig, LoraConfig, TrainConfig
+from runtime.training.job.job_config import (
+    SHARED_SEED,
+    DataConfig,
+    LoraConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from runtime.training.job.shared_seed_settings import check_shared_seed
 
 _FEWEST_WORDS = 2
@@ -32,6 +39,9 @@ def check_config(config: TrainConfig) -> None:
             'float32; take `method` "lora"'
         )
     check_data(config.data)
+    _check_objective(config)
+    _check_optimizer(config.optimizer)
+    _check_evaluated(config)
     if config.method == SHARED_SEED:
         _check_shared_seed_adapter(config.lora)
         if config.data.learn == "all":
@@ -40,9 +50,71 @@ def check_config(config: TrainConfig) -> None:
             raise ConfigError("`data.buffer` is for lora and full: leave it out with shared-seed")
         if config.data.mix or config.optimizer.epochs is not None:
             raise ConfigError("give `data.train` and `optimizer.steps` with shared-seed")
+        _check_shared_seed_watch(config)
+        if config.optimizer.cycles > 1 or config.optimizer.no_decay:
+            raise ConfigError(
+                "`optimizer.cycles` and `optimizer.no_decay` are for methods lora and full: leave "
+                "them out with shared-seed"
+            )
         check_shared_seed(config.shared_seed, decays=config.optimizer.weight_decay > 0)
     else:
         _check_scheme(config)
+
+
+def _check_objective(config: TrainConfig) -> None:
+    data = config.data
+    if not config.prefers:
+        if data.rejected:
+            raise ConfigError('`data.rejected` is for `objective` "dpo": set that, or leave it out')
+        return
+    if config.method != "lora":
+        raise ConfigError(
+            f'`objective` is "dpo" and `method` is {config.method!r}: only "lora" keeps the base '
+            "model, which is the reference of the preferences"
+        )
+    if data.learn == "all":
+        raise ConfigError('`data.learn` must be "last" with `objective` "dpo"')
+    if data.buffer is not None:
+        raise ConfigError('`data.buffer` is for `objective` "likelihood": leave it out')
+    if data.among_choices:
+        raise ConfigError('`data.among_choices` is for `objective` "likelihood": leave it out')
+    if bool(data.completion) != bool(data.rejected):
+        raise ConfigError(
+            'give both `data.completion` and `data.rejected` with `objective` "dpo", or neither'
+        )
+
+
+def _check_evaluated(config: TrainConfig) -> None:
+    if config.data.eval:
+        return
+    for name, value in (
+        ("early_stop.patience", config.early_stop.patience),
+        ("watch.samples", config.watch.samples),
+    ):
+        if value:
+            raise ConfigError(
+                f"`{name}` is {value}, and nothing is evaluated: name a file in `data.eval`"
+            )
+
+
+def _check_optimizer(optimizer: OptimizerConfig) -> None:
+    if optimizer.cycles > 1 and optimizer.schedule != "cosine-restarts":
+        raise ConfigError(
+            f"`optimizer.cycles` is {optimizer.cycles} and `optimizer.schedule` is "
+            f'{optimizer.schedule!r}: set that to "cosine-restarts", or leave cycles out'
+        )
+    if optimizer.no_decay and optimizer.weight_decay == 0:
+        raise ConfigError(
+            "`optimizer.no_decay` names weights that do not decay, and no weight does: set "
+            "`optimizer.weight_decay`, or leave it out"
+        )
+    for pattern in optimizer.no_decay:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(
+                f"`optimizer.no_decay` has {pattern!r}, which is no regular expression: {error}"
+            ) from error
 
 
 def check_data(data: DataConfig) -> None:
@@ -58,11 +130,12 @@ def check_data(data: DataConfig) -> None:
         )
     if bool(data.prompt) != bool(data.completion):
         raise ConfigError("give both `data.prompt` and `data.completion`, or neither")
-    prompt, completion = (
-        template_fields(getattr(data, name), f"data.{name}") for name in ("prompt", "completion")
+    prompt, completion, rejected = (
+        template_fields(getattr(data, name), f"data.{name}")
+        for name in ("prompt", "completion", "rejected")
     )
     for name, words in data.words.items():
-        if name not in prompt | completion:
+        if name not in prompt | completion | rejected:
             raise ConfigError(
                 f"`data.words.{name}`: neither `data.prompt` nor `data.completion` has {{{name}}}"
             )
@@ -135,6 +208,11 @@ def _check_ranks(config: TrainConfig) -> None:
         return
     if config.method == SHARED_SEED:
         raise ConfigError(f"`workers.tp` is {workers.tp}: with shared-seed it must be 1")
+    if config.watch.samples:
+        raise ConfigError(
+            f"`watch.samples` is {config.watch.samples}: with `workers.tp` above 1 it must be 0, "
+            "because ranks do not answer prompts"
+        )
     if workers.gpus > 0:
         raise ConfigError(
             f"`workers.tp` is {workers.tp}: with `workers.gpus` it must be 1, because ranks on "
@@ -146,6 +224,16 @@ def _check_shared_seed_adapter(lora: LoraConfig) -> None:
     for name in ("rank_stabilized", "dora", "rank_pattern", "alpha_pattern", "start"):
         if getattr(lora, name):
             raise ConfigError(f"`lora.{name}` is for method lora: leave it out with shared-seed")
+
+
+def _check_shared_seed_watch(config: TrainConfig) -> None:
+    if config.early_stop.patience is not None:
+        raise ConfigError("`early_stop` is for methods lora and full: leave it out")
+    for name in ("wandb", "mlflow", "samples"):
+        if value := getattr(config.watch, name):
+            raise ConfigError(
+                f"`watch.{name}` is {value!r}: it is for methods lora and full, leave it out"
+            )
 
 
 def _check_scheme(config: TrainConfig) -> None:

@@ -14,8 +14,11 @@ from parallel.training.gradient_coding.queue_schedules import (
     QueueShape,
 )
 from parallel.training.gradient_coding.schemes import Scheme
+from parallel.training.learning_rate import Schedule
 from runtime.checking.tables import Range, Unset
 from runtime.errors import ConfigError
+from runtime.training.job.dpo_config import DpoConfig
+from runtime.training.job.ending_config import EarlyStopConfig
 from runtime.training.job.faults_config import FaultsConfig
 from runtime.training.job.ranges import (
     AboveZero,
@@ -25,6 +28,7 @@ from runtime.training.job.ranges import (
     ShareBelowOne,
 )
 from runtime.training.job.shared_seed_settings import RUNNING, SharedSeedConfig
+from runtime.training.job.watch_config import WatchConfig
 
 AUTO = "auto"
 SHARED_SEED: Final = "shared-seed"
@@ -46,7 +50,9 @@ class DataConfig:
     prompt: str = ""
     """Template of a prompt from a record's fields, as "Review: {text}"."""
     completion: str = ""
-    """Template of a completion, as " {answer}"."""
+    """Template of a completion, as " {answer}"; with objective "dpo", of the preferred one."""
+    rejected: str = ""
+    """With objective "dpo" and templates, that of the completion that is not preferred."""
     words: dict[str, list[str]] = field(default_factory=dict)
     """Words for the numbers of a field, as label = ["bad", "good"]; these are then the choices."""
     among_choices: bool = False
@@ -109,8 +115,13 @@ class OptimizerConfig:
     """Peak learning rate."""
     warmup: ShareBelowOne = 0.03
     """Share of the steps in which the rate rises."""
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    schedule: Schedule = "cosine"
+    """How the rate falls after the warm-up."""
+    cycles: Positive = 1
+    """Of schedule "cosine-restarts": how often the rate falls from its peak to 0."""
     weight_decay: NotNegativeNumber = 0.0
+    no_decay: list[str] = field(default_factory=list)
+    """Regular expressions for parts of the names of weights that do not decay, as "norm"."""
     beta1: ShareBelowOne = 0.9
     beta2: ShareBelowOne = 0.999
     clip: Annotated[float | None, Range(above=0), Unset("off")] = 1.0
@@ -164,16 +175,8 @@ class CheckpointConfig:
     """Steps between two states from which a run resumes. States are written beside the training."""
     state_every_s: Annotated[float | None, Range(above=0), Unset("off")] = None
     """Seconds after which a state is written in any case."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WatchConfig:
-    """What shows a job while it runs, with methods "lora" and "full"."""
-
-    tensorboard: bool = True
-    """Write event files for TensorBoard to tensorboard/ in the job's directory."""
-    chart: bool = True
-    """Write loss.png to the job's directory at each evaluation."""
+    best: bool = True
+    """Keep what the best evaluation measured in best/, with methods "lora" and "full"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +187,9 @@ class TrainConfig:
     out: str = ""
     """The job's directory; a run that was cut resumes from it."""
     method: Literal["lora", "full", "shared-seed"] = "lora"
+    objective: Literal["likelihood", "dpo"] = "likelihood"
+    """What is learned: completions as they are, or with method "lora" preferences among two
+    answers, by direct preference optimization."""
     seed: NotNegative = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the layers' products; trained weights and sums are float32 in any case."""
@@ -192,16 +198,20 @@ class TrainConfig:
     that generation uses."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """What to do at a step whose loss or gradient is not finite: stop the job, or skip the step."""
+    on_divergence: Literal["warn", "stop"] = "warn"
+    """What to do when the loss stays far above its start: say so, or also stop the job."""
     gradient_checkpointing: bool = False
     """Keep only the layers' inputs and compute the rest again: less memory, a third more work."""
     eval_every: Positive = 50
     """Steps between two evaluations."""
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    dpo: DpoConfig = field(default_factory=DpoConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     faults: FaultsConfig = field(default_factory=FaultsConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
     shared_seed: SharedSeedConfig = field(default_factory=SharedSeedConfig)
 
@@ -212,6 +222,11 @@ class TrainConfig:
             return self
         steps = max(1, math.ceil(settings.epochs * num_samples / settings.batch))
         return replace(self, optimizer=replace(settings, steps=steps, epochs=None))
+
+    @property
+    def prefers(self) -> bool:
+        """Whether the job learns preferences."""
+        return self.objective == "dpo"
 
     @property
     def num_eval(self) -> int | None:
@@ -293,13 +308,22 @@ class TrainConfig:
             "checkpoint",
             "watch",
             "eval_every",
+            "early_stop",
             "on_nonfinite",
+            "on_divergence",
         ):
             del whole[name]
         del whole["gradient_checkpointing"], whole["data"]["eval"], whole["data"]["eval_limit"]
         del whole["optimizer"]["epochs"]  # they are counted as steps
         if self.base_precision == "float32":
             del whole["base_precision"]  # older jobs do not have the key
+        if not self.prefers:
+            del whole["objective"], whole["dpo"]  # older jobs do not have the keys
+        for name, default in (("cycles", 1), ("no_decay", [])):
+            if whole["optimizer"][name] == default:
+                del whole["optimizer"][name]  # older jobs do not have the key
+        if not self.data.rejected:
+            del whole["data"]["rejected"]  # older jobs do not have the key
         if not self.data.mix:
             del whole["data"]["mix"]  # older jobs do not have the key
         if self.data.buffer is None:

@@ -133,6 +133,23 @@ def test_all_weights_can_learn(tiny_job: Path) -> None:
     assert (out / "step-000002" / "tokenizer.json").exists()
 
 
+def test_preferences_are_learned(tiny_job: Path) -> None:
+    pairs = [
+        {"prompt": f"w{a} w{b}", "chosen": " w90", "rejected": " w91"}
+        for a in range(8)
+        for b in range(8)
+    ]
+    (tiny_job.parent / "data.jsonl").write_text("".join(json.dumps(p) + "\n" for p in pairs))
+    settings = ("objective=dpo", "optimizer.steps=8", "optimizer.lr=0.03", "workers.count=2")
+    out = train(tiny_job, *settings)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert lines[-1]["eval_loss"] < lines[3]["eval_loss"] < math.log(2)
+    assert lines[-1]["accuracy"] > 0.9
+    assert lines[-1]["margin"] > lines[3]["margin"] > 0
+    assert (out / "final" / "adapter_config.json").exists()
+
+
 @pytest.mark.slow  # the codes are tested in virtual time, pull with real processes above
 @pytest.mark.parametrize("scheme", ["frc-1", "m-sgc-1-2-1"])
 def test_schemes_in_rounds_train_through_faults(tiny_job: Path, scheme: str) -> None:

@@ -12,7 +12,7 @@ from cluster.options.train_options import TrainOptions, TrainResumeOptions
 from cluster.train.progress import StepDisplay
 from cluster.train.training import resume, run
 from parallel.errors import PacelineError
-from runtime.training.training_step import NotFiniteError, StepReport
+from runtime.training.training_step import DivergedError, NotFiniteError, StepReport
 from tests.support.integration.training_jobs import same, train
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
@@ -101,6 +101,60 @@ def test_a_full_disk_ends_the_job_and_a_resumed_one_gives_the_same_bits(
     assert resume(TrainResumeOptions(directory=cut, json=True)) == 0
     assert capsys.readouterr().err.splitlines()[-1].startswith("4/4 loss")
     assert same(learned(whole), learned(cut))
+
+
+def test_a_job_that_gains_no_more_stops_early_and_keeps_its_best(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = (
+        "out=early", "method=full", "optimizer.steps=20", "optimizer.lr=0.1", "eval_every=2",
+        "optimizer.schedule=constant", f"data.eval={job.parent / 'data.jsonl'}",
+        "data.eval_limit=4", "early_stop.patience=3", "watch.samples=2",
+        'optimizer.no_decay=["norm"]', "optimizer.weight_decay=0.01",
+    )  # fmt: skip
+    out = train(job, *settings)
+    lines = steps_of(out)
+    last = lines[-1]["step"]
+    judged = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
+    assert isinstance(last, int)
+    assert last < 20
+    best = json.loads((out / "best.json").read_text())
+    assert best == {"step": last - 6, "eval_loss": min(map(float, map(str, judged.values())))}
+    assert f"stopped early after step {last}: eval_loss has not been better than" in (
+        capsys.readouterr().err
+    )
+    assert (out / "final" / "model.safetensors").exists()
+    assert not same(learned(out), load_file(out / "best" / "model.safetensors"))
+    answers = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert [one["step"] for one in answers] == [step for step in judged for _ in range(2)]
+    assert answers[1]["prompt"].endswith("w1")  # w0 is the unknown token, which is not shown
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cluster.train.training.ModelPool", None)  # any use would fail
+        train(job, *settings)
+    assert f"is finished: it made its {last} steps" in capsys.readouterr().err
+    longer = train(job, *settings, "early_stop.patience=off")
+    assert [line["step"] for line in steps_of(longer)] == list(range(1, 21))
+
+
+def test_a_job_whose_loss_stays_far_above_its_start_says_so_and_stops_if_asked(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = (
+        "method=full", "optimizer.steps=60", "optimizer.lr=3.0", "optimizer.warmup=0.3",
+        "optimizer.schedule=constant",
+    )  # fmt: skip
+    with pytest.raises(DivergedError, match=r"the model diverges: its loss .* for 20 steps") as why:
+        train(job, "out=far", "on_divergence=stop", *settings)
+    out = job.parent / "far"
+    assert not (out / "final").exists()
+    last = steps_of(out)[-1]["step"]
+    assert isinstance(last, int)
+    assert str(why.value).startswith(f"step {last}: ")
+    capsys.readouterr()
+    assert train(job, "out=far", *settings) == out
+    printed = capsys.readouterr().err
+    assert printed.count("WARNING: ") == 1
+    assert f"WARNING: step {last + 1}: the model diverges" in printed
 
 
 def test_a_finished_job_is_reported_without_any_worker(

@@ -89,7 +89,7 @@ def serial(trial: int) -> AdamW:
     optimizer = AdamW.start(np.zeros(SIZE, dtype=np.float32))
     for step in range(STEPS):
         total, _ = gradient(optimizer.parameters, batch_of(config, step, SAMPLE_SIZES))
-        make_step(optimizer, BatchGradient(total=total, loss_sum=0.0, num_tokens=64), config)
+        make_step(optimizer, BatchGradient(total=total, loss_sum=0.0, num_losses=64), config)
     return optimizer
 
 

@@ -180,3 +180,61 @@ def test_choices_of_one_token_share_the_forward_of_their_prompt(tiny: Path) -> N
     rows.clear()
     trainable.scores([[Sample((1, 2, 3), 2), Sample((9, 9, 3), 2)]])  # two prompts
     assert rows == [2]
+
+
+def preferences() -> list[Sample]:
+    return [
+        replace(
+            one, rejected=replace(one, token_ids=(*one.token_ids[: one.num_prompt], 7, 8, 9, 10))
+        )
+        for one in samples()
+    ]
+
+
+def test_a_start_is_its_own_reference(tiny: Path) -> None:
+    trainable = Trainable.load(tiny, TrainConfig(objective="dpo", lora=LoraConfig(targets=TARGETS)))
+    assert trainable.margins(preferences()).tolist() == [0.0] * len(preferences())
+    found, loss, num_losses = trainable.gradient(preferences())
+    assert num_losses == len(preferences())
+    assert loss == pytest.approx(num_losses * np.log(2))
+    assert np.abs(found).max() > 0
+
+
+def test_margins_are_gains_over_the_base_without_its_adapter(tiny: Path) -> None:
+    base = Trainable.load(tiny, TrainConfig(lora=LoraConfig(targets=TARGETS)))
+    policy, packed = load(tiny), load(tiny, packed=True)
+    pairs = preferences()
+    answers = [answer for pair in pairs for answer in pair.answers]
+    gains = np.array(policy.log_likelihoods(answers)) - base.log_likelihoods(answers)
+    wanted = 0.1 * (gains[::2] - gains[1::2])
+    for trainable in (policy, packed):
+        found = trainable.margins(pairs).tolist()
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+    assert np.abs(wanted).min() > 0
+
+
+def test_a_reference_has_no_dropout_and_leaves_the_model_as_it_was(tiny: Path) -> None:
+    config = TrainConfig(objective="dpo", lora=LoraConfig(targets=TARGETS, dropout=0.5))
+    trainable = Trainable.load(tiny, config)
+    start = trainable.get()
+    start[::7] += 0.05
+    trainable.set(start)
+    first, *_ = trainable.gradient(preferences(), dropout_seed=3)
+    again, *_ = trainable.gradient(preferences(), dropout_seed=3)
+    other, *_ = trainable.gradient(preferences(), dropout_seed=4)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert trainable.margins(preferences()).tolist() == trainable.margins(preferences()).tolist()
+
+
+def test_an_answer_is_transformers_greedy_one_with_the_adapter(tiny: Path) -> None:
+    trainable = load(tiny, packed=True)
+    prompt = (5, 6, 7)
+    ids = list(prompt)
+    for _ in range(6):
+        with torch.inference_mode():
+            ids.append(int(trainable.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+    found = trainable.answer(prompt, ends=frozenset(), max_tokens=6)
+    assert found == ids[3:]
+    end = found[2]
+    assert trainable.answer(prompt, ends={end}, max_tokens=6) == found[: found.index(end)]

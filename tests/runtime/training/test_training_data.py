@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,14 @@ from runtime.checking.prompt_files import read_prompts
 from runtime.errors import ConfigError
 from runtime.models.tokenizer import Tokenizer
 from runtime.training.job.job_config import DataConfig
-from runtime.training.training_data import TextExample, digest_of, read_examples, render, tokenize
+from runtime.training.training_data import (
+    Sample,
+    TextExample,
+    digest_of,
+    read_examples,
+    render,
+    tokenize,
+)
 from tests.support.models import smollm2_directory
 from tests.support.rejection import rejected
 
@@ -172,6 +180,9 @@ TURNS: list[dict[str, object]] = [
 ]
 
 
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [
@@ -191,7 +202,18 @@ TURNS: list[dict[str, object]] = [
         ({"prompt": "a", "answer": "b"}, "no field 'completion'; the record has prompt, answer"),
         ({"text": "a", "completion": "b"}, "the record has completion and text: keep one of them"),
         ({"text": "a", "messages": TURNS}, "the record has messages and text: keep one of them"),
-        ({"messages": TURNS, "tools": [{}]}, "line 2: tools is not supported in a record"),
+        (
+            {"messages": TURNS, "tools": [{}]},
+            r"line 2: tools\[0\] is {} .* needs type and function",
+        ),
+        ({"messages": TURNS, "tools": "["}, "line 2: tools is a string that is not JSON"),
+        ({"messages": TURNS, "tools": "look"}, "line 2: tools is a string that is not JSON"),
+        ({"messages": TURNS, "tools": '"look"'}, "line 2: tools is 'look' .*a list of tools"),
+        ({"text": "x", "tools": [TOOL]}, "line 2: tools is not supported in a record"),
+        (
+            {"messages": TURNS, "tools": [TOOL]},
+            "line 2: the chat template .* drops the tool 'look'",
+        ),
         ({"messages": TURNS, "system": "Be brief."}, "line 2: system is not supported"),
         ({"messages": [TURNS[0], TURNS[1] | {"weight": 0}]}, r"messages\[1\].weight is not supp"),
         ({"messages": [TURNS[0] | {"images": [1]}, TURNS[1]]}, r"messages\[0\].images is not supp"),
@@ -313,7 +335,19 @@ def test_prompt_files_and_training_take_the_same_messages(
     first = {"role": "user", "content": "Hi"} | fields
     file = tmp_path / "data.jsonl"
     file.write_text(json.dumps({"messages": [first, TURNS[1]]} | beside))
-    if refused or beside.get("tools") or "system" in beside:
+    if beside.get("tools") and not refused:  # training takes tools, which prompt files do not
+        with rejected(r"line 1: tools\[0\] is 1"):
+            read_examples(file, DataConfig(), tokenizer)
+        with rejected("line 1: tools is not supported in a record"):
+            read_prompts(file)
+    elif beside.get("tools"):
+        for read in (
+            lambda: read_examples(file, DataConfig(), tokenizer),
+            lambda: read_prompts(file),
+        ):
+            with rejected("line 1: "):
+                read()
+    elif refused or "system" in beside:
         with pytest.raises(ConfigError, match="line 1: ") as of_training:
             read_examples(file, DataConfig(), tokenizer)
         with pytest.raises(ConfigError, match="line 1: ") as of_prompts:
@@ -342,3 +376,110 @@ def test_long_prompts_lose_their_start(tmp_path: Path, tokenizer: Tokenizer) -> 
     (shown,) = examples_of(tmp_path, tokenizer, record, max_length=8)
     assert shown.endswith("end⟦ done⟧")
     assert len(shown) < 60
+
+
+def preferences_of(
+    tmp_path: Path, tokenizer: Tokenizer, *records: Mapping[str, object], **settings: object
+) -> list[Sample]:
+    file = tmp_path / "data.jsonl"
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    config = DataConfig(**settings)  # type: ignore[arg-type]  # a test names real fields
+    examples = read_examples(file, config, tokenizer, prefers=True)
+    return [tokenize(example, tokenizer, config.max_length) for example in examples]
+
+
+def test_a_preference_is_two_answers_after_one_prompt(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    chat = {"prompt": TURNS[:1], "chosen": TURNS[1:], "rejected": [TURNS[1] | {"content": "No"}]}
+    texts = {"prompt": "One and", "chosen": " two", "rejected": " nine of them"}
+    found = preferences_of(tmp_path, tokenizer, chat, texts)
+    for sample, record, good, bad in zip(
+        found, (chat, texts), ("Hello", " two"), ("No", " nine of them"), strict=True
+    ):
+        assert sample.rejected is not None
+        shared = sample.num_prompt
+        assert sample.rejected.token_ids[:shared] == sample.token_ids[:shared], record
+        assert tokenizer.decode(sample.token_ids[shared:]) == good
+        assert tokenizer.decode(sample.rejected.token_ids[shared:]) == bad
+        assert {one.token_ids[-1] for one in sample.answers} == {tokenizer.eos_id}
+    turned = replace(found[1], rejected=found[0].rejected)
+    assert digest_of(found[1:]) != digest_of([turned])
+
+
+def test_fields_become_the_answers_of_a_preference(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    templates = {"prompt": "Q: {q}", "completion": " {good}", "rejected": " {bad}"}
+    record = {"q": "two", "good": "yes", "bad": "no"}
+    (sample,) = preferences_of(tmp_path, tokenizer, record, **templates)
+    assert [tokenizer.decode(one.token_ids) for one in sample.answers] == [
+        "Q: two yes",
+        "Q: two no",
+    ]
+    with rejected("line 1: both completions are the same"):
+        preferences_of(tmp_path, tokenizer, record | {"bad": "yes"}, **templates)
+
+
+def test_a_long_preference_loses_the_same_start_of_both_prompts(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    record = {"prompt": "word " * 50 + "end", "chosen": " a b", "rejected": " a b c d e f"}
+    (whole,) = preferences_of(tmp_path, tokenizer, record)
+    (cut,) = preferences_of(tmp_path, tokenizer, record, max_length=12)
+    assert whole.rejected is not None
+    assert cut.rejected is not None
+    assert len(cut.rejected.token_ids) == 12
+    assert cut.num_cut == len(whole.rejected.token_ids) - 12
+    assert cut.num_prompt == cut.rejected.num_prompt
+    assert cut.token_ids[: cut.num_prompt] == cut.rejected.token_ids[: cut.num_prompt]
+    for short, long in zip(cut.answers, whole.answers, strict=True):
+        assert short.token_ids == long.token_ids[-len(short.token_ids) :]
+    with rejected("the first 2 tokens of the chosen and the rejected answer are the same"):
+        preferences_of(tmp_path, tokenizer, record, max_length=3)
+
+
+def test_a_preference_is_shown_with_both_answers(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    file = tmp_path / "data.jsonl"
+    file.write_text('{"prompt": "One and", "chosen": " two", "rejected": " nine"}')
+    (example,) = read_examples(file, DataConfig(), tokenizer, prefers=True)
+    shown = render(example, tokenize(example, tokenizer, 99), tokenizer)
+    assert shown == "One and⟦ two⟧   (rather than ⟦ nine⟧)"
+
+
+def test_preferences_and_completions_are_not_taken_for_one_another(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    with rejected('line 1: the record is a preference, .*: set objective to "dpo"'):
+        examples_of(tmp_path, tokenizer, {"prompt": "x", "chosen": "a", "rejected": "b"})
+    with rejected("line 1: no field 'chosen'; the record has prompt, completion"):
+        preferences_of(tmp_path, tokenizer, {"prompt": "x", "completion": "a"})
+
+
+@pytest.fixture(scope="module")
+def with_tools(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """The tokenizer, with a chat template that renders tools."""
+    directory = tmp_path_factory.mktemp("tools")
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+        (directory / name).write_text((smollm2_directory() / name).read_text())
+    settings = json.loads((directory / "tokenizer_config.json").read_text())
+    own = (
+        settings.pop("chat_template", None)
+        or (smollm2_directory() / "chat_template.jinja").read_text()
+    )
+    tools = "{% if tools %}Tools: {{ tools | tojson }}\n{% endif %}"
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    (directory / "chat_template.jinja").write_text(tools + own)
+    return Tokenizer.load(directory)
+
+
+@pytest.mark.parametrize("learn", ["last", "all"])
+def test_tools_beside_messages_are_in_the_prompt(
+    tmp_path: Path, with_tools: Tokenizer, learn: str
+) -> None:
+    shown = [
+        examples_of(tmp_path, with_tools, {"messages": LONG, "tools": tools}, learn=learn)[0]
+        for tools in ([TOOL], json.dumps([TOOL]), None)
+    ]
+    assert shown[0] == shown[1]
+    assert shown[0].startswith('Tools: [{"type": "function", "function": {"name": "look"')
+    assert shown[0].partition("\n")[2] == shown[2]
+    chosen = {"prompt": TURNS[:1], "chosen": TURNS[1:], "rejected": [TURNS[1] | {"content": "No"}]}
+    (pair,) = preferences_of(tmp_path, with_tools, chosen | {"tools": [TOOL]})
+    assert with_tools.decode(pair.token_ids).startswith("Tools: ")

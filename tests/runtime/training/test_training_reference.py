@@ -19,6 +19,7 @@ from runtime.models.transformers_model import load_transformers
 from runtime.training.adapters.frozen_base import load_frozen
 from runtime.training.adapters.merge import merge_adapter
 from runtime.training.adapters.saving import save_adapter
+from runtime.training.job.dpo_config import DpoConfig
 from runtime.training.job.job_config import (
     DataConfig,
     LoraConfig,
@@ -40,6 +41,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers")  #
 STEPS = 10
 TARGETS = ["q_proj", "v_proj", "down_proj"]
 Batching = Literal["padded", "grouped", "packed"]
+BATCHINGS: tuple[Batching, ...] = ("padded", "grouped", "packed")
 Method = Literal["lora", "full"]
 Precision = Literal["bfloat16", "int8", "int4"]
 
@@ -67,6 +69,34 @@ KINDS = {
 }
 
 
+def pairs() -> list[Sample]:
+    """Return preferences: the samples, each rather than another answer to its prompt."""
+    draw = np.random.default_rng(12)
+    return [
+        replace(
+            one,
+            rejected=replace(
+                one,
+                token_ids=(
+                    *one.token_ids[: one.num_prompt],
+                    *draw.integers(1, 100, draw.integers(1, 9)).tolist(),
+                ),
+            ),
+        )
+        for one in samples()
+    ]
+
+
+def turns() -> list[Sample]:
+    """Return conversations of which two turns are learned, with other tokens between them."""
+    found = []
+    for one in samples():
+        size = len(one.token_ids)
+        longer = replace(one, token_ids=(*one.token_ids, *range(20, 29)))
+        found.append(replace(longer, gaps=((size, size + 5),)))
+    return found
+
+
 def job(
     method: Method, batching: Batching = "grouped", lora: LoraConfig = KINDS["plain"]
 ) -> TrainConfig:
@@ -83,8 +113,18 @@ def job(
     )  # fmt: skip
 
 
-def reference_losses(directory: Path, config: TrainConfig) -> list[float]:
+def preference_job(
+    kind: str = "plain", batching: Batching = "grouped", *, beta: float = 0.5
+) -> TrainConfig:
+    config = job("lora", batching, KINDS[kind])
+    return replace(config, objective="dpo", dpo=DpoConfig(beta=beta, label_smoothing=0.1))
+
+
+def reference_losses(
+    directory: Path, config: TrainConfig, all_samples: Sequence[Sample] = ()
+) -> list[float]:
     """Train with peft and torch's AdamW, each batch in one padded forward."""
+    all_samples = all_samples or (pairs() if config.prefers else samples())
     model = load_transformers(directory, torch.float32).eval()
     if config.base_precision != "float32":
         with_numbers_of(model, load_frozen(directory, config.base_precision))
@@ -98,10 +138,15 @@ def reference_losses(directory: Path, config: TrainConfig) -> list[float]:
         betas=(settings.beta1, settings.beta2),
         weight_decay=settings.weight_decay,
     )
-    losses, all_samples = [], samples()
+    losses = []
     for step in range(STEPS):
         ids = step_samples(step, num_samples=len(all_samples), batch=settings.batch, seed=4)
-        loss = mean_loss(model, [all_samples[index] for index in ids])
+        some = [all_samples[index] for index in ids]
+        loss = (
+            mean_preference_loss(model, some, config.dpo)
+            if config.prefers
+            else mean_loss(model, some)
+        )
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch's
         assert settings.clip is not None
@@ -142,9 +187,33 @@ def mean_loss(model: PreTrainedModel, some: Sequence[Sample]) -> torch.Tensor:
         size = len(sample.token_ids)
         ids[row, :size] = torch.tensor(sample.token_ids)
         there[row, :size] = 1
-        labels[row, sample.num_prompt : size] = ids[row, sample.num_prompt : size]
+        learned = torch.tensor(sample.learned_positions)
+        labels[row, learned] = ids[row, learned]
     logits = model(input_ids=ids, attention_mask=there).logits[:, :-1]
     return F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+
+
+def mean_preference_loss(
+    model: PreTrainedModel, some: Sequence[Sample], dpo: DpoConfig
+) -> torch.Tensor:
+    """Return the loss of DPO's paper, with peft's model without its adapter as the reference."""
+    answers = [*some, *(pair.rejected for pair in some if pair.rejected is not None)]
+    policy = torch.stack([log_prob(model, answer) for answer in answers]).view(2, -1)
+    with torch.no_grad(), model.disable_adapter():
+        reference = torch.stack([log_prob(model, answer) for answer in answers]).view(2, -1)
+    chosen, rejected = dpo.beta * (policy - reference)
+    right = torch.sigmoid(chosen - rejected)
+    smooth = dpo.label_smoothing
+    return -((1 - smooth) * right.log() + smooth * (1 - right).log()).mean()
+
+
+def log_prob(model: PreTrainedModel, answer: Sample) -> torch.Tensor:
+    """Return the log probability of an answer after its prompt, in a forward of its own."""
+    ids = torch.tensor([answer.token_ids])
+    each = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+    first = answer.num_prompt
+    total: torch.Tensor = each[first - 1 :].gather(1, ids[0, first:, None]).sum()
+    return total
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +225,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_ten_losses_are_those_of_peft_and_torch(tiny: Path, method: Method) -> None:
     wanted = reference_losses(tiny, job(method))
     assert wanted[-1] < wanted[0] - 0.05
-    for batching in ("padded", "grouped", "packed"):
+    for batching in BATCHINGS:
         _, losses = train_here(tiny, job(method, batching), samples())
+        assert losses == pytest.approx(wanted, abs=1e-4), batching
+
+
+def test_ten_losses_of_all_turns_are_those_of_peft_and_torch(tiny: Path) -> None:
+    wanted = reference_losses(tiny, job("lora"), turns())
+    assert wanted[0] != reference_losses(tiny, job("lora"))[0]
+    for batching in BATCHINGS:
+        _, losses = train_here(tiny, job("lora", batching), turns())
         assert losses == pytest.approx(wanted, abs=1e-4), batching
 
 
@@ -208,21 +285,66 @@ def test_a_base_in_low_precision_trains_like_peft_on_the_same_numbers(
     assert np.array_equal(Trainable.adapter(tmp_path, config).get(), start)
 
 
-@pytest.mark.parametrize("batching", ["grouped", "packed"])
-def test_kills_stragglers_and_other_numbers_of_workers_change_no_bit(
-    tiny: Path, batching: Batching, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["plain", "dora"])
+def test_ten_losses_of_preferences_are_those_of_peft_and_torch(tiny: Path, kind: str) -> None:
+    wanted = reference_losses(tiny, preference_job(kind))
+    assert wanted[0] == pytest.approx(np.log(2), abs=1e-6)  # the start is the reference
+    assert wanted[-1] < wanted[0] - 0.02
+    for batching in BATCHINGS:
+        _, losses = train_here(tiny, preference_job(kind, batching), pairs())
+        assert losses == pytest.approx(wanted, abs=1e-4), batching
+
+
+def test_preferences_on_a_base_in_low_precision_are_those_of_peft_on_the_same_numbers(
+    tiny: Path,
 ) -> None:
-    config, some = job("lora", batching), samples()
+    config = replace(preference_job(), base_precision="bfloat16")
+    _, losses = train_here(tiny, config, pairs())
+    assert losses == pytest.approx(reference_losses(tiny, config), abs=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8", "int4"])
+def test_a_merge_adds_to_the_model_s_own_weights_whatever_the_job_held_them_in(
+    tmp_path: Path, precision: Literal["float32", "bfloat16", "int8", "int4"]
+) -> None:
+    base = save_tiny_checkpoint(
+        tmp_path / "base", hidden_size=64, intermediate_size=96, num_attention_heads=4,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    config = replace(job("lora"), base_precision=precision)
+    optimizer, _ = train_here(base, config, samples())
+    weights = Trainable.load(base, config).start_point.layout.split(optimizer.parameters)
+    save_adapter(tmp_path / "adapter", weights, config.lora, str(base))
+    merge_adapter(tmp_path / "adapter", tmp_path / "merged")
+    plain, merged = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=torch.float32).state_dict()
+        for name in ("base", "merged")
+    )
+    changed = {name for name in plain if not torch.equal(plain[name], merged[name])}
+    assert changed == {f"{name.rpartition('.')[0]}.weight" for name in weights}
+    for name in changed:
+        layer = name.removesuffix(".weight")
+        update = weights[f"{layer}.lora_B"] @ weights[f"{layer}.lora_A"] * np.float32(2.0)
+        np.testing.assert_allclose(merged[name].numpy(), plain[name].numpy() + update, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "some"),
+    [
+        (job("lora", "grouped"), samples()),
+        (job("lora", "packed"), samples()),
+        (preference_job(), pairs()),
+    ],
+    ids=["grouped", "packed", "preferences"],
+)
+def test_kills_stragglers_and_other_numbers_of_workers_change_no_bit(
+    tiny: Path,
+    config: TrainConfig,
+    some: list[Sample],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     calm, losses = train_here(tiny, config, some)
-    trainable = Trainable.load(tiny, config)
-    start = trainable.get()
-
-    def computed(parameters: Vector, ids: Sequence[int]) -> tuple[Vector, float]:
-        trainable.set(parameters)
-        found, loss, _ = trainable.gradient([some[index] for index in ids])
-        return found, loss
-
-    monkeypatch.setattr(worker_pools, "gradient", computed)
+    start = compute_in_pools(tiny, config, some, monkeypatch)
     for size in (1, 4):
         pool = worker_pools.FakePool(size=size, rng=random.Random(size), slow=0.2, dies=0.1)
         faulty = replace(config, workers=replace(config.workers, count=size, max_losses=1000))
@@ -233,12 +355,61 @@ def test_kills_stragglers_and_other_numbers_of_workers_change_no_bit(
         assert np.array_equal(optimizer.parameters, calm.parameters)
 
 
+def compute_in_pools(
+    directory: Path, config: TrainConfig, some: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> Vector:
+    """Make fake workers compute real gradients; return the weights at the start."""
+    trainable = Trainable.load(directory, config)
+    start = trainable.get()
+
+    def computed(parameters: Vector, ids: Sequence[int]) -> tuple[Vector, float]:
+        trainable.set(parameters)
+        found, loss, _ = trainable.gradient([some[index] for index in ids])
+        return found, loss
+
+    monkeypatch.setattr(worker_pools, "gradient", computed)
+    return start
+
+
+def test_preferences_learned_in_coded_rounds_are_the_same_bits_under_faults(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = WorkersConfig(count=4, scheme="frc-1", max_losses=1000)
+    config, some = replace(preference_job(), workers=workers), pairs()
+    start = compute_in_pools(tiny, config, some, monkeypatch)
+    ends = []
+    for slow, dies in ((0.0, 0.0), (0.2, 0.05)):
+        pool = worker_pools.FakePool(size=4, rng=random.Random(5), slow=slow, dies=dies)
+        optimizer = AdamW.start(start)
+        reports = list(training_steps(config, [optimizer], pool, SampleSizes.of(some), pool))
+        assert (sum(report.num_lost for report in reports) > 0) == (dies > 0)
+        ends.append(optimizer.parameters)
+    assert np.array_equal(ends[0], ends[1])
+    wanted = reference_losses(tiny, preference_job())
+    assert [report.loss for report in reports] == pytest.approx(wanted, abs=1e-4)
+
+
 @pytest.mark.slow
-def test_ten_losses_of_smollm2_are_those_of_peft_and_torch() -> None:
-    wanted = reference_losses(smollm2_directory(), job("lora"))
+@pytest.mark.parametrize(
+    ("config", "some"),
+    [
+        (job("lora"), samples()),
+        (job("lora", lora=KINDS["rank-stabilized"]), samples()),
+        (job("lora", lora=KINDS["dora"]), samples()),
+        (replace(job("full"), optimizer=replace(job("full").optimizer, lr=1e-4)), samples()),
+        (job("lora"), turns()),
+        (preference_job(), pairs()),
+    ],
+    ids=["lora", "rank-stabilized", "dora", "full", "all turns", "preferences"],
+)
+def test_ten_losses_of_smollm2_are_those_of_peft_and_torch(
+    config: TrainConfig, some: list[Sample]
+) -> None:
+    wanted = reference_losses(smollm2_directory(), config, some)
     assert wanted[-1] < wanted[0] - 0.05
-    for batching in ("padded", "grouped", "packed"):
-        _, losses = train_here(smollm2_directory(), job("lora", batching), samples())
+    for batching in BATCHINGS:
+        batched = replace(config, data=DataConfig(batching=batching))
+        _, losses = train_here(smollm2_directory(), batched, some)
         assert losses == pytest.approx(wanted, abs=1e-4), batching
 
 

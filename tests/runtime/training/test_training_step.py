@@ -29,7 +29,7 @@ def vector(*values: float) -> Vector:
 
 
 def batch(*values: float, loss_sum: float = 8.0) -> BatchGradient:
-    return BatchGradient(total=vector(*values), loss_sum=loss_sum, num_tokens=4)
+    return BatchGradient(total=vector(*values), loss_sum=loss_sum, num_losses=4)
 
 
 @pytest.mark.parametrize(

@@ -158,3 +158,23 @@ def test_a_model_that_does_not_split_is_rejected(tmp_path: Path) -> None:
     other = checkpoint(tmp_path, "llama", attention_dropout=0.1)
     with pytest.raises(ConfigError, match=r"attention_dropout 0.1, .*: set the latter to 0"):
         RankedTrainable(other, TrainConfig(), 2)
+
+
+def test_preferences_of_ranks_are_those_of_one(tmp_path: Path) -> None:
+    config = TrainConfig(objective="dpo", lora=LORA)
+    directory = checkpoint(tmp_path, "llama")
+    pairs = [
+        replace(one, rejected=replace(one, token_ids=(*one.token_ids[: one.num_prompt], 7, 8)))
+        for one in samples()
+    ]
+    vector = start(directory, config)
+    alone, split = Trainable.load(directory, config), RankedTrainable(directory, config, 2)
+    alone.set(vector)
+    split.call(lambda one: one.set(vector))
+    wanted, wanted_loss, num_pairs = alone.gradient(pairs)
+    results = split.call(lambda one: one.gradient(pairs))
+    close(results[0][0], wanted)
+    assert len({loss for _, loss, _ in results}) == 1
+    assert results[0][1] == pytest.approx(wanted_loss, rel=1e-6)
+    assert results[0][2] == num_pairs == len(pairs)
+    assert abs(wanted_loss - num_pairs * np.log(2)) > 0.01  # it is not the reference

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
+from runtime.errors import ConfigError
 from runtime.training.adapters.weight_layout import WeightLayout
 from runtime.training.job.job_config import LoraConfig, TrainConfig
 from runtime.training.trainable import Trainable
@@ -51,3 +52,15 @@ def test_the_layout_names_the_values_that_training_sets(
     assert parts.keys() == trainable.weights.keys()
     for name, weight in trainable.weights.items():
         assert np.array_equal(parts[name], weight.detach().numpy())
+
+
+def test_weights_that_do_not_decay_are_found_by_parts_of_their_names() -> None:
+    shapes: dict[str, tuple[int, ...]] = {"a.norm.weight": (3,), "b.bias": (2,), "c.weight": (4, 2)}
+    layout = WeightLayout(shapes=shapes, has_tied_head=False)
+    assert layout.undecayed([]) == ()
+    assert layout.undecayed(["norm", r"\.bias$"]) == (slice(0, 3), slice(3, 5))
+    assert layout.undecayed(["weight"]) == (slice(0, 3), slice(5, 13))
+    with pytest.raises(
+        ConfigError, match=r"'layer_norm', which is in the name of no trained weigh"
+    ):
+        layout.undecayed(["norm", "layer_norm"])

@@ -70,6 +70,14 @@ def test_files_of_a_mix_are_relative_to_the_job_s(tmp_path: Path) -> None:
     assert "mix" not in load_config(write(tmp_path, GOOD)).learning_part()["data"]  # type: ignore[operator]
 
 
+def test_preferences_are_part_of_what_is_learned(tmp_path: Path) -> None:
+    plain = load_config(write(tmp_path, GOOD)).learning_part()
+    assert not {"objective", "dpo"} & plain.keys()  # as older jobs
+    prefers = load_config(write(tmp_path, GOOD), ["objective=dpo"])
+    other = load_config(write(tmp_path, GOOD), ["objective=dpo", "dpo.beta=0.2"])
+    assert prefers.learning_part() != other.learning_part() != plain
+
+
 MIX = '[data]\nmix = { "a" = 1, "b" = 2 }\n'
 
 
@@ -173,6 +181,67 @@ MIX = '[data]\nmix = { "a" = 1, "b" = 2 }\n'
         ),
         (GOOD, ["data.batching=random"], "choose one of padded, grouped, packed"),
         (GOOD, ["on_nonfinite=ignore"], "choose one of stop, skip"),
+        (GOOD, ["on_divergence=skip"], "choose one of warn, stop"),
+        (
+            GOOD,
+            ["early_stop.patience=0"],
+            "early_stop.patience is 0: it must be at least 1, or off",
+        ),
+        (
+            GOOD,
+            ["early_stop.patience=3"],
+            "early_stop.patience is 3, and nothing is evaluated: name",
+        ),
+        (GOOD, ["early_stop.min_gain=-1"], "early_stop.min_gain is -1.0: it must be at least 0"),
+        (GOOD, ["watch.samples=2"], "watch.samples is 2, and nothing is evaluated: name a file in"),
+        (GOOD, ["watch.sample_tokens=0"], "watch.sample_tokens is 0: it must be at least 1"),
+        (GOOD, ["watch.wandb=true"], "watch.wandb is True: it must be a string"),
+        (
+            GOOD,
+            ["optimizer.schedule=polynomial"],
+            "choose one of constant, linear, cosine, cosine-",
+        ),
+        (GOOD, ["optimizer.cycles=3"], "optimizer.cycles is 3 and optimizer.schedule is 'cosine'"),
+        (GOOD, ["optimizer.no_decay=['norm']"], "no weight does: set optimizer.weight_decay"),
+        (
+            GOOD,
+            ["optimizer.weight_decay=0.1", "optimizer.no_decay=['(']"],
+            r"optimizer.no_decay has '\(', which is no regular expression",
+        ),
+        (
+            GOOD,
+            ["method=shared-seed", "watch.mlflow=mine"],
+            "watch.mlflow is 'mine': it is for methods lora and full",
+        ),
+        (
+            GOOD,
+            ["method=shared-seed", "data.eval=e.jsonl", "early_stop.patience=3"],
+            "early_stop is for methods lora and full",
+        ),
+        (
+            GOOD,
+            ["method=shared-seed", "optimizer.schedule=cosine-restarts", "optimizer.cycles=2"],
+            "optimizer.cycles and optimizer.no_decay are for methods lora and full",
+        ),
+        (GOOD, ["objective=ppo"], "objective is 'ppo': choose one of likelihood, dpo"),
+        (GOOD, ["objective=dpo", "method=full"], 'only "lora" keeps the base'),
+        (GOOD, ["objective=dpo", "method=shared-seed"], 'only "lora" keeps the base'),
+        (GOOD, ["objective=dpo", "data.learn=all"], 'data.learn must be "last" with objective'),
+        (GOOD, ["objective=dpo", "data.buffer=9"], 'data.buffer is for objective "likelihood"'),
+        (
+            GOOD,
+            ["workers.tp=2", "data.eval=e.jsonl", "watch.samples=1"],
+            "watch.samples is 1: with workers.tp above 1 it must be 0",
+        ),
+        (GOOD, ["dpo.beta=0"], "dpo.beta is 0.0: it must be above 0"),
+        (GOOD, ["dpo.label_smoothing=0.5"], "dpo.label_smoothing is 0.5: .* below 0.5"),
+        (GOOD, ["data.rejected=x"], 'data.rejected is for objective "dpo": set that'),
+        (
+            GOOD,
+            ["objective=dpo", "data.prompt=x", "data.completion=y"],
+            "give both data.completion and data.rejected",
+        ),
+        (GOOD, ["objective=dpo", "data.rejected=y"], "give both data.completion and data.rejected"),
         (
             GOOD,
             ["checkpoint.state_every_s=0"],
@@ -211,7 +280,15 @@ FLOATS = float_keys(TrainConfig())
 
 def test_all_sections_have_numbers_with_a_fraction() -> None:
     sections = {key.partition(".")[0] for key in FLOATS}
-    assert sections == {"lora", "optimizer", "workers", "faults", "shared_seed"}
+    assert sections == {
+        "lora",
+        "dpo",
+        "early_stop",
+        "optimizer",
+        "workers",
+        "faults",
+        "shared_seed",
+    }
     assert len(FLOATS) > 20
 
 
