@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,7 +72,7 @@ class XGrammar:
 
     def __init__(self, tokenizer: Tokenizer, directory: Path, vocab_size: int) -> None:
         self._module: Any = importlib.import_module("xgrammar")
-        self.version = str(getattr(self._module, "__version__", "?"))
+        self.version = version("xgrammar")
         theirs = importlib.import_module("transformers").AutoTokenizer.from_pretrained(directory)
         info = self._module.TokenizerInfo.from_huggingface(theirs, vocab_size=vocab_size)
         self._compiler = self._module.GrammarCompiler(info, max_threads=1)
@@ -101,8 +102,7 @@ class OutlinesCore:
 
     def __init__(self) -> None:
         self._build: Any = importlib.import_module("outlines_core.json_schema")
-        package = importlib.import_module("importlib.metadata")
-        self.version = str(package.version("outlines-core"))
+        self.version = version("outlines-core")
 
     def compile(self, schema: Any) -> Accepts:
         expression = re.compile(self._build.build_regex_from_schema(json.dumps(schema)))
