@@ -1,8 +1,9 @@
 """Search for a short text that completes an output, by the masks of single bytes.
 
 A mask that the search has not seen is progress: texts that return to few known masks come first,
-and among them short ones. Where many letters, digits or signs may follow, it tries one of each. So
-it may miss the shortest text, or every text; what it finds is checked.
+and among them short ones. Where many letters, digits or signs may follow, it tries one of each. A
+search that finds nothing is followed by a walk, which takes what closes wherever that is legal. So
+the shortest text, or every text, may be missed; what is found is checked.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,13 +15,17 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
-COMPILE_STATES = 1500
+COMPILE_STATES = 400
 """States that are looked at before an output begins."""
-ROUND_STATES = 100
+ROUND_STATES = 40
 """States that are looked at after a token, where what was found before it does not fit."""
 _SPACES = (b" ", b"\t", b"\n", b"\r")
-_CLOSING = b"\"'}])>,:;"
+_TELLING = b"@./-;\"'}])>,:"
+"""Signs that close, or separate."""
+_CLOSING = b"\"}])'>,:"
+"""In the order in which a walk prefers them."""
 _FEW = 8
+_LONGEST_WALK = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,7 @@ def completion_of(
         if found is not None and len(found) <= most:
             return found
     if max_states and most:
-        new = _shortest(matcher, tokens, max_states)
+        new = _shortest(matcher, tokens, max_states) or _walked(matcher, tokens)
         found = None if new is None else _spelled(matcher, tokens, new)
         if found is not None and len(found) <= most:
             return found
@@ -115,9 +120,12 @@ def _shortest(matcher: LLMatcher, tokens: ByteTokens, max_states: int) -> bytes 
     waiting = [_Text(0, 0, next(numbers), b"", matcher.deep_copy())]
     known: set[bytes] = set()
     expanded: set[tuple[bytes, int, int]] = set()
-    while waiting and len(expanded) < max_states:
+    while waiting:
         one = heappop(waiting)
         if one.mask is None:
+            max_states -= 1
+            if max_states < 0:
+                return None
             one.mask = one.matcher.compute_bitmask()
             one.num_alike = one.num_alike + 1 if one.mask == one.before else 0
             if one.mask in known and one.text[-1:] in _SPACES:
@@ -142,6 +150,49 @@ def _shortest(matcher: LLMatcher, tokens: ByteTokens, max_states: int) -> bytes 
     return None
 
 
+def _walked(matcher: LLMatcher, tokens: ByteTokens) -> bytes | None:
+    """Return the text that closes what it can at once, and where it cannot, tries what is legal.
+
+    As long as the mask stays the same, each byte is the next in the order of preference.
+    """
+    here, text, before, num_alike = matcher.deep_copy(), b"", b"", 0
+    for _ in range(_LONGEST_WALK):
+        mask = here.compute_bitmask()
+        num_alike = num_alike + 1 if mask == before else 0
+        before = mask
+        order = _by_preference(_legal_bytes(mask, tokens.ids))
+        if here.is_error() or not order:
+            return None
+        byte = order[num_alike % len(order)]
+        if not here.consume_token(int(tokens.ids[byte])):
+            return None
+        text += bytes([byte])
+        if here.is_accepting():
+            return text
+    return None
+
+
+def _by_preference(legal: bytes) -> list[int]:
+    """Return bytes in the order to try them: what closes, one of each kind, then the others."""
+    closing = [byte for byte in _CLOSING if byte in legal]
+    kinds: dict[str, list[int]] = {}
+    for byte in legal:
+        if byte not in closing:
+            kinds.setdefault(_kind(byte), []).append(byte)
+    letters, digits = kinds.pop("letter", []), kinds.pop("digit", [])
+    signs = sorted(kinds.get("sign", []), key=lambda byte: _TELLING.find(byte) % 256)
+    rest = [byte for kind in ("space", "wide") for byte in kinds.get(kind, [])]
+    return [
+        *closing,
+        *letters[:1],
+        *digits[:1],
+        *signs,
+        *letters[1:],
+        *digits[1:],
+        *rest,
+    ]
+
+
 def _legal_bytes(mask: bytes, byte_ids: NDArray[np.int64]) -> bytes:
     bits = np.frombuffer(mask, dtype=np.uint8)
     legal = (bits[byte_ids >> 3] >> (byte_ids & 7).astype(np.uint8)) & 1
@@ -161,7 +212,9 @@ def _worth_trying(legal: bytes) -> Iterator[int]:
         elif len(found) <= _FEW:
             yield from found
         elif kind == "sign":
-            yield from [byte for byte in found if byte in _CLOSING] or found[:_FEW]
+            yield from [byte for byte in found if byte in _TELLING] or found[:_FEW]
+        elif kind == "digit":
+            yield from (found[0], found[-1])
         else:
             yield found[0]
 

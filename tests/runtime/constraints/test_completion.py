@@ -9,7 +9,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from parallel.decoding.types import ConstraintKind, ConstraintSpec
 from runtime.constraints.compilation import TokenizerText, compiled, open_tokenizer
-from runtime.constraints.completion import _worth_trying
+from runtime.constraints.completion import _by_preference, _worth_trying
 from runtime.constraints.grammar_state import GrammarState, KnownTokens
 from runtime.constraints.grammar_text import grammar_text
 
@@ -81,7 +81,7 @@ def test_the_completion_of_an_empty_output_is_short(name: str) -> None:
     found = state.completion(ANY)
     assert found is not None
     text = shown(found)
-    assert len(expected) <= len(text) <= len(expected) * 1.1
+    assert len(expected) <= len(text) <= len(expected) * 1.2
     for token in found:
         state = state.advance(token)
     assert state.is_complete
@@ -118,14 +118,15 @@ def test_every_output_on_the_way_has_a_completion(name: str) -> None:
 
 
 def test_an_output_that_no_short_search_completes_has_none() -> None:
-    spec = ConstraintSpec(kind=ConstraintKind.REGEX, text="[a-z]{2000}!")
+    spec = ConstraintSpec(kind=ConstraintKind.REGEX, text="[a-z]{2100}!")
     assert start(spec).completion(ANY) is None
 
 
 def test_the_bytes_that_a_search_tries_are_few_of_each_kind() -> None:
     assert bytes(_worth_trying(b"\n\r ")) == b" "
     assert bytes(_worth_trying(b'\t "}')) == b' "}'
-    assert bytes(_worth_trying(b"0123456789")) == b"0"
+    assert bytes(_worth_trying(b"0123456789")) == b"09"
     assert bytes(_worth_trying(b"012ab")) == b"012ab"
     every = bytes(range(0x20, 0x7F))
-    assert set(_worth_trying(every)) == set(b" \"'}])>,:;0A")
+    assert set(_worth_trying(every)) == set(b" \"'}])>,:;@./-09A")
+    assert bytes(_by_preference(b'ab1}" ')) == b'"}a1b '
