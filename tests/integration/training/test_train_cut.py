@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import psutil
@@ -37,7 +38,7 @@ def job(tmp_path: Path) -> Path:
 
 
 class Training:
-    """A `paceline train` process."""
+    """A `paceline train` process, which ends with the block that uses it."""
 
     def __init__(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "cluster.cli", "train", *arguments]
@@ -45,8 +46,18 @@ class Training:
             command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()  # its Ray ends with it
+            self.process.wait(timeout=60)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
     def wait_for(self, out: Path, step: int) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300  # the start alone takes a minute on a busy machine
         while steps_of(out) < step:
             assert self.process.poll() is None, self.printed()
             assert time.monotonic() < deadline
@@ -57,10 +68,7 @@ class Training:
         return self.process.stderr.read()
 
     def end(self) -> int:
-        code = self.process.wait(timeout=120)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
-        return code
+        return self.process.wait(timeout=120)
 
 
 def steps_of(out: Path) -> int:
@@ -92,15 +100,15 @@ def test_what_was_cut_continues_to_the_same_bits(job: Path, tmp_path: Path) -> N
     whole, cut = tmp_path / "whole", tmp_path / "run"
     assert call(str(job), "--set", f"out={whole}").returncode == 0
     for number, name in enumerate(("the driver", "raylet"), start=1):
-        training = Training(str(job))
-        training.wait_for(cut, number * CUT_AT)
-        driver = psutil.Process(training.process.pid)
-        below = driver.children(recursive=True)
-        ours = named("ray::Train", below)
-        victims = [driver] if name == "the driver" else named(name, below)
-        assert len(victims) == 1
-        victims[0].send_signal(signal.SIGKILL)
-        assert training.end() != 0
+        with Training(str(job)) as training:
+            training.wait_for(cut, number * CUT_AT)
+            driver = psutil.Process(training.process.pid)
+            below = driver.children(recursive=True)
+            ours = named("ray::Train", below)
+            victims = [driver] if name == "the driver" else named(name, below)
+            assert len(victims) == 1
+            victims[0].send_signal(signal.SIGKILL)
+            assert training.end() != 0
         assert number * CUT_AT <= steps_of(cut) < STEPS
         _, left = psutil.wait_procs(ours, timeout=30)
         assert not left, f"{name} left {left}"
@@ -125,13 +133,14 @@ def named(start: str, processes: list[psutil.Process]) -> list[psutil.Process]:
 def _cancel(out: Path) -> None:
     """Resume a job slowly, and cancel it."""
     before = steps_of(out)
-    training = Training("resume", str(out), "--set=faults.slow=0.95", "--set=faults.factor=60")
-    training.wait_for(out, before + 2)
-    second = call("resume", str(out))
-    assert second.returncode == 2
-    assert f"process {training.process.pid} trains in {out}" in second.stderr
-    assert call("cancel", str(out)).returncode == 0
-    assert training.end() == 1
+    slow = ("--set=faults.slow=0.95", "--set=faults.factor=60")
+    with Training("resume", str(out), *slow) as training:
+        training.wait_for(out, before + 2)
+        second = call("resume", str(out))
+        assert second.returncode == 2
+        assert f"process {training.process.pid} trains in {out}" in second.stderr
+        assert call("cancel", str(out)).returncode == 0
+        assert training.end() == 1
     assert before < steps_of(out) < STEPS
     again = call("cancel", str(out))
     assert again.returncode == 2
@@ -142,10 +151,11 @@ def _cancel(out: Path) -> None:
 def _terminate(out: Path) -> None:
     """Resume a job, and let SIGTERM end it after its step."""
     before = steps_of(out)
-    training = Training("resume", str(out), "--set=faults.slow=0.5", "--set=faults.factor=20")
-    training.wait_for(out, before + 1)
-    training.process.send_signal(signal.SIGTERM)
-    _, printed = training.process.communicate(timeout=120)
+    slow = ("--set=faults.slow=0.5", "--set=faults.factor=20")
+    with Training("resume", str(out), *slow) as training:
+        training.wait_for(out, before + 1)
+        training.process.send_signal(signal.SIGTERM)
+        _, printed = training.process.communicate(timeout=120)
     assert training.process.returncode == 1
     assert "stopping after this step" in printed
     assert "train resume" in printed
