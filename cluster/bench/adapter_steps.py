@@ -84,9 +84,12 @@ def _table(found: Sequence[AdaptedStepTimes], number: int, options: BenchAdapter
         title=f"one step of {sequences} with {options.rows} rows each, "
         f"adapters of rank {options.lora_rank} on {', '.join(options.targets)}"
     )
-    for column in ("rows", "step ms", "thread ms", "of base's step"):
+    for column in ("rows", "step ms", "of base's", "thread ms", "of base's thread"):
         table.add_column(column, justify="left" if column == "rows" else "right")
     for times in found:
-        milliseconds = (f"{1000 * s:.2f}" for s in (times.step_s, times.thread_s))
-        table.add_row(times.rows.value, *milliseconds, f"{times.ratio:.3f}")
+        table.add_row(
+            times.rows.value,
+            *(f"{1000 * times.step_s:.2f}", f"{times.ratio:.3f}"),
+            *(f"{1000 * times.thread_s:.2f}", f"{times.thread_ratio:.3f}"),
+        )
     return table

@@ -61,6 +61,20 @@ class AdaptedStepTimes:
     """Computing time of the calling thread alone."""
     ratio: float
     """Of the steps to the base's step beside each of them."""
+    thread_ratio: float
+    """The same of the computing times, which other processes change less."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    total_s: float
+    thread_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    step: _Step
+    base: _Step
 
 
 class AdapterBench:
@@ -117,43 +131,34 @@ class AdapterBench:
     def measure(self, *, repeats: int) -> list[AdaptedStepTimes]:
         """Time the steps of all kinds in turns, each beside one of the base."""
         kinds = [kind for kind in RowAdapters if kind.differs(self._num_sequences)]
-        found: dict[RowAdapters, list[tuple[float, float, float]]] = {kind: [] for kind in kinds}
+        found: dict[RowAdapters, list[_Pair]] = {kind: [] for kind in kinds}
         for repeat in range(repeats + 1):
             for kind in kinds:
-                times = self._pair(kind, base_first=repeat % 2 == 0)
+                pair = self._pair(kind, base_first=repeat % 2 == 0)
                 if repeat:  # the first one prepares kernels
-                    found[kind].append(times)
-        return [
-            AdaptedStepTimes(
-                rows=kind,
-                step_s=statistics.median(step_s for step_s, _, _ in times),
-                thread_s=statistics.median(thread_s for _, thread_s, _ in times),
-                ratio=statistics.median(ratio for _, _, ratio in times),
-            )
-            for kind, times in found.items()
-        ]
+                    found[kind].append(pair)
+        return [_times(kind, pairs) for kind, pairs in found.items()]
 
-    def _pair(self, kind: RowAdapters, *, base_first: bool) -> tuple[float, float, float]:
-        """Return the times of a step, and its ratio to one of the base just before or after it."""
+    def _pair(self, kind: RowAdapters, *, base_first: bool) -> "_Pair":
+        """Time a step, and one of the base just before or after it."""
         if base_first:
-            base_s, _ = self._timed(RowAdapters.BASE)
+            base = self._timed(RowAdapters.BASE)
         if kind is RowAdapters.NONE_HELD:
             self._drop()
-        step_s, thread_s = self._timed(kind)
+        step = self._timed(kind)
         if kind is RowAdapters.NONE_HELD:
             self._hold()
             self._timed(RowAdapters.BASE)  # brings the weights back to the processor's caches
         if not base_first:
-            base_s, _ = self._timed(RowAdapters.BASE)
-        return step_s, thread_s, step_s / base_s
+            base = self._timed(RowAdapters.BASE)
+        return _Pair(step, base)
 
-    def _timed(self, kind: RowAdapters) -> tuple[float, float]:
-        """Return the time of a step, and the computing time of this thread in it."""
+    def _timed(self, kind: RowAdapters) -> "_Step":
         rows = tuple(self._rows(kind))
         candidates = (1,) * (len(rows) * len(self._tokens))
         start_s, start_thread_s = self._clock.now_s(), time.thread_time()
         self._runner.execute(self._ledger.plan(rows, candidates))
-        return self._clock.now_s() - start_s, time.thread_time() - start_thread_s
+        return _Step(self._clock.now_s() - start_s, time.thread_time() - start_thread_s)
 
     def _rows(self, kind: RowAdapters) -> Iterator[SequenceRows]:
         for slot, name in enumerate(kind.names(self._num_sequences)):
@@ -172,6 +177,16 @@ class AdapterBench:
     def _drop(self) -> None:
         for name in _NAMES:
             self._shard.remove_adapter(name)
+
+
+def _times(kind: RowAdapters, pairs: Sequence[_Pair]) -> AdaptedStepTimes:
+    return AdaptedStepTimes(
+        rows=kind,
+        step_s=statistics.median(pair.step.total_s for pair in pairs),
+        thread_s=statistics.median(pair.step.thread_s for pair in pairs),
+        ratio=statistics.median(pair.step.total_s / pair.base.total_s for pair in pairs),
+        thread_ratio=statistics.median(pair.step.thread_s / pair.base.thread_s for pair in pairs),
+    )
 
 
 def parts_of(names: Sequence[str]) -> list[AdaptedPart]:
