@@ -6,6 +6,7 @@ from runtime.errors import ConfigError
 from runtime.training.planning.job_plan import JobPlan
 
 _GIB = 1024**3
+_LIBRARIES = "libraries"
 _REMEDIES: Mapping[str, str] = {
     "base weights": '`base_precision` "int4" holds the base in fewer bytes',
     "trained weights": '`method` "lora" trains fewer numbers',
@@ -30,9 +31,14 @@ def check_fits(plan: JobPlan, nodes: Sequence[int], *, num_workers: int) -> None
     Raises:
         ConfigError: its processes do not fit; names the parts of the largest, and the remedies.
     """
-    left = [nodes[0] - plan.driver_bytes, *nodes[1:]]
+    # Libraries are counted for people: processes share most of their pages.
+    driver, rank = (
+        total - parts.get(_LIBRARIES, 0)
+        for total, parts in ((plan.driver_bytes, plan.driver), (plan.worker_bytes, plan.worker))
+    )
+    left = [nodes[0] - driver, *nodes[1:]]
     num_wanted = num_workers * plan.num_ranks
-    if left[0] >= 0 and sum(max(0, n) // plan.worker_bytes for n in left) >= num_wanted:
+    if left[0] >= 0 and sum(max(0, free) // rank for free in left) >= num_wanted:
         return
     worker = max(plan.worker, key=lambda name: plan.worker[name])
     largest = {worker: plan.worker[worker]}

@@ -59,6 +59,10 @@ def test_the_largest_part_has_a_remedy(part: str, remedy: str) -> None:
     assert "fewer workers" not in refused(plan(**{part: 9}), [8], num_workers=1)
 
 
+def test_libraries_that_processes_share_reject_no_job() -> None:
+    check_fits(plan(base_weights=4, libraries=3), [11 * GIB], num_workers=2)
+
+
 def test_ranks_are_counted_as_such() -> None:
     found = refused(plan(2, base_weights=4), [10])
     assert "not enough memory: 4 ranks, 2 for each of 2 workers, of 4.00 GiB (base" in found
