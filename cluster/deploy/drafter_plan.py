@@ -28,7 +28,7 @@ from runtime.hosts.drafter_spec import (
     NgramDrafterSpec,
     NoDrafterSpec,
 )
-from runtime.hosts.rank_settings import LayerParallel, ModelSettings
+from runtime.hosts.rank_settings import ConstraintSettings, LayerParallel, ModelSettings
 from runtime.models.checkpoint import parse_layers, resolve_model
 from runtime.models.model_facts import ModelFacts, check_tensor_parallel, read_facts
 from runtime.models.tokenizer import Tokenizer, check_same_vocabulary
@@ -162,6 +162,11 @@ def _find_model(
         known=base.known + (known_as(facts, text.model) if layers is None else ()),
         layers=layers,
         lookups=text.lookups.checked(target.tokenizer.digest),
+        constraints=ConstraintSettings(
+            tokenizer_directory=str(target.facts.directory),
+            vocab_size=target.vocab_size,
+            eos_ids=frozenset(target.tokenizer.eos_ids),
+        ),
         layer_parallel=_layer_parallel(options),
     )
     return facts, settings

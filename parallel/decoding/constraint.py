@@ -72,6 +72,22 @@ def legal_tokens(state: ConstraintState, end_ids: Sequence[int], size: int) -> M
     return legal
 
 
+def forced_tokens(state: ConstraintState, end_ids: Sequence[int]) -> tuple[int, ...]:
+    """Return what must follow, as far as it is known; an end token where nothing else may follow.
+
+    Args:
+        state: the constraint after the tokens before.
+        end_ids: the tokens that end the output.
+    """
+    try:
+        found = state.forced()
+        if found or not state.is_complete or state.mask().any():
+            return found
+    except ConstraintBroken:  # the target's mask reports it
+        return ()
+    return tuple(end_ids[:1])
+
+
 def masked(row: ScoreRow, state: ConstraintState | None, end_ids: Sequence[int]) -> ScoreRow:
     """Return a row in which tokens that may not follow score -inf.
 

@@ -4,7 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from parallel.decoding.constraint import ConstraintBroken, ConstraintState, after, legal_tokens
+from parallel.decoding.constraint import (
+    ConstraintBroken,
+    ConstraintState,
+    after,
+    forced_tokens,
+    legal_tokens,
+)
 from parallel.drafting.tree import Guess, Source
 
 _PRIOR = 0.95
@@ -51,11 +57,7 @@ class ForcedSource:
             return None
 
     def _stretch(self, state: ConstraintState, left: tuple[int, ...]) -> _Stretch:
-        if not left:
-            left = state.forced()
-        if not left and state.is_complete and not state.mask().any():
-            left = tuple(self._end_ids[:1])
-        return _Stretch(state, left)
+        return _Stretch(state, left or forced_tokens(state, self._end_ids))
 
 
 class LegalSource:

@@ -128,6 +128,10 @@ class RoundEdges(Protocol[WorkT]):
         """Return whether a sequence's drafts are trees."""
         ...
 
+    def num_forced(self, work: WorkT) -> int:
+        """Return how many tokens must follow: a drafter adds them without a step of its own."""
+        ...
+
     def request_drafts(self, works: Items[WorkT]) -> None:
         """Send drafters the requests of the works that have one."""
         ...

@@ -130,10 +130,11 @@ class RoundLoop(Generic[WorkT]):
             return 0
         length = sequence.draft_length
         if length is None and self._edges.drafts_trees(work):
-            length = self.controller.tree_budget(sequence.number)
+            length = self.controller.tree_budget(sequence.number) + self._edges.num_forced(work)
         elif length is None:
             width = self.width or 1
             length = self.controller.choose(sequence.number, state.mode, batch=batch, width=width)
+            length += 0 if policy.prepares_outcomes else self._edges.num_forced(work)
         elif policy.prepares_outcomes:
             # A step that the verdict overtakes adds nothing, and delays the next request's first.
             width = self.width or 1

@@ -147,6 +147,10 @@ class _Leader:
     def begin(self, works: Items[_Work]) -> None:
         """Do nothing: there is one drafter, and it is always ready."""
 
+    def num_forced(self, work: _Work) -> int:  # noqa: ARG002
+        """Return 0: nothing is constrained."""
+        return 0
+
     def draft_limit(self, work: _Work) -> int | None:  # noqa: ARG002
         """Return None: the drafter drafts any number of tokens."""
         return None

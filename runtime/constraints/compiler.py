@@ -13,13 +13,13 @@ from typing import Protocol
 
 from parallel.decoding.constraint import ConstraintState
 from parallel.decoding.types import ConstraintKind, ConstraintSpec
-from runtime.constraints.compilation import TokenizerText, compiled, open_tokenizer
 from runtime.constraints.compile_messages import with_place
-from runtime.constraints.grammar_state import GrammarState, KnownTokens
 from runtime.constraints.grammar_text import grammar_text
+from runtime.constraints.model_tokens import ModelTokens
 from runtime.constraints.monitors import Monitors
+from runtime.constraints.opened_tokens import OpenedTokens
 from runtime.constraints.screening import Screening, TooLarge
-from runtime.errors import InvalidValue
+from runtime.errors import ConfigError, InvalidValue
 
 _LOG = logging.getLogger("paceline.constraints")
 _THREADS = 2
@@ -39,10 +39,6 @@ class Constraints(Protocol):
         """Compile a constraint and call `done`, from any thread, at once if it is known."""
         ...
 
-    def find(self, spec: ConstraintSpec) -> ConstraintState | None:
-        """Return the state at the start of an output if the constraint is compiled already."""
-        ...
-
     def close(self) -> None:
         """End what compiles."""
         ...
@@ -51,12 +47,23 @@ class Constraints(Protocol):
 class ConstraintCompiler:
     """Compiles constraints for one tokenizer, and remembers the last ones by their digest."""
 
-    def __init__(self, tokenizer: TokenizerText, monitors: Monitors | None = None) -> None:
-        self._text = tokenizer
+    def __init__(
+        self, read_tokens: Callable[[], ModelTokens], monitors: Monitors | None = None
+    ) -> None:
+        """Prepare to compile.
+
+        Args:
+            read_tokens: returns the model's tokens; is called once, in a thread, when the first
+                constraint arrives.
+            monitors: the engine's, by name.
+        """
+        self._read_tokens = read_tokens
         self._monitors = monitors
         self._known: OrderedDict[bytes, Compiled] = OrderedDict()
         self._lock = threading.Lock()
-        self._tokens: KnownTokens | None = None
+        self._reading = threading.Lock()
+        self._tokens: ModelTokens | None = None
+        self._opened: OpenedTokens | None = None
         self._waiting: queue.SimpleQueue[
             tuple[ConstraintSpec, Callable[[Compiled], None]] | None
         ] = queue.SimpleQueue()
@@ -72,11 +79,6 @@ class ConstraintCompiler:
         else:
             self._start_threads()
             self._waiting.put((spec, done))
-
-    def find(self, spec: ConstraintSpec) -> ConstraintState | None:
-        """Return the state at the start of an output if the constraint is compiled already."""
-        known = self._look_up(spec)
-        return None if isinstance(known, InvalidValue) else known
 
     def close(self) -> None:
         """End the threads after what they compile now."""
@@ -109,7 +111,7 @@ class ConstraintCompiler:
                 threading.stack_size(usual)
 
     def _serve(self) -> None:
-        screening = Screening(self._text)
+        screening = Screening()
         try:
             while (item := self._waiting.get()) is not None:
                 spec, done = item
@@ -123,9 +125,9 @@ class ConstraintCompiler:
             return self._monitor(spec.text)
         try:
             grammar = grammar_text(spec)
-            screening.check(grammar)
-            tokens = self._known_tokens()
-            found = GrammarState(compiled(grammar, tokens.tokenizer), tokens)
+            tokens = self._model_tokens()
+            screening.check(grammar, tokens.text)
+            found = self._opened_tokens(tokens).start(grammar)
         except ValueError as error:
             text = with_place(spec, str(error))
             found = InvalidValue(f"`{spec.kind}` cannot be used as a constraint: {text}")
@@ -148,12 +150,21 @@ class ConstraintCompiler:
         except InvalidValue as error:
             return error
 
-    def _known_tokens(self) -> KnownTokens:
-        with self._lock:
+    def _model_tokens(self) -> ModelTokens:
+        with self._reading:
             if self._tokens is None:
-                text = self._text
-                self._tokens = KnownTokens(open_tokenizer(text), text.vocab_size, text.end_ids)
+                try:
+                    self._tokens = self._read_tokens()
+                except ConfigError as error:
+                    text = f"the model's tokenizer cannot be read: {error}"
+                    raise ValueError(text) from error
             return self._tokens
+
+    def _opened_tokens(self, tokens: ModelTokens) -> OpenedTokens:
+        with self._reading:
+            if self._opened is None:
+                self._opened = OpenedTokens(tokens)
+            return self._opened
 
 
 def _digest(spec: ConstraintSpec) -> bytes:

@@ -1,6 +1,7 @@
 """The state of a compiled constraint after some tokens, by llguidance."""
 
 from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
@@ -34,13 +35,19 @@ class KnownTokens:
 class GrammarState:
     """Wraps a matcher that is never changed: a longer output has a copy of its own.
 
-    A copy takes about 10 us; it shares the grammar, and what the lexer has learned so far.
+    A copy takes about 10 us; it shares the grammar, and what the lexer has learned so far. States
+    after the same tokens share their mask while any of them is in use: leader and drafters compute
+    it once.
     """
 
-    __slots__ = ("_completion", "_hint", "_is_searched", "_mask", "_matcher", "_tokens")
+    __slots__ = ("_completion", "_hint", "_is_searched", "_matcher", "_place", "_tokens")
 
     def __init__(
-        self, matcher: LLMatcher, tokens: KnownTokens, hint: tuple[int, ...] | None = None
+        self,
+        matcher: LLMatcher,
+        tokens: KnownTokens,
+        hint: tuple[int, ...] | None = None,
+        place: "_Place | None" = None,
     ) -> None:
         """Wrap a matcher.
 
@@ -48,13 +55,14 @@ class GrammarState:
             matcher: after the output; it becomes this state's own.
             tokens: of the model.
             hint: what completed the output without its last token; None at its start.
+            place: what states after these tokens share; None at the start.
         """
         self._matcher = matcher
         self._tokens = tokens
-        self._mask: Mask | None = None
         self._hint = hint
         self._completion: tuple[int, ...] | None = None
         self._is_searched = False
+        self._place = place or _Place()
 
     @property
     def is_complete(self) -> bool:
@@ -67,9 +75,9 @@ class GrammarState:
         Raises:
             ConstraintBroken: a limit of the computation is reached.
         """
-        if self._mask is None:
-            self._mask = self._computed()
-        return self._mask
+        if self._place.mask is None:
+            self._place.mask = self._computed()
+        return self._place.mask
 
     def advance(self, token: int) -> "GrammarState":
         """Return the state after one more token.
@@ -77,13 +85,13 @@ class GrammarState:
         Raises:
             ConstraintBroken: the token may not follow.
         """
-        matcher = self._matcher.deep_copy()
-        tokens = self._tokens
+        matcher, tokens = self._matcher.deep_copy(), self._tokens
         is_known = 0 <= token < tokens.vocab_size and token not in tokens.end_ids
         if not is_known or not matcher.consume_token(token):
             raise ConstraintBroken(f"the constraint does not allow token {token} here")
         known = self._completion or ()
-        return GrammarState(matcher, tokens, known[1:] if known[:1] == (token,) else known)
+        hint = known[1:] if known[:1] == (token,) else known
+        return GrammarState(matcher, tokens, hint, self._place.after(token))
 
     def completion(self, most: int) -> tuple[int, ...] | None:
         """Return tokens that complete the output, at most so many; None if none are found.
@@ -125,12 +133,27 @@ class GrammarState:
         bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
         if matcher.is_error():
             raise ConstraintBroken(f"a limit of constraints is reached: {_first_line(matcher)}")
-        mask = np.unpackbits(bits, bitorder="little", count=self._tokens.vocab_size).astype(
-            np.bool_
-        )
+        mask = np.unpackbits(bits, bitorder="little", count=self._tokens.vocab_size).view(np.bool_)
         mask[list(self._tokens.end_ids)] = False
         mask.flags.writeable = False
         return mask
+
+
+class _Place:
+    """The mask after some tokens, and the places after one more token that are in use."""
+
+    __slots__ = ("__weakref__", "_following", "mask")
+
+    def __init__(self) -> None:
+        self.mask: Mask | None = None
+        self._following = WeakValueDictionary[int, _Place]()
+
+    def after(self, token: int) -> "_Place":
+        """Return the place after one more token."""
+        found = self._following.get(token)
+        if found is None:
+            found = self._following[token] = _Place()
+        return found
 
 
 def _first_line(matcher: LLMatcher) -> str:

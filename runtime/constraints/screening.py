@@ -32,21 +32,24 @@ class Screening:
     Used by one thread at a time.
     """
 
-    def __init__(self, tokenizer: TokenizerText) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self) -> None:
         self.compile_timeout_s = COMPILE_TIMEOUT_S
         """Seconds that one grammar may take."""
         self._process: subprocess.Popen[bytes] | None = None
 
-    def check(self, grammar: str) -> None:
+    def check(self, grammar: str, tokenizer: TokenizerText) -> None:
         """Return once the grammar has been compiled in the other process.
+
+        Args:
+            grammar: what to compile.
+            tokenizer: always the same one.
 
         Raises:
             TooLarge: it takes too much time, stack or memory.
             ValueError: it is invalid, or the tokenizer cannot be used; says why.
         """
         if self._process is None or self._process.poll() is not None:
-            self._start()
+            self._start(tokenizer)
         problem = self._ask(grammar, self.compile_timeout_s)
         if problem:
             raise ValueError(problem)
@@ -63,7 +66,7 @@ class Screening:
                 with contextlib.suppress(OSError):
                     pipe.close()
 
-    def _start(self) -> None:
+    def _start(self, tokenizer: TokenizerText) -> None:
         self.close()
         paths = os.pathsep.join(path for path in sys.path if path)
         self._process = subprocess.Popen(
@@ -74,7 +77,7 @@ class Screening:
             env=os.environ | {"PYTHONPATH": paths},
         )
         try:
-            problem = self._ask(asdict(self._tokenizer), START_TIMEOUT_S)
+            problem = self._ask(asdict(tokenizer), START_TIMEOUT_S)
         except TooLarge as error:
             raise ValueError("the process that compiles constraints did not start") from error
         if problem:

@@ -88,6 +88,15 @@ class DraftSequence:
         self.token_ids += match.token_ids
         return True
 
+    def add_forced(self, num_draft: int) -> None:
+        """Append the tokens that must follow, up to a draft of so many; each is certain."""
+        if self.constraint is None:
+            return
+        while forced := self.constraint.forced(self.token_ids)[: num_draft - len(self.draft)]:
+            for token in forced:
+                certain = SparseProbs(ids=(token,), probs=(1.0,))
+                self.add(token, certain if self.opened.send_probs else None)
+
     def add(self, token: int, probs: SparseProbs | None) -> None:
         """Append a token to the draft, with the probabilities it was drawn from."""
         self.draft.append(token)
@@ -95,12 +104,12 @@ class DraftSequence:
         if probs is not None:
             self.draft_probs.append(probs)
 
-    def proposal(self, item: DraftItem, first: int) -> ProposalItem:
-        """Return the draft from its token `first` on, as the answer to an item."""
+    def proposal(self, item: DraftItem, first: int, stop: int | None = None) -> ProposalItem:
+        """Return the draft from its token `first` to `stop`, as the answer to an item."""
         return ProposalItem(
             request=item.request,
             epoch=item.epoch,
             base=item.keep + len(item.tail) + first,
-            token_ids=tuple(self.draft[first:]),
-            draft_probs=tuple(self.draft_probs[first:]),
+            token_ids=tuple(self.draft[first:stop]),
+            draft_probs=tuple(self.draft_probs[first:stop]),
         )

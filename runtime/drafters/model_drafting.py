@@ -22,7 +22,8 @@ class ModelDrafter:
     Where a tree may be drafted, the model and the look-ups grow one tree: the model is asked along
     the most probable path, as far as that is worth its time, and the look-ups cost nothing. A chain
     is the model's, or a copy where the request's own text repeats itself: which of the two depends
-    on committed and drafted tokens alone, so each draft keeps its kind.
+    on committed and drafted tokens alone, so each draft keeps its kind. Tokens that a constraint
+    forces are in the model's chain without a forward of their own: the next one reads them too.
 
     With a width above 1, each draft's first forward is exact, over all tokens whose keys and values
     are approximate, and the others are approximate (EasySpec, Wu et al., arXiv 2502.02493): the
@@ -94,15 +95,20 @@ class ModelDrafter:
         grown = self._trees.grow(
             [item for item in wanting if item.tree], lambda step: self._step_width(width, step)
         )
-        drafting = [item for item in wanting if not item.tree and not self._copied(item)]
+        chains = [item for item in wanting if not item.tree and not self._copied(item)]
+        for item in chains:
+            self._model.sequence(item.request).add_forced(item.num_draft)
+        drafting = [item for item in chains if self._num_missing(item)]
         self._model.read(drafting, drafts=True)
-        num_steps = max((item.num_draft for item in drafting), default=0)
-        streaming = [item for item in drafting if item.stream and num_steps > 1]
-        for step in range(num_steps):
-            unfinished = [item for item in drafting if item.num_draft > step]
-            self._advance(unfinished, width=self._step_width(width, step))
-            if step == 0 and streaming:
-                yield DraftPart(tuple(self._proposal(item, 0) for item in streaming), partial=True)
+        num_steps, streaming = 0, list[DraftItem]()
+        while unfinished := [item for item in drafting if self._num_missing(item)]:
+            self._advance(unfinished, width=self._step_width(width, num_steps))
+            num_steps += 1
+            if num_steps == 1 and any(map(self._num_missing, drafting)):
+                streaming = [item for item in drafting if item.stream]
+                if streaming:
+                    firsts = tuple(self._proposal(item, 0, 1) for item in streaming)
+                    yield DraftPart(firsts, partial=True)
         self._model.note(known)
         items = [
             grown.get(item.request) or self._proposal(item, int(item in streaming))
@@ -161,7 +167,7 @@ class ModelDrafter:
         return self._lookups.copies_text and sequence.copy(item.num_draft)
 
     def _advance(self, items: Items[DraftItem], *, width: int) -> None:
-        """Draft one more token for each item."""
+        """Draft one more token for each item, and what must follow it."""
         scores = self._model.score(items, width=width, draws=True)
         for item, score in zip(items, scores, strict=True):
             sequence = self._model.sequence(item.request)
@@ -171,9 +177,14 @@ class ModelDrafter:
                 sequence.add(*draft_token_with_probs(*inputs))
             else:
                 sequence.add(draft_token(*inputs), None)
+            sequence.add_forced(item.num_draft)
 
-    def _proposal(self, item: DraftItem, first: int) -> ProposalItem:
-        """Return an item's draft from its token `first` on, as far as it was drafted."""
+    def _num_missing(self, item: DraftItem) -> int:
+        """Return how many tokens an item's draft still lacks."""
+        return item.num_draft - len(self._model.sequence(item.request).draft)
+
+    def _proposal(self, item: DraftItem, first: int, stop: int | None = None) -> ProposalItem:
+        """Return an item's draft from its token `first` to `stop`, as far as it was drafted."""
         if not self._model.knows(item):
             return unknown_proposal(item, unknown=not self._model.is_rejected(item.request))
-        return self._model.sequence(item.request).proposal(item, first)
+        return self._model.sequence(item.request).proposal(item, first, stop)

@@ -31,7 +31,7 @@ from runtime.engine.drafter_ports import DrafterPorts
 from runtime.engine.drivers import Drivers
 from runtime.engine.engine_limits import EngineConfig, problem_of
 from runtime.engine.prefill import share_prompt_budget
-from runtime.engine.round import RoundRunner
+from runtime.engine.round import RoundRunner, cannot_continue
 from runtime.engine.round_work import EngineWork
 from runtime.engine.scheduler import Scheduler
 from runtime.engine.sequence import DecodingSequence
@@ -296,11 +296,14 @@ class Engine:
         for work in works:
             if self._ports.num_losses > losses:
                 work.sequence.counters.drafter_lost = True
-            if work.commit is None:
-                self._scheduler.discard(work.sequence)
-                self._send_failed(work.sequence, PacelineError(work.error))
-                continue
-            self._commit(work, now_s)
+            if work.commit is not None:
+                try:
+                    self._commit(work, now_s)
+                    continue
+                except ConstraintBroken as error:  # another request met a limit that both share
+                    work.error = cannot_continue(error)
+            self._scheduler.discard(work.sequence)
+            self._send_failed(work.sequence, PacelineError(work.error))
         self._scheduler.record_prefixes(running)
 
     def _commit(self, work: EngineWork, now_s: float) -> None:

@@ -12,13 +12,13 @@ from dataclasses import replace
 from parallel.batch import SequenceRows, TokenDraw
 from parallel.decoding.alignment import AlignedRows
 from parallel.decoding.closing import Drawing, closed
-from parallel.decoding.constraint import ConstraintBroken, MaskedRows
+from parallel.decoding.constraint import ConstraintBroken, MaskedRows, forced_tokens
 from parallel.decoding.logprobs import token_logprobs
 from parallel.decoding.modes.mode_registry import policy_of
-from parallel.decoding.round_state import Commit
+from parallel.decoding.round_state import Commit, Stage
 from parallel.decoding.sampling import draws_plainly, num_candidates
 from parallel.decoding.score_row import ScoreRow
-from parallel.decoding.types import Verdict, VerifierKind
+from parallel.decoding.types import ConstraintKind, Verdict, VerifierKind
 from parallel.decoding.verdict_outcomes import VerdictOutcome
 from parallel.decoding.verify import verifier_of, with_last_draft
 from parallel.messages import EngineStatus, Hello
@@ -37,6 +37,9 @@ from runtime.heartbeat import DRAFTING, IDLE
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner
 from runtime.timeline import Recorder, SpanKind
+
+_MOST_FORCED = 64
+"""Tokens beyond a draft's length that a constraint adds at most."""
 
 
 class RoundRunner:
@@ -167,6 +170,17 @@ class RoundRunner:
         """Return whether a sequence's drafts are trees."""
         return self._drafts.are_trees(work.sequence)
 
+    def num_forced(self, work: EngineWork) -> int:
+        """Return how many tokens must follow a sequence that has no drafts in flight."""
+        sequence = work.sequence
+        spec = sequence.sampling.constraint
+        if sequence.constraint is None or sequence.state.stage is not Stage.PRE_VERIFY:
+            return 0
+        if spec is not None and spec.kind is ConstraintKind.MONITOR:
+            return 0  # it answers while the target's forward runs
+        forced = forced_tokens(sequence.constraint, sequence.sampling.end_ids)
+        return min(len(forced), _MOST_FORCED)
+
     def request_drafts(self, works: Items[EngineWork]) -> None:
         """Send the drafters their parts of the round."""
         self._drafts.ask(works, self._syncing)
@@ -228,7 +242,7 @@ class RoundRunner:
             try:
                 found.append((work, _verdict(work)))
             except ConstraintBroken as error:
-                work.error = f"the output cannot continue under its constraint: {error}"
+                work.error = cannot_continue(error)
             except ValueError as error:  # one sequence's logits are no reason to end the others
                 work.error = f"the target failed: {error}"
         return found
@@ -298,6 +312,11 @@ class RoundRunner:
             hidden_s=before.hidden_s + self._hidden_s,
             target_s=before.target_s + target_s,
         )
+
+
+def cannot_continue(error: ConstraintBroken) -> str:
+    """Return why a request fails whose constraint cannot be followed."""
+    return f"the output cannot continue under its constraint: {error}"
 
 
 def _rows_of(work: EngineWork, draw: TokenDraw | None) -> SequenceRows:

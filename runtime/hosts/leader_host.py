@@ -2,11 +2,12 @@
 
 import logging
 import threading
+from functools import partial
 
 from parallel.rounds.controller import DraftLengthController
 from runtime.clock import MonotonicClock
-from runtime.constraints.compilation import TokenizerText
 from runtime.constraints.compiler import ConstraintCompiler
+from runtime.constraints.model_tokens import model_tokens
 from runtime.constraints.monitors import Monitors
 from runtime.drafters.drafting import received_introduction
 from runtime.drafters.inline_link import InlineLink
@@ -131,13 +132,15 @@ class LeaderHost:
         tokenizer = None
         if settings.tokenizer_directory is not None:
             tokenizer = Tokenizer.load(self._model.find(settings.tokenizer_directory))
-            text = TokenizerText(
-                definition=tokenizer.definition,
-                vocab_size=runner.vocab_size,
-                end_ids=tuple(sorted(settings.limits.eos_ids)),
+            self._constraints = ConstraintCompiler(
+                partial(
+                    model_tokens,
+                    tokenizer,
+                    vocab_size=runner.vocab_size,
+                    end_ids=settings.limits.eos_ids,
+                ),
+                Monitors(settings.monitors, tokenizer, runner.vocab_size),
             )
-            monitors = Monitors(settings.monitors, tokenizer, runner.vocab_size)
-            self._constraints = ConstraintCompiler(text, monitors)
         return Engine(
             RoundRunner(runner, ledger, ports, controller, clock, self._model.recorder),
             ledger,

@@ -1,17 +1,21 @@
 """The process of one model rank: joins its group, loads its shard, then leads or follows."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from parallel.group import Group
 from parallel.model.low_rank import Adapter
+from runtime.constraints.compiler import ConstraintCompiler
+from runtime.constraints.model_tokens import ModelTokens, model_tokens
 from runtime.drafters.model_drafting import ModelDrafter
 from runtime.errors import ConfigError
 from runtime.groups.rendezvous import GroupOffer, GroupSpec, join_group, offer_group
 from runtime.heartbeat import ENDED, IDLE, Pulse, Watchdog
 from runtime.hosts.model_building import build_drafter, build_ledger, build_shard
-from runtime.hosts.rank_settings import ModelSettings
+from runtime.hosts.rank_settings import ConstraintSettings, ModelSettings
 from runtime.hosts.torch_threads import use_huge_pages, use_one_thread, use_threads
+from runtime.models.tokenizer import Tokenizer
 from runtime.rank.group_models import on_this_node
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import DecoderShard, ShardRunner
@@ -34,6 +38,7 @@ class ModelHost:
         self.adapters: set[str] = set()
         """The names of the adapters that this rank holds."""
         self._step_s: tuple[float, ...] = ()
+        self._constraints: ConstraintCompiler | None = None
         self.recorder = SpanRecorder(settings.num_spans) if settings.num_spans else None
         """Where rank 0 records when it worked, if a timeline is requested."""
         self.pulse = Pulse()
@@ -82,6 +87,8 @@ class ModelHost:
         """Leave the group."""
         self.pulse.at(ENDED)
         self._watchdog.close()
+        if self._constraints is not None:
+            self._constraints.close()
         if self._group is not None:
             self._group.close()
 
@@ -121,4 +128,13 @@ class ModelHost:
 
     def drafter(self) -> ModelDrafter:
         """Return the drafter that the opened model makes (rank 0)."""
-        return build_drafter(self.runner, self._settings, self._step_s)
+        wanted = self._settings.constraints
+        if wanted is not None:
+            self._constraints = ConstraintCompiler(partial(self._read_tokens, wanted))
+        return build_drafter(
+            self.runner, self._settings, self._step_s, constraints=self._constraints
+        )
+
+    def _read_tokens(self, wanted: ConstraintSettings) -> ModelTokens:
+        tokenizer = Tokenizer.load(self.find(wanted.tokenizer_directory))
+        return model_tokens(tokenizer, vocab_size=wanted.vocab_size, end_ids=wanted.eos_ids)

@@ -20,6 +20,18 @@ class LayerParallel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConstraintSettings:
+    """How a drafter with ranks of its own compiles the constraints of requests."""
+
+    tokenizer_directory: str
+    """The target's, which is read when the first constraint arrives."""
+    vocab_size: int
+    """The target's."""
+    eos_ids: frozenset[int]
+    """The target's end tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
     """One model group's model, and how each of its ranks runs it."""
 
@@ -35,6 +47,8 @@ class ModelSettings:
     """What a drafter looks up in addition to its model."""
     prompt_window: int | None = None
     """Tokens of a prompt's end that a drafter's model reads; None: all of them."""
+    constraints: ConstraintSettings | None = None
+    """None: the model does not draft, or drafts without constraints."""
     layers: tuple[int, ...] | None = None
     """Keep only these layers of the checkpoint; None keeps all."""
     layer_parallel: LayerParallel | None = None

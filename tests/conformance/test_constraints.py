@@ -16,8 +16,9 @@ from runtime.drafters.model_drafting import ModelDrafter
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import ShardRunner
 from runtime.rank.toy_shard import PrefixShard
-from tests.support.rig import PAGE, VOCAB, make_submit
-from tests.support.toy_constraint import END, SPEC, ToyConstraints, constrained_tokens
+from tests.support.automata import AutomatonState, text
+from tests.support.rig import PAGE, VOCAB, expected_tokens, make_submit
+from tests.support.toy_constraint import END, SPEC, TOKENS, ToyConstraints, constrained_tokens
 from tests.support.virtual_engine import Fate, ScriptedDriver, VirtualEngine
 
 MODES = [mode.value for mode in DecodeMode]
@@ -157,6 +158,28 @@ def test_greedy_outputs_are_the_same_with_rejection(mode: str) -> None:
         replace(submit, sampling=SAMPLINGS[0]) for submit in submits_of(mode, verifier="rejection")
     ]
     assert sums(checked(engine.run(greedy)))[2] > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "autoregressive"])
+def test_an_output_that_may_only_end_too_early_fails_and_leaves_others_their_drafter(
+    mode: str, kind: str
+) -> None:
+    constraints = ToyConstraints(AutomatonState(text("key=ab;val1;"), TOKENS))
+    engine = VirtualEngine(max_batch=3, constraints=constraints, eos_ids=frozenset((END,)))
+    engine.attach(drafter(kind, constraints))
+    early = make_submit(
+        1, mode=mode, sampling=SamplingParams(constraint=SPEC, min_tokens=30), max_tokens=60
+    )
+    other = make_submit(2, prompt=[5, 6, 7] * 6, mode=mode, max_tokens=60)
+    driver = engine.run([early, other])
+    failed, finished = driver.outcomes[1].failed, driver.outcomes[2].finished
+    assert failed is not None
+    assert "which `min_tokens` forbids" in failed.message
+    assert finished is not None
+    assert not finished.stats.drafter_lost
+    assert driver.outcomes[2].token_ids == expected_tokens(other)
+    assert finished.stats.accepted > 0
 
 
 def test_a_drafter_that_knows_the_constraint_is_accepted_more_often() -> None:

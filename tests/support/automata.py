@@ -85,12 +85,15 @@ def derivative(language: Language, byte: int) -> Language:
     return None
 
 
-def _after(language: Language, word: bytes | None) -> Language:
-    if not word:
-        return None
+def after_word(language: Language, word: bytes) -> Language:
+    """What may follow a word; None: nothing, the word begins no text of the language."""
     for byte in word:
         language = derivative(language, byte)
     return language
+
+
+def _after(language: Language, word: bytes | None) -> Language:
+    return after_word(language, word) if word else None
 
 
 @cache

@@ -12,6 +12,7 @@ from parallel.group import Group, SoloGroup
 from parallel.messages import RequestStats, Submit
 from parallel.model.cache import PagedCache
 from parallel.model.transformer import Decoder
+from runtime.constraints.compiler import Constraints
 from runtime.drafters.draft_checkpoint import load_drafter
 from runtime.drafters.drafting import Drafter
 from runtime.drafters.lookup_drafting import LookupDrafter
@@ -63,12 +64,12 @@ class StoredModel:
         )
         return DecoderShard(decoder, self._cache(decoder))
 
-    def drafter(self, way: str) -> Drafter | None:
-        """Return what drafts in a way to decode."""
+    def drafter(self, way: str, constraints: Constraints | None = None) -> Drafter | None:
+        """Return what drafts in a way to decode, under these constraints."""
         if way == "autoregressive":
             return None
         if way == "lookup":
-            return LookupDrafter(LookupSettings())
+            return LookupDrafter(LookupSettings(), constraints)
         if way == "shipped":
             assert self.shipped is not None
             decoder, head_token_ids = load_drafter(
@@ -89,6 +90,7 @@ class StoredModel:
             SlotLedger(num_pages=self.num_pages, page_size=PAGE),
             lookups=LookupSettings() if grows_trees else NO_LOOKUPS,
             grows_trees=grows_trees,
+            constraints=constraints,
         )
 
     def _cache(self, decoder: Decoder) -> PagedCache:

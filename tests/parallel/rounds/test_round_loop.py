@@ -48,12 +48,16 @@ class Edges:
         self.patience_s: list[float] = []
         self.partial = False
         self.copy = LookedUp()
+        self.forced = 0
 
     def now_s(self) -> float:
         return self.time_s
 
     def begin(self, works: Items[Work]) -> None:  # noqa: ARG002  (as the protocol has it)
         self.steps.append("begin")
+
+    def num_forced(self, work: Work) -> int:  # noqa: ARG002
+        return self.forced
 
     def draft_limit(self, work: Work) -> int | None:  # noqa: ARG002
         return self.limit
@@ -165,6 +169,21 @@ def test_a_tree_without_a_fixed_length_is_requested_as_large_as_its_record_permi
     work = run(make(Edges(trees=True)), ToySequence(DecodeMode.SPECULATIVE, draft_length=None))
     assert work.request is not None
     assert work.request.draft_length == TreeRecord().budget
+
+
+@pytest.mark.parametrize("trees", [True, False])
+@pytest.mark.parametrize("draft_length", [None, 4])
+def test_tokens_that_must_follow_are_requested_beyond_a_length_that_is_not_fixed(
+    draft_length: int | None, *, trees: bool
+) -> None:
+    found = []
+    for forced in (0, 5):
+        edges = Edges(trees=trees)
+        edges.forced = forced
+        work = run(make(edges), ToySequence(DecodeMode.SPECULATIVE, draft_length=draft_length))
+        assert work.request is not None
+        found.append(work.request.draft_length)
+    assert found[1] - found[0] == (5 if draft_length is None else 0)
 
 
 @pytest.mark.parametrize("mode", [DecodeMode.SPECULATIVE, DecodeMode.PEARL])

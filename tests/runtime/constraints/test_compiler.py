@@ -1,17 +1,18 @@
 import queue
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from parallel.decoding.types import ConstraintKind, ConstraintSpec
-from runtime.constraints.compilation import TokenizerText
 from runtime.constraints.compiler import Compiled, ConstraintCompiler
 from runtime.constraints.grammar_state import GrammarState
 from runtime.constraints.grammar_text import grammar_text
+from runtime.constraints.model_tokens import model_tokens
 from runtime.constraints.screening import Screening, TooLarge
 from runtime.errors import InvalidValue
-from tests.runtime.constraints.test_grammar_state import byte_tokens, tokenizer_of
 from tests.support.automata import walked
+from tests.support.byte_vocabulary import byte_tokens, model_tokens_of, tokenizer_of
 from tests.support.serving import toy_tokenizer
 
 TOKENS = byte_tokens()
@@ -19,7 +20,7 @@ TOKENS = byte_tokens()
 
 @pytest.fixture(scope="module")
 def compiler() -> Iterator[ConstraintCompiler]:
-    found = ConstraintCompiler(tokenizer_of(TOKENS))
+    found = ConstraintCompiler(lambda: model_tokens_of(TOKENS))
     yield found
     found.close()
 
@@ -47,11 +48,9 @@ def problem(compiler: ConstraintCompiler, spec: ConstraintSpec) -> str:
 def test_a_constraint_is_compiled_once_for_all_who_state_the_same(
     compiler: ConstraintCompiler,
 ) -> None:
-    assert compiler.find(regex("a+b")) is None
     first = ask(compiler, regex("a+b"))
     assert isinstance(first, GrammarState)
     assert ask(compiler, regex("a+b")) is first
-    assert compiler.find(regex("a+b")) is first
     assert ask(compiler, regex("a+c")) is not first
     assert walked(first, [TOKENS.index(b"a"), TOKENS.index(b"b")]).is_complete
 
@@ -91,13 +90,12 @@ def test_a_grammar_that_overflows_the_stack_ends_the_screening_process_alone(
     rules = "\n".join(f'a{n}: a{n + 1} "b"' for n in range(4000))
     deep = ConstraintSpec(kind=ConstraintKind.GRAMMAR, text=f'start: a0\n{rules}\na4000: "a"\n')
     assert "takes too much stack or memory" in problem(compiler, deep)
-    assert compiler.find(deep) is None
     assert isinstance(ask(compiler, regex("still [a-z]+")), GrammarState)
 
 
 def test_a_tokenizer_that_has_no_bytes_is_refused_by_name() -> None:
     refused = ConstraintCompiler(
-        TokenizerText(definition=toy_tokenizer().definition, vocab_size=48, end_ids=(0,))
+        partial(model_tokens, toy_tokenizer(), vocab_size=48, end_ids=(0,))
     )
     try:
         assert "the model's tokenizer does not support constraints" in problem(refused, regex("a"))
@@ -106,13 +104,13 @@ def test_a_tokenizer_that_has_no_bytes_is_refused_by_name() -> None:
 
 
 def test_a_grammar_that_takes_too_long_is_given_up() -> None:
-    screening = Screening(tokenizer_of(TOKENS))
+    screening, tokenizer = Screening(), tokenizer_of(TOKENS)
     try:
-        screening.check(grammar_text(regex("a|b")))
+        screening.check(grammar_text(regex("a|b")), tokenizer)
         screening.compile_timeout_s = 0.0
         with pytest.raises(TooLarge, match="takes more than 0 s"):
-            screening.check(grammar_text(regex("a|b")))
+            screening.check(grammar_text(regex("a|b")), tokenizer)
         screening.compile_timeout_s = 60.0
-        screening.check(grammar_text(regex("a|b")))
+        screening.check(grammar_text(regex("a|b")), tokenizer)
     finally:
         screening.close()

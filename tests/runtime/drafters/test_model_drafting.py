@@ -1,6 +1,7 @@
 """Drafts of several layers at a time: exact output, calibrated caches, the same distribution."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -8,15 +9,16 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from parallel.batch import SequenceRows
-from parallel.decoding.types import RngKey, SamplingParams
+from parallel.decoding.types import RngKey, SamplingParams, SparseProbs
 from parallel.group import SoloGroup
 from parallel.messages import DraftItem, DraftOpen, DraftRequest, ProposalItem
 from runtime.drafters.model_drafting import ModelDrafter
 from runtime.rank.page_ledger import SlotLedger
 from runtime.rank.shard import DecoderShard, ShardRunner
-from runtime.rank.toy_shard import prefix_logits
+from runtime.rank.toy_shard import PrefixShard, prefix_logits
 from tests.support.rig import VOCAB, Rig, expected_tokens, make_submit
 from tests.support.tiny_transformer import TinyModel, make_cache, tiny_model, tokens
+from tests.support.toy_constraint import END, SPEC, TOKENS, ToyConstraints
 
 NUM_LAYERS = 7
 PROMPT = tokens(12)
@@ -141,6 +143,58 @@ def test_without_calibration_the_cache_goes_astray() -> None:
     leader.ask(known, len(known))
     held = leader.cache.snapshot(1)[:, :, :, : len(known)]
     assert not torch.allclose(held, leader.prefilled(known), atol=1e-2)
+
+
+def forced_draft(
+    output: tuple[int, ...], num_draft: int, *, sends_probs: bool = False, streams: bool = False
+) -> tuple[list[ProposalItem], int]:
+    """Draft once after an output of the toy's constraint; returns the parts and the forwards."""
+    shard = PrefixShard(VOCAB, page_size=4)
+    ledger = SlotLedger(num_pages=60, page_size=4)
+    drafter = ModelDrafter(ShardRunner(shard, SoloGroup()), ledger, constraints=ToyConstraints())
+    sampling = SamplingParams(constraint=SPEC, end_ids=(END,), temperature=float(sends_probs))
+    opened = DraftOpen(
+        request=1,
+        key=RngKey(seed=0, request=1),
+        sampling=sampling,
+        num_prompt=2,
+        capacity=60,
+        send_probs=sends_probs,
+    )
+    item = DraftItem(
+        request=1, epoch=1, keep=0, tail=(7, 7, *output), num_draft=num_draft, stream=streams
+    )
+    parts = list(drafter.answer(DraftRequest(round=1, items=(item,), opened=(opened,))))
+    assert sum(part.num_steps for part in parts) == shard.num_forwards
+    return [item for part in parts for item in part.items], shard.num_forwards
+
+
+KEY = tuple(TOKENS.index(bytes([byte])) for byte in b"key")
+
+
+def spelled(token_ids: Sequence[int]) -> bytes:
+    return b"".join(TOKENS[token] or b"" for token in token_ids)
+
+
+def test_what_must_follow_is_drafted_without_a_forward() -> None:
+    ((draft,), num_forwards) = forced_draft(KEY, 1)
+    assert (spelled(draft.token_ids), num_forwards) == (b"=", 0)
+
+
+def test_a_chain_continues_after_what_is_forced() -> None:
+    ((draft,), num_forwards) = forced_draft(KEY, 5)
+    assert len(draft.token_ids) == 5
+    assert spelled(draft.token_ids).startswith(b"=")
+    assert num_forwards == 4
+
+
+def test_forced_tokens_are_certain_and_streamed_in_order() -> None:
+    (first, rest), num_forwards = forced_draft(KEY, 4, sends_probs=True, streams=True)
+    assert spelled(first.token_ids) == b"="
+    assert first.draft_probs == (SparseProbs(ids=first.token_ids, probs=(1.0,)),)
+    assert len(rest.token_ids) == len(rest.draft_probs) == 3
+    assert rest.base == first.base + 1
+    assert num_forwards == 3
 
 
 @pytest.mark.parametrize("mode", ["speculative", "pearl"])

@@ -1,8 +1,10 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 
+from parallel.decoding.constraint import ConstraintBroken, Mask
 from parallel.decoding.types import ConstraintKind, ConstraintSpec, SamplingParams
 from parallel.messages import Cancel, Failed, Finished, Message, Submit
 from runtime.constraints.compiler import Compiled
@@ -146,6 +148,33 @@ def test_an_output_that_no_token_can_continue_fails_by_itself() -> None:
     assert failed.message == (
         "the output cannot continue under its constraint: the constraint leaves no token that may "
         "follow"
+    )
+    assert found[2].finished is not None  # type: ignore[attr-defined]
+
+
+class Shared(AutomatonState):
+    """Fails for good once one mask was computed, as a lexer does that meets a limit."""
+
+    spoiled: ClassVar[list[bool]] = []
+
+    def mask(self) -> Mask:
+        found = super().mask()
+        self.spoiled.append(True)
+        return found
+
+    def advance(self, token: int) -> "Shared":
+        if self.spoiled:
+            raise ConstraintBroken("a limit of constraints is reached")
+        return Shared(super().advance(token).language, self.tokens)
+
+
+def test_a_request_whose_constraint_another_one_has_spoiled_fails_by_itself() -> None:
+    Shared.spoiled.clear()
+    found = run_with(Shared(text("abcdefgh"), TOKENS), [bound(1), make_submit(2, max_tokens=5)])
+    failed = found[1].failed  # type: ignore[attr-defined]
+    assert failed.kind == "PacelineError"
+    assert failed.message == (
+        "the output cannot continue under its constraint: a limit of constraints is reached"
     )
     assert found[2].finished is not None  # type: ignore[attr-defined]
 
