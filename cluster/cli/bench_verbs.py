@@ -6,6 +6,7 @@ from cluster.cli.generated import add_verb
 from cluster.cli.verbs import Verbs
 from cluster.options.bench_options import (
     BenchAdaptersOptions,
+    BenchConstraintsOptions,
     BenchDecodeOptions,
     BenchEnginesOptions,
     BenchLayersOptions,
@@ -130,6 +131,22 @@ add_verb(
             "Texts": ("texts", "num_texts", "chat", "max_tokens"),
         },
         fixed=(*_ALONE, "models.weights", "models.device"),
+    ),
+)
+add_verb(
+    app,
+    VerbDeclaration(
+        name="bench constraints",
+        options=BenchConstraintsOptions,
+        run=table.bench_constraints,
+        example="--target smollm2-135m --repeats 1",
+        flags={
+            "Models": ("models.target", "models.drafter", "models.weights", "models.threads"),
+            "Tasks": ("tasks", "num_tasks", "max_tokens", "temperature"),
+            "Comparison": ("repeats",),
+            "": ("keep", "out", "json"),
+        },
+        fixed=("models.virtual", "models.drafters"),
     ),
 )
 add_verb(

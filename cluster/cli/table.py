@@ -4,6 +4,8 @@ The one file with imports inside functions: torch and Ray load for seconds, for 
 """
 
 from cluster.options import bench_options as bench
+from cluster.options import draft_options as draft
+from cluster.options import experiment_options as experiments
 from cluster.options.client_options import (
     AdapterOptions,
     AdminDrafterOptions,
@@ -23,18 +25,6 @@ from cluster.options.cluster_options import (
 )
 from cluster.options.demo_options import DemoOptions
 from cluster.options.docs_options import DocsOptions
-from cluster.options.draft_options import (
-    DraftEvalOptions,
-    DraftFollowOptions,
-    DraftIndexOptions,
-    DraftSkipOptions,
-    DraftTrainOptions,
-)
-from cluster.options.experiment_options import (
-    ExperimentOptions,
-    ExperimentPlanOptions,
-    ExperimentReportOptions,
-)
 from cluster.options.generate_options import GenerateOptions
 from cluster.options.quantize_options import QuantizeOptions
 from cluster.options.serve_options import ServeOptions
@@ -202,6 +192,13 @@ def bench_link(options: bench.BenchLinkOptions) -> int:
     return run(options)
 
 
+def bench_constraints(options: bench.BenchConstraintsOptions) -> int:
+    """Compare constrained decoding."""
+    from cluster.bench.constraints.constraint_bench import run
+
+    return run(options)
+
+
 def bench_quality(options: bench.BenchQualityOptions) -> int:
     """Compare weight formats."""
     from cluster.bench.quality import run
@@ -237,56 +234,56 @@ def bench_train(options: bench.BenchTrainOptions) -> int:
     return run(options)
 
 
-def draft_eval(options: DraftEvalOptions) -> int:
+def draft_eval(options: draft.DraftEvalOptions) -> int:
     """Compare drafters."""
     from cluster.draft.draft_eval import run
 
     return run(options)
 
 
-def draft_follow(options: DraftFollowOptions) -> int:
+def draft_follow(options: draft.DraftFollowOptions) -> int:
     """Train a drafter on a server's traffic."""
     from cluster.draft.following import run
 
     return run(options)
 
 
-def draft_index(options: DraftIndexOptions) -> int:
+def draft_index(options: draft.DraftIndexOptions) -> int:
     """Index texts for look-up drafters."""
     from cluster.draft.draft_index import run
 
     return run(options)
 
 
-def draft_skip(options: DraftSkipOptions) -> int:
+def draft_skip(options: draft.DraftSkipOptions) -> int:
     """Search the layers a target drafts with."""
     from cluster.draft.draft_skip import run
 
     return run(options)
 
 
-def draft_train(options: DraftTrainOptions) -> int:
+def draft_train(options: draft.DraftTrainOptions) -> int:
     """Distill a drafter from a target."""
     from cluster.draft.draft_train import run
 
     return run(options)
 
 
-def experiment_plan(options: ExperimentPlanOptions) -> int:
+def experiment_plan(options: experiments.ExperimentPlanOptions) -> int:
     """Predict the points of a sweep."""
     from cluster.experiment.experiment_plan import run
 
     return run(options)
 
 
-def experiment_report(options: ExperimentReportOptions) -> int:
+def experiment_report(options: experiments.ExperimentReportOptions) -> int:
     """Write the report of a sweep."""
     from cluster.experiment.experiment_report import run
 
     return run(options)
 
 
-def experiment_run(options: ExperimentOptions) -> int:
+def experiment_run(options: experiments.ExperimentOptions) -> int:
     """Measure the points of a sweep."""
     from cluster.experiment.run import run
 

@@ -252,6 +252,38 @@ class BenchQualityOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BenchConstraintsOptions:
+    """Compare plain, constrained and constrained speculative decoding on tasks that ask for JSON.
+
+    The three take turns. Then, constraints are compiled again and their outputs followed, for the
+    processor time of first masks, masks and steps.
+    """
+
+    models: ModelOptions = ModelOptions(prefix_cache=False, max_batch=1)
+    tasks: InputFile | None = None
+    """A .jsonl file of tasks. A line has prompt and json_schema; without a file, tasks that come
+    with Paceline."""
+    num_tasks: Positive | None = None
+    """Only the first tasks."""
+    chat: bool = True
+    """Wrap prompts in the model's chat template."""
+    max_tokens: Positive = 192
+    """Longest answer, in tokens."""
+    temperature: Annotated[float, Range(least=0)] = 0.0
+    """Sampling temperature; 0 is greedy."""
+    seed: NotNegative = 0
+    """Random seed."""
+    repeats: Positive = 3
+    """Interleaved repetitions; medians are shown."""
+    keep: OutputFile | None = None
+    """Keep each task's figures in this file, to resume from."""
+    out: OutputFile | None = None
+    """Write the comparison to this file, as JSON."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BenchStepOptions:
     """Show where the time of one decode step goes: products, attention, head, Python and the rest.
 

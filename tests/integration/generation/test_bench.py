@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.cli.main import app
-from tests.support.tiny_checkpoint import save_tiny_checkpoint
+from tests.support.tiny_checkpoint import save_byte_checkpoint, save_tiny_checkpoint
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -55,6 +55,34 @@ def test_layers_at_a_time_are_compared_on_several_ranks(tmp_path: Path) -> None:
     assert all(row["identical"] for row in rows)
     assert all(row["drafted"] > 0 for row in rows)
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_constrained_decoding_is_compared_with_plain_decoding(tmp_path: Path) -> None:
+    target, tasks = save_byte_checkpoint(tmp_path / "model"), tmp_path / "tasks.jsonl"
+    properties: dict[str, object] = {
+        "is_a_fox": {"type": "boolean"},
+        "is_quick_or_lazy": {"enum": ["quick", "lazy"]},
+    }
+    schema: dict[str, object] = {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+    }
+    schema |= {"additionalProperties": False, "x-guidance": {"whitespace_flexible": False}}
+    lines = [{"prompt": f"the fox {n}", "json_schema": schema} for n in range(2)]
+    tasks.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = bench(
+        *("constraints", "--target", str(target), "--drafter", "lookup", "--tasks", str(tasks)),
+        *("--repeats", "1", "--threads", "1", "--max-tokens", "60", "--set", "chat=false"),
+    )
+    _, constrained, automatic = found["rows"]
+    assert constrained["tokens_per_round"] == 1
+    assert automatic["tokens_per_round"] > 2
+    assert automatic["identical"]
+    costs = found["costs"]
+    assert costs["complete"] == costs["outputs"] == 2
+    assert costs["constraints"] == 1
+    assert costs["masks"] > 20
 
 
 def test_engines_are_compared_on_the_same_prompts(

@@ -1,0 +1,1 @@
+"""`paceline bench constraints`: what constraints cost, and what they save."""
