@@ -9,6 +9,7 @@ from cluster.options.bench_options import (
     BenchConstraintsOptions,
     BenchDecodeOptions,
     BenchEnginesOptions,
+    BenchGuessesOptions,
     BenchLayersOptions,
     BenchLinkOptions,
     BenchQualityOptions,
@@ -85,6 +86,22 @@ add_verb(
             "models.ray_address",
             "models.drafters",
         ),
+    ),
+)
+add_verb(
+    app,
+    VerbDeclaration(
+        name="bench guesses",
+        options=BenchGuessesOptions,
+        run=table.bench_guesses,
+        example="--target smollm2-135m --prompts questions.jsonl --temperature 0,1",
+        flags={
+            "Models": ("models.target", "models.drafter", "models.weights", "models.threads"),
+            "Prompts": ("input.prompts", "input.num_prompts", "input.chat"),
+            "Comparison": ("temperatures", "max_tokens", "draft_length", "seed"),
+            "": ("keep", "out", "json"),
+        },
+        fixed=tuple(name for name in _ALONE if name != "models.drafter"),
     ),
 )
 add_verb(

@@ -4,17 +4,9 @@ The one file with imports inside functions: torch and Ray load for seconds, for 
 """
 
 from cluster.options import bench_options as bench
+from cluster.options import client_options as clients
 from cluster.options import draft_options as draft
 from cluster.options import experiment_options as experiments
-from cluster.options.client_options import (
-    AdapterOptions,
-    AdminDrafterOptions,
-    AdminDraftersOptions,
-    AdminDrainOptions,
-    AdminStatusOptions,
-    ClientOptions,
-    TopOptions,
-)
 from cluster.options.cluster_options import (
     CheckOptions,
     ServiceListOptions,
@@ -66,49 +58,49 @@ def demo(options: DemoOptions) -> int:
     return serve(server_options(options))
 
 
-def client(options: ClientOptions) -> int:
+def client(options: clients.ClientOptions) -> int:
     """Generate from a server."""
     from cluster.serve.client_verb import run
 
     return run(options)
 
 
-def top(options: TopOptions) -> int:
+def top(options: clients.TopOptions) -> int:
     """Show the status of a server."""
     from cluster.serve.top import run
 
     return run(options)
 
 
-def admin_status(options: AdminStatusOptions) -> int:
+def admin_status(options: clients.AdminStatusOptions) -> int:
     """Show the status of a server once."""
     from cluster.serve.top import show_once
 
     return show_once(options)
 
 
-def admin_drain(options: AdminDrainOptions) -> int:
+def admin_drain(options: clients.AdminDrainOptions) -> int:
     """Drain a server."""
     from cluster.serve.admin_verb import drain
 
     return drain(options)
 
 
-def admin_drafter(options: AdminDrafterOptions) -> int:
+def admin_drafter(options: clients.AdminDrafterOptions) -> int:
     """Replace the drafter of a server."""
     from cluster.serve.admin_verb import set_drafter
 
     return set_drafter(options)
 
 
-def admin_drafters(options: AdminDraftersOptions) -> int:
+def admin_drafters(options: clients.AdminDraftersOptions) -> int:
     """Change the number of drafters of a server."""
     from cluster.serve.admin_verb import set_drafters
 
     return set_drafters(options)
 
 
-def admin_adapter(options: AdapterOptions) -> int:
+def admin_adapter(options: clients.AdapterOptions) -> int:
     """Add, remove or list adapters of a server."""
     from cluster.serve.admin_verb import change_adapters
 
@@ -167,6 +159,13 @@ def bench_decode(options: bench.BenchDecodeOptions) -> int:
 def bench_engines(options: bench.BenchEnginesOptions) -> int:
     """Compare with other engines."""
     from cluster.bench.engine_bench import run
+
+    return run(options)
+
+
+def bench_guesses(options: bench.BenchGuessesOptions) -> int:
+    """Show how soon a drafter's guesses are right."""
+    from cluster.bench.guesses import run
 
     return run(options)
 

@@ -25,6 +25,7 @@ from runtime.checking.tables import Range, Unset, Word
 
 RayAddress = Annotated[str | None, Flag("--ray"), Env("RAY_ADDRESS"), Unset("local")]
 """Where a verb without models gets its actors."""
+Temperature = Annotated[float, Range(least=0)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,7 +270,7 @@ class BenchConstraintsOptions:
     """Wrap prompts in the model's chat template."""
     max_tokens: Positive = 192
     """Longest answer, in tokens."""
-    temperature: Annotated[float, Range(least=0)] = 0.0
+    temperature: Temperature = 0.0
     """Sampling temperature; 0 is greedy."""
     seed: NotNegative = 0
     """Random seed."""
@@ -279,6 +280,32 @@ class BenchConstraintsOptions:
     """Keep each task's figures in this file, to resume from."""
     out: OutputFile | None = None
     """Write the comparison to this file, as JSON."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchGuessesOptions:
+    """Show how soon a drafter's guesses hold the target's tokens, on prompts and in one process.
+
+    For each order of the guesses: how often the target's token is among the first ones. And how
+    often a verdict is among the outcomes that mode outcomes would draft for.
+    """
+
+    models: ModelOptions = ModelOptions(prefix_cache=False, max_batch=1)
+    input: PromptOptions = PromptOptions()
+    temperatures: Annotated[tuple[Temperature, ...], Flag("--temperature")] = (0.0, 0.6, 1.0)
+    """Sampling temperatures, with commas; 0 is greedy."""
+    max_tokens: Positive = 48
+    """Tokens generated for each prompt."""
+    draft_length: Annotated[int, Range(least=2)] = 4
+    """Tokens drafted after an outcome, the one that names it included."""
+    seed: NotNegative = 0
+    """Random seed of the outputs."""
+    keep: OutputFile | None = None
+    """Keep each prompt's figures in this file, to resume from; odds are learned from the start."""
+    out: OutputFile | None = None
+    """Write the figures to this file, as JSON."""
     json: bool = False
     """Print JSON."""
 
