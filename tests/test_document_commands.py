@@ -18,7 +18,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "e
 EXEMPT = {"CHANGELOG.md", "reference.md"}
 PASSED_ON = {("submit",): (), ("service", "start"): ("serve",)}
 """Verbs that pass their other arguments on, and the verb that gets them (else they name it)."""
-JOB_VERBS = {("train", "run"), ("train", "resume"), ("bench", "learn")}
+JOB_VERBS = {("train", "run"), ("train", "resume"), ("train", "plan"), ("bench", "learn")}
 """Verbs whose settings are keys of a training job."""
 
 

@@ -1,6 +1,7 @@
 """The programs in examples/ run as their docstrings show."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from examples.jedi_members import CODE, members
 from tests.support.integration.serving_process import ROOT, ServingProcess
 
 EXAMPLES = ROOT / "examples"
@@ -65,6 +67,15 @@ def test_remote_client_prints_every_answer(tiny_server: ServingProcess) -> None:
     answers = printed.split("> ")[1:]
     assert [answer.splitlines()[0] for answer in answers] == ["w1 w2", "w3 w4"]
     assert all(answer.splitlines()[1] for answer in answers)
+
+
+@pytest.mark.slow  # a real model, and a Ray of its own: a running one does not find the monitor
+def test_jedi_members_names_a_member_that_exists() -> None:
+    pytest.importorskip("jedi")
+    printed = output_of("jedi_members.py")
+    word = re.match(r"\w+", printed.partition("with it: ")[2])
+    assert word is not None
+    assert word[0] in (members(CODE) or ())
 
 
 def test_scaling_experiment_predicts_every_point(tmp_path: Path) -> None:
