@@ -25,6 +25,7 @@ from cluster.cli.generated import DECLARATIONS
 from cluster.cli.main import app
 from cluster.network import ray_session
 from cluster.options.schema import REQUIRED, PathUse
+from parallel.model.transformer import Decoder
 from runtime.training.shared_seed.seed_log import SeedLog
 from tests.support.shared_seed_runs import header
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
@@ -108,6 +109,7 @@ USEFUL = {
     *((verb, "target") for verb in VERBS),
     *((verb, "prompt") for verb in VERBS if verb != ("client",)),
     (("bench", "layer-parallel"), "drafter"),
+    (("bench", "guesses"), "drafter"),
     (("train", "verify"), "base"),
     (("bench", "engines"), "gguf"),
     (("bench", "engines"), "llama_python"),
@@ -182,6 +184,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "init", started)
     monkeypatch.setattr(ray_session.RaySession, "__enter__", started)
     monkeypatch.setattr(torch.nn.Module, "__init__", started)
+    monkeypatch.setattr(Decoder, "__init__", started)
     monkeypatch.setattr("grpc.insecure_channel", started)
     monkeypatch.setattr("grpc.secure_channel", started)
     monkeypatch.setattr("grpc.aio.insecure_channel", started)
