@@ -14,20 +14,28 @@ from runtime.files.strict_json import parse_json
 
 
 class NoAnswer(PacelineError):
-    """The process did not answer; the message says whether it was late or ended."""
+    """The process has ended without an answer."""
+
+
+class LateAnswer(NoAnswer):
+    """The process has not answered in time."""
 
 
 class LineProcess:
     """A Python module in a process of its own; used by one thread at a time."""
 
-    def __init__(self, module: str, arguments: Sequence[str] = ()) -> None:
+    def __init__(
+        self, module: str, arguments: Sequence[str] = (), *, shows_errors: bool = True
+    ) -> None:
         """Prepare to start it.
 
         Args:
             module: to run.
             arguments: of its command line.
+            shows_errors: whether its stderr is that of this process; otherwise it is dropped.
         """
         self._command = [sys.executable, "-m", module, *arguments]
+        self._stderr = None if shows_errors else subprocess.DEVNULL
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -36,20 +44,25 @@ class LineProcess:
         return self._process is not None and self._process.poll() is None
 
     def start(self, timeout_s: float) -> object:
-        """Start it, again if it has ended, and return its first line.
+        """Start it, again if it has ended, and return its first line, which nothing asks for.
 
         Raises:
             NoAnswer: it ended, or has not written one in time.
         """
+        self.spawn()
+        return self._answer(timeout_s)
+
+    def spawn(self) -> None:
+        """Start it, again if it has ended, without waiting for a line."""
         self.close()
-        paths = os.pathsep.join([os.getcwd(), *(path for path in sys.path if path)])
+        paths = os.pathsep.join(path for path in sys.path if path)
         self._process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._stderr,
             env=os.environ | {"PYTHONPATH": paths},
         )
-        return self._answer(timeout_s)
 
     def ask(self, question: object, timeout_s: float) -> object:
         """Send a line and return the answer; without one, the process is ended.
@@ -85,9 +98,9 @@ class LineProcess:
         if line is not None and line.endswith(b"\n"):
             return parse_json(line.decode(), "its answer")
         self.close()
-        raise NoAnswer(
-            f"it did not answer within {timeout_s:g} s" if line is None else "its process has ended"
-        )
+        if line is None:
+            raise LateAnswer(f"it did not answer within {timeout_s:g} s")
+        raise NoAnswer("its process has ended")
 
 
 def _line(process: "subprocess.Popen[bytes]", timeout_s: float) -> bytes | None:
