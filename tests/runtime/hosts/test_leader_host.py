@@ -12,7 +12,11 @@ from runtime.drafters.lookups.lookup_settings import LookupSettings
 from runtime.engine.engine_limits import EngineConfig
 from runtime.errors import ConfigError
 from runtime.hosts import leader_host
-from runtime.hosts.drafter_spec import InlineModelDrafterSpec, LookupDrafterSpec
+from runtime.hosts.drafter_spec import (
+    InlineDrafterSpec,
+    InlineModelDrafterSpec,
+    LookupDrafterSpec,
+)
 from runtime.hosts.leader_host import LeaderHost
 from runtime.hosts.model_host import ModelHost
 from runtime.hosts.rank_settings import LeaderSettings, ModelSettings
@@ -43,12 +47,11 @@ def failing(error: Exception) -> object:
     return fail
 
 
-def test_a_leader_serves_without_an_inline_drafter_that_fails_to_start(
-    model: ModelHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(leader_host, "build_inline_drafter", failing(MemoryError("out of memory")))
-    leader = LeaderHost(model, LEADER, num_threads=1)
-    address = leader.listen(DRAFTER, "127.0.0.1", "secret")
+def finished(
+    leader: LeaderHost, drafter: InlineDrafterSpec, *, mode: DecodeMode, max_tokens: int
+) -> Finished:
+    """Return the end of one request to a leader, which is then stopped."""
+    address = leader.listen(drafter, "127.0.0.1", "secret")
     serving = threading.Thread(target=leader.serve)
     serving.start()
     hello = Hello(role="driver", name="test")
@@ -58,18 +61,27 @@ def test_a_leader_serves_without_an_inline_drafter_that_fails_to_start(
             request=1,
             prompt_ids=(1, 2),
             sampling=SamplingParams(),
-            mode=DecodeMode.SPECULATIVE,
+            mode=mode,
             verifier=VerifierKind.MATCH,
-            max_tokens=3,
+            max_tokens=max_tokens,
             draft_length=2,
         )
     )
     while not isinstance(message := link.recv(20), Finished):
         assert message is not None
-    assert message.reason == "length"
     link.close()
     leader.stop(20)
     serving.join(20)
+    return message
+
+
+def test_a_leader_serves_without_an_inline_drafter_that_fails_to_start(
+    model: ModelHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(leader_host, "build_inline_drafter", failing(MemoryError("out of memory")))
+    leader = LeaderHost(model, LEADER, num_threads=1)
+    message = finished(leader, DRAFTER, mode=DecodeMode.SPECULATIVE, max_tokens=3)
+    assert message.reason == "length"
     assert "the inline drafter failed to start" in caplog.text
 
 
@@ -88,28 +100,8 @@ def test_a_model_beside_the_target_drafts_in_a_thread_that_ends_with_the_leader(
 ) -> None:
     drafter = InlineModelDrafterSpec(replace(TARGET, role="drafter"), has_thread=True)
     leader = LeaderHost(model, LEADER, num_threads=1)
-    address = leader.listen(drafter, "127.0.0.1", "secret")
-    serving = threading.Thread(target=leader.serve)
-    serving.start()
-    hello = Hello(role="driver", name="test")
-    link = connect_grpc(address, token="secret", hello=hello, timeout_s=20)
-    link.send(
-        Submit(
-            request=1,
-            prompt_ids=(1, 2),
-            sampling=SamplingParams(),
-            mode=DecodeMode.PEARL,
-            verifier=VerifierKind.MATCH,
-            max_tokens=40,
-            draft_length=2,
-        )
-    )
-    while not isinstance(message := link.recv(20), Finished):
-        assert message is not None
+    message = finished(leader, drafter, mode=DecodeMode.PEARL, max_tokens=40)
     assert message.stats.accepted > 0
-    link.close()
-    leader.stop(20)
-    serving.join(20)
     names = {thread.name: thread for thread in threading.enumerate()}
     thread = names.get("inline drafter")
     if thread is not None:
