@@ -1,6 +1,5 @@
 """`paceline bench step`: where the time of one decode step goes."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,6 +10,7 @@ from cluster.bench.adapter_steps import run_adapters
 from cluster.deploy.target_plan import plan_target, target_settings
 from cluster.options.bench_options import BenchAdaptersOptions, BenchStepOptions, StepOptions
 from cluster.reports.environment import environment
+from cluster.reports.json_report import report_json
 from cluster.reports.run_report import output_console
 from runtime.clock import MonotonicClock
 from runtime.errors import ConfigError
@@ -65,10 +65,7 @@ def _run_parts(options: BenchStepOptions) -> int:
         "environment": environment(),
         "rows": [_row(step) for step in steps],
     }
-    if options.out is not None:
-        options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    if options.json:
-        print(json.dumps(found))
+    if report_json(found, options.out, prints=options.json):
         return 0
     title = f"one step after {options.context_tokens} tokens, {threads} threads, ms and share"
     output_console().print(_table(steps, title))

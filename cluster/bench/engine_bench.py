@@ -1,6 +1,5 @@
 """`paceline bench engines`: Paceline beside llama.cpp and transformers, interleaved in one run."""
 
-import json
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -34,6 +33,7 @@ from cluster.options.bench_options import BenchEnginesOptions
 from cluster.options.generate_options import DecodeOptions
 from cluster.placement.cluster_nodes import cluster_nodes
 from cluster.reports.environment import environment
+from cluster.reports.json_report import report_json
 from cluster.reports.resume_file import ResumeFile
 from cluster.reports.run_report import output_console
 from parallel.decoding.modes.mode_registry import policy_of
@@ -212,10 +212,7 @@ def _report(
         },
     }
     found |= {"by_category": by_category} if by_category else {}
-    if options.out is not None:
-        options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    if options.json:
-        print(json.dumps(found))
+    if report_json(found, options.out, prints=options.json):
         return
     console = output_console()
     console.print(engine_table(rows, f"median of {options.repeats} interleaved runs"))

@@ -1,7 +1,6 @@
 """`paceline bench guesses`: how soon a drafter's guesses hold the target's tokens."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from cluster.generate.prompt_requests import make_submits
 from cluster.options.bench_options import BenchGuessesOptions
 from cluster.options.generate_options import DecodeOptions
 from cluster.reports.environment import environment
+from cluster.reports.json_report import report_json
 from cluster.reports.resume_file import ResumeFile
 from cluster.reports.run_report import output_console
 from parallel.decoding.types import SamplingParams
@@ -113,10 +113,7 @@ def _report(
 ) -> None:
     rows = [{"temperature": t, **figures.to_json()} for t, figures in totals.items()]
     found = {"config": config, "environment": environment(), "rows": rows}
-    if options.out is not None:
-        options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    if options.json:
-        print(json.dumps(found))
+    if report_json(found, options.out, prints=options.json):
         return
     num_places = sum(figures.num_places for figures in totals.values())
     title = f"{config['num_prompts']} prompts, {num_places:,} tokens: "

@@ -1,7 +1,6 @@
 """`paceline bench quality`: weight formats compared with a model's float32 reading."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 
@@ -12,6 +11,7 @@ from cluster.bench.case_progress import case_progress
 from cluster.deploy.target_plan import plan_target
 from cluster.options.bench_options import BenchQualityOptions
 from cluster.reports.environment import environment
+from cluster.reports.json_report import report_json
 from cluster.reports.resume_file import ResumeFile
 from cluster.reports.run_report import output_console
 from parallel.model.score_quality import ScoreQuality
@@ -77,10 +77,7 @@ def _report(
 ) -> None:
     rows = [_row(name, total) for name, total in totals.items()]
     found = {"config": config, "environment": environment(), "rows": rows}
-    if options.out is not None:
-        options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    if options.json:
-        print(json.dumps(found))
+    if report_json(found, options.out, prints=options.json):
         return
     num_tokens = next(iter(totals.values())).num_tokens
     table = Table(title=f"{config['num_texts']} texts, {num_tokens:,} scored tokens")

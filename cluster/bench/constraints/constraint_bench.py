@@ -1,6 +1,5 @@
 """`paceline bench constraints`: JSON tasks with and without constraints, interleaved in one run."""
 
-import json
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -30,6 +29,7 @@ from cluster.network.ray_session import RaySession
 from cluster.options.bench_options import BenchConstraintsOptions
 from cluster.placement.cluster_nodes import cluster_nodes
 from cluster.reports.environment import environment
+from cluster.reports.json_report import report_json
 from cluster.reports.resume_file import ResumeFile
 from cluster.reports.run_report import output_console
 from parallel.decoding.types import DecodeMode, SamplingParams, VerifierKind
@@ -193,10 +193,7 @@ def _report(
 ) -> None:
     config = _settings(options) | {"drafter": drafter.name, "mode": drafter.best_mode}
     found = {"config": config, "environment": environment(), "rows": rows, "costs": costs}
-    if options.out is not None:
-        options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    if options.json:
-        print(json.dumps(found))
+    if report_json(found, options.out, prints=options.json):
         return
     console = output_console()
     title = f"{costs['outputs']} tasks, median of {options.repeats} interleaved runs"
