@@ -20,7 +20,13 @@ from runtime.errors import ConfigError
 from runtime.models.transformers_model import load_transformers
 from runtime.models.weights import load_decoder
 from runtime.training.training_step import StepReport
-from tests.support.integration.training_jobs import adapter, same, train, watch_pids
+from tests.support.integration.training_jobs import (
+    adapter,
+    cut_and_resumed,
+    same,
+    train,
+    watch_pids,
+)
 from tests.support.models import smollm2_directory
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
 from tests.support.tiny_transformer import score
@@ -181,20 +187,7 @@ def test_a_scheme_is_chosen_and_kept(tiny_job: Path) -> None:
 @pytest.mark.slow  # test_train_cut continues with another number too
 def test_a_run_continues_with_another_number_of_workers(job: Path) -> None:
     whole = train(job, "out=a")
-    stopped = job.parent / "b"
-
-    class Stop(Exception):
-        pass
-
-    def stop(*_: object) -> None:
-        if len((stopped / "metrics.jsonl").read_text().splitlines()) == 2:
-            raise Stop
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cluster.train.progress.StepDisplay.step", stop)
-        with pytest.raises(Stop):
-            train(job, "out=b")
-    resumed = train(job, "out=b", "workers.count=1")
+    resumed = cut_and_resumed(job, "b")
     assert same(adapter(whole), adapter(resumed))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.integration.training_jobs import adapter, same, train
+from tests.support.integration.training_jobs import adapter, cut_and_resumed, same, train
 from tests.support.tiny_checkpoint import save_tiny_checkpoint
 
 CLOSE = 1e-6
@@ -83,24 +83,6 @@ def test_a_rank_that_dies_takes_its_worker_along_and_changes_nothing(job: Path) 
     assert [line["loss"] for line in lines] == pytest.approx(losses, rel=CLOSE)
     learned = [one for name, one in adapter(alone).items() if "lora_B" in name]
     assert max(np.abs(one).max() for one in learned) > 1e-5
-
-
-def cut_and_resumed(job: Path, out: str, *settings: str) -> Path:
-    """Run a job, cut it after its second step, and resume it with one worker."""
-    stopped = job.parent / out
-
-    class Stop(Exception):
-        pass
-
-    def stop(*_: object) -> None:
-        if len((stopped / "metrics.jsonl").read_text().splitlines()) == 2:
-            raise Stop
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cluster.train.progress.StepDisplay.step", stop)
-        with pytest.raises(Stop):
-            train(job, f"out={out}", *settings)
-    return train(job, f"out={out}", *settings, "workers.count=1")
 
 
 @pytest.mark.slow

@@ -1,16 +1,15 @@
 """Data files of each kind yield the same records, or are rejected with their place."""
 
-import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow
-import pyarrow.parquet
 import pytest
 
 from runtime.training.data_files import open_records
+from tests.support.record_files import in_data_set, in_lines, in_parquet
 from tests.support.rejection import rejected
 
 RECORDS: list[dict[str, Any]] = [
@@ -19,22 +18,9 @@ RECORDS: list[dict[str, Any]] = [
 ]
 
 
-def lines(folder: Path) -> Path:
-    file = folder / "data.jsonl"
-    file.write_text("\ufeff" + "".join(json.dumps(record) + "\n\n" for record in RECORDS))
-    return file
-
-
-def parquet(folder: Path) -> Path:
-    file = folder / "data.parquet"
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(RECORDS), file, row_group_size=1)
-    return file
-
-
-def saved(folder: Path) -> Path:
-    directory = folder / "data"
-    datasets.Dataset.from_list(RECORDS).save_to_disk(str(directory))
-    return directory
+lines = partial(in_lines, RECORDS)
+parquet = partial(in_parquet, RECORDS, group_size=1)
+saved = partial(in_data_set, RECORDS)
 
 
 @pytest.mark.parametrize(

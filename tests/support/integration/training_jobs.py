@@ -18,6 +18,24 @@ def train(file: Path, *settings: str) -> Path:
     return file.parent / out
 
 
+def cut_and_resumed(job: Path, out: str, *settings: str) -> Path:
+    """Run a job, cut it after its second step, and resume it with one worker."""
+    stopped = job.parent / out
+
+    class Stop(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        if len((stopped / "metrics.jsonl").read_text().splitlines()) == 2:
+            raise Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cluster.train.progress.StepDisplay.step", stop)
+        with pytest.raises(Stop):
+            train(job, f"out={out}", *settings)
+    return train(job, f"out={out}", *settings, "workers.count=1")
+
+
 def adapter(directory: Path) -> dict[str, np.ndarray]:
     """Return what a job learned."""
     tensors: dict[str, np.ndarray] = load_file(directory / "final" / "adapter_model.safetensors")

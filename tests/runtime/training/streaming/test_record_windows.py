@@ -1,37 +1,22 @@
 """A file in windows yields the records that it yields as a whole, each window on its own."""
 
-import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
-import pyarrow
-import pyarrow.parquet
 import pytest
 
 from runtime.training.data_files import open_records
 from runtime.training.streaming.record_windows import open_windows
+from tests.support.record_files import in_data_set, in_lines, in_parquet
 from tests.support.rejection import rejected
 
 RECORDS: list[dict[str, Any]] = [{"id": number, "text": f"naïve {number}"} for number in range(11)]
 
 
-def lines(folder: Path) -> Path:
-    file = folder / "data.jsonl"
-    file.write_text("\ufeff" + "".join(json.dumps(record) + "\n\n" for record in RECORDS))
-    return file
-
-
-def parquet(folder: Path) -> Path:
-    file = folder / "data.parquet"
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(RECORDS), file, row_group_size=3)
-    return file
-
-
-def saved(folder: Path) -> Path:
-    directory = folder / "data"
-    datasets.Dataset.from_list(RECORDS).save_to_disk(str(directory))
-    return directory
+lines = partial(in_lines, RECORDS)
+parquet = partial(in_parquet, RECORDS, group_size=3)
+saved = partial(in_data_set, RECORDS)
 
 
 @pytest.mark.parametrize("make", [lines, parquet, saved])
